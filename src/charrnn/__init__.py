@@ -1,0 +1,3 @@
+"""charrnn: character-level recurrent networks in JAX."""
+
+__version__ = "0.1.0"

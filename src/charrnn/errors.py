@@ -1,0 +1,5 @@
+"""The one exception that a program shows to a person without a traceback."""
+
+
+class UserError(Exception):
+  """An expected failure, in one or two lines that name the thing and the remedy (exit code 2)."""

@@ -1,0 +1,1 @@
+"""Running a trained model freely: filters on logits, and generation."""

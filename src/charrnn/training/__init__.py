@@ -1,0 +1,1 @@
+"""The state that is trained, the step that trains it, and the loop around both."""
