@@ -151,7 +151,7 @@ def as_float64(leaves):
   return {k: np.asarray(v, np.float64) for k, v in leaves.items()}
 
 
-def random_params(cell, V, E, H, layers, rng):  # noqa: PLR0917
+def random_params(cell, V, E, H, layers, rng):
   """Every leaf normal, biases too, so that no term hides behind a zero; E = 0 for no embedding."""
 
   def normal(*shape):

@@ -7,8 +7,8 @@ the input's part `x @ W_xh + b_h` needs no state and is taken for all steps at o
 part that recurs does not (`recur`, below). `step` joins the two.
 """
 
-from collections.abc import Callable
 import dataclasses
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax

@@ -10,8 +10,8 @@ product at every step).
 import functools
 
 import jax
-from jax import lax
 import jax.numpy as jnp
+from jax import lax
 
 from charrnn.models import cells
 
@@ -130,13 +130,13 @@ def _recur_backward(cell, saved, cotangents):
     dh, packed = inputs
     gates = {k: _unpack(v, dtype) for k, v in packed.items()}
     dx_h, dh_h, dstate = BACKWARD[cell.state](gates, dstate._replace(h=dstate.h + dh))
-    dx_h = jnp.concatenate(dx_h, -1)
-    dh_h = dx_h if dh_h is None else jnp.concatenate(dh_h, -1)
-    dstate = dstate._replace(h=dstate.h + cells.dot(dh_h, W_hh_T))
-    return dstate, (_pack(dx_h, dtype), _pack(dh_h, dtype))
+    grads = [jnp.concatenate(blocks, -1) for blocks in (dx_h, dh_h) if blocks]
+    dstate = dstate._replace(h=dstate.h + cells.dot(grads[-1], W_hh_T))
+    return dstate, [_pack(grad, dtype) for grad in grads]
 
-  dfirst, (dx_h, dh_h) = lax.scan(step, dlast, (dh_TxBxH, kept), reverse=True)
-  dx_h, dh_h = _unpack(dx_h, dtype), _unpack(dh_h, dtype)
+  dfirst, grads = lax.scan(step, dlast, (dh_TxBxH, kept), reverse=True)
+  dx_h, *dh_h = (_unpack(grad, dtype) for grad in grads)
+  dh_h = dh_h[0] if dh_h else dx_h
   h_before = _unpack(kept["h_before"], dtype).astype(dtype)
   dparams = {"W_hh": weight_gradient(h_before, dh_h)}
   if "b_hn" in params:

@@ -1,0 +1,201 @@
+"""The whole network: ids in, a stack of recurrent layers, logits out.
+
+Shapes: T time, B batch, V alphabet, E embedding, H hidden. Parameters, named by the equations:
+
+  embed     W_e [V, E]                                        (only if there is an embedding)
+  layer_0   W_xh [V or E, G*H], W_hh [H, G*H], b_h [G*H]      (G gates; the GRU adds b_hn [H])
+  layer_1   W_xh [H, G*H], ...
+  head      W_hy [H, V], b_y [V]
+"""
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from charrnn import errors
+from charrnn.models import cells, unroll
+
+
+def uniform(scale):
+  def initializer(key, shape, dtype=jnp.float32):
+    return jax.random.uniform(key, shape, dtype, -scale, scale)
+
+  return initializer
+
+
+def orthogonal_blocks(key, shape, dtype=jnp.float32):
+  """An orthogonal [H, H] matrix for every gate (Saxe et al. 2013), side by side: [H, G*H]."""
+  H, GH = shape
+  keys = jax.random.split(key, GH // H)
+  return jnp.concatenate([nn.initializers.orthogonal()(k, (H, H), dtype) for k in keys], axis=1)
+
+
+# How parameters start, by role. `uniform` is 2015's: all of them from U(-0.08, 0.08). `modern`:
+# weights scaled by the width that they feed, orthogonal recurrence, no biases.
+INITIALIZERS = {
+  "uniform": lambda H: {
+    "table": uniform(0.08),
+    "input": uniform(0.08),
+    "recurrent": uniform(0.08),
+    "bias": uniform(0.08),
+  },
+  "modern": lambda H: {
+    "table": nn.initializers.normal(1.0),
+    "input": uniform(H**-0.5),
+    "recurrent": orthogonal_blocks,
+    "bias": nn.initializers.zeros,
+  },
+}
+
+
+class Embed(nn.Module):
+  vocab: int
+  width: int
+  table: nn.initializers.Initializer
+
+  @nn.compact
+  def __call__(self, ids_TxB):
+    return unroll.select(ids_TxB, self.param("W_e", self.table, (self.vocab, self.width)))
+
+
+class Layer(nn.Module):
+  cell: cells.Cell
+  hidden: int
+  initializers: dict
+  forget_bias: float
+  compute_dtype: str
+
+  @nn.compact
+  def __call__(self, x, width, state, record):
+    """x [T, B, width] or ids [T, B] -> state, h_TxBxH, and if asked every state and gate."""
+    H, GH = self.hidden, self.hidden * len(self.cell.gates)
+    params = {
+      "W_xh": self.param("W_xh", self.initializers["input"], (width, GH)),
+      "W_hh": self.param("W_hh", self.initializers["recurrent"], (H, GH)),
+      "b_h": self.param("b_h", self._bias, (GH,)),
+    }
+    for name in self.cell.biases:
+      params[name] = self.param(name, self.initializers["bias"], (H,))
+    # Products in the compute dtype; biases, states and sums stay in float32.
+    for name in ("W_xh", "W_hh"):
+      params[name] = params[name].astype(self.compute_dtype)
+    if record:
+      return unroll.scan_layer(self.cell, params, state, x)
+    return *unroll.fast_layer(self.cell, params, state, x), None
+
+  def _bias(self, key, shape):
+    """An LSTM's forget gate starts open (Gers 2000)."""
+    b_h = self.initializers["bias"](key, shape, jnp.float32)
+    if "f" not in self.cell.gates:
+      return b_h
+    f = self.cell.gates.index("f") * self.hidden
+    return b_h.at[f : f + self.hidden].set(self.forget_bias)
+
+
+class Head(nn.Module):
+  vocab: int
+  initializers: dict
+  compute_dtype: str
+
+  @nn.compact
+  def __call__(self, h_TxBxH):
+    W_hy = self.param("W_hy", self.initializers["input"], (h_TxBxH.shape[-1], self.vocab))
+    b_y = self.param("b_y", self.initializers["bias"], (self.vocab,))
+    return unroll.linear(h_TxBxH, W_hy.astype(self.compute_dtype)) + b_y
+
+
+def dropout(x_TxBxH, row_keys_B, layer, rate):
+  """Zeroes at `rate`, with a key for each row: rows are masked alike on any number of devices."""
+  T, _, H = x_TxBxH.shape
+
+  def bits(key):
+    return jax.random.bits(jax.random.fold_in(key, layer), (T, H), jnp.uint16)
+
+  keep_TxBxH = jax.vmap(bits, out_axes=1)(row_keys_B) >= round(rate * 2**16)
+  return jnp.where(keep_TxBxH, x_TxBxH / (1 - rate), 0.0)
+
+
+class Network(nn.Module):
+  vocab: int
+  cell: str
+  layers: int
+  hidden: int
+  embed: int
+  dropout: float
+  initializer: str
+  forget_bias: float
+  compute_dtype: str
+
+  @nn.compact
+  def __call__(self, ids_TxB, carry, row_keys_B=None, record=False):
+    initializers = INITIALIZERS[self.initializer](self.hidden)
+    x, width, after, out = ids_TxB, self.vocab, [], {}
+    if self.embed:
+      width = self.embed
+      x = Embed(self.vocab, width, initializers["table"], name="embed")(x)
+    for n, before in enumerate(carry):
+      layer = Layer(
+        cells.CELLS[self.cell],
+        self.hidden,
+        initializers,
+        self.forget_bias,
+        self.compute_dtype,
+        name=f"layer_{n}",
+      )
+      state, x, out[f"layer_{n}"] = layer(x, width, before, record)
+      width = self.hidden
+      after.append(state)
+      if row_keys_B is not None and self.dropout:
+        x = dropout(x, row_keys_B, n, self.dropout)
+    logits_TxBxV = Head(self.vocab, initializers, self.compute_dtype, name="head")(x)
+    return logits_TxBxV, tuple(after), out if record else None
+
+
+class Model:
+  """What every program holds: parameters and carry go in and out, nothing is kept inside."""
+
+  def __init__(self, network):
+    self.network = network
+    self.vocab = network.vocab
+
+  def init(self, key):
+    """Parameters as a plain dict of dicts, float32."""
+    ids_TxB = jnp.zeros((1, 1), jnp.int32)
+    return self.network.init(key, ids_TxB, self.initial_carry(1))["params"]
+
+  def initial_carry(self, batch):
+    """A state of zeros for every layer, [batch, H] each: nothing has been read."""
+    cell = cells.CELLS[self.network.cell]
+    return tuple(cell.zero_state(batch, self.network.hidden) for _ in range(self.network.layers))
+
+  def apply(self, params, ids_TxB, carry, *, row_keys_B=None, record=False):
+    """(params, ids [T, B], carry) -> logits_TxBxV, carry, out.
+
+    `row_keys_B`: a key for each row switches dropout on. `record`: `out` holds every state and
+    gate, out["layer_0"]["c"] of shape [T, B, H]; else it is None.
+    """
+    return self.network.apply({"params": params}, ids_TxB, carry, row_keys_B, record)
+
+
+def make(vocab, *, cell, layers, hidden, embed, dropout, init, forget_bias, compute_dtype):
+  """A model from the fields of `config.model`; raises UserError for values out of range."""
+  choices = {"cell": (cell, cells.CELLS), "init": (init, INITIALIZERS)}
+  for name, (value, known) in choices.items():
+    if value not in known:
+      raise errors.UserError(f"--config.model.{name}={value}: use one of {', '.join(known)}")
+  for name, value, least in (("layers", layers, 1), ("hidden", hidden, 1), ("embed", embed, 0)):
+    if value < least:
+      raise errors.UserError(f"--config.model.{name}={value}: must be at least {least}")
+  if not 0 <= dropout < 1:
+    raise errors.UserError(f"--config.model.dropout={dropout}: must be in [0, 1)")
+  return Model(
+    Network(vocab, cell, layers, hidden, embed, dropout, init, forget_bias, compute_dtype)
+  )
+
+
+def cross_entropy(logits_TxBxV, y_TxB):
+  """-log p(y) in nats for every character, [T, B]."""
+  log_p = jax.nn.log_softmax(logits_TxBxV)
+  # A comparison instead of a gather: its gradient is no scatter, which is slow on a CPU.
+  chosen = jnp.arange(logits_TxBxV.shape[-1]) == y_TxB[..., None]
+  return -jnp.where(chosen, log_p, 0.0).sum(-1)
