@@ -78,7 +78,7 @@ def _scored_cases(seed=0, count=60):
 def test_every_character_with_a_past_is_scored_once():
   for size, segment, readers, window, burn_in in _scored_cases():
     ids, scored = np.arange(size), []
-    for x_TxB, y_TxB, weight_TxB in streams.scored_windows(ids, segment, readers, window, burn_in):
+    for x_TxB, y_TxB, weight_TxB in streams.scored_windows(ids, [segment], readers, window, burn_in):
       assert x_TxB.shape == y_TxB.shape == weight_TxB.shape and len(x_TxB) == window
       assert weight_TxB.dtype == np.float32
       scored += y_TxB[weight_TxB == 1].tolist()
@@ -89,7 +89,7 @@ def test_every_character_with_a_past_is_scored_once():
 
 def test_each_reader_is_contiguous_with_all_the_past_there_is():
   for size, segment, readers, window, burn_in in _scored_cases(seed=1):
-    triples = list(streams.scored_windows(np.arange(size), segment, readers, window, burn_in))
+    triples = list(streams.scored_windows(np.arange(size), [segment], readers, window, burn_in))
     if not triples:
       continue
     x_SxB, y_SxB, weight_SxB = (np.concatenate(arrays) for arrays in zip(*triples))
@@ -103,6 +103,6 @@ def test_each_reader_is_contiguous_with_all_the_past_there_is():
 def test_a_short_segment_has_fewer_readers():
   shapes = [
     x_TxB.shape
-    for x_TxB, _, _ in streams.scored_windows(np.arange(99), splits.Segment(50, 75), 8, 10)
+    for x_TxB, _, _ in streams.scored_windows(np.arange(99), [splits.Segment(50, 75)], 8, 10)
   ]
   assert shapes == [(10, 2)] * 2

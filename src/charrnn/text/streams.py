@@ -67,24 +67,24 @@ class Windows:
 
 
 def scored_windows(
-  ids: np.ndarray, segment: splits.Segment, streams: int, window: int, burn_in: int = 0
+  ids: np.ndarray,
+  segments: Sequence[splits.Segment],
+  streams: int,
+  window: int,
+  burn_in: int = 0,
 ) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-  """Yields x_TxB, y_TxB (int32) and weight_TxB (float32) that score a segment once.
+  """Yields x_TxB, y_TxB (int32) and weight_TxB (float32) that score the segments once.
 
-  Every character of the segment but the first of all `ids` is a target of weight 1 exactly
-  once. The readers take equal parts, at least a window each (so a short segment has fewer than
-  `streams`), and before its part each reads up to `burn_in` characters, also from before the
-  segment, at weight 0. Readers that are done read id 0 at weight 0.
+  Every character of them but the first of all `ids` is a target of weight 1 exactly once. About
+  `streams` readers share the segments by their lengths, at least one a segment and each with at
+  least a window to read. Before its part a reader gets up to `burn_in` characters of the text
+  before, also from before the segment, at weight 0. Readers that are done read id 0 at weight 0.
   """
   ids = np.asarray(ids)
-  first = max(segment.start, 1)
-  size = segment.stop - first
-  if size <= 0:
+  lows_B, highs_B = _parts(segments, streams, window)
+  if not len(lows_B):
     return
-  streams = min(max(size // window, 1), streams)
-  cuts = first + np.arange(streams + 1, dtype=np.int64) * size // streams
-  lows_B, highs_B = cuts[:-1], cuts[1:]  # targets of each reader
-  starts_B = np.maximum(lows_B - burn_in, 1)  # its first target, scored or not
+  starts_B = np.maximum(lows_B - burn_in, 1)  # the first target of each, scored or not
   for offset in range(0, int(np.max(highs_B - starts_B)), window):
     places_TxB = starts_B + np.arange(offset, offset + window)[:, None]
     read_TxB = places_TxB < highs_B
@@ -92,3 +92,18 @@ def scored_windows(
     x_TxB = np.where(read_TxB, ids[places_TxB - 1], 0).astype(np.int32)
     y_TxB = np.where(read_TxB, ids[places_TxB], 0).astype(np.int32)
     yield x_TxB, y_TxB, (read_TxB & (places_TxB >= lows_B)).astype(np.float32)
+
+
+def _parts(segments, streams: int, window: int) -> tuple[np.ndarray, np.ndarray]:
+  """Where the targets of each reader begin and end."""
+  cuts = [(max(start, 1), stop) for start, stop in segments if stop > max(start, 1)]
+  total = sum(stop - start for start, stop in cuts)
+  lows, highs = [], []
+  for start, stop in cuts:
+    size = stop - start
+    readers = max(1, min(size // window, round(streams * size / total)))
+    edges = start + np.arange(readers + 1, dtype=np.int64) * size // readers
+    lows.append(edges[:-1])
+    highs.append(edges[1:])
+  none = np.zeros(0, np.int64)
+  return np.concatenate([none, *lows]), np.concatenate([none, *highs])

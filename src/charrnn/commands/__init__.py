@@ -1,0 +1,1 @@
+"""The subcommands of `charrnn`: each module has HELP, add_arguments(parser) and run(args)."""

@@ -1,0 +1,196 @@
+"""Experiment files: the fields they set, how a command line overrides them, how they are kept.
+
+An experiment file defines `get_config(variant="")` and returns `default()` with its own values.
+"""
+
+import hashlib
+import json
+import os
+import pathlib
+import re
+from typing import NamedTuple
+
+from absl import flags
+from ml_collections import config_dict, config_flags
+
+from charrnn import errors
+
+
+def default():  # noqa: PLR0915 (a list of fields, not logic)
+  """Every field there is. None means: chosen when the text is known, then said and kept."""
+  c = config_dict.ConfigDict()
+  c.seed = 1  # of the parameters, dropout and samples
+  c.init_from = ""  # a run whose weights to start from; its alphabet may be smaller
+
+  c.text = t = config_dict.ConfigDict()
+  t.source = "shakespeare"  # a corpus's name, a file, a folder, a glob or a URL[#sha256=HEX]
+  t.alphabet = "char"  # char: the characters that occur; byte: all 256 bytes
+  t.encoding = "utf-8"  # of the source, for the alphabet char
+  t.newlines = "keep"  # keep: as they are; lf: CRLF and CR become LF
+  t.split = "tail"  # tail (nanoGPT), middle (torch-rnn) or streams (char-rnn)
+  t.valid_fraction = 0.05
+  t.test_fraction = 0.05
+
+  c.model = m = config_dict.ConfigDict()
+  m.cell = "lstm"  # rnn, gru or lstm
+  m.layers = config_dict.placeholder(int)
+  m.hidden = config_dict.placeholder(int)  # units in each layer
+  m.embed = 0  # width of a learned embedding; 0: one-hot input
+  m.dropout = config_dict.placeholder(float)  # between layers and before the head
+  m.init = "modern"  # uniform: U(-0.08, 0.08), 2015's; modern: scaled and orthogonal
+  m.forget_bias = 1.0  # where the LSTM's forget gate starts
+  # float32 or bfloat16: of the products; sums, states and parameters stay float32.
+  # None: bfloat16 where the hardware multiplies it natively.
+  m.compute_dtype = config_dict.placeholder(str)
+
+  c.batch_size = config_dict.placeholder(int)  # streams read side by side, over all devices
+  c.window = 64  # characters between updates: the depth of truncated backpropagation
+  c.accumulate = 1  # parts a batch is taken in, to save memory
+  c.epochs = config_dict.placeholder(float)
+  c.max_steps = 0  # ends training before `epochs` do; 0: does not
+  c.cpu_devices = 0  # devices that a CPU poses as; 0: one a core, as far as batch_size divides
+
+  c.optimizer = o = config_dict.ConfigDict()
+  o.name = "adam"  # rmsprop, adam, adamw or sgd
+  o.learning_rate = config_dict.placeholder(float)
+  o.b1 = 0.9  # adam's averages of gradients
+  o.b2 = 0.99  # and of their squares
+  o.decay = 0.95  # rmsprop's average of squares
+  o.momentum = 0.0  # sgd's
+  o.weight_decay = 0.0  # adamw's
+  o.eps = 1e-8
+  o.clip_element = 0.0  # gradients element by element to [-x, x]; 0: not
+  o.clip_norm = 1.0  # gradients together to this norm; 0: not
+
+  c.schedule = s = config_dict.ConfigDict()
+  s.name = "cosine"  # constant, epoch_decay, halving or cosine
+  s.warmup_steps = 50  # linear, from 0; before any of them
+  s.final_fraction = 0.01  # cosine: of the learning rate, at the end
+  s.decay = 0.97  # epoch_decay: factor an epoch
+  s.decay_after = 10.0  # epoch_decay: epochs before it begins
+  s.halve_every = 5.0  # halving: epochs between halvings
+
+  c.log_every = 20  # steps between lines of metrics.jsonl
+  c.eval_every = config_dict.placeholder(int)  # steps between evaluations on the whole split
+  c.eval_streams = 64  # readers of the split side by side, each with its state carried
+  c.eval_burn_in = 512  # characters a reader is given of the text before its part
+  c.patience = 0  # evaluations without a better loss before training stops early; 0: never
+  c.diverged = 3.0  # training stops at a loss above this many times the first, or NaN
+  c.checkpoint_every = 0  # steps between checkpoints besides those at evaluations; 0: none
+  c.keep = 3  # newest checkpoints kept, besides the best
+
+  c.sample = a = config_dict.ConfigDict()
+  a.length = 300  # characters written at every evaluation; 0: none
+  a.temperature = 0.8
+  a.prime = ""  # what they begin with
+  return c
+
+
+# A run may be resumed with other values of these: none decides what is computed next.
+FREE = {"log_every", "patience", "diverged", "keep", "cpu_devices", "sample"}
+# And with other values of these, unless the cosine's shape hangs on them.
+LENGTH = {"epochs", "max_steps"}
+
+
+class CommandLine(NamedTuple):
+  config: config_dict.ConfigDict
+  overrides: dict  # what the command line said, by dotted name
+  experiment: str  # the file's stem
+  variant: str
+  flags: flags.FlagValues
+
+
+def parse(argv, define=lambda flag_values: None):
+  """launch.py's command line; `define` adds flags of the program's own. Raises UserError."""
+  values = flags.FlagValues()
+  config_flags.DEFINE_config_file(
+    "config", None, "experiment file[:variant]", flag_values=values, sys_argv=list(argv)
+  )
+  define(values)
+  try:
+    rest = values(argv)
+  except flags.Error as error:
+    raise errors.UserError(_flag_message(error, argv)) from error
+  except (AttributeError, KeyError) as error:
+    name = str(error).strip("\"'")
+    raise errors.UserError(
+      f"no field {name!r} in the experiment's config: see src/charrnn/config.py for all of them"
+    ) from error
+  except (OSError, SyntaxError, ImportError) as error:
+    raise errors.UserError(_file_message(argv, error)) from error
+  if len(rest) > 1:
+    raise errors.UserError(f"{rest[1]!r} is not an option: options are --name=value")
+  if not values["config"].present:
+    raise errors.UserError("--config is missing: try --config=experiments/shakespeare.py")
+  path, _, variant = _argument(argv).partition(":")
+  overrides = config_flags.get_override_values(values["config"])
+  return CommandLine(values.config, overrides, pathlib.Path(path).stem, variant, values)
+
+
+def _argument(argv):
+  """What stands after the last --config."""
+  value = ""
+  for arg, after in zip(argv, [*argv[1:], ""]):
+    name, equals, rest = arg.lstrip("-").partition("=")
+    if arg.startswith("-") and name == "config":
+      value = rest if equals else after
+  return value
+
+
+def _file_message(argv, error):
+  path = _argument(argv).partition(":")[0]
+  if not os.path.exists(path):
+    known = sorted(str(p) for p in pathlib.Path("experiments").glob("*.py"))
+    return f"no experiment file {path}" + (f": there are {', '.join(known)}" if known else "")
+  return f"{path} cannot be read as an experiment file: {error}"
+
+
+def _flag_message(error, argv):
+  text = str(error).splitlines()[0]
+  if text.startswith("Unknown command line flag 'config.") and not _argument(argv):
+    return "--config is missing: it comes before the fields it overrides"
+  return text
+
+
+def to_json(config):
+  return json.loads(config.to_json())
+
+
+def from_json(value):
+  """The config of a run, as it was resolved; a field that it lacks has its default."""
+  config = default()
+  with config.ignore_type():
+    config.update(value)
+  return config
+
+
+def flatten(value, prefix=""):
+  """Nested dicts as one dict by dotted name."""
+  flat = {}
+  for key, child in value.items():
+    name = f"{prefix}{key}"
+    flat |= flatten(child, f"{name}.") if isinstance(child, dict) else {name: child}
+  return flat
+
+
+def check_resumable(old, new):
+  """Raises UserError naming the first field that matters and differs between two JSON configs."""
+  free = FREE | (LENGTH if new["schedule"]["name"] != "cosine" else set())
+  old, new = flatten(old), flatten(new)
+  for name in sorted(old.keys() | new.keys()):
+    if old.get(name) != new.get(name) and name.partition(".")[0] not in free:
+      raise errors.UserError(
+        f"this run was made with {name}={old.get(name)} and is asked for with "
+        f"{name}={new.get(name)}: give another --workdir, with --config.init_from=RUN to start "
+        "from its weights"
+      )
+
+
+def run_name(line):
+  """experiment[-variant][-field=value...], safe as the name of a folder."""
+  fields = [f"{name.rpartition('.')[2]}={value}" for name, value in line.overrides.items()]
+  name = "-".join([line.experiment, *filter(None, [line.variant]), *fields])
+  safe = re.sub(r"[^A-Za-z0-9_.,=+-]+", "_", name).strip("_.")
+  if len(safe) <= 100:
+    return safe
+  return f"{safe[:90]}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"

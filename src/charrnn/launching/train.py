@@ -1,0 +1,203 @@
+"""The training program: one run in one directory, from its experiment to its loss curve."""
+
+import contextlib
+import datetime
+import importlib.metadata
+import platform
+import shlex
+import subprocess
+import sys
+
+from charrnn import config as config_lib
+from charrnn import startup
+from charrnn.text import corpora, splits, streams
+from charrnn.training import runs, sizing
+
+PACKAGES = ("charrnn", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
+INTERRUPTED = 75  # EX_TEMPFAIL: the same command goes on
+
+
+def run(line, workdir, distributed=False):
+  """Trains `line.config` in `workdir`, or goes on there; returns the exit code.
+
+  Everything that can be wrong with what was asked for is found before JAX compiles anything.
+  """
+  config = line.config
+  sizing.check(config)
+  with contextlib.ExitStack() as held:
+    if not distributed:
+      held.enter_context(startup.lock(workdir))
+    stored = _stored(workdir)
+    if stored:
+      sizing.fill_from(config, stored)
+    corpus = _corpus(config.text)
+    parts, windows = _parts(config, corpus)
+    sizing.fill_length(config, windows.steps_per_epoch)
+    startup.keep_memory()
+    jax = startup.import_jax()
+    processes = startup.join_processes() if distributed else 1
+    startup.set_cpu_devices(config.cpu_devices, config.batch_size, config.accumulate * processes)
+    writes = jax.process_index() == 0
+    if distributed and writes:
+      held.enter_context(startup.lock(workdir))
+    sizing.fill_dtype(config, jax.default_backend())
+    if stored:
+      config_lib.check_resumable(stored, config_lib.to_json(config))
+    return _train(line, workdir, corpus, parts, windows, writes)
+
+
+def _stored(workdir):
+  path = workdir / "config.json"
+  return runs.read_json(path) if path.exists() else None
+
+
+def _corpus(text):
+  return corpora.load(
+    text.source, alphabet=text.alphabet, encoding=text.encoding, newlines=text.newlines
+  )
+
+
+def _parts(config, corpus):
+  """The splits of the corpus and its training windows, once the sizes are known."""
+  text, length = config.text, len(corpus.ids)
+  # The `streams` split hangs on the batch, which for others may hang on the split: so by length.
+  sizing.fill(config, round(length * (1 - text.valid_fraction - text.test_fraction)))
+  parts = splits.split(
+    length,
+    text.split,
+    text.valid_fraction,
+    text.test_fraction,
+    streams=config.batch_size,
+    window=config.window,
+  )
+  return parts, streams.Windows(corpus.ids, parts.train, config.batch_size, config.window)
+
+
+def _train(line, workdir, corpus, parts, windows, writes):
+  import jax
+
+  from charrnn.models import network
+  from charrnn.training import loop, metrics, steps, transfer
+
+  config = line.config
+  layout = steps.devices()
+  steps.check_batch(config.batch_size, config.accumulate, layout)
+  model = network.make(corpus.alphabet.size, **config.model)
+
+  def init_params(fresh):
+    return transfer.weights(config.init_from, model, fresh, corpus.alphabet)
+
+  def write_sample(params, step):
+    _write_sample(config, workdir, model, corpus.alphabet, jax.device_get(params), step)
+
+  trainer = loop.Trainer(config, workdir, model, windows, parts.valid, loop.say, write_sample)
+  _announce(loop.say, config, workdir, corpus, parts, trainer)
+  state = trainer.restore(init_params if config.init_from else None)
+  if writes:
+    _record(line, workdir, corpus, layout)
+  _, interrupted = trainer.train(state)
+  if writes:
+    metrics.draw(workdir, f"{line.experiment} {line.variant}".strip())
+  if interrupted:
+    return INTERRUPTED
+  _conclude(loop.say, workdir, trainer)
+  return 0
+
+
+def _record(line, workdir, corpus, layout):
+  """Writes what decides the result, and adds this launch to run.json."""
+  corpus.alphabet.save(workdir / "alphabet.json")
+  launch = {
+    "time": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+    "command": shlex.join(sys.argv),
+    "overrides": line.overrides,
+    "python": platform.python_version(),
+    "platform": platform.platform(),
+    "packages": {name: importlib.metadata.version(name) for name in PACKAGES},
+    "devices": layout.text,
+    "git": _git_commit(),
+  }
+  path = workdir / "run.json"
+  launches = runs.read_json(path)["launches"] if path.exists() else []
+  provenance = {"experiment": line.experiment, "variant": line.variant, "corpus": corpus.provenance}
+  runs.write_json(path, {**provenance, "launches": [*launches, launch]})
+  # Last: a directory with a config.json is a run directory.
+  runs.write_json(workdir / "config.json", config_lib.to_json(line.config))
+
+
+def _git_commit():
+  """The commit of the working directory, with + if it has changes; None outside of git."""
+
+  def git(*arguments):
+    return subprocess.run(["git", *arguments], capture_output=True, text=True, check=True).stdout
+
+  try:
+    return git("rev-parse", "HEAD").strip() + ("+" if git("status", "--porcelain") else "")
+  except (OSError, subprocess.CalledProcessError):
+    return None
+
+
+def _write_sample(config, workdir, model, alphabet, params, step):
+  if not config.sample.length:
+    return
+  from charrnn.sampling import generate
+  from charrnn.training import loop
+
+  prime = config.sample.prime
+  ids = alphabet.encode(prime) if prime else [alphabet.default_id()]
+  text = prime + generate.text(
+    model,
+    params,
+    alphabet,
+    ids,
+    length=config.sample.length,
+    temperature=config.sample.temperature,
+    seed=config.seed,
+  )
+  folder = workdir / "samples"
+  folder.mkdir(exist_ok=True)
+  (folder / f"{step}.txt").write_bytes(text.encode("utf-8", "surrogatepass"))
+  shown = "\n".join(f"  | {line}" for line in text.split("\n")[:8])
+  loop.say(generate.visible(shown))
+
+
+def _announce(say, config, workdir, corpus, parts, trainer):
+  from charrnn.training import state
+
+  sizes = [sum(stop - start for start, stop in part) for part in parts]
+  params = state.count(trainer.shapes())
+  m, o = config.model, config.optimizer
+  inputs = f"embedding {m.embed}" if m.embed else "one-hot input"
+  unit = "bytes" if config.text.alphabet == "byte" else "characters"
+  rows = {
+    "corpus": f"{corpus.name}: {len(corpus.ids):,} {unit} in {len(corpus.documents)} documents, "
+    f"alphabet of {corpus.alphabet.size}",
+    "split": f"{config.text.split}: {sizes[0]:,} to train, {sizes[1]:,} validation, "
+    f"{sizes[2]:,} test",
+    "model": f"{m.cell} {m.layers} x {m.hidden}, {inputs}, dropout {m.dropout:g}: {params:,} "
+    f"parameters, products in {m.compute_dtype}",
+    "training": f"{o.name} {o.learning_rate:g} {config.schedule.name}, {config.batch_size} streams "
+    f"x {config.window} characters, {trainer.steps:,} steps "
+    f"({trainer.steps / trainer.windows.steps_per_epoch:.2f} epochs)",
+    "devices": trainer.layout.text,
+    "run": str(workdir),
+  }
+  for name, value in rows.items():
+    say(f"{name:9} {value}")
+
+
+def _conclude(say, workdir, trainer):
+  from charrnn.training import metrics
+
+  memory = trainer.memory
+  if memory.best_loss is not None:
+    best = metrics.nats_and_bits(memory.best_loss)
+    say(f"\nbest validation loss {best} per character, at step {memory.best_step}")
+  say(f"{metrics.duration(memory.seconds)} of training; the run is in {workdir}")
+  folder = shlex.quote(str(workdir))
+  say(
+    f"loss curve: {workdir / 'loss.png'}\n\nnext:\n"
+    f"  charrnn sample {folder} --temperature 0.8\n"
+    f"  charrnn eval {folder} --split test\n"
+    f"  charrnn inspect {folder}"
+  )

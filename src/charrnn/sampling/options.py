@@ -1,0 +1,37 @@
+"""What can be asked of the sampler, checked before anything is loaded: no JAX in here."""
+
+import dataclasses
+
+from charrnn import errors
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+  """How the next symbol is drawn, see `filters`. None switches a filter off."""
+
+  temperature: float = 1.0
+  top_k: int | None = None
+  top_p: float | None = None
+
+  def __post_init__(self):
+    # Written so that NaN fails. The upper end keeps clear of float32's.
+    if not 0 <= self.temperature <= 1e30:
+      _refuse("temperature", self.temperature, "must be 0 (greedy) or a positive number up to 1e30")
+    if self.top_k is not None and self.top_k < 1:
+      _refuse("top-k", self.top_k, "must be at least 1")
+    if self.top_p is not None and not 0 < self.top_p <= 1:
+      _refuse("top-p", self.top_p, "must be above 0 and at most 1")
+
+
+def check(*, length, num, seed):
+  """Raises UserError for what no text can be made of."""
+  if length < 0:
+    _refuse("length", length, "must be at least 0")
+  if num < 1:
+    _refuse("num", num, "must be at least 1")
+  if not 0 <= seed < 2**32:
+    _refuse("seed", seed, "must be from 0 to 2^32 - 1")
+
+
+def _refuse(option, value, remedy):
+  raise errors.UserError(f"--{option}={value}: {remedy}")

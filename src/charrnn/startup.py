@@ -1,0 +1,103 @@
+"""What has to happen before JAX starts: memory, devices, compilation cache, processes, the lock."""
+
+import contextlib
+import ctypes
+import fcntl
+import logging
+import os
+import sys
+
+from charrnn import errors
+from charrnn.text import cache
+
+
+@contextlib.contextmanager
+def lock(workdir):
+  """Holds a run directory for one process at a time: two writers would undo each other in silence.
+
+  The kernel lets go of it when the process ends, however it ends.
+  """
+  try:
+    workdir.mkdir(parents=True, exist_ok=True)
+    file = open(workdir / "lock", "a")  # noqa: SIM115 (held open on purpose)
+  except OSError as error:
+    raise errors.UserError(f"cannot write to {workdir}: {error.strerror}") from error
+  with file:
+    try:
+      fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+      raise errors.UserError(
+        f"another process is training in {workdir}: wait for it, or give another --workdir"
+      ) from error
+    yield
+
+
+def keep_memory():
+  """Makes malloc keep what is freed. Pages fresh from the kernel cost a train step 30% on a CPU.
+
+  glibc's mallopt(3): never map single blocks, never trim, one arena for all threads.
+  """
+  if sys.platform != "linux":
+    return
+  M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_MAX, M_ARENA_MAX = -1, -2, -4, -8
+  mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # not in every C library
+  if mallopt:
+    for setting, value in (
+      (M_MMAP_MAX, 0),
+      (M_TRIM_THRESHOLD, 2**31 - 1),
+      (M_TOP_PAD, 64 << 20),
+      (M_ARENA_MAX, 1),
+    ):
+      mallopt(setting, value)
+
+
+def import_jax():
+  """JAX with a compilation cache in the user's cache folder, and without chatter."""
+  import jax
+  from absl import logging as absl_logging
+
+  absl_logging.set_verbosity(absl_logging.ERROR)
+  for name in ("jax", "orbax"):
+    logging.getLogger(name).setLevel(logging.ERROR)
+  if not jax.config.jax_compilation_cache_dir:
+    jax.config.update("jax_compilation_cache_dir", str(cache.folder() / "jax"))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+  return jax
+
+
+def set_cpu_devices(wanted, batch, parts):
+  """How many devices a CPU poses as: one a core, as far as each gets equal `parts` of the batch."""
+  import jax
+
+  if not wanted:
+    affinity = getattr(os, "sched_getaffinity", None)
+    cores = len(affinity(0)) if affinity else os.cpu_count()
+    fits = [n for n in range(1, cores + 1) if batch % (n * parts) == 0]
+    wanted = max(fits, default=1)
+  jax.config.update("jax_num_cpu_devices", wanted)
+
+
+def join_processes():
+  """Makes this process one of several, by SLURM, a TPU pod or the environment; returns how many.
+
+  By hand: CHARRNN_COORDINATOR=host:port, CHARRNN_PROCESSES=n, CHARRNN_PROCESS=i in each.
+  """
+  import jax
+
+  coordinator = os.environ.get("CHARRNN_COORDINATOR")
+  try:
+    if coordinator:
+      jax.distributed.initialize(
+        coordinator,
+        int(os.environ["CHARRNN_PROCESSES"]),
+        int(os.environ["CHARRNN_PROCESS"]),
+        initialization_timeout=60,
+      )
+    else:
+      jax.distributed.initialize(initialization_timeout=60)
+  except (KeyError, ValueError, RuntimeError) as error:
+    raise errors.UserError(
+      f"--distributed: no other processes found ({error}): start it under srun, or set "
+      "CHARRNN_COORDINATOR=host:port, CHARRNN_PROCESSES and CHARRNN_PROCESS"
+    ) from error
+  return int(os.environ.get("CHARRNN_PROCESSES") or os.environ.get("SLURM_NTASKS") or 1)

@@ -1,0 +1,136 @@
+"""What a run says as it trains: metrics.jsonl, TensorBoard, the terminal, a picture."""
+
+import json
+import math
+import os
+import sys
+import time
+
+from tensorboardX import SummaryWriter
+
+
+class Metrics:
+  """metrics.jsonl, one object a line, and the same numbers for TensorBoard."""
+
+  def __init__(self, workdir, after_step):
+    """Drops lines beyond `after_step`: a run that was killed computes those steps again."""
+    self._path = workdir / "metrics.jsonl"
+    lines = [line for line in read(workdir) if line["step"] <= after_step]
+    temporary = self._path.with_suffix(".tmp")
+    temporary.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    os.replace(temporary, self._path)
+    self._file = self._path.open("a")
+    self._board = SummaryWriter(str(workdir), purge_step=after_step + 1)
+
+  def write(self, step, values):
+    """`values`: finite or not, by name; JSON has no NaN, so it becomes null."""
+    clean = {k: v if math.isfinite(v) else None for k, v in values.items()}
+    self._file.write(json.dumps({"step": step, **clean}) + "\n")
+    self._file.flush()
+    for name, value in values.items():
+      self._board.add_scalar(name, value, step)
+
+  def close(self):
+    self._file.close()
+    self._board.close()
+
+
+def read(workdir):
+  """The objects of metrics.jsonl; a last line cut short by a kill is left out."""
+  path = workdir / "metrics.jsonl"
+  found = []
+  if path.exists():
+    for line in path.read_text().splitlines():
+      try:
+        found.append(json.loads(line))
+      except ValueError:
+        break
+  return found
+
+
+def nats_and_bits(nats):
+  return f"{nats:.4f} nats ({nats / math.log(2):.3f} bits)"
+
+
+def duration(seconds):
+  minutes, seconds = divmod(round(seconds), 60)
+  hours, minutes = divmod(minutes, 60)
+  return f"{hours}:{minutes:02d}:{seconds:02d}" if hours else f"{minutes}:{seconds:02d}"
+
+
+class Progress:
+  """One line that is redrawn on a terminal; in a log, a plain line now and then."""
+
+  def __init__(self, steps, first_step, chars_per_step, steps_per_epoch, every=10.0):
+    self.steps, self.first_step = steps, first_step
+    self.chars_per_step, self.steps_per_epoch = chars_per_step, steps_per_epoch
+    self._every = every
+    self._live = sys.stderr.isatty()
+    self._clock = self._last = time.monotonic()
+    self._counted = first_step
+    self._drawn = False
+    self.rate = math.nan  # characters a second, smoothed
+
+  def pause(self):
+    """Before other text or work: clears the line. `resume` starts the clock again."""
+    if self._drawn:
+      sys.stderr.write("\r\x1b[K")
+      sys.stderr.flush()
+      self._drawn = False
+
+  def resume(self):
+    self._clock = time.monotonic()
+
+  def update(self, step, loss):
+    now = time.monotonic()
+    done, self._counted = step - self._counted, step
+    if done and now > self._clock:
+      rate = done * self.chars_per_step / (now - self._clock)
+      self.rate = rate if math.isnan(self.rate) else 0.9 * self.rate + 0.1 * rate
+    self._clock = now
+    if self._live and now - self._last > 0.1:
+      sys.stderr.write(f"\r\x1b[K{self._line(step, loss)}"[: _columns()])
+      self._drawn = True
+    elif not self._live and (now - self._last > self._every or step == self.steps):
+      sys.stderr.write(self._line(step, loss) + "\n")
+    else:
+      return
+    self._last = now
+    sys.stderr.flush()
+
+  def _line(self, step, loss):
+    left = (self.steps - step) * self.chars_per_step / self.rate if self.rate > 0 else math.nan
+    left = duration(left) if math.isfinite(left) else "?"
+    return (
+      f"step {step}/{self.steps}  epoch {step / self.steps_per_epoch:.2f}  "
+      f"loss {nats_and_bits(loss)}  {self.rate / 1000:.1f}k chars/s  {left} left"
+    )
+
+
+def _columns():
+  return os.get_terminal_size(sys.stderr.fileno()).columns + 4  # the escape sequence is 4 long
+
+
+def draw(workdir, title):
+  """loss.png: training and validation loss by step."""
+  import matplotlib as mpl
+
+  mpl.use("Agg")
+  from matplotlib import pyplot as plt
+
+  lines = read(workdir)
+  figure, axes = plt.subplots(figsize=(7, 4.5), layout="constrained")
+  for name, style in (("train/loss", {"lw": 0.9}), ("valid/loss", {"marker": "o", "ms": 4})):
+    points = [(line["step"], line[name]) for line in lines if line.get(name) is not None]
+    if points:
+      axes.plot(*zip(*points), label=name, **style)
+  best = [line["valid/loss"] for line in lines if line.get("valid/loss") is not None]
+  if best:
+    axes.axhline(min(best), color="grey", lw=0.7, ls=":", label=f"best {min(best):.4f}")
+    # From the best to a little above the first validation: the fall from log V hides the rest.
+    axes.set_ylim(min(best) - 0.15, max(best[0], min(best) + 0.3) + 0.15)
+  axes.set(title=title, xlabel="step", ylabel="nats per character")
+  axes.grid(alpha=0.3)
+  axes.legend()
+  figure.savefig(workdir / "loss.png", dpi=120)
+  plt.close(figure)

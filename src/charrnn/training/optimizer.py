@@ -1,0 +1,77 @@
+"""The optimiser and its learning rate by step, from the experiment's fields."""
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from charrnn import errors
+
+
+def schedule(config, learning_rate, steps_per_epoch, steps):
+  """config.schedule -> a function from step to learning rate."""
+  warmup = config.warmup_steps
+
+  def epoch_decay(step):
+    epochs = jnp.floor(step / steps_per_epoch) - config.decay_after + 1
+    return learning_rate * config.decay ** jnp.maximum(epochs, 0)
+
+  def halving(step):
+    return learning_rate * 0.5 ** jnp.floor(step / (config.halve_every * steps_per_epoch))
+
+  bodies = {
+    "constant": optax.constant_schedule(learning_rate),
+    "epoch_decay": epoch_decay,
+    "halving": halving,
+    "cosine": optax.cosine_decay_schedule(
+      learning_rate, max(1, steps - warmup), config.final_fraction
+    ),
+  }
+  body = _choose("schedule.name", config.name, bodies)
+  if not warmup:
+    return body
+  # The cosine begins where the warm-up ends; what counts epochs counts all of them.
+  shift = warmup if config.name == "cosine" else 0
+
+  def warmed(step):
+    return jnp.minimum(1.0, (step + 1) / warmup) * body(jnp.maximum(step - shift, 0))
+
+  return warmed
+
+
+def make(config, schedule_fn):
+  """config.optimizer -> clipping, then the named rule."""
+  rules = {
+    # 2015's: epsilon outside of the root, as in torch7's optim.rmsprop.
+    "rmsprop": lambda: optax.rmsprop(schedule_fn, config.decay, config.eps, eps_in_sqrt=False),
+    "adam": lambda: optax.adam(schedule_fn, config.b1, config.b2, config.eps),
+    "adamw": lambda: optax.adamw(
+      schedule_fn, config.b1, config.b2, config.eps, weight_decay=config.weight_decay, mask=matrices
+    ),
+    "sgd": lambda: optax.sgd(schedule_fn, config.momentum or None),
+  }
+  rule = _choose("optimizer.name", config.name, rules)
+  if config.weight_decay and config.name != "adamw":
+    raise errors.UserError(
+      f"--config.optimizer.weight_decay={config.weight_decay} needs --config.optimizer.name=adamw"
+    )
+  if config.momentum and config.name != "sgd":
+    raise errors.UserError(
+      f"--config.optimizer.momentum={config.momentum} needs --config.optimizer.name=sgd"
+    )
+  clips = []
+  if config.clip_element:
+    clips.append(optax.clip(config.clip_element))
+  if config.clip_norm:
+    clips.append(optax.clip_by_global_norm(config.clip_norm))
+  return optax.chain(*clips, rule())
+
+
+def matrices(params):
+  """What weight decay applies to: weights, not biases."""
+  return jax.tree.map(lambda leaf: leaf.ndim > 1, params)
+
+
+def _choose(field, name, known):
+  if name not in known:
+    raise errors.UserError(f"--config.{field}={name}: use one of {', '.join(known)}")
+  return known[name]

@@ -1,0 +1,78 @@
+"""A run directory: what is in it, and a trained model out of it."""
+
+import json
+import os
+import pathlib
+from typing import Any, NamedTuple
+
+from charrnn import config as config_lib
+from charrnn import errors
+from charrnn.text import alphabet as alphabet_lib
+
+
+class Run(NamedTuple):
+  path: pathlib.Path
+  config: Any  # ConfigDict, as resolved
+  alphabet: alphabet_lib.Alphabet
+  model: Any  # models.network.Model
+  params: Any
+  step: int
+  meta: dict  # of the checkpoint
+
+
+def write_json(path, value):
+  """Whole or not at all, so that a reader or a kill never meets half a file."""
+  temporary = path.with_name(f".{path.name}.{os.getpid()}")
+  temporary.write_text(json.dumps(value, indent=1) + "\n")
+  os.replace(temporary, path)
+
+
+def read_json(path):
+  try:
+    return json.loads(path.read_text())
+  except OSError as error:
+    raise errors.UserError(f"cannot read {path}: {error.strerror}") from error
+  except ValueError as error:
+    raise errors.UserError(f"{path} is damaged: take it from a copy of the same run") from error
+
+
+def check(path):
+  """The run directory as a Path; a UserError says what it is instead."""
+  path = pathlib.Path(path)
+  if not path.exists():
+    raise errors.UserError(f"no run directory {path}: `ls runs` shows those of launch.py")
+  if not path.is_dir():
+    raise errors.UserError(f"{path} is a file: a run directory is wanted, such as runs/shakespeare")
+  if not (path / "config.json").exists():
+    inside = "is empty" if not any(path.iterdir()) else "is not a run directory (no config.json)"
+    raise errors.UserError(f"{path} {inside}: make one with python launch.py --config=...")
+  return path
+
+
+def read_config(path):
+  """The resolved config of a run."""
+  return config_lib.from_json(read_json(check(path) / "config.json"))
+
+
+def load(path, step=None):
+  """The model of a run with its verified parameters at `step`; None: the best, else the newest."""
+  path = check(path)
+  config = read_config(path)
+  alphabet = alphabet_lib.Alphabet.load(path / "alphabet.json")
+  from charrnn.models import network
+  from charrnn.training import checkpoint
+
+  folder = path / "checkpoints"
+  kept = checkpoint.steps(folder)
+  if not kept:
+    raise errors.UserError(
+      f"{path} has no checkpoint yet: the first is written after step {config.eval_every}"
+    )
+  if step is not None and step not in kept:
+    raise errors.UserError(f"{path} has no step {step}: kept are {', '.join(map(str, kept))}")
+  chosen = step if step is not None else checkpoint.best_step(folder)
+  if chosen is None:
+    raise errors.UserError(f"every checkpoint in {folder} is damaged: restore it from a copy")
+  arrays, meta = checkpoint.read(folder, chosen)
+  model = network.make(alphabet.size, **config.model)
+  return Run(path, config, alphabet, model, arrays["params"], chosen, meta)

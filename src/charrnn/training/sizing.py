@@ -1,0 +1,107 @@
+"""Fills in what an experiment leaves open (None), by the amount of text and the machine."""
+
+import contextlib
+import pathlib
+
+from charrnn import config as config_lib
+from charrnn import errors
+
+# Up to so many characters of training text: layers, hidden, dropout, batch, epochs, learning rate.
+# As many parameters as characters, within a factor of a few: more overfit, fewer underfit.
+SIZES = [
+  (100_000, (1, 128, 0.3, 8, 30.0, 4e-3)),
+  (600_000, (2, 128, 0.3, 16, 20.0, 4e-3)),
+  (2_500_000, (2, 256, 0.3, 32, 12.0, 4e-3)),
+  (12_000_000, (2, 256, 0.0, 32, 4.0, 4e-3)),
+  (60_000_000, (2, 512, 0.0, 64, 2.0, 3e-3)),
+  (float("inf"), (2, 1024, 0.0, 128, 1.0, 2e-3)),
+]
+
+
+def fill(config, characters):
+  """Sets every None that the amount of training text decides; returns the names it set."""
+  sizes = next(sizes for most, sizes in SIZES if characters <= most)
+  layers, hidden, dropout, batch, epochs, learning_rate = sizes
+  # A text of a few lines has no room for many readers.
+  while batch > 1 and batch * config.window * 20 > characters:
+    batch //= 2
+  return _set(
+    config,
+    {
+      "model.layers": layers,
+      "model.hidden": hidden,
+      "model.dropout": dropout,
+      "batch_size": batch,
+      "epochs": epochs,
+      "optimizer.learning_rate": learning_rate,
+    },
+  )
+
+
+def fill_from(config, stored):
+  """Sets what is open as the run's stored config (JSON) has it: a resumed run keeps its sizes."""
+  for name, value in config_lib.flatten(stored).items():
+    with contextlib.suppress(KeyError):  # a field of an older version
+      _set(config, {name: value})
+
+
+def fill_length(config, steps_per_epoch):
+  """Sets `eval_every` to about ten evaluations in all, and returns the number of steps."""
+  steps = max(1, round(config.epochs * steps_per_epoch))
+  if config.max_steps:
+    steps = min(steps, config.max_steps)
+  _set(config, {"eval_every": max(1, -(-steps // 10))})
+  return steps
+
+
+def fill_dtype(config, platform):
+  """bfloat16 where products in it are native: accelerators, and CPUs that say so."""
+  native = platform != "cpu" or _cpu_multiplies_bfloat16()
+  _set(config, {"model.compute_dtype": "bfloat16" if native else "float32"})
+
+
+def check(config):
+  """Raises UserError for numbers that no program could run with."""
+  least = {
+    "window": 1,
+    "batch_size": 1,
+    "accumulate": 1,
+    "log_every": 1,
+    "eval_every": 1,
+    "eval_streams": 1,
+    "eval_burn_in": 0,
+    "max_steps": 0,
+    "cpu_devices": 0,
+    "patience": 0,
+    "checkpoint_every": 0,
+    "keep": 1,
+  }
+  for name, bound in least.items():
+    value = config[name]
+    if value is not None and value < bound:
+      raise errors.UserError(f"--config.{name}={value}: must be at least {bound}")
+  if config.epochs is not None and not 0 < config.epochs < float("inf"):
+    raise errors.UserError(f"--config.epochs={config.epochs}: must be above 0")
+  if config.model.compute_dtype not in (None, "float32", "bfloat16"):
+    raise errors.UserError(
+      f"--config.model.compute_dtype={config.model.compute_dtype}: use float32 or bfloat16"
+    )
+
+
+def _set(config, values):
+  done = []
+  for name, value in values.items():
+    section, _, field = name.rpartition(".")
+    part = config[section] if section else config
+    if part[field] is None:
+      part[field] = value
+      done.append(name)
+  return done
+
+
+def _cpu_multiplies_bfloat16():
+  try:
+    info = pathlib.Path("/proc/cpuinfo").read_text()
+  except OSError:
+    return False
+  return "avx512_bf16" in info or "amx_bf16" in info

@@ -1,0 +1,155 @@
+"""The train and evaluation steps on all devices: the one file that knows how many there are.
+
+The global batch of B streams is cut into equal shares, a device each, process by process. The
+bodies are plain functions of one share and an axis name; `pmap` over the leading axis is the
+only thing here that would change for another way of sharding.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from charrnn import errors
+from charrnn.models import network
+from charrnn.training import state as state_lib
+
+AXIS = "devices"
+
+
+class Devices(NamedTuple):
+  """How B streams are laid out over the devices of all processes."""
+
+  local: int  # devices of this process
+  total: int  # of all processes
+  first: int  # the first of ours among all
+
+  @property
+  def text(self):
+    kind = jax.local_devices()[0].device_kind
+    processes = f" in {jax.process_count()} processes" if jax.process_count() > 1 else ""
+    return f"{self.total} x {kind}{processes}"
+
+  def rows(self, batch):
+    """The streams of this process."""
+    share = batch // self.total
+    return slice(self.first * share, (self.first + self.local) * share)
+
+
+def devices():
+  local = jax.local_device_count()
+  return Devices(local, jax.device_count(), jax.process_index() * local)
+
+
+def check_batch(batch, accumulate, layout):
+  if batch % (layout.total * accumulate):
+    parts = f" x {accumulate} parts (accumulate)" if accumulate > 1 else ""
+    raise errors.UserError(
+      f"--config.batch_size={batch} does not divide by {layout.total} devices{parts}: "
+      f"use a multiple of {layout.total * accumulate}"
+    )
+
+
+def shard(tree, layout, axis):
+  """Cuts `axis` of every leaf into a leading one of local devices: [T, B] -> [D, T, B/D]."""
+
+  def cut(leaf):
+    leaf = np.asarray(leaf)
+    parts = leaf.reshape(*leaf.shape[:axis], layout.local, -1, *leaf.shape[axis + 1 :])
+    return np.moveaxis(parts, axis, 0)
+
+  return jax.tree.map(cut, tree)
+
+
+def place(state, layout, batch):
+  """A state as it is kept (carry [B, H]) -> as the train step takes it (carry [D, B/D, H])."""
+  rows = layout.rows(batch)
+  carry = shard(jax.tree.map(lambda leaf: leaf[rows], state.carry), layout, 0)
+  return state._replace(carry=carry)
+
+
+def fetch(state):
+  """The train step's state -> NumPy arrays with the carry of all streams, [B, H] a leaf."""
+  if jax.process_count() > 1:
+    from jax.experimental import multihost_utils
+
+    carry = multihost_utils.process_allgather(
+      jax.tree.map(lambda leaf: np.concatenate(np.asarray(leaf)), state.carry), tiled=True
+    )
+  else:
+    carry = jax.tree.map(lambda leaf: np.asarray(leaf).reshape(-1, leaf.shape[-1]), state.carry)
+  return jax.device_get(state._replace(carry=None))._replace(carry=carry)
+
+
+def make_train_step(model, optimizer, *, batch, accumulate, seed, layout):
+  """(state, (x, y) each [D, T, B/D]) -> (state, metrics): one update by the mean gradient.
+
+  An update that is not finite is not made: parameters, optimiser state and carry stay as they
+  were, since a carry of NaN would spoil every step after it.
+  """
+  share = batch // layout.total
+  part = share // accumulate
+
+  def loss_fn(params, carry, x_TxP, y_TxP, rows_P, step_key):
+    row_keys = jax.vmap(lambda row: jax.random.fold_in(step_key, row))(rows_P)
+    logits, carry, _ = model.apply(params, x_TxP, carry, row_keys_B=row_keys)
+    return network.cross_entropy(logits, y_TxP).mean(), carry
+
+  grad_fn = jax.value_and_grad(loss_fn, has_aux=True)
+
+  def body(state, x_TxS, y_TxS):
+    step_key = jax.random.fold_in(jax.random.key(seed), state.step)
+    first = jax.lax.axis_index(AXIS) * share
+
+    def one_part(n):
+      def cut(leaf, axis):
+        return jax.lax.dynamic_slice_in_dim(leaf, n * part, part, axis)
+
+      carry = jax.tree.map(lambda leaf: cut(leaf, 0), state.carry)
+      rows = first + n * part + jnp.arange(part)
+      return grad_fn(state.params, carry, cut(x_TxS, 1), cut(y_TxS, 1), rows, step_key)
+
+    if accumulate == 1:
+      (loss, carry), grads = one_part(0)
+    else:
+      (losses, carries), parts = jax.lax.map(one_part, jnp.arange(accumulate))
+      loss, grads = losses.mean(), jax.tree.map(lambda leaf: leaf.mean(0), parts)
+      carry = jax.tree.map(lambda leaf: leaf.reshape(share, -1), carries)
+
+    loss, grads = jax.lax.pmean((loss, grads), AXIS)
+    norm = optax.global_norm(grads)
+    updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+    params = optax.apply_updates(state.params, updates)
+    after = state_lib.TrainState(state.step, params, opt_state, carry)
+    finite = jnp.isfinite(loss) & jnp.isfinite(norm)
+    after = jax.tree.map(lambda new, old: jnp.where(finite, new, old), after, state)
+    return after._replace(step=state.step + 1), {"loss": loss, "grad_norm": norm}
+
+  layout_of_state = state_lib.TrainState(step=None, params=None, opt_state=None, carry=0)
+  return jax.pmap(
+    body,
+    AXIS,
+    in_axes=(layout_of_state, 0, 0),
+    out_axes=(layout_of_state, None),
+    donate_argnums=0,
+  )
+
+
+def make_eval_step(model):
+  """(params, carry, x, y, weight) -> (nats summed by weight, carry), on this process's devices."""
+
+  def body(params, carry, x_TxS, y_TxS, weight_TxS):
+    logits, carry, _ = model.apply(params, x_TxS, carry)
+    nats = (network.cross_entropy(logits, y_TxS) * weight_TxS).sum()
+    return jax.lax.psum(nats, AXIS), carry
+
+  return jax.pmap(
+    body,
+    AXIS,
+    in_axes=(None, 0, 0, 0, 0),
+    out_axes=(None, 0),
+    devices=jax.local_devices(),
+    donate_argnums=1,
+  )
