@@ -138,27 +138,29 @@ def _git_commit():
 
 
 def _write_sample(config, workdir, model, alphabet, params, step):
+  """samples/STEP.txt, and its first lines for whoever watches."""
   if not config.sample.length:
     return
-  from charrnn.sampling import generate
+  from charrnn.sampling import generate, options, stream
   from charrnn.training import loop
 
-  prime = config.sample.prime
-  ids = alphabet.encode(prime) if prime else [alphabet.default_id()]
-  text = prime + generate.text(
+  prompt_ids = alphabet.encode(config.sample.prime)
+  blocks = generate.generate(
     model,
     params,
-    alphabet,
-    ids,
+    prompt_ids if len(prompt_ids) else [alphabet.default_id()],
     length=config.sample.length,
-    temperature=config.sample.temperature,
+    num=1,
     seed=config.seed,
+    settings=options.Settings(config.sample.temperature),
   )
+  reader = stream.Reader(alphabet, prompt_ids)
+  text = reader.prompt + "".join(piece for (piece,) in stream.texts(blocks, [reader]))
   folder = workdir / "samples"
   folder.mkdir(exist_ok=True)
-  (folder / f"{step}.txt").write_bytes(text.encode("utf-8", "surrogatepass"))
-  shown = "\n".join(f"  | {line}" for line in text.split("\n")[:8])
-  loop.say(generate.visible(shown))
+  (folder / f"{step}.txt").write_bytes(text.encode("utf-8", "replace"))
+  for shown in text.strip("\n").split("\n")[:6]:
+    loop.say(f"    {shown.translate(stream.VISIBLE)}")
 
 
 def _announce(say, config, workdir, corpus, parts, trainer):

@@ -16,6 +16,8 @@ from charrnn import errors
 from charrnn.models import cells, unroll
 
 
+import os
+OH=float(os.environ.get("OH","1"));IN=float(os.environ.get("IN","1"));HD=1
 def uniform(scale):
   def initializer(key, shape, dtype=jnp.float32):
     return jax.random.uniform(key, shape, dtype, -scale, scale)
@@ -34,14 +36,16 @@ def orthogonal_blocks(key, shape, dtype=jnp.float32):
 # weights scaled by the width that they feed, orthogonal recurrence, no biases.
 INITIALIZERS = {
   "uniform": lambda H: {
+    "one_hot": uniform(0.08),
     "table": uniform(0.08),
     "input": uniform(0.08),
     "recurrent": uniform(0.08),
     "bias": uniform(0.08),
   },
   "modern": lambda H: {
+    "one_hot": nn.initializers.normal(OH),
     "table": nn.initializers.normal(1.0),
-    "input": uniform(H**-0.5),
+    "input": uniform(IN*H**-0.5),
     "recurrent": orthogonal_blocks,
     "bias": nn.initializers.zeros,
   },
@@ -69,8 +73,10 @@ class Layer(nn.Module):
   def __call__(self, x, width, state, record):
     """x [T, B, width] or ids [T, B] -> state, h_TxBxH, and if asked every state and gate."""
     H, GH = self.hidden, self.hidden * len(self.cell.gates)
+    reads_ids = jnp.issubdtype(x.dtype, jnp.integer)
+    input_initializer = self.initializers["one_hot" if reads_ids else "input"]
     params = {
-      "W_xh": self.param("W_xh", self.initializers["input"], (width, GH)),
+      "W_xh": self.param("W_xh", input_initializer, (width, GH)),
       "W_hh": self.param("W_hh", self.initializers["recurrent"], (H, GH)),
       "b_h": self.param("b_h", self._bias, (GH,)),
     }

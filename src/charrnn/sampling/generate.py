@@ -83,7 +83,7 @@ def generate(model, params, prompt_ids, *, length, num, seed, settings, block=64
 
 @functools.partial(jax.jit, static_argnames=("model", "block"))
 def _run(model, params, state, row_keys_B, start, knobs, block):
-  """`block` steps on from state (logits_BxV, carry) -> state, ids_NxB; -1 where logits are broken."""
+  """`block` steps on from (logits_BxV, carry) -> the same, ids_NxB; -1 where logits are broken."""
   V = state[0].shape[-1]
 
   def gumbel(key, t):

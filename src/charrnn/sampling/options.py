@@ -17,8 +17,8 @@ class Settings:
     # Written so that NaN fails. The upper end keeps clear of float32's.
     if not 0 <= self.temperature <= 1e30:
       _refuse("temperature", self.temperature, "must be 0 (greedy) or a positive number up to 1e30")
-    if self.top_k is not None and self.top_k < 1:
-      _refuse("top-k", self.top_k, "must be at least 1")
+    if self.top_k is not None and not 1 <= self.top_k < 2**31:
+      _refuse("top-k", self.top_k, "must be from 1 to 2^31 - 1")
     if self.top_p is not None and not 0 < self.top_p <= 1:
       _refuse("top-p", self.top_p, "must be above 0 and at most 1")
 

@@ -1,0 +1,55 @@
+"""The `charrnn` command: one subcommand a program, each a module of `charrnn.commands`."""
+
+import argparse
+import importlib
+import os
+import sys
+
+from charrnn import __version__, errors
+
+COMMANDS = ("sample", "eval", "inspect", "diff", "verify", "export", "corpus")
+
+
+class Parser(argparse.ArgumentParser):
+  def error(self, message):
+    """One line instead of the whole usage."""
+    raise errors.UserError(f"{message} ({self.prog} --help shows all options)")
+
+
+def parser():
+  top = Parser(prog="charrnn", description="Work with runs of launch.py and with texts.")
+  top.add_argument("--version", action="version", version=__version__)
+  subparsers = top.add_subparsers(metavar="COMMAND", required=True, dest="command")
+  for name in COMMANDS:
+    module = importlib.import_module(f"charrnn.commands.{name}")
+    sub = subparsers.add_parser(
+      name,
+      help=module.HELP.splitlines()[0],
+      description=module.HELP,
+      formatter_class=argparse.RawDescriptionHelpFormatter,
+      allow_abbrev=False,
+    )
+    module.add_arguments(sub)
+    sub.set_defaults(run=module.run)
+  return top
+
+
+def main(argv=None):
+  """Runs a subcommand: 0 done, 1 something differs or is damaged, 2 what was asked is wrong."""
+  try:
+    args = parser().parse_args(argv)
+    code = args.run(args) or 0
+    sys.stdout.flush()
+  except errors.UserError as error:
+    print(f"charrnn: error: {error}", file=sys.stderr)
+    return 2
+  except BrokenPipeError:  # the reader, `head` perhaps, has what it wants
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return 0
+  except KeyboardInterrupt:
+    return 130
+  return code
+
+
+if __name__ == "__main__":
+  sys.exit(main())

@@ -1,0 +1,65 @@
+"""Text as it comes: whole characters only, and an end before the stop text wherever it is cut."""
+
+import itertools
+
+import numpy as np
+import pytest
+
+from charrnn.sampling import stream
+from charrnn.text import alphabet as alphabet_lib
+
+LETTERS = alphabet_lib.Alphabet.of_text("abcd\n")
+
+
+def pieces_of(text, stop, sizes, alphabet=LETTERS, prompt=""):
+  ids = alphabet.encode(text)
+  reader = stream.Reader(alphabet, alphabet.encode(prompt), stop)
+  ends = [0, *itertools.takewhile(lambda end: end < len(ids), itertools.accumulate(sizes))]
+  blocks = [ids[None, a:b] for a, b in itertools.pairwise([*ends, len(ids)])]
+  return [piece for (piece,) in stream.texts(blocks, [reader])], reader
+
+
+@pytest.mark.parametrize(
+  "text, stop",
+  [
+    ("abcabdabc", "abd"),
+    ("aaaab", "aab"),
+    ("abababac", "ababac"),
+    ("abc", "abc"),
+    ("abc", "d"),
+    ("abcab", "abcd"),
+    ("ab\n\ncd", "\n\n"),
+  ],
+)
+def test_ends_before_the_first_stop_however_it_is_cut(text, stop):
+  for size in range(1, len(text) + 1):
+    pieces, reader = pieces_of(text, stop, itertools.repeat(size))
+    assert "".join(pieces) == text.split(stop)[0]
+    assert reader.stopped == (stop in text)
+
+
+def test_holds_back_no_more_than_what_may_begin_the_stop():
+  pieces, _ = pieces_of("cabab", "abd", itertools.repeat(1))
+  assert pieces == ["c", "", "", "ab", "", "ab"]
+
+
+def test_a_stop_in_the_prompt_or_across_its_end_does_not_count():
+  pieces, reader = pieces_of("bcab", "ab", itertools.repeat(2), prompt="aba")
+  assert (reader.prompt, "".join(pieces)) == ("aba", "bc")
+
+
+def test_bytes_wait_for_their_character_even_those_of_the_prompt():
+  alphabet = alphabet_lib.Alphabet.of_text("x", "byte")
+  euro = alphabet.encode("€")
+  reader = stream.Reader(alphabet, euro[:1])
+  assert [reader.prompt, reader.read(euro[1:2]), reader.read(euro[2:])] == ["", "", "€"]
+  assert reader.read(euro[:2]) + reader.read([], final=True) == "\ufffd"
+
+
+def test_rows_stop_on_their_own_and_the_last_one_ends_the_work():
+  rows = np.stack([LETTERS.encode(text) for text in ("abcdab", "aabbab")])
+  readers = [stream.Reader(LETTERS, stop=stop) for stop in ("b", "bb")]
+  blocks = iter(np.split(rows, 3, axis=1))
+  pieces = stream.texts(blocks, readers)
+  assert ["".join(column) for column in zip(*pieces)] == ["a", "aa"]
+  assert len(list(blocks)) == 1  # never asked for
