@@ -30,7 +30,7 @@ def parser():
       allow_abbrev=False,
     )
     module.add_arguments(sub)
-    sub.set_defaults(run=module.run)
+    sub.set_defaults(program=module.run)
   return top
 
 
@@ -38,7 +38,7 @@ def main(argv=None):
   """Runs a subcommand: 0 done, 1 something differs or is damaged, 2 what was asked is wrong."""
   try:
     args = parser().parse_args(argv)
-    code = args.run(args) or 0
+    code = args.program(args) or 0
     sys.stdout.flush()
   except errors.UserError as error:
     print(f"charrnn: error: {error}", file=sys.stderr)

@@ -8,6 +8,7 @@ import json
 import os
 import pathlib
 import re
+import traceback
 from typing import NamedTuple
 
 from absl import flags
@@ -83,7 +84,7 @@ def default():  # noqa: PLR0915 (a list of fields, not logic)
   a.length = 300  # characters written at every evaluation; 0: none
   a.temperature = 0.8
   a.prime = ""  # what they begin with
-  return c
+  return c.lock()  # a field that is misspelt in an experiment is an error
 
 
 # A run may be resumed with other values of these: none decides what is computed next.
@@ -109,22 +110,28 @@ def parse(argv, define=lambda flag_values: None):
   define(values)
   try:
     rest = values(argv)
-  except flags.Error as error:
-    raise errors.UserError(_flag_message(error, argv)) from error
-  except (AttributeError, KeyError) as error:
-    name = str(error).strip("\"'")
-    raise errors.UserError(
-      f"no field {name!r} in the experiment's config: see src/charrnn/config.py for all of them"
-    ) from error
-  except (OSError, SyntaxError, ImportError) as error:
-    raise errors.UserError(_file_message(argv, error)) from error
+  except errors.UserError:
+    raise
+  except Exception as error:  # whatever an experiment file may raise
+    raise errors.UserError(_message(argv, error)) from error
   if len(rest) > 1:
     raise errors.UserError(f"{rest[1]!r} is not an option: options are --name=value")
   if not values["config"].present:
     raise errors.UserError("--config is missing: try --config=experiments/shakespeare.py")
   path, _, variant = _argument(argv).partition(":")
+  if not os.path.isfile(path):
+    raise errors.UserError(_missing_message(path))
+  config = values.config
+  if not (isinstance(config, config_dict.ConfigDict) and _names(config) == _names(default())):
+    raise errors.UserError(
+      f"{path}: get_config() has to return charrnn.config.default() with values of its own"
+    )
   overrides = config_flags.get_override_values(values["config"])
-  return CommandLine(values.config, overrides, pathlib.Path(path).stem, variant, values)
+  return CommandLine(config, overrides, pathlib.Path(path).stem, variant, values)
+
+
+def _names(config):
+  return flatten(config.to_dict()).keys()
 
 
 def _argument(argv):
@@ -137,19 +144,40 @@ def _argument(argv):
   return value
 
 
-def _file_message(argv, error):
+def _missing_message(path):
+  known = sorted(str(p) for p in pathlib.Path("experiments").glob("*.py"))
+  return f"no experiment file {path}" + (f": there are {', '.join(known)}" if known else "")
+
+
+def _message(argv, error):
+  """One line for what an experiment file, or an override of one of its fields, has raised."""
   path = _argument(argv).partition(":")[0]
-  if not os.path.exists(path):
-    known = sorted(str(p) for p in pathlib.Path("experiments").glob("*.py"))
-    return f"no experiment file {path}" + (f": there are {', '.join(known)}" if known else "")
-  return f"{path} cannot be read as an experiment file: {error}"
-
-
-def _flag_message(error, argv):
-  text = str(error).splitlines()[0]
-  if text.startswith("Unknown command line flag 'config.") and not _argument(argv):
+  if path and not os.path.isfile(path):
+    return _missing_message(path)
+  cause = error
+  while cause:  # absl wraps what it catches
+    frames = traceback.extract_tb(cause.__traceback__)
+    lines = [f.lineno for f in frames if os.path.realpath(f.filename) == os.path.realpath(path)]
+    if isinstance(cause, SyntaxError):
+      return f"{path}, line {cause.lineno}: {cause.msg}"
+    if lines:
+      return f"{path}, line {lines[-1]}: {type(cause).__name__}: {_brief(cause)}"
+    cause = cause.__context__
+  if isinstance(error, AttributeError | KeyError) and "get_config" not in str(error):
+    name = str(error).strip("\"'")
+    return f"no field {name!r} in the experiment: see src/charrnn/config.py for all there are"
+  if not isinstance(error, flags.Error):
+    return f"{path} cannot be read as an experiment file: {_brief(error)}"
+  if str(error).startswith("Unknown command line flag 'config.") and not path:
     return "--config is missing: it comes before the fields it overrides"
-  return text
+  return _brief(error)
+
+
+def _brief(error):
+  """An error's first line; of ml_collections' without its list of all fields."""
+  text = str(error.args[0] if error.args else error)
+  text = re.sub(r"Other fields present:.*\n", "", text, flags=re.DOTALL)
+  return (text.splitlines() or [""])[0]
 
 
 def to_json(config):
@@ -159,7 +187,7 @@ def to_json(config):
 def from_json(value):
   """The config of a run, as it was resolved; a field that it lacks has its default."""
   config = default()
-  with config.ignore_type():
+  with config.ignore_type(), config.unlocked():
     config.update(value)
   return config
 

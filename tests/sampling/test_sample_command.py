@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import toys
 
-from charrnn import errors
+from charrnn import errors, startup
 from charrnn.commands import sample
 from charrnn.text import alphabet as alphabet_lib
 from charrnn.training import runs
@@ -36,6 +36,7 @@ def use(monkeypatch):
       )
 
     monkeypatch.setattr(runs, "load", load)
+    monkeypatch.setattr(startup, "import_jax", lambda: None)  # would cache in the user's folder
 
   use(alphabet_lib.Alphabet.of_text(RECITED))
   return use

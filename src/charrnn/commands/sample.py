@@ -6,21 +6,18 @@ import secrets
 import sys
 import time
 
-from charrnn import errors
-from charrnn.sampling import options
+from charrnn import errors, startup
+from charrnn.sampling import options, stream
 
-HELP = "write text with a trained model"
-DETAILS = """\
+HELP = """\
+write text with a trained model
+
 The text begins with the prompt. Without one, a line end (which is not printed) stands before it.
 Only text goes to stdout, all else to stderr. In a pipe or a file it is exactly what the model
-wrote; on a terminal, control characters but line ends and tabs are shown as \\x1b and the like.
-"""
-# C0, DEL and C1: a terminal obeys them all.
-VISIBLE = {c: f"\\x{c:02x}" for c in (*range(32), *range(0x7F, 0xA0)) if chr(c) not in "\n\t"}
+wrote; on a terminal, control characters but line ends and tabs are shown as \\x1b and the like."""
 
 
 def add_arguments(parser):
-  parser.description = DETAILS
   add = parser.add_argument
   add("run", metavar="RUN", help="a run directory, as made by launch.py")
   prompt = parser.add_mutually_exclusive_group()
@@ -52,8 +49,8 @@ def run(args):
     raise errors.UserError("--stop: the text is empty")
   prompt = _read_prompt(args)
 
-  # Slow to import: only once the arguments are known to be good.
-  from charrnn.sampling import generate, stream
+  startup.import_jax()  # slow: only once the arguments are known to be good
+  from charrnn.sampling import generate
   from charrnn.training import runs
 
   loaded = runs.load(args.run, step=args.step)
@@ -75,13 +72,15 @@ def run(args):
     settings=settings,
   )
   readers = [stream.Reader(alphabet, prompt_ids, args.stop) for _ in range(args.num)]
-  pieces = _timed(stream.texts(blocks, readers), say)
+  clock = _Clock()
+  pieces = clock.watch(stream.texts(blocks, readers))
   if args.json:
     _write_json(pieces, readers, args, seed, loaded.step)
   elif args.num == 1:
     _write_one(pieces, readers[0])
   else:
     _write_many(pieces, readers, say)
+  say(clock)
 
 
 def _read_prompt(args):
@@ -115,19 +114,26 @@ def _check_stop(stop, alphabet):
     raise errors.UserError(f"--stop: would never come, not in the run's alphabet: {named}")
 
 
-def _timed(pieces, say):
-  """Hands the pieces on; says at the end how fast they came, the first (compiling) apart."""
-  times, counts = [time.perf_counter()], []
-  for piece in pieces:
-    times.append(time.perf_counter())
-    counts.append(sum(map(len, piece)))
-    yield piece
-  times.append(time.perf_counter())
-  line = f"{sum(counts)} characters in {times[-1] - times[0]:.2f} s"
-  if later := sum(counts[1:]):
-    rate = later / (times[-1] - times[1])
-    line += f": {times[1] - times[0]:.2f} s to the first, then {rate:.0f} characters/s"
-  say(line)
+class _Clock:
+  """Watches text go by; tells how fast it came, the first piece (reading, compiling) apart."""
+
+  def __init__(self):
+    self.times, self.counts = [time.perf_counter()], []
+
+  def watch(self, pieces):
+    for piece in pieces:
+      self.times.append(time.perf_counter())
+      self.counts.append(sum(map(len, piece)))
+      yield piece
+
+  def __str__(self):
+    start, first, *_, last = *self.times, self.times[-1]
+    line = f"{sum(self.counts)} characters in {last - start:.2f} s"
+    if later := sum(self.counts[1:]):
+      line += (
+        f": {first - start:.2f} s to the first, then {later / (last - first):.0f} characters/s"
+      )
+    return line
 
 
 def _write_one(pieces, reader):
@@ -165,7 +171,7 @@ def _write_json(pieces, readers, args, seed, step):
 def _writer(file):
   # Exact, but for a lone surrogate, which no encoding has.
   file.reconfigure(errors="replace", newline="\n")
-  table = VISIBLE if file.isatty() else {}
+  table = stream.VISIBLE if file.isatty() else {}
 
   def write(text):
     file.write(text.translate(table))

@@ -1,5 +1,8 @@
 """From ids to text as they come, up to a stop text."""
 
+# For a terminal, which obeys C0, DEL and C1: text.translate(VISIBLE).
+VISIBLE = {c: f"\\x{c:02x}" for c in (*range(32), *range(0x7F, 0xA0)) if chr(c) not in "\n\t"}
+
 
 class Reader:
   """One sample's text. It ends just before the first `stop` in what follows the prompt."""

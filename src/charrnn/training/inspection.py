@@ -1,0 +1,325 @@
+"""What a run is and how it does, seen from the side, also while it trains.
+
+Nothing here writes, waits for the lock, or takes memory of a device.
+"""
+
+import contextlib
+import fcntl
+import functools
+import math
+import re
+import statistics
+import sys
+import time
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+from flax import traverse_util
+
+from charrnn import config as config_lib
+from charrnn import errors, startup
+from charrnn.text import alphabet as alphabet_lib
+from charrnn.text import splits
+from charrnn.training import checkpoint, metrics, runs, sizing
+
+PARAMS = "params/"
+
+
+class GoneError(errors.UserError):
+  """A step that was deleted while it was read, as training does with old ones."""
+
+
+class Arrays(NamedTuple):
+  """A step's arrays by name, such as params/layer_0/W_xh."""
+
+  shapes: dict[str, Any]  # of all of them, with dtypes; empty where they cannot be read
+  whole: dict[str, np.ndarray]  # those that match their digests
+  damaged: list[str]
+  meta: dict
+
+
+def prepare():
+  """JAX on the CPU alone: whoever looks on must not take memory of the GPU that trains."""
+  startup.import_jax()
+  jax.config.update("jax_platforms", "cpu")
+  sys.unraisablehook = functools.partial(_report, sys.unraisablehook)
+
+
+def _report(report, unraisable):
+  # At a damaged file Orbax gives up and closes an event loop that TensorStore's threads still
+  # answer into: a traceback for each, all beside the point.
+  if str(unraisable.exc_value) != "Event loop is closed":
+    report(unraisable)
+
+
+def is_training(path):
+  """Whether a process holds the lock of the run at this moment."""
+  try:
+    with open(path / "lock", "rb") as file:
+      # Shared: two that look on must not take each other for a trainer. Closing lets go.
+      fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+  except BlockingIOError:
+    return True
+  except OSError:  # no lock yet, or none that we may open
+    return False
+  return False
+
+
+def read(path, step, prefix=""):
+  """The arrays of a step whose names begin with `prefix`, each verified for itself.
+
+  Raises DamagedError where not even their digests can be read, and GoneError.
+  """
+  folder = path / "checkpoints"
+  try:
+    meta = checkpoint.read_meta(folder, step)
+  except checkpoint.DamagedError:
+    _check_still_there(path, step)
+    raise
+  shapes = _shapes(folder, step)
+  # Those with a digest and those without: what is only in one of the two is damage as well.
+  names = {name for name in meta["arrays"].keys() | shapes.keys() if name.startswith(prefix)}
+  found = _restore(folder, step, {name: shapes.get(name) for name in names})
+  good = {k for k, digest in checkpoint.digests(found).items() if meta["arrays"].get(k) == digest}
+  if good != names:
+    _check_still_there(path, step)
+  names = sorted(names, key=natural)
+  return Arrays(
+    {name: shapes[name] for name in names if name in shapes},
+    {name: found[name] for name in names if name in good},
+    [name for name in names if name not in good],
+    meta,
+  )
+
+
+def _shapes(folder, step):
+  try:
+    tree = checkpoint.metadata(folder, step)
+  except Exception:  # whatever Orbax and TensorStore raise at damaged files
+    return {}
+  flat = traverse_util.flatten_dict(tree, sep="/")
+  return {name: leaf for name, leaf in flat.items() if hasattr(leaf, "shape")}
+
+
+def _restore(folder, step, shapes):
+  """The arrays that can be read at all: together, and if that fails, one by one."""
+  path = (folder / str(step) / "state").absolute()
+  try:
+    like = {name: np.zeros(leaf.shape, leaf.dtype) for name, leaf in shapes.items()}
+    with ocp.PyTreeCheckpointer() as checkpointer:
+      tree = checkpointer.restore(
+        path,
+        ocp.args.PyTreeRestore(traverse_util.unflatten_dict(like, sep="/"), partial_restore=True),
+      )
+    return jax.tree.map(np.asarray, traverse_util.flatten_dict(tree, sep="/"))
+  except Exception:  # as above
+    if len(shapes) <= 1:
+      return {}
+  found = {}
+  for name, leaf in shapes.items():
+    if leaf is not None:
+      found |= _restore(folder, step, {name: leaf})
+  return found
+
+
+def _check_still_there(path, step):
+  """Raises GoneError where what looks like damage is a step in deletion."""
+  folder = path / "checkpoints" / str(step)
+  if folder.is_dir() and is_training(path):
+    time.sleep(0.5)
+  if not folder.is_dir():
+    raise GoneError(f"step {step} of {path} was deleted while it was read: try another one")
+
+
+def natural(name):
+  """A sort key by which layer_10 comes after layer_2."""
+  return [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", name)]
+
+
+def finite(value):
+  """A float as JSON can say it: None for NaN and infinity."""
+  value = float(value)
+  return value if math.isfinite(value) else None
+
+
+def facts(path, step=None):
+  """All there is to say about a run, as JSON; what cannot be read is among its `problems`."""
+  problems = []
+
+  def attempt(read, *args):
+    try:
+      return read(*args)
+    except errors.UserError as error:
+      problems.append(str(error))
+      return None
+
+  about = attempt(_json_object, path / "run.json") or {}
+  config = attempt(config_of, path)
+  alphabet = attempt(alphabet_lib.Alphabet.load, path / "alphabet.json")
+  lines = attempt(_metrics, path) or []
+  training = is_training(path)
+  kept = _kept(path)
+  memory = kept.pop("memory")
+  result = {
+    "run": str(path),
+    "experiment": about.get("experiment"),
+    "variant": about.get("variant"),
+    "corpus": about.get("corpus"),
+    "launches": about.get("launches", []),
+    "alphabet": alphabet and alphabet.to_json(),
+    "config": config and config_lib.to_json(config),
+    "checkpoints": kept,
+    "history": _history(lines) | {"seconds": memory.get("seconds")},
+  }
+  steps = attempt(_length, config, about["corpus"]) if config and about.get("corpus") else (None,) * 2
+  reached = max([line["step"] for line in lines] + [kept["newest"] or 0])
+  early = bool(config and config.patience and memory.get("stale", 0) >= config.patience)
+  result["progress"] = _progress(reached, *(steps or (None, None)), training, early)
+  result["parameters"] = attempt(_parameters, path, kept, step)
+  return result | {"problems": problems}
+
+
+def config_of(path):
+  """The config of a run; raises UserError for all that is none."""
+  value = _json_object(path / "config.json")
+  try:
+    return config_lib.from_json(value)
+  except (TypeError, ValueError, AttributeError, KeyError) as error:
+    raise errors.UserError(f"{path / 'config.json'} is damaged: {error}") from error
+
+
+def _json_object(path):
+  value = runs.read_json(path)
+  if not isinstance(value, dict):
+    raise errors.UserError(f"{path} is damaged: take it from a copy of the same run")
+  return value
+
+
+def _metrics(path):
+  try:
+    lines = metrics.read(path)
+  except (OSError, ValueError) as error:
+    raise errors.UserError(f"{path / 'metrics.jsonl'} cannot be read: {error}") from error
+  return [line for line in lines if isinstance(line, dict) and isinstance(line.get("step"), int)]
+
+
+def _kept(path):
+  """The steps that there are, told whole or not by all but their arrays' bytes."""
+  folder = path / "checkpoints"
+  steps, memory = [], {}
+  for step in checkpoint.steps(folder):
+    try:
+      meta = checkpoint.read_meta(folder, step)
+      whole = _shapes(folder, step).keys() == meta["arrays"].keys()
+    except checkpoint.DamagedError:
+      meta, whole = {}, False
+    if not whole:
+      try:
+        _check_still_there(path, step)
+      except GoneError:
+        continue
+    memory = meta.get("memory", memory)
+    steps.append({"step": step, "valid_loss": meta.get("valid_loss"), "whole": whole})
+  whole = [entry["step"] for entry in steps if entry["whole"]]
+  return {
+    "steps": steps,
+    "best": min(whole, key=lambda step: _rank(steps, step), default=None),
+    "newest": max(whole, default=None),
+    "unfinished": _names(folder, "*.orbax-checkpoint-tmp*"),
+    "put_aside": _names(path / "damaged", "*"),
+    "memory": memory,
+  }
+
+
+def _rank(steps, step):
+  """As `checkpoint.best_step` ranks: by the loss, and the newest of those without one."""
+  loss = next(entry["valid_loss"] for entry in steps if entry["step"] == step)
+  return math.inf if loss is None else loss, -step
+
+
+def _names(folder, pattern):
+  return sorted(found.name for found in folder.glob(pattern)) if folder.is_dir() else []
+
+
+def _history(lines):
+  train, valid = (
+    [{"step": line["step"], "loss": line[name]} for line in lines if line.get(name) is not None]
+    for name in ("train/loss", "valid/loss")
+  )
+  rates = [rate for line in lines if (rate := line.get("chars_per_second")) is not None]
+  return {
+    "first_train": train[0] if train else None,
+    "last_train": train[-1] if train else None,
+    "best_valid": min(valid, key=lambda point: point["loss"], default=None),
+    "valid": valid,
+    "characters_per_second": statistics.median(rates) if rates else None,
+  }
+
+
+def _length(config, corpus):
+  """Steps of the whole training, and steps an epoch."""
+  text = config.text
+  parts = splits.split(
+    corpus["characters"],
+    text.split,
+    text.valid_fraction,
+    text.test_fraction,
+    streams=config.batch_size,
+    window=config.window,
+  )
+  length = sum(stop - start for start, stop in parts.train)
+  per_epoch = length / (config.batch_size * config.window)
+  return sizing.fill_length(config.copy_and_resolve_references(), per_epoch), per_epoch
+
+
+def _progress(reached, steps, per_epoch, training, early):
+  if training:
+    state = "training"
+  elif steps and reached >= steps:
+    state = "finished"
+  else:
+    state = "stopped early" if early else "stopped"
+  epochs = reached / per_epoch if per_epoch else None
+  return {"state": state, "step": reached, "steps": steps, "epochs": epochs}
+
+
+def _parameters(path, kept, wanted):
+  """The arrays of one step: the wanted, else the best that can be read. None: there is no step."""
+  steps = [entry["step"] for entry in kept["steps"]]
+  if wanted is not None and wanted not in steps:
+    known = ", ".join(map(str, steps)) or "none"
+    raise errors.UserError(f"{path} has no step {wanted}: kept are {known}")
+  order = [kept["best"], *reversed(steps)] if wanted is None else [wanted]
+  for step in order:
+    # In training, a step may go away under our eyes: then the next will do.
+    with contextlib.suppress(GoneError if wanted is None else ()):
+      if step is not None:
+        return {"step": step, **_described(read(path, step, PARAMS))}
+  return None
+
+
+def _described(arrays):
+  rows = []
+  for name in [*arrays.shapes, *(set(arrays.damaged) - arrays.shapes.keys())]:
+    row = {"name": name.removeprefix(PARAMS), "whole": name in arrays.whole}
+    if leaf := arrays.shapes.get(name):
+      shape = list(leaf.shape)
+      row |= {"shape": shape, "dtype": np.dtype(leaf.dtype).name, "size": math.prod(shape)}
+    if row["whole"]:
+      row |= _statistics(arrays.whole[name].astype(np.float64))
+    rows.append(row)
+  rows.sort(key=lambda row: natural(row["name"]))
+  sizes = [(row["size"], np.dtype(row["dtype"]).itemsize) for row in rows if "size" in row]
+  return {
+    "arrays": rows,
+    "total": sum(size for size, _ in sizes),
+    "bytes": sum(size * item for size, item in sizes),
+  }
+
+
+def _statistics(array):
+  numbers = {"norm": np.linalg.norm(array.ravel()), "min": array.min(), "max": array.max()}
+  numbers |= {"mean": array.mean(), "std": array.std()}
+  return {name: finite(number) for name, number in numbers.items()}
