@@ -15,7 +15,7 @@ def get_config(variant=""):
   c.batch_size = 32
   c.window = 64
   c.epochs = 4.0
-  c.optimizer.learning_rate = 4e-3
+  c.optimizer.learning_rate = 1e-2
   if variant == "smoke":
     c.model.hidden = 64
     c.max_steps = 100

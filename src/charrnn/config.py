@@ -152,31 +152,37 @@ def _missing_message(path):
 def _message(argv, error):
   """One line for what an experiment file, or an override of one of its fields, has raised."""
   path = _argument(argv).partition(":")[0]
+  text = _brief(error)
   if path and not os.path.isfile(path):
-    return _missing_message(path)
-  cause = error
-  while cause:  # absl wraps what it catches
-    frames = traceback.extract_tb(cause.__traceback__)
-    lines = [f.lineno for f in frames if os.path.realpath(f.filename) == os.path.realpath(path)]
-    if isinstance(cause, SyntaxError):
-      return f"{path}, line {cause.lineno}: {cause.msg}"
-    if lines:
-      return f"{path}, line {lines[-1]}: {type(cause).__name__}: {_brief(cause)}"
-    cause = cause.__context__
-  if isinstance(error, AttributeError | KeyError) and "get_config" not in str(error):
-    name = str(error).strip("\"'")
-    return f"no field {name!r} in the experiment: see src/charrnn/config.py for all there are"
-  if not isinstance(error, flags.Error):
-    return f"{path} cannot be read as an experiment file: {_brief(error)}"
-  if str(error).startswith("Unknown command line flag 'config.") and not path:
-    return "--config is missing: it comes before the fields it overrides"
-  return _brief(error)
+    text = _missing_message(path)
+  elif where := _place(path, error):
+    text = where
+  elif isinstance(error, AttributeError | KeyError):
+    field = str(error).strip("\"'")
+    text = f"no field {field!r} in the experiment: see src/charrnn/config.py for all there are"
+  elif "parsing config file" in text or not isinstance(error, flags.Error):
+    last = str(error).strip().splitlines()[-1]
+    text = f"{path} cannot be read as an experiment file: {last}"
+  elif text.startswith("Unknown command line flag 'config.") and not path:
+    text = "--config is missing: it comes before the fields it overrides"
+  return text
+
+
+def _place(path, error):
+  """The line of the experiment file at `path` that raised, and what; "" if none did."""
+  while error:  # absl wraps what it catches
+    if isinstance(error, SyntaxError):
+      return f"{path}, line {error.lineno}: {error.msg}"
+    for frame in reversed(traceback.extract_tb(error.__traceback__)):
+      if os.path.realpath(frame.filename) == os.path.realpath(path):
+        return f"{path}, line {frame.lineno}: {type(error).__name__}: {_brief(error)}"
+    error = error.__context__
+  return ""
 
 
 def _brief(error):
-  """An error's first line; of ml_collections' without its list of all fields."""
-  text = str(error.args[0] if error.args else error)
-  text = re.sub(r"Other fields present:.*\n", "", text, flags=re.DOTALL)
+  """The first line of an error's text; of ml_collections' without its list of all fields."""
+  text = re.sub(r"^'(Key .*?) Other fields present.*", r"\1", str(error), flags=re.DOTALL)
   return (text.splitlines() or [""])[0]
 
 

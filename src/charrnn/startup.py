@@ -15,7 +15,8 @@ from charrnn.text import cache
 def lock(workdir):
   """Holds a run directory for one process at a time: two writers would undo each other in silence.
 
-  The kernel lets go of it when the process ends, however it ends.
+  The kernel lets go of it when the process ends, however it ends. A directory that nothing was
+  put into goes away again.
   """
   try:
     workdir.mkdir(parents=True, exist_ok=True)
@@ -25,11 +26,20 @@ def lock(workdir):
   with file:
     try:
       fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
+    except BlockingIOError as error:
       raise errors.UserError(
         f"another process is training in {workdir}: wait for it, or give another --workdir"
       ) from error
-    yield
+    except OSError as error:
+      raise errors.UserError(
+        f"cannot lock {workdir}: {error.strerror}; give a --workdir on another file system"
+      ) from error
+    try:
+      yield
+    finally:
+      if os.listdir(workdir) == ["lock"]:
+        (workdir / "lock").unlink()
+        workdir.rmdir()
 
 
 def keep_memory():

@@ -9,7 +9,8 @@ import subprocess
 import sys
 
 from charrnn import config as config_lib
-from charrnn import startup
+from charrnn import errors, startup
+from charrnn.sampling import options
 from charrnn.text import corpora, splits, streams
 from charrnn.training import runs, sizing
 
@@ -31,6 +32,7 @@ def run(line, workdir, distributed=False):
     if stored:
       sizing.fill_from(config, stored)
     corpus = _corpus(config.text)
+    _check_sample(config, corpus.alphabet)
     parts, windows = _parts(config, corpus)
     sizing.fill_length(config, windows.steps_per_epoch)
     startup.keep_memory()
@@ -43,6 +45,7 @@ def run(line, workdir, distributed=False):
     sizing.fill_dtype(config, jax.default_backend())
     if stored:
       config_lib.check_resumable(stored, config_lib.to_json(config))
+      _check_same_text(workdir, corpus)
     return _train(line, workdir, corpus, parts, windows, writes)
 
 
@@ -55,6 +58,22 @@ def _corpus(text):
   return corpora.load(
     text.source, alphabet=text.alphabet, encoding=text.encoding, newlines=text.newlines
   )
+
+
+def _check_sample(config, alphabet):
+  """What the first evaluation would stumble over, hours later."""
+  options.check(length=config.sample.length, num=1, seed=config.seed)
+  options.Settings(config.sample.temperature)
+  alphabet.encode(config.sample.prime)
+
+
+def _check_same_text(workdir, corpus):
+  then = runs.read_json(workdir / "run.json")["corpus"]["sha256"]
+  if then != corpus.provenance["sha256"]:
+    raise errors.UserError(
+      f"{corpus.name} is not the text any more that {workdir} was made with: give another "
+      f"--workdir, with --config.init_from={workdir} to start from its weights"
+    )
 
 
 def _parts(config, corpus):

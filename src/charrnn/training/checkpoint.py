@@ -5,6 +5,7 @@ digests and one of itself; whoever reads checks them. Reading takes no lock and 
 a run can be looked at while it trains.
 """
 
+import contextlib
 import hashlib
 import json
 import pathlib
@@ -26,20 +27,19 @@ class Writer:
   """Keeps the newest `keep` steps of a run and the best one by validation loss."""
 
   def __init__(self, folder, keep):
-    policies = managers.preservation_policy
-    best = policies.BestN(
-      n=1,
-      get_metric_fn=lambda metrics: metrics["valid_loss"],
-      reverse=True,  # ascending order ends with the worst
-      keep_checkpoints_without_metrics=False,
-    )
+    # From our own meta data: Orbax's metrics have no digest, and one damaged file stops it.
+    self._losses = _losses(folder)
+    self._keep = keep
     options = managers.CheckpointManagerOptions(
-      save_decision_policy=managers.FixedIntervalPolicy(1),
-      preservation_policy=policies.AnyPreservationPolicy([policies.LatestN(n=keep), best]),
-      best_fn=lambda metrics: metrics["valid_loss"],  # without it Orbax drops the metrics
-      best_mode="min",
+      save_decision_policy=managers.FixedIntervalPolicy(1), preservation_policy=self
     )
     self._manager = managers.CheckpointManager(pathlib.Path(folder).absolute(), options=options)
+
+  def should_preserve(self, checkpoints, *, context):
+    """Orbax asks it which of the steps there are, oldest first, are to stay."""
+    del context
+    kept = {info.step for info in checkpoints[-self._keep :]} | {_best(self._losses)}
+    return [info.step in kept for info in checkpoints]
 
   def save(self, step, state, meta):
     """Begins to write a step; it is there for sure once the next `save` or `close` returns.
@@ -49,11 +49,10 @@ class Writer:
     """
     tree = serialization.to_state_dict(jax.tree.map(np.asarray, state))
     meta = _seal({**meta, "step": step, "arrays": digests(tree)})
-    loss = meta["valid_loss"]
+    self._losses[step] = meta["valid_loss"]
     self._manager.save(
       step,
       args=ocp.args.Composite(state=ocp.args.StandardSave(tree), meta=ocp.args.JsonSave(meta)),
-      metrics=None if loss is None else {"valid_loss": loss},
       force=True,
     )
 
@@ -109,14 +108,23 @@ def metadata(folder, step):
 
 def best_step(folder):
   """The step of the lowest validation loss, else the newest; None if there is none whole."""
-  found = []
+  losses = _losses(folder)
+  return _best(losses) or max(losses, default=None)
+
+
+def _losses(folder):
+  """The validation loss, or None, of every step with whole meta data."""
+  found = {}
   for step in steps(folder):
-    try:
-      loss = read_meta(folder, step)["valid_loss"]
-    except DamagedError:
-      continue
-    found.append((float("inf") if loss is None else loss, -step))
-  return -min(found)[1] if found else None
+    with contextlib.suppress(DamagedError):
+      found[step] = read_meta(folder, step)["valid_loss"]
+  return found
+
+
+def _best(losses):
+  """The step of the lowest loss, of equal ones the newest; None if no step has one."""
+  known = [(loss, -step) for step, loss in losses.items() if loss is not None]
+  return -min(known)[1] if known else None
 
 
 def read_newest(folder, say=lambda text: None):

@@ -133,6 +133,12 @@ def _check_still_there(path, step):
     raise GoneError(f"step {step} of {path} was deleted while it was read: try another one")
 
 
+def flatten(params):
+  """Arrays by name, as layer_0/W_xh; contiguous, as those who take their bytes expect."""
+  flat = traverse_util.flatten_dict(params, sep="/")
+  return {name: np.ascontiguousarray(flat[name]) for name in sorted(flat, key=natural)}
+
+
 def natural(name):
   """A sort key by which layer_10 comes after layer_2."""
   return [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", name)]
@@ -146,6 +152,8 @@ def finite(value):
 
 def facts(path, step=None):
   """All there is to say about a run, as JSON; what cannot be read is among its `problems`."""
+  kept, memory = _kept(path)
+  _check_kept(path, kept, step)
   problems = []
 
   def attempt(read, *args):
@@ -155,30 +163,29 @@ def facts(path, step=None):
       problems.append(str(error))
       return None
 
-  about = attempt(_json_object, path / "run.json") or {}
+  about = attempt(provenance, path) or {}
   config = attempt(config_of, path)
   alphabet = attempt(alphabet_lib.Alphabet.load, path / "alphabet.json")
   lines = attempt(_metrics, path) or []
-  training = is_training(path)
-  kept = _kept(path)
-  memory = kept.pop("memory")
-  result = {
+  length = attempt(_length, config, about.get("corpus"))
+  return {
     "run": str(path),
-    "experiment": about.get("experiment"),
-    "variant": about.get("variant"),
-    "corpus": about.get("corpus"),
-    "launches": about.get("launches", []),
+    **{name: about.get(name) for name in ("experiment", "variant", "corpus", "launches")},
+    "progress": _progress(path, config, lines, kept, memory, length),
     "alphabet": alphabet and alphabet.to_json(),
     "config": config and config_lib.to_json(config),
-    "checkpoints": kept,
     "history": _history(lines) | {"seconds": memory.get("seconds")},
+    "checkpoints": kept,
+    "parameters": attempt(_parameters, path, kept, step),
+    "problems": problems,
   }
-  steps = attempt(_length, config, about["corpus"]) if config and about.get("corpus") else (None,) * 2
-  reached = max([line["step"] for line in lines] + [kept["newest"] or 0])
-  early = bool(config and config.patience and memory.get("stale", 0) >= config.patience)
-  result["progress"] = _progress(reached, *(steps or (None, None)), training, early)
-  result["parameters"] = attempt(_parameters, path, kept, step)
-  return result | {"problems": problems}
+
+
+def _check_kept(path, kept, step):
+  steps = [entry["step"] for entry in kept["steps"]]
+  if step is not None and step not in steps:
+    known = f"kept are {', '.join(map(str, steps))}" if steps else "it has no checkpoint yet"
+    raise errors.UserError(f"{path} has no step {step}: {known}")
 
 
 def config_of(path):
@@ -188,6 +195,18 @@ def config_of(path):
     return config_lib.from_json(value)
   except (TypeError, ValueError, AttributeError, KeyError) as error:
     raise errors.UserError(f"{path / 'config.json'} is damaged: {error}") from error
+
+
+def provenance(path):
+  """run.json; raises UserError for all that is none."""
+  value = _json_object(path / "run.json")
+  try:
+    good = value["corpus"]["sha256"] and value["corpus"]["characters"] and list(value["launches"])
+  except (TypeError, KeyError):
+    good = False
+  if not good:
+    raise errors.UserError(f"{path / 'run.json'} is damaged: take it from a copy of the same run")
+  return value
 
 
 def _json_object(path):
@@ -206,7 +225,9 @@ def _metrics(path):
 
 
 def _kept(path):
-  """The steps that there are, told whole or not by all but their arrays' bytes."""
+  """The steps that there are, called whole by all but the bytes of their arrays; the memory of
+  the loop at the newest.
+  """
   folder = path / "checkpoints"
   steps, memory = [], {}
   for step in checkpoint.steps(folder):
@@ -223,14 +244,14 @@ def _kept(path):
     memory = meta.get("memory", memory)
     steps.append({"step": step, "valid_loss": meta.get("valid_loss"), "whole": whole})
   whole = [entry["step"] for entry in steps if entry["whole"]]
-  return {
+  kept = {
     "steps": steps,
     "best": min(whole, key=lambda step: _rank(steps, step), default=None),
     "newest": max(whole, default=None),
     "unfinished": _names(folder, "*.orbax-checkpoint-tmp*"),
     "put_aside": _names(path / "damaged", "*"),
-    "memory": memory,
   }
+  return kept, memory
 
 
 def _rank(steps, step):
@@ -260,6 +281,8 @@ def _history(lines):
 
 def _length(config, corpus):
   """Steps of the whole training, and steps an epoch."""
+  if not config or not corpus:
+    return None, None
   text = config.text
   parts = splits.split(
     corpus["characters"],
@@ -271,32 +294,33 @@ def _length(config, corpus):
   )
   length = sum(stop - start for start, stop in parts.train)
   per_epoch = length / (config.batch_size * config.window)
-  return sizing.fill_length(config.copy_and_resolve_references(), per_epoch), per_epoch
+  return sizing.fill_length(config, per_epoch), per_epoch
 
 
-def _progress(reached, steps, per_epoch, training, early):
-  if training:
+def _progress(path, config, lines, kept, memory, length):
+  steps, per_epoch = length or (None, None)
+  step = max([kept["newest"] or 0, *(line["step"] for line in lines)])
+  if is_training(path):
     state = "training"
-  elif steps and reached >= steps:
+  elif steps and step >= steps:
     state = "finished"
+  elif config and config.patience and memory.get("stale", 0) >= config.patience:
+    state = "stopped early"
   else:
-    state = "stopped early" if early else "stopped"
-  epochs = reached / per_epoch if per_epoch else None
-  return {"state": state, "step": reached, "steps": steps, "epochs": epochs}
+    state = "stopped"
+  epochs = step / per_epoch if per_epoch else None
+  return {"state": state, "step": step, "steps": steps, "epochs": epochs}
 
 
 def _parameters(path, kept, wanted):
-  """The arrays of one step: the wanted, else the best that can be read. None: there is no step."""
-  steps = [entry["step"] for entry in kept["steps"]]
-  if wanted is not None and wanted not in steps:
-    known = ", ".join(map(str, steps)) or "none"
-    raise errors.UserError(f"{path} has no step {wanted}: kept are {known}")
-  order = [kept["best"], *reversed(steps)] if wanted is None else [wanted]
-  for step in order:
-    # In training, a step may go away under our eyes: then the next will do.
-    with contextlib.suppress(GoneError if wanted is None else ()):
-      if step is not None:
-        return {"step": step, **_described(read(path, step, PARAMS))}
+  """The arrays of a step; by default, of the best that there is. None: there are no steps."""
+  if wanted is not None:
+    return {"step": wanted, **_described(read(path, wanted, PARAMS))}
+  best = [kept["best"]] if kept["best"] is not None else []
+  for step in [*best, *(entry["step"] for entry in reversed(kept["steps"]))]:
+    # In training a step may go away while we look: then the next one will do.
+    with contextlib.suppress(GoneError):
+      return {"step": step, **_described(read(path, step, PARAMS))}
   return None
 
 

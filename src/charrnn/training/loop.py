@@ -136,12 +136,12 @@ class Trainer:
         if evaluates:
           progress.pause()
           valid_loss = self._evaluate(step, state, log)
+          if self.main:  # before the checkpoint: a kill between the two must not cost the sample
+            self.write_sample(state.params, step)
         self.memory.seconds += time.monotonic() - clock
         clock = time.monotonic()
         meta = {"memory": dataclasses.asdict(self.memory), "valid_loss": valid_loss}
         writer.save(step, steps.fetch(state), meta)
-        if evaluates and self.main:
-          self.write_sample(state.params, step)
         progress.resume()
         if self._patience_is_over():
           self.say(f"stops early: no better loss for {self.memory.stale} evaluations")

@@ -1,6 +1,7 @@
 """Fills in what an experiment leaves open (None), by the amount of text and the machine."""
 
 import contextlib
+import math
 import pathlib
 
 from charrnn import config as config_lib
@@ -60,28 +61,44 @@ def fill_dtype(config, platform):
   _set(config, {"model.compute_dtype": "bfloat16" if native else "float32"})
 
 
+# No number is negative, and of these:
+AT_LEAST_1 = {
+  "window",
+  "batch_size",
+  "accumulate",
+  "log_every",
+  "eval_every",
+  "eval_streams",
+  "keep",
+  "diverged",
+}
+ABOVE_0 = {"epochs", "optimizer.learning_rate", "optimizer.eps", "schedule.halve_every"}
+BELOW_1 = {
+  "text.valid_fraction",
+  "text.test_fraction",
+  "optimizer.b1",
+  "optimizer.b2",
+  "optimizer.decay",
+  "optimizer.momentum",
+}
+
+
 def check(config):
-  """Raises UserError for numbers that no program could run with."""
-  least = {
-    "window": 1,
-    "batch_size": 1,
-    "accumulate": 1,
-    "log_every": 1,
-    "eval_every": 1,
-    "eval_streams": 1,
-    "eval_burn_in": 0,
-    "max_steps": 0,
-    "cpu_devices": 0,
-    "patience": 0,
-    "checkpoint_every": 0,
-    "keep": 1,
-  }
-  for name, bound in least.items():
-    value = config[name]
-    if value is not None and value < bound:
-      raise errors.UserError(f"--config.{name}={value}: must be at least {bound}")
-  if config.epochs is not None and not 0 < config.epochs < float("inf"):
-    raise errors.UserError(f"--config.epochs={config.epochs}: must be above 0")
+  """Raises UserError for numbers that no program could run with; the model checks its own."""
+  for name, value in config_lib.flatten(config.to_dict()).items():
+    if name.startswith("model.") or not isinstance(value, int | float):
+      continue
+    wrong = None
+    if name in AT_LEAST_1 and not value >= 1:
+      wrong = "at least 1"
+    elif name in ABOVE_0 and not 0 < value < math.inf:
+      wrong = "above 0"
+    elif name in BELOW_1 and not value < 1:
+      wrong = "below 1"
+    elif not value >= 0:  # NaN too
+      wrong = "at least 0"
+    if wrong:
+      raise errors.UserError(f"--config.{name}={value}: must be {wrong}")
   if config.model.compute_dtype not in (None, "float32", "bfloat16"):
     raise errors.UserError(
       f"--config.model.compute_dtype={config.model.compute_dtype}: use float32 or bfloat16"

@@ -119,7 +119,7 @@ def make_train_step(model, optimizer, *, batch, accumulate, seed, layout):
       carry = jax.tree.map(lambda leaf: leaf.reshape(share, -1), carries)
 
     loss, grads = jax.lax.pmean((loss, grads), AXIS)
-    norm = optax.global_norm(grads)
+    norm = jnp.sqrt(sum(jnp.vdot(leaf, leaf) for leaf in jax.tree.leaves(grads)))
     updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
     after = state_lib.TrainState(state.step, params, opt_state, carry)

@@ -1,0 +1,10 @@
+"""Before JAX starts: eight devices on the CPU, and a cache folder that is not the user's."""
+
+import os
+import tempfile
+
+import jax
+
+jax.config.update("jax_num_cpu_devices", 8)
+_cache = tempfile.TemporaryDirectory(prefix="charrnn-tests-")
+os.environ["CHARRNN_CACHE"] = _cache.name

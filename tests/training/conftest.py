@@ -1,0 +1,13 @@
+import signal
+
+import pytest
+
+
+@pytest.fixture(autouse=True)
+def signal_handlers():
+  """A Trainer installs its own."""
+  numbers = (signal.SIGTERM, signal.SIGINT)
+  before = [signal.getsignal(number) for number in numbers]
+  yield
+  for number, handler in zip(numbers, before, strict=True):
+    signal.signal(number, handler)

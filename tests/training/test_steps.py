@@ -1,0 +1,141 @@
+"""The step on many devices against one, and against plain JAX on the whole batch."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+import tiny
+
+from charrnn import errors
+from charrnn.models import network
+from charrnn.training import steps
+
+CELLS = ("rnn", "gru", "lstm")
+
+
+def assert_close(actual, expected, tolerance):
+  jax.tree.map(
+    lambda a, e: np.testing.assert_allclose(a, e, rtol=0, atol=tolerance), actual, expected
+  )
+
+
+def plain_steps(net, c, initial, optimizer, count):
+  """What the steps should compute: the whole batch on one device, by nothing but JAX and optax."""
+
+  def loss_fn(params, carry, x, y, step):
+    step_key = jax.random.fold_in(jax.random.key(c.seed), step)
+    keys = jnp.stack([jax.random.fold_in(step_key, row) for row in range(c.batch_size)])
+    logits, carry, _ = net.apply(params, x, carry, row_keys_B=keys)
+    log_p = jax.nn.log_softmax(logits)
+    return -jnp.take_along_axis(log_p, y[..., None], -1).mean(), carry
+
+  grad_fn = jax.jit(jax.value_and_grad(loss_fn, has_aux=True))
+  params, carry, losses = initial.params, initial.carry, []
+  opt_state = optimizer.init(params)
+  for step in range(count):
+    (loss, carry), grads = grad_fn(params, carry, *tiny.windows(c).window_at(step), step)
+    updates, opt_state = optimizer.update(grads, opt_state, params)
+    params = optax.apply_updates(params, updates)
+    losses.append(float(loss))
+  return params, carry, losses
+
+
+@pytest.mark.parametrize("cell", CELLS)
+def test_any_number_of_devices_makes_the_same_updates(cell):
+  net = tiny.model(cell=cell, dropout=0.4)
+  c = tiny.config(optimizer__eps=1e-3)  # Adam alone would blow up the rounding of tiny gradients
+  runs = {n: tiny.Steps(net, c, devices=n) for n in (1, 2, 8)}
+  one, losses = runs[1].run(runs[1].initial, 4)
+  for n in (2, 8):
+    many, losses_of_many = runs[n].run(runs[n].initial, 4)
+    np.testing.assert_allclose(losses_of_many, losses, rtol=1e-6)
+    assert_close(many, one, 1e-6)
+
+
+@pytest.mark.parametrize("devices", [1, 2])
+def test_a_batch_taken_in_parts_makes_the_same_updates(devices):
+  net = tiny.model(dropout=0.4)
+
+  def run(accumulate):
+    steps_of = tiny.Steps(
+      net, tiny.config(optimizer__eps=1e-3, accumulate=accumulate), devices=devices
+    )
+    return steps_of.run(steps_of.initial, 4)
+
+  whole, losses = run(1)
+  for accumulate in (2, 4):
+    parts, losses_of_parts = run(accumulate)
+    np.testing.assert_allclose(losses_of_parts, losses, rtol=1e-6)
+    assert_close(parts, whole, 1e-6)
+
+
+@pytest.mark.parametrize("cell", CELLS)
+@pytest.mark.parametrize("rule", ["sgd", "adam"])
+def test_a_step_is_the_plain_update_of_the_whole_batch(cell, rule):
+  net = tiny.model(cell=cell, dropout=0.2)
+  c = tiny.config(optimizer__name=rule, optimizer__clip_norm=0.0, optimizer__eps=1e-3)
+  c.schedule.name = "constant"
+  ours = tiny.Steps(net, c, devices=2)
+  plain = {"sgd": optax.sgd(1e-2), "adam": optax.adam(1e-2, 0.9, 0.99, 1e-3)}[rule]
+  params, carry, losses = plain_steps(net, c, ours.initial, plain, 4)
+  after, our_losses = ours.run(ours.initial, 4)
+  np.testing.assert_allclose(our_losses, losses, rtol=1e-5)
+  assert_close(after.params, params, 1e-6)
+  assert_close(after.carry, carry, 1e-5)
+
+
+def test_the_gradient_stops_at_the_window_but_the_carry_goes_on():
+  """The second update has the gradient of the second window alone, started from a given carry."""
+  net = tiny.model()
+  c = tiny.config(optimizer__name="sgd", optimizer__clip_norm=0.0, window=3)
+  c.schedule.name = "constant"
+  ours = tiny.Steps(net, c)
+  first, _ = ours.run(ours.initial, 1)
+  second, _ = ours.run(first, 1)
+  (x0, y0), (x1, y1) = (tiny.windows(c).window_at(n) for n in (0, 1))
+
+  def mean_loss(params, carry, x, y):
+    logits, carry, _ = net.apply(params, x, carry)
+    return network.cross_entropy(logits, y).mean(), carry
+
+  def through_both(params):
+    _, carry = mean_loss(params, ours.initial.carry, x0, y0)
+    return mean_loss(params, carry, x1, y1)[0]
+
+  truncated, _ = jax.grad(mean_loss, has_aux=True)(first.params, first.carry, x1, y1)
+  from_zero, _ = jax.grad(mean_loss, has_aux=True)(first.params, ours.initial.carry, x1, y1)
+  made = jax.tree.map(lambda b, a: (b - a) / 1e-2, first.params, second.params)
+  assert_close(made, truncated, 2e-5)
+  for other in (from_zero, jax.grad(through_both)(first.params)):
+    with pytest.raises(AssertionError):
+      assert_close(made, other, 2e-5)
+
+
+@pytest.mark.parametrize("where", ["params", "carry"])
+def test_an_update_that_is_not_finite_is_not_made(where):
+  net = tiny.model()
+  ours = tiny.Steps(net, tiny.config(), devices=2)
+  before, _ = ours.run(ours.initial, 2)
+  broken = jax.tree.map(np.array, before)
+  if where == "params":
+    broken.params["head"]["W_hy"][0, 0] = np.inf
+  else:
+    broken.carry[0].h[5, 0] = np.nan  # one stream on the second device
+  kept = jax.tree.map(np.array, broken)
+  after, losses = ours.run(broken, 1)
+  assert not np.isfinite(losses).any()
+  assert after.step == kept.step + 1
+  jax.tree.map(np.testing.assert_array_equal, after._replace(step=0), kept._replace(step=0))
+
+
+def test_the_streams_of_a_process_are_its_share():
+  second_of_two = steps.Devices(local=2, total=4, first=2)
+  assert second_of_two.rows(8) == slice(4, 8)
+
+
+def test_a_batch_that_does_not_divide_is_refused():
+  layout = steps.Devices(4, 4, 0)
+  steps.check_batch(16, 2, layout)
+  with pytest.raises(errors.UserError, match=r"batch_size=12.*4 devices x 2 parts.*multiple of 8"):
+    steps.check_batch(12, 2, layout)
