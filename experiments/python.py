@@ -1,7 +1,7 @@
 """The Python standard library's own source: about 10 million characters, always there.
 
-  python launch.py --config=experiments/python.py
-  python launch.py --config=experiments/python.py:smoke
+python launch.py --config=experiments/python.py
+python launch.py --config=experiments/python.py:smoke
 """
 
 from charrnn import config as config_lib

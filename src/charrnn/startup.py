@@ -3,6 +3,7 @@
 import contextlib
 import ctypes
 import fcntl
+import functools
 import logging
 import os
 import sys
@@ -69,10 +70,19 @@ def import_jax():
   absl_logging.set_verbosity(absl_logging.ERROR)
   for name in ("jax", "orbax"):
     logging.getLogger(name).setLevel(logging.ERROR)
+  # At a damaged file Orbax closes an event loop that TensorStore's threads still answer into.
+  # What both then say, a traceback for each answer, is beside the point.
+  logging.getLogger("asyncio").setLevel(logging.CRITICAL)
+  sys.unraisablehook = functools.partial(_report, sys.unraisablehook)
   if not jax.config.jax_compilation_cache_dir:
     jax.config.update("jax_compilation_cache_dir", str(cache.folder() / "jax"))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
   return jax
+
+
+def _report(report, unraisable):
+  if str(unraisable.exc_value) != "Event loop is closed":
+    report(unraisable)
 
 
 def set_cpu_devices(wanted, batch, parts):

@@ -1,5 +1,7 @@
 """The step on many devices against one, and against plain JAX on the whole batch."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,8 +12,6 @@ import tiny
 from charrnn import errors
 from charrnn.models import network
 from charrnn.training import steps
-
-CELLS = ("rnn", "gru", "lstm")
 
 
 def assert_close(actual, expected, tolerance):
@@ -41,37 +41,32 @@ def plain_steps(net, c, initial, optimizer, count):
   return params, carry, losses
 
 
-@pytest.mark.parametrize("cell", CELLS)
-def test_any_number_of_devices_makes_the_same_updates(cell):
-  net = tiny.model(cell=cell, dropout=0.4)
-  c = tiny.config(optimizer__eps=1e-3)  # Adam alone would blow up the rounding of tiny gradients
-  runs = {n: tiny.Steps(net, c, devices=n) for n in (1, 2, 8)}
-  one, losses = runs[1].run(runs[1].initial, 4)
-  for n in (2, 8):
-    many, losses_of_many = runs[n].run(runs[n].initial, 4)
-    np.testing.assert_allclose(losses_of_many, losses, rtol=1e-6)
-    assert_close(many, one, 1e-6)
-
-
-@pytest.mark.parametrize("devices", [1, 2])
-def test_a_batch_taken_in_parts_makes_the_same_updates(devices):
+@pytest.fixture(scope="module")
+def four_steps():
+  """(devices, accumulate) -> the state after four steps with dropout, and their losses."""
   net = tiny.model(dropout=0.4)
 
-  def run(accumulate):
-    steps_of = tiny.Steps(
-      net, tiny.config(optimizer__eps=1e-3, accumulate=accumulate), devices=devices
-    )
-    return steps_of.run(steps_of.initial, 4)
+  @functools.cache
+  def run(devices, accumulate):
+    # A larger eps: Adam alone would blow up the rounding of tiny gradients.
+    c = tiny.config(optimizer__eps=1e-3, accumulate=accumulate)
+    ours = tiny.Steps(net, c, devices=devices)
+    return ours.run(ours.initial, 4)
 
-  whole, losses = run(1)
-  for accumulate in (2, 4):
-    parts, losses_of_parts = run(accumulate)
-    np.testing.assert_allclose(losses_of_parts, losses, rtol=1e-6)
-    assert_close(parts, whole, 1e-6)
+  return run
 
 
-@pytest.mark.parametrize("cell", CELLS)
-@pytest.mark.parametrize("rule", ["sgd", "adam"])
+@pytest.mark.parametrize(("devices", "accumulate"), [(2, 1), (8, 1), (1, 4), (2, 2)])
+def test_devices_and_parts_change_nothing(four_steps, devices, accumulate):
+  one, losses_of_one = four_steps(1, 1)
+  many, losses_of_many = four_steps(devices, accumulate)
+  np.testing.assert_allclose(losses_of_many, losses_of_one, rtol=1e-6)
+  assert_close(many, one, 1e-6)
+
+
+@pytest.mark.parametrize(
+  ("cell", "rule"), [("rnn", "adam"), ("gru", "adam"), ("lstm", "adam"), ("lstm", "sgd")]
+)
 def test_a_step_is_the_plain_update_of_the_whole_batch(cell, rule):
   net = tiny.model(cell=cell, dropout=0.2)
   c = tiny.config(optimizer__name=rule, optimizer__clip_norm=0.0, optimizer__eps=1e-3)
@@ -89,6 +84,7 @@ def test_the_gradient_stops_at_the_window_but_the_carry_goes_on():
   """The second update has the gradient of the second window alone, started from a given carry."""
   net = tiny.model()
   c = tiny.config(optimizer__name="sgd", optimizer__clip_norm=0.0, window=3)
+  c.optimizer.learning_rate = 1.0
   c.schedule.name = "constant"
   ours = tiny.Steps(net, c)
   first, _ = ours.run(ours.initial, 1)
@@ -105,11 +101,11 @@ def test_the_gradient_stops_at_the_window_but_the_carry_goes_on():
 
   truncated, _ = jax.grad(mean_loss, has_aux=True)(first.params, first.carry, x1, y1)
   from_zero, _ = jax.grad(mean_loss, has_aux=True)(first.params, ours.initial.carry, x1, y1)
-  made = jax.tree.map(lambda b, a: (b - a) / 1e-2, first.params, second.params)
-  assert_close(made, truncated, 2e-5)
+  made = jax.tree.map(lambda b, a: b - a, first.params, second.params)
+  assert_close(made, truncated, 1e-6)
   for other in (from_zero, jax.grad(through_both)(first.params)):
     with pytest.raises(AssertionError):
-      assert_close(made, other, 2e-5)
+      assert_close(made, other, 1e-6)
 
 
 @pytest.mark.parametrize("where", ["params", "carry"])
@@ -139,3 +135,12 @@ def test_a_batch_that_does_not_divide_is_refused():
   steps.check_batch(16, 2, layout)
   with pytest.raises(errors.UserError, match=r"batch_size=12.*4 devices x 2 parts.*multiple of 8"):
     steps.check_batch(12, 2, layout)
+
+
+def test_a_step_is_compiled_once(caplog):
+  """A state that lay elsewhere than the step leaves it was compiled for again."""
+  ours = tiny.Steps(tiny.model(), tiny.config(), devices=2)
+  with jax.log_compiles(), caplog.at_level("WARNING", "jax._src.dispatch"):
+    ours.run(ours.initial, 3)
+  compiled = [r for r in caplog.records if "Finished XLA compilation of" in r.getMessage()]
+  assert len([r for r in compiled if "_fun" in r.getMessage()]) == 1

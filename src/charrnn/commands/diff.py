@@ -59,12 +59,11 @@ def _compare(a, b):
   same = {
     "config": not any(field["matters"] for field in config),
     "corpus": corpora[0]["sha256"] == corpora[1]["sha256"],
-    "alphabet": (a["alphabet"].kind, a["alphabet"].symbols)
-    == (b["alphabet"].kind, b["alphabet"].symbols),
-    "weights": weights is not None and all(array["same"] for array in weights),
+    "alphabet": len({(side["alphabet"].kind, side["alphabet"].symbols) for side in (a, b)}) == 1,
+    "weights": all(array["same"] for array in weights or ()),
   }
-  if a["params"] is b["params"] is None:
-    same["weights"] = True  # neither has any yet
+  if (a["params"] is None) != (b["params"] is None):
+    same["weights"] = False
   return {
     "same": all(same.values()),
     "same_by_part": same,

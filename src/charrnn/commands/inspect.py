@@ -7,8 +7,8 @@ import textwrap
 HELP = """show a run: origin, config, losses, checkpoints, parameters
 
 Works on a run while it trains. The parameters are those of the best checkpoint by validation loss,
-or of --step; those that do not match their digests are marked DAMAGED. Norms, means and standard
-deviations (std) are over all numbers of an array."""
+or of --step; an array that does not match its digest is marked DAMAGED (charrnn verify reads all
+checkpoints). The norm is Euclidean, over all numbers of an array; std is their deviation."""
 WIDTH = 92
 LABEL = 13
 SHOWN = 8  # columns of the table of evaluations

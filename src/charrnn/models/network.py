@@ -33,8 +33,8 @@ def orthogonal_blocks(key, shape, dtype=jnp.float32):
 # How parameters start, by role. `uniform` is 2015's: all of them from U(-0.08, 0.08). `modern`:
 # orthogonal recurrence, no biases, and inputs that are heard from the first step on: a character
 # alone can open or close a gate, and a state, whose entries are about 0.3 in the beginning, gives
-# pre-activations of about that size above. On Shakespeare this is worth three times the steps
-# against the usual U(-1, 1) / sqrt(H).
+# pre-activations of about that size above. 600 steps on Shakespeare at a rate of 4e-3 come to 1.7
+# nats a character, and to 2.2 from the usual U(-1, 1) / sqrt(H).
 INITIALIZERS = {
   "uniform": lambda H: {
     "one_hot": uniform(0.08),

@@ -17,6 +17,7 @@ def evaluate(eval_step, model, params, ids, segments, *, readers, window, burn_i
     x, y, weight = (_pad(array, layout.local) for array in arrays)
     if carry is None:
       carry = steps.shard(model.initial_carry(x.shape[1]), layout, 0)
+      carry = steps.put(carry, layout, steps.AXIS)
     nats, carry = eval_step(params, carry, *(steps.shard(a, layout, 1) for a in (x, y, weight)))
     count += float(weight.sum())
     if pending is not None:  # fetched while the devices are busy with the next window

@@ -5,11 +5,9 @@ Nothing here writes, waits for the lock, or takes memory of a device.
 
 import contextlib
 import fcntl
-import functools
 import math
 import re
 import statistics
-import sys
 import time
 from typing import Any, NamedTuple
 
@@ -42,16 +40,7 @@ class Arrays(NamedTuple):
 
 def prepare():
   """JAX on the CPU alone: whoever looks on must not take memory of the GPU that trains."""
-  startup.import_jax()
-  jax.config.update("jax_platforms", "cpu")
-  sys.unraisablehook = functools.partial(_report, sys.unraisablehook)
-
-
-def _report(report, unraisable):
-  # At a damaged file Orbax gives up and closes an event loop that TensorStore's threads still
-  # answer into: a traceback for each, all beside the point.
-  if str(unraisable.exc_value) != "Event loop is closed":
-    report(unraisable)
+  startup.import_jax().config.update("jax_platforms", "cpu")
 
 
 def is_training(path):

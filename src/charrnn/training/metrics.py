@@ -36,16 +36,18 @@ class Metrics:
 
 
 def read(workdir):
-  """The objects of metrics.jsonl; a last line cut short by a kill is left out."""
+  """The objects of metrics.jsonl; what a kill or a damaged disk left half is passed over."""
   path = workdir / "metrics.jsonl"
-  found = []
-  if path.exists():
-    for line in path.read_text().splitlines():
-      try:
-        found.append(json.loads(line))
-      except ValueError:
-        break
-  return found
+  lines = path.read_bytes().splitlines() if path.exists() else []
+  return [line for line in map(_parse, lines) if line is not None]
+
+
+def _parse(line):
+  try:
+    value = json.loads(line)
+  except ValueError:
+    return None
+  return value if isinstance(value, dict) and isinstance(value.get("step"), int) else None
 
 
 def nats_and_bits(nats):

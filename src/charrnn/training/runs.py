@@ -28,12 +28,16 @@ def write_json(path, value):
 
 
 def read_json(path):
+  """The object in a JSON file of a run."""
   try:
-    return json.loads(path.read_text())
+    value = json.loads(path.read_bytes())
   except OSError as error:
     raise errors.UserError(f"cannot read {path}: {error.strerror}") from error
-  except ValueError as error:
-    raise errors.UserError(f"{path} is damaged: take it from a copy of the same run") from error
+  except ValueError:
+    value = None
+  if not isinstance(value, dict):
+    raise errors.UserError(f"{path} is damaged: take it from a copy of the same run")
+  return value
 
 
 def check(path):
@@ -51,7 +55,11 @@ def check(path):
 
 def read_config(path):
   """The resolved config of a run."""
-  return config_lib.from_json(read_json(check(path) / "config.json"))
+  path = check(path) / "config.json"
+  try:
+    return config_lib.from_json(read_json(path))
+  except (TypeError, AttributeError) as error:
+    raise errors.UserError(f"{path} is damaged: take it from a copy of the same run") from error
 
 
 def load(path, step=None):
@@ -70,9 +78,21 @@ def load(path, step=None):
     )
   if step is not None and step not in kept:
     raise errors.UserError(f"{path} has no step {step}: kept are {', '.join(map(str, kept))}")
-  chosen = step if step is not None else checkpoint.best_step(folder)
-  if chosen is None:
-    raise errors.UserError(f"every checkpoint in {folder} is damaged: restore it from a copy")
-  arrays, meta = checkpoint.read(folder, chosen)
+  arrays, meta = checkpoint.read(folder, step) if step is not None else _read_best(folder)
   model = network.make(alphabet.size, **config.model)
-  return Run(path, config, alphabet, model, arrays["params"], chosen, meta)
+  return Run(path, config, alphabet, model, arrays["params"], meta["step"], meta)
+
+
+def _read_best(folder):
+  from charrnn.training import checkpoint
+
+  for _ in range(3):  # a run that trains may drop its former best while it is read
+    chosen = checkpoint.best_step(folder)
+    if chosen is None:
+      raise errors.UserError(f"every checkpoint in {folder} is damaged: restore it from a copy")
+    try:
+      return checkpoint.read(folder, chosen)
+    except checkpoint.DamagedError:
+      if chosen in checkpoint.steps(folder):
+        raise
+  raise errors.UserError(f"the checkpoints in {folder} change too fast to be read: try again")

@@ -67,7 +67,16 @@ def place(state, layout, batch):
   """A state as it is kept (carry [B, H]) -> as the train step takes it (carry [D, B/D, H])."""
   rows = layout.rows(batch)
   carry = shard(jax.tree.map(lambda leaf: leaf[rows], state.carry), layout, 0)
-  return state._replace(carry=carry)
+  return put(state._replace(carry=None), layout)._replace(carry=put(carry, layout, AXIS))
+
+
+def put(tree, layout, *axes):
+  """Puts a tree on all devices of this process, whole or cut along its leading axis AXIS.
+
+  It is where a step leaves its results: given anything else first, a step is compiled twice.
+  """
+  mesh = jax.sharding.Mesh(jax.local_devices()[: layout.local], (AXIS,))
+  return jax.device_put(tree, jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(*axes)))
 
 
 def fetch(state):

@@ -1,0 +1,125 @@
+"""Schedules and rules against their formulas in NumPy."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+import tiny
+
+from charrnn import errors
+from charrnn.training import optimizer
+
+
+def rates(steps, steps_per_epoch=20.0, total=1000, **fields):
+  """The learning rate at some steps, as traced in a train step."""
+  c = tiny.config(**{f"schedule__{name}": value for name, value in fields.items()})
+  schedule = optimizer.schedule(c.schedule, 1.0, steps_per_epoch, total)
+  return np.asarray(jax.jit(jax.vmap(schedule))(jnp.asarray(steps)))
+
+
+def updates(grads, params=None, **fields):
+  """The sum of the updates that a rule makes of one gradient after another, at rate 0.1."""
+  c = tiny.config(optimizer__clip_norm=fields.pop("clip_norm", 0.0))
+  for name, value in fields.items():
+    c.optimizer[name] = value
+  rule = optimizer.make(c.optimizer, lambda step: 0.1)
+  params = jax.tree.map(jnp.zeros_like, grads[0]) if params is None else params
+  before, state = params, rule.init(params)
+  for grad in grads:
+    update, state = rule.update(grad, state, params)
+    params = optax.apply_updates(params, update)
+  return jax.tree.map(lambda a, b: np.asarray(a - b), params, before)
+
+
+def test_rmsprop_is_that_of_torch7():
+  """m = decay m + (1 - decay) g^2 from m = 0; p -= rate g / (sqrt(m) + eps)."""
+  grads = np.random.default_rng(0).normal(size=(5, 4)).astype(np.float32) * 1e-2
+  p, m = np.zeros(4), np.zeros(4)
+  for g in grads:
+    m = 0.95 * m + 0.05 * g.astype(np.float64) ** 2
+    p -= 0.1 * g / (np.sqrt(m) + 1e-2)
+  made = updates([jnp.asarray(g) for g in grads], name="rmsprop", decay=0.95, eps=1e-2)
+  np.testing.assert_allclose(made, p, rtol=1e-5)
+
+
+@pytest.mark.parametrize("steps_per_epoch", [20, 41, 107])
+def test_epoch_decay_is_that_of_char_rnn(steps_per_epoch):
+  """train.lua, at the end of the 1-based iteration i, which the step after it uses."""
+  rate, expected = 1.0, []
+  for i in range(1, 14 * steps_per_epoch + 1):
+    expected.append(rate)
+    if i % steps_per_epoch == 0 and i / steps_per_epoch >= 10:
+      rate *= 0.97
+  found = rates(range(len(expected)), float(steps_per_epoch), name="epoch_decay")
+  np.testing.assert_allclose(found, expected, rtol=1e-5)
+
+
+def test_epochs_end_on_their_step_in_compiled_code():
+  """XLA multiplies by the reciprocal, which for many an epoch falls short of a whole number."""
+  for n in range(7, 2000, 97):
+    ends = np.arange(1, 40) * n
+    halved = rates(ends, float(n), name="halving", halve_every=1.0)
+    np.testing.assert_array_equal(halved, 0.5 ** np.arange(1, 40))
+    np.testing.assert_array_equal(
+      2 * halved, rates(ends - 1, float(n), name="halving", halve_every=1.0)
+    )
+
+
+def test_halving():
+  found = rates([0, 99, 100, 199, 200], name="halving", halve_every=5.0)
+  np.testing.assert_array_equal(found, [1, 1, 0.5, 0.5, 0.25])
+
+
+def test_cosine_ends_at_its_final_fraction():
+  found = rates([0, 500, 1000], name="cosine", final_fraction=0.1)
+  np.testing.assert_allclose(found, [1, 0.55, 0.1], rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["constant", "cosine", "epoch_decay", "halving"])
+def test_warm_up_rises_to_the_rate_and_goes_on(name):
+  found = rates(range(1001), name=name, warmup_steps=10)
+  np.testing.assert_allclose(found[:10], np.arange(1, 11) / 10, rtol=1e-6)
+  assert found[10] == 1.0
+  if name == "cosine":
+    np.testing.assert_allclose(found[1000], 0.01, rtol=1e-4)
+
+
+def test_clips_by_element_then_by_norm():
+  grad = jnp.array([30.0, -4.0, 0.3])
+  np.testing.assert_allclose(
+    updates([grad], name="sgd", clip_element=5.0), [-0.5, 0.4, -0.03], rtol=1e-6
+  )
+  np.testing.assert_allclose(
+    updates([grad], name="sgd", clip_norm=1.0), -0.1 * grad / np.linalg.norm(grad), rtol=1e-6
+  )
+  both = np.array([5, -4, 0.3])
+  np.testing.assert_allclose(
+    updates([grad], name="sgd", clip_element=5.0, clip_norm=1.0),
+    -0.1 * both / np.linalg.norm(both),
+    rtol=1e-6,
+  )
+
+
+def test_weight_decay_spares_the_biases():
+  params = tiny.model().init(jax.random.key(0))
+  params = jax.tree.map(jnp.ones_like, params)
+  grads = jax.tree.map(jnp.zeros_like, params)
+  made = updates([grads], params, name="adamw", weight_decay=0.5)
+  for leaf in jax.tree.leaves(made):
+    np.testing.assert_allclose(leaf, -0.05 if leaf.ndim > 1 else 0.0, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+  ("fields", "message"),
+  [
+    ({"optimizer__name": "adamm"}, "optimizer.name=adamm: use one of rmsprop, adam, adamw, sgd"),
+    ({"schedule__name": "step"}, "schedule.name=step: use one of constant, epoch_decay"),
+    ({"optimizer__weight_decay": 0.1}, "weight_decay=0.1 needs --config.optimizer.name=adamw"),
+    ({"optimizer__momentum": 0.9}, "momentum=0.9 needs --config.optimizer.name=sgd"),
+  ],
+)
+def test_wrong_names_and_useless_options_are_refused(fields, message):
+  c = tiny.config(**fields)
+  with pytest.raises(errors.UserError, match=message):
+    optimizer.make(c.optimizer, optimizer.schedule(c.schedule, 1.0, 20.0, 100))
