@@ -8,3 +8,8 @@ import jax
 jax.config.update("jax_num_cpu_devices", 8)
 _cache = tempfile.TemporaryDirectory(prefix="charrnn-tests-")
 os.environ["CHARRNN_CACHE"] = _cache.name
+
+
+def pytest_configure(config):
+  # ml_collections reads experiment files so.
+  config.addinivalue_line("filterwarnings", r"ignore:the load_module\(\) method:DeprecationWarning")

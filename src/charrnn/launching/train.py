@@ -33,6 +33,7 @@ def run(line, workdir, distributed=False):
       sizing.fill_from(config, stored)
     corpus = _corpus(config.text)
     _check_sample(config, corpus.alphabet)
+    _fill_sizes(config, len(corpus.ids))
     parts, windows = _parts(config, corpus)
     sizing.fill_length(config, windows.steps_per_epoch)
     startup.keep_memory()
@@ -76,11 +77,19 @@ def _check_same_text(workdir, corpus):
     )
 
 
+def _fill_sizes(config, length):
+  """Chooses what the experiment leaves to the amount of text, and says it."""
+  # By the length alone: the `streams` split hangs on the batch, which may be chosen here.
+  text = config.text
+  chosen = sizing.fill(config, round(length * (1 - text.valid_fraction - text.test_fraction)))
+  if chosen:
+    values = ", ".join(f"{name}={value:g}" for name, value in chosen.items())
+    print(f"chosen    by the amount of text: {values}", file=sys.stderr)
+
+
 def _parts(config, corpus):
   """The splits of the corpus and its training windows, once the sizes are known."""
   text, length = config.text, len(corpus.ids)
-  # The `streams` split hangs on the batch, which for others may hang on the split: so by length.
-  sizing.fill(config, round(length * (1 - text.valid_fraction - text.test_fraction)))
   parts = splits.split(
     length,
     text.split,

@@ -122,9 +122,9 @@ def _losses(folder):
 
 
 def _best(losses):
-  """The step of the lowest loss, of equal ones the newest; None if no step has one."""
-  known = [(loss, -step) for step, loss in losses.items() if loss is not None]
-  return -min(known)[1] if known else None
+  """The first step of the lowest loss, as the loop says it; None if no step has one."""
+  known = [(loss, step) for step, loss in losses.items() if loss is not None]
+  return min(known)[1] if known else None
 
 
 def read_newest(folder, say=lambda text: None):

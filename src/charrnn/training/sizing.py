@@ -20,7 +20,7 @@ SIZES = [
 
 
 def fill(config, characters):
-  """Sets every None that the amount of training text decides; returns the names it set."""
+  """Sets every None that the amount of training text decides; returns what it set by name."""
   sizes = next(sizes for most, sizes in SIZES if characters <= most)
   layers, hidden, dropout, batch, epochs, learning_rate = sizes
   # A text of a few lines has no room for many readers.
@@ -106,13 +106,13 @@ def check(config):
 
 
 def _set(config, values):
-  done = []
+  done = {}
   for name, value in values.items():
     section, _, field = name.rpartition(".")
     part = config[section] if section else config
     if part[field] is None:
       part[field] = value
-      done.append(name)
+      done[name] = value
   return done
 
 

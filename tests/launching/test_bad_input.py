@@ -1,0 +1,142 @@
+"""What is wrong with a command is said in a line or two, before anything is compiled or kept."""
+
+import re
+
+import programs
+import pytest
+
+from charrnn import errors
+from charrnn.training import loop
+
+FILES = {
+  "empty.txt": "",
+  "short.txt": "to be or not to be",
+  "syntax.py": "def get_config(:\n",
+  "raises.py": "def get_config():\n  return 1 / 0\n",
+  "typo.py": programs.EXPERIMENT.replace("c.epochs", "c.epoch"),
+  "typo_inside.py": programs.EXPERIMENT.replace("c.model.hidden", "c.model.hiden"),
+  "type.py": programs.EXPERIMENT.replace("c.optimizer.learning_rate = 1e-2", "c.keep = 'x'"),
+  "nothing.py": "def get_config():\n  pass\n",
+  "other.py": "import ml_collections\ndef get_config():\n  return ml_collections.ConfigDict()\n",
+  "import.py": "import no_such_module\n",
+}
+
+
+@pytest.fixture
+def refused(main, folder, monkeypatch, tmp_path):
+  """A command's error; asserts that nothing was trained or left behind."""
+  for name, content in FILES.items():
+    (folder / name).write_text(content)
+
+  def train(*arguments):
+    raise AssertionError("it trains")
+
+  monkeypatch.setattr(loop.Trainer, "train", train)
+
+  def run(*arguments):
+    with pytest.raises(errors.UserError) as caught:
+      main(*arguments, f"--workdir={tmp_path / 'runs' / 'run'}")
+    assert not (tmp_path / "runs" / "run").exists()
+    text = str(caught.value)
+    assert text and len(text.splitlines()) <= 2 and len(text) < 400
+    return text
+
+  return run
+
+
+@pytest.mark.filterwarnings("ignore:.*get_config.. returned None")
+@pytest.mark.parametrize(
+  ("arguments", "message"),
+  [
+    ([], r"^--config is missing: try --config="),
+    (["--config"], "Missing value|no experiment file"),
+    (["--config="], "no experiment file"),
+    (["--config=none.py"], r"^no experiment file none\.py"),
+    (["--config=none.py", "--config.window=3"], r"^no experiment file none\.py"),
+    (["--config.window=3"], "^--config is missing: it comes before"),
+    (["--config=tiny.py:huge"], "^no variant huge: use small$"),
+    (["--config=syntax.py"], r"^syntax\.py, line 1: invalid syntax"),
+    (["--config=raises.py"], r"^raises\.py, line 2: ZeroDivisionError: division by zero"),
+    (["--config=raises.py:x"], r"^raises\.py cannot be read .* takes 0 positional"),
+    (["--config=typo.py"], r'^typo\.py, line \d+: AttributeError: Key "epoch" does not exist'),
+    (["--config=typo_inside.py"], r'^typo_inside\.py, line \d+: .*"hiden" does not exist'),
+    (["--config=type.py"], r"^type\.py, line \d+: TypeError: .*'keep'"),
+    (["--config=nothing.py"], r"^nothing\.py: get_config\(\) has to return"),
+    (["--config=other.py"], r"^other\.py: get_config\(\) has to return"),
+    (["--config=import.py"], r"^import\.py, line 1: .*No module named 'no_such_module'"),
+    (["--config=tiny.py", "more"], "^'more' is not an option"),
+    (["--config=tiny.py", "--nope=1"], "Unknown command line flag 'nope'"),
+  ],
+)
+def test_command_lines_and_experiment_files(refused, arguments, message):
+  assert re.search(message, refused(*arguments))
+
+
+@pytest.mark.parametrize(
+  ("field", "message"),
+  [
+    ("nope=1", "^no field 'nope' in the experiment"),
+    ("model.nope=1", "^no field 'nope' in the experiment"),
+    ("batch_size=1.5", r"--config\.batch_size=1\.5"),
+    ("batch_size=many", r"--config\.batch_size=many"),
+    ("batch_size=12", "batch_size=12 does not divide by 8 devices: use a multiple of 8"),
+    ("accumulate=3", "8 devices x 3 parts"),
+    ("window=0", "window=0: must be at least 1"),
+    ("keep=0", "keep=0: must be at least 1"),
+    ("seed=-1", "seed=-1: must be at least 0"),
+    ("seed=4294967296", "seed=4294967296: must be from 0 to"),
+    ("epochs=0", "epochs=0.0: must be above 0"),
+    ("epochs=inf", "epochs=inf: must be above 0"),
+    ("optimizer.learning_rate=nan", "learning_rate=nan: must be above 0"),
+    ("optimizer.b2=1", "b2=1.0: must be below 1"),
+    ("optimizer.name=adamm", "optimizer.name=adamm: use one of"),
+    ("optimizer.momentum=0.9", "needs --config.optimizer.name=sgd"),
+    ("schedule.name=step", "schedule.name=step: use one of"),
+    ("schedule.warmup_steps=-1", "warmup_steps=-1: must be at least 0"),
+    ("model.cell=lstn", "model.cell=lstn: use one of rnn, gru, lstm"),
+    ("model.hidden=0", "model.hidden=0: must be at least 1"),
+    ("model.dropout=1", "model.dropout=1.0: must be in"),
+    ("model.compute_dtype=float16", "compute_dtype=float16: use float32 or bfloat16"),
+    ("text.source=none.txt", "none.txt"),
+    ("text.source=empty.txt", "empty.txt is empty"),
+    ("text.source=short.txt", "too short|fewer than one step"),
+    ("text.alphabet=word", "text.alphabet=word: use char or byte"),
+    ("text.split=random", "no split 'random'"),
+    ("text.valid_fraction=nan", "valid_fraction=nan: must be below 1"),
+    ("text.valid_fraction=0.97", "bad split fractions"),
+    ("sample.prime=\u2603", "not in the alphabet: '\u2603'"),
+    ("sample.temperature=-1", "temperature=-1.0: must be"),
+    ("init_from=none", "no run directory none"),
+  ],
+)
+def test_fields(refused, field, message):
+  assert re.search(message, refused("--config=tiny.py", f"--config.{field}"))
+
+
+@pytest.mark.parametrize(
+  ("arguments", "message"),
+  [
+    (["--config=tiny.py", "--config.batch_size=1.5"], "batch_size=1.5"),
+    (["--config=raises.py"], "raises.py, line 2: ZeroDivisionError"),
+    (["--config=tiny.py", "--config.model.cell=lstn"], "model.cell=lstn"),
+  ],
+)
+def test_the_program_itself_exits_with_2_and_no_traceback(folder, arguments, message):
+  (folder / "raises.py").write_text(FILES["raises.py"])
+  code, err = programs.finish(programs.start(folder, *arguments))
+  assert code == 2
+  assert err.startswith("launch.py: error: ") and message in err
+  assert err.count("\n") == 1 and "Traceback" not in err
+  assert not list(folder.glob("runs/*"))
+
+
+def test_help_is_no_error(folder):
+  process = programs.start(folder, "--help")
+  out, _ = process.communicate(timeout=20)
+  assert process.returncode == 0 and "--config=" in out
+
+
+def test_a_directory_that_cannot_be_written(main, tmp_path):
+  (tmp_path / "file").write_text("")
+  with pytest.raises(errors.UserError, match=r"cannot write to .*file"):
+    main("--config=tiny.py", f"--workdir={tmp_path}/file/run")

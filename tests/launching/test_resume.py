@@ -1,0 +1,111 @@
+"""However a run is stopped, the same command brings it to the same end, bit for bit."""
+
+import random
+import shutil
+import signal
+import time
+
+import programs
+import pytest
+
+from charrnn import errors
+from charrnn.training import checkpoint
+
+
+def run_on(folder, name):
+  code, err = programs.finish(programs.start(folder, "--config=tiny.py", f"--workdir={name}"))
+  assert code == 0, err
+  return err
+
+
+def kill_now_and_then(folder, name, kills):
+  rng = random.Random(name)
+  for number in range(kills):
+    process = programs.start(folder, "--config=tiny.py", f"--workdir={name}")
+    programs.wait_for_step(process, folder / name, programs.STEPS * (number + 0.5) / (kills + 1))
+    time.sleep(0.1 * rng.random())
+    process.kill()
+    programs.finish(process)
+  run_on(folder, name)
+
+
+def test_killed(folder, whole):
+  kill_now_and_then(folder, "killed", kills=2)
+  assert programs.result(folder / "killed") == programs.result(whole)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("name", [f"killed-{n}" for n in range(4)])
+def test_killed_often(folder, whole, name):
+  kill_now_and_then(folder, name, kills=8)
+  assert programs.result(folder / name) == programs.result(whole)
+
+
+def test_stopped_by_a_signal_while_another_process_wants_its_directory(folder, whole):
+  workdir = folder / "stopped"
+  first = programs.start(folder, "--config=tiny.py", "--workdir=stopped")
+  programs.wait_for_step(first, workdir, 20)
+  first.send_signal(signal.SIGSTOP)  # so that it is not done before the second is
+  code, err = programs.finish(programs.start(folder, "--config=tiny.py", "--workdir=stopped"), 20)
+  assert code == 2
+  assert err.startswith("launch.py: error: another process is training in stopped")
+  assert err.count("\n") == 1
+  first.send_signal(signal.SIGTERM)
+  first.send_signal(signal.SIGCONT)
+  code, err = programs.finish(first)
+  assert code == 75
+  step = checkpoint.steps(workdir / "checkpoints")[-1]
+  assert step < programs.STEPS
+  assert f"stopped by a signal, saved after step {step}: the same command resumes" in err
+  assert f"resumes after step {step}" in run_on(folder, "stopped")
+  assert programs.result(workdir) == programs.result(whole)
+
+
+@pytest.fixture
+def copy(whole, folder, tmp_path):
+  return shutil.copytree(whole, tmp_path / "copy")
+
+
+def test_a_finished_run_is_left_as_it_is(main, copy, whole, capsys):
+  metrics = (copy / "metrics.jsonl").read_bytes()
+  assert main("--config=tiny.py", f"--workdir={copy}") == 0
+  assert programs.result(copy) == programs.result(whole)
+  assert (copy / "metrics.jsonl").read_bytes() == metrics
+  out, err = capsys.readouterr()
+  assert not out
+  assert "best validation loss" in err and f"charrnn sample {copy}" in err
+
+
+@pytest.mark.parametrize(
+  ("field", "old"),
+  [("window=9", "window=8"), ("optimizer.b1=0.5", "optimizer.b1=0.9"), ("seed=2", "seed=1")],
+)
+def test_another_value_that_matters_is_refused(main, copy, field, old):
+  before = programs.contents(copy)
+  with pytest.raises(errors.UserError, match=f"was made with {old} and is asked for with {field}:"):
+    main("--config=tiny.py", f"--workdir={copy}", f"--config.{field}")
+  assert programs.contents(copy) == before
+
+
+def test_another_text_under_the_same_name_is_refused(main, folder, copy):
+  text = (folder / "text.txt").read_text()
+  (folder / "text.txt").write_text(text.replace("question", "quiestno"))
+  before = programs.contents(copy)
+  with pytest.raises(errors.UserError, match=r"text\.txt is not the text any more"):
+    main("--config=tiny.py", f"--workdir={copy}")
+  assert programs.contents(copy) == before
+  (folder / "text.txt").write_text(text)
+
+
+def test_another_value_that_does_not_matter_is_taken(main, copy):
+  fields = ("log_every=7", "patience=3", "keep=1", "diverged=9", "sample.length=5")
+  arguments = [f"--config.{field}" for field in fields]
+  assert main("--config=tiny.py", f"--workdir={copy}", *arguments) == 0
+
+
+def test_sizes_that_were_chosen_are_kept(main, copy):
+  """An experiment that leaves them open now is the same run."""
+  (copy.parent / "open.py").write_text(
+    programs.EXPERIMENT.replace("c.model.layers, c.model.hidden, c.model.dropout = 1, 8, 0.2", "")
+  )
+  assert main(f"--config={copy.parent}/open.py", f"--workdir={copy}") == 0

@@ -1,0 +1,185 @@
+"""The loop in one process: what it keeps, where it stops, and that it goes on as if it had not."""
+
+import math
+import os
+import shutil
+import signal
+
+import jax
+import numpy as np
+import pytest
+import tiny
+
+from charrnn import errors
+from charrnn.training import checkpoint, loop, metrics
+
+
+def digests(workdir, step):
+  return checkpoint.read_meta(workdir / "checkpoints", step)["arrays"]
+
+
+def numbers(workdir):
+  """The lines of metrics.jsonl but for what a clock has decided."""
+  return [
+    {k: v for k, v in line.items() if k != "chars_per_second"} for line in metrics.read(workdir)
+  ]
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+  """A run of 12 steps in one go."""
+  workdir = tmp_path_factory.mktemp("whole")
+  trainer = tiny.trainer(workdir, tiny.config(checkpoint_every=2), dropout=0.3)
+  trainer.train(trainer.restore())
+  return workdir
+
+
+def resume(workdir, **overrides):
+  said, samples = [], {}
+  c = tiny.config(checkpoint_every=2, **overrides)
+  trainer = tiny.trainer(workdir, c, said, samples, dropout=0.3)
+  return (*trainer.train(trainer.restore()), said, samples, trainer)
+
+
+def test_a_run_logs_evaluates_and_keeps(whole):
+  lines = numbers(whole)
+  assert [line["step"] for line in lines if "train/loss" in line] == [4, 8, 12]
+  assert [line["step"] for line in lines if "valid/loss" in line] == [6, 12]
+  assert checkpoint.steps(whole / "checkpoints") == [8, 10, 12]
+  memory = checkpoint.read_meta(whole / "checkpoints", 12)["memory"]
+  assert memory["best_step"] == 12 and memory["best_loss"] == lines[-1]["valid/loss"]
+  assert memory["first_loss"] == lines[0]["train/loss"] and memory["pending"] == []
+
+
+@pytest.mark.parametrize("stopped_after", [3, 4, 7])
+def test_stopped_by_a_signal_it_goes_on_as_if_it_had_not_been(whole, tmp_path, stopped_after):
+  c = tiny.config(checkpoint_every=2)
+  trainer = tiny.trainer(tmp_path, c, dropout=0.3)
+  step_of, count = trainer.train_step, 0
+
+  def then_a_signal(*arguments):
+    nonlocal count
+    count += 1
+    if count == stopped_after:
+      os.kill(os.getpid(), signal.SIGTERM)
+    return step_of(*arguments)
+
+  trainer.train_step = then_a_signal
+  _, interrupted = trainer.train(trainer.restore())
+  assert interrupted
+  assert checkpoint.steps(tmp_path / "checkpoints")[-1] == stopped_after
+  _, interrupted, said, _, _ = resume(tmp_path)
+  assert not interrupted and f"resumes after step {stopped_after}" in said
+  assert digests(tmp_path, 12) == digests(whole, 12)
+  assert numbers(tmp_path) == numbers(whole)
+
+
+def test_passes_over_a_damaged_checkpoint_and_comes_to_the_same(whole, tmp_path):
+  workdir = shutil.copytree(whole, tmp_path / "run")
+  for step in (10, 12):
+    (workdir / "checkpoints" / str(step) / "meta" / "metadata").write_text("{")
+  (workdir / "checkpoints" / "9999").mkdir()
+  _, _, said, samples, _ = resume(workdir)
+  assert [text.split()[1] for text in said[:3]] == ["9999", "12", "10"]
+  assert said[3] == "resumes after step 8"
+  assert sorted(p.name for p in (workdir / "damaged").iterdir()) == ["10", "12", "9999"]
+  assert digests(workdir, 12) == digests(whole, 12)
+  assert numbers(workdir) == numbers(whole)
+  assert list(samples) == [12]
+
+
+def test_a_finished_run_trains_nothing(whole, tmp_path):
+  workdir = shutil.copytree(whole, tmp_path / "run")
+  state, interrupted, _, samples, trainer = resume(workdir)
+  assert state.step == 12 and not interrupted and not samples
+  assert trainer.memory.best_step == 12
+  assert digests(workdir, 12) == digests(whole, 12)
+  assert (workdir / "metrics.jsonl").read_bytes() == (whole / "metrics.jsonl").read_bytes()
+
+
+def test_a_finished_run_can_be_made_longer(whole, tmp_path):
+  workdir = shutil.copytree(whole, tmp_path / "run")
+  state, *_ = resume(workdir, max_steps=14)
+  assert state.step == 14
+  assert numbers(workdir)[: len(numbers(whole))] == numbers(whole)
+
+
+def test_starts_from_given_weights(tmp_path):
+  trainer = tiny.trainer(tmp_path, tiny.config())
+  params = jax.tree.map(lambda leaf: leaf + 1, trainer.restore().params)
+  state = trainer.restore(lambda fresh: params)
+  jax.tree.map(np.testing.assert_array_equal, state.params, params)
+  assert state.step == 0
+
+
+def with_losses(workdir, losses, **overrides):
+  """A trainer whose steps do nothing but count and report these losses."""
+  trainer = tiny.trainer(workdir, tiny.config(log_every=1, **overrides))
+  reported = iter(losses)
+
+  def step(state, *batch):
+    out = {"loss": np.float32(next(reported)), "grad_norm": np.float32(1.0)}
+    return state._replace(step=state.step + 1), out
+
+  trainer.train_step = step
+  return trainer
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+def test_many_updates_in_a_row_that_are_not_finite_end_it(tmp_path, bad):
+  few = [2.0, *[bad] * (loop.NONFINITE - 1), 2.0, *[bad] * (loop.NONFINITE - 1)]
+  trainer = with_losses(tmp_path, [*few, 2.0], max_steps=len(few) + 1, eval_every=100)
+  trainer.train(trainer.restore())
+  trainer = with_losses(tmp_path / "b", [2.0, *[bad] * 50], max_steps=40, eval_every=100)
+  with pytest.raises(errors.UserError, match=r"step 11: 10 updates in a row .*learning_rate"):
+    trainer.train(trainer.restore())
+
+
+def test_a_loss_far_above_the_first_ends_it(tmp_path):
+  trainer = with_losses(tmp_path, [2.0, 5.9, 6.1], max_steps=3, diverged=3.0)
+  with pytest.raises(errors.UserError, match=r"diverged at step 3: the loss 6\.100 is far above"):
+    trainer.train(trainer.restore())
+
+
+def with_validation(workdir, losses, monkeypatch, **overrides):
+  said, reported = [], iter(losses)
+  c = tiny.config(eval_every=2, **overrides)
+  trainer = tiny.trainer(workdir, c, said)
+  monkeypatch.setattr(loop.evaluate, "evaluate", lambda *a, **k: next(reported))
+  return trainer, said
+
+
+def test_patience_ends_it_early_and_for_good(tmp_path, monkeypatch):
+  losses = [2.0, 1.0, 1.5, 1.0, 0.5, 0.4]
+  trainer, said = with_validation(tmp_path, losses, monkeypatch, patience=2)
+  state, interrupted = trainer.train(trainer.restore())
+  assert state.step == 8 and not interrupted
+  assert said[-1] == "stops early: no better loss for 2 evaluations"
+  assert checkpoint.best_step(tmp_path / "checkpoints") == 4
+  again, _ = with_validation(tmp_path, [], monkeypatch, patience=2)
+  state, _ = again.train(again.restore())
+  assert state.step == 8
+  longer, _ = with_validation(tmp_path, [0.5, 0.4], monkeypatch, patience=3)
+  state, _ = longer.train(longer.restore())
+  assert state.step == 12
+
+
+def test_without_validation_text_it_trains_all_the_same(tmp_path, monkeypatch):
+  trainer, _ = with_validation(tmp_path, [math.nan] * 6, monkeypatch)
+  state, _ = trainer.train(trainer.restore())
+  assert state.step == 12 and trainer.memory.best_loss is None
+  assert checkpoint.best_step(tmp_path / "checkpoints") == 12
+  assert not [line for line in metrics.read(tmp_path) if "valid/loss" in line]
+
+
+def test_metrics_keep_what_comes_before_and_drop_what_comes_again(tmp_path):
+  log = metrics.Metrics(tmp_path, 0)
+  for step in (1, 2, 3):
+    log.write(step, {"train/loss": step / 3, "grad_norm": math.nan})
+  log.close()
+  with (tmp_path / "metrics.jsonl").open("a") as file:
+    file.write('{"step": 4, "train/lo')  # cut short by a kill
+  metrics.Metrics(tmp_path, 2).close()
+  assert metrics.read(tmp_path) == [
+    {"step": step, "train/loss": step / 3, "grad_norm": None} for step in (1, 2)
+  ]
