@@ -19,13 +19,14 @@ def run_on(folder, name):
 
 
 def kill_now_and_then(folder, name, kills):
-  rng = random.Random(name)
+  rng, codes = random.Random(name), []
   for number in range(kills):
     process = programs.start(folder, "--config=tiny.py", f"--workdir={name}")
     programs.wait_for_step(process, folder / name, programs.STEPS * (number + 0.5) / (kills + 1))
-    time.sleep(0.1 * rng.random())
+    time.sleep(0.05 * rng.random())
     process.kill()
-    programs.finish(process)
+    codes.append(programs.finish(process)[0])
+  assert -signal.SIGKILL in codes
   run_on(folder, name)
 
 

@@ -86,7 +86,7 @@ class Progress:
   def update(self, step, loss):
     now = time.monotonic()
     done, self._counted = step - self._counted, step
-    if done and now > self._clock:
+    if self._counted > self.first_step + 1 and now > self._clock:  # the first step compiles
       rate = done * self.chars_per_step / (now - self._clock)
       self.rate = rate if math.isnan(self.rate) else 0.9 * self.rate + 0.1 * rate
     self._clock = now
@@ -110,7 +110,8 @@ class Progress:
 
 
 def _columns():
-  return os.get_terminal_size(sys.stderr.fileno()).columns + 4  # the escape sequence is 4 long
+  # A terminal may say 0. The escape sequence before the line is 4 long.
+  return (os.get_terminal_size(sys.stderr.fileno()).columns or 80) + 4
 
 
 def draw(workdir, title):
@@ -121,16 +122,20 @@ def draw(workdir, title):
   from matplotlib import pyplot as plt
 
   lines = read(workdir)
+  curves = {
+    name: [(line["step"], line[name]) for line in lines if line.get(name) is not None]
+    for name in ("train/loss", "valid/loss")
+  }
   figure, axes = plt.subplots(figsize=(7, 4.5), layout="constrained")
-  for name, style in (("train/loss", {"lw": 0.9}), ("valid/loss", {"marker": "o", "ms": 4})):
-    points = [(line["step"], line[name]) for line in lines if line.get(name) is not None]
+  for (name, points), style in zip(curves.items(), ({"lw": 0.9}, {"marker": "o", "ms": 4})):
     if points:
       axes.plot(*zip(*points), label=name, **style)
-  best = [line["valid/loss"] for line in lines if line.get("valid/loss") is not None]
-  if best:
-    axes.axhline(min(best), color="grey", lw=0.7, ls=":", label=f"best {min(best):.4f}")
-    # From the best to a little above the first validation: the fall from log V hides the rest.
-    axes.set_ylim(min(best) - 0.15, max(best[0], min(best) + 0.3) + 0.15)
+  if curves["valid/loss"]:
+    losses = [loss for _, loss in curves["valid/loss"]]
+    axes.axhline(min(losses), color="grey", lw=0.7, ls=":", label=f"best {min(losses):.4f}")
+    # A little above the first validation: the fall from log V would hide the rest.
+    lowest = min(loss for points in curves.values() for _, loss in points)
+    axes.set_ylim(lowest - 0.05, max(losses[0], min(losses) + 0.3) + 0.1)
   axes.set(title=title, xlabel="step", ylabel="nats per character")
   axes.grid(alpha=0.3)
   axes.legend()
