@@ -10,12 +10,12 @@ from charrnn import errors
 # Up to so many characters of training text: layers, hidden, dropout, batch, epochs, learning rate.
 # As many parameters as characters, within a factor of a few: more overfit, fewer underfit.
 SIZES = [
-  (100_000, (1, 128, 0.3, 8, 30.0, 4e-3)),
-  (600_000, (2, 128, 0.3, 16, 20.0, 4e-3)),
-  (2_500_000, (2, 256, 0.3, 32, 12.0, 4e-3)),
-  (12_000_000, (2, 256, 0.0, 32, 4.0, 4e-3)),
-  (60_000_000, (2, 512, 0.0, 64, 2.0, 3e-3)),
-  (float("inf"), (2, 1024, 0.0, 128, 1.0, 2e-3)),
+  (100_000, (1, 128, 0.3, 8, 30.0, 8e-3)),
+  (600_000, (2, 128, 0.3, 16, 20.0, 8e-3)),
+  (2_500_000, (2, 256, 0.3, 32, 12.0, 8e-3)),
+  (12_000_000, (2, 256, 0.1, 32, 3.6, 8e-3)),
+  (60_000_000, (2, 512, 0.1, 64, 2.0, 5e-3)),
+  (float("inf"), (2, 1024, 0.0, 128, 1.0, 3e-3)),
 ]
 
 
