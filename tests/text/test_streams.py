@@ -78,7 +78,8 @@ def _scored_cases(seed=0, count=60):
 def test_every_character_with_a_past_is_scored_once():
   for size, segment, readers, window, burn_in in _scored_cases():
     ids, scored = np.arange(size), []
-    for x_TxB, y_TxB, weight_TxB in streams.scored_windows(ids, [segment], readers, window, burn_in):
+    windows = streams.scored_windows(ids, [segment], readers, window, burn_in)
+    for x_TxB, y_TxB, weight_TxB in windows:
       assert x_TxB.shape == y_TxB.shape == weight_TxB.shape and len(x_TxB) == window
       assert weight_TxB.dtype == np.float32
       scored += y_TxB[weight_TxB == 1].tolist()

@@ -1,0 +1,93 @@
+"""The rooms of the house, read from the source: who may import whom, and who knows JAX."""
+
+import ast
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+import charrnn
+
+ROOT = pathlib.Path(charrnn.__file__).parent
+# A room imports only from itself and from rooms above it.
+ROOMS = [
+  "errors",
+  "config",
+  "text",
+  "startup",
+  "models",
+  "training",
+  "sampling",
+  "analysis",
+  "scorecards",
+  "launching",
+  "commands",
+  "cli",
+]
+FILES = sorted(path for path in ROOT.rglob("*.py") if path != ROOT / "__init__.py")
+NAMES = [path.relative_to(ROOT).with_suffix("").as_posix() for path in FILES]
+EACH = [pytest.param(name, path, id=name) for name, path in zip(NAMES, FILES)]
+ACCELERATED = {"jax", "jaxlib", "flax", "optax", "orbax"}
+# Rooms and files that work where JAX is not installed.
+WITHOUT_JAX = (
+  "errors",
+  "config",
+  "text/",
+  "scorecards/",
+  "launching/sweep",
+  "launching/backends",
+  "sampling/options",
+  "sampling/stream",
+  "cli",
+)
+
+
+def imports(path):
+  """Every module that a file imports, also inside of functions, by its full name."""
+  for node in ast.walk(ast.parse(path.read_text())):
+    if isinstance(node, ast.Import):
+      yield from (alias.name for alias in node.names)
+    elif isinstance(node, ast.ImportFrom):
+      assert not node.level, f"{path}: a relative import"
+      yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+@pytest.mark.parametrize(("name", "path"), EACH)
+def test_a_room_imports_only_from_rooms_above_it(name, path):
+  room = name.partition("/")[0]
+  assert room in ROOMS
+  allowed = ROOMS[: ROOMS.index(room) + 1]
+  for module in imports(path):
+    if module.startswith("charrnn."):
+      other = module.split(".")[1]
+      assert other in allowed or other == "__version__", f"{name} imports {module}"
+
+
+@pytest.mark.parametrize(("name", "path"), EACH)
+def test_only_some_rooms_know_jax(name, path):
+  if name.startswith(WITHOUT_JAX):
+    assert not {module.split(".")[0] for module in imports(path)} & ACCELERATED
+
+
+@pytest.mark.parametrize(("name", "path"), EACH)
+def test_only_the_steps_know_how_many_devices_there_are(name, path):
+  if name in ("training/steps", "startup"):
+    return
+  words = {"pmap", "shard_map", "pmean", "psum", "axis_index"}
+  counts = {"devices", "local_devices", "device_count", "local_device_count"}
+  for node in ast.walk(ast.parse(path.read_text())):
+    if isinstance(node, ast.Attribute):
+      assert node.attr not in words, f"{name}, line {node.lineno}: {node.attr}"
+      of_jax = isinstance(node.value, ast.Name) and node.value.id == "jax"
+      assert not (of_jax and node.attr in counts), f"{name}, line {node.lineno}: {node.attr}"
+
+
+def test_text_and_settings_load_without_jax():
+  modules = [n.replace("/", ".") for n in NAMES if n.startswith(WITHOUT_JAX) and n != "cli"]
+  modules += ["training.runs", "training.sizing", "launching.train", "startup"]
+  lines = [f"import charrnn.{module.removesuffix('.__init__')}" for module in modules]
+  check = f"import sys; print(sorted({ACCELERATED} & {{m.split('.')[0] for m in sys.modules}}))"
+  program = "\n".join([*lines, check])
+  done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+  assert done.stdout == "[]\n"

@@ -1,0 +1,158 @@
+"""Experiments, overrides, and what makes two runs the same."""
+
+import re
+import types
+
+import pytest
+
+from charrnn import config as config_lib
+from charrnn import errors
+
+EXPERIMENT = """
+from charrnn import config as config_lib
+
+def get_config(variant=""):
+  c = config_lib.default()
+  c.model.hidden = {"": 100, "small": 10}[variant]
+  return c
+"""
+
+
+@pytest.fixture
+def experiment(tmp_path):
+  path = tmp_path / "words.py"
+  path.write_text(EXPERIMENT)
+  return path
+
+
+def parse(*arguments):
+  return config_lib.parse(["launch.py", *map(str, arguments)])
+
+
+def test_a_variant_is_handed_to_the_experiment(experiment):
+  assert parse(f"--config={experiment}").config.model.hidden == 100
+  line = parse("--config", f"{experiment}:small")
+  assert line.config.model.hidden == 10
+  assert (line.experiment, line.variant) == ("words", "small")
+
+
+def test_overrides_have_the_type_of_their_field(experiment):
+  line = parse(
+    f"--config={experiment}",
+    "--config.model.layers=3",  # None in the defaults
+    "--config.epochs=2",
+    "--config.text.source=a/b.txt",
+  )
+  assert line.overrides == {"model.layers": 3, "epochs": 2.0, "text.source": "a/b.txt"}
+  assert isinstance(line.config.epochs, float) and isinstance(line.config.model.layers, int)
+
+
+def test_flags_of_the_program_stand_beside_them(experiment):
+  def define(values):
+    config_lib.flags.DEFINE_string("workdir", None, "", flag_values=values)
+
+  line = config_lib.parse(["launch.py", "--workdir=x", f"--config={experiment}"], define)
+  assert line.flags.workdir == "x"
+
+
+@pytest.mark.parametrize("value", ["1.5", "x", "", "true"])
+def test_a_value_of_another_type_is_refused(experiment, value):
+  with pytest.raises(errors.UserError, match="batch_size"):
+    parse(f"--config={experiment}", f"--config.batch_size={value}")
+
+
+def test_a_misspelt_field_is_an_error_in_an_experiment():
+  c = config_lib.default()
+  with pytest.raises(AttributeError, match="hiden"):
+    c.model.hiden = 3
+  with pytest.raises(AttributeError, match="batchsize"):
+    c.batchsize = 3
+
+
+def name(variant="", **overrides):
+  overrides = {key.replace("__", "."): value for key, value in overrides.items()}
+  line = types.SimpleNamespace(experiment="words", variant=variant, overrides=overrides)
+  return config_lib.run_name(line)
+
+
+def test_runs_are_named_by_what_was_asked_for():
+  assert name() == "words"
+  assert (
+    name("small", optimizer__learning_rate=0.01, seed=2) == "words-small-learning_rate=0.01-seed=2"
+  )
+
+
+@pytest.mark.parametrize(
+  "text",
+  [
+    "../../etc/passwd",
+    "..",
+    ".",
+    "/",
+    "a b\n",
+    "\u2603\x00",
+    "~/x",
+    "$(rm)",
+    "a\\b",
+    "-rf",
+    "x" * 999,
+  ],
+)
+def test_names_are_safe_for_any_file_system(text):
+  for found in (name(text), name(text__source=text), name(text, text__source=text)):
+    assert re.fullmatch(r"words[A-Za-z0-9_.,=+-]*", found)
+    assert len(found) <= 100
+
+
+def test_long_names_differ_where_their_runs_do():
+  a, b = (name(text__source="x" * 200 + end) for end in "ab")
+  assert a != b and a[:90] == b[:90]
+  assert a == name(text__source="x" * 200 + "a")
+
+
+def test_json_and_back(experiment):
+  c = parse(f"--config={experiment}", "--config.optimizer.learning_rate=0.003").config
+  stored = config_lib.to_json(c)
+  assert stored["batch_size"] is None and stored["optimizer"]["learning_rate"] == 0.003
+  assert config_lib.to_json(config_lib.from_json(stored)) == stored
+
+
+def test_a_field_that_an_older_run_lacks_has_its_default():
+  stored = config_lib.to_json(config_lib.default())
+  del stored["accumulate"], stored["sample"]
+  stored["keep"] = 9
+  c = config_lib.from_json(stored)
+  assert (c.accumulate, c.sample.length, c.keep) == (1, 300, 9)
+
+
+def changed(schedule="cosine", **fields):
+  c = config_lib.default()
+  c.schedule.name = schedule
+  for field, value in fields.items():
+    section, _, last = field.rpartition("__")
+    (c[section] if section else c)[last] = value
+  return config_lib.to_json(c)
+
+
+def test_what_decides_the_result_must_stay():
+  with pytest.raises(errors.UserError, match=r"made with model.hidden=64 .* with model.hidden=65:"):
+    config_lib.check_resumable(changed(model__hidden=64), changed(model__hidden=65))
+  with pytest.raises(errors.UserError, match=r"window=64 .* window=32"):
+    config_lib.check_resumable(changed(), changed(window=32, log_every=1))
+
+
+@pytest.mark.parametrize(
+  "fields",
+  [{}, {"log_every": 1}, {"sample__length": 3, "keep": 9}, {"patience": 4, "diverged": 9.0}],
+)
+def test_what_does_not_may_change(fields):
+  config_lib.check_resumable(changed(), changed(**fields))
+
+
+@pytest.mark.parametrize("fields", [{"epochs": 9.0}, {"max_steps": 900}])
+def test_a_run_may_be_made_longer_unless_its_cosine_hangs_on_the_length(fields):
+  config_lib.check_resumable(changed("constant"), changed("constant", **fields))
+  with pytest.raises(errors.UserError, match="made with"):
+    config_lib.check_resumable(changed("cosine"), changed("cosine", **fields))
+  with pytest.raises(errors.UserError, match=r"schedule\.name"):
+    config_lib.check_resumable(changed("cosine"), changed("constant"))
