@@ -52,5 +52,5 @@ def nanogpt(c):
   c.model.dropout = 0.5  # it would overfit within five epochs
   c.batch_size = 64
   c.window = 128
-  c.epochs = 20.0
+  c.epochs = 15.0
   c.optimizer.learning_rate = 4e-3

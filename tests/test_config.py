@@ -77,9 +77,9 @@ def name(variant="", **overrides):
 
 def test_runs_are_named_by_what_was_asked_for():
   assert name() == "words"
-  assert (
-    name("small", optimizer__learning_rate=0.01, seed=2) == "words-small-learning_rate=0.01-seed=2"
-  )
+  expected = "words-small-optimizer.learning_rate=0.01-seed=2"
+  assert name("small", optimizer__learning_rate=0.01, seed=2) == expected
+  assert name("small", log_every=7, sample__length=0, seed=2) == "words-small-seed=2"
 
 
 @pytest.mark.parametrize(

@@ -41,7 +41,7 @@ def default():  # noqa: PLR0915 (a list of fields, not logic)
   m.init = "modern"  # uniform: U(-0.08, 0.08), 2015's; modern: scaled and orthogonal
   m.forget_bias = 1.0  # where the LSTM's forget gate starts
   # float32 or bfloat16: of the products; sums, states and parameters stay float32.
-  # None: bfloat16 where the hardware multiplies it natively.
+  # None: bfloat16 where it is native (TPUs, GPUs since Ampere, CPUs with AVX512-BF16 or AMX).
   m.compute_dtype = config_dict.placeholder(str)
 
   c.batch_size = config_dict.placeholder(int)  # streams read side by side, over all devices
@@ -58,14 +58,14 @@ def default():  # noqa: PLR0915 (a list of fields, not logic)
   o.b2 = 0.99  # and of their squares
   o.decay = 0.95  # rmsprop's average of squares
   o.momentum = 0.0  # sgd's
-  o.weight_decay = 0.0  # adamw's
+  o.weight_decay = 0.0  # adamw's, of weights and not of biases
   o.eps = 1e-8
   o.clip_element = 0.0  # gradients element by element to [-x, x]; 0: not
   o.clip_norm = 1.0  # gradients together to this norm; 0: not
 
   c.schedule = s = config_dict.ConfigDict()
   s.name = "cosine"  # constant, epoch_decay, halving or cosine
-  s.warmup_steps = 50  # linear, from 0; before any of them
+  s.warmup_steps = 50  # the first steps, in which it rises to what the schedule says
   s.final_fraction = 0.01  # cosine: of the learning rate, at the end
   s.decay = 0.97  # epoch_decay: factor an epoch
   s.decay_after = 10.0  # epoch_decay: epochs before it begins
@@ -88,7 +88,7 @@ def default():  # noqa: PLR0915 (a list of fields, not logic)
 
 
 # A run may be resumed with other values of these: none decides what is computed next.
-FREE = {"log_every", "patience", "diverged", "keep", "cpu_devices", "sample"}
+FREE = {"log_every", "patience", "diverged", "keep", "checkpoint_every", "cpu_devices", "sample"}
 # And with other values of these, unless the cosine's shape hangs on them.
 LENGTH = {"epochs", "max_steps"}
 
@@ -211,7 +211,8 @@ def check_resumable(old, new):
   """Raises UserError naming the first field that matters and differs between two JSON configs."""
   free = FREE | (LENGTH if new["schedule"]["name"] != "cosine" else set())
   old, new = flatten(old), flatten(new)
-  for name in sorted(old.keys() | new.keys()):
+  # Not the text's name: its digest tells whether it is the same.
+  for name in sorted((old.keys() | new.keys()) - {"text.source"}):
     if old.get(name) != new.get(name) and name.partition(".")[0] not in free:
       raise errors.UserError(
         f"this run was made with {name}={old.get(name)} and is asked for with "
@@ -221,8 +222,15 @@ def check_resumable(old, new):
 
 
 def run_name(line):
-  """experiment[-variant][-field=value...], safe as the name of a folder."""
-  fields = [f"{name.rpartition('.')[2]}={value}" for name, value in line.overrides.items()]
+  """experiment[-variant][-field=value...], safe as the name of a folder.
+
+  Without the fields that a run may be resumed with other values of: it stays the same run.
+  """
+  fields = [
+    f"{name}={value}"
+    for name, value in line.overrides.items()
+    if name.partition(".")[0] not in FREE
+  ]
   name = "-".join([line.experiment, *filter(None, [line.variant]), *fields])
   safe = re.sub(r"[^A-Za-z0-9_.,=+-]+", "_", name).strip("_.")
   if len(safe) <= 100:

@@ -120,4 +120,6 @@ def join_processes():
       f"--distributed: no other processes found ({error}): start it under srun, or set "
       "CHARRNN_COORDINATOR=host:port, CHARRNN_PROCESSES and CHARRNN_PROCESS"
     ) from error
+  # JAX's own count would start its devices, whose number is not chosen yet. Elsewhere than under
+  # SLURM they are not CPUs, and the count is not used.
   return int(os.environ.get("CHARRNN_PROCESSES") or os.environ.get("SLURM_NTASKS") or 1)

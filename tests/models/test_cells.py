@@ -1,5 +1,7 @@
 """Cells and layers against an independent float64 NumPy implementation, and their properties."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -139,3 +141,16 @@ def test_initialisation(init):
   else:
     W = np.asarray(params["layer_0"]["W_hh"])[:, 32:64]
     np.testing.assert_allclose(W @ W.T, np.eye(32), atol=1e-5)
+
+
+def test_a_cell_without_a_backward_pass_is_differentiated_by_jax():
+  cell = cells.CELLS["lstm"]
+  params, _, _, _ = case("lstm", 0)
+  params = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float32), params["layer_1"])
+  x, state = jax.random.normal(jax.random.key(0), (5, 3, 12)), cell.zero_state(3, 12)
+
+  def grads(cell):
+    return jax.grad(lambda p: (unroll.fast_layer(cell, p, state, x)[1] ** 2).sum())(params)
+
+  plain = grads(dataclasses.replace(cell, backward=None))
+  assert_close(grads(cell), jax.tree.map(np.asarray, plain), 1e-5)

@@ -3,6 +3,7 @@
 import contextlib
 import datetime
 import importlib.metadata
+import pathlib
 import platform
 import shlex
 import subprocess
@@ -11,7 +12,7 @@ import sys
 from charrnn import config as config_lib
 from charrnn import errors, startup
 from charrnn.sampling import options
-from charrnn.text import corpora, splits, streams
+from charrnn.text import streams
 from charrnn.training import runs, sizing
 
 PACKAGES = ("charrnn", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
@@ -31,10 +32,14 @@ def run(line, workdir, distributed=False):
     stored = _stored(workdir)
     if stored:
       sizing.fill_from(config, stored)
-    corpus = _corpus(config.text)
+    elif config.init_from:
+      source = config_lib.to_json(runs.read_config(config.init_from))
+      sizing.fill_from(config, {"model": source["model"] | {"compute_dtype": None}})
+    corpus = runs.load_corpus(config)
     _check_sample(config, corpus.alphabet)
     _fill_sizes(config, len(corpus.ids))
-    parts, windows = _parts(config, corpus)
+    parts = runs.split(config, len(corpus.ids))
+    windows = streams.Windows(corpus.ids, parts.train, config.batch_size, config.window)
     sizing.fill_length(config, windows.steps_per_epoch)
     startup.keep_memory()
     jax = startup.import_jax()
@@ -43,10 +48,10 @@ def run(line, workdir, distributed=False):
     writes = jax.process_index() == 0
     if distributed and writes:
       held.enter_context(startup.lock(workdir))
-    sizing.fill_dtype(config, jax.default_backend())
+    sizing.fill_dtype(config, jax.local_devices()[0])
     if stored:
       config_lib.check_resumable(stored, config_lib.to_json(config))
-      _check_same_text(workdir, corpus)
+      runs.check_same_text(workdir, corpus)
     return _train(line, workdir, corpus, parts, windows, writes)
 
 
@@ -55,26 +60,14 @@ def _stored(workdir):
   return runs.read_json(path) if path.exists() else None
 
 
-def _corpus(text):
-  return corpora.load(
-    text.source, alphabet=text.alphabet, encoding=text.encoding, newlines=text.newlines
-  )
-
-
 def _check_sample(config, alphabet):
   """What the first evaluation would stumble over, hours later."""
-  options.check(length=config.sample.length, num=1, seed=config.seed)
-  options.Settings(config.sample.temperature)
-  alphabet.encode(config.sample.prime)
-
-
-def _check_same_text(workdir, corpus):
-  then = runs.read_json(workdir / "run.json")["corpus"]["sha256"]
-  if then != corpus.provenance["sha256"]:
-    raise errors.UserError(
-      f"{corpus.name} is not the text any more that {workdir} was made with: give another "
-      f"--workdir, with --config.init_from={workdir} to start from its weights"
-    )
+  try:
+    options.check(length=config.sample.length, num=1, seed=config.seed)
+    options.Settings(config.sample.temperature)
+    alphabet.encode(config.sample.prime)
+  except errors.UserError as error:
+    raise errors.UserError(f"--config.sample (or --config.seed): {error}") from error
 
 
 def _fill_sizes(config, length):
@@ -85,20 +78,6 @@ def _fill_sizes(config, length):
   if chosen:
     values = ", ".join(f"{name}={value:g}" for name, value in chosen.items())
     print(f"chosen    by the amount of text: {values}", file=sys.stderr)
-
-
-def _parts(config, corpus):
-  """The splits of the corpus and its training windows, once the sizes are known."""
-  text, length = config.text, len(corpus.ids)
-  parts = splits.split(
-    length,
-    text.split,
-    text.valid_fraction,
-    text.test_fraction,
-    streams=config.batch_size,
-    window=config.window,
-  )
-  return parts, streams.Windows(corpus.ids, parts.train, config.batch_size, config.window)
 
 
 def _train(line, workdir, corpus, parts, windows, writes):
@@ -128,7 +107,7 @@ def _train(line, workdir, corpus, parts, windows, writes):
     metrics.draw(workdir, f"{line.experiment} {line.variant}".strip())
   if interrupted:
     return INTERRUPTED
-  _conclude(loop.say, workdir, trainer)
+  _conclude(loop.say, workdir, trainer, parts)
   return 0
 
 
@@ -154,13 +133,15 @@ def _record(line, workdir, corpus, layout):
 
 
 def _git_commit():
-  """The commit of the working directory, with + if it has changes; None outside of git."""
+  """The commit of this code, with + if its files are changed; None outside of git."""
 
   def git(*arguments):
-    return subprocess.run(["git", *arguments], capture_output=True, text=True, check=True).stdout
+    command = ["git", "-C", str(pathlib.Path(__file__).parent), *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout
 
   try:
-    return git("rev-parse", "HEAD").strip() + ("+" if git("status", "--porcelain") else "")
+    changed = git("status", "--porcelain", "--untracked-files=no")
+    return git("rev-parse", "HEAD").strip() + ("+" if changed else "")
   except (OSError, subprocess.CalledProcessError):
     return None
 
@@ -169,7 +150,7 @@ def _write_sample(config, workdir, model, alphabet, params, step):
   """samples/STEP.txt, and its first lines for whoever watches."""
   if not config.sample.length:
     return
-  from charrnn.sampling import generate, options, stream
+  from charrnn.sampling import generate, stream
   from charrnn.training import loop
 
   prompt_ids = alphabet.encode(config.sample.prime)
@@ -216,7 +197,7 @@ def _announce(say, config, workdir, corpus, parts, trainer):
     say(f"{name:9} {value}")
 
 
-def _conclude(say, workdir, trainer):
+def _conclude(say, workdir, trainer, parts):
   from charrnn.training import metrics
 
   memory = trainer.memory
@@ -228,6 +209,6 @@ def _conclude(say, workdir, trainer):
   say(
     f"loss curve: {workdir / 'loss.png'}\n\nnext:\n"
     f"  charrnn sample {folder} --temperature 0.8\n"
-    f"  charrnn eval {folder} --split test\n"
+    f"  charrnn eval {folder}{' --split test' if parts.test else ''}\n"
     f"  charrnn inspect {folder}"
   )

@@ -86,14 +86,45 @@ def lstm_recur(params, state, x_h):
   return LSTMState(o * jnp.tanh(c), c), {"i": i, "f": f, "g": g, "o": o}
 
 
+# One step backwards through a cell. `kept` holds the state before the step and the gates, `d` the
+# gradient of the state after it. Returns the gradients of the pre-activations, gate by gate, of
+# the input's part and (None where it is the same) of the recurrent part, and the gradient of the
+# state before the step but for what comes through W_hh.
+
+
+def rnn_backward(kept, d):
+  dx = d.h * (1 - kept["h"] ** 2)
+  return (dx,), None, RNNState(jnp.zeros_like(dx))
+
+
+def gru_backward(kept, d):
+  h, r, z, a, n = (kept[k] for k in ("h_before", "r", "z", "a", "n"))
+  dn = d.h * (1 - z) * (1 - n * n)
+  dz = d.h * (h - n) * z * (1 - z)
+  dr = dn * a * r * (1 - r)
+  return (dr, dz, dn), (dr, dz, dn * r), GRUState(d.h * z)
+
+
+def lstm_backward(kept, d):
+  c, i, f, g, o = (kept[k] for k in ("c_before", "i", "f", "g", "o"))
+  tanh_c = jnp.tanh(f * c + i * g)
+  dc = d.c + d.h * o * (1 - tanh_c * tanh_c)
+  di = dc * g * i * (1 - i)
+  df = dc * c * f * (1 - f)
+  dg = dc * i * (1 - g * g)
+  do = d.h * tanh_c * o * (1 - o)
+  return (di, df, dg, do), None, LSTMState(jnp.zeros_like(d.h), dc * f)
+
+
 @dataclasses.dataclass(frozen=True)
 class Cell:
-  """What a layer needs to know of a cell: its recurrent step, its state, its gates in order."""
+  """What a layer needs to know of a cell."""
 
-  recur: Callable  # (params, state, x_h) -> (state, gates)
+  recur: Callable  # (params, state, x_h) -> (state, gates by name)
   state: type
   gates: tuple[str, ...]  # the blocks of W_xh's and W_hh's last axis
-  biases: tuple[str, ...] = ()  # further [H] vectors besides b_h
+  backward: Callable | None = None  # None: JAX differentiates the scan
+  biases: tuple[tuple[str, str], ...] = ()  # [H] vectors of the recurrent part, each with its gate
 
   def zero_state(self, batch, hidden):
     # One buffer each: arrays that alias cannot be donated.
@@ -101,9 +132,9 @@ class Cell:
 
 
 CELLS = {
-  "rnn": Cell(rnn_recur, RNNState, ("h",)),
-  "gru": Cell(gru_recur, GRUState, ("r", "z", "n"), biases=("b_hn",)),
-  "lstm": Cell(lstm_recur, LSTMState, ("i", "f", "g", "o")),
+  "rnn": Cell(rnn_recur, RNNState, ("h",), rnn_backward),
+  "gru": Cell(gru_recur, GRUState, ("r", "z", "n"), gru_backward, (("b_hn", "n"),)),
+  "lstm": Cell(lstm_recur, LSTMState, ("i", "f", "g", "o"), lstm_backward),
 }
 
 

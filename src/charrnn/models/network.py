@@ -81,7 +81,7 @@ class Layer(nn.Module):
       "W_hh": self.param("W_hh", self.initializers["recurrent"], (H, GH)),
       "b_h": self.param("b_h", self._bias, (GH,)),
     }
-    for name in self.cell.biases:
+    for name, _ in self.cell.biases:
       params[name] = self.param(name, self.initializers["bias"], (H,))
     # Products in the compute dtype; biases, states and sums stay in float32.
     for name in ("W_xh", "W_hh"):
@@ -163,7 +163,6 @@ class Model:
 
   def __init__(self, network):
     self.network = network
-    self.vocab = network.vocab
 
   def init(self, key):
     """Parameters as a plain dict of dicts, float32."""
@@ -193,6 +192,8 @@ def make(vocab, *, cell, layers, hidden, embed, dropout, init, forget_bias, comp
   for name, value, least in (("layers", layers, 1), ("hidden", hidden, 1), ("embed", embed, 0)):
     if value < least:
       raise errors.UserError(f"--config.model.{name}={value}: must be at least {least}")
+  if forget_bias != 1 and "f" not in cells.CELLS[cell].gates:
+    raise errors.UserError(f"--config.model.forget_bias={forget_bias}: a {cell} has no forget gate")
   if not 0 <= dropout < 1:
     raise errors.UserError(f"--config.model.dropout={dropout}: must be in [0, 1)")
   return Model(

@@ -93,7 +93,9 @@ def scan_layer(cell, params, state, x_TxBxD):
 
 
 def fast_layer(cell, params, state, x_TxBxD):
-  """As `scan_layer` without `out`, with the backward pass below."""
+  """As `scan_layer` without `out`, with the cell's own backward pass if it has one."""
+  if cell.backward is None:
+    return scan_layer(cell, params, state, x_TxBxD)[:2]
   recurrent = {k: v for k, v in params.items() if k not in ("W_xh", "b_h")}
   return _recur(cell, recurrent, state, project(params, x_TxBxD))
 
@@ -129,7 +131,7 @@ def _recur_backward(cell, saved, cotangents):
   def step(dstate, inputs):
     dh, packed = inputs
     gates = {k: _unpack(v, dtype) for k, v in packed.items()}
-    dx_h, dh_h, dstate = BACKWARD[cell.state](gates, dstate._replace(h=dstate.h + dh))
+    dx_h, dh_h, dstate = cell.backward(gates, dstate._replace(h=dstate.h + dh))
     grads = [jnp.concatenate(blocks, -1) for blocks in (dx_h, dh_h) if blocks]
     dstate = dstate._replace(h=dstate.h + cells.dot(grads[-1], W_hh_T))
     return dstate, [_pack(grad, dtype) for grad in grads]
@@ -139,8 +141,9 @@ def _recur_backward(cell, saved, cotangents):
   dh_h = dh_h[0] if dh_h else dx_h
   h_before = _unpack(kept["h_before"], dtype).astype(dtype)
   dparams = {"W_hh": weight_gradient(h_before, dh_h)}
-  if "b_hn" in params:
-    dparams["b_hn"] = dh_h[..., -h_before.shape[-1] :].sum((0, 1))
+  for name, gate in cell.biases:
+    block = jnp.split(dh_h, len(cell.gates), -1)[cell.gates.index(gate)]
+    dparams[name] = block.sum((0, 1))
   return dparams, dfirst, dx_h
 
 
@@ -154,40 +157,3 @@ def _pack(x, dtype):
 
 def _unpack(x, dtype):
   return x if x.dtype == jnp.float32 else lax.bitcast_convert_type(x, dtype).astype(jnp.float32)
-
-
-# One step backwards through a cell. `kept` holds the state before the step and the gates, `d` the
-# gradient of the state after it. Returns the gradients of the pre-activations, gate by gate, of
-# the input's part and (None where it is the same) of the recurrent part, and the gradient of the
-# state before the step but for what comes through W_hh.
-
-
-def _rnn_backward(kept, d):
-  dx = d.h * (1 - kept["h"] ** 2)
-  return (dx,), None, cells.RNNState(jnp.zeros_like(dx))
-
-
-def _gru_backward(kept, d):
-  h, r, z, a, n = (kept[k] for k in ("h_before", "r", "z", "a", "n"))
-  dn = d.h * (1 - z) * (1 - n * n)
-  dz = d.h * (h - n) * z * (1 - z)
-  dr = dn * a * r * (1 - r)
-  return (dr, dz, dn), (dr, dz, dn * r), cells.GRUState(d.h * z)
-
-
-def _lstm_backward(kept, d):
-  c, i, f, g, o = (kept[k] for k in ("c_before", "i", "f", "g", "o"))
-  tanh_c = jnp.tanh(f * c + i * g)
-  dc = d.c + d.h * o * (1 - tanh_c * tanh_c)
-  di = dc * g * i * (1 - i)
-  df = dc * c * f * (1 - f)
-  dg = dc * i * (1 - g * g)
-  do = d.h * tanh_c * o * (1 - o)
-  return (di, df, dg, do), None, cells.LSTMState(jnp.zeros_like(d.h), dc * f)
-
-
-BACKWARD = {
-  cells.RNNState: _rnn_backward,
-  cells.GRUState: _gru_backward,
-  cells.LSTMState: _lstm_backward,
-}

@@ -81,7 +81,6 @@ class Trainer:
     )
     self.eval_step = steps.make_eval_step(model)
     self.memory = Memory()
-    self.stop = Stop()
 
   def shapes(self):
     """The parameters' shapes, without making them."""
@@ -110,6 +109,7 @@ class Trainer:
     done = step >= self.steps or self._patience_is_over()
     if done:
       return state, False
+    stop = Stop()
     state = steps.place(state, self.layout, self.config.batch_size)
     log = metrics.Metrics(self.workdir, start) if self.main else None
     writer = checkpoint.Writer(self.workdir / "checkpoints", self.config.keep)
@@ -126,7 +126,7 @@ class Trainer:
         if previous is not None:  # its numbers are read while this step runs
           self._record(step - 1, previous, log, progress)
         previous = out
-        interrupted = self._interrupted(step)
+        interrupted = self._interrupted(stop, step)
         evaluates = step % self.config.eval_every == 0 or step == self.steps
         saves = self.config.checkpoint_every and step % self.config.checkpoint_every == 0
         if not (evaluates or saves or interrupted):
@@ -155,11 +155,11 @@ class Trainer:
       self.say(f"stopped by a signal, saved after step {step}: the same command resumes")
     return state, interrupted
 
-  def _interrupted(self, step):
+  def _interrupted(self, stop, step):
     # Several processes ask each other now and then only: it costs a round trip.
     if jax.process_count() > 1 and step % self.config.log_every:
       return False
-    return self.stop.agreed()
+    return stop.agreed()
 
   def _patience_is_over(self):
     return bool(self.config.patience) and self.memory.stale >= self.config.patience

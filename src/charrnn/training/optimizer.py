@@ -4,7 +4,22 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from charrnn import config as config_lib
 from charrnn import errors
+
+# What each rule reads of its section, besides what all do.
+FIELDS = {
+  "rmsprop": {"decay", "eps"},
+  "adam": {"b1", "b2", "eps"},
+  "adamw": {"b1", "b2", "eps", "weight_decay"},
+  "sgd": {"momentum"},
+}
+SCHEDULE_FIELDS = {
+  "constant": set(),
+  "epoch_decay": {"decay", "decay_after"},
+  "halving": {"halve_every"},
+  "cosine": {"final_fraction"},
+}
 
 
 def schedule(config, learning_rate, steps_per_epoch, steps):
@@ -30,6 +45,7 @@ def schedule(config, learning_rate, steps_per_epoch, steps):
     ),
   }
   body = _choose("schedule.name", config.name, bodies)
+  _check_used("schedule", config, SCHEDULE_FIELDS)
   if not warmup:
     return body
   # The cosine begins where the warm-up ends; what counts epochs counts all of them.
@@ -53,13 +69,11 @@ def make(config, schedule_fn):
     "sgd": lambda: optax.sgd(schedule_fn, config.momentum or None),
   }
   rule = _choose("optimizer.name", config.name, rules)
-  if config.weight_decay and config.name != "adamw":
+  _check_used("optimizer", config, FIELDS)
+  if config.name == "adamw" and not config.weight_decay:
     raise errors.UserError(
-      f"--config.optimizer.weight_decay={config.weight_decay} needs --config.optimizer.name=adamw"
-    )
-  if config.momentum and config.name != "sgd":
-    raise errors.UserError(
-      f"--config.optimizer.momentum={config.momentum} needs --config.optimizer.name=sgd"
+      "--config.optimizer.name=adamw without weight decay is adam: give "
+      "--config.optimizer.weight_decay=0.1, say"
     )
   clips = []
   if config.clip_element:
@@ -72,6 +86,17 @@ def make(config, schedule_fn):
 def matrices(params):
   """What weight decay applies to: weights, not biases."""
   return jax.tree.map(lambda leaf: leaf.ndim > 1, params)
+
+
+def _check_used(section, config, fields):
+  """Raises UserError for a field that was set and that the chosen rule does not read."""
+  defaults = config_lib.default()[section]
+  for field in sorted(set.union(*fields.values()) - fields[config.name]):
+    if config[field] != defaults[field]:
+      readers = " or ".join(name for name, used in fields.items() if field in used)
+      raise errors.UserError(
+        f"--config.{section}.{field}={config[field]} needs --config.{section}.name={readers}"
+      )
 
 
 def _choose(field, name, known):

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 from charrnn import config as config_lib
 from charrnn import errors
 from charrnn.text import alphabet as alphabet_lib
+from charrnn.text import corpora, splits
 
 
 class Run(NamedTuple):
@@ -62,6 +63,44 @@ def read_config(path):
     raise errors.UserError(f"{path} is damaged: take it from a copy of the same run") from error
 
 
+def load_corpus(config):
+  """The corpus that `config.text` names."""
+  text = config.text
+  return corpora.load(
+    text.source, alphabet=text.alphabet, encoding=text.encoding, newlines=text.newlines
+  )
+
+
+def split(config, length):
+  """The parts of a corpus of `length` characters."""
+  text = config.text
+  return splits.split(
+    length,
+    text.split,
+    text.valid_fraction,
+    text.test_fraction,
+    streams=config.batch_size,
+    window=config.window,
+  )
+
+
+def provenance(path):
+  """What run.json says of the corpus that a run was made with."""
+  found = read_json(path / "run.json").get("corpus")
+  if not isinstance(found, dict) or "sha256" not in found:
+    raise errors.UserError(f"{path / 'run.json'} is damaged: take it from a copy of the same run")
+  return found
+
+
+def check_same_text(path, corpus):
+  """Raises UserError when a corpus has changed since the run at `path` was made with it."""
+  if provenance(path)["sha256"] != corpus.provenance["sha256"]:
+    raise errors.UserError(
+      f"{corpus.name} is not the text any more that {path} was made with: bring the old one "
+      f"back, or start anew in another --workdir (with --config.init_from={path} from its weights)"
+    )
+
+
 def load(path, step=None):
   """The model of a run with its verified parameters at `step`; None: the best, else the newest."""
   path = check(path)
@@ -78,7 +117,7 @@ def load(path, step=None):
     )
   if step is not None and step not in kept:
     raise errors.UserError(f"{path} has no step {step}: kept are {', '.join(map(str, kept))}")
-  arrays, meta = checkpoint.read(folder, step) if step is not None else _read_best(folder)
+  arrays, meta = checkpoint.read(folder, step, "params") if step is not None else _read_best(folder)
   model = network.make(alphabet.size, **config.model)
   return Run(path, config, alphabet, model, arrays["params"], meta["step"], meta)
 
@@ -91,7 +130,7 @@ def _read_best(folder):
     if chosen is None:
       raise errors.UserError(f"every checkpoint in {folder} is damaged: restore it from a copy")
     try:
-      return checkpoint.read(folder, chosen)
+      return checkpoint.read(folder, chosen, "params")
     except checkpoint.DamagedError:
       if chosen in checkpoint.steps(folder):
         raise

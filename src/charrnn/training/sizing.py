@@ -8,7 +8,8 @@ from charrnn import config as config_lib
 from charrnn import errors
 
 # Up to so many characters of training text: layers, hidden, dropout, batch, epochs, learning rate.
-# As many parameters as characters, within a factor of a few: more overfit, fewer underfit.
+# Small texts overfit, so they get small models and dropout; large ones fill larger models, as far
+# as a few cores get through them.
 SIZES = [
   (100_000, (1, 128, 0.3, 8, 30.0, 8e-3)),
   (600_000, (2, 128, 0.3, 16, 20.0, 8e-3)),
@@ -55,9 +56,12 @@ def fill_length(config, steps_per_epoch):
   return steps
 
 
-def fill_dtype(config, platform):
-  """bfloat16 where products in it are native: accelerators, and CPUs that say so."""
-  native = platform != "cpu" or _cpu_multiplies_bfloat16()
+def fill_dtype(config, device):
+  """bfloat16 where products in it are native: TPUs, GPUs since Ampere, CPUs that say so."""
+  if device.platform == "cpu":
+    native = _cpu_multiplies_bfloat16()
+  else:
+    native = float(getattr(device, "compute_capability", "8.0")) >= 8
   _set(config, {"model.compute_dtype": "bfloat16" if native else "float32"})
 
 

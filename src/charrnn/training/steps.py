@@ -120,11 +120,15 @@ def make_train_step(model, optimizer, *, batch, accumulate, seed, layout):
       rows = first + n * part + jnp.arange(part)
       return grad_fn(state.params, carry, cut(x_TxS, 1), cut(y_TxS, 1), rows, step_key)
 
+    def add_part(total, n):
+      (loss, carry), grads = one_part(n)
+      return jax.tree.map(lambda t, new: t + new / accumulate, total, (loss, grads)), carry
+
     if accumulate == 1:
       (loss, carry), grads = one_part(0)
-    else:
-      (losses, carries), parts = jax.lax.map(one_part, jnp.arange(accumulate))
-      loss, grads = losses.mean(), jax.tree.map(lambda leaf: leaf.mean(0), parts)
+    else:  # one gradient in memory, however many parts
+      zeros = jnp.zeros(()), jax.tree.map(jnp.zeros_like, state.params)
+      (loss, grads), carries = jax.lax.scan(add_part, zeros, jnp.arange(accumulate))
       carry = jax.tree.map(lambda leaf: leaf.reshape(share, -1), carries)
 
     loss, grads = jax.lax.pmean((loss, grads), AXIS)
