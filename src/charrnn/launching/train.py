@@ -48,7 +48,9 @@ def run(line, workdir, distributed=False):
     writes = jax.process_index() == 0
     if distributed and writes:
       held.enter_context(startup.lock(workdir))
-    sizing.fill_dtype(config, jax.local_devices()[0])
+    from charrnn.training import steps
+
+    sizing.fill_dtype(config, steps.device())
     if stored:
       config_lib.check_resumable(stored, config_lib.to_json(config))
       runs.check_same_text(workdir, corpus)

@@ -28,7 +28,7 @@ class Devices(NamedTuple):
 
   @property
   def text(self):
-    kind = jax.local_devices()[0].device_kind
+    kind = device().device_kind
     processes = f" in {jax.process_count()} processes" if jax.process_count() > 1 else ""
     return f"{self.total} x {kind}{processes}"
 
@@ -36,6 +36,11 @@ class Devices(NamedTuple):
     """The streams of this process."""
     share = batch // self.total
     return slice(self.first * share, (self.first + self.local) * share)
+
+
+def device():
+  """One of our devices: all are alike."""
+  return jax.local_devices()[0]
 
 
 def devices():
