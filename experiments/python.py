@@ -15,7 +15,7 @@ def get_config(variant=""):
   c.text.source = "python"
   c.model.layers, c.model.hidden, c.model.dropout = 2, 256, 0.0
   c.batch_size = 32
-  c.epochs = 2.0
+  c.epochs = 1.5
   c.optimizer.learning_rate = 8e-3
   if variant == "smoke":
     c.model.hidden = 64

@@ -2,10 +2,12 @@
 
   python launch.py --config=experiments/shakespeare.py
 
-@@
+Reaches 1.42 nats a character on the validation part in 5 minutes on 2 CPU cores.
+
 Variants:
-  smoke   a small model for 100 steps: shows that everything works
-  blog    the blog's model and training: 2 x 512, dropout 0.5, batch 100, window 100, RMSProp
+  smoke   a small model for 100 steps, 15 seconds: shows that everything works
+  blog    the blog's model and training: 2 x 512, dropout 0.5, batch 100, window 100, RMSProp;
+          50 epochs of it take about 4 hours on 2 cores (by its rate, not run to the end)
 """
 
 from charrnn import config as config_lib

@@ -86,9 +86,3 @@ def charrnn(capsys):
     return Result(code, *capsys.readouterr())
 
   return run
-
-
-def flip(path, offset):
-  data = bytearray(path.read_bytes())
-  data[offset] ^= 0x10
-  path.write_bytes(data)

@@ -3,7 +3,7 @@ import shutil
 import subprocess
 import sys
 
-import conftest
+import bits
 import numpy as np
 import pytest
 
@@ -69,7 +69,7 @@ def test_a_damaged_array_is_marked_among_the_others(charrnn, a):
   for file in files:
     whole = file.read_bytes()
     for offset in range(100, len(whole), 300):
-      conftest.flip(file, offset)
+      bits.flip(file, offset)
       rows = charrnn("inspect", a, "--step=20", "--json").json["parameters"]["arrays"]
       if not all(row["whole"] for row in rows):
         assert 0 < sum("norm" in row for row in rows) < len(rows) == 8

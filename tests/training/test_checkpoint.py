@@ -1,6 +1,7 @@
 """Round trips, every kind of damage, and which steps stay."""
 
 import json
+import resource
 import shutil
 
 import jax
@@ -54,6 +55,16 @@ def test_comes_back_bit_for_bit(saved):
   assert shapes == jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), arrays)
 
 
+def test_some_of_the_arrays_can_be_read_alone(saved):
+  whole, _ = checkpoint.read(saved, 2)
+  params, meta = checkpoint.read(saved, 2, "params")
+  assert params.keys() == {"params"} and meta["step"] == 2
+  assert checkpoint.digests(params["params"]) == checkpoint.digests(whole["params"])
+  one, _ = checkpoint.read(saved, 2, "params/layer_0/W_xh")
+  assert checkpoint.digests(one).keys() == {"params/layer_0/W_xh"}
+  assert not checkpoint.is_below("params/layer_0/W_xh", "param")
+
+
 def files_of(folder, step):
   return sorted(p.relative_to(folder) for p in (folder / str(step)).rglob("*") if p.is_file())
 
@@ -93,10 +104,21 @@ def test_changed_meta_data_are_found(folder):
   assert checkpoint.best_step(folder) == 1
 
 
+def test_damage_elsewhere_does_not_matter_to_what_is_read(folder):
+  path = folder / "2" / "meta" / "metadata"
+  meta = json.loads(path.read_text())
+  del meta["sha256"]
+  meta["arrays"]["step"] = "0" * 64
+  path.write_text(json.dumps(checkpoint._seal(meta)))
+  with pytest.raises(checkpoint.DamagedError, match=r"\(step\): choose another --step"):
+    checkpoint.read(folder, 2)
+  assert "layer_0" in checkpoint.read(folder, 2, "params")[0]["params"]
+
+
 def test_arrays_of_another_step_are_found(folder):
   shutil.rmtree(folder / "2" / "state")
   shutil.copytree(folder / "1" / "state", folder / "2" / "state")
-  with pytest.raises(checkpoint.DamagedError, match=r"checkpoint 2 .* damaged: .*W_"):
+  with pytest.raises(checkpoint.DamagedError, match=r"checkpoint 2 .* damaged \(.*more\)"):
     checkpoint.read(folder, 2)
 
 
@@ -114,6 +136,51 @@ def test_what_a_killed_save_or_deletion_leaves_does_no_harm(folder):
   save(folder, 1, 0.5, first=60)
   assert checkpoint.steps(folder) == [60]
   assert_is_state(checkpoint.read(folder, 60)[0], 60)
+
+
+def assert_is_refused(folder, why):
+  """And not taken for damage: else a resume would put whole checkpoints aside."""
+  with pytest.raises(errors.UserError, match=why) as caught:
+    checkpoint.read_newest(folder)
+  assert not isinstance(caught.value, checkpoint.DamagedError)
+
+
+def test_a_lack_of_files_is_no_damage(folder, monkeypatch):
+  monkeypatch.setattr(checkpoint, "steps", lambda folder: [1, 2])  # it opens one itself
+  soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+  resource.setrlimit(resource.RLIMIT_NOFILE, (3, hard))
+  try:
+    assert_is_refused(folder, r"cannot read checkpoint 2 in .*: Too many open files")
+  finally:
+    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_what_the_system_refuses_to_tensorstore_is_no_damage(folder):
+  (name,) = (n for n in files_of(folder, 2) if n.parts[1:3] == ("state", "d"))
+  (folder / name).unlink()
+  (folder / name).symlink_to(name.name)  # to itself: not missing, yet it cannot be opened
+  assert_is_refused(folder, r"cannot read checkpoint 2 in .*: Too many levels of symbolic links")
+
+
+def test_a_lack_of_memory_is_no_damage(folder, monkeypatch):
+  def fail(tree):
+    raise MemoryError
+
+  monkeypatch.setattr(checkpoint, "digests", fail)
+  assert_is_refused(folder, r"cannot read checkpoint 2 in .*: out of memory")
+
+
+def test_where_no_step_is_whole_nothing_begins_anew(folder, tmp_path):
+  (tmp_path / "other" / "50").mkdir(parents=True)
+  for step in (1, 2):
+    flip(folder / str(step) / "meta" / "metadata")
+  for damaged, count in ((folder, 2), (tmp_path / "other", 1)):
+    said = []
+    with pytest.raises(errors.UserError, match=r"every checkpoint in .* is damaged: restore one"):
+      checkpoint.read_newest(damaged, said.append)
+    assert len(said) == len(checkpoint.steps(damaged)) == count
+    assert "--step" not in "".join(said)
 
 
 def test_what_is_put_aside_overwrites_nothing(folder):
@@ -146,6 +213,11 @@ def test_without_any_validation_loss_the_newest_is_the_best(tmp_path):
   save(tmp_path, 2, None, None, None)
   assert checkpoint.steps(tmp_path) == [2, 3]
   assert checkpoint.best_step(tmp_path) == 3
+
+
+def test_of_equal_losses_the_first_is_the_best(tmp_path):
+  save(tmp_path, 3, 2.0, 1.0, 1.0)
+  assert checkpoint.best_step(tmp_path) == checkpoint.best({3: 1.0, 2: 1.0, 4: None}) == 2
 
 
 def test_nothing_there(tmp_path):

@@ -7,7 +7,8 @@ from charrnn import errors
 HELP = """check a run: every array of every checkpoint, and the other files
 
 A checkpoint is checked against its digests, alphabet.json against the corpus in run.json.
-Exit code 0: all of it is whole; 1: something is damaged; 2: this is no run."""
+Exit code 0: all of it is whole; 1: something is damaged; 2: this is no run, or it
+cannot be read."""
 NAMED = 6  # damaged arrays on a line
 
 
@@ -61,24 +62,24 @@ def _line(part):
 
 def _check_config(path):
   from charrnn import config as config_lib
-  from charrnn.training import inspection
+  from charrnn.training import runs
 
-  return f"{len(config_lib.flatten(config_lib.to_json(inspection.config_of(path))))} fields"
+  return f"{len(config_lib.flatten(config_lib.to_json(runs.read_config(path))))} fields"
 
 
 def _check_provenance(path):
   from charrnn.training import inspection
 
-  count = len(inspection.provenance(path)["launches"])
+  count = len(inspection.origin(path)["launches"])
   return f"{count} launch{'es' * (count != 1)}"
 
 
 def _check_alphabet(path):
   from charrnn.text import alphabet as alphabet_lib
-  from charrnn.training import inspection
+  from charrnn.training import runs
 
   alphabet = alphabet_lib.Alphabet.load(path / "alphabet.json")
-  corpus = inspection.provenance(path)["corpus"]
+  corpus = runs.provenance(path)
   # It has no digest, but it counts every character of the corpus.
   if (alphabet.size, sum(alphabet.counts)) != (corpus["alphabet"]["size"], corpus["characters"]):
     raise errors.UserError("not the alphabet of the corpus in run.json")
@@ -117,4 +118,4 @@ def _check_step(path, step):
   except checkpoint.DamagedError:
     return ["its meta data, and with them all digests"], None
   size = sum(array.nbytes for array in arrays.whole.values())
-  return arrays.damaged, f"{len(arrays.whole)} arrays  {size / 1e6:,.3f} MB"
+  return list(arrays.damaged), f"{len(arrays.whole)} arrays  {size / 1e6:,.3f} MB"

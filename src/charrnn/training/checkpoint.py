@@ -6,21 +6,32 @@ a run can be looked at while it trains.
 """
 
 import contextlib
+import errno
 import hashlib
 import json
+import os
 import pathlib
+import re
 
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
-from flax import serialization
+from flax import serialization, traverse_util
 from orbax.checkpoint import checkpoint_managers as managers
 
 from charrnn import errors
 
+# What the system says of a file that is missing; all else it says may pass.
+MISSING = {errno.ENOENT, errno.ENOTDIR, errno.EISDIR}
+NAMED = 3  # damaged arrays in a message
+
 
 class DamagedError(errors.UserError):
   """A checkpoint that is incomplete or does not match its digests."""
+
+  def __init__(self, folder, step, parts):
+    self.finding = f"checkpoint {step} in {folder} is incomplete or damaged ({parts})"
+    super().__init__(f"{self.finding}: choose another --step")
 
 
 class Writer:
@@ -38,7 +49,7 @@ class Writer:
   def should_preserve(self, checkpoints, *, context):
     """Orbax asks it which of the steps there are, oldest first, are to stay."""
     del context
-    kept = {info.step for info in checkpoints[-self._keep :]} | {_best(self._losses)}
+    kept = {info.step for info in checkpoints[-self._keep :]} | {best(self._losses)}
     return [info.step in kept for info in checkpoints]
 
   def save(self, step, state, meta):
@@ -63,53 +74,100 @@ class Writer:
 
 def steps(folder):
   """The steps there are, oldest first. Not all need be whole."""
-  folder = pathlib.Path(folder)
-  if not folder.is_dir():
-    return []
-  return sorted(int(p.name) for p in folder.iterdir() if p.is_dir() and p.name.isdigit())
+  try:
+    return sorted(int(p.name) for p in pathlib.Path(folder).iterdir() if _is_step(p))
+  except OSError as error:
+    if error.errno in MISSING:
+      return []
+    raise errors.UserError(f"cannot read {folder}: {error.strerror}") from error
+
+
+def _is_step(path):
+  return path.name.isdigit() and path.is_dir()
 
 
 def read_meta(folder, step):
-  """The JSON item of a step; raises DamagedError."""
+  """The JSON item of a step."""
   path = pathlib.Path(folder) / str(step) / "meta" / "metadata"
-  try:
-    meta = json.loads(path.read_text())
-    whole = meta == _seal({k: v for k, v in meta.items() if k != "sha256"})
-  except (OSError, ValueError, TypeError, AttributeError):
-    whole = False
-  if not whole:
-    raise DamagedError(f"checkpoint {step} in {folder} is incomplete or damaged (its meta data)")
+  with _reading(folder, step, "its meta data"):
+    meta = json.loads(path.read_bytes())
+    if meta != _seal({k: v for k, v in meta.items() if k != "sha256"}):
+      raise ValueError("another digest")
   return meta
 
 
-def read(folder, step):
-  """The verified arrays of a step as nested dicts of NumPy arrays, and its meta data."""
+def read(folder, step, prefix=""):
+  """The verified arrays of a step as nested dicts of NumPy arrays, and its meta data.
+
+  `prefix`: only those at or below this name, such as params or params/layer_0/W_xh.
+  Raises DamagedError, or a plain UserError for what may pass, such as a lack of rights or memory.
+  """
   meta = read_meta(folder, step)
-  path = (pathlib.Path(folder) / str(step) / "state").absolute()
-  try:
-    with ocp.StandardCheckpointer() as checkpointer:
-      # A target of NumPy leaves: wherever it was trained, it is read without a device.
-      like = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), metadata(folder, step))
-      tree = jax.tree.map(np.asarray, checkpointer.restore(path, like))
-  except Exception as error:  # whatever Orbax, TensorStore and zstd raise at a damaged file
-    raise DamagedError(f"checkpoint {step} in {folder} cannot be read: it is damaged") from error
-  wrong = sorted(k for k, v in digests(tree).items() if meta["arrays"].get(k) != v)
-  if wrong or len(meta["arrays"]) != len(jax.tree.leaves(tree)):
-    raise DamagedError(f"checkpoint {step} in {folder} is damaged: {', '.join(wrong) or 'arrays'}")
+  shapes = metadata(folder, step, prefix)
+  with _reading(folder, step, "its arrays"):
+    # A target of NumPy leaves: wherever it was trained, it is read without a device.
+    like = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), shapes)
+    with ocp.PyTreeCheckpointer() as checkpointer:
+      args = ocp.args.PyTreeRestore(like, partial_restore=True)
+      tree = jax.tree.map(np.asarray, checkpointer.restore(_state(folder, step), args))
+    found = digests(tree)
+  wanted = {k: digest for k, digest in meta["arrays"].items() if is_below(k, prefix)}
+  wrong = sorted(k for k in wanted.keys() | found.keys() if wanted.get(k) != found.get(k))
+  if wrong:
+    more = f" and {len(wrong) - NAMED} more" if len(wrong) > NAMED else ""
+    raise DamagedError(folder, step, ", ".join(wrong[:NAMED]) + more)
   return tree, meta
 
 
-def metadata(folder, step):
+def metadata(folder, step, prefix=""):
   """Shapes and dtypes of a step's arrays as nested dicts, without loading an array."""
-  path = (pathlib.Path(folder) / str(step) / "state").absolute()
-  with ocp.StandardCheckpointer() as checkpointer:
-    return checkpointer.metadata(path).item_metadata.tree
+  with _reading(folder, step, "its arrays"):
+    # Not by a checkpointer, which keeps to itself why it finds nothing.
+    with contextlib.closing(ocp.PyTreeCheckpointHandler()) as handler:
+      tree = handler.metadata(_state(folder, step)).tree
+    flat = traverse_util.flatten_dict(tree, keep_empty_nodes=True, sep="/")
+    flat = {name: leaf for name, leaf in flat.items() if is_below(name, prefix)}
+    return traverse_util.unflatten_dict(flat, sep="/")
+
+
+def is_below(name, prefix):
+  """Whether an array is the one of this name, or of a group of this name."""
+  return not prefix or f"{name}/".startswith(f"{prefix}/")
+
+
+def _state(folder, step):
+  return (pathlib.Path(folder) / str(step) / "state").absolute()
+
+
+@contextlib.contextmanager
+def _reading(folder, step, part):
+  """Tells damage to a part of a step from a fault that may pass."""
+  try:
+    yield
+  except Exception as error:  # whatever Orbax, TensorStore and zstd raise at a damaged file
+    if reason := _passing(error):
+      raise errors.UserError(f"cannot read checkpoint {step} in {folder}: {reason}") from error
+    raise DamagedError(folder, step, part) from error
+
+
+def _passing(error):
+  """Why a file could not be read just now, be it whole or not; None if that is not what it is."""
+  if isinstance(error, MemoryError):
+    return str(error) or "out of memory"
+  told = re.search(r"os_error_code='(\d+)'", str(error))  # by TensorStore
+  code = getattr(error, "errno", None) or (told and int(told[1]))
+  return os.strerror(code) if code and code not in MISSING else None
 
 
 def best_step(folder):
   """The step of the lowest validation loss, else the newest; None if there is none whole."""
-  losses = _losses(folder)
-  return _best(losses) or max(losses, default=None)
+  return best(_losses(folder))
+
+
+def best(losses):
+  """The first step of the lowest loss, else (no step has one) the newest; None of none at all."""
+  known = [(loss, step) for step, loss in losses.items() if loss is not None]
+  return min(known)[1] if known else max(losses, default=None)
 
 
 def _losses(folder):
@@ -121,19 +179,23 @@ def _losses(folder):
   return found
 
 
-def _best(losses):
-  """The first step of the lowest loss, as the loop says it; None if no step has one."""
-  known = [(loss, step) for step, loss in losses.items() if loss is not None]
-  return min(known)[1] if known else None
-
-
 def read_newest(folder, say=lambda text: None):
-  """(arrays, meta) of the newest whole step, or None; `say` hears of each step passed over."""
-  for step in reversed(steps(folder)):
+  """(arrays, meta) of the newest whole step; `say` hears of each step passed over.
+
+  None if there are no steps; if there are and none is whole, that is a UserError: whoever then
+  started anew would write over what may be repaired.
+  """
+  found = steps(folder)
+  for step in reversed(found):
     try:
       return read(folder, step)
     except DamagedError as error:
-      say(str(error))
+      say(error.finding)
+  if found:
+    raise errors.UserError(
+      f"every checkpoint in {folder} is damaged: restore one from a copy, or start anew in "
+      "another --workdir"
+    )
   return None
 
 

@@ -11,18 +11,15 @@ import statistics
 import time
 from typing import Any, NamedTuple
 
-import jax
 import numpy as np
-import orbax.checkpoint as ocp
 from flax import traverse_util
 
 from charrnn import config as config_lib
 from charrnn import errors, startup
 from charrnn.text import alphabet as alphabet_lib
-from charrnn.text import splits
 from charrnn.training import checkpoint, metrics, runs, sizing
 
-PARAMS = "params/"
+PARAMS = "params"
 
 
 class GoneError(errors.UserError):
@@ -32,10 +29,8 @@ class GoneError(errors.UserError):
 class Arrays(NamedTuple):
   """A step's arrays by name, such as params/layer_0/W_xh."""
 
-  shapes: dict[str, Any]  # of all of them, with dtypes; empty where they cannot be read
   whole: dict[str, np.ndarray]  # those that match their digests
-  damaged: list[str]
-  meta: dict
+  damaged: dict[str, Any]  # the others: shape and dtype, or None where these are lost as well
 
 
 def prepare():
@@ -57,60 +52,44 @@ def is_training(path):
 
 
 def read(path, step, prefix=""):
-  """The arrays of a step whose names begin with `prefix`, each verified for itself.
+  """The arrays of a step at or below the name `prefix`, each verified for itself.
 
   Raises DamagedError where not even their digests can be read, and GoneError.
   """
-  folder = path / "checkpoints"
   try:
-    meta = checkpoint.read_meta(folder, step)
+    arrays = _read(path / "checkpoints", step, prefix)
   except checkpoint.DamagedError:
     _check_still_there(path, step)
     raise
+  if arrays.damaged:
+    _check_still_there(path, step)
+  return arrays
+
+
+def _read(folder, step, prefix):
+  """All together, and if that fails, one by one."""
+  with contextlib.suppress(checkpoint.DamagedError):
+    return Arrays(flatten(checkpoint.read(folder, step, prefix)[0]), {})
   shapes = _shapes(folder, step)
   # Those with a digest and those without: what is only in one of the two is damage as well.
-  names = {name for name in meta["arrays"].keys() | shapes.keys() if name.startswith(prefix)}
-  found = _restore(folder, step, {name: shapes.get(name) for name in names})
-  good = {k for k, digest in checkpoint.digests(found).items() if meta["arrays"].get(k) == digest}
-  if good != names:
-    _check_still_there(path, step)
-  names = sorted(names, key=natural)
-  return Arrays(
-    {name: shapes[name] for name in names if name in shapes},
-    {name: found[name] for name in names if name in good},
-    [name for name in names if name not in good],
-    meta,
-  )
+  names = checkpoint.read_meta(folder, step)["arrays"].keys() | shapes.keys()
+  whole, damaged = {}, {}
+  for name in sorted(names, key=natural):
+    if checkpoint.is_below(name, prefix):
+      try:
+        whole |= flatten(checkpoint.read(folder, step, name)[0])
+      except checkpoint.DamagedError:
+        damaged[name] = shapes.get(name)
+  return Arrays(whole, damaged)
 
 
 def _shapes(folder, step):
+  """Of all arrays; empty where they cannot be read."""
   try:
-    tree = checkpoint.metadata(folder, step)
-  except Exception:  # whatever Orbax and TensorStore raise at damaged files
+    flat = traverse_util.flatten_dict(checkpoint.metadata(folder, step), sep="/")
+  except checkpoint.DamagedError:
     return {}
-  flat = traverse_util.flatten_dict(tree, sep="/")
   return {name: leaf for name, leaf in flat.items() if hasattr(leaf, "shape")}
-
-
-def _restore(folder, step, shapes):
-  """The arrays that can be read at all: together, and if that fails, one by one."""
-  path = (folder / str(step) / "state").absolute()
-  try:
-    like = {name: np.zeros(leaf.shape, leaf.dtype) for name, leaf in shapes.items()}
-    with ocp.PyTreeCheckpointer() as checkpointer:
-      tree = checkpointer.restore(
-        path,
-        ocp.args.PyTreeRestore(traverse_util.unflatten_dict(like, sep="/"), partial_restore=True),
-      )
-    return jax.tree.map(np.asarray, traverse_util.flatten_dict(tree, sep="/"))
-  except Exception:  # as above
-    if len(shapes) <= 1:
-      return {}
-  found = {}
-  for name, leaf in shapes.items():
-    if leaf is not None:
-      found |= _restore(folder, step, {name: leaf})
-  return found
 
 
 def _check_still_there(path, step):
@@ -122,10 +101,10 @@ def _check_still_there(path, step):
     raise GoneError(f"step {step} of {path} was deleted while it was read: try another one")
 
 
-def flatten(params):
+def flatten(tree):
   """Arrays by name, as layer_0/W_xh; contiguous, as those who take their bytes expect."""
-  flat = traverse_util.flatten_dict(params, sep="/")
-  return {name: np.ascontiguousarray(flat[name]) for name in sorted(flat, key=natural)}
+  flat = traverse_util.flatten_dict(tree, sep="/")
+  return {name: np.asarray(flat[name], order="C") for name in sorted(flat, key=natural)}
 
 
 def natural(name):
@@ -148,14 +127,14 @@ def facts(path, step=None):
   def attempt(read, *args):
     try:
       return read(*args)
-    except errors.UserError as error:
+    except (errors.UserError, OSError) as error:
       problems.append(str(error))
       return None
 
-  about = attempt(provenance, path) or {}
-  config = attempt(config_of, path)
+  about = attempt(origin, path) or {}
+  config = attempt(runs.read_config, path)
   alphabet = attempt(alphabet_lib.Alphabet.load, path / "alphabet.json")
-  lines = attempt(_metrics, path) or []
+  lines = attempt(metrics.read, path) or []
   length = attempt(_length, config, about.get("corpus"))
   return {
     "run": str(path),
@@ -177,40 +156,12 @@ def _check_kept(path, kept, step):
     raise errors.UserError(f"{path} has no step {step}: {known}")
 
 
-def config_of(path):
-  """The config of a run; raises UserError for all that is none."""
-  value = _json_object(path / "config.json")
-  try:
-    return config_lib.from_json(value)
-  except (TypeError, ValueError, AttributeError, KeyError) as error:
-    raise errors.UserError(f"{path / 'config.json'} is damaged: {error}") from error
-
-
-def provenance(path):
-  """run.json; raises UserError for all that is none."""
-  value = _json_object(path / "run.json")
-  try:
-    good = value["corpus"]["sha256"] and value["corpus"]["characters"] and list(value["launches"])
-  except (TypeError, KeyError):
-    good = False
-  if not good:
+def origin(path):
+  """run.json: the corpus of a run and its launches."""
+  value = runs.read_json(path / "run.json") | {"corpus": runs.provenance(path)}
+  if not isinstance(value.get("launches"), list) or not value["launches"]:
     raise errors.UserError(f"{path / 'run.json'} is damaged: take it from a copy of the same run")
   return value
-
-
-def _json_object(path):
-  value = runs.read_json(path)
-  if not isinstance(value, dict):
-    raise errors.UserError(f"{path} is damaged: take it from a copy of the same run")
-  return value
-
-
-def _metrics(path):
-  try:
-    lines = metrics.read(path)
-  except (OSError, ValueError) as error:
-    raise errors.UserError(f"{path / 'metrics.jsonl'} cannot be read: {error}") from error
-  return [line for line in lines if isinstance(line, dict) and isinstance(line.get("step"), int)]
 
 
 def _kept(path):
@@ -232,21 +183,15 @@ def _kept(path):
         continue
     memory = meta.get("memory", memory)
     steps.append({"step": step, "valid_loss": meta.get("valid_loss"), "whole": whole})
-  whole = [entry["step"] for entry in steps if entry["whole"]]
+  whole = {entry["step"]: entry["valid_loss"] for entry in steps if entry["whole"]}
   kept = {
     "steps": steps,
-    "best": min(whole, key=lambda step: _rank(steps, step), default=None),
+    "best": checkpoint.best(whole),
     "newest": max(whole, default=None),
     "unfinished": _names(folder, "*.orbax-checkpoint-tmp*"),
     "put_aside": _names(path / "damaged", "*"),
   }
   return kept, memory
-
-
-def _rank(steps, step):
-  """As `checkpoint.best_step` ranks: by the loss, and the newest of those without one."""
-  loss = next(entry["valid_loss"] for entry in steps if entry["step"] == step)
-  return math.inf if loss is None else loss, -step
 
 
 def _names(folder, pattern):
@@ -272,15 +217,7 @@ def _length(config, corpus):
   """Steps of the whole training, and steps an epoch."""
   if not config or not corpus:
     return None, None
-  text = config.text
-  parts = splits.split(
-    corpus["characters"],
-    text.split,
-    text.valid_fraction,
-    text.test_fraction,
-    streams=config.batch_size,
-    window=config.window,
-  )
+  parts = runs.split(config, corpus["characters"])
   length = sum(stop - start for start, stop in parts.train)
   per_epoch = length / (config.batch_size * config.window)
   return sizing.fill_length(config, per_epoch), per_epoch
@@ -314,16 +251,16 @@ def _parameters(path, kept, wanted):
 
 
 def _described(arrays):
-  rows = []
-  for name in [*arrays.shapes, *(set(arrays.damaged) - arrays.shapes.keys())]:
-    row = {"name": name.removeprefix(PARAMS), "whole": name in arrays.whole}
-    if leaf := arrays.shapes.get(name):
-      shape = list(leaf.shape)
-      row |= {"shape": shape, "dtype": np.dtype(leaf.dtype).name, "size": math.prod(shape)}
+  rows, both = [], arrays.whole | arrays.damaged
+  for name in sorted(both, key=natural):
+    array = both[name]
+    row = {"name": name.removeprefix(f"{PARAMS}/"), "whole": name in arrays.whole}
+    if array is not None:
+      shape = list(array.shape)
+      row |= {"shape": shape, "dtype": np.dtype(array.dtype).name, "size": math.prod(shape)}
     if row["whole"]:
-      row |= _statistics(arrays.whole[name].astype(np.float64))
+      row |= _statistics(array.astype(np.float64))
     rows.append(row)
-  rows.sort(key=lambda row: natural(row["name"]))
   sizes = [(row["size"], np.dtype(row["dtype"]).itemsize) for row in rows if "size" in row]
   return {
     "arrays": rows,

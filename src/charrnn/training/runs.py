@@ -59,7 +59,7 @@ def read_config(path):
   path = check(path) / "config.json"
   try:
     return config_lib.from_json(read_json(path))
-  except (TypeError, AttributeError) as error:
+  except (TypeError, AttributeError, ValueError, KeyError) as error:
     raise errors.UserError(f"{path} is damaged: take it from a copy of the same run") from error
 
 
@@ -87,7 +87,7 @@ def split(config, length):
 def provenance(path):
   """What run.json says of the corpus that a run was made with."""
   found = read_json(path / "run.json").get("corpus")
-  if not isinstance(found, dict) or "sha256" not in found:
+  if not isinstance(found, dict) or not {"sha256", "characters"} <= found.keys():
     raise errors.UserError(f"{path / 'run.json'} is damaged: take it from a copy of the same run")
   return found
 
@@ -128,7 +128,7 @@ def _read_best(folder):
   for _ in range(3):  # a run that trains may drop its former best while it is read
     chosen = checkpoint.best_step(folder)
     if chosen is None:
-      raise errors.UserError(f"every checkpoint in {folder} is damaged: restore it from a copy")
+      raise errors.UserError(f"every checkpoint in {folder} is damaged: restore one from a copy")
     try:
       return checkpoint.read(folder, chosen, "params")
     except checkpoint.DamagedError:
