@@ -69,7 +69,9 @@ def test_devices_and_parts_change_nothing(four_steps, devices, accumulate):
 )
 def test_a_step_is_the_plain_update_of_the_whole_batch(cell, rule):
   net = tiny.model(cell=cell, dropout=0.2)
-  c = tiny.config(optimizer__name=rule, optimizer__clip_norm=0.0, optimizer__eps=1e-3)
+  c = tiny.config(optimizer__name=rule, optimizer__clip_norm=0.0)
+  if rule == "adam":
+    c.optimizer.eps = 1e-3  # else the signs of tiny gradients decide
   c.schedule.name = "constant"
   ours = tiny.Steps(net, c, devices=2)
   plain = {"sgd": optax.sgd(1e-2), "adam": optax.adam(1e-2, 0.9, 0.99, 1e-3)}[rule]
