@@ -6,6 +6,9 @@
 Width, batch, dropout, epochs and learning rate are chosen by the amount of text
 (src/charrnn/training/sizing.py) and said when training starts; anything given on the command
 line, --config.model.hidden=512 say, stays as given.
+
+On 2 CPU cores 1 million characters are read 12 times in about 4 minutes, by the rate of
+shakespeare.py, which has the same model.
 """
 
 from charrnn import config as config_lib

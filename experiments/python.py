@@ -1,7 +1,10 @@
-"""The Python standard library's own source: about 10 million characters, always there.
+"""The Python standard library's own source: about 12 million characters, always there.
 
-python launch.py --config=experiments/python.py
-python launch.py --config=experiments/python.py:smoke
+  python launch.py --config=experiments/python.py
+  python launch.py --config=experiments/python.py:smoke
+
+Stopped after half of its 1.5 epochs, 3 1/2 minutes on 2 CPU cores, it was at 1.19 nats a character
+on the validation part (the library of Python 3.11).
 """
 
 from charrnn import config as config_lib

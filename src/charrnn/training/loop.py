@@ -95,7 +95,8 @@ class Trainer:
       arrays, meta = found
       state = serialization.from_state_dict(state, arrays)
       self.memory = Memory(**meta["memory"])
-      self.say(f"resumes after step {meta['step']}")
+      done = meta["step"] >= self.steps
+      self.say(f"{'finished at' if done else 'resumes after'} step {meta['step']}")
     elif init_params:
       params = init_params(state.params)
       state = state._replace(params=params, opt_state=self.optimizer.init(params))
