@@ -4,6 +4,8 @@ import json
 import sys
 import textwrap
 
+from charrnn.text import corpora
+
 HELP = """show a run: origin, config, losses, checkpoints, parameters
 
 Works on a run while it trains. The parameters are those of the best checkpoint by validation loss,
@@ -56,7 +58,7 @@ def _report(facts):
 
 def row(label, text, lines=None):
   """A label and its text, wrapped, with whatever a terminal would obey escaped."""
-  text = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+  text = corpora.visible(text)
   wrapped = textwrap.wrap(text, WIDTH - LABEL, break_on_hyphens=False, max_lines=lines) or [""]
   for number, line in enumerate(wrapped):
     yield f"{label if number == 0 else '':<{LABEL}}{line}"
@@ -121,7 +123,7 @@ def _kind(symbol):
 def _named(symbol):
   if symbol == " ":
     return "space"
-  return symbol if symbol.isprintable() else symbol.encode("unicode_escape").decode()
+  return corpora.visible(symbol)
 
 
 def _launches(launches):

@@ -127,7 +127,7 @@ def _record(line, workdir, corpus, layout):
     "git": _git_commit(),
   }
   path = workdir / "run.json"
-  launches = runs.read_json(path)["launches"] if path.exists() else []
+  launches = runs.read_json(path).get("launches", []) if path.exists() else []
   provenance = {"experiment": line.experiment, "variant": line.variant, "corpus": corpus.provenance}
   runs.write_json(path, {**provenance, "launches": [*launches, launch]})
   # Last: a directory with a config.json is a run directory.

@@ -218,11 +218,11 @@ def describe(corpus: Corpus, lines: int = 10) -> str:
   more = len(corpus.documents) - len(shown)
   facts["documents"] = ", ".join(shown) + (f" and {more} more" if more else "")
   occurring = [s for s, count in zip(corpus.alphabet.symbols, corpus.alphabet.counts) if count]
-  facts["symbols"] = " ".join("space" if s == " " else _visible(s) for s in occurring[:200])
-  table = [f"  {key:<12}{_visible(value)}" for key, value in facts.items()]
+  facts["symbols"] = " ".join("space" if s == " " else visible(s) for s in occurring[:200])
+  table = [f"  {key:<12}{visible(value)}" for key, value in facts.items()]
   excerpt = corpus.text(0, 200 * lines).split("\n")[:lines]
-  quoted = [f"  | {_visible(line[:96])}" for line in excerpt]
-  return "\n".join([_visible(corpus.name), *table, "", *quoted])
+  quoted = [f"  | {visible(line[:96])}" for line in excerpt]
+  return "\n".join([visible(corpus.name), *table, "", *quoted])
 
 
 def _plain(value) -> str:
@@ -231,7 +231,7 @@ def _plain(value) -> str:
   return f"{value:,}" if isinstance(value, int) else str(value)
 
 
-def _visible(text: str) -> str:
+def visible(text: str) -> str:
   """Control characters, and all else that has no shape of its own, as escapes."""
   escaped = (c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
   return "".join(escaped)

@@ -107,8 +107,7 @@ class Trainer:
   def train(self, state):
     """Trains to the end or to a signal; returns the state and whether it was interrupted."""
     start = step = int(state.step)
-    done = step >= self.steps or self._patience_is_over()
-    if done:
+    if step >= self.steps or self._patience_is_over():
       return state, False
     stop = Stop()
     state = steps.place(state, self.layout, self.config.batch_size)
