@@ -44,9 +44,12 @@ def default():  # noqa: PLR0915 (a list of fields, not logic)
   # None: bfloat16 where it is native (TPUs, GPUs since Ampere, CPUs with AVX512-BF16 or AMX).
   m.compute_dtype = config_dict.placeholder(str)
 
+  m.unroll = "auto"  # scan; cudnn: NVIDIA's LSTM; auto: cudnn where there is one
+
   c.batch_size = config_dict.placeholder(int)  # streams read side by side, over all devices
   c.window = 64  # characters between updates: the depth of truncated backpropagation
   c.accumulate = 1  # parts a batch is taken in, to save memory
+  c.remat = 0  # to save memory: characters between kept states, all else is recomputed; 0: is not
   c.epochs = config_dict.placeholder(float)
   c.max_steps = 0  # ends training before `epochs` do; 0: does not
   c.cpu_devices = 0  # devices that a CPU poses as; 0: one a core, as far as batch_size divides
@@ -87,8 +90,18 @@ def default():  # noqa: PLR0915 (a list of fields, not logic)
   return c.lock()  # a field that is misspelt in an experiment is an error
 
 
-# A run may be resumed with other values of these: none decides what is computed next.
-FREE = {"log_every", "patience", "diverged", "keep", "checkpoint_every", "cpu_devices", "sample"}
+# A run may be resumed with other values of these, fields or sections: none decides what is computed
+# next, but for rounding.
+FREE = {
+  "log_every",
+  "patience",
+  "diverged",
+  "keep",
+  "checkpoint_every",
+  "cpu_devices",
+  "model.unroll",
+  "sample",
+}
 # And with other values of these, unless the cosine's shape hangs on them.
 LENGTH = {"epochs", "max_steps"}
 
@@ -207,13 +220,18 @@ def flatten(value, prefix=""):
   return flat
 
 
+def is_in(names, name):
+  """Whether a field, by its dotted name, or its section is among `names`."""
+  return not names.isdisjoint({name, name.partition(".")[0]})
+
+
 def check_resumable(old, new):
   """Raises UserError naming the first field that matters and differs between two JSON configs."""
   free = FREE | (LENGTH if new["schedule"]["name"] != "cosine" else set())
-  old, new = flatten(old), flatten(new)
+  old, new = flatten(to_json(from_json(old))), flatten(new)
   # Not the text's name: its digest tells whether it is the same.
   for name in sorted((old.keys() | new.keys()) - {"text.source"}):
-    if old.get(name) != new.get(name) and name.partition(".")[0] not in free:
+    if old.get(name) != new.get(name) and not is_in(free, name):
       raise errors.UserError(
         f"this run was made with {name}={old.get(name)} and is asked for with "
         f"{name}={new.get(name)}: give another --workdir, with --config.init_from=RUN to start "
@@ -226,11 +244,7 @@ def run_name(line):
 
   Without the fields that a run may be resumed with other values of: it stays the same run.
   """
-  fields = [
-    f"{name}={value}"
-    for name, value in line.overrides.items()
-    if name.partition(".")[0] not in FREE
-  ]
+  fields = [f"{name}={value}" for name, value in line.overrides.items() if not is_in(FREE, name)]
   name = "-".join([line.experiment, *filter(None, [line.variant]), *fields])
   safe = re.sub(r"[^A-Za-z0-9_.,=+-]+", "_", name).strip("_.")
   if len(safe) <= 100:

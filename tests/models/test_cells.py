@@ -1,6 +1,6 @@
 """Cells and layers against an independent float64 NumPy implementation, and their properties."""
 
-import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -143,14 +143,83 @@ def test_initialisation(init):
     np.testing.assert_allclose(W @ W.T, np.eye(32), atol=1e-5)
 
 
-def test_a_cell_without_a_backward_pass_is_differentiated_by_jax():
-  cell = cells.CELLS["lstm"]
-  params, _, _, _ = case("lstm", 0)
-  params = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float32), params["layer_1"])
-  x, state = jax.random.normal(jax.random.key(0), (5, 3, 12)), cell.zero_state(3, 12)
+def layer_case(cell, T=5, B=3, ids=False):
+  params, _, _, _ = case(cell, 0)
+  params = jax.tree.map(
+    lambda leaf: jnp.asarray(leaf, jnp.float32), params[f"layer_{int(not ids)}"]
+  )
+  key = jax.random.key(0)
+  x = jax.random.randint(key, (T, B), 0, 7) if ids else jax.random.normal(key, (T, B, 12))
+  fields = cells.CELLS[cell].state._fields
+  state = [jax.random.normal(k, (B, 12)) * 0.5 for k in jax.random.split(key, len(fields))]
+  return params, cells.CELLS[cell].state(*state), x
 
-  def grads(cell):
-    return jax.grad(lambda p: (unroll.fast_layer(cell, p, state, x)[1] ** 2).sum())(params)
 
-  plain = grads(dataclasses.replace(cell, backward=None))
-  assert_close(grads(cell), jax.tree.map(np.asarray, plain), 1e-5)
+def layer_gradients(layer, params, state, x):
+  """Of a sum that every output is in, by parameters, first state and (if not ids) input."""
+
+  def total(params, state, x):
+    last, h_TxBxH, *_ = layer(params, state, x)
+    weights = jnp.cos(jnp.arange(h_TxBxH.size)).reshape(h_TxBxH.shape)
+    return (h_TxBxH * weights).sum() + sum((leaf**2).sum() for leaf in last)
+
+  wanted = (0, 1) if jnp.issubdtype(x.dtype, jnp.integer) else (0, 1, 2)
+  value, grads = jax.value_and_grad(total, wanted)(params, state, x)
+  return [value, *jax.tree.map(np.asarray, grads)]
+
+
+@pytest.mark.parametrize("hoisted", [True, False])
+@pytest.mark.parametrize("ids", [True, False])
+@pytest.mark.parametrize("cell", CELLS)
+def test_the_fast_layer_is_the_plain_scan(monkeypatch, cell, ids, hoisted):
+  monkeypatch.setattr(unroll, "_hoisted", lambda: hoisted)
+  params, state, x = layer_case(cell, ids=ids)
+  cell = cells.CELLS[cell]
+  plain = layer_gradients(functools.partial(unroll.scan_layer, cell), params, state, x)
+  fast = functools.partial(unroll.fast_layer, cell, jnp.dtype("float32"))
+  for a, e in zip(layer_gradients(fast, params, state, x), plain, strict=True):
+    assert_close(a, e, 1e-5)
+
+
+def test_a_cell_of_ones_own_has_the_fast_layer_too():
+  """A minimal gated unit (Zhou et al. 2016) that reads its state in `join` and in `update`."""
+
+  def join(params, x_h, h_h):
+    return {"f": x_h + h_h + params["b_hf"]}
+
+  def update(state, pre):
+    (f,) = cells.squash(pre["f"], "s")
+    return cells.RNNState(f * state.h + (1 - f) * jnp.tanh(pre["f"])), {"f": f}
+
+  cell = cells.Cell(join, update, cells.RNNState, ("f",), ("b_hf",))
+  params, state, x = layer_case("rnn")
+  params["b_hf"] = jnp.linspace(-1, 1, 12)
+  plain = layer_gradients(functools.partial(unroll.scan_layer, cell), params, state, x)
+  fast = functools.partial(unroll.fast_layer, cell, jnp.dtype("float32"))
+  for a, e in zip(layer_gradients(fast, params, state, x), plain, strict=True):
+    assert_close(a, e, 1e-5)
+
+
+def test_gradients_of_parameters_are_float32_sums_in_bfloat16_too():
+  params, state, x = layer_case("lstm", T=40)
+  fast = functools.partial(unroll.fast_layer, cells.CELLS["lstm"], jnp.dtype("bfloat16"))
+  _, grads, _, _ = layer_gradients(fast, params, state, x)
+  for leaf in jax.tree.leaves(grads):
+    assert leaf.dtype == np.float32
+    rounded = np.asarray(jnp.asarray(leaf).astype(jnp.bfloat16), np.float32)
+    assert (rounded != leaf).mean() > 0.9
+
+
+def test_what_a_backward_pass_keeps():
+  """Nothing of the input's product, and in bfloat16 half of it: G + S blocks of H a character."""
+  T, B, H = 16, 4, 32
+  params = {"W_xh": jnp.ones((8, 4 * H)), "W_hh": jnp.ones((H, 4 * H)), "b_h": jnp.ones(4 * H)}
+  cell, x = cells.CELLS["lstm"], jnp.ones((T, B, 8))
+  state = cell.zero_state(B, H)
+  for dtype, width in (("float32", 4), ("bfloat16", 2)):
+    _, kept = jax.eval_shape(
+      functools.partial(unroll._forward, cell, jnp.dtype(dtype)), params, state, x
+    )
+    of_steps = [leaf for leaf in jax.tree.leaves(kept) if leaf.shape[0] == T and leaf is not x]
+    size = sum(leaf.size * leaf.dtype.itemsize for leaf in of_steps)
+    assert size - x.size * 4 == T * B * H * (4 + 2) * width

@@ -127,6 +127,46 @@ def test_an_update_that_is_not_finite_is_not_made(where):
   jax.tree.map(np.testing.assert_array_equal, after._replace(step=0), kept._replace(step=0))
 
 
+@pytest.mark.parametrize("cell", ["rnn", "gru", "lstm"])
+@pytest.mark.parametrize(("devices", "accumulate"), [(1, 1), (2, 2)])
+def test_remat_changes_nothing(cell, devices, accumulate):
+  net = tiny.model(cell=cell)
+
+  def run(remat):
+    # A larger eps: Adam alone would blow up the rounding of tiny gradients.
+    c = tiny.config(window=6, remat=remat, accumulate=accumulate, optimizer__eps=1e-3)
+    ours = tiny.Steps(net, c, devices=devices)
+    return ours.run(ours.initial, 3)
+
+  expected, losses = run(0)
+  for remat in (1, 2, 6):
+    after, remat_losses = run(remat)
+    np.testing.assert_allclose(remat_losses, losses, rtol=1e-6)
+    assert_close(after, expected, 1e-6)
+
+
+def test_dropout_goes_with_remat():
+  net = tiny.model(dropout=0.5)
+  ours = tiny.Steps(net, tiny.config(window=6, remat=2))
+  assert np.isfinite(ours.run(ours.initial, 3)[1]).all()
+
+
+def test_with_remat_memory_hardly_grows_with_the_window():
+  net = tiny.model(hidden=64)
+
+  def temporary(window, remat):
+    c = tiny.config(remat=remat)
+    ours = tiny.Steps(net, c)
+    state = steps.place(ours.initial, ours.layout, c.batch_size)
+    ids = np.zeros((1, window, c.batch_size), np.int32)
+    return ours.step.lower(state, ids, ids).compile().memory_analysis().temp_size_in_bytes
+
+  boundaries = (512 // 16 - 64 // 16) * 8 * 64 * 4 * 4  # of h and c in two layers
+  assert temporary(512, 0) > 6 * temporary(64, 0)
+  assert temporary(512, 16) - temporary(64, 16) < 2.5 * boundaries
+  assert temporary(512, 16) < temporary(512, 0) / 6
+
+
 def test_the_streams_of_a_process_are_its_share():
   second_of_two = steps.Devices(local=2, total=4, first=2)
   assert second_of_two.rows(8) == slice(4, 8)

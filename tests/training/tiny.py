@@ -74,6 +74,7 @@ class Steps:
       self.optimizer,
       batch=c.batch_size,
       accumulate=c.accumulate,
+      remat=c.remat,
       seed=c.seed,
       layout=self.layout,
     )

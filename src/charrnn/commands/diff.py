@@ -87,7 +87,7 @@ def _config(a, b):
       "field": name,
       "a": a.get(name),
       "b": b.get(name),
-      "matters": not {name, name.partition(".")[0]} & aside,
+      "matters": not config_lib.is_in(aside, name),
     }
     for name in {**a, **b}
     if a.get(name) != b.get(name)

@@ -2,9 +2,12 @@
 
 Notation: B batch, D width of the input, H hidden size, G gates. Parameters of a layer are a
 dict named as in the equations: `W_xh [D, G*H]`, `W_hh [H, G*H]`, `b_h [G*H]`; rows are
-vectors, so a product reads `x @ W_xh`. Every cell is split where the time dimension can be:
-the input's part `x @ W_xh + b_h` needs no state and is taken for all steps at once, the
-part that recurs does not (`recur`, below). `step` joins the two.
+vectors, so a product reads `x @ W_xh`.
+
+A step of any cell is two products, `x_h = x @ W_xh + b_h` and `h_h = h @ W_hh`, and two functions
+around them: `join` puts them together to the pre-activations, and is linear in both; `update` makes
+of those and of the state before the state after, element by element, and the gates by name. The
+products and their gradients are `unroll`'s business, the rest is JAX's to differentiate.
 """
 
 import dataclasses
@@ -37,8 +40,7 @@ def squash(x, kinds):
   """
   width = x.shape[-1] // len(kinds)
   scale = np.repeat([0.5 if kind == "s" else 1.0 for kind in kinds], width).astype(x.dtype)
-  blocks = jnp.split(jnp.tanh(x * scale), len(kinds), axis=-1)
-  return [0.5 + 0.5 * b if kind == "s" else b for kind, b in zip(kinds, blocks, strict=True)]
+  return jnp.split(jnp.tanh(x * scale) * scale + (1 - scale), len(kinds), axis=-1)
 
 
 def dot(x, W):
@@ -46,13 +48,27 @@ def dot(x, W):
   return jnp.matmul(x.astype(W.dtype), W, preferred_element_type=jnp.float32)
 
 
-def rnn_recur(params, state, x_h):
-  """h = tanh(W_xh x + W_hh h + b_h): the vanilla cell of the blog. `x_h`: x @ W_xh + b_h."""
-  h = jnp.tanh(x_h + dot(state.h, params["W_hh"]))
+def join_sum(params, x_h, h_h):
+  """Most cells' pre-activations."""
+  del params
+  return x_h + h_h
+
+
+def rnn_update(state, pre):
+  """h' = tanh(W_xh x + W_hh h + b_h): the vanilla cell of the blog."""
+  h = jnp.tanh(pre)
   return RNNState(h), {"h": h}
 
 
-def gru_recur(params, state, x_h):
+def gru_join(params, x_h, h_h):
+  """The sums for r and z; for n its two parts apart, since r comes between them."""
+  two_gates = 2 * len(params["b_hn"])
+  x_rz, x_n = jnp.split(x_h, [two_gates], axis=-1)
+  h_rz, h_n = jnp.split(h_h, [two_gates], axis=-1)
+  return x_rz + h_rz, x_n, h_n + params["b_hn"]
+
+
+def gru_update(state, pre):
   """The gated recurrent unit (Cho et al. 2014), in the form that cuDNN and PyTorch compute.
 
   r = sigmoid(W_xr x + W_hr h + b_r)                (reset gate)
@@ -63,15 +79,13 @@ def gru_recur(params, state, x_h):
 
   The reset gate scales the product, not h before it, so that one product serves all gates.
   """
-  H = state.h.shape[-1]
-  h_h = dot(state.h, params["W_hh"])
-  r, z = squash(x_h[..., : 2 * H] + h_h[..., : 2 * H], "ss")
-  a = h_h[..., 2 * H :] + params["b_hn"]
-  n = jnp.tanh(x_h[..., 2 * H :] + r * a)
+  rz, x_n, a = pre
+  r, z = squash(rz, "ss")
+  n = jnp.tanh(x_n + r * a)
   return GRUState((1 - z) * n + z * state.h), {"r": r, "z": z, "a": a, "n": n}
 
 
-def lstm_recur(params, state, x_h):
+def lstm_update(state, pre):
   """Long short-term memory with a forget gate (Hochreiter 1997, Gers 2000; no peepholes).
 
   i = sigmoid(W_xi x + W_hi h + b_i)                (input gate)
@@ -81,50 +95,24 @@ def lstm_recur(params, state, x_h):
   c' = f * c + i * g
   h' = o * tanh(c')
   """
-  i, f, g, o = squash(x_h + dot(state.h, params["W_hh"]), "ssts")
+  i, f, g, o = squash(pre, "ssts")
   c = f * state.c + i * g
   return LSTMState(o * jnp.tanh(c), c), {"i": i, "f": f, "g": g, "o": o}
-
-
-# One step backwards through a cell. `kept` holds the state before the step and the gates, `d` the
-# gradient of the state after it. Returns the gradients of the pre-activations, gate by gate, of
-# the input's part and (None where it is the same) of the recurrent part, and the gradient of the
-# state before the step but for what comes through W_hh.
-
-
-def rnn_backward(kept, d):
-  dx = d.h * (1 - kept["h"] ** 2)
-  return (dx,), None, RNNState(jnp.zeros_like(dx))
-
-
-def gru_backward(kept, d):
-  h, r, z, a, n = (kept[k] for k in ("h_before", "r", "z", "a", "n"))
-  dn = d.h * (1 - z) * (1 - n * n)
-  dz = d.h * (h - n) * z * (1 - z)
-  dr = dn * a * r * (1 - r)
-  return (dr, dz, dn), (dr, dz, dn * r), GRUState(d.h * z)
-
-
-def lstm_backward(kept, d):
-  c, i, f, g, o = (kept[k] for k in ("c_before", "i", "f", "g", "o"))
-  tanh_c = jnp.tanh(f * c + i * g)
-  dc = d.c + d.h * o * (1 - tanh_c * tanh_c)
-  di = dc * g * i * (1 - i)
-  df = dc * c * f * (1 - f)
-  dg = dc * i * (1 - g * g)
-  do = d.h * tanh_c * o * (1 - o)
-  return (di, df, dg, do), None, LSTMState(jnp.zeros_like(d.h), dc * f)
 
 
 @dataclasses.dataclass(frozen=True)
 class Cell:
   """What a layer needs to know of a cell."""
 
-  recur: Callable  # (params, state, x_h) -> (state, gates by name)
-  state: type
+  join: Callable  # (params, x_h [B, G*H], h_h [B, G*H]) -> pre, a tree of arrays [B, ...]
+  update: Callable  # (state, pre) -> (state, gates by name, each [B, H])
+  state: type  # a NamedTuple of arrays [B, H], h the first
   gates: tuple[str, ...]  # the blocks of W_xh's and W_hh's last axis
-  backward: Callable | None = None  # None: JAX differentiates the scan
-  biases: tuple[tuple[str, str], ...] = ()  # [H] vectors of the recurrent part, each with its gate
+  biases: tuple[str, ...] = ()  # [H] vectors that `join` reads besides b_h
+
+  def recur(self, params, state, x_h):
+    """One step, with the input's part given: (params, state, x_h [B, G*H]) -> (state, gates)."""
+    return self.update(state, self.join(params, x_h, dot(state.h, params["W_hh"])))
 
   def zero_state(self, batch, hidden):
     # One buffer each: arrays that alias cannot be donated.
@@ -132,9 +120,9 @@ class Cell:
 
 
 CELLS = {
-  "rnn": Cell(rnn_recur, RNNState, ("h",), rnn_backward),
-  "gru": Cell(gru_recur, GRUState, ("r", "z", "n"), gru_backward, (("b_hn", "n"),)),
-  "lstm": Cell(lstm_recur, LSTMState, ("i", "f", "g", "o"), lstm_backward),
+  "rnn": Cell(join_sum, rnn_update, RNNState, ("h",)),
+  "gru": Cell(gru_join, gru_update, GRUState, ("r", "z", "n"), ("b_hn",)),
+  "lstm": Cell(join_sum, lstm_update, LSTMState, ("i", "f", "g", "o")),
 }
 
 

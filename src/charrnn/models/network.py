@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from charrnn import errors
-from charrnn.models import cells, unroll
+from charrnn.models import cells, cudnn, unroll
 
 
 def uniform(scale):
@@ -69,6 +69,7 @@ class Layer(nn.Module):
   initializers: dict
   forget_bias: float
   compute_dtype: str
+  unroll: str
 
   @nn.compact
   def __call__(self, x, width, state, record):
@@ -81,14 +82,19 @@ class Layer(nn.Module):
       "W_hh": self.param("W_hh", self.initializers["recurrent"], (H, GH)),
       "b_h": self.param("b_h", self._bias, (GH,)),
     }
-    for name, _ in self.cell.biases:
+    for name in self.cell.biases:
       params[name] = self.param(name, self.initializers["bias"], (H,))
-    # Products in the compute dtype; biases, states and sums stay in float32.
-    for name in ("W_xh", "W_hh"):
-      params[name] = params[name].astype(self.compute_dtype)
+    dtype = jnp.dtype(self.compute_dtype)
     if record:
-      return unroll.scan_layer(self.cell, params, state, x)
-    return *unroll.fast_layer(self.cell, params, state, x), None
+      return unroll.scan_layer(self.cell, unroll.cast(params, dtype), state, x)
+    if self._by_cudnn(len(x)):
+      return *cudnn.lstm_layer(params, state, x), None
+    return *unroll.fast_layer(self.cell, dtype, params, state, x), None
+
+  def _by_cudnn(self, steps):
+    wanted = self.unroll == "cudnn" or (self.unroll == "auto" and cudnn.available())
+    # Its start costs more than a single step, as in sampling, takes.
+    return wanted and self.cell is cells.CELLS["lstm"] and steps > 1
 
   def _bias(self, key, shape):
     """An LSTM's forget gate starts open (Gers 2000)."""
@@ -108,7 +114,7 @@ class Head(nn.Module):
   def __call__(self, h_TxBxH):
     W_hy = self.param("W_hy", self.initializers["input"], (h_TxBxH.shape[-1], self.vocab))
     b_y = self.param("b_y", self.initializers["bias"], (self.vocab,))
-    return unroll.linear(h_TxBxH, W_hy.astype(self.compute_dtype)) + b_y
+    return unroll.linear(h_TxBxH, W_hy, jnp.dtype(self.compute_dtype)) + b_y
 
 
 def dropout(x_TxBxH, row_keys_B, layer, rate):
@@ -132,6 +138,7 @@ class Network(nn.Module):
   initializer: str
   forget_bias: float
   compute_dtype: str
+  unroll: str
 
   @nn.compact
   def __call__(self, ids_TxB, carry, row_keys_B=None, record=False):
@@ -147,6 +154,7 @@ class Network(nn.Module):
         initializers,
         self.forget_bias,
         self.compute_dtype,
+        self.unroll,
         name=f"layer_{n}",
       )
       state, x, out[f"layer_{n}"] = layer(x, width, before, record)
@@ -183,9 +191,15 @@ class Model:
     return self.network.apply({"params": params}, ids_TxB, carry, row_keys_B, record)
 
 
-def make(vocab, *, cell, layers, hidden, embed, dropout, init, forget_bias, compute_dtype):
+def make(
+  vocab, *, cell, layers, hidden, embed, dropout, init, forget_bias, compute_dtype, unroll="auto"
+):
   """A model from the fields of `config.model`; raises UserError for values out of range."""
-  choices = {"cell": (cell, cells.CELLS), "init": (init, INITIALIZERS)}
+  choices = {
+    "cell": (cell, cells.CELLS),
+    "init": (init, INITIALIZERS),
+    "unroll": (unroll, ("auto", "scan", "cudnn")),
+  }
   for name, (value, known) in choices.items():
     if value not in known:
       raise errors.UserError(f"--config.model.{name}={value}: use one of {', '.join(known)}")
@@ -194,10 +208,14 @@ def make(vocab, *, cell, layers, hidden, embed, dropout, init, forget_bias, comp
       raise errors.UserError(f"--config.model.{name}={value}: must be at least {least}")
   if forget_bias != 1 and "f" not in cells.CELLS[cell].gates:
     raise errors.UserError(f"--config.model.forget_bias={forget_bias}: a {cell} has no forget gate")
+  if unroll == "cudnn" and not (cell == "lstm" and cudnn.available()):
+    raise errors.UserError(
+      "--config.model.unroll=cudnn: it has an lstm alone, on NVIDIA GPUs; use auto"
+    )
   if not 0 <= dropout < 1:
     raise errors.UserError(f"--config.model.dropout={dropout}: must be in [0, 1)")
   return Model(
-    Network(vocab, cell, layers, hidden, embed, dropout, init, forget_bias, compute_dtype)
+    Network(vocab, cell, layers, hidden, embed, dropout, init, forget_bias, compute_dtype, unroll)
   )
 
 

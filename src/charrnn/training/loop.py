@@ -76,6 +76,7 @@ class Trainer:
       self.optimizer,
       batch=config.batch_size,
       accumulate=config.accumulate,
+      remat=config.remat,
       seed=config.seed,
       layout=self.layout,
     )

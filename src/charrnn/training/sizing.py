@@ -103,6 +103,10 @@ def check(config):
       wrong = "at least 0"
     if wrong:
       raise errors.UserError(f"--config.{name}={value}: must be {wrong}")
+  if config.remat and config.window % config.remat:
+    raise errors.UserError(
+      f"--config.remat={config.remat}: must divide --config.window={config.window}"
+    )
   if config.model.compute_dtype not in (None, "float32", "bfloat16"):
     raise errors.UserError(
       f"--config.model.compute_dtype={config.model.compute_dtype}: use float32 or bfloat16"

@@ -5,6 +5,7 @@ bodies are plain functions of one share and an axis name; `pmap` over the leadin
 only thing here that would change for another way of sharding.
 """
 
+import functools
 from typing import NamedTuple
 
 import jax
@@ -97,11 +98,12 @@ def fetch(state):
   return jax.device_get(state._replace(carry=None))._replace(carry=carry)
 
 
-def make_train_step(model, optimizer, *, batch, accumulate, seed, layout):
+def make_train_step(model, optimizer, *, batch, accumulate, seed, layout, remat=0):
   """(state, (x, y) each [D, T, B/D]) -> (state, metrics): one update by the mean gradient.
 
   An update that is not finite is not made: parameters, optimiser state and carry stay as they
-  were, since a carry of NaN would spoil every step after it.
+  were, since a carry of NaN would spoil every step after it. With `remat`, of a window's
+  activations those of `remat` characters are in memory at a time; dropout's masks are others.
   """
   share = batch // layout.total
   part = share // accumulate
@@ -111,7 +113,18 @@ def make_train_step(model, optimizer, *, batch, accumulate, seed, layout):
     logits, carry, _ = model.apply(params, x_TxP, carry, row_keys_B=row_keys)
     return network.cross_entropy(logits, y_TxP).mean(), carry
 
-  grad_fn = jax.value_and_grad(loss_fn, has_aux=True)
+  def loss_by_chunks(params, carry, x_TxP, y_TxP, rows_P, step_key):
+    @functools.partial(jax.checkpoint, prevent_cse=False)  # a scan keeps the two passes apart
+    def chunk(carry, inputs):
+      x, y, n = inputs
+      loss, carry = loss_fn(params, carry, x, y, rows_P, jax.random.fold_in(step_key, n))
+      return carry, loss
+
+    x, y = (ids.reshape(-1, remat, ids.shape[1]) for ids in (x_TxP, y_TxP))
+    carry, losses = jax.lax.scan(chunk, carry, (x, y, jnp.arange(len(x))))
+    return losses.mean(), carry
+
+  grad_fn = jax.value_and_grad(loss_by_chunks if remat else loss_fn, has_aux=True)
 
   def body(state, x_TxS, y_TxS):
     step_key = jax.random.fold_in(jax.random.key(seed), state.step)
