@@ -52,7 +52,7 @@ def default():  # noqa: PLR0915 (a list of fields, not logic)
   c.remat = 0  # to save memory: characters between kept states, all else is recomputed; 0: is not
   c.epochs = config_dict.placeholder(float)
   c.max_steps = 0  # ends training before `epochs` do; 0: does not
-  c.cpu_devices = 0  # devices that a CPU poses as; 0: one a core, as far as batch_size divides
+  c.cpu_devices = 0  # devices that a CPU poses as; 0: chosen by its cores, batch_size and hidden
 
   c.optimizer = o = config_dict.ConfigDict()
   o.name = "adam"  # rmsprop, adam, adamw or sgd

@@ -12,6 +12,9 @@ from charrnn import errors
 from charrnn.text import cache
 
 
+SHARED = 512  # units of a layer from which on a CPU is one device
+
+
 @contextlib.contextmanager
 def lock(workdir):
   """Holds a run directory for one process at a time: two writers would undo each other in silence.
@@ -85,15 +88,19 @@ def _report(report, unraisable):
     report(unraisable)
 
 
-def set_cpu_devices(wanted, batch, parts):
-  """How many devices a CPU poses as: one a core, as far as each gets equal `parts` of the batch."""
+def set_cpu_devices(wanted, batch, parts, hidden=0):
+  """How many devices a CPU poses as; `wanted`: 0 for a choice by what has been measured.
+
+  One a core, as far as each gets equal `parts` of the batch: small products are faster on a core
+  each than shared by all. One in all from `hidden` units on whose products are worth sharing.
+  """
   import jax
 
   if not wanted:
     affinity = getattr(os, "sched_getaffinity", None)
     cores = len(affinity(0)) if affinity else os.cpu_count()
     fits = [n for n in range(1, cores + 1) if batch % (n * parts) == 0]
-    wanted = max(fits, default=1)
+    wanted = 1 if hidden >= SHARED else max(fits, default=1)
   jax.config.update("jax_num_cpu_devices", wanted)
 
 

@@ -44,7 +44,9 @@ def run(line, workdir, distributed=False):
     startup.keep_memory()
     jax = startup.import_jax()
     processes = startup.join_processes() if distributed else 1
-    startup.set_cpu_devices(config.cpu_devices, config.batch_size, config.accumulate * processes)
+    startup.set_cpu_devices(
+      config.cpu_devices, config.batch_size, config.accumulate * processes, config.model.hidden
+    )
     writes = jax.process_index() == 0
     if distributed and writes:
       held.enter_context(startup.lock(workdir))
