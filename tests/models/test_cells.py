@@ -111,6 +111,21 @@ def test_two_windows_with_the_carry_are_one(cell):
   assert_close(split_end, jax.tree.map(np.asarray, end), 1e-6)
 
 
+@pytest.mark.parametrize("embed", [0, 5])
+@pytest.mark.parametrize("cell", CELLS)
+def test_prepared_parameters_give_the_same_to_the_bit(cell, embed):
+  model = make(cell, embed=embed, compute_dtype="bfloat16")
+  params, carry = model.init(jax.random.key(0)), model.initial_carry(2)
+  x = np.random.default_rng(0).integers(0, 7, (10, 2))
+  prepared = model.prepare(params)
+  assert prepared["layer_1"]["W_hh"].dtype == jnp.bfloat16
+  for record in (False, True):
+    plain = model.apply(params, x, carry, record=record)
+    jax.tree.map(
+      np.testing.assert_array_equal, model.apply(prepared, x, carry, record=record), plain
+    )
+
+
 def test_dropout_masks_a_row_by_its_key_alone():
   model = make("lstm", dropout=0.5)
   params, x = model.init(jax.random.key(0)), np.zeros((6, 4), int)

@@ -12,6 +12,9 @@ class Chain:
   def initial_carry(self, batch):
     return {"read": jnp.zeros(batch, jnp.int32)}
 
+  def prepare(self, params):
+    return params
+
   def apply(self, params, ids_TxB, carry):
     return params[ids_TxB], {"read": carry["read"] + len(ids_TxB)}, None
 

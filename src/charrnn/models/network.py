@@ -182,6 +182,15 @@ class Model:
     cell = cells.CELLS[self.network.cell]
     return tuple(cell.zero_state(batch, self.network.hidden) for _ in range(self.network.layers))
 
+  def prepare(self, params):
+    """The parameters with the weights of products in the compute dtype, for `apply` as before.
+
+    A program that reads them at every step, as sampling does, would convert them at every step.
+    """
+    dtype = jnp.dtype(self.network.compute_dtype)
+    table = {"embed": params["embed"]} if "embed" in params else {}  # it is only looked up in
+    return {name: unroll.cast(part, dtype) for name, part in params.items()} | table
+
   def apply(self, params, ids_TxB, carry, *, row_keys_B=None, record=False):
     """(params, ids [T, B], carry) -> logits_TxBxV, carry, out.
 

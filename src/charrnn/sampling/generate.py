@@ -1,7 +1,8 @@
 """Reading a prompt and running freely, in ids: B rows, V symbols, a prompt of P, blocks of N steps.
 
-A model is whatever answers `initial_carry(batch)` and, traced by JAX, `apply(params, ids_TxB,
-carry) -> logits_TxBxV, carry, out`. It is a static argument of the programs here: hashable, and
+A model is whatever answers `initial_carry(batch)`, `prepare(params)`, which may bring parameters
+into the form that many steps read fastest, and, traced by JAX, `apply(params, ids_TxB, carry) ->
+logits_TxBxV, carry, out`. It is a static argument of the programs here: hashable, and
 compiled for once as long as the same object is handed in.
 """
 
@@ -66,7 +67,7 @@ def generate(model, params, prompt_ids, *, length, num, seed, settings, block=64
   def blocks():
     key = jax.random.key(seed)
     row_keys_B = jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(num))
-    on_device = jax.device_put(params)
+    on_device = jax.device_put(model.prepare(params))
     state = prime(model, on_device, prompt_ids, num)
     knobs = dataclasses.astuple(settings)
     for start in range(0, length, block):
