@@ -22,6 +22,7 @@ ROOMS = [
   "analysis",
   "scorecards",
   "launching",
+  "benchmarks",
   "commands",
   "cli",
 ]

@@ -7,7 +7,7 @@ import sys
 
 from charrnn import __version__, errors
 
-COMMANDS = ("sample", "eval", "inspect", "diff", "verify", "export", "corpus")
+COMMANDS = ("sample", "eval", "inspect", "diff", "verify", "export", "corpus", "bench")
 
 
 class Parser(argparse.ArgumentParser):

@@ -1,0 +1,1 @@
+"""Timings beside peers, each contestant in a process of its own."""

@@ -1,0 +1,48 @@
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+from charrnn.benchmarks import split
+
+
+@pytest.mark.parametrize("cell", ["rnn", "gru", "lstm"])
+def test_every_part_of_a_step_is_found(cell):
+  sizes = ["--hidden=8", "--batch=4", "--window=6", "--dtype=bfloat16"]
+  done = subprocess.run(
+    [sys.executable, "-m", "charrnn.cli", "bench", "split", "--json", f"--cell={cell}", *sizes],
+    env=os.environ | {"JAX_PLATFORMS": "cpu"},
+    capture_output=True,
+    text=True,
+    check=True,
+  )
+  (result,) = json.loads(done.stdout)["results"]
+  assert list(result["parts"]) == [*(name for name, _ in split.PARTS), split.REST]
+  assert min(result["parts"].values()) > 0 and result["seconds"] > 0
+
+
+def test_operations_are_told_apart_by_their_names():
+  program = """
+  %dot.1 = f32[4,8]{1,0} dot(%a, %b), metadata={op_name="jit(f)/jvp(N)/layer_0/while/x/dot_general"}
+  ROOT %add.2 = f32[4]{0} fusion(%a), metadata={op_name="jit(f)/jvp(N)/layer_0/while/add"}
+  %dot.3 = f32[8] dot(%a), metadata={op_name="jit(f)/transpose(jvp(N))/layer_1/while/x/dot_general"}
+  %mul.4 = f32[8] multiply(%a), metadata={op_name="jit(f)/transpose(jvp(N))/layer_1/while/x/mul"}
+  %dot.5 = f32[8] dot(%a), metadata={op_name="jit(f)/transpose(jvp(N))/layer_1/dot_general"}
+  %while.6 = (f32[8]) while(%a), metadata={op_name="jit(f)/jvp(N)/layer_0/while"}
+  %head.7 = f32[8] dot(%a), metadata={op_name="jit(f)/jvp(N)/head/dot_general"}
+  %all-reduce.8 = f32[8] all-reduce(%a), metadata={op_name="jit(f)/psum"}
+  %sqrt.9 = f32[8] sqrt(%a), metadata={op_name="jit(f)/sqrt"}
+"""
+  parts = [name for name, _ in split.PARTS]
+  assert split._parts(program) == {
+    "dot.1": parts[0],
+    "add.2": parts[2],
+    "dot.3": parts[1],
+    "mul.4": parts[3],
+    "dot.5": parts[4],
+    "head.7": parts[5],
+    "all-reduce.8": parts[6],
+    "sqrt.9": split.REST,
+  }
