@@ -1,4 +1,7 @@
-"""What has to happen before JAX starts: memory, devices, compilation cache, processes, the lock."""
+"""What has to happen before JAX starts: memory, devices, compilation cache, processes, the lock.
+
+And a watch on how long all of that takes.
+"""
 
 import contextlib
 import ctypes
@@ -6,12 +9,14 @@ import fcntl
 import functools
 import logging
 import os
+import pathlib
 import sys
+import time
 
 from charrnn import errors
 from charrnn.text import cache
 
-
+_IMPORTED = time.monotonic()
 SHARED = 512  # units of a layer from which on a CPU is one device
 
 
@@ -130,3 +135,37 @@ def join_processes():
   # JAX's own count would start its devices, whose number is not chosen yet. Elsewhere than under
   # SLURM they are not CPUs, and the count is not used.
   return int(os.environ.get("CHARRNN_PROCESSES") or os.environ.get("SLURM_NTASKS") or 1)
+
+
+class Stopwatch:
+  """The seconds of each phase of a start, in their order, from when the process was made."""
+
+  def __init__(self):
+    self._began = self._last = _process_start()
+    self._seconds = {}
+
+  def mark(self, phase):
+    """A phase ends here."""
+    now = time.monotonic()
+    self._seconds[phase] = now - self._last
+    self._last = now
+
+  def seconds(self):
+    """By phase, and last their total."""
+    phases = self._seconds | {"total": self._last - self._began}
+    return {phase: round(seconds, 3) for phase, seconds in phases.items()}
+
+
+def _process_start():
+  """When this process was made, by time.monotonic and to 10 ms.
+
+  Where the system does not say, when this module was imported: Python's own start is left out.
+  """
+  try:
+    # proc(5): field 22 is in clock ticks since the boot; the name before may hold spaces.
+    fields = pathlib.Path("/proc/self/stat").read_text().rpartition(")")[2].split()
+    since_boot = int(fields[22 - 3]) / os.sysconf("SC_CLK_TCK")
+    age = time.clock_gettime(time.CLOCK_BOOTTIME) - since_boot
+  except (OSError, ValueError, IndexError, AttributeError):
+    return _IMPORTED
+  return min(time.monotonic() - age, _IMPORTED)

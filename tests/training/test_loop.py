@@ -6,12 +6,14 @@ import shutil
 import signal
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import tiny
 
 from charrnn import errors
 from charrnn.training import checkpoint, loop, metrics
+from charrnn.training import state as state_lib
 
 
 def digests(workdir, step):
@@ -20,9 +22,8 @@ def digests(workdir, step):
 
 def numbers(workdir):
   """The lines of metrics.jsonl but for what a clock has decided."""
-  return [
-    {k: v for k, v in line.items() if k != "chars_per_second"} for line in metrics.read(workdir)
-  ]
+  clocked = {"chars_per_second", "idle"}
+  return [{k: v for k, v in line.items() if k not in clocked} for line in metrics.read(workdir)]
 
 
 @pytest.fixture(scope="module")
@@ -104,6 +105,22 @@ def test_a_finished_run_can_be_made_longer(whole, tmp_path):
   assert numbers(workdir)[: len(numbers(whole))] == numbers(whole)
 
 
+def test_a_fresh_state_is_to_the_bit_what_its_operations_give_one_by_one(tmp_path):
+  trainer = tiny.trainer(tmp_path, tiny.config(seed=2**32 - 1), embed=5)
+  one_by_one = state_lib.create(trainer.model, trainer.optimizer, 8, 2**32 - 1)
+  jax.tree.map(np.testing.assert_array_equal, trainer.restore(), one_by_one)
+  assert trainer.shapes() == jax.eval_shape(lambda: one_by_one.params)
+
+
+def test_says_once_that_the_first_step_is_done(whole, tmp_path):
+  """Also when it goes on, and not when there is nothing to do."""
+  workdir, said = shutil.copytree(whole, tmp_path / "run"), []
+  for steps, times in ((12, 0), (14, 1), (14, 1)):
+    trainer = tiny.trainer(workdir, tiny.config(max_steps=steps), dropout=0.3)
+    trainer.train(trainer.restore(), lambda: said.append("done"))
+    assert len(said) == times
+
+
 def test_starts_from_given_weights(tmp_path):
   trainer = tiny.trainer(tmp_path, tiny.config())
   params = jax.tree.map(lambda leaf: leaf + 1, trainer.restore().params)
@@ -118,7 +135,7 @@ def with_losses(workdir, losses, **overrides):
   reported = iter(losses)
 
   def step(state, *batch):
-    out = {"loss": np.float32(next(reported)), "grad_norm": np.float32(1.0)}
+    out = {"loss": jnp.float32(next(reported)), "grad_norm": jnp.float32(1.0)}
     return state._replace(step=state.step + 1), out
 
   trainer.train_step = step
@@ -183,3 +200,39 @@ def test_metrics_keep_what_comes_before_and_drop_what_comes_again(tmp_path):
   assert metrics.read(tmp_path) == [
     {"step": step, "train/loss": step / 3, "grad_norm": None} for step in (1, 2)
   ]
+
+
+class Step:
+  """What a step gives, done or not."""
+
+  def __init__(self, done):
+    self._done = done
+
+  def __getitem__(self, name):
+    return self
+
+  def is_ready(self):
+    return self._done
+
+
+def test_idle_is_the_time_that_the_loop_took_while_the_devices_had_nothing_to_do(monkeypatch):
+  seconds = 0.0
+  monkeypatch.setattr(metrics.time, "monotonic", lambda: seconds)
+  progress = metrics.Progress(10, 0, 100, 5.0)
+  assert math.isnan(progress.take_idle())
+  # The first step, and the second that is late because that one compiled.
+  previous = None
+  for step, done, host in ((1, False, 9.0), (2, True, 0.5), (3, False, 0.5), (4, True, 1.0)):
+    seconds += host
+    progress.hands_over(previous)
+    seconds += 2.0 - host if step > 1 else 0.0  # it waits
+    if previous:
+      progress.update(step - 1, 1.0)
+    previous = Step(done)
+  assert progress.take_idle() == pytest.approx(0.5 / 4)
+  progress.resume()
+  seconds += 1.0
+  progress.hands_over(previous)
+  seconds += 3.0
+  progress.update(4, 1.0)
+  assert progress.take_idle() == pytest.approx(1.0 / 4)

@@ -24,6 +24,8 @@ def run(line, workdir, distributed=False):
 
   Everything that can be wrong with what was asked for is found before JAX compiles anything.
   """
+  watch = startup.Stopwatch()
+  watch.mark("python and flags")
   config = line.config
   sizing.check(config)
   with contextlib.ExitStack() as held:
@@ -41,6 +43,7 @@ def run(line, workdir, distributed=False):
     parts = runs.split(config, len(corpus.ids))
     windows = streams.Windows(corpus.ids, parts.train, config.batch_size, config.window)
     sizing.fill_length(config, windows.steps_per_epoch)
+    watch.mark("text")
     startup.keep_memory()
     jax = startup.import_jax()
     processes = startup.join_processes() if distributed else 1
@@ -56,7 +59,7 @@ def run(line, workdir, distributed=False):
     if stored:
       config_lib.check_resumable(stored, config_lib.to_json(config))
       runs.check_same_text(workdir, corpus)
-    return _train(line, workdir, corpus, parts, windows, writes)
+    return _train(line, workdir, corpus, parts, windows, writes, watch)
 
 
 def _stored(workdir):
@@ -84,12 +87,13 @@ def _fill_sizes(config, length):
     print(f"chosen    by the amount of text: {values}", file=sys.stderr)
 
 
-def _train(line, workdir, corpus, parts, windows, writes):
+def _train(line, workdir, corpus, parts, windows, writes, watch):
   import jax
 
   from charrnn.models import network
   from charrnn.training import loop, metrics, steps, transfer
 
+  watch.mark("jax")
   config = line.config
   layout = steps.devices()
   steps.check_batch(config.batch_size, config.accumulate, layout)
@@ -104,9 +108,15 @@ def _train(line, workdir, corpus, parts, windows, writes):
   trainer = loop.Trainer(config, workdir, model, windows, parts.valid, loop.say, write_sample)
   _announce(loop.say, config, workdir, corpus, parts, trainer)
   state = trainer.restore(init_params if config.init_from else None)
-  if writes:
-    _record(line, workdir, corpus, layout)
-  _, interrupted = trainer.train(state)
+  record = _record(line, workdir, corpus, layout) if writes else None
+  watch.mark("parameters")
+
+  def started():
+    watch.mark("first step")
+    if writes:
+      _record_start(loop.say, workdir, record, watch.seconds())
+
+  _, interrupted = trainer.train(state, started)
   if writes:
     metrics.draw(workdir, f"{line.experiment} {line.variant}".strip())
   if interrupted:
@@ -116,7 +126,7 @@ def _train(line, workdir, corpus, parts, windows, writes):
 
 
 def _record(line, workdir, corpus, layout):
-  """Writes what decides the result, and adds this launch to run.json."""
+  """Writes what decides the result, and adds this launch to run.json; returns what is in that."""
   corpus.alphabet.save(workdir / "alphabet.json")
   launch = {
     "time": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
@@ -131,9 +141,19 @@ def _record(line, workdir, corpus, layout):
   path = workdir / "run.json"
   launches = runs.read_json(path).get("launches", []) if path.exists() else []
   provenance = {"experiment": line.experiment, "variant": line.variant, "corpus": corpus.provenance}
-  runs.write_json(path, {**provenance, "launches": [*launches, launch]})
+  record = {**provenance, "launches": [*launches, launch]}
+  runs.write_json(path, record)
   # Last: a directory with a config.json is a run directory.
   runs.write_json(workdir / "config.json", config_lib.to_json(line.config))
+  return record
+
+
+def _record_start(say, workdir, record, seconds):
+  """Adds to this launch in run.json where the time went until the first step was done."""
+  record["launches"][-1]["startup_seconds"] = seconds
+  runs.write_json(workdir / "run.json", record)
+  phases = ", ".join(f"{name} {value:.1f}" for name, value in seconds.items() if name != "total")
+  say(f"first step after {seconds['total']:.1f} s ({phases})")
 
 
 def _git_commit():

@@ -5,6 +5,7 @@ was killed goes on as if it had not been.
 """
 
 import dataclasses
+import functools
 import math
 import signal
 import sys
@@ -81,36 +82,48 @@ class Trainer:
       layout=self.layout,
     )
     self.eval_step = steps.make_eval_step(model)
+    # As one program: one by one its operations take seconds to compile. The seed is handed in, so
+    # that it is the same program for all.
+    create = functools.partial(state_lib.create, model, self.optimizer, config.batch_size)
+    self._create = functools.partial(jax.jit(create), np.uint32(config.seed))
     self.memory = Memory()
 
   def shapes(self):
     """The parameters' shapes, without making them."""
-    return jax.eval_shape(self.model.init, jax.random.key(0))
+    return jax.eval_shape(self._create).params
 
   def restore(self, init_params=None):
     """The newest whole checkpoint, else a fresh state (with `init_params(params)`, if given)."""
     folder = self.workdir / "checkpoints"
-    state = state_lib.create(self.model, self.optimizer, self.config.batch_size, self.config.seed)
     found = checkpoint.read_newest(folder, say=self.say)
     if found:
       arrays, meta = found
-      state = serialization.from_state_dict(state, arrays)
+      state = serialization.from_state_dict(jax.eval_shape(self._create), arrays)
       self.memory = Memory(**meta["memory"])
       done = meta["step"] >= self.steps
       self.say(f"{'finished at' if done else 'resumes after'} step {meta['step']}")
-    elif init_params:
-      params = init_params(state.params)
-      state = state._replace(params=params, opt_state=self.optimizer.init(params))
+    else:
+      state = self._create()
+      if init_params:
+        params = init_params(state.params)
+        state = state._replace(params=params, opt_state=self.optimizer.init(params))
     if self.main:
       checkpoint.put_aside(folder, int(state.step))
     return state
 
-  def train(self, state):
-    """Trains to the end or to a signal; returns the state and whether it was interrupted."""
+  def train(self, state, started=lambda: None):
+    """Trains to the end or to a signal; returns the state and whether it was interrupted.
+
+    `started()` is called once the first step is done.
+
+    The devices need not wait for the loop: while they run a step it has the next batch ready and
+    hands over the next step, and only then asks for the numbers of the one before. At a
+    checkpoint they rest while it is copied and digested; it is written beside the steps.
+    """
     start = step = int(state.step)
     if step >= self.steps or self._patience_is_over():
       return state, False
-    stop = Stop()
+    stop, self._started = Stop(), started
     state = steps.place(state, self.layout, self.config.batch_size)
     log = metrics.Metrics(self.workdir, start) if self.main else None
     writer = checkpoint.Writer(self.workdir / "checkpoints", self.config.keep)
@@ -118,12 +131,13 @@ class Trainer:
       self.steps, start, self.config.batch_size * self.config.window, self.windows.steps_per_epoch
     )
     clock = time.monotonic()
-    rows, previous, interrupted = self.layout.rows(self.config.batch_size), None, False
+    batch, previous, interrupted = self._batch(step), None, False
     try:
       while step < self.steps and not interrupted:
-        batch = steps.shard(self.windows.window_at(step, rows), self.layout, 1)
-        state, out = self.train_step(state, *batch)
+        progress.hands_over(previous)
+        state, out = self._update(step, state, batch)
         step += 1
+        batch = self._batch(step)
         if previous is not None:  # its numbers are read while this step runs
           self._record(step - 1, previous, log, progress)
         previous = out
@@ -156,6 +170,19 @@ class Trainer:
       self.say(f"stopped by a signal, saved after step {step}: the same command resumes")
     return state, interrupted
 
+  def _batch(self, step):
+    """What the train step takes of this process's streams at a step."""
+    rows = self.layout.rows(self.config.batch_size)
+    return steps.shard(self.windows.window_at(step, rows), self.layout, 1)
+
+  def _update(self, step, state, batch):
+    """Hands over a step -> state, its numbers; if they are to be logged, with the learning rate."""
+    # That is a program too: after the step it would have to wait for it.
+    logged = (step + 1) % self.config.log_every == 0
+    rate = {"learning_rate": self.learning_rate(step)} if logged else {}
+    state, out = self.train_step(state, *batch)
+    return state, out | rate
+
   def _interrupted(self, stop, step):
     # Several processes ask each other now and then only: it costs a round trip.
     if jax.process_count() > 1 and step % self.config.log_every:
@@ -169,6 +196,8 @@ class Trainer:
     """Takes in the numbers of a finished step; raises UserError when training has diverged."""
     memory, loss = self.memory, float(out["loss"])
     finite = math.isfinite(loss) and math.isfinite(float(out["grad_norm"]))
+    if step == progress.first_step + 1:
+      self._started()
     memory.nonfinite = 0 if finite else memory.nonfinite + 1
     if finite:
       memory.pending.append(loss)
@@ -188,8 +217,9 @@ class Trainer:
           "epoch": step / self.windows.steps_per_epoch,
           "train/loss": mean,
           "grad_norm": float(out["grad_norm"]),
-          "learning_rate": float(self.learning_rate(step - 1)),
+          "learning_rate": float(out["learning_rate"]),
           "chars_per_second": progress.rate,
+          "idle": progress.take_idle(),
         },
       )
     if mean > self.config.diverged * memory.first_loss:

@@ -6,8 +6,6 @@ import os
 import sys
 import time
 
-from tensorboardX import SummaryWriter
-
 
 class Metrics:
   """metrics.jsonl, one object a line, and the same numbers for TensorBoard."""
@@ -20,19 +18,27 @@ class Metrics:
     temporary.write_text("".join(json.dumps(line) + "\n" for line in lines))
     os.replace(temporary, self._path)
     self._file = self._path.open("a")
-    self._board = SummaryWriter(str(workdir), purge_step=after_step + 1)
+    self._first_step, self._board = after_step + 1, None
 
   def write(self, step, values):
     """`values`: finite or not, by name; JSON has no NaN, so it becomes null."""
     clean = {k: v if math.isfinite(v) else None for k, v in values.items()}
     self._file.write(json.dumps({"step": step, **clean}) + "\n")
     self._file.flush()
+    self._board = self._board or self._open_board()
     for name, value in values.items():
       self._board.add_scalar(name, value, step)
 
+  def _open_board(self):
+    # Not before it is needed: it imports PyTorch where that is installed, a second before a step.
+    from tensorboardX import SummaryWriter
+
+    return SummaryWriter(str(self._path.parent), purge_step=self._first_step)
+
   def close(self):
     self._file.close()
-    self._board.close()
+    if self._board:
+      self._board.close()
 
 
 def read(workdir):
@@ -72,6 +78,7 @@ class Progress:
     self._counted = first_step
     self._drawn = False
     self.rate = math.nan  # characters a second, smoothed
+    self._stepping = self._dry = 0.0  # seconds of steps, and of them without work
 
   def pause(self):
     """Before other text or work: clears the line. `resume` starts the clock again."""
@@ -83,12 +90,34 @@ class Progress:
   def resume(self):
     self._clock = time.monotonic()
 
+  def hands_over(self, previous):
+    """Before the next step is handed over; `previous`: what the one before gives, if there is one.
+
+    If that is done by now, the devices had run dry, at some moment since the loop was last back
+    from waiting for them (`update`). All that time counts.
+    """
+    if previous is not None and previous["loss"].is_ready():
+      self._dry += time.monotonic() - self._clock
+
+  def take_idle(self):
+    """The share of time since it was last asked in which the devices stood idle, at most.
+
+    Of the time of steps alone: evaluations, and the first step, which compiles, do not count.
+    """
+    idle = self._dry / self._stepping if self._stepping else math.nan
+    self._stepping = self._dry = 0.0
+    return idle
+
   def update(self, step, loss):
+    """After waiting for a step: its numbers are here."""
     now = time.monotonic()
     done, self._counted = step - self._counted, step
-    if self._counted > self.first_step + 1 and now > self._clock:  # the first step compiles
+    if self._counted == self.first_step + 1:
+      self._dry = 0.0
+    elif now > self._clock:
       rate = done * self.chars_per_step / (now - self._clock)
       self.rate = rate if math.isnan(self.rate) else 0.9 * self.rate + 0.1 * rate
+      self._stepping += now - self._clock
     self._clock = now
     if self._live and now - self._last > 0.1:
       sys.stderr.write(f"\r\x1b[K{self._line(step, loss)}"[: _columns()])
