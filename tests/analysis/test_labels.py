@@ -1,0 +1,114 @@
+"""Every label of text and prose, written out by hand; and that states look at the past alone."""
+
+import random
+
+import aligned
+import numpy as np
+import pytest
+
+from charrnn.analysis import hypotheses, labels
+
+WRITTEN = {
+  "line-position": [
+    ("abc¶de¶¶f", "123012001"),
+    ("¶é→x", "0123"),
+    ("ab←¶c", "12301"),
+  ],
+  # The width is that of the longer line, eight characters: near is from the seventh on.
+  "near-line-end": [
+    ("abc¶12345678¶a", "00000000001100"),
+    ("¶¶", "00"),
+  ],
+  "next-is-newline": [
+    ("ab¶¶c", "0110."),
+    ("ab←¶c", "0110."),
+    ("a", "."),
+  ],
+  # The width is six: "e" does not fit behind "ab cd", "fgh" behind "e" does.
+  "word-does-not-fit": [
+    ("ab cd¶e¶fgh ij", "000110000000.."),
+    ("one", "..."),
+    ("a b ", "00.."),
+    ("  ab¶abcd¶", "00110....."),
+  ],
+  "indentation": [
+    ("a¶  b c¶d", "0...222.0"),
+    ("→x¶  →y¶   ¶z", ".8....8.....0"),
+    ("  ←¶ a", ".....1"),
+  ],
+  "url": [
+    ("see http://a.b/c d", "000000000011111100"),
+    ("https://é¶http:/ //", "0000000110000000000"),
+    ("(http://a)http://b", "000000011111111111"),
+  ],
+  "wiki-link": [
+    ("a[[b|c]]d[e]", "001111100000"),
+    ("[[a[[b]c]]d]]e", "01111111111100"),
+    ("[[a¶b¶¶c]]", "0111110000"),
+    ("]][[", "0001"),
+  ],
+  "in-quotes": [
+    ('a "b c" d', "001111000"),
+    ('"a¶b¶¶"c" d', "11111011000"),
+    ('"a¶ → ¶b"', "111111001"),
+    ("“a” b ”“c“d¶", "110000011111"),
+    ("don't 'say' '\"'", "000000000000011"),
+    ('é "', "001"),
+    ('"a←¶←¶b', "1111100"),
+  ],
+  "speaker": [
+    ("A:¶b¶¶Old Man:¶c", "1100001111111100"),
+    ("Hear:¶Me:¶¶me:¶", "111110000000000"),
+    ("¶¶Friar John-o:←¶¶¶A: b", "00111111111111100000000"),
+    ("→¶O'Neil & Co:", "00111111111111"),
+    ("Aé:¶¶A1:", "00000000"),
+    ("A" * 41 + ":", "1" * 42),
+    ("A" * 42 + ":", "0" * 43),
+  ],
+  "parenthesis-depth": [
+    ("a (b (c) d) e", "0011122111000"),
+    (")(¶ ¶ ) (", "011100001"),
+  ],
+  "bracket-depth": [("[a[b]](c) [", "11221000001")],
+}
+CASES = [(name, *case) for name, cases in WRITTEN.items() for case in cases]
+STATES = [
+  each.name for each in hypotheses.HYPOTHESES.values() if each.language != "c" and not each.predicts
+]
+
+
+@pytest.mark.parametrize(("name", "shown", "expected"), CASES)
+def test_labels_are_as_written(name, shown, expected):
+  aligned.check(hypotheses.HYPOTHESES[name].function, shown, expected)
+
+
+def test_every_hypothesis_of_text_is_written_out():
+  assert set(WRITTEN) == {h.name for h in hypotheses.HYPOTHESES.values() if h.language != "c"}
+
+
+@pytest.mark.parametrize("name", STATES)
+def test_states_look_at_the_past_alone(name, monkeypatch):
+  # The width is that of the whole text, so it is held fast here.
+  monkeypatch.setattr(labels, "_width", lambda text: 8)
+  function, rng = hypotheses.HYPOTHESES[name].function, random.Random(0)
+  for _ in range(40):
+    text = aligned.random_text(rng, 60)
+    aligned.check_causal(function, text)
+
+
+def test_covering_counts_spans():
+  spans = [(1, 4), (2, 3), (2, 2), (0, 1)]
+  assert labels.covering(5, spans).tolist() == [1, 1, 2, 1, 0]
+  assert labels.covering(0, []).tolist() == []
+
+
+def test_steps_hold_until_the_next():
+  assert labels.steps(5, [(1, 2), (3, 0), (3, 7), (5, 9)]).tolist() == [0, 2, 2, 7, 7]
+  assert labels.steps(0, []).tolist() == []
+
+
+def test_a_label_without_instance_does_not_vary():
+  values, mask = np.array([1, 1, 0], np.float32), np.array([True, True, False])
+  assert not labels.Label(values, mask).varies
+  assert labels.Label(values, ~mask | mask).varies
+  assert not labels.Label(values, mask & ~mask).varies

@@ -1,0 +1,361 @@
+"""All columns at once: what SciPy says of each, planted cells found, and noise left alone."""
+
+import json
+import typing
+
+import numpy as np
+import pytest
+from scipy import signal, stats
+
+from charrnn import errors
+from charrnn.analysis import correlate, halves, match, scores, targets
+
+
+class Label(typing.NamedTuple):
+  values: np.ndarray
+  mask: np.ndarray
+
+
+def _label(values, mask=None):
+  values = np.asarray(values, np.float32)
+  return Label(values, np.ones(len(values), bool) if mask is None else mask)
+
+
+def _runs(rng, n, mean=20):
+  """0 and 1 in turn, in runs of about `mean`."""
+  lengths = rng.geometric(1 / mean, 2 * n // mean + 100)
+  return np.repeat(np.arange(len(lengths)) % 2, lengths)[:n].astype(np.float32)
+
+
+def _autocorrelated(rng, n, columns, memory=0.97):
+  noise = rng.standard_normal((n + 500, columns))
+  return signal.lfilter([1], [1, -memory], noise, axis=0)[500:].astype(np.float32)
+
+
+def _in_two(n):
+  return halves.Halves(((0, n // 2),), ((n // 2, n),), "blocks", n // 2)
+
+
+def _names(recording):
+  return [f"c{column}" for column in range(recording.shape[1])]
+
+
+def _match(recording, labels, **options):
+  n = len(recording)
+  options = {"parts": _in_two(n), "shifts": 39, "fewest": 100} | options
+  return match.match(recording, _names(recording), labels, [(0, n)], **options)
+
+
+def _mixed(seed=0, n=3000, dtype=np.float32):
+  """Columns with and without ties, and labels of every kind with masks of their own."""
+  rng = np.random.default_rng(seed)
+  recording = rng.standard_normal((n, 6)).astype(np.float32)
+  recording[:, 1] = np.round(recording[:, 1])
+  recording[:, 2] = 0.25
+  position = np.arange(n) % 30
+  recording[:, 3] += position / 10
+  mask = rng.random(n) < 0.7
+  labels = {
+    "runs": ("binary", _label(_runs(rng, n))),
+    "masked": ("binary", _label(np.where(mask, rng.random(n) < 0.2, 9), mask)),
+    "position": ("graded", _label(position)),
+    "depth": ("graded", _label(np.where(mask, rng.integers(0, 4, n), np.nan), mask)),
+  }
+  return recording.astype(dtype), labels
+
+
+def _places(label, spans, lags, turns):
+  """Written again: the label is defined at every lag, and the lags stay inside of the span."""
+  places = [
+    t
+    for start, stop in spans
+    for t in range(start, stop)
+    if all(start <= t - lag < stop and label.mask[t - lag] for lag in lags)
+  ]
+  return np.array(places[: len(places) - len(places) % turns])
+
+
+def _scipys(kind, x, y):
+  if not np.ptp(x):
+    return 0.0
+  if kind == "graded":
+    return stats.spearmanr(x, y).statistic
+  above = stats.mannwhitneyu(x[y == 1], x[y == 0]).statistic
+  return 2 * above / (y.sum() * (1 - y).sum()) - 1
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float32])
+@pytest.mark.parametrize("lags", [(0,), (-1, 0, 1), (2,)])
+def test_every_effect_is_scipys(dtype, lags):
+  recording, labels = _mixed(dtype=dtype)
+  parts = halves.Halves(((0, 700), (1400, 2200)), ((700, 1400), (2200, 3000)), "blocks", 700)
+  result = _match(recording, labels, lags=lags, parts=parts)
+  assert not any(finding.reason for finding in result.findings)
+  for index, (kind, label) in enumerate(labels.values()):
+    for column, values in enumerate(recording.T.astype(np.float64)):
+      lag = int(result.lags[column, index])
+      for spans, found in [
+        (parts.discovery, result.effects),
+        (parts.confirmation, result.confirmed),
+      ]:
+        places = _places(label, spans, lags, 40)
+        every = {
+          each: _scipys(kind, values[places], label.values[places - each].astype(float))
+          for each in lags
+        }
+        assert found[column, index] == pytest.approx(every[lag], abs=2e-4)
+        if found is result.effects:
+          assert abs(every[lag]) == pytest.approx(max(map(abs, every.values())), abs=2e-4)
+
+
+@pytest.mark.parametrize("kind", ["binary", "graded", "beyond"])
+def test_the_null_is_that_of_rolled_labels(kind):
+  rng = np.random.default_rng(0)
+  x, position = rng.standard_normal((600, 2)).astype(np.float32), np.arange(600) % 7
+  label = _label(_runs(rng, 600)) if kind != "graded" else _label(rng.integers(0, 5, 600))
+  stratum = position if kind == "beyond" else None
+  target = targets.Target("t", kind, label.values.astype(float), label.mask, stratum)
+  group = targets.grouped({0: target}, np.arange(600), (0,), 20)[0]
+  found = correlate.effects(correlate.codes(x, slice(0, 2), ["a", "b"]), group, 20)
+  aims = scores.centred_ranks(label.values)
+  aims = scores.residual(aims, stratum) if kind == "beyond" else aims
+  for turn in range(20):
+    for column in range(2):
+      y = np.roll(label.values, -30 * turn)
+      expected = _scipys(kind, x[:, column], y)
+      if kind == "beyond":
+        expected = scores.correlation(scores.centred_ranks(x[:, column]), np.roll(aims, -30 * turn))
+      assert found[column, turn, 0, 0] == pytest.approx(expected, abs=1e-4)
+
+
+@pytest.mark.parametrize("direction", [-1, 1])
+@pytest.mark.parametrize("lag", [-1, 0, 1])
+def test_planted_cells_are_found(lag, direction):
+  rng = np.random.default_rng(5)
+  n = 12_000
+  recording = _autocorrelated(rng, n, 20)
+  in_quotes, depth = _runs(rng, n, 15), _autocorrelated(rng, n, 1)[:, 0]
+  # One character late is the lag +1.
+  recording[:, 7] = direction * np.roll(in_quotes, lag) + 0.4 * rng.standard_normal(n)
+  recording[:, 11] = direction * np.exp(np.roll(depth, lag)) + 0.1 * rng.standard_normal(n)
+  labels = {
+    "in quotes": ("binary", _label(in_quotes)),
+    "depth": ("graded", _label(depth)),
+    "control": ("binary", _label(_runs(rng, n, 15))),
+  }
+  result = _match(recording, labels)
+  quotes, deep, control = result.findings
+  assert (quotes.column, quotes.name, quotes.lag, quotes.direction) == (7, "c7", lag, direction)
+  assert (deep.column, deep.lag, deep.direction) == (11, lag, direction)
+  assert quotes.survives and deep.survives and not control.survives
+  for finding in (quotes, deep):
+    for half in (finding.discovery, finding.confirmation):
+      assert half.p == half.family_p == 1 / 40
+      assert half.to_beat <= half.family_to_beat < half.score
+  # P(N(1, 0.16) > N(0, 0.16)), on either half.
+  expected = stats.norm.cdf(1 / (0.4 * np.sqrt(2)))
+  assert quotes.discovery.score == pytest.approx(expected, abs=0.01)
+  assert quotes.confirmation.score == pytest.approx(expected, abs=0.01)
+  assert quotes.average_precision > 0.9 and quotes.mcc > 0.7 and 0.3 < quotes.share < 0.7
+  # Of direction * column, which is about 0 outside and 1 inside.
+  assert quotes.threshold == pytest.approx(0.5, abs=0.1)
+  assert deep.isotonic_r2 > 0.5 and deep.mcc is None and quotes.isotonic_r2 is None
+  assert result.interpretable.by_hypothesis == {"in quotes": 1, "depth": 1, "control": 0}
+  assert (result.interpretable.found, result.interpretable.of) == (2, 20)
+  low, high = scores.wilson(2, 20)
+  assert (result.interpretable.low, result.interpretable.high) == (low, high)
+
+
+def test_the_numbers_of_a_finding_are_those_of_its_column():
+  recording, labels = _mixed()
+  finding = _match(recording, labels).findings[0]
+  _, label = labels["runs"]
+  fit, test = (_places(label, spans, (-1, 0, 1), 40) for spans in _in_two(3000)[:2])
+  x, y = finding.direction * recording[:, finding.column].astype(float), label.values
+  y_fit, y_test = y[fit - finding.lag], y[test - finding.lag]
+  assert finding.discovery.score == pytest.approx(scores.auroc(x[fit], y_fit))
+  assert finding.confirmation.score == pytest.approx(scores.auroc(x[test], y_test))
+  assert finding.threshold == scores.best_threshold(x[fit], y_fit)
+  assert finding.mcc == scores.mcc_at(finding.threshold, x[test], y_test)
+  assert finding.average_precision == scores.average_precision(x[test], y_test)
+  assert finding.share == pytest.approx(y_test.mean()) and finding.characters == len(test)
+
+
+def test_the_choice_is_made_on_discovery_alone():
+  rng = np.random.default_rng(0)
+  n = 6000
+  recording, y = rng.standard_normal((n, 5)).astype(np.float32), _runs(rng, n)
+  recording[n // 2 :, 1] += 5 * y[n // 2 :]
+  recording[: n // 2, 3] += y[: n // 2]
+  finding = _match(recording, {"y": ("binary", _label(y))}).findings[0]
+  assert finding.column == 3 and finding.discovery.score > 0.7
+  assert abs(finding.confirmation.score - 0.5) < 0.05 and not finding.survives
+
+
+def test_a_line_position_cell_is_no_if_cell():
+  rng = np.random.default_rng(0)
+  n = 20_000
+  position = np.arange(n) % 61 + np.repeat(rng.integers(0, 9, n // 50), 50)
+  in_body = _runs(rng, n) * (rng.random(n) < 0.2) + (position > 35) * (rng.random(n) < 0.8) > 0
+  recording = rng.standard_normal((n, 8)).astype(np.float32)
+  recording[:, 2] = position + rng.standard_normal(n)
+  recording[:, 5] += 0.8 * in_body
+  labels = {"if body": ("binary", _label(in_body)), "column": ("graded", _label(position))}
+  result = _match(recording, labels, given={"if body": ["column"]})
+  raw, column, beyond = result.findings
+  assert raw.column == column.column == 2 and raw.survives
+  assert abs(raw.partial) < 0.05 and abs(raw.stratified_auroc - 0.5) < 0.05
+  assert (beyond.hypothesis, beyond.statistic) == ("if body | column", "semipartial")
+  assert beyond.column == 5 and beyond.survives and beyond.partial >= beyond.confirmation.score
+  assert result.interpretable.by_hypothesis["if body | column"] == 1
+  uncounted = _match(recording, labels, given={"if body": ["column"]}, uncounted=["column"])
+  assert (result.interpretable.found, uncounted.interpretable.found) == (2, 1)
+
+
+def test_columns_of_one_cell_count_once():
+  rng = np.random.default_rng(0)
+  recording, y = rng.standard_normal((6000, 6)).astype(np.float32), _runs(rng, 6000)
+  recording[:, :3] += y[:, None]
+  labels = {"y": ("binary", _label(y))}
+  found = _match(recording, labels, cells=[0, 0, 1, 1, 2, 2]).interpretable
+  assert (found.found, found.of, found.by_hypothesis) == (2, 3, {"y": 2})
+
+
+def _noise(seed, planted, n=6000):
+  rng = np.random.default_rng(seed)
+  recording = _autocorrelated(rng, n, 8)
+  mask = np.ones(n, bool)
+  mask[rng.integers(0, n - 300) :][:300] = False
+  labels = {
+    "fast": ("binary", _label(_runs(rng, n, 10))),
+    "slow": ("binary", _label(_runs(rng, n, 60), mask)),
+    "graded": ("graded", _label(_autocorrelated(rng, n, 1, 0.95)[:, 0])),
+  }
+  if planted:
+    recording[:, 0] += 4 * labels["fast"][1].values
+  result = _match(recording, labels)
+  return [finding for finding in result.findings[planted:]], result.interpretable
+
+
+@pytest.mark.parametrize("planted", [0, 1])
+def test_noise_is_called_a_finding_no_more_often_than_agreed(planted):
+  """Columns that remember 33 characters and labels of long runs; also beside a true finding."""
+  times, alpha = 150, 0.05
+  found = [_noise(seed, planted) for seed in range(times)]
+  at_most = stats.binom.ppf(0.999, times, alpha)
+  for half in ("discovery", "confirmation"):
+    wrong = sum(min(getattr(f, half).family_p for f in fs) <= alpha for fs, _ in found)
+    assert wrong <= at_most
+  assert sum(any(f.survives for f in fs) for fs, _ in found) <= 3
+  assert sum(cells.found > planted for _, cells in found) <= at_most
+  # The test has teeth: single hypotheses are called so about as often as agreed.
+  alone = [f.discovery.p <= alpha for fs, _ in found for f in fs]
+  assert stats.binom.ppf(0.001, len(alone), alpha) <= sum(alone)
+
+
+def test_slabs_and_memmaps_change_nothing(monkeypatch, tmp_path):
+  recording, labels = _mixed()
+  mapped = np.memmap(tmp_path / "recording", np.float32, "w+", shape=recording.shape)
+  mapped[:] = recording
+  whole, seen = _match(recording, labels), []
+  monkeypatch.setattr(correlate, "SLAB_BYTES", 4 * correlate.BYTES * len(recording))
+  parts = _match(mapped, labels, progress=lambda done, of: seen.append((done, of)))
+  assert seen == [(4, 6), (6, 6)]
+  np.testing.assert_allclose(whole.effects, parts.effects, atol=1e-6)
+  assert [f.column for f in whole.findings] == [f.column for f in parts.findings]
+
+
+def test_the_result_is_json():
+  recording, labels = _mixed()
+  labels |= {"never": ("binary", _label(np.zeros(3000)))}
+  result = _match(recording, labels, given={"runs": ["position"]})
+  told = json.loads(json.dumps(result.as_json(), allow_nan=False))
+  assert told["hypotheses"] == [*labels, "runs | position"] and len(told["effects"]) == 6
+  assert told["findings"][4]["reason"] == "no positives in the discovery half"
+  assert [row[4] for row in told["effects"]] == [None] * 6
+  assert told["halves"]["by"] == "blocks" and told["spacing"] == 1498 // 40
+  assert told["findings"][0]["discovery"]["p"] == result.findings[0].discovery.p
+
+
+def test_without_shifts_there_are_scores_and_no_p():
+  recording, labels = _mixed()
+  kind, label = labels["position"]
+  finding = match.best_of(
+    recording, _names(recording), label, [(0, 3000)], kind=kind, parts=_in_two(3000)
+  )
+  assert finding.column == 3 and finding.confirmation.score > 0.5
+  assert finding.confirmation.p is finding.survives is None
+  assert _match(recording, labels, shifts=0).interpretable is None
+  few = _match(recording, labels, shifts=9)
+  assert few.findings[0].discovery.to_beat is None and few.interpretable is None
+
+
+@pytest.mark.parametrize(
+  ("kind", "values", "masked", "reason"),
+  [
+    ("binary", 0, 0, "no positives in the discovery half"),
+    ("binary", 1, 0, "no negatives in the discovery half"),
+    ("graded", 7, 0, "constant in the discovery half"),
+    ("graded", np.arange(3000) < 1600, 0, "constant in the discovery half"),
+    ("binary", np.arange(3000) == 4, 0, "no positives in the confirmation half"),
+    # At the lag -1 the last place looks at it, at the others none does.
+    ("binary", np.arange(3000) % 1500 == 1499, 0, "no positives in the discovery half"),
+    ("binary", np.arange(3000) % 2, 3000, "defined at 0 characters of the discovery half"),
+    ("binary", np.arange(3000) % 2, 2950, "defined at 0 characters of the discovery half"),
+    ("binary", np.arange(3000) % 2, 1420, "defined at 40 characters of the discovery half"),
+  ],
+)
+def test_what_cannot_be_scored_says_why(kind, values, masked, reason):
+  recording, labels = _mixed()
+  label = _label(np.broadcast_to(values, 3000), np.arange(3000) >= masked)
+  result = _match(recording, labels | {"flat": (kind, label)})
+  assert not result.findings[4].scored and result.findings[4].reason.startswith(reason)
+  assert np.isnan(result.effects[:, 4]).all()
+  # The others are scored as if it were not there.
+  assert result.findings[:4] == _match(recording, labels).findings
+
+
+def test_a_function_of_its_confounds_is_not_scored_beyond_them():
+  recording, labels = _mixed()
+  labels["late"] = "binary", _label(labels["position"][1].values > 20)
+  late = _match(recording, labels, given={"late": ["position"]}).findings[-1]
+  assert late.reason == "a function of its confounds in the discovery half"
+
+
+def test_tiny_texts_and_constant_columns_are_no_failure():
+  labels = {"y": ("binary", _label([0, 1, 0, 1, 1]))}
+  result = match.match(np.zeros((5, 2), np.float32), ["a", "b"], labels, [(0, 5)])
+  assert not result.findings[0].scored and result.interpretable is None
+  recording, labels = _mixed()
+  result = _match(np.ones_like(recording), labels)
+  assert not result.effects.any() and not any(f.survives for f in result.findings)
+  assert result.interpretable.found == 0
+  json.dumps(result.as_json(), allow_nan=False)
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("dtype", [np.float16, np.float32])
+def test_values_that_are_not_finite_are_told(bad, dtype):
+  recording, labels = _mixed(dtype=dtype)
+  recording[1234, 4] = bad
+  with pytest.raises(errors.UserError, match="column c4 has values that are not finite"):
+    _match(recording, labels)
+
+
+def test_bad_labels_are_told():
+  recording, labels = _mixed()
+  good = _label(np.arange(3000) % 2)
+  for bad, told in [
+    (("fuzzy", good), "kind is 'fuzzy'"),
+    (("binary", _label(np.arange(3000))), "other values than 0 and 1"),
+    (("graded", _label(np.full(3000, np.nan))), "not finite"),
+    (("binary", _label(np.arange(30) % 2)), "30 values, but the recording 3000"),
+  ]:
+    with pytest.raises(errors.UserError, match=told):
+      _match(recording, {"bad": bad})
+  with pytest.raises(errors.UserError, match="no label 'nothing'"):
+    _match(recording, labels, given={"runs": ["nothing"]})
+  with pytest.raises(errors.UserError, match="6 columns, with 6 names and 2 cells"):
+    _match(recording, labels, cells=[0, 1])
+  with pytest.raises(errors.UserError, match="a document lies outside"):
+    match.match(recording, _names(recording), labels, [(0, 3001)])
