@@ -2,7 +2,7 @@
 
   python launch.py --config=experiments/shakespeare.py
 
-Reaches 1.42 nats a character on the validation part in 5 minutes on 2 CPU cores.
+Reaches 1.42 nats a character on the validation part in 5 to 6 minutes on 2 CPU cores.
 
 Variants:
   smoke   a small model for 100 steps, 15 seconds: shows that everything works

@@ -44,12 +44,12 @@ def default():  # noqa: PLR0915 (a list of fields, not logic)
   # None: bfloat16 where it is native (TPUs, GPUs since Ampere, CPUs with AVX512-BF16 or AMX).
   m.compute_dtype = config_dict.placeholder(str)
 
-  m.unroll = "auto"  # scan; cudnn: NVIDIA's LSTM; auto: cudnn where there is one
+  m.unroll = "auto"  # scan; cudnn: NVIDIA's LSTM, in TF32; auto: cudnn where there is one
 
   c.batch_size = config_dict.placeholder(int)  # streams read side by side, over all devices
   c.window = 64  # characters between updates: the depth of truncated backpropagation
   c.accumulate = 1  # parts a batch is taken in, to save memory
-  c.remat = 0  # to save memory: characters between kept states, all else is recomputed; 0: is not
+  c.remat = 0  # saves memory: characters between kept states, all else is computed again; 0: off
   c.epochs = config_dict.placeholder(float)
   c.max_steps = 0  # ends training before `epochs` do; 0: does not
   c.cpu_devices = 0  # devices that a CPU poses as; 0: chosen by its cores, batch_size and hidden

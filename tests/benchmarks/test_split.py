@@ -21,6 +21,7 @@ def test_every_part_of_a_step_is_found(cell):
   (result,) = json.loads(done.stdout)["results"]
   assert list(result["parts"]) == [*(name for name, _ in split.PARTS), split.REST]
   assert min(result["parts"].values()) > 0 and result["seconds"] > 0
+  assert result["unrecorded"] == max(0, result["seconds"] - sum(result["parts"].values()))
 
 
 def test_operations_are_told_apart_by_their_names():

@@ -73,3 +73,11 @@ def test_a_full_disk_leaves_the_old_file_and_nothing_else(charrnn, trained, tmp_
   assert "No space left" in result.err
   assert [file.name for file in tmp_path.iterdir()] == ["m.npz"]
   assert out.read_text() == "precious"
+
+
+def test_a_run_by_cudnn_is_read_where_there_is_none(a, charrnn, tmp_path):
+  path = a / "config.json"
+  config = json.loads(path.read_text())
+  config["model"]["unroll"] = "cudnn"
+  path.write_text(json.dumps(config))
+  assert charrnn("sample", a, "--length", 5, "--quiet")[0] == 0

@@ -196,6 +196,17 @@ def test_the_fast_layer_is_the_plain_scan(monkeypatch, cell, ids, hoisted):
     assert_close(a, e, 1e-5)
 
 
+@pytest.mark.parametrize("cell", CELLS)
+def test_join_is_a_sum_as_the_fast_layer_takes_it_to_be(cell):
+  params, _, _ = layer_case(cell)
+  params = {name: params[name] for name in cells.CELLS[cell].biases}
+  width = 12 * len(cells.CELLS[cell].gates)
+  a, b, c, d = jax.random.normal(jax.random.key(0), (4, 2, width))
+  join, nothing = cells.CELLS[cell].join, jax.tree.map(jnp.zeros_like, params)
+  parts = jax.tree.map(jnp.add, join(params, a, b), join(nothing, c, d))
+  assert_close(join(params, a + c, b + d), jax.tree.map(np.asarray, parts), 1e-6)
+
+
 def test_a_cell_of_ones_own_has_the_fast_layer_too():
   """A minimal gated unit (Zhou et al. 2016) that reads its state in `join` and in `update`."""
 

@@ -42,7 +42,7 @@ def ceilings(task, seconds):
 def reached(task, own, best):
   """The characters a second that products and memory alone would allow, and the share reached.
 
-  The lower of the two is the ceiling: below it at batch 1 stands memory, else the products.
+  `limit` names the lower of the two: memory at batch 1, most often products otherwise.
   """
   devices = 1 if own["platform"] == "cpu" else own["devices"]  # a ceiling is of one device
   limits = {}

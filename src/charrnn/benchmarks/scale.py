@@ -25,7 +25,7 @@ def measure(base, machine, *, rounds, seconds, progress):
   memory = []
   for task in memory_plan(base):
     progress.begin(f"scale, memory at window {task.window}, remat {task.remat or 'off'}")
-    points, out = _sweep(None, [task], 1, seconds, progress.say)
+    points, out = _sweep(None, [task], rounds, seconds, progress.say)
     memory += points
     failed |= out
   return {

@@ -22,7 +22,7 @@ def comparison(result):
 
 def _ceilings(result):
   rows = [
-    (label, _per_second(label, row["median"]), _span(row["rates"], lambda x, n=label: _scale(n, x)))
+    (label, _per_second(label, row["median"]), _span(row["rates"], _giga))
     for label, row in result["ceilings"].items()
   ]
   yield from _aligned(rows)
@@ -67,6 +67,7 @@ def split(result):
   rows = [("", "ms a step", "share")]
   for name, seconds in result["parts"].items():
     rows.append((name, f"{seconds * 1e3:.1f}", f"{seconds / total:.0%}" if total else ""))
+  rows.append(("not in the record", f"{result['unrecorded'] * 1e3:.1f}", ""))
   yield from _aligned(rows)
   yield f"  a step takes {result['seconds'] * 1e3:.1f} ms; operations that run at a time count both"
 
@@ -102,10 +103,10 @@ def _span(rates, text):
 
 
 def _per_second(label, rate):
-  return f"{_scale(label, rate)} {'GB/s' if label.startswith('reading') else 'GFLOP/s'}"
+  return f"{_giga(rate)} {'GB/s' if label.startswith('reading') else 'GFLOP/s'}"
 
 
-def _scale(_, rate):
+def _giga(rate):
   return _number(rate / 1e9)
 
 

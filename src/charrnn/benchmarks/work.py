@@ -20,9 +20,7 @@ class Training(NamedTuple):
   dtype: str = "float32"  # of products; sums, states and parameters are float32
   alphabet: int = 65
   devices: int = 0  # 0: on a CPU as many as launch.py chooses, else one, which is what peers take
-  remat: int = (
-    0  # characters between kept states, what is between being computed again; 0: keep all
-  )
+  remat: int = 0  # characters between kept states; 0: all is kept
 
   @property
   def amount(self):

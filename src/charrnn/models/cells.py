@@ -5,7 +5,8 @@ dict named as in the equations: `W_xh [D, G*H]`, `W_hh [H, G*H]`, `b_h [G*H]`; r
 vectors, so a product reads `x @ W_xh`.
 
 A step of any cell is two products, `x_h = x @ W_xh + b_h` and `h_h = h @ W_hh`, and two functions
-around them: `join` puts them together to the pre-activations, and is linear in both; `update` makes
+around them: `join` puts them together to the pre-activations, as a sum of multiples of x_h, h_h and
+biases, never a product of two of these; `update` makes
 of those and of the state before the state after, element by element, and the gates by name. The
 products and their gradients are `unroll`'s business, the rest is JAX's to differentiate.
 """

@@ -20,7 +20,8 @@ def available():
 def pack(params):
   """A layer's parameters in cuDNN's order: W_xh and W_hh by output, b_h, another bias of zeros."""
   W_xh, W_hh, b_h = params["W_xh"], params["W_hh"], params["b_h"]
-  return jnp.concatenate([W_xh.T.ravel(), W_hh.T.ravel(), b_h, jnp.zeros_like(b_h)])
+  parts = [W_xh.T.ravel(), W_hh.T.ravel(), b_h, jnp.zeros_like(b_h)]
+  return jnp.concatenate([part.astype(jnp.float32) for part in parts])
 
 
 def lstm_layer(params, state, x):
@@ -31,7 +32,7 @@ def lstm_layer(params, state, x):
   lengths_B = jnp.full(B, T, jnp.int32)
   layers, dropout, bidirectional = 1, 0.0, False
   h_BxTxH, h, c = rnn.lstm(
-    x_TxBxD.swapaxes(0, 1),
+    x_TxBxD.swapaxes(0, 1).astype(jnp.float32),
     state.h[None],
     state.c[None],
     pack(params),

@@ -158,7 +158,7 @@ def _backward(cell, dtype, saved, cotangents):
     new, dx_h, dh_h = vjp(dpre)
     dbefore = dbefore._replace(h=dbefore.h + cells.dot(dh_h, W_hh_T))
     dx = None if hoisted or is_ids else cells.dot(dx_h, W_xh_T)
-    parts = (dx_h,) if dx_h is dh_h else (dx_h, dh_h)  # most cells add the two
+    parts = (dx_h,) if dx_h is dh_h else (dx_h, dh_h)  # one, if `join` adds: stored once
     return (dbefore, jax.tree.map(jnp.add, dbiases, new)), _pack((parts, dx), dtype)
 
   (dfirst, dbiases), (parts, dx) = lax.scan(

@@ -118,7 +118,8 @@ def load(path, step=None):
   if step is not None and step not in kept:
     raise errors.UserError(f"{path} has no step {step}: kept are {', '.join(map(str, kept))}")
   arrays, meta = checkpoint.read(folder, step, "params") if step is not None else _read_best(folder)
-  model = network.make(alphabet.size, **config.model)
+  # A run goes on from any machine: cuDNN, if it was asked for, may not be on this one.
+  model = network.make(alphabet.size, **config.model.to_dict() | {"unroll": "auto"})
   return Run(path, config, alphabet, model, arrays["params"], meta["step"], meta)
 
 

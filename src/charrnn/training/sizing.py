@@ -61,7 +61,9 @@ def fill_dtype(config, device):
   if device.platform == "cpu":
     native = _cpu_multiplies_bfloat16()
   else:
-    native = float(getattr(device, "compute_capability", "8.0")) >= 8
+    # "9.0" on NVIDIA's, "gfx90a" on AMD's, and nothing on a TPU.
+    major = str(getattr(device, "compute_capability", "")).partition(".")[0]
+    native = not major.isdigit() or int(major) >= 8
   _set(config, {"model.compute_dtype": "bfloat16" if native else "float32"})
 
 

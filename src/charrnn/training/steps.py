@@ -102,8 +102,8 @@ def make_train_step(model, optimizer, *, batch, accumulate, seed, layout, remat=
   """(state, (x, y) each [D, T, B/D]) -> (state, metrics): one update by the mean gradient.
 
   An update that is not finite is not made: parameters, optimiser state and carry stay as they
-  were, since a carry of NaN would spoil every step after it. With `remat`, of a window's
-  activations those of `remat` characters are in memory at a time; dropout's masks are others.
+  were, since a carry of NaN would spoil every step after it. With `remat`, only
+  as many characters' activations are held at once; dropout draws other masks than without it.
   """
   share = batch // layout.total
   part = share // accumulate
