@@ -75,9 +75,9 @@ def test_a_full_disk_leaves_the_old_file_and_nothing_else(charrnn, trained, tmp_
   assert out.read_text() == "precious"
 
 
-def test_a_run_by_cudnn_is_read_where_there_is_none(a, charrnn, tmp_path):
+def test_a_run_by_cudnn_is_read_where_there_is_none(a, charrnn):
   path = a / "config.json"
   config = json.loads(path.read_text())
   config["model"]["unroll"] = "cudnn"
   path.write_text(json.dumps(config))
-  assert charrnn("sample", a, "--length", 5, "--quiet")[0] == 0
+  assert charrnn("sample", a, "--length=5", "--quiet").code == 0

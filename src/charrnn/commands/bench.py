@@ -141,16 +141,15 @@ def _check(args, what):
 def _peers(args, line):
   """The peers asked for that are installed; says which are not."""
   asked = contestants.PEERS if args.peers is None else filter(None, args.peers.split(","))
-  there = []
-  for name in dict.fromkeys(asked):
+  asked = list(dict.fromkeys(asked))
+  for name in asked:
     if name not in contestants.PEERS:
       known = ", ".join(contestants.PEERS)
       raise errors.UserError(f"--peers: no peer {name!r}; there are {known}")
-    if machine.installed(name):
-      there.append(name)
-    else:
+  for name in asked:
+    if not machine.installed(name):
       line.note(f"{name} is not installed, so it is left out: pip install 'charrnn[bench]'")
-  return there
+  return [name for name in asked if machine.installed(name)]
 
 
 def _check_writable(folder):
