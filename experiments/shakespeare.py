@@ -8,6 +8,8 @@ Variants:
   smoke   a small model for 100 steps, 15 seconds: shows that everything works
   blog    the blog's model and training: 2 x 512, dropout 0.5, batch 100, window 100, RMSProp;
           at its rate of 16 thousand characters a second on 2 cores, 50 epochs take 3 1/2 hours
+  cells   the standard one, of which twenty checkpoints are kept, to see how its cells came to be:
+          charrnn cells runs/shakespeare-cells
 """
 
 from charrnn import config as config_lib
@@ -15,9 +17,9 @@ from charrnn import errors
 
 
 def get_config(variant=""):
-  variants = {"": standard, "smoke": smoke, "blog": blog}
+  variants = {"": standard, "smoke": smoke, "blog": blog, "cells": cells}
   if variant not in variants:
-    raise errors.UserError(f"shakespeare.py:{variant}: variants are smoke and blog")
+    raise errors.UserError(f"shakespeare.py:{variant}: variants are smoke, blog and cells")
   c = config_lib.default()
   c.text.source = "shakespeare"
   variants[variant](c)
@@ -37,6 +39,12 @@ def smoke(c):
   standard(c)
   c.model.hidden = 64
   c.max_steps = 100
+
+
+def cells(c):
+  standard(c)
+  c.eval_every = 370
+  c.keep = 100  # all of them: 7 MB each
 
 
 def blog(c):

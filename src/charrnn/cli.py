@@ -7,7 +7,7 @@ import sys
 
 from charrnn import __version__, errors
 
-COMMANDS = ("sample", "eval", "inspect", "diff", "verify", "export", "corpus", "bench")
+COMMANDS = ("sample", "eval", "inspect", "diff", "verify", "export", "cells", "corpus", "bench")
 
 
 class Parser(argparse.ArgumentParser):

@@ -39,7 +39,8 @@ class Finding:
   direction: int | None = None  # -1: the column is low where the label is high
   discovery: Scored | None = None
   confirmation: Scored | None = None
-  survives: bool | None = None  # family_p <= alpha on both halves
+  survives: bool | None = None  # family_p <= alpha on both halves, and above `untrained`
+  untrained: float | None = None  # what untrained networks reach, as a score
   characters: int | None = None  # of the confirmation half, as all below
   share: float | None = None  # of positives: the average precision of a guess
   average_precision: float | None = None

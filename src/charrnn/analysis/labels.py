@@ -32,6 +32,9 @@ class Label(NamedTuple):
   values: np.ndarray
   mask: np.ndarray
 
+  def first(self, count: int) -> "Label":
+    return Label(self.values[:count], self.mask[:count])
+
   @property
   def varies(self) -> bool:
     """Whether there is something to score: a text without an instance has one value only."""

@@ -19,6 +19,7 @@ class _Plan(NamedTuple):
   targets: list[targets.Target]
   given: Mapping[str, Sequence[str]]
   uncounted: frozenset[str]
+  bars: Mapping[str, float]
   reasons: list[str]
   inside: list[np.ndarray]
   lags: tuple[int, ...]
@@ -49,6 +50,7 @@ def match(
   fewest: int = 1000,
   given: Mapping[str, Sequence[str]] | None = None,
   uncounted: Collection[str] = (),
+  bars: Mapping[str, float] | None = None,
   cells: Sequence[int] | None = None,
   alpha: float = 0.05,
   seed: int = 0,
@@ -60,7 +62,9 @@ def match(
   The column at t is scored against the label at t - lag. `given` names the confounds of a
   hypothesis: it is then scored again with these taken out, as a hypothesis of its own (kind
   "beyond"), and only so does it make cells interpretable. Those in `uncounted`, such as controls
-  and predictions, do not at all. `cells` [C] tells which columns belong to one cell.
+  and predictions, do not at all. `bars` are effects by hypothesis, such as the best of untrained
+  networks reach (`twins`), that have to be beaten on both halves beside the nulls. `cells` [C] tells
+  which columns belong to one cell.
 
   A label that is defined at fewer than `fewest` characters of a half is not scored. Each set of
   places that labels are defined at costs another ranking of all columns.
@@ -72,7 +76,10 @@ def match(
   inside = [halves.inner(spans, lags) for spans in (parts.discovery, parts.confirmation)]
   reasons = [_reason(target, inside, lags, 1 + shifts, fewest) for target in every]
   uncounted = frozenset([*uncounted, *(given or {})])
-  plan = _Plan(every, given or {}, uncounted, reasons, inside, tuple(lags), 1 + shifts, alpha)
+  turns = 1 + shifts
+  plan = _Plan(
+    every, given or {}, uncounted, bars or {}, reasons, inside, tuple(lags), turns, alpha
+  )
   scan = _scan(recording, columns, plan, progress)
   best = _best(scan, lags)
   observed = np.array([np.abs(best.effects[:, index]).max() for index in plan.scored])
@@ -93,12 +100,27 @@ def match(
   )
 
 
-def best_of(
-  recording, columns, label, documents, *, kind: str = "binary", name: str = "label", **options
-) -> findings.Finding:
-  """The best column for one label without nulls: for an untrained twin, which sets a bar too."""
-  options = {"shifts": 0} | options
-  return match(recording, columns, {name: (kind, label)}, documents, **options).findings[0]
+def rescore(
+  recording,
+  finding: findings.Finding,
+  labels: Mapping,
+  parts: halves.Halves,
+  *,
+  lags: Sequence[int] = (-1, 0, 1),
+  given: Mapping[str, Sequence[str]] | None = None,
+) -> float | None:
+  """The score of a finding's column, lag and direction in another recording of `labels`' text.
+
+  On the confirmation half; None where nothing is defined or varies.
+  """
+  every = targets.targets(labels, given or {}, len(recording))
+  target = next(each for each in every if each.name == finding.hypothesis)
+  places = targets.defined(target, halves.inner(parts.confirmation, lags), lags)
+  if targets.why_not(target, places, lags, "confirmation"):
+    return None
+  values = confirm.read(recording, [finding.column])[finding.column]
+  part = confirm.half(values, target, places, finding.lag, finding.direction)
+  return in_unit(finding.kind, confirm.effects(part, target, 1)[0])
 
 
 def _check(recording, columns, cells, documents):
@@ -176,12 +198,12 @@ def _judged(observed, null, alpha) -> chance.Judged | None:
 
 def _scored(kind, effect, judged, row) -> findings.Scored:
   if judged is None:
-    return findings.Scored(_in_unit(kind, effect))
+    return findings.Scored(in_unit(kind, effect))
   p, family_p, *bars = (float(values[row]) for values in judged)
-  return findings.Scored(_in_unit(kind, effect), p, family_p, *(_in_unit(kind, b) for b in bars))
+  return findings.Scored(in_unit(kind, effect), p, family_p, *(in_unit(kind, b) for b in bars))
 
 
-def _in_unit(kind: str, effect: float) -> float | None:
+def in_unit(kind: str, effect: float) -> float | None:
   if math.isnan(effect):
     return None
   return float(0.5 + effect / 2 if kind == "binary" else effect)
@@ -194,9 +216,10 @@ def _finding(pick, columns, plan, scored) -> findings.Finding:
     if target.name in (name, targets.beyond(name, confounds)):
       confounded = next(t for t in plan.targets if t.name == targets.beyond(name, confounds))
       told |= confirm.beyond(pick, confounded)
-  survives = None
+  survives, bar = None, in_unit(target.kind, plan.bars.get(target.name, math.nan))
   if scored[0].family_p is not None:
     survives = max(half.family_p for half in scored) <= plan.alpha
+    survives &= bar is None or min(half.score for half in scored) > bar
   return findings.Finding(
     target.name,
     target.kind,
@@ -209,6 +232,7 @@ def _finding(pick, columns, plan, scored) -> findings.Finding:
     discovery=scored[0],
     confirmation=scored[1],
     survives=survives,
+    untrained=bar,
     **told,
   )
 
@@ -222,9 +246,9 @@ def _interpretable(best, discovery, cells, plan) -> findings.Interpretable | Non
   if discovery is None or np.isnan(discovery.family_to_beat).any():
     return None
   effects, confirmed = (values[:, plan.scored] for values in best[:2])
-  bars = discovery.family_to_beat
-  beaten = (np.abs(effects) > bars) & (np.sign(effects) * confirmed > bars)
   names = [plan.targets[index].name for index in plan.scored]
+  bars = np.fmax(discovery.family_to_beat, [plan.bars.get(name, math.nan) for name in names])
+  beaten = (np.abs(effects) > bars) & (np.sign(effects) * confirmed > bars)
   counted = [name not in plan.uncounted for name in names]
   found, of = _distinct(cells, beaten[:, counted].any(axis=1)), len(set(cells))
   by_hypothesis = {name: _distinct(cells, column) for name, column in zip(names, beaten.T)}

@@ -2,11 +2,9 @@
 
 import json
 import math
-import pathlib
-
-import numpy as np
 
 from charrnn import errors
+from charrnn.commands import texts as texts_lib
 
 HELP = "the loss of a run on a split of its corpus or on files, in nats and bits a character"
 
@@ -34,14 +32,14 @@ def run(args):
   from charrnn.training import runs
 
   config = runs.read_config(args.run)
-  texts = [_read(path, config.text) for path in args.files]
+  texts = [texts_lib.read(path, config.text) for path in args.files]
   streams = args.streams or config.eval_streams
   startup.keep_memory()
   startup.import_jax()
   startup.set_cpu_devices(0, streams, 1)
   loaded = runs.load(args.run, args.step)
   if args.files:
-    ids = [_encode(loaded.alphabet, path, text) for path, text in zip(args.files, texts)]
+    ids = [texts_lib.encode(loaded.alphabet, path, text) for path, text in zip(args.files, texts)]
     targets = [(path, array, [(0, len(array))]) for path, array in zip(args.files, ids)]
   else:
     name = args.split or "valid"
@@ -61,33 +59,6 @@ def run(args):
       f"{result['characters']:>12,} characters  {result['nats']:.4f} nats  {result['bits']:.4f} "
       f"bits  perplexity {result['perplexity']:.3f}  {result['text']}"
     )
-
-
-def _read(path, text):
-  """A file as text (for a byte alphabet: as bytes), read as the run's corpus was."""
-  try:
-    data = pathlib.Path(path).read_bytes()
-    decoded = data.decode("latin-1" if text.alphabet == "byte" else text.encoding)
-  except OSError as error:
-    raise errors.UserError(f"cannot read {path}: {error.strerror}") from error
-  except UnicodeDecodeError as error:
-    raise errors.UserError(
-      f"{path} is not {text.encoding} at byte {error.start}, as the run's text was: convert it"
-    ) from error
-  if text.newlines == "lf":
-    decoded = decoded.replace("\r\n", "\n").replace("\r", "\n")
-  if len(decoded) < 2:
-    raise errors.UserError(f"{path} has fewer than two characters: there is nothing to predict")
-  return decoded.encode("latin-1") if text.alphabet == "byte" else decoded
-
-
-def _encode(alphabet, path, text):
-  try:
-    if alphabet.kind == "byte":
-      return alphabet.encode_points(np.frombuffer(text, np.uint8))
-    return alphabet.encode(text)
-  except errors.UserError as error:
-    raise errors.UserError(f"{path}: {error}") from error
 
 
 def _score(loaded, readers, text, ids, segments):

@@ -7,7 +7,7 @@ import sys
 import time
 
 from charrnn import errors, startup
-from charrnn.sampling import options, stream
+from charrnn.sampling import clamps, options, stream
 
 HELP = """\
 write text with a trained model
@@ -35,6 +35,14 @@ def add_arguments(parser):
   add("--top-p", metavar="P", type=float, help="choose among the fewest that have mass P together")
   add("--num", metavar="N", type=int, default=1, help="samples, made side by side (default 1)")
   add("--seed", metavar="S", type=int, help="the same seed writes the same text (default: random)")
+  add(
+    "--clamp",
+    metavar="LAYER:CELL=VALUE",
+    action="append",
+    default=[],
+    help="set a cell after the prompt at every step, as 1:37=2.5, or 1:37=hold to freeze it; "
+    "1:37 is an LSTM's c, or h where there is no c; 1:h37 is h (more than once: several cells)",
+  )
   add("--stop", metavar="TEXT", help="end before the first TEXT that the model writes")
   add("--step", metavar="N", type=int, help="a checkpoint (default: the best by validation loss)")
   add("--quiet", action="store_true", help="nothing on stderr but errors")
@@ -47,6 +55,7 @@ def run(args):
   options.check(length=args.length, num=args.num, seed=seed)
   if args.stop == "":
     raise errors.UserError("--stop: the text is empty")
+  clamped = [clamps.parse(each) for each in args.clamp]
   prompt = _read_prompt(args)
 
   startup.import_jax()  # slow: only once the arguments are known to be good
@@ -70,6 +79,7 @@ def run(args):
     num=args.num,
     seed=seed,
     settings=settings,
+    clamp=clamps.arrays([clamped], loaded.model) if clamped else None,
   )
   readers = [stream.Reader(alphabet, prompt_ids, args.stop) for _ in range(args.num)]
   clock = _Clock()
@@ -163,6 +173,7 @@ def _write_many(pieces, readers, say):
 def _write_json(pieces, readers, args, seed, step):
   shared = {"prime": readers[0].prompt, "seed": seed, "step": step}
   shared |= {"temperature": args.temperature, "top_k": args.top_k, "top_p": args.top_p}
+  shared |= {"clamp": args.clamp}
   for n, columns in enumerate(zip(*pieces), 1):
     own = {"text": "".join(columns), "sample": n, "stopped": readers[n - 1].stopped}
     print(json.dumps(own | shared), flush=True)

@@ -101,6 +101,11 @@ def lstm_update(state, pre):
   return LSTMState(o * jnp.tanh(c), c), {"i": i, "f": f, "g": g, "o": o}
 
 
+def lstm_show(state, gates):
+  """What the cell shows when c was set from outside."""
+  return state._replace(h=gates["o"] * jnp.tanh(state.c))
+
+
 @dataclasses.dataclass(frozen=True)
 class Cell:
   """What a layer needs to know of a cell."""
@@ -110,10 +115,30 @@ class Cell:
   state: type  # a NamedTuple of arrays [B, H], h the first
   gates: tuple[str, ...]  # the blocks of W_xh's and W_hh's last axis
   biases: tuple[str, ...] = ()  # [H] vectors that `join` reads besides b_h
+  show: Callable = lambda state, gates: state  # the state with h anew, after the rest was set
 
   def recur(self, params, state, x_h):
     """One step, with the input's part given: (params, state, x_h [B, G*H]) -> (state, gates)."""
     return self.update(state, self.join(params, x_h, dot(state.h, params["W_hh"])))
+
+  def set_state(self, before, after, gates, clamp):
+    """The state after a step with some of its entries set from outside.
+
+    `clamp`: for some fields of the state (where, value), each [H] or [B, H]; the value NaN keeps
+    what the entry was before the step. What a cell keeps is set before what it shows.
+    """
+
+    def put(state, name):
+      where, value = clamp[name]
+      value = jnp.where(jnp.isnan(value), getattr(before, name), value)
+      return state._replace(**{name: jnp.where(where, value, getattr(state, name))})
+
+    kept = [name for name in self.state._fields[1:] if name in clamp]
+    for name in kept:
+      after = put(after, name)
+    if kept:
+      after = self.show(after, gates)
+    return put(after, "h") if "h" in clamp else after
 
   def zero_state(self, batch, hidden):
     # One buffer each: arrays that alias cannot be donated.
@@ -123,7 +148,7 @@ class Cell:
 CELLS = {
   "rnn": Cell(join_sum, rnn_update, RNNState, ("h",)),
   "gru": Cell(gru_join, gru_update, GRUState, ("r", "z", "n"), ("b_hn",)),
-  "lstm": Cell(join_sum, lstm_update, LSTMState, ("i", "f", "g", "o")),
+  "lstm": Cell(join_sum, lstm_update, LSTMState, ("i", "f", "g", "o"), show=lstm_show),
 }
 
 

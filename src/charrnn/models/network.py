@@ -72,7 +72,7 @@ class Layer(nn.Module):
   unroll: str
 
   @nn.compact
-  def __call__(self, x, width, state, record):
+  def __call__(self, x, width, state, record, clamp):
     """x [T, B, width] or ids [T, B] -> state, h_TxBxH, and if asked every state and gate."""
     H, GH = self.hidden, self.hidden * len(self.cell.gates)
     reads_ids = jnp.issubdtype(x.dtype, jnp.integer)
@@ -85,8 +85,8 @@ class Layer(nn.Module):
     for name in self.cell.biases:
       params[name] = self.param(name, self.initializers["bias"], (H,))
     dtype = jnp.dtype(self.compute_dtype)
-    if record:
-      return unroll.scan_layer(self.cell, unroll.cast(params, dtype), state, x)
+    if record or clamp:
+      return unroll.scan_layer(self.cell, unroll.cast(params, dtype), state, x, clamp)
     if self._by_cudnn(len(x)):
       return *cudnn.lstm_layer(params, state, x), None
     return *unroll.fast_layer(self.cell, dtype, params, state, x), None
@@ -141,7 +141,7 @@ class Network(nn.Module):
   unroll: str
 
   @nn.compact
-  def __call__(self, ids_TxB, carry, row_keys_B=None, record=False):
+  def __call__(self, ids_TxB, carry, row_keys_B=None, record=False, clamp=None):
     initializers = INITIALIZERS[self.initializer](self.hidden)
     x, width, after, out = ids_TxB, self.vocab, [], {}
     if self.embed:
@@ -157,7 +157,8 @@ class Network(nn.Module):
         self.unroll,
         name=f"layer_{n}",
       )
-      state, x, out[f"layer_{n}"] = layer(x, width, before, record)
+      name = f"layer_{n}"
+      state, x, out[name] = layer(x, width, before, record, (clamp or {}).get(name))
       width = self.hidden
       after.append(state)
       if row_keys_B is not None and self.dropout:
@@ -179,8 +180,12 @@ class Model:
 
   def initial_carry(self, batch):
     """A state of zeros for every layer, [batch, H] each: nothing has been read."""
-    cell = cells.CELLS[self.network.cell]
-    return tuple(cell.zero_state(batch, self.network.hidden) for _ in range(self.network.layers))
+    hidden, layers = self.network.hidden, self.network.layers
+    return tuple(self.cell.zero_state(batch, hidden) for _ in range(layers))
+
+  @property
+  def cell(self):
+    return cells.CELLS[self.network.cell]
 
   def prepare(self, params):
     """The parameters with the weights of products in the compute dtype, for `apply` as before.
@@ -191,13 +196,14 @@ class Model:
     table = {"embed": params["embed"]} if "embed" in params else {}  # it is only looked up in
     return {name: unroll.cast(part, dtype) for name, part in params.items()} | table
 
-  def apply(self, params, ids_TxB, carry, *, row_keys_B=None, record=False):
+  def apply(self, params, ids_TxB, carry, *, row_keys_B=None, record=False, clamp=None):
     """(params, ids [T, B], carry) -> logits_TxBxV, carry, out.
 
     `row_keys_B`: a key for each row switches dropout on. `record`: `out` holds every state and
-    gate, out["layer_0"]["c"] of shape [T, B, H]; else it is None.
+    gate, out["layer_0"]["c"] of shape [T, B, H]; else it is None. `clamp` sets cells after every
+    step: clamp["layer_0"]["c"] = (where, value), each [H] or [B, H]; a NaN keeps what was.
     """
-    return self.network.apply({"params": params}, ids_TxB, carry, row_keys_B, record)
+    return self.network.apply({"params": params}, ids_TxB, carry, row_keys_B, record, clamp)
 
 
 def make(

@@ -84,15 +84,18 @@ def weight_gradient(x_TxBxD, dy_TxBxG):
   return cells.dot(x_DxN, dy_TxBxG.reshape(-1, G))
 
 
-def scan_layer(cell, params, state, x_TxBxD):
+def scan_layer(cell, params, state, x_TxBxD, clamp=None):
   """The reference: (cell, params, state, x [T, B, D] or ids [T, B]) -> (state, h [T, B, H], out).
 
-  `out` holds every state and gate at every step, each [T, B, H], by name.
+  `out` holds every state and gate at every step, each [T, B, H], by name. `clamp` sets entries of
+  the state after every step, see `Cell.set_state`.
   """
 
-  def step(state, x_h):
-    state, gates = cell.recur(params, state, x_h)
-    return state, state._asdict() | gates
+  def step(before, x_h):
+    state, gates = cell.recur(params, before, x_h)
+    if clamp:
+      state = cell.set_state(before, state, gates, clamp)
+    return state, gates | state._asdict()
 
   state, out = lax.scan(step, state, project(params, x_TxBxD))
   return state, out["h"], out

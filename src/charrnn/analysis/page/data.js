@@ -1,0 +1,113 @@
+// What the page holds, and how its numbers are unpacked. Nothing here touches what is shown.
+
+const readBlock = (id) => JSON.parse(document.getElementById(id).textContent);
+const study = readBlock("study");
+const excerpt = readBlock("excerpt");
+const traces = readBlock("traces");
+
+async function inflate(text, Type) {
+  const bytes = Uint8Array.from(atob(text), (byte) => byte.charCodeAt(0));
+  const stream = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("deflate"));
+  return new Type(await new Response(stream).arrayBuffer());
+}
+
+const points = await inflate(excerpt.text, Uint32Array);
+const topIds = await inflate(excerpt.top_ids, Uint16Array);
+const topP = await inflate(excerpt.top_p, Uint16Array);
+const nats = await inflate(excerpt.nats, Float32Array);
+const N = points.length;
+const TOP = topIds.length / N;
+const lines = new Uint32Array(N); // the line of the text that each character is in
+for (let t = 1; t < N; t++) lines[t] = lines[t - 1] + (points[t - 1] === 10 ? 1 : 0);
+
+const cells = traces.cells.map(([layer, cell], index) => ({
+  index, layer, cell, name: `${layer}:${cell}`,
+}));
+const cellNamed = new Map(cells.map((each) => [each.name, each]));
+const layers = [...new Set(cells.map((each) => each.layer))];
+const MAIN = traces.main === "c" ? "tanh(c)" : traces.main;
+
+function quantitiesOf(cell) {
+  const fine = traces.fine[cell.name];
+  return [MAIN, ...(fine ? study.quantities.filter((name) => name in fine) : [])];
+}
+
+const unpacked = new Map();
+
+// float32 [N]: a quantity of a cell.
+async function traceOf(cell, quantity) {
+  const key = `${cell.name} ${quantity}`;
+  if (!unpacked.has(key)) {
+    const packed = quantity === MAIN ? traces.coarse[cell.index] : traces.fine[cell.name][quantity];
+    unpacked.set(key, await unpack(packed));
+  }
+  return unpacked.get(key);
+}
+
+async function unpack(packed) {
+  const codes = await inflate(packed.data, Uint8Array);
+  const step = (packed.high - packed.low) / (packed.levels - 1);
+  const values = new Float32Array(codes.length);
+  for (let t = 0, code = 0; t < codes.length; t++) {
+    code = packed.steps ? (code + codes[t]) & 255 : codes[t];
+    values[t] = packed.low + code * step;
+  }
+  return values;
+}
+
+const labels = new Map();
+
+// float32 [N], NaN where the hypothesis says nothing; null where there is no such label.
+async function labelOf(name) {
+  if (!(name in excerpt.labels)) return null;
+  if (!labels.has(name)) labels.set(name, await inflate(excerpt.labels[name], Float32Array));
+  return labels.get(name);
+}
+
+const hypotheses = new Map(study.hypotheses.map((each) => [each.name, each]));
+const findings = new Map(study.findings.map((each) => [each.hypothesis, each]));
+for (const name of findings.keys()) {
+  if (!hypotheses.has(name)) {
+    hypotheses.set(name, { name, kind: findings.get(name).kind, about: "", predicts: false });
+  }
+}
+const scoreOf = (name, cell) => study.scores[name]?.[cell.index] ?? null;
+
+// The hypothesis that each cell follows best: [name, score] or null.
+const bestOf = cells.map((cell) => {
+  let best = null;
+  for (const name of Object.keys(study.scores)) {
+    const score = scoreOf(name, cell);
+    if (score !== null && (!best || Math.abs(score) > Math.abs(best[1]))) best = [name, score];
+  }
+  return best;
+});
+
+const hex = (point) => point.toString(16).toUpperCase().padStart(4, "0");
+const UNSEEN = /^[\p{C}\p{Z}]$/u;
+
+// How a character is shown and the class that says so. What could not be seen, or would turn the
+// text around, is shown by its number; so is a surrogate, which is no character by itself.
+function shownAs(symbol) {
+  const point = symbol.codePointAt(0);
+  if ([...symbol].length > 1) return [[...symbol].map((each) => shownAs(each)[0]).join(""), ""];
+  if (symbol === " ") return [" ", ""];
+  if (symbol === "\n") return ["↵", "sign"];
+  if (symbol === "\t") return ["→", "sign"];
+  if (symbol === "\r") return ["␍", "sign"];
+  if (point < 32) return [String.fromCodePoint(0x2400 + point), "sign"];
+  if (point === 127) return ["␡", "sign"];
+  if (UNSEEN.test(symbol)) return [hex(point), "sign code"];
+  if (/^\p{M}$/u.test(symbol)) return [`◌${symbol}`, ""];
+  return [symbol, ""];
+}
+
+const symbolAt = (t) => String.fromCodePoint(points[t]);
+const visible = (symbol) => (symbol === " " ? "␣" : shownAs(symbol)[0]);
+
+// The text from `start` to `stop` in one line.
+function passage(start, stop) {
+  let said = "";
+  for (let t = Math.max(0, start); t < Math.min(N, stop); t++) said += shownAs(symbolAt(t))[0];
+  return said;
+}

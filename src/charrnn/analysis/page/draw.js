@@ -1,0 +1,121 @@
+// Elements, numbers and plots. Text goes in as text nodes, never as markup.
+
+const byId = (id) => document.getElementById(id);
+
+function fill(node, attributes, children) {
+  for (const [name, value] of Object.entries(attributes)) {
+    if (value === null || value === undefined || value === false) continue;
+    if (name.startsWith("on")) node.addEventListener(name.slice(2), value);
+    else if (name.startsWith("--") || name === "width%") setStyle(node, name, value);
+    else node.setAttribute(name, value === true ? "" : value);
+  }
+  node.append(...children.flat().filter((child) => child !== null && child !== undefined));
+  return node;
+}
+
+function setStyle(node, name, value) {
+  if (name === "width%") node.style.width = `${100 * value}%`;
+  else node.style.setProperty(name, value);
+}
+
+const make = (tag, attributes = {}, ...children) =>
+  fill(document.createElement(tag), attributes, children);
+const shape = (tag, attributes = {}, ...children) =>
+  fill(document.createElementNS("http://www.w3.org/2000/svg", tag), attributes, children);
+const button = (text, onclick, attributes = {}) =>
+  make("button", { type: "button", onclick, ...attributes }, text);
+
+function number(value, digits = 2) {
+  if (value === null || value === undefined || Number.isNaN(value)) return "–";
+  return value.toFixed(digits).replace("-", "−");
+}
+const signed = (value, digits = 2) => (value > 0 ? "+" : "") + number(value, digits);
+const percent = (p, digits = 0) => `${number(100 * p, digits)}%`;
+const thousands = (value) => value.toLocaleString("en-US");
+const clamp = (value, low, high) => Math.min(high, Math.max(low, value));
+
+function ticks(low, high, about = 5) {
+  const raw = (high - low) / about || 1;
+  const power = 10 ** Math.floor(Math.log10(raw));
+  const step = power * [1, 2, 5, 10].find((each) => each * power >= raw);
+  const found = [];
+  for (let n = Math.ceil(low / step - 1e-9); n * step <= high + 1e-9 * step; n++) {
+    found.push(Number((n * step).toPrecision(12)));
+  }
+  return found;
+}
+
+const short = (value) =>
+  Math.abs(value) >= 1000 ? `${+(value / 1000).toPrecision(3)}k` : `${value}`.replace("-", "−");
+
+// An SVG with axes: X and Y turn values into places, `node` takes what is drawn.
+function plot({ width, height, x, y, xLabel, yLabel, name, left = 44, bottom = 40, top = 8 }) {
+  const right = 12;
+  const X = (v) => left + ((v - x[0]) / (x[1] - x[0] || 1)) * (width - left - right);
+  const Y = (v) => height - bottom - ((v - y[0]) / (y[1] - y[0] || 1)) * (height - bottom - top);
+  const node = shape("svg", {
+    viewBox: `0 0 ${width} ${height}`, class: "plot", role: "img", "aria-label": name,
+  });
+  for (const value of ticks(...x)) {
+    node.append(
+      shape("line", { class: "grid", x1: X(value), x2: X(value), y1: top, y2: height - bottom }),
+      shape("text", { class: "tick", x: X(value), y: height - bottom + 16, "text-anchor": "middle" },
+        short(value)));
+  }
+  for (const value of ticks(...y, 4)) {
+    node.append(
+      shape("line", { class: "grid", x1: left, x2: width - right, y1: Y(value), y2: Y(value) }),
+      shape("text", { class: "tick", x: left - 7, y: Y(value) + 4, "text-anchor": "end" },
+        short(value)));
+  }
+  node.append(shape("text", {
+    class: "axis", x: (left + width - right) / 2, y: height - 4, "text-anchor": "middle",
+  }, xLabel));
+  if (yLabel) {
+    const middle = (top + height - bottom) / 2;
+    node.append(shape("text", {
+      class: "axis", x: 12, y: middle, "text-anchor": "middle", transform: `rotate(-90 12 ${middle})`,
+    }, yLabel));
+  }
+  return { node, X, Y };
+}
+
+const path = (xs, ys, { X, Y }) =>
+  xs.map((x, n) => `${n ? "L" : "M"}${X(x).toFixed(1)} ${Y(ys[n]).toFixed(1)}`).join("");
+
+// Values on one horizontal axis: `marks` are {value, class, title}; dots beyond the ends stay at
+// them. A strip for tables: no ticks but those asked for.
+function strip({ low, high, marks, at = [], name, width = 260, height = 26, labelled = false }) {
+  const X = (v) => 8 + ((clamp(v, low, high) - low) / (high - low || 1)) * (width - 16);
+  const tall = height + (labelled ? 15 : 0);
+  const node = shape("svg", {
+    viewBox: `0 0 ${width} ${tall}`, class: "strip", role: "img", "aria-label": name,
+  });
+  node.append(shape("line", { class: "rail", x1: 8, x2: width - 8, y1: height / 2, y2: height / 2 }));
+  for (const value of at) {
+    node.append(shape("line", { class: "grid", x1: X(value), x2: X(value), y1: 3, y2: height - 3 }));
+    if (labelled) {
+      node.append(shape("text", { class: "tick", x: X(value), y: height + 10, "text-anchor": "middle" },
+        short(value)));
+    }
+  }
+  for (const mark of marks) {
+    if (mark.value !== null && mark.value !== undefined) node.append(markOf(mark, X, height / 2));
+  }
+  return node;
+}
+
+function markOf({ value, kind, title, text }, X, y) {
+  const x = X(value);
+  const inside = [shape("title", {}, title)];
+  if (kind === "bar") {
+    return shape("line", { class: "mark bar", x1: x, x2: x, y1: y - 9, y2: y + 9 }, inside);
+  }
+  if (kind === "twin") {
+    return shape("path", { class: "mark twin", d: `M${x} ${y - 5}l5 5l-5 5l-5 -5z` }, inside);
+  }
+  if (kind === "last") {
+    return shape("text", { class: "mark last", x, y: y - 4, "text-anchor": "middle" }, inside, text);
+  }
+  return shape("circle", { class: `mark ${kind}`, cx: x, cy: y, r: kind === "control" ? 3 : 5 }, inside);
+}

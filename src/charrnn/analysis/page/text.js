@@ -1,0 +1,207 @@
+// The text, a span a character. Rows are dressed when they come into view: a change of colour
+// costs what is on the screen, however long the text.
+
+const STEPS = 16; // shades on either side of nothing
+const LONGEST = 400; // characters in a row; a longer line goes on in the next
+const GUESS_STEPS = 8;
+
+const paint = {
+  trace: null, label: null, centre: 0, half: 1, underline: true, guesses: false, high: 1,
+};
+let caret = 0;
+let span = null; // [start, stop) that is selected
+const marks = [];
+const bases = [];
+const rows = [];
+const rowOf = [];
+const seen = new Set();
+let stamp = 0;
+
+function addShades() {
+  const sheet = document.styleSheets[0];
+  const add = (rule) => sheet.insertRule(rule, sheet.cssRules.length);
+  for (let n = 1; n <= STEPS; n++) {
+    // A little more than linear: what is nearly nothing should look so.
+    const part = (100 * (n / STEPS) ** 1.15).toFixed(1);
+    add(`.h${n}{background:color-mix(in oklab,var(--high) ${part}%,transparent)}`);
+    add(`.l${n}{background:color-mix(in oklab,var(--low) ${part}%,transparent)}`);
+  }
+  for (let n = 1; n <= GUESS_STEPS; n++) {
+    add(`.g${n}{background:color-mix(in oklab,var(--guess) ${(100 * n) / GUESS_STEPS}%,transparent)}`);
+  }
+}
+
+function buildText(pane) {
+  const all = document.createDocumentFragment();
+  let row = null;
+  for (let t = 0; t < N; t++) {
+    if (!row || points[t - 1] === 10 || t - row.start >= LONGEST) {
+      row = { node: make("div", { class: "line" }), start: t, stop: t, stamp: -1, guesses: false };
+      rows.push(row);
+      all.append(row.node);
+      row.node.row = row;
+    }
+    const [text, kind] = shownAs(symbolAt(t));
+    const mark = document.createElement("span");
+    mark.textContent = text;
+    mark.at = t;
+    bases.push(kind ? `ch ${kind}` : "ch");
+    marks.push(mark);
+    rowOf.push(row);
+    row.node.append(mark);
+    row.stop = t + 1;
+  }
+  pane.append(all);
+  const watch = new IntersectionObserver(rowsMoved, { rootMargin: "200px", scrollMargin: "200px" });
+  for (const each of rows) watch.observe(each.node);
+}
+
+function rowsMoved(entries) {
+  for (const { target, isIntersecting } of entries) {
+    if (isIntersecting) {
+      seen.add(target.row);
+      refresh(target.row);
+    } else {
+      seen.delete(target.row);
+      dropGuesses(target.row);
+    }
+  }
+}
+
+// After a change of what is shown.
+function repaint(change) {
+  Object.assign(paint, change);
+  if (paint.label) paint.high = paint.label.reduce((a, b) => (b > a ? b : a), 1);
+  stamp++;
+  for (const row of seen) refresh(row);
+}
+
+function paintAll() {
+  for (const row of rows) refresh(row);
+}
+
+function refresh(row) {
+  if (row.stamp !== stamp) {
+    for (let t = row.start; t < row.stop; t++) marks[t].className = dress(t);
+    row.stamp = stamp;
+  }
+  if (paint.guesses && !row.guesses) addGuesses(row);
+  if (!paint.guesses) dropGuesses(row);
+}
+
+function dress(t) {
+  let name = `${bases[t]} ${shade(t)}`;
+  if (paint.underline && paint.label) name += ` ${underlined(paint.label[t])}`;
+  if (span && t >= span[0] && t < span[1]) name += " sel";
+  return t === caret ? `${name} caret` : name;
+}
+
+function shade(t) {
+  const part = (paint.trace[t] - paint.centre) / paint.half;
+  const n = Math.round(STEPS * clamp(Math.abs(part), 0, 1));
+  return n ? (part > 0 ? "h" : "l") + n : "";
+}
+
+// Lines from thin to thick: a graded label by its share of the largest in the text.
+function underlined(value) {
+  if (Number.isNaN(value)) return "unknown";
+  return value > 0 ? `u${Math.ceil((4 * value) / paint.high)}` : "";
+}
+
+function addGuesses(row) {
+  for (let t = row.start; t < row.stop; t++) marks[t].append(guessesAt(t));
+  row.guesses = true;
+}
+
+function dropGuesses(row) {
+  if (!row.guesses) return;
+  for (let t = row.start; t < row.stop; t++) marks[t].lastElementChild.remove();
+  row.guesses = false;
+}
+
+function guessesAt(t) {
+  const stack = make("span", { class: "guesses", "aria-hidden": "true" });
+  for (const { symbol, p, came } of guessesOf(t)) {
+    const shade = Math.round(GUESS_STEPS * p);
+    stack.append(make("i", { class: `${shade ? `g${shade}` : ""}${came ? " came" : ""}` },
+      visible(symbol)));
+  }
+  return stack;
+}
+
+// The likeliest characters after reading the one at t, without those that have no chance.
+function guessesOf(t) {
+  const next = t + 1 < N ? symbolAt(t + 1) : null;
+  const found = [];
+  for (let n = 0; n < TOP; n++) {
+    const p = topP[t * TOP + n] / 65535;
+    const symbol = excerpt.symbols[topIds[t * TOP + n]];
+    if (p > 0) found.push({ symbol, p, came: symbol === next });
+  }
+  return found;
+}
+
+function redress(start, stop) {
+  for (let t = Math.max(0, start); t < Math.min(N, stop); t++) marks[t].className = dress(t);
+}
+
+function setCaret(t, block = "nearest") {
+  const before = caret;
+  caret = clamp(t, 0, N - 1);
+  redress(before, before + 1);
+  redress(caret, caret + 1);
+  if (block) marks[caret].scrollIntoView({ block, inline: "nearest" });
+}
+
+function setSpan(next) {
+  const before = span;
+  span = next && next[1] > next[0] ? next : null;
+  for (const each of [before, span]) if (each) redress(...each);
+}
+
+// The character above or below, by where it is on the screen.
+function vertical(t, direction) {
+  const from = marks[t].getBoundingClientRect();
+  let best = t;
+  let found = null; // the top of the line that was come to
+  for (let s = t + direction; s >= 0 && s < N; s += direction) {
+    const box = marks[s].getBoundingClientRect();
+    if (Math.abs(box.top - from.top) < 4) continue;
+    if (found !== null && Math.abs(box.top - found) >= 4) break;
+    const isNearer = found === null ||
+      Math.abs(box.left - from.left) < Math.abs(marks[best].getBoundingClientRect().left - from.left);
+    if (isNearer) best = s;
+    found = box.top;
+  }
+  return best;
+}
+
+function moved(key, ctrl) {
+  const row = rowOf[caret];
+  const moves = {
+    ArrowLeft: () => caret - 1,
+    ArrowRight: () => caret + 1,
+    ArrowUp: () => vertical(caret, -1),
+    ArrowDown: () => vertical(caret, 1),
+    Home: () => (ctrl ? 0 : row.start),
+    End: () => (ctrl ? N - 1 : row.stop - 1),
+    PageUp: () => rows[Math.max(0, rows.indexOf(row) - 15)].start,
+    PageDown: () => rows[Math.min(rows.length - 1, rows.indexOf(row) + 15)].start,
+  };
+  return key in moves ? clamp(moves[key](), 0, N - 1) : null;
+}
+
+// What the mouse has selected in the text, as [start, stop).
+function selectedByMouse() {
+  const selection = getSelection();
+  if (selection.isCollapsed || !selection.rangeCount) return null;
+  const range = selection.getRangeAt(0);
+  const start = markIn(range.startContainer);
+  const stop = markIn(range.endContainer);
+  return start === null || stop === null ? null : [start, stop + (range.endOffset ? 1 : 0)];
+}
+
+function markIn(node) {
+  const mark = (node.nodeType === 3 ? node.parentElement : node).closest?.(".ch");
+  return mark ? mark.at : null;
+}

@@ -1,0 +1,230 @@
+"""`charrnn cells`: what the cells of a trained network follow, tested, and a page to explore it."""
+
+import json
+import os
+import pathlib
+import sys
+import time
+
+from charrnn import errors, startup
+from charrnn.analysis import hypotheses
+from charrnn.commands import texts
+
+HELP = """\
+find the cells that track structure, and open the network in a page
+
+Every quantity of every cell (an LSTM's h, c, i, f, g, o) is scored for every hypothesis on one half
+of a text and scored again on the other. A finding survives if it beats what shifted labels reach
+and what untrained networks reach. Its cell is then set from outside: what does that cost, and what
+changes in the text that the network writes? Writes cells.json, explorer.html and pictures."""
+CHARACTERS = 200_000
+
+
+def add_arguments(parser):
+  add = parser.add_argument
+  add("run", metavar="RUN", help="a run directory of an rnn, gru or lstm")
+  add(
+    "--text",
+    metavar="FILE",
+    nargs="+",
+    help="texts to study it on, each a document (default: the run's validation and test parts)",
+  )
+  add("--out", metavar="DIR", help="where to write (default: RUN/cells)")
+  add("--step", metavar="N", type=int, help="a kept step (default: the best by validation loss)")
+  add(
+    "--characters",
+    metavar="N",
+    type=int,
+    default=CHARACTERS,
+    help=f"how much of the text to study (default {CHARACTERS:,})",
+  )
+  add(
+    "--regex",
+    metavar="NAME=PATTERN",
+    action="append",
+    default=[],
+    help="a hypothesis of your own: inside a match of PATTERN (may be given more than once)",
+  )
+  add("--language", choices=hypotheses.LANGUAGES, help="default: c for .c and .h, else prose")
+  add(
+    "--twins",
+    metavar="N",
+    type=int,
+    default=19,
+    help="untrained networks to compare with; 19 are the fewest for 5%% (default 19)",
+  )
+  add("--shifts", metavar="N", type=int, default=199, help="of the labels (default 199)")
+  add(
+    "--ablation",
+    choices=("zero", "mean", "hold"),
+    default="zero",
+    help="what cells are set to: 0, their mean, or what they were (default zero)",
+  )
+  add("--seed", metavar="S", type=int, default=0)
+  add("--keep-recording", action="store_true", help="leave recording.f32 in DIR, N x C float32")
+  add("--json", action="store_true", help="cells.json to stdout instead of the table")
+
+
+def run(args):
+  extra = _hypotheses(args.regex)
+  _check(args)
+  startup.keep_memory()
+  startup.import_jax()
+  startup.set_cpu_devices(1, 1, 1)
+  from charrnn.training import runs
+
+  config = runs.read_config(args.run)
+  files = [(path, texts.read(path, config.text)) for path in args.text or []]
+  out = _folder(args)
+  loaded = runs.load(args.run, args.step)
+  from charrnn.analysis import explorer, material, pictures, study
+
+  if files:
+    ids = [(path, texts.encode(loaded.alphabet, path, text)) for path, text in files]
+    text = material.of_files(loaded, ids, args.characters)
+  else:
+    text = material.held_out(loaded, args.characters)
+  text = text._replace(language=args.language or text.language)
+  options = study.Settings(
+    twins=args.twins, shifts=args.shifts, ablation=args.ablation, seed=args.seed, extra=extra
+  )
+  progress = _Progress()
+  studied = study.Study(loaded, text, options, out, progress)
+  try:
+    found, excerpt = studied.run_all(out / "recording.f32")
+    (out / "cells.json").write_text(json.dumps(found) + "\n")
+    explorer.write(out / "explorer.html", found, excerpt)
+  finally:
+    progress.end()
+    (out / ".scratch.f32").unlink(missing_ok=True)
+    if not args.keep_recording:
+      (out / "recording.f32").unlink(missing_ok=True)
+  for picture in (pictures.findings, pictures.saturation, pictures.births):
+    picture(found, out / f"{picture.__name__}.png")
+  if args.json:
+    print(json.dumps(found))
+  else:
+    print("\n".join(_report(found, out)))
+
+
+def _hypotheses(arguments):
+  extra = tuple(hypotheses.parse_regex(each) for each in arguments)
+  names = [each.name for each in extra]
+  for name in names:
+    if names.count(name) > 1:
+      raise errors.UserError(f"--regex: two hypotheses are named {name}: rename one")
+  return extra
+
+
+def _check(args):
+  for name, least in (("characters", 2000), ("twins", 0), ("shifts", 19), ("seed", 0)):
+    if getattr(args, name) < least:
+      raise errors.UserError(f"--{name}={getattr(args, name)}: must be at least {least}")
+
+
+def _folder(args):
+  from charrnn.training import runs
+
+  out = pathlib.Path(args.out) if args.out else runs.check(args.run) / "cells"
+  try:
+    out.mkdir(parents=True, exist_ok=True)
+    if not os.access(out, os.W_OK):
+      raise PermissionError(13, "Permission denied")
+  except OSError as error:
+    raise errors.UserError(
+      f"cannot write to {out}: {error.strerror}; give another --out"
+    ) from error
+  return out
+
+
+def _report(found, out):
+  model, text = found["model"], found["text"]
+  yield (
+    f"{found['run']}, step {found['step']}: {model['layers']} x {model['hidden']} {model['cell']}"
+  )
+  yield (
+    f"{text['name']}: {text['characters']:,} characters, {text['documents']} documents, "
+    f"{text['nats']:.4f} nats"
+  )
+  yield ""
+  yield from _table(found)
+  yield ""
+  yield from found["notes"]
+  if share := found["interpretable"]:
+    yield (
+      f"cells that follow some hypothesis: {share['found']} of {share['of']} "
+      f"({share['share']:.1%}, 95% interval {share['low']:.1%} to {share['high']:.1%})"
+    )
+  yield f"explore: {out / 'explorer.html'}    data: {out / 'cells.json'}    pictures: {out}/*.png"
+
+
+HEAD = ("hypothesis", "cell", "found", "again", "chance", "untrained", "set: in", "out", "p", "")
+
+
+def _table(found):
+  """Scores on discovery and confirmation, bars to beat, and the loss change with the cell set."""
+  ablations = {each["hypothesis"]: each for each in found["ablations"]}
+  rows = [
+    _row(each, ablations.get(each["hypothesis"])) for each in found["findings"] if each["scored"]
+  ]
+  widths = [max(map(len, column)) for column in zip(HEAD, *rows)]
+  for row in (HEAD, *rows):
+    cells = [row[0].ljust(widths[0]), *(each.rjust(w) for each, w in zip(row[1:-1], widths[1:-1]))]
+    yield "  ".join([*cells, row[-1]]).rstrip()
+  yield ""
+  yield "scores: AUROC of binary labels, rank correlation of graded ones and of those given others"
+  yield "(NAME | CONFOUNDS); set: change of the loss in nats where the label holds, and elsewhere"
+
+
+def _row(finding, ablation):
+  ablation = ablation or {}
+  return (
+    finding["hypothesis"],
+    finding["name"],
+    _number(finding["discovery"]["score"]),
+    _number(finding["confirmation"]["score"]),
+    _number(finding["confirmation"]["family_to_beat"]),
+    _number(finding["untrained"]),
+    _number(ablation.get("inside"), "+.3f"),
+    _number(ablation.get("outside"), "+.3f"),
+    _number(ablation.get("p"), ".2f"),
+    "survives" if finding["survives"] else "",
+  )
+
+
+def _number(value, how=".3f"):
+  return "-" if value is None else format(value, how)
+
+
+class _Progress:
+  """A bar for the phase on a terminal; in a log a line for each phase when it is done."""
+
+  WIDTH = 24
+
+  def __init__(self):
+    self._live = sys.stderr.isatty()
+    self._phase, self._began, self._drawn = None, 0.0, 0.0
+
+  def __call__(self, phase):
+    self.end()
+    self._phase, self._began, self._drawn = phase, time.monotonic(), 0.0
+    return self._update
+
+  def _update(self, done, total):
+    now = time.monotonic()
+    if not self._live or (now - self._drawn < 0.1 and done < total):
+      return
+    self._drawn, spent = now, now - self._began
+    bar = "#" * round(self.WIDTH * done / total)
+    left = spent * (total - done) / done if done else 0.0
+    line = f"{self._phase:<28}[{bar:<{self.WIDTH}}] {done / total:4.0%}  {left:.0f} s left"
+    sys.stderr.write(f"\r\x1b[K{line[: (os.get_terminal_size(2).columns or 80) - 1]}")
+    sys.stderr.flush()
+
+  def end(self):
+    """The phase is over."""
+    if self._phase:
+      clear = "\r\x1b[K" if self._live else ""
+      sys.stderr.write(f"{clear}{self._phase}: {time.monotonic() - self._began:.1f} s\n")
+      sys.stderr.flush()
+    self._phase = None

@@ -1,0 +1,168 @@
+"""Character n-grams with modified Kneser-Ney smoothing, interpolated (Chen & Goodman 1998).
+
+For a symbol w after the context u, and u' which is u without its oldest symbol:
+
+  p_n(w | u) = (c(u w) - D(c(u w))) / c(u .) + g(u) p_(n-1)(w | u'),  p_0 = 1 / V
+  g(u) = (D_1 N_1(u .) + D_2 N_2(u .) + D_3 N_3+(u .)) / c(u .)
+
+c(u .) is the sum of c(u w) over w, N_k(u .) the number of w with a count of k. A context that never
+came before a symbol leaves all to the shorter one. c counts occurrences on the highest level; on
+those below it, the different symbols that occur before u w.
+
+There is no JAX in here: `ngram_model` runs the model as the programs run any.
+"""
+
+import dataclasses
+import functools
+import itertools
+import os
+import pathlib
+import zipfile
+
+import numpy as np
+
+from charrnn import errors
+from charrnn.models import ngram_counts
+from charrnn.models.ngram_counts import Level
+
+
+@dataclasses.dataclass(frozen=True)
+class NGram:
+  """What a text counts up to, for models of every order up to its own."""
+
+  vocab: int
+  levels: tuple[Level, ...]
+
+  @property
+  def order(self) -> int:
+    return len(self.levels)
+
+  def log_prob(self, ids, start: int = 0, order: int | None = None):
+    """log p of every symbol from `start` on, given up to order - 1 before it: float64 [T]."""
+    order = self._check(order)
+    begin = max(0, start - order + 1)
+    text, begins = ngram_counts.join(ids, [(begin, len(ids))])
+    p = next(itertools.islice(self._by_order(text, begins), order - 1, None))
+    return np.log(p[start - begin :])
+
+  def losses(self, ids, segments=None):
+    """Mean nats per symbol of the segments, for the orders 1 to N: float64 [N].
+
+    A segment's first symbols have what precedes it in the text as context. As for the networks,
+    the very first symbol of the text is not scored: it has nothing before it.
+    """
+    scored = [(max(a, 1), b) for a, b in segments or [(0, len(ids))]]
+    spans = [(max(0, a - self.order + 1), b) for a, b in scored]
+    text, begins = ngram_counts.join(ids, spans)
+    counted = np.concatenate([np.arange(c, b) >= a for (a, b), (c, _) in zip(scored, spans)])
+    return np.array([-np.log(p[counted]).mean() for p in self._by_order(text, begins)])
+
+  def _by_order(self, text, begins):
+    """p of every symbol of a text in pieces, by the models of the orders 1 to N in turn."""
+    p = np.full(len(text), 1 / self.vocab)
+    context = np.full(len(text), ngram_counts.EMPTY)
+    for level in self.levels:
+      string = self._find(level, context, text)
+      own, rest = _weights(level, level.raw)
+      yield own[string] + rest[context] * p
+      if level.continuation is not None:
+        own, rest = _weights(level, level.continuation)
+        p = own[string] + rest[context] * p
+        context = ngram_counts.before(string, begins)
+
+  def distribution(self, contexts_BxC):
+    """p of every symbol after contexts of one length, of which the last N - 1 count: [B, V]."""
+    contexts_BxC = np.asarray(contexts_BxC)
+    length = min(contexts_BxC.shape[1], self.order - 1)
+    recent_BxC = contexts_BxC[:, contexts_BxC.shape[1] - length :]
+    p = np.full((len(contexts_BxC), self.vocab), 1 / self.vocab)
+    for n, (level, (own, rest)) in enumerate(zip(self.levels[: length + 1], self._all_weights)):
+      context = self._number(recent_BxC[:, length - n :])
+      strings = self._find(level, context[:, None], np.arange(self.vocab))
+      p = own[strings] + rest[context][:, None] * p
+    return p
+
+  def _number(self, strings_BxC):
+    """The numbers of strings of one length, [B]."""
+    number = np.full(len(strings_BxC), ngram_counts.EMPTY)
+    for level, symbol_B in zip(self.levels, strings_BxC.T):
+      number = self._find(level, number, symbol_B)
+    return number
+
+  def _find(self, level, context, symbol):
+    return ngram_counts.find(level.first, level.symbols, context, symbol, self.vocab)
+
+  @functools.cached_property
+  def _all_weights(self):
+    return self._weights(self.order)
+
+  def _weights(self, order):
+    levels = self.levels[:order]
+    below = [_weights(level, level.continuation) for level in levels[:-1]]
+    return [*below, _weights(levels[-1], levels[-1].raw)]
+
+  def params(self, order: int | None = None) -> dict:
+    """The model of an order as a tree of arrays, for `ngram_model`."""
+    order = self._check(order)
+    return {
+      f"level_{n}": {
+        "first": level.first,
+        "symbols": level.symbols,
+        "own": own.astype(np.float32),
+        "rest": rest.astype(np.float32),
+      }
+      for n, (level, (own, rest)) in enumerate(zip(self.levels, self._weights(order)), 1)
+    }
+
+  def _check(self, order):
+    order = self.order if order is None else order
+    if not 1 <= order <= self.order:
+      raise errors.UserError(f"no order {order}: this text was counted for 1 to {self.order}")
+    return order
+
+  def save(self, path: str | os.PathLike):
+    arrays = {
+      f"{name}_{n}": array
+      for n, level in enumerate(self.levels, 1)
+      for name, array in level._asdict().items()
+      if array is not None
+    }
+    path = pathlib.Path(path)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    with temporary.open("wb") as file:
+      np.savez(file, vocab=self.vocab, order=self.order, **arrays)
+    os.replace(temporary, path)
+
+  @classmethod
+  def load(cls, path: str | os.PathLike) -> "NGram":
+    try:
+      with np.load(path, allow_pickle=False) as stored:
+        order = int(stored["order"])
+        last = {f"continuation_{order}": None}
+        arrays = {**stored, **last}
+        levels = (Level(*(arrays[f"{k}_{n}"] for k in Level._fields)) for n in range(1, order + 1))
+        return cls(int(stored["vocab"]), tuple(levels))
+    except FileNotFoundError as error:
+      raise errors.UserError(f"no n-gram model {path}: ngram.fit makes one") from error
+    except (OSError, zipfile.BadZipFile, ValueError, KeyError, TypeError, EOFError) as error:
+      raise errors.UserError(f"{path} is damaged: count the text again") from error
+
+
+def fit(ids, order: int, vocab: int, segments=None) -> NGram:
+  """Counts the strings of up to `order` symbols in a text, or in segments (start, stop) of it."""
+  if order < 1:
+    raise errors.UserError(f"--config.model.order={order}: must be at least 1")
+  if len(ids) and np.max(ids) >= vocab:
+    raise ValueError(f"symbol {np.max(ids)} in a vocabulary of {vocab}")
+  return NGram(vocab, ngram_counts.count(ids, order, vocab, segments))
+
+
+def _weights(level: Level, counts):
+  """(c(u w) - D) / c(u .) for every string u w [G + 1], and g(u) for every context u [C + 1]."""
+  taken = ngram_counts.discounts(counts[1:])[np.minimum(counts, 3)]
+  contexts = np.repeat(np.arange(len(level.first) - 1), np.diff(level.first))
+  total = np.bincount(contexts, counts[1:], len(level.first) - 1)
+  rest = np.bincount(contexts, taken[1:], len(level.first) - 1)
+  rest = np.divide(rest, total, out=np.ones_like(total), where=total > 0)
+  return np.append(0.0, (counts[1:] - taken[1:]) / total[contexts]), rest
+

@@ -1,0 +1,227 @@
+"""A study that nobody made: a text, a network's recording with planted cells, and all findings."""
+
+import itertools
+
+import numpy as np
+from scipy import signal
+
+from charrnn.analysis import explorer, hypotheses
+
+QUANTITIES = {
+  "lstm": ("h", "c", "i", "f", "g", "o"),
+  "gru": ("h", "r", "z", "a", "n"),
+  "rnn": ("h",),
+}
+NAMES = ("in-quotes", "line-position", "near-line-end", "next-is-newline", "url", "speaker")
+_WORDS = (
+  "the of and a quiet light upon water where no wind had been before it came to rest among old "
+  "stones some said that every letter keeps its own small memory but who would count them now"
+).split()
+HOSTILE = (
+  "</script><script>alert(1)</script><!-- \u2028\u2029\x00\x07\x1b\x7f\x85\r\t\ud800\udc00\udfff"
+  "<img src=x onerror=alert(2)>\u202eevil\u202c\u200b\ufeffé e\u0301 שלום 😀 &amp; {{data}} \\u003c"
+)
+
+
+def prose(length: int, seed: int = 0) -> str:
+  """Lines of about 60 characters, speakers, and quotes that open and close."""
+  rng = np.random.default_rng(seed)
+  text, line, quoted = "FIRST VOICE:\n", 0, False
+  while len(text) < length:
+    word = str(rng.choice(_WORDS))
+    if rng.random() < (0.18 if quoted else 0.06):
+      quoted, word = not quoted, f'{word}"' if quoted else f'"{word}'
+    text, line = text + word, line + len(word) + 1
+    if rng.random() < 0.01:
+      text += '".\n\nSECOND VOICE:\n' if quoted else ".\n\nSECOND VOICE:\n"
+      line, quoted = 0, False
+    elif line > 52:
+      text, line = text + "\n", 0
+    else:
+      text += " "
+  return text[:length]
+
+
+def walks(rng, n: int, columns: int, memory=0.95) -> np.ndarray:
+  """Random walks that forget, float32 [n, columns]: as smooth in time as a cell's c."""
+  noise = rng.standard_normal((n, columns), np.float32)
+  return signal.lfilter(
+    np.float32([np.sqrt(1 - memory**2)]), np.float32([1, -memory]), noise, axis=0
+  )
+
+
+def recording(
+  n: int, layers: int, hidden: int, cell: str = "lstm", seed: int = 0
+) -> tuple[list[tuple[int, str, int]], np.ndarray]:
+  """(columns, float32 [n, C]): states that drift, gates that snap between open and closed."""
+  rng = np.random.default_rng(seed)
+  columns = list(itertools.product(range(layers), QUANTITIES[cell], range(hidden)))
+  values = np.empty((n, len(columns)), np.float32)
+  for start in range(0, len(columns), hidden):
+    quantity = columns[start][1]
+    drift = walks(rng, n, hidden, memory=0.95 if quantity == "c" else 0.6)
+    gate = quantity in "iforz"
+    values[:, start : start + hidden] = (
+      1 / (1 + np.exp(-3 * drift)) if gate else drift if quantity in "ca" else np.tanh(drift)
+    )
+  return columns, values
+
+
+def excerpt(text: str, layers=2, hidden=8, cell="lstm", seed=0) -> explorer.Excerpt:
+  """Cell 1:3 says whether quotes are open, a character late; cell 0:5 ramps along the line."""
+  n, rng = len(text), np.random.default_rng(seed)
+  columns, values = recording(n, layers, hidden, cell, seed)
+  labels = {
+    name: (label.values, label.mask) for name, label in hypotheses.of_text(text, NAMES).items()
+  }
+  planted = {
+    (layers - 1, min(3, hidden - 1)): np.roll(1.8 * labels["in-quotes"][0] - 0.9, 1),
+    (0, min(5, hidden - 1)): labels["line-position"][0] / 25 - 1.2,
+  }
+  for (layer, index), signal_N in planted.items():
+    for quantity in {"h", "c"} & set(QUANTITIES[cell]):
+      noise = 0.05 * rng.standard_normal(n)
+      values[:, columns.index((layer, quantity, index))] = 0.9 * signal_N + noise
+  symbols = sorted(set(text))
+  chances = -np.sort(-rng.dirichlet(np.full(min(5, len(symbols)) + 1, 0.4), n)[:, :-1])
+  pad = ((0, 0), (0, 5 - chances.shape[1]))
+  ids = rng.integers(0, len(symbols), (n, 5))
+  # Half of the time the likeliest is what comes.
+  ids[:-1, 0] = np.where(
+    rng.random(n - 1) < 0.5, [symbols.index(each) for each in text[1:]], ids[:-1, 0]
+  )
+  nats = rng.exponential(1.4, n).astype(np.float32)
+  nats[-1] = np.nan
+  return explorer.Excerpt(text, symbols, columns, values, ids, np.pad(chances, pad), nats, labels)
+
+
+def study(layers=2, hidden=8, cell="lstm", seed=0) -> dict:
+  """As cells.json has it, for `excerpt` of the same sizes."""
+  rng = np.random.default_rng(seed)
+  cells = layers * hidden
+  scores = {name: np.round(rng.uniform(-0.3, 0.3, cells), 4).tolist() for name in NAMES}
+  quotes, line = (layers - 1, min(3, hidden - 1)), (0, min(5, hidden - 1))
+  scores["in-quotes"][quotes[0] * hidden + quotes[1]] = 0.94
+  scores["line-position"][line[0] * hidden + line[1]] = 0.91
+  scores["url"] = [None] * cells
+  table = [hypotheses.HYPOTHESES[name] for name in NAMES]
+  found = [_finding(each, scores[each.name], hidden, rng) for each in table]
+  return {
+    "run": "runs/made-up",
+    "step": 7394,
+    "model": {"cell": cell, "layers": layers, "hidden": hidden},
+    "text": {
+      "name": "made up (valid and test)",
+      "characters": 200000,
+      "documents": 4,
+      "nats": 1.43,
+      "language": "prose",
+    },
+    "quantities": list(QUANTITIES[cell]),
+    "hypotheses": [
+      {"name": h.name, "kind": h.kind, "about": h.about, "predicts": h.predicts} for h in table
+    ],
+    "findings": found,
+    "scores": scores,
+    "interpretable": {
+      "found": 2,
+      "of": cells,
+      "share": 2 / cells,
+      "low": 0.5 / cells,
+      "high": min(1.0, 7 / cells),
+      "by_hypothesis": {"in-quotes": 1, "line-position": 1, "near-line-end": 0},
+    },
+    "ablations": [_ablation(f, rng) for f in found[:2]],
+    "steering": [_steering(found[1])],
+    "saturation": [_saturated(layer, gate, hidden, rng) for layer in range(layers)
+                   for gate in QUANTITIES[cell] if gate in "ifo"],
+    "births": [_birth(f, rng) for f in found[:3]],
+    "notes": ["The halves are whole documents.", "Made up: no network was trained for this."],
+  }
+
+
+def _finding(hypothesis, scores, hidden, rng) -> dict:
+  binary = hypothesis.kind == "binary"
+  common = {
+    "hypothesis": hypothesis.name,
+    "kind": hypothesis.kind,
+    "statistic": "auroc" if binary else "spearman",
+  }
+  if scores[0] is None:
+    reason = "only one value in the discovery half"
+    return common | {"scored": False, "reason": reason, "twins": None, "last_k": [],
+                     "discovery": None, "confirmation": None, "survives": None}
+  index = int(np.argmax(np.abs(scores)))
+  effect = abs(scores[index])
+  in_unit = (lambda e: float(0.5 + e / 2)) if binary else float
+  strong = effect > 0.5
+  p = 0.005 if strong else 0.4
+  half = {"p": p, "family_p": p, "to_beat": in_unit(0.24), "family_to_beat": in_unit(0.31)}
+  return common | {
+    "scored": True, "reason": "", "column": index, "name": f"{index // hidden}:h{index % hidden}",
+    "layer": index // hidden, "quantity": "h", "cell": index % hidden,
+    "lag": int(rng.integers(0, 2)), "direction": -1 if scores[index] < 0 else 1,
+    "discovery": {"score": in_unit(min(1, effect + 0.02))} | half,
+    "confirmation": {"score": in_unit(effect)} | half,
+    "survives": strong, "characters": 98000, "share": 0.21 if binary else None,
+    "average_precision": 0.8 * effect if binary else None, "mcc": 0.7 * effect if binary else None,
+    "isotonic_r2": None if binary else 0.9 * effect,
+    "twins": {"score": in_unit(0.19), "p": 0.5, "family_p": 0.9, "to_beat": in_unit(0.26)},
+    "last_k": [{"k": k, "score": in_unit(0.08 * n)} for n, k in enumerate((1, 2, 4, 8), 1)],
+  }  # fmt: skip
+
+
+def _cell(finding) -> str:
+  return f"{finding['layer']}:{finding['cell']}"
+
+
+def _ablation(finding, rng) -> dict:
+  return {
+    "hypothesis": finding["hypothesis"],
+    "cell": _cell(finding),
+    "inside": 0.31,
+    "outside": 0.02,
+    "controls": {
+      "inside": np.abs(rng.normal(0, 0.05, 19)).tolist(),
+      "outside": np.abs(rng.normal(0, 0.02, 19)).tolist(),
+    },
+    "p": 0.05,
+  }
+
+
+def _steering(finding) -> dict:
+  return {
+    "hypothesis": finding["hypothesis"],
+    "cell": _cell(finding),
+    "measure": "line length",
+    "unit": "characters",
+    "free": 38.1,
+    "settings": [
+      {"setting": setting, "value": value, "result": result, "controls": [35.0, 37.2, 38.9, 40.3]}
+      for setting, value, result in (("zero", 0.0, 41.0), ("low", -0.8, 61.5), ("high", 0.9, 12.2))
+    ],
+    "excerpts": {
+      "free": prose(300, 1),
+      "zero": prose(300, 2),
+      "low": prose(300, 3).replace("\n", " "),
+      "high": prose(300, 4).replace(" ", "\n"),
+    },
+  }
+
+
+def _saturated(layer, gate, hidden, rng) -> dict:
+  left, right, _ = rng.dirichlet((0.6, 0.6, 1.2), hidden).T
+  return {"layer": layer, "gate": gate, "left": left.tolist(), "right": right.tolist()}
+
+
+def _birth(finding, rng) -> dict:
+  steps = list(range(0, 7401, 370))
+  final = finding["confirmation"]["score"]
+  rise = final / (1 + np.exp(-(np.array(steps) - 2200) / 500)) + rng.normal(0, 0.01, len(steps))
+  return {
+    "hypothesis": finding["hypothesis"],
+    "column": finding["name"],
+    "steps": steps,
+    "score": rise.tolist(),
+    "best": np.maximum(rise, 0.62 * final).tolist(),
+  }
