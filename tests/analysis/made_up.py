@@ -16,7 +16,8 @@ NAMES = ("in-quotes", "line-position", "near-line-end", "next-is-newline", "url"
 _WORDS = (
   "the of and a quiet light upon water where no wind had been before it came to rest among old "
   "stones some said that every letter keeps its own small memory but who would count them now"
-).split()
+)
+CHANCE = {"auroc": 0.5, "spearman": 0.0}
 HOSTILE = (
   "</script><script>alert(1)</script><!-- \u2028\u2029\x00\x07\x1b\x7f\x85\r\t\ud800\udc00\udfff"
   "<img src=x onerror=alert(2)>\u202eevil\u202c\u200b\ufeffé e\u0301 שלום 😀 &amp; {{data}} \\u003c"
@@ -25,10 +26,10 @@ HOSTILE = (
 
 def prose(length: int, seed: int = 0) -> str:
   """Lines of about 60 characters, speakers, and quotes that open and close."""
-  rng = np.random.default_rng(seed)
+  rng, words = np.random.default_rng(seed), _WORDS.split()
   text, line, quoted = "FIRST VOICE:\n", 0, False
   while len(text) < length:
-    word = str(rng.choice(_WORDS))
+    word = str(rng.choice(words))
     if rng.random() < (0.18 if quoted else 0.06):
       quoted, word = not quoted, f'{word}"' if quoted else f'"{word}'
     text, line = text + word, line + len(word) + 1
@@ -133,8 +134,12 @@ def study(layers=2, hidden=8, cell="lstm", seed=0) -> dict:
     },
     "ablations": [_ablation(f, rng) for f in found[:2]],
     "steering": [_steering(found[1])],
-    "saturation": [_saturated(layer, gate, hidden, rng) for layer in range(layers)
-                   for gate in QUANTITIES[cell] if gate in "ifo"],
+    "saturation": [
+      _saturated(layer, gate, hidden, rng)
+      for layer in range(layers)
+      for gate in QUANTITIES[cell]
+      if gate in "ifo"
+    ],
     "births": [_birth(f, rng) for f in found[:3]],
     "notes": ["The halves are whole documents.", "Made up: no network was trained for this."],
   }
@@ -149,8 +154,15 @@ def _finding(hypothesis, scores, hidden, rng) -> dict:
   }
   if scores[0] is None:
     reason = "only one value in the discovery half"
-    return common | {"scored": False, "reason": reason, "twins": None, "last_k": [],
-                     "discovery": None, "confirmation": None, "survives": None}
+    return common | {
+      "scored": False,
+      "reason": reason,
+      "twins": None,
+      "last_k": [],
+      "discovery": None,
+      "confirmation": None,
+      "survives": None,
+    }
   index = int(np.argmax(np.abs(scores)))
   effect = abs(scores[index])
   in_unit = (lambda e: float(0.5 + e / 2)) if binary else float
@@ -163,7 +175,8 @@ def _finding(hypothesis, scores, hidden, rng) -> dict:
     "lag": int(rng.integers(0, 2)), "direction": -1 if scores[index] < 0 else 1,
     "discovery": {"score": in_unit(min(1, effect + 0.02))} | half,
     "confirmation": {"score": in_unit(effect)} | half,
-    "survives": strong, "characters": 98000, "share": 0.21 if binary else None,
+    "survives": strong, "untrained": in_unit(0.26),
+    "characters": 98000, "share": 0.21 if binary else None,
     "average_precision": 0.8 * effect if binary else None, "mcc": 0.7 * effect if binary else None,
     "isotonic_r2": None if binary else 0.9 * effect,
     "twins": {"score": in_unit(0.19), "p": 0.5, "family_p": 0.9, "to_beat": in_unit(0.26)},
@@ -216,12 +229,13 @@ def _saturated(layer, gate, hidden, rng) -> dict:
 
 def _birth(finding, rng) -> dict:
   steps = list(range(0, 7401, 370))
-  final = finding["confirmation"]["score"]
-  rise = final / (1 + np.exp(-(np.array(steps) - 2200) / 500)) + rng.normal(0, 0.01, len(steps))
+  chance, final = CHANCE[finding["statistic"]], finding["confirmation"]["score"]
+  rise = (final - chance) / (1 + np.exp(-(np.array(steps) - 2200) / 500))
+  rise += chance + rng.normal(0, 0.01, len(steps))
   return {
     "hypothesis": finding["hypothesis"],
     "column": finding["name"],
     "steps": steps,
     "score": rise.tolist(),
-    "best": np.maximum(rise, 0.62 * final).tolist(),
+    "best": np.maximum(rise, chance + 0.3 * (final - chance)).tolist(),
   }

@@ -280,9 +280,14 @@ def test_the_result_is_json():
 def test_without_shifts_there_are_scores_and_no_p():
   recording, labels = _mixed()
   kind, label = labels["position"]
-  finding = match.best_of(
-    recording, _names(recording), label, [(0, 3000)], kind=kind, parts=_in_two(3000)
-  )
+  finding = match.match(
+    recording,
+    _names(recording),
+    {"position": (kind, label)},
+    [(0, 3000)],
+    shifts=0,
+    parts=_in_two(3000),
+  ).findings[0]
   assert finding.column == 3 and finding.confirmation.score > 0.5
   assert finding.confirmation.p is finding.survives is None
   assert _match(recording, labels, shifts=0).interpretable is None

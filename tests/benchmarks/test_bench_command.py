@@ -4,7 +4,15 @@ import statistics
 import pytest
 
 from charrnn import errors
-from charrnn.benchmarks import comparison, contestants, launches, machine, scale, tables
+from charrnn.benchmarks import (
+  comparison,
+  contestants,
+  launches,
+  machine,
+  matching,
+  scale,
+  tables,
+)
 
 TINY = ("--hidden=8", "--layers=1", "--batch=4", "--dtype=float32", "--rounds=2", "--seconds=0.02")
 
@@ -99,6 +107,15 @@ def test_startup_is_medians_of_the_launches_after_the_first(bench, monkeypatch):
   monkeypatch.setattr(launches, "_launch", lambda workdir: next(launched))
   result = bench("startup", "--json")
   assert result.json["results"][0]["medians"] == {"imports": 2, "total": 2}
+
+
+def test_matching_takes_its_time(bench, monkeypatch):
+  for name, value in {"CHARACTERS": 9000, "COLUMNS": 6, "HYPOTHESES": 2, "SHIFTS": 19}.items():
+    monkeypatch.setattr(matching, name, value)
+  result = bench("cells", "--rounds=2", "--json").json["results"][0]
+  assert len(result["seconds"]) == 2
+  assert min(result["seconds"]) <= result["median"] <= max(result["seconds"])
+  assert "9,000 characters x 6 columns x 2 hypotheses" in bench("cells").out
 
 
 @pytest.mark.parametrize(

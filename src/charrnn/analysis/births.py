@@ -3,9 +3,20 @@
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
+import numpy as np
+
 from charrnn.analysis import findings, match, record
 
 CHARACTERS = 40_000  # that checkpoints are scored on
+MOST = 12  # checkpoints
+
+
+def spread(steps: Sequence[int]) -> list[int]:
+  """At most MOST of the steps, evenly spaced in the logarithm: most cells are born early."""
+  if len(steps) <= MOST:
+    return list(steps)
+  chosen = np.round(np.geomspace(1, len(steps), MOST)).astype(int) - 1
+  return [steps[place] for place in dict.fromkeys(chosen.tolist())]
 
 
 class Birth(NamedTuple):
@@ -27,12 +38,12 @@ def trace(
   scratch,
   *,
   progress: Callable[[int, int], None] | None = None,
-  given=None,
   **options,
 ) -> list[Birth]:
   """`checkpoints`: (step, function that gives its parameters); `scratch` holds the recordings.
 
-  All are scored on the confirmation half of the first characters of the text.
+  All are scored on the confirmation half of the first characters of the text. `options` are those
+  of `match.match`.
   """
   N = min(CHARACTERS, len(ids_N))
   entries = {name: (kind, label.first(N)) for name, (kind, label) in entries.items()}
@@ -42,14 +53,14 @@ def trace(
   chosen = {each.hypothesis: each for each in found if each.scored}
   for done, (step, load) in enumerate(checkpoints):
     values = record.record(model, load(), ids_N[:N], scratch).values
-    result = match.match(values, columns, entries, documents, shifts=0, given=given, **options)
+    result = match.match(values, columns, entries, documents, shifts=0, **options)
     best = {each.hypothesis: each for each in result.findings if each.scored}
     for birth in born:
       if birth.hypothesis not in best:
         continue
       one, top = chosen[birth.hypothesis], best[birth.hypothesis]
       birth.steps.append(step)
-      birth.score.append(match.rescore(values, one, entries, result.halves, given=given))
+      birth.score.append(match.rescore(values, one, entries, result.halves))
       birth.best.append(top.confirmation.score)
       birth.best_column.append(top.name)
     if progress:

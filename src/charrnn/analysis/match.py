@@ -63,8 +63,8 @@ def match(
   hypothesis: it is then scored again with these taken out, as a hypothesis of its own (kind
   "beyond"), and only so does it make cells interpretable. Those in `uncounted`, such as controls
   and predictions, do not at all. `bars` are effects by hypothesis, such as the best of untrained
-  networks reach (`twins`), that have to be beaten on both halves beside the nulls. `cells` [C] tells
-  which columns belong to one cell.
+  networks reach (`twins`), that have to be beaten on both halves beside the nulls. `cells` [C]
+  tells which columns belong to one cell.
 
   A label that is defined at fewer than `fewest` characters of a half is not scored. Each set of
   places that labels are defined at costs another ranking of all columns.
@@ -98,6 +98,28 @@ def match(
     spacing=spacing,
     alpha=alpha,
   )
+
+
+def strengths(
+  recording,
+  columns: Sequence[str],
+  labels: Mapping,
+  documents: Sequence[halves.Span],
+  *,
+  lags: Sequence[int] = (-1, 0, 1),
+  fewest: int = 1000,
+  given: Mapping[str, Sequence[str]] | None = None,
+  seed: int = 0,
+) -> dict[str, float]:
+  """The largest |effect| of any column on the discovery half, for each hypothesis scored there."""
+  every = targets.targets(labels, given or {}, len(recording))
+  within = halves.inner(halves.halve(documents, seed).discovery, lags)
+  reasons = [_reason(target, [within], lags, 1, fewest) for target in every]
+  chosen = {n: target for n, target in enumerate(every) if not reasons[n]}
+  groups = targets.grouped(chosen, within, lags, 1)
+  scan = correlate.scan(recording, (groups, []), (len(every), len(lags)), 1, columns)
+  best = np.abs(scan.discovery).max(axis=(0, 2))
+  return {target.name: float(best[n]) for n, target in chosen.items()}
 
 
 def rescore(

@@ -73,7 +73,7 @@ def record(
 ) -> Recording:
   """Reads the text once and writes all columns to a file at `path` (8 GB for 500,000 x 4,096)."""
   named, N = columns(model), len(ids_N)
-  _check_room(path, N * len(named) * 4)
+  check_room(path, N * len(named) * 4)
   values = np.memmap(path, np.float32, mode="w+", shape=(N, len(named)))
   parts = []
   for start, stop, chunk, predictions in read(model, params, ids_N):
@@ -110,7 +110,8 @@ def _chunk(model, names, params, ids_T, carry):
   return jnp.concatenate(values, axis=1), Predictions(nats_T, top_ids, jnp.exp(top)), carry
 
 
-def _check_room(path, wanted):
+def check_room(path, wanted):
+  """Raises UserError if a file of so many bytes does not fit where `path` is."""
   try:
     free = shutil.disk_usage(path.parent).free
   except OSError as error:

@@ -295,7 +295,7 @@ class Study:
 
   def _births(self) -> list[dict]:
     folder, run = self.run.path / "checkpoints", self.run
-    kept = [step for step in checkpoint.steps(folder) if _whole(folder, step)]
+    kept = births.spread([s for s in checkpoint.steps(folder) if _whole(folder, s)])
     loads = [
       (step, lambda step=step: checkpoint.read(folder, step, "params")[0]["params"])
       for step in kept
@@ -308,10 +308,9 @@ class Study:
       self.material.ids_N,
       self.entries,
       self.material.documents,
-      self.found,
+      [finding for finding in self.found if finding.kind != "beyond"],
       self.scratch,
       seed=self.settings.seed,
-      given=self.given,
       progress=self.watch("checkpoints"),
     )
     return [birth._asdict() for birth in born]

@@ -27,13 +27,6 @@ class Twins(NamedTuple):
   to_beat: dict[str, float]  # for family_p <= alpha; NaN if there are too few twins for that
 
 
-def strengths(recording, columns, entries, documents, **options) -> dict[str, float]:
-  """The largest |effect| of any column by hypothesis, on the discovery half; scored ones only."""
-  result = match.match(recording, columns, entries, documents, shifts=0, **options)
-  best = {name: np.abs(column).max() for name, column in zip(result.hypotheses, result.effects.T)}
-  return {name: float(effect) for name, effect in best.items() if not np.isnan(effect)}
-
-
 def compare(
   model,
   ids_N,
@@ -50,7 +43,8 @@ def compare(
 ) -> Twins:
   """The trained network's `recording` [N, C] beside `count` twins, on the first characters.
 
-  `scratch` is a file that their recordings are written to. `options` are those of `match`.
+  `scratch` is a file that their recordings are written to. `options` are those of
+  `match.strengths`.
   """
   N = min(CHARACTERS, len(ids_N))
   entries = {name: (kind, label.first(N)) for name, (kind, label) in entries.items()}
@@ -58,7 +52,7 @@ def compare(
   columns = [str(column) for column in record.columns(model)]
 
   def score(values):
-    return strengths(values, columns, entries, documents, seed=seed, **options)
+    return match.strengths(values, columns, entries, documents, seed=seed, **options)
 
   observed, found, init = score(recording[:N]), [], jax.jit(model.init)
   for number in range(count):

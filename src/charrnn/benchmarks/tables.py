@@ -125,3 +125,12 @@ def _aligned(rows):
   for first, *rest in rows:
     cells = [first.ljust(widths[0]), *(x.rjust(n) for x, n in zip(rest, widths[1:]))]
     yield "  " + "  ".join(cells).rstrip()
+
+
+def matching(result):
+  """One line of what was matched, and one of what it took."""
+  yield (
+    f"cells, {result['characters']:,} characters x {result['columns']:,} columns x "
+    f"{result['hypotheses']} hypotheses x {result['lags']} lags, {result['shifts']} shifts"
+  )
+  yield f"  {result['median']:.1f} s, {result['peak_bytes'] / 1e9:.1f} GB at most in memory"

@@ -11,6 +11,7 @@ from charrnn.benchmarks import (
   contestants,
   launches,
   machine,
+  matching,
   progress,
   scale,
   split,
@@ -26,12 +27,13 @@ sample   drawing characters one by one, of one text and of 64 at once
 split    where the time of a train step goes
 scale    how the cost of training grows with width, depth, batch, window and devices
 startup  the seconds from `python launch.py` to the first training step
+cells    the seconds to match 4,096 columns of 500,000 characters with 16 hypotheses
 
 Without a word: train and sample. Every contestant is a process of its own and compiles first;
 then they take turns in rounds, so that a noisy minute meets all alike, and medians are compared.
 Between them the machine's best rates are measured: of matrix products, and of reading memory.
 Memory is what a contestant took on top of what importing its library takes."""
-ROUNDS = {"train": 5, "sample": 5, "scale": 3, "startup": 3}
+ROUNDS = {"train": 5, "sample": 5, "scale": 3, "startup": 3, "cells": 1}
 SECONDS = {"train": 2.0, "sample": 2.0, "scale": 0.5}
 SIZES = ("cell", "layers", "hidden", "batch", "window")
 TAKES = {
@@ -40,16 +42,15 @@ TAKES = {
   "split": {*SIZES, "dtype"},
   "scale": {*SIZES, "dtype", "seconds", "out", "rounds"},
   "startup": {"rounds"},
+  "cells": {"rounds"},
 }
 
 
 def add_arguments(parser):
   add = parser.add_argument
-  add(
-    "what", nargs="?", choices=TAKES, metavar="train|sample|split|scale|startup", help="see above"
-  )
+  add("what", nargs="?", choices=TAKES, metavar="|".join(TAKES), help="see above")
   add("--peers", metavar="NAMES", help="default: torch,flax; --peers= for none")
-  add("--rounds", metavar="N", type=int, help="default: 5, for scale and startup 3")
+  add("--rounds", metavar="N", type=int, help="default: 5, for scale and startup 3, cells 1")
   add("--seconds", metavar="S", type=float, help="of a turn, about (default 2, for scale 0.5)")
   size = parser.add_argument_group("one size of your own, or of what scale varies")
   size.add_argument("--cell", choices=work.GATES, help="default: lstm")
@@ -105,6 +106,10 @@ def _results(what, args, peers, found, line):
   if what == "startup":
     result = launches.measure(rounds, line)
     yield result, tables.startup(result)
+    return
+  if what == "cells":
+    result = matching.measure(rounds, line)
+    yield result, tables.matching(result)
     return
   seconds = args.seconds or SECONDS[what]
   if what == "scale":

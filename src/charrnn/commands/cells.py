@@ -70,7 +70,6 @@ def run(args):
   _check(args)
   startup.keep_memory()
   startup.import_jax()
-  startup.set_cpu_devices(1, 1, 1)
   from charrnn.training import runs
 
   config = runs.read_config(args.run)

@@ -66,6 +66,7 @@ def run(args):
   alphabet = loaded.alphabet
   prompt_ids = alphabet.encode(_decode(prompt, alphabet, args))
   _check_stop(args.stop, alphabet)
+  clamp = clamps.arrays([clamped], loaded.model) if clamped else None
   say = (lambda text: None) if args.quiet else _say
   loss = loaded.meta.get("valid_loss")
   known = "" if loss is None else f", validation loss {loss:.4f}"
@@ -79,7 +80,7 @@ def run(args):
     num=args.num,
     seed=seed,
     settings=settings,
-    clamp=clamps.arrays([clamped], loaded.model) if clamped else None,
+    clamp=clamp,
   )
   readers = [stream.Reader(alphabet, prompt_ids, args.stop) for _ in range(args.num)]
   clock = _Clock()

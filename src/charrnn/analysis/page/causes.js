@@ -3,15 +3,16 @@
 const nothing = (text) => make("p", { class: "quiet" }, text);
 
 function showCauses() {
-  byId("view-causes").append(
+  show(byId("view-causes"),
     make("h2", {}, "Ablation"),
-    make("p", { class: "lead" }, "The loss when the cell is held at zero, minus the loss as it is. ",
-      "Grey dots are other cells, held alike."),
+    make("p", { class: "lead" }, "The loss when the cell is held, minus the loss as it is: where the ",
+      "hypothesis holds, and elsewhere. Grey dots are other cells, held alike."),
     study.ablations.length ? make("div", { class: "cards" }, study.ablations.map(ablationCard))
       : nothing("No cell was ablated."),
     make("h2", {}, "Steering"),
-    make("p", { class: "lead" }, "What the network writes while the cell is clamped."),
-    ...(study.steering.length ? study.steering.map(steeringCard) : [nothing("No cell was steered.")]));
+    make("p", { class: "lead" }, "What the network writes while the cell is held. ",
+      "The upright line is the network as it is, grey dots are other cells held alike."),
+    study.steering.length ? steeringCards() : nothing("No cell was steered."));
 }
 
 function range(values, pad = 0.08) {
@@ -25,44 +26,66 @@ function range(values, pad = 0.08) {
 const controlMarks = (values, unit) => values.map((value) =>
   ({ value, kind: "control", title: `control ${number(value, 3)} ${unit}` }));
 
-function ablationCard({ hypothesis, cell, inside, outside, controls, p }) {
-  const [low, high] = range([inside, outside, ...controls.inside, ...controls.outside]);
-  const line = (text, value, others, labelled) => [
-    make("span", {}, text),
-    strip({ low, high, at: ticks(low, high, 4), width: 320, labelled,
-      name: `${text}: ${number(value, 3)} nats, ${others.length} controls`,
-      marks: [...controlMarks(others, "nats"),
-        { value, kind: "confirmation", title: `${cell}: ${number(value, 3)} nats` }] }),
-    make("span", { class: "figure" }, signed(value, 3)),
+// A line of a card: a name, the result among its controls, the result as a figure.
+function stripLine({ name, about, value, controls, unit, free, low, high, labelled, digits }) {
+  const told = `${number(value, digits)} ${unit}`;
+  const asItIs = { value: free, kind: "bar", title: `as it is: ${number(free, digits)} ${unit}` };
+  return [
+    make("span", {}, name, about ? make("span", { class: "quiet" }, ` ${about}`) : null),
+    strip({ low, high, at: ticks(low, high, 4), width: 360, labelled,
+      name: `${name}: ${told}, beside ${controls.length} controls`,
+      marks: [...controlMarks(controls, unit), asItIs, { value, kind: "confirmation", title: told }] }),
+    make("span", { class: "figure" }, number(value, digits)),
   ];
-  return make("article", { class: "card" },
-    make("h3", {}, cellLink(cell, hypothesis), ` without ${hypothesis}`.replace("without", "and")),
-    make("div", { class: "strips" },
-      line("inside", inside, controls.inside, false), line("elsewhere", outside, controls.outside, true)),
-    make("p", { class: "quiet" }, `nats per character; p ${number(p, 3)} against ${controls.inside.length} controls`));
 }
 
-const SETTINGS = { free: "As it is", zero: "Held at zero", low: "Held low", high: "Held high" };
+const WAYS = {
+  free: "as it is", zero: "held at zero", mean: "held at its mean", hold: "held where it was",
+  low: "held low", high: "held high",
+};
 
-function steeringCard({ hypothesis, cell, measure, unit, free, settings, excerpts }) {
-  const all = settings.flatMap(({ result, controls }) => [result, ...controls]);
-  const [low, high] = range([free, ...all]);
-  const line = ({ setting, value, result, controls }, n) => [
-    make("span", {}, SETTINGS[setting] ?? setting, make("span", { class: "quiet" }, ` ${number(value)}`)),
-    strip({ low, high, at: ticks(low, high, 5), width: 420, labelled: n === settings.length - 1,
-      name: `${setting}: ${number(result, 1)} ${unit}`,
-      marks: [{ value: free, kind: "bar", title: `as it is: ${number(free, 1)} ${unit}` },
-        ...controlMarks(controls, unit),
-        { value: result, kind: "confirmation", title: `${number(result, 1)} ${unit}` }] }),
-    make("span", { class: "figure" }, number(result, 1)),
-  ];
+function ablationCard({ hypothesis, cell, setting, inside, outside, controls, p }) {
+  const [low, high] = range([inside, outside, ...controls.inside, ...controls.outside]);
+  const line = (name, value, others, labelled) =>
+    stripLine({ name, value, controls: others, unit: "nats", low, high, labelled, digits: 3 });
+  return make("article", { class: "card" },
+    make("h3", {}, cellLink(cell, hypothesis), ` and ${hypothesis}`),
+    make("div", { class: "strips" },
+      line("inside", inside, controls.inside, false), line("elsewhere", outside, controls.outside, true)),
+    make("p", { class: "quiet" }, `nats per character, ${WAYS[setting ?? "zero"] ?? setting}`,
+      p === null ? null : `; p ${number(p, 3)} against ${controls.inside.length} controls`));
+}
+
+// Entries of one cell for one hypothesis are one card: they tell of the same texts.
+function steeringCards() {
+  const cards = new Map();
+  for (const entry of study.steering) {
+    const key = `${entry.cell} ${entry.hypothesis}`;
+    cards.set(key, [...(cards.get(key) ?? []), entry]);
+  }
+  return [...cards.values()].map(steeringCard);
+}
+
+function steeringCard(entries, index) {
+  const { hypothesis, cell, excerpts } = entries[0];
   const shown = Object.entries(excerpts).filter(([, text]) => text);
   return make("article", { class: "card" },
     make("h3", {}, cellLink(cell, hypothesis), ` and ${hypothesis}`),
-    make("p", {}, `${measure}, in ${unit}; the upright line is the network as it is, at ${number(free, 1)}.`),
-    make("div", { class: "strips" }, settings.flatMap(line)),
-    make("div", { class: "excerpts" }, shown.map(([setting, text]) => make("figure", {},
-      make("figcaption", {}, SETTINGS[setting] ?? setting), make("pre", {}, safe(text))))));
+    make("div", { class: "measures" }, entries.map(measureOf)),
+    make("details", { open: index === 0 }, make("summary", {}, "What it writes"),
+      make("div", { class: "excerpts" }, shown.map(([setting, text]) => make("figure", {},
+        make("figcaption", {}, WAYS[setting] ?? setting), make("pre", {}, safe(text)))))));
+}
+
+function measureOf({ measure, unit, free, settings }) {
+  const [low, high] = range([free, ...settings.flatMap(({ result, controls }) => [result, ...controls])]);
+  return make("div", {},
+    make("p", {}, make("b", {}, measure), unit ? `, ${unit}` : "", `: ${number(free)} as it is`),
+    make("div", { class: "strips" }, settings.map(({ setting, value, result, controls }, n) =>
+      stripLine({
+        name: WAYS[setting] ?? setting, about: number(value), value: result, controls, unit, free,
+        low, high, labelled: n === settings.length - 1, digits: 2,
+      }))));
 }
 
 // Line ends stay; other characters as in the text.

@@ -106,7 +106,7 @@ function cellRow(cell) {
       class: cell.name in traces.fine ? "cell fine" : "cell",
     })),
     make("td", { class: "score" }, scoreBar(score), make("span", {}, number(score))),
-    make("td", { class: "best" }, best ? `${best[0]} ${number(best[1])}` : "–"));
+    make("td", { class: "best" }, best ? `${number(best[1])} ${best[0]}` : "–"));
 }
 
 function scoreBar(score) {

@@ -57,8 +57,10 @@ async function unpack(packed) {
 
 const labels = new Map();
 
-// float32 [N], NaN where the hypothesis says nothing; null where there is no such label.
-async function labelOf(name) {
+// float32 [N], NaN where the hypothesis says nothing; null where there is no such label. One that
+// is scored beyond others, "a | b", is shown by its own.
+async function labelOf(whole) {
+  const name = whole in excerpt.labels ? whole : whole.split(" | ")[0];
   if (!(name in excerpt.labels)) return null;
   if (!labels.has(name)) labels.set(name, await inflate(excerpt.labels[name], Float32Array));
   return labels.get(name);

@@ -9,7 +9,7 @@ function fill(node, attributes, children) {
     else if (name.startsWith("--") || name === "width%") setStyle(node, name, value);
     else node.setAttribute(name, value === true ? "" : value);
   }
-  node.append(...children.flat().filter((child) => child !== null && child !== undefined));
+  node.append(...children.flat(Infinity).filter((child) => child !== null && child !== undefined));
   return node;
 }
 
@@ -22,6 +22,7 @@ const make = (tag, attributes = {}, ...children) =>
   fill(document.createElement(tag), attributes, children);
 const shape = (tag, attributes = {}, ...children) =>
   fill(document.createElementNS("http://www.w3.org/2000/svg", tag), attributes, children);
+const show = (node, ...children) => fill(node, {}, (node.replaceChildren(), children));
 const button = (text, onclick, attributes = {}) =>
   make("button", { type: "button", onclick, ...attributes }, text);
 
@@ -108,8 +109,8 @@ function strip({ low, high, marks, at = [], name, width = 260, height = 26, labe
 function markOf({ value, kind, title, text }, X, y) {
   const x = X(value);
   const inside = [shape("title", {}, title)];
-  if (kind === "bar") {
-    return shape("line", { class: "mark bar", x1: x, x2: x, y1: y - 9, y2: y + 9 }, inside);
+  if (kind.startsWith("bar")) {
+    return shape("line", { class: `mark ${kind}`, x1: x, x2: x, y1: y - 9, y2: y + 9 }, inside);
   }
   if (kind === "twin") {
     return shape("path", { class: "mark twin", d: `M${x} ${y - 5}l5 5l-5 5l-5 -5z` }, inside);

@@ -8,20 +8,27 @@ const effect = (finding, score) => {
   const chance = CHANCE[finding.statistic];
   return (score - chance) / (1 - chance);
 };
-const barOf = (half) => half?.family_to_beat ?? half?.to_beat ?? null;
+// By chance, and what the best cell of an untrained network reaches: both are to be beaten.
+const chanceBar = ({ confirmation }) => confirmation.family_to_beat ?? confirmation.to_beat ?? null;
+const untrainedBar = (finding) => finding.untrained ?? finding.twins?.to_beat ?? null;
+
+function barOf(finding) {
+  const bars = [chanceBar(finding), untrainedBar(finding)].filter((bar) => bar !== null);
+  return bars.length ? Math.max(...bars) : null;
+}
 
 function showFindings() {
   const rows = study.findings.map(findingRow);
-  byId("view-findings").append(
+  show(byId("view-findings"),
     make("h2", {}, "Findings"),
     make("p", { class: "lead" },
       "For every hypothesis the cell that follows it best: chosen on one half of the text, scored ",
-      "once on the other. A score counts where it passes the bar."),
+      "once on the other. A score counts where it passes both bars."),
     interpretable(),
     keyOfMarks(),
     make("div", { class: "wide" }, make("table", { class: "findings" },
       make("thead", {}, make("tr", {}, ["Hypothesis", "Cell", "Chance to perfect", "Score",
-        "To beat", "Discovery", "p, family", "Untrained", "Last k", "Survives"].map((text) =>
+        "By chance", "Untrained", "Discovery", "p, family", "Last k", "Survives"].map((text) =>
         make("th", { scope: "col" }, text)))),
       make("tbody", {}, rows))));
 }
@@ -49,12 +56,13 @@ function findingRow(finding) {
     make("td", { class: "chart" }, findingStrip(finding)),
     make("td", { class: "figure" }, make("b", {}, number(confirmation.score, 3)),
       make("div", { class: "quiet" }, details)),
-    make("td", { class: "figure" }, number(barOf(confirmation), 3)),
+    make("td", { class: "figure" }, number(chanceBar(finding), 3)),
+    make("td", { class: "figure" }, number(untrainedBar(finding), 3),
+      twins ? make("div", { class: "quiet" }, `median\u00a0${number(twins.score)}`) : null),
     make("td", { class: "figure" }, number(discovery.score, 3)),
     make("td", { class: "figure" }, number(confirmation.family_p, 3)),
-    make("td", { class: "figure" }, number(twins?.score, 3)),
-    make("td", { class: "figure last" }, lastK.map(({ k, score }) =>
-      make("div", {}, make("span", { class: "quiet" }, `${k}: `), number(score, 3)))),
+    make("td", { class: "figure" }, make("div", { class: "last" }, lastK.map(({ k, score }) =>
+      make("span", {}, make("span", { class: "quiet" }, `${k} `), number(score))))),
     make("td", {}, verdictOf(finding)));
 }
 
@@ -76,8 +84,9 @@ function findingStrip(finding) {
     low: 0, high: 1, at: [0, 0.5, 1], name: `${finding.hypothesis}: ${statistic(finding)}`,
     marks: [
       ...(finding.last_k ?? []).map(({ k, score }) => mark(score, "last", `last ${k} characters`, `${k}`)),
-      mark(barOf(confirmation), "bar", "to beat"),
-      mark(twins?.score, "twin", "untrained"),
+      mark(chanceBar(finding), "bar", "to beat by chance"),
+      mark(untrainedBar(finding), "bar untrained", "to beat of untrained networks"),
+      mark(twins?.score, "twin", "untrained, the median"),
       mark(discovery.score, "discovery", "discovery"),
       mark(confirmation.score, "confirmation", "confirmation"),
     ],
@@ -90,7 +99,7 @@ function keyOfMarks() {
     text);
   return make("p", { class: "marks" }, sample("confirmation", "confirmation"),
     sample("discovery", "discovery"), sample("bar", "to beat, by chance"),
-    sample("twin", "best cell of an untrained network"),
+    sample("bar untrained", "to beat, of untrained networks"), sample("twin", "their median"),
     sample("last", "the last k characters alone", "4"));
 }
 
@@ -120,13 +129,13 @@ const READING = [
   ["Halves", "The text is in two. The best cell for a hypothesis is chosen on discovery and scored once on confirmation, so its score there is not flattered by the choice."],
   ["Score", "In the table of cells from −1 to 1: 2 AUROC − 1 where a label is true or false, a rank correlation where it has degrees; below zero the cell is low where the label is high. In the findings the statistic itself: AUROC (0.5 is chance), ρ (0 is chance). Semipartial: what is left when the named confounds are taken out."],
   ["Late", "One character late: the cell at a character follows the label of the one before it. The blog’s quote cell is so too."],
-  ["To beat", "What the best of as many reaches by chance: the labels are shifted in a circle against the cells, which keeps both as smooth as they are, and the highest score over all hypotheses is taken each time. Neighbouring characters are not independent, so that textbook p-values mean nothing."],
-  ["p, family", "How often shifted labels do as well, all hypotheses counted. It survives where that is at most 5% on both halves."],
-  ["Untrained", "The best cell of a network with random weights. Such a network holds the last characters too: a claim has to beat it, not 0.5."],
+  ["By chance", "What the best of as many reaches by chance: the labels are shifted in a circle against the cells, which keeps both as smooth as they are, and the highest score over all hypotheses is taken each time. Neighbouring characters are not independent, so that textbook p-values mean nothing."],
+  ["p, family", `How often shifted labels do as well, all hypotheses counted. A finding survives where that is at most ${percent(study.settings?.alpha ?? 0.05)} on both halves and the score is above what untrained networks reach.`],
+  ["Untrained", "The best cells of networks with random weights, chosen and scored in the same way: the median of them, and the bar that few of them pass. Such a network holds the last characters too: a claim has to beat it, not 0.5."],
   ["Last k", "A table from the last k characters to the label, made on discovery. Where k = 1 does as well as the cell, the cell need not remember anything."],
   ["Looks ahead", "The label depends on characters still to come. A cell that follows it has guessed well; it is no state of the text so far."],
-  ["Ablation", "The cell is held at zero and the loss measured where the label is true (of degrees: in its top quarter) and elsewhere. Controls are other cells like it. A selective cell need not be an important one."],
-  ["Steering", "The cell is clamped while the network writes; controls are other cells clamped alike."],
+  ["Ablation", "The cell is held at one value and the loss measured where the label is true (of degrees: in its top quarter) and elsewhere. Controls are other cells like it. A selective cell need not be an important one."],
+  ["Steering", "The cell is held while the network writes: at zero, and low or high within what it does by itself. Controls are other cells held alike."],
   ["Gates", "A dot a gate: how often it is below 0.1 and above 0.9. At the right end it is nearly always shut, at the top nearly always open (arXiv 1506.02078, figure 3)."],
   ["Similar places", "The root mean square difference between the cell’s values there and in the selection, in standard deviations of the cell over the text."],
   ["Precision", `Of every cell this file has ${MAIN}, in equal steps between its least and greatest value; of featured cells, marked ●, it has all quantities in 256.`],
@@ -134,7 +143,7 @@ const READING = [
 
 function showNotes() {
   const levels = [...new Set(traces.coarse.map((trace) => trace.levels))].sort((a, b) => a - b);
-  byId("view-notes").append(
+  show(byId("view-notes"),
     make("h2", {}, "Notes"),
     make("ul", {}, study.notes.map((note) => make("li", {}, note))),
     make("p", {}, `Shown here: ${thousands(N)} characters, ${thousands(cells.length)} cells, `,

@@ -13,7 +13,7 @@ async function lookAt(t) {
   if (cell !== state.cell || t !== state.at) return; // the next one has come
   const symbol = symbolAt(t);
   const column = t - lines.indexOf(lines[t]);
-  byId("look").replaceChildren(
+  show(byId("look"),
     make("h2", { class: "glyph" }, visible(symbol), make("small", {},
       ` U+${hex(points[t])} · line ${lines[t] + 1}, column ${column + 1}`)),
     curveAround(t),
@@ -22,7 +22,7 @@ async function lookAt(t) {
     names.length > 1 ? null : make("p", { class: "quiet" },
       `This file has only ${MAIN} of this cell, in ${traces.coarse[cell.index].levels} levels.`),
     labelRow(t),
-    ...nextRows(t));
+    nextRows(t));
 }
 
 function quantityRow(name, value) {
@@ -72,11 +72,12 @@ function curveAround(t) {
   const node = shape("svg", { viewBox: `0 0 ${width} ${height}`, class: "plot curve", role: "img",
     "aria-label": `${state.quantity} around this character` });
   const wide = width / (stop - start);
-  for (let s = start; s < stop; s++) {
-    const value = paint.label?.[s];
+  for (let s = start, end; paint.label && s < stop; s = end) {
+    const value = paint.label[s];
+    for (end = s + 1; end < stop && paint.label[end] === value; ) end++;
     if (value > 0) {
-      node.append(shape("rect", { class: "held", x: X(s) - wide / 2, width: wide + 0.3, y: 0, height,
-        opacity: 0.15 + (0.35 * value) / paint.high }));
+      node.append(shape("rect", { class: "held", x: X(s) - wide / 2, width: wide * (end - s), y: 0,
+        height, opacity: (0.4 * value) / paint.high }));
     }
   }
   let d = "";
@@ -128,7 +129,7 @@ function listSimilar() {
     ? button(`Find places like these ${thousands(count)} characters (s)`, showSimilar, { id: "find" })
     : null;
   if (!similar) {
-    pane.replaceChildren(make("h3", {}, "Similar places"), find ?? make("p", { class: "quiet" },
+    show(pane, make("h3", {}, "Similar places"), find ?? make("p", { class: "quiet" },
       "Select some of the text, by mouse or by Shift and arrows, to find where this cell behaves alike."));
     return;
   }
@@ -138,7 +139,7 @@ function listSimilar() {
       passage(start - 8, start), make("mark", {}, passage(start, start + Math.min(length, 60))),
       length > 60 ? "…" : passage(start + length, start + length + 12))],
     () => jumpTo(start, start + length)));
-  pane.replaceChildren(
+  show(pane,
     make("h3", {}, `Where ${state.cell.name} behaves as in`),
     make("p", { class: "where" }, make("mark", {}, passage(similar.start, Math.min(similar.stop, similar.start + 60)))),
     make("ol", { class: "places" }, similar.places.map(entry)),

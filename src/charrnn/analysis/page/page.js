@@ -55,29 +55,34 @@ function describe() {
   const { cell, quantity, hypothesis } = state;
   const finding = findings.get(hypothesis);
   const isBest = finding?.scored && finding.layer === cell.layer && finding.cell === cell.cell;
-  const score = scoreOf(hypothesis, cell);
-  byId("shown").replaceChildren(`Cell ${cell.name}, `, make("span", { class: "glyph" }, quantity),
+  show(byId("shown"), `Cell ${cell.name}, `, make("span", { class: "glyph" }, quantity),
     isBest ? `: the best of ${thousands(cells.length)} for ${hypothesis}` : ` and ${hypothesis}`);
-  byId("verdict").replaceChildren(...(isBest ? verdict(finding) : [score === null
-    ? `${hypothesis} was not scored.` : `Its score is ${signed(score)}, of −1 to 1; `,
-  score === null ? "" : "what it follows best is ", score === null ? "" : `${bestOf[cell.index][0]}, `,
-  score === null ? "" : `${signed(bestOf[cell.index][1])}.`]));
+  show(byId("verdict"), isBest ? verdict(finding) : comparison(cell, hypothesis));
   const quantities = quantitiesOf(cell);
   byId("quantity").replaceChildren(...quantities.map((each) =>
     make("option", { value: each, selected: each === quantity }, each)));
   byId("quantity").disabled = quantities.length < 2;
   byId("quantity").title = quantities.length < 2 ? `This file has only ${MAIN} of this cell` : "(q)";
-  byId("jumps").replaceChildren(...jumps());
+  show(byId("jumps"), jumps());
   legend();
 }
 
+function comparison(cell, hypothesis) {
+  const score = scoreOf(hypothesis, cell);
+  if (score === null) return `${hypothesis} was not scored.`;
+  const [name, best] = bestOf[cell.index];
+  const rest = name === hypothesis
+    ? "there is nothing that it follows better." : `what it follows best is ${name}, ${signed(best)}.`;
+  return `Its score on the other half of the text is ${signed(score)}, of −1 to 1; ${rest}`;
+}
+
 function verdict(finding) {
-  const bar = barOf(finding.confirmation);
+  const bar = barOf(finding);
   const late = finding.lag ? `, ${Math.abs(finding.lag)} character ${finding.lag > 0 ? "late" : "early"}` : "";
   const said = `${finding.quantity} has ${statistic(finding)} on the other half of the text` +
     `${finding.direction < 0 ? ", low where it holds" : ""}${late}` +
     (bar === null ? ". " : `; to beat ${number(bar)}. `);
-  return [said, finding.survives === null ? "" : make("b", { class: finding.survives ? "yes" : "no" },
+  return [said, (finding.survives ?? null) === null ? "" : make("b", { class: finding.survives ? "yes" : "no" },
     finding.survives ? "✓ Survives." : "Does not survive.")];
 }
 
@@ -87,10 +92,10 @@ function jumps() {
   const same = cellNamed.get(`${layer}:${state.cell.cell}`);
   const best = bestCell(layer);
   return [
-    same ? button(`${same.name}`, () => chooseCell(same), { title: "The same cell in the next layer (l)" }) : null,
+    same ? button(`same cell in layer ${layer}: ${same.name}`, () => chooseCell(same), { title: "The same cell in the next layer (l)" }) : null,
     button(`best in layer ${layer}: ${best.name}`, () => chooseCell(best),
       { title: "The best cell for this hypothesis in the next layer (b)" }),
-  ].filter(Boolean);
+  ];
 }
 
 const nextLayer = () => layers[(layers.indexOf(state.cell.layer) + 1) % layers.length];
@@ -99,7 +104,7 @@ function legend() {
   const { centre, half } = paint;
   const kind = hypotheses.get(state.hypothesis).kind;
   const end = (value) => make("span", { class: "figure" }, number(value, Math.abs(value) < 1 ? 2 : 1));
-  byId("legend").replaceChildren(
+  show(byId("legend"),
     make("span", { class: "glyph" }, state.quantity), end(centre - half),
     make("span", { class: "ramp", role: "img", "aria-label": "blue is low, orange is high" }),
     end(centre + half),

@@ -1,0 +1,168 @@
+"""A study as pictures: what was found, how open gates are, when cells learned what they follow."""
+
+import contextlib
+
+import numpy as np
+
+OWN, OTHER, BAR = "#1f5f8b", "#8a8f98", "#23262c"
+UNTRAINED = {"color": OTHER, "ls": ":"}
+LAYERS = ("#0072b2", "#d55e00", "#007d5d", "#b0568f", "#8a6d00", "#555b66")
+GATES = {
+  "i": "input gate",
+  "f": "forget gate",
+  "o": "output gate",
+  "r": "reset gate",
+  "z": "update gate",
+}
+CHANCE = {"auroc": 0.5, "spearman": 0.0, "semipartial": 0.0}
+_STYLE = {
+  "font.size": 9,
+  "axes.titlesize": 10,
+  "axes.spines.top": False,
+  "axes.spines.right": False,
+  "axes.edgecolor": "#b9b5ad",
+  "axes.labelcolor": "#50545c",
+  "axes.axisbelow": True,
+  "grid.color": "#e6e2da",
+  "legend.frameon": False,
+  "xtick.color": "#50545c",
+  "ytick.color": "#50545c",
+}
+
+
+def findings(study, path):
+  """For each hypothesis the best cell's score, and all that it has to beat, from chance to 1."""
+  found = [finding for finding in study["findings"] if finding["scored"]]
+  found.sort(key=lambda finding: _effect(finding, finding["confirmation"]["score"]))
+  size = (8.5, 1.7 + 0.36 * max(1, len(found)))
+  with _figure(study, path, "the best cell of each hypothesis", figsize=size) as figure:
+    axes = figure.subplots()
+    for row, finding in enumerate(found):
+      _finding(axes, row, finding)
+    axes.set_yticks(range(len(found)), [_told(finding) for finding in found])
+    axes.set(xlim=(-0.03, 1.03), ylim=(-0.7, max(len(found), 1) - 0.3))
+    axes.set_xlabel("from chance (0) to perfect (1): 2 AUROC - 1, or a rank correlation")
+    axes.grid(axis="x")
+    axes.spines["left"].set_visible(False)
+    axes.tick_params(axis="y", length=0)
+    _key(figure, axes)
+
+
+def saturation(study, path):
+  """A dot a gate: the fractions of time it is nearly shut and nearly open (arXiv 1506.02078)."""
+  gates = list(dict.fromkeys(entry["gate"] for entry in study["saturation"]))
+  size = (3.3 * max(1, len(gates)), 3.9)
+  with _figure(study, path, "how often gates are shut and open", figsize=size) as figure:
+    panels = figure.subplots(1, max(1, len(gates)), squeeze=False)[0]
+    for axes, gate in zip(panels, gates):
+      _gates(axes, gate, [entry for entry in study["saturation"] if entry["gate"] == gate])
+    if gates:
+      panels[0].set_ylabel("fraction of time above 0.9")
+      panels[-1].legend(loc="upper right", handletextpad=0)
+    else:
+      _nothing(panels[0], "no gates between 0 and 1")
+
+
+def births(study, path):
+  """The score of the cell found at the end, and of the best at each step, as training went on."""
+  born = study["births"]
+  columns = min(3, max(1, len(born)))
+  rows = -(-max(1, len(born)) // columns)
+  size = (3.4 * columns, 2.4 * rows + 0.6)
+  with _figure(study, path, "when cells learned what they follow", figsize=size) as figure:
+    panels = figure.subplots(rows, columns, squeeze=False).flat
+    for axes, birth in zip(panels, born):
+      _birth(axes, birth)
+    if born:
+      panels[0].legend(loc="best", fontsize=8)
+    else:
+      _nothing(panels[0], "no earlier steps were kept")
+    for axes in panels[max(1, len(born)) :]:
+      axes.remove()
+
+
+@contextlib.contextmanager
+def _figure(study, path, title, **options):
+  import matplotlib as mpl
+
+  mpl.use("Agg")
+  from matplotlib import pyplot as plt
+
+  with plt.rc_context(_STYLE):
+    figure = plt.figure(layout="constrained", **options)
+    try:
+      figure.suptitle(_plain(f"{study['run']}, step {study['step']}: {title}"), size=11)
+      yield figure
+      figure.savefig(path, dpi=130)
+    finally:
+      plt.close(figure)
+
+
+def _plain(text: str) -> str:
+  """Names as they are: a $ would begin a formula."""
+  return text.replace("$", r"\$")
+
+
+def _effect(finding, score) -> float:
+  """0 by chance, 1 at best, whatever the statistic; NaN where there is no score."""
+  chance = CHANCE[finding["statistic"]]
+  return np.nan if score is None else (score - chance) / (1 - chance)
+
+
+def _told(finding) -> str:
+  mark = "" if finding["survives"] is None else " ✓" if finding["survives"] else ""
+  return _plain(f"{finding['hypothesis']}  {finding['name']}{mark}")
+
+
+def _finding(axes, row, finding):
+  effect = lambda score: _effect(finding, score)  # noqa: E731
+  confirmed, twins = finding["confirmation"], finding["twins"] or {}
+  by_chance = confirmed["family_to_beat"] or confirmed["to_beat"]
+  axes.axhline(row, color="#e6e2da", lw=1)
+  for bar, style in ((by_chance, {"color": BAR}), (twins.get("to_beat"), UNTRAINED)):
+    axes.plot([effect(bar)] * 2, [row - 0.32, row + 0.32], lw=2, **style)
+  axes.plot(effect(twins.get("score")), row, "D", color=OTHER, ms=5)
+  for last in finding["last_k"]:
+    if last["score"] is not None:
+      place = max(0, effect(last["score"])), row + 0.2
+      axes.annotate(str(last["k"]), place, ha="center", va="bottom", size=7)
+  axes.plot(effect(finding["discovery"]["score"]), row, "o", color=OWN, ms=7, mfc="none")
+  axes.plot(effect(confirmed["score"]), row, "o", color=OWN, ms=7)
+
+
+def _key(figure, axes):
+  none = [np.nan]
+  handles = [
+    axes.plot(none, none, "o", color=OWN, ms=7, label="confirmation")[0],
+    axes.plot(none, none, "o", color=OWN, ms=7, mfc="none", label="discovery")[0],
+    axes.plot(none, none, color=BAR, lw=2, label="to beat by chance")[0],
+    axes.plot(none, none, lw=2, **UNTRAINED, label="to beat of untrained networks")[0],
+    axes.plot(none, none, "D", color=OTHER, ms=5, label="their median")[0],
+    axes.plot(none, none, marker="$k$", ls="", color=BAR, label="last k characters alone")[0],
+  ]
+  figure.legend(handles=handles, loc="outside lower center", ncols=3, fontsize=8)
+
+
+def _gates(axes, gate, entries):
+  for entry in entries:
+    color = LAYERS[entry["layer"] % len(LAYERS)]
+    label = f"layer {entry['layer']}"
+    axes.scatter(entry["left"], entry["right"], s=12, lw=0, alpha=0.6, color=color, label=label)
+  axes.plot([0, 1], [1, 0], color="#b9b5ad", lw=1)
+  axes.set(title=GATES.get(gate, gate), xlabel="fraction of time below 0.1", aspect="equal")
+  axes.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02))
+  axes.grid()
+
+
+def _birth(axes, birth):
+  # None, where a step was not scored, becomes NaN and a gap.
+  best, own = (np.array(birth[name], float) for name in ("best", "score"))
+  axes.plot(birth["steps"], best, color=OTHER, ls="--", lw=1.2, label="best at that step")
+  axes.plot(birth["steps"], own, color=OWN, lw=1.6, marker="o", ms=2.5, label="the cell")
+  axes.set(title=_plain(f"{birth['hypothesis']}  {birth['column']}"), xlabel="training step")
+  axes.grid()
+
+
+def _nothing(axes, text):
+  axes.text(0.5, 0.5, text, ha="center", transform=axes.transAxes)
+  axes.set_axis_off()

@@ -1,0 +1,44 @@
+"""An LSTM with weights set by hand: one cell tracks quotes, another counts columns."""
+
+import jax
+import numpy as np
+
+from charrnn.models import network
+
+QUOTES, COLUMN = 3, 7
+HIDDEN = 12
+
+
+def model(vocab, hidden=HIDDEN, cell="lstm"):
+  return network.make(
+    vocab,
+    cell=cell,
+    layers=1,
+    hidden=hidden,
+    embed=0,
+    dropout=0.0,
+    init="modern",
+    forget_bias=1.0,
+    compute_dtype="float32",
+  )
+
+
+def params(net, symbols, seed=0):
+  """Random but for the two: at a quote c of one goes from 0 to 1 or back, that of the other grows
+  by 0.01 a character and is forgotten at a line end."""
+  params = jax.tree.map(np.array, jax.jit(net.init)(jax.random.key(seed)))
+  layer, H = params["layer_0"], net.network.hidden
+  i, f, g, o = (slice(n * H, (n + 1) * H) for n in range(4))
+  layer["W_hh"][[QUOTES, COLUMN]] = 0  # else the others would hear of it
+  for cell in (QUOTES, COLUMN):
+    for gate in (i, f, g, o):
+      layer["W_xh"][:, gate][:, cell] = 0
+      layer["W_hh"][:, gate][:, cell] = 0
+      layer["b_h"][gate][cell] = 20  # open, unless told otherwise
+  quote, newline = symbols.index('"'), symbols.index("\n")
+  layer["b_h"][i][QUOTES] = -20
+  layer["W_xh"][quote, i][QUOTES] = 40
+  layer["b_h"][g][QUOTES], layer["W_hh"][QUOTES, g][QUOTES] = 5, -10 / np.tanh(1)
+  layer["b_h"][i][COLUMN], layer["b_h"][g][COLUMN] = 0, 0.02
+  layer["W_xh"][newline, f][COLUMN] = -40
+  return params

@@ -1,0 +1,217 @@
+"""The explorer's file: its policy, its size, its data, and that data stays data."""
+
+import base64
+import hashlib
+import html.parser
+import itertools
+import json
+import math
+import re
+import zlib
+
+import made_up
+import numpy as np
+import pytest
+
+from charrnn import errors
+from charrnn.analysis import explorer
+
+CELLS = ("lstm", "gru", "rnn")
+
+
+class _Page(html.parser.HTMLParser):
+  """The elements of a page, as a browser finds them, with the text of scripts and styles."""
+
+  def __init__(self, text):
+    super().__init__()
+    self.elements, self.raw, self.open = [], [], None
+    self.feed(text)
+
+  def handle_starttag(self, tag, attrs):
+    self.elements.append((tag, dict(attrs)))
+    if tag in ("script", "style", "title"):
+      self.open = [tag, dict(attrs), ""]
+
+  def handle_data(self, data):
+    if self.open:
+      self.open[2] += data
+
+  def handle_endtag(self, tag):
+    if self.open and tag == self.open[0]:
+      self.raw.append(tuple(self.open))
+      self.open = None
+
+  def texts(self, tag, **wanted):
+    return [t for name, attrs, t in self.raw if name == tag and wanted.items() <= attrs.items()]
+
+
+def _written(tmp_path, text=None, study=None, **sizes):
+  study = study or made_up.study(**sizes)
+  excerpt = made_up.excerpt(text or made_up.prose(900), **sizes)
+  path = tmp_path / "explorer.html"
+  size = explorer.write(path, study, excerpt)
+  data = path.read_bytes()
+  assert size == len(data)
+  return _Page(data.decode()), excerpt
+
+
+def _block(page, name):
+  (text,) = page.texts("script", type="application/json", id=name)
+  return json.loads(text)
+
+
+def _stream(text, dtype):
+  return np.frombuffer(zlib.decompress(base64.b64decode(text)), dtype)
+
+
+def _values(trace):
+  codes = _stream(trace["data"], np.uint8)
+  codes = np.cumsum(codes, dtype=np.uint8) if trace["steps"] else codes
+  return trace["low"] + codes * (trace["high"] - trace["low"]) / (trace["levels"] - 1)
+
+
+def _policy(page):
+  (policy,) = [
+    attrs["content"]
+    for tag, attrs in page.elements
+    if tag == "meta" and attrs.get("http-equiv") == "Content-Security-Policy"
+  ]
+  return dict(part.split(maxsplit=1) for part in policy.split("; "))
+
+
+def test_the_policy_allows_the_one_script_and_the_one_style_and_nothing_else(tmp_path):
+  page, _ = _written(tmp_path)
+  policy = _policy(page)
+  assert policy["default-src"] == "'none'"
+  for tag, directive in (("script", "script-src"), ("style", "style-src")):
+    (code,) = page.texts(tag, **({"type": "module"} if tag == "script" else {}))
+    digest = base64.b64encode(hashlib.sha256(code.encode()).digest()).decode()
+    assert policy[directive] == f"'sha256-{digest}'"
+    assert code.strip()
+
+
+def test_the_page_refers_to_nothing_outside_and_handles_nothing_inline(tmp_path):
+  page, _ = _written(tmp_path)
+  for tag, attributes in page.elements:
+    assert tag not in ("link", "img", "iframe", "object", "base", "form")
+    assert not {"src", "href", "action", "style"} & set(attributes)
+    assert not any(name.startswith("on") for name in attributes)
+  (script,), (style,) = page.texts("script", type="module"), page.texts("style")
+  assert not re.search(r"\b(eval|Function|innerHTML|outerHTML|insertAdjacentHTML|fetch)\b", script)
+  assert not re.search(r"@import|url\(", style)
+
+
+@pytest.mark.parametrize("cell", CELLS)
+def test_traces_come_back_within_half_a_level(tmp_path, cell):
+  page, excerpt = _written(tmp_path, cell=cell)
+  packed = _block(page, "traces")
+  assert packed["main"] == ("c" if cell == "lstm" else "h")
+  assert [tuple(each) for each in packed["cells"]] == [(n // 8, n % 8) for n in range(16)]
+  squash = np.tanh if cell == "lstm" else np.asarray
+  for (layer, index), coarse in zip(packed["cells"], packed["coarse"], strict=True):
+    fine = packed["fine"][f"{layer}:{index}"]  # of so small a network everything fits
+    assert {*fine, packed["main"]} == set(made_up.QUANTITIES[cell])
+    checked = [(quantity, trace, np.asarray) for quantity, trace in fine.items()]
+    for quantity, trace, function in [(packed["main"], coarse, squash), *checked]:
+      column = excerpt.columns.index((layer, quantity, index))
+      truth = function(excerpt.recording[:, column].astype(float))
+      step = (trace["high"] - trace["low"]) / (trace["levels"] - 1)
+      assert trace["levels"] == explorer.FINE
+      np.testing.assert_allclose(_values(trace), truth, atol=0.51 * step + 1e-4)
+
+
+def test_what_the_network_said_and_the_labels_come_back(tmp_path):
+  text = made_up.HOSTILE + made_up.prose(500)
+  page, excerpt = _written(tmp_path, text)
+  block = _block(page, "excerpt")
+  points = _stream(block["text"], "<u4")
+  assert "".join(map(chr, points)) == text
+  assert block["symbols"] == excerpt.symbols
+  np.testing.assert_array_equal(_stream(block["top_ids"], "<u2").reshape(-1, 5), excerpt.top_ids)
+  p = _stream(block["top_p"], "<u2").reshape(-1, 5) / 65535
+  np.testing.assert_allclose(p, excerpt.top_p, atol=1e-5)
+  np.testing.assert_array_equal(_stream(block["nats"], "<f4"), excerpt.nats)
+  for name, (values, mask) in excerpt.labels.items():
+    got = _stream(block["labels"][name], "<f4")
+    np.testing.assert_array_equal(got, np.where(mask, values, np.nan))
+
+
+def test_hostile_text_stays_data(tmp_path):
+  study = made_up.study()
+  hostile = made_up.HOSTILE
+  study["run"], study["notes"] = hostile, [hostile]
+  study["hypotheses"][0]["about"] = hostile
+  study["steering"][0]["excerpts"]["free"] = hostile
+  plain, _ = _written(tmp_path)
+  page, _ = _written(tmp_path, hostile * 3 + made_up.prose(300), study)
+  # The same elements whatever the data, and the same script word for word.
+  assert [tag for tag, _ in page.elements] == [tag for tag, _ in plain.elements]
+  assert page.texts("script", type="module") == plain.texts("script", type="module")
+  assert _block(page, "study")["notes"] == [json.loads(json.dumps(hostile))]
+  for name in ("study", "excerpt", "traces"):
+    (text,) = page.texts("script", id=name)
+    assert text.isascii()
+    assert "<" not in text
+
+
+def test_what_is_no_number_becomes_null(tmp_path):
+  study = made_up.study()
+  study["scores"]["speaker"] = np.full(16, np.nan)
+  study["findings"][0]["confirmation"]["p"] = math.inf
+  page, _ = _written(tmp_path, study=study)
+  block = _block(page, "study")
+  assert block["scores"]["speaker"] == [None] * 16
+  assert block["findings"][0]["confirmation"]["p"] is None
+
+
+def test_the_limit_holds_for_20000_characters_of_two_layers_of_512(tmp_path):
+  """The cells of findings come first, and most of what there is is used."""
+  n, hidden = 20_000, 512
+  columns, few = made_up.recording(n, 2, 64)
+  numbers = {column: index for index, column in enumerate(columns)}
+  small = made_up.excerpt(made_up.prose(n))
+  # Every walk eight times over, shifted: no two cells alike, and made in a second.
+  columns = list(itertools.product(range(2), made_up.QUANTITIES["lstm"], range(hidden)))
+  recording = np.empty((n, len(columns)), np.float32)
+  for place, (layer, quantity, cell) in enumerate(columns):
+    recording[:, place] = np.roll(few[:, numbers[layer, quantity, cell % 64]], 997 * (cell // 64))
+  study = made_up.study(2, hidden)
+  path = tmp_path / "explorer.html"
+  excerpt = small._replace(columns=columns, recording=recording)
+  size = explorer.write(path, study, excerpt)
+  assert 9_000_000 < size == path.stat().st_size <= 10_000_000
+  packed = _block(_Page(path.read_text()), "traces")
+  assert len(packed["coarse"]) == 1024
+  assert min(trace["levels"] for trace in packed["coarse"]) >= 8
+  found = {f"{f['layer']}:{f['cell']}" for f in study["findings"] if f["scored"]}
+  assert found <= set(packed["fine"])
+
+
+def test_a_smaller_limit_costs_levels_and_then_is_refused(tmp_path):
+  path, study, excerpt = tmp_path / "x.html", made_up.study(), made_up.excerpt(made_up.prose(4000))
+  whole = explorer.write(path, study, excerpt)
+  (traces,) = _Page(path.read_text()).texts("script", id="traces")
+  rest = whole - len(traces)
+  levels, featured = [], []
+  for room in (len(traces) + 1000, len(traces) // 2, 60_000):
+    assert explorer.write(path, study, excerpt, rest + room) <= rest + room
+    packed = _block(_Page(path.read_text()), "traces")
+    levels.append(min(each["levels"] for each in packed["coarse"]))
+    featured.append(len(packed["fine"]))
+  assert levels[0] == levels[1] == explorer.FINE > levels[2]
+  assert featured[0] == 16 > featured[1] > featured[2]
+  with pytest.raises(errors.UserError, match="4000 characters of 16 cells do not fit"):
+    explorer.write(path, study, excerpt, rest + 5_000)
+
+
+def test_what_cannot_be_shown_is_refused_with_a_word(tmp_path):
+  study, excerpt = made_up.study(), made_up.excerpt(made_up.prose(300))
+  path = tmp_path / "x.html"
+  with pytest.raises(errors.UserError, match="empty"):
+    explorer.write(path, study, excerpt._replace(text=""))
+  with pytest.raises(errors.UserError, match="300x96, for 299 characters"):
+    explorer.write(path, study, excerpt._replace(text=excerpt.text[:-1]))
+  excerpt.recording[7, excerpt.columns.index((0, "c", 0))] = np.nan
+  with pytest.raises(errors.UserError, match="diverged"):
+    explorer.write(path, study, excerpt)
+  assert not path.exists()

@@ -1,0 +1,136 @@
+"""`charrnn cells` on a tiny run: what it writes, and what it refuses."""
+
+import json
+import shutil
+
+import pytest
+
+from charrnn import cli
+
+FAST = ("--twins=2", "--shifts=19", "--characters=6000")
+
+
+@pytest.fixture(scope="module")
+def studied(trained, tmp_path_factory):
+  """The folder that one call wrote, about a copy of run `a`."""
+  folder = tmp_path_factory.mktemp("cells")
+  run, text = folder / "run", trained["a"].parent / "text.txt"
+  shutil.copytree(trained["a"], run)
+  argv = ["cells", run, "--text", text, *FAST, "--regex", "seven=7[0-9]", "--keep-recording"]
+  assert cli.main(list(map(str, argv))) == 0
+  return run / "cells"
+
+
+def test_everything_is_there_and_nothing_else(studied):
+  names = {path.name for path in studied.iterdir()}
+  pictures = {"findings.png", "saturation.png", "births.png"}
+  assert names == {"cells.json", "explorer.html", "recording.f32"} | pictures
+
+
+def test_cells_json_tells_all(studied):
+  found = json.loads((studied / "cells.json").read_text())
+  by_name = {each["hypothesis"]: each for each in found["findings"]}
+  assert found["model"] == {"cell": "lstm", "layers": 2, "hidden": 8}
+  assert found["text"]["characters"] == 6000
+  assert by_name["line-position"]["scored"] and by_name["seven"]["scored"]
+  assert by_name["url"]["reason"] == "no positives in the discovery half"
+  assert any(note.startswith("url: not scored") for note in found["notes"])
+  assert any("too few for a bar" in note for note in found["notes"])
+  scored = {name for name, each in by_name.items() if each["scored"]}
+  assert {each["hypothesis"] for each in found["ablations"]} == scored
+  assert {each["hypothesis"] for each in found["steering"]} == scored
+  assert {each["hypothesis"] for each in found["births"]} == {n for n in scored if "|" not in n}
+  assert all(each["steps"] == [0, 10, 20] for each in found["births"])
+  assert {(each["layer"], each["gate"]) for each in found["saturation"]} == {
+    (layer, gate) for layer in (0, 1) for gate in "ifo"
+  }
+  assert all(len(column) == 16 for column in found["scores"].values())
+
+
+def test_the_recording_has_the_size_it_should(studied):
+  assert (studied / "recording.f32").stat().st_size == 6000 * 2 * 6 * 8 * 4
+
+
+def test_the_page_holds_the_text(studied):
+  page = (studied / "explorer.html").read_text()
+  assert "Content-Security-Policy" in page
+  assert (
+    "http"
+    not in page.replace("http://www.w3.org/2000/svg", "")
+    .replace("http(s)", "")
+    .split('<script type="application/json"')[0]
+  )
+
+
+def test_json_and_out(charrnn, trained, tmp_path):
+  text = trained["a"].parent / "text.txt"
+  result = charrnn(
+    "cells", trained["a"], "--text", text, *FAST, "--out", tmp_path / "o", "--json", "--twins=0"
+  )
+  assert result.code == 0
+  assert result.json == json.loads((tmp_path / "o" / "cells.json").read_text())
+  assert all(each["twins"] is None for each in result.json["findings"])
+  assert not (trained["a"] / "cells").exists()
+  assert not (tmp_path / "o" / "recording.f32").exists()
+  assert "cells and hypotheses: " in result.err
+
+
+@pytest.mark.parametrize(
+  ("content", "message"),
+  [
+    ("", "fewer than two characters"),
+    ("12 green bottles\n" * 9, "153 characters are too few"),
+    ("12 green bottles ü\n" * 300, "'ü' (U+00FC)"),
+  ],
+)
+def test_a_text_that_cannot_be_studied(charrnn, trained, tmp_path, content, message):
+  (tmp_path / "t.txt").write_text(content)
+  result = charrnn("cells", trained["a"], "--text", tmp_path / "t.txt", "--out", tmp_path / "o")
+  assert (result.code, result.out) == (2, "")
+  assert message in result.err
+  assert "Traceback" not in result.err
+
+
+@pytest.mark.parametrize(
+  ("argv", "message"),
+  [
+    (["--characters=10"], "--characters=10: must be at least 2000"),
+    (["--twins=-1"], "--twins=-1: must be at least 0"),
+    (["--shifts=3"], "--shifts=3: must be at least 19"),
+    (["--regex=year"], "write NAME=PATTERN"),
+    (["--regex=a=[", "--regex=b=c"], "no regular expression"),
+    (["--regex=a=b", "--regex=a=c"], "two hypotheses are named a"),
+    (["--regex=url=b"], "there is a url already"),
+    (["--step=15"], "has no step 15: kept are 10, 20"),
+    (["--text=absent.txt"], "cannot read absent.txt"),
+    (["--ablation=half"], "invalid choice"),
+  ],
+)
+def test_what_is_refused_in_one_line(charrnn, trained, tmp_path, argv, message):
+  result = charrnn("cells", trained["a"], "--out", tmp_path / "o", *argv)
+  assert (result.code, result.out) == (2, "")
+  assert message in result.err
+  assert result.err.count("\n") == 1
+
+
+def test_no_run_and_no_place_to_write(charrnn, trained, tmp_path):
+  assert "no run directory" in charrnn("cells", tmp_path / "nowhere").err
+  (tmp_path / "file").write_text("")
+  result = charrnn("cells", trained["a"], "--out", tmp_path / "file" / "o")
+  assert result.code == 2 and "give another --out" in result.err
+
+
+def test_sampling_with_a_cell_set(charrnn, trained):
+  def text(*given):
+    result = charrnn("sample", trained["a"], "--length=200", "--seed=1", "--json", *given)
+    assert result.code == 0, result.err
+    return result.json
+
+  free, held = text(), text("--clamp=1:3=5", "--clamp=0:h2=-0.5")
+  assert free["text"] != held["text"]
+  assert (free["clamp"], held["clamp"]) == ([], ["1:3=5", "0:h2=-0.5"])
+  assert text("--clamp=1:3=hold")["text"] != free["text"]
+  result = charrnn("sample", trained["a"], "--clamp=1:8=0")
+  assert result.code == 2
+  assert "no cell 8, the last is 7" in result.err
+  assert (result.out, result.err.count("\n")) == ("", 1)

@@ -1,0 +1,107 @@
+"""Cells set from outside: what is asked for, and that nothing but it happens."""
+
+import jax
+import numpy as np
+import pytest
+from training import tiny
+
+from charrnn import errors
+from charrnn.sampling import clamps, generate, options
+
+
+@pytest.mark.parametrize(
+  ("argument", "wanted"),
+  [
+    ("1:37=2.5", (1, 37, 2.5, "")),
+    ("0:h3=-1e-2", (0, 3, -0.01, "h")),
+    (" 2:c0 = 0", (2, 0, 0.0, "c")),
+  ],
+)
+def test_what_is_asked_for(argument, wanted):
+  assert clamps.parse(argument) == wanted
+
+
+def test_hold_is_no_number():
+  assert np.isnan(clamps.parse("1:2=hold").value)
+
+
+@pytest.mark.parametrize(
+  "argument", ["", "1:37", "1:37=", "1:37=nan", "1:37=inf", "a:1=2", "1:hc3=1", "-1:3=2", "1=3"]
+)
+def test_what_is_no_clamp_is_refused(argument):
+  with pytest.raises(errors.UserError, match="LAYER:CELL=VALUE"):
+    clamps.parse(argument)
+
+
+@pytest.mark.parametrize(
+  ("argument", "message"),
+  [("2:0=1", "no layer 2, the last is 1"), ("1:8=1", "no cell 8, the last is 7"),
+   ("1:f3=1", "f can't be set"), ("0:x1=1", "x can't be set")],
+)  # fmt: skip
+def test_a_cell_that_is_not_there_is_named(argument, message):
+  with pytest.raises(errors.UserError, match=message):
+    clamps.arrays([[clamps.parse(argument)]], tiny.model())
+
+
+def at(cell, value, hidden=8):
+  where = np.arange(hidden) == cell
+  return where, np.full(hidden, value, np.float32)
+
+
+@pytest.mark.parametrize("cell", ["rnn", "gru", "lstm"])
+@pytest.mark.parametrize("compute_dtype", ["float32", "bfloat16"])
+def test_a_clamped_cell_has_its_value_and_the_rest_follows_the_equations(cell, compute_dtype):
+  model = tiny.model(cell=cell, compute_dtype=compute_dtype)
+  params = model.init(jax.random.key(0))
+  ids = tiny.ids(40)[:, None].astype(np.int32)
+  field = model.cell.state._fields[-1]
+  clamp = {"layer_0": {field: at(3, 0.7)}}
+  logits, carry, out = model.apply(params, ids, model.initial_carry(1), record=True, clamp=clamp)
+  free, _, free_out = model.apply(params, ids, model.initial_carry(1), record=True)
+  # Once more in two parts: the clamp works at every step, also at the first.
+  half, carried, _ = model.apply(params, ids[:15], model.initial_carry(1), clamp=clamp)
+  rest, _, _ = model.apply(params, ids[15:], carried, clamp=clamp)
+  np.testing.assert_allclose(np.concatenate([half, rest]), logits, atol=1e-5)
+  kept = np.asarray(out["layer_0"][field])[:, 0]
+  np.testing.assert_array_equal(kept[:, 3], np.float32(0.7))
+  np.testing.assert_array_equal(np.asarray(carry[0]._asdict()[field])[0, 3], np.float32(0.7))
+  if cell == "lstm":
+    h = np.asarray(out["layer_0"]["o"])[:, 0, 3] * np.tanh(0.7)
+    np.testing.assert_allclose(np.asarray(out["layer_0"]["h"])[:, 0, 3], h, rtol=1e-5)
+  # The first step of the other cells of the layer has not heard of it yet, all later ones have.
+  others = np.delete(np.arange(8), 3)
+  np.testing.assert_array_equal(
+    kept[0, others], np.asarray(free_out["layer_0"][field])[0, 0, others]
+  )
+  assert np.abs(np.asarray(logits) - np.asarray(free))[0].max() > 0
+
+
+def test_hold_keeps_what_was():
+  model = tiny.model()
+  params = model.init(jax.random.key(0))
+  ids = tiny.ids(60)[:, None].astype(np.int32)
+  _, carry, _ = model.apply(params, ids[:30], model.initial_carry(1))
+  clamp = {"layer_1": {"c": at(5, clamps.HOLD)}}
+  _, after, out = model.apply(params, ids[30:], carry, record=True, clamp=clamp)
+  np.testing.assert_array_equal(
+    np.asarray(out["layer_1"]["c"])[:, 0, 5], np.asarray(carry[1].c)[0, 5]
+  )
+  assert float(after[1].c[0, 4]) != float(carry[1].c[0, 4])
+
+
+def write(model, params, **given):
+  blocks = generate.generate(
+    model, params, [1, 2, 3], length=70, seed=3, settings=options.Settings(), **given
+  )
+  return np.concatenate(list(blocks), axis=1)
+
+
+def test_rows_of_one_number_differ_by_their_clamps_alone():
+  model = tiny.model()
+  params = model.init(jax.random.key(0))
+  free = write(model, params, num=2)
+  rows = [[], [], [clamps.Clamp(0, 3, 5.0)]]
+  found = write(model, params, num=3, rows=[0, 1, 1], clamp=clamps.arrays(rows, model))
+  np.testing.assert_array_equal(found[:2], free)
+  assert (found[2] != found[1]).any()
+  assert found[2, 0] == found[1, 0]  # the first symbol is of the prompt, which nothing was set in
