@@ -90,7 +90,7 @@ def test_json(use, capsys):
   run("--json", "--num=2", "--prime=a", "--stop=\n", "--top-k=3", "--seed=1")
   lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
   shared = {"text": "bcdefgh", "prime": "a", "seed": 1, "step": 500, "temperature": 1.0}
-  shared |= {"top_k": 3, "top_p": None, "stopped": True}
+  shared |= {"top_k": 3, "top_p": None, "clamp": [], "stopped": True}
   assert lines == [shared | {"sample": n} for n in (1, 2)]
 
 

@@ -270,11 +270,15 @@ class Study:
     texts = steer.write(
       self.model, self.run.params, prompt, decode, rows, seed=seed, progress=watch
     )
-    told = []
+    told, shown = [], set()
     for name, cell in self.cells.items():
-      for measure in (steer.of_label(self.hypotheses[name.split(" | ")[0]]), *steer.STANDARD):
+      plain = name.split(" | ")[0]
+      # What is measured of every cell is told once.
+      standard = () if cell in shown else steer.STANDARD
+      shown.add(cell)
+      for measure in (steer.of_label(self.hypotheses[plain]), *standard):
         told.append(_steered(name, cell, measure, texts, rows, others[cell]))
-    return [each for each in told if each["free"] is not None]
+    return [each for each in told if _says_something(each)]
 
   def _prompt(self) -> int:
     """The length of a prompt that ends with a line, if there is one in time."""
@@ -334,6 +338,13 @@ class Study:
       predictions.nats[:N],
       {name: label.first(N) for name, label in self.labels.items()},
     )
+
+
+def _says_something(steered) -> bool:
+  """Whether there is anything to measure: verse has no indentation, and some texts no quotes."""
+  return steered["free"] is not None and any(
+    each["result"] or any(each["controls"]) for each in steered["settings"]
+  )
 
 
 def _steered(name, cell, measure, texts, rows, others) -> dict:
