@@ -57,7 +57,7 @@ def read(text: str, reference: Reference) -> Play:
 
 def _blocks(text: str) -> Iterator[Block]:
   for part in BOUNDARY.split(text):
-    lines = [line.removesuffix("\r") for line in part.split("\n") if line]
+    lines = [line.removesuffix("\r") for line in part.split("\n") if line.strip()]
     if lines and _LABEL_LINE.fullmatch(lines[0]):
       yield Block(lines[0][:-1], lines[1:])
     elif lines:

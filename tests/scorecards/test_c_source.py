@@ -1,0 +1,177 @@
+"""C that is as it should be, C with one thing wrong at a time, and what is hardly C at all."""
+
+import random
+import time
+
+import numpy as np
+import pytest
+
+from charrnn.scorecards import c_source, card, samples
+
+CLEAN = r"""
+#include <stdio.h>
+#define LIMIT(a) do { (a)
+/* a { comment */
+#ifdef BIG
+static int size = 'a'; // don't
+#else
+static int size = '"';
+#endif
+enum { RED, green };
+struct entry { int key; };
+
+static int sum(struct entry *list, int count)
+{
+	int total = 0, i;
+	int (*step)(int);
+
+	step = next;
+	for (i = 0; i < count; i++)
+		total += list[i].key;
+	switch (total) {
+	case 1:
+		puts("on\"e {");
+		break;
+	default:
+		goto out;
+	}
+	if (total > size &&
+		total != green) {
+		total = step(RED);
+	} else {
+		while (total)
+			total--;
+	}
+out:
+	return total;
+}
+
+static struct entry *
+next(int key) {
+  struct entry *e = NULL;
+  if (key) {
+    e = find(key);
+  }
+  return e;
+}
+"""
+# Its two braces close with one; the grammar cannot see that.
+PARTED = "int f(int a)\n{\n#if A\n  if (a) {\n#else\n  if (!a) {\n#endif\n    a = 1;\n  }\n}\n"
+# name, what to replace, by what, and the items that are then wrong
+BROKEN = [
+  ("clean functions", "int total = 0, i;", "int total = = 0, i;", 1),
+  ("clean functions", "struct entry *e = NULL;", "struct entry *e = ) NULL;", 1),
+  ("matched braces", "total = step(RED);\n\t}", "total = step(RED);\n", 1),
+  ("matched braces", "return e;\n}", "return e;\n}}", 1),
+  ("matched parentheses", "find(key)", "find(key", 1),
+  ("matched parentheses", "list[i]", "list[i]]", 1),
+  ("matched parentheses", "list[i]", "list(i]", 2),
+  ("paired conditionals", "#endif\nenum", "enum", 2),
+  ("paired conditionals", "#ifdef BIG\n", "", 2),
+  ("closed comments", "/* a { comment */", "/* a { comment", 1),
+  ("closed strings", '{"', "{", 1),
+  ("closed strings", "'\"';", "'\";", 1),
+  ("indentation", "\t\ttotal += list", "\ttotal += list", 1),
+  ("indentation", "\tstep = next", "\t\tstep = next", 2),
+  ("indentation", "    e = find", "  e = find", 1),
+  ("undeclared names", "total += list[i].key", "total += other[i].key", 1),
+  ("undeclared names", "int total = 0, i;", "int total = 0;", 1),
+  ("unused variables", "int total = 0, i;", "int total = 0, i, more, *less[2];", 2),
+  ("unused variables", "total = step(RED)", "total = RED", 0),
+  ("unused variables", "\tstep = next;\n", "\tstep(0);\n", 0),
+]
+FIGURES = {figure.name: figure for figure in c_source.FIGURES}
+SHARES = [name for name, figure in FIGURES.items() if figure.kind == card.SHARE]
+BAD = {"syntax errors", "undeclared names", "unused variables"}  # shares of what is wrong
+
+
+def _wrong(name, text):
+  items = np.asarray(FIGURES[name].items(c_source.read(text)), bool)
+  return int(items.sum() if name in BAD else (~items).sum())
+
+
+@pytest.mark.parametrize("name", SHARES)
+def test_nothing_is_wrong_with_clean_c(name):
+  assert _wrong(name, CLEAN) == 0
+  assert len(FIGURES[name].items(c_source.read(CLEAN)))
+
+
+def test_of_branches_the_first_one_counts():
+  assert FIGURES["matched braces"].items(c_source.read(PARTED)) == [True] * 4
+  assert _wrong("matched braces", PARTED.replace("if (a) {", "if (a)")) == 1
+
+
+def test_it_counts_what_there_is():
+  counts = {name: len(FIGURES[name].items(c_source.read(CLEAN))) for name in SHARES}
+  assert counts["clean functions"] == 2
+  assert counts["matched braces"] == 2 * 8
+  assert counts["paired conditionals"] == 3
+  assert counts["closed comments"] == 1
+  assert counts["closed strings"] == 3
+
+
+@pytest.mark.parametrize(("name", "old", "new", "wrong"), BROKEN)
+def test_each_defect_is_found(name, old, new, wrong):
+  assert CLEAN.count(old) == 1
+  assert _wrong(name, CLEAN.replace(old, new)) == _wrong(name, CLEAN) + wrong
+
+
+def test_a_lost_brace_spoils_one_function_and_not_those_after_it():
+  function = "int f(int a)\n{\n  if (a) {\n    a = 1;\n  }\n  return a;\n}\n\n"
+  items = FIGURES["clean functions"].items(c_source.read(function * 5))
+  assert items == [True] * 5
+  broken = function * 2 + function.replace("if (a) {", "if (a {{") + function * 2
+  items = FIGURES["clean functions"].items(c_source.read(broken))
+  assert len(items) == 5 and not all(items)
+
+
+def test_a_text_that_begins_inside_of_a_function_has_no_more_functions_for_it():
+  text = "  if (a) {\n    b;\n  }\n  while (f(a)) {\n    c;\n  }\n}\n\nint g(void)\n{\n}\n"
+  assert FIGURES["clean functions"].items(c_source.read(text)) == [True]
+
+
+def test_prose_and_shuffled_tokens_are_no_c():
+  for text in (samples.shuffled(CLEAN, c_source.TOKENS), "To be, or not to be: that's it.\n" * 9):
+    assert np.mean(FIGURES["syntax errors"].items(c_source.read(text))) > 0.9
+
+
+def test_no_text_is_too_broken():
+  rng = random.Random(0)
+  pieces = [*"()[]{};,*&=\"'\\\n \t#/:?<", "/*", "*/", "//", "#if ", "\n#else\n", "\n#endif\n"]
+  pieces += [
+    "\n#define a ",
+    "int ",
+    "a",
+    "if",
+    "else",
+    "for(",
+    "\0",
+    "\ud800",
+    "é",
+    "\r\n",
+    "case 1:",
+  ]
+  texts = ["", "\n", "\0" * 99, "\ud800", *("".join(rng.choices(pieces, k=80)) for _ in range(150))]
+  for _ in range(150):
+    text = list(CLEAN)
+    for place in rng.choices(range(len(text)), k=12):
+      text[place] = rng.choice(pieces)
+    texts.append("".join(text))
+  columns = {"real": card.measure(c_source.FIGURES, [c_source.read(text) for text in texts])}
+  lengths = [len(items) for items in columns["real"]["syntax errors"]]
+  assert lengths == [len(text) for text in texts]
+  assert card.card(c_source.FIGURES, columns)
+
+
+def _seconds(text):
+  before = time.process_time()
+  card.measure(c_source.FIGURES, [c_source.read(text)])
+  return time.process_time() - before
+
+
+@pytest.mark.parametrize(
+  "unit", ["{", "(", "([", "a)\n{", "f(a b){", "#if a\n", "int f(int f(", '"\\\n']
+)
+def test_time_grows_with_the_length_alone(unit):
+  short, long = (_seconds(unit * (size // len(unit))) for size in (8_000, 64_000))
+  assert long < 24 * short + 0.5  # 64 times if it went with the square

@@ -1,0 +1,114 @@
+"""Longest matches against a search that tries everything."""
+
+import random
+
+import numpy as np
+import pytest
+
+from charrnn.scorecards import memorization
+from charrnn.text import corpora
+
+ALPHABETS = {
+  "two": "ab",
+  "four": "abc\n",
+  "bytes": "".join(map(chr, range(256))),
+  "more than bytes": "".join(map(chr, range(0x4E00, 0x4E00 + 700))) + "ab",
+  "odd": "\0\ud800\uffff\U0010ffff",
+}
+
+
+def _longest(text, start, training):
+  length = 0
+  while start + length < len(text) and text[start : start + length + 1] in training:
+    length += 1
+  return length
+
+
+def _texts(alphabet, rng):
+  """The text shares passages with the training text, some of them at the ends of both."""
+  training = "".join(rng.choices(alphabet, k=rng.randrange(1, 300)))
+  text = ""
+  for _ in range(rng.randrange(6)):
+    start = rng.randrange(len(training))
+    text += training[start : start + rng.randrange(40)] + rng.choice(alphabet)
+  return training, text + training[-rng.randrange(1, 9) :]
+
+
+@pytest.mark.parametrize("name", ALPHABETS)
+def test_matches_are_the_longest_and_where_they_are_said_to_be(name):
+  rng = random.Random(name)
+  for _ in range(25):
+    training, text = _texts(ALPHABETS[name], rng)
+    other = "".join(rng.choices(ALPHABETS[name], k=20))
+    found = memorization.matches(training, [text, "", other])
+    assert [len(part.lengths) for part in found] == [len(text), 0, 20]
+    for part, whole in zip(found, (text, "", other)):
+      for i, (length, place) in enumerate(zip(*part)):
+        assert length == _longest(whole, i, training)
+        assert place >= 0 if length else place == -1
+        assert whole[i : i + length] == training[place : place + length] or not length
+
+
+def test_nothing_matches_nothing():
+  (found,) = memorization.matches("", ["abc"])
+  assert found.lengths.tolist() == [0, 0, 0] and found.places.tolist() == [-1] * 3
+  assert memorization.matches("abc", []) == []
+
+
+def test_texts_do_not_run_into_each_other():
+  found = memorization.matches("abcd", ["ab", "cd"])
+  assert [part.lengths.tolist() for part in found] == [[2, 1], [2, 1]]
+
+
+def test_novelty_is_the_share_of_new_sequences():
+  rng = random.Random(0)
+  training, text = _texts("abc", rng)
+  (found,) = memorization.matches(training, [text])
+  for size in (1, 2, 4, 8, len(text), len(text) + 1):
+    sequences = [text[i : i + size] for i in range(len(text) - size + 1)]
+    assert memorization.novel(found, size).tolist() == [s not in training for s in sequences]
+
+
+def test_copies_are_named_with_document_and_line():
+  training = "one\ntwo\nthree\n" + "four\nfive and six\nseven\n"
+  documents = [corpora.Document("a", 0, 14), corpora.Document("b", 14, len(training))]
+  text = "zzz five and six\nsevQ three\n!!"
+  (found,) = memorization.matches(training, [text])
+  first, second = memorization.copies(text, found, training, documents, count=2)
+  assert first == memorization.Copy("five and six\nsev", 16, 4, training.index("five"), "b", 2)
+  assert second == memorization.Copy("three\n", 6, 22, 8, "a", 3)
+  assert memorization.copies(text, found, training, [])[0].document is None
+
+
+def test_copies_do_not_overlap_and_go_from_long_to_short():
+  rng = random.Random(1)
+  for _ in range(20):
+    training, text = _texts("abcdef", rng)
+    (found,) = memorization.matches(training, [text])
+    copies = memorization.copies(text, found, training, [], count=9)
+    taken = np.zeros(len(text), int)
+    for copy in copies:
+      assert text[copy.position :].startswith(copy.text) and training[copy.place :].startswith(
+        copy.text
+      )
+      taken[copy.position : copy.position + copy.length] += 1
+    assert taken.max() == 1
+    lengths = [copy.length for copy in copies]
+    assert lengths == sorted(lengths, reverse=True) and lengths[0] == found.lengths.max()
+
+
+def test_a_text_that_is_all_copied_takes_no_longer():
+  training = "ab" * 100_000
+  (found,) = memorization.matches(training, [training])
+  assert found.lengths.tolist() == list(range(len(training), 0, -1))
+  assert [copy.length for copy in memorization.copies(training, found, training, [])] == [
+    len(training)
+  ]
+
+
+def test_figures_follow_from_the_matches():
+  (found,) = memorization.matches("abcdefghij" * 4, ["abcdefgxyz" + "q" * 20])
+  items = {figure.name: np.mean(figure.items(found)) for figure in memorization.FIGURES}
+  assert items["longest match"] == sum(range(8)) / 30
+  assert items["novel 5-grams"] == 23 / 26
+  assert items["novel 10-grams"] == 1

@@ -1,0 +1,54 @@
+"""Real text in pieces, and the control with its words in disorder."""
+
+import re
+
+import pytest
+
+from charrnn.scorecards import c_source, samples, shakespeare
+
+PLAY = "ROMEO:\nAy me! what's he?\nGone.\n\nJULIET:\nO, he is gone.\n \nROMEO:\nGone to-day\n"
+C = "int f(int a)\n{\n\treturn a << 1; /* twice */\n}\n\nint g; // one\n"
+BLANK = re.compile(r"\n\n")
+
+
+@pytest.mark.parametrize(("text", "module"), [(PLAY, shakespeare), (C, c_source)])
+def test_shuffling_moves_tokens_and_nothing_else(text, module):
+  shuffled = samples.shuffled(text, module.TOKENS, seed=1)
+  assert shuffled != text
+  assert sorted(shuffled) == sorted(text)
+  assert shuffled == samples.shuffled(text, module.TOKENS, seed=1)
+  assert shuffled != samples.shuffled(text, module.TOKENS, seed=2)
+
+
+def test_in_a_play_speakers_keep_their_places_and_words_stay_whole():
+  shuffled = samples.shuffled(PLAY, shakespeare.TOKENS, seed=3)
+  lines = [line for line in shuffled.split("\n") if line.endswith(":")]
+  assert lines == ["ROMEO:", "JULIET:", "ROMEO:"]
+  assert "what's" in shuffled
+  assert re.sub(r"[\w']+", "w", shuffled) == re.sub(r"[\w']+", "w", PLAY)
+
+
+def test_tokens_of_c_are_those_of_a_compiler():
+  tokens = [match["token"] for match in c_source.TOKENS.finditer('a->b<<=c /* " */"\\"//"//d\n++e')]
+  assert tokens == ["a", "->", "b", "<<=", "c", '/* " */', '"\\"//"', "//d", "++", "e"]
+
+
+@pytest.mark.parametrize("size", [1, 5, 12, 50, 1000])
+def test_pieces_are_the_text_and_end_at_boundaries(size):
+  text = "".join(f"{'x' * (i % 7)}\n\n" for i in range(40)) + "rest"
+  pieces = samples.pieces(text, size, BLANK)
+  assert "".join(pieces) == text
+  assert all(piece.endswith("\n\n") for piece in pieces[:-1])
+  assert all(size <= len(piece) < size + 9 for piece in pieces[:-1])
+  assert len(pieces[-1]) >= min(size / 2, len(text))
+
+
+def test_pieces_of_nothing_and_of_what_has_no_boundary():
+  assert samples.pieces("", 10, BLANK) == []
+  assert samples.pieces("abc", 1, BLANK) == ["abc"]
+
+
+def test_what_was_cut_off_is_left_out():
+  assert samples.trimmed("a\n\nb\n\nc", BLANK) == "a\n\nb\n\n"
+  assert samples.trimmed("abc", BLANK) == "abc"
+  assert samples.trimmed(C + "int h()\n{\n  if (a) {", c_source.BOUNDARY) == C[: C.index("\nint g")]
