@@ -21,6 +21,7 @@ ARGUMENTS = [
   "--disable-sync",
 ]
 TEXT = made_up.prose(3000) + made_up.HOSTILE
+TIMEOUT = 10_000  # ms
 BLUE, ORANGE = "l", "h"  # classes of shades: low and high
 
 
@@ -55,6 +56,7 @@ def opened(browser, url):
     context = browser.new_context(**{"viewport": {"width": 1280, "height": 800}} | options)
     contexts.append(context)
     page = context.new_page()
+    page.set_default_timeout(TIMEOUT)
     page.on("console", lambda message: said.append(message.text))
     page.on("pageerror", lambda error: said.append(str(error)))
     page.on("dialog", lambda dialog: (said.append(dialog.message), dialog.dismiss()))
@@ -160,13 +162,12 @@ def test_quantities_are_switched_and_a_cell_without_them_says_so(page):
   assert quantity.is_disabled()
 
 
-def test_full_contrast_reaches_the_darkest_shade(page):
-  most = lambda: page.locator(".l16, .h16").count()  # noqa: E731
-  page.keyboard.press("j")
-  sync_api.expect(page.locator("#shown")).not_to_contain_text("1:3")
-  before = most()
+def test_full_contrast_reaches_the_darkest_shades(page):
+  dark = page.locator(":is(.l14, .l15, .l16, .h14, .h15, .h16):visible")
+  assert dark.count() == 0  # the planted cell stays between -0.8 and 0.8
   page.keyboard.press("c")
-  page.wait_for_function(f"document.querySelectorAll('.l16, .h16').length > {before}")
+  sync_api.expect(dark).not_to_have_count(0)
+  sync_api.expect(page.locator("#legend")).not_to_contain_text("1.0")
 
 
 def test_predictions_hang_under_the_text_that_is_seen(page):
@@ -224,7 +225,7 @@ def test_all_views_are_there_and_lead_back_to_cells(page):
   page.keyboard.press("2")
   assert page.locator(".findings tbody tr").count() == len(made_up.NAMES)
   assert "not scored: only one value" in page.locator(".findings").inner_text()
-  assert "12.5% of cells can be read: 2 of 16" in page.locator(".fraction").inner_text()
+  assert "12.5% of cells follow some hypothesis: 2 of 16" in page.locator(".fraction").inner_text()
   page.get_by_role("tab", name="Findings").press("ArrowRight")
   causes = page.locator("#view-causes")
   assert causes.locator(".card").count() == 3
@@ -247,7 +248,7 @@ def test_hostile_text_is_shown_as_signs(page):
   assert "".join(shown).startswith("</script><script>alert(1)</script><!-- ")
   signs = dict(zip(made_up.HOSTILE, shown, strict=True))
   expected = {"\u2028": "2028", "\x00": "␀", "\x1b": "␛", "\x7f": "␡", "\x85": "0085"}
-  expected |= {"\r": "␍", "\t": "→", "\ud800": "D800", "\udc00": "DC00", "\u202e": "202E"}
+  expected |= {"\r": "␍", "\t": "→", "\ud800": "D800", "\u202e": "202E"}
   expected |= {"\u200b": "200B", "\u0301": "◌\u0301", "😀": "😀"}
   assert signs | expected == signs
 
@@ -271,10 +272,11 @@ def test_recolouring_is_instant(opened):
       const times = [];
       for (const name of ["j", "j", "j", "k", "k"]) {
         await frame();
-        const start = performance.now();
-        document.dispatchEvent(new KeyboardEvent("keydown", {key: name, bubbles: true}));
         const before = document.querySelector("#shown").textContent;
-        while (document.querySelector("#shown").textContent === before) await frame();
+        const start = performance.now();
+        document.body.dispatchEvent(new KeyboardEvent("keydown", {key: name, bubbles: true}));
+        const isSame = () => document.querySelector("#shown").textContent === before;
+        while (isSame() && performance.now() < start + 5000) await frame();
         times.push(performance.now() - start);
       }
       return times.sort((a, b) => a - b);

@@ -364,3 +364,30 @@ def test_bad_labels_are_told():
     _match(recording, labels, cells=[0, 1])
   with pytest.raises(errors.UserError, match="a document lies outside"):
     match.match(recording, _names(recording), labels, [(0, 3001)])
+
+
+def test_what_comes_next_is_not_told_by_who_has_read_it():
+  rng = np.random.default_rng(0)
+  label = _label(np.repeat(rng.random(300) < 0.3, 10))
+  late = np.roll(label.values, 1) + 0.01 * rng.standard_normal(3000)
+  early = label.values + 0.5 * rng.standard_normal(3000)
+  recording = np.stack([late, early], axis=1).astype(np.float32)
+  options = {"shifts": 0, "parts": _in_two(3000)}
+  free, kept = (
+    match.match(recording, ["late", "early"], {"next": ("binary", label)}, [(0, 3000)], **more)
+    for more in (options, options | {"ahead": ["next"]})
+  )
+  assert (free.findings[0].name, free.findings[0].lag) == ("late", 1)
+  assert kept.findings[0].lag <= 0
+
+
+def test_nothing_is_said_of_a_hypothesis_without_a_bar_where_others_have_one():
+  recording, labels = _mixed()
+  plain = _match(recording, labels)
+  found = _match(recording, labels, bars={"position": 0.0})
+  by_name = {each.hypothesis: each for each in found.findings}
+  assert by_name["position"].survives is True
+  assert by_name["runs"].survives is None
+  assert {each.hypothesis: each.survives for each in plain.findings}["runs"] is not None
+  assert found.interpretable.by_hypothesis["runs"] == 0
+  assert _match(recording, labels, bars={}).interpretable is None

@@ -36,7 +36,9 @@ def test_cells_json_tells_all(studied):
   assert by_name["line-position"]["scored"] and by_name["seven"]["scored"]
   assert by_name["url"]["reason"] == "no positives in the discovery half"
   assert any(note.startswith("url: not scored") for note in found["notes"])
-  assert any("too few for a bar" in note for note in found["notes"])
+  assert any("nothing is said to survive" in note for note in found["notes"])
+  assert {each["survives"] for each in found["findings"]} == {None}
+  assert found["interpretable"] is None
   scored = {name for name, each in by_name.items() if each["scored"]}
   assert {each["hypothesis"] for each in found["ablations"]} == scored
   assert {each["hypothesis"] for each in found["steering"]} == scored
@@ -91,13 +93,14 @@ def test_a_text_that_cannot_be_studied(charrnn, trained, tmp_path, content, mess
 @pytest.mark.parametrize(
   ("argv", "message"),
   [
-    (["--characters=10"], "--characters=10: must be at least 2000"),
+    (["--characters=10"], "--characters=10: must be at least 5000"),
     (["--twins=-1"], "--twins=-1: must be at least 0"),
     (["--shifts=3"], "--shifts=3: must be at least 19"),
     (["--regex=year"], "write NAME=PATTERN"),
     (["--regex=a=[", "--regex=b=c"], "no regular expression"),
     (["--regex=a=b", "--regex=a=c"], "two hypotheses are named a"),
     (["--regex=url=b"], "there is a url already"),
+    (["--regex=a|b=c"], "write NAME=PATTERN"),
     (["--step=15"], "has no step 15: kept are 10, 20"),
     (["--text=absent.txt"], "cannot read absent.txt"),
     (["--ablation=half"], "invalid choice"),
@@ -127,6 +130,8 @@ def test_sampling_with_a_cell_set(charrnn, trained):
   assert free["text"] != held["text"]
   assert (free["clamp"], held["clamp"]) == ([], ["1:3=5", "0:h2=-0.5"])
   assert text("--clamp=1:3=hold")["text"] != free["text"]
+  twice = charrnn("sample", trained["a"], "--clamp=0:c3=1", "--clamp=0:3=2")
+  assert twice.code == 2 and "--clamp 0:c3 is given twice" in twice.err
   result = charrnn("sample", trained["a"], "--clamp=1:8=0")
   assert result.code == 2
   assert "no cell 8, the last is 7" in result.err

@@ -1,5 +1,8 @@
 """Every test has a cache folder of its own, and asks no proxy."""
 
+import threading
+from http import server
+
 import pytest
 
 
@@ -9,3 +12,26 @@ def cache_folder(tmp_path, monkeypatch):
   monkeypatch.setenv("CHARRNN_CACHE", str(folder))
   monkeypatch.setenv("no_proxy", "*")
   return folder
+
+
+@pytest.fixture
+def site():
+  """An HTTP server: yields its address and what it serves, path -> bytes."""
+  pages = {}
+
+  class Handler(server.BaseHTTPRequestHandler):
+    def do_GET(self):
+      self.send_response(200)
+      self.send_header("Content-Length", str(len(pages[self.path])))
+      self.end_headers()
+      self.wfile.write(pages[self.path].removesuffix(b"CUT"))
+
+    def log_message(self, *_):
+      pass
+
+  with server.HTTPServer(("127.0.0.1", 0), Handler) as http_server:
+    thread = threading.Thread(target=http_server.serve_forever, args=(0.01,))
+    thread.start()
+    yield f"http://127.0.0.1:{http_server.server_port}", pages
+    http_server.shutdown()
+    thread.join()

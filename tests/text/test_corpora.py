@@ -6,15 +6,13 @@ import os
 import pathlib
 import subprocess
 import sys
-import threading
 import time
-from http import server
 
 import numpy as np
 import pytest
 
 from charrnn import errors
-from charrnn.text import corpora, sources
+from charrnn.text import corpora, files, sources
 
 ODD = "\ufeffFirst\r\nsecond\rthird\0\n😀é\u2028end"
 
@@ -42,7 +40,7 @@ def test_nothing_is_altered(tmp_path, alphabet):
 @pytest.mark.parametrize("alphabet", ["char", "byte"])
 @pytest.mark.parametrize("block", [1, 2, 3, 1 << 20])
 def test_blocks_leave_no_trace(tmp_path, monkeypatch, alphabet, block):
-  monkeypatch.setattr(sources, "_BLOCK", block)
+  monkeypatch.setattr(files, "BLOCK", block)
   path = _write(tmp_path / "odd.txt", ODD)
   assert _whole(corpora.load(path, alphabet=alphabet)) == ODD
   lines = _whole(corpora.load(path, alphabet=alphabet, newlines="lf"))
@@ -51,7 +49,7 @@ def test_blocks_leave_no_trace(tmp_path, monkeypatch, alphabet, block):
 
 @pytest.mark.parametrize("block", [1, 4, 1 << 20])
 def test_invalid_utf8_is_told_with_its_place(tmp_path, monkeypatch, block):
-  monkeypatch.setattr(sources, "_BLOCK", block)
+  monkeypatch.setattr(files, "BLOCK", block)
   path = _write(tmp_path / "latin.txt", "aé😀b".encode() + b"caf\xe9!")
   with pytest.raises(errors.UserError, match=r"latin\.txt: byte 11 is not utf-8") as caught:
     corpora.load(path)
@@ -209,29 +207,6 @@ def test_processes_may_build_at_once(tmp_path, cache_folder):
   assert len(list(cache_folder.iterdir())) == 1
 
 
-@pytest.fixture
-def site():
-  """An HTTP server: yields its address and what it serves, path -> bytes."""
-  pages = {}
-
-  class Handler(server.BaseHTTPRequestHandler):
-    def do_GET(self):
-      self.send_response(200)
-      self.send_header("Content-Length", str(len(pages[self.path])))
-      self.end_headers()
-      self.wfile.write(pages[self.path].removesuffix(b"CUT"))
-
-    def log_message(self, *_):
-      pass
-
-  with server.HTTPServer(("127.0.0.1", 0), Handler) as http_server:
-    thread = threading.Thread(target=http_server.serve_forever, args=(0.01,))
-    thread.start()
-    yield f"http://127.0.0.1:{http_server.server_port}", pages
-    http_server.shutdown()
-    thread.join()
-
-
 def test_a_url_is_downloaded_once(site):
   address, pages = site
   pages["/a.txt"] = b"text"
@@ -305,7 +280,7 @@ def test_description_is_safe_and_complete(tmp_path):
 
 
 def test_names_describe_each_known_corpus():
-  assert list(corpora.names()) == ["shakespeare", "tinyshakespeare", "python"]
+  assert list(corpora.names()) == ["shakespeare", "tinyshakespeare", "python", "linux", "sqlite"]
 
 
 def test_ids_are_mapped_not_read(tmp_path):

@@ -12,7 +12,7 @@ MOST = 12  # checkpoints
 
 
 def spread(steps: Sequence[int]) -> list[int]:
-  """At most MOST of the steps, evenly spaced in the logarithm: most cells are born early."""
+  """At most MOST of the steps, evenly spaced in the logarithm of their place: more early ones."""
   if len(steps) <= MOST:
     return list(steps)
   chosen = np.round(np.geomspace(1, len(steps), MOST)).astype(int) - 1

@@ -17,7 +17,7 @@ from scipy import fft
 # Places multiplied at a time: partial sums of float32 products are added up in float64.
 CHUNK = 4096
 # Of the effects, so that Fisher's z is finite.
-LARGEST = 1 - 1e-12
+LARGEST = 1 - 1e-6
 
 
 def whole(length: int, turns: int) -> int:

@@ -23,7 +23,10 @@ from charrnn import errors
 from charrnn.analysis import confirm, findings
 
 # Joined in this order to the one script.
-SCRIPTS = ("data", "draw", "text", "cells", "look", "findings", "causes", "page")
+SCRIPTS = (
+  *("data", "draw", "text", "cells", "look"),
+  *("findings", "causes", "network", "keys", "page"),
+)
 FINE = 256  # levels of the quantities of featured cells
 LEVELS = (256, 128, 64, 32, 24, 16, 12, 10, 8, 6, 4)  # of the main quantity of all the others
 # Of the room for traces, what the main quantities may take; featured cells get the rest.
@@ -82,10 +85,8 @@ def _check(excerpt):
 
 
 def _page(title: str, blocks: Mapping[str, Any]) -> str:
-  sources = importlib.resources.files("charrnn.analysis") / "page"
-  read = lambda name: (sources / name).read_text("utf-8")  # noqa: E731
-  style = read("page.css")
-  script = "\n".join(read(f"{name}.js") for name in SCRIPTS)
+  style = _source("page.css")
+  script = "\n".join(_source(f"{name}.js") for name in SCRIPTS)
   parts = {
     "title": html.escape(title.encode("utf-8", "replace").decode()),
     "policy": _policy(style, script),
@@ -94,7 +95,11 @@ def _page(title: str, blocks: Mapping[str, Any]) -> str:
     "data": "\n".join(_block(name, value) for name, value in blocks.items()),
   }
   # In one pass, so that nothing is looked for in what was put in.
-  return re.sub(r"\{\{(\w+)\}\}", lambda match: parts[match[1]], read("page.html"))
+  return re.sub(r"\{\{(\w+)\}\}", lambda match: parts[match[1]], _source("page.html"))
+
+
+def _source(name: str) -> str:
+  return (importlib.resources.files("charrnn.analysis") / "page" / name).read_text("utf-8")
 
 
 def _policy(style: str, script: str) -> str:
@@ -220,7 +225,10 @@ def _ranked(study, cells: list[Cell]) -> list[Cell]:
   named = [(finding["layer"], finding["cell"]) for finding in found]
   for entry in (*study["ablations"], *study["steering"]):
     named.append(tuple(map(int, entry["cell"].split(":"))))
-  best = _best(study["scores"].values(), len(cells))
+  # That a line ends here or next, nearly every cell says.
+  states = {each["name"] for each in study["hypotheses"] if not each["predicts"]}
+  scores = [column for name, column in study["scores"].items() if name in states]
+  best = _best(scores, len(cells))
   order = sorted(range(len(cells)), key=lambda index: -best[index])
   known = set(cells)
   return list(dict.fromkeys(c for c in (*named, *(cells[i] for i in order)) if c in known))
@@ -237,7 +245,7 @@ def _trace(values: np.ndarray, levels: int) -> dict[str, Any]:
   """Values in `levels` equal steps from `low` to `high`; deflated as such or as differences.
 
   Differences are modulo 256. They are shorter where a cell drifts and longer where a gate snaps;
-  of a drift hardly anything occurs twice, and looking for it costs a fifth.
+  of a drift hardly anything occurs twice, so that nothing is looked for.
   """
   low, high = float(values.min()), float(values.max())
   if not math.isfinite(low) or not math.isfinite(high):
@@ -247,9 +255,7 @@ def _trace(values: np.ndarray, levels: int) -> dict[str, Any]:
     )
   scale = (levels - 1) / (high - low) if high > low else 0.0
   codes = np.round((values - low) * scale).astype(np.uint8)
-  differences = np.diff(codes, prepend=np.uint8(0))
-  whole = zlib.compress(codes)
-  steps = min(zlib.compress(differences), _huffman(differences), key=len)
+  whole, steps = zlib.compress(codes), _huffman(np.diff(codes, prepend=np.uint8(0)))
   return {
     "low": float(f"{low:.5g}"),
     "high": float(f"{high:.5g}"),

@@ -27,6 +27,7 @@ class Hypothesis:
   function: Callable[[str], labels.Label]
   about: str
   predicts: bool = False
+  of_next: bool = False  # about the character to come: who has read it knows
 
   def instances(self, label: labels.Label) -> int:
     """Characters for which a binary label is true, or different values of a graded one."""
@@ -53,6 +54,7 @@ _TABLE = (
     labels.next_is_newline,
     "the next character ends the line (looks ahead)",
     predicts=True,
+    of_next=True,
   ),
   Hypothesis(
     "word-does-not-fit",
@@ -61,6 +63,7 @@ _TABLE = (
     labels.word_does_not_fit,
     "the next word would pass the length that 95% of the lines keep to (looks ahead)",
     predicts=True,
+    of_next=True,
   ),
   Hypothesis(
     "indentation",
@@ -154,7 +157,7 @@ def parse_regex(argument: str) -> Hypothesis:
   """The hypothesis that `--regex NAME=PATTERN` asks for."""
   name, _, pattern = argument.partition("=")
   name = name.strip()
-  if not name or not pattern:
+  if not name or not pattern or "|" in name:
     raise errors.UserError(f"--regex {argument}: write NAME=PATTERN, as year='[0-9]{{4}}'")
   if name in HYPOTHESES:
     raise errors.UserError(f"--regex {argument}: there is a {name} already; choose another name")

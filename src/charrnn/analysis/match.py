@@ -19,7 +19,8 @@ class _Plan(NamedTuple):
   targets: list[targets.Target]
   given: Mapping[str, Sequence[str]]
   uncounted: frozenset[str]
-  bars: Mapping[str, float]
+  bars: Mapping[str, float] | None
+  ahead: frozenset[str]
   reasons: list[str]
   inside: list[np.ndarray]
   lags: tuple[int, ...]
@@ -51,6 +52,7 @@ def match(
   given: Mapping[str, Sequence[str]] | None = None,
   uncounted: Collection[str] = (),
   bars: Mapping[str, float] | None = None,
+  ahead: Collection[str] = (),
   cells: Sequence[int] | None = None,
   alpha: float = 0.05,
   seed: int = 0,
@@ -63,8 +65,10 @@ def match(
   hypothesis: it is then scored again with these taken out, as a hypothesis of its own (kind
   "beyond"), and only so does it make cells interpretable. Those in `uncounted`, such as controls
   and predictions, do not at all. `bars` are effects by hypothesis, such as the best of untrained
-  networks reach (`twins`), that have to be beaten on both halves beside the nulls. `cells` [C]
-  tells which columns belong to one cell.
+  networks reach (`twins`), that have to be beaten on both halves beside the nulls; with `bars`,
+  nothing is said of a hypothesis that has none there, or NaN. Labels in `ahead` are of what comes
+  next: a column a character late (lag +1) has read it, and is left out. `cells` [C] tells which
+  columns belong to one cell.
 
   A label that is defined at fewer than `fewest` characters of a half is not scored. Each set of
   places that labels are defined at costs another ranking of all columns.
@@ -78,10 +82,19 @@ def match(
   uncounted = frozenset([*uncounted, *(given or {})])
   turns = 1 + shifts
   plan = _Plan(
-    every, given or {}, uncounted, bars or {}, reasons, inside, tuple(lags), turns, alpha
+    every,
+    given or {},
+    uncounted,
+    bars,
+    frozenset(ahead),
+    reasons,
+    inside,
+    tuple(lags),
+    turns,
+    alpha,
   )
   scan = _scan(recording, columns, plan, progress)
-  best = _best(scan, lags)
+  best = _best(scan, plan)
   observed = np.array([np.abs(best.effects[:, index]).max() for index in plan.scored])
   discovery = _judged(observed, scan.null[:, plan.scored], alpha)
   found = _findings(recording, columns, plan, best, discovery)
@@ -109,6 +122,7 @@ def strengths(
   lags: Sequence[int] = (-1, 0, 1),
   fewest: int = 1000,
   given: Mapping[str, Sequence[str]] | None = None,
+  ahead: Collection[str] = (),
   seed: int = 0,
 ) -> dict[str, float]:
   """The largest |effect| of any column on the discovery half, for each hypothesis scored there."""
@@ -118,7 +132,8 @@ def strengths(
   chosen = {n: target for n, target in enumerate(every) if not reasons[n]}
   groups = targets.grouped(chosen, within, lags, 1)
   scan = correlate.scan(recording, (groups, []), (len(every), len(lags)), 1, columns)
-  best = np.abs(scan.discovery).max(axis=(0, 2))
+  late = _late(every, frozenset(ahead), lags)
+  best = np.where(late, 0, np.minimum(np.abs(scan.discovery), 1)).max(axis=(0, 2))
   return {target.name: float(best[n]) for n, target in chosen.items()}
 
 
@@ -173,9 +188,21 @@ def _scan(recording, columns, plan, progress) -> correlate.Scan:
   return correlate.scan(recording, groups, shape, plan.turns, columns, progress)
 
 
-def _best(scan, lags) -> _Best:
+def _late(every, ahead, lags) -> np.ndarray:
+  """Which lags of which target are left out, bool [H, lags]: what comes next was read by then."""
+  looks_ahead = [_plain(target) in ahead for target in every]
+  return np.outer(looks_ahead, np.asarray(lags) > 0)
+
+
+def _plain(target) -> str:
+  """The hypothesis that a target is of, without its confounds."""
+  return target.name.partition(targets.GIVEN)[0]
+
+
+def _best(scan, plan) -> _Best:
   # NaN, for what is not scored, must not win and must stay.
-  where = np.nan_to_num(np.abs(scan.discovery)).argmax(axis=2)
+  effects = np.where(_late(plan.targets, plan.ahead, plan.lags), 0, np.abs(scan.discovery))
+  where, lags = np.nan_to_num(effects).argmax(axis=2), plan.lags
   effects, confirmed = (
     np.take_along_axis(half, where[..., None], axis=2)[..., 0]
     for half in (scan.discovery, scan.confirmation)
@@ -238,8 +265,8 @@ def _finding(pick, columns, plan, scored) -> findings.Finding:
     if target.name in (name, targets.beyond(name, confounds)):
       confounded = next(t for t in plan.targets if t.name == targets.beyond(name, confounds))
       told |= confirm.beyond(pick, confounded)
-  survives, bar = None, in_unit(target.kind, plan.bars.get(target.name, math.nan))
-  if scored[0].family_p is not None:
+  survives, bar = None, in_unit(target.kind, (plan.bars or {}).get(target.name, math.nan))
+  if scored[0].family_p is not None and (plan.bars is None or bar is not None):
     survives = max(half.family_p for half in scored) <= plan.alpha
     survives &= bar is None or min(half.score for half in scored) > bar
   return findings.Finding(
@@ -269,7 +296,11 @@ def _interpretable(best, discovery, cells, plan) -> findings.Interpretable | Non
     return None
   effects, confirmed = (values[:, plan.scored] for values in best[:2])
   names = [plan.targets[index].name for index in plan.scored]
-  bars = np.fmax(discovery.family_to_beat, [plan.bars.get(name, math.nan) for name in names])
+  bars = discovery.family_to_beat
+  if plan.bars is not None:  # NaN, where there is none, is beaten by nothing
+    bars = np.maximum(bars, [plan.bars.get(name, math.nan) for name in names])
+    if np.isnan(bars).all():
+      return None
   beaten = (np.abs(effects) > bars) & (np.sign(effects) * confirmed > bars)
   counted = [name not in plan.uncounted for name in names]
   found, of = _distinct(cells, beaten[:, counted].any(axis=1)), len(set(cells))

@@ -10,7 +10,7 @@ import numpy as np
 from charrnn import errors
 from charrnn.training import runs
 
-FEWEST = 2000  # characters that anything can be said about
+FEWEST = 5000  # characters, of which two halves can be made
 
 
 class Material(NamedTuple):

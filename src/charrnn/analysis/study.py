@@ -13,6 +13,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from charrnn import errors
 from charrnn.analysis import (
   births,
   explorer,
@@ -66,6 +67,7 @@ class Study:
     self.hypotheses = {each.name: each for each in [*chosen, *settings.extra]}
     self.labels = hypotheses.over(text.texts, None, text.language, settings.extra)
     self.entries = {n: (self.hypotheses[n].kind, label) for n, label in self.labels.items()}
+    self.ahead = [name for name, each in self.hypotheses.items() if each.of_next]
     self.given = {n: c for n, c in CONFOUNDS.items() if {n, *c} <= set(self.labels)}
 
   def run_all(self, path: pathlib.Path) -> tuple[dict[str, Any], explorer.Excerpt]:
@@ -76,6 +78,11 @@ class Study:
     self.twins = self._twins() if self.settings.twins else None
     self.result = self._match()
     self.found = [each for each in self.result.findings if each.scored]
+    if not self.found:
+      reasons = "; ".join(f"{e.hypothesis}: {e.reason}" for e in self.result.findings[:3])
+      raise errors.UserError(
+        f"{self.material.name}: there is nothing to score ({reasons}): give a longer text"
+      )
     self.cells = {each.hypothesis: self._cell(each) for each in self.found}
     study = self._about() | {
       "findings": self._findings(),
@@ -108,6 +115,7 @@ class Study:
       alpha=self.settings.alpha,
       seed=self.settings.seed,
       given=self.given,
+      ahead=self.ahead,
       progress=self.watch("untrained networks"),
     )
 
@@ -125,7 +133,8 @@ class Study:
         *predicted,
         *(targets.beyond(n, self.given[n]) for n in predicted if n in self.given),
       ],
-      bars=self.twins.to_beat if self.twins else None,
+      bars=self.twins.to_beat if self.twins else {},
+      ahead=self.ahead,
       cells=[column.layer * hidden + column.cell for column in self.recording.columns],
       alpha=self.settings.alpha,
       seed=self.settings.seed,
@@ -157,9 +166,13 @@ class Study:
     }
 
   def _hypothesis(self, finding) -> dict:
-    plain = self.hypotheses[finding.hypothesis.split(" | ")[0]]
+    plain = self.hypotheses[finding.hypothesis.partition(targets.GIVEN)[0]]
     beyond = finding.kind == "beyond"
-    about = f"{plain.about}; beyond {finding.hypothesis.split(' | ')[1]}" if beyond else plain.about
+    about = (
+      f"{plain.about}; beyond {finding.hypothesis.partition(targets.GIVEN)[2]}"
+      if beyond
+      else plain.about
+    )
     return {
       "name": finding.hypothesis,
       "kind": finding.kind,
@@ -175,7 +188,15 @@ class Study:
         layer, quantity, cell = self.recording.columns[finding.column]
         told[-1] |= {"layer": layer, "quantity": quantity, "cell": cell}
         told[-1] |= {"twins": self._twin(finding), "last_k": self._last(finding)}
+        if told[-1]["twins"] and told[-1]["survives"]:
+          # The bar is for all of the text; on the twins' own text it must be beaten as well.
+          told[-1]["survives"] = told[-1]["twins"]["family_p"] <= self.settings.alpha
       watch(done + 1, len(self.result.findings))
+    survives = {each["hypothesis"]: each["survives"] for each in told}
+    for each in told:
+      name = each["hypothesis"]
+      beyond = targets.beyond(name, self.given[name]) if name in self.given else name
+      each["confounded"] = bool(each["survives"]) and not survives[beyond]
     return told
 
   def _twin(self, finding) -> dict | None:
@@ -215,9 +236,12 @@ class Study:
 
   def _ablations(self) -> list[dict]:
     """The change of the loss with each cell set, and with its controls set likewise."""
-    places = np.concatenate([np.arange(*span) for span in self.result.halves.confirmation])[
-      :ABLATED
-    ]
+    counted = np.zeros(len(self.material.ids_N), bool)
+    for start, stop in self.result.halves.confirmation:
+      counted[start:stop] = True
+    # Read as it stands, up to so many characters of the confirmation half, which alone count.
+    stop = int(np.searchsorted(np.cumsum(counted), min(ABLATED, counted.sum()))) + 1
+    counted = counted[:stop]
     others = self._controls(self.settings.controls)
     wanted = list(dict.fromkeys([*others, *(o for each in others.values() for o in each)]))
     values = {c: intervene.kept(self.recording, self.model, c) for c in wanted}
@@ -225,30 +249,34 @@ class Study:
     nats = intervene.losses(
       self.model,
       self.run.params,
-      self.material.ids_N[places],
+      self.material.ids_N[:stop],
       [[], *rows],
       self.watch("cells set from outside"),
     )
     changes = dict(zip(wanted, nats[1:] - nats[0]))
     return [
-      self._ablation(name, cell, changes, others, places) for name, cell in self.cells.items()
+      self._ablation(name, cell, changes, others, counted) for name, cell in self.cells.items()
     ]
 
-  def _ablation(self, name, cell, changes, others, places) -> dict:
-    label = self.labels[name.split(" | ")[0]]
-    label = labels.Label(label.values[places], label.mask[places])
+  def _ablation(self, name, cell, changes, others, counted) -> dict:
+    label = self.labels[name.partition(targets.GIVEN)[0]]
+    label = labels.Label(label.values[: len(counted)], label.mask[: len(counted)] & counted)
     own = intervene.effect(changes[cell], label)
     rest = [intervene.effect(changes[other], label) for other in others[cell]]
-    known = own.inside is not None
-    inside = [each.inside for each in rest] if known else []
+    known = None not in own
+    selective = [each.inside - each.outside for each in rest] if known else []
     return {
       "hypothesis": name,
       "cell": str(cell),
       "setting": self.settings.ablation,
       "inside": own.inside,
       "outside": own.outside,
-      "controls": {"inside": inside, "outside": [each.outside for each in rest]},
-      "p": intervene.p_value(own.inside, inside) if known else None,
+      "controls": {
+        "inside": [each.inside for each in rest] if known else [],
+        "outside": [each.outside for each in rest] if known else [],
+      },
+      # Of costing more where the label holds than elsewhere; not corrected for many hypotheses.
+      "p": intervene.p_value(own.inside - own.outside, selective) if known else None,
     }
 
   def _controls(self, count) -> dict[intervene.Cell, list[intervene.Cell]]:
@@ -272,7 +300,7 @@ class Study:
     )
     told, shown = [], set()
     for name, cell in self.cells.items():
-      plain = name.split(" | ")[0]
+      plain = name.partition(targets.GIVEN)[0]
       # What is measured of every cell is told once.
       standard = () if cell in shown else steer.STANDARD
       shown.add(cell)
@@ -315,14 +343,29 @@ class Study:
       [finding for finding in self.found if finding.kind != "beyond"],
       self.scratch,
       seed=self.settings.seed,
+      ahead=self.ahead,
       progress=self.watch("checkpoints"),
     )
     return [birth._asdict() for birth in born]
 
   def _notes(self) -> list[str]:
     told = [f"{f.hypothesis}: not scored, {f.reason}" for f in self.result.findings if not f.scored]
-    if self.settings.twins and math.isnan(min(self.twins.to_beat.values(), default=0.0)):
-      told.append(f"{self.settings.twins} untrained networks are too few for a bar at this alpha")
+    if self.settings.twins < 1 / self.settings.alpha - 1:
+      told.append(
+        f"compared with {self.settings.twins} untrained networks: with fewer than 19 nothing is "
+        "said to survive"
+      )
+    else:
+      told += [
+        f"{f.hypothesis}: not in the first {twins.CHARACTERS:,} characters, so not compared with "
+        "untrained networks"
+        for f in self.found
+        if f.hypothesis not in self.twins.observed
+      ]
+    if len(checkpoint.steps(self.run.path / "checkpoints")) < 6:
+      told.append(
+        "few checkpoints were kept to see how cells came to be: train with config.keep=100"
+      )
     return told
 
   def _excerpt(self) -> explorer.Excerpt:

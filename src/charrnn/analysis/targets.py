@@ -8,6 +8,8 @@ import numpy as np
 from charrnn import errors
 from charrnn.analysis import chance, scores
 
+GIVEN = " | "  # between a hypothesis and the confounds taken out of it
+
 
 class Target(NamedTuple):
   name: str
@@ -36,7 +38,7 @@ def targets(labels: Mapping, given: Mapping[str, Sequence[str]], length: int) ->
 
 def beyond(name: str, confounds: Sequence[str]) -> str:
   """The name of a hypothesis with the confounds taken out."""
-  return f"{name} | {', '.join(confounds)}"
+  return f"{name}{GIVEN}{', '.join(confounds)}"
 
 
 def _target(name, kind, label, length) -> Target:

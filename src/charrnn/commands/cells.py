@@ -4,10 +4,11 @@ import json
 import os
 import pathlib
 import sys
+import tempfile
 import time
 
 from charrnn import errors, startup
-from charrnn.analysis import hypotheses
+from charrnn.analysis import hypotheses, material
 from charrnn.commands import texts
 
 HELP = """\
@@ -18,6 +19,7 @@ of a text and scored again on the other. A finding survives if it beats what shi
 and what untrained networks reach. Its cell is then set from outside: what does that cost, and what
 changes in the text that the network writes? Writes cells.json, explorer.html and pictures."""
 CHARACTERS = 200_000
+RECORDING = "recording.f32"
 
 
 def add_arguments(parser):
@@ -53,7 +55,9 @@ def add_arguments(parser):
     default=19,
     help="untrained networks to compare with; 19 are the fewest for 5%% (default 19)",
   )
-  add("--shifts", metavar="N", type=int, default=199, help="of the labels (default 199)")
+  add(
+    "--shifts", metavar="N", type=int, default=199, help="of the labels, at least 19 (default 199)"
+  )
   add(
     "--ablation",
     choices=("zero", "mean", "hold"),
@@ -76,7 +80,7 @@ def run(args):
   files = [(path, texts.read(path, config.text)) for path in args.text or []]
   out = _folder(args)
   loaded = runs.load(args.run, args.step)
-  from charrnn.analysis import explorer, material, pictures, study
+  from charrnn.analysis import explorer, pictures, study
 
   if files:
     ids = [(path, texts.encode(loaded.alphabet, path, text)) for path, text in files]
@@ -88,18 +92,21 @@ def run(args):
     twins=args.twins, shifts=args.shifts, ablation=args.ablation, seed=args.seed, extra=extra
   )
   progress = _Progress()
-  studied = study.Study(loaded, text, options, out, progress)
-  try:
-    found, excerpt = studied.run_all(out / "recording.f32")
-    (out / "cells.json").write_text(json.dumps(found) + "\n")
-    explorer.write(out / "explorer.html", found, excerpt)
-  finally:
-    progress.end()
-    (out / ".scratch.f32").unlink(missing_ok=True)
-    if not args.keep_recording:
-      (out / "recording.f32").unlink(missing_ok=True)
-  for picture in (pictures.findings, pictures.saturation, pictures.births):
-    picture(found, out / f"{picture.__name__}.png")
+  # All of it is written there first: what an earlier call left stays until this one is done.
+  with tempfile.TemporaryDirectory(prefix=".cells-", dir=out) as folder:
+    new = pathlib.Path(folder)
+    try:
+      found, excerpt = study.Study(loaded, text, options, new, progress).run_all(new / RECORDING)
+    finally:
+      progress.end()
+    runs.write_json(new / "cells.json", found)
+    explorer.write(new / "explorer.html", found, excerpt)
+    for picture in (pictures.findings, pictures.saturation, pictures.births):
+      picture(found, new / f"{picture.__name__}.png")
+    for path in [*new.glob("*.png"), new / "cells.json", new / "explorer.html"]:
+      os.replace(path, out / path.name)
+    if args.keep_recording:
+      os.replace(new / RECORDING, out / RECORDING)
   if args.json:
     print(json.dumps(found))
   else:
@@ -116,7 +123,7 @@ def _hypotheses(arguments):
 
 
 def _check(args):
-  for name, least in (("characters", 2000), ("twins", 0), ("shifts", 19), ("seed", 0)):
+  for name, least in (("characters", material.FEWEST), ("twins", 0), ("shifts", 19), ("seed", 0)):
     if getattr(args, name) < least:
       raise errors.UserError(f"--{name}={getattr(args, name)}: must be at least {least}")
 
@@ -124,7 +131,7 @@ def _check(args):
 def _folder(args):
   from charrnn.training import runs
 
-  out = pathlib.Path(args.out) if args.out else runs.check(args.run) / "cells"
+  out = pathlib.Path(args.out) if args.out is not None else runs.check(args.run) / "cells"
   try:
     out.mkdir(parents=True, exist_ok=True)
     if not os.access(out, os.W_OK):
@@ -151,13 +158,23 @@ def _report(found, out):
   yield from found["notes"]
   if share := found["interpretable"]:
     yield (
-      f"cells that follow some hypothesis: {share['found']} of {share['of']} "
-      f"({share['share']:.1%}, 95% interval {share['low']:.1%} to {share['high']:.1%})"
+      "cells that follow a hypothesis which does not look ahead: "
+      f"{share['found']} of {share['of']} ({share['share']:.1%}, 95% interval {share['low']:.1%} to {share['high']:.1%})"
     )
   yield f"explore: {out / 'explorer.html'}    data: {out / 'cells.json'}    pictures: {out}/*.png"
 
 
-HEAD = ("hypothesis", "cell", "found", "again", "chance", "untrained", "set: in", "out", "p", "")
+HEAD = (
+  *("hypothesis", "cell", "lag", "found", "again", "shifted", "untrained", "last 6"),
+  *("set: in", "out", "p", ""),
+)
+LEGEND = """
+cell: layer, quantity, number; lag 1: a character late. found, again: the score on the half that it
+was chosen on and on the other, an AUROC where a label is true or false, else (numbers, and what is
+given others, NAME | OTHERS) a rank correlation. To beat: what shifted labels and untrained networks
+reach in 5% of all cases. last 6: what a table of the last six characters gets. set: the change of
+the loss in nats with the cell held ({ablation}), where the label holds and elsewhere; p: of as much
+more inside, among other cells of the layer. confounded: does not survive given the others."""
 
 
 def _table(found):
@@ -170,9 +187,7 @@ def _table(found):
   for row in (HEAD, *rows):
     cells = [row[0].ljust(widths[0]), *(each.rjust(w) for each, w in zip(row[1:-1], widths[1:-1]))]
     yield "  ".join([*cells, row[-1]]).rstrip()
-  yield ""
-  yield "scores: AUROC of binary labels, rank correlation of graded ones and of those given others"
-  yield "(NAME | CONFOUNDS); set: change of the loss in nats where the label holds, and elsewhere"
+  yield LEGEND.format(ablation=found["settings"]["ablation"])
 
 
 def _row(finding, ablation):
@@ -180,14 +195,16 @@ def _row(finding, ablation):
   return (
     finding["hypothesis"],
     finding["name"],
+    format(finding["lag"], "+d") if finding["lag"] else "0",
     _number(finding["discovery"]["score"]),
     _number(finding["confirmation"]["score"]),
     _number(finding["confirmation"]["family_to_beat"]),
     _number(finding["untrained"]),
+    _number(next((each["score"] for each in finding["last_k"] if each["k"] == 6), None)),
     _number(ablation.get("inside"), "+.3f"),
     _number(ablation.get("outside"), "+.3f"),
     _number(ablation.get("p"), ".2f"),
-    "survives" if finding["survives"] else "",
+    "confounded" if finding["confounded"] else "survives" if finding["survives"] else "",
   )
 
 

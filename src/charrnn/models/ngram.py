@@ -23,15 +23,14 @@ import numpy as np
 
 from charrnn import errors
 from charrnn.models import ngram_counts
-from charrnn.models.ngram_counts import Level
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class NGram:
   """What a text counts up to, for models of every order up to its own."""
 
   vocab: int
-  levels: tuple[Level, ...]
+  levels: tuple[ngram_counts.Level, ...]
 
   @property
   def order(self) -> int:
@@ -51,7 +50,10 @@ class NGram:
     A segment's first symbols have what precedes it in the text as context. As for the networks,
     the very first symbol of the text is not scored: it has nothing before it.
     """
-    scored = [(max(a, 1), b) for a, b in segments or [(0, len(ids))]]
+    segments = [(0, len(ids))] if segments is None else segments
+    scored = [(max(a, 1), b) for a, b in segments if max(a, 1) < b]
+    if not scored:
+      raise errors.UserError("there is nothing to score: two symbols are the least")
     spans = [(max(0, a - self.order + 1), b) for a, b in scored]
     text, begins = ngram_counts.join(ids, spans)
     counted = np.concatenate([np.arange(c, b) >= a for (a, b), (c, _) in zip(scored, spans)])
@@ -63,10 +65,10 @@ class NGram:
     context = np.full(len(text), ngram_counts.EMPTY)
     for level in self.levels:
       string = self._find(level, context, text)
-      own, rest = _weights(level, level.raw)
+      own, rest = _weigh(level, level.raw)
       yield own[string] + rest[context] * p
       if level.continuation is not None:
-        own, rest = _weights(level, level.continuation)
+        own, rest = _weigh(level, level.continuation)
         p = own[string] + rest[context] * p
         context = ngram_counts.before(string, begins)
 
@@ -76,7 +78,7 @@ class NGram:
     length = min(contexts_BxC.shape[1], self.order - 1)
     recent_BxC = contexts_BxC[:, contexts_BxC.shape[1] - length :]
     p = np.full((len(contexts_BxC), self.vocab), 1 / self.vocab)
-    for n, (level, (own, rest)) in enumerate(zip(self.levels[: length + 1], self._all_weights)):
+    for n, (level, (own, rest)) in enumerate(zip(self.levels[: length + 1], self._own_weights)):
       context = self._number(recent_BxC[:, length - n :])
       strings = self._find(level, context[:, None], np.arange(self.vocab))
       p = own[strings] + rest[context][:, None] * p
@@ -93,13 +95,13 @@ class NGram:
     return ngram_counts.find(level.first, level.symbols, context, symbol, self.vocab)
 
   @functools.cached_property
-  def _all_weights(self):
+  def _own_weights(self):
     return self._weights(self.order)
 
   def _weights(self, order):
-    levels = self.levels[:order]
-    below = [_weights(level, level.continuation) for level in levels[:-1]]
-    return [*below, _weights(levels[-1], levels[-1].raw)]
+    """`_weigh` of the levels of the model of an order."""
+    *below, highest = self.levels[:order]
+    return [*(_weigh(level, level.continuation) for level in below), _weigh(highest, highest.raw)]
 
   def params(self, order: int | None = None) -> dict:
     """The model of an order as a tree of arrays, for `ngram_model`."""
@@ -136,15 +138,15 @@ class NGram:
   @classmethod
   def load(cls, path: str | os.PathLike) -> "NGram":
     try:
-      with np.load(path, allow_pickle=False) as stored:
-        order = int(stored["order"])
-        last = {f"continuation_{order}": None}
-        arrays = {**stored, **last}
-        levels = (Level(*(arrays[f"{k}_{n}"] for k in Level._fields)) for n in range(1, order + 1))
-        return cls(int(stored["vocab"]), tuple(levels))
-    except FileNotFoundError as error:
-      raise errors.UserError(f"no n-gram model {path}: ngram.fit makes one") from error
-    except (OSError, zipfile.BadZipFile, ValueError, KeyError, TypeError, EOFError) as error:
+      with open(path, "rb") as file, np.load(file, allow_pickle=False) as stored:
+        order, vocab, arrays = int(stored["order"]), int(stored["vocab"]), dict(stored)
+      arrays[f"continuation_{order}"] = None
+      fields = ngram_counts.Level._fields
+      levels = [[arrays[f"{name}_{n}"] for name in fields] for n in range(1, order + 1)]
+      return cls(vocab, tuple(itertools.starmap(ngram_counts.Level, levels)))
+    except OSError as error:
+      raise errors.UserError(f"cannot read {path}: {error.strerror or error}") from error
+    except (zipfile.BadZipFile, ValueError, KeyError, EOFError, RuntimeError) as error:
       raise errors.UserError(f"{path} is damaged: count the text again") from error
 
 
@@ -152,12 +154,13 @@ def fit(ids, order: int, vocab: int, segments=None) -> NGram:
   """Counts the strings of up to `order` symbols in a text, or in segments (start, stop) of it."""
   if order < 1:
     raise errors.UserError(f"--config.model.order={order}: must be at least 1")
-  if len(ids) and np.max(ids) >= vocab:
-    raise ValueError(f"symbol {np.max(ids)} in a vocabulary of {vocab}")
-  return NGram(vocab, ngram_counts.count(ids, order, vocab, segments))
+  levels = ngram_counts.count(ids, order, vocab, segments)
+  if not levels[0].raw.any():
+    raise errors.UserError("there is no text to count")
+  return NGram(vocab, levels)
 
 
-def _weights(level: Level, counts):
+def _weigh(level: ngram_counts.Level, counts):
   """(c(u w) - D) / c(u .) for every string u w [G + 1], and g(u) for every context u [C + 1]."""
   taken = ngram_counts.discounts(counts[1:])[np.minimum(counts, 3)]
   contexts = np.repeat(np.arange(len(level.first) - 1), np.diff(level.first))
@@ -165,4 +168,3 @@ def _weights(level: Level, counts):
   rest = np.bincount(contexts, taken[1:], len(level.first) - 1)
   rest = np.divide(rest, total, out=np.ones_like(total), where=total > 0)
   return np.append(0.0, (counts[1:] - taken[1:]) / total[contexts]), rest
-

@@ -29,35 +29,45 @@ def count(ids, order: int, vocab: int, segments=None) -> tuple[Level, ...]:
   before what it opens with, so that no string has a continuation count of 0.
   """
   text, begins = join(ids, segments)
+  if text.max(initial=0) >= vocab:
+    raise ValueError(f"symbol {text.max()} in a vocabulary of {vocab}")
   levels = []
-  context, below = np.full(len(text), EMPTY, np.int32), None
+  contexts, shorter = np.full(len(text), EMPTY), None
   for _ in range(order):
-    at = np.flatnonzero(context)
-    keys = context[at].astype(np.int64) * vocab + text[at]
-    by_key = np.argsort(keys)
-    keys = keys[by_key]
-    starts = np.flatnonzero(np.diff(keys, prepend=-1))
+    size = levels[-1].raw.size if levels else EMPTY + 1
+    level, strings, one_each = _level(text, contexts, size, vocab)
     if levels:
-      one_each = at[by_key[starts]]
-      continuation = _continuation(below, one_each, (below > 0) & (context == 0))
+      opening = (shorter > 0) & (contexts == 0)
+      continuation = _continuation(shorter, one_each, opening, size)
       levels[-1] = levels[-1]._replace(continuation=continuation)
-    contexts, symbols = np.divmod(keys[starts], vocab)
-    counts = np.diff(starts, append=len(keys))
-    size = len(levels[-1].raw) if levels else EMPTY + 1
-    first = np.cumsum(np.append(1, np.bincount(contexts, minlength=size)))
-    levels.append(
-      Level(first.astype(np.int32), _numbered(symbols), _numbered(counts), continuation=None)
-    )
-    below = np.zeros(len(text), np.int32)
-    below[at[by_key]] = np.repeat(np.arange(1, len(starts) + 1), counts)
-    context = before(below, begins)
+    levels.append(level)
+    contexts, shorter = before(strings, begins), strings
   return tuple(levels)
+
+
+def _level(text, contexts, size, vocab):
+  """The level of the strings (context, symbol) at each place; `size` contexts there are, with 0.
+
+  Returns it, the string that ends at each place [T], and one place for each string [G].
+  """
+  at = np.flatnonzero(contexts)
+  keys = contexts[at].astype(np.int64) * vocab + text[at]
+  by_key = np.argsort(keys)
+  at, keys = at[by_key], keys[by_key]
+  starts = np.flatnonzero(np.diff(keys, prepend=-1))
+  counts = np.diff(starts, append=len(keys))
+  strings = np.zeros(len(text), np.int32)
+  strings[at] = np.repeat(np.arange(1, len(starts) + 1), counts)
+  parents, symbols = np.divmod(keys[starts], vocab)
+  first = np.cumsum(np.append(1, np.bincount(parents, minlength=size)))
+  symbols, counts = (_smallest(np.append(0, values)) for values in (symbols, counts))
+  return Level(first.astype(np.int32), symbols, counts, None), strings, at[starts]
 
 
 def join(ids, segments=None):
   """The segments (start, stop) of a text, end to end; and where each begins."""
-  segments = [(0, len(ids))] if segments is None else [(a, b) for a, b in segments if a < b]
-  parts = [np.asarray(ids[start:stop]) for start, stop in segments]
+  segments = [(0, len(ids))] if segments is None else segments
+  parts = [np.asarray(ids[start:stop]) for start, stop in segments if start < stop]
   lengths = [len(part) for part in parts]
   return np.concatenate([np.zeros(0, np.int64), *parts]), np.cumsum([0, *lengths])[:-1]
 
@@ -69,20 +79,15 @@ def before(strings, begins):
   return context
 
 
-def _continuation(below, one_each, opening):
-  """Different symbols before the strings of a level: how many longer ones end with each.
+def _continuation(shorter, one_each, opening, size):
+  """Different symbols before the strings of a level: how many longer strings end with each.
 
-  `below`: the level's string at each place of the text; `one_each`: a place for each longer string;
+  `shorter`: the level's string at each place of the text; `one_each`: a place for each longer one;
   `opening`: where a segment's beginning stands before the string.
   """
-  counts = np.bincount(below[one_each], minlength=below.max(initial=0) + 1)
-  counts[np.unique(below[opening])] += 1
+  counts = np.bincount(shorter[one_each], minlength=size)
+  counts[np.unique(shorter[opening])] += 1
   return _smallest(counts)
-
-
-def _numbered(values):
-  """Values of the strings 1 to G, behind an unused one."""
-  return _smallest(np.append(0, values))
 
 
 def _smallest(values):
@@ -114,13 +119,13 @@ def discounts(counts):
   With n_c strings of count c:  Y = n_1 / (n_1 + 2 n_2),  D_c = c - (c + 1) Y n_(c+1) / n_c.
 
   On small or repetitive texts, and at low orders, where nearly all strings are frequent, n_1, n_2
-  or n_3 may be 0, or a D_c not in (0, c]: then all of them are FALLBACK's, as in KenLM.
+  or n_3 may be 0, or a D_c not above 0: then all three are FALLBACK's, as in KenLM.
   """
-  n = np.bincount(np.minimum(counts, 5), minlength=6).astype(float)
-  if not n[1:4].all():
-    return np.array((0.0, *FALLBACK))
-  Y = n[1] / (n[1] + 2 * n[2])
-  c = np.arange(1, 4)
-  D = c - (c + 1) * Y * n[c + 1] / n[c]
-  good = np.all((D > 0) & (D <= c))
-  return np.array((0.0, *(D if good else FALLBACK)))
+  n = np.bincount(np.minimum(counts, 5), minlength=6)
+  if n[1:4].all():
+    Y = n[1] / (n[1] + 2 * n[2])
+    c = np.arange(1, 4)
+    D = c - (c + 1) * Y * n[c + 1] / n[c]
+    if np.all(D > 0):
+      return np.append(0.0, D)
+  return np.array((0.0, *FALLBACK))

@@ -46,7 +46,7 @@ class Model:
 
   def _find(self, level, context, symbol):
     """`ngram_counts.find`, with a loop: XLA takes half a minute to compile it written out."""
-    first, symbols = level["first"], level["symbols"]
+    first, symbols = jnp.asarray(level["first"]), jnp.asarray(level["symbols"])
     low, end, symbol = jnp.broadcast_arrays(first[context], first[context + 1], symbol)
 
     def halve(_, ends):

@@ -52,6 +52,8 @@ def arrays(rows: Sequence[Sequence[Clamp]], model):
       if field not in layer:
         layer[field] = np.zeros(shape, bool), np.zeros(shape, np.float32)
       where, value = layer[field]
+      if where[row, each.cell]:
+        raise errors.UserError(f"--clamp {each.layer}:{field}{each.cell} is given twice")
       where[row, each.cell], value[row, each.cell] = True, each.value
   return clamp
 

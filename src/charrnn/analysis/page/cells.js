@@ -49,7 +49,9 @@ function searched(words) {
 
 function rowKeys(event) {
   const row = event.target.closest("tr");
-  const next = { ArrowDown: row?.nextElementSibling, ArrowUp: row?.previousElementSibling }[event.key];
+  const next = { ArrowDown: row?.nextElementSibling, ArrowUp: row?.previousElementSibling }[
+    event.key
+  ];
   if (!next) return;
   event.preventDefault();
   next.querySelector("button").focus();
@@ -79,7 +81,8 @@ function listCells(change = {}) {
   byId("cells-head").replaceChildren(
     heading("cell", "Cell", "by layer and number"),
     heading("score", "Score", `for ${state.hypothesis}: −1 to 1, confirmation half`),
-    heading("best", "Best at", "the hypothesis it follows best"));
+    heading("best", "Best at", "the hypothesis it follows best"),
+  );
   byId("cells-body").replaceChildren(...shown.map(cellRow));
   const more = byId("more");
   more.hidden = shown.length === found.length;
@@ -91,8 +94,11 @@ function heading(by, text, title) {
   const sort = () => listCells({ by, down: isChosen ? !table.down : true });
   const arrow = isChosen ? (table.down ? " ↓" : " ↑") : "";
   const order = table.down ? "descending" : "ascending";
-  return make("th", { scope: "col", "aria-sort": isChosen ? order : null },
-    button(text + arrow, sort, { title: `Sort: ${title}` }));
+  return make(
+    "th",
+    { scope: "col", "aria-sort": isChosen ? order : null },
+    button(text + arrow, sort, { title: `Sort: ${title}` }),
+  );
 }
 
 function cellRow(cell) {
@@ -100,20 +106,31 @@ function cellRow(cell) {
   const best = bestOf[cell.index];
   const isShown = cell === state.cell;
   const about = cell.name in traces.fine ? "all quantities are here" : `only ${MAIN} is here`;
-  return make("tr", { "data-index": cell.index, class: isShown ? "chosen" : null },
-    make("td", {}, button(cell.name, () => {}, {
-      "aria-current": isShown ? "true" : null, title: about,
-      class: cell.name in traces.fine ? "cell fine" : "cell",
-    })),
+  return make(
+    "tr",
+    { "data-index": cell.index, class: isShown ? "chosen" : null },
+    make(
+      "td",
+      {},
+      button(cell.name, () => {}, {
+        "aria-current": isShown ? "true" : null,
+        title: about,
+        class: cell.name in traces.fine ? "cell fine" : "cell",
+      }),
+    ),
     make("td", { class: "score" }, scoreBar(score), make("span", {}, number(score))),
-    make("td", { class: "best" }, best ? `${number(best[1])} ${best[0]}` : "–"));
+    make("td", { class: "best" }, best ? `${number(best[1])} ${best[0]}` : "–"),
+  );
 }
 
 function scoreBar(score) {
   const width = Math.min(1, Math.abs(score ?? 0));
   const side = score < 0 ? "low" : "high";
-  return make("span", { class: "meter", "aria-hidden": "true" },
-    make("span", { class: side, "width%": width }));
+  return make(
+    "span",
+    { class: "meter", "aria-hidden": "true" },
+    make("span", { class: side, "width%": width }),
+  );
 }
 
 function markChosen() {

@@ -21,7 +21,10 @@ const lines = new Uint32Array(N); // the line of the text that each character is
 for (let t = 1; t < N; t++) lines[t] = lines[t - 1] + (points[t - 1] === 10 ? 1 : 0);
 
 const cells = traces.cells.map(([layer, cell], index) => ({
-  index, layer, cell, name: `${layer}:${cell}`,
+  index,
+  layer,
+  cell,
+  name: `${layer}:${cell}`,
 }));
 const cellNamed = new Map(cells.map((each) => [each.name, each]));
 const layers = [...new Set(cells.map((each) => each.layer))];
@@ -75,10 +78,12 @@ for (const name of findings.keys()) {
 }
 const scoreOf = (name, cell) => study.scores[name]?.[cell.index] ?? null;
 
-// The hypothesis that each cell follows best: [name, score] or null.
+// The hypothesis that each cell follows best: [name, score] or null. Of states alone: that a line
+// ends is guessed by most cells, and what is left beyond confounds is no name for a cell.
+const isState = ({ kind, predicts }) => kind !== "beyond" && !predicts;
 const bestOf = cells.map((cell) => {
   let best = null;
-  for (const name of Object.keys(study.scores)) {
+  for (const name of Object.keys(study.scores).filter((each) => isState(hypotheses.get(each)))) {
     const score = scoreOf(name, cell);
     if (score !== null && (!best || Math.abs(score) > Math.abs(best[1]))) best = [name, score];
   }
@@ -95,7 +100,7 @@ function shownAs(symbol) {
   if ([...symbol].length > 1) return [[...symbol].map((each) => shownAs(each)[0]).join(""), ""];
   if (symbol === " ") return [" ", ""];
   if (symbol === "\n") return ["↵", "sign"];
-  if (symbol === "\t") return ["→", "sign"];
+  if (symbol === "\t") return ["→", "sign tab"];
   if (symbol === "\r") return ["␍", "sign"];
   if (point < 32) return [String.fromCodePoint(0x2400 + point), "sign"];
   if (point === 127) return ["␡", "sign"];

@@ -55,28 +55,58 @@ function plot({ width, height, x, y, xLabel, yLabel, name, left = 44, bottom = 4
   const X = (v) => left + ((v - x[0]) / (x[1] - x[0] || 1)) * (width - left - right);
   const Y = (v) => height - bottom - ((v - y[0]) / (y[1] - y[0] || 1)) * (height - bottom - top);
   const node = shape("svg", {
-    viewBox: `0 0 ${width} ${height}`, class: "plot", role: "img", "aria-label": name,
+    viewBox: `0 0 ${width} ${height}`,
+    class: "plot",
+    role: "img",
+    "aria-label": name,
   });
   for (const value of ticks(...x)) {
     node.append(
       shape("line", { class: "grid", x1: X(value), x2: X(value), y1: top, y2: height - bottom }),
-      shape("text", { class: "tick", x: X(value), y: height - bottom + 16, "text-anchor": "middle" },
-        short(value)));
+      shape(
+        "text",
+        { class: "tick", x: X(value), y: height - bottom + 16, "text-anchor": "middle" },
+        short(value),
+      ),
+    );
   }
   for (const value of ticks(...y, 4)) {
     node.append(
       shape("line", { class: "grid", x1: left, x2: width - right, y1: Y(value), y2: Y(value) }),
-      shape("text", { class: "tick", x: left - 7, y: Y(value) + 4, "text-anchor": "end" },
-        short(value)));
+      shape(
+        "text",
+        { class: "tick", x: left - 7, y: Y(value) + 4, "text-anchor": "end" },
+        short(value),
+      ),
+    );
   }
-  node.append(shape("text", {
-    class: "axis", x: (left + width - right) / 2, y: height - 4, "text-anchor": "middle",
-  }, xLabel));
+  node.append(
+    shape(
+      "text",
+      {
+        class: "axis",
+        x: (left + width - right) / 2,
+        y: height - 4,
+        "text-anchor": "middle",
+      },
+      xLabel,
+    ),
+  );
   if (yLabel) {
     const middle = (top + height - bottom) / 2;
-    node.append(shape("text", {
-      class: "axis", x: 12, y: middle, "text-anchor": "middle", transform: `rotate(-90 12 ${middle})`,
-    }, yLabel));
+    node.append(
+      shape(
+        "text",
+        {
+          class: "axis",
+          x: 12,
+          y: middle,
+          "text-anchor": "middle",
+          transform: `rotate(-90 12 ${middle})`,
+        },
+        yLabel,
+      ),
+    );
   }
   return { node, X, Y };
 }
@@ -90,14 +120,26 @@ function strip({ low, high, marks, at = [], name, width = 260, height = 26, labe
   const X = (v) => 8 + ((clamp(v, low, high) - low) / (high - low || 1)) * (width - 16);
   const tall = height + (labelled ? 15 : 0);
   const node = shape("svg", {
-    viewBox: `0 0 ${width} ${tall}`, class: "strip", role: "img", "aria-label": name,
+    viewBox: `0 0 ${width} ${tall}`,
+    class: "strip",
+    role: "img",
+    "aria-label": name,
   });
-  node.append(shape("line", { class: "rail", x1: 8, x2: width - 8, y1: height / 2, y2: height / 2 }));
+  node.append(
+    shape("line", { class: "rail", x1: 8, x2: width - 8, y1: height / 2, y2: height / 2 }),
+  );
   for (const value of at) {
-    node.append(shape("line", { class: "grid", x1: X(value), x2: X(value), y1: 3, y2: height - 3 }));
+    node.append(
+      shape("line", { class: "grid", x1: X(value), x2: X(value), y1: 3, y2: height - 3 }),
+    );
     if (labelled) {
-      node.append(shape("text", { class: "tick", x: X(value), y: height + 10, "text-anchor": "middle" },
-        short(value)));
+      node.append(
+        shape(
+          "text",
+          { class: "tick", x: X(value), y: height + 10, "text-anchor": "middle" },
+          short(value),
+        ),
+      );
     }
   }
   for (const mark of marks) {
@@ -116,7 +158,16 @@ function markOf({ value, kind, title, text }, X, y) {
     return shape("path", { class: "mark twin", d: `M${x} ${y - 5}l5 5l-5 5l-5 -5z` }, inside);
   }
   if (kind === "last") {
-    return shape("text", { class: "mark last", x, y: y - 4, "text-anchor": "middle" }, inside, text);
+    return shape(
+      "text",
+      { class: "mark last", x, y: y - 4, "text-anchor": "middle" },
+      inside,
+      text,
+    );
   }
-  return shape("circle", { class: `mark ${kind}`, cx: x, cy: y, r: kind === "control" ? 3 : 5 }, inside);
+  return shape(
+    "circle",
+    { class: `mark ${kind}`, cx: x, cy: y, r: kind === "control" ? 3 : 5 },
+    inside,
+  );
 }

@@ -1,4 +1,4 @@
-// What was found: a row a hypothesis, the share of cells that can be read, and how to read it all.
+// What was found: a row a hypothesis, the share of cells that follow one, and the notes.
 
 const CHANCE = { auroc: 0.5, spearman: 0, semipartial: 0 };
 
@@ -17,53 +17,125 @@ function barOf(finding) {
   return bars.length ? Math.max(...bars) : null;
 }
 
+function directionOf({ direction, kind }) {
+  if (direction > 0) return "";
+  return kind === "binary" ? ", low where it holds" : ", the lower the more";
+}
+
 function showFindings() {
   const rows = study.findings.map(findingRow);
-  show(byId("view-findings"),
+  show(
+    byId("view-findings"),
     make("h2", {}, "Findings"),
-    make("p", { class: "lead" },
+    make(
+      "p",
+      { class: "lead" },
       "For every hypothesis the cell that follows it best: chosen on one half of the text, scored ",
-      "once on the other. A score counts where it passes both bars."),
+      "once on the other. A score counts where it passes both bars.",
+    ),
     interpretable(),
     keyOfMarks(),
-    make("div", { class: "wide" }, make("table", { class: "findings" },
-      make("thead", {}, make("tr", {}, ["Hypothesis", "Cell", "Chance to perfect", "Score",
-        "By chance", "Untrained", "Discovery", "p, family", "Last k", "Survives"].map((text) =>
-        make("th", { scope: "col" }, text)))),
-      make("tbody", {}, rows))));
+    make(
+      "div",
+      { class: "wide" },
+      make(
+        "table",
+        { class: "findings" },
+        make(
+          "thead",
+          {},
+          make(
+            "tr",
+            {},
+            [
+              "Hypothesis",
+              "Cell",
+              "Chance to perfect",
+              "Score",
+              "By chance",
+              "Untrained",
+              "Discovery",
+              "p, family",
+              "Last k",
+              "Survives",
+            ].map((text) => make("th", { scope: "col" }, text)),
+          ),
+        ),
+        make("tbody", {}, rows),
+      ),
+    ),
+  );
 }
 
 function findingRow(finding) {
-  const name = make("th", { scope: "row" },
+  const name = make(
+    "th",
+    { scope: "row" },
     button(finding.hypothesis, () => openHypothesis(finding.hypothesis), { class: "link" }),
     hypotheses.get(finding.hypothesis)?.predicts
-      ? make("span", { class: "tag", title: "It looks at characters to come: no state" }, "looks ahead")
+      ? make(
+          "span",
+          { class: "tag", title: "It looks at characters to come: no state" },
+          "looks ahead",
+        )
       : null,
-    make("div", { class: "quiet" }, hypotheses.get(finding.hypothesis)?.about ?? ""));
+    make("div", { class: "quiet" }, hypotheses.get(finding.hypothesis)?.about ?? ""),
+  );
   if (!finding.scored) {
-    return make("tr", { class: "unscored" }, name,
-      make("td", { colspan: 9, class: "quiet" }, `not scored: ${finding.reason}`));
+    return make(
+      "tr",
+      { class: "unscored" },
+      name,
+      make("td", { colspan: 9, class: "quiet" }, `not scored: ${finding.reason}`),
+    );
   }
   const { discovery, confirmation, twins } = finding;
   const lastK = finding.last_k ?? [];
   const details = [
-    STATISTICS[finding.statistic], finding.direction < 0 ? "low where it holds" : null,
+    STATISTICS[finding.statistic] + directionOf(finding),
     finding.lag ? `${Math.abs(finding.lag)} character ${finding.lag > 0 ? "late" : "early"}` : null,
-  ].filter(Boolean).join(", ");
-  return make("tr", {}, name,
-    make("td", {}, cellLink(`${finding.layer}:${finding.cell}`, finding.hypothesis),
-      make("div", { class: "quiet" }, finding.quantity)),
+  ]
+    .filter(Boolean)
+    .join(", ");
+  return make(
+    "tr",
+    {},
+    name,
+    make(
+      "td",
+      {},
+      cellLink(`${finding.layer}:${finding.cell}`, finding.hypothesis),
+      make("div", { class: "quiet" }, finding.quantity),
+    ),
     make("td", { class: "chart" }, findingStrip(finding)),
-    make("td", { class: "figure" }, make("b", {}, number(confirmation.score, 3)),
-      make("div", { class: "quiet" }, details)),
+    make(
+      "td",
+      { class: "figure" },
+      make("b", {}, number(confirmation.score, 3)),
+      make("div", { class: "quiet" }, details),
+    ),
     make("td", { class: "figure" }, number(chanceBar(finding), 3)),
-    make("td", { class: "figure" }, number(untrainedBar(finding), 3),
-      twins ? make("div", { class: "quiet" }, `median\u00a0${number(twins.score)}`) : null),
+    make(
+      "td",
+      { class: "figure" },
+      number(untrainedBar(finding), 3),
+      twins ? make("div", { class: "quiet" }, `median\u00a0${number(twins.score)}`) : null,
+    ),
     make("td", { class: "figure" }, number(discovery.score, 3)),
     make("td", { class: "figure" }, number(confirmation.family_p, 3)),
-    make("td", { class: "figure" }, make("div", { class: "last" }, lastK.map(({ k, score }) =>
-      make("span", {}, make("span", { class: "quiet" }, `${k} `), number(score))))),
-    make("td", {}, verdictOf(finding)));
+    make(
+      "td",
+      { class: "figure" },
+      make(
+        "div",
+        { class: "last" },
+        lastK.map(({ k, score }) =>
+          make("span", {}, make("span", { class: "quiet" }, `${k} `), number(score)),
+        ),
+      ),
+    ),
+    make("td", {}, verdictOf(finding)),
+  );
 }
 
 function verdictOf({ survives }) {
@@ -77,13 +149,22 @@ function cellLink(name, hypothesis) {
 }
 
 function findingStrip(finding) {
-  const mark = (score, kind, about, text) =>
-    ({ value: effect(finding, score), kind, text, title: `${about} ${number(score, 3)}` });
+  const mark = (score, kind, about, text) => ({
+    value: effect(finding, score),
+    kind,
+    text,
+    title: `${about} ${number(score, 3)}`,
+  });
   const { discovery, confirmation, twins } = finding;
   return strip({
-    low: 0, high: 1, at: [0, 0.5, 1], name: `${finding.hypothesis}: ${statistic(finding)}`,
+    low: 0,
+    high: 1,
+    at: [0, 0.5, 1],
+    name: `${finding.hypothesis}: ${statistic(finding)}`,
     marks: [
-      ...(finding.last_k ?? []).map(({ k, score }) => mark(score, "last", `last ${k} characters`, `${k}`)),
+      ...(finding.last_k ?? []).map(({ k, score }) =>
+        mark(score, "last", `last ${k} characters`, `${k}`),
+      ),
       mark(chanceBar(finding), "bar", "to beat by chance"),
       mark(untrainedBar(finding), "bar untrained", "to beat of untrained networks"),
       mark(twins?.score, "twin", "untrained, the median"),
@@ -94,66 +175,110 @@ function findingStrip(finding) {
 }
 
 function keyOfMarks() {
-  const sample = (kind, text, letter) => make("span", { class: "sample" },
-    strip({ low: 0, high: 1, width: 30, name: text, marks: [{ value: 0.5, kind, title: text, text: letter }] }),
-    text);
-  return make("p", { class: "marks" }, sample("confirmation", "confirmation"),
-    sample("discovery", "discovery"), sample("bar", "to beat, by chance"),
-    sample("bar untrained", "to beat, of untrained networks"), sample("twin", "their median"),
-    sample("last", "the last k characters alone", "4"));
+  const sample = (kind, text, letter) =>
+    make(
+      "span",
+      { class: "sample" },
+      strip({
+        low: 0,
+        high: 1,
+        width: 30,
+        name: text,
+        marks: [{ value: 0.5, kind, title: text, text: letter }],
+      }),
+      text,
+    );
+  return make(
+    "p",
+    { class: "marks" },
+    sample("confirmation", "confirmation"),
+    sample("discovery", "discovery"),
+    sample("bar", "to beat, by chance"),
+    sample("bar untrained", "to beat, of untrained networks"),
+    sample("twin", "their median"),
+    sample("last", "the last k characters alone", "4"),
+  );
 }
 
 function interpretable() {
   const found = study.interpretable;
   if (!found) {
-    return make("p", { class: "quiet" }, "How many cells can be read was not counted: too few shifts.");
+    return make(
+      "p",
+      { class: "quiet" },
+      "How many cells follow some hypothesis was not counted: too few shifts.",
+    );
   }
   const high = Math.max(0.1, Math.ceil(12 * found.high) / 10);
-  const names = Object.entries(found.by_hypothesis).filter(([, count]) => count)
+  const names = Object.entries(found.by_hypothesis)
+    .filter(([, count]) => count)
     .sort((a, b) => b[1] - a[1]);
-  const { node, X, Y } = plot({ width: 420, height: 72, x: [0, 100 * Math.min(1, high)], y: [0, 1],
-    xLabel: "% of cells, with the 95% interval", name: "share of cells", left: 14 });
+  const { node, X, Y } = plot({
+    width: 420,
+    height: 72,
+    x: [0, 100 * Math.min(1, high)],
+    y: [0, 1],
+    xLabel: "% of cells, with the 95% interval",
+    name: "share of cells",
+    left: 14,
+  });
   for (const text of node.querySelectorAll(".tick[text-anchor=end]")) text.remove();
   node.append(
-    shape("line", { class: "interval", x1: X(100 * found.low), x2: X(100 * found.high), y1: Y(0.5), y2: Y(0.5) }),
-    shape("circle", { class: "mark confirmation", cx: X(100 * found.share), cy: Y(0.5), r: 6 }));
-  return make("div", { class: "fraction" },
-    make("p", { class: "big" }, make("b", {}, percent(found.share, 1)), " of cells can be read: ",
-      `${found.found} of ${thousands(found.of)}, between ${percent(found.low, 1)} and ${percent(found.high, 1)}.`),
+    shape("line", {
+      class: "interval",
+      x1: X(100 * found.low),
+      x2: X(100 * found.high),
+      y1: Y(0.5),
+      y2: Y(0.5),
+    }),
+    shape("circle", { class: "mark confirmation", cx: X(100 * found.share), cy: Y(0.5), r: 6 }),
+  );
+  return make(
+    "div",
+    { class: "fraction" },
+    make(
+      "p",
+      { class: "big" },
+      make("b", {}, percent(found.share, 1)),
+      " of cells follow some hypothesis: ",
+      `${found.found} of ${thousands(found.of)}, between ${percent(found.low, 1)} and ${percent(found.high, 1)}.`,
+    ),
     node,
-    names.length ? make("p", { class: "quiet" }, "By hypothesis: ",
-      names.map(([name, count]) => `${name} ${count}`).join(", "), ".") : null);
+    names.length
+      ? make(
+          "p",
+          { class: "quiet" },
+          "By hypothesis: ",
+          names.map(([name, count]) => `${name} ${count}`).join(", "),
+          ".",
+        )
+      : null,
+  );
 }
-
-const READING = [
-  ["Halves", "The text is in two. The best cell for a hypothesis is chosen on discovery and scored once on confirmation, so its score there is not flattered by the choice."],
-  ["Score", "In the table of cells from −1 to 1: 2 AUROC − 1 where a label is true or false, a rank correlation where it has degrees; below zero the cell is low where the label is high. In the findings the statistic itself: AUROC (0.5 is chance), ρ (0 is chance). Semipartial: what is left when the named confounds are taken out."],
-  ["Late", "One character late: the cell at a character follows the label of the one before it. The blog’s quote cell is so too."],
-  ["By chance", "What the best of as many reaches by chance: the labels are shifted in a circle against the cells, which keeps both as smooth as they are, and the highest score over all hypotheses is taken each time. Neighbouring characters are not independent, so that textbook p-values mean nothing."],
-  ["p, family", `How often shifted labels do as well, all hypotheses counted. A finding survives where that is at most ${percent(study.settings?.alpha ?? 0.05)} on both halves and the score is above what untrained networks reach.`],
-  ["Untrained", "The best cells of networks with random weights, chosen and scored in the same way: the median of them, and the bar that few of them pass. Such a network holds the last characters too: a claim has to beat it, not 0.5."],
-  ["Last k", "A table from the last k characters to the label, made on discovery. Where k = 1 does as well as the cell, the cell need not remember anything."],
-  ["Looks ahead", "The label depends on characters still to come. A cell that follows it has guessed well; it is no state of the text so far."],
-  ["Ablation", "The cell is held at one value and the loss measured where the label is true (of degrees: in its top quarter) and elsewhere. Controls are other cells like it. A selective cell need not be an important one."],
-  ["Steering", "The cell is held while the network writes: at zero, and low or high within what it does by itself. Controls are other cells held alike."],
-  ["Gates", "A dot a gate: how often it is below 0.1 and above 0.9. At the right end it is nearly always shut, at the top nearly always open (arXiv 1506.02078, figure 3)."],
-  ["Similar places", "The root mean square difference between the cell’s values there and in the selection, in standard deviations of the cell over the text."],
-  ["Precision", `Of every cell this file has ${MAIN}, in equal steps between its least and greatest value; of featured cells, marked ●, it has all quantities in 256.`],
-];
 
 function showNotes() {
   const levels = [...new Set(traces.coarse.map((trace) => trace.levels))].sort((a, b) => a - b);
-  show(byId("view-notes"),
-    make("h2", {}, "Notes"),
-    make("ul", {}, study.notes.map((note) => make("li", {}, note))),
-    make("p", {}, `Shown here: ${thousands(N)} characters, ${thousands(cells.length)} cells, `,
+  show(
+    byId("notes"),
+    make(
+      "ul",
+      {},
+      study.notes.map((note) => make("li", {}, note)),
+    ),
+    make(
+      "p",
+      {},
+      `Shown here: ${thousands(N)} characters, ${thousands(cells.length)} cells, `,
       `${thousands(Object.keys(traces.fine).length)} of them with all quantities; ${MAIN} in `,
       `${levels.join(" or ")} levels. Scores are from the whole text of `,
-      `${thousands(study.text.characters)} characters. Layers and cells count from 0.`),
-    make("h2", {}, "How to read it"),
-    make("dl", { class: "reading-notes" }, READING.flatMap(([term, text]) =>
-      [make("dt", {}, term), make("dd", {}, text)])),
-    make("h2", {}, "Hypotheses"),
-    make("dl", { class: "reading-notes" }, [...hypotheses.values()].flatMap(({ name, kind, about }) =>
-      [make("dt", {}, name), make("dd", {}, about, make("span", { class: "quiet" }, ` (${kind})`))])));
+      `${thousands(study.text.characters)} characters. Layers and cells count from 0.`,
+    ),
+  );
+  show(
+    byId("hypotheses"),
+    [...hypotheses.values()].map(({ name, kind, about }) => [
+      make("dt", {}, name),
+      make("dd", {}, about, make("span", { class: "quiet" }, ` (${kind})`)),
+    ]),
+  );
 }

@@ -13,26 +13,50 @@ async function lookAt(t) {
   if (cell !== state.cell || t !== state.at) return; // the next one has come
   const symbol = symbolAt(t);
   const column = t - lines.indexOf(lines[t]);
-  show(byId("look"),
-    make("h2", { class: "glyph" }, visible(symbol), make("small", {},
-      ` U+${hex(points[t])} · line ${lines[t] + 1}, column ${column + 1}`)),
+  show(
+    byId("look"),
+    make(
+      "h2",
+      { class: "glyph" },
+      visible(symbol),
+      make("small", {}, ` U+${hex(points[t])} · line ${lines[t] + 1}, column ${column + 1}`),
+    ),
     curveAround(t),
     make("h3", {}, `Cell ${cell.name} here`),
-    make("dl", { class: "values" }, names.map((name, n) => quantityRow(name, values[n][t]))),
-    names.length > 1 ? null : make("p", { class: "quiet" },
-      `This file has only ${MAIN} of this cell, in ${traces.coarse[cell.index].levels} levels.`),
+    make(
+      "dl",
+      { class: "values" },
+      names.map((name, n) => quantityRow(name, values[n][t])),
+    ),
+    names.length > 1
+      ? null
+      : make(
+          "p",
+          { class: "quiet" },
+          `This file has only ${MAIN} of this cell, in ${traces.coarse[cell.index].levels} levels.`,
+        ),
     labelRow(t),
-    nextRows(t));
+    nextRows(t),
+  );
 }
 
 function quantityRow(name, value) {
   const scale = UNIT.has(name) ? 1 : Math.max(1, Math.abs(value));
   return [
     make("dt", { class: name === state.quantity ? "shown-quantity" : null }, name),
-    make("dd", {}, make("span", { class: UNIT.has(name) ? "bar unit" : "bar both" },
-      make("span", { class: value < 0 ? "low" : "high",
-        "width%": (UNIT.has(name) ? 1 : 0.5) * Math.abs(value / scale) })),
-    make("span", { class: "figure" }, number(value, 3))),
+    make(
+      "dd",
+      {},
+      make(
+        "span",
+        { class: UNIT.has(name) ? "bar unit" : "bar both" },
+        make("span", {
+          class: value < 0 ? "low" : "high",
+          "width%": (UNIT.has(name) ? 1 : 0.5) * Math.abs(value / scale),
+        }),
+      ),
+      make("span", { class: "figure" }, number(value, 3)),
+    ),
   ];
 }
 
@@ -40,23 +64,44 @@ function labelRow(t) {
   if (!paint.label) return make("p", { class: "quiet" }, `${state.hypothesis} has no label here.`);
   const value = paint.label[t];
   const kind = hypotheses.get(state.hypothesis).kind;
-  const told = Number.isNaN(value) ? "undefined" : kind === "binary" ? (value ? "true" : "false")
-    : `${+value.toFixed(2)}`;
+  const told = Number.isNaN(value)
+    ? "undefined"
+    : kind === "binary"
+      ? value
+        ? "true"
+        : "false"
+      : `${+value.toFixed(2)}`;
   return make("p", { class: "label-here" }, `${state.hypothesis}: `, make("b", {}, told));
 }
 
 function nextRows(t) {
   const guesses = guessesOf(t);
   const next = t + 1 < N ? visible(symbolAt(t + 1)) : null;
-  const came = next === null ? "The text ends here." : ["Then came ", make("b", { class: "glyph" }, next),
-    Number.isNaN(nats[t]) ? "." : `, at ${number(nats[t])} nats (p ${percent(Math.exp(-nats[t]), 1)}).`];
+  const came =
+    next === null
+      ? "The text ends here."
+      : [
+          "Then came ",
+          make("b", { class: "glyph" }, next),
+          Number.isNaN(nats[t])
+            ? "."
+            : `, at ${number(nats[t])} nats (p ${percent(Math.exp(-nats[t]), 1)}).`,
+        ];
   return [
     make("h3", {}, "Predicted next"),
-    make("ol", { class: "predictions" }, guesses.map(({ symbol, p, came: isIt }) =>
-      make("li", { class: isIt ? "came" : null },
-        make("b", { class: "glyph" }, visible(symbol)),
-        make("span", { class: "bar" }, make("span", { class: "guess", "width%": p })),
-        make("span", { class: "figure" }, percent(p, 1))))),
+    make(
+      "ol",
+      { class: "predictions" },
+      guesses.map(({ symbol, p, came: isIt }) =>
+        make(
+          "li",
+          { class: isIt ? "came" : null },
+          make("b", { class: "glyph" }, visible(symbol)),
+          make("span", { class: "bar" }, make("span", { class: "guess", "width%": p })),
+          make("span", { class: "figure" }, percent(p, 1)),
+        ),
+      ),
+    ),
     make("p", {}, came),
   ];
 }
@@ -69,15 +114,27 @@ function curveAround(t) {
   const stop = Math.min(N, start + 2 * AROUND + 1);
   const X = (s) => ((s - start + 0.5) / (stop - start)) * width;
   const Y = (v) => height / 2 - clamp((v - paint.centre) / paint.half, -1, 1) * (height / 2 - 5);
-  const node = shape("svg", { viewBox: `0 0 ${width} ${height}`, class: "plot curve", role: "img",
-    "aria-label": `${state.quantity} around this character` });
+  const node = shape("svg", {
+    viewBox: `0 0 ${width} ${height}`,
+    class: "plot curve",
+    role: "img",
+    "aria-label": `${state.quantity} around this character`,
+  });
   const wide = width / (stop - start);
   for (let s = start, end; paint.label && s < stop; s = end) {
     const value = paint.label[s];
-    for (end = s + 1; end < stop && paint.label[end] === value; ) end++;
+    for (end = s + 1; end < stop && paint.label[end] === value;) end++;
     if (value > 0) {
-      node.append(shape("rect", { class: "held", x: X(s) - wide / 2, width: wide * (end - s), y: 0,
-        height, opacity: (0.4 * value) / paint.high }));
+      node.append(
+        shape("rect", {
+          class: "held",
+          x: X(s) - wide / 2,
+          width: wide * (end - s),
+          y: 0,
+          height,
+          opacity: (0.4 * value) / paint.high,
+        }),
+      );
     }
   }
   let d = "";
@@ -88,7 +145,8 @@ function curveAround(t) {
     shape("line", { class: "grid", x1: 0, x2: width, y1: height / 2, y2: height / 2 }),
     shape("line", { class: "here", x1: X(t), x2: X(t), y1: 0, y2: height }),
     shape("path", { class: "line", d }),
-    shape("circle", { class: "here", cx: X(t), cy: Y(paint.trace[t]), r: 3.5 }));
+    shape("circle", { class: "here", cx: X(t), cy: Y(paint.trace[t]), r: 3.5 }),
+  );
   return node;
 }
 
@@ -106,8 +164,8 @@ function findSimilar([start, stop], values) {
   }
   distances.sort((a, b) => a.distance - b.distance);
   const places = [];
-  const isFree = (s) => Math.abs(s - start) >= length &&
-    places.every((place) => Math.abs(s - place.start) >= length);
+  const isFree = (s) =>
+    Math.abs(s - start) >= length && places.every((place) => Math.abs(s - place.start) >= length);
   for (const each of distances) {
     if (places.length === MOST_SIMILAR) break;
     if (isFree(each.start)) places.push(each);
@@ -126,26 +184,59 @@ function listSimilar() {
   const pane = byId("similar");
   const count = span ? span[1] - span[0] : 0;
   const find = span
-    ? button(`Find places like these ${thousands(count)} characters (s)`, showSimilar, { id: "find" })
+    ? button(`Find places like these ${thousands(count)} characters (s)`, showSimilar, {
+        id: "find",
+      })
     : null;
   if (!similar) {
-    show(pane, make("h3", {}, "Similar places"), find ?? make("p", { class: "quiet" },
-      "Select some of the text, by mouse or by Shift and arrows, to find where this cell behaves alike."));
+    show(
+      pane,
+      make("h3", {}, "Similar places"),
+      find ??
+        make(
+          "p",
+          { class: "quiet" },
+          "Select some of the text, by mouse or by Shift and arrows, to find where this cell behaves alike.",
+        ),
+    );
     return;
   }
   const length = similar.stop - similar.start;
-  const entry = ({ start, distance }) => make("li", {},
-    button([make("span", { class: "figure" }, number(distance)), make("span", { class: "where" },
-      passage(start - 8, start), make("mark", {}, passage(start, start + Math.min(length, 60))),
-      length > 60 ? "…" : passage(start + length, start + length + 12))],
-    () => jumpTo(start, start + length)));
-  show(pane,
+  const entry = ({ start, distance }) =>
+    make(
+      "li",
+      {},
+      button(
+        [
+          make("span", { class: "figure" }, number(distance)),
+          make(
+            "span",
+            { class: "where" },
+            passage(start - 8, start),
+            make("mark", {}, passage(start, start + Math.min(length, 60))),
+            length > 60 ? "…" : passage(start + length, start + length + 12),
+          ),
+        ],
+        () => jumpTo(start, start + length),
+      ),
+    );
+  show(
+    pane,
     make("h3", {}, `Where ${state.cell.name} behaves as in`),
-    make("p", { class: "where" }, make("mark", {}, passage(similar.start, Math.min(similar.stop, similar.start + 60)))),
+    make(
+      "p",
+      { class: "where" },
+      make("mark", {}, passage(similar.start, Math.min(similar.stop, similar.start + 60))),
+    ),
     make("ol", { class: "places" }, similar.places.map(entry)),
     similar.places.length ? null : make("p", {}, "The text is too short for another such place."),
-    make("p", { class: "quiet" }, "Root mean square difference, in the cell’s standard deviations."),
-    find);
+    make(
+      "p",
+      { class: "quiet" },
+      "Root mean square difference, in the cell’s standard deviations.",
+    ),
+    find,
+  );
 }
 
 function jumpTo(start, stop) {

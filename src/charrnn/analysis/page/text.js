@@ -6,7 +6,13 @@ const LONGEST = 400; // characters in a row; a longer line goes on in the next
 const GUESS_STEPS = 8;
 
 const paint = {
-  trace: null, label: null, centre: 0, half: 1, underline: true, guesses: false, high: 1,
+  trace: null,
+  label: null,
+  centre: 0,
+  half: 1,
+  underline: true,
+  guesses: false,
+  high: 1,
 };
 let caret = 0;
 let span = null; // [start, stop) that is selected
@@ -27,7 +33,9 @@ function addShades() {
     add(`.l${n}{background:color-mix(in oklab,var(--low) ${part}%,transparent)}`);
   }
   for (let n = 1; n <= GUESS_STEPS; n++) {
-    add(`.g${n}{background:color-mix(in oklab,var(--guess) ${(100 * n) / GUESS_STEPS}%,transparent)}`);
+    add(
+      `.g${n}{background:color-mix(in oklab,var(--guess) ${(100 * n) / GUESS_STEPS}%,transparent)}`,
+    );
   }
 }
 
@@ -45,7 +53,8 @@ function buildText(pane) {
     const mark = document.createElement("span");
     mark.textContent = text;
     mark.at = t;
-    bases.push(kind ? `ch ${kind}` : "ch");
+    mark.className = kind ? `ch ${kind}` : "ch";
+    bases.push(mark.className);
     marks.push(mark);
     rowOf.push(row);
     row.node.append(mark);
@@ -123,8 +132,9 @@ function guessesAt(t) {
   const stack = make("span", { class: "guesses", "aria-hidden": "true" });
   for (const { symbol, p, came } of guessesOf(t)) {
     const shade = Math.round(GUESS_STEPS * p);
-    stack.append(make("i", { class: `${shade ? `g${shade}` : ""}${came ? " came" : ""}` },
-      visible(symbol)));
+    stack.append(
+      make("i", { class: `${shade ? `g${shade}` : ""}${came ? " came" : ""}` }, visible(symbol)),
+    );
   }
   return stack;
 }
@@ -168,8 +178,10 @@ function vertical(t, direction) {
     const box = marks[s].getBoundingClientRect();
     if (Math.abs(box.top - from.top) < 4) continue;
     if (found !== null && Math.abs(box.top - found) >= 4) break;
-    const isNearer = found === null ||
-      Math.abs(box.left - from.left) < Math.abs(marks[best].getBoundingClientRect().left - from.left);
+    const isNearer =
+      found === null ||
+      Math.abs(box.left - from.left) <
+        Math.abs(marks[best].getBoundingClientRect().left - from.left);
     if (isNearer) best = s;
     found = box.top;
   }

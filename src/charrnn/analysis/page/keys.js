@@ -1,0 +1,135 @@
+// Keys and the mouse: what they do.
+
+const KEYS = [
+  ["/", "search for a cell or a hypothesis"],
+  ["j, k", "next, previous cell of the table"],
+  ["[, ]", "previous, next hypothesis"],
+  ["l", "the same cell in the next layer"],
+  ["b", "the best cell for the hypothesis in the next layer"],
+  ["q", "the next quantity of the cell"],
+  ["c", "full contrast"],
+  ["u", "the label, by underlines"],
+  ["p", "predictions under the text"],
+  ["t", "to the text"],
+  ["arrows, Home, End, Page", "move in the text; Ctrl for its ends"],
+  ["Shift and these", "select"],
+  ["s or Enter", "places like the selection"],
+  ["Esc", "drop the selection"],
+  ["1 to 6", "views"],
+  ["d", "dark or light"],
+  ["?", "this list"],
+];
+
+function step(list, item, by) {
+  return list[clamp(list.indexOf(item) + by, 0, list.length - 1)];
+}
+
+function nextQuantity() {
+  const names = quantitiesOf(state.cell);
+  state.quantity = names[(names.indexOf(state.quantity) + 1) % names.length];
+  chooseCell(state.cell);
+}
+
+function toggle(id) {
+  byId(id).checked = !byId(id).checked;
+  byId(id).dispatchEvent(new Event("change"));
+}
+
+const ACTIONS = {
+  "/": () => {
+    openView("text");
+    byId("search").focus();
+  },
+  j: () => chooseCell(step(listed(), state.cell, 1)),
+  k: () => chooseCell(step(listed(), state.cell, -1)),
+  "]": () => chooseHypothesis(step([...hypotheses.keys()], state.hypothesis, 1)),
+  "[": () => chooseHypothesis(step([...hypotheses.keys()], state.hypothesis, -1)),
+  l: () => chooseCell(cellNamed.get(`${nextLayer()}:${state.cell.cell}`) ?? state.cell),
+  b: () => chooseCell(bestCell(nextLayer())),
+  q: nextQuantity,
+  c: () => toggle("stretch"),
+  u: () => toggle("underline"),
+  p: () => toggle("guesses"),
+  t: () => {
+    openView("text");
+    byId("text").focus();
+  },
+  s: showSimilar,
+  d: switchTheme,
+  "?": () => byId("keys").showModal(),
+  Escape: () => {
+    setSpan(null);
+    similar = null;
+    listSimilar();
+  },
+};
+
+function pressed(event) {
+  const isTyping = event.target.matches("input[type=search], select");
+  if (event.ctrlKey || event.metaKey || event.altKey || isTyping || byId("keys").open) {
+    if (isTyping && event.key === "Escape") event.target.blur();
+    return;
+  }
+  if (/^[1-6]$/.test(event.key)) openView(VIEWS[event.key - 1][0]);
+  else if (Object.hasOwn(ACTIONS, event.key)) ACTIONS[event.key]();
+  else return;
+  event.preventDefault();
+}
+
+let anchor = null; // where a selection by keys began
+
+function textKeys(event) {
+  const next = event.altKey || event.metaKey ? null : moved(event.key, event.ctrlKey);
+  if (event.key === "Enter") showSimilar();
+  if (next === null) return;
+  event.preventDefault();
+  if (event.shiftKey) anchor ??= caret;
+  else anchor = null;
+  setCaret(next);
+  if (anchor !== null) setSpan([Math.min(anchor, next), Math.max(anchor, next) + 1]);
+  else setSpan(null);
+  state.at = caret;
+  lookAt(caret);
+  listSimilar();
+}
+
+function watchText(pane) {
+  pane.addEventListener("keydown", textKeys);
+  pane.addEventListener("pointermove", (event) => {
+    const at = markIn(event.target);
+    if (at !== null && at !== state.at) lookAt((state.at = at));
+  });
+  pane.addEventListener("pointerleave", () => lookAt((state.at = caret)));
+  pane.addEventListener("pointerup", (event) => {
+    anchor = null;
+    const at = markIn(event.target);
+    if (at !== null) setCaret(at, null);
+    setSpan(selectedByMouse());
+    listSimilar();
+  });
+}
+
+function watchControls() {
+  byId("quantity").addEventListener("change", (event) => {
+    state.quantity = event.target.value;
+    chooseCell(state.cell);
+  });
+  byId("stretch").addEventListener("change", (event) => {
+    state.stretch = event.target.checked;
+    chooseCell(state.cell);
+  });
+  byId("underline").addEventListener("change", (event) =>
+    repaint({ underline: event.target.checked }),
+  );
+  byId("guesses").addEventListener("change", (event) => {
+    const top = marks[caret].getBoundingClientRect().top;
+    byId("text").classList.toggle("guessing", event.target.checked);
+    repaint({ guesses: event.target.checked });
+    // The lines move apart: what is read stays where it is.
+    byId("text").scrollTop += marks[caret].getBoundingClientRect().top - top;
+  });
+  byId("theme").addEventListener("click", switchTheme);
+  byId("help").addEventListener("click", ACTIONS["?"]);
+  document.addEventListener("keydown", pressed);
+  addEventListener("beforeprint", paintAll);
+}

@@ -1,0 +1,142 @@
+// How the network is: its gates, and when its cells were born.
+
+function showGates() {
+  const view = byId("view-gates");
+  view.append(
+    make("h2", {}, "Gates"),
+    make(
+      "p",
+      { class: "lead" },
+      "A dot is a gate of a cell. To the right: nearly always shut (below 0.1). To the top: nearly ",
+      "always open (above 0.9). At the origin: in between, or moving. A click opens the cell.",
+    ),
+  );
+  const gates = [...new Set(study.saturation.map(({ gate }) => gate))];
+  if (!gates.length) return view.append(nothing("This network has no gates that saturate."));
+  view.append(layerKey(), make("div", { class: "panels" }, gates.map(gatePanel)));
+  return undefined;
+}
+
+const layerKey = () =>
+  make(
+    "p",
+    { class: "marks" },
+    layers.map((layer) =>
+      make(
+        "span",
+        { class: "sample" },
+        make("span", { class: `dot s${layer % 6}` }),
+        `layer ${layer}`,
+      ),
+    ),
+  );
+
+const GATES = {
+  i: "input gate i",
+  f: "forget gate f",
+  o: "output gate o",
+  r: "reset gate r",
+  z: "update gate z",
+};
+
+function gatePanel(gate) {
+  const chart = plot({
+    width: 340,
+    height: 340,
+    x: [0, 1],
+    y: [0, 1],
+    name: GATES[gate] ?? gate,
+    xLabel: "fraction of time below 0.1",
+    yLabel: "fraction of time above 0.9",
+  });
+  const { node, X, Y } = chart;
+  node.append(shape("path", { class: "rail", d: path([0, 1], [1, 0], chart) }));
+  for (const { layer, left, right } of study.saturation.filter((each) => each.gate === gate)) {
+    left.forEach((x, cell) =>
+      node.append(
+        shape(
+          "circle",
+          {
+            class: `gate s${layer % 6}`,
+            cx: X(x),
+            cy: Y(right[cell]),
+            r: 3,
+            "data-cell": `${layer}:${cell}`,
+          },
+          shape("title", {}, `${layer}:${cell} shut ${percent(x)}, open ${percent(right[cell])}`),
+        ),
+      ),
+    );
+  }
+  node.addEventListener("click", (event) => {
+    const cell = cellNamed.get(event.target.closest("[data-cell]")?.dataset.cell);
+    if (cell) openCell(cell);
+  });
+  return make("figure", {}, make("figcaption", {}, GATES[gate] ?? gate), node);
+}
+
+function showBirths() {
+  const view = byId("view-births");
+  view.append(
+    make("h2", {}, "When cells learned it"),
+    make(
+      "p",
+      { class: "lead" },
+      "The score of the cell that is best in the end, at the steps that were kept, and of whichever ",
+      "cell was best at that step: where the two part, another cell had it first.",
+    ),
+  );
+  if (!study.births.length) return view.append(nothing("No earlier steps were kept."));
+  view.append(
+    make(
+      "p",
+      { class: "marks" },
+      make("span", { class: "sample" }, make("span", { class: "dash solid" }), "the cell"),
+      make("span", { class: "sample" }, make("span", { class: "dash" }), "the best at that step"),
+    ),
+    make("div", { class: "panels" }, study.births.map(birthPanel)),
+  );
+  return undefined;
+}
+
+function birthPanel({ hypothesis, column, steps, score, best }) {
+  const at = steps.map((step, n) => [step, score[n], best[n]]);
+  const line = (index, kind, chart) => {
+    const known = at.filter((row) => row[index] !== null);
+    return shape("path", {
+      class: kind,
+      d: path(
+        known.map((row) => row[0]),
+        known.map((row) => row[index]),
+        chart,
+      ),
+    });
+  };
+  const values = [...score, ...best].filter((value) => value !== null);
+  const low = Math.min(
+    findings.get(hypothesis) ? (CHANCE[findings.get(hypothesis).statistic] ?? 0) : 0,
+    ...values,
+  );
+  const chart = plot({
+    width: 340,
+    height: 220,
+    x: [steps[0] ?? 0, steps.at(-1) ?? 1],
+    y: [low, Math.max(1, ...values)],
+    xLabel: "training step",
+    yLabel: "score",
+    name: `${hypothesis} by training step`,
+  });
+  chart.node.append(line(2, "line best", chart), line(1, "line", chart));
+  const [layer, rest] = column.split(":");
+  return make(
+    "figure",
+    {},
+    make(
+      "figcaption",
+      {},
+      `${hypothesis} · `,
+      cellLink(`${layer}:${rest.replace(/\D+/, "")}`, hypothesis),
+    ),
+    chart.node,
+  );
+}
