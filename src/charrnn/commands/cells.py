@@ -159,7 +159,8 @@ def _report(found, out):
   if share := found["interpretable"]:
     yield (
       "cells that follow a hypothesis which does not look ahead: "
-      f"{share['found']} of {share['of']} ({share['share']:.1%}, 95% interval {share['low']:.1%} to {share['high']:.1%})"
+      f"{share['found']} of {share['of']} ({share['share']:.1%}, "
+      f"95% interval {share['low']:.1%} to {share['high']:.1%})"
     )
   yield f"explore: {out / 'explorer.html'}    data: {out / 'cells.json'}    pictures: {out}/*.png"
 
