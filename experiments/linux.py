@@ -3,10 +3,10 @@
   python launch.py --config=experiments/linux.py
   charrnn cells runs/linux
 
-Of twenty checkpoints all are kept, to see how cells came to be. At the rate of shakespeare.py,
-which has the same model, it takes about 10 minutes on 2 CPU cores. Where the source is taken from,
-and how to have another part of it, is in docs/texts.md; losses on two versions of the kernel do
-not compare.
+Reaches 1.22 nats a character on the validation part (of Linux 6.12) in 43 minutes on 2 CPU cores
+that had much other work; at the rate of shakespeare.py, which has the same model, it is about 10.
+All checkpoints are kept, to see how cells came to be. Where the source is taken from, and how to
+have another part of it, is in docs/texts.md; losses on two versions of the kernel do not compare.
 
 Variants:
   smoke   a small model for 100 steps, 15 seconds: shows that everything works
