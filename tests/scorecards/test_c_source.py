@@ -167,11 +167,3 @@ def _seconds(text):
   before = time.process_time()
   card.measure(c_source.FIGURES, [c_source.read(text)])
   return time.process_time() - before
-
-
-@pytest.mark.parametrize(
-  "unit", ["{", "(", "([", "a)\n{", "f(a b){", "#if a\n", "int f(int f(", '"\\\n']
-)
-def test_time_grows_with_the_length_alone(unit):
-  short, long = (_seconds(unit * (size // len(unit))) for size in (8_000, 64_000))
-  assert long < 24 * short + 0.5  # 64 times if it went with the square
