@@ -125,6 +125,82 @@ def test_a_field_that_an_older_run_lacks_has_its_default():
   assert (c.accumulate, c.sample.length, c.keep) == (1, 300, 9)
 
 
+@pytest.fixture
+def stored(experiment, tmp_path):
+  """The config.json of a run."""
+  path = tmp_path / "runs" / "words-small" / "config.json"
+  path.parent.mkdir(parents=True)
+  path.write_text(parse(f"--config={experiment}:small", "--config.epochs=2").config.to_json())
+  return path
+
+
+@pytest.mark.parametrize("flag", [["--config={}"], ["--config", "{}"], ["-config={}"]])
+def test_the_config_of_a_run_stands_for_an_experiment(stored, flag):
+  arguments = [each.format(stored) for each in flag]
+  line = parse(*arguments, "--config.window=9", "--config.model.layers=3")
+  again = parse(*arguments)
+  assert (again.config.model.hidden, again.config.epochs, again.overrides) == (10, 2.0, {})
+  assert (line.experiment, line.variant, line.argument) == ("words-small", "", str(stored))
+  assert line.overrides == {"window": 9, "model.layers": 3}
+  expected = config_lib.to_json(again.config) | {"window": 9}
+  expected["model"] = expected["model"] | {"layers": 3}
+  assert config_lib.to_json(line.config) == expected
+  assert config_lib.run_name(line) == "words-small-window=9-model.layers=3"
+
+
+def test_a_config_may_be_a_file_of_another_name_and_lack_fields(tmp_path):
+  (tmp_path / "mine.json").write_text('{"epochs": 3, "model": {"hidden": 7}}')
+  line = parse(f"--config={tmp_path}/mine.json", "--config.epochs=2.5")
+  assert (line.experiment, line.config.model.hidden, line.config.epochs) == ("mine", 7, 2.5)
+  assert line.config.window == config_lib.default().window
+
+
+@pytest.mark.parametrize(
+  ("content", "message"),
+  [
+    ('{"seed"', "is damaged"),
+    ("[]", "is damaged"),
+    ("3", "is damaged"),
+    ("\0", "is damaged"),
+    ('{"nope": 1}', "has nope=1"),
+    ('{"model": {"nope": 1}}', "has model.nope=1"),
+    ('{"model": 3}', "has model=3"),
+    ('{"model": {"layers": {"a": 1}}}', "has model.layers.a=1"),
+    ('{"window": null}', "has window=None"),
+    ('{"window": "x"}', "'window'"),
+    ('{"window": 2.5}', "'window'"),
+    ('{"window": {}}', "'window'"),
+    ('{"model": {"layers": 1.5}}', "'layers'"),
+  ],
+)
+def test_a_config_that_is_damaged_is_refused_in_a_line(tmp_path, content, message):
+  path = tmp_path / "config.json"
+  path.write_text(content)
+  with pytest.raises(errors.UserError, match=message) as caught:
+    parse(f"--config={path}")
+  assert str(caught.value).startswith(str(path)) and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+  ("arguments", "message"),
+  [
+    (["--config.window=x"], "window=x"),
+    (["--config.nope=1"], "no field 'nope'"),
+    (["--nope=1"], "nope"),
+    (["more"], "'more' is not an option"),
+  ],
+)
+def test_overrides_of_a_runs_config_are_checked_alike(stored, arguments, message):
+  with pytest.raises(errors.UserError, match=message):
+    parse(f"--config={stored}", *arguments)
+
+
+def test_a_config_that_is_not_there(tmp_path):
+  for path in (tmp_path / "config.json", tmp_path):
+    with pytest.raises(errors.UserError, match="no experiment file"):
+      parse(f"--config={path}")
+
+
 def changed(schedule="cosine", **fields):
   c = config_lib.default()
   c.schedule.name = schedule

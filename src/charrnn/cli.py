@@ -7,7 +7,11 @@ import sys
 
 from charrnn import __version__, errors
 
-COMMANDS = ("sample", "eval", "inspect", "diff", "verify", "export", "cells", "corpus", "bench")
+COMMANDS = (
+  *("sample", "eval", "inspect", "diff", "verify", "export", "rerun"),
+  *("cells", "scorecard", "memorization", "temperature"),
+  *("ngrams", "compare", "corpus", "bench"),
+)
 
 
 class Parser(argparse.ArgumentParser):
@@ -38,8 +42,12 @@ def main(argv=None):
   """Runs a subcommand: 0 done, 1 something differs or is damaged, 2 what was asked is wrong."""
   # A GPU may be training meanwhile: take of its memory what is needed, not three quarters.
   os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
+  for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+    if getattr(sys, name) is None:  # closed by whoever called
+      setattr(sys, name, open(os.devnull, mode))  # noqa: SIM115
   try:
     args = parser().parse_args(argv)
+    sys.stdout.reconfigure(errors="replace")  # a name may hold what the terminal cannot show
     code = args.program(args) or 0
     sys.stdout.flush()
   except errors.UserError as error:

@@ -1,6 +1,7 @@
 """Experiment files: the fields they set, how a command line overrides them, how they are kept.
 
-An experiment file defines `get_config(variant="")` and returns `default()` with its own values.
+An experiment file defines `get_config(variant="")` and returns `default()` with its own values. The
+config.json of a run can stand in the place of one.
 """
 
 import hashlib
@@ -9,7 +10,7 @@ import os
 import pathlib
 import re
 import traceback
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from absl import flags
 from ml_collections import config_dict, config_flags
@@ -28,12 +29,14 @@ def default():  # noqa: PLR0915 (a list of fields, not logic)
   t.alphabet = "char"  # char: the characters that occur; byte: all 256 bytes
   t.encoding = "utf-8"  # of the source, for the alphabet char
   t.newlines = "keep"  # keep: as they are; lf: CRLF and CR become LF
+  t.limit = 0  # only so many characters, from the beginning; 0: all
   t.split = "tail"  # tail (nanoGPT), middle (torch-rnn) or streams (char-rnn)
   t.valid_fraction = 0.05
   t.test_fraction = 0.05
 
   c.model = m = config_dict.ConfigDict()
-  m.cell = "lstm"  # rnn, gru or lstm
+  m.cell = "lstm"  # rnn, gru, lstm or ngram; a count has no field but order, text, seed and sample
+  m.order = config_dict.placeholder(int)  # ngram: the longest strings; the best up to it is kept
   m.layers = config_dict.placeholder(int)
   m.hidden = config_dict.placeholder(int)  # units in each layer
   m.embed = 0  # width of a learned embedding; 0: one-hot input
@@ -112,26 +115,26 @@ class CommandLine(NamedTuple):
   experiment: str  # the file's stem
   variant: str
   flags: flags.FlagValues
+  argument: str = ""  # of --config: the file, and after a colon the variant
+  original: Any = None  # launching.record.Original: the run that this one repeats
 
 
 def parse(argv, define=lambda flag_values: None):
   """launch.py's command line; `define` adds flags of the program's own. Raises UserError."""
+  argument = _argument(argv)
+  stored = argument.endswith(".json")
+  path, _, variant = (argument, "", "") if stored else argument.partition(":")
   values = flags.FlagValues()
-  config_flags.DEFINE_config_file(
-    "config", None, "experiment file[:variant]", flag_values=values, sys_argv=list(argv)
-  )
-  define(values)
   try:
-    rest = values(argv)
+    rest = _read(argv, values, define, path if stored else "")
   except errors.UserError:
     raise
   except Exception as error:  # whatever an experiment file may raise
-    raise errors.UserError(_message(argv, error)) from error
+    raise errors.UserError(_message(argv, path, error)) from error
   if len(rest) > 1:
     raise errors.UserError(f"{rest[1]!r} is not an option: options are --name=value")
-  if not values["config"].present:
+  if not (stored or values["config"].present):
     raise errors.UserError("--config is missing: try --config=experiments/shakespeare.py")
-  path, _, variant = _argument(argv).partition(":")
   if not os.path.isfile(path):
     raise errors.UserError(_missing_message(path))
   config = values.config
@@ -140,7 +143,51 @@ def parse(argv, define=lambda flag_values: None):
       f"{path}: get_config() has to return charrnn.config.default() with values of its own"
     )
   overrides = config_flags.get_override_values(values["config"])
-  return CommandLine(config, overrides, pathlib.Path(path).stem, variant, values)
+  return CommandLine(config, overrides, _title(path), variant, values, argument)
+
+
+def _read(argv, values, define, stored):
+  """Defines the flags and gives them their values; returns what is left of the command line.
+
+  `stored`: the config.json that --config names, if it does.
+  """
+  about = {"flag_values": values, "sys_argv": list(argv)}
+  if stored:
+    about["sys_argv"] = argv = _without_config(argv)
+    config_flags.DEFINE_config_dict("config", _stored(stored), "the config", **about)
+  else:
+    config_flags.DEFINE_config_file("config", None, "experiment file[:variant]", **about)
+  define(values)
+  return values(argv)
+
+
+def _stored(path):
+  """The config in a config.json. It may lack fields, but has none that is unknown."""
+  if not os.path.isfile(path):
+    raise errors.UserError(_missing_message(path))
+  config = default()
+  usual = flatten(config.to_dict())
+  try:
+    value = json.loads(pathlib.Path(path).read_bytes())
+    for name, each in flatten(value).items():
+      if name not in usual or (each is None and usual[name] is not None):
+        raise errors.UserError(
+          f"{path} has {name}={each}: src/charrnn/config.py has all fields there are"
+        )
+    config.update(value)
+  except OSError as error:
+    raise errors.UserError(f"cannot read {path}: {error.strerror}") from error
+  except (ValueError, AttributeError) as error:  # no JSON, or no object
+    raise errors.UserError(f"{path} is damaged: the config.json of a run is wanted") from error
+  except TypeError as error:
+    raise errors.UserError(f"{path}: {_brief(error)}") from error
+  return config
+
+
+def _title(path):
+  """What a run of an experiment file, or of a config.json, is called."""
+  path = pathlib.Path(path)
+  return path.resolve().parent.name if path.name == "config.json" else path.stem
 
 
 def _names(config):
@@ -157,14 +204,23 @@ def _argument(argv):
   return value
 
 
+def _without_config(argv):
+  """The command line without --config and its value."""
+  flag = [arg.lstrip("-") if arg.startswith("-") else "" for arg in argv]
+  return [
+    arg
+    for arg, name, before in zip(argv, flag, ["", *flag])
+    if name.partition("=")[0] != "config" and before != "config"
+  ]
+
+
 def _missing_message(path):
   known = sorted(str(p) for p in pathlib.Path("experiments").glob("*.py"))
   return f"no experiment file {path}" + (f": there are {', '.join(known)}" if known else "")
 
 
-def _message(argv, error):
+def _message(argv, path, error):
   """One line for what an experiment file, or an override of one of its fields, has raised."""
-  path = _argument(argv).partition(":")[0]
   text = _brief(error)
   if path and not os.path.isfile(path):
     text = _missing_message(path)
@@ -220,6 +276,13 @@ def flatten(value, prefix=""):
   return flat
 
 
+def short(name):
+  """The last part of a field's dotted name, where no other field ends so."""
+  last = name.rpartition(".")[2]
+  fields = flatten(default().to_dict())
+  return last if [field.rpartition(".")[2] for field in fields].count(last) == 1 else name
+
+
 def is_in(names, name):
   """Whether a field, by its dotted name, or its section is among `names`."""
   return not names.isdisjoint({name, name.partition(".")[0]})
@@ -229,13 +292,15 @@ def check_resumable(old, new):
   """Raises UserError naming the first field that matters and differs between two JSON configs."""
   free = FREE | (LENGTH if new["schedule"]["name"] != "cosine" else set())
   old, new = flatten(to_json(from_json(old))), flatten(new)
-  # Not the text's name: its digest tells whether it is the same.
-  for name in sorted((old.keys() | new.keys()) - {"text.source"}):
+  # Not the text's name: its digest tells whether it is the same. The cell first: others hang on it.
+  names = sorted((old.keys() | new.keys()) - {"text.source", "model.cell"})
+  counts = "ngram" in (old["model.cell"], new["model.cell"])
+  remedy = "" if counts else ", with --config.init_from=RUN to start from its weights"
+  for name in ("model.cell", *names):
     if old.get(name) != new.get(name) and not is_in(free, name):
       raise errors.UserError(
         f"this run was made with {name}={old.get(name)} and is asked for with "
-        f"{name}={new.get(name)}: give another --workdir, with --config.init_from=RUN to start "
-        "from its weights"
+        f"{name}={new.get(name)}: give another --workdir{remedy}"
       )
 
 

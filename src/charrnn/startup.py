@@ -8,6 +8,7 @@ import ctypes
 import fcntl
 import functools
 import logging
+import math
 import os
 import pathlib
 import sys
@@ -51,6 +52,19 @@ def lock(workdir):
         workdir.rmdir()
 
 
+def is_locked(workdir):
+  """Whether a process holds the lock of a run at this moment."""
+  try:
+    with open(workdir / "lock", "rb") as file:
+      # Shared: two that look on must not take each other for a trainer. Closing lets go.
+      fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+  except BlockingIOError:
+    return True
+  except OSError:  # no lock yet, or none that we may open
+    return False
+  return False
+
+
 def keep_memory():
   """Makes malloc keep what is freed. Pages fresh from the kernel cost a train step 30% on a CPU.
 
@@ -68,6 +82,17 @@ def keep_memory():
       (M_ARENA_MAX, 1),
     ):
       mallopt(setting, value)
+
+
+def free_memory():
+  """Bytes that may still be taken; infinite where the system does not say."""
+  free = math.inf
+  with contextlib.suppress(OSError, ValueError, IndexError):
+    found = pathlib.Path("/proc/meminfo").read_text().partition("MemAvailable:")[2]
+    free = int(found.split()[0]) * 1024
+  with contextlib.suppress(OSError, ValueError):  # a container's limit, or "max"
+    free = min(free, int(pathlib.Path("/sys/fs/cgroup/memory.max").read_text()))
+  return free
 
 
 def import_jax():

@@ -139,8 +139,8 @@ def test_what_tokens_tell_looks_at_the_past_alone(name):
 
 def _spans(*kinds):
   """Of the nodes of CLEAN, by the parser alone."""
-  tree = c_labels._parser().parse(c_labels._parseable(CLEAN))
-  return [(n.start_byte, n.end_byte) for n in c_labels._nodes(tree) if n.type in kinds]
+  tree = c_labels.parser().parse(c_labels.parseable(CLEAN))
+  return [(n.start_byte, n.end_byte) for n in c_labels.nodes(tree) if n.type in kinds]
 
 
 def _covering(spans):
@@ -202,7 +202,7 @@ def test_what_is_no_c_is_masked():
 
 def test_the_parser_sees_one_byte_a_character():
   for text in (CLEAN, aligned.random_text(random.Random(0), 300)):
-    seen = c_labels._parseable(text)
+    seen = c_labels.parseable(text)
     assert len(seen) == len(text)
     assert [i for i, c in enumerate(text) if c == "\n"] == [
       i for i, c in enumerate(seen) if c == 10
@@ -220,7 +220,7 @@ def test_the_parser_sees_one_byte_a_character():
   ],
 )
 def test_what_the_grammar_does_not_know_is_blanked(before, after):
-  assert c_labels._parseable(before).decode() == after
+  assert c_labels.parseable(before).decode() == after
 
 
 @pytest.mark.parametrize(

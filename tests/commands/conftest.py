@@ -73,6 +73,27 @@ def trained(tmp_path_factory, _cache):
   return {name: folder / name for name in SIZES}
 
 
+@pytest.fixture(scope="session")
+def counted(trained):
+  """An n-gram run of the same text: not to be changed."""
+  workdir, text = trained["a"].with_name("ngram"), trained["a"].with_name("text.txt")
+  subprocess.run(
+    [
+      sys.executable,
+      "launch.py",
+      f"--config=experiments/ngram.py:{text}",
+      "--config.model.order=5",
+      "--config.sample.length=0",
+      f"--workdir={workdir}",
+    ],
+    cwd=ROOT,
+    env={**os.environ, "JAX_PLATFORMS": "cpu"},
+    check=True,
+    capture_output=True,
+  )
+  return workdir
+
+
 @pytest.fixture
 def a(trained, tmp_path):
   """A copy of run `a`, to damage."""

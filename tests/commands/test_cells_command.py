@@ -103,6 +103,7 @@ def test_a_text_that_cannot_be_studied(charrnn, trained, tmp_path, content, mess
     (["--regex=a|b=c"], "write NAME=PATTERN"),
     (["--step=15"], "has no step 15: kept are 10, 20"),
     (["--text=absent.txt"], "cannot read absent.txt"),
+    ([f"--seed={2**32}"], "must be from 0 to 2^32 - 1"),
     (["--ablation=half"], "invalid choice"),
   ],
 )
@@ -111,6 +112,27 @@ def test_what_is_refused_in_one_line(charrnn, trained, tmp_path, argv, message):
   assert (result.code, result.out) == (2, "")
   assert message in result.err
   assert result.err.count("\n") == 1
+
+
+def test_documents_too_short_to_be_scored(charrnn, trained, tmp_path):
+  texts = [tmp_path / f"{n}.txt" for n in range(1800)]
+  for text in texts:
+    text.write_text("12\n")
+  result = charrnn("cells", trained["a"], "--out", tmp_path / "o", *FAST, "--text", *texts)
+  assert result.code == 2
+  assert "there is nothing to score" in result.err and "Traceback" not in result.err
+  assert list((tmp_path / "o").iterdir()) == []
+
+
+def test_a_damaged_checkpoint_on_the_way_is_passed_over(charrnn, a, tmp_path):
+  (a / "checkpoints" / "10" / "meta" / "metadata").write_text("{}")
+  text = a.parent / "text.txt"
+  text.write_text("".join(f"{n} green bottles\n" for n in range(700)))
+  result = charrnn(
+    "cells", a, "--text", text, *FAST, "--twins=0", "--step=20", "--json", "--out", tmp_path / "o"
+  )
+  assert result.code == 0, result.err
+  assert all(each["steps"] == [0, 20] for each in result.json["births"])
 
 
 def test_no_run_and_no_place_to_write(charrnn, trained, tmp_path):

@@ -1,7 +1,6 @@
 """Modified Kneser-Ney against a slow one out of dictionaries, and against what must hold."""
 
 import collections
-import itertools
 import math
 
 import numpy as np
@@ -172,33 +171,6 @@ def test_a_longer_context_helps_where_the_text_hangs_on_it():
   truth = 0.925  # of it and of three others, 0.025 each
   entropy = -truth * math.log(truth) - 3 * 0.025 * math.log(0.025)
   assert abs(losses[3] - entropy) < 0.03
-
-
-def test_saved_and_loaded_it_is_the_same(long_text, tmp_path):
-  model = ngram.fit(long_text, 4, 40)
-  model.save(tmp_path / "model.npz")
-  assert [p.name for p in tmp_path.iterdir()] == ["model.npz"]
-  loaded = ngram.NGram.load(tmp_path / "model.npz")
-  assert (loaded.vocab, loaded.order) == (40, 4)
-  for a, b in zip(itertools.chain(*model.levels), itertools.chain(*loaded.levels)):
-    assert (a is None and b is None) or (a.dtype == b.dtype and np.array_equal(a, b))
-
-
-def test_a_damaged_or_missing_file_is_named(long_text, tmp_path):
-  path = tmp_path / "model.npz"
-  with pytest.raises(errors.UserError, match=r"cannot read .*model.npz"):
-    ngram.NGram.load(path)
-  ngram.fit(long_text, 3, 40).save(path)
-  whole = path.read_bytes()
-  flipped = bytearray(whole)
-  flipped[len(whole) // 2] ^= 1
-  for broken in (b"", b"text", whole[:1000], whole[:-50], bytes(flipped)):
-    path.write_bytes(broken)
-    with pytest.raises(errors.UserError, match=r"model.npz is damaged"):
-      ngram.NGram.load(path)
-  np.savez(path, order=1)
-  with pytest.raises(errors.UserError, match="damaged"):
-    ngram.NGram.load(path)
 
 
 def test_what_cannot_be_is_refused(long_text):

@@ -15,11 +15,7 @@ PROMPT = np.array([3, 1, 4, 1, 5], np.uint8)
 
 @pytest.fixture(scope="module")
 def lstm():
-  model = toys.lstm()
-  rng = np.random.default_rng(1)
-  shapes = jax.eval_shape(model.init, jax.random.key(0))
-  # Larger than at the start of training, so that it matters what was read.
-  return model, jax.tree.map(lambda leaf: np.float32(rng.normal(size=leaf.shape)), shapes)
+  return toys.lstm_params()
 
 
 def sample(model, params, prompt=PROMPT, *, length=50, num=1, seed=7, block=16, **settings):
@@ -44,11 +40,11 @@ def test_priming_in_chunks_is_priming_in_one_call(lstm, P):
 
 def test_prompts_of_any_length_share_two_programs():
   model, table = toys.Chain(), jnp.zeros((4, 4))
-  before = generate._read._cache_size(), generate._read_some._cache_size()
+  before = generate.read_chunk._cache_size(), generate._read_some._cache_size()
   for P in (1, 2, 77, 128, 200, 1000):
     _, carry = generate.prime(model, table, np.zeros(P, np.int64), 1)
     assert carry["read"].tolist() == [P]
-  after = generate._read._cache_size(), generate._read_some._cache_size()
+  after = generate.read_chunk._cache_size(), generate._read_some._cache_size()
   assert [a - b for a, b in zip(after, before)] == [1, 1]
 
 

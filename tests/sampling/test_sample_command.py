@@ -10,13 +10,16 @@ import types
 import numpy as np
 import pytest
 import toys
+from scipy import special
 
 from charrnn import errors, startup
 from charrnn.commands import sample
+from charrnn.sampling import samples, session
 from charrnn.text import alphabet as alphabet_lib
 from charrnn.training import runs
 
 RECITED = "\nabcdefgh"
+CHAIN = toys.Chain()  # programs are compiled for an object
 
 
 @pytest.fixture
@@ -27,7 +30,7 @@ def use(monkeypatch):
     def load(path, step=None):
       return types.SimpleNamespace(
         path=pathlib.Path(path),
-        model=toys.Chain(),
+        model=CHAIN,
         params=toys.cycle(alphabet.size) if params is None else params,
         alphabet=alphabet,
         config=None,
@@ -86,12 +89,93 @@ def test_samples_come_one_after_another(use, capsys):
   ]
 
 
+def json_lines(capsys):
+  return [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+
+
 def test_json(use, capsys):
   run("--json", "--num=2", "--prime=a", "--stop=\n", "--top-k=3", "--seed=1")
-  lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
   shared = {"text": "bcdefgh", "prime": "a", "seed": 1, "step": 500, "temperature": 1.0}
-  shared |= {"top_k": 3, "top_p": None, "clamp": [], "stopped": True}
-  assert lines == [shared | {"sample": n} for n in (1, 2)]
+  shared |= {"top_k": 3, "top_p": None, "clamp": [], "stopped": True, "require": [], "forbid": []}
+  shared |= {"symbols": 8, "log_p": 0.0, "log_q": 0.0, "estimate": None}
+  assert json_lines(capsys) == [shared | {"sample": n} for n in (1, 2)]
+
+
+FLAT = np.zeros((9, 9), np.float32)  # what follows is any of the nine
+
+
+def test_texts_under_a_constraint(use, capsys):
+  use(alphabet_lib.Alphabet.of_text(RECITED), params=FLAT)
+  asked = ["--require=^[abc]{3}", "--forbid=h$", "--length=4", "--seed=2"]
+  run(*asked)
+  text, err = capsys.readouterr()
+  assert set(text[:3]) <= set("abc") and len(text) == 4 and text[3] != "h"
+  log_p, log_q = 4 * np.log(1 / 9), -3 * np.log(3) - np.log(8)
+  assert err.splitlines()[1] == f"log p {log_p:.2f}, log q {log_q:.2f}"
+  run(*asked, "--num=20", "--json")
+  lines = json_lines(capsys)
+  assert len({line["text"] for line in lines}) > 10 and lines[0]["text"] == text
+  for line in lines:
+    assert (line["log_p"], line["log_q"]) == pytest.approx((log_p, log_q), abs=1e-5)
+    assert line["require"] == ["^[abc]{3}"] and line["forbid"] == ["h$"]
+    assert line["estimate"]["log_p"] == pytest.approx(np.log(8 / 9 / 27), abs=1e-5)
+    assert line["estimate"]["effective"] == pytest.approx(20)
+
+
+@pytest.mark.parametrize("filters", ["--top-k=2", "--top-p=0.5", "--temperature=0"])
+def test_filters_leave_no_estimate(use, capsys, filters):
+  use(alphabet_lib.Alphabet.of_text(RECITED), params=FLAT)
+  run("--forbid=a", "--num=2", "--length=3", "--json", filters)
+  assert {line["estimate"] for line in json_lines(capsys)} == {None}
+
+
+def test_the_likeliest_texts(use, capsys):
+  rng = np.random.default_rng(0)
+  table = rng.normal(size=(9, 9)).astype(np.float32)
+  use(alphabet_lib.Alphabet.of_text(RECITED), params=table)
+  run("--beam=81", "--num=2", "--length=2", "--require=a", "--json", "--quiet")
+  lines = json_lines(capsys)
+  log_p = special.log_softmax(table, axis=1)
+  ids = range(9)
+  both = {(i, j): log_p[0, i] + log_p[i, j] for i in ids for j in ids if 1 in (i, j)}
+  best = sorted(both, key=both.get, reverse=True)[:2]
+  assert [line["text"] for line in lines] == ["".join(RECITED[i] for i in ij) for ij in best]
+  assert [line["log_p"] for line in lines] == pytest.approx([both[ij] for ij in best], abs=1e-5)
+  assert lines[1]["beam"] == 81 and not {"seed", "temperature"} & lines[1].keys()
+  run("--beam=81", "--num=2", "--length=2", "--require=a")
+  out, err = capsys.readouterr()
+  assert out == "\n\n".join(line["text"] for line in lines) or out.startswith(lines[0]["text"])
+  assert f"--- sample 1 of 2: log p {lines[0]['log_p']:.2f}, " in err
+
+
+def test_each_sample_in_a_file(use, capsys, tmp_path, monkeypatch):
+  use(alphabet_lib.Alphabet.of_text(RECITED), params=FLAT)
+  asked = ["--num=7", "--length=5", "--seed=4", "--prime=ab"]
+  run(*asked, "--json")
+  lines = json_lines(capsys)
+  monkeypatch.setattr(samples, "MOST_ROWS", 3)
+  out = tmp_path / "deep" / "out"
+  run(*asked, f"--out={out}")
+  assert capsys.readouterr().out == ""
+  assert sorted(path.name for path in out.iterdir()) == [
+    *(f"00{n}.txt" for n in range(1, 8)),
+    "samples.jsonl",
+  ]
+  assert [json.loads(line) for line in (out / "samples.jsonl").read_text().splitlines()] == lines
+  for line in lines:
+    assert (out / f"00{line['sample']}.txt").read_bytes().decode() == "ab" + line["text"]
+  for taken in ("001.txt", "samples.jsonl"):
+    (tmp_path / taken).write_text("mine")
+    with pytest.raises(errors.UserError, match=f"^--out=.*: {taken} is there already"):
+      run(*asked, f"--out={tmp_path}")
+    (tmp_path / taken).unlink()
+  assert list(tmp_path.iterdir()) == [tmp_path / "deep"]
+
+
+def test_a_file_is_no_folder(use, tmp_path):
+  (tmp_path / "file").touch()
+  with pytest.raises(errors.UserError, match=r"cannot write to .*file: File exists"):
+    run(f"--out={tmp_path / 'file'}")
 
 
 def test_a_prompt_from_a_file_or_stdin_is_not_altered(use, capsys, tmp_path, monkeypatch):
@@ -119,9 +203,26 @@ def test_a_byte_alphabet_reads_any_file(use, capsys, tmp_path):
     (["--top-p=nan"], "--top-p=nan: must be"),
     (["--length=-1"], "--length=-1: must be"),
     (["--num=0"], "--num=0: must be"),
+    (["--num=1000000000"], "--num=1000000000: must be"),
+    (["--length=3000000000"], "--length=3000000000: must be"),
+    (["--out="], "--out: the name of the folder is empty"),
     (["--seed=-1"], "--seed=-1: must be"),
     (["--stop="], "--stop: the text is empty"),
     (["--stop=az"], "--stop: would never come, not in the run's alphabet: 'z'"),
+    (["--beam=0"], "--beam=0: must be from 1"),
+    (["--beam=2", "--num=3"], "--num=3: must be at most --beam=2"),
+    (["--beam=2", "--temperature=0"], "--temperature: means nothing with --beam"),
+    (["--beam=2", "--seed=0"], "--seed: means nothing with --beam"),
+    (["--beam=2", "--top-k=2"], "--top-k: means nothing with --beam"),
+    (["--interactive", "--json"], "--json: means nothing with --interactive"),
+    (["--interactive", "--num=1"], "--num: means nothing with --interactive"),
+    (["--interactive", "--beam=2"], "--beam: means nothing with --interactive"),
+    (["--interactive", "--prime-file=-"], "--prime-file=-: stdin is for the lines"),
+    (["--require=("], "--require=(: missing ), unterminated subpattern"),
+    (["--forbid=\\b"], "--forbid=\\b: not understood"),
+    (["--require=z"], "--require=z: would never come, not in the run's alphabet: z"),
+    (["--require=abc", "--length=2"], "--length=2: --require=abc takes 3 at least"),
+    (["--require=a", "--forbid=a"], "--require=a --forbid=a: no text can be like that"),
     (["--prime=az"], "not in the alphabet: 'z'"),
     (["--prime-file=/nowhere/x"], "--prime-file=/nowhere/x: No such file"),
   ],
@@ -142,6 +243,58 @@ def test_a_prompt_file_that_is_not_text_is_named(use, tmp_path):
 class Terminal(io.TextIOWrapper):
   def isatty(self):
     return True
+
+
+def converse(monkeypatch, lines, *args, terminal=False):
+  file = (Terminal if terminal else io.TextIOWrapper)(io.BytesIO(lines.encode()), encoding="utf-8")
+  monkeypatch.setattr("sys.stdin", file)
+  run("--interactive", *args)
+
+
+def test_prompts_in_turn(use, capsys, monkeypatch):
+  converse(monkeypatch, "abc\n\ncab\nh", "--length=4", "--quiet")
+  # The line end of a line is read: what follows it is a; the last line has none.
+  assert capsys.readouterr() == ("abcd" + "efgh" + "abcd" + "\nabc", "")
+  converse(monkeypatch, "\n", "--prime=ef", "--stop=h", "--seed=9")
+  out, err = capsys.readouterr()
+  assert (out, err) == ("efgh", "runs/x: step 500, validation loss 1.2500, --seed=9\n")
+
+
+def test_a_turn_ends_with_an_empty_line_if_nothing_else_is_asked(use, capsys, monkeypatch):
+  table = np.full((3, 3), -np.inf, np.float32)
+  table[[0, 0, 1, 2], [0, 1, 2, 0]] = [-1.0, -2.0, 0.0, 0.0]
+  use(alphabet_lib.Alphabet.of_text("\nab"), params=table)
+  converse(monkeypatch, "a\n", "--temperature=0", "--quiet")
+  assert capsys.readouterr().out == "\n\n"
+  use(alphabet_lib.Alphabet.of_text("xyz"))
+  converse(monkeypatch, "x\nz\n", "--length=5", "--quiet")
+  assert capsys.readouterr().out == "yzxyzxyzxy"
+
+
+def test_foreign_characters_do_not_end_the_session(use, capsys, monkeypatch):
+  converse(monkeypatch, "é\na\n", "--length=2", "--quiet")
+  out, err = capsys.readouterr()
+  assert (out, err.count("\n")) == ("ab", 1) and "not in the alphabet: 'é'" in err
+
+
+def test_a_terminal_has_a_mark_and_ctrl_c_stops_a_text(use, capsys, monkeypatch):
+  write, times = session.Session.write, []
+
+  def interrupted(self):
+    times.append(0)
+    for piece in write(self):
+      yield piece
+      if len(times) == 1:
+        raise KeyboardInterrupt
+
+  monkeypatch.setattr(session.Session, "write", interrupted)
+  asked = ["--length=40", "--quiet", "--stop=\n\n"]
+  converse(monkeypatch, "abc\n\n", *asked, terminal=True)
+  first, second = (RECITED * 9)[1:17], (RECITED * 9)[17:57]
+  assert capsys.readouterr() == (first + second, "> \n> \n> ")
+  with pytest.raises(KeyboardInterrupt):
+    times.clear()
+    converse(monkeypatch, "abc\n\n", *asked)
 
 
 def printed(monkeypatch, file_type, *args):

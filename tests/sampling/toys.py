@@ -1,5 +1,6 @@
 """Models that are no networks: the sampler must not look inside."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -19,6 +20,14 @@ class Chain:
     return params[ids_TxB], {"read": carry["read"] + len(ids_TxB)}, None
 
 
+class Clocked(Chain):
+  """A Markov chain that changes by the step: params[n, i] follow i as the n-th that is read."""
+
+  def apply(self, params, ids_TxB, carry):
+    n_TxB = carry["read"] + jnp.arange(len(ids_TxB))[:, None]
+    return params[n_TxB, ids_TxB], {"read": carry["read"] + len(ids_TxB)}, None
+
+
 def cycle(V):
   """Logits of a chain that counts 0, 1, ..., V-1, 0, ... and never errs."""
   return np.where(np.roll(np.eye(V), 1, axis=1) > 0, 0.0, -np.inf).astype(np.float32)
@@ -36,3 +45,11 @@ def lstm(vocab=11):
     forget_bias=1.0,
     compute_dtype="float32",
   )
+
+
+def lstm_params(vocab=11):
+  """A model and its parameters, larger than at the start of training: it matters what was read."""
+  model = lstm(vocab)
+  rng = np.random.default_rng(1)
+  shapes = jax.eval_shape(model.init, jax.random.key(0))
+  return model, jax.tree.map(lambda leaf: np.float32(rng.normal(size=leaf.shape)), shapes)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from charrnn.scorecards import memorization
-from charrnn.text import corpora
+from charrnn.training import parts
 
 ALPHABETS = {
   "two": "ab",
@@ -69,15 +69,32 @@ def test_novelty_is_the_share_of_new_sequences():
     assert memorization.novel(found, size).tolist() == [s not in training for s in sequences]
 
 
+def _part(text):
+  return parts.Part("training", text, (parts.Passage("whole", 0, len(text)),))
+
+
 def test_copies_are_named_with_document_and_line():
-  training = "one\ntwo\nthree\n" + "four\nfive and six\nseven\n"
-  documents = [corpora.Document("a", 0, 14), corpora.Document("b", 14, len(training))]
+  text = "one\ntwo\nthree\n" + "four\nfive and six\nseven\n"
+  # Of the second document the first two lines are in another part.
+  passages = parts.Passage("a", 0, 14), parts.Passage("b", 14, len(text), line=3)
+  training = parts.Part("training", text, passages)
   text = "zzz five and six\nsevQ three\n!!"
-  (found,) = memorization.matches(training, [text])
-  first, second = memorization.copies(text, found, training, documents, count=2)
-  assert first == memorization.Copy("five and six\nsev", 16, 4, training.index("five"), "b", 2)
+  (found,) = memorization.matches(training.text, [text])
+  first, second = memorization.copies(text, found, training, count=2)
+  assert first == memorization.Copy("five and six\nsev", 16, 4, training.text.index("five"), "b", 4)
   assert second == memorization.Copy("three\n", 6, 22, 8, "a", 3)
-  assert memorization.copies(text, found, training, [])[0].document is None
+
+
+def test_the_longest_of_several_texts_come_once_each():
+  training = _part("the quick brown fox jumps over the lazy dog")
+  texts = ["?quick brown?", "!", "a lazy dog,quick brown;the quick brown fox"]
+  found = memorization.matches(training.text, texts)
+  longest = memorization.longest(texts, found, training, count=3)
+  assert [(copy.text, copy.sample) for copy in longest] == [
+    ("the quick brown fox", 3),
+    ("quick brown", 1),
+    (" lazy dog", 3),
+  ]
 
 
 def test_copies_do_not_overlap_and_go_from_long_to_short():
@@ -85,7 +102,7 @@ def test_copies_do_not_overlap_and_go_from_long_to_short():
   for _ in range(20):
     training, text = _texts("abcdef", rng)
     (found,) = memorization.matches(training, [text])
-    copies = memorization.copies(text, found, training, [], count=9)
+    copies = memorization.copies(text, found, _part(training), count=9)
     taken = np.zeros(len(text), int)
     for copy in copies:
       assert text[copy.position :].startswith(copy.text) and training[copy.place :].startswith(
@@ -101,7 +118,7 @@ def test_a_text_that_is_all_copied_takes_no_longer():
   training = "ab" * 100_000
   (found,) = memorization.matches(training, [training])
   assert found.lengths.tolist() == list(range(len(training), 0, -1))
-  assert [copy.length for copy in memorization.copies(training, found, training, [])] == [
+  assert [copy.length for copy in memorization.copies(training, found, _part(training))] == [
     len(training)
   ]
 

@@ -33,19 +33,26 @@ def test_tokens_of_c_are_those_of_a_compiler():
   assert tokens == ["a", "->", "b", "<<=", "c", '/* " */', '"\\"//"', "//d", "++", "e"]
 
 
-@pytest.mark.parametrize("size", [1, 5, 12, 50, 1000])
-def test_pieces_are_the_text_and_end_at_boundaries(size):
+@pytest.mark.parametrize("size", [9, 12, 50, 1000])
+def test_pieces_are_cut_as_samples_of_a_model_are(size):
   text = "".join(f"{'x' * (i % 7)}\n\n" for i in range(40)) + "rest"
-  pieces = samples.pieces(text, size, BLANK)
-  assert "".join(pieces) == text
-  assert all(piece.endswith("\n\n") for piece in pieces[:-1])
-  assert all(size <= len(piece) < size + 9 for piece in pieces[:-1])
-  assert len(pieces[-1]) >= min(size / 2, len(text))
+  pieces, at = samples.pieces(text, size, BLANK), 0
+  for piece in pieces:
+    assert piece == samples.trimmed(text[at : at + size], BLANK)
+    at += len(piece)
+  assert text.startswith("".join(pieces)) and len(text) - at < size / 2
+
+
+def test_what_is_longer_than_a_sample_is_cut_and_its_rest_left_out():
+  text = "a" * 25 + "\n\n" + "b" * 8 + "\n\n" + "c" * 9 + "\n\nd"
+  assert samples.pieces(text, 10, BLANK) == ["a" * 10, "b" * 8 + "\n\n", "c" * 9 + "\n"]
 
 
 def test_pieces_of_nothing_and_of_what_has_no_boundary():
   assert samples.pieces("", 10, BLANK) == []
-  assert samples.pieces("abc", 1, BLANK) == ["abc"]
+  assert samples.pieces("abcd", 10, BLANK) == []
+  assert samples.pieces("abc", 2, BLANK) == ["ab", "c"]
+  assert samples.pieces("x" * 65, 20, BLANK) == ["x" * 20] * 3
 
 
 def test_what_was_cut_off_is_left_out():

@@ -160,6 +160,43 @@ def test_an_unwritable_cache_is_told(tmp_path, monkeypatch):
     corpora.load(path)
 
 
+@pytest.mark.parametrize("alphabet", ["char", "byte"])
+@pytest.mark.parametrize("block", [1, 3, 1 << 20])
+def test_a_limited_text_is_the_beginning_of_the_whole(tmp_path, monkeypatch, alphabet, block):
+  monkeypatch.setattr(files, "BLOCK", block)
+  for name, text in {"a": "one\n", "b": ODD, "c": "zwölf"}.items():
+    _write(tmp_path / "tree" / name, text)
+  path = str(tmp_path / "tree")
+  whole = corpora.load(path, alphabet=alphabet)
+  for limit in range(1, len(whole.ids) + 2):
+    corpus = corpora.load(path, alphabet=alphabet, limit=limit)
+    text = _whole(whole)[:limit] if alphabet == "char" else whole.text(0, limit)
+    assert _whole(corpus) == text
+    assert corpus.provenance["characters"] == len(corpus.ids) == sum(corpus.alphabet.counts)
+    assert all(corpus.alphabet.counts) or alphabet == "byte"
+    clipped = [(d.name, d.start, min(d.stop, limit)) for d in whole.documents if d.start < limit]
+    assert list(corpus.documents) == clipped
+
+
+def test_a_limited_text_has_a_digest_of_its_own(tmp_path):
+  path = _write(tmp_path / "a.txt", "abcdefg")
+  limits = (0, 3, 4, 8)
+  whole, three, four, more = (corpora.load(path, limit=limit).provenance for limit in limits)
+  assert len({each["sha256"] for each in (whole, three, four)}) == 3
+  assert (three["options"]["limit"], "limit" in whole["options"]) == (3, False)
+  assert more == whole
+  assert corpora.load(path, limit=3).provenance == three
+  _write(tmp_path / "a.txt", "abcdefx")
+  assert corpora.load(path, limit=3).provenance["sha256"] != three["sha256"]
+
+
+def test_what_follows_the_limit_is_not_kept(tmp_path, cache_folder):
+  path = _write(tmp_path / "a.txt", "ab" * 5_000)
+  corpora.load(path, limit=10)
+  (ids,) = _ids_files(cache_folder)
+  assert ids.stat().st_size == 10
+
+
 def _ids_files(cache_folder: pathlib.Path) -> list[pathlib.Path]:
   return list(cache_folder.glob("corpus-*/ids.bin"))
 

@@ -107,3 +107,30 @@ def test_a_short_segment_has_fewer_readers():
     for x_TxB, _, _ in streams.scored_windows(np.arange(99), [splits.Segment(50, 75)], 8, 10)
   ]
   assert shapes == [(10, 2)] * 2
+
+
+def test_nothing_before_the_beginning_of_a_document_is_read():
+  rng = np.random.default_rng(2)
+  for size, segment, readers, window, burn_in in _scored_cases(seed=2):
+    begins = [0, *map(int, rng.integers(1, size, size=5))]
+    begin_of = np.maximum.accumulate(np.where(np.isin(np.arange(size), begins), np.arange(size), 0))
+    triples = list(
+      streams.scored_windows(np.arange(size), [segment], readers, window, burn_in, begins)
+    )
+    expected = sorted(set(range(*segment)) - set(begins))
+    if not triples:
+      assert not expected
+      continue
+    x_SxB, y_SxB, weight_SxB = (np.concatenate(arrays) for arrays in zip(*triples))
+    # Reader by reader is the order of the text.
+    assert y_SxB.T[weight_SxB.T == 1].tolist() == expected
+    for x_S, y_S, weight_S in zip(x_SxB.T, y_SxB.T, weight_SxB.T):
+      first, last = np.flatnonzero(weight_S)[[0, -1]]
+      assert first == min(burn_in, y_S[first] - 1 - begin_of[y_S[first]])
+      assert (begin_of[x_S[: last + 1]] == begin_of[y_S[first]]).all()
+
+
+def test_stretches_are_cut_where_documents_begin():
+  found = list(streams.stretches([(2, 10), (10, 11), (12, 20)], [0, 10, 15, 16]))
+  assert found == [(2, 10), (12, 15), (17, 20)]
+  assert list(streams.stretches([(0, 1), (5, 5)])) == []

@@ -22,7 +22,7 @@ def digests(workdir, step):
 
 def numbers(workdir):
   """The lines of metrics.jsonl but for what a clock has decided."""
-  clocked = {"chars_per_second", "idle"}
+  clocked = {"chars_per_second", "idle", "seconds"}
   return [{k: v for k, v in line.items() if k not in clocked} for line in metrics.read(workdir)]
 
 
@@ -73,6 +73,13 @@ def test_stopped_by_a_signal_it_goes_on_as_if_it_had_not_been(whole, tmp_path, s
   assert not interrupted and f"resumes after step {stopped_after}" in said
   assert digests(tmp_path, 12) == digests(whole, 12)
   assert numbers(tmp_path) == numbers(whole)
+
+
+def test_seconds_go_on_where_a_run_goes_on(whole, tmp_path):
+  workdir = shutil.copytree(whole, tmp_path / "run")
+  resume(workdir, max_steps=18)
+  seconds = [line["seconds"] for line in metrics.read(workdir)]
+  assert seconds[0] > 0 and seconds == sorted(seconds) and len(seconds) > len(numbers(whole))
 
 
 def test_passes_over_a_damaged_checkpoint_and_comes_to_the_same(whole, tmp_path):

@@ -40,10 +40,10 @@ def trace(
   progress: Callable[[int, int], None] | None = None,
   **options,
 ) -> list[Birth]:
-  """`checkpoints`: (step, function that gives its parameters); `scratch` holds the recordings.
+  """`checkpoints`: (step, function that gives its parameters, or None where they are lost).
 
-  All are scored on the confirmation half of the first characters of the text. `options` are those
-  of `match.match`.
+  `scratch` holds the recordings. All are scored on the confirmation half of the first characters of
+  the text. `options` are those of `match.match`.
   """
   N = min(CHARACTERS, len(ids_N))
   entries = {name: (kind, label.first(N)) for name, (kind, label) in entries.items()}
@@ -52,7 +52,9 @@ def trace(
   born = [Birth(each.hypothesis, each.name, [], [], [], []) for each in found if each.scored]
   chosen = {each.hypothesis: each for each in found if each.scored}
   for done, (step, load) in enumerate(checkpoints):
-    values = record.record(model, load(), ids_N[:N], scratch).values
+    if (params := load()) is None:
+      continue
+    values = record.record(model, params, ids_N[:N], scratch).values
     result = match.match(values, columns, entries, documents, shifts=0, **options)
     best = {each.hypothesis: each for each in result.findings if each.scored}
     for birth in born:

@@ -17,7 +17,7 @@ import tree_sitter_c
 from charrnn.analysis import labels
 
 # Each group spans the characters after which one is inside.
-_TOKENS = re.compile(
+TOKENS = re.compile(
   r"""
     /(?P<block>\*.*?(?:\*(?=/)|\Z))/?
   | /(?P<line>/[^\\\n]*(?:\\(?:\r?\n)?[^\\\n]*)*)
@@ -153,7 +153,7 @@ class _Tokens(NamedTuple):
 def _tokens(text: str) -> _Tokens:
   tokens = _Tokens({"block": [], "line": [], "string": [], "character": []}, [])
   state, branches, before_macro = _State(), [], None
-  for match in _TOKENS.finditer(text):
+  for match in TOKENS.finditer(text):
     kind, position = match.lastgroup, match.start()
     if kind in tokens.spans:
       tokens.spans[kind].append(match.span(kind))
@@ -217,7 +217,7 @@ def _of_syntax(text: str, field: str, binary: bool = False) -> labels.Label:
 @functools.lru_cache(maxsize=1)
 def _syntax(text: str) -> _Syntax:
   syntax = _Syntax([], [], [], [], [])
-  for node in _nodes(_parser().parse(_parseable(text))):
+  for node in nodes(parser().parse(parseable(text))):
     _judge(node, syntax)
     _note(node, syntax)
   return syntax
@@ -258,7 +258,7 @@ def _span(node: tree_sitter.Node) -> tuple[int, int]:
   return node.start_byte, max(node.start_byte, node.end_byte - 1)
 
 
-def _nodes(tree: tree_sitter.Tree) -> Iterator[tree_sitter.Node]:
+def nodes(tree: tree_sitter.Tree) -> Iterator[tree_sitter.Node]:
   """All nodes, parents first, without recursion: a text may be nested at any depth."""
   cursor = tree.walk()
   while True:
@@ -270,7 +270,7 @@ def _nodes(tree: tree_sitter.Tree) -> Iterator[tree_sitter.Node]:
         return
 
 
-def _parseable(text: str) -> bytes:
+def parseable(text: str) -> bytes:
   """A copy for the parser alone, with one byte for each character: its offsets are ours."""
   text = _ANNOTATIONS.sub(lambda match: " " * len(match[0]), text)
   text = _TYPE_ARGUMENT.sub(lambda match: match[1] + " " * len(match[2]), text)
@@ -279,5 +279,5 @@ def _parseable(text: str) -> bytes:
 
 
 @functools.cache
-def _parser() -> tree_sitter.Parser:
+def parser() -> tree_sitter.Parser:
   return tree_sitter.Parser(tree_sitter.Language(tree_sitter_c.language()))

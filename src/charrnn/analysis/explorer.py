@@ -1,18 +1,12 @@
 """The explorer: what every cell does on a piece of text, as one page in one file.
 
-The page needs no network and gets none: its policy allows the one script and the one style whose
-digests it names. All that was recorded is data beside them, which the script writes out as text.
+All that was recorded is data beside the script, which writes it out as text: see `pages`.
 """
 
 import base64
-import hashlib
-import html
-import importlib.resources
-import json
 import math
 import os
 import pathlib
-import re
 import zlib
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
@@ -20,7 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from charrnn import errors
-from charrnn.analysis import confirm, findings
+from charrnn.analysis import confirm, findings, pages
 
 # Joined in this order to the one script.
 SCRIPTS = (
@@ -85,41 +79,9 @@ def _check(excerpt):
 
 
 def _page(title: str, blocks: Mapping[str, Any]) -> str:
-  style = _source("page.css")
-  script = "\n".join(_source(f"{name}.js") for name in SCRIPTS)
-  parts = {
-    "title": html.escape(title.encode("utf-8", "replace").decode()),
-    "policy": _policy(style, script),
-    "style": style,
-    "script": script,
-    "data": "\n".join(_block(name, value) for name, value in blocks.items()),
-  }
-  # In one pass, so that nothing is looked for in what was put in.
-  return re.sub(r"\{\{(\w+)\}\}", lambda match: parts[match[1]], _source("page.html"))
-
-
-def _source(name: str) -> str:
-  return (importlib.resources.files("charrnn.analysis") / "page" / name).read_text("utf-8")
-
-
-def _policy(style: str, script: str) -> str:
-  style, script = (
-    f"'sha256-{base64.b64encode(hashlib.sha256(part.encode()).digest()).decode()}'"
-    for part in (style, script)
-  )
-  return (
-    f"default-src 'none'; script-src {script}; style-src {style}; base-uri 'none'; "
-    "form-action 'none'; require-trusted-types-for 'script'"
-  )
-
-
-def _block(name: str, value) -> str:
-  """Data that no parser takes for anything else: ASCII, and without a `<`."""
-  return f'<script type="application/json" id="{name}">{_json(value)}</script>'
-
-
-def _json(value) -> str:
-  return json.dumps(value, separators=(",", ":"), allow_nan=False).replace("<", "\\u003c")
+  script = "\n".join(pages.source(f"{name}.js") for name in SCRIPTS)
+  style = pages.source("page.css")
+  return pages.page("page.html", title, style, script, data=pages.blocks(blocks))
 
 
 def _short(value):
@@ -271,4 +233,4 @@ def _huffman(data) -> bytes:
 
 
 def _size(value) -> int:
-  return len(_json(value)) + 1  # and a comma
+  return len(pages.plain_json(value)) + 1  # and a comma

@@ -190,13 +190,8 @@ def _scan(recording, columns, plan, progress) -> correlate.Scan:
 
 def _late(every, ahead, lags) -> np.ndarray:
   """Which lags of which target are left out, bool [H, lags]: what comes next was read by then."""
-  looks_ahead = [_plain(target) in ahead for target in every]
+  looks_ahead = [targets.plain(target.name) in ahead for target in every]
   return np.outer(looks_ahead, np.asarray(lags) > 0)
-
-
-def _plain(target) -> str:
-  """The hypothesis that a target is of, without its confounds."""
-  return target.name.partition(targets.GIVEN)[0]
 
 
 def _best(scan, plan) -> _Best:

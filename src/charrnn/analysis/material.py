@@ -1,6 +1,5 @@
 """The text that a network is studied on: whole documents that it was not trained on, or files."""
 
-import itertools
 import pathlib
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -8,6 +7,7 @@ from typing import NamedTuple
 import numpy as np
 
 from charrnn import errors
+from charrnn.training import parts as parts_lib
 from charrnn.training import runs
 
 FEWEST = 5000  # characters, of which two halves can be made
@@ -27,18 +27,14 @@ class Material(NamedTuple):
 
 def held_out(run: runs.Run, characters: int) -> Material:
   """The first so many characters of the validation and test parts of the run's own corpus."""
-  corpus = runs.load_corpus(run.config)
-  runs.check_same_text(run.path, corpus)
+  corpus = runs.load_same_corpus(run.path, run.config)
   parts = runs.split(run.config, len(corpus.ids))
-  wanted = _joined([*parts.valid, *parts.test])
+  wanted = [*parts.valid, *parts.test]
   if not wanted:
     raise errors.UserError(f"{run.path} was trained on all of its text: give another with --text")
-  pieces = [
-    (max(document.start, start), min(document.stop, stop), document.name)
-    for document, (start, stop) in itertools.product(corpus.documents, wanted)
-    if max(document.start, start) < min(document.stop, stop)
-  ]
-  pieces = list(_first(sorted(pieces), characters))
+  found = parts_lib.spans(corpus.documents, wanted)
+  pieces = sorted((start, stop, document.name) for document, start, stop in found)
+  pieces = list(_first(pieces, characters))
   ids = [np.asarray(corpus.ids[start:stop]) for start, stop, _ in pieces]
   name = f"{corpus.name} (valid and test part)" if parts.test else f"{corpus.name} (valid part)"
   return _material(run, name, ids, [piece[2] for piece in pieces])
@@ -73,17 +69,6 @@ def _language(names) -> str:
   """C where most of the documents are named so."""
   c = sum(pathlib.Path(name).suffix.lower() in (".c", ".h") for name in names)
   return "c" if c > len(names) / 2 else "prose"
-
-
-def _joined(segments):
-  """Segments in order, those that touch as one."""
-  joined = []
-  for start, stop in sorted(segments):
-    if joined and joined[-1][1] == start:
-      joined[-1] = joined[-1][0], stop
-    else:
-      joined.append((start, stop))
-  return joined
 
 
 def _first(pieces, characters):

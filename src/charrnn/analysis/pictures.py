@@ -1,8 +1,8 @@
 """A study as pictures: what was found, how open gates are, when cells learned what they follow."""
 
-import contextlib
-
 import numpy as np
+
+from charrnn.analysis import canvas
 
 OWN, OTHER, BAR = "#1f5f8b", "#8a8f98", "#23262c"
 UNTRAINED = {"color": OTHER, "ls": ":"}
@@ -15,19 +15,6 @@ GATES = {
   "z": "update gate",
 }
 CHANCE = {"auroc": 0.5, "spearman": 0.0, "semipartial": 0.0}
-_STYLE = {
-  "font.size": 9,
-  "axes.titlesize": 10,
-  "axes.spines.top": False,
-  "axes.spines.right": False,
-  "axes.edgecolor": "#b9b5ad",
-  "axes.labelcolor": "#50545c",
-  "axes.axisbelow": True,
-  "grid.color": "#e6e2da",
-  "legend.frameon": False,
-  "xtick.color": "#50545c",
-  "ytick.color": "#50545c",
-}
 
 
 def findings(study, path):
@@ -81,26 +68,8 @@ def births(study, path):
       axes.remove()
 
 
-@contextlib.contextmanager
 def _figure(study, path, title, **options):
-  import matplotlib as mpl
-
-  mpl.use("Agg")
-  from matplotlib import pyplot as plt
-
-  with plt.rc_context(_STYLE):
-    figure = plt.figure(layout="constrained", **options)
-    try:
-      figure.suptitle(_plain(f"{study['run']}, step {study['step']}: {title}"), size=11)
-      yield figure
-      figure.savefig(path, dpi=130)
-    finally:
-      plt.close(figure)
-
-
-def _plain(text: str) -> str:
-  """Names as they are: a $ would begin a formula."""
-  return text.replace("$", r"\$")
+  return canvas.figure(path, f"{study['run']}, step {study['step']}: {title}", **options)
 
 
 def _effect(finding, score) -> float:
@@ -111,7 +80,7 @@ def _effect(finding, score) -> float:
 
 def _told(finding) -> str:
   mark = "" if finding["survives"] is None else " ✓" if finding["survives"] else ""
-  return _plain(f"{finding['hypothesis']}  {finding['name']}{mark}")
+  return canvas.plain(f"{finding['hypothesis']}  {finding['name']}{mark}")
 
 
 def _finding(axes, row, finding):
@@ -159,7 +128,7 @@ def _birth(axes, birth):
   best, own = (np.array(birth[name], float) for name in ("best", "score"))
   axes.plot(birth["steps"], best, color=OTHER, ls="--", lw=1.2, label="best at that step")
   axes.plot(birth["steps"], own, color=OWN, lw=1.6, marker="o", ms=2.5, label="the cell")
-  axes.set(title=_plain(f"{birth['hypothesis']}  {birth['column']}"), xlabel="training step")
+  axes.set(title=canvas.plain(f"{birth['hypothesis']}  {birth['column']}"), xlabel="training step")
   axes.grid()
 
 

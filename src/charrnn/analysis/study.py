@@ -6,7 +6,7 @@ the checkpoints on the way.
 """
 
 import dataclasses
-import math
+import functools
 import pathlib
 from typing import Any
 
@@ -16,16 +16,15 @@ import numpy as np
 from charrnn import errors
 from charrnn.analysis import (
   births,
+  causes,
   explorer,
   findings,
   hypotheses,
   intervene,
-  labels,
   lookup,
   match,
   material,
   record,
-  steer,
   targets,
   twins,
 )
@@ -40,9 +39,8 @@ CONFOUNDS = {
 }
 LAST = (1, 3, 6)  # characters that the look-up predictors see
 SHUT, OPEN = 0.1, 0.9  # arXiv 1506.02078: left- and right-saturated
-EXCERPT = 20_000
-ABLATED = 20_000  # characters of the confirmation half, for each cell that is set
-STEERED = 4  # controls of a cell in generation
+EXCERPT = 20_000  # characters in the explorer, of up to so many cells:
+SHOWN = 1024
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,18 +81,35 @@ class Study:
       raise errors.UserError(
         f"{self.material.name}: there is nothing to score ({reasons}): give a longer text"
       )
-    self.cells = {each.hypothesis: self._cell(each) for each in self.found}
+    cells = {each.hypothesis: self._cell(each) for each in self.found}
+    cases = self.run, self.material, self.recording, cells
     study = self._about() | {
       "findings": self._findings(),
       "scores": self._scores(),
       "interpretable": findings.plain(self.result.interpretable),
-      "ablations": self._ablations(),
-      "steering": self._steering(),
+      "ablations": causes.ablations(
+        *cases,
+        self.labels,
+        self.result.halves.confirmation,
+        setting=self.settings.ablation,
+        controls=self.settings.controls,
+        seed=self.settings.seed,
+        progress=self.watch("cells set from outside"),
+      ),
+      "steering": causes.steering(
+        *cases,
+        self.hypotheses,
+        seed=self.settings.seed,
+        progress=self.watch("text written with cells set"),
+      ),
       "saturation": self._saturation(),
       "births": self._births(),
       "notes": self._notes(),
     }
     return findings.plain(study), self._excerpt()
+
+  def _count(self):
+    return self.model.network.layers * self.model.network.hidden
 
   def _columns(self):
     return [str(column) for column in self.recording.columns]
@@ -166,13 +181,11 @@ class Study:
     }
 
   def _hypothesis(self, finding) -> dict:
-    plain = self.hypotheses[finding.hypothesis.partition(targets.GIVEN)[0]]
-    beyond = finding.kind == "beyond"
-    about = (
-      f"{plain.about}; beyond {finding.hypothesis.partition(targets.GIVEN)[2]}"
-      if beyond
-      else plain.about
-    )
+    name = targets.plain(finding.hypothesis)
+    plain = self.hypotheses[name]
+    about = plain.about
+    if finding.kind == "beyond":
+      about += f"; beyond {', '.join(self.given[name])}"
     return {
       "name": finding.hypothesis,
       "kind": finding.kind,
@@ -197,6 +210,7 @@ class Study:
       name = each["hypothesis"]
       beyond = targets.beyond(name, self.given[name]) if name in self.given else name
       each["confounded"] = bool(each["survives"]) and not survives[beyond]
+      each["survives"] = False if each["confounded"] else each["survives"]
     return told
 
   def _twin(self, finding) -> dict | None:
@@ -227,91 +241,12 @@ class Study:
     network = self.model.network
     shape = network.layers, len(record.quantities(self.model)), network.hidden, -1
     effects, confirmed = (
-      values.reshape(shape).swapaxes(1, 2).reshape(network.layers * network.hidden, shape[1], -1)
+      values.reshape(shape).swapaxes(1, 2).reshape(self._count(), shape[1], -1)
       for values in (self.result.effects, self.result.confirmed)
     )
     best = np.nan_to_num(np.abs(effects)).argmax(axis=1)[:, None]
     chosen = np.take_along_axis(confirmed, best, axis=1)[:, 0]
     return dict(zip(self.result.hypotheses, chosen.T))
-
-  def _ablations(self) -> list[dict]:
-    """The change of the loss with each cell set, and with its controls set likewise."""
-    counted = np.zeros(len(self.material.ids_N), bool)
-    for start, stop in self.result.halves.confirmation:
-      counted[start:stop] = True
-    # Read as it stands, up to so many characters of the confirmation half, which alone count.
-    stop = int(np.searchsorted(np.cumsum(counted), min(ABLATED, counted.sum()))) + 1
-    counted = counted[:stop]
-    others = self._controls(self.settings.controls)
-    wanted = list(dict.fromkeys([*others, *(o for each in others.values() for o in each)]))
-    values = {c: intervene.kept(self.recording, self.model, c) for c in wanted}
-    rows = [[c.set_to(intervene.values(values[c], self.settings.ablation))] for c in wanted]
-    nats = intervene.losses(
-      self.model,
-      self.run.params,
-      self.material.ids_N[:stop],
-      [[], *rows],
-      self.watch("cells set from outside"),
-    )
-    changes = dict(zip(wanted, nats[1:] - nats[0]))
-    return [
-      self._ablation(name, cell, changes, others, counted) for name, cell in self.cells.items()
-    ]
-
-  def _ablation(self, name, cell, changes, others, counted) -> dict:
-    label = self.labels[name.partition(targets.GIVEN)[0]]
-    label = labels.Label(label.values[: len(counted)], label.mask[: len(counted)] & counted)
-    own = intervene.effect(changes[cell], label)
-    rest = [intervene.effect(changes[other], label) for other in others[cell]]
-    known = None not in own
-    selective = [each.inside - each.outside for each in rest] if known else []
-    return {
-      "hypothesis": name,
-      "cell": str(cell),
-      "setting": self.settings.ablation,
-      "inside": own.inside,
-      "outside": own.outside,
-      "controls": {
-        "inside": [each.inside for each in rest] if known else [],
-        "outside": [each.outside for each in rest] if known else [],
-      },
-      # Of costing more where the label holds than elsewhere; not corrected for many hypotheses.
-      "p": intervene.p_value(own.inside - own.outside, selective) if known else None,
-    }
-
-  def _controls(self, count) -> dict[intervene.Cell, list[intervene.Cell]]:
-    found = list(dict.fromkeys(self.cells.values()))
-    seed = self.settings.seed
-    return {c: intervene.controls(self.recording, c, count, found, seed) for c in found}
-
-  def _steering(self) -> list[dict]:
-    """Generated text with each cell at zero, low and high, and with controls likewise."""
-    others, rows = self._controls(STEERED), {"free": []}
-    for cell in dict.fromkeys([*others, *(o for each in others.values() for o in each)]):
-      column = intervene.kept(self.recording, self.model, cell)
-      for setting in ("zero", "low", "high"):
-        rows[cell, setting] = [cell.set_to(intervene.values(column, setting))]
-    prompt = self.material.ids_N[: self._prompt()]
-    decode = self.run.alphabet.decode
-    watch = self.watch("text written with cells set")
-    seed = self.settings.seed
-    texts = steer.write(
-      self.model, self.run.params, prompt, decode, rows, seed=seed, progress=watch
-    )
-    told, shown = [], set()
-    for name, cell in self.cells.items():
-      plain = name.partition(targets.GIVEN)[0]
-      # What is measured of every cell is told once.
-      standard = () if cell in shown else steer.STANDARD
-      shown.add(cell)
-      for measure in (steer.of_label(self.hypotheses[plain]), *standard):
-        told.append(_steered(name, cell, measure, texts, rows, others[cell]))
-    return [each for each in told if _says_something(each)]
-
-  def _prompt(self) -> int:
-    """The length of a prompt that ends with a line, if there is one in time."""
-    text = self.material.texts[0][: intervene.BURN_IN]
-    return text.rfind("\n") + 1 or len(text)
 
   def _saturation(self) -> list[dict]:
     """How often each gate is nearly shut and nearly open; of those with values from 0 to 1."""
@@ -327,10 +262,9 @@ class Study:
 
   def _births(self) -> list[dict]:
     folder, run = self.run.path / "checkpoints", self.run
-    kept = births.spread([s for s in checkpoint.steps(folder) if _whole(folder, s)])
     loads = [
-      (step, lambda step=step: checkpoint.read(folder, step, "params")[0]["params"])
-      for step in kept
+      (step, functools.partial(_parameters, folder, step))
+      for step in births.spread(checkpoint.steps(folder))
     ]
     if not run.config.init_from:
       loads.insert(0, (0, lambda: self.model.init(jax.random.key(run.config.seed))))
@@ -369,7 +303,8 @@ class Study:
     return told
 
   def _excerpt(self) -> explorer.Excerpt:
-    N = min(EXCERPT, len(self.material.ids_N))
+    # Fewer characters of a larger network, so that the page stays of one size.
+    N = min(EXCERPT, len(self.material.ids_N), EXCERPT * SHOWN // self._count())
     predictions = self.recording.predictions
     return explorer.Excerpt(
       self.material.text[:N],
@@ -383,43 +318,9 @@ class Study:
     )
 
 
-def _says_something(steered) -> bool:
-  """Whether there is anything to measure: verse has no indentation, and some texts no quotes."""
-  return steered["free"] is not None and any(
-    each["result"] or any(each["controls"]) for each in steered["settings"]
-  )
-
-
-def _steered(name, cell, measure, texts, rows, others) -> dict:
-  def result(key):
-    value = measure.function(texts[key])
-    return None if math.isnan(value) else value
-
-  settings = [
-    {
-      "setting": setting,
-      "value": rows[cell, setting][0].value,
-      "result": result((cell, setting)),
-      "controls": [result((other, setting)) for other in others],
-    }
-    for setting in ("zero", "low", "high")
-  ]
-  keys = {"free": "free"} | {each: (cell, each) for each in ("zero", "low", "high")}
-  return {
-    "hypothesis": name,
-    "cell": str(cell),
-    "measure": measure.name,
-    "unit": measure.unit,
-    "free": result("free"),
-    "settings": settings,
-    "excerpts": {setting: texts[key][0][: steer.EXCERPT] for setting, key in keys.items()},
-  }
-
-
-def _whole(folder, step) -> bool:
-  """Whether a checkpoint's digests can be read; a run that trains may drop it meanwhile."""
+def _parameters(folder, step):
+  """Those of a checkpoint; None if it is damaged, or gone: a run that trains drops old ones."""
   try:
-    checkpoint.read_meta(folder, step)
+    return checkpoint.read(folder, step, "params")[0]["params"]
   except checkpoint.DamagedError:
-    return False
-  return True
+    return None

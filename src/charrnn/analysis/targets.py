@@ -41,6 +41,11 @@ def beyond(name: str, confounds: Sequence[str]) -> str:
   return f"{name}{GIVEN}{', '.join(confounds)}"
 
 
+def plain(name: str) -> str:
+  """The hypothesis that a name of `beyond` is of; any other as it is."""
+  return name.partition(GIVEN)[0]
+
+
 def _target(name, kind, label, length) -> Target:
   values, mask = np.asarray(label.values), np.asarray(label.mask, bool)
   if kind not in ("binary", "graded"):

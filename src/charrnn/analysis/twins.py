@@ -55,6 +55,8 @@ def compare(
     return match.strengths(values, columns, entries, documents, seed=seed, **options)
 
   observed, found, init = score(recording[:N]), [], jax.jit(model.init)
+  if not observed:  # nothing to compare
+    return Twins({}, {}, {}, {}, {})
   for number in range(count):
     # Seeds far from those that people give to runs.
     params = init(jax.random.fold_in(jax.random.key(seed), 1_000_003 + number))

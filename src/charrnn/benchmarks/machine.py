@@ -8,13 +8,12 @@ prints what JAX finds, as JSON: asked for in a process that ends, since JAX hold
 import importlib.metadata
 import importlib.util
 import json
-import os
-import pathlib
 import platform
 import subprocess
 import sys
 
 from charrnn import errors
+from charrnn.launching import surroundings
 
 PACKAGES = ("charrnn", "jax", "jaxlib", "flax", "torch", "numpy")
 PATIENCE = 300  # seconds in which JAX has found its devices
@@ -37,8 +36,8 @@ def facts():
     last = (done.stderr.strip().splitlines() or ["no message"])[-1]
     raise errors.UserError(f"JAX does not start here: {last}")
   return {
-    "processor": _processor(),
-    "cores": cores(),
+    "processor": surroundings.processor(),
+    "cores": surroundings.cores(),
     "system": platform.platform(),
     "python": platform.python_version(),
     "packages": {name: version(name) for name in PACKAGES if version(name)},
@@ -57,12 +56,6 @@ def version(name):
     return None
 
 
-def cores():
-  """That this process may use."""
-  affinity = getattr(os, "sched_getaffinity", None)
-  return len(affinity(0)) if affinity else os.cpu_count()
-
-
 def text(found):
   """`facts` in one line."""
   device = "" if found["platform"] == "cpu" else f", {found['devices']} x {found['device']}"
@@ -70,13 +63,6 @@ def text(found):
   return (
     f"{found['processor']}, {found['cores']} cores{device}; Python {found['python']}, jax {jax}"
   )
-
-
-def _processor():
-  path = pathlib.Path("/proc/cpuinfo")
-  lines = path.read_text().splitlines() if path.exists() else []
-  names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-  return names[0] if names else platform.processor() or platform.machine()
 
 
 def _devices():

@@ -5,7 +5,9 @@ Each piece has an `amount`: how much of its unit is done by doing it once.
 
 from typing import NamedTuple
 
-GATES = {"rnn": 1, "gru": 3, "lstm": 4}
+from charrnn.models import sizes
+
+GATES = sizes.GATES
 BYTES = {"float32": 4, "bfloat16": 2}
 
 
@@ -106,8 +108,7 @@ FAR_BEYOND_CACHES = Reading(512 << 20)
 
 def weights(task):
   """That a character is multiplied with; the first layer's input is a look-up, no product."""
-  squares = 2 * task.layers - 1
-  return squares * GATES[task.cell] * task.hidden**2 + task.hidden * task.alphabet
+  return sizes.multiplied(task.alphabet, task.cell, task.layers, task.hidden)
 
 
 def ceilings(task):

@@ -11,7 +11,6 @@ from charrnn.benchmarks import (
   contestants,
   launches,
   machine,
-  matching,
   progress,
   scale,
   split,
@@ -108,6 +107,8 @@ def _results(what, args, peers, found, line):
     yield result, tables.startup(result)
     return
   if what == "cells":
+    from charrnn.benchmarks import matching
+
     result = matching.measure(rounds, line)
     yield result, tables.matching(result)
     return

@@ -3,13 +3,12 @@
 import json
 import os
 import pathlib
-import sys
 import tempfile
-import time
 
 from charrnn import errors, startup
 from charrnn.analysis import hypotheses, material
-from charrnn.commands import texts
+from charrnn.commands import folders, texts
+from charrnn.commands import progress as progress_lib
 
 HELP = """\
 find the cells that track structure, and open the network in a page
@@ -77,8 +76,10 @@ def run(args):
   from charrnn.training import runs
 
   config = runs.read_config(args.run)
+  if config.model.cell == "ngram":
+    raise errors.UserError(f"{args.run} is an ngram: it has no cells")
   files = [(path, texts.read(path, config.text)) for path in args.text or []]
-  out = _folder(args)
+  out = folders.made(args.out, pathlib.Path(args.run) / "cells")
   loaded = runs.load(args.run, args.step)
   from charrnn.analysis import explorer, pictures, study
 
@@ -91,22 +92,19 @@ def run(args):
   options = study.Settings(
     twins=args.twins, shifts=args.shifts, ablation=args.ablation, seed=args.seed, extra=extra
   )
-  progress = _Progress()
-  # All of it is written there first: what an earlier call left stays until this one is done.
-  with tempfile.TemporaryDirectory(prefix=".cells-", dir=out) as folder:
-    new = pathlib.Path(folder)
+  progress = progress_lib.Phases()
+  with folders.replacing(out) as new, tempfile.TemporaryDirectory(prefix=".", dir=out) as scratch:
+    recording = pathlib.Path(scratch) / RECORDING
     try:
-      found, excerpt = study.Study(loaded, text, options, new, progress).run_all(new / RECORDING)
+      found, excerpt = study.Study(loaded, text, options, scratch, progress).run_all(recording)
     finally:
       progress.end()
     runs.write_json(new / "cells.json", found)
     explorer.write(new / "explorer.html", found, excerpt)
     for picture in (pictures.findings, pictures.saturation, pictures.births):
       picture(found, new / f"{picture.__name__}.png")
-    for path in [*new.glob("*.png"), new / "cells.json", new / "explorer.html"]:
-      os.replace(path, out / path.name)
     if args.keep_recording:
-      os.replace(new / RECORDING, out / RECORDING)
+      os.replace(recording, new / RECORDING)
   if args.json:
     print(json.dumps(found))
   else:
@@ -123,24 +121,11 @@ def _hypotheses(arguments):
 
 
 def _check(args):
+  if args.seed >= 2**32:
+    raise errors.UserError(f"--seed={args.seed}: must be from 0 to 2^32 - 1")
   for name, least in (("characters", material.FEWEST), ("twins", 0), ("shifts", 19), ("seed", 0)):
     if getattr(args, name) < least:
       raise errors.UserError(f"--{name}={getattr(args, name)}: must be at least {least}")
-
-
-def _folder(args):
-  from charrnn.training import runs
-
-  out = pathlib.Path(args.out) if args.out is not None else runs.check(args.run) / "cells"
-  try:
-    out.mkdir(parents=True, exist_ok=True)
-    if not os.access(out, os.W_OK):
-      raise PermissionError(13, "Permission denied")
-  except OSError as error:
-    raise errors.UserError(
-      f"cannot write to {out}: {error.strerror}; give another --out"
-    ) from error
-  return out
 
 
 def _report(found, out):
@@ -211,37 +196,3 @@ def _row(finding, ablation):
 
 def _number(value, how=".3f"):
   return "-" if value is None else format(value, how)
-
-
-class _Progress:
-  """A bar for the phase on a terminal; in a log a line for each phase when it is done."""
-
-  WIDTH = 24
-
-  def __init__(self):
-    self._live = sys.stderr.isatty()
-    self._phase, self._began, self._drawn = None, 0.0, 0.0
-
-  def __call__(self, phase):
-    self.end()
-    self._phase, self._began, self._drawn = phase, time.monotonic(), 0.0
-    return self._update
-
-  def _update(self, done, total):
-    now = time.monotonic()
-    if not self._live or (now - self._drawn < 0.1 and done < total):
-      return
-    self._drawn, spent = now, now - self._began
-    bar = "#" * round(self.WIDTH * done / total)
-    left = spent * (total - done) / done if done else 0.0
-    line = f"{self._phase:<28}[{bar:<{self.WIDTH}}] {done / total:4.0%}  {left:.0f} s left"
-    sys.stderr.write(f"\r\x1b[K{line[: (os.get_terminal_size(2).columns or 80) - 1]}")
-    sys.stderr.flush()
-
-  def end(self):
-    """The phase is over."""
-    if self._phase:
-      clear = "\r\x1b[K" if self._live else ""
-      sys.stderr.write(f"{clear}{self._phase}: {time.monotonic() - self._began:.1f} s\n")
-      sys.stderr.flush()
-    self._phase = None

@@ -44,7 +44,7 @@ def _side(path, step):
   if step is not None or checkpoint.steps(path / "checkpoints"):
     loaded = runs.load(path, step)
   return {
-    "about": inspection.origin(path),
+    "about": runs.origin(path),
     "config": config_lib.flatten(config_lib.to_json(runs.read_config(path))),
     "alphabet": alphabet.Alphabet.load(path / "alphabet.json"),
     "params": loaded and inspection.flatten(loaded.params),

@@ -1,17 +1,16 @@
 """`charrnn export`: the parameters of a run in one file that other programs read."""
 
-import contextlib
 import json
-import os
 import pathlib
 import sys
 
 from charrnn import errors
+from charrnn.commands import whole_files
 
 HELP = """write a run's parameters, config and alphabet to one .safetensors or .npz file
 
 Arrays are named as in charrnn inspect: layer_0/W_xh [inputs, gates * hidden] and so on. To read
-them elsewhere:
+them elsewhere (an ngram's are level_1/first and so on, see charrnn/models/ngram_model.py):
 
   file = safetensors.safe_open("OUT.safetensors", "numpy")
   params = {name: file.get_tensor(name) for name in file.keys()}
@@ -46,11 +45,8 @@ def run(args):
     "step": loaded.step,
     "valid_loss": loaded.meta["valid_loss"],
   }
-  try:
-    with _replacing(out) as file:
-      write(file, arrays, meta)
-  except OSError as error:
-    raise errors.UserError(f"cannot write {out}: {error.strerror or error}") from error
+  with whole_files.replacing(out) as file:
+    write(file, arrays, meta)
   size = sum(array.size for array in arrays.values())
   print(f"{out}: {size:,} parameters of step {loaded.step}", file=sys.stderr)
 
@@ -60,25 +56,10 @@ def _writer(out, force):
   writers = {".safetensors": _write_safetensors, ".npz": _write_npz}
   if out.suffix not in writers:
     raise errors.UserError(f"{out}: the name must end in {' or '.join(writers)}")
-  if out.is_dir():
-    raise errors.UserError(f"{out} is a folder: give the name of a file")
-  if not out.parent.is_dir():
-    raise errors.UserError(f"{out}: there is no folder {out.parent}")
+  whole_files.check(out)
   if out.exists() and not force:
     raise errors.UserError(f"{out} exists: give --force to replace it")
   return writers[out.suffix]
-
-
-@contextlib.contextmanager
-def _replacing(out):
-  """A binary file that takes the name `out` once it is whole; else nothing is left of it."""
-  temporary = out.with_name(f".{out.name}.{os.getpid()}")
-  try:
-    with open(temporary, "wb") as file:
-      yield file
-    os.replace(temporary, out)
-  finally:
-    temporary.unlink(missing_ok=True)
 
 
 def _write_safetensors(file, arrays, meta):

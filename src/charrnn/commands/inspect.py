@@ -69,6 +69,8 @@ def _origin(facts):
   experiment = [facts["experiment"] or "?", *filter(None, [facts["variant"]])]
   yield from row("experiment", ":".join(experiment))
   yield from row("state", _state(facts["progress"]))
+  if facts["config"] and facts["config"]["model"]["cell"] == "ngram":
+    yield from row("", "an ngram: steps are orders, of which the best is kept")
   corpus = facts["corpus"]
   if corpus:
     known = {"source", "kind", "files", "bytes", "characters", "sha256", "alphabet", "options"}

@@ -68,9 +68,9 @@ def _check_config(path):
 
 
 def _check_provenance(path):
-  from charrnn.training import inspection
+  from charrnn.training import runs
 
-  count = len(inspection.origin(path)["launches"])
+  count = len(runs.origin(path)["launches"])
   return f"{count} launch{'es' * (count != 1)}"
 
 

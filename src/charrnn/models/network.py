@@ -207,9 +207,20 @@ class Model:
 
 
 def make(
-  vocab, *, cell, layers, hidden, embed, dropout, init, forget_bias, compute_dtype, unroll="auto"
+  vocab,
+  *,
+  cell,
+  layers,
+  hidden,
+  embed,
+  dropout,
+  init,
+  forget_bias,
+  compute_dtype,
+  unroll="auto",
+  order=None,
 ):
-  """A model from the fields of `config.model`; raises UserError for values out of range."""
+  """A model from the fields of `config.model`; raises UserError for what it has no program for."""
   choices = {
     "cell": (cell, cells.CELLS),
     "init": (init, INITIALIZERS),
@@ -218,17 +229,14 @@ def make(
   for name, (value, known) in choices.items():
     if value not in known:
       raise errors.UserError(f"--config.model.{name}={value}: use one of {', '.join(known)}")
-  for name, value, least in (("layers", layers, 1), ("hidden", hidden, 1), ("embed", embed, 0)):
-    if value < least:
-      raise errors.UserError(f"--config.model.{name}={value}: must be at least {least}")
+  if order is not None:
+    raise errors.UserError(f"--config.model.order={order}: only an ngram has one, not a {cell}")
   if forget_bias != 1 and "f" not in cells.CELLS[cell].gates:
     raise errors.UserError(f"--config.model.forget_bias={forget_bias}: a {cell} has no forget gate")
   if unroll == "cudnn" and not (cell == "lstm" and cudnn.available()):
     raise errors.UserError(
       "--config.model.unroll=cudnn: it has an lstm alone, on NVIDIA GPUs; use auto"
     )
-  if not 0 <= dropout < 1:
-    raise errors.UserError(f"--config.model.dropout={dropout}: must be in [0, 1)")
   return Model(
     Network(vocab, cell, layers, hidden, embed, dropout, init, forget_bias, compute_dtype, unroll)
   )

@@ -15,9 +15,6 @@ There is no JAX in here: `ngram_model` runs the model as the programs run any.
 import dataclasses
 import functools
 import itertools
-import os
-import pathlib
-import zipfile
 
 import numpy as np
 
@@ -96,12 +93,13 @@ class NGram:
 
   @functools.cached_property
   def _own_weights(self):
-    return self._weights(self.order)
+    return list(self._weights(self.order))
 
   def _weights(self, order):
-    """`_weigh` of the levels of the model of an order."""
+    """`_weigh` of the levels of the model of an order, one by one: they are large."""
     *below, highest = self.levels[:order]
-    return [*(_weigh(level, level.continuation) for level in below), _weigh(highest, highest.raw)]
+    yield from (_weigh(level, level.continuation) for level in below)
+    yield _weigh(highest, highest.raw)
 
   def params(self, order: int | None = None) -> dict:
     """The model of an order as a tree of arrays, for `ngram_model`."""
@@ -122,39 +120,37 @@ class NGram:
       raise errors.UserError(f"no order {order}: this text was counted for 1 to {self.order}")
     return order
 
-  def save(self, path: str | os.PathLike):
-    arrays = {
-      f"{name}_{n}": array
-      for n, level in enumerate(self.levels, 1)
-      for name, array in level._asdict().items()
-      if array is not None
-    }
-    path = pathlib.Path(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    with temporary.open("wb") as file:
-      np.savez(file, vocab=self.vocab, order=self.order, **arrays)
-    os.replace(temporary, path)
 
-  @classmethod
-  def load(cls, path: str | os.PathLike) -> "NGram":
-    try:
-      with open(path, "rb") as file, np.load(file, allow_pickle=False) as stored:
-        order, vocab, arrays = int(stored["order"]), int(stored["vocab"]), dict(stored)
-      arrays[f"continuation_{order}"] = None
-      fields = ngram_counts.Level._fields
-      levels = [[arrays[f"{name}_{n}"] for name in fields] for n in range(1, order + 1)]
-      return cls(vocab, tuple(itertools.starmap(ngram_counts.Level, levels)))
-    except OSError as error:
-      raise errors.UserError(f"cannot read {path}: {error.strerror or error}") from error
-    except (zipfile.BadZipFile, ValueError, KeyError, EOFError, RuntimeError) as error:
-      raise errors.UserError(f"{path} is damaged: count the text again") from error
+def check_order(option: str, order: int, segments):
+  """Raises UserError for an order that segments (start, stop) of a text cannot be counted for."""
+  if order < 1:
+    raise errors.UserError(f"{option}={order}: must be at least 1")
+  longest = max((stop - start for start, stop in segments), default=0)
+  if order > longest:
+    raise errors.UserError(
+      f"{option}={order}: the longest stretch of training text has {longest:,} characters"
+    )
 
 
-def fit(ids, order: int, vocab: int, segments=None) -> NGram:
-  """Counts the strings of up to `order` symbols in a text, or in segments (start, stop) of it."""
+def fit(
+  ids,
+  order: int,
+  vocab: int,
+  segments=None,
+  progress: ngram_counts.Progress = lambda n, strings: None,
+) -> NGram:
+  """Counts the strings of up to `order` symbols in a text, or in segments (start, stop) of it.
+
+  `progress`: see `ngram_counts.count`.
+  """
   if order < 1:
     raise errors.UserError(f"--config.model.order={order}: must be at least 1")
-  levels = ngram_counts.count(ids, order, vocab, segments)
+  try:
+    levels = ngram_counts.count(ids, order, vocab, segments, progress)
+  except MemoryError as error:
+    raise errors.UserError(
+      f"order {order} takes too much memory: {error}; take a lower one"
+    ) from error
   if not levels[0].raw.any():
     raise errors.UserError("there is no text to count")
   return NGram(vocab, levels)

@@ -5,11 +5,17 @@ their first n-1 symbols, on the level before) and last symbol. 0 stands for any 
 the one string of no symbols is number 1. So a text is read level by level, all of it at once.
 """
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
 
+from charrnn import startup
+
+Progress = Callable[[int, int], None]
+
 EMPTY = 1  # the number of the string of no symbols
+WORKING = 64  # bytes for each symbol of the text that `count` takes, besides the levels
 
 
 class Level(NamedTuple):
@@ -21,19 +27,29 @@ class Level(NamedTuple):
   continuation: np.ndarray | None  # [G + 1]: different symbols before it; None on the last level
 
 
-def count(ids, order: int, vocab: int, segments=None) -> tuple[Level, ...]:
+def count(
+  ids,
+  order: int,
+  vocab: int,
+  segments=None,
+  progress: Progress = lambda n, strings: None,
+) -> tuple[Level, ...]:
   """The levels 1 to `order` of a text of symbols below `vocab`, or of segments (start, stop) of it.
 
   There are no marks of a beginning or an end, and no string reaches over the ends of a segment: the
   first symbols of one have shorter contexts. Its beginning counts as one more different symbol
   before what it opens with, so that no string has a continuation count of 0.
+
+  `progress` hears of each level when it is done: its number and how many strings it has. Raises
+  MemoryError before a level for which there is too little left.
   """
   text, begins = join(ids, segments)
   if text.max(initial=0) >= vocab:
     raise ValueError(f"symbol {text.max()} in a vocabulary of {vocab}")
   levels = []
   contexts, shorter = np.full(len(text), EMPTY), None
-  for _ in range(order):
+  for n in range(1, order + 1):
+    _check_memory(len(text), n)
     size = levels[-1].raw.size if levels else EMPTY + 1
     level, strings, one_each = _level(text, contexts, size, vocab)
     if levels:
@@ -42,7 +58,16 @@ def count(ids, order: int, vocab: int, segments=None) -> tuple[Level, ...]:
       levels[-1] = levels[-1]._replace(continuation=continuation)
     levels.append(level)
     contexts, shorter = before(strings, begins), strings
+    progress(n, len(level.symbols) - 1)
   return tuple(levels)
+
+
+def _check_memory(characters, n):
+  needed, free = WORKING * characters, startup.free_memory()
+  if needed > free:
+    raise MemoryError(
+      f"strings of {n} symbols take {needed / 1e9:.1f} GB, and {free / 1e9:.1f} GB are free"
+    )
 
 
 def _level(text, contexts, size, vocab):

@@ -44,6 +44,8 @@ def arrays(rows: Sequence[Sequence[Clamp]], model):
 
   Raises UserError for a cell that the model does not have.
   """
+  if not hasattr(model, "network"):
+    raise errors.UserError("--clamp: an ngram has no cells to set")
   clamp, shape = {}, (len(rows), model.network.hidden)
   for row, clamps in enumerate(rows):
     for each in clamps:

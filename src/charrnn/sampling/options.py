@@ -4,6 +4,8 @@ import dataclasses
 
 from charrnn import errors
 
+MOST_BEAM = 4096
+
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
@@ -23,14 +25,25 @@ class Settings:
       _refuse("top-p", self.top_p, "must be above 0 and at most 1")
 
 
+LONGEST, MOST = 10**9, 10**7  # symbols of a text, and texts
+
+
 def check(*, length, num, seed):
   """Raises UserError for what no text can be made of."""
-  if length < 0:
-    _refuse("length", length, "must be at least 0")
-  if num < 1:
-    _refuse("num", num, "must be at least 1")
+  if not 0 <= length <= LONGEST:
+    _refuse("length", length, f"must be at least 0 and at most {LONGEST}")
+  if not 1 <= num <= MOST:
+    _refuse("num", num, f"must be at least 1 and at most {MOST}")
   if not 0 <= seed < 2**32:
     _refuse("seed", seed, "must be from 0 to 2^32 - 1")
+
+
+def check_beam(beam, num):
+  """Raises UserError for a search that there cannot be."""
+  if not 1 <= beam <= MOST_BEAM:
+    _refuse("beam", beam, f"must be from 1 to {MOST_BEAM}")
+  if num > beam:
+    _refuse("num", num, f"must be at most --beam={beam}, the number of texts that are found")
 
 
 def _refuse(option, value, remedy):

@@ -36,9 +36,12 @@ def _begun(text, stop):
 
 
 def texts(blocks, readers):
-  """Turns blocks of ids [B, N] into lists of B pieces of text, until every row has stopped."""
+  """Turns blocks of ids [B, N] into lists of B pieces of text, until every row has stopped.
+
+  A row that has ended has ids below 0.
+  """
   for ids_BxN in blocks:
-    yield [reader.read(ids_N) for reader, ids_N in zip(readers, ids_BxN, strict=True)]
+    yield [reader.read(ids_N[ids_N >= 0]) for reader, ids_N in zip(readers, ids_BxN, strict=True)]
     if all(reader.stopped for reader in readers):
       return
   yield [reader.read([], final=True) for reader in readers]

@@ -45,7 +45,7 @@ def indented(code: str, tree: tree_sitter.Tree) -> list[bool]:
 def _bodies(tree: tree_sitter.Tree) -> Iterator[tuple[tree_sitter.Node, list[tree_sitter.Node]]]:
   """Blocks, and bodies without braces: to what each belongs, and the statements in it."""
   owners = {}  # of blocks, by their position
-  for node in c_labels._nodes(tree):
+  for node in c_labels.nodes(tree):
     if node.type in _OWNERS:
       bodies = _statements(node)
       owners.update((body.start_byte, node) for body in bodies if body.type in _BLOCKS)

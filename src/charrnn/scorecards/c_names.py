@@ -54,7 +54,7 @@ def read(tree: tree_sitter.Tree) -> Names:
   names = Names([], set())
   function = None  # the outermost one, which alone is looked at
   known = set()  # positions of identifiers that are no use of a name
-  for node in c_labels._nodes(tree):
+  for node in c_labels.nodes(tree):
     if function and node.start_byte >= function.stop:
       function = None
     if node.type == "function_definition":

@@ -33,13 +33,13 @@ class Source(NamedTuple):
 
 
 def read(text: str) -> Source:
-  code = c_labels._parseable(text)
-  tree = c_labels._parser().parse(code)
+  code = c_labels.parseable(text)
+  tree = c_labels.parser().parse(code)
   return Source(text, code.decode("ascii"), tree, c_names.read(tree))
 
 
 def _nodes(source: Source, kind: str) -> Iterator[tree_sitter.Node]:
-  return (node for node in c_labels._nodes(source.tree) if node.type == kind)
+  return (node for node in c_labels.nodes(source.tree) if node.type == kind)
 
 
 def _errors(source: Source) -> np.ndarray:

@@ -16,7 +16,7 @@ _LONGEST_KEYWORD = 16  # characters, with blanks and what is before it
 
 def closed(code: str, *kinds: str) -> list[bool]:
   """Whether each `block` (a comment), `string` or `character` comes to its end."""
-  found = (match for match in c_labels._TOKENS.finditer(code) if match.lastgroup in kinds)
+  found = (match for match in c_labels.TOKENS.finditer(code) if match.lastgroup in kinds)
   # The group goes up to the character that closes, the match includes it.
   return [match.end() > match.end(match.lastgroup) for match in found]
 
@@ -29,7 +29,7 @@ def paired(code: str) -> list[bool]:
 def _conditionals(code: str) -> tuple[list[bool], list[tuple[int, int]]]:
   """Which of the directives are paired, and the spans of all branches but the first ones."""
   paired, later, groups = [], [], []
-  for match in c_labels._TOKENS.finditer(code):
+  for match in c_labels.TOKENS.finditer(code):
     word, number = match["directive"], len(paired)
     if word is None or word == "define":
       continue
@@ -112,7 +112,7 @@ def _tokens(code: str) -> Iterator[re.Match]:
   """Comments, literals and brackets, without macros and later branches."""
   skipped = labels.covering(len(code), _conditionals(code)[1]) > 0
   in_macro = False
-  for match in c_labels._TOKENS.finditer(code):
+  for match in c_labels.TOKENS.finditer(code):
     if match["directive"] or match["newline"]:
       in_macro = match["directive"] == "define"
     elif not in_macro and not skipped[match.start()]:

@@ -11,7 +11,7 @@ import numpy as np
 import pydivsufsort
 
 from charrnn.scorecards import card
-from charrnn.text import corpora
+from charrnn.training import parts
 
 SIZES = (5, 10, 15, 20, 30)  # characters, of the n-grams that may be novel
 _TRAINING_END, _TEXT_END, _FIRST = 0, 1, 2  # codes: what occurs in one text only matches nothing
@@ -34,8 +34,9 @@ class Copy(NamedTuple):
   length: int
   position: int  # in the text
   place: int  # in the training text
-  document: str | None
+  document: str
   line: int
+  sample: int = 1  # the number of the text, of several
 
 
 def matches(training: str, texts: Sequence[str]) -> list[Matches]:
@@ -106,9 +107,23 @@ def novel(found: Matches, size: int) -> np.ndarray:
   return found.lengths[: max(0, len(found.lengths) - size + 1)] < size
 
 
-def copies(
-  text: str, found: Matches, training: str, documents: Sequence[corpora.Document], count: int = 5
+def longest(
+  texts: Sequence[str], found: Sequence[Matches], training: parts.Part, count: int = 5
 ) -> list[Copy]:
+  """The longest of `copies` in all the texts, each passage once."""
+  every = [
+    copy._replace(sample=sample)
+    for sample, (text, matches) in enumerate(zip(texts, found), 1)
+    for copy in copies(text, matches, training, count)
+  ]
+  every.sort(key=lambda copy: (-copy.length, copy.sample, copy.position))
+  kept: dict[str, Copy] = {}
+  for copy in every:
+    kept.setdefault(copy.text, copy)
+  return list(kept.values())[:count]
+
+
+def copies(text: str, found: Matches, training: parts.Part, count: int = 5) -> list[Copy]:
   """The longest passages that the text shares with the training text, no two of them overlapping.
 
   A passage that occurs there several times is given at one of its places.
@@ -122,11 +137,14 @@ def copies(
     if taken[start] or taken[start + length - 1]:
       continue
     taken[start : start + length] = True
-    document = next((d for d in documents if d.start <= place < d.stop), None)
-    line = 1 + training.count("\n", document.start if document else 0, place)
-    passage = text[start : start + length]
-    kept.append(Copy(passage, length, start, place, document.name if document else None, line))
+    kept.append(Copy(text[start : start + length], length, start, place, *_source(training, place)))
   return kept
+
+
+def _source(training: parts.Part, place: int) -> tuple[str, int]:
+  """The document and the line that a place of the training text is in."""
+  passage = next(each for each in training.passages if each.start <= place < each.stop)
+  return passage.name, passage.line + training.text.count("\n", passage.start, place)
 
 
 def _novelty(size: int) -> card.Figure:

@@ -1,5 +1,6 @@
 """Samples to compare: real text in pieces of a size, and text with its words in disorder."""
 
+import bisect
 import random
 import re
 
@@ -11,19 +12,18 @@ def trimmed(text: str, boundary: re.Pattern) -> str:
 
 
 def pieces(text: str, size: int, boundary: re.Pattern) -> list[str]:
-  """The text in pieces that end at the first boundary after `size` characters.
+  """Samples of a text, cut as those of a model are: `size` characters from a boundary, `trimmed`.
 
-  A last one of less than half of that goes with the piece before it.
+  What is left of a text that is shorter than half of that is none.
   """
-  stops, start = [], 0
-  for match in boundary.finditer(text):
-    if match.end() - start >= size:
-      stops.append(match.end())
-      start = match.end()
-  if stops and len(text) - start < size / 2:
-    stops.pop()
-  spans = zip([0, *stops], [*stops, len(text)])
-  return [text[start:stop] for start, stop in spans if start < stop]
+  found, start = [], 0
+  starts = [match.end() for match in boundary.finditer(text)]
+  while len(text) - start >= size / 2:
+    found.append(trimmed(text[start : start + size], boundary))
+    start += len(found[-1])
+    after = bisect.bisect_left(starts, start)
+    start = starts[after] if after < len(starts) else start
+  return found
 
 
 def shuffled(text: str, pattern: re.Pattern, seed: int = 0) -> str:

@@ -40,7 +40,7 @@ class Play(NamedTuple):
 
 def reference(training: str) -> Reference:
   speakers = (block.speaker for block in _blocks(training) if block.speaker)
-  return Reference(frozenset(speakers), frozenset(_words(training)))
+  return Reference(frozenset(speakers), frozenset(words(training)))
 
 
 def read(text: str, reference: Reference) -> Play:
@@ -49,7 +49,7 @@ def read(text: str, reference: Reference) -> Play:
   return Play(
     blocks,
     [block.speaker for block in blocks if block.speaker],
-    [_words(line) for line in lines],
+    [words(line) for line in lines],
     [len(line) for line in lines],
     reference,
   )
@@ -64,7 +64,7 @@ def _blocks(text: str) -> Iterator[Block]:
       yield Block(None, lines)
 
 
-def _words(text: str) -> list[str]:
+def words(text: str) -> list[str]:
   return [word.lower().replace("\u2019", "'") for word in _WORDS.findall(text)]
 
 

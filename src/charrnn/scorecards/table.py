@@ -6,6 +6,7 @@ from typing import Any
 from charrnn.scorecards import card
 
 _NOTHING = "-"
+_SHOWN = 70  # characters of a copy
 
 
 def values(scored: dict[str, Any]) -> Iterator[str]:
@@ -22,6 +23,21 @@ def distances(scored: dict[str, Any]) -> Iterator[str]:
 
 def meanings(scored: dict[str, Any]) -> Iterator[str]:
   yield from _aligned([(row["name"], row["meaning"]) for row in scored["figures"]])
+
+
+def copies(found: dict[str, list[dict[str, Any]]], count: int = 1) -> Iterator[str]:
+  """By column: how long, from where in the training text, and the text itself."""
+  rows = [
+    (name, f"{copy['length']:,}", f"{copy['document']}:{copy['line']}", repr(_short(copy["text"])))
+    for name, longest in found.items()
+    for copy in longest[:count]
+  ]
+  if rows:
+    yield from _aligned(rows)
+
+
+def _short(text: str) -> str:
+  return text if len(text) <= _SHOWN else f"{text[: _SHOWN - 1]}…"
 
 
 def _table(

@@ -144,7 +144,7 @@ def _foreign_message(points, position: int) -> str:
   named = ", ".join(f"{chr(point)!r} (U+{point:04X})" for point in kinds[:_NAMED])
   more = f" and {len(kinds) - _NAMED} more" if len(kinds) > _NAMED else ""
   return (
-    f"not in the alphabet: {named}{more}, first at character {position}\n"
-    "leave them out of the prompt, train with --config.init_from on a text that has them, "
+    f"not in the alphabet: {named}{more}, first at character {position}: "
+    "leave them out, train with --config.init_from on a text that has them, "
     "or use --config.text.alphabet=byte"
   )

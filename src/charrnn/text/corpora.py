@@ -6,6 +6,7 @@ import encodings
 import hashlib
 import io
 import json
+import math
 import os
 import pathlib
 from collections.abc import Iterator
@@ -88,19 +89,25 @@ class _Entry(NamedTuple):
 
 
 def load(
-  source: str, *, alphabet: str = "char", encoding: str = "utf-8", newlines: str = "keep"
+  source: str,
+  *,
+  alphabet: str = "char",
+  encoding: str = "utf-8",
+  newlines: str = "keep",
+  limit: int = 0,
 ) -> Corpus:
   """The corpus that a name, path, folder, glob or URL[#sha256=HEX] leads to.
 
   Several files are put one after another exactly as they are, with a line end between two only
   where the first of them has none. Nothing is altered: a byte order mark, NUL or CRLF is text
   like any other, unless newlines='lf' makes CRLF and CR into LF. The first load streams the text
-  twice, to count and to write; later ones only hash the sources.
+  twice, to count and to write; later ones only hash the sources. With a `limit` the text ends
+  after so many characters, and its alphabet has those alone that occur up to there.
   """
   reading = _Reading(alphabet, encoding, newlines)
   found = sources.resolve(source)
-  key = _key(found, reading)
-  entry = _read(cache.folder() / key) or _build(found, reading, key)
+  key = _key(found, reading, limit)
+  entry = _read(cache.folder() / key) or _build(found, reading, key, limit)
   stops = np.cumsum(entry.sizes).tolist()
   starts = [0, *stops[:-1]]
   documents = [Document(file.name, *span) for file, *span in zip(found.files, starts, stops)]
@@ -109,11 +116,15 @@ def load(
     entry.ids,
     entry.alphabet,
     tuple(document for document in documents if document.start < document.stop),
-    _provenance(source, found, reading, entry),
+    _provenance(source, found, reading, entry, limit),
   )
 
 
-def _provenance(source: str, found: sources.Source, reading: _Reading, entry: _Entry) -> dict:
+def _provenance(
+  source: str, found: sources.Source, reading: _Reading, entry: _Entry, limit: int
+) -> dict:
+  cut = len(entry.ids) == limit  # a limit that the text does not come to changes nothing
+  beginning = hashlib.sha256(f"{limit} characters of {found.sha256}".encode()).hexdigest()
   return {
     "source": source,
     "kind": found.kind,
@@ -121,16 +132,30 @@ def _provenance(source: str, found: sources.Source, reading: _Reading, entry: _E
     "files": len(found.files),
     "bytes": sum(file.size for file in found.files),
     "characters": len(entry.ids),
-    "sha256": found.sha256,
+    "sha256": beginning if cut else found.sha256,
     "alphabet": {"kind": entry.alphabet.kind, "size": entry.alphabet.size},
-    "options": {"encoding": reading.encoding, "newlines": reading.newlines},
+    "options": {"encoding": reading.encoding, "newlines": reading.newlines}
+    | ({"limit": limit} if cut else {}),
   }
 
 
-def _key(found: sources.Source, reading: _Reading) -> str:
+def _key(found: sources.Source, reading: _Reading, limit: int) -> str:
   digests = [file.sha256 for file in found.files]
   parts = [_FORMAT, found.preparation, dataclasses.astuple(reading), digests]
+  parts += [limit] if limit else []
   return "corpus-" + hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:32]
+
+
+def _beginning(
+  found: sources.Source, reading: _Reading, limit: int
+) -> Iterator[tuple[int, np.ndarray]]:
+  """`_code_points` up to a limit; 0: all."""
+  left = limit or math.inf
+  for number, points in _code_points(found, reading):
+    yield number, points[: min(left, len(points))]
+    left -= len(points)
+    if left <= 0:
+      return
 
 
 def _code_points(found: sources.Source, reading: _Reading) -> Iterator[tuple[int, np.ndarray]]:
@@ -167,9 +192,9 @@ def _decoded(found: sources.Source, file: files.File, reading: _Reading) -> Iter
     ) from error
 
 
-def _build(found: sources.Source, reading: _Reading, key: str) -> _Entry:
+def _build(found: sources.Source, reading: _Reading, key: str, limit: int) -> _Entry:
   counts, sizes = np.zeros(0x110000, np.int64), [0] * len(found.files)
-  for number, points in _code_points(found, reading):
+  for number, points in _beginning(found, reading, limit):
     block_counts = np.bincount(points)
     counts[: len(block_counts)] += block_counts
     sizes[number] += len(points)
@@ -180,7 +205,7 @@ def _build(found: sources.Source, reading: _Reading, key: str) -> _Entry:
     built = folder / key
     built.mkdir()
     with open(built / "ids.bin", "wb") as file:
-      for _, points in _code_points(found, reading):
+      for _, points in _beginning(found, reading, limit):
         file.write(alphabet.encode_points(points).data)
     meta = {"alphabet": alphabet.to_json(), "sizes": sizes}
     (built / "corpus.json").write_text(json.dumps({"sha256": _digest(meta), **meta}))

@@ -3,8 +3,10 @@
 B is the batch (readers side by side), T the window, N the characters of the corpus.
 """
 
+import bisect
 import dataclasses
 import functools
+import itertools
 from collections.abc import Iterator, Sequence
 
 import numpy as np
@@ -72,19 +74,23 @@ def scored_windows(
   streams: int,
   window: int,
   burn_in: int = 0,
+  begins: Sequence[int] = (0,),
 ) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
   """Yields x_TxB, y_TxB (int32) and weight_TxB (float32) that score the segments once.
 
-  Every character of them but the first of all `ids` is a target of weight 1 exactly once. About
-  `streams` readers share the segments by their lengths, at least one a segment and each with at
-  least a window to read. Before its part a reader gets up to `burn_in` characters of the text
-  before, also from before the segment, at weight 0. Readers that are done read id 0 at weight 0.
+  Every character of their stretches is a target of weight 1 exactly once. About `streams` readers
+  share the stretches by their lengths, at least one a stretch and each with at least a window to
+  read; the order of the readers is that of the text. Before its part a reader gets up to `burn_in`
+  characters of the text before, also from before the segment but not from before a place in
+  `begins`, at weight 0. Readers that are done read id 0 at weight 0.
   """
   ids = np.asarray(ids)
-  lows_B, highs_B = _parts(segments, streams, window)
+  lows_B, highs_B = _parts(list(stretches(segments, begins)), streams, window)
   if not len(lows_B):
     return
-  starts_B = np.maximum(lows_B - burn_in, 1)  # the first target of each, scored or not
+  begins = np.sort(begins)
+  begins_B = begins[np.searchsorted(begins, lows_B) - 1]
+  starts_B = np.maximum(lows_B - burn_in, begins_B + 1)  # the first target of each, scored or not
   for offset in range(0, int(np.max(highs_B - starts_B)), window):
     places_TxB = starts_B + np.arange(offset, offset + window)[:, None]
     read_TxB = places_TxB < highs_B
@@ -94,9 +100,25 @@ def scored_windows(
     yield x_TxB, y_TxB, (read_TxB & (places_TxB >= lows_B)).astype(np.float32)
 
 
-def _parts(segments, streams: int, window: int) -> tuple[np.ndarray, np.ndarray]:
+def stretches(
+  segments: Sequence[tuple[int, int]], begins: Sequence[int] = (0,)
+) -> Iterator[tuple[int, int]]:
+  """What can be scored of segments (start, stop), cut at the places `begins`, of which 0 is one.
+
+  The character at such a place is in none: it has nothing before it that it could follow from.
+  """
+  begins = sorted(begins)
+  places = set(begins)
+  for start, stop in segments:
+    inside = begins[bisect.bisect_right(begins, start) : bisect.bisect_left(begins, stop)]
+    for low, high in itertools.pairwise([start, *inside, stop]):
+      first = low + (low in places)
+      if first < high:
+        yield first, high
+
+
+def _parts(cuts, streams: int, window: int) -> tuple[np.ndarray, np.ndarray]:
   """Where the targets of each reader begin and end."""
-  cuts = [(max(start, 1), stop) for start, stop in segments if stop > max(start, 1)]
   total = sum(stop - start for start, stop in cuts)
   lows, highs = [], []
   for start, stop in cuts:

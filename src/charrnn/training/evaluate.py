@@ -8,12 +8,16 @@ from charrnn.text import streams
 from charrnn.training import steps
 
 
-def evaluate(eval_step, model, params, ids, segments, *, readers, window, burn_in):
-  """Mean nats per character of the segments of `ids`; NaN if they hold none."""
+def evaluate(eval_step, model, params, ids, segments, *, readers, window, burn_in, begins=(0,)):
+  """Mean nats per character of the segments of `ids`; NaN if they hold none.
+
+  The state is that of having read nothing at the places `begins`, see `streams.stretches`.
+  """
   layout = steps.devices()
   carry, total, count = None, 0.0, 0.0
   pending = None
-  for arrays in streams.scored_windows(ids, segments, readers, window, burn_in):
+  windows = streams.scored_windows(ids, segments, readers, window, burn_in, begins)
+  for arrays in windows:
     x, y, weight = (_pad(array, layout.local) for array in arrays)
     if carry is None:
       carry = steps.shard(model.initial_carry(x.shape[1]), layout, 0)

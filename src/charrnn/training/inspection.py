@@ -4,7 +4,6 @@ Nothing here writes, waits for the lock, or takes memory of a device.
 """
 
 import contextlib
-import fcntl
 import math
 import re
 import statistics
@@ -36,19 +35,6 @@ class Arrays(NamedTuple):
 def prepare():
   """JAX on the CPU alone: whoever looks on must not take memory of the GPU that trains."""
   startup.import_jax().config.update("jax_platforms", "cpu")
-
-
-def is_training(path):
-  """Whether a process holds the lock of the run at this moment."""
-  try:
-    with open(path / "lock", "rb") as file:
-      # Shared: two that look on must not take each other for a trainer. Closing lets go.
-      fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-  except BlockingIOError:
-    return True
-  except OSError:  # no lock yet, or none that we may open
-    return False
-  return False
 
 
 def read(path, step, prefix=""):
@@ -95,7 +81,7 @@ def _shapes(folder, step):
 def _check_still_there(path, step):
   """Raises GoneError where what looks like damage is a step in deletion."""
   folder = path / "checkpoints" / str(step)
-  if folder.is_dir() and is_training(path):
+  if folder.is_dir() and startup.is_locked(path):
     time.sleep(0.5)
   if not folder.is_dir():
     raise GoneError(f"step {step} of {path} was deleted while it was read: try another one")
@@ -131,7 +117,7 @@ def facts(path, step=None):
       problems.append(str(error))
       return None
 
-  about = attempt(origin, path) or {}
+  about = attempt(runs.origin, path) or {}
   config = attempt(runs.read_config, path)
   alphabet = attempt(alphabet_lib.Alphabet.load, path / "alphabet.json")
   lines = attempt(metrics.read, path) or []
@@ -154,14 +140,6 @@ def _check_kept(path, kept, step):
   if step is not None and step not in steps:
     known = f"kept are {', '.join(map(str, steps))}" if steps else "it has no checkpoint yet"
     raise errors.UserError(f"{path} has no step {step}: {known}")
-
-
-def origin(path):
-  """run.json: the corpus of a run and its launches."""
-  value = runs.read_json(path / "run.json") | {"corpus": runs.provenance(path)}
-  if not isinstance(value.get("launches"), list) or not value["launches"]:
-    raise errors.UserError(f"{path / 'run.json'} is damaged: take it from a copy of the same run")
-  return value
 
 
 def _kept(path):
@@ -214,9 +192,11 @@ def _history(lines):
 
 
 def _length(config, corpus):
-  """Steps of the whole training, and steps an epoch."""
+  """Steps of the whole training, and steps an epoch; of a count, orders and nothing."""
   if not config or not corpus:
     return None, None
+  if config.model.cell == "ngram":
+    return config.model.order, None
   parts = runs.split(config, corpus["characters"])
   length = sum(stop - start for start, stop in parts.train)
   per_epoch = length / (config.batch_size * config.window)
@@ -226,9 +206,12 @@ def _length(config, corpus):
 def _progress(path, config, lines, kept, memory, length):
   steps, per_epoch = length or (None, None)
   step = max([kept["newest"] or 0, *(line["step"] for line in lines)])
-  if is_training(path):
+  # Of a count the checkpoint comes last, and is rarely that of the last order.
+  counted = config and config.model.cell == "ngram"
+  done = kept["newest"] is not None if counted else steps and step >= steps
+  if startup.is_locked(path):
     state = "training"
-  elif steps and step >= steps:
+  elif done:
     state = "finished"
   elif config and config.patience and memory.get("stale", 0) >= config.patience:
     state = "stopped early"

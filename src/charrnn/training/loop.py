@@ -130,7 +130,7 @@ class Trainer:
     progress = metrics.Progress(
       self.steps, start, self.config.batch_size * self.config.window, self.windows.steps_per_epoch
     )
-    clock = time.monotonic()
+    self._clock = time.monotonic()
     batch, previous, interrupted = self._batch(step), None, False
     try:
       while step < self.steps and not interrupted:
@@ -153,8 +153,7 @@ class Trainer:
           valid_loss = self._evaluate(step, state, log)
           if self.main:  # before the checkpoint: a kill between the two must not cost the sample
             self.write_sample(state.params, step)
-        self.memory.seconds += time.monotonic() - clock
-        clock = time.monotonic()
+        self.memory.seconds, self._clock = self._seconds(), time.monotonic()
         meta = {"memory": dataclasses.asdict(self.memory), "valid_loss": valid_loss}
         writer.save(step, steps.fetch(state), meta)
         progress.resume()
@@ -169,6 +168,10 @@ class Trainer:
     if interrupted:
       self.say(f"stopped by a signal, saved after step {step}: the same command resumes")
     return state, interrupted
+
+  def _seconds(self):
+    """Of training, evaluation and saving so far, over all launches."""
+    return self.memory.seconds + time.monotonic() - self._clock
 
   def _batch(self, step):
     """What the train step takes of this process's streams at a step."""
@@ -220,6 +223,7 @@ class Trainer:
           "learning_rate": float(out["learning_rate"]),
           "chars_per_second": progress.rate,
           "idle": progress.take_idle(),
+          "seconds": self._seconds(),
         },
       )
     if mean > self.config.diverged * memory.first_loss:
@@ -251,7 +255,8 @@ class Trainer:
     if better:
       memory.best_loss, memory.best_step = loss, step
     if log:
-      log.write(step, {"epoch": step / self.windows.steps_per_epoch, "valid/loss": loss})
+      epoch = step / self.windows.steps_per_epoch
+      log.write(step, {"epoch": epoch, "valid/loss": loss, "seconds": self._seconds()})
     remark = "best" if better else f"best was {memory.best_loss:.4f} at step {memory.best_step}"
     self.say(f"step {step}  validation {metrics.nats_and_bits(loss)}  {remark}")
     return loss

@@ -143,8 +143,8 @@ def _columns():
   return (os.get_terminal_size(sys.stderr.fileno()).columns or 80) + 4
 
 
-def draw(workdir, title):
-  """loss.png: training and validation loss by step."""
+def draw(workdir, title, step="step"):
+  """loss.png: training and validation loss by step, or what it stands for."""
   import matplotlib as mpl
 
   mpl.use("Agg")
@@ -165,7 +165,8 @@ def draw(workdir, title):
     # A little above the first validation: the fall from log V would hide the rest.
     lowest = min(loss for points in curves.values() for _, loss in points)
     axes.set_ylim(lowest - 0.05, max(losses[0], min(losses) + 0.3) + 0.1)
-  axes.set(title=title, xlabel="step", ylabel="nats per character")
+  axes.xaxis.get_major_locator().set_params(integer=True)
+  axes.set(title=title, xlabel=step, ylabel="nats per character")
   axes.grid(alpha=0.3)
   axes.legend()
   figure.savefig(workdir / "loss.png", dpi=120)

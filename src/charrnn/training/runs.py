@@ -15,7 +15,7 @@ class Run(NamedTuple):
   path: pathlib.Path
   config: Any  # ConfigDict, as resolved
   alphabet: alphabet_lib.Alphabet
-  model: Any  # models.network.Model
+  model: Any  # models.network.Model or models.ngram_model.Model
   params: Any
   step: int
   meta: dict  # of the checkpoint
@@ -58,7 +58,10 @@ def read_config(path):
   """The resolved config of a run."""
   path = check(path) / "config.json"
   try:
-    return config_lib.from_json(read_json(path))
+    config = config_lib.from_json(read_json(path))
+    if config.model.cell != "ngram" and None in (config.model.layers, config.model.hidden):
+      raise ValueError("it was not resolved")
+    return config
   except (TypeError, AttributeError, ValueError, KeyError) as error:
     raise errors.UserError(f"{path} is damaged: take it from a copy of the same run") from error
 
@@ -67,8 +70,24 @@ def load_corpus(config):
   """The corpus that `config.text` names."""
   text = config.text
   return corpora.load(
-    text.source, alphabet=text.alphabet, encoding=text.encoding, newlines=text.newlines
+    text.source,
+    alphabet=text.alphabet,
+    encoding=text.encoding,
+    newlines=text.newlines,
+    limit=text.limit,
   )
+
+
+def load_same_corpus(path, config):
+  """The corpus that the run at `path` was made with; a UserError where it is gone or changed."""
+  try:
+    corpus = load_corpus(config)
+  except errors.UserError as error:
+    raise errors.UserError(
+      f"the text that {path} was made with is not to be had: {error}"
+    ) from error
+  check_same_text(path, corpus)
+  return corpus
 
 
 def split(config, length):
@@ -84,12 +103,38 @@ def split(config, length):
   )
 
 
+def common_split(paths):
+  """The split of the text that all of some runs have; a UserError where text or split differ."""
+  first, *others = [_text(path) for path in paths]
+  for path, other in zip(paths[1:], others):
+    for what, a, b in zip(("text", "split"), first, other):
+      if a != b:
+        raise errors.UserError(f"{paths[0]} and {path} have different {what}s: compare them apart")
+  return first[1]
+
+
+def _text(path):
+  """What decides the ids of a run's text, and the parts that it is split into."""
+  text = provenance(path)
+  parts = split(read_config(path), text["characters"])
+  return [text.get(name) for name in ("sha256", "characters", "alphabet")], parts
+
+
 def provenance(path):
   """What run.json says of the corpus that a run was made with."""
   found = read_json(path / "run.json").get("corpus")
-  if not isinstance(found, dict) or not {"sha256", "characters"} <= found.keys():
+  known = isinstance(found, dict) and {"sha256", "characters"} <= found.keys()
+  if not known or not isinstance(found["characters"], int):
     raise errors.UserError(f"{path / 'run.json'} is damaged: take it from a copy of the same run")
   return found
+
+
+def origin(path):
+  """run.json: the corpus of a run and its launches."""
+  value = read_json(path / "run.json") | {"corpus": provenance(path)}
+  if not isinstance(value.get("launches"), list) or not value["launches"]:
+    raise errors.UserError(f"{path / 'run.json'} is damaged: take it from a copy of the same run")
+  return value
 
 
 def check_same_text(path, corpus):
@@ -106,7 +151,6 @@ def load(path, step=None):
   path = check(path)
   config = read_config(path)
   alphabet = alphabet_lib.Alphabet.load(path / "alphabet.json")
-  from charrnn.models import network
   from charrnn.training import checkpoint
 
   folder = path / "checkpoints"
@@ -118,9 +162,17 @@ def load(path, step=None):
   if step is not None and step not in kept:
     raise errors.UserError(f"{path} has no step {step}: kept are {', '.join(map(str, kept))}")
   arrays, meta = checkpoint.read(folder, step, "params") if step is not None else _read_best(folder)
-  # A run goes on from any machine: cuDNN, if it was asked for, may not be on this one.
-  model = network.make(alphabet.size, **config.model.to_dict() | {"unroll": "auto"})
+  model = _model(config.model, alphabet.size, arrays["params"])
   return Run(path, config, alphabet, model, arrays["params"], meta["step"], meta)
+
+
+def _model(config, vocab, params):
+  from charrnn.models import network, ngram_model
+
+  if config.cell == "ngram":
+    return ngram_model.Model(vocab, order=len(params))
+  # A run goes on from any machine: cuDNN, if it was asked for, may not be on this one.
+  return network.make(vocab, **config.to_dict() | {"unroll": "auto"})
 
 
 def _read_best(folder):

@@ -77,9 +77,13 @@ AT_LEAST_1 = {
   "eval_streams",
   "keep",
   "diverged",
+  "model.layers",
+  "model.hidden",
+  "model.order",
 }
 ABOVE_0 = {"epochs", "optimizer.learning_rate", "optimizer.eps", "schedule.halve_every"}
 BELOW_1 = {
+  "model.dropout",
   "text.valid_fraction",
   "text.test_fraction",
   "optimizer.b1",
@@ -90,9 +94,9 @@ BELOW_1 = {
 
 
 def check(config):
-  """Raises UserError for numbers that no program could run with; the model checks its own."""
+  """Raises UserError for numbers that no program could run with."""
   for name, value in config_lib.flatten(config.to_dict()).items():
-    if name.startswith("model.") or not isinstance(value, int | float):
+    if name == "model.forget_bias" or not isinstance(value, int | float):
       continue
     wrong = None
     if name in AT_LEAST_1 and not value >= 1:

@@ -1,0 +1,210 @@
+"""Columns of samples that are judged side by side: real text, runs, files, an n-gram, disorder."""
+
+import os
+import pathlib
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from charrnn import config as config_lib
+from charrnn import errors
+from charrnn.commands import folders
+from charrnn.sampling import options
+
+REAL, SHUFFLED = "real", "shuffled"
+MOST = 100_000_000  # characters of a column
+
+
+class Column(NamedTuple):
+  """A run at a step (None: its best), or a file."""
+
+  name: str
+  target: pathlib.Path
+  step: int | None = None
+
+
+class Asked(NamedTuple):
+  """The arguments, checked."""
+
+  columns: list[Column]
+  settings: options.Settings
+  out: pathlib.Path
+
+
+class Gathered(NamedTuple):
+  training: Any  # parts.Part
+  read: Callable[[str], Any]  # a sample, as the kind's figures want it
+  texts: dict[str, list[str]]  # by column
+
+
+def add_arguments(add, folder: str):
+  """What all commands ask for that judge columns; `folder` is where they write."""
+  add("targets", metavar="RUN|FILE", nargs="+", help="run directories, and texts as files")
+  add(
+    "--step", metavar="N", type=int, nargs="+", help="kept steps, a column each (default: the best)"
+  )
+  add("--num", metavar="N", type=int, default=40, help="samples of each model (default 40)")
+  add("--length", metavar="N", type=int, default=2500, help="characters of each (default 2500)")
+  add("--temperature", metavar="T", type=float, default=1.0, help="of the models (default 1)")
+  add("--top-k", metavar="K", type=int, help="as in charrnn sample")
+  add("--top-p", metavar="P", type=float, help="as in charrnn sample")
+  add("--order", metavar="N", type=int, default=10, help="of the n-gram; 0: none (default 10)")
+  add("--corpus", metavar="NAME|PATH", help="the real text, where all targets are FILEs")
+  add("--out", metavar="DIR", help=f"where to write (default: RUN/{folder}, or {folder} here)")
+  add("--seed", metavar="S", type=int, default=0)
+
+
+def check(args, folder: str, source: str | None) -> Asked:
+  """Raises UserError for what can be told before anything is loaded; makes the folder.
+
+  `source` is the corpus where neither a run nor --corpus says it.
+  """
+  from charrnn.training import runs
+
+  settings = options.Settings(args.temperature, args.top_k, args.top_p)
+  options.check(length=args.length, num=args.num, seed=args.seed)
+  if args.length < 1 or args.order < 0:
+    name, least = ("length", 1) if args.length < 1 else ("order", 0)
+    raise errors.UserError(f"--{name}={getattr(args, name)}: must be at least {least}")
+  if args.num * args.length > MOST:
+    raise errors.UserError(
+      f"--num={args.num}: with --length={args.length} this is more than {MOST:,} characters"
+    )
+  columns = _columns(args)
+  trained = [each.target for each in columns if each.target.is_dir()]
+  if trained and args.corpus:
+    raise errors.UserError(f"--corpus={args.corpus}: real text is the run's own: leave it out")
+  if not (trained or args.corpus or source):
+    raise errors.UserError("which text might have been copied? Give a RUN, or a text with --corpus")
+  if trained:
+    runs.common_split([runs.check(path) for path in trained])
+  default = trained[0] / folder if trained else pathlib.Path(folder)
+  return Asked(columns, settings, folders.made(args.out, default))
+
+
+def _columns(args) -> list[Column]:
+  columns, targets = [], list(map(pathlib.Path, args.targets))
+  runs = sum(map(os.path.isdir, targets))
+  if args.step and not runs:
+    raise errors.UserError(f"--step={args.step[0]}: a FILE has no steps: leave it out")
+  for target in targets:
+    if not os.path.exists(target):
+      raise errors.UserError(f"there is no {target}: a run directory or a text is wanted")
+    name = target.resolve().name
+    if target.is_dir() and args.step:
+      before = "" if runs == 1 else f"{name} "
+      steps = dict.fromkeys(args.step)
+      columns += [Column(f"{before}step {step}", target, step) for step in steps]
+    else:
+      columns.append(Column(name, target))
+  names = [REAL, SHUFFLED, f"{args.order}-gram", *(each.name for each in columns)]
+  files = list(map(_file_name, names))
+  for name, file in zip(names, files):
+    if files.count(file) > 1:
+      raise errors.UserError(f"two columns would be named {name}: rename one, or judge them apart")
+  return columns
+
+
+def gather(args, asked: Asked, kind, progress) -> Gathered:
+  """The training text and the samples of every column; `kind` is a judge.Kind."""
+  from charrnn.models import ngram
+  from charrnn.scorecards import judge
+  from charrnn.training import parts as parts_lib
+  from charrnn.training import runs
+
+  loaded = {c: runs.load(c.target, c.step) for c in asked.columns if c.target.is_dir()}
+  progress("real text")
+  if loaded:
+    first = next(iter(loaded.values()))
+    config, alphabet = first.config, first.alphabet
+    parts = parts_lib.load(config, alphabet, first.path)
+  else:
+    config = config_lib.default()
+    config.text.source = args.corpus or kind.source
+    alphabet = runs.load_corpus(config).alphabet
+    parts = parts_lib.load(config, alphabet)
+  if args.order:
+    ngram.check_order("--order", args.order, parts.split.train)
+  files = {c: _read(c.target, config.text) for c in asked.columns if c not in loaded}
+  read = kind.reader(parts.training.text)
+  texts = {REAL: judge.real(kind, parts.held_out, args.length)}
+  for column in asked.columns:
+    if column in files:
+      texts[column.name] = judge.pieces(kind, files[column], args.length)
+    else:
+      run = loaded[column]
+      texts[column.name] = _written(
+        run.model, run.params, run.alphabet, args, asked, kind, progress(column.name)
+      )
+  if args.order:
+    name = f"{args.order}-gram"
+    update = progress(name)
+    model, params = _ngram(parts, alphabet.size, args.order)
+    texts[name] = _written(model, params, alphabet, args, asked, kind, update)
+  texts[SHUFFLED] = judge.shuffled(kind, texts[REAL], args.seed)
+  return Gathered(parts.training, read, texts)
+
+
+def _read(path: pathlib.Path, text_config) -> str:
+  """A file as the run's own text was read, but whatever is in it: U+FFFD for what is no text."""
+  encoding = "utf-8" if text_config.alphabet == "byte" else text_config.encoding
+  try:
+    text = path.read_bytes().decode(encoding, "replace")
+  except OSError as error:
+    raise errors.UserError(f"cannot read {path}: {error.strerror}") from error
+  if not text:
+    raise errors.UserError(f"{path} is empty: there is nothing to judge")
+  lf = text_config.newlines == "lf"
+  return text.replace("\r\n", "\n").replace("\r", "\n") if lf else text
+
+
+def _written(model, params, alphabet, args, asked, kind, update) -> list[str]:
+  from charrnn.sampling import write
+  from charrnn.scorecards import samples
+
+  prompt = "".join(symbol for symbol in kind.prompt if symbol in alphabet.symbols)
+  texts = write.texts(
+    model,
+    params,
+    alphabet,
+    num=args.num,
+    length=args.length,
+    settings=asked.settings,
+    prompt=prompt,
+    seed=args.seed,
+    progress=update,
+  )
+  return [samples.trimmed(text, kind.boundary) for text in texts]
+
+
+def _ngram(parts, vocab: int, order: int):
+  from charrnn.models import ngram, ngram_model
+
+  counted = ngram.fit(parts.corpus.ids, order, vocab, parts.split.train)
+  return ngram_model.Model(vocab, order), counted.params()
+
+
+def write(folder: pathlib.Path, texts: dict[str, list[str]]):
+  """The samples, a file for each column."""
+  for name, samples in texts.items():
+    marked = (f"--- sample {n}\n{text}" for n, text in enumerate(samples, 1))
+    path = folder / _file_name(name)
+    path.write_text("\n".join(marked), "utf-8", "replace", newline="")
+
+
+def _file_name(column: str) -> str:
+  return f"{column.replace(' ', '-')}.txt"
+
+
+def settings(args) -> dict:
+  """What decides the samples, for the record."""
+  names = "targets", "step", "num", "length", "temperature", "top_k", "top_p", "order", "seed"
+  return {name: getattr(args, name) for name in names}
+
+
+def load_judge():
+  """The module that needs packages of the extra `scorecards`."""
+  try:
+    from charrnn.scorecards import judge
+  except ImportError as error:
+    raise errors.UserError(f"{error.name} is missing: pip install 'charrnn[scorecards]'") from error
+  return judge

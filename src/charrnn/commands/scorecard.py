@@ -1,0 +1,75 @@
+"""`charrnn scorecard`: what a model writes, in figures, beside real text and an n-gram."""
+
+import json
+
+from charrnn import startup
+from charrnn.commands import columns, folders
+from charrnn.commands import progress as progress_lib
+
+HELP = """\
+judge what a model writes as plays or as C, beside real text, an n-gram and disorder
+
+Every column is samples of about the same size: held-out text of the corpus (real), what each RUN
+writes, each FILE, what an n-gram of the same training text writes, and the real samples with their
+words in disorder (shuffled). Writes scorecard.json, scorecard.png and the samples."""
+FOLDER = "scorecard"
+
+
+def add_arguments(parser):
+  columns.add_arguments(parser.add_argument, FOLDER)
+  parser.add_argument(
+    "--kind", choices=("shakespeare", "c"), required=True, help="what to judge it as"
+  )
+  parser.add_argument("--json", action="store_true", help="scorecard.json instead of the tables")
+
+
+def run(args):
+  judge = columns.load_judge()
+  startup.keep_memory()
+  startup.import_jax()
+  kind = judge.KINDS[args.kind]
+  asked = columns.check(args, FOLDER, kind.source)
+  progress = progress_lib.Phases()
+  try:
+    gathered = columns.gather(args, asked, kind, progress)
+    progress("figures")
+    scored = judge.judge(kind, gathered.read, gathered.training, gathered.texts, args.seed)
+  finally:
+    progress.end()
+  scored |= {
+    "kind": args.kind,
+    "training": gathered.training.name,
+    "settings": columns.settings(args),
+  }
+  _write(asked.out, scored, gathered.texts)
+  print(json.dumps(scored) if args.json else "\n".join(_report(scored, asked.out)))
+
+
+def _write(out, scored, texts):
+  from charrnn.scorecards import picture
+  from charrnn.training import runs
+
+  with folders.replacing(out) as new:
+    runs.write_json(new / "scorecard.json", scored)
+    title = f"judged as {scored['kind']} (bars: 95% over samples; band: real text)"
+    picture.draw(scored, new / "scorecard.png", title)
+    columns.write(new, texts)
+
+
+def _report(scored, out):
+  from charrnn.scorecards import table
+
+  yield f"{scored['kind']}, beside {scored['training']}; intervals: 95% over samples"
+  yield ""
+  yield from table.values(scored)
+  yield ""
+  yield "distance from the real text (in parentheses: of as much real text from the rest of it)"
+  yield ""
+  yield from table.distances(scored)
+  yield ""
+  yield from table.meanings(scored)
+  yield ""
+  yield "the longest copies from the training text"
+  yield from table.copies(scored["copies"])
+  yield ""
+  yield f"picture: {out / 'scorecard.png'}    data: {out / 'scorecard.json'}    text: {out}/*.txt"

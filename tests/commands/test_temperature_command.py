@@ -1,0 +1,136 @@
+"""`charrnn temperature` on a tiny run: what it writes, what it says, and what it refuses."""
+
+import json
+import math
+
+import numpy as np
+import pytest
+
+from charrnn import cli
+from charrnn.scorecards import card, temperature_picture
+
+FAST = ("--num=3", "--length=200", "--temperatures", "1", "0", "inf", "0.5", "1.0")
+NAMES = ["0", "0.5", "1", "inf"]
+
+
+@pytest.fixture(scope="module")
+def written(trained, tmp_path_factory):
+  """The folder that one call wrote about run `a`."""
+  out = tmp_path_factory.mktemp("temperature")
+  argv = ["temperature", trained["a"], *FAST, "--seed=5", "--prime=7 green", "--out", out]
+  assert cli.main(list(map(str, argv))) == 0
+  return out
+
+
+@pytest.fixture(scope="module")
+def found(written):
+  def never(constant):
+    raise AssertionError(f"{constant} in JSON")
+
+  return json.loads((written / "temperature.json").read_text(), parse_constant=never)
+
+
+@pytest.fixture(scope="module")
+def figures(found):
+  return {row["name"]: row["columns"] for row in found["figures"]}
+
+
+def test_everything_is_there_and_nothing_else(written):
+  assert {path.name for path in written.iterdir()} == {"temperature.json", "temperature.png"}
+
+
+def test_temperatures_are_in_order_and_once(found):
+  assert found["temperatures"] == NAMES
+  assert list(found["samples"].items())[1:] == [(name, 3) for name in NAMES]
+  assert found["samples"]["held-out"] == 6  # pieces of 200, in a tenth of 12,490 characters
+  assert found["settings"]["prime"] == "7 green"
+
+
+def test_the_limits(figures, trained):
+  symbols = json.loads((trained["a"] / "alphabet.json").read_text())["symbols"]
+  entropy = [figures["entropy"][name]["value"] for name in NAMES]
+  assert entropy[0] == 0
+  assert entropy == sorted(entropy)
+  assert entropy[-1] == pytest.approx(math.log(len(symbols)), rel=1e-5)
+  assert figures["loops"]["1"]["value"] == figures["loops"]["held-out"]["value"] == 0
+  assert figures["loss"]["0"]["value"] < figures["loss"]["inf"]["value"]
+
+
+def test_texts_are_those_of_sample(charrnn, trained, found):
+  result = charrnn(
+    "sample",
+    trained["a"],
+    *("--num=3", "--length=200", "--seed=5", "--prime=7 green", "--temperature=0.5", "--json"),
+  )
+  first = json.loads(result.out.splitlines()[0])["text"]
+  assert found["excerpts"]["0.5"] == first[:160]
+
+
+def test_the_table_and_the_excerpts_go_to_stdout(charrnn, trained, tmp_path):
+  result = charrnn("temperature", trained["a"], *FAST, "--top-k=2", "--out", tmp_path)
+  assert result.code == 0
+  lines = result.out.splitlines()
+  table = [line.split() for line in lines[3:8]]
+  assert [row[0] for row in table] == [*NAMES, "held-out"]
+  assert table[3][1] == f"{math.log(2):.3f}"  # pure chance among two
+  excerpts = [line for line in lines if line.lstrip().startswith("inf ")]
+  assert len(excerpts) == 2 and "\u21b5" in "".join(lines[-8:])
+  assert "texts: " in result.err and "held-out text: " in result.err
+
+
+def test_json_and_the_usual_folder(charrnn, a):
+  result = charrnn("temperature", a, "--num=1", "--length=100", "--temperatures=0.7", "--json")
+  assert result.code == 0
+  assert result.json == json.loads((a / "temperature" / "temperature.json").read_text())
+  assert result.json["figures"][0]["columns"]["0.7"]["interval"] is None
+
+
+def test_what_was_there_survives_a_failure(charrnn, trained, tmp_path, monkeypatch):
+  (tmp_path / "temperature.json").write_text("before")
+
+  def fail(found, path):
+    path.write_text("half")
+    raise KeyboardInterrupt
+
+  monkeypatch.setattr(temperature_picture, "draw", fail)
+  assert charrnn("temperature", trained["a"], *FAST, "--out", tmp_path).code == 130
+  assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {
+    "temperature.json": "before"
+  }
+
+
+@pytest.mark.parametrize(
+  ("argv", "message"),
+  [
+    (["--temperatures", "1", "-0.5"], "--temperatures=-0.5: must be 0, a positive number or inf"),
+    (["--temperatures=nan"], "--temperatures=nan: must be 0, a positive number or inf"),
+    (["--temperatures=warm"], "invalid float value"),
+    (["--length=99"], "--length=99: must be at least 100"),
+    (["--length=100000"], "has room for two texts of "),
+    (["--num=0"], "--num=0: must be at least 1"),
+    (["--seed=-1"], "--seed=-1: must be from 0"),
+    (["--top-k=0"], "--top-k=0: must be from 1"),
+    (["--top-p=nan"], "--top-p=nan: must be above 0"),
+    (["--step=15"], "has no step 15: kept are 10, 20"),
+    (["--length=200", "--prime=\u00fc"], "'\u00fc' (U+00FC)"),
+  ],
+)
+def test_what_is_refused(charrnn, trained, tmp_path, argv, message):
+  result = charrnn("temperature", trained["a"], "--out", tmp_path / "o", *argv)
+  assert (result.code, result.out) == (2, "")
+  assert message in result.err and "Traceback" not in result.err
+  assert not (tmp_path / "o").exists()
+
+
+def test_no_run_and_no_place_to_write(charrnn, trained, tmp_path):
+  result = charrnn("temperature", tmp_path / "nowhere")
+  assert (result.code, result.err.count("\n")) == (2, 1)
+  (tmp_path / "file").write_text("")
+  result = charrnn("temperature", trained["a"], *FAST, "--out", tmp_path / "file" / "o")
+  assert result.code == 2 and "give another --out" in result.err
+
+
+def test_intervals_are_over_texts(figures):
+  cell = figures["loss"]["1"]
+  assert len(cell["samples"]) == 3
+  assert cell["interval"] == card.interval(200 * np.array(cell["samples"]), [200] * 3, seed=5)

@@ -1,0 +1,117 @@
+"""Beam search against enumeration, against greedy choice, and against the text read again."""
+
+import itertools
+import re
+
+import numpy as np
+import pytest
+import toys
+from scipy import special
+
+from charrnn import errors
+from charrnn.sampling import automata, beam, generate, options, regexes, reread
+from charrnn.text import alphabet as alphabet_lib
+
+ABC = alphabet_lib.Alphabet.of_text("abc")
+LONGEST = 5
+# Texts of a plain chain tie: their order makes no difference.
+TABLE = np.random.default_rng(8).normal(size=(LONGEST, 3, 3))
+CHAIN = toys.Clocked()
+
+
+@pytest.fixture(scope="module")
+def lstm():
+  return toys.lstm_params()
+
+
+def search(k, length, require=(), forbid=(), stop=None, **more):
+  required = [regexes.Regex("--require", text) for text in require]
+  forbidden = [regexes.Regex("--forbid", text) for text in forbid]
+  asked = automata.build(required, forbidden, stop, ABC, length)
+  found = beam.search(
+    CHAIN, TABLE.astype(np.float32), [0], length=length, beam=k, automaton=asked, **more
+  )
+  return [(ABC.decode(text.ids_N), text.log_p) for text in found]
+
+
+def ranked(texts):
+  """Texts after an a with their log p, most probable first."""
+  log_p = special.log_softmax(TABLE, axis=-1)
+  ids = {text: [0, *ABC.encode(text)] for text in texts}
+  steps = {text: (range(len(text)), ids[text][:-1], ids[text][1:]) for text in texts}
+  scored = [(text, log_p[steps[text]].sum()) for text in texts]
+  return sorted(scored, key=lambda each: -each[1])
+
+
+def every(length):
+  return ["".join(each) for each in itertools.product("abc", repeat=length)]
+
+
+def same(found, expected):
+  assert [text for text, _ in found] == [text for text, _ in expected]
+  np.testing.assert_allclose([p for _, p in found], [p for _, p in expected], atol=1e-5)
+
+
+@pytest.mark.parametrize("block", [3, 64])
+def test_wide_enough_it_is_enumeration(block):
+  expected = ranked(every(4))
+  same(search(27, 4, block=block), expected[:27])
+  same(search(100, 4, block=block), expected)  # there are 81
+
+
+def test_one_at_a_time_is_temperature_0(lstm):
+  model, params = lstm
+  greedy = generate.generate(
+    model, params, [3, 1], length=200, num=1, seed=0, settings=options.Settings(0)
+  )
+  (text,) = beam.search(model, params, [3, 1], length=200, beam=1)
+  np.testing.assert_array_equal(text.ids_N, np.concatenate(list(greedy), axis=1)[0])
+
+
+def test_log_p_is_that_of_the_text_read_again(lstm):
+  model, params = lstm
+  found = beam.search(model, params, [3, 1], length=70, beam=6)
+  ids_BxN = np.stack([text.ids_N for text in found])
+  assert len({tuple(ids_N) for ids_N in ids_BxN.tolist()}) == 6
+  read = reread.reread(model, params, [3, 1], ids_BxN, options.Settings())
+  log_p = -read.nats_BxN.sum(1, dtype=float)
+  np.testing.assert_allclose([text.log_p for text in found], log_p, atol=2e-3)
+  assert sorted(log_p, reverse=True) == pytest.approx(log_p, abs=2e-3)
+  (greedy,) = beam.search(model, params, [3, 1], length=70, beam=1)
+  assert found[0].log_p > greedy.log_p
+
+
+def test_under_a_constraint_it_is_enumeration_of_the_good():
+  good = [text for text in every(5) if re.search("bb", text) and not re.search("ca|^a", text)]
+  same(search(200, 5, ["bb"], ["ca|^a"]), ranked(good))
+
+
+def test_texts_that_have_ended_compare_by_log_p():
+  stopped = [text + "cb" for n in range(4) for text in every(n) if "cb" not in text + "c"]
+  whole = [text for text in every(5) if "cb" not in text]
+  same(search(400, 5, stop="cb"), ranked(stopped + whole))
+  # Too narrow for all the others, it keeps one that has ended early on.
+  (best, _), *_ = ranked(stopped + whole)
+  assert search(12, 5, stop="cb")[0][0] == best == "ccb"
+
+
+def test_it_ends_when_all_have_ended(monkeypatch):
+  run, started = beam._run, []
+  monkeypatch.setattr(beam, "_run", lambda *args: started.append(0) or run(*args))
+  assert search(2, 1000, ["^ab$"], block=4) == [("ab", pytest.approx(ranked(["ab"])[0][1]))]
+  assert len(started) == 1
+
+
+def test_nothing_to_write():
+  assert search(4, 0) == [("", 0.0)]
+
+
+def test_a_diverged_model_is_named():
+  with pytest.raises(errors.UserError, match="diverged"):
+    beam.search(CHAIN, np.full((9, 3, 3), np.nan, np.float32), [0], length=3, beam=2)
+
+
+@pytest.mark.parametrize("k, num", [(0, 1), (-1, 1), (4097, 1), (2, 3)])
+def test_what_cannot_be_searched(k, num):
+  with pytest.raises(errors.UserError, match=f"^--(beam={k}|num={num}): must be"):
+    options.check_beam(k, num)

@@ -1,0 +1,217 @@
+"""Samples under a constraint: always good, drawn as they say, and the weights make up for it.
+
+All texts of a small alphabet are enumerated; what is good among them is Python's `re` to say.
+"""
+
+import itertools
+import re
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import toys
+from scipy import special, stats
+
+from charrnn import errors
+from charrnn.sampling import automata, generate, options, regexes, reread, samples
+from charrnn.text import alphabet as alphabet_lib
+
+ABC = alphabet_lib.Alphabet.of_text("abc")
+TABLE = np.random.default_rng(3).normal(size=(3, 3)).astype(np.float32)
+LENGTH = 5
+CHAIN = toys.Chain()  # programs are compiled for an object
+
+
+def automaton(require=(), forbid=(), stop=None, length=LENGTH, alphabet=ABC):
+  required = [regexes.Regex("--require", text) for text in require]
+  forbidden = [regexes.Regex("--forbid", text) for text in forbid]
+  return automata.build(required, forbidden, stop, alphabet, length)
+
+
+def draw(
+  model, params, alphabet, asked, *, num, length=LENGTH, seed=5, prompt=(0,), block=64, **settings
+):
+  """Texts with log p and log q."""
+  blocks = generate.draw(
+    model,
+    params,
+    np.array(prompt),
+    length=length,
+    num=num,
+    seed=seed,
+    settings=options.Settings(**settings),
+    automaton=asked,
+    block=block,
+  )
+  scores = samples.Scores(num)
+  ids_BxN = np.concatenate(list(scores.watch(blocks)), axis=1)
+  texts = [alphabet.decode(ids_N[ids_N >= 0]) for ids_N in ids_BxN]
+  return [scores.sample(row, text, False) for row, text in enumerate(texts)]
+
+
+def matching(texts, require, forbid):
+  return {
+    text
+    for text in texts
+    if all(re.search(each, text) for each in require)
+    and not any(re.search(each, text) for each in forbid)
+  }
+
+
+def distributions(require, forbid, temperature=1.0, top_k=None, prompt="a"):
+  """log p and log q of all good texts of TABLE's chain after the prompt, symbol by symbol."""
+  every = ["".join(each) for n in range(LENGTH + 1) for each in itertools.product("abc", repeat=n)]
+  good = matching(every, require, forbid)
+  before = {text[:n] for text in good for n in range(len(text))}
+  begun, log_p, log_q = before | good, {}, {}
+  for text in good - before:  # a text goes on as long as it can
+    log_p[text] = log_q[text] = 0.0
+    for n in range(len(text)):
+      logits = TABLE["abc".index((prompt + text)[n])].astype(float)
+      allowed = np.array([text[:n] + symbol in begun for symbol in "abc"])
+      masked = np.where(allowed, logits, -np.inf) / temperature
+      if top_k:
+        masked = np.where(masked >= np.sort(masked)[-top_k], masked, -np.inf)
+      log_p[text] += special.log_softmax(logits)["abc".index(text[n])]
+      log_q[text] += special.log_softmax(masked)["abc".index(text[n])]
+  return log_p, log_q
+
+
+CONSTRAINTS = [
+  (["bb"], []),
+  ([], ["ca"]),
+  (["^a", "c$"], ["bb"]),
+  (["^(ab|c){2,}.$"], ["aba"]),
+]
+
+
+@pytest.mark.parametrize("require, forbid", CONSTRAINTS)
+@pytest.mark.parametrize("settings", [{"temperature": 0.5}, {"temperature": 2.0, "top_k": 2}])
+def test_texts_come_as_often_as_log_q_says(require, forbid, settings):
+  log_p, log_q = distributions(require, forbid, **settings)
+  drawn = draw(CHAIN, TABLE, ABC, automaton(require, forbid), num=3000, **settings)
+  for sample in drawn[:50]:
+    assert sample.log_p == pytest.approx(log_p[sample.text], abs=1e-4)
+    assert sample.log_q == pytest.approx(log_q[sample.text], abs=1e-4)
+  texts = [text for text in log_q if log_q[text] > -np.inf]
+  assert {sample.text for sample in drawn} <= set(texts)
+  counts = np.array([sum(sample.text == text for sample in drawn) for text in texts])
+  expected = 3000 * np.exp([log_q[text] for text in texts])
+  often = expected >= 5
+  counts, expected = (np.append(a[often], a[~often].sum()) for a in (counts, expected))
+  assert stats.chisquare(counts + 1e-9, expected + 1e-9).pvalue > 1e-3
+
+
+@pytest.mark.parametrize("require, forbid", CONSTRAINTS)
+@pytest.mark.parametrize("temperature", [1.0, 1.5])
+def test_weights_give_the_model_s_own_texts_that_are_good(require, forbid, temperature):
+  log_p, log_q = distributions(require, forbid)
+  drawn = draw(CHAIN, TABLE, ABC, automaton(require, forbid), num=3000, temperature=temperature)
+  probability = sum(map(np.exp, log_p.values()))
+  found = samples.estimate(drawn)
+  assert np.exp(found.log_p) == pytest.approx(probability, rel=4 * found.error + 1e-5)
+  weights = np.exp([sample.log_p - sample.log_q for sample in drawn])
+  wrong = []
+  for text in log_p:
+    mine = np.array([sample.text == text for sample in drawn])
+    share = np.exp(log_p[text]) / probability
+    error = np.sqrt((weights**2 * (mine - share) ** 2).sum()) / weights.sum()
+    wrong.append(abs((weights * mine).sum() / weights.sum() - share) / (error + 0.003))
+  assert max(wrong) < 4
+  # It can fail: step by step is not the conditional distribution.
+  conditional = np.array([np.exp(log_p[text]) / probability for text in log_p])
+  by_step = np.exp([log_q[text] for text in log_p])
+  assert 0.5 * abs(conditional - by_step).sum() > 0.003
+
+
+def test_the_estimate_s_error_is_that_of_repeats():
+  asked = automaton(["bb"])
+  every = [samples.estimate(draw(CHAIN, TABLE, ABC, asked, num=200, seed=s)) for s in range(30)]
+  p = np.exp([each.log_p for each in every])
+  assert np.mean([each.error for each in every]) == pytest.approx(p.std() / p.mean(), rel=0.35)
+
+
+def test_weights_that_are_all_alike_or_all_nothing():
+  alike = samples.estimate([samples.Sample("", False, 1, -3.0, -1.0)] * 4)
+  assert alike == pytest.approx((-2.0, 0.0, 4.0))
+  assert samples.estimate([samples.Sample("", False, 1, -np.inf, -1.0)] * 2).log_p == -np.inf
+
+
+LETTERS = alphabet_lib.Alphabet.of_text("\n 1abcdefg")
+LETTERS_TABLE = np.random.default_rng(4).normal(size=(LETTERS.size,) * 2).astype(np.float32)
+
+
+@pytest.fixture(scope="module")
+def lstm():
+  return toys.lstm_params(vocab=LETTERS.size)
+
+
+@pytest.mark.parametrize(
+  "require, forbid",
+  [
+    (["bad"], []),
+    ([r"^(.{3,7}\n){4}$"], ["[aeg]"]),
+    (["^1", r"\d[a-c]+\d"], [r"\s"]),
+    ([r"^\d{3}$"], []),
+    (["a|b", "(cd){2}|gg1$"], ["(.)?f", "aa"]),
+    ([], [r"^[^d]*$", "  "]),
+  ],
+)
+def test_texts_satisfy_python_s_re(require, forbid):
+  asked = automaton(require, forbid, length=40, alphabet=LETTERS)
+  for seed, (temperature, top_p) in enumerate([(1.0, 1.0), (0.0, 1.0), (1.0, 0.3), (9.0, 1.0)]):
+    settings = {"temperature": temperature, "top_p": top_p}  # one program for all
+    drawn = draw(CHAIN, LETTERS_TABLE, LETTERS, asked, num=8, length=40, seed=seed, **settings)
+    for text in (sample.text for sample in drawn):
+      assert matching([text], require, forbid), text
+      assert len(text) == (3 if require == [r"^\d{3}$"] else 40) or "{4}$" in require[0]
+
+
+def test_a_text_is_what_is_written_and_nothing_of_the_prompt():
+  asked = automaton(forbid=["ab"])
+  drawn = draw(CHAIN, TABLE, ABC, asked, num=200, prompt=[0])
+  assert not any("ab" in sample.text for sample in drawn)
+  assert any(sample.text.startswith("b") for sample in drawn)
+
+
+def test_the_stop_text_is_in_the_probabilities_alone():
+  asked = automaton(require=["b"], forbid=["c"], stop="ca")
+  for sample in draw(CHAIN, TABLE, ABC, asked, num=100):
+    before = sample.text.removesuffix("ca")
+    assert "b" in before and "c" not in before
+    ids = [0, *ABC.encode(sample.text)]
+    log_p = special.log_softmax(TABLE, axis=1)[ids[:-1], ids[1:]].sum()
+    assert (sample.symbols, sample.log_p) == (len(sample.text), pytest.approx(log_p, abs=1e-4))
+
+
+def test_log_p_is_that_of_the_text_read_again(lstm):
+  model, params = lstm
+  asked = automaton(["g"], ["f"], length=90, alphabet=LETTERS)
+  (sample,) = draw(model, params, LETTERS, asked, num=1, length=90, prompt=[2, 3], temperature=0.7)
+  ids_BxN = LETTERS.encode(sample.text)[None]
+  read = reread.reread(model, params, [2, 3], ids_BxN, options.Settings())
+  assert sample.log_p == pytest.approx(-read.nats_BxN.sum(), abs=1e-3)
+  free = draw(model, params, LETTERS, None, num=3, length=90, prompt=[2, 3])
+  assert [each.log_p for each in free] == pytest.approx([each.log_q for each in free], abs=1e-4)
+
+
+def test_the_block_changes_nothing(lstm):
+  asked = automaton([r"^(\w\n){3,8}$"], length=20, alphabet=LETTERS)  # 16 symbols
+  rows = draw(*lstm, LETTERS, asked, num=3, length=20)
+  assert [sample.text for sample in draw(*lstm, LETTERS, asked, num=3, length=20, block=7)] == [
+    sample.text for sample in rows
+  ]
+
+
+def test_another_regex_of_the_same_size_compiles_nothing():
+  model, table = toys.Chain(), jnp.asarray(TABLE)
+  draw(model, table, ABC, automaton(["abc"]), num=2)
+  before = generate._run._cache_size()
+  draw(model, table, ABC, automaton(["cba"], ["bb"]), num=2)
+  draw(model, table, ABC, automaton(stop="abab", length=9), num=2, length=9)
+  assert generate._run._cache_size() == before
+
+
+def test_a_diverged_model_is_named():
+  with pytest.raises(errors.UserError, match="diverged"):
+    draw(CHAIN, np.full((3, 3), np.nan, np.float32), ABC, automaton(["a"]), num=1)

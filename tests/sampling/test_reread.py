@@ -1,0 +1,172 @@
+"""What symbols were drawn from, read off again: against NumPy, and at the limits of temperature."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import toys
+from scipy import special, stats
+
+from charrnn import errors
+from charrnn.models import ngram, ngram_model
+from charrnn.sampling import generate, options, reread
+from charrnn.scorecards import diversity
+from charrnn.training import evaluate, steps
+
+VOCAB = 11
+PROMPT = np.array([3, 1, 4], np.uint8)
+HOTTEST = 1e30
+
+
+@pytest.fixture(scope="module")
+def lstm():
+  model = toys.lstm(VOCAB)
+  rng = np.random.default_rng(1)
+  shapes = jax.eval_shape(model.init, jax.random.key(0))
+  # Larger than at the start of training, so that it matters what was read.
+  return model, jax.tree.map(lambda leaf: np.float32(rng.normal(size=leaf.shape)), shapes)
+
+
+def write(model, params, *, length=150, num=3, seed=0, **settings):
+  settings = options.Settings(**settings)
+  blocks = generate.generate(
+    model,
+    params,
+    PROMPT,
+    length=length,
+    num=num,
+    seed=seed,
+    settings=settings,
+    block=min(length, 64),
+  )
+  return np.concatenate(list(blocks), axis=1), settings
+
+
+@functools.cache
+def compiled(model):
+  return jax.jit(model.apply)
+
+
+def logits_by_hand(model, params, ids_N):
+  """Before each symbol, by one step after another: [N, V]."""
+  step, carry, found = compiled(model), model.initial_carry(1), []
+  for symbol in [*PROMPT, *ids_N]:
+    logits_TxBxV, carry, _ = step(params, jnp.array([[symbol]], jnp.int32), carry)
+    found.append(np.asarray(logits_TxBxV[0, 0], np.float64))
+  return np.array(found[len(PROMPT) - 1 : -1])
+
+
+@pytest.mark.parametrize("T", [0.3, 2.5])
+def test_figures_are_those_of_numpy(lstm, T):
+  ids_BxN, settings = write(*lstm, temperature=T)
+  found = reread.reread(*lstm, PROMPT, ids_BxN, settings)
+  for row, ids_N in enumerate(ids_BxN):
+    logits_NxV = logits_by_hand(*lstm, ids_N)
+    p = special.softmax(logits_NxV / T, axis=-1)
+    np.testing.assert_allclose(found.entropies_BxN[row], stats.entropy(p, axis=-1), atol=2e-5)
+    nats = -special.log_softmax(logits_NxV, axis=-1)[np.arange(len(ids_N)), ids_N]
+    np.testing.assert_allclose(found.nats_BxN[row], nats, atol=1e-4)
+
+
+def test_filters_count(lstm):
+  ids_BxN, settings = write(*lstm, temperature=2, top_k=3)
+  found = reread.reread(*lstm, PROMPT, ids_BxN, settings)
+  largest = np.sort(logits_by_hand(*lstm, ids_BxN[0]), axis=-1)[:, -3:]
+  expected = stats.entropy(special.softmax(largest / 2, axis=-1), axis=-1)
+  np.testing.assert_allclose(found.entropies_BxN[0], expected, atol=2e-5)
+
+
+@pytest.mark.parametrize("N", [1, reread.CHUNK - 1, reread.CHUNK, reread.CHUNK + 1])
+def test_a_beginning_is_read_as_in_the_whole(lstm, N):
+  ids_BxN, settings = write(*lstm)
+  whole = reread.reread(*lstm, PROMPT, ids_BxN, settings)
+  part = reread.reread(*lstm, PROMPT, ids_BxN[:, :N], settings)
+  for a, b in zip(part, whole):
+    assert a.shape == (3, N)
+    np.testing.assert_allclose(a, b[:, :N], atol=1e-5)
+
+
+def test_the_loss_is_that_of_evaluation(lstm):
+  model, params = lstm
+  ids_BxN, settings = write(*lstm, num=1)
+  read = np.concatenate([PROMPT, ids_BxN[0]])
+  segments = [(len(PROMPT), len(read))]
+  loss = evaluate.evaluate(
+    steps.make_eval_step(model),
+    model,
+    params,
+    read,
+    segments,
+    readers=1,
+    window=len(read),
+    burn_in=len(PROMPT),
+  )
+  found = reread.reread(*lstm, PROMPT, ids_BxN, settings)
+  assert found.nats_BxN.mean() == pytest.approx(loss, abs=1e-5)
+
+
+def test_zero_is_always_the_likeliest_and_ends_in_a_loop(lstm):
+  ids_BxN, settings = write(*lstm, length=500, num=3, temperature=0)
+  np.testing.assert_array_equal(ids_BxN[0], logits_by_hand(*lstm, ids_BxN[0]).argmax(-1))
+  np.testing.assert_array_equal(ids_BxN[0], ids_BxN[1])
+  found = reread.reread(*lstm, PROMPT, ids_BxN, settings)
+  assert not found.entropies_BxN.any()
+  loop = diversity.loop(ids_BxN[0].tolist())
+  assert loop is not None
+  text = ids_BxN[0][loop.start :]
+  np.testing.assert_array_equal(text[loop.period :], text[: -loop.period])
+
+
+def test_the_coldest_above_zero_is_sure_too(lstm):
+  found = reread.reread(*lstm, PROMPT, *write(*lstm, temperature=1e-6))
+  np.testing.assert_allclose(found.entropies_BxN, 0, atol=1e-6)
+
+
+def test_the_hottest_is_uniform(lstm):
+  ids_BxN, settings = write(*lstm, length=640, num=30, temperature=HOTTEST)
+  counts = np.bincount(ids_BxN.ravel(), minlength=VOCAB)
+  assert stats.chisquare(counts).pvalue > 0.001
+  pairs = np.bincount((VOCAB * ids_BxN[:, 1:] + ids_BxN[:, :-1]).ravel(), minlength=VOCAB**2)
+  assert stats.chisquare(pairs).pvalue > 0.001
+  found = reread.reread(*lstm, PROMPT, ids_BxN, settings)
+  np.testing.assert_allclose(found.entropies_BxN, np.log(VOCAB), rtol=1e-6)
+
+
+def test_one_is_the_model_and_other_temperatures_are_not(lstm):
+  p = special.softmax(logits_by_hand(*lstm, [0])[0])
+
+  def fit(T):
+    ids_BxN, _ = write(*lstm, length=1, num=5000, temperature=T)
+    return stats.chisquare(np.bincount(ids_BxN[:, 0], minlength=VOCAB), 5000 * p).pvalue
+
+  assert fit(1) > 0.001
+  assert max(fit(0.8), fit(1.25)) < 1e-4
+
+
+def test_at_one_the_loss_is_the_entropy_but_for_chance(lstm):
+  found = reread.reread(*lstm, PROMPT, *write(*lstm, length=640, num=30))
+  surplus = (found.nats_BxN - found.entropies_BxN).ravel()  # each of mean 0, given what was read
+  assert abs(surplus.mean()) < 4 * surplus.std() / np.sqrt(len(surplus))
+
+
+def test_an_ngram_is_read_likewise():
+  rng = np.random.default_rng(0)
+  ids = np.cumsum(rng.integers(0, 3, 3000)) % VOCAB
+  counted = ngram.fit(ids, 3, VOCAB, [(0, len(ids))])
+  model, params = ngram_model.Model(VOCAB, 3), counted.params()
+  ids_BxN, settings = write(model, params, temperature=0.5)
+  found = reread.reread(model, params, PROMPT, ids_BxN, settings)
+  read = [*PROMPT, *ids_BxN[0]]
+  for n, symbol in enumerate(ids_BxN[0]):
+    p = counted.distribution([read[: len(PROMPT) + n]])[0]
+    assert found.nats_BxN[0, n] == pytest.approx(-np.log(p[symbol]), abs=1e-4)
+    assert found.entropies_BxN[0, n] == pytest.approx(stats.entropy(p**2), abs=1e-4)
+
+
+def test_a_diverged_model_is_named(lstm):
+  model, params = lstm
+  broken = jax.tree.map(lambda leaf: leaf * np.float32(np.nan), params)
+  with pytest.raises(errors.UserError, match="diverged"):
+    reread.reread(model, broken, PROMPT, np.zeros((2, 5), np.int32), options.Settings())
