@@ -1,15 +1,24 @@
-"""Trains what an experiment file describes, or goes on where it stopped.
+"""Trains what an experiment file describes, or goes on where it stopped; one run, or a sweep.
 
   python launch.py --config=experiments/shakespeare.py[:variant] [--workdir=RUN]
                    [--config.x.y=value ...] [--distributed]
+  python launch.py --config=experiments/grid2015.py --sweep[=NAME,...] [--parallel=N]
+                   [--backend=slurm] [--workdir=SWEEP] [--time_limit=MINUTES] [--dry_run]
 
---config       an experiment file, with one of its variants after a colon
+--config       an experiment file, with one of its variants after a colon; or a run's config.json
 --config.x.y   overrides a field; src/charrnn/config.py explains each
 --workdir      the run's directory; default: runs/<experiment>[-variant][-overrides], so that the
                same command again resumes
 --distributed  this is one of several processes, as SLURM or a TPU pod starts them
+--sweep        runs the trials of the experiment file's sweep(), or the product of sweep_NAME()s;
+               the same command again runs what is missing
+--backend      local; or slurm, an array of jobs with what the experiment's slurm() asks for
+--parallel     trials at a time, among which cores and devices are shared out (default 1)
+--time_limit   minutes that a trial may take: then it saves and ends
+--dry_run      prints the trials' commands
 
-Exit codes: 0 done; 2 something asked for is wrong; 75 stopped by a signal, resume any time.
+Exit codes: 0 done; 1 a trial of the sweep failed; 2 something asked for is wrong; 75 stopped by a
+signal, resume any time.
 """
 
 import pathlib
@@ -18,14 +27,25 @@ import sys
 from absl import flags
 
 from charrnn import config, errors
-from charrnn.launching import train
+from charrnn.launching import sweeping, train
+
+OF_SWEEPS = ("backend", "parallel", "time_limit", "dry_run")
 
 
 def define(values):
-  flags.DEFINE_string("workdir", None, "run directory", flag_values=values)
-  flags.DEFINE_boolean(
-    "distributed", False, "one of several processes, found by SLURM or TPU", flag_values=values
-  )
+  define = {"flag_values": values}
+  flags.DEFINE_string("workdir", None, "directory of the run or the sweep", **define)
+  flags.DEFINE_boolean("distributed", False, "one process of several", **define)
+  flags.DEFINE_string("sweep", None, "names of sweeps in the experiment file", **define)
+  flags.DEFINE_string("backend", "local", "where trials run", **define)
+  flags.DEFINE_integer("parallel", 1, "trials at a time", **define)
+  flags.DEFINE_float("time_limit", None, "minutes for each trial", **define)
+  flags.DEFINE_boolean("dry_run", False, "print the trials' commands", **define)
+
+
+def parse(argv):
+  # `--sweep` alone is the file's own.
+  return config.parse(["--sweep=" if each == "--sweep" else each for each in argv], define)
 
 
 def main(argv):
@@ -33,8 +53,15 @@ def main(argv):
     found = sorted(pathlib.Path("experiments").glob("*.py"))
     print(__doc__, *(f"\n  {path}" for path in found), sep="")
     return 0
-  line = config.parse(argv, define)
-  workdir = pathlib.Path(line.flags.workdir or pathlib.Path("runs") / config.run_name(line))
+  line = parse(argv)
+  name = config.run_name(line)
+  if line.flags.sweep is not None:
+    parts = "-".join(filter(None, [name, "sweep", line.flags.sweep.replace(",", "-")]))
+    return sweeping.run(line, pathlib.Path(line.flags.workdir or pathlib.Path("runs") / parts))
+  for flag in OF_SWEEPS:
+    if line.flags[flag].present:
+      raise errors.UserError(f"--{flag} is of a sweep: add --sweep, or leave it out")
+  workdir = pathlib.Path(line.flags.workdir or pathlib.Path("runs") / name)
   return train.run(line, workdir, line.flags.distributed)
 
 

@@ -99,7 +99,7 @@ def test_command_lines_and_experiment_files(refused, arguments, message):
     ("schedule.warmup_steps=-1", "warmup_steps=-1: must be at least 0"),
     ("model.cell=lstn", "model.cell=lstn: use one of rnn, gru, lstm"),
     ("model.hidden=0", "model.hidden=0: must be at least 1"),
-    ("model.dropout=1", "model.dropout=1.0: must be in"),
+    ("model.dropout=1", "model.dropout=1.0: must be below 1"),
     ("model.compute_dtype=float16", "compute_dtype=float16: use float32 or bfloat16"),
     ("text.source=none.txt", "none.txt"),
     ("text.source=empty.txt", "empty.txt is empty"),

@@ -1,7 +1,7 @@
 """Several processes train one run together, as on several machines."""
 
+import os
 import signal
-import socket
 
 import jax
 import numpy as np
@@ -11,16 +11,33 @@ import pytest
 from charrnn.training import checkpoint, metrics, runs
 
 STEPS = 44
+PORT = 20_000 + os.getpid() % 10_000  # below those that systems give out
 # Rounding alone would part the runs: bfloat16's, and tiny gradients that Adam blows up.
 FIELDS = (f"max_steps={STEPS}", "model.compute_dtype=float32", "optimizer.eps=1e-3")
 ARGUMENTS = ("--config=tiny.py", *(f"--config.{field}" for field in FIELDS))
 
 
-def start_two(folder, name, devices):
-  with socket.socket() as free:
-    free.bind(("127.0.0.1", 0))
-    port = free.getsockname()[1]
-  environment = {"CHARRNN_COORDINATOR": f"127.0.0.1:{port}", "CHARRNN_PROCESSES": "2"}
+def by_hand(process):
+  """What tells a process of the others."""
+  return {
+    "CHARRNN_COORDINATOR": f"127.0.0.1:{PORT}",
+    "CHARRNN_PROCESSES": "2",
+    "CHARRNN_PROCESS": str(process),
+  }
+
+
+def by_slurm(process):
+  """What srun sets for the processes of a step."""
+  return {
+    "SLURM_JOB_ID": str(PORT),  # JAX takes the port from it
+    "SLURM_STEP_NODELIST": "localhost",
+    "SLURM_NTASKS": "2",
+    "SLURM_PROCID": str(process),
+    "SLURM_LOCALID": str(process),
+  }
+
+
+def start_two(folder, names, devices, environment=by_hand):
   return [
     programs.start(
       folder,
@@ -28,9 +45,9 @@ def start_two(folder, name, devices):
       f"--workdir={name}",
       f"--config.cpu_devices={devices}",
       "--distributed",
-      environment=environment | {"CHARRNN_PROCESS": str(process)},
+      environment=environment(process),
     )
-    for process in range(2)
+    for process, name in enumerate(names)
   ]
 
 
@@ -53,23 +70,26 @@ def assert_same(workdir, alone):
 
 
 def test_two_processes_of_two_devices_come_to_the_same(folder, alone):
-  (code, err), (other_code, other_err) = map(programs.finish, start_two(folder, "two", devices=2))
+  # Each has a directory of its own, which shows that the second writes nothing at all.
+  processes = start_two(folder, ["two", "second-of-two"], devices=2, environment=by_slurm)
+  (code, err), (other_code, other_err) = map(programs.finish, processes)
   assert code == other_code == 0, err + other_err
   assert_same(folder / "two", alone)
   assert len(runs.read_json(folder / "two" / "run.json")["launches"]) == 1
   assert len(list((folder / "two").glob("events.out.*"))) == 1
   assert "4 x cpu in 2 processes" in err and "step" not in other_err
+  assert not (folder / "second-of-two").exists()
 
 
 def test_a_signal_to_one_stops_both_and_both_go_on(folder, alone):
-  processes = start_two(folder, "stopped-two", devices=1)
+  processes = start_two(folder, ["stopped-two"] * 2, devices=1)
   programs.wait_for_step(processes[0], folder / "stopped-two", 5)
   processes[1].send_signal(signal.SIGTERM)
   results = [programs.finish(process) for process in processes]
   assert [code for code, _ in results] == [75, 75], results
   step = checkpoint.steps(folder / "stopped-two" / "checkpoints")[-1]
   assert step < STEPS
-  results = [programs.finish(p) for p in start_two(folder, "stopped-two", devices=1)]
+  results = [programs.finish(p) for p in start_two(folder, ["stopped-two"] * 2, devices=1)]
   assert [code for code, _ in results] == [0, 0], results
   assert f"resumes after step {step}" in results[0][1]
   assert_same(folder / "stopped-two", alone)

@@ -3,10 +3,12 @@
 import shutil
 import sys
 
+import programs
 import pytest
 
-from charrnn import startup
-from charrnn.training import loop, runs
+from charrnn import config, errors, startup
+from charrnn.launching import record, surroundings, train
+from charrnn.training import checkpoint, loop, runs
 
 PHASES = ["python and flags", "text", "jax", "parameters", "first step", "total"]
 
@@ -21,6 +23,59 @@ def test_where_the_time_went_until_the_first_step(whole):
   assert list(launch["startup_seconds"]) == PHASES
   assert all(seconds >= 0 for seconds in phases)
   assert total == pytest.approx(sum(phases), abs=0.01)
+
+
+def test_what_is_not_committed_is_kept_with_the_run(main, tmp_path, monkeypatch):
+  monkeypatch.setattr(surroundings, "code", lambda folder: ("c0ffee", b"changes"))
+  main("--config=tiny.py", "--config.max_steps=1", f"--workdir={tmp_path / 'run'}")
+  (launch,) = launches(tmp_path / "run")
+  assert launch["git"] == "c0ffee+"
+  assert (tmp_path / "run" / launch["uncommitted"]).read_bytes() == b"changes"
+
+
+def test_the_weights_that_a_run_began_with(main, whole, tmp_path):
+  source = shutil.copytree(whole, tmp_path / "source")
+  arguments = ("--config=tiny.py", f"--config.init_from={source}", "--config.max_steps=1")
+  main(*arguments, f"--workdir={tmp_path / 'run'}")
+  kept = runs.read_json(tmp_path / "run" / "run.json")["weights"]
+  assert kept == record.weights(source) and kept["step"] == checkpoint.best_step(
+    source / "checkpoints"
+  )
+  # They are needed no more: a run goes on without them.
+  shutil.rmtree(source / "checkpoints")
+  main(*arguments, f"--workdir={tmp_path / 'run'}")
+  assert runs.read_json(tmp_path / "run" / "run.json")["weights"] == kept
+  older = runs.read_json(tmp_path / "run" / "run.json")
+  del older["weights"]
+  runs.write_json(tmp_path / "run" / "run.json", older)
+  main(*arguments, f"--workdir={tmp_path / 'run'}")
+  with pytest.raises(errors.UserError, match="no whole checkpoint"):
+    record.weights(source)
+
+
+def test_a_run_made_again_says_what_is_different(main, whole, tmp_path, capsys):
+  (launch,) = launches(whole)
+
+  def make_again(name, then):
+    line = config.parse(["launch.py", f"--config={whole / 'config.json'}", "--config.max_steps=1"])
+    line = line._replace(original=record.Original(whole, then))
+    assert train.run(line, tmp_path / name) == 0
+    return capsys.readouterr().err.splitlines()
+
+  lines = make_again("a", launch | {"python": "3.1", "devices": "99 x cpu"})
+  assert f"different python: 3.1, now {launch['python']}" in lines
+  assert any(line.startswith("different devices: 99 x cpu, now ") for line in lines)
+  assert runs.read_json(tmp_path / "a" / "run.json")["rerun_of"] == str(whole)
+  (again,) = launches(tmp_path / "a")
+  lines = [line for line in make_again("b", again) if line.startswith("different")]
+  assert lines == ["different nothing: machine, packages and code are those of the record"]
+
+
+def test_the_config_of_a_run_is_the_same_run(main, whole, tmp_path, capsys):
+  finished = shutil.copytree(whole, tmp_path / "finished")
+  assert main(f"--config={finished / 'config.json'}", f"--workdir={finished}") == 0
+  assert f"finished at step {programs.STEPS}" in capsys.readouterr().err
+  assert programs.result(finished) == programs.result(whole)
 
 
 def test_a_launch_without_a_first_step_has_no_such_record(main, whole, tmp_path, monkeypatch):

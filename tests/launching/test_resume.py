@@ -79,7 +79,12 @@ def test_a_finished_run_is_left_as_it_is(main, copy, whole, capsys):
 
 @pytest.mark.parametrize(
   ("field", "old"),
-  [("window=9", "window=8"), ("optimizer.b1=0.5", "optimizer.b1=0.9"), ("seed=2", "seed=1")],
+  [
+    ("text.limit=900", "text.limit=0"),
+    ("window=9", "window=8"),
+    ("optimizer.b1=0.5", "optimizer.b1=0.9"),
+    ("seed=2", "seed=1"),
+  ],
 )
 def test_another_value_that_matters_is_refused(main, copy, field, old):
   before = programs.contents(copy)

@@ -1,21 +1,14 @@
 """The training program: one run in one directory, from its experiment to its loss curve."""
 
 import contextlib
-import datetime
-import importlib.metadata
-import pathlib
-import platform
-import shlex
-import subprocess
 import sys
 
 from charrnn import config as config_lib
 from charrnn import errors, startup
-from charrnn.sampling import options
+from charrnn.launching import count, record
 from charrnn.text import streams
 from charrnn.training import runs, sizing
 
-PACKAGES = ("charrnn", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
 INTERRUPTED = 75  # EX_TEMPFAIL: the same command goes on
 
 
@@ -24,6 +17,8 @@ def run(line, workdir, distributed=False):
 
   Everything that can be wrong with what was asked for is found before JAX compiles anything.
   """
+  if line.config.model.cell == "ngram":
+    return count.run(line, workdir, distributed)
   watch = startup.Stopwatch()
   watch.mark("python and flags")
   config = line.config
@@ -31,14 +26,13 @@ def run(line, workdir, distributed=False):
   with contextlib.ExitStack() as held:
     if not distributed:
       held.enter_context(startup.lock(workdir))
-    stored = _stored(workdir)
+    stored = record.stored(workdir)
     if stored:
       sizing.fill_from(config, stored)
     elif config.init_from:
-      source = config_lib.to_json(runs.read_config(config.init_from))
-      sizing.fill_from(config, {"model": source["model"] | {"compute_dtype": None}})
+      _fill_from_source(config)
     corpus = runs.load_corpus(config)
-    _check_sample(config, corpus.alphabet)
+    record.check_sample(config, corpus.alphabet)
     _fill_sizes(config, len(corpus.ids))
     parts = runs.split(config, len(corpus.ids))
     windows = streams.Windows(corpus.ids, parts.train, config.batch_size, config.window)
@@ -62,19 +56,11 @@ def run(line, workdir, distributed=False):
     return _train(line, workdir, corpus, parts, windows, writes, watch)
 
 
-def _stored(workdir):
-  path = workdir / "config.json"
-  return runs.read_json(path) if path.exists() else None
-
-
-def _check_sample(config, alphabet):
-  """What the first evaluation would stumble over, hours later."""
-  try:
-    options.check(length=config.sample.length, num=1, seed=config.seed)
-    options.Settings(config.sample.temperature)
-    alphabet.encode(config.sample.prime)
-  except errors.UserError as error:
-    raise errors.UserError(f"--config.sample (or --config.seed): {error}") from error
+def _fill_from_source(config):
+  source = config_lib.to_json(runs.read_config(config.init_from))
+  if source["model"]["cell"] == "ngram":
+    raise errors.UserError(f"--config.init_from={config.init_from} is an ngram: it has no weights")
+  sizing.fill_from(config, {"model": source["model"] | {"compute_dtype": None}})
 
 
 def _fill_sizes(config, length):
@@ -103,18 +89,18 @@ def _train(line, workdir, corpus, parts, windows, writes, watch):
     return transfer.weights(config.init_from, model, fresh, corpus.alphabet)
 
   def write_sample(params, step):
-    _write_sample(config, workdir, model, corpus.alphabet, jax.device_get(params), step)
+    record.sample(config, workdir, model, corpus.alphabet, jax.device_get(params), step)
 
   trainer = loop.Trainer(config, workdir, model, windows, parts.valid, loop.say, write_sample)
   _announce(loop.say, config, workdir, corpus, parts, trainer)
   state = trainer.restore(init_params if config.init_from else None)
-  record = _record(line, workdir, corpus, layout) if writes else None
+  launched = record.begin(line, workdir, corpus, layout) if writes else None
   watch.mark("parameters")
 
   def started():
     watch.mark("first step")
     if writes:
-      _record_start(loop.say, workdir, record, watch.seconds())
+      record.first_step(loop.say, workdir, launched, watch.seconds())
 
   _, interrupted = trainer.train(state, started)
   if writes:
@@ -123,77 +109,6 @@ def _train(line, workdir, corpus, parts, windows, writes, watch):
     return INTERRUPTED
   _conclude(loop.say, workdir, trainer, parts)
   return 0
-
-
-def _record(line, workdir, corpus, layout):
-  """Writes what decides the result, and adds this launch to run.json; returns what is in that."""
-  corpus.alphabet.save(workdir / "alphabet.json")
-  launch = {
-    "time": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-    "command": shlex.join(sys.argv),
-    "overrides": line.overrides,
-    "python": platform.python_version(),
-    "platform": platform.platform(),
-    "packages": {name: importlib.metadata.version(name) for name in PACKAGES},
-    "devices": layout.text,
-    "git": _git_commit(),
-  }
-  path = workdir / "run.json"
-  launches = runs.read_json(path).get("launches", []) if path.exists() else []
-  provenance = {"experiment": line.experiment, "variant": line.variant, "corpus": corpus.provenance}
-  record = {**provenance, "launches": [*launches, launch]}
-  runs.write_json(path, record)
-  # Last: a directory with a config.json is a run directory.
-  runs.write_json(workdir / "config.json", config_lib.to_json(line.config))
-  return record
-
-
-def _record_start(say, workdir, record, seconds):
-  """Adds to this launch in run.json where the time went until the first step was done."""
-  record["launches"][-1]["startup_seconds"] = seconds
-  runs.write_json(workdir / "run.json", record)
-  phases = ", ".join(f"{name} {value:.1f}" for name, value in seconds.items() if name != "total")
-  say(f"first step after {seconds['total']:.1f} s ({phases})")
-
-
-def _git_commit():
-  """The commit of this code, with + if its files are changed; None outside of git."""
-
-  def git(*arguments):
-    command = ["git", "-C", str(pathlib.Path(__file__).parent), *arguments]
-    return subprocess.run(command, capture_output=True, text=True, check=True).stdout
-
-  try:
-    changed = git("status", "--porcelain", "--untracked-files=no")
-    return git("rev-parse", "HEAD").strip() + ("+" if changed else "")
-  except (OSError, subprocess.CalledProcessError):
-    return None
-
-
-def _write_sample(config, workdir, model, alphabet, params, step):
-  """samples/STEP.txt, and its first lines for whoever watches."""
-  if not config.sample.length:
-    return
-  from charrnn.sampling import generate, stream
-  from charrnn.training import loop
-
-  prompt_ids = alphabet.encode(config.sample.prime)
-  blocks = generate.generate(
-    model,
-    params,
-    prompt_ids if len(prompt_ids) else [alphabet.default_id()],
-    length=config.sample.length,
-    num=1,
-    seed=config.seed,
-    settings=options.Settings(config.sample.temperature),
-  )
-  reader = stream.Reader(alphabet, prompt_ids)
-  text = reader.prompt + "".join(piece for (piece,) in stream.texts(blocks, [reader]))
-  folder = workdir / "samples"
-  folder.mkdir(exist_ok=True)
-  (folder / f"{step}.txt").write_bytes(text.encode("utf-8", "replace"))
-  for shown in text.strip("\n").split("\n")[:6]:
-    loop.say(f"    {shown.translate(stream.VISIBLE)}")
 
 
 def _announce(say, config, workdir, corpus, parts, trainer):
@@ -229,10 +144,4 @@ def _conclude(say, workdir, trainer, parts):
     best = metrics.nats_and_bits(memory.best_loss)
     say(f"\nbest validation loss {best} per character, at step {memory.best_step}")
   say(f"{metrics.duration(memory.seconds)} of training; the run is in {workdir}")
-  folder = shlex.quote(str(workdir))
-  say(
-    f"loss curve: {workdir / 'loss.png'}\n\nnext:\n"
-    f"  charrnn sample {folder} --temperature 0.8\n"
-    f"  charrnn eval {folder}{' --split test' if parts.test else ''}\n"
-    f"  charrnn inspect {folder}"
-  )
+  record.next_commands(say, workdir, parts)

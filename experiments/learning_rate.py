@@ -1,0 +1,53 @@
+"""The learning rate, and what goes with it: which is best, and how far off still works.
+
+  python launch.py --config=experiments/learning_rate.py --sweep --parallel=2
+  python launch.py --config=experiments/learning_rate.py --sweep=random,clip --parallel=2
+
+A small LSTM on the first million characters of Shakespeare, as in seeds.py: a minute a run on a
+CPU core, 4 minutes for the 8 of --sweep on two. Another one, or another optimizer:
+--config.model.cell=gru, --config.optimizer.name=rmsprop
+
+--sweep=lr       8 learning rates, each twice the one before, as --sweep alone
+--sweep=random   8 drawn between 1e-4 and 1e-1, uniform in their logarithm
+--sweep=clip     gradients clipped to a norm of 0.25, 1 or 4, or not at all
+--sweep=warmup   0, 50 or 200 steps in which the learning rate rises
+--sweep=lr,clip  and the like: every one of one with every one of the other
+"""
+
+from charrnn import config as config_lib
+from charrnn import errors
+from charrnn.launching import sweep as sweeps
+
+
+def get_config(variant=""):
+  if variant:
+    raise errors.UserError(f"learning_rate.py:{variant}: it has no variants")
+  c = config_lib.default()
+  c.text.source = "shakespeare"
+  c.text.limit = 1_000_000
+  c.model.layers, c.model.hidden, c.model.dropout = 1, 128, 0.1
+  c.batch_size = 32
+  c.epochs = 3.0
+  c.optimizer.learning_rate = 8e-3
+  c.keep = 1
+  return c
+
+
+def sweep():
+  rates = [5e-4, 1e-3, 2e-3, 4e-3, 8e-3, 1.6e-2, 3.2e-2, 6.4e-2]
+  return sweeps.sweep("optimizer.learning_rate", rates)
+
+
+sweep_lr = sweep
+
+
+def sweep_random():
+  return sweeps.log_uniform("optimizer.learning_rate", 1e-4, 1e-1, 8)
+
+
+def sweep_clip():
+  return sweeps.sweep("optimizer.clip_norm", [0.0, 0.25, 1.0, 4.0])
+
+
+def sweep_warmup():
+  return sweeps.sweep("schedule.warmup_steps", [0, 50, 200])

@@ -1,0 +1,107 @@
+"""How a sweep stands: a table that is drawn over on a terminal, a line for each change in a log."""
+
+import math
+import os
+import sys
+import time
+
+from charrnn.launching import trials as trials_lib
+from charrnn.training import metrics, runs
+
+EVERY = 1.0  # seconds between drawings
+REMIND = 60.0  # seconds between lines in a log when nothing changes
+_ORDER = (*trials_lib.BAD, trials_lib.STOPPED, trials_lib.RUNNING, trials_lib.WAITING)
+HEAD = ("trial", "state", "step", "train", "best valid", "chars/s", "left")
+
+
+class Board:
+  """Watches trials by their directories alone, whoever runs them."""
+
+  def __init__(self, trials, out=sys.stderr):
+    self._trials, self._out = trials, out
+    self._live = out.isatty()
+    self._drawn, self._lines, self._told = 0.0, 0, {}
+
+  def update(self, states: dict[str, str], final: bool = False):
+    """`states` by the trials' names."""
+    now = time.monotonic()
+    if self._live and (final or now - self._drawn >= EVERY):
+      self._draw(states)
+      self._drawn = now
+    elif not self._live and (states != self._told or now - self._drawn >= REMIND):
+      self._log(states)
+      self._drawn, self._told = now, dict(states)
+
+  def _draw(self, states):
+    size = os.get_terminal_size(self._out.fileno())
+    # Those that ask for attention first; what does not fit is counted.
+    rank = {state: n for n, state in enumerate(_ORDER)}
+    chosen = sorted(self._trials, key=lambda each: rank.get(states[each.name], len(rank)))
+    room = max(1, size.lines - 4)
+    rows = [row(each, states[each.name]) for each in chosen[:room]]
+    lines = [*table([HEAD, *rows]), counted(states)]
+    up = f"\x1b[{self._lines}A\x1b[J" if self._lines else ""
+    self._out.write(up + "".join(f"{line[: size.columns - 1]}\n" for line in lines))
+    self._out.flush()
+    self._lines = len(lines)
+
+  def _log(self, states):
+    for trial in self._trials:
+      state = states[trial.name]
+      if state != self._told.get(trial.name, trials_lib.WAITING):
+        cells = [f"{name} {cell}" for name, cell in zip(HEAD[2:], row(trial, state)[2:]) if cell]
+        print(f"{trial.name}: {state}  {'  '.join(cells)}".rstrip(), file=self._out)
+    print(counted(states), file=self._out, flush=True)
+
+
+def counted(states: dict[str, str]) -> str:
+  """How many trials are in which state."""
+  names = (trials_lib.DONE, *reversed(_ORDER))
+  counts = {name: list(states.values()).count(name) for name in names}
+  told = ", ".join(f"{count} {name}" for name, count in counts.items() if count)
+  return f"{time.strftime('%H:%M:%S')}  {len(states)} trials: {told}"
+
+
+def row(trial: trials_lib.Trial, state: str) -> tuple[str, ...]:
+  """A trial as cells of the table."""
+  at = trials_lib.progress(trial.folder)
+  running = state == trials_lib.RUNNING
+  return (
+    trial.name,
+    state,
+    "" if at.step is None else f"{at.step:,}",
+    "" if at.train_loss is None else _loss(at.train_loss),
+    "" if at.valid_loss is None else _loss(at.valid_loss),
+    f"{at.rate:,.0f}" if running and at.rate else "",
+    left(trial, at) if running else "",
+  )
+
+
+def _loss(value: float) -> str:
+  return f"{value:.4f}" if abs(value) < 1000 else f"{value:.2g}"
+
+
+def left(trial: trials_lib.Trial, at: trials_lib.Progress) -> str:
+  """The time to the end at the rate of now; "" where nobody can say."""
+  if not (at.step and at.epoch and at.rate):
+    return ""
+  try:
+    config = runs.read_config(trial.folder)
+  except Exception:  # a run that only begins: it says so itself if something is wrong
+    return ""
+  by_epochs = (config.epochs or math.inf) * at.step / at.epoch
+  steps = min(config.max_steps or math.inf, by_epochs) - at.step
+  seconds = max(0, steps) * config.batch_size * config.window / at.rate
+  return metrics.duration(seconds) if math.isfinite(seconds) else ""
+
+
+def table(rows) -> list[str]:
+  """Columns side by side, names left and numbers right."""
+  widths = [max(map(len, column)) for column in zip(*rows)]
+  return [
+    "  ".join(
+      cell.ljust(width) if n < 2 else cell.rjust(width)
+      for n, (cell, width) in enumerate(zip(cells, widths))
+    ).rstrip()
+    for cells in rows
+  ]

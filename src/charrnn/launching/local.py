@@ -1,0 +1,170 @@
+"""Trials on this machine: several at a time, each a process of its own with a share of the devices.
+
+Every process is stopped by SIGTERM, upon which it saves and exits 75, when the launcher ends,
+whichever way that is.
+"""
+
+import os
+import pathlib
+import subprocess
+import time
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+from charrnn.launching import attached
+from charrnn.launching import trials as trials_lib
+
+POLL = 0.2  # seconds
+GRACE = 120.0  # seconds to save, after SIGTERM and before SIGKILL
+
+
+class Share(NamedTuple):
+  """What one of several processes may use of the machine."""
+
+  cores: tuple[int, ...]  # CPU
+  environment: dict[str, str]  # what tells JAX its accelerators
+
+
+def shares(parallel: int) -> list[Share]:
+  """The machine in as many shares; where there are fewer devices than shares, they are shared."""
+  cores = _parts(_cores(), parallel)
+  gpus, tpus = gpu_names(), tpu_chips()
+  if gpus:
+    crowd = -(-parallel // len(gpus))  # processes on one GPU
+    fraction = {"XLA_PYTHON_CLIENT_MEM_FRACTION": f"{0.9 / crowd:.2f}"} if crowd > 1 else {}
+    environments = [
+      {"CUDA_VISIBLE_DEVICES": ",".join(part)} | fraction for part in _parts(gpus, parallel)
+    ]
+  elif tpus and parallel > 1:
+    # A chip is one process's alone; JAX is told that it is all there is.
+    whole = {"TPU_CHIPS_PER_PROCESS_BOUNDS": "1,1,1", "TPU_PROCESS_BOUNDS": "1,1,1"}
+    environments = [{"TPU_VISIBLE_CHIPS": part[0]} | whole for part in _parts(tpus, parallel)]
+  else:
+    environments = [{}] * parallel
+  return [Share(tuple(part), each) for part, each in zip(cores, environments)]
+
+
+def _cores() -> list[int]:
+  affinity = getattr(os, "sched_getaffinity", None)  # not on every system
+  return sorted(affinity(0)) if affinity else list(range(os.cpu_count() or 1))
+
+
+def _parts(devices: Sequence, count: int) -> list[list]:
+  """Devices in `count` equal parts, what is left over unused; if too few, each in several."""
+  size = len(devices) // count
+  if not size:
+    return [[devices[i % len(devices)]] for i in range(count)]
+  return [list(devices[i * size : (i + 1) * size]) for i in range(count)]
+
+
+def gpu_names() -> list[str]:
+  """NVIDIA's GPUs that may be used, as CUDA_VISIBLE_DEVICES names them, without starting JAX."""
+  if (chosen := os.environ.get("CUDA_VISIBLE_DEVICES")) is not None:
+    return [name for name in chosen.split(",") if name.strip()]
+  try:
+    listed = subprocess.run(
+      ["nvidia-smi", "-L"], capture_output=True, text=True, timeout=30, check=True
+    ).stdout
+  except (OSError, subprocess.SubprocessError):
+    return []
+  return [str(n) for n, _ in enumerate(line for line in listed.splitlines() if line[:3] == "GPU")]
+
+
+def tpu_chips() -> list[str]:
+  if (chosen := os.environ.get("TPU_VISIBLE_CHIPS")) is not None:
+    return [name for name in chosen.split(",") if name.strip()]
+  return [str(n) for n, _ in enumerate(sorted(pathlib.Path("/dev").glob("accel[0-9]*")))]
+
+
+class _Running(NamedTuple):
+  trial: trials_lib.Trial
+  process: subprocess.Popen
+  share: int
+  since: float
+
+
+class Pool:
+  """Runs trials, `parallel` at a time; `limit` is the seconds that each may take."""
+
+  def __init__(self, trials: Sequence[trials_lib.Trial], parallel: int, limit: float | None):
+    self.waiting = list(trials)
+    self.shares = shares(parallel)
+    self.limit = limit
+    self.running: list[_Running] = []
+    self._asked: set[str] = set()  # to save and end
+    self.stopping = False
+
+  def run(self, watch: Callable[["Pool"], None]):
+    """To the end of all, or of those that run when `stop` was called."""
+    try:
+      while self.running or (self.waiting and not self.stopping):
+        self._start()
+        self._reap()
+        self._enforce()
+        watch(self)
+        time.sleep(POLL)
+    finally:
+      self._end_all()
+
+  def stop(self):
+    """Those that run save and end; a second call does not wait for that."""
+    for each in self.running:
+      each.process.kill() if self.stopping else self._ask(each)
+    self.stopping = True
+
+  def _ask(self, each: _Running):
+    """Once: a second SIGTERM would end a run before it has saved."""
+    if each.trial.name not in self._asked:
+      self._asked.add(each.trial.name)
+      each.process.terminate()
+
+  def _start(self):
+    free = set(range(len(self.shares))) - {each.share for each in self.running}
+    while free and self.waiting and not self.stopping:
+      share, trial = free.pop(), self.waiting.pop(0)
+      trial.folder.mkdir(parents=True, exist_ok=True)
+      (trial.folder / "outcome.json").unlink(missing_ok=True)
+      process = _launch(trial, self.shares[share])
+      self.running.append(_Running(trial, process, share, time.monotonic()))
+
+  def _reap(self):
+    for each in list(self.running):
+      if (code := each.process.poll()) is None:
+        continue
+      seconds = time.monotonic() - each.since
+      late = self.limit is not None and seconds > self.limit
+      self.running.remove(each)
+      trials_lib.conclude(each.trial, code, seconds, late)
+
+  def _enforce(self):
+    """Ends those that have taken too long: first so that they save, then as they are."""
+    for each in self.running:
+      seconds = time.monotonic() - each.since
+      if self.limit is not None and seconds > self.limit + GRACE:
+        each.process.kill()
+      elif self.limit is not None and seconds > self.limit:
+        self._ask(each)
+
+  def _end_all(self):
+    for each in self.running:
+      self._ask(each)
+    until = time.monotonic() + GRACE
+    while self.running and time.monotonic() < until:
+      self._reap()
+      time.sleep(POLL)
+    for each in self.running:
+      each.process.kill()
+      each.process.wait()
+    self._reap()
+
+
+def _launch(trial: trials_lib.Trial, share: Share) -> subprocess.Popen:
+  with trial.log.open("ab") as log:
+    return subprocess.Popen(
+      attached.command(trial.command, share.cores),
+      stdin=subprocess.DEVNULL,
+      stdout=log,
+      stderr=subprocess.STDOUT,
+      env={**os.environ, **share.environment},
+      start_new_session=True,  # Ctrl-C is for the launcher, which passes it on
+    )

@@ -1,0 +1,133 @@
+"""The trials of a sweep on disk: what each has come to, and what it says of itself meanwhile.
+
+SWEEP/
+  sweep.json                 the trials: name -> overrides
+  NAME/                      a run directory, with
+    log.txt                  what its process printed, launch after launch
+    outcome.json             how the last launch ended; absent while there was none
+  summary.csv
+"""
+
+import csv
+import io
+import json
+import math
+import pathlib
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from charrnn.training import runs
+
+DONE, FAILED, DIVERGED, KILLED, TIMEOUT = "done", "failed", "diverged", "killed", "timeout"
+STOPPED = "stopped"  # by a signal, saved: goes on when it is launched again
+WAITING, RUNNING = "waiting", "running"
+BAD = (FAILED, DIVERGED, KILLED, TIMEOUT)
+INTERRUPTED = 75  # the exit code of a run that was stopped by a signal and has saved
+
+
+class Trial(NamedTuple):
+  name: str
+  overrides: dict[str, Any]
+  folder: pathlib.Path
+  command: list[str]
+
+  @property
+  def log(self) -> pathlib.Path:
+    return self.folder / "log.txt"
+
+
+class Outcome(NamedTuple):
+  state: str
+  code: int | None = None  # negative: the signal that ended it
+  seconds: float = 0.0
+
+
+class Progress(NamedTuple):
+  """The last of what metrics.jsonl has; None for what it does not say yet."""
+
+  step: int | None = None
+  epoch: float | None = None
+  train_loss: float | None = None
+  valid_loss: float | None = None  # the best so far
+  valid_step: int | None = None
+  rate: float | None = None  # characters a second
+
+
+def outcome(folder: pathlib.Path) -> Outcome | None:
+  """How the last launch ended; None if none has, or if nobody was there to see it."""
+  try:
+    found = json.loads((folder / "outcome.json").read_bytes())
+    return Outcome(str(found["state"]), found["code"], float(found["seconds"]))
+  except (OSError, ValueError, KeyError, TypeError):
+    return None
+
+
+def conclude(trial: Trial, code: int, seconds: float, limit: bool = False) -> Outcome:
+  """Writes how a launch ended, by its exit code; `limit`: it was ended for its time."""
+  if code == 0:
+    state = DONE
+  elif limit:
+    state = TIMEOUT
+  elif code == INTERRUPTED:
+    state = STOPPED
+  elif code < 0:
+    state = KILLED
+  else:
+    state = DIVERGED if "training diverged" in "".join(tail(trial.log, 3)) else FAILED
+  found = Outcome(state, code, seconds)
+  trial.folder.mkdir(parents=True, exist_ok=True)
+  runs.write_json(trial.folder / "outcome.json", found._asdict())
+  return found
+
+
+def tail(path: pathlib.Path, lines: int) -> list[str]:
+  """The last lines that are not empty; of a line that was drawn over, what it said last."""
+  try:
+    with path.open("rb") as file:
+      file.seek(max(0, path.stat().st_size - 20_000))
+      text = file.read().decode("utf-8", "replace")
+  except OSError:
+    return []
+  return [line.rpartition("\r")[2] for line in text.split("\n") if line.strip()][-lines:]
+
+
+def progress(folder: pathlib.Path) -> Progress:
+  """Of a run that may be writing just now: a last line that is cut off is left out."""
+  values: dict[str, Any] = {}
+  best, best_step = math.inf, None
+  try:
+    lines = (folder / "metrics.jsonl").read_text().splitlines()
+  except OSError:
+    return Progress()
+  for line in lines:
+    try:
+      record = json.loads(line)
+    except ValueError:
+      continue
+    values |= record
+    if (record.get("valid/loss") or math.inf) < best:
+      best, best_step = record["valid/loss"], record.get("step")
+  return Progress(
+    values.get("step"),
+    values.get("epoch"),
+    values.get("train/loss"),
+    None if best_step is None else best,
+    best_step,
+    values.get("chars_per_second"),
+  )
+
+
+def summary(trials: Sequence[Trial]) -> str:
+  """All trials as CSV: how they ended, what they reached, and what they were told."""
+  fields = list(dict.fromkeys(field for trial in trials for field in trial.overrides))
+  file = io.StringIO()
+  writer = csv.writer(file, lineterminator="\n")
+  writer.writerow(["trial", "state", "exit", "seconds", "step", "valid/loss", "at step", *fields])
+  for trial in trials:
+    ended, reached = outcome(trial.folder) or Outcome(WAITING), progress(trial.folder)
+    told = [trial.overrides.get(field, "") for field in fields]
+    numbers = [ended.code, f"{ended.seconds:.0f}", reached.step]
+    writer.writerow(
+      [trial.name, ended.state, *numbers, reached.valid_loss, reached.valid_step, *told]
+    )
+  return file.getvalue()

@@ -1,0 +1,187 @@
+"""An n-gram as a run: what launch.py makes of it, and what it refuses."""
+
+import itertools
+import json
+import re
+import shutil
+
+import numpy as np
+import programs
+import pytest
+
+from charrnn import errors, startup
+from charrnn.models import ngram
+from charrnn.training import checkpoint, metrics, runs
+
+NGRAM = programs.ROOT / "experiments" / "ngram.py"
+ORDER = 5
+
+
+@pytest.fixture
+def count(main, folder, tmp_path):
+  """Counts the text of the folder in a directory of the test's own."""
+
+  def run(*fields, workdir=tmp_path / "run"):
+    order = f"--config.model.order={ORDER}"
+    fields = [f"--config.{field}" for field in fields]
+    assert main(f"--config={NGRAM}:text.txt", order, *fields, f"--workdir={workdir}") == 0
+    return workdir
+
+  return run
+
+
+def counted(workdir):
+  """The n-grams of a run's text, made without the launch; its ids and parts."""
+  config = runs.read_config(workdir)
+  corpus = runs.load_corpus(config)
+  parts = runs.split(config, len(corpus.ids))
+  return ngram.fit(corpus.ids, ORDER, corpus.alphabet.size, parts.train), corpus.ids, parts
+
+
+def result(workdir):
+  """All that a count computes; Orbax keeps a clock in its files."""
+  folder = workdir / "checkpoints"
+  arrays = {step: checkpoint.read_meta(folder, step)["arrays"] for step in checkpoint.steps(folder)}
+  names = ("metrics.jsonl", "config.json", "alphabet.json")
+  files = [workdir / name for name in names] + sorted((workdir / "samples").iterdir())
+  return arrays, [path.read_bytes() for path in files]
+
+
+def test_a_run_directory_like_any_other(count, capsys):
+  workdir = count("sample.length=40")
+  out, err = capsys.readouterr()
+  model, ids, parts = counted(workdir)
+  losses = model.losses(ids, parts.valid)
+  lines = metrics.read(workdir)
+  assert [line["step"] for line in lines] == [1, 2, 3, 4, 5]
+  assert [line["valid/loss"] for line in lines] == list(losses)
+  best = 1 + int(np.argmin(losses))
+  assert checkpoint.steps(workdir / "checkpoints") == [best]
+  meta = checkpoint.read_meta(workdir / "checkpoints", best)
+  assert meta["valid_loss"] == losses[best - 1]
+  assert len((workdir / "samples" / f"{best}.txt").read_text()) == 40
+  assert (workdir / "loss.png").read_bytes().startswith(b"\x89PNG")
+  assert json.loads((workdir / "config.json").read_text())["model"]["order"] == ORDER
+  (launch,) = json.loads((workdir / "run.json").read_text())["launches"]
+  assert launch["overrides"]["model.order"] == ORDER
+  assert not out
+  assert len(re.findall(r"^order +\d  +[\d,]+ strings counted$", err, re.MULTILINE)) == ORDER
+  assert len(re.findall(r"^order +\d  validation \d\.\d{4} nats", err, re.MULTILINE)) == ORDER
+  assert f"of order {best}\n" in err and f"charrnn sample {workdir}" in err
+
+
+def test_it_is_loaded_as_the_model_of_the_best_order(count):
+  workdir = count("sample.length=0")
+  model, *_ = counted(workdir)
+  loaded = runs.load(workdir)
+  assert loaded.model.order == loaded.step
+  for name, level in model.params(loaded.step).items():
+    for field, array in level.items():
+      np.testing.assert_array_equal(loaded.params[name][field], array)
+
+
+def test_the_same_command_again_counts_nothing(count, monkeypatch, capsys):
+  workdir = count("sample.length=0")
+  before = (workdir / "metrics.jsonl").read_bytes()
+  monkeypatch.setattr(ngram, "fit", lambda *arguments: pytest.fail("it counts again"))
+  count("sample.length=0")
+  assert "finished before" in capsys.readouterr().err
+  assert (workdir / "metrics.jsonl").read_bytes() == before
+  assert len(json.loads((workdir / "run.json").read_text())["launches"]) == 2
+
+
+@pytest.mark.parametrize("where", [(ngram, "fit"), (checkpoint.Writer, "save")])
+def test_a_run_that_was_killed_starts_again(count, monkeypatch, tmp_path, where):
+  whole = count("sample.length=20", workdir=tmp_path / "whole")
+
+  def kill(*arguments):
+    raise KeyboardInterrupt
+
+  with monkeypatch.context() as patch:
+    patch.setattr(*where, kill)
+    with pytest.raises(KeyboardInterrupt):
+      count("sample.length=20")
+  assert result(count("sample.length=20")) == result(whole)
+
+
+def test_without_a_validation_part_the_longest_strings_are_kept(count, capsys):
+  workdir = count("sample.length=0", "text.valid_fraction=0")
+  assert checkpoint.steps(workdir / "checkpoints") == [ORDER]
+  assert not (workdir / "loss.png").exists() and "loss" not in capsys.readouterr().err
+  assert runs.load(workdir).meta["valid_loss"] is None
+
+
+def test_the_split_of_streams_needs_their_number(count):
+  streams = ("sample.length=0", "text.split=streams", "text.test_fraction=0")
+  with pytest.raises(errors.UserError, match=r"batch_size is missing"):
+    count(*streams)
+  workdir = count(*streams, "batch_size=4", "window=20")
+  model, ids, parts = counted(workdir)
+  assert len(parts.valid) == 4
+  assert metrics.read(workdir)[2]["valid/loss"] == model.losses(ids, parts.valid)[2]
+
+
+@pytest.mark.parametrize(
+  ("field", "message"),
+  [
+    ("model.order=0", "model.order=0: must be at least 1"),
+    ("model.order=-1", "model.order=-1: must be at least 1"),
+    ("model.order=1000000", r"order=1000000: the longest stretch .* has 1\d,\d{3} characters"),
+    ("model.layers=2", "model.layers=2: an ngram has no use for it"),
+    ("model.embed=0", "model.embed=0: an ngram"),  # its default, but said
+    ("accumulate=2", "accumulate=2: an ngram"),
+    ("init_from=whole", "init_from=whole: an ngram"),
+    ("window=9", "window=9: an ngram"),
+    ("keep=1", "keep=1: an ngram"),
+    ("optimizer.name=sgd", "optimizer.name=sgd: an ngram"),
+    ("text.valid_fraction=0.97", "bad split fractions"),
+    ("text.source=none.txt", "none.txt"),
+    ("seed=-1", "seed=-1"),
+    ("sample.prime=\u2603", "not in the alphabet"),
+  ],
+)
+def test_what_is_refused_leaves_nothing_behind(count, tmp_path, field, message):
+  with pytest.raises(errors.UserError, match=message):
+    count(field)
+  assert not (tmp_path / "run").exists()
+
+
+def test_more_refusals(main, count, tmp_path, monkeypatch):
+  workdir = f"--workdir={tmp_path / 'run'}"
+  with pytest.raises(errors.UserError, match="--distributed: one process"):
+    main(f"--config={NGRAM}:text.txt", "--distributed", workdir)
+  # Fields that an experiment file sets are as good as said.
+  with pytest.raises(errors.UserError, match="batch_size=8: an ngram"):
+    main("--config=tiny.py", "--config.model.cell=ngram", "--config.model.order=3", workdir)
+  (tmp_path / "open.py").write_text(
+    "from charrnn import config\ndef get_config():\n  c = config.default()\n"
+    "  c.text.source, c.model.cell = 'text.txt', 'ngram'\n  return c\n"
+  )
+  with pytest.raises(errors.UserError, match=r"model\.order is missing"):
+    main(f"--config={tmp_path}/open.py", workdir)
+  free = itertools.chain([1e9, 1e9], itertools.repeat(1e3))
+  monkeypatch.setattr(startup, "free_memory", lambda: next(free))
+  with pytest.raises(errors.UserError, match="order 5 takes too much memory: strings of 3 symbols"):
+    count()
+  assert not (tmp_path / "run").exists()
+
+
+def test_a_directory_keeps_to_its_run(main, count, whole, tmp_path):
+  workdir = count("sample.length=0")
+  before = programs.contents(workdir)
+  with pytest.raises(errors.UserError, match=r"model.order=5 .* model.order=6: give another"):
+    count("sample.length=0", "model.order=6")
+  with pytest.raises(errors.UserError, match=r"model.cell=ngram .* model.cell=lstm: give another"):
+    main("--config=tiny.py", f"--workdir={workdir}")
+  assert programs.contents(workdir) == before
+  trained = shutil.copytree(whole, tmp_path / "trained")
+  with pytest.raises(errors.UserError, match=r"model.cell=lstm .* model.cell=ngram"):
+    count("sample.length=0", workdir=trained)
+
+
+def test_a_network_does_not_start_from_counts(main, count, tmp_path):
+  workdir = count("sample.length=0")
+  with pytest.raises(errors.UserError, match="is an ngram: it has no weights"):
+    main("--config=tiny.py", f"--config.init_from={workdir}", f"--workdir={tmp_path / 'new'}")
+  with pytest.raises(errors.UserError, match=r"model\.order=3: only an ngram has one"):
+    main("--config=tiny.py", "--config.model.order=3", f"--workdir={tmp_path / 'new'}")

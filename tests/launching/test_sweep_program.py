@@ -1,0 +1,176 @@
+"""`launch.py --sweep` as a whole, on a tiny text."""
+
+import csv
+import json
+import signal
+import time
+
+import programs
+import pytest
+
+from charrnn.training import metrics
+
+EXPERIMENT = """
+from charrnn.launching import sweep as s
+from tiny import get_config as tiny
+
+def get_config(variant=""):
+  c = tiny()
+  c.max_steps, c.eval_every = 20, 10
+  return c
+
+def sweep():
+  return s.product(
+    s.sweep("model.cell", ["rnn", "gru"]), s.sweep("optimizer.learning_rate", [0.01, 1e30])
+  )
+
+def sweep_seed():
+  return s.sweep("seed", [1, 2])
+
+def sweep_cell():
+  return s.sweep("model.cell", ["rnn", "gru"])
+
+def sweep_long():
+  return s.fixed("max_steps", 100_000)
+
+def sweep_raises():
+  return 1 / 0
+
+def sweep_unknown():
+  return s.sweep("model.width", [3])
+
+def sweep_range():
+  return s.sweep("model.hidden", [8, -1])
+"""
+
+
+@pytest.fixture(scope="module")
+def work(tmp_path_factory):
+  folder = programs.prepare(tmp_path_factory.mktemp("sweeps"))
+  (folder / "many.py").write_text(EXPERIMENT)
+  return folder
+
+
+def _launch(folder, *arguments):
+  environment = {"PYTHONPATH": str(folder)}
+  return programs.start(folder, "--config=many.py", *arguments, environment=environment)
+
+
+def _finish(folder, *arguments):
+  return programs.finish(_launch(folder, *arguments), timeout=240)
+
+
+def _rows(folder):
+  with (folder / "summary.csv").open() as file:
+    return {row["trial"]: row for row in csv.DictReader(file)}
+
+
+def test_what_fails_is_named_and_only_that_runs_again(work):
+  code, err = _finish(work, "--sweep", "--parallel=2", "--workdir=all")
+  assert code == 1, err
+  rows = _rows(work / "all")
+  good = {"cell=rnn,learning_rate=0.01", "cell=gru,learning_rate=0.01"}
+  assert {name for name, row in rows.items() if row["state"] == "done"} == good
+  assert {row["state"] for name, row in rows.items() if name not in good} == {"diverged"}
+  assert all(float(rows[name]["valid/loss"]) < 4 for name in good)
+  assert "training diverged" in err and "log.txt" in err and "best " in err
+  logs = {name: (work / "all" / name / "log.txt").read_text() for name in rows}
+  code, err = _finish(work, "--sweep", "--parallel=2", "--workdir=all")
+  assert code == 1 and "4 trials, 2 done before" in err
+  after = {name: (work / "all" / name / "log.txt").read_text() for name in rows}
+  assert {name for name in rows if after[name] == logs[name]} == good
+  sweep = json.loads((work / "all" / "sweep.json").read_bytes())
+  assert sweep["trials"].keys() == rows.keys()
+
+
+def test_a_trial_is_the_run_that_its_command_makes(work):
+  code, err = _finish(work, "--sweep=cell,seed", "--parallel=2", "--workdir=product")
+  assert code == 0, err
+  name = "cell=gru,seed=2"
+  own = ("--config.model.cell=gru", "--config.seed=2", "--config.cpu_devices=1")
+  code, err = _finish(work, *own, "--workdir=alone")
+  assert code == 0, err
+  swept, alone = (programs.result(work / each) for each in (f"product/{name}", "alone"))
+  # Its share of the cores decides on how many devices it sums.
+  assert swept["metrics"][-1][5] == pytest.approx(alone["metrics"][-1][5], rel=1e-4)
+  assert len(_rows(work / "product")) == 4
+
+
+def test_a_dry_run_prints_commands_and_writes_nothing(work):
+  process = _launch(work, "--sweep=seed", "--dry_run", "--workdir=dry", "--config.epochs=3.0")
+  out, err = process.communicate(timeout=60)
+  assert process.returncode == 0, err
+  lines = out.splitlines()
+  assert len(lines) == 2 and all("--config.epochs=3.0" in line for line in lines)
+  assert "--config.seed=1" in lines[0] and "--workdir=dry/seed=1" in lines[0]
+  assert not (work / "dry").exists()
+
+
+def _goes_on(work, folder, *names):
+  """The same command until every trial has gone on from where it was; then Ctrl-C."""
+  before = {name: metrics.read(work / folder / name)[-1]["step"] for name in names}
+  process = _launch(work, "--sweep=long,seed", f"--workdir={folder}", "--parallel=2")
+  for name, step in before.items():
+    programs.wait_for_step(process, work / folder / name, step + 20)
+  process.send_signal(signal.SIGINT)
+  code, err = programs.finish(process)
+  assert code == 75, err
+  assert {row["state"] for row in _rows(work / folder).values()} == {"stopped"}
+  for name in names:
+    assert "resumes after step" in (work / folder / name / "log.txt").read_text()
+  return err
+
+
+def test_stopped_and_gone_on(work):
+  process = _launch(work, "--sweep=long,seed", "--workdir=long", "--parallel=2")
+  names = [f"max_steps=100000,seed={seed}" for seed in (1, 2)]
+  for name in names:
+    programs.wait_for_step(process, work / "long" / name, 10)
+  second = programs.finish(_launch(work, "--sweep=long,seed", "--workdir=long"))
+  assert second[0] == 2 and "another process" in second[1] and "Traceback" not in second[1]
+  process.send_signal(signal.SIGINT)
+  code, err = programs.finish(process)
+  assert code == 75 and "stopping" in err
+  assert "2 of 2 trials are not done: the same command runs these only" in _goes_on(
+    work, "long", *names
+  )
+
+
+def test_a_launcher_killed_midway(work):
+  process = _launch(work, "--sweep=long,seed", "--workdir=killed", "--parallel=2")
+  names = [f"max_steps=100000,seed={seed}" for seed in (1, 2)]
+  for name in names:
+    programs.wait_for_step(process, work / "killed" / name, 10)
+  process.kill()
+  process.communicate()
+  # Its trials save and end by themselves, and then let go of their directories.
+  for name in names:
+    until = time.monotonic() + 30
+    while "stopped by a signal" not in (work / "killed" / name / "log.txt").read_text():
+      assert time.monotonic() < until
+      time.sleep(0.1)
+  time.sleep(1)
+  _goes_on(work, "killed", *names)
+
+
+@pytest.mark.parametrize(
+  ("arguments", "named"),
+  [
+    (["--sweep=nothing"], "no sweep_nothing(): there are seed, cell"),
+    (["--sweep=raises"], "ZeroDivisionError"),
+    (["--sweep=unknown"], "'model.width'"),
+    (["--sweep=range"], "trial hidden=-1"),
+    (["--sweep=seed,seed"], "seed is set by two sweeps"),
+    (["--sweep=seed", "--config.seed=3"], "--config.seed: the sweep sets it too"),
+    (["--sweep", "--backend=cloud"], "--backend=cloud"),
+    (["--sweep", "--parallel=0"], "--parallel=0"),
+    (["--sweep", "--time_limit=0"], "--time_limit=0"),
+    (["--sweep", "--distributed"], "--distributed"),
+    (["--parallel=2"], "--parallel is of a sweep"),
+  ],
+)
+def test_what_is_wrong_is_one_line_before_anything_starts(work, arguments, named):
+  code, err = _finish(work, *arguments, "--workdir=wrong")
+  assert code == 2 and named in err, err
+  assert len(err.strip().splitlines()) == 1
+  assert not (work / "wrong").exists()

