@@ -4,6 +4,7 @@
                    [--config.x.y=value ...] [--distributed]
   python launch.py --config=experiments/grid2015.py --sweep[=NAME,...] [--parallel=N]
                    [--backend=slurm] [--workdir=SWEEP] [--time_limit=MINUTES] [--dry_run]
+  python launch.py --config=experiments/learning_rate.py --search=optuna [--trials=N] ...
 
 --config       an experiment file, with one of its variants after a colon; or a run's config.json
 --config.x.y   overrides a field; src/charrnn/config.py explains each
@@ -12,6 +13,7 @@
 --distributed  this is one of several processes, as SLURM or a TPU pod starts them
 --sweep        runs the trials of the experiment file's sweep(), or the product of sweep_NAME()s;
                the same command again runs what is missing
+--search       random or optuna: as many --trials (default 20) of the experiment file's space()
 --backend      local; or slurm, an array of jobs with what the experiment's slurm() asks for
 --parallel     trials at a time, among which cores and devices are shared out (default 1)
 --time_limit   minutes that a trial may take: then it saves and ends
@@ -29,7 +31,7 @@ from absl import flags
 from charrnn import config, errors
 from charrnn.launching import sweeping, train
 
-OF_SWEEPS = ("backend", "parallel", "time_limit", "dry_run")
+OF_SWEEPS = ("trials", "backend", "parallel", "time_limit", "dry_run")
 
 
 def define(values):
@@ -37,6 +39,8 @@ def define(values):
   flags.DEFINE_string("workdir", None, "directory of the run or the sweep", **define)
   flags.DEFINE_boolean("distributed", False, "one process of several", **define)
   flags.DEFINE_string("sweep", None, "names of sweeps in the experiment file", **define)
+  flags.DEFINE_string("search", None, "how trials are chosen", **define)
+  flags.DEFINE_integer("trials", 20, "of a search", **define)
   flags.DEFINE_string("backend", "local", "where trials run", **define)
   flags.DEFINE_integer("parallel", 1, "trials at a time", **define)
   flags.DEFINE_float("time_limit", None, "minutes for each trial", **define)
@@ -44,8 +48,9 @@ def define(values):
 
 
 def parse(argv):
-  # `--sweep` alone is the file's own.
-  return config.parse(["--sweep=" if each == "--sweep" else each for each in argv], define)
+  # `--sweep` alone is the file's own; `--search` alone is refused with what there is.
+  alone = {"--sweep": "--sweep=", "--search": "--search="}
+  return config.parse([alone.get(each, each) for each in argv], define)
 
 
 def main(argv):
@@ -55,12 +60,14 @@ def main(argv):
     return 0
   line = parse(argv)
   name = config.run_name(line)
-  if line.flags.sweep is not None:
-    parts = "-".join(filter(None, [name, "sweep", line.flags.sweep.replace(",", "-")]))
+  sweep, search = line.flags.sweep, line.flags.search
+  if sweep is not None or search is not None:
+    kind = ("search", search) if sweep is None else ("sweep", sweep.replace(",", "-"))
+    parts = "-".join(filter(None, [name, *kind]))
     return sweeping.run(line, pathlib.Path(line.flags.workdir or pathlib.Path("runs") / parts))
   for flag in OF_SWEEPS:
     if line.flags[flag].present:
-      raise errors.UserError(f"--{flag} is of a sweep: add --sweep, or leave it out")
+      raise errors.UserError(f"--{flag} is of a sweep or a search: add one, or leave it out")
   workdir = pathlib.Path(line.flags.workdir or pathlib.Path("runs") / name)
   return train.run(line, workdir, line.flags.distributed)
 

@@ -12,10 +12,15 @@ CPU core, 4 minutes for the 8 of --sweep on two. Another one, or another optimiz
 --sweep=clip     gradients clipped to a norm of 0.25, 1 or 4, or not at all
 --sweep=warmup   0, 50 or 200 steps in which the learning rate rises
 --sweep=lr,clip  and the like: every one of one with every one of the other
+
+All of these at once, searched by Optuna, which ends bad trials early (needs charrnn[search]):
+
+  python launch.py --config=experiments/learning_rate.py --search=optuna --trials=20 --parallel=2
 """
 
 from charrnn import config as config_lib
 from charrnn import errors
+from charrnn.launching import spaces
 from charrnn.launching import sweep as sweeps
 
 
@@ -51,3 +56,12 @@ def sweep_clip():
 
 def sweep_warmup():
   return sweeps.sweep("schedule.warmup_steps", [0, 50, 200])
+
+
+def space():
+  return {
+    "optimizer.learning_rate": spaces.log_uniform(1e-3, 1e-1),
+    "optimizer.clip_norm": spaces.log_uniform(0.1, 10.0),
+    "schedule.warmup_steps": spaces.integers(0, 200, step=25),
+    "model.dropout": spaces.uniform(0.0, 0.3),
+  }

@@ -8,9 +8,11 @@ import time
 import programs
 import pytest
 
+from charrnn import startup
 from charrnn.training import metrics
 
 EXPERIMENT = """
+from charrnn.launching import spaces
 from charrnn.launching import sweep as s
 from tiny import get_config as tiny
 
@@ -35,6 +37,9 @@ def sweep_long():
 
 def sweep_raises():
   return 1 / 0
+
+def space():
+  return {"model.cell": spaces.choice(["rnn", "gru"]), "model.layers": spaces.integers(1, 2)}
 
 def sweep_unknown():
   return s.sweep("model.width", [3])
@@ -106,6 +111,30 @@ def test_a_dry_run_prints_commands_and_writes_nothing(work):
   assert not (work / "dry").exists()
 
 
+def test_a_random_search_is_a_sweep_that_grows(work):
+  lines = []
+  for count in (2, 3):
+    process = _launch(work, "--search=random", f"--trials={count}", "--dry_run", "--workdir=random")
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 0, err
+    lines.append(out.splitlines())
+  assert len(lines[1]) == 3 and lines[1][:2] == lines[0]
+  assert all(
+    "--config.model.cell=" in line and "--config.model.layers=" in line for line in lines[1]
+  )
+
+
+def test_a_search_by_optuna(work):
+  code, err = _finish(work, "--search=optuna", "--trials=2", "--parallel=2", "--workdir=optuna")
+  assert code == 0, err
+  rows = _rows(work / "optuna")
+  assert len(rows) == 2 and {row["state"] for row in rows.values()} == {"done"}
+  assert all(name.startswith(f"{n:03d},cell=") for n, name in enumerate(sorted(rows)))
+  code, err = _finish(work, "--search=optuna", "--trials=2", "--workdir=optuna")
+  assert code == 0 and "2 trials, 2 done before" in err
+  assert _rows(work / "optuna") == rows
+
+
 def _goes_on(work, folder, *names):
   """The same command until every trial has gone on from where it was; then Ctrl-C."""
   before = {name: metrics.read(work / folder / name)[-1]["step"] for name in names}
@@ -144,12 +173,14 @@ def test_a_launcher_killed_midway(work):
   process.kill()
   process.communicate()
   # Its trials save and end by themselves, and then let go of their directories.
+  until = time.monotonic() + 120
   for name in names:
-    until = time.monotonic() + 30
-    while "stopped by a signal" not in (work / "killed" / name / "log.txt").read_text():
-      assert time.monotonic() < until
+    folder = work / "killed" / name
+    while "stopped by a signal" not in (folder / "log.txt").read_text() or startup.is_locked(
+      folder
+    ):
+      assert time.monotonic() < until, (folder / "log.txt").read_text()
       time.sleep(0.1)
-  time.sleep(1)
   _goes_on(work, "killed", *names)
 
 
@@ -161,12 +192,23 @@ def test_a_launcher_killed_midway(work):
     (["--sweep=unknown"], "'model.width'"),
     (["--sweep=range"], "trial hidden=-1"),
     (["--sweep=seed,seed"], "seed is set by two sweeps"),
-    (["--sweep=seed", "--config.seed=3"], "--config.seed: the sweep sets it too"),
+    (["--sweep=seed", "--config.seed=3"], "--config.seed: the trials set it too"),
     (["--sweep", "--backend=cloud"], "--backend=cloud"),
     (["--sweep", "--parallel=0"], "--parallel=0"),
     (["--sweep", "--time_limit=0"], "--time_limit=0"),
     (["--sweep", "--distributed"], "--distributed"),
     (["--parallel=2"], "--parallel is of a sweep"),
+    (["--trials=3"], "--trials is of a sweep or a search"),
+    (["--sweep", "--trials=3"], "--trials is of a search"),
+    (["--search"], "--search=: there are random and optuna"),
+    (["--search=grid"], "--search=grid: there are random and optuna"),
+    (["--search=random", "--sweep"], "exclude each other"),
+    (["--search=random", "--trials=0"], "--trials=0"),
+    (["--search=random", "--trials=9"], "--trials=9: the space has only 4 different trials"),
+    (["--search=random", "--config.model.cell=gru"], "--config.model.cell: the trials set it too"),
+    (["--search=optuna", "--dry_run"], "--search=random tells all"),
+    (["--search=optuna", "--backend=slurm"], "runs on this machine alone"),
+    (["--search=optuna", "--config.text.valid_fraction=0.0"], "without a validation part"),
   ],
 )
 def test_what_is_wrong_is_one_line_before_anything_starts(work, arguments, named):

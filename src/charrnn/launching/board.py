@@ -11,6 +11,7 @@ from charrnn.training import metrics, runs
 EVERY = 1.0  # seconds between drawings
 REMIND = 60.0  # seconds between lines in a log when nothing changes
 _ORDER = (*trials_lib.BAD, trials_lib.STOPPED, trials_lib.RUNNING, trials_lib.WAITING)
+_ORDER += (trials_lib.PRUNED,)
 HEAD = ("trial", "state", "step", "train", "best valid", "chars/s", "left")
 
 

@@ -8,7 +8,7 @@ import os
 import pathlib
 import subprocess
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
 from charrnn.launching import attached
@@ -84,20 +84,23 @@ class _Running(NamedTuple):
 
 
 class Pool:
-  """Runs trials, `parallel` at a time; `limit` is the seconds that each may take."""
+  """Runs trials, `parallel` at a time; `limit` is the seconds that each may take.
 
-  def __init__(self, trials: Sequence[trials_lib.Trial], parallel: int, limit: float | None):
-    self.waiting = list(trials)
+  One is taken from `trials` when there is room for it, and not before.
+  """
+
+  def __init__(self, trials: Iterable[trials_lib.Trial], parallel: int, limit: float | None):
+    self._waiting, self._exhausted = iter(trials), False
     self.shares = shares(parallel)
     self.limit = limit
     self.running: list[_Running] = []
-    self._asked: set[str] = set()  # to save and end
+    self._asked: dict[str, str] = {}  # to save and end, and why
     self.stopping = False
 
   def run(self, watch: Callable[["Pool"], None]):
     """To the end of all, or of those that run when `stop` was called."""
     try:
-      while self.running or (self.waiting and not self.stopping):
+      while self.running or not (self._exhausted or self.stopping):
         self._start()
         self._reap()
         self._enforce()
@@ -112,16 +115,25 @@ class Pool:
       each.process.kill() if self.stopping else self._ask(each)
     self.stopping = True
 
-  def _ask(self, each: _Running):
+  def end(self, name: str, reason: str):
+    """The trial of this name saves and ends; its outcome will be `reason`."""
+    for each in self.running:
+      if each.trial.name == name:
+        self._ask(each, reason)
+
+  def _ask(self, each: _Running, reason: str = ""):
     """Once: a second SIGTERM would end a run before it has saved."""
     if each.trial.name not in self._asked:
-      self._asked.add(each.trial.name)
+      self._asked[each.trial.name] = reason
       each.process.terminate()
 
   def _start(self):
     free = set(range(len(self.shares))) - {each.share for each in self.running}
-    while free and self.waiting and not self.stopping:
-      share, trial = free.pop(), self.waiting.pop(0)
+    while free and not (self._exhausted or self.stopping):
+      if (trial := next(self._waiting, None)) is None:
+        self._exhausted = True
+        return
+      share = free.pop()
       trial.folder.mkdir(parents=True, exist_ok=True)
       (trial.folder / "outcome.json").unlink(missing_ok=True)
       process = _launch(trial, self.shares[share])
@@ -132,9 +144,8 @@ class Pool:
       if (code := each.process.poll()) is None:
         continue
       seconds = time.monotonic() - each.since
-      late = self.limit is not None and seconds > self.limit
       self.running.remove(each)
-      trials_lib.conclude(each.trial, code, seconds, late)
+      trials_lib.conclude(each.trial, code, seconds, self._asked.get(each.trial.name, ""))
 
   def _enforce(self):
     """Ends those that have taken too long: first so that they save, then as they are."""
@@ -143,7 +154,7 @@ class Pool:
       if self.limit is not None and seconds > self.limit + GRACE:
         each.process.kill()
       elif self.limit is not None and seconds > self.limit:
-        self._ask(each)
+        self._ask(each, trials_lib.TIMEOUT)
 
   def _end_all(self):
     for each in self.running:

@@ -4,12 +4,11 @@ def slurm():
   return {"partition": "gpu", "gpus": 1, "cpus": 4, "time": 240, "sbatch": {"account": "lab"}}
 """
 
-import inspect
 import math
 from typing import Any, NamedTuple
 
 from charrnn import errors
-from charrnn.launching import job
+from charrnn.launching import experiment, job
 
 # The fields' names in sbatch, and its options that belong to the launcher.
 NAMES = {
@@ -46,11 +45,7 @@ def read(module, variant: str = "") -> Resources:
   if not hasattr(module, "slurm"):
     return Resources()
   where = f"{module.__file__}, slurm()"
-  try:
-    asks = "variant" in inspect.signature(module.slurm).parameters
-    values = dict(module.slurm(**({"variant": variant} if asks else {})))
-  except Exception as error:  # whatever an experiment file may raise
-    raise errors.UserError(f"{where}: {type(error).__name__}: {error}") from error
+  values = experiment.called(module, "slurm", variant, into=dict)
   found = Resources(**{name: _checked(where, name, value) for name, value in values.items()})
   for name, value in found.sbatch.items():
     _check_option(where, name, value)

@@ -56,16 +56,17 @@ def log_uniform(field: str, low: float, high: float, count: int, seed: int = 0) 
   if not 0 < low <= high:
     raise errors.UserError(f"log_uniform({field}): {low} to {high} is no range above 0")
   draw = random.Random(f"{field} {seed}").uniform
-  return sweep(field, [_round(math.exp(draw(math.log(low), math.log(high)))) for _ in range(count)])
+  values = (math.exp(draw(math.log(low), math.log(high))) for _ in range(count))
+  return sweep(field, map(rounded, values))
 
 
 def uniform(field: str, low: float, high: float, count: int, seed: int = 0) -> Trials:
   """`count` values from low to high; a seed always gives the same ones."""
   draw = random.Random(f"{field} {seed}").uniform
-  return sweep(field, [_round(draw(low, high)) for _ in range(count)])
+  return sweep(field, [rounded(draw(low, high)) for _ in range(count)])
 
 
-def _round(value: float) -> float:
+def rounded(value: float) -> float:
   """To four digits, for a value that one can read and type."""
   return float(f"{value:.4g}")
 

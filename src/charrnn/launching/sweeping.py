@@ -1,31 +1,37 @@
-"""The sweep program: from an experiment file's sweeps to trials, a backend, and what came of it."""
+"""The sweep program: from an experiment file's sweeps, or a space, to trials, a backend, and what
+came of it.
+"""
 
-import importlib.util
-import inspect
+import functools
 import os
 import pathlib
 import shlex
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from charrnn import config as config_lib
 from charrnn import errors, startup
-from charrnn.launching import board, local, resources, slurm, sweep
+from charrnn.launching import board, experiment, local, resources, slurm, spaces, sweep
+from charrnn.launching import search as search_lib
 from charrnn.launching import trials as trials_lib
 from charrnn.training import runs, sizing
 
 BACKENDS = ("local", "slurm")
+SEARCHES = ("random", "optuna")
 
 
 def run(line: config_lib.CommandLine, folder: pathlib.Path) -> int:
-  """Runs what is missing of a sweep in `folder`; returns the exit code."""
+  """Runs what is missing of a sweep or a search in `folder`; returns the exit code."""
   flags = line.flags
   _check(flags)
-  trials = _trials(line, folder, sweep.named(expand(line)))
+  if flags.search == "optuna":
+    return _run_search(line, folder, _space(line))
+  chosen = expand(line) if flags.search is None else draw(line)
+  trials = _trials(line, folder, sweep.named(chosen))
   is_local = flags.backend == "local"
-  wanted = None if is_local else resources.read(_module(_path(line)), line.variant)
+  wanted = None if is_local else resources.read(experiment.module(line), line.variant)
   if flags.dry_run:
     if wanted:
       print(slurm.described(trials, wanted, flags.parallel))
@@ -41,9 +47,34 @@ def run(line: config_lib.CommandLine, folder: pathlib.Path) -> int:
     if wanted:
       interrupted = slurm.run(trials, missing, flags, wanted)
     else:
-      interrupted = _run_local(trials, missing, flags)
+      interrupted = _run_local(trials, missing, len(missing), flags)
     (folder / "summary.csv").write_text(trials_lib.summary(trials))
   return conclude(folder, trials, interrupted)
+
+
+def _run_search(line, folder, space: spaces.Space) -> int:
+  """Trials that Optuna chooses one after another."""
+  flags, count = line.flags, line.flags.trials
+  search_lib.check()
+  about = {
+    "space": {field: [type(each).__name__, *each] for field, each in space.items()},
+    "experiment": line.argument,
+    "config": config_lib.to_json(line.config),
+  }
+  make = functools.partial(_trial, line, folder)
+  with startup.lock(folder):
+    found = search_lib.Search(folder, space, count, line.config.seed, make, about)
+    _remember(folder, line, found.trials)
+    say(f"search    {folder}: {count} trials, {max(0, count - found.missing)} done before")
+
+    def asked():
+      for trial in found.asks():
+        _remember(folder, line, found.trials)
+        yield trial
+
+    interrupted = _run_local(found.trials, asked(), found.missing, flags, found.watch)
+    (folder / "summary.csv").write_text(trials_lib.summary(found.trials))
+  return conclude(folder, found.trials, interrupted, trials_lib.SEEN)
 
 
 def _check(flags):
@@ -55,35 +86,63 @@ def _check(flags):
     raise errors.UserError(f"--time_limit={flags.time_limit}: minutes above 0 are wanted")
   if flags.distributed:
     raise errors.UserError("--distributed is for the processes of one run: leave out --sweep")
+  if flags.search is None:
+    if flags["trials"].present:
+      raise errors.UserError("--trials is of a search: add --search, or leave it out")
+  else:
+    _check_search(flags)
+
+
+def _check_search(flags):
+  if flags.sweep is not None:
+    raise errors.UserError("--sweep and --search exclude each other: leave one out")
+  if flags.search not in SEARCHES:
+    raise errors.UserError(f"--search={flags.search}: there are {' and '.join(SEARCHES)}")
+  if flags.trials < 1:
+    raise errors.UserError(f"--trials={flags.trials}: must be at least 1")
+  if flags.search == "optuna" and flags.backend != "local":
+    raise errors.UserError(
+      f"--search=optuna runs on this machine alone: with --backend={flags.backend} use "
+      "--search=random"
+    )
+  if flags.search == "optuna" and flags.dry_run:
+    raise errors.UserError(
+      "--dry_run: Optuna chooses a trial only when it has seen others: --search=random tells all"
+    )
 
 
 def expand(line: config_lib.CommandLine) -> sweep.Trials:
   """The sweeps that --sweep names, combined by product; none named: the file's only one."""
   names = [name for name in line.flags.sweep.split(",") if name]
-  module = _module(_path(line))
+  module = experiment.module(line)
   if not names:
     return _default(module, line.variant)
   return sweep.product([_of_name(module, name, line.variant) for name in names])
 
 
-def _path(line) -> str:
-  return line.argument.partition(":")[0]
+def draw(line: config_lib.CommandLine) -> sweep.Trials:
+  """As many trials as --trials says of the file's space, at random."""
+  return spaces.drawn(_space(line), line.flags.trials, line.config.seed)
 
 
-def _module(path: str):
-  spec = importlib.util.spec_from_file_location("charrnn_experiment", path)
-  if spec is None:
-    raise errors.UserError(f"--sweep: {path} is the config of one run: name an experiment file")
-  module = importlib.util.module_from_spec(spec)
-  spec.loader.exec_module(module)  # it was read before, for its get_config
-  return module
+def _space(line) -> spaces.Space:
+  """The experiment file's space, each of whose ends makes a run by itself."""
+  module = experiment.module(line)
+  if not hasattr(module, "space"):
+    raise errors.UserError(f"{module.__file__} has no space(): write one to search in")
+  space = experiment.called(module, "space", line.variant, into=spaces.checked)
+  if line.config.text.valid_fraction == 0:
+    raise errors.UserError("--search: without a validation part no trial is better than another")
+  for overrides in spaces.ends(space):
+    _checked(line, sweep.trial_name(overrides), _trial(line, pathlib.Path(), "", overrides))
+  return space
 
 
 def _default(module, variant: str) -> sweep.Trials:
   if hasattr(module, "sweep") and callable(module.sweep) and module.sweep is not sweep.sweep:
-    return _called(module, "sweep", variant)
+    return experiment.called(module, "sweep", variant)
   if hasattr(module, "get_hyper"):
-    return _called(module, "get_hyper", variant, sweep)
+    return experiment.called(module, "get_hyper", variant, sweep)
   known = _named_sweeps(module)
   remedy = f"name one: --sweep={known[0]}" if known else "write a function sweep() in it"
   raise errors.UserError(f"{module.__file__} has no sweep() of its own: {remedy}")
@@ -96,44 +155,38 @@ def _of_name(module, name: str, variant: str) -> sweep.Trials:
       f"--sweep={name}: {module.__file__} has no sweep_{name}(): "
       + (f"there are {', '.join(known)}" if known else "it has no named sweeps")
     )
-  return _called(module, f"sweep_{name}", variant)
+  return experiment.called(module, f"sweep_{name}", variant)
 
 
 def _named_sweeps(module) -> list[str]:
   return [name.removeprefix("sweep_") for name in vars(module) if name.startswith("sweep_")]
 
 
-def _called(module, function: str, variant: str, *arguments) -> sweep.Trials:
-  """What a function of the experiment file gives; it is told the variant if it asks for it."""
-  try:
-    call = getattr(module, function)
-    asks = "variant" in inspect.signature(call).parameters
-    return list(call(*arguments, **({"variant": variant} if asks else {})))
-  except errors.UserError as error:
-    raise errors.UserError(f"{module.__file__}, {function}(): {error}") from error
-  except Exception as error:  # whatever an experiment file may raise
-    raise errors.UserError(
-      f"{module.__file__}, {function}(): {type(error).__name__}: {error}"
-    ) from error
-
-
 def _trials(line, folder, named: dict[str, dict[str, Any]]) -> list[trials_lib.Trial]:
-  """Every trial with its command, which has been read as its own process will read it."""
-  trials = []
-  for name, overrides in named.items():
-    if both := line.overrides.keys() & overrides.keys():
-      raise errors.UserError(f"--config.{min(both)}: the sweep sets it too: leave it out")
-    values = line.overrides | overrides
-    arguments = [f"--config={line.argument}"]
-    arguments += [f"--config.{field}={value}" for field, value in values.items()]
-    try:
-      sizing.check(config_lib.parse(["launch.py", *arguments]).config)
-    except errors.UserError as error:
-      raise errors.UserError(f"trial {name}: {error}") from error
-    own = folder / name
-    command = [sys.executable, os.path.abspath(sys.argv[0]), *arguments, f"--workdir={own}"]
-    trials.append(trials_lib.Trial(name, overrides, own, command))
-  return trials
+  """Every trial, whose command has been read as its own process will read it."""
+  return [
+    _checked(line, name, _trial(line, folder, name, overrides)) for name, overrides in named.items()
+  ]
+
+
+def _trial(line, folder, name: str, overrides: dict[str, Any]) -> trials_lib.Trial:
+  if both := line.overrides.keys() & overrides.keys():
+    raise errors.UserError(f"--config.{min(both)}: the trials set it too: leave it out")
+  values = line.overrides | overrides
+  arguments = [f"--config={line.argument}"]
+  arguments += [f"--config.{field}={value}" for field, value in values.items()]
+  own = folder / name
+  command = [sys.executable, os.path.abspath(sys.argv[0]), *arguments, f"--workdir={own}"]
+  return trials_lib.Trial(name, overrides, own, command)
+
+
+def _checked(line, name: str, trial: trials_lib.Trial) -> trials_lib.Trial:
+  own = [each for each in trial.command if each.startswith("--config")]
+  try:
+    sizing.check(config_lib.parse(["launch.py", *own]).config)
+  except errors.UserError as error:
+    raise errors.UserError(f"trial {name}: {error}") from error
+  return trial
 
 
 def _remember(folder, line, trials: Sequence[trials_lib.Trial]):
@@ -144,6 +197,7 @@ def _remember(folder, line, trials: Sequence[trials_lib.Trial]):
       "variant": line.variant,
       "overrides": line.overrides,
       "sweep": line.flags.sweep,
+      "search": line.flags.search,
       "command": shlex.join(sys.argv),
       "trials": {trial.name: trial.overrides for trial in trials},
     },
@@ -152,21 +206,32 @@ def _remember(folder, line, trials: Sequence[trials_lib.Trial]):
 
 def _is_done(trial) -> bool:
   ended = trials_lib.outcome(trial.folder)
-  return ended is not None and ended.state == trials_lib.DONE
+  return ended is not None and ended.state in trials_lib.ENDED
 
 
-def _run_local(trials, missing, flags) -> bool:
+def _run_local(
+  trials: Sequence[trials_lib.Trial],
+  missing: Iterable[trials_lib.Trial],
+  count: int,  # of the missing ones
+  flags,
+  tell: Callable[[local.Pool], None] = lambda pool: None,  # of how they do
+) -> bool:
+  """Whether it was stopped before the end of all."""
   limit = flags.time_limit * 60 if flags.time_limit else None
-  pool = local.Pool(missing, min(flags.parallel, max(1, len(missing))), limit)
+  pool = local.Pool(missing, min(flags.parallel, max(1, count)), limit)
   table = board.Board(trials)
 
   def stop(number, frame):
     say("\nstopping: trials save and end; once more to end them at once")
     pool.stop()
 
+  def watch(pool):
+    tell(pool)
+    table.update(_states(trials, pool))
+
   before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
   try:
-    pool.run(lambda pool: table.update(_states(trials, pool)))
+    pool.run(watch)
     table.update(_states(trials, pool), final=True)
   finally:
     for number, handler in before.items():
@@ -184,10 +249,18 @@ def _states(trials, pool) -> dict[str, str]:
   return states
 
 
-def conclude(folder, trials, interrupted: bool) -> int:
-  """Says what came of it: the best, what failed and why, and how to go on."""
+def conclude(folder, trials, interrupted: bool, good: Sequence[str] = trials_lib.ENDED) -> int:
+  """Says what came of it: the best, what failed and why, and how to go on.
+
+  `good`: the states of trials that need no other launch.
+  """
   ended = [trials_lib.outcome(trial.folder) for trial in trials]
-  bad = [pair for pair in zip(trials, ended) if pair[1] and pair[1].state in trials_lib.BAD]
+  states = [each and each.state for each in ended]
+  bad = [
+    (trial, seen)
+    for trial, seen, state in zip(trials, ended, states)
+    if state in trials_lib.BAD and state not in good
+  ]
   for trial, seen in bad:
     why = f"signal {-seen.code}" if seen.code and seen.code < 0 else f"exit code {seen.code}"
     say(f"\n{trial.name}: {seen.state} ({why}) after {seen.seconds:.0f} s, {trial.log}")
@@ -197,7 +270,7 @@ def conclude(folder, trials, interrupted: bool) -> int:
   if known := [each for each in reached if each[0] is not None]:
     loss, name = min(known)
     say(f"\nbest      {name}: validation loss {loss:.4f}")
-  undone = sum(each is None or each.state != trials_lib.DONE for each in ended)
+  undone = sum(state not in good for state in states)
   if undone:
     say(f"{undone} of {len(trials)} trials are not done: the same command runs these only")
   say(f"summary   {folder / 'summary.csv'}")

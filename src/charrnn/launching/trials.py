@@ -19,9 +19,12 @@ from typing import Any, NamedTuple
 from charrnn.training import runs
 
 DONE, FAILED, DIVERGED, KILLED, TIMEOUT = "done", "failed", "diverged", "killed", "timeout"
+PRUNED = "pruned"  # given up by a search for its losses
 STOPPED = "stopped"  # by a signal, saved: goes on when it is launched again
 WAITING, RUNNING = "waiting", "running"
 BAD = (FAILED, DIVERGED, KILLED, TIMEOUT)
+ENDED = (DONE, PRUNED)  # not to be launched again
+SEEN = (*ENDED, DIVERGED)  # nor in a search, where it tells which values are bad
 INTERRUPTED = 75  # the exit code of a run that was stopped by a signal and has saved
 
 
@@ -62,12 +65,12 @@ def outcome(folder: pathlib.Path) -> Outcome | None:
     return None
 
 
-def conclude(trial: Trial, code: int, seconds: float, limit: bool = False) -> Outcome:
-  """Writes how a launch ended, by its exit code; `limit`: it was ended for its time."""
+def conclude(trial: Trial, code: int, seconds: float, reason: str = "") -> Outcome:
+  """Writes how a launch ended, by its exit code; `reason`: it was ended, and TIMEOUT or PRUNED."""
   if code == 0:
     state = DONE
-  elif limit:
-    state = TIMEOUT
+  elif reason:
+    state = reason
   elif code == INTERRUPTED:
     state = STOPPED
   elif code < 0:
