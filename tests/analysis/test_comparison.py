@@ -97,6 +97,37 @@ def test_axes_are_the_fields_that_nothing_else_decides():
   assert comparison.axes([]) == []
 
 
+def test_networks_of_a_size_are_a_grid_whatever_their_units():
+  """As in the 2015 paper, whose sizes are numbers of parameters."""
+  shapes = {("rnn", 1): 14, ("rnn", 2): 9, ("lstm", 1): 6, ("lstm", 2): 4}
+  runs = [
+    run(f"{cell} {layers} {size}", parameters=size + hidden, cell=cell, layers=layers, hidden=n)
+    for size in (1000, 3000)
+    for (cell, layers), hidden in shapes.items()
+    for n in [hidden * size // 1000]
+  ]
+  found = comparison.compare(runs)
+  assert [(axis.field, axis.values) for axis in found.axes] == [
+    ("model.cell", ["lstm", "rnn"]),
+    ("model.layers", [1, 2]),
+    ("parameters", [1000.0, 3000.0]),
+  ]
+  assert all("hidden=" in each.name and "parameters" not in each.name for each in found.settings)
+  # Where units make a grid by themselves, they stay.
+  grid = [run(f"{c} {h}", parameters=h, cell=c, hidden=h) for c in ("rnn", "gru") for h in (8, 16)]
+  assert [axis.field for axis in comparison.compare(grid).axes] == ["model.cell", "model.hidden"]
+
+
+def test_sizes_that_are_about_the_same():
+  assert comparison.sizes([1060, 1000, 1049, 1112, 2000]) == {
+    1000: 1000,
+    1049: 1000,
+    1060: 1060,
+    1112: 1060,
+    2000: 2000,
+  }
+
+
 def test_values_in_order():
   assert comparison.ordered([16, 8, None, "b", 16.5, "a"]) == [8, 16, 16.5, None, "a", "b"]
 
@@ -144,7 +175,9 @@ def test_the_fit_is_the_least_squares():
 
 
 def test_too_few_sizes_and_losses_that_do_not_fall():
-  assert list(size_laws.fits({10: 2.0, 20: 1.0})) == []
+  assert list(size_laws.fits({10: 2.0})) == []
+  (exact,) = size_laws.fits({10: 2.0, 20: 1.0})
+  assert exact["exponent"] == pytest.approx(1) and exact["interval"] is exact["r2"] is None
   assert len(list(size_laws.fits({10: 2.0, 20: 1.5, 40: 1.2}))) == 1
   (rising,) = size_laws.fits({10: 1.0, 20: 1.5, 40: 2.0, 80: 2.6})
   assert rising["exponent"] < 0 and rising["floor"] == 0

@@ -16,6 +16,8 @@ from charrnn import config as config_lib
 
 DONE = "done"
 LONGEST = 64  # characters of a label
+SIZE = "parameters"  # in the place of units, where networks of a size have different ones
+ALIKE = 1.05  # sizes up to so far apart are one
 RUINED = ("diverged", "failed", "killed", "damaged")  # whose losses are no measure of a setting
 # How a run is watched and kept: it decides neither numbers nor speed.
 WATCHED = {"sample", "log_every", "checkpoint_every", "keep", "diverged"}
@@ -102,6 +104,7 @@ class Setting(NamedTuple):
   values: dict[str, Any]  # of the fields that differ, but the seed
   text: int  # number of its text in `Comparison.texts`
   runs: list[Run]  # best first
+  place: dict[str, Any]  # on the axes
 
   @property
   def losses(self) -> list[float]:
@@ -194,7 +197,13 @@ def compare(runs: Iterable[Run]) -> Comparison:
   runs.sort(key=lambda run: (_text_of(texts, run), _rank(run), run.name))
   fields = differing([run.fields for run in runs])
   settings = _settings(runs, texts, fields)
-  return Comparison(runs, fields, texts, settings, axes([each.values for each in settings]))
+  spanned = axes([each.place for each in settings])
+  if not is_grid(spanned, settings):
+    sized = _by_size(settings)
+    by_size = axes([each.place for each in sized])
+    if is_grid(by_size, sized):
+      settings, spanned = sized, by_size
+  return Comparison(runs, fields, texts, settings, spanned)
 
 
 def _text_of(texts, run: Run) -> int:
@@ -222,8 +231,35 @@ def _settings(runs, texts, fields) -> list[Setting]:
     if run.fields:
       text = _text_of(texts, run)
       values = {name: run.fields.get(name) for name in fields if name != "seed"}
-      found.setdefault(repr((text, values)), Setting(values, text, [])).runs.append(run)
+      found.setdefault(repr((text, values)), Setting(values, text, [], values)).runs.append(run)
   return sorted(found.values(), key=_order)
+
+
+def is_grid(axes: Sequence[Axis], settings: Sequence[Setting]) -> bool:
+  """Whether two or three fields span the settings and half of the places are taken."""
+  places = math.prod(len(axis.values) for axis in axes)
+  return len(axes) in (2, 3) and 2 * len(settings) >= places
+
+
+def _by_size(settings: Sequence[Setting]) -> list[Setting]:
+  """The settings with their sizes on the axes, instead of their units; none if one has no size."""
+  known = [each.runs[0].parameters for each in settings]
+  if None in known:
+    return []
+  of, found = sizes(known), []
+  for setting, size in zip(settings, known):
+    others = {name: value for name, value in setting.place.items() if name != "model.hidden"}
+    found.append(setting._replace(place=others | {SIZE: float(f"{of[size]:.3g}")}))
+  return found
+
+
+def sizes(parameters: Iterable[int]) -> dict[int, int]:
+  """The least of those that are about the same size, for each number of parameters."""
+  least, found = 0, {}
+  for each in sorted(parameters):
+    least = each if each > ALIKE * least else least
+    found[each] = least
+  return found
 
 
 def _order(setting: Setting):

@@ -11,6 +11,7 @@ from charrnn.analysis import canvas, comparison, loss_curves, size_laws
 
 OWN, INK, FAINT = "#1f5f8b", "#23262c", "#8a8f98"
 MOST = 40  # settings in a picture
+FEW = 6  # values, each of which has a tick
 NATS = "best validation loss, nats a character"
 ELSEWHERE = "different texts: losses do not compare"
 
@@ -86,12 +87,11 @@ def _key(figure, axes, chosen, left_out):
 def grid(found: comparison.Comparison, path):
   """The loss by two fields as a heat map, one for each value of a third; else a dot for each."""
   axes = found.axes
-  cells = math.prod(len(axis.values) for axis in axes)
   if not found.compares or not axes:
     why = ELSEWHERE if axes else "the runs differ in no field that a loss could hang on"
     with canvas.figure(path, "the loss by the fields that differ", figsize=(8, 3)) as figure:
       _nothing(figure.subplots(), why)
-  elif len(axes) in (2, 3) and 2 * len(found.settings) >= cells:
+  elif comparison.is_grid(axes, found.settings):
     _maps(found, path)
   else:
     _fields(found, path)
@@ -114,7 +114,7 @@ def _maps(found, path):
   with canvas.figure(path, title, figsize=size) as figure:
     panels = figure.subplots(1, len(values), squeeze=False, sharey=True)[0]
     for axes, value in zip(panels, values):
-      inside = [e for e in found.settings if not third or e.values.get(third.field) == value]
+      inside = [e for e in found.settings if not third or e.place.get(third.field) == value]
       image = _map(axes, inside, down, across, ends)
       axes.set_xlabel(_told(across))
       if third:
@@ -130,8 +130,8 @@ def _map(axes, settings, down, across, ends):
   places = {}
   for setting in settings:  # best first
     place = (
-      down.values.index(setting.values.get(down.field)),
-      across.values.index(setting.values.get(across.field)),
+      down.values.index(setting.place.get(down.field)),
+      across.values.index(setting.place.get(across.field)),
     )
     places.setdefault(place, setting)
   for place, setting in places.items():
@@ -161,6 +161,8 @@ def _cell(axes, row, column, setting, image, is_best):
 
 
 def _tick(value) -> str:
+  if comparison.number(value) is not None and value >= 10_000:
+    return f"{value:,g}" if value < 1e6 else ticker.EngFormatter(sep="")(value)
   return canvas.plain(comparison.cut(comparison.shown(value), 20))
 
 
@@ -191,11 +193,11 @@ def _fields(found, path):
 
 
 def _field(axes, settings, name):
-  values = comparison.ordered(each.values.get(name) for each in settings)
+  values = comparison.ordered(each.place.get(name) for each in settings)
   numeric = all(comparison.number(value) is not None for value in values)
   place = {repr(value): value if numeric else n for n, value in enumerate(values)}
   for setting in settings:
-    x = place[repr(setting.values.get(name))]
+    x = place[repr(setting.place.get(name))]
     for run in _sound(setting):
       face = OWN if run.state == comparison.DONE else "none"
       axes.plot(x, run.best.valid, "o", color=OWN, mfc=face, ms=5, alpha=0.8)
@@ -207,6 +209,9 @@ def _field(axes, settings, name):
     axes.set_xscale("log")
   if not numeric:
     axes.set_xticks(range(len(values)), [_tick(value) for value in values])
+  elif len(values) <= FEW:
+    axes.set_xticks(values, [_tick(value) for value in values])
+    axes.minorticks_off()
   axes.set_xlabel(config_lib.short(name))
   axes.grid()
 
@@ -242,6 +247,8 @@ def _size(axes, cell, curve, settings, color):
 
 
 def _fitness(law) -> str:
+  if law["sizes"] == 2:
+    return "of two sizes"
   return "all losses are the same" if law["r2"] is None else f"R\u00b2 {law['r2']:.3f}"
 
 

@@ -68,7 +68,7 @@ def _styles(found, settings) -> list[Style]:
     return best + [Style(OTHERS, None)] * (len(settings) - len(best))
   colors, styles = dict(zip(map(repr, field.values), COLORS)), []
   for setting in settings:
-    color = colors[repr(setting.values[field.field])]
+    color = colors[repr(setting.place[field.field])]
     is_best = color not in [style.color for style in styles]
     styles.append(Style(color, setting.label if is_best else None))
   return styles

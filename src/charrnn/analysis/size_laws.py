@@ -15,25 +15,32 @@ from scipy import optimize, stats
 
 from charrnn.analysis import comparison
 
-FEWEST = 3  # sizes, and one more for E
+FEWEST = 2  # sizes; with E two more
 
 
 def curves(found: comparison.Comparison) -> dict[str, dict[int, float]]:
-  """Loss by size for each cell: of all settings of one size that are done, the best one's."""
-  curves: dict[str, dict[int, float]] = {}
+  """Loss by size for each cell: of all settings of about one size that are done, the best one's."""
+  points: dict[str, list[tuple[float, int]]] = {}
   for setting in found.settings if found.compares else ():
     size = setting.runs[0].parameters
     if setting.loss and setting.loss > 0 and size:
-      curve = curves.setdefault(str(setting.runs[0].fields["model.cell"]), {})
-      curve[size] = min(setting.loss, curve.get(size, np.inf))
-  return {cell: dict(sorted(curve.items())) for cell, curve in curves.items()}
+      cell = str(setting.runs[0].fields["model.cell"])
+      points.setdefault(cell, []).append((setting.loss, size))
+  return {cell: _best(each) for cell, each in sorted(points.items())}
+
+
+def _best(points: list[tuple[float, int]]) -> dict[int, float]:
+  of, best = comparison.sizes(size for _, size in points), {}
+  for loss, size in sorted(points):
+    best.setdefault(of[size], (size, loss))
+  return dict(sorted(best.values()))
 
 
 def fits(curve: dict[int, float]) -> Iterator[dict[str, Any]]:
   """The power laws through the points of a curve, as plain data; none of too few points."""
   if len(curve) >= FEWEST:
     yield _fit(curve, floor=False)
-  if len(curve) > FEWEST and (fit := _fit(curve, floor=True)):
+  if len(curve) >= FEWEST + 2 and (fit := _fit(curve, floor=True)):
     yield fit
 
 
@@ -73,7 +80,8 @@ def _fit(curve, floor: bool):
   }
   spread = ((losses - losses.mean()) ** 2).sum()
   left = ((losses - loss(fit, sizes)) ** 2).sum()
-  return fit | {"r2": float(1 - left / spread) if spread else None}
+  tells = spread and len(sizes) > FEWEST
+  return fit | {"r2": float(1 - left / spread) if tells else None}
 
 
 def _law(x, factor, exponent, floor=0.0):
