@@ -23,6 +23,7 @@ Exit codes: 0 done; 1 a trial of the sweep failed; 2 something asked for is wron
 signal, resume any time.
 """
 
+import os
 import pathlib
 import sys
 
@@ -74,9 +75,13 @@ def main(argv):
 
 if __name__ == "__main__":
   try:
-    sys.exit(main(sys.argv))
+    code = main(sys.argv)
+    sys.stdout.flush()
+    sys.exit(code)
   except errors.UserError as error:
     print(f"launch.py: error: {error}", file=sys.stderr)
     sys.exit(2)
+  except BrokenPipeError:  # the reader of a --dry_run has what it wants
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
   except KeyboardInterrupt:
     sys.exit(130)

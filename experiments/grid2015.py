@@ -20,7 +20,7 @@ Dropout was chosen for each network by its validation loss and is not listed. He
 Variants:
   shakespeare  on all of Shakespeare's plays. On any other text: --config.text.source=PATH
   small        12 networks on a million characters of Shakespeare: 1 and 2 layers of the two smaller
-               sizes, 12 epochs in smaller batches; about 15 minutes on 2 CPU cores, by estimate
+               sizes, 12 epochs in smaller batches; 10 minutes on 2 CPU cores
 """
 
 from charrnn import config as config_lib

@@ -170,3 +170,15 @@ def test_tpu_chips_are_shared_out(monkeypatch):
   shares = local.shares(4)
   assert [share.environment["TPU_VISIBLE_CHIPS"] for share in shares] == ["0", "1", "2", "3"]
   assert local.shares(1)[0].environment == {}
+
+
+def test_a_log_tells_its_launches_apart(tmp_path):
+  diverges = _trial(tmp_path, "t", PROGRAMS["diverges"])
+  for trial, state in (
+    (diverges, "diverged"),
+    (_trial(tmp_path, "t", "raise SystemExit(2)"), "failed"),
+  ):
+    local.Pool([trial], 1, None).run(lambda pool: None)
+    assert trials_lib.outcome(trial.folder).state == state
+  assert trials_lib.tail(trial.log, 3) == []
+  assert trial.log.read_text().count(trials_lib.LAUNCH) == 2

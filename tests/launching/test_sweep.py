@@ -71,7 +71,7 @@ def test_samples_hang_on_the_seed_alone():
     (lambda: sweep.named([{"seed": [1, 2]}]), "numbers and text"),
     (lambda: sweep.named([{"seed": 1}, {"config.seed": 1}]), "the same: seed=1"),
     (lambda: sweep.named([]), "no trials"),
-    (lambda: sweep.named(["seed"]), "dicts"),
+    (lambda: sweep.listed(["seed"]), "dicts"),
   ],
 )
 def test_what_makes_no_sweep_is_named(make, named):

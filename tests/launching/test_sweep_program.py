@@ -8,7 +8,6 @@ import time
 import programs
 import pytest
 
-from charrnn import startup
 from charrnn.training import metrics
 
 EXPERIMENT = """
@@ -37,6 +36,18 @@ def sweep_long():
 
 def sweep_raises():
   return 1 / 0
+
+def sweep_string():
+  return "no"
+
+def sweep_quits():
+  raise SystemExit("first line\\nsecond line")
+
+def sweep_twice():
+  return s.sweep("optimizer.learning_rate", [1, 1.0])
+
+def sweep_texts():
+  return s.sweep("text.source", ["text.txt", "none.txt"])
 
 def space():
   return {"model.cell": spaces.choice(["rnn", "gru"]), "model.layers": spaces.integers(1, 2)}
@@ -111,6 +122,23 @@ def test_a_dry_run_prints_commands_and_writes_nothing(work):
   assert not (work / "dry").exists()
 
 
+def test_what_was_done_is_not_taken_for_something_else(work):
+  code, err = _finish(work, "--sweep=cell", "--parallel=2", "--workdir=kept")
+  assert code == 0, err
+  before = programs.contents(work / "kept")
+  for arguments, named in [
+    (["--sweep=cell", "--config.max_steps=30"], "trial cell=rnn is done with max_steps=20"),
+    (["--sweep=cell", "--config.model.hidden=9"], "trial cell=rnn: this run was made with model.h"),
+    (["--sweep=seed"], "kept is of sweep 'cell', not 'seed'"),
+    (["--config.seed=3"], "kept is a sweep"),
+  ]:
+    code, err = _finish(work, *arguments, "--workdir=kept")
+    assert code == 2 and named in err and len(err.splitlines()) == 1, err
+  code, err = _finish(work, "--sweep=seed", "--workdir=kept/cell=rnn")
+  assert code == 2 and "is a run" in err
+  assert programs.contents(work / "kept") == before
+
+
 def test_a_random_search_is_a_sweep_that_grows(work):
   lines = []
   for count in (2, 3):
@@ -144,10 +172,36 @@ def _goes_on(work, folder, *names):
   process.send_signal(signal.SIGINT)
   code, err = programs.finish(process)
   assert code == 75, err
-  assert {row["state"] for row in _rows(work / folder).values()} == {"stopped"}
+  assert {_rows(work / folder)[name]["state"] for name in names} == {"stopped"}
   for name in names:
     assert "resumes after step" in (work / folder / name / "log.txt").read_text()
   return err
+
+
+def test_one_of_two_goes_on_with_the_share_that_it_had(work):
+  """With other cores it would be another run, to the bit."""
+  names = [f"max_steps=100000,seed={seed}" for seed in (1, 2)]
+  process = _launch(work, "--sweep=long,seed", "--workdir=share", "--parallel=2")
+  for name in names:
+    programs.wait_for_step(process, work / "share" / name, 10)
+  process.send_signal(signal.SIGINT)
+  assert programs.finish(process)[0] == 75
+  outcome = work / "share" / names[0] / "outcome.json"
+  outcome.write_text(outcome.read_text().replace("stopped", "done"))
+  _goes_on(work, "share", names[1])
+  launches = json.loads((work / "share" / names[1] / "run.json").read_bytes())["launches"]
+  assert len({(each["devices"], each["cores"]) for each in launches}) == 1
+
+
+def test_stopped_at_once_is_stopped_and_not_killed(work):
+  process = _launch(work, "--sweep=long,seed", "--workdir=early", "--parallel=2")
+  folders = [work / "early" / f"max_steps=100000,seed={seed}" for seed in (1, 2)]
+  while not all((folder / "log.txt").exists() for folder in folders):
+    time.sleep(0.01)
+  process.send_signal(signal.SIGINT)
+  code, err = programs.finish(process)
+  assert code == 75 and "stopping" in err, err
+  assert {row["state"] for row in _rows(work / "early").values()} == {"stopped"}
 
 
 def test_stopped_and_gone_on(work):
@@ -172,15 +226,7 @@ def test_a_launcher_killed_midway(work):
     programs.wait_for_step(process, work / "killed" / name, 10)
   process.kill()
   process.communicate()
-  # Its trials save and end by themselves, and then let go of their directories.
-  until = time.monotonic() + 120
-  for name in names:
-    folder = work / "killed" / name
-    while "stopped by a signal" not in (folder / "log.txt").read_text() or startup.is_locked(
-      folder
-    ):
-      assert time.monotonic() < until, (folder / "log.txt").read_text()
-      time.sleep(0.1)
+  # Its trials save and end by themselves, and the next launcher waits for that.
   _goes_on(work, "killed", *names)
 
 
@@ -191,6 +237,10 @@ def test_a_launcher_killed_midway(work):
     (["--sweep=raises"], "ZeroDivisionError"),
     (["--sweep=unknown"], "'model.width'"),
     (["--sweep=range"], "trial hidden=-1"),
+    (["--sweep=string"], "dicts of overrides, not 'n'"),
+    (["--sweep=quits"], "SystemExit: first line"),
+    (["--sweep=twice"], "the same run: learning_rate=1 and learning_rate=1.0"),
+    (["--sweep=texts"], "no corpus, file, folder or URL 'none.txt'"),
     (["--sweep=seed,seed"], "seed is set by two sweeps"),
     (["--sweep=seed", "--config.seed=3"], "--config.seed: the trials set it too"),
     (["--sweep", "--backend=cloud"], "--backend=cloud"),

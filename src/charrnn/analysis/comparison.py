@@ -132,7 +132,8 @@ class Setting(NamedTuple):
   def name(self) -> str:
     known = {field: value for field, value in self.values.items() if value is not None}
     told = [f"{config_lib.short(field)}={shown(value)}" for field, value in known.items()]
-    return ", ".join(told) or self.runs[0].name
+    seeds = len({run.fields.get("seed") for run in self.runs})
+    return ", ".join(told) or (f"{seeds} seeds" if seeds > 1 else self.runs[0].name)
 
   @property
   def label(self) -> str:

@@ -50,7 +50,8 @@ def draw(found: comparison.Comparison, path):
       thin = any(style.label is None for style in styles)
       title = "thick: the best of its colour; thin: the others, validation alone" if thin else None
       key = handles[::-1], labels[::-1]
-      figure.legend(*key, loc="outside lower center", ncols=3, title=title)
+      columns = min(3, 150 // max(map(len, labels)))  # a label has comparison.LONGEST at most
+      figure.legend(*key, loc="outside lower center", ncols=columns, title=title)
 
 
 def _shape(setting) -> bool:
@@ -76,13 +77,14 @@ def _styles(found, settings) -> list[Style]:
 
 def mean_curve(setting: comparison.Setting, key: str, loss: str) -> np.ndarray:
   """Rows (x, mean, half the interval) at the steps that all runs have; NaN: no interval."""
-  curves = []
-  for run in setting.runs:
+  curves = {}  # by seed
+  for run in setting.runs:  # best first
     if run.state in comparison.RUINED and len(setting.runs) > 1:
       continue
     known = {p.step: (getattr(p, key), getattr(p, loss)) for p in run.points if _has(p, key, loss)}
     if known:
-      curves.append(known)
+      curves.setdefault(run.fields.get("seed"), known)
+  curves = list(curves.values())
   steps = sorted(set.intersection(*map(set, curves))) if curves else []
   rows = []
   for step in steps:

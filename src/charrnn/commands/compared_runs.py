@@ -33,13 +33,22 @@ def _inside(target: pathlib.Path) -> Iterator[pathlib.Path]:
     path = pathlib.Path(folder)
     if "config.json" in files:
       folders.clear()
-      yield path
+      if path == target or not _is_rerun(path):
+        yield path
       continue
     folders.sort()
     if "sweep.json" in files:
       yield from (
         path / name for name in _trials(path) if not (path / name / "config.json").exists()
       )
+
+
+def _is_rerun(path: pathlib.Path) -> bool:
+  """Whether a run is the same as another one, made again to see whether it comes out the same."""
+  try:
+    return "rerun_of" in runs.read_json(path / "run.json")
+  except errors.UserError:
+    return False
 
 
 def _trials(path: pathlib.Path) -> list[str]:

@@ -41,8 +41,8 @@ def run(args):
     original=record.Original(path, launch),
   )
   with _directory(launch):  # paths of texts may be relative
-    _check_sources(path, about, line.config)
     _use_as_many(path, launch, line.config)
+    _check_sources(path, about, line.config)
     try:
       code = train.run(line, workdir)
     except errors.UserError as error:

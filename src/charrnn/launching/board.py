@@ -1,4 +1,7 @@
-"""How a sweep stands: a table that is drawn over on a terminal, a line for each change in a log."""
+"""How a sweep stands: a table that is drawn over on a terminal, a line for each change in a log.
+
+And in a log now and then how far those have come that run.
+"""
 
 import math
 import os
@@ -22,10 +25,13 @@ class Board:
     self._trials, self._out = trials, out
     self._live = out.isatty()
     self._drawn, self._lines, self._told = 0.0, 0, {}
+    self._note = ""
 
-  def update(self, states: dict[str, str], final: bool = False):
-    """`states` by the trials' names."""
+  def update(self, states: dict[str, str], final: bool = False, note: str = ""):
+    """`states` by the trials' names; `note` is a line for whoever watches."""
     now = time.monotonic()
+    if note != self._note:
+      self._note, self._drawn = note, 0.0
     if self._live and (final or now - self._drawn >= EVERY):
       self._draw(states)
       self._drawn = now
@@ -38,18 +44,21 @@ class Board:
     # Those that ask for attention first; what does not fit is counted.
     rank = {state: n for n, state in enumerate(_ORDER)}
     chosen = sorted(self._trials, key=lambda each: rank.get(states[each.name], len(rank)))
-    room = max(1, size.lines - 4)
+    room = max(1, size.lines - 5)
     rows = [row(each, states[each.name]) for each in chosen[:room]]
-    lines = [*table([HEAD, *rows]), counted(states)]
+    lines = [*table([HEAD, *rows]), counted(states), *([self._note] if self._note else [])]
     up = f"\x1b[{self._lines}A\x1b[J" if self._lines else ""
     self._out.write(up + "".join(f"{line[: size.columns - 1]}\n" for line in lines))
     self._out.flush()
     self._lines = len(lines)
 
   def _log(self, states):
+    if self._note:
+      print(self._note, file=self._out)
     for trial in self._trials:
       state = states[trial.name]
-      if state != self._told.get(trial.name, trials_lib.WAITING):
+      is_new = state != self._told.get(trial.name, trials_lib.WAITING)
+      if is_new or (states == self._told and state == trials_lib.RUNNING):
         cells = [f"{name} {cell}" for name, cell in zip(HEAD[2:], row(trial, state)[2:]) if cell]
         print(f"{trial.name}: {state}  {'  '.join(cells)}".rstrip(), file=self._out)
     print(counted(states), file=self._out, flush=True)

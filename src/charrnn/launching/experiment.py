@@ -35,5 +35,6 @@ def called(
     return into(call(*arguments, **({"variant": variant} if asks else {})))
   except errors.UserError as error:
     raise errors.UserError(f"{where}: {error}") from error
-  except Exception as error:  # whatever an experiment file may raise
-    raise errors.UserError(f"{where}: {type(error).__name__}: {error}") from error
+  except (Exception, SystemExit) as error:  # whatever an experiment file may raise
+    text = (str(error).splitlines() or [""])[0]
+    raise errors.UserError(f"{where}: {type(error).__name__}: {text}") from error

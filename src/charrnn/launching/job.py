@@ -26,7 +26,7 @@ def run(trial: trials_lib.Trial, limit: float | None = None):
   before = trials_lib.outcome(trial.folder)
   spent = before.seconds if before else 0.0
   if first:
-    (trial.folder / "outcome.json").unlink(missing_ok=True)
+    trials_lib.begin(trial)
   trial.folder.mkdir(parents=True, exist_ok=True)
   with trial.log.open("ab") as log:
     process = subprocess.Popen(

@@ -95,7 +95,7 @@ class Pool:
     self.limit = limit
     self.running: list[_Running] = []
     self._asked: dict[str, str] = {}  # to save and end, and why
-    self.stopping = False
+    self.stopping = 0  # how often it was asked to
 
   def run(self, watch: Callable[["Pool"], None]):
     """To the end of all, or of those that run when `stop` was called."""
@@ -110,10 +110,8 @@ class Pool:
       self._end_all()
 
   def stop(self):
-    """Those that run save and end; a second call does not wait for that."""
-    for each in self.running:
-      each.process.kill() if self.stopping else self._ask(each)
-    self.stopping = True
+    """Those that run save and end; a second call does not wait for that. For signal handlers."""
+    self.stopping += 1
 
   def end(self, name: str, reason: str):
     """The trial of this name saves and ends; its outcome will be `reason`."""
@@ -121,7 +119,7 @@ class Pool:
       if each.trial.name == name:
         self._ask(each, reason)
 
-  def _ask(self, each: _Running, reason: str = ""):
+  def _ask(self, each: _Running, reason: str = trials_lib.STOPPED):
     """Once: a second SIGTERM would end a run before it has saved."""
     if each.trial.name not in self._asked:
       self._asked[each.trial.name] = reason
@@ -134,8 +132,7 @@ class Pool:
         self._exhausted = True
         return
       share = free.pop()
-      trial.folder.mkdir(parents=True, exist_ok=True)
-      (trial.folder / "outcome.json").unlink(missing_ok=True)
+      trials_lib.begin(trial)
       process = _launch(trial, self.shares[share])
       self.running.append(_Running(trial, process, share, time.monotonic()))
 
@@ -148,10 +145,14 @@ class Pool:
       trials_lib.conclude(each.trial, code, seconds, self._asked.get(each.trial.name, ""))
 
   def _enforce(self):
-    """Ends those that have taken too long: first so that they save, then as they are."""
+    """Ends those that are to stop or have taken too long: so that they save, then as they are."""
     for each in self.running:
       seconds = time.monotonic() - each.since
-      if self.limit is not None and seconds > self.limit + GRACE:
+      if self.stopping > 1:
+        each.process.kill()
+      elif self.stopping:
+        self._ask(each)
+      elif self.limit is not None and seconds > self.limit + GRACE:
         each.process.kill()
       elif self.limit is not None and seconds > self.limit:
         self._ask(each, trials_lib.TIMEOUT)

@@ -52,14 +52,21 @@ def check():
     )
   if importlib.util.find_spec("submitit") is None:
     raise errors.UserError("--backend=slurm needs submitit: pip install 'charrnn[cluster]'")
+  if query() is None:
+    raise errors.UserError("--backend=slurm: SLURM does not answer: try squeue")
+
+
+def holds(folder: pathlib.Path) -> bool:
+  """Whether SLURM has a job of a trial in `folder` that waits or runs, as far as one can ask it."""
+  jobs = _remembered(folder)
+  told = (jobs and query()) or {}
+  return any(told.get(number, "COMPLETED") not in ENDED.split() for number in jobs.values())
 
 
 def run(trials, missing, flags, wanted: resources.Resources) -> bool:
   """Submits what is missing and not in SLURM's hands yet, and watches to the end or to a signal."""
   folder = trials[0].folder.parent
-  jobs, told = _remembered(folder), query()
-  if told is None:
-    raise errors.UserError("--backend=slurm: SLURM does not answer: try squeue")
+  jobs, told = _remembered(folder), query() or {}
   waits = [
     each
     for each in missing
@@ -115,7 +122,6 @@ def submit(folder, trials, flags, wanted: resources.Resources) -> dict[str, str]
   import submitit
 
   for trial in trials:
-    trial.folder.mkdir(parents=True, exist_ok=True)
     (trial.folder / "outcome.json").unlink(missing_ok=True)
   executor = submitit.SlurmExecutor(folder / "slurm")
   executor.update_parameters(

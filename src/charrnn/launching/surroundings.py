@@ -62,7 +62,10 @@ def cores() -> int:
 
 
 def use_cores(count: int):
-  """Keeps this process to so many cores, if it has more."""
+  """Keeps this process to so many cores, if it has more.
+
+  Before SciPy is loaded, whose LAPACK rounds by the cores there are then.
+  """
   if hasattr(os, "sched_setaffinity") and 0 < count < cores():
     os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:count])
 

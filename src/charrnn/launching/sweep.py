@@ -23,6 +23,11 @@ Trials = list[dict[str, Any]]
 LONGEST = 100  # characters of a name
 
 
+def discrete(values: Iterable[Any]) -> list[Any]:
+  """The values themselves, for `sweep`: some files write it so."""
+  return list(values)
+
+
 def sweep(field: str, values: Iterable[Any]) -> Trials:
   """A trial for each value of a field."""
   return [{field.removeprefix("config."): value} for value in values]
@@ -88,6 +93,20 @@ def _merged(trials) -> dict[str, Any]:
   return merged
 
 
+def listed(trials: Iterable[dict[str, Any]]) -> Trials:
+  """What a sweep's function gives, as a list; a UserError for what is no trial."""
+  found = list(trials)
+  for trial in found:
+    if not isinstance(trial, dict):
+      raise errors.UserError(f"a sweep gives dicts of overrides, not {trial!r}")
+  return [{str(field): _plain(value) for field, value in trial.items()} for trial in found]
+
+
+def _plain(value):
+  """Python's own number for one of NumPy's."""
+  return value.item() if hasattr(value, "item") and not getattr(value, "shape", ()) else value
+
+
 def named(trials: Trials) -> dict[str, dict[str, Any]]:
   """Trials by name; a UserError for unknown fields, wrong types and for trials that are the same.
 
@@ -96,9 +115,7 @@ def named(trials: Trials) -> dict[str, dict[str, Any]]:
   fields = config_lib.flatten(config_lib.default().to_dict())
   found: dict[str, dict[str, Any]] = {}
   for trial in trials:
-    if not isinstance(trial, dict):
-      raise errors.UserError(f"a sweep gives dicts of overrides, not {trial!r}")
-    own = {str(field).removeprefix("config."): value for field, value in trial.items()}
+    own = {field.removeprefix("config."): value for field, value in trial.items()}
     for field, value in own.items():
       if field not in fields:
         raise errors.UserError(f"a sweep sets {field!r}: src/charrnn/config.py has all fields")

@@ -8,17 +8,20 @@ import pathlib
 import shlex
 import signal
 import sys
+import time
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from charrnn import config as config_lib
 from charrnn import errors, startup
-from charrnn.launching import board, experiment, local, resources, slurm, spaces, sweep
+from charrnn.launching import board, experiment, local, record, resources, slurm, spaces, sweep
 from charrnn.launching import search as search_lib
 from charrnn.launching import trials as trials_lib
+from charrnn.text import sources
 from charrnn.training import runs, sizing
 
 BACKENDS = ("local", "slurm")
+STOPPING = "stopping: trials save and end; once more to end them at once"
 SEARCHES = ("random", "optuna")
 
 
@@ -26,6 +29,8 @@ def run(line: config_lib.CommandLine, folder: pathlib.Path) -> int:
   """Runs what is missing of a sweep or a search in `folder`; returns the exit code."""
   flags = line.flags
   _check(flags)
+  if (folder / "config.json").exists():
+    raise errors.UserError(f"{folder} is a run: give another --workdir")
   if flags.search == "optuna":
     return _run_search(line, folder, _space(line))
   chosen = expand(line) if flags.search is None else draw(line)
@@ -40,6 +45,8 @@ def run(line: config_lib.CommandLine, folder: pathlib.Path) -> int:
     return 0
   if wanted:
     slurm.check()
+  for source in {trial.overrides.get("text.source", line.config.text.source) for trial in trials}:
+    sources.resolve(source)
   with startup.lock(folder):
     _remember(folder, line, trials)
     missing = [each for each in trials if not _is_done(each)]
@@ -47,7 +54,7 @@ def run(line: config_lib.CommandLine, folder: pathlib.Path) -> int:
     if wanted:
       interrupted = slurm.run(trials, missing, flags, wanted)
     else:
-      interrupted = _run_local(trials, missing, len(missing), flags)
+      interrupted = _run_local(folder, trials, missing, len(trials), flags)
     (folder / "summary.csv").write_text(trials_lib.summary(trials))
   return conclude(folder, trials, interrupted)
 
@@ -72,7 +79,7 @@ def _run_search(line, folder, space: spaces.Space) -> int:
         _remember(folder, line, found.trials)
         yield trial
 
-    interrupted = _run_local(found.trials, asked(), found.missing, flags, found.watch)
+    interrupted = _run_local(folder, found.trials, asked(), count, flags, found.watch)
     (folder / "summary.csv").write_text(trials_lib.summary(found.trials))
   return conclude(folder, found.trials, interrupted, trials_lib.SEEN)
 
@@ -134,15 +141,15 @@ def _space(line) -> spaces.Space:
   if line.config.text.valid_fraction == 0:
     raise errors.UserError("--search: without a validation part no trial is better than another")
   for overrides in spaces.ends(space):
-    _checked(line, sweep.trial_name(overrides), _trial(line, pathlib.Path(), "", overrides))
+    _config(_trial(line, pathlib.Path(), sweep.trial_name(overrides), overrides))
   return space
 
 
 def _default(module, variant: str) -> sweep.Trials:
   if hasattr(module, "sweep") and callable(module.sweep) and module.sweep is not sweep.sweep:
-    return experiment.called(module, "sweep", variant)
+    return experiment.called(module, "sweep", variant, into=sweep.listed)
   if hasattr(module, "get_hyper"):
-    return experiment.called(module, "get_hyper", variant, sweep)
+    return experiment.called(module, "get_hyper", variant, sweep, into=sweep.listed)
   known = _named_sweeps(module)
   remedy = f"name one: --sweep={known[0]}" if known else "write a function sweep() in it"
   raise errors.UserError(f"{module.__file__} has no sweep() of its own: {remedy}")
@@ -155,7 +162,7 @@ def _of_name(module, name: str, variant: str) -> sweep.Trials:
       f"--sweep={name}: {module.__file__} has no sweep_{name}(): "
       + (f"there are {', '.join(known)}" if known else "it has no named sweeps")
     )
-  return experiment.called(module, f"sweep_{name}", variant)
+  return experiment.called(module, f"sweep_{name}", variant, into=sweep.listed)
 
 
 def _named_sweeps(module) -> list[str]:
@@ -163,10 +170,35 @@ def _named_sweeps(module) -> list[str]:
 
 
 def _trials(line, folder, named: dict[str, dict[str, Any]]) -> list[trials_lib.Trial]:
-  """Every trial, whose command has been read as its own process will read it."""
-  return [
-    _checked(line, name, _trial(line, folder, name, overrides)) for name, overrides in named.items()
-  ]
+  """Every trial, whose command has been read as its own process will read it.
+
+  Raises UserError for two that are the same run, and for a trial that was begun, or is done, with
+  another config.
+  """
+  trials = [_trial(line, folder, name, overrides) for name, overrides in named.items()]
+  seen: dict[str, str] = {}
+  for trial in trials:
+    config = _config(trial)
+    if (other := seen.setdefault(config.to_json(sort_keys=True), trial.name)) != trial.name:
+      raise errors.UserError(f"two trials of the sweep are the same run: {other} and {trial.name}")
+    if stored := record.stored(trial.folder):
+      _check_begun(trial, config, stored)
+  return trials
+
+
+def _check_begun(trial, config, stored: dict):
+  done = _is_done(trial)
+  try:
+    sizing.fill_from(config, stored)
+    config_lib.check_resumable(stored, config_lib.to_json(config))
+  except errors.UserError as error:
+    raise errors.UserError(f"trial {trial.name}: {error}") from error
+  for name in config_lib.LENGTH:
+    if done and config[name] != stored[name]:
+      raise errors.UserError(
+        f"trial {trial.name} is done with {name}={stored[name]} and is asked for with "
+        f"{name}={config[name]}: give another --workdir"
+      )
 
 
 def _trial(line, folder, name: str, overrides: dict[str, Any]) -> trials_lib.Trial:
@@ -180,24 +212,35 @@ def _trial(line, folder, name: str, overrides: dict[str, Any]) -> trials_lib.Tri
   return trials_lib.Trial(name, overrides, own, command)
 
 
-def _checked(line, name: str, trial: trials_lib.Trial) -> trials_lib.Trial:
+def _config(trial: trials_lib.Trial):
   own = [each for each in trial.command if each.startswith("--config")]
   try:
-    sizing.check(config_lib.parse(["launch.py", *own]).config)
+    config = config_lib.parse(["launch.py", *own]).config
+    sizing.check(config)
   except errors.UserError as error:
-    raise errors.UserError(f"trial {name}: {error}") from error
-  return trial
+    raise errors.UserError(f"trial {trial.name}: {error}") from error
+  return config
 
 
 def _remember(folder, line, trials: Sequence[trials_lib.Trial]):
+  path = folder / "sweep.json"
+  about = {
+    "experiment": line.experiment,
+    "variant": line.variant,
+    "sweep": line.flags.sweep,
+    "search": line.flags.search,
+  }
+  before = runs.read_json(path) if path.exists() else about
+  for name, value in about.items():
+    if before.get(name) != value:
+      raise errors.UserError(
+        f"{folder} is of {name} {before.get(name)!r}, not {value!r}: give another --workdir"
+      )
   runs.write_json(
-    folder / "sweep.json",
+    path,
     {
-      "experiment": line.experiment,
-      "variant": line.variant,
+      **about,
       "overrides": line.overrides,
-      "sweep": line.flags.sweep,
-      "search": line.flags.search,
       "command": shlex.join(sys.argv),
       "trials": {trial.name: trial.overrides for trial in trials},
     },
@@ -210,24 +253,25 @@ def _is_done(trial) -> bool:
 
 
 def _run_local(
+  folder: pathlib.Path,
   trials: Sequence[trials_lib.Trial],
   missing: Iterable[trials_lib.Trial],
-  count: int,  # of the missing ones
+  count: int,  # of all: what is missing is to get the same share of the cores at any time
   flags,
   tell: Callable[[local.Pool], None] = lambda pool: None,  # of how they do
 ) -> bool:
   """Whether it was stopped before the end of all."""
+  _wait_for_others(folder, trials)
   limit = flags.time_limit * 60 if flags.time_limit else None
-  pool = local.Pool(missing, min(flags.parallel, max(1, count)), limit)
+  pool = local.Pool(missing, min(flags.parallel, count), limit)
   table = board.Board(trials)
 
   def stop(number, frame):
-    say("\nstopping: trials save and end; once more to end them at once")
     pool.stop()
 
   def watch(pool):
     tell(pool)
-    table.update(_states(trials, pool))
+    table.update(_states(trials, pool), note=STOPPING if pool.stopping else "")
 
   before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
   try:
@@ -236,7 +280,23 @@ def _run_local(
   finally:
     for number, handler in before.items():
       signal.signal(number, handler)
-  return pool.stopping
+  return bool(pool.stopping)
+
+
+def _wait_for_others(folder, trials):
+  """Until the trials of a launcher that was killed have saved; a UserError if they do not end."""
+  if slurm.holds(folder):
+    raise errors.UserError(
+      f"SLURM has trials of {folder}: watch them with --backend=slurm, or end them by scancel"
+    )
+  until, told = time.monotonic() + local.GRACE, False
+  while held := [each for each in trials if startup.is_locked(each.folder)]:
+    if time.monotonic() > until:
+      raise errors.UserError(f"another process is training in {held[0].folder}: end it first")
+    if not told:
+      say(f"waiting   for what still trains in {held[0].folder}")
+      told = True
+    time.sleep(local.POLL)
 
 
 def _states(trials, pool) -> dict[str, str]:
@@ -266,7 +326,11 @@ def conclude(folder, trials, interrupted: bool, good: Sequence[str] = trials_lib
     say(f"\n{trial.name}: {seen.state} ({why}) after {seen.seconds:.0f} s, {trial.log}")
     for text in trials_lib.tail(trial.log, 3):
       say(f"    {text[:160]}")
-  reached = [(trials_lib.progress(trial.folder).valid_loss, trial.name) for trial in trials]
+  reached = [
+    (trials_lib.progress(trial.folder).valid_loss, trial.name)
+    for trial, state in zip(trials, states)
+    if state not in trials_lib.RUINED
+  ]
   if known := [each for each in reached if each[0] is not None]:
     loss, name = min(known)
     say(f"\nbest      {name}: validation loss {loss:.4f}")

@@ -17,6 +17,8 @@ def run(line, workdir, distributed=False):
 
   Everything that can be wrong with what was asked for is found before JAX compiles anything.
   """
+  if (workdir / "sweep.json").exists():
+    raise errors.UserError(f"{workdir} is a sweep: give another --workdir")
   if line.config.model.cell == "ngram":
     return count.run(line, workdir, distributed)
   watch = startup.Stopwatch()

@@ -13,6 +13,8 @@ import io
 import json
 import math
 import pathlib
+import signal
+import time
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -25,7 +27,9 @@ WAITING, RUNNING = "waiting", "running"
 BAD = (FAILED, DIVERGED, KILLED, TIMEOUT)
 ENDED = (DONE, PRUNED)  # not to be launched again
 SEEN = (*ENDED, DIVERGED)  # nor in a search, where it tells which values are bad
+RUINED = (FAILED, DIVERGED, KILLED)  # whose losses are no measure of anything
 INTERRUPTED = 75  # the exit code of a run that was stopped by a signal and has saved
+LAUNCH = "---- launched"  # begins the line in a log that begins a launch
 
 
 class Trial(NamedTuple):
@@ -65,13 +69,25 @@ def outcome(folder: pathlib.Path) -> Outcome | None:
     return None
 
 
+def begin(trial: Trial):
+  """Before a launch: a directory, a log that says so, and no word of how the last one ended."""
+  trial.folder.mkdir(parents=True, exist_ok=True)
+  (trial.folder / "outcome.json").unlink(missing_ok=True)
+  with trial.log.open("a") as log:
+    log.write(f"{LAUNCH} {time.strftime('%Y-%m-%d %H:%M:%S')}\n")
+
+
 def conclude(trial: Trial, code: int, seconds: float, reason: str = "") -> Outcome:
-  """Writes how a launch ended, by its exit code; `reason`: it was ended, and TIMEOUT or PRUNED."""
+  """Writes how a launch ended, by its exit code.
+
+  `reason`: it was asked to save and end, and why: TIMEOUT, PRUNED or STOPPED.
+  """
+  early = reason == STOPPED and code == -signal.SIGTERM  # it had nothing to save yet
   if code == 0:
     state = DONE
-  elif reason:
+  elif reason in (TIMEOUT, PRUNED):
     state = reason
-  elif code == INTERRUPTED:
+  elif code == INTERRUPTED or early:
     state = STOPPED
   elif code < 0:
     state = KILLED
@@ -84,14 +100,16 @@ def conclude(trial: Trial, code: int, seconds: float, reason: str = "") -> Outco
 
 
 def tail(path: pathlib.Path, lines: int) -> list[str]:
-  """The last lines that are not empty; of a line that was drawn over, what it said last."""
+  """The last lines of a log's last launch that are not empty, as they were last drawn over."""
   try:
     with path.open("rb") as file:
       file.seek(max(0, path.stat().st_size - 20_000))
       text = file.read().decode("utf-8", "replace")
   except OSError:
     return []
-  return [line.rpartition("\r")[2] for line in text.split("\n") if line.strip()][-lines:]
+  text = f"\n{text}".rpartition(f"\n{LAUNCH}")[2]
+  found = [line.rpartition("\r")[2] for line in text.split("\n")[1:] if line.strip()]
+  return found[-lines:]
 
 
 def progress(folder: pathlib.Path) -> Progress:

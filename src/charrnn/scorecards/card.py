@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-from scipy import stats
 
 SHARE, MEAN, DISTRIBUTION = "share", "mean", "distribution"
 CONFIDENCE = 0.95
@@ -116,6 +115,8 @@ def distance(kind: str, a: Sequence, b: Sequence) -> float | None:
   if kind == SHARE:
     return float(abs(np.mean(a) - np.mean(b)))
   if kind == MEAN:
+    from scipy import stats  # a second, which every command would take that has scorecards to offer
+
     return float(stats.wasserstein_distance(a, b))
   p, q = collections.Counter(a), collections.Counter(b)
   return math.fsum(abs(p[name] / len(a) - q[name] / len(b)) for name in p | q) / 2
