@@ -175,9 +175,7 @@ def test_the_fit_is_the_least_squares():
 
 
 def test_too_few_sizes_and_losses_that_do_not_fall():
-  assert list(size_laws.fits({10: 2.0})) == []
-  (exact,) = size_laws.fits({10: 2.0, 20: 1.0})
-  assert exact["exponent"] == pytest.approx(1) and exact["interval"] is exact["r2"] is None
+  assert list(size_laws.fits({10: 2.0, 20: 1.0})) == []
   assert len(list(size_laws.fits({10: 2.0, 20: 1.5, 40: 1.2}))) == 1
   (rising,) = size_laws.fits({10: 1.0, 20: 1.5, 40: 2.0, 80: 2.6})
   assert rising["exponent"] < 0 and rising["floor"] == 0

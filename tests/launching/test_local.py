@@ -9,6 +9,7 @@ import time
 
 import pytest
 
+from charrnn import errors
 from charrnn.launching import board, local
 from charrnn.launching import trials as trials_lib
 
@@ -170,6 +171,11 @@ def test_tpu_chips_are_shared_out(monkeypatch):
   shares = local.shares(4)
   assert [share.environment["TPU_VISIBLE_CHIPS"] for share in shares] == ["0", "1", "2", "3"]
   assert local.shares(1)[0].environment == {}
+  halves = [share.environment for share in local.shares(2)]
+  assert [each["TPU_VISIBLE_CHIPS"] for each in halves] == ["0,1", "2,3"]
+  assert {each["TPU_CHIPS_PER_PROCESS_BOUNDS"] for each in halves} == {"1,2,1"}
+  with pytest.raises(errors.UserError, match="takes one process and there are 4"):
+    local.shares(5)
 
 
 def test_a_log_tells_its_launches_apart(tmp_path):

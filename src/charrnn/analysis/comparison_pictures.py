@@ -172,7 +172,8 @@ def _is_numeric(axis) -> bool:
 
 def _told(axis) -> str:
   names = [config_lib.short(name) for name in (axis.field, *axis.followers)]
-  return names[0] + (f" (with it {', '.join(names[1:])})" if names[1:] else "")
+  others = f"\nand {comparison.cut(', '.join(names[1:]), 24)}" if names[1:] else ""
+  return comparison.cut(names[0], 24) + others
 
 
 def _fields(found, path):
@@ -243,12 +244,11 @@ def _size(axes, cell, curve, settings, color):
     label = f"{cell}{floor}: exponent {law['exponent']:.3f}, {_fitness(law)}"
     axes.plot(places, size_laws.loss(law, places), style, color=color, lw=1.4, label=label)
   if not laws:
-    axes.plot([], [], "o", color=color, ms=6, label=f"{cell}: too few sizes")
+    label = f"{cell}: too few sizes for a law"
+    axes.plot(*zip(*curve.items()), "o--", color=color, ms=6, lw=0.8, label=label)
 
 
 def _fitness(law) -> str:
-  if law["sizes"] == 2:
-    return "of two sizes"
   return "all losses are the same" if law["r2"] is None else f"R\u00b2 {law['r2']:.3f}"
 
 

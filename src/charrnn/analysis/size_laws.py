@@ -15,7 +15,7 @@ from scipy import optimize, stats
 
 from charrnn.analysis import comparison
 
-FEWEST = 2  # sizes; with E two more
+FEWEST = 3  # sizes, and one more for E
 
 
 def curves(found: comparison.Comparison) -> dict[str, dict[int, float]]:
@@ -40,7 +40,7 @@ def fits(curve: dict[int, float]) -> Iterator[dict[str, Any]]:
   """The power laws through the points of a curve, as plain data; none of too few points."""
   if len(curve) >= FEWEST:
     yield _fit(curve, floor=False)
-  if len(curve) >= FEWEST + 2 and (fit := _fit(curve, floor=True)):
+  if len(curve) > FEWEST and (fit := _fit(curve, floor=True)):
     yield fit
 
 
@@ -80,8 +80,7 @@ def _fit(curve, floor: bool):
   }
   spread = ((losses - losses.mean()) ** 2).sum()
   left = ((losses - loss(fit, sizes)) ** 2).sum()
-  tells = spread and len(sizes) > FEWEST
-  return fit | {"r2": float(1 - left / spread) if tells else None}
+  return fit | {"r2": float(1 - left / spread) if spread else None}
 
 
 def _law(x, factor, exponent, floor=0.0):

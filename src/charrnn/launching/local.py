@@ -11,10 +11,12 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
+from charrnn import errors
 from charrnn.launching import attached
 from charrnn.launching import trials as trials_lib
 
 POLL = 0.2  # seconds
+TPU_BOUNDS = {1: "1,1,1", 2: "1,2,1", 4: "2,2,1", 8: "2,4,1"}  # by the number of chips
 GRACE = 120.0  # seconds to save, after SIGTERM and before SIGKILL
 
 
@@ -36,9 +38,7 @@ def shares(parallel: int) -> list[Share]:
       {"CUDA_VISIBLE_DEVICES": ",".join(part)} | fraction for part in _parts(gpus, parallel)
     ]
   elif tpus and parallel > 1:
-    # A chip is one process's alone; JAX is told that it is all there is.
-    whole = {"TPU_CHIPS_PER_PROCESS_BOUNDS": "1,1,1", "TPU_PROCESS_BOUNDS": "1,1,1"}
-    environments = [{"TPU_VISIBLE_CHIPS": part[0]} | whole for part in _parts(tpus, parallel)]
+    environments = [_tpu_share(part) for part in _chips(tpus, parallel)]
   else:
     environments = [{}] * parallel
   return [Share(tuple(part), each) for part, each in zip(cores, environments)]
@@ -68,6 +68,25 @@ def gpu_names() -> list[str]:
   except (OSError, subprocess.SubprocessError):
     return []
   return [str(n) for n, _ in enumerate(line for line in listed.splitlines() if line[:3] == "GPU")]
+
+
+def _chips(tpus: list[str], parallel: int) -> list[list[str]]:
+  """Equal parts; a chip is one process's alone."""
+  if parallel > len(tpus):
+    raise errors.UserError(
+      f"--parallel={parallel}: a TPU chip takes one process and there are {len(tpus)}"
+    )
+  return _parts(tpus, parallel)
+
+
+def _tpu_share(chips: list[str]) -> dict[str, str]:
+  """As many of the chips as make a rectangle; JAX is told that they are all there is."""
+  count = max(n for n in TPU_BOUNDS if n <= len(chips))
+  return {
+    "TPU_VISIBLE_CHIPS": ",".join(chips[:count]),
+    "TPU_CHIPS_PER_PROCESS_BOUNDS": TPU_BOUNDS[count],
+    "TPU_PROCESS_BOUNDS": "1,1,1",
+  }
 
 
 def tpu_chips() -> list[str]:
