@@ -1,6 +1,7 @@
 """The `charrnn` command: one subcommand a program, each a module of `charrnn.commands`."""
 
 import argparse
+import errno
 import importlib
 import os
 import sys
@@ -56,6 +57,12 @@ def main(argv=None):
   except BrokenPipeError:  # the reader, `head` perhaps, has what it wants
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return 0
+  except OSError as error:  # stdout's: a command says itself what it cannot read or write
+    if error.errno != errno.ENOSPC:
+      raise
+    print(f"charrnn: error: cannot write all of it: {error.strerror}", file=sys.stderr)
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return 2
   except KeyboardInterrupt:
     return 130
   return code

@@ -174,7 +174,7 @@ def test_each_sample_in_a_file(use, capsys, tmp_path, monkeypatch):
 
 def test_a_file_is_no_folder(use, tmp_path):
   (tmp_path / "file").touch()
-  with pytest.raises(errors.UserError, match=r"cannot write to .*file: File exists"):
+  with pytest.raises(errors.UserError, match=r"cannot write to .*file: Not a directory"):
     run(f"--out={tmp_path / 'file'}")
 
 

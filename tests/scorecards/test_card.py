@@ -97,3 +97,13 @@ def test_the_floor_falls_with_the_size_of_the_text():
   assert card.floor(card.MEAN, real, 1000) == large  # half of what there is
   assert card.floor(card.MEAN, [real[0]] * 8, 3) == 0
   assert card.floor(card.MEAN, real[:1], 1) is None
+
+
+def test_a_share_that_is_all_or_nothing_has_an_interval_of_what_could_be():
+  """By hand: 0.975 = 1 - q^n, of what n samples all agreed on."""
+  for value in (0.0, 1.0):
+    cell = card.summary(card.SHARE, [np.full(10, value)] * 12)
+    low, high = cell["interval"]
+    assert (high if value == 0 else 1 - low) == pytest.approx(1 - 0.025 ** (1 / 12))
+    assert value in (low, high)
+  assert card.summary(card.SHARE, [np.ones(1)] * (card.FEW - 1))["interval"] is None

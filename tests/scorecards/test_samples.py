@@ -36,11 +36,12 @@ def test_tokens_of_c_are_those_of_a_compiler():
 @pytest.mark.parametrize("size", [9, 12, 50, 1000])
 def test_pieces_are_cut_as_samples_of_a_model_are(size):
   text = "".join(f"{'x' * (i % 7)}\n\n" for i in range(40)) + "rest"
-  pieces, at = samples.pieces(text, size, BLANK), 0
-  for piece in pieces:
-    assert piece == samples.trimmed(text[at : at + size], BLANK)
-    at += len(piece)
-  assert text.startswith("".join(pieces)) and len(text) - at < size / 2
+  cuts, at = samples.pieces(text, size, BLANK), 0
+  for cut in cuts:
+    assert cut == text[at : at + size]
+    at += len(samples.trimmed(cut, BLANK))
+  whole = "".join(samples.complete(cuts, BLANK))
+  assert text.startswith(whole) and len(text) - at < size / 2 and (len(whole) == at or at == 0)
 
 
 def test_what_is_longer_than_a_sample_is_cut_and_its_rest_left_out():
@@ -57,5 +58,8 @@ def test_pieces_of_nothing_and_of_what_has_no_boundary():
 
 def test_what_was_cut_off_is_left_out():
   assert samples.trimmed("a\n\nb\n\nc", BLANK) == "a\n\nb\n\n"
-  assert samples.trimmed("abc", BLANK) == "abc"
+  assert samples.trimmed("abc", BLANK) == ""
+  assert samples.complete(["a\n\nb", "cde", "f\n\n"], BLANK) == ["a\n\n", "f\n\n"]
+  # A text of another kind has no such ends: it stays.
+  assert samples.complete(["a\n\nb", "cde"], BLANK) == ["a\n\nb", "cde"]
   assert samples.trimmed(C + "int h()\n{\n  if (a) {", c_source.BOUNDARY) == C[: C.index("\nint g")]

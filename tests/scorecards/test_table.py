@@ -9,7 +9,7 @@ FIGURES = (
   card.Figure("length", card.MEAN, "letters of a word", lambda s: [len(w) for w in s.split()]),
   card.Figure("words", card.DISTRIBUTION, "words", str.split),
 )
-COLUMNS = {"model": ["A b"], "real": ["A bb", "c dddd", "E f"], "nothing": [""]}
+COLUMNS = {"model": ["A b"], "real": ["A bb", "c dddd", "E f"] * 4, "nothing": [""]}
 SCORED = card.card(FIGURES, {name: card.measure(FIGURES, s) for name, s in COLUMNS.items()})
 
 
@@ -20,8 +20,11 @@ def _rows(lines):
 def test_values_have_their_unit_and_an_interval_where_there_is_one():
   rows = _rows(table.values(SCORED))
   assert list(rows) == ["", "samples", "shouts", "length"]
-  assert rows["shouts"].split() == ["shouts", "50.0%", "33.3%", "[0.0%,", "50.0%]", "-"]
-  assert rows["length"].split()[:3] == ["length", "1.00", "1.67"]
+  low, high = SCORED["figures"][0]["columns"]["real"]["interval"]
+  told = ["33.3%", f"[{low:.1%},", f"{high:.1%}]"]
+  # Of two words no share is known, and no interval.
+  assert rows["shouts"].split() == ["shouts", "50.0%", "(of", "2)", *told, "-"]
+  assert rows["length"].split()[:5] == ["length", "1.00", "(of", "2)", "1.67"]
   starts = {row.index(cell) for row, cell in ((rows["shouts"], "33.3"), (rows["length"], "1.67"))}
   assert starts == {rows[""].index("real")}
 

@@ -209,7 +209,7 @@ def test_a_damaged_archive_is_told_and_leaves_nothing(cache_folder, size):
 @pytest.mark.parametrize(
   "variable, value, message",
   [
-    ("PATH", "/nowhere", "no apt-get .*\nput a tarball linux-"),
+    ("PATH", "/nowhere", "no apt-get .*\nput a tarball of it into the cache:\ncurl -L "),
     ("OFFERED", "", "offers no linux-source package\nrun sudo apt-get update, or put a tarball"),
     ("FAILS", "no net", "E: no net\nrun sudo apt-get install linux-source-6.12, or put"),
   ],

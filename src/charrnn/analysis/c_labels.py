@@ -214,6 +214,16 @@ def _of_syntax(text: str, field: str, binary: bool = False) -> labels.Label:
   return labels.Label((depth > 0 if binary else depth).astype(np.float32), parsed)
 
 
+def understood(text: str) -> np.ndarray:
+  """Which characters the parser has understood: not those of its errors, but of the functions in
+  them that it has.
+  """
+  parsed = np.ones(len(text), bool)
+  for start, stop, verdict in _syntax(text).verdicts:
+    parsed[start:stop] = verdict
+  return parsed
+
+
 @functools.lru_cache(maxsize=1)
 def _syntax(text: str) -> _Syntax:
   syntax = _Syntax([], [], [], [], [])

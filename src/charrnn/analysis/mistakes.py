@@ -19,6 +19,7 @@ Kneser-Ney). Words of a byte alphabet are read as Latin-1.
 """
 
 import collections
+import functools
 import itertools
 import re
 from collections.abc import Iterator, Sequence
@@ -69,32 +70,34 @@ def types(training: Training, ids, places, p, begins: Sequence[int]) -> np.ndarr
   """
   found = np.full(len(places), NONE)
   cuts = np.flatnonzero((np.diff(places, prepend=-2) != 1) | np.isin(places, begins))
-  begins = np.sort(begins)
+  begins, spans, befores = np.sort(begins), [], []
   for low, high in itertools.pairwise([*cuts, len(places)]):
     first, stop = int(places[low]), int(places[high - 1]) + 1
     begin = int(begins[np.searchsorted(begins, first, side="right") - 1])
-    before = min(first - begin, 2 * MEMORY[-1])  # so that a word that first is in has its memory
-    read = ids[first - before : stop]
-    found[low:high] = _types(training, read, before, p[low:high])
+    # So that a word that first is in has its memory.
+    befores.append(min(first - begin, 2 * MEMORY[-1]))
+    spans.append((first - befores[-1], stop))
+  # The greatest p that any of the n-grams gives each character, of all spans at once: a pass over
+  # the counts costs more than one over a short text.
+  greatest = functools.reduce(np.maximum, training.ngrams.by_order(ids, spans))
+  ends = np.cumsum([stop - start for start, stop in spans])
+  for low, before, (start, stop), end in zip(cuts, befores, spans, ends):
+    given = slice(low, low + stop - start - before)
+    ngrams = greatest[end - (stop - start) + before : end]
+    found[given] = _types(training, ids[start:stop], before, ngrams, p[given])
   return found
 
 
-def _types(training, ids, before, p):
+def _types(training, ids, before, ngrams, p):
   """Of a text from character `before` on, each by the first oracle that takes it away."""
   text = _text(ids, training.symbols)
-  taken = [_ngrams(training.ngrams, ids, before) > 0.5]
+  taken = [ngrams > 0.5]
   distance, occurrences, start = _words(text, before, training.words)
   taken += [distance <= n for n in MEMORY]
   taken += [occurrences <= RARE, start | _after(text, before)]
   taken += [np.array([not (c.isspace() or c == "_" or c.isalnum()) for c in text[before:]])]
   taken += [p >= 0.5 - b for b in BOOST]
   return np.where(p < 0.5, np.select(taken, range(len(TYPES)), NONE), NONE)
-
-
-def _ngrams(ngrams, ids, before):
-  """The greatest p that any of the n-grams gives each character."""
-  by_order = [ngrams.log_prob(ids, before, n) for n in range(1, ngrams.order + 1)]
-  return np.exp(np.max(by_order, axis=0))
 
 
 def _words(text, before, counts):

@@ -34,6 +34,7 @@ class Gathered(NamedTuple):
   training: Any  # parts.Part
   read: Callable[[str], Any]  # a sample, as the kind's figures want it
   texts: dict[str, list[str]]  # by column
+  steps: dict[str, int]  # of the columns that are of runs
 
 
 def add_arguments(add, folder: str):
@@ -54,7 +55,7 @@ def add_arguments(add, folder: str):
 
 
 def check(args, folder: str, source: str | None) -> Asked:
-  """Raises UserError for what can be told before anything is loaded; makes the folder.
+  """Raises UserError for what can be told before anything is loaded.
 
   `source` is the corpus where neither a run nor --corpus says it.
   """
@@ -78,7 +79,7 @@ def check(args, folder: str, source: str | None) -> Asked:
   if trained:
     runs.common_split([runs.check(path) for path in trained])
   default = trained[0] / folder if trained else pathlib.Path(folder)
-  return Asked(columns, settings, folders.made(args.out, default))
+  return Asked(columns, settings, folders.checked(args.out, default))
 
 
 def _columns(args) -> list[Column]:
@@ -107,6 +108,7 @@ def _columns(args) -> list[Column]:
 def gather(args, asked: Asked, kind, progress) -> Gathered:
   """The training text and the samples of every column; `kind` is a judge.Kind."""
   from charrnn.models import ngram
+  from charrnn.sampling import write as write_lib
   from charrnn.scorecards import judge
   from charrnn.training import parts as parts_lib
   from charrnn.training import runs
@@ -132,16 +134,16 @@ def gather(args, asked: Asked, kind, progress) -> Gathered:
       texts[column.name] = judge.pieces(kind, files[column], args.length)
     else:
       run = loaded[column]
-      texts[column.name] = _written(
-        run.model, run.params, run.alphabet, args, asked, kind, progress(column.name)
-      )
+      own = write_lib.Writer(run.model, run.params, run.alphabet)
+      texts[column.name] = _written(own, args, asked.settings, kind, progress(column.name))
   if args.order:
     name = f"{args.order}-gram"
     update = progress(name)
-    model, params = _ngram(parts, alphabet.size, args.order)
-    texts[name] = _written(model, params, alphabet, args, asked, kind, update)
+    counted = write_lib.Writer(*_ngram(parts, alphabet.size, args.order), alphabet)
+    texts[name] = _written(counted, args, asked.settings, kind, update)
   texts[SHUFFLED] = judge.shuffled(kind, texts[REAL], args.seed)
-  return Gathered(parts.training, read, texts)
+  steps = {column.name: run.step for column, run in loaded.items()}
+  return Gathered(parts.training, read, texts, steps)
 
 
 def _read(path: pathlib.Path, text_config) -> str:
@@ -157,23 +159,14 @@ def _read(path: pathlib.Path, text_config) -> str:
   return text.replace("\r\n", "\n").replace("\r", "\n") if lf else text
 
 
-def _written(model, params, alphabet, args, asked, kind, update) -> list[str]:
+def _written(writer, args, settings: options.Settings, kind, update) -> list[str]:
   from charrnn.sampling import write
   from charrnn.scorecards import samples
 
-  prompt = "".join(symbol for symbol in kind.prompt if symbol in alphabet.symbols)
-  texts = write.texts(
-    model,
-    params,
-    alphabet,
-    num=args.num,
-    length=args.length,
-    settings=asked.settings,
-    prompt=prompt,
-    seed=args.seed,
-    progress=update,
-  )
-  return [samples.trimmed(text, kind.boundary) for text in texts]
+  prompt = "".join(symbol for symbol in kind.prompt if symbol in writer.alphabet.symbols)
+  asked = {"num": args.num, "length": args.length, "settings": settings, "seed": args.seed}
+  texts = write.texts(writer, prompt=prompt, progress=update, **asked)
+  return samples.complete(texts, kind.boundary)
 
 
 def _ngram(parts, vocab: int, order: int):
@@ -185,6 +178,7 @@ def _ngram(parts, vocab: int, order: int):
 
 def write(folder: pathlib.Path, texts: dict[str, list[str]]):
   """The samples, a file for each column."""
+  folder.mkdir()
   for name, samples in texts.items():
     marked = (f"--- sample {n}\n{text}" for n, text in enumerate(samples, 1))
     path = folder / _file_name(name)
@@ -193,6 +187,12 @@ def write(folder: pathlib.Path, texts: dict[str, list[str]]):
 
 def _file_name(column: str) -> str:
   return f"{column.replace(' ', '-')}.txt"
+
+
+def told(steps: dict[str, int]):
+  """Which checkpoints were judged, a line."""
+  if steps:
+    yield "steps: " + ", ".join(f"{name} {step:,}" for name, step in steps.items())
 
 
 def settings(args) -> dict:

@@ -31,7 +31,7 @@ def run(args):
   paths = compared_runs.find(args.targets)
   found = comparison.compare(compared_runs.read(paths))
   single = pathlib.Path(args.targets[0]) if len(args.targets) == 1 else pathlib.Path()
-  out = folders.made(args.out, single / "compare")
+  out = folders.checked(args.out, single / "compare")
   texts = {
     "compare.md": comparison_report.markdown(found),
     "compare.csv": comparison_report.csv_text(found),

@@ -3,18 +3,33 @@
 import contextlib
 import os
 import pathlib
+import shutil
 import tempfile
 
 from charrnn import errors
 
 
-def made(asked: str | None, default: pathlib.Path) -> pathlib.Path:
-  """The folder that --out asks for, made if need be; a UserError where it cannot be written to."""
+def checked(asked: str | None, default: pathlib.Path) -> pathlib.Path:
+  """The folder that --out asks for, not made yet; a UserError where it could not be written to."""
   out = default if asked is None else pathlib.Path(asked)
   try:
-    out.mkdir(parents=True, exist_ok=True)
-    if not os.access(out, os.W_OK):
+    there = next(path for path in (out, *out.absolute().parents) if path.exists())
+    if not there.is_dir():
+      raise NotADirectoryError(20, "Not a directory")
+    if not os.access(there, os.W_OK):
       raise PermissionError(13, "Permission denied")
+  except OSError as error:
+    raise errors.UserError(
+      f"cannot write to {out}: {error.strerror}; give another --out"
+    ) from error
+  return out
+
+
+def made(asked: str | None, default: pathlib.Path) -> pathlib.Path:
+  """The folder of `checked`, made if need be."""
+  out = checked(asked, default)
+  try:
+    out.mkdir(parents=True, exist_ok=True)
   except OSError as error:
     raise errors.UserError(
       f"cannot write to {out}: {error.strerror}; give another --out"
@@ -24,15 +39,19 @@ def made(asked: str | None, default: pathlib.Path) -> pathlib.Path:
 
 @contextlib.contextmanager
 def replacing(out: pathlib.Path):
-  """A folder for new files, which in the end take the place of those of their names in `out`.
+  """A folder for new files and folders, which in the end take the place of those of their names in
+  `out`, which is made if need be.
 
   All of them or, if anything fails, none: what an earlier call left is not lost.
   """
+  made(str(out), out)
   with tempfile.TemporaryDirectory(prefix=".new-", dir=out) as folder:
     new = pathlib.Path(folder)
     try:
       yield new
       for path in new.iterdir():
+        if path.is_dir() and (out / path.name).is_dir():
+          shutil.rmtree(out / path.name)
         os.replace(path, out / path.name)
     except OSError as error:
       raise errors.UserError(f"cannot write to {out}: {error.strerror or error}") from error

@@ -51,6 +51,7 @@ def run(args):
   found = {
     "training": gathered.training.name,
     "settings": columns.settings(args),
+    "steps": gathered.steps,
     "columns": told,
   }
   _write(args, asked.out, found, gathered, matches)
@@ -64,9 +65,12 @@ def _write(args, out, found, gathered, matches):
   with folders.replacing(out) as new:
     runs.write_json(new / "memorization.json", found)
     novelty.draw(
-      found["columns"], columns.REAL, new / "memorization.png", f"new beside {found['training']}"
+      found["columns"],
+      columns.REAL,
+      new / "memorization.png",
+      f"sequences that are not in {found['training']}",
     )
-    columns.write(new, gathered.texts)
+    columns.write(new / "samples", gathered.texts)
     if args.tsv:
       with (new / "matches.tsv").open("w", encoding="utf-8", errors="replace", newline="") as file:
         lines = novelty.rows(gathered.texts, matches, gathered.training)
@@ -77,6 +81,7 @@ def _report(args, found, out):
   from charrnn.scorecards import novelty, table
 
   yield f"longest match with {found['training']} from each character on; share of new sequences"
+  yield from columns.told(found["steps"])
   yield ""
   yield from novelty.lines(found["columns"])
   yield ""

@@ -31,7 +31,7 @@ def run(args):
   paths = [runs.check(path) for path in args.runs]
   training, scored = _segments(paths, args.split)
   ngram.check_order("--order", args.order, training)
-  out = folders.made(args.out, paths[0] / "ngrams")
+  out = folders.checked(args.out, paths[0] / "ngrams")
   first = runs.read_config(paths[0])
   startup.import_jax()
   startup.set_cpu_devices(0, first.eval_streams, 1)

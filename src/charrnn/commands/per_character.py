@@ -6,7 +6,7 @@ import pathlib
 import numpy as np
 
 from charrnn import errors
-from charrnn.commands import whole_files
+from charrnn.commands import scoring, whole_files
 
 _COLUMNS = ("index", "character", "nats", "p", "rank")
 
@@ -45,7 +45,7 @@ def _facts(args, result) -> str:
   how = "" if args.dynamic is None else f", dynamic evaluation at rate {args.dynamic:g}"
   return (
     f"{result['characters']:,} characters: {result['nats']:.4f} nats, {result['bits']:.4f} bits "
-    f"each, perplexity {result['perplexity']:.3f}{how}"
+    f"each, perplexity {scoring.perplexity(result)}{how}"
   )
 
 

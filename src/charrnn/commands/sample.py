@@ -177,7 +177,7 @@ def _write(args, loaded, prompt_ids, asked, files, say):
   estimate = None
   if constrained and len(samples) > 1 and not filtered:
     estimate = samples_lib.estimate(samples)
-    say(written.estimate(estimate))
+    say(written.estimate(estimate, len(samples)))
   if not args.beam:
     say(clock)
   lines = written.json_lines(samples, _shared(args, loaded, prompt, asked, estimate))

@@ -11,12 +11,14 @@ judge what a model writes as plays or as C, beside real text, an n-gram and diso
 
 Every column is samples of about the same size: held-out text of the corpus (real), what each RUN
 writes, each FILE, what an n-gram of the same training text writes, and the real samples with their
-words in disorder (shuffled). Writes scorecard.json, scorecard.png and the samples."""
-FOLDER = "scorecard"
+words in disorder (shuffled). A sample ends with a speech or a function; those in which none ends
+are left out. Writes scorecard.json, scorecard.png and the samples. Where all targets are FILEs,
+real text is --corpus, else the corpus shakespeare, or linux: 153 MB to fetch if it is not here."""
+FOLDER = "scorecard-{}"  # a kind
 
 
 def add_arguments(parser):
-  columns.add_arguments(parser.add_argument, FOLDER)
+  columns.add_arguments(parser.add_argument, FOLDER.format("KIND"))
   parser.add_argument(
     "--kind", choices=("shakespeare", "c"), required=True, help="what to judge it as"
   )
@@ -28,7 +30,7 @@ def run(args):
   startup.keep_memory()
   startup.import_jax()
   kind = judge.KINDS[args.kind]
-  asked = columns.check(args, FOLDER, kind.source)
+  asked = columns.check(args, FOLDER.format(args.kind), kind.source)
   progress = progress_lib.Phases()
   try:
     gathered = columns.gather(args, asked, kind, progress)
@@ -40,26 +42,31 @@ def run(args):
     "kind": args.kind,
     "training": gathered.training.name,
     "settings": columns.settings(args),
+    "steps": gathered.steps,
   }
   _write(asked.out, scored, gathered.texts)
   print(json.dumps(scored) if args.json else "\n".join(_report(scored, asked.out)))
 
 
 def _write(out, scored, texts):
-  from charrnn.scorecards import picture
+  from charrnn.scorecards import card, picture
   from charrnn.training import runs
 
   with folders.replacing(out) as new:
     runs.write_json(new / "scorecard.json", scored)
-    title = f"judged as {scored['kind']} (bars: 95% over samples; band: real text)"
+    title = (
+      f"judged as {scored['kind']} (bars: 95% over samples; band: that of real text, and of distances "
+      f"what real text has to itself; hollow: of fewer than {card.FEW} items)"
+    )
     picture.draw(scored, new / "scorecard.png", title)
-    columns.write(new, texts)
+    columns.write(new / "samples", texts)
 
 
 def _report(scored, out):
   from charrnn.scorecards import table
 
   yield f"{scored['kind']}, beside {scored['training']}; intervals: 95% over samples"
+  yield from columns.told(scored["steps"])
   yield ""
   yield from table.values(scored)
   yield ""
@@ -72,4 +79,5 @@ def _report(scored, out):
   yield "the longest copies from the training text"
   yield from table.copies(scored["copies"])
   yield ""
-  yield f"picture: {out / 'scorecard.png'}    data: {out / 'scorecard.json'}    text: {out}/*.txt"
+  names = {"picture": "scorecard.png", "data": "scorecard.json", "text": "samples"}
+  yield "    ".join(f"{what}: {out / name}" for what, name in names.items())

@@ -99,9 +99,12 @@ def _result(name, characters, nats):
   }
 
 
+def perplexity(result: dict) -> str:
+  return "-" if result["perplexity"] is None else f"{result['perplexity']:.3f}"
+
+
 def line(result: dict) -> str:
-  perplexity = "-" if result["perplexity"] is None else f"{result['perplexity']:.3f}"
   return (
     f"{result['characters']:>12,} characters  {result['nats']:.4f} nats  {result['bits']:.4f} "
-    f"bits  perplexity {perplexity}  {result['text']}"
+    f"bits  perplexity {perplexity(result)}  {result['text']}"
   )

@@ -62,7 +62,7 @@ def run(args):
   parts = parts_lib.load(loaded.config, loaded.alphabet, loaded.path)
   real_BxN = _pieces(parts, args.length, max(PIECES, 4 * args.num))
   prompt_ids = loaded.alphabet.encode(args.prime) if args.prime else [loaded.alphabet.default_id()]
-  out = folders.made(args.out, loaded.path / "temperature")
+  out = folders.checked(args.out, loaded.path / "temperature")
   scored, excerpts = _score(loaded, prompt_ids, settings, parts.training.text, real_BxN, args)
   found = {
     "run": str(args.run),
@@ -133,18 +133,10 @@ def _score(loaded, prompt_ids, settings, training: str, real_BxN, args):
 
 def _written(loaded, prompt_ids, settings: options.Settings, args) -> np.ndarray:
   """Ids [B, N]: of a byte alphabet, text would not do to be read again."""
-  from charrnn.sampling import generate
+  from charrnn.sampling import samples
 
-  blocks = generate.generate(
-    loaded.model,
-    loaded.params,
-    prompt_ids,
-    length=args.length,
-    num=args.num,
-    seed=args.seed,
-    settings=settings,
-  )
-  return np.concatenate(list(blocks), axis=1)
+  asked = {"length": args.length, "num": args.num, "seed": args.seed, "settings": settings}
+  return np.concatenate(list(samples.ids(loaded, prompt_ids, **asked)))
 
 
 def _measure(loaded, prompt_ids, known, ids_BxN, settings: options.Settings) -> card.Column:

@@ -33,16 +33,18 @@ def replacing(out: pathlib.Path):
 
   What is there and no plain file, as /dev/stdout, is written to as it is.
   """
-  if out.exists() and not out.is_file():
-    with open(out, "wb") as file:
-      yield file
-    return
-  temporary = out.with_name(f".{out.name}.{os.getpid()}")
+  temporary = None
   try:
+    if out.exists() and not out.is_file():
+      with open(out, "wb") as file:
+        yield file
+      return
+    temporary = out.with_name(f".{out.name}.{os.getpid()}")
     with open(temporary, "wb") as file:
       yield file
     os.replace(temporary, out)
   except OSError as error:
     raise errors.UserError(f"cannot write {out}: {error.strerror or error}") from error
   finally:
-    temporary.unlink(missing_ok=True)
+    if temporary:
+      temporary.unlink(missing_ok=True)

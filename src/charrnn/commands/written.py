@@ -96,13 +96,17 @@ def score(sample):
   return f"log p {sample.log_p:.2f}, {each:.3f} a symbol of {sample.symbols}"
 
 
-def estimate(found):
-  """For a person, who is warned: a few large weights, that have yet to come, are most of a mean."""
+def estimate(found, num):
+  """Of `num` samples, for a person, who is warned: a few large weights make most of a mean, and may
+  have yet to come.
+  """
   line = (
     f"the model by itself writes like that with probability {math.exp(found.log_p):.3g} "
     f"(log p {found.log_p:.2f}) +- {found.error:.0%}, effective sample size {found.effective:.1f}"
   )
-  return line + (": too small, likely far too low" if found.effective < ENOUGH else "")
+  return line + (
+    ": too small, likely far too low" if found.effective < min(ENOUGH, num / 2) else ""
+  )
 
 
 def json_lines(samples, shared):

@@ -56,6 +56,10 @@ class NGram:
     counted = np.concatenate([np.arange(c, b) >= a for (a, b), (c, _) in zip(scored, spans)])
     return np.array([-np.log(p[counted]).mean() for p in self._by_order(text, begins)])
 
+  def by_order(self, ids, spans):
+    """p of every symbol of spans (start, stop), end to end, by the orders 1 to N in turn: [T]."""
+    yield from self._by_order(*ngram_counts.join(ids, spans))
+
   def _by_order(self, text, begins):
     """p of every symbol of a text in pieces, by the models of the orders 1 to N in turn."""
     p = np.full(len(text), 1 / self.vocab)

@@ -69,6 +69,19 @@ def draw(loaded, prompt_ids, *, num, length, stop, watch=iter, progress=None, **
       yield scores.sample(row - rows[0], text, reader.stopped)
 
 
+def ids(loaded, prompt_ids, *, num, length, **asked) -> Iterator[np.ndarray]:
+  """The symbols alone of `num` texts [B, N], batch by batch."""
+  for rows in _batches(num, loaded.alphabet.size):
+    blocks = generate.draw(
+      *(loaded.model, loaded.params, _begin(loaded, prompt_ids)),
+      num=len(rows),
+      rows=rows,
+      length=length,
+      **asked,
+    )
+    yield np.concatenate([block.ids_BxN for block in blocks], axis=1)[rows < num]
+
+
 def search(loaded, prompt_ids, *, num, stop, **asked):
   """The `num` most probable texts that a search finds, see `beam.search` -> Samples."""
   found = beam_lib.search(loaded.model, loaded.params, _begin(loaded, prompt_ids), **asked)

@@ -1,14 +1,21 @@
 """Many texts of a model at once, for those that judge what it writes."""
 
 from collections.abc import Callable
+from typing import Any, NamedTuple
 
-from charrnn.sampling import generate, options, stream
+from charrnn.sampling import options, samples
+
+
+class Writer(NamedTuple):
+  """What `samples.draw` draws with: a model, and what its ids stand for."""
+
+  model: Any
+  params: Any
+  alphabet: Any
 
 
 def texts(
-  model,
-  params,
-  alphabet,
+  writer: Writer,
   *,
   num: int,
   length: int,
@@ -18,14 +25,6 @@ def texts(
   progress: Callable[[int, int], None] | None = None,
 ) -> list[str]:
   """`num` texts of `length` symbols each, all after the same prompt, which is not part of them."""
-  prompt_ids = alphabet.encode(prompt) if prompt else [alphabet.default_id()]
-  blocks = generate.generate(
-    model, params, prompt_ids, length=length, num=num, seed=seed, settings=settings
-  )
-  readers = [stream.Reader(alphabet) for _ in range(num)]
-  written: list[list[str]] = []
-  for pieces in stream.texts(blocks, readers):
-    written.append(pieces)
-    if progress:
-      progress(min(64 * len(written), length), max(length, 1))
-  return ["".join(pieces) for pieces in zip(*written)]
+  asked = {"num": num, "length": length, "settings": settings, "seed": seed, "stop": None}
+  found = samples.draw(writer, writer.alphabet.encode(prompt), progress=progress, **asked)
+  return [sample.text for sample in found]

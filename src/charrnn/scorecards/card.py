@@ -13,6 +13,7 @@ import numpy as np
 
 SHARE, MEAN, DISTRIBUTION = "share", "mean", "distribution"
 CONFIDENCE = 0.95
+FEW = 20  # items, of which a share or a mean says little
 _RESAMPLES = 1000
 _DIVISIONS = 20  # of the real text, for the floor
 _QUANTILES = (0.05, 0.5, 0.95, 1.0)
@@ -74,7 +75,9 @@ def summary(kind: str, samples: Sequence[Sequence], seed: int = 0) -> dict[str, 
     return cell
   sums = np.array([np.sum(items) for items in samples], np.float64)
   cell["value"] = _ratio(sums.sum(), counts.sum())
-  cell["interval"] = interval(sums, counts, seed)
+  cell["interval"] = None if cell["items"] < FEW else interval(sums, counts, seed)
+  if kind == SHARE and cell["interval"] and cell["value"] in (0, 1):
+    cell["interval"] = _extreme(cell["value"], int((counts > 0).sum()))
   cell["samples"] = [_ratio(*pair) for pair in zip(sums, counts)]
   if kind == MEAN and cell["items"]:
     pooled = _pooled(samples)
@@ -101,6 +104,15 @@ def interval(sums, counts, seed: int = 0) -> list[float] | None:
   means = sums[drawn].sum(1)[totals > 0] / totals[totals > 0]
   tail = (1 - CONFIDENCE) / 2
   return np.quantile(means, [tail, 1 - tail]).tolist() if len(means) else None
+
+
+def _extreme(value: float, count: int) -> list[float]:
+  """Of a share that is all or nothing in every sample, which a bootstrap would take for certain.
+
+  Clopper & Pearson's (1934) for so many samples, as if each were one item.
+  """
+  room = 1 - ((1 - CONFIDENCE) / 2) ** (1 / count)
+  return [value - room, 1.0] if value else [0.0, room]
 
 
 def distance(kind: str, a: Sequence, b: Sequence) -> float | None:

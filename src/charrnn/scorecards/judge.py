@@ -57,16 +57,21 @@ ANY = Kind(
 def real(kind: Kind, part: parts.Part, size: int) -> list[str]:
   """Samples of the documents, evenly spread over all of them."""
   documents = (part.text[each.start : each.stop] for each in part.passages)
-  found = [piece for text in documents for piece in samples.pieces(text, size, kind.boundary)]
+  cuts = [piece for text in documents for piece in samples.pieces(text, size, kind.boundary)]
+  found = samples.complete(cuts, kind.boundary)
   if len(found) < 2:
-    raise errors.UserError(f"{part.name} is shorter than two samples: give a smaller --length")
+    longest = max((each.stop - each.start for each in part.passages), default=0)
+    most = longest // 3 if len(part.passages) < 2 else longest
+    raise errors.UserError(
+      f"{part.name} has no two whole samples of this size: try --length {min(most, size // 2)}"
+    )
   keep = min(PIECES, len(found))
   return [found[i * len(found) // keep] for i in range(keep)]
 
 
 def pieces(kind: Kind, text: str, size: int) -> list[str]:
   """Samples of a text, of which a short one is its own only sample."""
-  return samples.pieces(text, size, kind.boundary) or [text]
+  return samples.complete(samples.pieces(text, size, kind.boundary) or [text], kind.boundary)
 
 
 def shuffled(kind: Kind, texts: Sequence[str], seed: int) -> list[str]:

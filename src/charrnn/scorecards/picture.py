@@ -1,5 +1,7 @@
 """A scorecard as a picture: a panel a figure, a row a column, held-out text as the mark to meet."""
 
+from matplotlib import ticker
+
 from charrnn.analysis import canvas
 from charrnn.scorecards import card
 
@@ -45,6 +47,7 @@ def _panel(axes, row, columns, real):
   axes.tick_params(axis="y", length=0)
   axes.spines["left"].set_visible(False)
   axes.margins(x=0.08)
+  axes.xaxis.set_major_locator(ticker.MaxNLocator(4))
   axes.grid(axis="x")
 
 
@@ -53,7 +56,8 @@ def _dot(axes, place, cell, key, color, scale):
     return
   if ends := cell.get("interval"):
     axes.plot([scale * end for end in ends], [place] * 2, color=color, lw=2.5, alpha=0.45)
-  axes.plot(scale * value, place, "o", color=color, ms=5)
+  face = "none" if cell["items"] < card.FEW else color
+  axes.plot(scale * value, place, "o", color=color, mfc=face, ms=5)
 
 
 def _band(axes, ends):

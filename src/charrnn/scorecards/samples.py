@@ -3,24 +3,34 @@
 import bisect
 import random
 import re
+from collections.abc import Iterable
 
 
 def trimmed(text: str, boundary: re.Pattern) -> str:
-  """Up to the last boundary: what a sample's end cut off is no fault of who wrote it."""
-  stop = max((match.end() for match in boundary.finditer(text)), default=len(text))
-  return text[:stop]
+  """Up to the last boundary; "" if there is none."""
+  return text[: max((match.end() for match in boundary.finditer(text)), default=0)]
+
+
+def complete(texts: Iterable[str], boundary: re.Pattern) -> list[str]:
+  """Texts, each `trimmed`: what its end cut off is no fault of who wrote it.
+
+  Those without a boundary are left out, be they real or not, unless hardly any has one.
+  """
+  texts = list(texts)
+  found = [short for text in texts if (short := trimmed(text, boundary))]
+  return found if len(found) > 1 else texts
 
 
 def pieces(text: str, size: int, boundary: re.Pattern) -> list[str]:
-  """Samples of a text, cut as those of a model are: `size` characters from a boundary, `trimmed`.
+  """A text cut as a model's samples are: `size` characters from a boundary on, to be `complete`.
 
   What is left of a text that is shorter than half of that is none.
   """
   found, start = [], 0
   starts = [match.end() for match in boundary.finditer(text)]
   while len(text) - start >= size / 2:
-    found.append(trimmed(text[start : start + size], boundary))
-    start += len(found[-1])
+    found.append(text[start : start + size])
+    start += len(trimmed(found[-1], boundary) or found[-1])
     after = bisect.bisect_left(starts, start)
     start = starts[after] if after < len(starts) else start
   return found

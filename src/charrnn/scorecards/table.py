@@ -52,6 +52,8 @@ def _table(
 
 
 def _value(kind: str, cell: dict[str, Any]) -> str:
+  if 0 < cell["items"] < card.FEW:
+    return f"{_number(kind, cell['value'])} (of {cell['items']})"
   if cell["interval"] is None:
     return _number(kind, cell["value"])
   low, high = (_number(kind, end) for end in cell["interval"])

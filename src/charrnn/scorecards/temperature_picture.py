@@ -13,7 +13,12 @@ PANELS = (
   ("entropy of what is drawn from", "nats", ("entropy",), "value"),
   ("loss of the text by the model", "nats a symbol", ("loss",), "value"),
   ("known words", "share", ("known words",), "value"),
-  ("different n words on end", "share", tuple(f"distinct-{n}" for n in diversity.SIZES), "value"),
+  (
+    "distinct sequences of n words",
+    "share",
+    tuple(f"distinct-{n}" for n in diversity.SIZES),
+    "value",
+  ),
   (f"{diversity.GRAM}-grams of characters", "distance", (f"{diversity.GRAM}-grams",), "distance"),
   ("words", "distance", ("words",), "distance"),
   ("texts that end in a loop", "share", ("loops",), "value"),

@@ -103,7 +103,9 @@ def _missing(reason: str, command: str = "") -> errors.UserError:
   run = f"run {command}, or " if command else ""
   return errors.UserError(
     f"the corpus linux needs the kernel's source: {reason}\n"
-    f"{run}put a tarball linux-*.tar.xz into {cache.folder()}"
+    f"{run}put a tarball of it into the cache:\n"
+    f"curl -L --create-dirs -o {cache.folder()}/linux-6.12.tar.xz "
+    "https://cdn.kernel.org/pub/linux/kernel/v6.x/linux-6.12.tar.xz"
   )
 
 
