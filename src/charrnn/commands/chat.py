@@ -27,7 +27,7 @@ def talk(loaded, prompt_ids, **asked):
     try:
       session.read(loaded.alphabet.encode(_read(line, loaded.alphabet)))
     except errors.UserError as error:
-      written.say(str(error))
+      written.say(f"not read: {error}")
       continue
     last = ""
     try:

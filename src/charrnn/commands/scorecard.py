@@ -55,8 +55,8 @@ def _write(out, scored, texts):
   with folders.replacing(out) as new:
     runs.write_json(new / "scorecard.json", scored)
     title = (
-      f"judged as {scored['kind']} (bars: 95% over samples; band: that of real text, and of distances "
-      f"what real text has to itself; hollow: of fewer than {card.FEW} items)"
+      f"judged as {scored['kind']} (bars: 95% over samples; band: the real text's, of a distance "
+      f"that of real text to itself; hollow: fewer than {card.FEW} items)"
     )
     picture.draw(scored, new / "scorecard.png", title)
     columns.write(new / "samples", texts)
