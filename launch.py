@@ -23,6 +23,7 @@ Exit codes: 0 done; 1 a trial of the sweep failed; 2 something asked for is wron
 signal, resume any time.
 """
 
+import errno
 import os
 import pathlib
 import sys
@@ -83,5 +84,10 @@ if __name__ == "__main__":
     sys.exit(2)
   except BrokenPipeError:  # the reader of a --dry_run has what it wants
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+  except OSError as error:
+    if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+      raise
+    print(f"launch.py: error: {error.strerror}: {error.filename}", file=sys.stderr)
+    sys.exit(2)
   except KeyboardInterrupt:
     sys.exit(130)

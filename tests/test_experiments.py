@@ -9,8 +9,8 @@ import pytest
 
 from charrnn import config as config_lib
 from charrnn import errors
+from charrnn.launching import plans
 from charrnn.launching import sweep as sweeps
-from charrnn.launching import sweeping
 from charrnn.models import sizes
 from charrnn.text import corpora, sources
 from charrnn.training import sizing
@@ -52,7 +52,7 @@ def parse(name, variant, *arguments):
 
 
 def trials(name, variant, sweep):
-  return sweeps.named(sweeping.expand(parse(name, variant, f"--sweep={sweep}")))
+  return sweeps.named(plans.expand(parse(name, variant, f"--sweep={sweep}")))
 
 
 def test_no_experiment_is_left_out():
@@ -145,4 +145,4 @@ def test_the_config_of_a_run_has_no_sweeps(tmp_path):
 
   line = config_lib.parse(["launch.py", f"--config={path}"], define)
   with pytest.raises(errors.UserError, match=r"config\.json is the config of one run"):
-    sweeping.expand(line)
+    plans.expand(line)

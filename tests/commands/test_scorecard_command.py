@@ -45,7 +45,7 @@ def test_a_run_beside_what_it_has_to_beat(charrnn, trained, tmp_path, kind):
   assert (tmp_path / "scorecard.png").stat().st_size > 10_000
   assert not list(tmp_path.glob(".new-*"))
   # The control has the real text's words and layout.
-  words = lambda name: sorted((tmp_path / "samples" / f"{name}.txt").read_text().split())  # noqa: E731
+  words = lambda name: sorted((tmp_path / "scorecard-samples" / f"{name}.txt").read_text().split())  # noqa: E731
   assert words("real") == words("shuffled")
   lengths = _figure(result.json, "line length")
   assert lengths["real"]["value"] == lengths["shuffled"]["value"]
@@ -66,14 +66,14 @@ def test_steps_are_columns(charrnn, trained, tmp_path):
     *(*SMALL, "--out", tmp_path, "--json"),
   )
   assert list(result.json["samples"]) == ["real", "step 10", "step 20", "3-gram", "shuffled"]
-  texts = [(tmp_path / "samples" / f"step-{step}.txt").read_text() for step in (10, 20)]
+  texts = [(tmp_path / "scorecard-samples" / f"step-{step}.txt").read_text() for step in (10, 20)]
   assert texts[0] != texts[1]
-  assert result.json["steps"] == {"step 10": 10, "step 20": 20}
+  assert result.json["settings"]["step"] == [10, 20] and result.json["steps"] == {}
   # Of what was judged before nothing is left.
   result = charrnn("scorecard", trained["a"], "--kind", "c", *SMALL, "--out", tmp_path)
   step = runs.load(trained["a"]).step
   assert f"steps: a {step}" in result.out
-  names = sorted(path.name for path in (tmp_path / "samples").iterdir())
+  names = sorted(path.name for path in (tmp_path / "scorecard-samples").iterdir())
   assert names == ["3-gram.txt", "a.txt", "real.txt", "shuffled.txt"]
 
 

@@ -64,7 +64,7 @@ def _launches(trial):
 
 def test_it_learns_where_to_look(tmp_path, look):
   found = _run(_search(tmp_path / "s", 24))
-  assert found.missing == 0 and set(_states(found)) <= {"done", "pruned"}
+  assert found.done == found.wanted == 24 and set(_states(found)) <= {"done", "pruned"}
   rates = [trial.overrides["optimizer.learning_rate"] for trial in found.trials]
   far = [abs(math.log10(rate / 0.01)) for rate in rates]
   # At random 0.15 of them would be so near, 1.8 of 12.
@@ -92,11 +92,11 @@ def test_only_what_failed_runs_again_and_in_its_place(tmp_path, look, monkeypatc
   failed = [name for name, state in states.items() if state == "failed"]
   assert 0 < len(failed) < 6
   again = _search(tmp_path / "s", 8)
-  assert again.missing == len(failed) + 2
+  assert (again.done, again.wanted) == (6 - len(failed), 8)
   _run(again)
   assert [trial.name for trial in again.trials][:6] == list(states) and len(again.trials) == 8
   assert {trial.name for trial in again.trials if _launches(trial) == 2} == set(failed)
-  assert _search(tmp_path / "s", 8).missing == 0
+  assert _search(tmp_path / "s", 8).done == 8
 
 
 def test_it_goes_on_where_it_was_stopped_or_killed(tmp_path, look):
@@ -118,10 +118,27 @@ def test_it_goes_on_where_it_was_stopped_or_killed(tmp_path, look):
   assert [_launches(trial) for trial in again.trials] == [2, 2, 1]
 
 
+def test_what_a_launcher_had_not_told_before_it_died_is_told_by_the_next(
+  tmp_path, look, monkeypatch
+):
+  first = _search(tmp_path / "s", 2)
+  with monkeypatch.context() as patch:
+    patch.setattr(search.Search, "_tell", lambda self, trial, folder: False)
+    _run(first)
+  assert _states(first) == ["done", "done"] and first.done == 0
+  # Nor had it let go of the journal, nor written all of its last line.
+  path = tmp_path / "s" / search.FILE
+  path.with_name(f"{search.FILE}.lock").symlink_to(path)
+  with path.open("a") as file:
+    file.write('{"op_code": 5, "wor')
+  again = _run(_search(tmp_path / "s", 2))
+  assert again.done == 2 and [_launches(trial) for trial in again.trials] == [1, 1]
+
+
 def test_what_diverged_is_a_bad_place_and_not_tried_again(tmp_path, look):
   program = "raise SystemExit('launch.py: error: training diverged at step 3: NaN')"
   found = _run(_search(tmp_path / "s", 2, program))
-  assert _states(found) == ["diverged", "diverged"] and found.missing == 0
+  assert _states(found) == ["diverged", "diverged"] and found.done == 2
 
 
 def test_another_space_is_another_search(tmp_path):

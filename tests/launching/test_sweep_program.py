@@ -257,6 +257,7 @@ def test_a_launcher_killed_midway(work):
     (["--search=random", "--trials=9"], "--trials=9: the space has only 4 different trials"),
     (["--search=random", "--config.model.cell=gru"], "--config.model.cell: the trials set it too"),
     (["--search=optuna", "--dry_run"], "--search=random tells all"),
+    (["--search=optuna", "--config.text.source=none.txt"], "no corpus, file, folder or URL"),
     (["--search=optuna", "--backend=slurm"], "runs on this machine alone"),
     (["--search=optuna", "--config.text.valid_fraction=0.0"], "without a validation part"),
   ],

@@ -106,4 +106,3 @@ def test_a_share_that_is_all_or_nothing_has_an_interval_of_what_could_be():
     low, high = cell["interval"]
     assert (high if value == 0 else 1 - low) == pytest.approx(1 - 0.025 ** (1 / 12))
     assert value in (low, high)
-  assert card.summary(card.SHARE, [np.ones(1)] * (card.FEW - 1))["interval"] is None

@@ -61,5 +61,5 @@ def test_what_was_cut_off_is_left_out():
   assert samples.trimmed("abc", BLANK) == ""
   assert samples.complete(["a\n\nb", "cde", "f\n\n"], BLANK) == ["a\n\n", "f\n\n"]
   # A text of another kind has no such ends: it stays.
-  assert samples.complete(["a\n\nb", "cde"], BLANK) == ["a\n\nb", "cde"]
+  assert samples.complete(["ab", "cde"], BLANK) == ["ab", "cde"]
   assert samples.trimmed(C + "int h()\n{\n  if (a) {", c_source.BOUNDARY) == C[: C.index("\nint g")]

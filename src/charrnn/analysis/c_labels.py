@@ -214,12 +214,15 @@ def _of_syntax(text: str, field: str, binary: bool = False) -> labels.Label:
   return labels.Label((depth > 0 if binary else depth).astype(np.float32), parsed)
 
 
-def understood(text: str) -> np.ndarray:
-  """Which characters the parser has understood: not those of its errors, but of the functions in
-  them that it has.
+def understood(tree: tree_sitter.Tree, length: int) -> np.ndarray:
+  """Which characters of a text the parser has understood: bool [length].
+
+  For a macro it may put a whole file into an error: functions in it that it has read do count.
   """
-  parsed = np.ones(len(text), bool)
-  for start, stop, verdict in _syntax(text).verdicts:
+  syntax, parsed = _Syntax([], [], [], [], []), np.ones(length, bool)
+  for node in nodes(tree):
+    _judge(node, syntax)
+  for start, stop, verdict in syntax.verdicts:
     parsed[start:stop] = verdict
   return parsed
 

@@ -239,7 +239,8 @@ def _settings(runs, texts, fields) -> list[Setting]:
 def is_grid(axes: Sequence[Axis], settings: Sequence[Setting]) -> bool:
   """Whether two or three fields span the settings and half of the places are taken."""
   places = math.prod(len(axis.values) for axis in axes)
-  return len(axes) in (2, 3) and 2 * len(settings) >= places
+  taken = {repr([each.place.get(axis.field) for axis in axes]) for each in settings}
+  return len(axes) in (2, 3) and 2 * len(taken) >= places
 
 
 def _by_size(settings: Sequence[Setting]) -> list[Setting]:

@@ -237,12 +237,12 @@ def sizes(found: comparison.Comparison, path):
 def _size(axes, cell, curve, settings, color):
   done = [(each.runs[0].parameters, each.loss) for each in settings if each.loss is not None]
   axes.plot(*zip(*done), "o", color=color, ms=4, alpha=0.35)
-  axes.plot(*zip(*curve.items()), "o", color=color, ms=6)
   places, laws = np.geomspace(min(curve), max(curve), 50), list(size_laws.fits(curve))
   for law, style in zip(laws, ("-", ":")):
     floor = f" with a floor of {law['floor']:.3f}" if law["floor"] else ""
     label = f"{cell}{floor}: exponent {law['exponent']:.3f}, {_fitness(law)}"
     axes.plot(places, size_laws.loss(law, places), style, color=color, lw=1.4, label=label)
+    axes.plot(*zip(*curve.items()), "o", color=color, ms=6)
   if not laws:
     label = f"{cell}: too few sizes for a law"
     axes.plot(*zip(*curve.items()), "o--", color=color, ms=6, lw=0.8, label=label)

@@ -34,7 +34,7 @@ class Gathered(NamedTuple):
   training: Any  # parts.Part
   read: Callable[[str], Any]  # a sample, as the kind's figures want it
   texts: dict[str, list[str]]  # by column
-  steps: dict[str, int]  # of the columns that are of runs
+  steps: dict[str, int]  # of runs at their best
 
 
 def add_arguments(add, folder: str):
@@ -142,7 +142,7 @@ def gather(args, asked: Asked, kind, progress) -> Gathered:
     counted = write_lib.Writer(*_ngram(parts, alphabet.size, args.order), alphabet)
     texts[name] = _written(counted, args, asked.settings, kind, update)
   texts[SHUFFLED] = judge.shuffled(kind, texts[REAL], args.seed)
-  steps = {column.name: run.step for column, run in loaded.items()}
+  steps = {column.name: run.step for column, run in loaded.items() if column.step is None}
   return Gathered(parts.training, read, texts, steps)
 
 

@@ -3,7 +3,6 @@
 import contextlib
 import os
 import pathlib
-import shutil
 import tempfile
 
 from charrnn import errors
@@ -42,16 +41,19 @@ def replacing(out: pathlib.Path):
   """A folder for new files and folders, which in the end take the place of those of their names in
   `out`, which is made if need be.
 
-  All of them or, if anything fails, none: what an earlier call left is not lost.
+  Only once all are written: what an earlier call left is not lost where that fails.
   """
   made(str(out), out)
   with tempfile.TemporaryDirectory(prefix=".new-", dir=out) as folder:
     new = pathlib.Path(folder)
     try:
       yield new
-      for path in new.iterdir():
-        if path.is_dir() and (out / path.name).is_dir():
-          shutil.rmtree(out / path.name)
+      made_now = list(new.iterdir())
+      old = new / "old"
+      old.mkdir()
+      for path in made_now:
+        if path.is_dir() and (out / path.name).exists():  # no folder replaces a full one
+          os.replace(out / path.name, old / path.name)
         os.replace(path, out / path.name)
     except OSError as error:
       raise errors.UserError(f"cannot write to {out}: {error.strerror or error}") from error

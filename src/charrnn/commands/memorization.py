@@ -70,7 +70,7 @@ def _write(args, out, found, gathered, matches):
       new / "memorization.png",
       f"sequences that are not in {found['training']}",
     )
-    columns.write(new / "samples", gathered.texts)
+    columns.write(new / f"{FOLDER}-samples", gathered.texts)
     if args.tsv:
       with (new / "matches.tsv").open("w", encoding="utf-8", errors="replace", newline="") as file:
         lines = novelty.rows(gathered.texts, matches, gathered.training)

@@ -15,6 +15,7 @@ words in disorder (shuffled). A sample ends with a speech or a function; those i
 are left out. Writes scorecard.json, scorecard.png and the samples. Where all targets are FILEs,
 real text is --corpus, else the corpus shakespeare, or linux: 153 MB to fetch if it is not here."""
 FOLDER = "scorecard-{}"  # a kind
+SAMPLES = "scorecard-samples"
 
 
 def add_arguments(parser):
@@ -59,7 +60,7 @@ def _write(out, scored, texts):
       f"that of real text to itself; hollow: fewer than {card.FEW} items)"
     )
     picture.draw(scored, new / "scorecard.png", title)
-    columns.write(new / "samples", texts)
+    columns.write(new / SAMPLES, texts)
 
 
 def _report(scored, out):
@@ -79,5 +80,5 @@ def _report(scored, out):
   yield "the longest copies from the training text"
   yield from table.copies(scored["copies"])
   yield ""
-  names = {"picture": "scorecard.png", "data": "scorecard.json", "text": "samples"}
+  names = {"picture": "scorecard.png", "data": "scorecard.json", "text": SAMPLES}
   yield "    ".join(f"{what}: {out / name}" for what, name in names.items())

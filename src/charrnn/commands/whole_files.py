@@ -43,6 +43,8 @@ def replacing(out: pathlib.Path):
     with open(temporary, "wb") as file:
       yield file
     os.replace(temporary, out)
+  except BrokenPipeError:  # of /dev/stdout: the reader has what it wants
+    raise
   except OSError as error:
     raise errors.UserError(f"cannot write {out}: {error.strerror or error}") from error
   finally:

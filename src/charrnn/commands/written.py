@@ -105,7 +105,7 @@ def estimate(found, num):
     f"(log p {found.log_p:.2f}) +- {found.error:.0%}, effective sample size {found.effective:.1f}"
   )
   return line + (
-    ": too small, likely far too low" if found.effective < min(ENOUGH, num / 2) else ""
+    ": too small, likely far too low" if found.effective < min(ENOUGH, 0.8 * num) else ""
   )
 
 

@@ -32,6 +32,8 @@ class Board:
     now = time.monotonic()
     if note != self._note:
       self._note, self._drawn = note, 0.0
+      if not self._live:
+        print(note, file=self._out)
     if self._live and (final or now - self._drawn >= EVERY):
       self._draw(states)
       self._drawn = now
@@ -53,8 +55,6 @@ class Board:
     self._lines = len(lines)
 
   def _log(self, states):
-    if self._note:
-      print(self._note, file=self._out)
     for trial in self._trials:
       state = states[trial.name]
       is_new = state != self._told.get(trial.name, trials_lib.WAITING)

@@ -113,7 +113,7 @@ class Pool:
     self.shares = shares(parallel)
     self.limit = limit
     self.running: list[_Running] = []
-    self._asked: dict[str, str] = {}  # to save and end, and why
+    self._asked: dict[str, tuple[str, float]] = {}  # to save and end: why, and when
     self.stopping = 0  # how often it was asked to
 
   def run(self, watch: Callable[["Pool"], None]):
@@ -141,7 +141,7 @@ class Pool:
   def _ask(self, each: _Running, reason: str = trials_lib.STOPPED):
     """Once: a second SIGTERM would end a run before it has saved."""
     if each.trial.name not in self._asked:
-      self._asked[each.trial.name] = reason
+      self._asked[each.trial.name] = reason, time.monotonic()
       each.process.terminate()
 
   def _start(self):
@@ -161,19 +161,19 @@ class Pool:
         continue
       seconds = time.monotonic() - each.since
       self.running.remove(each)
-      trials_lib.conclude(each.trial, code, seconds, self._asked.get(each.trial.name, ""))
+      reason, _ = self._asked.get(each.trial.name, ("", 0.0))
+      trials_lib.conclude(each.trial, code, seconds, reason)
 
   def _enforce(self):
     """Ends those that are to stop or have taken too long: so that they save, then as they are."""
     for each in self.running:
-      seconds = time.monotonic() - each.since
-      if self.stopping > 1:
+      now = time.monotonic()
+      _, asked = self._asked.get(each.trial.name, ("", now))
+      if self.stopping > 1 or now - asked > GRACE:
         each.process.kill()
       elif self.stopping:
         self._ask(each)
-      elif self.limit is not None and seconds > self.limit + GRACE:
-        each.process.kill()
-      elif self.limit is not None and seconds > self.limit:
+      elif self.limit is not None and now - each.since > self.limit:
         self._ask(each, trials_lib.TIMEOUT)
 
   def _end_all(self):

@@ -7,6 +7,7 @@ trials' processes know nothing of it: their losses are read from their metrics.j
 import dataclasses
 import importlib.util
 import json
+import os
 import pathlib
 import time
 from collections.abc import Callable, Iterator
@@ -65,18 +66,20 @@ class Search:
     import optuna
     from optuna.storages import journal
 
+    path = folder.resolve() / FILE  # its lock is a link to it
+    _mend(path)
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     self._space, self._count, self._make = space, count, make
     self._states = optuna.trial.TrialState
     self._study = optuna.create_study(
-      storage=optuna.storages.JournalStorage(journal.JournalFileBackend(str(folder / FILE))),
+      storage=optuna.storages.JournalStorage(journal.JournalFileBackend(str(path))),
       study_name="search",
       pruner=optuna.pruners.MedianPruner(UNPRUNED, WARM_UP),
       load_if_exists=True,
     )
     # Another seed after each launch: the same one would draw the same trials again.
     self._study.sampler = optuna.samplers.TPESampler(
-      seed=seed + len(self._study.trials), n_startup_trials=max(4, count // 4)
+      seed=(seed + len(self._study.trials)) % 2**32, n_startup_trials=max(4, count // 4)
     )
     self._begin(folder, about)
     self.trials = [make(name, each.user_attrs["overrides"]) for name, each in self._known().items()]
@@ -104,18 +107,23 @@ class Search:
 
   def _queue_again(self):
     """Has those run that failed, were stopped, or were still running when a launcher died."""
-    for each in self._known().values():
-      if each.state == self._states.RUNNING:
+    folders = {trial.name: trial.folder for trial in self.trials}
+    for name, each in self._known().items():
+      if each.state == self._states.RUNNING and not self._tell(each.number, folders[name]):
         self._study.tell(each.number, state=self._states.FAIL)
-      if each.state in (self._states.RUNNING, self._states.FAIL):
+    for each in self._known().values():
+      if each.state == self._states.FAIL:
         self._study.enqueue_trial(each.params, user_attrs=each.user_attrs)
 
   @property
-  def missing(self) -> int:
-    """Trials that are still to be run."""
+  def wanted(self) -> int:
+    return max(len(self.trials), self._count)
+
+  @property
+  def done(self) -> int:
+    """Trials that need no other launch."""
     ended = (self._states.COMPLETE, self._states.PRUNED)
-    done = sum(each.state in ended for each in self._known().values())
-    return max(len(self.trials), self._count) - done
+    return sum(each.state in ended for each in self._known().values())
 
   def asks(self) -> Iterator[trials_lib.Trial]:
     """The trials to run, each chosen when it is asked for."""
@@ -141,21 +149,32 @@ class Search:
     for name, asked in list(self._asked.items()):
       if name not in going:
         asked.report()
-        self._tell(asked)
+        self._tell(asked.trial, asked.made.folder)
         del self._asked[name]
       elif is_time and asked.report() and asked.trial.should_prune():
         pool.end(name, trials_lib.PRUNED)
     if is_time:
       self._looked = time.monotonic()
 
-  def _tell(self, asked):
-    folder, trial = asked.made.folder, asked.trial
+  def _tell(self, trial, folder) -> bool:
+    """Tells how a trial's last launch ended, unless it is to go on; returns whether it did."""
     ended, loss = trials_lib.outcome(folder), trials_lib.progress(folder).valid_loss
     if ended is None or ended.state == trials_lib.STOPPED:
-      return  # it goes on with the next launch
+      return False
     if ended.state == trials_lib.DONE and loss is not None:
       self._study.tell(trial, loss)
     elif ended.state in (trials_lib.PRUNED, trials_lib.DIVERGED):
       self._study.tell(trial, state=self._states.PRUNED)  # a bad place, but not a broken one
     else:
       self._study.tell(trial, state=self._states.FAIL)
+    return True
+
+
+def _mend(path: pathlib.Path):
+  """Takes away what a launcher that was killed, or a full disk, has left of Optuna's.
+
+  A lock, which is nobody's: the folder has one of its own; and half a line at the end.
+  """
+  pathlib.Path(f"{path}.lock").unlink(missing_ok=True)
+  if path.exists() and not (text := path.read_bytes()).endswith(b"\n"):
+    os.truncate(path, text.rfind(b"\n") + 1)

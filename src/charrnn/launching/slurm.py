@@ -186,6 +186,7 @@ class Watch:
 def _conclude(trial, number: str, told: str) -> trials_lib.Outcome:
   """For a job that could not say itself how it ended."""
   log = trial.folder.parent / "slurm" / f"{number}_0_log.out"
+  trial.folder.mkdir(parents=True, exist_ok=True)  # it may never have begun
   with trial.log.open("a") as file:
     file.write(f"job {number} of SLURM has ended, {told or 'no word why'}; see {log}\n")
   code = trials_lib.INTERRUPTED if told == "CANCELLED" else -signal.SIGKILL

@@ -24,7 +24,8 @@ class Floats(NamedTuple):
   log: bool
 
   def suggest(self, source, field: str) -> float:
-    return sweep.rounded(source.suggest_float(field, self.low, self.high, log=self.log))
+    value = sweep.rounded(source.suggest_float(field, self.low, self.high, log=self.log))
+    return min(max(value, self.low), self.high)
 
   def ends(self) -> tuple:
     return self.low, self.high

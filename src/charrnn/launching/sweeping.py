@@ -1,9 +1,6 @@
-"""The sweep program: from an experiment file's sweeps, or a space, to trials, a backend, and what
-came of it.
-"""
+"""The sweep program: trials, a backend, and what came of it."""
 
 import functools
-import os
 import pathlib
 import shlex
 import signal
@@ -14,11 +11,11 @@ from typing import Any
 
 from charrnn import config as config_lib
 from charrnn import errors, startup
-from charrnn.launching import board, experiment, local, record, resources, slurm, spaces, sweep
+from charrnn.launching import board, experiment, local, plans, resources, slurm, spaces, sweep
 from charrnn.launching import search as search_lib
 from charrnn.launching import trials as trials_lib
 from charrnn.text import sources
-from charrnn.training import runs, sizing
+from charrnn.training import runs
 
 BACKENDS = ("local", "slurm")
 STOPPING = "stopping: trials save and end; once more to end them at once"
@@ -32,9 +29,9 @@ def run(line: config_lib.CommandLine, folder: pathlib.Path) -> int:
   if (folder / "config.json").exists():
     raise errors.UserError(f"{folder} is a run: give another --workdir")
   if flags.search == "optuna":
-    return _run_search(line, folder, _space(line))
-  chosen = expand(line) if flags.search is None else draw(line)
-  trials = _trials(line, folder, sweep.named(chosen))
+    return _run_search(line, folder, plans.read_space(line))
+  chosen = plans.expand(line) if flags.search is None else plans.draw(line)
+  trials = plans.make_all(line, folder, sweep.named(chosen))
   is_local = flags.backend == "local"
   wanted = None if is_local else resources.read(experiment.module(line), line.variant)
   if flags.dry_run:
@@ -48,31 +45,35 @@ def run(line: config_lib.CommandLine, folder: pathlib.Path) -> int:
   for source in {trial.overrides.get("text.source", line.config.text.source) for trial in trials}:
     sources.resolve(source)
   with startup.lock(folder):
+    _check_sweep(folder, line)
     _remember(folder, line, trials)
-    missing = [each for each in trials if not _is_done(each)]
+    good = trials_lib.ENDED if flags.search is None else trials_lib.SEEN
+    missing = [each for each in trials if not plans.is_done(each, good)]
     say(f"sweep     {folder}: {len(trials)} trials, {len(trials) - len(missing)} done before")
     if wanted:
       interrupted = slurm.run(trials, missing, flags, wanted)
     else:
       interrupted = _run_local(folder, trials, missing, len(trials), flags)
     (folder / "summary.csv").write_text(trials_lib.summary(trials))
-  return conclude(folder, trials, interrupted)
+  return conclude(folder, trials, interrupted, good)
 
 
 def _run_search(line, folder, space: spaces.Space) -> int:
   """Trials that Optuna chooses one after another."""
   flags, count = line.flags, line.flags.trials
   search_lib.check()
+  sources.resolve(line.config.text.source)
+  fields = config_lib.flatten(config_lib.to_json(line.config))
   about = {
     "space": {field: [type(each).__name__, *each] for field, each in space.items()},
-    "experiment": line.argument,
-    "config": config_lib.to_json(line.config),
+    "config": {k: v for k, v in fields.items() if not config_lib.is_in(config_lib.FREE, k)},
   }
-  make = functools.partial(_trial, line, folder)
+  make = functools.partial(plans.make, line, folder)
   with startup.lock(folder):
+    _check_sweep(folder, line)
     found = search_lib.Search(folder, space, count, line.config.seed, make, about)
     _remember(folder, line, found.trials)
-    say(f"search    {folder}: {count} trials, {max(0, count - found.missing)} done before")
+    say(f"search    {folder}: {found.wanted} trials, {found.done} done before")
 
     def asked():
       for trial in found.asks():
@@ -81,7 +82,7 @@ def _run_search(line, folder, space: spaces.Space) -> int:
 
     interrupted = _run_local(folder, found.trials, asked(), count, flags, found.watch)
     (folder / "summary.csv").write_text(trials_lib.summary(found.trials))
-  return conclude(folder, found.trials, interrupted, trials_lib.SEEN)
+  return conclude(folder, found.trials, interrupted, trials_lib.SEEN, found.wanted)
 
 
 def _check(flags):
@@ -118,138 +119,42 @@ def _check_search(flags):
     )
 
 
-def expand(line: config_lib.CommandLine) -> sweep.Trials:
-  """The sweeps that --sweep names, combined by product; none named: the file's only one."""
-  names = [name for name in line.flags.sweep.split(",") if name]
-  module = experiment.module(line)
-  if not names:
-    return _default(module, line.variant)
-  return sweep.product([_of_name(module, name, line.variant) for name in names])
+def _about(line) -> dict[str, Any]:
+  """What a sweep's directory is of."""
+  names = {"experiment": line.experiment, "variant": line.variant}
+  return names | {"sweep": line.flags.sweep, "search": line.flags.search}
 
 
-def draw(line: config_lib.CommandLine) -> sweep.Trials:
-  """As many trials as --trials says of the file's space, at random."""
-  return spaces.drawn(_space(line), line.flags.trials, line.config.seed)
-
-
-def _space(line) -> spaces.Space:
-  """The experiment file's space, each of whose ends makes a run by itself."""
-  module = experiment.module(line)
-  if not hasattr(module, "space"):
-    raise errors.UserError(f"{module.__file__} has no space(): write one to search in")
-  space = experiment.called(module, "space", line.variant, into=spaces.checked)
-  if line.config.text.valid_fraction == 0:
-    raise errors.UserError("--search: without a validation part no trial is better than another")
-  for overrides in spaces.ends(space):
-    _config(_trial(line, pathlib.Path(), sweep.trial_name(overrides), overrides))
-  return space
-
-
-def _default(module, variant: str) -> sweep.Trials:
-  if hasattr(module, "sweep") and callable(module.sweep) and module.sweep is not sweep.sweep:
-    return experiment.called(module, "sweep", variant, into=sweep.listed)
-  if hasattr(module, "get_hyper"):
-    return experiment.called(module, "get_hyper", variant, sweep, into=sweep.listed)
-  known = _named_sweeps(module)
-  remedy = f"name one: --sweep={known[0]}" if known else "write a function sweep() in it"
-  raise errors.UserError(f"{module.__file__} has no sweep() of its own: {remedy}")
-
-
-def _of_name(module, name: str, variant: str) -> sweep.Trials:
-  if f"sweep_{name}" not in vars(module):
-    known = _named_sweeps(module)
-    raise errors.UserError(
-      f"--sweep={name}: {module.__file__} has no sweep_{name}(): "
-      + (f"there are {', '.join(known)}" if known else "it has no named sweeps")
-    )
-  return experiment.called(module, f"sweep_{name}", variant, into=sweep.listed)
-
-
-def _named_sweeps(module) -> list[str]:
-  return [name.removeprefix("sweep_") for name in vars(module) if name.startswith("sweep_")]
-
-
-def _trials(line, folder, named: dict[str, dict[str, Any]]) -> list[trials_lib.Trial]:
-  """Every trial, whose command has been read as its own process will read it.
-
-  Raises UserError for two that are the same run, and for a trial that was begun, or is done, with
-  another config.
-  """
-  trials = [_trial(line, folder, name, overrides) for name, overrides in named.items()]
-  seen: dict[str, str] = {}
-  for trial in trials:
-    config = _config(trial)
-    if (other := seen.setdefault(config.to_json(sort_keys=True), trial.name)) != trial.name:
-      raise errors.UserError(f"two trials of the sweep are the same run: {other} and {trial.name}")
-    if stored := record.stored(trial.folder):
-      _check_begun(trial, config, stored)
-  return trials
-
-
-def _check_begun(trial, config, stored: dict):
-  done = _is_done(trial)
-  try:
-    sizing.fill_from(config, stored)
-    config_lib.check_resumable(stored, config_lib.to_json(config))
-  except errors.UserError as error:
-    raise errors.UserError(f"trial {trial.name}: {error}") from error
-  for name in config_lib.LENGTH:
-    if done and config[name] != stored[name]:
-      raise errors.UserError(
-        f"trial {trial.name} is done with {name}={stored[name]} and is asked for with "
-        f"{name}={config[name]}: give another --workdir"
-      )
-
-
-def _trial(line, folder, name: str, overrides: dict[str, Any]) -> trials_lib.Trial:
-  if both := line.overrides.keys() & overrides.keys():
-    raise errors.UserError(f"--config.{min(both)}: the trials set it too: leave it out")
-  values = line.overrides | overrides
-  arguments = [f"--config={line.argument}"]
-  arguments += [f"--config.{field}={value}" for field, value in values.items()]
-  own = folder / name
-  command = [sys.executable, os.path.abspath(sys.argv[0]), *arguments, f"--workdir={own}"]
-  return trials_lib.Trial(name, overrides, own, command)
-
-
-def _config(trial: trials_lib.Trial):
-  own = [each for each in trial.command if each.startswith("--config")]
-  try:
-    config = config_lib.parse(["launch.py", *own]).config
-    sizing.check(config)
-  except errors.UserError as error:
-    raise errors.UserError(f"trial {trial.name}: {error}") from error
-  return config
-
-
-def _remember(folder, line, trials: Sequence[trials_lib.Trial]):
+def _remembered(folder) -> dict[str, Any]:
   path = folder / "sweep.json"
-  about = {
-    "experiment": line.experiment,
-    "variant": line.variant,
-    "sweep": line.flags.sweep,
-    "search": line.flags.search,
-  }
-  before = runs.read_json(path) if path.exists() else about
-  for name, value in about.items():
-    if before.get(name) != value:
+  return runs.read_json(path) if path.exists() else {}
+
+
+def _check_sweep(folder, line):
+  """Raises UserError if the directory is another sweep's."""
+  before = _remembered(folder)
+  for name, value in _about(line).items():
+    if before and before.get(name) != value:
       raise errors.UserError(
         f"{folder} is of {name} {before.get(name)!r}, not {value!r}: give another --workdir"
       )
+
+
+def _remember(folder, line, trials: Sequence[trials_lib.Trial]):
+  begun = {
+    name: overrides
+    for name, overrides in _remembered(folder).get("trials", {}).items()
+    if (folder / name).is_dir()
+  }
   runs.write_json(
-    path,
+    folder / "sweep.json",
     {
-      **about,
+      **_about(line),
       "overrides": line.overrides,
       "command": shlex.join(sys.argv),
-      "trials": {trial.name: trial.overrides for trial in trials},
+      "trials": begun | {trial.name: trial.overrides for trial in trials},
     },
   )
-
-
-def _is_done(trial) -> bool:
-  ended = trials_lib.outcome(trial.folder)
-  return ended is not None and ended.state in trials_lib.ENDED
 
 
 def _run_local(
@@ -309,11 +214,14 @@ def _states(trials, pool) -> dict[str, str]:
   return states
 
 
-def conclude(folder, trials, interrupted: bool, good: Sequence[str] = trials_lib.ENDED) -> int:
+def conclude(
+  folder, trials, interrupted: bool, good: Sequence[str], wanted: int | None = None
+) -> int:
   """Says what came of it: the best, what failed and why, and how to go on.
 
-  `good`: the states of trials that need no other launch.
+  `good`: the states of trials that need no other launch; `wanted`: if there are to be more trials.
   """
+  wanted = len(trials) if wanted is None else wanted
   ended = [trials_lib.outcome(trial.folder) for trial in trials]
   states = [each and each.state for each in ended]
   bad = [
@@ -334,9 +242,9 @@ def conclude(folder, trials, interrupted: bool, good: Sequence[str] = trials_lib
   if known := [each for each in reached if each[0] is not None]:
     loss, name = min(known)
     say(f"\nbest      {name}: validation loss {loss:.4f}")
-  undone = sum(state not in good for state in states)
+  undone = wanted - sum(state in good for state in states)
   if undone:
-    say(f"{undone} of {len(trials)} trials are not done: the same command runs these only")
+    say(f"{undone} of {wanted} trials are not done: the same command runs these only")
   say(f"summary   {folder / 'summary.csv'}")
   say(f"\nnext:\n  charrnn compare {shlex.quote(str(folder))}")
   if bad:

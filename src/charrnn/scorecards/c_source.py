@@ -43,10 +43,8 @@ def _nodes(source: Source, kind: str) -> Iterator[tree_sitter.Node]:
 
 
 def _errors(source: Source) -> np.ndarray:
-  """For a macro the parser may put all of a file into an error, in which functions parse all the
-  same.
-  """
-  return ~c_labels.understood(source.text)
+  """Of each character, whether the parser has not understood it."""
+  return ~c_labels.understood(source.tree, len(source.text))
 
 
 def _clean_functions(source: Source) -> list[bool]:

@@ -75,7 +75,7 @@ def summary(kind: str, samples: Sequence[Sequence], seed: int = 0) -> dict[str, 
     return cell
   sums = np.array([np.sum(items) for items in samples], np.float64)
   cell["value"] = _ratio(sums.sum(), counts.sum())
-  cell["interval"] = None if cell["items"] < FEW else interval(sums, counts, seed)
+  cell["interval"] = interval(sums, counts, seed)
   if kind == SHARE and cell["interval"] and cell["value"] in (0, 1):
     cell["interval"] = _extreme(cell["value"], int((counts > 0).sum()))
   cell["samples"] = [_ratio(*pair) for pair in zip(sums, counts)]

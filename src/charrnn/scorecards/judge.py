@@ -60,11 +60,12 @@ def real(kind: Kind, part: parts.Part, size: int) -> list[str]:
   cuts = [piece for text in documents for piece in samples.pieces(text, size, kind.boundary)]
   found = samples.complete(cuts, kind.boundary)
   if len(found) < 2:
+    found = cuts  # a text of another kind, that hardly ever has such ends
+  if len(found) < 2:
     longest = max((each.stop - each.start for each in part.passages), default=0)
     most = longest // 3 if len(part.passages) < 2 else longest
-    raise errors.UserError(
-      f"{part.name} has no two whole samples of this size: try --length {min(most, size // 2)}"
-    )
+    remedy = f"try --length {max(1, min(most, size // 2))}"
+    raise errors.UserError(f"{part.name} has no two samples of {size:,} characters: {remedy}")
   keep = min(PIECES, len(found))
   return [found[i * len(found) // keep] for i in range(keep)]
 

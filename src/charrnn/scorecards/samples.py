@@ -14,11 +14,10 @@ def trimmed(text: str, boundary: re.Pattern) -> str:
 def complete(texts: Iterable[str], boundary: re.Pattern) -> list[str]:
   """Texts, each `trimmed`: what its end cut off is no fault of who wrote it.
 
-  Those without a boundary are left out, be they real or not, unless hardly any has one.
+  Those without a boundary are left out, be they real or not; if none has one, all stay as they are.
   """
   texts = list(texts)
-  found = [short for text in texts if (short := trimmed(text, boundary))]
-  return found if len(found) > 1 else texts
+  return [short for text in texts if (short := trimmed(text, boundary))] or texts
 
 
 def pieces(text: str, size: int, boundary: re.Pattern) -> list[str]:
