@@ -41,7 +41,8 @@ def test_a_run_beside_what_it_has_to_beat(charrnn, trained, tmp_path, kind):
   assert result.code == 0, result.err
   assert json.loads((tmp_path / "scorecard.json").read_bytes()) == result.json
   assert list(result.json["samples"]) == ["real", "a", "3-gram", "shuffled"]
-  assert result.json["samples"]["a"] == result.json["samples"]["3-gram"] == 3
+  # Those that hold no end of a speech are left out.
+  assert all(1 <= result.json["samples"][name] <= 3 for name in ("a", "3-gram"))
   assert (tmp_path / "scorecard.png").stat().st_size > 10_000
   assert not list(tmp_path.glob(".new-*"))
   # The control has the real text's words and layout.
