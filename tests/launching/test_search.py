@@ -75,13 +75,14 @@ def test_it_learns_where_to_look(tmp_path, look):
 def test_what_is_worse_than_the_others_is_ended_early(tmp_path, look):
   found = _run(_search(tmp_path / "s", 9, PROGRAM.replace("PAUSE", "0.3")), parallel=3)
   states = _states(found)
-  assert states[: search.UNPRUNED] == ["done"] * search.UNPRUNED and "pruned" in states
+  assert states.count("done") >= search.UNPRUNED and "pruned" in states
   losses = {state: [] for state in states}
   for trial, state in zip(found.trials, states):
     losses[state].append(abs(math.log10(trial.overrides["optimizer.learning_rate"] / 0.01)))
   assert min(losses["pruned"]) > min(losses["done"])
   lines = [len((each.folder / "metrics.jsonl").read_text().splitlines()) for each in found.trials]
-  assert all((n == 6) == (state == "done") for n, state in zip(lines, states))
+  assert {n for n, state in zip(lines, states) if state == "done"} == {6}
+  assert min(n for n, state in zip(lines, states) if state == "pruned") < 6
 
 
 def test_only_what_failed_runs_again_and_in_its_place(tmp_path, look, monkeypatch):
