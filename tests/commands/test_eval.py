@@ -3,6 +3,9 @@
 import csv
 import json
 import math
+import pathlib
+import subprocess
+import sys
 
 import pytest
 
@@ -184,3 +187,16 @@ def test_a_text_that_is_all_beginnings(charrnn, trained, tmp_path, monkeypatch):
   for options in ((), ("--tsv", tmp_path / "x.tsv"), ("--dynamic",)):
     result = charrnn("eval", trained["a"], "--state=reset", *options)
     assert result.code == 2 and "nothing to score" in result.err
+
+
+FULL = pathlib.Path("/dev/full")
+
+
+@pytest.mark.skipif(not FULL.exists(), reason="needs a disk that is full")
+def test_a_full_disk_is_told_in_a_line(charrnn, trained, files):
+  result = charrnn("eval", trained["a"], files[0], "--tsv", FULL)
+  assert result.code == 2 and "cannot write /dev/full: No space left" in result.err
+  command = [sys.executable, "-m", "charrnn.cli", "corpus"]
+  with FULL.open("w") as full:
+    done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+  assert done.returncode == 2 and len(done.stderr.splitlines()) == 1, done.stderr

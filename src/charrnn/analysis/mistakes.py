@@ -77,6 +77,8 @@ def types(training: Training, ids, places, p, begins: Sequence[int]) -> np.ndarr
     # So that a word that first is in has its memory.
     befores.append(min(first - begin, 2 * MEMORY[-1]))
     spans.append((first - befores[-1], stop))
+  if not spans:
+    return found
   # The greatest p that any of the n-grams gives each character, of all spans at once: a pass over
   # the counts costs more than one over a short text.
   greatest = functools.reduce(np.maximum, training.ngrams.by_order(ids, spans))

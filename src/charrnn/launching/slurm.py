@@ -52,8 +52,14 @@ def check():
     )
   if importlib.util.find_spec("submitit") is None:
     raise errors.UserError("--backend=slurm needs submitit: pip install 'charrnn[cluster]'")
-  if query() is None:
+  answer()
+
+
+def answer() -> dict[str, str]:
+  """What `query` gives; a UserError where SLURM says nothing: its jobs would be submitted twice."""
+  if (told := query()) is None:
     raise errors.UserError("--backend=slurm: SLURM does not answer: try squeue")
+  return told
 
 
 def holds(folder: pathlib.Path) -> bool:
@@ -66,7 +72,7 @@ def holds(folder: pathlib.Path) -> bool:
 def run(trials, missing, flags, wanted: resources.Resources) -> bool:
   """Submits what is missing and not in SLURM's hands yet, and watches to the end or to a signal."""
   folder = trials[0].folder.parent
-  jobs, told = _remembered(folder), query() or {}
+  jobs, told = _remembered(folder), answer()
   waits = [
     each
     for each in missing

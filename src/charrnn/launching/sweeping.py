@@ -93,7 +93,7 @@ def _check(flags):
   if flags.time_limit is not None and not flags.time_limit > 0:
     raise errors.UserError(f"--time_limit={flags.time_limit}: minutes above 0 are wanted")
   if flags.distributed:
-    raise errors.UserError("--distributed is for the processes of one run: leave out --sweep")
+    raise errors.UserError("--distributed is for the processes of one run: leave it out")
   if flags.search is None:
     if flags["trials"].present:
       raise errors.UserError("--trials is of a search: add --search, or leave it out")
