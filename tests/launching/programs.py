@@ -73,6 +73,12 @@ def wait_for_step(process, workdir, step):
     time.sleep(0.005)
 
 
+def wait_for_log(process, workdir, words):
+  """Until a run's log says something, or the process has ended."""
+  while process.poll() is None and words not in (workdir / "log.txt").read_text():
+    time.sleep(0.02)
+
+
 def result(workdir):
   """All that a run computes, and nothing that a clock decides."""
   newest = checkpoint.steps(workdir / "checkpoints")[-1]

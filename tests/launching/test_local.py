@@ -1,7 +1,6 @@
 """Trials as processes: those that end well, raise, are killed or hang, and their launchers."""
 
 import os
-import pathlib
 import signal
 import subprocess
 import sys
@@ -122,24 +121,33 @@ def test_stopping_twice_does_not_wait(tmp_path):
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="prctl is Linux's")
-def test_a_launcher_killed_takes_its_trials_along(tmp_path):
-  program = f"""
-import pathlib, sys
-from charrnn.launching import local, trials
-trial = trials.Trial("t", {{}}, pathlib.Path({str(tmp_path)!r}), [sys.executable, "-c", {SAVES!r}])
-local.Pool([trial], 1, None).run(lambda pool: print(pool.running[0].process.pid, flush=True))
+def test_a_launcher_killed_has_its_trials_save(tmp_path):
+  """Each of its threads sends them a signal as it dies; and under nohup they hear of it too."""
+  saves = """
+import time
+from charrnn.training import loop
+stop = loop.Stop()
+print("begun", flush=True)
+while not stop.wished:
+  time.sleep(0.01)
+time.sleep(0.3)
+print("saved", flush=True)
 """
-  launcher = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True)
-  child = int(launcher.stdout.readline())
+  program = f"""
+import pathlib, signal, sys, threading, time
+from charrnn.launching import local, trials
+signal.signal(signal.SIGHUP, signal.SIG_IGN)
+for _ in range(20):
+  threading.Thread(target=time.sleep, args=(600,), daemon=True).start()
+trial = trials.Trial("t", {{}}, pathlib.Path({str(tmp_path)!r}), [sys.executable, "-c", {saves!r}])
+local.Pool([trial], 1, None).run(lambda pool: None)
+"""
+  launcher = subprocess.Popen([sys.executable, "-c", program])
   _wait(lambda: trials_lib.tail(tmp_path / "log.txt", 1) == ["begun"])
   launcher.kill()
   launcher.communicate()
-  _wait(lambda: not pathlib.Path(f"/proc/{child}").exists() or _is_zombie(child))
+  _wait(lambda: trials_lib.tail(tmp_path / "log.txt", 1) == ["saved"])
   assert trials_lib.outcome(tmp_path) is None  # nobody saw it: it will run again
-
-
-def _is_zombie(pid):
-  return pathlib.Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
 
 
 @pytest.mark.parametrize("parallel", [1, 2, 3, 7])

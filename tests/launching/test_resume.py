@@ -1,8 +1,11 @@
 """However a run is stopped, the same command brings it to the same end, bit for bit."""
 
+import os
+import pty
 import random
 import shutil
 import signal
+import sys
 import time
 
 import programs
@@ -60,6 +63,24 @@ def test_stopped_by_a_signal_while_another_process_wants_its_directory(folder, w
   assert f"stopped by a signal, saved after step {step}: the same command resumes" in err
   assert f"resumes after step {step}" in run_on(folder, "stopped")
   assert programs.result(workdir) == programs.result(whole)
+
+
+def test_a_closed_terminal_stops_it_and_nothing_is_lost(folder, whole):
+  child, terminal = pty.fork()
+  if not child:
+    os.chdir(folder)
+    program = [sys.executable, str(programs.ROOT / "launch.py")]
+    os.execv(sys.executable, [*program, "--config=tiny.py", "--workdir=closed"])
+  shown = b""
+  while b"/240 " not in shown.partition(b"step 40 ")[2]:  # when it has just drawn its line
+    shown += os.read(terminal, 10_000)
+  os.kill(child, signal.SIGSTOP)
+  os.close(terminal)  # sends SIGHUP, and SIGCONT
+  assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 75
+  step = checkpoint.steps(folder / "closed" / "checkpoints")[-1]
+  assert 40 <= step < programs.STEPS
+  assert f"resumes after step {step}" in run_on(folder, "closed")
+  assert programs.result(folder / "closed") == programs.result(whole)
 
 
 @pytest.fixture

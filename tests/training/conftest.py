@@ -6,7 +6,7 @@ import pytest
 @pytest.fixture(autouse=True)
 def signal_handlers():
   """A Trainer installs its own."""
-  numbers = (signal.SIGTERM, signal.SIGINT)
+  numbers = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
   before = [signal.getsignal(number) for number in numbers]
   yield
   for number, handler in zip(numbers, before, strict=True):

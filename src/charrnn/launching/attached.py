@@ -31,12 +31,16 @@ def main(argv: Sequence[str]):
 
 
 def _end_with(parent: int):
-  """SIGTERM for this process when its parent dies, even by SIGKILL; Linux's prctl(2)."""
+  """SIGHUP for this process when its parent dies, even by SIGKILL; Linux's prctl(2).
+
+  Once for each thread of the parent: so a signal of which a run takes any number, unlike SIGTERM.
+  """
   PR_SET_PDEATHSIG = 1
   if sys.platform == "linux":
-    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)  # a parent under nohup ignores it
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGHUP)
     if os.getppid() != parent:  # it was too late
-      os.kill(os.getpid(), signal.SIGTERM)
+      os.kill(os.getpid(), signal.SIGHUP)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """Trials on this machine: several at a time, each a process of its own with a share of the devices.
 
-Every process is stopped by SIGTERM, upon which it saves and exits 75, when the launcher ends,
-whichever way that is.
+Every process is stopped by SIGTERM, upon which it saves and exits 75, when the launcher ends; by
+SIGHUP when it is killed.
 """
 
 import os

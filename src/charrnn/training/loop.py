@@ -4,10 +4,13 @@ Everything that decides the numbers is in the config and in the checkpoint, so t
 was killed goes on as if it had not been.
 """
 
+import contextlib
 import dataclasses
 import functools
 import math
+import os
 import signal
+import stat
 import sys
 import time
 
@@ -36,17 +39,26 @@ class Memory:
 
 
 class Stop:
-  """Turns SIGTERM and SIGINT into a wish to stop after the step; a second one ends at once."""
+  """Turns SIGTERM, SIGINT and SIGHUP into a wish to stop after the step.
+
+  A second SIGTERM or SIGINT ends at once. SIGHUP tells that a terminal or a launcher is gone, often
+  several times, and is not heard under nohup.
+  """
 
   def __init__(self):
     self.wished = False
     for number in (signal.SIGTERM, signal.SIGINT):
       signal.signal(number, self._wish)
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+      signal.signal(signal.SIGHUP, self._wish)
 
   def _wish(self, number, frame):
     del frame
     self.wished = True
-    signal.signal(number, signal.SIG_DFL)
+    if number == signal.SIGHUP:
+      _leave_terminal()
+    else:
+      signal.signal(number, signal.SIG_DFL)
 
   def agreed(self):
     """Whether any process wishes to; all must ask at the same step."""
@@ -55,6 +67,14 @@ class Stop:
     from jax.experimental import multihost_utils
 
     return bool(multihost_utils.process_allgather(np.int32(self.wished)).any())
+
+
+def _leave_terminal():
+  """What would be said on one that is gone is said to nobody, rather than be an error."""
+  for stream in (1, 2):
+    with contextlib.suppress(OSError), open(os.devnull, "w") as nowhere:  # a stream may be closed
+      if stat.S_ISCHR(os.fstat(stream).st_mode):
+        os.dup2(nowhere.fileno(), stream)
 
 
 class Trainer:
