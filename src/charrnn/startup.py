@@ -12,6 +12,7 @@ import math
 import os
 import pathlib
 import sys
+import threading
 import time
 
 from charrnn import errors
@@ -19,6 +20,7 @@ from charrnn.text import cache
 
 _IMPORTED = time.monotonic()
 SHARED = 512  # units of a layer from which on a CPU is one device
+PATIENCE = 120.0  # seconds for all processes of a run to come
 
 
 @contextlib.contextmanager
@@ -142,24 +144,62 @@ def join_processes():
   import jax
 
   coordinator = os.environ.get("CHARRNN_COORDINATOR")
+  waited = threading.Timer(PATIENCE, _give_up)
+  waited.daemon = True
+  waited.start()
+  patience = {"initialization_timeout": 2 * int(PATIENCE)}  # then JAX aborts, with a stack trace
   try:
     if coordinator:
       jax.distributed.initialize(
         coordinator,
         int(os.environ["CHARRNN_PROCESSES"]),
         int(os.environ["CHARRNN_PROCESS"]),
-        initialization_timeout=60,
+        **patience,
       )
     else:
-      jax.distributed.initialize(initialization_timeout=60)
+      jax.distributed.initialize(**patience)
   except (KeyError, ValueError, RuntimeError) as error:
     raise errors.UserError(
       f"--distributed: no other processes found ({error}): start it under srun, or set "
       "CHARRNN_COORDINATOR=host:port, CHARRNN_PROCESSES and CHARRNN_PROCESS"
     ) from error
+  finally:
+    waited.cancel()
   # JAX's own count would start its devices, whose number is not chosen yet. Elsewhere than under
   # SLURM they are not CPUs, and the count is not used.
   return int(os.environ.get("CHARRNN_PROCESSES") or os.environ.get("SLURM_NTASKS") or 1)
+
+
+def _give_up():
+  """Ends this process, which waits inside of JAX for others."""
+  print(
+    f"launch.py: error: --distributed: other processes of this run did not come in {PATIENCE:g} s: "
+    "see what they say, and whether they reach the first one's host and port",
+    file=sys.stderr,
+    flush=True,
+  )
+  os._exit(2)
+
+
+@contextlib.contextmanager
+def together():
+  """A UserError in one process is one in all: the others would wait for it in vain."""
+  wrong = None
+  try:
+    yield
+  except errors.UserError as error:
+    wrong = error
+  import jax
+
+  if jax.process_count() > 1:
+    import numpy as np
+    from jax.experimental import multihost_utils
+
+    failed = np.atleast_1d(multihost_utils.process_allgather(np.int32(wrong is not None)))
+    if failed.any() and not wrong:
+      wrong = errors.UserError(f"process {failed.argmax()} of this run refuses: see what it says")
+  if wrong:
+    raise wrong
 
 
 class Stopwatch:

@@ -2,12 +2,15 @@
 
 import os
 import signal
+import subprocess
+import sys
 
 import jax
 import numpy as np
 import programs
 import pytest
 
+from charrnn import startup
 from charrnn.training import checkpoint, metrics, runs
 
 STEPS = 44
@@ -93,3 +96,27 @@ def test_a_signal_to_one_stops_both_and_both_go_on(folder, alone):
   assert [code for code, _ in results] == [0, 0], results
   assert f"resumes after step {step}" in results[0][1]
   assert_same(folder / "stopped-two", alone)
+
+
+def test_what_one_refuses_ends_both(folder):
+  with startup.lock(folder / "locked"):
+    results = [programs.finish(p) for p in start_two(folder, ["locked"] * 2, devices=1)]
+  assert [code for code, _ in results] == [2, 2]
+  assert "another process is training in locked" in results[0][1]
+  assert "process 0 of this run refuses" in results[1][1]
+  assert all(err.count("\n") == 1 for _, err in results), results
+
+
+def test_one_whose_others_do_not_come_ends(folder):
+  program = "from charrnn import startup; startup.PATIENCE = 2.0; startup.join_processes()"
+  for process in (0, 1):
+    done = subprocess.run(
+      [sys.executable, "-c", program],
+      env=os.environ | by_hand(process),
+      capture_output=True,
+      text=True,
+      timeout=60,
+      check=False,
+    )
+    assert done.returncode == 2 and done.stderr.count("\n") == 1, done.stderr
+    assert "other processes of this run did not come in 2 s" in done.stderr

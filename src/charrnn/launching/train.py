@@ -47,14 +47,15 @@ def run(line, workdir, distributed=False):
       config.cpu_devices, config.batch_size, config.accumulate * processes, config.model.hidden
     )
     writes = jax.process_index() == 0
-    if distributed and writes:
-      held.enter_context(startup.lock(workdir))
-    from charrnn.training import steps
+    with startup.together():
+      if distributed and writes:
+        held.enter_context(startup.lock(workdir))
+      from charrnn.training import steps
 
-    sizing.fill_dtype(config, steps.device())
-    if stored:
-      config_lib.check_resumable(stored, config_lib.to_json(config))
-      runs.check_same_text(workdir, corpus)
+      sizing.fill_dtype(config, steps.device())
+      if stored:
+        config_lib.check_resumable(stored, config_lib.to_json(config))
+        runs.check_same_text(workdir, corpus)
     return _train(line, workdir, corpus, parts, windows, writes, watch)
 
 
