@@ -116,12 +116,12 @@ def test_what_was_copied_and_from_where(charrnn, play, tmp_path):
   out = tmp_path / "out"
   result = charrnn(
     *("memorization", copied, new, "--corpus", play, "--length", "2000"),
-    *("--num", "3", "--order", "0", "--tsv", "--out", out),
+    *("--order", "0", "--tsv", "--out", out),
   )
   assert result.code == 2 and "--length" in result.err  # held-out text is too short for that
   result = charrnn(
     *("memorization", copied, new, "--corpus", play, "--length", "100"),
-    *("--num", "3", "--order", "0", "--tsv", "--out", out, "--json"),
+    *("--order", "0", "--tsv", "--out", out, "--json"),
   )
   assert result.code == 0, result.err
   columns = result.json["columns"]
@@ -203,6 +203,7 @@ def test_wrong_targets_are_one_line(charrnn, trained, tmp_path, play):
     ([tmp_path / "a b", tmp_path / "a-b", "--corpus", play], "two columns would be named"),
     ([play, "--corpus", play, "--step", "3"], "--step=3: a FILE has no steps"),
     ([play, "--corpus", play, "--copies", "-1"], "--copies=-1"),
+    ([play, "--corpus", play, "--order", "0", "--top-k", "3"], "--top-k: no model writes here"),
   ):
     result = charrnn("memorization", *targets, "--out", tmp_path / "out")
     assert result.code == 2 and named in result.err, (targets, result.err)

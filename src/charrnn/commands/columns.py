@@ -11,6 +11,7 @@ from charrnn.commands import folders
 from charrnn.sampling import options
 
 REAL, SHUFFLED = "real", "shuffled"
+OF_MODELS = ("num", "temperature", "top_k", "top_p")  # arguments
 MOST = 100_000_000  # characters of a column
 
 
@@ -43,9 +44,9 @@ def add_arguments(add, folder: str):
   add(
     "--step", metavar="N", type=int, nargs="+", help="kept steps, a column each (default: the best)"
   )
-  add("--num", metavar="N", type=int, default=40, help="samples of each model (default 40)")
+  add("--num", metavar="N", type=int, help="samples of each model (default 40)")
   add("--length", metavar="N", type=int, default=2500, help="characters of each (default 2500)")
-  add("--temperature", metavar="T", type=float, default=1.0, help="of the models (default 1)")
+  add("--temperature", metavar="T", type=float, help="of the models (default 1)")
   add("--top-k", metavar="K", type=int, help="as in charrnn sample")
   add("--top-p", metavar="P", type=float, help="as in charrnn sample")
   add("--order", metavar="N", type=int, default=10, help="of the n-gram; 0: none (default 10)")
@@ -61,6 +62,13 @@ def check(args, folder: str, source: str | None) -> Asked:
   """
   from charrnn.training import runs
 
+  if not args.order and not any(map(os.path.isdir, args.targets)):
+    for name in OF_MODELS:
+      if getattr(args, name) is not None:
+        option = name.replace("_", "-")
+        raise errors.UserError(f"--{option}: no model writes here, with FILEs alone and --order 0")
+  args.num = 40 if args.num is None else args.num
+  args.temperature = 1.0 if args.temperature is None else args.temperature
   settings = options.Settings(args.temperature, args.top_k, args.top_p)
   options.check(length=args.length, num=args.num, seed=args.seed)
   if args.length < 1 or args.order < 0:
@@ -97,7 +105,8 @@ def _columns(args) -> list[Column]:
       columns += [Column(f"{before}step {step}", target, step) for step in steps]
     else:
       columns.append(Column(name, target))
-  names = [REAL, SHUFFLED, f"{args.order}-gram", *(each.name for each in columns)]
+  counted = [f"{args.order}-gram"] if args.order else []
+  names = [REAL, SHUFFLED, *counted, *(each.name for each in columns)]
   files = list(map(_file_name, names))
   for name, file in zip(names, files):
     if files.count(file) > 1:
