@@ -48,7 +48,7 @@ def _begun(trial):
 @pytest.fixture
 def ended(tmp_path):
   trials = [_trial(tmp_path, name) for name in PROGRAMS]
-  pool = local.Pool(trials, 2, limit=3)
+  pool = local.Pool(trials, 2, limit=6)
   most = []
   pool.run(lambda pool: most.append(len(pool.running)))
   assert max(most) == 2
@@ -86,7 +86,7 @@ signal.signal(signal.SIGTERM, save)
 time.sleep(600)
 """
   trial = _trial(tmp_path, "slow", slow)
-  local.Pool([trial], 1, limit=2).run(lambda pool: None)
+  local.Pool([trial], 1, limit=4).run(lambda pool: None)
   ended = trials_lib.outcome(trial.folder)
   assert (ended.state, ended.code) == ("timeout", 75)
   assert trials_lib.tail(trial.log, 1) == ["saved"]
@@ -117,7 +117,7 @@ def test_stopping_twice_does_not_wait(tmp_path):
 
   pool.run(watch)
   assert trials_lib.outcome(trial.folder).state == "killed"
-  assert time.monotonic() - since[0] < 10
+  assert time.monotonic() - since[0] < 60
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="prctl is Linux's")

@@ -1,10 +1,9 @@
 """However a run is stopped, the same command brings it to the same end, bit for bit."""
 
-import os
-import pty
 import random
 import shutil
 import signal
+import subprocess
 import sys
 import time
 
@@ -65,18 +64,26 @@ def test_stopped_by_a_signal_while_another_process_wants_its_directory(folder, w
   assert programs.result(workdir) == programs.result(whole)
 
 
+ON_A_TERMINAL = """
+import os, pty, signal, sys
+child, terminal = pty.fork()
+if not child:
+  os.execv(sys.executable, [sys.executable, *sys.argv[1:]])
+shown = b""
+while b"/240 " not in shown.partition(b"step 40 ")[2]:  # when it has just drawn its line
+  shown += os.read(terminal, 10_000)
+os.kill(child, signal.SIGSTOP)
+os.close(terminal)  # sends SIGHUP, and SIGCONT
+sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+"""
+
+
 def test_a_closed_terminal_stops_it_and_nothing_is_lost(folder, whole):
-  child, terminal = pty.fork()
-  if not child:
-    os.chdir(folder)
-    program = [sys.executable, str(programs.ROOT / "launch.py")]
-    os.execv(sys.executable, [*program, "--config=tiny.py", "--workdir=closed"])
-  shown = b""
-  while b"/240 " not in shown.partition(b"step 40 ")[2]:  # when it has just drawn its line
-    shown += os.read(terminal, 10_000)
-  os.kill(child, signal.SIGSTOP)
-  os.close(terminal)  # sends SIGHUP, and SIGCONT
-  assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 75
+  program = [programs.ROOT / "launch.py", "--config=tiny.py", "--workdir=closed"]
+  done = subprocess.run(
+    [sys.executable, "-c", ON_A_TERMINAL, *program], cwd=folder, timeout=120, check=False
+  )
+  assert done.returncode == 75
   step = checkpoint.steps(folder / "closed" / "checkpoints")[-1]
   assert 40 <= step < programs.STEPS
   assert f"resumes after step {step}" in run_on(folder, "closed")
