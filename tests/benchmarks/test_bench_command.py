@@ -62,6 +62,7 @@ def test_a_peer_that_is_not_installed_is_left_out_by_name(bench, monkeypatch):
   )
 
 
+@pytest.mark.long
 def test_scale(bench, monkeypatch):
   """With the devices alone, and no ceilings."""
   plan = scale.plan

@@ -8,7 +8,9 @@ import pytest
 from charrnn.benchmarks import split
 
 
-@pytest.mark.parametrize("cell", ["rnn", "gru", "lstm"])
+@pytest.mark.parametrize(
+  "cell", ["lstm", *(pytest.param(cell, marks=pytest.mark.long) for cell in ("rnn", "gru"))]
+)
 def test_every_part_of_a_step_is_found(cell):
   sizes = ["--hidden=8", "--batch=4", "--window=6", "--dtype=bfloat16"]
   done = subprocess.run(

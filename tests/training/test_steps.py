@@ -128,7 +128,9 @@ def test_an_update_that_is_not_finite_is_not_made(where):
 
 
 @pytest.mark.parametrize("cell", ["rnn", "gru", "lstm"])
-@pytest.mark.parametrize(("devices", "accumulate"), [(1, 1), (2, 2)])
+@pytest.mark.parametrize(
+  ("devices", "accumulate"), [pytest.param(1, 1, marks=pytest.mark.long), (2, 2)]
+)
 def test_remat_changes_nothing(cell, devices, accumulate):
   net = tiny.model(cell=cell)
 
