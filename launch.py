@@ -30,7 +30,7 @@ import sys
 
 from absl import flags
 
-from charrnn import config, errors
+from charrnn import config, errors, terminal
 from charrnn.launching import sweeping, train
 
 OF_SWEEPS = ("trials", "backend", "parallel", "time_limit", "dry_run")
@@ -80,14 +80,14 @@ if __name__ == "__main__":
     sys.stdout.flush()
     sys.exit(code)
   except errors.UserError as error:
-    print(f"launch.py: error: {error}", file=sys.stderr)
+    terminal.say(f"launch.py: error: {error}")
     sys.exit(2)
   except BrokenPipeError:  # the reader of a --dry_run has what it wants
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
   except OSError as error:
     if error.errno not in (errno.ENOSPC, errno.EDQUOT):
       raise
-    print(f"launch.py: error: {error.strerror}: {error.filename}", file=sys.stderr)
+    terminal.say(f"launch.py: error: {error.strerror}: {error.filename}")
     sys.exit(2)
   except KeyboardInterrupt:
     sys.exit(130)

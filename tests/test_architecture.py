@@ -13,6 +13,7 @@ ROOT = pathlib.Path(charrnn.__file__).parent
 # A room imports only from itself and from rooms above it.
 ROOMS = [
   "errors",
+  "terminal",
   "config",
   "text",
   "startup",
@@ -33,6 +34,7 @@ ACCELERATED = {"jax", "jaxlib", "flax", "optax", "orbax"}
 # Rooms and files that work where JAX is not installed.
 WITHOUT_JAX = (
   "errors",
+  "terminal",
   "config",
   "text/",
   "analysis/c_labels",

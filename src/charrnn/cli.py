@@ -6,7 +6,7 @@ import importlib
 import os
 import sys
 
-from charrnn import __version__, errors
+from charrnn import __version__, errors, terminal
 
 COMMANDS = (
   *("sample", "eval", "inspect", "diff", "verify", "export", "rerun"),
@@ -52,7 +52,7 @@ def main(argv=None):
     code = args.program(args) or 0
     sys.stdout.flush()
   except errors.UserError as error:
-    print(f"charrnn: error: {error}", file=sys.stderr)
+    terminal.say(f"charrnn: error: {error}")
     return 2
   except BrokenPipeError:  # the reader, `head` perhaps, has what it wants
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -60,7 +60,7 @@ def main(argv=None):
   except OSError as error:  # stdout's: a command says itself what it cannot read or write
     if error.errno != errno.ENOSPC:
       raise
-    print(f"charrnn: error: cannot write all of it: {error.strerror}", file=sys.stderr)
+    terminal.say(f"charrnn: error: cannot write all of it: {error.strerror}")
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return 2
   except KeyboardInterrupt:

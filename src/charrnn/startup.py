@@ -93,7 +93,10 @@ def free_memory():
     found = pathlib.Path("/proc/meminfo").read_text().partition("MemAvailable:")[2]
     free = int(found.split()[0]) * 1024
   with contextlib.suppress(OSError, ValueError):  # a container's limit, or "max"
-    free = min(free, int(pathlib.Path("/sys/fs/cgroup/memory.max").read_text()))
+    most, used = (
+      int(pathlib.Path(f"/sys/fs/cgroup/memory.{name}").read_text()) for name in ("max", "current")
+    )
+    free = min(free, most - used)
   return free
 
 
@@ -120,6 +123,12 @@ def _report(report, unraisable):
     report(unraisable)
 
 
+def cores() -> list[int]:
+  """The numbers of those that this process may use."""
+  affinity = getattr(os, "sched_getaffinity", None)  # not on every system
+  return sorted(affinity(0)) if affinity else list(range(os.cpu_count() or 1))
+
+
 def set_cpu_devices(wanted, batch, parts, hidden=0):
   """How many devices a CPU poses as; `wanted`: 0 for a choice by what has been measured.
 
@@ -129,9 +138,7 @@ def set_cpu_devices(wanted, batch, parts, hidden=0):
   import jax
 
   if not wanted:
-    affinity = getattr(os, "sched_getaffinity", None)
-    cores = len(affinity(0)) if affinity else os.cpu_count()
-    fits = [n for n in range(1, cores + 1) if batch % (n * parts) == 0]
+    fits = [n for n in range(1, len(cores()) + 1) if batch % (n * parts) == 0]
     wanted = 1 if hidden >= SHARED else max(fits, default=1)
   jax.config.update("jax_num_cpu_devices", wanted)
 
@@ -182,8 +189,11 @@ def _give_up():
 
 
 @contextlib.contextmanager
-def together():
-  """A UserError in one process is one in all: the others would wait for it in vain."""
+def together(newest=-1):
+  """A UserError in one process is one in all: the others would wait for it in vain.
+
+  `newest`: the newest checkpoint that this process sees, of which all are to see the same.
+  """
   wrong = None
   try:
     yield
@@ -195,9 +205,15 @@ def together():
     import numpy as np
     from jax.experimental import multihost_utils
 
-    failed = np.atleast_1d(multihost_utils.process_allgather(np.int32(wrong is not None)))
-    if failed.any() and not wrong:
-      wrong = errors.UserError(f"process {failed.argmax()} of this run refuses: see what it says")
+    own = np.array([wrong is not None, newest], np.int32)
+    failed, found = multihost_utils.process_allgather(own).T
+    if failed.any():
+      said = f"process {failed.argmax()} of this run refuses: see what it says"
+      wrong = wrong or errors.UserError(said)
+    elif len({*found.tolist()}) > 1:
+      wrong = errors.UserError(
+        "the processes of this run see different checkpoints: give a --workdir that all share"
+      )
   if wrong:
     raise wrong
 

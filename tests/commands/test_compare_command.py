@@ -145,6 +145,7 @@ def test_states(charrnn, sweep):
 
   lines = (sweep / "a" / "metrics.jsonl").read_text().splitlines(keepends=True)
   (sweep / "a" / "metrics.jsonl").write_text("".join(lines[:3]))
+  shutil.rmtree(sweep / "a" / "checkpoints" / "20")
   assert state("a") == "stopped"
   (sweep / "a" / "outcome.json").write_text('{"state": "diverged", "code": 2, "seconds": 3}')
   assert state("a") == "diverged"
@@ -165,10 +166,20 @@ def test_a_run_that_was_patient_no_longer_is_done(sweep):
   config = runs.read_config(sweep / "a")
   losses = [{"step": n, "epoch": n / 10, "valid/loss": x} for n, x in enumerate([3, 2, 2, 5], 1)]
   reached = compared_runs._reached
+  shutil.rmtree(sweep / "a" / "checkpoints" / "20")
   config.patience = 3
   assert reached(sweep / "a", config, losses) is None
   config.patience = 2
   assert reached(sweep / "a", config, losses) == "done"
+
+
+def test_a_run_whose_last_step_was_not_logged_is_done(sweep):
+  config = runs.read_config(sweep / "a")
+  config.max_steps = 20
+  lines = [{"step": 15, "epoch": 1.5, "train/loss": 2.0}]
+  assert compared_runs._reached(sweep / "a", config, lines) == "done"
+  config.max_steps = 21
+  assert compared_runs._reached(sweep / "a", config, lines) is None
 
 
 def test_nothing_but_runs_to_come(charrnn, tmp_path):

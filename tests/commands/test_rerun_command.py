@@ -154,6 +154,17 @@ def test_fewer_lines_and_other_arrays_are_different(made, a, trained):
   assert done.out == f"identical: {lines} lines of metrics.jsonl\n"
 
 
+def test_a_run_that_was_stopped_before_its_first_numbers_is_not_called_identical(made, a):
+  (a / "metrics.jsonl").write_text("")
+
+  def other_steps(workdir):
+    for folder in list((workdir / "checkpoints").iterdir()):
+      folder.rename(folder.with_name(f"{folder.name}1"))
+
+  done = made(other_steps)
+  assert done.code == 2 and "nothing to compare with" in done.err
+
+
 def test_as_far_as_the_run_came(made, a):
   """A run that was stopped has less than its rerun."""
   lines = metrics.read(a)

@@ -140,6 +140,17 @@ def test_what_was_copied_and_from_where(charrnn, play, tmp_path):
   assert (out / "memorization.png").stat().st_size > 10_000
 
 
+def test_all_of_a_file_is_looked_at(charrnn, play, tmp_path):
+  text = f"Q\n{PLAY[300:420]}"  # no line end after it, and much shorter than a sample
+  (tmp_path / "note").write_text(text)
+  result = charrnn(
+    *("memorization", tmp_path / "note", "--corpus", play, "--length", "100", "--order", "0"),
+    *("--out", tmp_path / "out", "--json"),
+  )
+  column = result.json["columns"]["note"]
+  assert column["characters"] == len(text) and column["match"]["longest"] >= 119
+
+
 def test_carriage_returns_are_read_as_the_training_text_was(charrnn, tmp_path):
   lines = PLAY.replace("\n", "\r\n").encode()
   (tmp_path / "corpus.txt").write_bytes(lines)

@@ -1,6 +1,7 @@
 """Several processes train one run together, as on several machines."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -105,6 +106,13 @@ def test_what_one_refuses_ends_both(folder):
   assert "another process is training in locked" in results[0][1]
   assert "process 0 of this run refuses" in results[1][1]
   assert all(err.count("\n") == 1 for _, err in results), results
+
+
+def test_a_checkpoint_that_not_all_see_ends_both(folder, alone):
+  shutil.copytree(alone, folder / "seen")
+  results = [programs.finish(p) for p in start_two(folder, ["seen", "unseen"], devices=1)]
+  for code, err in results:
+    assert code == 2 and "see different checkpoints" in err and err.count("\n") == 1, err
 
 
 def test_one_whose_others_do_not_come_ends(folder):

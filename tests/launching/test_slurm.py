@@ -3,6 +3,7 @@
 import os
 import pathlib
 import pickle
+import signal
 import subprocess
 import sys
 import types
@@ -282,6 +283,15 @@ def test_a_job_that_is_asked_saves_once_and_is_queued_again(job, tmp_path):
     assert (tmp_path / "asked").read_text() == "requeue 9_4\n" * launch
     assert trials.outcome(folder).seconds > 0.3 * launch  # that long it takes to save
   assert printed(folder / "log.txt") == "ready\nsaves\n" * 2
+
+
+def test_a_job_that_is_asked_before_it_has_anything_to_save_is_queued_again(job, tmp_path):
+  process, folder = job("import time; print('ready', flush=True); time.sleep(60)")
+  wait_for(folder / "log.txt", "ready")
+  process.send_signal(slurm.job.SAVE)
+  assert process.wait(30) == 128 + signal.SIGTERM
+  assert trials.outcome(folder).state == "stopped"
+  assert (tmp_path / "asked").read_text() == "requeue 9_4\n"
 
 
 def test_a_job_that_is_cancelled_is_not_queued_again(job, tmp_path):

@@ -22,6 +22,7 @@ def test_combinators():
   assert sweep.product(sweep.fixed("epochs", 2.0), cells)[1] == {"epochs": 2.0, "model.cell": "gru"}
   assert sweep.product([cells]) == cells and sweep.product(cells) == cells
   assert sweep.product([cells, seeds]) == sweep.product(cells, seeds)
+  assert sweep.product([]) == sweep.product(sweep.sweep("seed", []), cells) == []
 
 
 def test_a_hyper_file_is_taken_as_it_is():
@@ -69,6 +70,7 @@ def test_samples_hang_on_the_seed_alone():
     (lambda: sweep.log_uniform("seed", 0, 1, 3), "no range above 0"),
     (lambda: sweep.named([{"model.width": 3}]), "'model.width'"),
     (lambda: sweep.named([{"seed": [1, 2]}]), "numbers and text"),
+    (lambda: sweep.named([{"epochs": None}]), "numbers and text"),
     (lambda: sweep.named([{"seed": 1}, {"config.seed": 1}]), "the same: seed=1"),
     (lambda: sweep.named([]), "no trials"),
     (lambda: sweep.listed(["seed"]), "dicts"),

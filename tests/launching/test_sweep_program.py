@@ -53,6 +53,9 @@ def space():
 def sweep_unknown():
   return s.sweep("model.width", [3])
 
+def sweep_name():
+  return s.sweep("model.cell", ["rnn", "lstn"])
+
 def sweep_range():
   return s.sweep("model.hidden", [8, -1])
 """
@@ -235,6 +238,7 @@ def test_a_launcher_killed_midway(work):
     (["--sweep=raises"], "ZeroDivisionError"),
     (["--sweep=unknown"], "'model.width'"),
     (["--sweep=range"], "trial hidden=-1"),
+    (["--sweep=name"], "trial cell=lstn: --config.model.cell=lstn: use one of rnn, gru, lstm"),
     (["--sweep=string"], "dicts of overrides, not 'n'"),
     (["--sweep=quits"], "SystemExit: first line"),
     (["--sweep=twice"], "the same run: learning_rate=1 and learning_rate=1.0"),

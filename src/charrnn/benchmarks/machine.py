@@ -12,7 +12,7 @@ import platform
 import subprocess
 import sys
 
-from charrnn import errors
+from charrnn import errors, startup
 from charrnn.launching import surroundings
 
 PACKAGES = ("charrnn", "jax", "jaxlib", "flax", "torch", "numpy")
@@ -37,7 +37,7 @@ def facts():
     raise errors.UserError(f"JAX does not start here: {last}")
   return {
     "processor": surroundings.processor(),
-    "cores": surroundings.cores(),
+    "cores": len(startup.cores()),
     "system": platform.platform(),
     "python": platform.python_version(),
     "packages": {name: version(name) for name in PACKAGES if version(name)},

@@ -1,9 +1,9 @@
 """What is going on: one line that is redrawn on a terminal; in a log, a line for every race."""
 
-import os
 import sys
 import time
 
+from charrnn import terminal
 from charrnn.training import metrics
 
 
@@ -21,19 +21,14 @@ class Progress:
   def say(self, text):
     if self._live:
       spent = metrics.duration(time.monotonic() - self._start)
-      columns = os.get_terminal_size(sys.stderr.fileno()).columns or 80
-      line = f"{spent}  {self._title}: {text}"[: columns - 1]
-      self._write(f"\r\x1b[K{line}")
+      line = f"{spent}  {self._title}: {text}"[: terminal.size().columns - 1]
+      terminal.draw(f"\r\x1b[K{line}")
 
   def clear(self):
     """Before other text."""
     if self._live:
-      self._write("\r\x1b[K")
+      terminal.draw("\r\x1b[K")
 
   def note(self, text):
     self.clear()
-    self._write(f"{text}\n")
-
-  def _write(self, text):
-    sys.stderr.write(text)
-    sys.stderr.flush()
+    terminal.say(text)

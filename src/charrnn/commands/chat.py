@@ -3,7 +3,7 @@
 import contextlib
 import sys
 
-from charrnn import errors
+from charrnn import errors, terminal
 from charrnn.commands import written
 from charrnn.sampling import stream
 
@@ -19,15 +19,15 @@ def talk(loaded, prompt_ids, **asked):
   """Reads the prompt, then line after line of stdin, and writes on after each of these."""
   from charrnn.sampling import session as session_lib
 
-  terminal = sys.stdin.isatty()
+  typed = sys.stdin.isatty()
   session = session_lib.Session(loaded, prompt_ids, **asked)
   write = written.writer(sys.stdout)
   write(stream.Reader(loaded.alphabet, prompt_ids).prompt)
-  for line in _lines(terminal):
+  for line in _lines(typed):
     try:
       session.read(loaded.alphabet.encode(_read(line, loaded.alphabet)))
     except errors.UserError as error:
-      written.say(f"not read: {error}")
+      terminal.say(f"not read: {error}")
       continue
     last = ""
     try:
@@ -35,10 +35,10 @@ def talk(loaded, prompt_ids, **asked):
         write(piece)
         last = piece or last
     except KeyboardInterrupt:
-      if not terminal:
+      if not typed:
         raise
-    if terminal and not last.endswith("\n"):
-      written.say("")
+    if typed and not last.endswith("\n"):
+      terminal.say()
 
 
 def _read(line, alphabet):
@@ -47,17 +47,17 @@ def _read(line, alphabet):
   return line if "\n" in alphabet.symbols else line.removesuffix("\n")
 
 
-def _lines(terminal):
+def _lines(typed):
   """Lines of stdin; from a terminal with a mark, line editing, and Ctrl-C for a new line."""
   sys.stdin.reconfigure(errors="surrogateescape")
-  ask = _editor() if terminal else sys.stdin.readline
+  ask = _editor() if typed else sys.stdin.readline
   while True:
     try:
       line = ask()
     except KeyboardInterrupt:
-      if not terminal:
+      if not typed:
         raise
-      written.say("")
+      terminal.say()
       continue
     if not line:
       return
@@ -72,13 +72,12 @@ def _editor():
   def ask():
     # Where stdout goes elsewhere, input() would write the mark there.
     if not sys.stdout.isatty():
-      sys.stderr.write(MARK)
-      sys.stderr.flush()
+      terminal.draw(MARK)
       return sys.stdin.readline()
     try:
       return input(MARK) + "\n"
     except EOFError:
-      written.say("")
+      terminal.say()
       return ""
 
   return ask

@@ -71,9 +71,10 @@ def check(args, folder: str, source: str | None) -> Asked:
   args.temperature = 1.0 if args.temperature is None else args.temperature
   settings = options.Settings(args.temperature, args.top_k, args.top_p)
   options.check(length=args.length, num=args.num, seed=args.seed)
-  if args.length < 1 or args.order < 0:
-    name, least = ("length", 1) if args.length < 1 else ("order", 0)
-    raise errors.UserError(f"--{name}={getattr(args, name)}: must be at least {least}")
+  if args.length < 1:
+    raise errors.UserError(f"--length={args.length}: must be at least 1")
+  if args.order < 0:
+    raise errors.UserError(f"--order={args.order}: must be at least 0")
   if args.num * args.length > MOST:
     raise errors.UserError(
       f"--num={args.num}: with --length={args.length} this is more than {MOST:,} characters"

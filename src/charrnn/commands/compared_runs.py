@@ -107,13 +107,15 @@ def _state(path: pathlib.Path) -> str | None:
 
 def _reached(path: pathlib.Path, config, lines) -> str | None:
   """Whether a run that no launcher has watched has come to its end."""
+  kept = [int(each.name) for each in (path / "checkpoints").glob("*") if each.name.isdecimal()]
   if config.model.cell == "ngram":  # its checkpoint comes last
-    return trials.DONE if any((path / "checkpoints").glob("[0-9]*")) else None
+    return trials.DONE if kept else None
   if not lines or not lines[-1].get("epoch"):
     return None
-  step, losses = lines[-1]["step"], [line["valid/loss"] for line in lines if line.get("valid/loss")]
+  losses = [line["valid/loss"] for line in lines if line.get("valid/loss")]
   stale = len(losses) - 1 - losses.index(min(losses)) if losses else 0
-  reached = step >= sizing.fill_length(config, step / lines[-1]["epoch"])
+  steps = sizing.fill_length(config, lines[-1]["step"] / lines[-1]["epoch"])
+  reached = max([lines[-1]["step"], *kept]) >= steps
   return trials.DONE if reached or (config.patience and stale >= config.patience) else None
 
 

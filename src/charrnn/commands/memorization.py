@@ -36,9 +36,9 @@ def run(args):
   if not 0 <= args.copies <= COPIES:
     raise errors.UserError(f"--copies={args.copies}: must be from 0 to {COPIES}")
   judge = columns.load_judge()
+  asked = columns.check(args, FOLDER, judge.ANY.source)
   startup.keep_memory()
   startup.import_jax()
-  asked = columns.check(args, FOLDER, judge.ANY.source)
   from charrnn.scorecards import novelty
 
   progress = progress_lib.Phases()

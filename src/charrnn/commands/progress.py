@@ -1,8 +1,9 @@
 """How far a long command is, on stderr."""
 
-import os
 import sys
 import time
+
+from charrnn import terminal
 
 
 class Phases:
@@ -27,13 +28,11 @@ class Phases:
     bar = "#" * round(self.WIDTH * done / total)
     left = spent * (total - done) / done if done else 0.0
     line = f"{self._phase:<28}[{bar:<{self.WIDTH}}] {done / total:4.0%}  {left:.0f} s left"
-    sys.stderr.write(f"\r\x1b[K{line[: (os.get_terminal_size(2).columns or 80) - 1]}")
-    sys.stderr.flush()
+    terminal.draw(f"\r\x1b[K{line[: terminal.size().columns - 1]}")
 
   def end(self):
     """The phase is over."""
     if self._phase:
       clear = "\r\x1b[K" if self._live else ""
-      sys.stderr.write(f"{clear}{self._phase}: {time.monotonic() - self._began:.1f} s\n")
-      sys.stderr.flush()
+      terminal.say(f"{clear}{self._phase}: {time.monotonic() - self._began:.1f} s")
     self._phase = None

@@ -142,6 +142,8 @@ def _compare(path, workdir):
   told = f"{len(theirs)} lines of metrics.jsonl"
   folders = [each / "checkpoints" for each in (path, workdir)]
   common = set.intersection(*(set(checkpoint.steps(folder)) for folder in folders))
+  if not (theirs or common):
+    raise errors.UserError(f"{path} was stopped before its first numbers: nothing to compare with")
   if common:
     step = max(common)
     old, new = (checkpoint.read_meta(folder, step)["arrays"] for folder in folders)

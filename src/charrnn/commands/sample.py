@@ -5,7 +5,7 @@ import pathlib
 import secrets
 import sys
 
-from charrnn import errors, startup
+from charrnn import errors, startup, terminal
 from charrnn.commands import chat, written
 from charrnn.commands import progress as progress_lib
 from charrnn.sampling import automata, clamps, options, regexes, stream
@@ -108,7 +108,7 @@ def run(args):
     "automaton": automata.build(required, forbidden, stop, alphabet, args.length),
   }
   asked |= {"beam": args.beam} if args.beam else {"seed": seed, "settings": settings}
-  say = written.silent if args.quiet else written.say
+  say = written.silent if args.quiet else terminal.say
   loss = loaded.meta.get("valid_loss")
   known = "" if loss is None else f", validation loss {loss:.4f}"
   how = f"--beam={args.beam}" if args.beam else f"--seed={seed}"

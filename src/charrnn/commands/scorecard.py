@@ -28,10 +28,10 @@ def add_arguments(parser):
 
 def run(args):
   judge = columns.load_judge()
-  startup.keep_memory()
-  startup.import_jax()
   kind = judge.KINDS[args.kind]
   asked = columns.check(args, FOLDER.format(args.kind), kind.source)
+  startup.keep_memory()
+  startup.import_jax()
   progress = progress_lib.Phases()
   try:
     gathered = columns.gather(args, asked, kind, progress)

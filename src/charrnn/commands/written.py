@@ -13,10 +13,6 @@ from charrnn.sampling import stream
 ENOUGH = 10  # samples, by effective size, for an estimate
 
 
-def say(text):
-  print(text, file=sys.stderr, flush=True)
-
-
 def silent(_):
   pass
 

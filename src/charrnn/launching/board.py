@@ -4,10 +4,10 @@ And in a log now and then how far those have come that run.
 """
 
 import math
-import os
 import sys
 import time
 
+from charrnn import terminal
 from charrnn.launching import trials as trials_lib
 from charrnn.training import metrics, runs
 
@@ -21,9 +21,8 @@ HEAD = ("trial", "state", "step", "train", "best valid", "chars/s", "left")
 class Board:
   """Watches trials by their directories alone, whoever runs them."""
 
-  def __init__(self, trials, out=sys.stderr):
-    self._trials, self._out = trials, out
-    self._live = out.isatty()
+  def __init__(self, trials):
+    self._trials, self._live = trials, sys.stderr.isatty()
     self._drawn, self._lines, self._told = 0.0, 0, {}
     self._note = ""
 
@@ -33,7 +32,7 @@ class Board:
     if note != self._note:
       self._note, self._drawn = note, 0.0
       if not self._live:
-        print(note, file=self._out)
+        terminal.say(note)
     if self._live and (final or now - self._drawn >= EVERY):
       self._draw(states)
       self._drawn = now
@@ -42,7 +41,7 @@ class Board:
       self._drawn, self._told = now, dict(states)
 
   def _draw(self, states):
-    size = os.get_terminal_size(self._out.fileno())
+    size = terminal.size()
     # Those that ask for attention first; what does not fit is counted.
     rank = {state: n for n, state in enumerate(_ORDER)}
     chosen = sorted(self._trials, key=lambda each: rank.get(states[each.name], len(rank)))
@@ -50,8 +49,7 @@ class Board:
     rows = [row(each, states[each.name]) for each in chosen[:room]]
     lines = [*table([HEAD, *rows]), counted(states), *([self._note] if self._note else [])]
     up = f"\x1b[{self._lines}A\x1b[J" if self._lines else ""
-    self._out.write(up + "".join(f"{line[: size.columns - 1]}\n" for line in lines))
-    self._out.flush()
+    terminal.draw(up + "".join(f"{line[: size.columns - 1]}\n" for line in lines))
     self._lines = len(lines)
 
   def _log(self, states):
@@ -60,8 +58,8 @@ class Board:
       is_new = state != self._told.get(trial.name, trials_lib.WAITING)
       if is_new or (states == self._told and state == trials_lib.RUNNING):
         cells = [f"{name} {cell}" for name, cell in zip(HEAD[2:], row(trial, state)[2:]) if cell]
-        print(f"{trial.name}: {state}  {'  '.join(cells)}".rstrip(), file=self._out)
-    print(counted(states), file=self._out, flush=True)
+        terminal.say(f"{trial.name}: {state}  {'  '.join(cells)}".rstrip())
+    terminal.say(counted(states))
 
 
 def counted(states: dict[str, str]) -> str:

@@ -45,9 +45,9 @@ def run(trial: trials_lib.Trial, limit: float | None = None):
   signal.signal(SAVE, stop)
   code, late = _wait(process, None if limit is None or not first else limit - spent, stop)
   if first:
-    reason = trials_lib.TIMEOUT if late else ""
-    trials_lib.conclude(trial, code, spent + time.monotonic() - began, reason)
-    if asked and code == trials_lib.INTERRUPTED and not late:
+    reason = trials_lib.TIMEOUT if late else trials_lib.STOPPED if asked else ""
+    ended = trials_lib.conclude(trial, code, spent + time.monotonic() - began, reason)
+    if asked and ended.state == trials_lib.STOPPED:
       _queue_again()
   sys.exit(code if code >= 0 else 128 - code)  # as a shell tells a signal
 

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
-from charrnn import errors
+from charrnn import errors, startup
 from charrnn.launching import attached
 from charrnn.launching import trials as trials_lib
 
@@ -29,7 +29,7 @@ class Share(NamedTuple):
 
 def shares(parallel: int) -> list[Share]:
   """The machine in as many shares; where there are fewer devices than shares, they are shared."""
-  cores = _parts(_cores(), parallel)
+  cores = _parts(startup.cores(), parallel)
   gpus, tpus = gpu_names(), tpu_chips()
   if gpus:
     crowd = -(-parallel // len(gpus))  # processes on one GPU
@@ -42,11 +42,6 @@ def shares(parallel: int) -> list[Share]:
   else:
     environments = [{}] * parallel
   return [Share(tuple(part), each) for part, each in zip(cores, environments)]
-
-
-def _cores() -> list[int]:
-  affinity = getattr(os, "sched_getaffinity", None)  # not on every system
-  return sorted(affinity(0)) if affinity else list(range(os.cpu_count() or 1))
 
 
 def _parts(devices: Sequence, count: int) -> list[list]:

@@ -11,10 +11,9 @@ import shlex
 import shutil
 import signal
 import subprocess
-import sys
 import time
 
-from charrnn import errors
+from charrnn import errors, terminal
 from charrnn.launching import board, job, resources
 from charrnn.launching import trials as trials_lib
 from charrnn.training import runs
@@ -79,11 +78,11 @@ def run(trials, missing, flags, wanted: resources.Resources) -> bool:
     if not _goes_on(trials_lib.outcome(each.folder), told.get(jobs.get(each.name, ""), ""))
   ]
   if kept := len(missing) - len(waits):
-    say(f"slurm     {kept} trials are in its hands already")
+    terminal.say(f"slurm     {kept} trials are in its hands already")
   if waits:
     jobs |= submit(folder, waits, flags, wanted)
     runs.write_json(folder / "slurm.json", {"jobs": jobs})
-    say(
+    terminal.say(
       f"slurm     {len(waits)} trials submitted, {flags.parallel} at a time; Ctrl-C leaves them be"
     )
   watch = Watch(trials, {each.name: jobs[each.name] for each in missing})
@@ -91,7 +90,7 @@ def run(trials, missing, flags, wanted: resources.Resources) -> bool:
   try:
     watch.run()
   except KeyboardInterrupt:
-    say(
+    terminal.say(
       "\nthe jobs go on: the same command watches them again, and they save and end by\n"
       f"  scancel {' '.join(sorted({each.partition('_')[0] for each in watch.going.values()}))}"
     )
@@ -197,7 +196,3 @@ def _conclude(trial, number: str, told: str) -> trials_lib.Outcome:
     file.write(f"job {number} of SLURM has ended, {told or 'no word why'}; see {log}\n")
   code = trials_lib.INTERRUPTED if told == "CANCELLED" else -signal.SIGKILL
   return trials_lib.conclude(trial, code, 0.0)
-
-
-def say(text: str):
-  print(text, file=sys.stderr, flush=True)

@@ -10,6 +10,8 @@ import re
 import subprocess
 from collections.abc import Iterator
 
+from charrnn import startup
+
 PACKAGES = (
   *("charrnn", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "ml_collections"),
   *("numpy", "ml_dtypes", "tensorstore", "libtpu"),
@@ -33,7 +35,7 @@ def facts(workdir: pathlib.Path) -> dict:
     "python": platform.python_version(),
     "platform": platform.platform(),
     "processor": processor(),
-    "cores": cores(),
+    "cores": len(startup.cores()),
     "driver": _driver(),
     "packages": {name: version for name in PACKAGES if (version := _version(name))},
     "settings": {k: v for k, v in sorted(os.environ.items()) if SETTINGS.fullmatch(k)},
@@ -55,19 +57,14 @@ def differences(then: dict, now: dict) -> Iterator[str]:
       yield f"{name}: {old or 'none'}, now {new or 'none'}"
 
 
-def cores() -> int:
-  """Those that this process may use. With another number float32 is rounded otherwise."""
-  affinity = getattr(os, "sched_getaffinity", None)  # not on every system
-  return len(affinity(0)) if affinity else os.cpu_count() or 1
-
-
 def use_cores(count: int):
-  """Keeps this process to so many cores, if it has more.
+  """Keeps this process to so many cores, if it has more: with others float32 is rounded otherwise.
 
   Before SciPy is loaded, whose LAPACK rounds by the cores there are then.
   """
-  if hasattr(os, "sched_setaffinity") and 0 < count < cores():
-    os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:count])
+  cores = startup.cores()
+  if hasattr(os, "sched_setaffinity") and 0 < count < len(cores):
+    os.sched_setaffinity(0, cores[:count])
 
 
 def processor() -> str:

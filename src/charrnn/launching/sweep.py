@@ -78,7 +78,7 @@ def rounded(value: float) -> float:
 
 def _each(sweeps) -> list[Trials]:
   """Sweeps given one by one, or as one list of them."""
-  if len(sweeps) == 1 and not (sweeps[0] and isinstance(sweeps[0][0], dict)):
+  if len(sweeps) == 1 and sweeps[0] and not isinstance(sweeps[0][0], dict):
     sweeps = sweeps[0]
   return [list(trials) for trials in sweeps]
 
@@ -119,7 +119,7 @@ def named(trials: Trials) -> dict[str, dict[str, Any]]:
     for field, value in own.items():
       if field not in fields:
         raise errors.UserError(f"a sweep sets {field!r}: src/charrnn/config.py has all fields")
-      if not isinstance(value, bool | int | float | str | None):
+      if not isinstance(value, bool | int | float | str):
         raise errors.UserError(f"a sweep sets {field} to {value!r}: numbers and text can be set")
     if (name := trial_name(own)) in found:
       raise errors.UserError(f"two trials of the sweep are the same: {name}")

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from charrnn import config as config_lib
-from charrnn import errors, startup
+from charrnn import errors, startup, terminal
 from charrnn.launching import board, experiment, local, plans, resources, slurm, spaces, sweep
 from charrnn.launching import search as search_lib
 from charrnn.launching import trials as trials_lib
@@ -49,7 +49,9 @@ def run(line: config_lib.CommandLine, folder: pathlib.Path) -> int:
     _remember(folder, line, trials)
     good = trials_lib.ENDED if flags.search is None else trials_lib.SEEN
     missing = [each for each in trials if not plans.is_done(each, good)]
-    say(f"sweep     {folder}: {len(trials)} trials, {len(trials) - len(missing)} done before")
+    terminal.say(
+      f"sweep     {folder}: {len(trials)} trials, {len(trials) - len(missing)} done before"
+    )
     if wanted:
       interrupted = slurm.run(trials, missing, flags, wanted)
     else:
@@ -73,7 +75,7 @@ def _run_search(line, folder, space: spaces.Space) -> int:
     _check_sweep(folder, line)
     found = search_lib.Search(folder, space, count, line.config.seed, make, about)
     _remember(folder, line, found.trials)
-    say(f"search    {folder}: {found.wanted} trials, {found.done} done before")
+    terminal.say(f"search    {folder}: {found.wanted} trials, {found.done} done before")
 
     def asked():
       for trial in found.asks():
@@ -199,7 +201,7 @@ def _wait_for_others(folder, trials):
     if time.monotonic() > until:
       raise errors.UserError(f"another process is training in {held[0].folder}: end it first")
     if not told:
-      say(f"waiting   for what still trains in {held[0].folder}")
+      terminal.say(f"waiting   for what still trains in {held[0].folder}")
       told = True
     time.sleep(local.POLL)
 
@@ -231,9 +233,9 @@ def conclude(
   ]
   for trial, seen in bad:
     why = f"signal {-seen.code}" if seen.code and seen.code < 0 else f"exit code {seen.code}"
-    say(f"\n{trial.name}: {seen.state} ({why}) after {seen.seconds:.0f} s, {trial.log}")
+    terminal.say(f"\n{trial.name}: {seen.state} ({why}) after {seen.seconds:.0f} s, {trial.log}")
     for text in trials_lib.tail(trial.log, 3):
-      say(f"    {text[:160]}")
+      terminal.say(f"    {text[:160]}")
   reached = [
     (trials_lib.progress(trial.folder).valid_loss, trial.name)
     for trial, state in zip(trials, states)
@@ -241,16 +243,12 @@ def conclude(
   ]
   if known := [each for each in reached if each[0] is not None]:
     loss, name = min(known)
-    say(f"\nbest      {name}: validation loss {loss:.4f}")
+    terminal.say(f"\nbest      {name}: validation loss {loss:.4f}")
   undone = wanted - sum(state in good for state in states)
   if undone:
-    say(f"{undone} of {wanted} trials are not done: the same command runs these only")
-  say(f"summary   {folder / 'summary.csv'}")
-  say(f"\nnext:\n  charrnn compare {shlex.quote(str(folder))}")
+    terminal.say(f"{undone} of {wanted} trials are not done: the same command runs these only")
+  terminal.say(f"summary   {folder / 'summary.csv'}")
+  terminal.say(f"\nnext:\n  charrnn compare {shlex.quote(str(folder))}")
   if bad:
     return 1
   return trials_lib.INTERRUPTED if interrupted or undone else 0
-
-
-def say(text: str):
-  print(text, file=sys.stderr, flush=True)

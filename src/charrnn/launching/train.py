@@ -1,15 +1,12 @@
 """The training program: one run in one directory, from its experiment to its loss curve."""
 
 import contextlib
-import sys
 
 from charrnn import config as config_lib
 from charrnn import errors, startup
-from charrnn.launching import count, record
+from charrnn.launching import count, record, trials
 from charrnn.text import streams
 from charrnn.training import runs, sizing
-
-INTERRUPTED = 75  # EX_TEMPFAIL: the same command goes on
 
 
 def run(line, workdir, distributed=False):
@@ -35,7 +32,7 @@ def run(line, workdir, distributed=False):
       _fill_from_source(config)
     corpus = runs.load_corpus(config)
     record.check_sample(config, corpus.alphabet)
-    _fill_sizes(config, len(corpus.ids))
+    chosen = _fill_sizes(config, len(corpus.ids))
     parts = runs.split(config, len(corpus.ids))
     windows = streams.Windows(corpus.ids, parts.train, config.batch_size, config.window)
     sizing.fill_length(config, windows.steps_per_epoch)
@@ -46,17 +43,16 @@ def run(line, workdir, distributed=False):
     startup.set_cpu_devices(
       config.cpu_devices, config.batch_size, config.accumulate * processes, config.model.hidden
     )
-    writes = jax.process_index() == 0
-    with startup.together():
-      if distributed and writes:
-        held.enter_context(startup.lock(workdir))
-      from charrnn.training import steps
+    from charrnn.training import checkpoint, steps
 
+    with startup.together(max(checkpoint.steps(workdir / "checkpoints"), default=-1)):
+      if distributed and jax.process_index() == 0:
+        held.enter_context(startup.lock(workdir))
       sizing.fill_dtype(config, steps.device())
       if stored:
         config_lib.check_resumable(stored, config_lib.to_json(config))
         runs.check_same_text(workdir, corpus)
-    return _train(line, workdir, corpus, parts, windows, writes, watch)
+    return _train(line, workdir, corpus, parts, windows, chosen, watch)
 
 
 def _fill_from_source(config):
@@ -67,23 +63,24 @@ def _fill_from_source(config):
 
 
 def _fill_sizes(config, length):
-  """Chooses what the experiment leaves to the amount of text, and says it."""
+  """Chooses what the experiment leaves to the amount of text; a row that says it, if any."""
   # By the length alone: the `streams` split hangs on the batch, which may be chosen here.
   text = config.text
   chosen = sizing.fill(config, round(length * (1 - text.valid_fraction - text.test_fraction)))
   if chosen:
     values = ", ".join(f"{name}={value:g}" for name, value in chosen.items())
-    print(f"chosen    by the amount of text: {values}", file=sys.stderr)
+    return {"chosen": f"by the amount of text: {values}"}
+  return {}
 
 
-def _train(line, workdir, corpus, parts, windows, writes, watch):
+def _train(line, workdir, corpus, parts, windows, chosen, watch):
   import jax
 
   from charrnn.models import network
   from charrnn.training import loop, metrics, steps, transfer
 
   watch.mark("jax")
-  config = line.config
+  config, writes = line.config, jax.process_index() == 0
   layout = steps.devices()
   steps.check_batch(config.batch_size, config.accumulate, layout)
   model = network.make(corpus.alphabet.size, **config.model)
@@ -95,7 +92,7 @@ def _train(line, workdir, corpus, parts, windows, writes, watch):
     record.sample(config, workdir, model, corpus.alphabet, jax.device_get(params), step)
 
   trainer = loop.Trainer(config, workdir, model, windows, parts.valid, loop.say, write_sample)
-  _announce(loop.say, config, workdir, corpus, parts, trainer)
+  _announce(loop.say, chosen, config, workdir, corpus, parts, trainer)
   state = trainer.restore(init_params if config.init_from else None)
   launched = record.begin(line, workdir, corpus, layout) if writes else None
   watch.mark("parameters")
@@ -109,12 +106,12 @@ def _train(line, workdir, corpus, parts, windows, writes, watch):
   if writes:
     metrics.draw(workdir, f"{line.experiment} {line.variant}".strip())
   if interrupted:
-    return INTERRUPTED
+    return trials.INTERRUPTED
   _conclude(loop.say, workdir, trainer, parts)
   return 0
 
 
-def _announce(say, config, workdir, corpus, parts, trainer):
+def _announce(say, chosen, config, workdir, corpus, parts, trainer):
   from charrnn.training import state
 
   sizes = [sum(stop - start for start, stop in part) for part in parts]
@@ -122,7 +119,7 @@ def _announce(say, config, workdir, corpus, parts, trainer):
   m, o = config.model, config.optimizer
   inputs = f"embedding {m.embed}" if m.embed else "one-hot input"
   unit = "bytes" if config.text.alphabet == "byte" else "characters"
-  rows = {
+  rows = chosen | {
     "corpus": f"{corpus.name}: {len(corpus.ids):,} {unit} in {len(corpus.documents)} documents, "
     f"alphabet of {corpus.alphabet.size}",
     "split": f"{config.text.split}: {sizes[0]:,} to train, {sizes[1]:,} validation, "

@@ -18,7 +18,7 @@ import time
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from charrnn.training import runs
+from charrnn.training import metrics, runs
 
 DONE, FAILED, DIVERGED, KILLED, TIMEOUT = "done", "failed", "diverged", "killed", "timeout"
 PRUNED = "pruned"  # given up by a search for its losses
@@ -113,21 +113,14 @@ def tail(path: pathlib.Path, lines: int) -> list[str]:
 
 
 def progress(folder: pathlib.Path) -> Progress:
-  """Of a run that may be writing just now: a last line that is cut off is left out."""
+  """Of a run that may be writing just now."""
   values: dict[str, Any] = {}
   best, best_step = math.inf, None
-  try:
-    lines = (folder / "metrics.jsonl").read_text().splitlines()
-  except OSError:
-    return Progress()
-  for line in lines:
-    try:
-      record = json.loads(line)
-    except ValueError:
-      continue
+  for record in metrics.read(folder):
     values |= record
-    if (record.get("valid/loss") or math.inf) < best:
-      best, best_step = record["valid/loss"], record.get("step")
+    loss = record.get("valid/loss")
+    if loss is not None and loss < best:
+      best, best_step = loss, record["step"]
   return Progress(
     values.get("step"),
     values.get("epoch"),

@@ -71,7 +71,9 @@ def real(kind: Kind, part: parts.Part, size: int) -> list[str]:
 
 
 def pieces(kind: Kind, text: str, size: int) -> list[str]:
-  """Samples of a text, of which a short one is its own only sample."""
+  """Samples of a text, of which a short one is its own only sample; of any kind: all of it."""
+  if kind is ANY:
+    return [text]
   return samples.complete(samples.pieces(text, size, kind.boundary) or [text], kind.boundary)
 
 

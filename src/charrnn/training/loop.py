@@ -4,21 +4,17 @@ Everything that decides the numbers is in the config and in the checkpoint, so t
 was killed goes on as if it had not been.
 """
 
-import contextlib
 import dataclasses
 import functools
 import math
-import os
 import signal
-import stat
-import sys
 import time
 
 import jax
 import numpy as np
 from flax import serialization
 
-from charrnn import errors
+from charrnn import errors, terminal
 from charrnn.training import checkpoint, evaluate, metrics, optimizer, sizing, steps
 from charrnn.training import state as state_lib
 
@@ -55,9 +51,7 @@ class Stop:
   def _wish(self, number, frame):
     del frame
     self.wished = True
-    if number == signal.SIGHUP:
-      _leave_terminal()
-    else:
+    if number != signal.SIGHUP:
       signal.signal(number, signal.SIG_DFL)
 
   def agreed(self):
@@ -67,14 +61,6 @@ class Stop:
     from jax.experimental import multihost_utils
 
     return bool(multihost_utils.process_allgather(np.int32(self.wished)).any())
-
-
-def _leave_terminal():
-  """What would be said on one that is gone is said to nobody, rather than be an error."""
-  for stream in (1, 2):
-    with contextlib.suppress(OSError), open(os.devnull, "w") as nowhere:  # a stream may be closed
-      if stat.S_ISCHR(os.fstat(stream).st_mode):
-        os.dup2(nowhere.fileno(), stream)
 
 
 class Trainer:
@@ -285,4 +271,4 @@ class Trainer:
 def say(text):
   """A line for people: stderr, once however many processes there are."""
   if jax.process_index() == 0:
-    print(text, file=sys.stderr, flush=True)
+    terminal.say(text)

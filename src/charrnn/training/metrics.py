@@ -6,6 +6,8 @@ import os
 import sys
 import time
 
+from charrnn import terminal
+
 
 class Metrics:
   """metrics.jsonl, one object a line, and the same numbers for TensorBoard."""
@@ -83,8 +85,7 @@ class Progress:
   def pause(self):
     """Before other text or work: clears the line. `resume` starts the clock again."""
     if self._drawn:
-      sys.stderr.write("\r\x1b[K")
-      sys.stderr.flush()
+      terminal.draw("\r\x1b[K")
       self._drawn = False
 
   def resume(self):
@@ -120,14 +121,13 @@ class Progress:
       self._stepping += now - self._clock
     self._clock = now
     if self._live and now - self._last > 0.1:
-      sys.stderr.write(f"\r\x1b[K{self._line(step, loss)}"[: _columns()])
+      terminal.draw(f"\r\x1b[K{self._line(step, loss)[: terminal.size().columns]}")
       self._drawn = True
     elif not self._live and (now - self._last > self._every or step == self.steps):
-      sys.stderr.write(self._line(step, loss) + "\n")
+      terminal.say(self._line(step, loss))
     else:
       return
     self._last = now
-    sys.stderr.flush()
 
   def _line(self, step, loss):
     left = (self.steps - step) * self.chars_per_step / self.rate if self.rate > 0 else math.nan
@@ -136,11 +136,6 @@ class Progress:
       f"step {step}/{self.steps}  epoch {step / self.steps_per_epoch:.2f}  "
       f"loss {nats_and_bits(loss)}  {self.rate / 1000:.1f}k chars/s  {left} left"
     )
-
-
-def _columns():
-  # A terminal may say 0. The escape sequence before the line is 4 long.
-  return (os.get_terminal_size(sys.stderr.fileno()).columns or 80) + 4
 
 
 def draw(workdir, title, step="step"):

@@ -6,6 +6,8 @@ import pathlib
 
 from charrnn import config as config_lib
 from charrnn import errors
+from charrnn.models import sizes
+from charrnn.text import alphabet, splits
 
 # Up to so many characters of training text: layers, hidden, dropout, batch, epochs, learning rate.
 # Small texts overfit, so they get small models and dropout; large ones fill larger models, as far
@@ -22,8 +24,8 @@ SIZES = [
 
 def fill(config, characters):
   """Sets every None that the amount of training text decides; returns what it set by name."""
-  sizes = next(sizes for most, sizes in SIZES if characters <= most)
-  layers, hidden, dropout, batch, epochs, learning_rate = sizes
+  chosen = next(chosen for most, chosen in SIZES if characters <= most)
+  layers, hidden, dropout, batch, epochs, learning_rate = chosen
   # A text of a few lines has no room for many readers.
   while batch > 1 and batch * config.window * 20 > characters:
     batch //= 2
@@ -92,10 +94,25 @@ BELOW_1 = {
   "optimizer.momentum",
 }
 
+CHOICES = {
+  "text.alphabet": alphabet.KINDS,
+  "text.newlines": ("keep", "lf"),
+  "text.split": splits.KINDS,
+  "model.cell": (*sizes.GATES, "ngram"),
+  "model.init": ("modern", "uniform"),
+  "model.compute_dtype": (None, "float32", "bfloat16"),
+  "model.unroll": ("auto", "scan", "cudnn"),
+  "optimizer.name": ("rmsprop", "adam", "adamw", "sgd"),
+  "schedule.name": ("constant", "epoch_decay", "halving", "cosine"),
+}
+
 
 def check(config):
-  """Raises UserError for numbers that no program could run with."""
+  """Raises UserError for numbers and names that no program could run with."""
   for name, value in config_lib.flatten(config.to_dict()).items():
+    if value not in (known := CHOICES.get(name, [value])):
+      names = ", ".join(filter(None, known))
+      raise errors.UserError(f"--config.{name}={value}: use one of {names}")
     if name == "model.forget_bias" or not isinstance(value, int | float):
       continue
     wrong = None
@@ -112,10 +129,6 @@ def check(config):
   if config.remat and config.window % config.remat:
     raise errors.UserError(
       f"--config.remat={config.remat}: must divide --config.window={config.window}"
-    )
-  if config.model.compute_dtype not in (None, "float32", "bfloat16"):
-    raise errors.UserError(
-      f"--config.model.compute_dtype={config.model.compute_dtype}: use float32 or bfloat16"
     )
 
 
