@@ -68,6 +68,7 @@ ON_A_TERMINAL = """
 import os, pty, signal, sys
 child, terminal = pty.fork()
 if not child:
+  signal.signal(signal.SIGHUP, signal.SIG_DFL)  # the tests may run under nohup
   os.execv(sys.executable, [sys.executable, *sys.argv[1:]])
 shown = b""
 while b"chars/s" not in shown.partition(b"step 40 ")[2]:  # when it has just drawn its line
