@@ -7,43 +7,45 @@ import sys
 import pytest
 
 PROGRAM = """
-import time
+import sys, time
 from charrnn import terminal
 from charrnn.commands import progress as phases
 from charrnn.launching import board
 from charrnn.training import metrics
+
+update = phases.Phases()("a phase")
+table = board.Board([])
+steps = metrics.Progress(9, 0, 1, 1, every=0.0)
+time.sleep(0.2)
+WAYS = {
+  "say": lambda: terminal.say("a line"),
+  "phase": lambda: update(1, 2),
+  "board": lambda: table.update({}, final=True, note="x"),
+  "steps": lambda: [steps.update(1, 1.0), steps.pause()],
+}
 print("begun", flush=True)
 input()
-terminal.say("a line")
-drawn = metrics.Progress(9, 0, 1, 1, every=0.0)
-for step in range(1, 4):
-  time.sleep(0.11)
-  drawn.update(step, 1.0)
-drawn.pause()
-table = board.Board([])
-table.update({}, note="x")
-table.update({}, final=True)
-update = phases.Phases()("p")
-update(1, 2)
+for _ in range(2):
+  time.sleep(0.2)
+  WAYS[sys.argv[1]]()
+terminal.say("the end")
 print("done", flush=True)
 """
 
 
+@pytest.mark.parametrize("way", ["say", "phase", "board", "steps"])
 @pytest.mark.parametrize("make", [os.pipe, os.openpty])
-def test_work_goes_on_when_the_reader_or_the_terminal_is_gone(make):
+def test_work_goes_on_when_the_reader_or_the_terminal_is_gone(make, way):
   reader, stderr = make()
   process = subprocess.Popen(
-    [sys.executable, "-c", PROGRAM],
+    [sys.executable, "-c", PROGRAM, way],
     stdin=subprocess.PIPE,
     stdout=subprocess.PIPE,
     stderr=stderr,
     text=True,
   )
+  os.close(stderr)
   assert process.stdout.readline() == "begun\n"
   os.close(reader)
-  if make is os.openpty:
-    os.close(stderr)
   out, _ = process.communicate("\n", timeout=60)
   assert out == "done\n" and process.returncode == 0
-  if make is os.pipe:
-    os.close(stderr)

@@ -15,7 +15,7 @@ import sys
 import threading
 import time
 
-from charrnn import errors
+from charrnn import errors, terminal
 from charrnn.text import cache
 
 _IMPORTED = time.monotonic()
@@ -93,10 +93,13 @@ def free_memory():
     found = pathlib.Path("/proc/meminfo").read_text().partition("MemAvailable:")[2]
     free = int(found.split()[0]) * 1024
   with contextlib.suppress(OSError, ValueError):  # a container's limit, or "max"
-    most, used = (
-      int(pathlib.Path(f"/sys/fs/cgroup/memory.{name}").read_text()) for name in ("max", "current")
+    limit, used, stat = (
+      pathlib.Path(f"/sys/fs/cgroup/memory.{name}").read_text()
+      for name in ("max", "current", "stat")
     )
-    free = min(free, most - used)
+    numbers = dict(line.split() for line in stat.splitlines())
+    cached = int(numbers.get("active_file", 0)) + int(numbers.get("inactive_file", 0))
+    free = min(free, int(limit) - int(used) + cached)
   return free
 
 
@@ -179,11 +182,9 @@ def join_processes():
 
 def _give_up():
   """Ends this process, which waits inside of JAX for others."""
-  print(
+  terminal.say(
     f"launch.py: error: --distributed: other processes of this run did not come in {PATIENCE:g} s: "
-    "see what they say, and whether they reach the first one's host and port",
-    file=sys.stderr,
-    flush=True,
+    "see what they say, and whether they reach the first one's host and port"
   )
   os._exit(2)
 

@@ -12,6 +12,8 @@ def say(text: str = ""):
 
 def draw(text: str):
   """The text as it is. Where the terminal is closed or the pipe's reader gone, work goes on."""
+  if sys.stderr is None:  # whoever called has closed it
+    return
   try:
     sys.stderr.write(text)
     sys.stderr.flush()

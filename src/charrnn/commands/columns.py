@@ -62,11 +62,12 @@ def check(args, folder: str, source: str | None) -> Asked:
   """
   from charrnn.training import runs
 
-  if not args.order and not any(map(os.path.isdir, args.targets)):
-    for name in OF_MODELS:
-      if getattr(args, name) is not None:
-        option = name.replace("_", "-")
-        raise errors.UserError(f"--{option}: no model writes here, with FILEs alone and --order 0")
+  columns = _columns(args)
+  trained = [each.target for each in columns if each.target.is_dir()]
+  for name in OF_MODELS:
+    if not (trained or args.order) and getattr(args, name) is not None:
+      option = name.replace("_", "-")
+      raise errors.UserError(f"--{option}: no model writes here, with FILEs alone and --order 0")
   args.num = 40 if args.num is None else args.num
   args.temperature = 1.0 if args.temperature is None else args.temperature
   settings = options.Settings(args.temperature, args.top_k, args.top_p)
@@ -79,8 +80,6 @@ def check(args, folder: str, source: str | None) -> Asked:
     raise errors.UserError(
       f"--num={args.num}: with --length={args.length} this is more than {MOST:,} characters"
     )
-  columns = _columns(args)
-  trained = [each.target for each in columns if each.target.is_dir()]
   if trained and args.corpus:
     raise errors.UserError(f"--corpus={args.corpus}: real text is the run's own: leave it out")
   if not (trained or args.corpus or source):

@@ -45,7 +45,8 @@ def run(line, workdir, distributed=False):
     )
     from charrnn.training import checkpoint, steps
 
-    with startup.together(max(checkpoint.steps(workdir / "checkpoints"), default=-1)):
+    newest = max(checkpoint.steps(workdir / "checkpoints"), default=-1)
+    with startup.together(newest):
       if distributed and jax.process_index() == 0:
         held.enter_context(startup.lock(workdir))
       sizing.fill_dtype(config, steps.device())
