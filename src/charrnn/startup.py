@@ -190,7 +190,7 @@ def _give_up():
 
 
 @contextlib.contextmanager
-def together(newest=-1):
+def together(newest):
   """A UserError in one process is one in all: the others would wait for it in vain.
 
   `newest`: the newest checkpoint that this process sees, of which all are to see the same.
