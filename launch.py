@@ -23,15 +23,14 @@ Exit codes: 0 done; 1 a trial of the sweep failed; 2 something asked for is wron
 signal, resume any time.
 """
 
-import errno
-import os
 import pathlib
 import sys
 
 from absl import flags
 
-from charrnn import config, errors, terminal
-from charrnn.launching import sweeping, train
+from charrnn import config, console, errors
+from charrnn.launching import train
+from charrnn.sweeps import sweeping
 
 OF_SWEEPS = ("trials", "backend", "parallel", "time_limit", "dry_run")
 
@@ -75,19 +74,4 @@ def main(argv):
 
 
 if __name__ == "__main__":
-  try:
-    code = main(sys.argv)
-    sys.stdout.flush()
-    sys.exit(code)
-  except errors.UserError as error:
-    terminal.say(f"launch.py: error: {error}")
-    sys.exit(2)
-  except BrokenPipeError:  # the reader of a --dry_run has what it wants
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-  except OSError as error:
-    if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-      raise
-    terminal.say(f"launch.py: error: {error.strerror}: {error.filename}")
-    sys.exit(2)
-  except KeyboardInterrupt:
-    sys.exit(130)
+  sys.exit(console.run("launch.py", lambda: main(sys.argv)))

@@ -25,8 +25,8 @@ Variants:
 
 from charrnn import config as config_lib
 from charrnn import errors
-from charrnn.launching import sweep as sweeps
 from charrnn.models import sizes
+from charrnn.sweeps import sweep as sweeps
 
 ALPHABET = {"": 101, "shakespeare": 69, "small": 63}  # the kernel's was 101 in 2015
 

@@ -20,8 +20,8 @@ All of these at once, searched by Optuna, which ends bad trials early (needs cha
 
 from charrnn import config as config_lib
 from charrnn import errors
-from charrnn.launching import spaces
-from charrnn.launching import sweep as sweeps
+from charrnn.sweeps import spaces
+from charrnn.sweeps import sweep as sweeps
 
 
 def get_config(variant=""):

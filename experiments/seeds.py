@@ -11,7 +11,7 @@ CPU core, all five 3 minutes on two.
 
 from charrnn import config as config_lib
 from charrnn import errors
-from charrnn.launching import sweep as sweeps
+from charrnn.sweeps import sweep as sweeps
 
 
 def get_config(variant=""):

@@ -9,10 +9,10 @@ import pytest
 
 from charrnn import config as config_lib
 from charrnn import errors
-from charrnn.launching import plans
-from charrnn.launching import sweep as sweeps
+from charrnn.data import corpora, sources
 from charrnn.models import sizes
-from charrnn.text import corpora, sources
+from charrnn.sweeps import plans
+from charrnn.sweeps import sweep as sweeps
 from charrnn.training import sizing
 
 FOLDER = pathlib.Path(__file__).parents[1] / "experiments"

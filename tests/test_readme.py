@@ -23,7 +23,7 @@ def test_command_parses(command, monkeypatch):
   monkeypatch.chdir(ROOT)
   words = shlex.split(command.replace("$'", "'"), comments=True)
   if words[0] == "charrnn":
-    cli.parser().parse_args(words[1:])
+    cli.parser(words[1]).parse_args(words[2:])
   else:
     monkeypatch.syspath_prepend(ROOT)
     import launch

@@ -8,17 +8,17 @@ import pytest
 
 PROGRAM = """
 import sys, time
-from charrnn import terminal
-from charrnn.commands import progress as phases
-from charrnn.launching import board
-from charrnn.training import metrics
+from charrnn import console
+from charrnn import progress as phases
+from charrnn.sweeps import board
+from charrnn.runs import metrics
 
 update = phases.Phases()("a phase")
 table = board.Board([])
 steps = metrics.Progress(9, 0, 1, 1, every=0.0)
 time.sleep(0.2)
 WAYS = {
-  "say": lambda: terminal.say("a line"),
+  "say": lambda: console.say("a line"),
   "phase": lambda: update(1, 2),
   "board": lambda: table.update({}, final=True, note="x"),
   "steps": lambda: [steps.update(1, 1.0), steps.pause()],
@@ -28,7 +28,7 @@ input()
 for _ in range(2):
   time.sleep(0.2)
   WAYS[sys.argv[1]]()
-terminal.say("the end")
+console.say("the end")
 print("done", flush=True)
 """
 

@@ -15,8 +15,7 @@ import sys
 import threading
 import time
 
-from charrnn import errors, terminal
-from charrnn.text import cache
+from charrnn import cache, console, errors
 
 _IMPORTED = time.monotonic()
 SHARED = 512  # units of a layer from which on a CPU is one device
@@ -182,7 +181,7 @@ def join_processes():
 
 def _give_up():
   """Ends this process, which waits inside of JAX for others."""
-  terminal.say(
+  console.say(
     f"launch.py: error: --distributed: other processes of this run did not come in {PATIENCE:g} s: "
     "see what they say, and whether they reach the first one's host and port"
   )

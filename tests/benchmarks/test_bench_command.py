@@ -4,15 +4,7 @@ import statistics
 import pytest
 
 from charrnn import errors
-from charrnn.benchmarks import (
-  comparison,
-  contestants,
-  launches,
-  machine,
-  matching,
-  scale,
-  tables,
-)
+from charrnn.benchmarks import comparison, contestants, launches, machine, matching, scale, tables
 
 TINY = ("--hidden=8", "--layers=1", "--batch=4", "--dtype=float32", "--rounds=2", "--seconds=0.02")
 

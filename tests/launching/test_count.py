@@ -11,7 +11,7 @@ import pytest
 
 from charrnn import errors, startup
 from charrnn.models import ngram
-from charrnn.training import checkpoint, metrics, runs
+from charrnn.runs import checkpoint, metrics, runs
 
 NGRAM = programs.ROOT / "experiments" / "ngram.py"
 ORDER = 5

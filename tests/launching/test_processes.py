@@ -11,8 +11,8 @@ import numpy as np
 import programs
 import pytest
 
-from charrnn import startup
-from charrnn.training import checkpoint, metrics, runs
+from charrnn import files, startup
+from charrnn.runs import checkpoint, metrics
 
 STEPS = 44
 PORT = 20_000 + os.getpid() % 10_000  # below those that systems give out
@@ -79,7 +79,7 @@ def test_two_processes_of_two_devices_come_to_the_same(folder, alone):
   (code, err), (other_code, other_err) = map(programs.finish, processes)
   assert code == other_code == 0, err + other_err
   assert_same(folder / "two", alone)
-  assert len(runs.read_json(folder / "two" / "run.json")["launches"]) == 1
+  assert len(files.read_json(folder / "two" / "run.json")["launches"]) == 1
   assert len(list((folder / "two").glob("events.out.*"))) == 1
   assert "4 x cpu in 2 processes" in err and "step" not in other_err
   assert not (folder / "second-of-two").exists()

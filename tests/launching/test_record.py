@@ -6,15 +6,16 @@ import sys
 import programs
 import pytest
 
-from charrnn import config, errors, startup
-from charrnn.launching import record, surroundings, train
-from charrnn.training import checkpoint, loop, runs
+from charrnn import config, errors, files, startup
+from charrnn.launching import record, train
+from charrnn.runs import checkpoint, surroundings
+from charrnn.training import loop
 
 PHASES = ["python and flags", "text", "jax", "parameters", "first step", "total"]
 
 
 def launches(workdir):
-  return runs.read_json(workdir / "run.json")["launches"]
+  return files.read_json(workdir / "run.json")["launches"]
 
 
 def test_where_the_time_went_until_the_first_step(whole):
@@ -37,17 +38,17 @@ def test_the_weights_that_a_run_began_with(main, whole, tmp_path):
   source = shutil.copytree(whole, tmp_path / "source")
   arguments = ("--config=tiny.py", f"--config.init_from={source}", "--config.max_steps=1")
   main(*arguments, f"--workdir={tmp_path / 'run'}")
-  kept = runs.read_json(tmp_path / "run" / "run.json")["weights"]
+  kept = files.read_json(tmp_path / "run" / "run.json")["weights"]
   assert kept == record.weights(source) and kept["step"] == checkpoint.best_step(
     source / "checkpoints"
   )
   # They are needed no more: a run goes on without them.
   shutil.rmtree(source / "checkpoints")
   main(*arguments, f"--workdir={tmp_path / 'run'}")
-  assert runs.read_json(tmp_path / "run" / "run.json")["weights"] == kept
-  older = runs.read_json(tmp_path / "run" / "run.json")
+  assert files.read_json(tmp_path / "run" / "run.json")["weights"] == kept
+  older = files.read_json(tmp_path / "run" / "run.json")
   del older["weights"]
-  runs.write_json(tmp_path / "run" / "run.json", older)
+  files.write_json(tmp_path / "run" / "run.json", older)
   main(*arguments, f"--workdir={tmp_path / 'run'}")
   with pytest.raises(errors.UserError, match="no whole checkpoint"):
     record.weights(source)
@@ -65,7 +66,7 @@ def test_a_run_made_again_says_what_is_different(main, whole, tmp_path, capsys):
   lines = make_again("a", launch | {"python": "3.1", "devices": "99 x cpu"})
   assert f"different python: 3.1, now {launch['python']}" in lines
   assert any(line.startswith("different devices: 99 x cpu, now ") for line in lines)
-  assert runs.read_json(tmp_path / "a" / "run.json")["rerun_of"] == str(whole)
+  assert files.read_json(tmp_path / "a" / "run.json")["rerun_of"] == str(whole)
   (again,) = launches(tmp_path / "a")
   lines = [line for line in make_again("b", again) if line.startswith("different")]
   assert lines == ["different nothing: machine, packages and code are those of the record"]

@@ -11,7 +11,7 @@ import programs
 import pytest
 
 from charrnn import errors
-from charrnn.training import checkpoint, metrics
+from charrnn.runs import checkpoint, metrics
 
 
 def run_on(folder, name):

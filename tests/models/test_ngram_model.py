@@ -4,9 +4,10 @@ import jax
 import numpy as np
 import pytest
 
+from charrnn.evaluation import evaluate
 from charrnn.models import ngram, ngram_model
 from charrnn.sampling import generate, options
-from charrnn.training import evaluate, steps
+from charrnn.training import steps
 
 VOCAB = 11
 

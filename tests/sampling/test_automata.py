@@ -7,8 +7,8 @@ import time
 import pytest
 
 from charrnn import errors
+from charrnn.data import alphabet as alphabet_lib
 from charrnn.sampling import automata, regexes
-from charrnn.text import alphabet as alphabet_lib
 
 ABC = alphabet_lib.Alphabet.of_text("ab.\n")
 EVERY = ["".join(each) for n in range(6) for each in itertools.product(ABC.symbols, repeat=n)]

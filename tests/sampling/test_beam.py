@@ -9,8 +9,8 @@ import toys
 from scipy import special
 
 from charrnn import errors
+from charrnn.data import alphabet as alphabet_lib
 from charrnn.sampling import automata, beam, generate, options, regexes, reread
-from charrnn.text import alphabet as alphabet_lib
 
 ABC = alphabet_lib.Alphabet.of_text("abc")
 LONGEST = 5

@@ -13,8 +13,8 @@ import toys
 from scipy import special, stats
 
 from charrnn import errors
+from charrnn.data import alphabet as alphabet_lib
 from charrnn.sampling import automata, generate, options, regexes, reread, samples
-from charrnn.text import alphabet as alphabet_lib
 
 ABC = alphabet_lib.Alphabet.of_text("abc")
 TABLE = np.random.default_rng(3).normal(size=(3, 3)).astype(np.float32)

@@ -10,10 +10,11 @@ import toys
 from scipy import special, stats
 
 from charrnn import errors
+from charrnn.evaluation import evaluate
 from charrnn.models import ngram, ngram_model
 from charrnn.sampling import generate, options, reread
 from charrnn.scorecards import diversity
-from charrnn.training import evaluate, steps
+from charrnn.training import steps
 
 VOCAB = 11
 PROMPT = np.array([3, 1, 4], np.uint8)

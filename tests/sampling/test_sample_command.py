@@ -13,10 +13,10 @@ import toys
 from scipy import special
 
 from charrnn import errors, startup
-from charrnn.commands import sample
+from charrnn.cli import sample
+from charrnn.data import alphabet as alphabet_lib
+from charrnn.runs import runs
 from charrnn.sampling import samples, session
-from charrnn.text import alphabet as alphabet_lib
-from charrnn.training import runs
 
 RECITED = "\nabcdefgh"
 CHAIN = toys.Chain()  # programs are compiled for an object

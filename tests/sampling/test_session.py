@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import toys
 
+from charrnn.data import alphabet as alphabet_lib
 from charrnn.sampling import automata, generate, options, session
-from charrnn.text import alphabet as alphabet_lib
 
 ALPHABET = alphabet_lib.Alphabet.of_text("\nabcdefghi")
 LENGTH = 20

@@ -5,8 +5,8 @@ import itertools
 import numpy as np
 import pytest
 
+from charrnn.data import alphabet as alphabet_lib
 from charrnn.sampling import stream
-from charrnn.text import alphabet as alphabet_lib
 
 LETTERS = alphabet_lib.Alphabet.of_text("abcd\n")
 

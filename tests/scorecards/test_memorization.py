@@ -5,8 +5,8 @@ import random
 import numpy as np
 import pytest
 
+from charrnn.runs import parts
 from charrnn.scorecards import memorization
-from charrnn.training import parts
 
 ALPHABETS = {
   "two": "ab",

@@ -12,7 +12,8 @@ import pytest
 import tiny
 
 from charrnn import errors
-from charrnn.training import checkpoint, loop, metrics
+from charrnn.runs import checkpoint, metrics
+from charrnn.training import loop
 from charrnn.training import state as state_lib
 
 

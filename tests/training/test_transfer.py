@@ -6,9 +6,10 @@ import pytest
 import tiny
 
 from charrnn import config as config_lib
-from charrnn import errors
-from charrnn.text import alphabet as alphabet_lib
-from charrnn.training import checkpoint, runs, transfer
+from charrnn import errors, files
+from charrnn.data import alphabet as alphabet_lib
+from charrnn.runs import checkpoint
+from charrnn.training import transfer
 
 OLD, NEW = "abcdefg", "!abcdxyzefg"
 
@@ -19,7 +20,7 @@ def source(tmp_path, request):
   net = tiny.model(embed=request.param)
   c = tiny.config(model__layers=2, model__hidden=8, model__dropout=0.0, model__embed=request.param)
   c.model.compute_dtype = "float32"
-  runs.write_json(tmp_path / "config.json", config_lib.to_json(c))
+  files.write_json(tmp_path / "config.json", config_lib.to_json(c))
   alphabet_lib.Alphabet.of_text(OLD).save(tmp_path / "alphabet.json")
   params = jax.device_get(net.init(jax.random.key(1)))
   writer = checkpoint.Writer(tmp_path / "checkpoints", 1)

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 
 from charrnn.analysis import hypotheses, intervene, labels, material, record, steer, targets
-from charrnn.training import runs
+from charrnn.runs import runs
 
 ABLATED = 20_000  # characters of the confirmation half, for each cell that is set
 STEERED = 4  # controls of a cell in generation

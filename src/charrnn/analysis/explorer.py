@@ -14,7 +14,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from charrnn import errors
-from charrnn.analysis import confirm, findings, pages
+from charrnn.analysis import confirm, findings
+from charrnn.evaluation import pages
 
 # Joined in this order to the one script.
 SCRIPTS = (

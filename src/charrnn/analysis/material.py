@@ -7,8 +7,8 @@ from typing import NamedTuple
 import numpy as np
 
 from charrnn import errors
-from charrnn.training import parts as parts_lib
-from charrnn.training import runs
+from charrnn.runs import parts as parts_lib
+from charrnn.runs import runs
 
 FEWEST = 5000  # characters, of which two halves can be made
 

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from charrnn.analysis import canvas
+from charrnn import plotting
 
 OWN, OTHER, BAR = "#1f5f8b", "#8a8f98", "#23262c"
 UNTRAINED = {"color": OTHER, "ls": ":"}
@@ -69,7 +69,7 @@ def births(study, path):
 
 
 def _figure(study, path, title, **options):
-  return canvas.figure(path, f"{study['run']}, step {study['step']}: {title}", **options)
+  return plotting.figure(path, f"{study['run']}, step {study['step']}: {title}", **options)
 
 
 def _effect(finding, score) -> float:
@@ -80,7 +80,7 @@ def _effect(finding, score) -> float:
 
 def _told(finding) -> str:
   mark = "" if finding["survives"] is None else " ✓" if finding["survives"] else ""
-  return canvas.plain(f"{finding['hypothesis']}  {finding['name']}{mark}")
+  return plotting.plain(f"{finding['hypothesis']}  {finding['name']}{mark}")
 
 
 def _finding(axes, row, finding):
@@ -128,7 +128,9 @@ def _birth(axes, birth):
   best, own = (np.array(birth[name], float) for name in ("best", "score"))
   axes.plot(birth["steps"], best, color=OTHER, ls="--", lw=1.2, label="best at that step")
   axes.plot(birth["steps"], own, color=OWN, lw=1.6, marker="o", ms=2.5, label="the cell")
-  axes.set(title=canvas.plain(f"{birth['hypothesis']}  {birth['column']}"), xlabel="training step")
+  axes.set(
+    title=plotting.plain(f"{birth['hypothesis']}  {birth['column']}"), xlabel="training step"
+  )
   axes.grid()
 
 

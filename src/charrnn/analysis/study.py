@@ -28,7 +28,7 @@ from charrnn.analysis import (
   targets,
   twins,
 )
-from charrnn.training import checkpoint, runs
+from charrnn.runs import checkpoint, runs
 
 # What each is scored again without: a cell that knows no more than these does not count for it.
 CONFOUNDS = {

@@ -6,9 +6,8 @@ import subprocess
 import sys
 import tempfile
 
-from charrnn import errors
+from charrnn import errors, files
 from charrnn.benchmarks import race
-from charrnn.training import runs
 
 PROGRAM = pathlib.Path("launch.py")
 EXPERIMENT = "experiments/shakespeare.py:smoke"
@@ -53,4 +52,4 @@ def _launch(workdir):
   if done.returncode:
     last = (done.stderr.strip().splitlines() or ["no message"])[-1]
     raise errors.UserError(f"{PROGRAM} ended with exit code {done.returncode}: {last}")
-  return runs.read_json(workdir / "run.json")["launches"][-1]["startup_seconds"]
+  return files.read_json(workdir / "run.json")["launches"][-1]["startup_seconds"]

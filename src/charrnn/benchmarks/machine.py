@@ -13,7 +13,7 @@ import subprocess
 import sys
 
 from charrnn import errors, startup
-from charrnn.launching import surroundings
+from charrnn.runs import surroundings
 
 PACKAGES = ("charrnn", "jax", "jaxlib", "flax", "torch", "numpy")
 PATIENCE = 300  # seconds in which JAX has found its devices

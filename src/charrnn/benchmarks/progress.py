@@ -3,8 +3,7 @@
 import sys
 import time
 
-from charrnn import terminal
-from charrnn.training import metrics
+from charrnn import console
 
 
 class Progress:
@@ -20,15 +19,15 @@ class Progress:
 
   def say(self, text):
     if self._live:
-      spent = metrics.duration(time.monotonic() - self._start)
-      line = f"{spent}  {self._title}: {text}"[: terminal.size().columns - 1]
-      terminal.draw(f"\r\x1b[K{line}")
+      spent = console.duration(time.monotonic() - self._start)
+      line = f"{spent}  {self._title}: {text}"[: console.size().width - 1]
+      console.write(f"\r\x1b[K{line}")
 
   def clear(self):
     """Before other text."""
     if self._live:
-      terminal.draw("\r\x1b[K")
+      console.write("\r\x1b[K")
 
   def note(self, text):
     self.clear()
-    terminal.say(text)
+    console.say(text)

@@ -7,10 +7,11 @@ is the checkpoint. A count takes minutes at most, so that one that was stopped s
 import numpy as np
 
 from charrnn import config as config_lib
-from charrnn import errors, startup
+from charrnn import console, errors, startup
 from charrnn.launching import record
 from charrnn.models import ngram
-from charrnn.training import runs, sizing
+from charrnn.runs import runs
+from charrnn.training import sizing
 
 USED = {"seed", "text", "model.cell", "model.order", "sample"}
 
@@ -53,7 +54,8 @@ def _check(line, distributed):
 
 
 def _count(line, workdir, corpus, parts):
-  from charrnn.training import checkpoint, loop, metrics, steps
+  from charrnn.runs import checkpoint, metrics
+  from charrnn.training import loop, steps
 
   found = checkpoint.read_newest(workdir / "checkpoints", loop.say)
   counted = None if found else _fit(line.config, workdir, corpus, parts)
@@ -61,7 +63,7 @@ def _count(line, workdir, corpus, parts):
   meta = found[1] if found else _keep(line.config, workdir, corpus, parts, counted)
   if parts.valid:
     metrics.draw(workdir, f"{line.experiment} {line.variant}".strip(), "order")
-    loss = metrics.nats_and_bits(meta["valid_loss"])
+    loss = console.nats_and_bits(meta["valid_loss"])
     loop.say(f"\nbest validation loss {loss} per character, of order {meta['step']}")
   loop.say(f"{'finished before' if found else 'finished'}: the run is in {workdir}")
   record.next_commands(loop.say, workdir, parts)
@@ -84,13 +86,14 @@ def _fit(config, workdir, corpus, parts):
 def _keep(config, workdir, corpus, parts, counted):
   """Writes the loss of every order, a sample, and the best order's checkpoint; returns its meta."""
   from charrnn.models import ngram_model
-  from charrnn.training import checkpoint, loop, metrics, state
+  from charrnn.runs import checkpoint, metrics
+  from charrnn.training import loop, state
 
   # Without a validation part, as with networks, the last is the best.
   losses = counted.losses(corpus.ids, parts.valid) if parts.valid else np.array([])
   log = metrics.Metrics(workdir, 0)
   for order, loss in enumerate(losses, 1):
-    loop.say(f"order {order:3}  validation {metrics.nats_and_bits(loss)}")
+    loop.say(f"order {order:3}  validation {console.nats_and_bits(loss)}")
     log.write(order, {"valid/loss": float(loss)})
   log.close()
   best = int(np.argmin(losses)) + 1 if len(losses) else counted.order

@@ -9,10 +9,9 @@ import sys
 from typing import NamedTuple
 
 from charrnn import config as config_lib
-from charrnn import errors
-from charrnn.launching import surroundings
+from charrnn import errors, files
+from charrnn.runs import surroundings
 from charrnn.sampling import options
-from charrnn.training import runs
 
 
 class Original(NamedTuple):
@@ -25,7 +24,7 @@ class Original(NamedTuple):
 def stored(workdir):
   """The config of the run that is there already; None if there is none."""
   path = workdir / "config.json"
-  return runs.read_json(path) if path.exists() else None
+  return files.read_json(path) if path.exists() else None
 
 
 def begin(line, workdir, corpus, layout):
@@ -39,7 +38,7 @@ def begin(line, workdir, corpus, layout):
     **surroundings.facts(workdir),
   }
   path = workdir / "run.json"
-  before = runs.read_json(path) if path.exists() else {}
+  before = files.read_json(path) if path.exists() else {}
   record = {"experiment": line.experiment, "variant": line.variant, "corpus": corpus.provenance}
   record |= {name: before[name] for name in ("weights", "rerun_of") if name in before}
   if line.config.init_from and not before:
@@ -48,23 +47,23 @@ def begin(line, workdir, corpus, layout):
     record["rerun_of"] = str(line.original.path)
     _say_differences(line.original, latest)
   record["launches"] = [*before.get("launches", []), latest]
-  runs.write_json(path, record)
+  files.write_json(path, record)
   # Last: a directory with a config.json is a run directory.
-  runs.write_json(workdir / "config.json", config_lib.to_json(line.config))
+  files.write_json(workdir / "config.json", config_lib.to_json(line.config))
   return record
 
 
 def first_step(say, workdir, record, seconds):
   """Adds to this launch in run.json where the time went until the first step was done."""
   record["launches"][-1]["startup_seconds"] = seconds
-  runs.write_json(workdir / "run.json", record)
+  files.write_json(workdir / "run.json", record)
   phases = ", ".join(f"{name} {value:.1f}" for name, value in seconds.items() if name != "total")
   say(f"first step after {seconds['total']:.1f} s ({phases})")
 
 
 def weights(path):
   """What a run is begun with that starts from the weights of the run at `path`."""
-  from charrnn.training import checkpoint
+  from charrnn.runs import checkpoint
 
   folder = pathlib.Path(path) / "checkpoints"
   if (step := checkpoint.best_step(folder)) is None:

@@ -3,10 +3,12 @@
 import contextlib
 
 from charrnn import config as config_lib
-from charrnn import errors, startup
-from charrnn.launching import count, record, trials
-from charrnn.text import streams
-from charrnn.training import runs, sizing
+from charrnn import console, errors, startup
+from charrnn.data import streams
+from charrnn.launching import count, record
+from charrnn.runs import runs
+from charrnn.sweeps import trials
+from charrnn.training import sizing
 
 
 def run(line, workdir, distributed=False):
@@ -43,7 +45,8 @@ def run(line, workdir, distributed=False):
     startup.set_cpu_devices(
       config.cpu_devices, config.batch_size, config.accumulate * processes, config.model.hidden
     )
-    from charrnn.training import checkpoint, steps
+    from charrnn.runs import checkpoint
+    from charrnn.training import steps
 
     newest = max(checkpoint.steps(workdir / "checkpoints"), default=-1)
     with startup.together(newest):
@@ -78,7 +81,8 @@ def _train(line, workdir, corpus, parts, windows, chosen, watch):
   import jax
 
   from charrnn.models import network
-  from charrnn.training import loop, metrics, steps, transfer
+  from charrnn.runs import metrics
+  from charrnn.training import loop, steps, transfer
 
   watch.mark("jax")
   config, writes = line.config, jax.process_index() == 0
@@ -138,11 +142,10 @@ def _announce(say, chosen, config, workdir, corpus, parts, trainer):
 
 
 def _conclude(say, workdir, trainer, parts):
-  from charrnn.training import metrics
 
   memory = trainer.memory
   if memory.best_loss is not None:
-    best = metrics.nats_and_bits(memory.best_loss)
+    best = console.nats_and_bits(memory.best_loss)
     say(f"\nbest validation loss {best} per character, at step {memory.best_step}")
-  say(f"{metrics.duration(memory.seconds)} of training; the run is in {workdir}")
+  say(f"{console.duration(memory.seconds)} of training; the run is in {workdir}")
   record.next_commands(say, workdir, parts)

@@ -9,8 +9,8 @@ from typing import NamedTuple
 import numpy as np
 
 from charrnn import errors
+from charrnn.data import alphabet as alphabet_lib
 from charrnn.sampling import regexes
-from charrnn.text import alphabet as alphabet_lib
 
 LEAST_STATES, MOST_STATES = 64, 8192
 MOST_ENTRIES = 2**24  # of a table

@@ -5,8 +5,8 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from charrnn import errors
+from charrnn.runs import parts
 from charrnn.scorecards import c_source, card, memorization, pronunciation, samples, shakespeare
-from charrnn.training import parts
 
 PIECES = 200  # of the real text, at most
 

@@ -10,8 +10,8 @@ from typing import NamedTuple
 import numpy as np
 import pydivsufsort
 
+from charrnn.runs import parts
 from charrnn.scorecards import card
-from charrnn.training import parts
 
 SIZES = (5, 10, 15, 20, 30)  # characters, of the n-grams that may be novel
 _TRAINING_END, _TEXT_END, _FIRST = 0, 1, 2  # codes: what occurs in one text only matches nothing

@@ -5,9 +5,9 @@ from typing import Any
 
 import numpy as np
 
-from charrnn.analysis import canvas
+from charrnn import plotting
+from charrnn.runs import parts
 from charrnn.scorecards import card, memorization
-from charrnn.training import parts
 
 SIZES = (*range(1, 21), 25, 30, 40, 50, 75, 100)  # characters
 _QUANTILES = {"median": 0.5, "p95": 0.95, "longest": 1.0}
@@ -64,18 +64,20 @@ def draw(told: dict[str, Any], real: str, path, title: str):
   """Novelty against the length of the sequences, a line a column."""
   from matplotlib import ticker
 
-  with canvas.figure(path, title, figsize=(7.5, 4.6)) as figure:
+  with plotting.figure(path, title, figsize=(7.5, 4.6)) as figure:
     axes = figure.subplots()
     for number, (name, column) in enumerate(told.items()):
       points = [each for each in column["novelty"] if each["share"] is not None]
-      color = canvas.REAL if name == real else canvas.COLORS[(number - 1) % len(canvas.COLORS)]
+      color = (
+        plotting.REAL if name == real else plotting.COLORS[(number - 1) % len(plotting.COLORS)]
+      )
       sizes = [each["size"] for each in points]
       style = {"lw": 2.5} if name == real else {"lw": 1.5}
       axes.plot(
         sizes,
         [100 * each["share"] for each in points],
         color=color,
-        label=canvas.plain(name),
+        label=plotting.plain(name),
         **style,
       )
       if all(each["interval"] for each in points):

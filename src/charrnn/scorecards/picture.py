@@ -2,7 +2,7 @@
 
 from matplotlib import ticker
 
-from charrnn.analysis import canvas
+from charrnn import plotting
 from charrnn.scorecards import card
 
 BAND = "#e8e4dc"
@@ -16,7 +16,7 @@ def draw(scored, path, title: str):
   columns = list(scored["samples"])
   high = -(-len(rows) // ACROSS)
   size = (3.1 * ACROSS, (0.95 + 0.19 * len(columns)) * high + 0.6)
-  with canvas.figure(path, title, figsize=size) as figure:
+  with plotting.figure(path, title, figsize=size) as figure:
     panels = figure.subplots(high, ACROSS, squeeze=False, sharey=True).flat
     for axes, row in zip(panels, rows):
       _panel(axes, row, columns, scored["real"])
@@ -35,14 +35,14 @@ def _panel(axes, row, columns, real):
   scale = 100 if row["kind"] == card.SHARE else 1
   for place, column in enumerate(columns):
     cell = row["columns"][column]
-    color = canvas.REAL if column == real else canvas.COLORS[(place - 1) % len(canvas.COLORS)]
+    color = plotting.REAL if column == real else plotting.COLORS[(place - 1) % len(plotting.COLORS)]
     _dot(axes, place, cell, "distance" if names else "value", color, scale)
   if names:
     _band(axes, [0, max(cell.get("floor") or 0 for cell in row["columns"].values())])
   elif row["columns"][real]["interval"]:
     _band(axes, [scale * end for end in row["columns"][real]["interval"]])
-  axes.set_title(canvas.plain(row["name"]) + _unit(row["kind"]), loc="left", size=9)
-  axes.set_yticks(range(len(columns)), [canvas.plain(each) for each in columns])
+  axes.set_title(plotting.plain(row["name"]) + _unit(row["kind"]), loc="left", size=9)
+  axes.set_yticks(range(len(columns)), [plotting.plain(each) for each in columns])
   axes.set_ylim(len(columns) - 0.4, -0.6)
   axes.tick_params(axis="y", length=0)
   axes.spines["left"].set_visible(False)

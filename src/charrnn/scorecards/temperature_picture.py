@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 
-from charrnn.analysis import canvas
+from charrnn import plotting
 from charrnn.scorecards import diversity
 
 TICKS = (0, 0.25, 0.5, 1, 2, 4, math.inf)
@@ -32,14 +32,14 @@ def draw(found, path):
     f"{found['run']}, step {found['step']}: {settings['num']} texts of {settings['length']:,} "
     "symbols at each temperature"
   )
-  with canvas.figure(path, title, figsize=(13, 6.2)) as figure:
+  with plotting.figure(path, title, figsize=(13, 6.2)) as figure:
     *panels, last = figure.subplots(2, 4).flat
     for axes, (head, unit, names, key) in zip(panels, PANELS):
-      for name, color in zip(names, canvas.COLORS):
+      for name, color in zip(names, plotting.COLORS):
         real = rows[name][found["real"]]
         cells = [rows[name][T] for T in found["temperatures"]]
         _line(axes, places, cells, key, color, name)
-        _reference(axes, real, cells, key, canvas.REAL if len(names) == 1 else color)
+        _reference(axes, real, cells, key, plotting.REAL if len(names) == 1 else color)
       if len(names) > 1:
         axes.legend(loc="lower right", frameon=True, edgecolor="none")
       axes.set_title(head, loc="left")
@@ -101,9 +101,9 @@ def _periods(axes, places, rows, temperatures):
 
 
 def _key(axes, text):
-  axes.plot([], [], "o-", color=canvas.COLORS[0], ms=3.5, lw=1.4, label="what the model writes")
-  axes.plot([], [], color=canvas.REAL, lw=1, ls="--", label=canvas.plain(text))
-  axes.fill_between([], [], color=canvas.REAL, alpha=0.2, lw=0, label="95% interval over texts")
+  axes.plot([], [], "o-", color=plotting.COLORS[0], ms=3.5, lw=1.4, label="what the model writes")
+  axes.plot([], [], color=plotting.REAL, lw=1, ls="--", label=plotting.plain(text))
+  axes.fill_between([], [], color=plotting.REAL, alpha=0.2, lw=0, label="95% interval over texts")
   axes.legend(loc="upper left")
   note = (
     "distance: of the frequencies from those\nof held-out text (total variation);\n"

@@ -14,8 +14,10 @@ import jax
 import numpy as np
 from flax import serialization
 
-from charrnn import errors, terminal
-from charrnn.training import checkpoint, evaluate, metrics, optimizer, sizing, steps
+from charrnn import console, errors
+from charrnn.evaluation import evaluate
+from charrnn.runs import checkpoint, metrics
+from charrnn.training import optimizer, sizing, steps
 from charrnn.training import state as state_lib
 
 NONFINITE = 10  # updates in a row that are not finite before training is given up
@@ -264,11 +266,11 @@ class Trainer:
       epoch = step / self.windows.steps_per_epoch
       log.write(step, {"epoch": epoch, "valid/loss": loss, "seconds": self._seconds()})
     remark = "best" if better else f"best was {memory.best_loss:.4f} at step {memory.best_step}"
-    self.say(f"step {step}  validation {metrics.nats_and_bits(loss)}  {remark}")
+    self.say(f"step {step}  validation {console.nats_and_bits(loss)}  {remark}")
     return loss
 
 
 def say(text):
   """A line for people: stderr, once however many processes there are."""
   if jax.process_index() == 0:
-    terminal.say(text)
+    console.say(text)

@@ -6,8 +6,8 @@ import pathlib
 
 from charrnn import config as config_lib
 from charrnn import errors
+from charrnn.data import alphabet, splits
 from charrnn.models import sizes
-from charrnn.text import alphabet, splits
 
 # Up to so many characters of training text: layers, hidden, dropout, batch, epochs, learning rate.
 # Small texts overfit, so they get small models and dropout; large ones fill larger models, as far

@@ -4,7 +4,7 @@ import jax
 import numpy as np
 
 from charrnn import errors
-from charrnn.training import runs
+from charrnn.runs import runs
 
 # Which axis of a parameter counts the symbols of the alphabet.
 SYMBOLS = {("embed", "W_e"): 0, ("head", "W_hy"): 1, ("head", "b_y"): 0}

@@ -1,1 +1,0 @@
-"""The subcommands of `charrnn`: each module has HELP, add_arguments(parser) and run(args)."""

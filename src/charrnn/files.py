@@ -1,0 +1,133 @@
+"""Files and folders that are written whole or not at all."""
+
+import contextlib
+import json
+import os
+import pathlib
+import tempfile
+from collections.abc import Iterator
+from typing import IO, Any
+
+from charrnn import errors
+
+
+def read_json(path: pathlib.Path) -> dict[str, Any]:
+  """Return the object in a JSON file of a run; raise UserError if it is unreadable or damaged."""
+  try:
+    value = json.loads(path.read_bytes())
+  except OSError as error:
+    raise errors.UserError(f"cannot read {path}: {error.strerror}") from error
+  except ValueError:
+    value = None
+  if not isinstance(value, dict):
+    raise errors.UserError(f"{path} is damaged: restore it from a copy of the same run")
+  return value
+
+
+def write_json(path: pathlib.Path, value):
+  """Write a JSON file atomically."""
+  write_text(path, json.dumps(value, indent=1) + "\n")
+
+
+def write_text(path: pathlib.Path, text: str):
+  """Write a text file atomically: a reader or a kill never meets half of it."""
+  temporary = path.with_name(f".{path.name}.{os.getpid()}")
+  temporary.write_text(text)
+  os.replace(temporary, path)
+
+
+def check_output(path: pathlib.Path, name: str | None = None):
+  """Raise UserError if no file can be written at `path`, before any work is done.
+
+  `name`: how the user named it, if not by the path alone.
+  """
+  name = name or str(path)
+  try:
+    is_folder = path.is_dir()
+  except OSError as error:
+    raise errors.UserError(f"{name}: {error.strerror}") from error
+  if is_folder:
+    raise errors.UserError(f"{name} is a folder: give the name of a file")
+  if (path.parent / "config.json").exists() and (path.parent / "run.json").exists():
+    raise errors.UserError(f"{name} would be among the files of a run: write it elsewhere")
+  if not path.parent.is_dir():
+    raise errors.UserError(f"{name}: there is no folder {path.parent}")
+  if not os.access(path.parent, os.W_OK):
+    raise errors.UserError(f"{name}: {path.parent} cannot be written to")
+
+
+@contextlib.contextmanager
+def replace_file(path: pathlib.Path) -> Iterator[IO[bytes]]:
+  """Yield a binary file that is renamed to `path` once it is whole; else nothing is left of it.
+
+  An existing path that is no regular file, such as /dev/stdout, is written to directly.
+  """
+  temporary = None
+  try:
+    if path.exists() and not path.is_file():
+      with open(path, "wb") as file:
+        yield file
+      return
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    with open(temporary, "wb") as file:
+      yield file
+    os.replace(temporary, path)
+  except BrokenPipeError:  # of /dev/stdout: its reader has left
+    raise
+  except OSError as error:
+    raise errors.UserError(f"cannot write {path}: {error.strerror or error}") from error
+  finally:
+    if temporary:
+      temporary.unlink(missing_ok=True)
+
+
+def output_folder(chosen: str | None, default: pathlib.Path) -> pathlib.Path:
+  """Return the folder that --out names, not made yet; raise UserError if it is not writable."""
+  folder = default if chosen is None else pathlib.Path(chosen)
+  try:
+    existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    if not existing.is_dir():
+      raise NotADirectoryError(20, "Not a directory")
+    if not os.access(existing, os.W_OK):
+      raise PermissionError(13, "Permission denied")
+  except OSError as error:
+    raise _unwritable(folder, error) from error
+  return folder
+
+
+def make_folder(chosen: str | None, default: pathlib.Path) -> pathlib.Path:
+  """Make and return the folder of `output_folder`."""
+  folder = output_folder(chosen, default)
+  try:
+    folder.mkdir(parents=True, exist_ok=True)
+  except OSError as error:
+    raise _unwritable(folder, error) from error
+  return folder
+
+
+@contextlib.contextmanager
+def replace_in_folder(folder: pathlib.Path) -> Iterator[pathlib.Path]:
+  """Yield a temporary folder whose contents replace those of the same names in `folder` at the end.
+
+  Nothing is replaced unless all was written, so earlier results survive a failure.
+  """
+  make_folder(str(folder), folder)
+  with tempfile.TemporaryDirectory(prefix=".new-", dir=folder) as name:
+    new = pathlib.Path(name)
+    try:
+      yield new
+      written = list(new.iterdir())
+      old = new / "old"
+      old.mkdir()
+      for path in written:
+        if path.is_dir() and (folder / path.name).exists():  # rename does not replace a full folder
+          os.replace(folder / path.name, old / path.name)
+        os.replace(path, folder / path.name)
+    except OSError as error:
+      raise _unwritable(folder, error) from error
+
+
+def _unwritable(folder: pathlib.Path, error: OSError) -> errors.UserError:
+  return errors.UserError(
+    f"cannot write to {folder}: {error.strerror or error}; give another --out"
+  )

@@ -1,0 +1,1 @@
+"""Sweeps, searches and the comparison of their runs."""

@@ -1,0 +1,259 @@
+"""`charrnn compare` on tiny runs: what it writes, what it says of broken ones, what it refuses."""
+
+import csv
+import fcntl
+import io
+import json
+import math
+import shutil
+
+import pytest
+
+from charrnn.runs import inspection, metrics, runs
+from charrnn.sweeps import compared_runs, comparison_pictures, loss_curves
+
+FILES = {
+  *("compare.md", "compare.csv", "compare.json"),
+  *("curves.png", "settings.png", "grid.png", "sizes.png"),
+}
+
+
+@pytest.fixture
+def _no_pictures(monkeypatch):
+  """Where the tables are looked at: pictures take a second."""
+  draw = lambda found, path: path.write_bytes(b"")  # noqa: E731
+  monkeypatch.setattr(loss_curves, "draw", draw)
+  for name in ("settings", "grid", "sizes"):
+    monkeypatch.setattr(comparison_pictures, name, draw)
+
+
+pytestmark = pytest.mark.usefixtures("_no_pictures")
+
+
+@pytest.fixture
+def sweep(trained, counted, tmp_path):
+  """A folder with copies of runs `a` and `b` and of an n-gram of the same text."""
+  folder = tmp_path / "sweep"
+  for name in ("a", "b"):
+    shutil.copytree(trained[name], folder / name)
+  shutil.copytree(counted, folder / "ngram")
+  return folder
+
+
+def rows(result):
+  """The table on stdout, a dict for each run."""
+  head, *lines = (line.split() for line in result.out.partition("\n\n")[0].splitlines())
+  return {line[0]: dict(zip([h for h in head if h not in ("at",)], line)) for line in lines}
+
+
+def test_the_table_and_the_files(charrnn, sweep):
+  result = charrnn("compare", sweep)
+  assert result.code == 0 and "Traceback" not in result.err
+  assert {path.name for path in (sweep / "compare").iterdir()} == FILES
+  table = rows(result)
+  assert set(table) == {"a", "b", "ngram"}
+  losses = [float(row["nats"]) for row in table.values()]
+  assert losses == sorted(losses)
+  assert {row["state"] for row in table.values()} == {"done"}
+  best = min(line.get("valid/loss", 9) for line in metrics.read(sweep / "a"))
+  assert table["a"]["nats"] == f"{best:.4f}" and table["a"]["bits"] == f"{best / math.log(2):.4f}"
+  assert table["a"]["step"] == "20"
+  # Two fields differ between a and b, and the cell between them and the n-gram.
+  assert [table["a"][name] for name in ("cell", "hidden", "learning_rate")] == ["lstm", "8", "0.01"]
+  assert "window" not in table["a"] and "order" not in table["a"]
+  assert table["ngram"]["parameters"] == table["ngram"]["hidden"] == "-"
+  assert "compare" not in table  # the pictures' folder is no run, the second time either
+  assert rows(charrnn("compare", sweep)) == table
+
+
+def test_parameters_and_state_are_those_of_inspect(charrnn, sweep):
+  facts = charrnn("inspect", sweep / "a", "--json").json
+  (own,) = charrnn("compare", sweep / "a", "--json").json["runs"]
+  assert own["parameters"] == facts["parameters"]["total"]
+  assert own["nats"] == facts["history"]["best_valid"]["loss"]
+  assert own["characters_per_second"] == facts["history"]["characters_per_second"]
+  assert own["epochs"] == pytest.approx(facts["progress"]["epochs"])
+  assert own["step"] == facts["progress"]["step"] and own["characters"] == 20 * 4 * 16
+  assert not own["seconds_are_estimated"] and 0 < own["seconds"] <= facts["history"]["seconds"]
+  assert (sweep / "a" / "compare" / "compare.json").exists()
+
+
+def test_markdown_csv_and_json_say_the_same(charrnn, sweep, tmp_path):
+  out = tmp_path / "out"
+  said = {
+    name: charrnn("compare", sweep / "b", sweep / "a", "--out", out, f"--{name}").out
+    for name in ("markdown", "csv", "json")
+  }
+  assert said["markdown"] == (out / "compare.md").read_text()
+  assert said["csv"] == (out / "compare.csv").read_text()
+  assert said["json"] == (out / "compare.json").read_text()
+  found = json.loads(said["json"], parse_constant=pytest.fail)
+  records = list(csv.DictReader(io.StringIO(said["csv"])))
+  assert [float(record["nats"]) for record in records] == [each["nats"] for each in found["runs"]]
+  assert {record["run"]: record["config.model.hidden"] for record in records} == {
+    "a": "8",
+    "b": "6",
+  }
+  lines = said["markdown"].splitlines()
+  assert len({line.count("|") for line in lines[:4]}) == 1 and lines[1].startswith("| --- |")
+  assert "![curves](curves.png)" in lines
+
+
+def test_seeds_are_one_setting(charrnn, sweep):
+  path = shutil.copytree(sweep / "a", sweep / "c") / "config.json"
+  path.write_text(json.dumps(json.loads(path.read_text()) | {"seed": 3}))
+  text = (sweep / "c" / "metrics.jsonl").read_text().splitlines()
+  last = json.loads(text[-1]) | {"valid/loss": 0.25}
+  (sweep / "c" / "metrics.jsonl").write_text("\n".join([*text[:-1], json.dumps(last)]))
+  result = charrnn("compare", sweep / "a", sweep / "c", "--out", sweep / "out")
+  setting = result.out.partition("\n\n")[2].splitlines()[1].split()
+  best = min(line.get("valid/loss", 9) for line in metrics.read(sweep / "a"))
+  assert setting[-6] == "2" and float(setting[-5]) == pytest.approx((best + 0.25) / 2, abs=1e-4)
+
+
+def test_broken_runs_are_told_and_cost_nothing(charrnn, sweep):
+  before = rows(charrnn("compare", sweep))["b"]
+  for name in ("config", "lines", "alphabet", "about", "types", "empty"):
+    shutil.copytree(sweep / "a", sweep / name)
+  (sweep / "config" / "config.json").write_text("{")
+  with (sweep / "lines" / "metrics.jsonl").open("ab") as file:
+    file.write(b'{"step": 99, "valid/loss": -1')
+  odd = [{"step": 3, "valid/loss": "x", "epoch": [], "seconds": {}, "chars_per_second": None}, [1]]
+  with (sweep / "lines" / "metrics.jsonl").open("ab") as file:
+    file.write(b"\n\xff\n" + "\n".join(map(json.dumps, odd)).encode())
+  (sweep / "alphabet" / "alphabet.json").unlink()
+  (sweep / "about" / "run.json").write_text("[]")
+  config = json.loads((sweep / "types" / "config.json").read_text())
+  config |= {"batch_size": "many", "epochs": None, "model": {"cell": "tree", "layers": []}}
+  (sweep / "types" / "config.json").write_text(json.dumps(config))
+  (sweep / "empty" / "metrics.jsonl").unlink()
+  result = charrnn("compare", sweep)
+  table = rows(result)
+  assert result.code == 0 and set(table) >= {"config", "lines", "alphabet", "about", "types"}
+  assert table["config"]["state"] == "damaged"
+  assert table["lines"]["nats"] == table["a"]["nats"]
+  assert table["alphabet"]["parameters"] == "-" and table["empty"]["nats"] == "-"
+  assert {name: table["b"][name] for name in before} == before
+  for problem in ("config.json is damaged", "alphabet.json", "run.json is damaged"):
+    assert problem in result.out
+
+
+def test_states(charrnn, sweep):
+  def state(name):
+    return rows(charrnn("compare", sweep))[name]["state"]
+
+  lines = (sweep / "a" / "metrics.jsonl").read_text().splitlines(keepends=True)
+  (sweep / "a" / "metrics.jsonl").write_text("".join(lines[:3]))
+  shutil.rmtree(sweep / "a" / "checkpoints" / "20")
+  assert state("a") == "stopped"
+  (sweep / "a" / "outcome.json").write_text('{"state": "diverged", "code": 2, "seconds": 3}')
+  assert state("a") == "diverged"
+  (sweep / "a" / "outcome.json").write_text('{"state": "dive')
+  with (sweep / "a" / "lock").open("a") as held:
+    fcntl.flock(held, fcntl.LOCK_EX)
+    assert state("a") == "running"
+  (sweep / "sweep.json").write_text(json.dumps({"trials": {"a": {}, "later": {}, "../up": {}}}))
+  table = rows(charrnn("compare", sweep))
+  assert table["later"]["state"] == "waiting" and len(table) == 4
+  (sweep / "later").mkdir()
+  (sweep / "later" / "outcome.json").write_text('{"state": "failed", "code": 2, "seconds": 3}')
+  result = charrnn("compare", sweep)
+  assert rows(result)["later"]["state"] == "failed" and "it has no config.json" in result.out
+
+
+def test_a_run_that_was_patient_no_longer_is_done(sweep):
+  config = runs.read_config(sweep / "a")
+  losses = [{"step": n, "epoch": n / 10, "valid/loss": x} for n, x in enumerate([3, 2, 2, 5], 1)]
+  reached = compared_runs._reached
+  shutil.rmtree(sweep / "a" / "checkpoints" / "20")
+  config.patience = 3
+  assert reached(sweep / "a", config, losses) is None
+  config.patience = 2
+  assert reached(sweep / "a", config, losses) == "done"
+
+
+def test_a_run_whose_last_step_was_not_logged_is_done(sweep):
+  config = runs.read_config(sweep / "a")
+  config.max_steps = 20
+  lines = [{"step": 15, "epoch": 1.5, "train/loss": 2.0}]
+  assert compared_runs._reached(sweep / "a", config, lines) == "done"
+  config.max_steps = 21
+  assert compared_runs._reached(sweep / "a", config, lines) is None
+
+
+def test_nothing_but_runs_to_come(charrnn, tmp_path):
+  (tmp_path / "sweep.json").write_text(json.dumps({"trials": {"x": {}, "y": {}}}))
+  result = charrnn("compare", tmp_path)
+  assert result.code == 0 and result.out.count("waiting") == 2
+  assert {path.name for path in (tmp_path / "compare").iterdir()} == FILES
+
+
+def test_different_texts_are_said(charrnn, sweep):
+  about = json.loads((sweep / "b" / "run.json").read_text())
+  about["corpus"]["sha256"] = "0" * 64
+  (sweep / "b" / "run.json").write_text(json.dumps(about))
+  result = charrnn("compare", sweep)
+  assert "losses do not compare" in result.out and "sha256 000000000000" in result.out
+  assert {name: row["text"] for name, row in rows(result).items()}["b"] == "B"
+
+
+def test_the_same_run_twice_and_a_folder_of_sweeps(charrnn, sweep):
+  result = charrnn("compare", sweep / "a", sweep, f"{sweep}/../sweep/a", "--out", sweep / "o")
+  assert sorted(rows(result)) == ["a", "b", "ngram"]
+  result = charrnn("compare", sweep.parent, "--csv")
+  assert sorted(line.partition(",")[0] for line in result.out.splitlines()) == [
+    *("a", "b", "ngram", "run")
+  ]
+
+
+def test_names_that_markdown_and_terminals_would_obey(charrnn, sweep):
+  (sweep / "b").rename(sweep / "x|<b>\x1b[31m$`y")
+  result = charrnn("compare", sweep)
+  assert result.code == 0 and "\x1b" not in result.out
+  markdown = (sweep / "compare" / "compare.md").read_text()
+  assert "x\\|&lt;b>" in markdown and "\x1b" not in markdown
+
+
+def test_what_was_there_survives_a_failure(charrnn, sweep, monkeypatch):
+  out = sweep / "out"
+  out.mkdir()
+  (out / "compare.md").write_text("before")
+
+  def fail(found, path):
+    raise KeyboardInterrupt
+
+  monkeypatch.setattr(comparison_pictures, "sizes", fail)
+  assert charrnn("compare", sweep, "--out", out).code == 130
+  assert {path.name: path.read_text() for path in out.iterdir()} == {"compare.md": "before"}
+
+
+def test_it_reads_without_jax_and_takes_no_lock(sweep):
+  before = sorted(path for path in sweep.rglob("*"))
+  compared_runs.read(compared_runs.find([str(sweep)]))
+  assert sorted(path for path in sweep.rglob("*")) == before
+  assert inspection.facts(sweep / "a")["progress"]["state"] == "finished"
+
+
+@pytest.mark.parametrize(
+  ("make", "message"),
+  [
+    (lambda path: None, "no run directory"),
+    (lambda path: path.write_text(""), "is a file"),
+    (lambda path: path.mkdir(), "is empty"),
+    (lambda path: (path / "sub").mkdir(parents=True), "no config.json"),
+  ],
+)
+def test_what_is_no_run_is_refused(charrnn, trained, tmp_path, make, message):
+  make(tmp_path / "x")
+  result = charrnn("compare", trained["a"], tmp_path / "x", "--out", tmp_path / "o")
+  assert (result.code, result.out) == (2, "") and message in result.err
+  assert result.err.count("\n") == 1 and not (tmp_path / "o").exists()
+
+
+def test_options_that_do_not_go(charrnn, trained, tmp_path):
+  result = charrnn("compare", trained["a"], "--csv", "--json")
+  assert (result.code, result.out) == (2, "") and "not allowed with" in result.err
+  (tmp_path / "file").write_text("")
+  result = charrnn("compare", trained["a"], "--out", tmp_path / "file" / "o")
+  assert result.code == 2 and "give another --out" in result.err
+  assert charrnn("compare").code == 2

@@ -1,0 +1,74 @@
+import json
+
+import numpy as np
+import pytest
+
+from charrnn.runs import checkpoint
+
+
+def change(run, file, edit):
+  value = json.loads((run / file).read_text())
+  edit(value)
+  (run / file).write_text(json.dumps(value))
+
+
+def test_a_copy_is_the_same(charrnn, trained, a):
+  result = charrnn("diff", trained["a"], a)
+  assert result.code == 0
+  assert "8 of 8 arrays are the same" in result.out
+  assert result.out.splitlines()[-1] == "the same in all that matters"
+
+
+def test_runs_of_other_configs_differ_there_and_in_shapes(charrnn, trained):
+  result = charrnn("diff", trained["a"], trained["b"], "--json")
+  assert result.code == 1
+  found = result.json
+  fields = {field["field"]: (field["a"], field["b"]) for field in found["config"]}
+  assert fields == {"model.hidden": (8, 6), "optimizer.learning_rate": (0.01, 0.002)}
+  assert found["same_by_part"] == {
+    "config": False,
+    "corpus": True,
+    "alphabet": True,
+    "weights": False,
+  }
+  by_name = {array["name"]: array for array in found["weights"]}
+  assert (by_name["layer_0/W_hh"]["shape_a"], by_name["layer_0/W_hh"]["shape_b"]) == (
+    [8, 32],
+    [6, 24],
+  )
+  assert "relative" not in by_name["layer_0/W_hh"]
+  assert by_name["head/b_y"]["relative"] > 0
+
+
+def test_distances_are_numpys(charrnn, trained):
+  result = charrnn("diff", trained["a"], trained["a"], "--step-a=10", "--step-b=20", "--json")
+  assert result.code == 1
+  (old, _), (new, _) = (checkpoint.read(trained["a"] / "checkpoints", step) for step in (10, 20))
+  for row in result.json["weights"]:
+    layer, name = row["name"].split("/")
+    x, y = (tree["params"][layer][name].astype(np.float64) for tree in (old, new))
+    assert row["relative"] == pytest.approx(np.sqrt(((x - y) ** 2).sum() / (x**2).sum()))
+    assert row["max_abs"] == np.abs(x - y).max()
+    assert row["same"] == (not row["max_abs"])
+
+
+def test_what_decides_no_number_does_not_matter(charrnn, trained, a):
+  change(a, "config.json", lambda config: config.update(log_every=7))
+  change(a, "config.json", lambda config: config["text"].update(source="elsewhere.txt"))
+  change(a, "run.json", lambda run: run["launches"][0]["packages"].update(jax="0.0.1"))
+  result = charrnn("diff", trained["a"], a)
+  assert result.code == 0
+  assert "log_every: 5 | 7  (aside)" in result.out
+  assert "0.0.1" in result.out
+
+
+def test_another_text_matters(charrnn, trained, a):
+  change(a, "run.json", lambda run: run["corpus"].update(sha256="0" * 64))
+  result = charrnn("diff", trained["a"], a)
+  assert result.code == 1
+  assert result.out.splitlines()[-1] == "different: corpus"
+
+
+def test_errors_are_told_from_differences(charrnn, trained, tmp_path):
+  assert charrnn("diff", trained["a"], tmp_path).code == 2
+  assert charrnn("diff", trained["a"], trained["b"], "--step-b=3").code == 2

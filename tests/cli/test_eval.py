@@ -1,0 +1,202 @@
+"""`charrnn eval`: documents, files of every character, types of errors, and what it refuses."""
+
+import csv
+import json
+import math
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+from charrnn import startup
+from charrnn.runs import runs
+
+SONG = "".join(f"{n} green bottles\n" for n in range(300, 400))
+OTHER = "7 bottles green\n" * 60
+
+
+@pytest.fixture(autouse=True)
+def _devices(monkeypatch):
+  monkeypatch.setattr(startup, "set_cpu_devices", lambda *arguments: None)
+  monkeypatch.setattr(startup, "keep_memory", lambda: None)
+
+
+@pytest.fixture
+def files(tmp_path):
+  paths = tmp_path / "song.txt", tmp_path / "other.txt"
+  for path, text in zip(paths, (SONG, OTHER)):
+    path.write_text(text)
+  return paths
+
+
+def nats(result):
+  return [each["nats"] for each in result.json["results"]]
+
+
+def test_files_are_each_on_their_own_or_one_after_another(charrnn, trained, files):
+  alone = [nats(charrnn("eval", trained["a"], path, "--json"))[0] for path in files]
+  both = charrnn("eval", trained["a"], *files, "--json")
+  assert nats(both) == alone and both.json["state"] == "reset"
+  counts = [each["characters"] for each in both.json["results"]]
+  assert counts == [len(SONG) - 1, len(OTHER) - 1]
+  overall = both.json["overall"]
+  assert overall["characters"] == sum(counts)
+  assert overall["nats"] == pytest.approx(
+    (alone[0] * counts[0] + alone[1] * counts[1]) / sum(counts)
+  )
+  carried = charrnn("eval", trained["a"], *files, "--json", "--state=carried")
+  assert [each["characters"] for each in carried.json["results"]] == [len(SONG) - 1, len(OTHER)]
+  assert nats(carried)[0] == alone[0] and nats(carried)[1] != alone[1]
+  lines = charrnn("eval", trained["a"], *files).out.splitlines()
+  assert len(lines) == 4 and lines[-1].endswith("all 2 texts")
+
+
+def test_a_split_has_its_documents_beginnings_left_out_when_reset(charrnn, trained, monkeypatch):
+  run = trained["a"]
+  carried = charrnn("eval", run, "--json")
+  corpus = runs.load_corpus(runs.read_config(run))
+  (start, stop), *_ = runs.split(runs.read_config(run), len(corpus.ids)).valid
+  document = corpus.documents[0]
+  cut = [document._replace(start=a, stop=b) for a, b in [(0, start + 99), (start + 99, stop)]]
+  object.__setattr__(corpus, "documents", tuple(cut))
+  monkeypatch.setattr(runs, "load_corpus", lambda config: corpus)
+  reset = charrnn("eval", run, "--json", "--state=reset")
+  assert reset.json["results"][0]["characters"] == carried.json["results"][0]["characters"] - 1
+  assert nats(reset) != nats(carried)
+  assert nats(charrnn("eval", run, "--json", "--state=carried")) == nats(carried)
+
+
+def test_a_table_of_every_character(charrnn, trained, tmp_path):
+  text = 'a "bottle"\\\n\tgreen, é\n' * 3
+  text = "".join(c for c in text if c in SONG + "\n")
+  path, table = tmp_path / "text.txt", tmp_path / "out.tsv"
+  path.write_text(text)
+  result = charrnn("eval", trained["a"], path, "--tsv", table, "--json")
+  with table.open(newline="") as file:
+    rows = list(csv.DictReader(file, delimiter="\t"))
+  assert [int(row["index"]) for row in rows] == list(range(len(text)))
+  assert "".join(row["character"].encode().decode("unicode_escape") for row in rows) == text
+  assert (rows[0]["nats"], rows[0]["p"], rows[0]["rank"]) == ("", "", "")
+  values = [float(row["nats"]) for row in rows[1:]]
+  assert sum(values) / len(values) == pytest.approx(nats(result)[0], rel=1e-5)
+  for row in rows[1:]:
+    assert float(row["p"]) == pytest.approx(math.exp(-float(row["nats"])), rel=1e-5)
+  assert nats(result)[0] == pytest.approx(nats(charrnn("eval", trained["a"], path, "--json"))[0])
+
+
+def test_an_awkward_character_is_one_field():
+  from charrnn.evaluation import per_character
+
+  for symbol in "\n\t\r\\\"'é \x00\u2028\ud800\x85":
+    field = per_character._escaped("char", symbol)
+    assert field.isprintable() and '"' not in field
+    if symbol != "é":
+      assert field.encode("ascii").decode("unicode_escape") == symbol
+  assert per_character._escaped("byte", "é") == "\\xe9"
+
+
+def test_a_page_of_a_split_that_learns(charrnn, trained, tmp_path):
+  page = tmp_path / "page.html"
+  options = ("--characters", 500, "--html", page)
+  plain = charrnn("eval", trained["a"], *options, "--json")
+  before = page.read_text()
+  result = charrnn("eval", trained["a"], *options, "--dynamic", "--json")
+  assert plain.json["dynamic"] is None and result.json["dynamic"] == 0.3
+  assert plain.json["results"][0]["characters"] == result.json["results"][0]["characters"] == 500
+  assert nats(result)[0] < nats(plain)[0]
+  assert "dynamic evaluation at rate 0.3" in page.read_text() and page.read_text() != before
+  still = ("eval", trained["a"], "--characters", 500, "--dynamic=0")
+  assert "dynamic evaluation at rate 0\n" in charrnn(*still).out
+  assert nats(charrnn(*still, "--json")) == pytest.approx(nats(plain), abs=1e-3)
+  assert [path.name for path in tmp_path.iterdir()] == ["page.html"]
+
+
+def test_a_page_and_a_table_of_a_file_have_its_first_character_too(
+  charrnn, trained, files, tmp_path
+):
+  table, page = tmp_path / "x.tsv", tmp_path / "x.html"
+  result = charrnn("eval", trained["a"], files[0], "--html", page, "--tsv", table)
+  assert result.code == 0, result.err
+  assert table.read_text().splitlines()[1].split("\t")[2:] == ["", "", ""]
+  assert page.read_text().count("<i") >= len(SONG)
+
+
+def test_the_errors_by_type(charrnn, trained, files):
+  found = charrnn("eval", trained["a"], *files, "--errors", "--json").json["errors"]
+  assert found["characters"] == len(SONG) + len(OTHER) - 2
+  assert sum(row["count"] for row in found["types"]) == found["errors"] > 0
+  shown = charrnn("eval", trained["a"], "--errors").out
+  assert "\n  n-gram " in shown and "\n  boost 0.5 " in shown
+
+
+def test_an_ngram_has_no_gradient_to_follow(charrnn, a):
+  config = json.loads((a / "config.json").read_text())
+  config["model"] |= {"cell": "ngram", "order": 3}
+  (a / "config.json").write_text(json.dumps(config))
+  result = charrnn("eval", a, "--dynamic")
+  assert (result.code, result.out) == (2, "")
+  assert result.err.count("\n") == 1 and "an ngram, which has no gradient" in result.err
+
+
+def test_all_but_learning_of_an_ngram(charrnn, counted, tmp_path):
+  plain = charrnn("eval", counted, "--json")
+  table, page = tmp_path / "x.tsv", tmp_path / "x.html"
+  found = charrnn("eval", counted, "--errors", "--tsv", table, "--html", page, "--json")
+  assert nats(found) == pytest.approx(nats(plain), rel=1e-5)
+  assert len(table.read_text().splitlines()) == found.json["errors"]["characters"] + 1
+  assert charrnn("eval", counted, "--dynamic").code == 2
+
+
+@pytest.mark.parametrize(
+  ("arguments", "said"),
+  [
+    (["--dynamic=-1"], "--dynamic=-1.0: must be 0 or more"),
+    (["--dynamic=nan"], "--dynamic=nan: must be 0 or more"),
+    (["--dynamic=inf"], "--dynamic=inf: must be 0 or more"),
+    (["--dynamic", "song.txt"], "give it as --dynamic=0.3, or --dynamic last"),
+    (["--dynamic", "--streams=4"], "--streams=4: --dynamic has one"),
+    (["--dynamic=1e38"], "smaller rate"),
+    (["--characters=1"], "--characters=1: must be at least 2"),
+    (["--errors", "--split=train"], "--errors --split=train"),
+    (["--tsv=."], "--tsv=. is a folder"),
+    (["--html=none/there.html"], "there is no folder none"),
+    (["--html=x", "--tsv=./x"], "give two names"),
+    (["song.txt", "--tsv=song.txt"], "--tsv=song.txt is the text itself"),
+    (["song.txt", "other.txt", "--html=x"], "--html=x: it is of one text"),
+    (["--state=lost"], "--state"),
+    (["none.txt"], "cannot read none.txt"),
+  ],
+)
+def test_what_is_refused_in_a_line(charrnn, trained, files, arguments, said, monkeypatch):
+  monkeypatch.chdir(files[0].parent)
+  result = charrnn("eval", trained["a"], *arguments)
+  assert (result.code, result.out) == (2, "")
+  line = result.err.splitlines()[-1]
+  assert line.startswith("charrnn: error: ") and said in line
+  assert files[0].read_text() == SONG
+  assert sorted(path.name for path in files[0].parent.iterdir()) == ["other.txt", "song.txt"]
+
+
+def test_a_text_that_is_all_beginnings(charrnn, trained, tmp_path, monkeypatch):
+  corpus = runs.load_corpus(runs.read_config(trained["a"]))
+  document = corpus.documents[0]
+  each = [document._replace(start=n, stop=n + 1) for n in range(len(corpus.ids))]
+  object.__setattr__(corpus, "documents", tuple(each))
+  monkeypatch.setattr(runs, "load_corpus", lambda config: corpus)
+  for options in ((), ("--tsv", tmp_path / "x.tsv"), ("--dynamic",)):
+    result = charrnn("eval", trained["a"], "--state=reset", *options)
+    assert result.code == 2 and "nothing to score" in result.err
+
+
+FULL = pathlib.Path("/dev/full")
+
+
+@pytest.mark.skipif(not FULL.exists(), reason="needs a disk that is full")
+def test_a_full_disk_is_told_in_a_line(charrnn, trained, files):
+  result = charrnn("eval", trained["a"], files[0], "--tsv", FULL)
+  assert result.code == 2 and "cannot write /dev/full: No space left" in result.err
+  command = [sys.executable, "-m", "charrnn.cli", "corpus"]
+  with FULL.open("w") as full:
+    done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+  assert done.returncode == 2 and len(done.stderr.splitlines()) == 1, done.stderr

@@ -1,0 +1,83 @@
+import errno
+import json
+
+import numpy as np
+import pytest
+import safetensors
+
+from charrnn.data import alphabet
+from charrnn.runs import runs
+
+
+def read_safetensors(path):
+  with safetensors.safe_open(path, "numpy") as file:
+    params = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no dict)
+    return params, {name: json.loads(value) for name, value in file.metadata().items()}
+
+
+def read_npz(path):
+  with np.load(path, allow_pickle=False) as file:
+    params = {name: file[name] for name in file.files if name != "__meta__"}
+    return params, json.loads(str(file["__meta__"]))
+
+
+@pytest.mark.parametrize("name, read", [("m.safetensors", read_safetensors), ("m.npz", read_npz)])
+def test_what_is_read_elsewhere_is_the_run(charrnn, trained, tmp_path, name, read):
+  result = charrnn("export", trained["a"], tmp_path / name, "--step=10")
+  assert (result.code, result.out) == (0, "")
+  loaded = runs.load(trained["a"], 10)
+  params, meta = read(tmp_path / name)
+  expected = {f"{layer}/{k}": v for layer, tree in loaded.params.items() for k, v in tree.items()}
+  assert params.keys() == expected.keys()
+  for key, array in expected.items():
+    np.testing.assert_array_equal(params[key], array, strict=True)
+  assert meta["config"] == json.loads((trained["a"] / "config.json").read_text())
+  assert alphabet.Alphabet.from_json(meta["alphabet"]) == loaded.alphabet
+  assert (meta["step"], meta["valid_loss"]) == (10, loaded.meta["valid_loss"])
+
+
+def test_only_force_replaces_a_file(charrnn, trained, tmp_path):
+  out = tmp_path / "m.npz"
+  out.write_text("precious")
+  result = charrnn("export", trained["a"], out)
+  assert result.code == 2
+  assert "--force" in result.err
+  assert out.read_text() == "precious"
+  assert charrnn("export", trained["a"], out, "--force").code == 0
+  assert "layer_1/W_xh" in read_npz(out)[0]
+
+
+def test_bad_names_are_said(charrnn, trained, tmp_path):
+  (tmp_path / "folder.npz").mkdir()
+  for name, why in (
+    ("m.pt", "must end in .safetensors or .npz"),
+    ("folder.npz", "is a folder"),
+    ("nowhere/m.npz", "there is no folder"),
+  ):
+    result = charrnn("export", trained["a"], tmp_path / name, "--force")
+    assert result.code == 2
+    assert why in result.err
+
+
+def test_a_full_disk_leaves_the_old_file_and_nothing_else(charrnn, trained, tmp_path, monkeypatch):
+  out = tmp_path / "m.npz"
+  out.write_text("precious")
+
+  def fill(file, **arrays):
+    file.write(b"half")
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+  monkeypatch.setattr(np, "savez", fill)
+  result = charrnn("export", trained["a"], out, "--force")
+  assert result.code == 2
+  assert "No space left" in result.err
+  assert [file.name for file in tmp_path.iterdir()] == ["m.npz"]
+  assert out.read_text() == "precious"
+
+
+def test_a_run_by_cudnn_is_read_where_there_is_none(a, charrnn):
+  path = a / "config.json"
+  config = json.loads(path.read_text())
+  config["model"]["unroll"] = "cudnn"
+  path.write_text(json.dumps(config))
+  assert charrnn("sample", a, "--length=5", "--quiet").code == 0

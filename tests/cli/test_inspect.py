@@ -1,0 +1,134 @@
+import json
+import shutil
+import subprocess
+import sys
+
+import bits
+import numpy as np
+import pytest
+
+from charrnn.cli import inspect
+from charrnn.runs import checkpoint
+
+HOLD = """
+import fcntl, sys
+file = open(sys.argv[1], "a")
+fcntl.flock(file, fcntl.LOCK_EX)
+print("held", flush=True)
+sys.stdin.read()
+"""
+
+
+def test_numbers_are_numpys(charrnn, trained):
+  facts = charrnn("inspect", trained["a"], "--step=10", "--json").json
+  tree, _ = checkpoint.read(trained["a"] / "checkpoints", 10)
+  rows = {row["name"]: row for row in facts["parameters"]["arrays"]}
+  arrays = {
+    f"{layer}/{name}": array
+    for layer, params in tree["params"].items()
+    for name, array in params.items()
+  }
+  assert rows.keys() == arrays.keys()
+  for name, array in arrays.items():
+    row, exact = rows[name], array.astype(np.float64)
+    assert (row["shape"], row["dtype"], row["size"]) == (list(array.shape), "float32", array.size)
+    assert row["norm"] == pytest.approx(np.sqrt((exact**2).sum()), rel=1e-12)
+    assert [row["min"], row["max"]] == [exact.min(), exact.max()]
+    assert [row["mean"], row["std"]] == pytest.approx([exact.mean(), exact.std()])
+  assert facts["parameters"]["total"] == sum(array.size for array in arrays.values())
+  assert facts["parameters"]["bytes"] == sum(array.nbytes for array in arrays.values())
+
+
+def test_facts_are_those_of_the_run(charrnn, trained):
+  facts = charrnn("inspect", trained["a"], "--json").json
+  assert facts["problems"] == []
+  assert facts["config"] == json.loads((trained["a"] / "config.json").read_text())
+  assert facts["corpus"]["characters"] == sum(facts["alphabet"]["counts"])
+  assert len(facts["launches"]) == 1
+  assert facts["progress"]["state"] == "finished"
+  assert facts["progress"]["step"] == facts["progress"]["steps"] == 20
+  lines = [json.loads(line) for line in (trained["a"] / "metrics.jsonl").read_text().splitlines()]
+  # An epoch as training itself counts it.
+  assert facts["progress"]["epochs"] == pytest.approx(lines[-1]["epoch"])
+  losses = {line["step"]: line["valid/loss"] for line in lines if "valid/loss" in line}
+  kept = facts["checkpoints"]
+  assert {entry["step"]: entry["valid_loss"] for entry in kept["steps"]} == losses
+  assert kept["best"] == facts["parameters"]["step"] == min(losses, key=losses.get)
+  assert kept["newest"] == 20
+
+
+def test_a_page_is_narrow_and_says_it_all(charrnn, trained):
+  out = charrnn("inspect", trained["a"]).out
+  assert max(map(len, out.splitlines())) <= inspect.WIDTH
+  for text in ("finished: step 20 of 20", "hidden=8", "\\n space 0-9 b e g l n o r s t", "best"):
+    assert text in out
+
+
+def test_a_damaged_array_is_marked_among_the_others(charrnn, a):
+  files = sorted((a / "checkpoints/20/state/ocdbt.process_0/d").iterdir())
+  for file in files:
+    whole = file.read_bytes()
+    for offset in range(100, len(whole), 300):
+      bits.flip(file, offset)
+      rows = charrnn("inspect", a, "--step=20", "--json").json["parameters"]["arrays"]
+      if not all(row["whole"] for row in rows):
+        assert 0 < sum("norm" in row for row in rows) < len(rows) == 8
+        assert charrnn("inspect", a, "--step=20").out.count("DAMAGED") == 1
+        return
+      file.write_bytes(whole)
+  pytest.fail("no flip hit a parameter")
+
+
+def test_a_step_that_goes_away_is_passed_over(charrnn, a, monkeypatch):
+  best = charrnn("inspect", a, "--json").json["checkpoints"]["best"]
+  (other,) = {10, 20} - {best}
+  read_meta, calls = checkpoint.read_meta, []
+
+  def vanish(folder, step):
+    calls.append(step)
+    if calls.count(best) == 2:  # the first call was for the list of steps
+      shutil.rmtree(folder / str(step))
+    return read_meta(folder, step)
+
+  monkeypatch.setattr(checkpoint, "read_meta", vanish)
+  facts = charrnn("inspect", a, "--json").json
+  assert facts["parameters"]["step"] == other
+  assert facts["problems"] == []
+
+
+def test_a_run_without_checkpoints(charrnn, a):
+  shutil.rmtree(a / "checkpoints")
+  (a / "metrics.jsonl").unlink()
+  (a / "lock").unlink()
+  facts = charrnn("inspect", a, "--json").json
+  assert facts["problems"] == []
+  assert facts["parameters"] is None
+  assert facts["progress"] == {"state": "stopped", "step": 0, "steps": 20, "epochs": 0}
+  assert "none yet" in charrnn("inspect", a).out
+  assert not (a / "lock").exists()
+  assert "no checkpoint yet" in charrnn("inspect", a, "--step=10").err
+
+
+def test_a_run_that_is_locked_is_training(charrnn, a):
+  command = [sys.executable, "-c", HOLD, a / "lock"]
+  with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as holder:
+    assert holder.stdout.readline() == b"held\n"
+    assert charrnn("inspect", a, "--json").json["progress"]["state"] == "training"
+    assert "training now" in charrnn("inspect", a).out
+    holder.stdin.close()
+  assert charrnn("inspect", a, "--json").json["progress"]["state"] == "finished"
+
+
+def test_what_is_no_run_is_said(charrnn, a, tmp_path):
+  (tmp_path / "empty").mkdir()
+  for command in ("inspect", "verify"):
+    for path in (tmp_path / "missing", tmp_path / "empty", tmp_path, a / "config.json"):
+      result = charrnn(command, path)
+      assert (result.code, result.out) == (2, "")
+      assert str(path) in result.err
+  assert "kept are 10, 20" in charrnn("inspect", a, "--step=3").err
+
+
+def test_symbols_can_be_told_apart():
+  shown = list(inspect._ranges("\n\x1b !01239ABCDabdeé€"))
+  assert shown == ["\\n", "\\x1b", "space", "!", "0-3", "9", "A-D", "a", "b", "d", "e", "é", "€"]

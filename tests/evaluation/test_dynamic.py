@@ -1,0 +1,112 @@
+"""Dynamic evaluation against a loop of plain gradient steps, and what it must never do."""
+
+import jax
+import numpy as np
+import pytest
+import tiny
+
+from charrnn import errors
+from charrnn.evaluation import dynamic, surprisal
+from charrnn.models import network
+
+
+@pytest.fixture(scope="module")
+def case():
+  net = tiny.model()
+  return net, net.init(jax.random.key(0)), tiny.ids(3000)
+
+
+def read(case, segments, rate=0.3, **settings):
+  return dynamic.read(*case, segments, rate=rate, **{"burn_in": 0} | settings)
+
+
+def nats(case, *arguments, **settings):
+  return read(case, *arguments, **settings).predictions.nats
+
+
+def by_hand(case, rate, stop):
+  """-log p of ids[1:stop]: score 20, then a step on them, and so on."""
+  net, params, ids = case
+
+  @jax.jit
+  def loss(params, carry, x, y):
+    logits, carry, _ = net.apply(params, x, carry)
+    each = network.cross_entropy(logits, y)
+    return each.mean(), (each[:, 0], carry)
+
+  found, carry = [], net.initial_carry(1)
+  for start in range(0, stop - 1, 20):
+    x, y = (
+      ids[a : min(a + 20, stop - 1 + a - start), None].astype(int) for a in (start, start + 1)
+    )
+    (_, (each, carry)), grads = jax.value_and_grad(loss, has_aux=True)(params, carry, x, y)
+    norm = np.sqrt(sum(float((leaf**2).sum()) for leaf in jax.tree.leaves(grads)))
+    scale = rate * min(1.0, dynamic.CLIP / norm)
+    params = jax.tree.map(lambda leaf, grad, s=scale: leaf - s * grad, params, grads)
+    found.append(each)
+  return np.concatenate(found)
+
+
+@pytest.mark.parametrize("clip", [5.0, 0.05])
+def test_it_is_a_loop_of_scoring_and_learning(case, clip, monkeypatch):
+  monkeypatch.setattr(dynamic, "CLIP", clip)
+  jax.clear_caches()
+  found = nats(case, [(0, 1230)])
+  assert np.isnan(found[0])
+  np.testing.assert_allclose(found[1:], by_hand(case, 0.3, 1230), atol=1e-4)
+  jax.clear_caches()
+
+
+def test_nothing_is_learned_from_what_is_yet_to_come(case):
+  net, params, ids = case
+  whole = nats(case, [(0, 1100)])
+  for place in (1, 20, 21, 537, 1040):
+    changed = ids.copy()
+    changed[place:] = (changed[place:] + 1 + np.arange(len(ids) - place) % 5) % tiny.V
+    np.testing.assert_array_equal(nats((net, params, changed), [(0, 1100)])[:place], whole[:place])
+    assert nats((net, params, changed), [(0, 1100)])[place] != whole[place]
+
+
+def test_at_a_rate_of_0_it_is_the_plain_loss(case):
+  plain = surprisal.read(*case, [(200, 1500)], readers=1, window=64, burn_in=100)
+  np.testing.assert_allclose(
+    nats(case, [(200, 1500)], rate=0.0, burn_in=100), plain.predictions.nats, atol=1e-5
+  )
+
+
+def test_it_helps_and_leaves_the_parameters_alone(case):
+  before = jax.tree.map(np.array, case[1])
+  assert read(case, [(0, 3000)]).mean < read(case, [(0, 3000)], rate=0.0).mean - 0.1
+  jax.tree.map(np.testing.assert_array_equal, before, case[1])
+
+
+def test_a_document_begins_anew(case):
+  net, params, ids = case
+  found = read(case, [(0, 1500)], begins=[0, 600], burn_in=30)
+  alone = nats((net, params, ids[600:]), [(0, 900)])
+  np.testing.assert_allclose(found.within([(600, 1500)]).predictions.nats, alone, atol=1e-6)
+
+
+def test_what_was_learned_is_carried_from_segment_to_segment(case):
+  whole = nats(case, [(0, 1500)])
+  np.testing.assert_array_equal(nats(case, [(0, 700), (700, 1500)]), whole)
+  apart = read(case, [(0, 1000), (1500, 2500)], burn_in=100).within([(1500, 2500)])
+  alone = read(case, [(1500, 2500)], burn_in=100)
+  assert apart.mean < alone.mean
+  np.testing.assert_allclose(  # what stands between is read, and not learned from
+    apart.predictions.nats,
+    read((*case[:2], _noisy(case[2], 1000, 1399)), [(0, 1000), (1500, 2500)], burn_in=100)
+    .within([(1500, 2500)])
+    .predictions.nats,
+  )
+
+
+def _noisy(ids, start, stop):
+  changed = ids.copy()
+  changed[start:stop] = np.random.default_rng(0).integers(0, tiny.V, stop - start)
+  return changed
+
+
+def test_parameters_that_are_not_finite_are_told(case):
+  with pytest.raises(errors.UserError, match="smaller rate"):
+    read(case, [(0, 500)], rate=1e38)

@@ -1,0 +1,154 @@
+"""Errors by type: each oracle on errors that are planted where no other oracle takes them away."""
+
+import re
+
+import numpy as np
+import pytest
+
+from charrnn.data import alphabet as alphabet_lib
+from charrnn.evaluation import mistakes
+
+RNG = np.random.default_rng(0)
+FIRST, SECOND, ENDS = "kmnp", "abcdefgh", (" ", ", ", "; ", "\n")
+# No string tells what comes next, but that a space follows a comma or a semicolon. `mu` occurs five
+# times and `mv` six.
+WORDS = [f"{RNG.choice(list(FIRST))}{RNG.choice(list(SECOND))}" for _ in range(4000)]
+for number in range(11):
+  WORDS[300 * (number + 1)] = "mu" if number < 5 else "mv"
+TRAINING = "".join(word + ENDS[RNG.integers(4)] for word in WORDS)
+ALPHABET = alphabet_lib.Alphabet.of_text(TRAINING + "zebra'\"_42?é\t")
+FILLING = re.sub("mu|mv", "mb", TRAINING)
+
+
+@pytest.fixture(scope="module")
+def training():
+  ids = ALPHABET.encode("zebra " + TRAINING)  # before the part that is trained on
+  return mistakes.learn(ids, [(6, len(ids))], ALPHABET.symbols)
+
+
+def named(training, text, p, *, start=0, begins=(0,)):
+  """The type of every character from `start` on, or None."""
+  places = np.arange(start, len(text))
+  found = mistakes.types(training, ALPHABET.encode(text), places, np.asarray(p)[start:], begins)
+  return [None if kind == mistakes.NONE else mistakes.TYPES[kind] for kind in found]
+
+
+def errors_in(training, text, at, p=0.05, **where):
+  """The types of the errors of a text, which are planted at the places `at`."""
+  given = np.full(len(text), 0.9)
+  given[list(at)] = p
+  found = named(training, text, given, **where)
+  start = where.get("start", 0)
+  assert [n + start for n, name in enumerate(found) if name] == sorted(at)
+  return [name for name in found if name]
+
+
+def test_what_a_short_string_foretells_is_an_error_of_the_ngrams(training):
+  text = FILLING[:600] + "ka, nb"
+  assert errors_in(training, text, [603]) == ["n-gram"]
+
+
+@pytest.mark.parametrize(
+  ("distance", "name"),
+  [
+    *((100, "memory 100"), (101, "memory 500"), (500, "memory 500"), (501, "memory 1000")),
+    *((1000, "memory 1000"), (1001, "memory 5000"), (5000, "memory 5000"), (5001, "rare word")),
+  ],
+)
+def test_a_word_that_was_there_before(training, distance, name):
+  between = FILLING[: distance - 6] + " "
+  text = FILLING[5000:5600] + "\nzebra" + between + "zebra"
+  second = text.rindex("zebra")
+  assert second - text.index("zebra") == distance
+  # Nobody could know which word comes, but the oracle of rare ones takes away its first character.
+  assert errors_in(training, text, range(second, second + 5)) == ["rare word"] + [name] * 4
+
+
+def test_a_longer_word_may_hold_it_and_upper_case_is_another(training):
+  assert errors_in(training, "ezebrae zebra ", [9]) == ["memory 100"]
+  ids = ALPHABET.encode("Zebra zebra".replace("Z", "e"))
+  found = mistakes.types(training, ids, np.arange(11), np.where(np.arange(11) == 7, 0.1, 1), [0])
+  assert mistakes.TYPES[found[7]] == "rare word"
+
+
+def test_memory_and_strings_end_where_a_document_begins(training):
+  text = "zebra\nzebra"
+  assert errors_in(training, text, [8]) == ["memory 100"]
+  assert errors_in(training, text, [8], begins=[0, 6]) == ["rare word"]
+  text = "ka, "
+  assert errors_in(training, text, [3]) == ["n-gram"]
+  assert errors_in(training, text, [3], begins=[0, 3]) == ["boost 0.5"]
+
+
+def test_text_before_the_part_is_remembered(training):
+  assert errors_in(training, "zebra\nzebra", [8], start=7) == ["memory 100"]
+
+
+def test_words_that_are_rare_in_training(training):
+  text = FILLING[:600] + " mu mv"
+  # A word is an error of its first character too, if it is rare.
+  assert errors_in(training, text, [601, 602, 604, 605]) == [
+    *("rare word", "rare word", "word start", "boost 0.5")
+  ]
+
+
+@pytest.mark.parametrize(
+  ("text", "name"),
+  [
+    *(("ka |kb", "word start"), ("ka\n|kb", "word start"), ("ka?|kb", "word start")),
+    *(("ka | ", "word start"), ('"|?', "word start"), ("ka|?", "punctuation")),
+    *(("ka|'", "punctuation"), ("?|?", "punctuation"), ("ka|_", "rare word")),
+    *(("ka|4", "rare word"), ("'4|2", "rare word"), ("ka'|kb", "rare word")),
+    *(("ka| ", "boost 0.5"), ("ka|\t", "boost 0.5"), ("k|a", "boost 0.5")),
+  ],
+)
+def test_the_character_after_the_bar(training, text, name):
+  assert errors_in(training, text.replace("|", ""), [text.index("|")]) == [name]
+
+
+def test_what_is_left_by_how_much_p_is_too_low(training):
+  text = "".join(f"{a}{b} " for a in "km" for b in SECOND)
+  p = [0.5, 0.45, 0.4, 0.39, 0.3, 0.25, 0.1, 0.09, 0.0, np.nan]
+  given = np.full(len(text), 0.9)
+  given[1:30:3] = p
+  assert named(training, text, given)[1:30:3] == [
+    *(None, "boost 0.1", "boost 0.1", "boost 0.2", "boost 0.2", "boost 0.3", "boost 0.4"),
+    *("boost 0.5", "boost 0.5", None),
+  ]
+
+
+def test_each_error_is_counted_once_and_the_shares_are_of_all(training):
+  rng = np.random.default_rng(1)
+  text = FILLING[:2000] + " zebra? " * 20 + FILLING[3000:4000]
+  places = np.concatenate([np.arange(5, 1500), np.arange(1700, len(text))])
+  p = rng.random(len(places))
+  p[:3] = np.nan
+  found = mistakes.types(training, ALPHABET.encode(text), places, p, [0, 900])
+  np.testing.assert_array_equal(found != mistakes.NONE, p < 0.5)
+  counted = mistakes.table(found, len(places) - 3)
+  assert counted["errors"] == (p < 0.5).sum() == sum(row["count"] for row in counted["types"])
+  assert sum(row["share"] for row in counted["types"]) == pytest.approx(1)
+  assert [row["type"] for row in counted["types"]] == list(mistakes.TYPES)
+  shown = list(mistakes.lines(counted))
+  assert shown[0].startswith(f"{counted['errors']:,} errors") and shown[-1].endswith("0.0%")
+
+
+def test_no_errors_at_all(training):
+  counted = mistakes.table(np.full(7, mistakes.NONE), 7)
+  assert counted["errors"] == 0 and {row["share"] for row in counted["types"]} == {0.0}
+  assert len(list(mistakes.lines(counted))) == 2 + len(mistakes.TYPES)
+
+
+def test_bytes(training):
+  bytes_of = alphabet_lib.Alphabet.of_text(TRAINING, "byte")
+  ids = bytes_of.encode(TRAINING + "é\udcff")
+  known = mistakes.learn(ids, [(0, len(ids))], bytes_of.symbols)
+  p = np.full(len(ids), 0.1)
+  found = mistakes.types(known, ids, np.arange(len(ids)), p, [0])
+  assert (found != mistakes.NONE).all()
+
+
+def test_a_training_text_of_a_few_characters():
+  ids = ALPHABET.encode("ka")
+  known = mistakes.learn(ids, [(0, 2)], ALPHABET.symbols)
+  assert (mistakes.types(known, ids, np.arange(2), np.full(2, 0.1), [0]) != mistakes.NONE).all()

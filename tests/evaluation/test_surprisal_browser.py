@@ -1,0 +1,74 @@
+"""The page of a text coloured by surprisal, in a browser without a screen."""
+
+import shutil
+
+import numpy as np
+import pytest
+
+from charrnn.data import alphabet as alphabet_lib
+from charrnn.evaluation import surprisal, surprisal_page
+
+sync_api = pytest.importorskip("playwright.sync_api", reason="needs playwright (the test extra)")
+CHROMIUM = next(
+  filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
+)
+pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium or Chrome on the PATH")
+TEXT = "O Romeo\n<b>&\u202e "
+
+
+@pytest.fixture(scope="module")
+def url(tmp_path_factory):
+  alphabet = alphabet_lib.Alphabet.of_text(TEXT)
+  ids, n = alphabet.encode(TEXT), len(TEXT)
+  nats = np.full(n, np.log(8))
+  nats[0] = np.nan
+  likely = alphabet.encode("eo")
+  top = np.tile(likely, (n, 1)), np.tile([0.5, 0.25], (n, 1))
+  scores = surprisal.Scores(np.arange(n), surprisal.Predictions(nats, np.full(n, 3), *top))
+  path = tmp_path_factory.mktemp("page") / "page.html"
+  path.write_text(surprisal_page.page("a <b>title", "figures", alphabet, ids, scores))
+  return path.as_uri()
+
+
+@pytest.fixture
+def page(url):
+  """The page, open; at the end nothing may have gone wrong, and nothing been asked for."""
+  said, asked = [], []
+  with sync_api.sync_playwright() as playwright:
+    browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+    page = browser.new_page(viewport={"width": 900, "height": 700})
+    page.set_default_timeout(10_000)
+    page.on("console", lambda message: said.append(message.text))
+    page.on("pageerror", lambda error: said.append(str(error)))
+    page.on("request", lambda request: asked.append(request.url))
+    page.goto(url)
+    yield page
+    browser.close()
+  assert said == [] and asked == [url]
+
+
+def test_what_was_expected_under_the_pointer(page):
+  look = page.locator("#look")
+  assert "Point at a character" in look.inner_text()
+  page.locator("#text i").nth(2).hover()  # the R, which is not among the likeliest
+  assert [row.split() for row in look.locator("tr").all_inner_texts()] == [
+    ["e", "50.0%"],
+    ["o", "25.0%"],
+    ["R", "12.5%"],
+  ]
+  assert "3.00 bits" in look.inner_text() and "no. 3" in look.inner_text()
+  page.locator("#text i").nth(6).hover()  # an o, which is
+  assert look.locator("tr.came").inner_text().split() == ["o", "25.0%"]
+  page.locator("#text i").nth(0).hover()
+  assert "Nothing stands before it" in look.inner_text()
+
+
+def test_by_keyboard_and_as_text(page):
+  assert page.locator("#text i").all_inner_texts() == [*"O Romeo↵<b>&", "202e", " "]
+  assert page.title() == page.locator("h1").inner_text() == "a <b>title"
+  page.locator("#text").focus()
+  for _ in range(9):
+    page.keyboard.press("ArrowRight")
+  page.keyboard.press("ArrowLeft")
+  assert page.locator("#look h2").inner_text().startswith("↵")
+  assert page.locator("#text .here").count() == 1

@@ -1,0 +1,140 @@
+"""Pictures of comparisons of all kinds are drawn without a warning and say what they should."""
+
+import contextlib
+import itertools
+
+import numpy as np
+import pytest
+from matplotlib import pyplot as plt
+
+from charrnn import canvas
+from charrnn.sweeps import comparison, comparison_pictures, loss_curves, size_laws
+
+TEXT = {"sha256": "ab"}
+
+
+def run(state="done", text=TEXT, steps=4, start=4.0, **fields):
+  own = {"seed": 1, "model.cell": "lstm", "batch_size": 4, "window": 5} | fields
+  lines = [
+    {"step": 5 * n, "epoch": n / 9, "train/loss": start / n, "seconds": 0.5 * n}
+    for n in range(1, 2 * steps + 1)
+  ]
+  lines += [{"step": 10 * n, "valid/loss": start / n, "seconds": n} for n in range(1, steps + 1)]
+  size = 100 * own.get("model.hidden", 1)
+  name = ",".join(map(str, fields.values())) or "r"
+  is_ngram = own["model.cell"] == "ngram"
+  sizes = (None, None) if is_ngram else (size, 6.0 * size)
+  return comparison.Run(name, name, state, (), own, text, lines, *sizes)
+
+
+def product(**values):
+  names = [name.replace("__", ".") for name in values]
+  return [
+    run(start=4 + n / 9, **dict(zip(names, each)))
+    for n, each in enumerate(itertools.product(*values.values()))
+  ]
+
+
+KINDS = {
+  "nothing": [],
+  "to come": [comparison.Run("a", "a", "waiting")],
+  "no loss yet": [run(steps=0), run(steps=0, seed=2)],
+  "one evaluation": [run(steps=1)],
+  "diverged": [run("diverged", start=1e29), run("diverged", start=1e30, seed=2)],
+  "grid of three": product(model__cell=["rnn", "lstm"], model__layers=[1, 2], model__hidden=[8, 9]),
+  "grid of four": product(
+    model__cell=["rnn", "lstm"], model__layers=[1, 2], model__hidden=[8, 9], window=[5, 6]
+  ),
+  "grid with holes": [
+    *product(model__cell=["rnn", "lstm"], model__hidden=[8, 16]),
+    run("diverged", start=1e9, **{"model.cell": "gru", "model.hidden": 8}),
+    run("running", **{"model.cell": "gru", "model.hidden": 16}),
+  ],
+  "seeds apart": [run(), run("running", steps=2, seed=2), run(seed=3)],
+  "with an ngram": [*product(model__hidden=[8, 16]), run(**{"model.cell": "ngram"})],
+  "ngrams": [run(**{"model.cell": "ngram", "model.order": n}) for n in (3, 5)],
+  "texts": [run(), run(text={"sha256": "cd"}, **{"text.source": "$x_1$"})],
+  "many": product(model__hidden=range(1, 11), window=range(5)),
+  "long names": [
+    run(**{"init_from": "a/long/path/" * 20}),
+    run(**{"init_from": "b/long/path/" * 20}),
+  ],
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_all_are_drawn(kind, tmp_path):
+  found = comparison.compare(KINDS[kind])
+  draw = (loss_curves.draw, comparison_pictures.settings, comparison_pictures.grid)
+  for n, each in enumerate((*draw, comparison_pictures.sizes)):
+    each(found, tmp_path / f"{n}.png")
+    width, height = np.divide(plt.imread(tmp_path / f"{n}.png").shape[1::-1], 130)
+    assert 2 < width < 20 and 2 < height < 20
+  assert not plt.get_fignums()
+
+
+@pytest.fixture
+def drawn(monkeypatch):
+  """The last figure, with its texts."""
+  kept = []
+
+  @contextlib.contextmanager
+  def keep(path, title, **options):
+    figure = plt.figure(layout="constrained", **options)
+    kept.append(figure)
+    yield figure
+
+  monkeypatch.setattr(canvas, "figure", keep)
+  yield kept
+  plt.close("all")
+
+
+def test_cells_of_the_grid_are_the_losses(drawn, tmp_path):
+  found = comparison.compare(KINDS["grid with holes"])
+  comparison_pictures.grid(found, tmp_path / "x.png")
+  axes = drawn[0].axes[0]
+  texts = {tuple(map(int, text.get_position())): text.get_text() for text in axes.texts}
+  across = [label.get_text() for label in axes.get_xticklabels()]
+  down = [label.get_text() for label in axes.get_yticklabels()]
+  assert (axes.get_xlabel(), axes.get_ylabel()) == ("cell", "hidden")
+  for setting in found.settings:
+    place = (
+      across.index(setting.values["model.cell"]),
+      down.index(str(setting.values["model.hidden"])),
+    )
+    known = setting.loss is not None
+    assert texts[place].startswith(f"{setting.loss:.3f}" if known else setting.runs[0].state)
+  assert len(texts) == 6 and "diverged" in texts.values()
+
+
+def test_a_third_field_tells_maps_apart(drawn, tmp_path):
+  comparison_pictures.grid(comparison.compare(KINDS["grid of three"]), tmp_path / "x.png")
+  titles = [axes.get_title() for axes in drawn[0].axes]
+  assert titles[:2] == ["cell = lstm", "cell = rnn"]
+
+
+def test_the_mean_over_seeds_is_at_steps_that_all_have():
+  runs = [run(steps=4, start=4.0), run(steps=2, start=2.0, seed=2), run("diverged", 9.0, seed=3)]
+  (setting,) = comparison.compare(runs[:2]).settings
+  x, mean, half = loss_curves.mean_curve(setting, "step", "valid").T
+  np.testing.assert_allclose((x, mean), [[10, 20], [3.0, 1.5]])
+  low, high = comparison.interval([4.0, 2.0])
+  assert half[0] == pytest.approx((high - low) / 2)
+  alone = comparison.compare(runs[:1]).settings[0]
+  assert np.isnan(loss_curves.mean_curve(alone, "flops", "valid")[:, 2]).all()
+
+
+def test_the_scale_is_for_runs_that_did_not_diverge(drawn, tmp_path):
+  runs = [*product(window=[5, 6]), run("diverged", start=1e29, window=7)]
+  loss_curves.draw(comparison.compare(runs), tmp_path / "x.png")
+  low, high = drawn[0].axes[0].get_ylim()
+  assert 0 < low < 1 and 2 < high < 6
+
+
+def test_sizes_are_on_log_axes_with_their_law(drawn, tmp_path):
+  found = comparison.compare(product(model__hidden=[1, 2, 4, 8]))
+  comparison_pictures.sizes(found, tmp_path / "x.png")
+  (axes,) = drawn[0].axes
+  assert (axes.get_xscale(), axes.get_yscale()) == ("log", "log")
+  (law, *_) = size_laws.fits(size_laws.curves(found)["lstm"])
+  assert f"exponent {law['exponent']:.3f}" in axes.get_legend().get_texts()[0].get_text()

@@ -1,0 +1,322 @@
+"""What is asked of SLURM and what is made of its answers, with scripts in its programs' place."""
+
+import os
+import pathlib
+import pickle
+import signal
+import subprocess
+import sys
+import types
+
+import programs
+import pytest
+
+from charrnn import errors
+from charrnn.sweeps import resources, slurm, trials
+
+SWEPT = """
+from charrnn.sweeps import sweep as s
+
+def sweep():
+  return s.sweep("seed", [1, 2, 3])
+
+def slurm():
+  return {"partition": "gpu", "gpus": 2, "tasks": 2, "time": 30, "sbatch": {"account": "lab"}}
+"""
+
+
+def experiment(values):
+  return types.SimpleNamespace(__file__="exp.py", slurm=lambda: values)
+
+
+def test_the_options_of_sbatch():
+  told = {
+    "partition": "gpu",
+    "nodes": 2,
+    "tasks": 4,
+    "gpus": 4,
+    "cpus": 8,
+    "memory": 1.5,
+    "time": 2,
+    "sbatch": {"account": "lab", "exclusive": True, "mail-type": "END"},
+  }
+  assert resources.options(resources.read(experiment(told))) == {
+    "partition": "gpu",
+    "nodes": 2,
+    "ntasks-per-node": 4,
+    "cpus-per-task": 8,
+    "gpus-per-node": 4,
+    "mem": "1536M",
+    "time": 2,
+    "requeue": True,
+    "signal": "USR2@40",
+    "account": "lab",
+    "exclusive": True,
+    "mail-type": "END",
+  }
+  usual = resources.options(resources.read(types.SimpleNamespace()))
+  assert usual["signal"] == "USR2@90" and not usual.keys() & {"partition", "mem", "gpus-per-node"}
+
+
+@pytest.mark.parametrize(
+  ("values", "said"),
+  [
+    ({"gpu": 1}, "'gpu'"),
+    ({"gpus": "1"}, "gpus to '1': int"),
+    ({"gpus": -1}, "at least 0"),
+    ({"cpus": 0}, "at least 1"),
+    ({"cpus": True}, "int is wanted"),
+    ({"memory": float("nan")}, "memory to nan"),
+    ({"partition": 3}, "str is wanted"),
+    ({"sbatch": ["--account=lab"]}, "dict is wanted"),
+    ({"sbatch": {"--account": "lab"}}, "is written 'account'"),
+    ({"sbatch": {"time": 3}}, "the field 'time'"),
+    ({"sbatch": {"cpus_per_task": 3}}, "the field 'cpus'"),
+    ({"sbatch": {"array": "0-3"}}, "'array' is set by launch.py"),
+    ({"sbatch": {"exclusive": False}}, "exclusive is False"),
+    ({"nodes": 2, "gpus": 8}, "set gpus to tasks, 1"),
+    (3, "TypeError"),
+  ],
+)
+def test_what_slurm_cannot_say_is_refused_in_a_line(values, said):
+  with pytest.raises(errors.UserError) as error:
+    resources.read(experiment(values))
+  assert said in str(error.value) and "\n" not in str(error.value)
+  assert str(error.value).startswith("exp.py, slurm()")
+
+
+@pytest.fixture
+def swept(folder):
+  (folder / "swept_slurm.py").write_text(programs.EXPERIMENT + SWEPT)
+  return ("--config=swept_slurm.py", "--sweep", "--backend=slurm", "--workdir=swept-slurm")
+
+
+def test_a_dry_run_prints_what_would_be_submitted(main, swept, capsys, folder):
+  assert main(*swept, "--parallel=2", "--dry_run") == 0
+  first, *commands = capsys.readouterr().out.splitlines()
+  assert first.startswith("sbatch --array=0-2%2 --partition=gpu") and "--account=lab" in first
+  assert [line.split()[-3:] for line in commands] == [
+    [f"--config.seed={n}", f"--workdir=swept-slurm/seed={n}", "--distributed"] for n in (1, 2, 3)
+  ]
+  assert not (folder / "swept-slurm").exists()
+
+
+def test_without_slurm_nothing_is_begun(main, swept, folder, monkeypatch, tmp_path):
+  monkeypatch.setenv("PATH", str(tmp_path))
+  with pytest.raises(errors.UserError, match="no sbatch here") as error:
+    main(*swept)
+  assert "\n" not in str(error.value) and not (folder / "swept-slurm").exists()
+
+
+@pytest.fixture
+def programs_of_slurm(tmp_path, monkeypatch):
+  """Scripts of the names of SLURM's; squeue prints the file it returns."""
+  answers = tmp_path / "answers"
+  answers.write_text("")
+  scripts = {
+    "sbatch": 'cp "$1" "$(dirname "$0")/script"; echo "Submitted batch job 7"',
+    "srun": "",
+    "squeue": f"cat {answers}",
+    "scontrol": f'echo "$@" >> {tmp_path}/asked',
+  }
+  (tmp_path / "bin").mkdir()
+  for name, text in scripts.items():
+    (tmp_path / "bin" / name).write_text(f"#!/bin/sh\n{text}\n")
+    (tmp_path / "bin" / name).chmod(0o755)
+  monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:{os.environ['PATH']}")
+  return answers
+
+
+@pytest.fixture
+def pair(tmp_path):
+  """Two trials with their folders."""
+  made = [trials.Trial(name, {}, tmp_path / "sweep" / name, ["true", name]) for name in "ab"]
+  for trial in made:
+    trial.folder.mkdir(parents=True)
+  return made
+
+
+def flags(parallel=2, time_limit=None):
+  return types.SimpleNamespace(parallel=parallel, time_limit=time_limit)
+
+
+def test_one_array_for_all_trials(programs_of_slurm, pair, tmp_path):
+  wanted = resources.Resources(tasks=2, cpus=3, sbatch={"account": "lab"})
+  jobs = slurm.submit(tmp_path / "sweep", pair, flags(time_limit=2), wanted)
+  assert jobs == {"a": "7_0", "b": "7_1"}
+  script = (tmp_path / "bin" / "script").read_text()
+  lines = script.splitlines()
+  for option in ("array=0-1%2", "requeue", "signal=USR2@90", "account=lab", "job-name=sweep"):
+    assert f"#SBATCH --{option}" in lines
+  assert len({line.partition("=")[0] for line in lines if "#SBATCH" in line}) == script.count(
+    "#SBATCH"
+  )
+  assert lines[-1].startswith("srun") and "--cpus-per-task=3" in lines[-1]
+  with (tmp_path / "sweep" / "slurm" / "7_1_submitted.pkl").open("rb") as file:
+    trial, limit = pickle.load(file).args
+  assert trial.name == "b" and trial.command == ["true", "b", "--distributed"] and limit == 120
+
+
+def ended(trial, state):
+  codes = {"done": 0, "failed": 3, "stopped": 75}
+  trials.conclude(trial, codes[state], 1.0)
+
+
+def test_states_are_the_outcomes_and_before_those_what_slurm_says(programs_of_slurm, pair):
+  a, b = pair
+  watch = slurm.Watch(pair, {"a": "7_0", "b": "7_1"})
+
+  def seen(answers):
+    programs_of_slurm.write_text(answers)
+    watch._asked = -1e9
+    watch._ask()
+    return [watch._state(each) for each in pair]
+
+  assert seen("7_0 PENDING\n7_1 RUNNING\n6 COMPLETED\n") == ["waiting", "running"]
+  assert seen("7_0 RUNNING\n7_1 COMPLETING\n") == ["running", "running"]
+  ended(b, "stopped")  # and is queued again
+  assert seen("7_0 RUNNING\n7_1 PENDING\n") == ["running", "waiting"]
+  ended(a, "failed")  # though SLURM still tidies up
+  assert seen("7_0 COMPLETING\n7_1 RUNNING\n") == ["failed", "running"]
+  (programs_of_slurm.parent / "bin" / "squeue").write_text("#!/bin/sh\nexit 1\n")
+  assert seen("") == ["failed", "running"] and watch.going == {"b": "7_1"}
+  ended(b, "done")
+  assert seen("") == ["failed", "done"] and not watch.going
+
+
+@pytest.mark.parametrize(("told", "state"), [("OUT_OF_MEMORY", "killed"), ("CANCELLED", "stopped")])
+def test_a_job_that_ended_without_a_word(programs_of_slurm, pair, monkeypatch, told, state):
+  programs_of_slurm.write_text(f"7_0 {told}\n")
+  watch = slurm.Watch(pair[:1], {"a": "7_0"})
+  watch._ask()
+  assert watch._state(pair[0]) == "waiting"  # its outcome may be on its way
+  monkeypatch.setattr(slurm, "LOST", 0.0)
+  assert watch._state(pair[0]) == state and not watch.going
+  assert told in pair[0].log.read_text()
+
+
+def test_only_what_is_not_in_slurms_hands_is_submitted(programs_of_slurm, pair, tmp_path, capsys):
+  b = pair[1]
+  programs_of_slurm.write_text("5_0 PENDING\n5_1 COMPLETING\n")
+  trials.runs.write_json(tmp_path / "sweep" / "slurm.json", {"jobs": {"a": "5_0", "b": "5_1"}})
+  ended(b, "failed")
+  # What the submission would start ends at once.
+  (tmp_path / "bin" / "sbatch").write_text(
+    "#!/bin/sh\necho Submitted batch job 7\n"
+    + "".join(f"echo '{DONE}' > {each.folder}/outcome.json\n" for each in pair)
+  )
+  assert slurm.run(pair, pair, flags(), resources.Resources()) is False
+  assert "1 trials are in its hands" in capsys.readouterr().err
+  assert slurm._remembered(tmp_path / "sweep") == {"a": "5_0", "b": "7"}
+
+
+DONE = '{"state": "done", "code": 0, "seconds": 1}'
+JOB = """
+import pathlib, sys
+from charrnn.sweeps import job, trials
+folder = pathlib.Path({folder!r})
+job.run(trials.Trial("a", {{}}, folder, [sys.executable, "-c", {program!r}]), {limit})
+"""
+SAVES = """
+import signal, sys, time
+
+def save(number, frame):
+  print("saves", flush=True)
+  time.sleep(0.3)
+  sys.exit(75)
+
+signal.signal(signal.SIGTERM, save)
+print("ready", flush=True)
+time.sleep(60)
+"""
+
+
+@pytest.fixture
+def job(programs_of_slurm, tmp_path):
+  """A job's process, and the trial's folder."""
+  started = []
+
+  def start(program, limit=None, **environment):
+    text = JOB.format(folder=str(tmp_path / "a"), program=program, limit=limit)
+    told = {"SUBMITIT_EXECUTOR": "slurm", "SLURM_JOB_ID": "9", "SLURM_ARRAY_JOB_ID": "9"}
+    told |= {"SLURM_ARRAY_TASK_ID": "4"}
+    command = [sys.executable, "-c", text]
+    started.append(subprocess.Popen(command, env=os.environ | told | environment))
+    return started[-1], tmp_path / "a"
+
+  yield start
+  for process in started:
+    process.kill()
+    process.wait()
+
+
+def printed(log: pathlib.Path) -> str:
+  """A log without the lines that begin its launches."""
+  lines = log.read_text().splitlines(keepends=True)
+  return "".join(line for line in lines if not line.startswith(trials.LAUNCH))
+
+
+def wait_for(path: pathlib.Path, text):
+  for _ in range(600):
+    if path.exists() and text in printed(path):
+      return
+    subprocess.run(["sleep", "0.05"], check=True)
+  raise AssertionError(f"no {text!r} in {path}")
+
+
+@pytest.mark.parametrize(("code", "state"), [(0, "done"), (3, "failed")])
+def test_a_job_writes_how_it_ended(job, code, state):
+  process, folder = job(f"print('hello'); raise SystemExit({code})")
+  assert process.wait(30) == code
+  assert printed(folder / "log.txt") == "hello\n"
+  assert trials.outcome(folder)[:2] == (state, code)
+
+
+def test_a_job_that_is_asked_saves_once_and_is_queued_again(job, tmp_path):
+  for launch in (1, 2):
+    process, folder = job(SAVES)
+    wait_for(folder / "log.txt", "ready\n" if launch == 1 else "saves\nready\n")
+    for _ in range(3):
+      process.send_signal(slurm.job.SAVE)
+    assert process.wait(30) == 75
+    assert trials.outcome(folder).state == "stopped"
+    assert (tmp_path / "asked").read_text() == "requeue 9_4\n" * launch
+    assert trials.outcome(folder).seconds > 0.3 * launch  # that long it takes to save
+  assert printed(folder / "log.txt") == "ready\nsaves\n" * 2
+
+
+def test_a_job_that_is_asked_before_it_has_anything_to_save_is_queued_again(job, tmp_path):
+  process, folder = job("import time; print('ready', flush=True); time.sleep(60)")
+  wait_for(folder / "log.txt", "ready")
+  process.send_signal(slurm.job.SAVE)
+  assert process.wait(30) == 128 + signal.SIGTERM
+  assert trials.outcome(folder).state == "stopped"
+  assert (tmp_path / "asked").read_text() == "requeue 9_4\n"
+
+
+def test_a_job_that_is_cancelled_is_not_queued_again(job, tmp_path):
+  process, folder = job("raise SystemExit(75)")  # as SIGTERM to all its processes has it end
+  assert process.wait(30) == 75
+  assert trials.outcome(folder).state == "stopped" and not (tmp_path / "asked").exists()
+
+
+def test_a_job_has_a_limit_over_all_its_launches(job, tmp_path):
+  trials.conclude(trials.Trial("a", {}, tmp_path / "a", []), 75, 100.0)
+  process, folder = job(SAVES, limit=101)
+  assert process.wait(30) == 75
+  found = trials.outcome(folder)
+  assert found.state == "timeout" and 101 <= found.seconds < 110
+  assert not (tmp_path / "asked").exists()
+
+
+def test_the_first_process_alone_speaks_for_the_job(job, tmp_path):
+  process, folder = job(SAVES, SLURM_PROCID="1")
+  wait_for(folder / "log.txt", "ready")
+  process.send_signal(slurm.job.SAVE)
+  assert process.wait(30) == 75
+  assert trials.outcome(folder) is None and not (tmp_path / "asked").exists()
+
+
+def test_a_signal_is_told_as_a_shell_does(job):
+  process, folder = job("import os, signal; os.kill(os.getpid(), signal.SIGKILL)")
+  assert process.wait(30) == 137 and trials.outcome(folder)[:2] == ("killed", -9)

@@ -1,0 +1,184 @@
+"""Sweeps as jobs of a real SLURM, where this machine can have one."""
+
+import contextlib
+import os
+import pathlib
+import signal
+import sys
+
+import cluster
+import programs
+import pytest
+
+from charrnn import files
+from charrnn.runs import checkpoint, metrics
+from charrnn.sweeps import trials
+
+pytestmark = pytest.mark.skipif(bool(cluster.missing()), reason=cluster.missing())
+EXPERIMENT = (
+  programs.EXPERIMENT
+  + """
+from charrnn.sweeps import sweep as s
+
+of_tiny = get_config
+
+def get_config(variant=""):
+  c = of_tiny()
+  c.max_steps, c.eval_every, c.checkpoint_every = 40, 500, 0
+  return c
+
+def sweep():
+  return s.chainit(
+    s.sweep("optimizer.learning_rate", [0.02, 1e30]), s.sweep("max_steps", [800])
+  )
+
+def sweep_one():
+  return s.sweep("optimizer.learning_rate", [0.02])
+
+def slurm():
+  return {"partition": "all", "time": 5}
+"""
+)
+TOGETHER = EXPERIMENT.replace('"time": 5', '"time": 5, "tasks": 2')
+GOOD, BAD, LONG = "learning_rate=0.02", "learning_rate=1e+30", "max_steps=800"
+
+
+@pytest.fixture(scope="module")
+def environment(tmp_path_factory):
+  with cluster.started(tmp_path_factory.mktemp("slurm")) as environment:
+    yield environment
+
+
+@pytest.fixture(scope="module")
+def place(folder):
+  (folder / "swept.py").write_text(EXPERIMENT)
+  (folder / "together.py").write_text(TOGETHER)
+  return folder
+
+
+def start(place, environment, *arguments, file="swept.py"):
+  arguments = (f"--config={file}", "--backend=slurm", "--parallel=3", *arguments)
+  return programs.start(place, *arguments, environment=environment)
+
+
+def states(folder, names):
+  return [found and found.state for found in (trials.outcome(folder / name) for name in names)]
+
+
+def jobs(folder):
+  return files.read_json(folder / "slurm.json")["jobs"]
+
+
+def test_a_sweep_is_asked_to_save_goes_on_and_only_what_failed_runs_again(place, environment):
+  folder = place / "sweep"
+  process = start(place, environment, "--sweep", "--workdir=sweep")
+  programs.wait_for_step(process, folder / LONG, 10)
+  first = jobs(folder)
+  assert list(first) == [GOOD, BAD, LONG]
+  assert len({number.partition("_")[0] for number in first.values()}) == 1  # one array
+  cluster.command(environment, "scancel", "--signal=USR2", first[LONG])
+  code, err = programs.finish(process)
+  assert code == 1, err
+  assert states(folder, first) == ["done", "diverged", "done"], err
+  assert BAD in err and "training diverged" in err
+  log = (folder / LONG / "log.txt").read_text()
+  assert "stopped by a signal, saved after step" in log and "resumes after step" in log
+  assert [line["step"] for line in metrics.read(folder / LONG)][-1] == 800
+  assert len(files.read_json(folder / LONG / "run.json")["launches"]) == 2
+  assert "3 trials" in err and (folder / "summary.csv").read_text().count("\n") == 4
+
+  before = {name: (folder / name / "log.txt").read_bytes() for name in first}
+  code, err = programs.finish(start(place, environment, "--sweep", "--workdir=sweep"))
+  assert code == 1 and "2 done before" in err and "1 trials submitted" in err
+  after = {name: (folder / name / "log.txt").read_bytes() for name in first}
+  assert [name for name in first if before[name] != after[name]] == [BAD]
+  assert [name for name in first if first[name] != jobs(folder)[name]] == [BAD]
+
+
+def test_whoever_stops_watching_finds_the_job_again(place, environment):
+  folder, trial = place / "left", "learning_rate=0.02"
+  arguments = ("--sweep=one", "--workdir=left", "--config.max_steps=100000")
+  process = start(place, environment, *arguments)
+  programs.wait_for_step(process, folder / trial, 10)
+  process.send_signal(signal.SIGINT)
+  code, err = programs.finish(process)
+  number = jobs(folder)[trial]
+  assert code == 75 and f"scancel {number}" in err
+  assert slurm_says(environment, number) == "RUNNING" and states(folder, [trial]) == [None]
+
+  process = start(place, environment, *arguments)
+  while "already" not in (line := process.stderr.readline()):
+    assert line, "the launcher has ended"
+  assert jobs(folder)[trial] == number
+  cluster.command(environment, "scancel", number)  # saves, and that is the end
+  code, err = programs.finish(process)
+  assert code == 75, err
+  assert states(folder, [trial]) == ["stopped"] and slurm_says(environment, number) == "CANCELLED"
+  assert checkpoint.steps(folder / trial / "checkpoints")[-1] >= 10
+
+
+def slurm_says(environment, number):
+  told = cluster.command(
+    environment, "squeue", "--noheader", "--states=all", "--format=%T", f"--jobs={number}"
+  )
+  return told.strip()
+
+
+@pytest.mark.long
+def test_two_processes_of_one_job_train_one_run_together(place, environment):
+  folder = place / "together"
+  arguments = ("--sweep=one", "--workdir=together", "--config.cpu_devices=1")
+  steps = 400
+  process = start(place, environment, *arguments, f"--config.max_steps={steps}", file="together.py")
+  programs.wait_for_step(process, folder / GOOD, 10)
+  cluster.command(environment, "scancel", "--signal=USR2", jobs(folder)[GOOD])
+  code, err = programs.finish(process)
+  log = (folder / GOOD / "log.txt").read_text()
+  assert code == 0, err + log
+  assert log.count("2 x cpu in 2 processes") == 2 and log.count("best validation loss") == 1
+  assert "saved after step" in log and "resumes after step" in log
+  assert len(files.read_json(folder / GOOD / "run.json")["launches"]) == 2
+  lines = [line["step"] for line in metrics.read(folder / GOOD)]
+  assert lines == sorted(lines) and lines[-1] == steps
+
+
+def test_what_sbatch_refuses_is_said_in_a_line(place, environment):
+  (place / "refused.py").write_text(EXPERIMENT.replace('"all"', '"none-such"'))
+  code, err = programs.finish(
+    start(place, environment, "--sweep", "--workdir=refused", file="refused.py")
+  )
+  assert code == 2 and "nvalid partition" in err and "Traceback" not in err, err
+
+
+@pytest.mark.long
+def test_a_trial_that_takes_too_long_saves_and_ends(place, environment):
+  folder = place / "limited"
+  process = start(
+    place,
+    environment,
+    "--sweep=one",
+    "--workdir=limited",
+    "--config.max_steps=1000000",
+    "--time_limit=0.2",
+  )
+  code, err = programs.finish(process)
+  assert code == 1 and states(folder, [GOOD]) == ["timeout"], err
+  assert checkpoint.steps(folder / GOOD / "checkpoints")
+
+
+@pytest.mark.long
+def test_a_job_that_is_killed_is_noticed_from_here(place, environment):
+  folder = place / "killed"
+  arguments = ("--sweep=one", "--workdir=killed", "--config.max_steps=100000")
+  process = start(place, environment, *arguments)
+  programs.wait_for_step(process, folder / GOOD, 10)
+  listed = cluster.command(environment, "scontrol", "listpids", jobs(folder)[GOOD])
+  for pid in [int(line.split()[0]) for line in listed.splitlines()[1:]]:
+    with contextlib.suppress(OSError):
+      line = pathlib.Path(f"/proc/{pid}/cmdline").read_text().split("\0")
+      if line[0] == sys.executable and "submitit.core._submit" in line:
+        os.kill(pid, signal.SIGKILL)  # as for lack of memory
+  code, err = programs.finish(process)
+  assert code == 1 and states(folder, [GOOD]) == ["killed"], err
+  assert "of SLURM has ended, FAILED" in err
+  assert "saved after step" in (folder / GOOD / "log.txt").read_text()  # it has not lived on

@@ -1,0 +1,271 @@
+"""`launch.py --sweep` as a whole, on a tiny text."""
+
+import csv
+import json
+import signal
+import time
+
+import programs
+import pytest
+
+EXPERIMENT = """
+from charrnn.sweeps import spaces
+from charrnn.sweeps import sweep as s
+from tiny import get_config as tiny
+
+def get_config(variant=""):
+  c = tiny()
+  c.max_steps, c.eval_every = 20, 10
+  return c
+
+def sweep():
+  return s.product(
+    s.sweep("model.cell", ["rnn", "gru"]), s.sweep("optimizer.learning_rate", [0.01, 1e30])
+  )
+
+def sweep_seed():
+  return s.sweep("seed", [1, 2])
+
+def sweep_cell():
+  return s.sweep("model.cell", ["rnn", "gru"])
+
+def sweep_long():
+  return s.fixed("max_steps", 100_000)
+
+def sweep_raises():
+  return 1 / 0
+
+def sweep_string():
+  return "no"
+
+def sweep_quits():
+  raise SystemExit("first line\\nsecond line")
+
+def sweep_twice():
+  return s.sweep("optimizer.learning_rate", [1, 1.0])
+
+def sweep_texts():
+  return s.sweep("text.source", ["text.txt", "none.txt"])
+
+def space():
+  return {"model.cell": spaces.choice(["rnn", "gru"]), "model.layers": spaces.integers(1, 2)}
+
+def sweep_unknown():
+  return s.sweep("model.width", [3])
+
+def sweep_name():
+  return s.sweep("model.cell", ["rnn", "lstn"])
+
+def sweep_range():
+  return s.sweep("model.hidden", [8, -1])
+"""
+
+
+@pytest.fixture(scope="module")
+def work(tmp_path_factory):
+  folder = programs.prepare(tmp_path_factory.mktemp("sweeps"))
+  (folder / "many.py").write_text(EXPERIMENT)
+  return folder
+
+
+def _launch(folder, *arguments):
+  environment = {"PYTHONPATH": str(folder)}
+  return programs.start(folder, "--config=many.py", *arguments, environment=environment)
+
+
+def _finish(folder, *arguments):
+  return programs.finish(_launch(folder, *arguments), timeout=240)
+
+
+def _rows(folder):
+  with (folder / "summary.csv").open() as file:
+    return {row["trial"]: row for row in csv.DictReader(file)}
+
+
+def test_what_fails_is_named_and_only_that_runs_again(work):
+  code, err = _finish(work, "--sweep", "--parallel=2", "--workdir=all")
+  assert code == 1, err
+  rows = _rows(work / "all")
+  good = {"cell=rnn,learning_rate=0.01", "cell=gru,learning_rate=0.01"}
+  assert {name for name, row in rows.items() if row["state"] == "done"} == good
+  assert {row["state"] for name, row in rows.items() if name not in good} == {"diverged"}
+  assert all(float(rows[name]["valid/loss"]) < 4 for name in good)
+  assert "training diverged" in err and "log.txt" in err and "best " in err
+  logs = {name: (work / "all" / name / "log.txt").read_text() for name in rows}
+  code, err = _finish(work, "--sweep", "--parallel=2", "--workdir=all")
+  assert code == 1 and "4 trials, 2 done before" in err
+  after = {name: (work / "all" / name / "log.txt").read_text() for name in rows}
+  assert {name for name in rows if after[name] == logs[name]} == good
+  sweep = json.loads((work / "all" / "sweep.json").read_bytes())
+  assert sweep["trials"].keys() == rows.keys()
+
+
+def test_a_trial_is_the_run_that_its_command_makes(work):
+  code, err = _finish(work, "--sweep=cell,seed", "--parallel=2", "--workdir=product")
+  assert code == 0, err
+  name = "cell=gru,seed=2"
+  own = ("--config.model.cell=gru", "--config.seed=2", "--config.cpu_devices=1")
+  code, err = _finish(work, *own, "--workdir=alone")
+  assert code == 0, err
+  swept, alone = (programs.result(work / each) for each in (f"product/{name}", "alone"))
+  # Its share of the cores decides on how many devices it sums.
+  assert swept["metrics"][-1][5] == pytest.approx(alone["metrics"][-1][5], rel=1e-4)
+  assert len(_rows(work / "product")) == 4
+
+
+def test_a_dry_run_prints_commands_and_writes_nothing(work):
+  process = _launch(work, "--sweep=seed", "--dry_run", "--workdir=dry", "--config.epochs=3.0")
+  out, err = process.communicate(timeout=60)
+  assert process.returncode == 0, err
+  lines = out.splitlines()
+  assert len(lines) == 2 and all("--config.epochs=3.0" in line for line in lines)
+  assert "--config.seed=1" in lines[0] and "--workdir=dry/seed=1" in lines[0]
+  assert not (work / "dry").exists()
+
+
+def test_what_was_done_is_not_taken_for_something_else(work):
+  code, err = _finish(work, "--sweep=cell", "--parallel=2", "--workdir=kept")
+  assert code == 0, err
+  before = programs.contents(work / "kept")
+  for arguments, named in [
+    (["--sweep=cell", "--config.max_steps=30"], "trial cell=rnn is done with max_steps=20"),
+    (["--sweep=cell", "--config.model.hidden=9"], "trial cell=rnn: this run was made with model.h"),
+    (["--sweep=seed"], "kept is of sweep 'cell', not 'seed'"),
+    (["--config.seed=3"], "kept is a sweep"),
+  ]:
+    code, err = _finish(work, *arguments, "--workdir=kept")
+    assert code == 2 and named in err and len(err.splitlines()) == 1, err
+  code, err = _finish(work, "--sweep=seed", "--workdir=kept/cell=rnn")
+  assert code == 2 and "is a run" in err
+  assert programs.contents(work / "kept") == before
+
+
+def test_a_random_search_is_a_sweep_that_grows(work):
+  lines = []
+  for count in (2, 3):
+    process = _launch(work, "--search=random", f"--trials={count}", "--dry_run", "--workdir=random")
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 0, err
+    lines.append(out.splitlines())
+  assert len(lines[1]) == 3 and lines[1][:2] == lines[0]
+  assert all(
+    "--config.model.cell=" in line and "--config.model.layers=" in line for line in lines[1]
+  )
+
+
+def test_a_search_by_optuna(work):
+  code, err = _finish(work, "--search=optuna", "--trials=2", "--parallel=2", "--workdir=optuna")
+  assert code == 0, err
+  rows = _rows(work / "optuna")
+  assert len(rows) == 2 and {row["state"] for row in rows.values()} == {"done"}
+  assert all(name.startswith(f"{n:03d},cell=") for n, name in enumerate(sorted(rows)))
+  code, err = _finish(work, "--search=optuna", "--trials=2", "--workdir=optuna")
+  assert code == 0 and "2 trials, 2 done before" in err
+  assert _rows(work / "optuna") == rows
+
+
+def _goes_on(work, folder, *names):
+  """The same command until every trial has gone on from where it was; then Ctrl-C."""
+  process = _launch(work, "--sweep=long,seed", f"--workdir={folder}", "--parallel=2")
+  for name in names:
+    # Not a step: a trial whose launcher was killed makes some more before it saves and ends.
+    programs.wait_for_log(process, work / folder / name, "resumes after step")
+  process.send_signal(signal.SIGINT)
+  code, err = programs.finish(process)
+  assert code == 75, err
+  assert {_rows(work / folder)[name]["state"] for name in names} == {"stopped"}
+  for name in names:
+    assert "resumes after step" in (work / folder / name / "log.txt").read_text()
+  return err
+
+
+def test_one_of_two_goes_on_with_the_share_that_it_had(work):
+  """With other cores it would be another run, to the bit."""
+  names = [f"max_steps=100000,seed={seed}" for seed in (1, 2)]
+  process = _launch(work, "--sweep=long,seed", "--workdir=share", "--parallel=2")
+  for name in names:
+    programs.wait_for_step(process, work / "share" / name, 10)
+  process.send_signal(signal.SIGINT)
+  assert programs.finish(process)[0] == 75
+  outcome = work / "share" / names[0] / "outcome.json"
+  outcome.write_text(outcome.read_text().replace("stopped", "done"))
+  _goes_on(work, "share", names[1])
+  launches = json.loads((work / "share" / names[1] / "run.json").read_bytes())["launches"]
+  assert len({(each["devices"], each["cores"]) for each in launches}) == 1
+
+
+def test_stopped_at_once_is_stopped_and_not_killed(work):
+  process = _launch(work, "--sweep=long,seed", "--workdir=early", "--parallel=2")
+  folders = [work / "early" / f"max_steps=100000,seed={seed}" for seed in (1, 2)]
+  while not all((folder / "log.txt").exists() for folder in folders):
+    time.sleep(0.01)
+  process.send_signal(signal.SIGINT)
+  code, err = programs.finish(process)
+  assert code == 75 and "stopping" in err, err
+  assert {row["state"] for row in _rows(work / "early").values()} == {"stopped"}
+
+
+def test_stopped_and_gone_on(work):
+  process = _launch(work, "--sweep=long,seed", "--workdir=long", "--parallel=2")
+  names = [f"max_steps=100000,seed={seed}" for seed in (1, 2)]
+  for name in names:
+    programs.wait_for_step(process, work / "long" / name, 10)
+  second = programs.finish(_launch(work, "--sweep=long,seed", "--workdir=long"))
+  assert second[0] == 2 and "another process" in second[1] and "Traceback" not in second[1]
+  process.send_signal(signal.SIGINT)
+  code, err = programs.finish(process)
+  assert code == 75 and "stopping" in err
+  assert "2 of 2 trials are not done: the same command runs these only" in _goes_on(
+    work, "long", *names
+  )
+
+
+def test_a_launcher_killed_midway(work):
+  process = _launch(work, "--sweep=long,seed", "--workdir=killed", "--parallel=2")
+  names = [f"max_steps=100000,seed={seed}" for seed in (1, 2)]
+  for name in names:
+    programs.wait_for_step(process, work / "killed" / name, 10)
+  process.kill()
+  process.communicate()
+  # Its trials save and end by themselves, and the next launcher waits for that.
+  _goes_on(work, "killed", *names)
+
+
+@pytest.mark.parametrize(
+  ("arguments", "named"),
+  [
+    (["--sweep=nothing"], "no sweep_nothing(): there are seed, cell"),
+    (["--sweep=raises"], "ZeroDivisionError"),
+    (["--sweep=unknown"], "'model.width'"),
+    (["--sweep=range"], "trial hidden=-1"),
+    (["--sweep=name"], "trial cell=lstn: --config.model.cell=lstn: use one of rnn, gru, lstm"),
+    (["--sweep=string"], "dicts of overrides, not 'n'"),
+    (["--sweep=quits"], "SystemExit: first line"),
+    (["--sweep=twice"], "the same run: learning_rate=1 and learning_rate=1.0"),
+    (["--sweep=texts"], "no corpus, file, folder or URL 'none.txt'"),
+    (["--sweep=seed,seed"], "seed is set by two sweeps"),
+    (["--sweep=seed", "--config.seed=3"], "--config.seed: the trials set it too"),
+    (["--sweep", "--backend=cloud"], "--backend=cloud"),
+    (["--sweep", "--parallel=0"], "--parallel=0"),
+    (["--sweep", "--time_limit=0"], "--time_limit=0"),
+    (["--sweep", "--distributed"], "--distributed"),
+    (["--parallel=2"], "--parallel is of a sweep"),
+    (["--trials=3"], "--trials is of a sweep or a search"),
+    (["--sweep", "--trials=3"], "--trials is of a search"),
+    (["--search"], "--search=: there are random and optuna"),
+    (["--search=grid"], "--search=grid: there are random and optuna"),
+    (["--search=random", "--sweep"], "exclude each other"),
+    (["--search=random", "--trials=0"], "--trials=0"),
+    (["--search=random", "--trials=9"], "--trials=9: the space has only 4 different trials"),
+    (["--search=random", "--config.model.cell=gru"], "--config.model.cell: the trials set it too"),
+    (["--search=optuna", "--dry_run"], "--search=random tells all"),
+    (["--search=optuna", "--config.text.source=none.txt"], "no corpus, file, folder or URL"),
+    (["--search=optuna", "--backend=slurm"], "runs on this machine alone"),
+    (["--search=optuna", "--config.text.valid_fraction=0.0"], "without a validation part"),
+  ],
+)
+def test_what_is_wrong_is_one_line_before_anything_starts(work, arguments, named):
+  code, err = _finish(work, *arguments, "--workdir=wrong")
+  assert code == 2 and named in err, err
+  assert len(err.strip().splitlines()) == 1
+  assert not (work / "wrong").exists()
