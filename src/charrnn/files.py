@@ -131,3 +131,20 @@ def _unwritable(folder: pathlib.Path, error: OSError) -> errors.UserError:
   return errors.UserError(
     f"cannot write to {folder}: {error.strerror or error}; give another --out"
   )
+
+
+def with_aliases(value: Any, aliases: dict[str, str]) -> Any:
+  """Return JSON data in which every renamed key also stands under its old name.
+
+  `aliases` maps new names to old ones. Scripts that read the old names keep working for a release.
+  """
+  if isinstance(value, list | tuple):
+    return [with_aliases(item, aliases) for item in value]
+  if not isinstance(value, dict):
+    return value
+  result = {}
+  for name, item in value.items():
+    result[name] = with_aliases(item, aliases)
+    if name in aliases:
+      result[aliases[name]] = result[name]
+  return result

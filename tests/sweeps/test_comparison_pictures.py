@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from matplotlib import pyplot as plt
 
-from charrnn import canvas
+from charrnn import plotting
 from charrnn.sweeps import comparison, comparison_pictures, loss_curves, size_laws
 
 TEXT = {"sha256": "ab"}
@@ -84,7 +84,7 @@ def drawn(monkeypatch):
     kept.append(figure)
     yield figure
 
-  monkeypatch.setattr(canvas, "figure", keep)
+  monkeypatch.setattr(plotting, "figure", keep)
   yield kept
   plt.close("all")
 

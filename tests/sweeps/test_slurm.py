@@ -198,7 +198,7 @@ def test_a_job_that_ended_without_a_word(programs_of_slurm, pair, monkeypatch, t
 def test_only_what_is_not_in_slurms_hands_is_submitted(programs_of_slurm, pair, tmp_path, capsys):
   b = pair[1]
   programs_of_slurm.write_text("5_0 PENDING\n5_1 COMPLETING\n")
-  trials.runs.write_json(tmp_path / "sweep" / "slurm.json", {"jobs": {"a": "5_0", "b": "5_1"}})
+  trials.files.write_json(tmp_path / "sweep" / "slurm.json", {"jobs": {"a": "5_0", "b": "5_1"}})
   ended(b, "failed")
   # What the submission would start ends at once.
   (tmp_path / "bin" / "sbatch").write_text(
