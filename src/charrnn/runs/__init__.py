@@ -1,0 +1,1 @@
+"""Run directories: configs, checkpoints, metrics and provenance."""
