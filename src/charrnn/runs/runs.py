@@ -1,7 +1,5 @@
 """A run directory: what is in it, and a trained model out of it."""
 
-import json
-import os
 import pathlib
 from typing import Any, NamedTuple
 
