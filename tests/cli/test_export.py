@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import safetensors
 
-from charrnn.data import alphabet
+from charrnn.data import tokenizers
 from charrnn.runs import runs
 
 
@@ -32,7 +32,7 @@ def test_what_is_read_elsewhere_is_the_run(charrnn, trained, tmp_path, name, rea
   for key, array in expected.items():
     np.testing.assert_array_equal(params[key], array, strict=True)
   assert meta["config"] == json.loads((trained["a"] / "config.json").read_text())
-  assert alphabet.Alphabet.from_json(meta["alphabet"]) == loaded.alphabet
+  assert tokenizers.Tokenizer.from_json(meta["alphabet"]) == loaded.tokenizer
   assert (meta["step"], meta["valid_loss"]) == (10, loaded.meta["valid_loss"])
 
 

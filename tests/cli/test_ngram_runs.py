@@ -22,7 +22,7 @@ def test_eval_is_the_loss_by_counts(charrnn, counted, split):
   config = runs.read_config(counted)
   corpus = runs.load_corpus(config)
   parts = runs.split(config, len(corpus.ids))
-  model = ngram.fit(corpus.ids, 5, corpus.alphabet.size, parts.train)
+  model = ngram.fit(corpus.ids, 5, corpus.tokenizer.vocab_size, parts.train)
   (result,) = charrnn("eval", counted, "--split", split, "--json").json["results"]
   order = runs.load(counted).step
   expected = model.losses(corpus.ids, getattr(parts, split))[order - 1]

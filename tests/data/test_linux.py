@@ -3,8 +3,8 @@
 import hashlib
 import os
 
+import packages
 import pytest
-from text import packages
 
 from charrnn import errors
 from charrnn.data import corpora, linux

@@ -14,8 +14,8 @@ def _places(segments):
 def test_tail_is_nanogpt_on_tinyshakespeare():
   # Its prepare.py prints these two numbers.
   train, valid, test = splits.split(1_115_394, "tail", 0.1, 0)
-  assert train == (splits.Segment(0, 1_003_854),)
-  assert valid == (splits.Segment(1_003_854, 1_115_394),)
+  assert train == (splits.Span(0, 1_003_854),)
+  assert valid == (splits.Span(1_003_854, 1_115_394),)
   assert test == ()
 
 
@@ -60,7 +60,7 @@ def test_bad_fractions_are_told(fractions):
     splits.split(1000, "tail", *fractions)
 
 
-@pytest.mark.parametrize("kind", splits.KINDS)
+@pytest.mark.parametrize("kind", splits.SPLITS)
 def test_a_short_text_is_told(kind):
   with pytest.raises(errors.UserError, match="too short for a"):
     splits.split(9, kind, 0.05, 0.05, streams=2, window=2)

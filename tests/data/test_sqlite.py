@@ -2,8 +2,8 @@
 
 import hashlib
 
+import packages
 import pytest
-from text import packages
 
 from charrnn import errors
 from charrnn.data import corpora, sqlite

@@ -35,22 +35,22 @@ def nats(case, start, stop):
 
 def test_one_reader_is_one_plain_pass(case):
   expected = nats(case, 1, 1000).mean()
-  assert scored(case, [splits.Segment(0, 1000)]) == pytest.approx(expected, abs=1e-5)
+  assert scored(case, [splits.Span(0, 1000)]) == pytest.approx(expected, abs=1e-5)
 
 
 def test_segments_are_weighted_by_their_characters(case):
   parts = nats(case, 100, 700), nats(case, 1000, 1100)
-  found = scored(case, [splits.Segment(100, 700), splits.Segment(1000, 1100)])
+  found = scored(case, [splits.Span(100, 700), splits.Span(1000, 1100)])
   assert found == pytest.approx(np.concatenate(parts).mean(), abs=1e-5)
 
 
 def test_many_readers_with_a_burn_in_find_the_same(case):
   expected = nats(case, 1, 3000)[1499:].mean()
-  segments = [splits.Segment(1500, 3000)]
+  segments = [splits.Span(1500, 3000)]
   assert scored(case, segments, readers=30, burn_in=64) == pytest.approx(expected, abs=1e-3)
   assert scored(case, segments, readers=30) != pytest.approx(expected, abs=1e-3)
 
 
-@pytest.mark.parametrize("segments", [[], [splits.Segment(0, 1)]])
+@pytest.mark.parametrize("segments", [[], [splits.Span(0, 1)]])
 def test_nothing_to_score_is_nan(case, segments):
   assert math.isnan(scored(case, segments))

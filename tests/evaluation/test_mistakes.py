@@ -5,7 +5,7 @@ import re
 import numpy as np
 import pytest
 
-from charrnn.data import alphabet as alphabet_lib
+from charrnn.data import tokenizers
 from charrnn.evaluation import mistakes
 
 RNG = np.random.default_rng(0)
@@ -16,14 +16,14 @@ WORDS = [f"{RNG.choice(list(FIRST))}{RNG.choice(list(SECOND))}" for _ in range(4
 for number in range(11):
   WORDS[300 * (number + 1)] = "mu" if number < 5 else "mv"
 TRAINING = "".join(word + ENDS[RNG.integers(4)] for word in WORDS)
-ALPHABET = alphabet_lib.Alphabet.of_text(TRAINING + "zebra'\"_42?é\t")
+ALPHABET = tokenizers.Tokenizer.from_text(TRAINING + "zebra'\"_42?é\t")
 FILLING = re.sub("mu|mv", "mb", TRAINING)
 
 
 @pytest.fixture(scope="module")
 def training():
   ids = ALPHABET.encode("zebra " + TRAINING)  # before the part that is trained on
-  return mistakes.learn(ids, [(6, len(ids))], ALPHABET.symbols)
+  return mistakes.learn(ids, [(6, len(ids))], ALPHABET.tokens)
 
 
 def named(training, text, p, *, start=0, begins=(0,)):
@@ -140,9 +140,9 @@ def test_no_errors_at_all(training):
 
 
 def test_bytes(training):
-  bytes_of = alphabet_lib.Alphabet.of_text(TRAINING, "byte")
+  bytes_of = tokenizers.Tokenizer.from_text(TRAINING, "byte")
   ids = bytes_of.encode(TRAINING + "é\udcff")
-  known = mistakes.learn(ids, [(0, len(ids))], bytes_of.symbols)
+  known = mistakes.learn(ids, [(0, len(ids))], bytes_of.tokens)
   p = np.full(len(ids), 0.1)
   found = mistakes.types(known, ids, np.arange(len(ids)), p, [0])
   assert (found != mistakes.NONE).all()
@@ -150,5 +150,5 @@ def test_bytes(training):
 
 def test_a_training_text_of_a_few_characters():
   ids = ALPHABET.encode("ka")
-  known = mistakes.learn(ids, [(0, 2)], ALPHABET.symbols)
+  known = mistakes.learn(ids, [(0, 2)], ALPHABET.tokens)
   assert (mistakes.types(known, ids, np.arange(2), np.full(2, 0.1), [0]) != mistakes.NONE).all()

@@ -5,7 +5,7 @@ import shutil
 import numpy as np
 import pytest
 
-from charrnn.data import alphabet as alphabet_lib
+from charrnn.data import tokenizers
 from charrnn.evaluation import surprisal, surprisal_page
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="needs playwright (the test extra)")
@@ -18,7 +18,7 @@ TEXT = "O Romeo\n<b>&\u202e "
 
 @pytest.fixture(scope="module")
 def url(tmp_path_factory):
-  alphabet = alphabet_lib.Alphabet.of_text(TEXT)
+  alphabet = tokenizers.Tokenizer.from_text(TEXT)
   ids, n = alphabet.encode(TEXT), len(TEXT)
   nats = np.full(n, np.log(8))
   nats[0] = np.nan

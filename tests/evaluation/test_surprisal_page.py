@@ -7,7 +7,7 @@ import re
 import numpy as np
 import pytest
 
-from charrnn.data import alphabet as alphabet_lib
+from charrnn.data import tokenizers
 from charrnn.evaluation import surprisal, surprisal_page
 
 HOSTILE = "a<script>alert(1)</script>&amp;{{data}}\"'>\x00\x1b[2J\u202eover\u0301\ud800 é\t\r\n"
@@ -40,7 +40,7 @@ class Reader(html.parser.HTMLParser):
 
 
 def made(text, nats=None, kind="char", title="how", facts="what"):
-  alphabet = alphabet_lib.Alphabet.of_text(text, kind)
+  alphabet = tokenizers.Tokenizer.from_text(text, kind)
   ids = alphabet.encode(text)
   n = len(ids)
   nats = np.full(n, np.nan) if nats is None else np.asarray(nats, float)
@@ -78,7 +78,7 @@ def test_hostile_text_is_only_shown():
   page.encode()  # no lone surrogate is left
   assert not any(ord(c) < 32 and c != "\n" for c in page) and "\u202e" not in page
   assert [data["symbols"][n] for n in data["ids"]][:3] == ["a", "<", "s"]
-  assert data["symbols"][alphabet.symbols.index(" ")] == "␣"
+  assert data["symbols"][alphabet.tokens.index(" ")] == "␣"
 
 
 def test_bytes_that_are_no_ascii_are_shown_as_numbers():
@@ -106,4 +106,4 @@ def test_the_policy_names_what_is_there_and_nothing_is_fetched():
   [("\n", "↵"), ("\x85", "85"), ("\u00a0", "a0"), ("\U000e0001", "e0001"), ("~", "~")],
 )
 def test_what_cannot_be_seen_is_shown_by_its_number(symbol, shown):
-  assert surprisal_page.shown(alphabet_lib.Alphabet.of_text(symbol), symbol) == shown
+  assert surprisal_page.shown(tokenizers.Tokenizer.from_text(symbol), symbol) == shown

@@ -108,7 +108,7 @@ def test_command_lines_and_experiment_files(refused, arguments, message):
     ("text.split=random", "text.split=random: use one of tail"),
     ("text.valid_fraction=nan", "valid_fraction=nan: must be below 1"),
     ("text.valid_fraction=0.97", "bad split fractions"),
-    ("sample.prime=\u2603", "not in the alphabet: '\u2603'"),
+    ("sample.prime=\u2603", "not in the vocabulary: '\u2603'"),
     ("sample.temperature=-1", "temperature=-1.0: must be"),
     ("init_from=none", "no run directory none"),
   ],

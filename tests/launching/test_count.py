@@ -35,7 +35,7 @@ def counted(workdir):
   config = runs.read_config(workdir)
   corpus = runs.load_corpus(config)
   parts = runs.split(config, len(corpus.ids))
-  return ngram.fit(corpus.ids, ORDER, corpus.alphabet.size, parts.train), corpus.ids, parts
+  return ngram.fit(corpus.ids, ORDER, corpus.tokenizer.vocab_size, parts.train), corpus.ids, parts
 
 
 def result(workdir):
@@ -137,7 +137,7 @@ def test_the_split_of_streams_needs_their_number(count):
     ("text.valid_fraction=0.97", "bad split fractions"),
     ("text.source=none.txt", "none.txt"),
     ("seed=-1", "seed=-1"),
-    ("sample.prime=\u2603", "not in the alphabet"),
+    ("sample.prime=\u2603", "not in the vocabulary"),
   ],
 )
 def test_what_is_refused_leaves_nothing_behind(count, tmp_path, field, message):

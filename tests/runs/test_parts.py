@@ -28,8 +28,8 @@ def config(tmp_path, monkeypatch):
 def test_the_parts_are_the_corpus_and_know_their_places(config, kind, alphabet):
   config.text.split, config.text.alphabet = kind, alphabet
   corpus = runs.load_corpus(config)
-  found = parts.load(config, corpus.alphabet)
-  whole = corpus.alphabet.decode(corpus.ids[:])
+  found = parts.load(config, corpus.tokenizer)
+  whole = corpus.tokenizer.decode(corpus.ids[:])
   for part, segments in (
     (found.training, found.split.train),
     (found.held_out, [*found.split.valid, *found.split.test]),
@@ -47,4 +47,4 @@ def test_the_parts_are_the_corpus_and_know_their_places(config, kind, alphabet):
 def test_no_held_out_text_is_one_line(config):
   config.text.valid_fraction = config.text.test_fraction = 0.0
   with pytest.raises(errors.UserError, match="all training text"):
-    parts.load(config, runs.load_corpus(config).alphabet)
+    parts.load(config, runs.load_corpus(config).tokenizer)

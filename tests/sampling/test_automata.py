@@ -7,17 +7,17 @@ import time
 import pytest
 
 from charrnn import errors
-from charrnn.data import alphabet as alphabet_lib
+from charrnn.data import tokenizers
 from charrnn.sampling import automata, regexes
 
-ABC = alphabet_lib.Alphabet.of_text("ab.\n")
-EVERY = ["".join(each) for n in range(6) for each in itertools.product(ABC.symbols, repeat=n)]
+ABC = tokenizers.Tokenizer.from_text("ab.\n")
+EVERY = ["".join(each) for n in range(6) for each in itertools.product(ABC.tokens, repeat=n)]
 
 
-def build(require=(), forbid=(), stop=None, length=5, alphabet=ABC):
+def build(require=(), forbid=(), stop=None, length=5, tokenizer=ABC):
   required = [regexes.Regex("--require", text) for text in require]
   forbidden = [regexes.Regex("--forbid", text) for text in forbid]
-  return automata.build(required, forbidden, stop, alphabet, length)
+  return automata.build(required, forbidden, stop, tokenizer, length)
 
 
 def leads_to(automaton, length):
@@ -27,7 +27,7 @@ def leads_to(automaton, length):
     may_come_V = automaton.may_come(state, length - len(text))
     if not may_come_V.any():
       yield text
-    for symbol, may_come, after in zip(ABC.symbols, may_come_V, automaton.next_SxV[state]):
+    for symbol, may_come, after in zip(ABC.tokens, may_come_V, automaton.next_SxV[state]):
       if may_come:
         yield from walk(text + symbol, after)
 
@@ -96,20 +96,20 @@ def test_the_length_decides_where_a_text_ends():
 
 
 def test_bytes():
-  alphabet = alphabet_lib.Alphabet.of_text("x", "byte")
-  automaton = build(["^.{2}\\xff$"], alphabet=alphabet)
+  tokenizer = tokenizers.Tokenizer.from_text("x", "byte")
+  automaton = build(["^.{2}\\xff$"], tokenizer=tokenizer)
   assert automaton.next_SxV.shape[1] == 256
   assert not automaton.may_come(0, 3)[ord("\n")]
   assert automaton.may_come(0, 3).sum() == 255
   with pytest.raises(errors.UserError, match="use ASCII"):
-    build(["é"], alphabet=alphabet)
+    build(["é"], tokenizer=tokenizer)
 
 
 @pytest.mark.parametrize(
   "asked, message",
   [
-    ({"require": ["abc"]}, "--require=abc: would never come, not in the run's alphabet: c"),
-    ({"forbid": ["\\d"]}, r"--forbid=\\d: would never come, not in the run's alphabet: \\d"),
+    ({"require": ["abc"]}, "--require=abc: would never come, not in the run's vocabulary: c"),
+    ({"forbid": ["\\d"]}, r"--forbid=\\d: would never come, not in the run's vocabulary: \\d"),
     ({"require": ["a{6}"]}, "--length=5: --require=a.6. takes 6 at least"),
     ({"require": ["^a$"], "forbid": ["a"]}, "--require=.* --forbid=a: no text can be like that"),
     ({"forbid": ["a*"]}, "no text can be like that"),

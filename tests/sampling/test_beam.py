@@ -9,10 +9,10 @@ import toys
 from scipy import special
 
 from charrnn import errors
-from charrnn.data import alphabet as alphabet_lib
+from charrnn.data import tokenizers
 from charrnn.sampling import automata, beam, generate, options, regexes, reread
 
-ABC = alphabet_lib.Alphabet.of_text("abc")
+ABC = tokenizers.Tokenizer.from_text("abc")
 LONGEST = 5
 # Texts of a plain chain tie: their order makes no difference.
 TABLE = np.random.default_rng(8).normal(size=(LONGEST, 3, 3))

@@ -3,7 +3,7 @@
 import jax
 import numpy as np
 import pytest
-from training import tiny
+import tiny
 
 from charrnn import errors
 from charrnn.sampling import clamps, generate, options

@@ -1,6 +1,6 @@
 """Samples under a constraint: always good, drawn as they say, and the weights make up for it.
 
-All texts of a small alphabet are enumerated; what is good among them is Python's `re` to say.
+All texts of a small tokenizer are enumerated; what is good among them is Python's `re` to say.
 """
 
 import itertools
@@ -13,23 +13,23 @@ import toys
 from scipy import special, stats
 
 from charrnn import errors
-from charrnn.data import alphabet as alphabet_lib
+from charrnn.data import tokenizers
 from charrnn.sampling import automata, generate, options, regexes, reread, samples
 
-ABC = alphabet_lib.Alphabet.of_text("abc")
+ABC = tokenizers.Tokenizer.from_text("abc")
 TABLE = np.random.default_rng(3).normal(size=(3, 3)).astype(np.float32)
 LENGTH = 5
 CHAIN = toys.Chain()  # programs are compiled for an object
 
 
-def automaton(require=(), forbid=(), stop=None, length=LENGTH, alphabet=ABC):
+def automaton(require=(), forbid=(), stop=None, length=LENGTH, tokenizer=ABC):
   required = [regexes.Regex("--require", text) for text in require]
   forbidden = [regexes.Regex("--forbid", text) for text in forbid]
-  return automata.build(required, forbidden, stop, alphabet, length)
+  return automata.build(required, forbidden, stop, tokenizer, length)
 
 
 def draw(
-  model, params, alphabet, asked, *, num, length=LENGTH, seed=5, prompt=(0,), block=64, **settings
+  model, params, tokenizer, asked, *, num, length=LENGTH, seed=5, prompt=(0,), block=64, **settings
 ):
   """Texts with log p and log q."""
   blocks = generate.draw(
@@ -45,7 +45,7 @@ def draw(
   )
   scores = samples.Scores(num)
   ids_BxN = np.concatenate(list(scores.watch(blocks)), axis=1)
-  texts = [alphabet.decode(ids_N[ids_N >= 0]) for ids_N in ids_BxN]
+  texts = [tokenizer.decode(ids_N[ids_N >= 0]) for ids_N in ids_BxN]
   return [scores.sample(row, text, False) for row, text in enumerate(texts)]
 
 
@@ -137,13 +137,13 @@ def test_weights_that_are_all_alike_or_all_nothing():
   assert samples.estimate([samples.Sample("", False, 1, -np.inf, -1.0)] * 2).log_p == -np.inf
 
 
-LETTERS = alphabet_lib.Alphabet.of_text("\n 1abcdefg")
-LETTERS_TABLE = np.random.default_rng(4).normal(size=(LETTERS.size,) * 2).astype(np.float32)
+LETTERS = tokenizers.Tokenizer.from_text("\n 1abcdefg")
+LETTERS_TABLE = np.random.default_rng(4).normal(size=(LETTERS.vocab_size,) * 2).astype(np.float32)
 
 
 @pytest.fixture(scope="module")
 def lstm():
-  return toys.lstm_params(vocab=LETTERS.size)
+  return toys.lstm_params(vocab=LETTERS.vocab_size)
 
 
 @pytest.mark.parametrize(
@@ -158,7 +158,7 @@ def lstm():
   ],
 )
 def test_texts_satisfy_python_s_re(require, forbid):
-  asked = automaton(require, forbid, length=40, alphabet=LETTERS)
+  asked = automaton(require, forbid, length=40, tokenizer=LETTERS)
   for seed, (temperature, top_p) in enumerate([(1.0, 1.0), (0.0, 1.0), (1.0, 0.3), (9.0, 1.0)]):
     settings = {"temperature": temperature, "top_p": top_p}  # one program for all
     drawn = draw(CHAIN, LETTERS_TABLE, LETTERS, asked, num=8, length=40, seed=seed, **settings)
@@ -186,7 +186,7 @@ def test_the_stop_text_is_in_the_probabilities_alone():
 
 def test_log_p_is_that_of_the_text_read_again(lstm):
   model, params = lstm
-  asked = automaton(["g"], ["f"], length=90, alphabet=LETTERS)
+  asked = automaton(["g"], ["f"], length=90, tokenizer=LETTERS)
   (sample,) = draw(model, params, LETTERS, asked, num=1, length=90, prompt=[2, 3], temperature=0.7)
   ids_BxN = LETTERS.encode(sample.text)[None]
   read = reread.reread(model, params, [2, 3], ids_BxN, options.Settings())
@@ -196,7 +196,7 @@ def test_log_p_is_that_of_the_text_read_again(lstm):
 
 
 def test_the_block_changes_nothing(lstm):
-  asked = automaton([r"^(\w\n){3,8}$"], length=20, alphabet=LETTERS)  # 16 symbols
+  asked = automaton([r"^(\w\n){3,8}$"], length=20, tokenizer=LETTERS)  # 16 symbols
   rows = draw(*lstm, LETTERS, asked, num=3, length=20)
   assert [sample.text for sample in draw(*lstm, LETTERS, asked, num=3, length=20, block=7)] == [
     sample.text for sample in rows

@@ -14,7 +14,7 @@ from scipy import special
 
 from charrnn import errors, startup
 from charrnn.cli import sample
-from charrnn.data import alphabet as alphabet_lib
+from charrnn.data import tokenizers
 from charrnn.runs import runs
 from charrnn.sampling import samples, session
 
@@ -24,15 +24,15 @@ CHAIN = toys.Chain()  # programs are compiled for an object
 
 @pytest.fixture
 def use(monkeypatch):
-  """use(alphabet) makes it that of every run; the model counts through its ids."""
+  """use(tokenizer) makes it that of every run; the model counts through its ids."""
 
-  def use(alphabet, params=None):
+  def use(tokenizer, params=None):
     def load(path, step=None):
       return types.SimpleNamespace(
         path=pathlib.Path(path),
         model=CHAIN,
-        params=toys.cycle(alphabet.size) if params is None else params,
-        alphabet=alphabet,
+        params=toys.cycle(tokenizer.vocab_size) if params is None else params,
+        tokenizer=tokenizer,
         config=None,
         step=step or 500,
         meta={"valid_loss": 1.25},
@@ -41,7 +41,7 @@ def use(monkeypatch):
     monkeypatch.setattr(runs, "load", load)
     monkeypatch.setattr(startup, "import_jax", lambda: None)  # would cache in the user's folder
 
-  use(alphabet_lib.Alphabet.of_text(RECITED))
+  use(tokenizers.Tokenizer.from_text(RECITED))
   return use
 
 
@@ -68,7 +68,7 @@ def test_the_text_begins_with_the_prompt(use, capsys):
 
 
 def test_a_random_seed_is_said_and_repeats_the_text(use, capsys):
-  use(alphabet_lib.Alphabet.of_text(RECITED), params=np.zeros((9, 9), np.float32))
+  use(tokenizers.Tokenizer.from_text(RECITED), params=np.zeros((9, 9), np.float32))
   run("--length=40")
   text, err = capsys.readouterr()
   run("--length=40", "--quiet", err.splitlines()[0].split(", ")[-1])
@@ -105,7 +105,7 @@ FLAT = np.zeros((9, 9), np.float32)  # what follows is any of the nine
 
 
 def test_texts_under_a_constraint(use, capsys):
-  use(alphabet_lib.Alphabet.of_text(RECITED), params=FLAT)
+  use(tokenizers.Tokenizer.from_text(RECITED), params=FLAT)
   asked = ["--require=^[abc]{3}", "--forbid=h$", "--length=4", "--seed=2"]
   run(*asked)
   text, err = capsys.readouterr()
@@ -124,7 +124,7 @@ def test_texts_under_a_constraint(use, capsys):
 
 @pytest.mark.parametrize("filters", ["--top-k=2", "--top-p=0.5", "--temperature=0"])
 def test_filters_leave_no_estimate(use, capsys, filters):
-  use(alphabet_lib.Alphabet.of_text(RECITED), params=FLAT)
+  use(tokenizers.Tokenizer.from_text(RECITED), params=FLAT)
   run("--forbid=a", "--num=2", "--length=3", "--json", filters)
   assert {line["estimate"] for line in json_lines(capsys)} == {None}
 
@@ -132,7 +132,7 @@ def test_filters_leave_no_estimate(use, capsys, filters):
 def test_the_likeliest_texts(use, capsys):
   rng = np.random.default_rng(0)
   table = rng.normal(size=(9, 9)).astype(np.float32)
-  use(alphabet_lib.Alphabet.of_text(RECITED), params=table)
+  use(tokenizers.Tokenizer.from_text(RECITED), params=table)
   run("--beam=81", "--num=2", "--length=2", "--require=a", "--json", "--quiet")
   lines = json_lines(capsys)
   log_p = special.log_softmax(table, axis=1)
@@ -149,7 +149,7 @@ def test_the_likeliest_texts(use, capsys):
 
 
 def test_each_sample_in_a_file(use, capsys, tmp_path, monkeypatch):
-  use(alphabet_lib.Alphabet.of_text(RECITED), params=FLAT)
+  use(tokenizers.Tokenizer.from_text(RECITED), params=FLAT)
   asked = ["--num=7", "--length=5", "--seed=4", "--prime=ab"]
   run(*asked, "--json")
   lines = json_lines(capsys)
@@ -179,7 +179,7 @@ def test_a_file_is_no_folder(use, tmp_path):
 
 
 def test_a_prompt_from_a_file_or_stdin_is_not_altered(use, capsys, tmp_path, monkeypatch):
-  use(alphabet_lib.Alphabet.of_text("a\r\n"))
+  use(tokenizers.Tokenizer.from_text("a\r\n"))
   (tmp_path / "prompt").write_bytes(b"\r\na\r")
   run(f"--prime-file={tmp_path / 'prompt'}", "--length=1", "--quiet")
   assert capsys.readouterr().out == "\r\na\ra"
@@ -189,7 +189,7 @@ def test_a_prompt_from_a_file_or_stdin_is_not_altered(use, capsys, tmp_path, mon
 
 
 def test_a_byte_alphabet_reads_any_file(use, capsys, tmp_path):
-  use(alphabet_lib.Alphabet.of_text("x", "byte"))
+  use(tokenizers.Tokenizer.from_text("x", "byte"))
   (tmp_path / "prompt").write_bytes("é".encode() + b"\xff\xc3")
   run(f"--prime-file={tmp_path / 'prompt'}", "--length=0", "--quiet")
   assert capsys.readouterr().out == "é\ufffd\ufffd"
@@ -208,7 +208,7 @@ def test_a_byte_alphabet_reads_any_file(use, capsys, tmp_path):
     (["--out="], "--out: the name of the folder is empty"),
     (["--seed=-1"], "--seed=-1: must be"),
     (["--stop="], "--stop: the text is empty"),
-    (["--stop=az"], "--stop: would never come, not in the run's alphabet: 'z'"),
+    (["--stop=az"], "--stop: would never come, not in the run's vocabulary: 'z'"),
     (["--beam=0"], "--beam=0: must be from 1"),
     (["--beam=2", "--num=3"], "--num=3: must be at most --beam=2"),
     (["--beam=2", "--temperature=0"], "--temperature: means nothing with --beam"),
@@ -220,10 +220,10 @@ def test_a_byte_alphabet_reads_any_file(use, capsys, tmp_path):
     (["--interactive", "--prime-file=-"], "--prime-file=-: stdin is for the lines"),
     (["--require=("], "--require=(: missing ), unterminated subpattern"),
     (["--forbid=\\b"], "--forbid=\\b: not understood"),
-    (["--require=z"], "--require=z: would never come, not in the run's alphabet: z"),
+    (["--require=z"], "--require=z: would never come, not in the run's vocabulary: z"),
     (["--require=abc", "--length=2"], "--length=2: --require=abc takes 3 at least"),
     (["--require=a", "--forbid=a"], "--require=a --forbid=a: no text can be like that"),
-    (["--prime=az"], "not in the alphabet: 'z'"),
+    (["--prime=az"], "not in the vocabulary: 'z'"),
     (["--prime-file=/nowhere/x"], "--prime-file=/nowhere/x: No such file"),
   ],
 )
@@ -263,10 +263,10 @@ def test_prompts_in_turn(use, capsys, monkeypatch):
 def test_a_turn_ends_with_an_empty_line_if_nothing_else_is_asked(use, capsys, monkeypatch):
   table = np.full((3, 3), -np.inf, np.float32)
   table[[0, 0, 1, 2], [0, 1, 2, 0]] = [-1.0, -2.0, 0.0, 0.0]
-  use(alphabet_lib.Alphabet.of_text("\nab"), params=table)
+  use(tokenizers.Tokenizer.from_text("\nab"), params=table)
   converse(monkeypatch, "a\n", "--temperature=0", "--quiet")
   assert capsys.readouterr().out == "\n\n"
-  use(alphabet_lib.Alphabet.of_text("xyz"))
+  use(tokenizers.Tokenizer.from_text("xyz"))
   converse(monkeypatch, "x\nz\n", "--length=5", "--quiet")
   assert capsys.readouterr().out == "yzxyzxyzxy"
 
@@ -274,7 +274,7 @@ def test_a_turn_ends_with_an_empty_line_if_nothing_else_is_asked(use, capsys, mo
 def test_foreign_characters_do_not_end_the_session(use, capsys, monkeypatch):
   converse(monkeypatch, "é\na\n", "--length=2", "--quiet")
   out, err = capsys.readouterr()
-  assert (out, err.count("\n")) == ("ab", 1) and "not in the alphabet: 'é'" in err
+  assert (out, err.count("\n")) == ("ab", 1) and "not in the vocabulary: 'é'" in err
 
 
 def test_a_terminal_has_a_mark_and_ctrl_c_stops_a_text(use, capsys, monkeypatch):
@@ -306,7 +306,7 @@ def printed(monkeypatch, file_type, *args):
 
 
 def test_a_terminal_is_not_given_control_characters(use, monkeypatch):
-  use(alphabet_lib.Alphabet.of_text("\t\n\r\x1bé\x9b\ud800"))
+  use(tokenizers.Tokenizer.from_text("\t\n\r\x1bé\x9b\ud800"))
   text = "\n\r\x1b\x9bé?\t"
   assert printed(monkeypatch, io.TextIOWrapper, "--prime=\t", "--length=7") == "\t" + text
   shown = "\t\n\\x0d\\x1b\\x9bé?\t\n"

@@ -7,17 +7,17 @@ import numpy as np
 import pytest
 import toys
 
-from charrnn.data import alphabet as alphabet_lib
+from charrnn.data import tokenizers
 from charrnn.sampling import automata, generate, options, session
 
-ALPHABET = alphabet_lib.Alphabet.of_text("\nabcdefghi")
+ALPHABET = tokenizers.Tokenizer.from_text("\nabcdefghi")
 LENGTH = 20
 
 
 @pytest.fixture(scope="module")
 def loaded():
-  model, params = toys.lstm_params(vocab=ALPHABET.size)
-  return types.SimpleNamespace(model=model, params=params, alphabet=ALPHABET)
+  model, params = toys.lstm_params(vocab=ALPHABET.vocab_size)
+  return types.SimpleNamespace(model=model, params=params, tokenizer=ALPHABET)
 
 
 def begin(loaded, prompt="", length=LENGTH, seed=3, stop=None, **more):

@@ -5,15 +5,15 @@ import itertools
 import numpy as np
 import pytest
 
-from charrnn.data import alphabet as alphabet_lib
+from charrnn.data import tokenizers
 from charrnn.sampling import stream
 
-LETTERS = alphabet_lib.Alphabet.of_text("abcd\n")
+LETTERS = tokenizers.Tokenizer.from_text("abcd\n")
 
 
-def pieces_of(text, stop, sizes, alphabet=LETTERS, prompt=""):
-  ids = alphabet.encode(text)
-  reader = stream.Reader(alphabet, alphabet.encode(prompt), stop)
+def pieces_of(text, stop, sizes, tokenizer=LETTERS, prompt=""):
+  ids = tokenizer.encode(text)
+  reader = stream.Reader(tokenizer, tokenizer.encode(prompt), stop)
   ends = [0, *itertools.takewhile(lambda end: end < len(ids), itertools.accumulate(sizes))]
   blocks = [ids[None, a:b] for a, b in itertools.pairwise([*ends, len(ids)])]
   return [piece for (piece,) in stream.texts(blocks, [reader])], reader
@@ -49,9 +49,9 @@ def test_a_stop_in_the_prompt_or_across_its_end_does_not_count():
 
 
 def test_bytes_wait_for_their_character_even_those_of_the_prompt():
-  alphabet = alphabet_lib.Alphabet.of_text("x", "byte")
-  euro = alphabet.encode("€")
-  reader = stream.Reader(alphabet, euro[:1])
+  tokenizer = tokenizers.Tokenizer.from_text("x", "byte")
+  euro = tokenizer.encode("€")
+  reader = stream.Reader(tokenizer, euro[:1])
   assert [reader.prompt, reader.read(euro[1:2]), reader.read(euro[2:])] == ["", "", "€"]
   assert reader.read(euro[:2]) + reader.read([], final=True) == "\ufffd"
 

@@ -3,7 +3,7 @@
 import numpy as np
 
 from charrnn import config as config_lib
-from charrnn.data import splits, streams
+from charrnn.data import batches, splits
 from charrnn.models import network
 from charrnn.training import loop, optimizer, steps
 from charrnn.training import state as state_lib
@@ -40,7 +40,9 @@ def ids(length=1000, vocab=V, seed=0):
 
 
 def windows(c, length=1000):
-  return streams.Windows(ids(length), [splits.Segment(0, length - 200)], c.batch_size, c.window)
+  return batches.TrainingWindows(
+    ids(length), [splits.Span(0, length - 200)], c.batch_size, c.window
+  )
 
 
 def trainer(workdir, c, said=None, samples=None, **fields):
@@ -55,7 +57,7 @@ def trainer(workdir, c, said=None, samples=None, **fields):
     workdir,
     model(**fields),
     w,
-    [splits.Segment(n - 200, n)],
+    [splits.Span(n - 200, n)],
     said.append,
     lambda params, step: samples.__setitem__(step, params),
   )

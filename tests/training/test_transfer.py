@@ -7,7 +7,7 @@ import tiny
 
 from charrnn import config as config_lib
 from charrnn import errors, files
-from charrnn.data import alphabet as alphabet_lib
+from charrnn.data import tokenizers
 from charrnn.runs import checkpoint
 from charrnn.training import transfer
 
@@ -21,7 +21,7 @@ def source(tmp_path, request):
   c = tiny.config(model__layers=2, model__hidden=8, model__dropout=0.0, model__embed=request.param)
   c.model.compute_dtype = "float32"
   files.write_json(tmp_path / "config.json", config_lib.to_json(c))
-  alphabet_lib.Alphabet.of_text(OLD).save(tmp_path / "alphabet.json")
+  tokenizers.Tokenizer.from_text(OLD).save(tmp_path / "alphabet.json")
   params = jax.device_get(net.init(jax.random.key(1)))
   writer = checkpoint.Writer(tmp_path / "checkpoints", 1)
   writer.save(3, {"params": params}, {"valid_loss": 1.0})
@@ -31,8 +31,8 @@ def source(tmp_path, request):
 
 def start(source, text, **fields):
   path, _, embed = source
-  alphabet = alphabet_lib.Alphabet.of_text(text)
-  net = tiny.model(alphabet.size, **{"embed": embed} | fields)
+  alphabet = tokenizers.Tokenizer.from_text(text)
+  net = tiny.model(alphabet.vocab_size, **{"embed": embed} | fields)
   fresh = net.init(jax.random.key(2))
   return transfer.weights(str(path), net, fresh, alphabet), jax.device_get(fresh)
 

@@ -101,7 +101,7 @@ def steering(
     column = intervene.kept(recording, run.model, cell)
     for setting in SETTINGS:
       rows[cell, setting] = [cell.set_to(intervene.values(column, setting))]
-  prompt, decode = text.ids_N[: _prompt(text)], run.alphabet.decode
+  prompt, decode = text.ids_N[: _prompt(text)], run.tokenizer.decode
   texts = steer.write(run.model, run.params, prompt, decode, rows, seed=seed, progress=progress)
   told, shown = [], set()
   for name, cell in cells.items():

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 
 from charrnn import errors
-from charrnn.runs import parts as parts_lib
+from charrnn.data import splits
 from charrnn.runs import runs
 
 FEWEST = 5000  # characters, of which two halves can be made
@@ -32,7 +32,7 @@ def held_out(run: runs.Run, characters: int) -> Material:
   wanted = [*parts.valid, *parts.test]
   if not wanted:
     raise errors.UserError(f"{run.path} was trained on all of its text: give another with --text")
-  found = parts_lib.spans(corpus.documents, wanted)
+  found = splits.intersect(corpus.documents, wanted)
   pieces = sorted((start, stop, document.name) for document, start, stop in found)
   pieces = list(_first(pieces, characters))
   ids = [np.asarray(corpus.ids[start:stop]) for start, stop, _ in pieces]
@@ -59,7 +59,7 @@ def _material(run, name, ids, names) -> Material:
     )
   stops = np.cumsum([len(each) for each in ids]).tolist()
   documents = tuple(zip([0, *stops[:-1]], stops))
-  points = np.array([ord(symbol) for symbol in run.alphabet.symbols], "<u4")
+  points = np.array([ord(symbol) for symbol in run.tokenizer.tokens], "<u4")
   # Of a byte alphabet each byte is a character: labels are of what the network reads.
   texts = tuple(points[each].tobytes().decode("utf-32-le", "surrogatepass") for each in ids)
   return Material(name, np.concatenate(ids), documents, _language(names), texts)

@@ -308,7 +308,7 @@ class Study:
     predictions = self.recording.predictions
     return explorer.Excerpt(
       self.material.text[:N],
-      list(self.run.alphabet.symbols),
+      list(self.run.tokenizer.tokens),
       [tuple(column) for column in self.recording.columns],
       self.recording.values[:N],
       predictions.top_ids[:N],

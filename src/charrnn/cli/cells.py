@@ -83,7 +83,7 @@ def run(args):
   from charrnn.analysis import explorer, pictures, study
 
   if sources:
-    ids = [(path, texts.encode(loaded.alphabet, path, text)) for path, text in sources]
+    ids = [(path, texts.encode(loaded.tokenizer, path, text)) for path, text in sources]
     text = material.of_files(loaded, ids, args.characters)
   else:
     text = material.held_out(loaded, args.characters)

@@ -10,9 +10,9 @@ from charrnn.sampling import stream
 MARK = "> "
 
 
-def stop(asked, alphabet):
+def stop(asked, tokenizer):
   """The stop text: an empty line, if none is asked for and the run's alphabet has line ends."""
-  return "\n\n" if asked is None and "\n" in alphabet.symbols else asked
+  return "\n\n" if asked is None and "\n" in tokenizer.tokens else asked
 
 
 def talk(loaded, prompt_ids, **asked):
@@ -22,10 +22,10 @@ def talk(loaded, prompt_ids, **asked):
   typed = sys.stdin.isatty()
   session = session_lib.Session(loaded, prompt_ids, **asked)
   write = written.writer(sys.stdout)
-  write(stream.Reader(loaded.alphabet, prompt_ids).prompt)
+  write(stream.Reader(loaded.tokenizer, prompt_ids).prompt)
   for line in _lines(typed):
     try:
-      session.read(loaded.alphabet.encode(_read(line, loaded.alphabet)))
+      session.read(loaded.tokenizer.encode(_read(line, loaded.tokenizer)))
     except errors.UserError as error:
       console.say(f"not read: {error}")
       continue
@@ -41,10 +41,10 @@ def talk(loaded, prompt_ids, **asked):
       console.say()
 
 
-def _read(line, alphabet):
+def _read(line, tokenizer):
   """What the network is to read of a line: nothing of an empty one."""
   line = line if line != "\n" else ""
-  return line if "\n" in alphabet.symbols else line.removesuffix("\n")
+  return line if "\n" in tokenizer.tokens else line.removesuffix("\n")
 
 
 def _lines(typed):

@@ -36,7 +36,7 @@ def run(args):
 def _side(path, step):
   """All of a run that is compared; without a checkpoint its params are None."""
   from charrnn import config as config_lib
-  from charrnn.data import alphabet
+  from charrnn.data import tokenizers
   from charrnn.runs import checkpoint, inspection, runs
 
   path = runs.check(path)
@@ -46,7 +46,7 @@ def _side(path, step):
   return {
     "about": runs.origin(path),
     "config": config_lib.flatten(config_lib.to_json(runs.read_config(path))),
-    "alphabet": alphabet.Alphabet.load(path / "alphabet.json"),
+    "alphabet": tokenizers.Tokenizer.load(path / "alphabet.json"),
     "params": loaded and inspection.flatten(loaded.params),
     "title": {"run": str(path), "step": loaded and loaded.step},
   }
@@ -59,7 +59,7 @@ def _compare(a, b):
   same = {
     "config": not any(field["matters"] for field in config),
     "corpus": corpora[0]["sha256"] == corpora[1]["sha256"],
-    "alphabet": len({(side["alphabet"].kind, side["alphabet"].symbols) for side in (a, b)}) == 1,
+    "alphabet": len({(side["alphabet"].kind, side["alphabet"].tokens) for side in (a, b)}) == 1,
     "weights": all(array["same"] for array in weights or ()),
   }
   if (a["params"] is None) != (b["params"] is None):
@@ -98,8 +98,8 @@ def _alphabets(a, b):
   return {
     "a": {"kind": a.kind, "size": a.size},
     "b": {"kind": b.kind, "size": b.size},
-    "only_a": [symbol for symbol in a.symbols if symbol not in b.symbols],
-    "only_b": [symbol for symbol in b.symbols if symbol not in a.symbols],
+    "only_a": [symbol for symbol in a.tokens if symbol not in b.tokens],
+    "only_b": [symbol for symbol in b.tokens if symbol not in a.tokens],
   }
 
 

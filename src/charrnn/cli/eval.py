@@ -89,7 +89,7 @@ def run(args):
   state = args.state or ("reset" if files else "carried")
   how = {"carried": state == "carried", "characters": args.characters}
   if files:
-    text = scored_text.of_files(loaded.alphabet, files, **how)
+    text = scored_text.of_files(loaded.tokenizer, files, **how)
   else:
     text = scored_text.of_split(loaded, corpus, args.split or "valid", **how)
   progress = console.Progress()

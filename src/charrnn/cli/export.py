@@ -40,7 +40,7 @@ def run(args):
   arrays = inspection.flatten(loaded.params)
   meta = {
     "config": config_lib.to_json(loaded.config),
-    "alphabet": loaded.alphabet.to_json(),
+    "alphabet": files.with_aliases(loaded.tokenizer.to_json(), {"tokens": "symbols"}),
     "step": loaded.step,
     "valid_loss": loaded.meta["valid_loss"],
   }

@@ -97,7 +97,7 @@ def _symbols(alphabet):
   if alphabet["kind"] == "byte":
     used = sum(map(bool, alphabet["counts"]))
     return f"all 256 bytes, of which {used} occur"
-  symbols = alphabet["symbols"]
+  symbols = alphabet["tokens"]
   return f"{len(symbols)} characters: {' '.join(_ranges(symbols))}"
 
 

@@ -22,7 +22,7 @@ the rest is plays no part: what is required and has not come by itself is writte
 room left for more. So these are not the model's own texts that happen to be like that. Weighted by
 exp(log p - log q) they are: log p is the model's of the text, log q that of drawing it so.
 A REGEX is Python's, of literals, . \\d \\w \\s [...] (...) | * + ? {m,n}, and ^ $ at the ends of
-alternatives, $ being the very end; with a byte alphabet it is ASCII and the dot is one byte.
+alternatives, $ being the very end; with a byte tokenizer it is ASCII and the dot is one byte.
 
 --beam compares texts by log p, not divided by their length: those that --stop or a REGEX ends early
 have an advantage.
@@ -97,14 +97,14 @@ def run(args):
   from charrnn.runs import runs
 
   loaded = runs.load(args.run, step=args.step)
-  alphabet = loaded.alphabet
-  prompt_ids = alphabet.encode(_decode(prompt, alphabet, args))
-  stop = chat.stop(args.stop, alphabet) if args.interactive else args.stop
-  _check_stop(stop, alphabet)
+  tokenizer = loaded.tokenizer
+  prompt_ids = tokenizer.encode(_decode(prompt, tokenizer, args))
+  stop = chat.stop(args.stop, tokenizer) if args.interactive else args.stop
+  _check_stop(stop, tokenizer)
   asked = {
     "length": args.length,
     "clamp": clamps.arrays([clamped], loaded.model) if clamped else None,
-    "automaton": automata.build(required, forbidden, stop, alphabet, args.length),
+    "automaton": automata.build(required, forbidden, stop, tokenizer, args.length),
   }
   asked |= {"beam": args.beam} if args.beam else {"seed": seed, "settings": settings}
   say = written.silent if args.quiet else console.say
@@ -145,7 +145,7 @@ def _given(args, name):
 def _write(args, loaded, prompt_ids, asked, files, say):
   from charrnn.sampling import samples as samples_lib
 
-  prompt = stream.Reader(loaded.alphabet, prompt_ids).prompt
+  prompt = stream.Reader(loaded.tokenizer, prompt_ids).prompt
   constrained = bool(args.require or args.forbid)
   live = args.num == 1 and not (args.beam or args.json or files)  # as it comes
   clock, phases = written.Clock(), console.Progress()
@@ -178,7 +178,7 @@ def _write(args, loaded, prompt_ids, asked, files, say):
     estimate = samples_lib.estimate(samples)
     say(written.estimate(estimate, len(samples)))
   if not args.beam:
-    say(clock)
+    say(str(clock))
   lines = written.json_lines(samples, _shared(args, loaded, prompt, asked, estimate))
   if files:
     lines = files.lines(lines)
@@ -222,20 +222,20 @@ def _read_prompt(args):
     raise errors.UserError(f"--prime-file={args.prime_file}: {error.strerror}") from error
 
 
-def _decode(prompt, alphabet, args):
-  """The prompt as text with nothing altered; only a byte alphabet takes what is not UTF-8."""
+def _decode(prompt, tokenizer, args):
+  """The prompt as text with nothing altered; only a byte tokenizer takes what is not UTF-8."""
   if isinstance(prompt, str):
     return prompt
   try:
-    return prompt.decode("utf-8", "surrogateescape" if alphabet.kind == "byte" else "strict")
+    return prompt.decode("utf-8", "surrogateescape" if tokenizer.kind == "byte" else "strict")
   except UnicodeDecodeError as error:
     raise errors.UserError(
       f"--prime-file={args.prime_file}: not UTF-8 at byte {error.start}: convert it first"
     ) from error
 
 
-def _check_stop(stop, alphabet):
-  foreign = set(stop or "") - set(alphabet.symbols)
-  if foreign and alphabet.kind == "char":
+def _check_stop(stop, tokenizer):
+  foreign = set(stop or "") - set(tokenizer.tokens)
+  if foreign and tokenizer.kind == "char":
     named = ", ".join(sorted(map(repr, foreign)))
-    raise errors.UserError(f"--stop: would never come, not in the run's alphabet: {named}")
+    raise errors.UserError(f"--stop: would never come, not in the run's vocabulary: {named}")

@@ -8,6 +8,7 @@ import textwrap
 import numpy as np
 
 from charrnn import console, errors, files, startup
+from charrnn.data import splits
 from charrnn.sampling import options, stream
 from charrnn.scorecards import card, diversity
 
@@ -57,9 +58,11 @@ def run(args):
   from charrnn.scorecards import temperature_picture
 
   loaded = runs.load(args.run, args.step)
-  parts = parts_lib.load(loaded.config, loaded.alphabet, loaded.path)
+  parts = parts_lib.load(loaded.config, loaded.tokenizer, loaded.path)
   real_BxN = _pieces(parts, args.length, max(PIECES, 4 * args.num))
-  prompt_ids = loaded.alphabet.encode(args.prime) if args.prime else [loaded.alphabet.default_id()]
+  prompt_ids = (
+    loaded.tokenizer.encode(args.prime) if args.prime else [loaded.tokenizer.default_id()]
+  )
   out = files.output_folder(args.out, loaded.path / "temperature")
   scored, excerpts = _score(loaded, prompt_ids, settings, parts.training.text, real_BxN, args)
   found = {
@@ -97,9 +100,7 @@ def _settings(args) -> dict[str, options.Settings]:
 
 def _pieces(parts, length: int, count: int) -> np.ndarray:
   """Held-out text as ids [B, length]: up to `count` pieces, evenly spread, none overlapping."""
-  from charrnn.runs import parts as parts_lib
-
-  segments = parts_lib.joined([*parts.split.valid, *parts.split.test])
+  segments = splits.merge([*parts.split.valid, *parts.split.test])
   starts = [s for start, stop in segments for s in range(start, stop - length + 1, length)]
   if len(starts) < 2:
     longest = max(stop - start for start, stop in segments) // 2
@@ -122,7 +123,7 @@ def _score(loaded, prompt_ids, settings, training: str, real_BxN, args):
       update(n, len(settings))
       ids_BxN = _written(loaded, prompt_ids, each, args)
       columns[name] = measure(ids_BxN, each)
-      excerpts[name] = loaded.alphabet.decode(ids_BxN[0])[:EXCERPT]
+      excerpts[name] = loaded.tokenizer.decode(ids_BxN[0])[:EXCERPT]
     progress("figures")
     return card.card(diversity.FIGURES, columns, real=REAL, seed=args.seed), excerpts
   finally:
@@ -142,7 +143,7 @@ def _measure(loaded, prompt_ids, known, ids_BxN, settings: options.Settings) -> 
 
   again = reread.reread(loaded.model, loaded.params, prompt_ids, ids_BxN, settings)
   readings = [
-    diversity.read(loaded.alphabet.decode(ids_N), known, *figures)
+    diversity.read(loaded.tokenizer.decode(ids_N), known, *figures)
     for ids_N, *figures in zip(ids_BxN, *again)
   ]
   return card.measure(diversity.FIGURES, readings)

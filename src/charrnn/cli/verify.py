@@ -75,15 +75,18 @@ def _check_provenance(path):
 
 
 def _check_alphabet(path):
-  from charrnn.data import alphabet as alphabet_lib
+  from charrnn.data import tokenizers
   from charrnn.runs import runs
 
-  alphabet = alphabet_lib.Alphabet.load(path / "alphabet.json")
+  alphabet = tokenizers.Tokenizer.load(path / "alphabet.json")
   corpus = runs.provenance(path)
   # It has no digest, but it counts every character of the corpus.
-  if (alphabet.size, sum(alphabet.counts)) != (corpus["alphabet"]["size"], corpus["characters"]):
+  if (alphabet.vocab_size, sum(alphabet.counts)) != (
+    corpus["alphabet"]["size"],
+    corpus["characters"],
+  ):
     raise errors.UserError("not the alphabet of the corpus in run.json")
-  return f"{alphabet.size} symbols"
+  return f"{alphabet.vocab_size} symbols"
 
 
 def _check_metrics(path):

@@ -15,8 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from charrnn import cache, console, errors
-from charrnn.data import alphabet as alphabet_lib
-from charrnn.data import files, sources
+from charrnn.data import files, sources, tokenizers
 
 _FORMAT = 1  # of a cache entry
 _NEWLINE = ord("\n")
@@ -36,25 +35,25 @@ class Corpus:
 
   name: str
   ids: np.memmap
-  alphabet: alphabet_lib.Alphabet
+  tokenizer: tokenizers.Tokenizer
   documents: tuple[Document, ...]
   provenance: dict[str, Any]
 
   def text(self, start: int, stop: int) -> str:
-    return self.alphabet.decode(self.ids[start:stop])
+    return self.tokenizer.decode(self.ids[start:stop])
 
 
 @dataclasses.dataclass(frozen=True)
 class _Reading:
   """How bytes become characters. A byte alphabet reads bytes as they are: as Latin-1."""
 
-  alphabet: str
+  tokenizer: str
   encoding: str
   newlines: str
 
   def __post_init__(self):
-    if self.alphabet not in alphabet_lib.KINDS:
-      raise errors.UserError(f"--config.text.alphabet={self.alphabet}: use char or byte")
+    if self.tokenizer not in tokenizers.KINDS:
+      raise errors.UserError(f"--config.text.tokenizer={self.tokenizer}: use char or byte")
     if self.newlines not in ("keep", "lf"):
       raise errors.UserError(f"--config.text.newlines={self.newlines}: use keep or lf")
     if not _is_encoding(self.encoding):
@@ -64,7 +63,7 @@ class _Reading:
       )
 
   def decoder(self) -> tuple[codecs.IncrementalDecoder, io.IncrementalNewlineDecoder | None]:
-    encoding = "latin-1" if self.alphabet == "byte" else self.encoding
+    encoding = "latin-1" if self.tokenizer == "byte" else self.encoding
     # None: it takes text already decoded. It holds back a CR until it sees what follows.
     lines = io.IncrementalNewlineDecoder(None, translate=True) if self.newlines == "lf" else None
     return codecs.getincrementaldecoder(encoding)("strict"), lines
@@ -84,14 +83,14 @@ class _Entry(NamedTuple):
   """What the cache holds: all that follows from the bytes and the reading, and no names."""
 
   ids: np.memmap
-  alphabet: alphabet_lib.Alphabet
+  tokenizer: tokenizers.Tokenizer
   sizes: list[int]  # characters of each file
 
 
 def load(
   source: str,
   *,
-  alphabet: str = "char",
+  tokenizer: str = "char",
   encoding: str = "utf-8",
   newlines: str = "keep",
   limit: int = 0,
@@ -104,7 +103,7 @@ def load(
   twice, to count and to write; later ones only hash the sources. With a `limit` the text ends
   after so many characters, and its alphabet has those alone that occur up to there.
   """
-  reading = _Reading(alphabet, encoding, newlines)
+  reading = _Reading(tokenizer, encoding, newlines)
   found = sources.resolve(source)
   key = _key(found, reading, limit)
   entry = _read(cache.folder() / key) or _build(found, reading, key, limit)
@@ -114,7 +113,7 @@ def load(
   return Corpus(
     found.name,
     entry.ids,
-    entry.alphabet,
+    entry.tokenizer,
     tuple(document for document in documents if document.start < document.stop),
     _provenance(source, found, reading, entry, limit),
   )
@@ -133,7 +132,7 @@ def _provenance(
     "bytes": sum(file.size for file in found.files),
     "characters": len(entry.ids),
     "sha256": beginning if cut else found.sha256,
-    "alphabet": {"kind": entry.alphabet.kind, "size": entry.alphabet.size},
+    "alphabet": {"kind": entry.tokenizer.kind, "size": entry.tokenizer.vocab_size},
     "options": {"encoding": reading.encoding, "newlines": reading.newlines}
     | ({"limit": limit} if cut else {}),
   }
@@ -188,7 +187,7 @@ def _decoded(found: sources.Source, file: files.File, reading: _Reading) -> Iter
     offset = read - len(error.object) + error.start
     raise errors.UserError(
       f"{file.path}: byte {offset} is not {reading.encoding} text\n"
-      "use --config.text.alphabet=byte, or name the encoding, as --config.text.encoding=latin-1"
+      "use --config.text.tokenizer=byte, or name the encoding, as --config.text.encoding=latin-1"
     ) from error
 
 
@@ -200,14 +199,14 @@ def _build(found: sources.Source, reading: _Reading, key: str, limit: int) -> _E
     sizes[number] += len(points)
   if not sum(sizes):
     raise errors.UserError(f"{found.name} is empty: there is no text to learn from")
-  alphabet = alphabet_lib.Alphabet.of_counts(reading.alphabet, counts)
+  tokenizer = tokenizers.Tokenizer.from_counts(reading.tokenizer, counts)
   with cache.building() as folder:
     built = folder / key
     built.mkdir()
     with open(built / "ids.bin", "wb") as file:
       for _, points in _beginning(found, reading, limit):
-        file.write(alphabet.encode_points(points).data)
-    meta = {"alphabet": alphabet.to_json(), "sizes": sizes}
+        file.write(tokenizer.encode_points(points).data)
+    meta = {"alphabet": tokenizer.to_json(), "sizes": sizes}
     (built / "corpus.json").write_text(json.dumps({"sha256": _digest(meta), **meta}))
     entry = _read(built)  # mapped before it is moved: the map outlives any name
     cache.publish(built, key)
@@ -226,14 +225,14 @@ def _read(folder: pathlib.Path) -> _Entry | None:
     meta = json.loads((folder / "corpus.json").read_bytes())
     if meta.pop("sha256") != _digest(meta):
       return None
-    alphabet = alphabet_lib.Alphabet.from_json(meta["alphabet"])
+    tokenizer = tokenizers.Tokenizer.from_json(meta["alphabet"])
     path, length = folder / "ids.bin", sum(meta["sizes"])
-    if os.path.getsize(path) != length * alphabet.dtype.itemsize:
+    if os.path.getsize(path) != length * tokenizer.dtype.itemsize:
       return None
-    ids = np.memmap(path, alphabet.dtype, mode="r", shape=(length,))
+    ids = np.memmap(path, tokenizer.dtype, mode="r", shape=(length,))
   except (OSError, ValueError, KeyError, TypeError, AttributeError, errors.UserError):
     return None
-  return _Entry(ids, alphabet, meta["sizes"])
+  return _Entry(ids, tokenizer, meta["sizes"])
 
 
 def describe(corpus: Corpus, lines: int = 10) -> str:
@@ -242,7 +241,7 @@ def describe(corpus: Corpus, lines: int = 10) -> str:
   shown = [document.name for document in corpus.documents[:5]]
   more = len(corpus.documents) - len(shown)
   facts["documents"] = ", ".join(shown) + (f" and {more} more" if more else "")
-  occurring = [s for s, count in zip(corpus.alphabet.symbols, corpus.alphabet.counts) if count]
+  occurring = [s for s, count in zip(corpus.tokenizer.tokens, corpus.tokenizer.counts) if count]
   facts["symbols"] = " ".join("space" if s == " " else console.visible(s) for s in occurring[:200])
   table = [f"  {key:<12}{console.visible(value)}" for key, value in facts.items()]
   excerpt = corpus.text(0, 200 * lines).split("\n")[:lines]

@@ -1,23 +1,27 @@
-"""Three ways to divide a text, as three published codes did; their losses do not compare."""
+"""Splits of a corpus into training, validation and test spans, as three published codes do it.
+
+Losses on different splits do not compare.
+"""
 
 import itertools
 import math
-from typing import NamedTuple
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import NamedTuple, Protocol, TypeVar
 
 from charrnn import errors
 
-KINDS = ("tail", "middle", "streams")
 
+class Span(NamedTuple):
+  """A half-open range of positions in a corpus."""
 
-class Segment(NamedTuple):
   start: int
   stop: int
 
 
 class Splits(NamedTuple):
-  train: tuple[Segment, ...]
-  valid: tuple[Segment, ...]
-  test: tuple[Segment, ...]
+  train: tuple[Span, ...]
+  valid: tuple[Span, ...]
+  test: tuple[Span, ...]
 
 
 def split(
@@ -29,24 +33,21 @@ def split(
   streams: int = 1,
   window: int = 1,
 ) -> Splits:
-  """Divides `length` characters; `streams` and `window` matter to the kind `streams` alone.
+  """Divide `length` tokens by the split `kind` of SPLITS.
 
-  `tail` is nanoGPT's prepare.py: cut after int(train_fraction * length), so that the last part
-  gets the odd character. `middle` is torch-rnn's preprocess.py: validation before test too, but
-  both are rounded down and training gets the odd characters. On one text the two differ by a
-  character or two; what differs in earnest is the custom, 90/10/0 against 80/10/10. `streams` is
-  char-rnn's loader, where every stream has a tail of its own.
+  Raise UserError for bad arguments, and if the text is too short for a split that is not empty by
+  its fraction. `streams` (the rows of a batch) and `window` matter only to the kind `streams`.
   """
-  _check(kind, valid_fraction, test_fraction)
-  if kind == "tail":
-    splits = _tail(length, valid_fraction, test_fraction)
-  elif kind == "middle":
-    splits = _middle(length, valid_fraction, test_fraction)
-  else:
-    splits = _streams(length, valid_fraction, test_fraction, streams, window)
-  fractions = (1, valid_fraction, test_fraction)
-  for name, fraction, segments in zip(Splits._fields, fractions, splits):
-    if fraction and not segments:
+  if kind not in SPLITS:
+    raise errors.UserError(f"no split {kind!r}: --config.text.split is one of {', '.join(SPLITS)}")
+  if not (valid_fraction >= 0 and test_fraction >= 0 and valid_fraction + test_fraction < 1):
+    raise errors.UserError(
+      f"bad split fractions: valid {valid_fraction} and test {test_fraction} must not be "
+      "negative, and must leave something to train on"
+    )
+  splits = SPLITS[kind](length, valid_fraction, test_fraction, streams, window)
+  for name, fraction, spans in zip(Splits._fields, (1, valid_fraction, test_fraction), splits):
+    if fraction and not spans:
       raise errors.UserError(
         f"a text of {length} characters is too short for a {name} part ({kind} split, valid "
         f"{valid_fraction}, test {test_fraction}): use a longer text or other fractions"
@@ -54,48 +55,85 @@ def split(
   return splits
 
 
-def _check(kind: str, valid_fraction: float, test_fraction: float):
-  if kind not in KINDS:
-    raise errors.UserError(f"no split {kind!r}: --config.text.split is one of {', '.join(KINDS)}")
-  if not (valid_fraction >= 0 and test_fraction >= 0 and valid_fraction + test_fraction < 1):
-    raise errors.UserError(
-      f"bad split fractions: valid {valid_fraction} and test {test_fraction} must not be "
-      "negative, and must leave something to train on"
+def tail(length: int, valid: float, test: float, streams: int, window: int) -> Splits:
+  """Split as nanoGPT's prepare.py: cut after int(train_fraction * length).
+
+  The last split gets the odd tokens. On one text this differs from `middle` by a token or two; the
+  usual fractions differ more, 90/10/0 here and 80/10/10 there.
+  """
+  train = int(length * _remainder(valid, test))
+  return _consecutive(0, train, int(length * _remainder(test)), length)
+
+
+def middle(length: int, valid: float, test: float, streams: int, window: int) -> Splits:
+  """Split as torch-rnn's preprocess.py: validation and test are rounded down.
+
+  Training gets the odd tokens.
+  """
+  n_valid, n_test = int(valid * length), int(test * length)
+  return _consecutive(0, length - n_valid - n_test, length - n_test, length)
+
+
+def stream_tails(length: int, valid: float, test: float, streams: int, window: int) -> Splits:
+  """Split as char-rnn's CharSplitLMMinibatchLoader: every stream has a tail of its own.
+
+  The text is cut into `streams` equal rows of whole windows; what remains is dropped.
+  """
+  windows = length // (streams * window)
+  n_train = math.floor(windows * _remainder(valid, test))
+  n_valid = math.floor(windows * valid) if test else windows - n_train
+  cuts = [window * cut for cut in (0, n_train, n_train + n_valid, windows)]
+  rows = range(0, streams * windows * window, max(1, windows * window))
+  return Splits(
+    *(
+      tuple(Span(row + start, row + stop) for row in rows if start < stop)
+      for start, stop in itertools.pairwise(cuts)
     )
+  )
+
+
+SPLITS: dict[str, Callable[[int, float, float, int, int], Splits]] = {
+  "tail": tail,
+  "middle": middle,
+  "streams": stream_tails,
+}
 
 
 def _remainder(*fractions: float) -> float:
-  # 1 - .05 - .05 is 0.8999999999999999, which would cost a window of every hundred.
+  # 1 - .05 - .05 is 0.8999999999999999, which would cost one window of every hundred.
   return round(1 - sum(fractions), 12)
 
 
-def _between(*cuts: int) -> Splits:
-  """Splits of one segment each, or of none where two cuts coincide."""
+def _consecutive(*cuts: int) -> Splits:
+  """Return splits of one span each, or of none where two cuts coincide."""
   pairs = itertools.pairwise(cuts)
-  return Splits(*(((Segment(*pair),) if pair[0] < pair[1] else ()) for pair in pairs))
+  return Splits(*(((Span(*pair),) if pair[0] < pair[1] else ()) for pair in pairs))
 
 
-def _tail(length: int, valid_fraction: float, test_fraction: float) -> Splits:
-  train = int(length * _remainder(valid_fraction, test_fraction))
-  return _between(0, train, int(length * _remainder(test_fraction)), length)
+def merge(spans: Iterable[tuple[int, int]]) -> list[Span]:
+  """Return spans in order, with adjacent ones joined."""
+  merged: list[Span] = []
+  for start, stop in sorted(spans):
+    if merged and merged[-1].stop == start:
+      merged[-1] = Span(merged[-1].start, stop)
+    else:
+      merged.append(Span(start, stop))
+  return merged
 
 
-def _middle(length: int, valid_fraction: float, test_fraction: float) -> Splits:
-  valid, test = int(valid_fraction * length), int(test_fraction * length)
-  return _between(0, length - valid - test, length - test, length)
+class _Document(Protocol):
+  start: int
+  stop: int
 
 
-def _streams(
-  length: int, valid_fraction: float, test_fraction: float, streams: int, window: int
-) -> Splits:
-  """char-rnn's CharSplitLMMinibatchLoader: whole windows of B equal rows, the rest cut off."""
-  windows = length // (streams * window)
-  train = math.floor(windows * _remainder(valid_fraction, test_fraction))
-  valid = math.floor(windows * valid_fraction) if test_fraction else windows - train
-  cuts = [window * cut for cut in (0, train, train + valid, windows)]
-  rows = range(0, streams * windows * window, max(1, windows * window))
-  parts = (
-    tuple(Segment(row + start, row + stop) for row in rows if start < stop)
-    for start, stop in itertools.pairwise(cuts)
-  )
-  return Splits(*parts)
+D = TypeVar("D", bound=_Document)
+
+
+def intersect(
+  documents: Sequence[D], spans: Iterable[tuple[int, int]]
+) -> Iterator[tuple[D, int, int]]:
+  """Yield (document, start, stop) for each intersection of a document with the merged spans."""
+  for document, span in itertools.product(documents, merge(spans)):
+    start, stop = max(document.start, span.start), min(document.stop, span.stop)
+    if start < stop:
+      yield document, start, stop

@@ -24,10 +24,9 @@ import jax
 import jax.numpy as jnp
 
 from charrnn import errors
-from charrnn.data import streams
+from charrnn.data import batches, splits
 from charrnn.evaluation import surprisal
 from charrnn.models import network
-from charrnn.runs import parts
 
 SEGMENT = 20  # characters
 CLIP = 5.0  # of the gradient's norm: few segments have more, and those are to do no harm
@@ -52,8 +51,8 @@ def read(
   the parameters are carried from segment to segment; where text is left out between two, the state
   comes from the `burn_in` characters before, which are not learned from.
   """
-  segments, pieces, done = parts.joined(segments), [], 0
-  stretches, anew = list(streams.stretches(segments, begins)), set(begins)
+  segments, pieces, done = splits.merge(segments), [], 0
+  stretches, anew = list(batches.scorable_spans(segments, begins)), set(begins)
   total = sum(stop - first for first, stop in stretches)
   trained = adapted = jax.device_put(params)
   for first, stop in stretches:
@@ -62,7 +61,7 @@ def read(
     state = adapted, model.initial_carry(1)
     window = _BLOCK * SEGMENT
     whole = burn_in // SEGMENT * SEGMENT  # so that the first segment begins with what is scored
-    for arrays in streams.scored_windows(ids, [(first, stop)], 1, window, whole, begins):
+    for arrays in batches.scoring_windows(ids, [(first, stop)], 1, window, whole, begins):
       state, predictions = _block(model, rate, state, *arrays)
       pieces.append((jax.device_get(predictions), arrays[-1]))
       done += int(arrays[-1].sum())

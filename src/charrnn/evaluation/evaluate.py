@@ -4,19 +4,19 @@ import math
 
 import numpy as np
 
-from charrnn.data import streams
+from charrnn.data import batches
 from charrnn.training import steps
 
 
 def evaluate(eval_step, model, params, ids, segments, *, readers, window, burn_in, begins=(0,)):
   """Mean nats per character of the segments of `ids`; NaN if they hold none.
 
-  The state is that of having read nothing at the places `begins`, see `streams.stretches`.
+  The state is that of having read nothing at the places `begins`, see `batches.scorable_spans`.
   """
   layout = steps.devices()
   carry, total, count = None, 0.0, 0.0
   pending = None
-  windows = streams.scored_windows(ids, segments, readers, window, burn_in, begins)
+  windows = batches.scoring_windows(ids, segments, readers, window, burn_in, begins)
   for arrays in windows:
     x, y, weight = (_pad(array, layout.local) for array in arrays)
     if carry is None:

@@ -20,7 +20,7 @@ def count(corpus, training, scored, order: int, progress) -> list[dict]:
     update(n, order)
 
   update = progress(f"counting {order} orders")
-  model = ngram.fit(corpus.ids, order, corpus.alphabet.size, training, counted)
+  model = ngram.fit(corpus.ids, order, corpus.tokenizer.vocab_size, training, counted)
   progress("scoring them")
   losses = model.losses(corpus.ids, scored)
   return [

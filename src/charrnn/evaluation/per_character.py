@@ -33,10 +33,10 @@ def write(args, run, text, scores, result: dict):
 
   if args.tsv:
     with files.replace_file(pathlib.Path(args.tsv)) as file:
-      file.writelines(f"{line}\n".encode() for line in _table(run.alphabet, text.ids, scores))
+      file.writelines(f"{line}\n".encode() for line in _table(run.tokenizer, text.ids, scores))
   if args.html:
     title = f"How {result['text']} surprises {run.path}, step {run.step}"
-    page = surprisal_page.page(title, _facts(args, result), run.alphabet, text.ids, scores)
+    page = surprisal_page.page(title, _facts(args, result), run.tokenizer, text.ids, scores)
     with files.replace_file(pathlib.Path(args.html)) as file:
       file.write(page.encode())
 
@@ -51,7 +51,7 @@ def _facts(args, result) -> str:
 
 def _table(alphabet, ids, scores):
   yield "\t".join(_COLUMNS)
-  names = [_escaped(alphabet.kind, symbol) for symbol in alphabet.symbols]
+  names = [_escaped(alphabet.kind, symbol) for symbol in alphabet.tokens]
   nats_N, rank_N, *_ = scores.predictions
   characters = np.asarray(ids)[scores.places].tolist()
   for index, symbol, nats, rank in zip(scores.places, characters, nats_N.tolist(), rank_N):

@@ -5,7 +5,7 @@ import math
 import numpy as np
 
 from charrnn import errors
-from charrnn.data import streams
+from charrnn.data import batches
 
 
 def losses(run, text, readers: int) -> list[float]:
@@ -63,7 +63,7 @@ def errors_by_type(run, text, scored: list, corpus, progress) -> dict:
 
   progress("counting the training text")
   segments = runs.split(run.config, len(corpus.ids)).train
-  training = mistakes.learn(corpus.ids, segments, run.alphabet.symbols)
+  training = mistakes.learn(corpus.ids, segments, run.tokenizer.tokens)
   progress("errors")
   found = [
     mistakes.types(training, text.ids, each.places, np.exp(-each.predictions.nats), text.begins)
@@ -84,7 +84,7 @@ def summary(text, nats: list[float]) -> dict:
 
 
 def _count(text, part) -> int:
-  return sum(stop - first for first, stop in streams.stretches(part.segments, text.begins))
+  return sum(stop - first for first, stop in batches.scorable_spans(part.segments, text.begins))
 
 
 _HUGE = 700.0  # nats, whose exponential is no float

@@ -13,7 +13,7 @@ import numpy as np
 from jax import lax
 
 from charrnn import errors
-from charrnn.data import streams
+from charrnn.data import batches
 from charrnn.models import network
 
 TOP = 5
@@ -65,9 +65,9 @@ def read(
 ) -> Scores:
   """All characters of segments of `ids`, by as many readers as `evaluate.evaluate` has."""
   params, carry, pieces = jax.device_put(model.prepare(params)), None, []
-  total = sum(stop - first for first, stop in streams.stretches(segments, begins))
+  total = sum(stop - first for first, stop in batches.scorable_spans(segments, begins))
   done = 0
-  for x, y, weight in streams.scored_windows(ids, segments, readers, window, burn_in, begins):
+  for x, y, weight in batches.scoring_windows(ids, segments, readers, window, burn_in, begins):
     if carry is None:
       carry = model.initial_carry(x.shape[1])
     predictions, carry = _read(model, params, carry, x, y)
@@ -93,7 +93,7 @@ def predict(logits_TxBxV, y_TxB) -> Predictions:
 
 
 def gather(pieces, segments, begins, remedy: str) -> Scores:
-  """Windows of (predictions, weight_TxB), as `streams.scored_windows` cut them, as one text.
+  """Windows of (predictions, weight_TxB), as `batches.scoring_windows` cut them, as one text.
 
   Raises UserError with a remedy where the model has said what is no number.
   """

@@ -26,7 +26,7 @@ def page(title: str, facts: str, alphabet, ids, scores) -> str:
   ids_N = np.asarray(ids)[places]
   cut = f"The first {LIMIT:,} of {total:,} characters are shown." if total > LIMIT else ""
   data = {
-    "symbols": ["␣" if symbol == " " else shown(alphabet, symbol) for symbol in alphabet.symbols],
+    "symbols": ["␣" if symbol == " " else shown(alphabet, symbol) for symbol in alphabet.tokens],
     "ids": ids_N.tolist(),
     "places": places.tolist(),
     "bits": [None if math.isnan(bits) else round(bits, 3) for bits in bits_N.tolist()],
@@ -64,7 +64,7 @@ def _paired(ids, p):
 
 
 def _character(alphabet, index: int, bits: float) -> str:
-  symbol = alphabet.symbols[index]
+  symbol = alphabet.tokens[index]
   text = shown(alphabet, symbol)
   classes = ["first"] if math.isnan(bits) else []
   if symbol in _SIGNS:

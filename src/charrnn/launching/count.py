@@ -23,7 +23,7 @@ def run(line, workdir, distributed=False):
   with startup.lock(workdir):
     stored = record.stored(workdir)
     corpus = runs.load_corpus(config)
-    record.check_sample(config, corpus.alphabet)
+    record.check_sample(config, corpus.tokenizer)
     parts = runs.split(config, len(corpus.ids))
     ngram.check_order("--config.model.order", config.model.order, parts.train)
     startup.import_jax()
@@ -80,7 +80,9 @@ def _fit(config, workdir, corpus, parts):
   def progress(n, strings):
     loop.say(f"order {n:3}  {strings:11,} strings counted")
 
-  return ngram.fit(corpus.ids, config.model.order, corpus.alphabet.size, parts.train, progress)
+  return ngram.fit(
+    corpus.ids, config.model.order, corpus.tokenizer.vocab_size, parts.train, progress
+  )
 
 
 def _keep(config, workdir, corpus, parts, counted):
@@ -98,8 +100,8 @@ def _keep(config, workdir, corpus, parts, counted):
   log.close()
   best = int(np.argmin(losses)) + 1 if len(losses) else counted.order
   params = counted.params(best)
-  model = ngram_model.Model(corpus.alphabet.size, best)
-  record.sample(config, workdir, model, corpus.alphabet, params, best)
+  model = ngram_model.Model(corpus.tokenizer.vocab_size, best)
+  record.sample(config, workdir, model, corpus.tokenizer, params, best)
   meta = {"valid_loss": float(losses[best - 1]) if len(losses) else None}
   writer = checkpoint.Writer(workdir / "checkpoints", keep=1)
   writer.save(best, state.TrainState(np.int32(best), params, (), ()), meta)

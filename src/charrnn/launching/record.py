@@ -29,7 +29,7 @@ def stored(workdir):
 
 def begin(line, workdir, corpus, layout):
   """Writes what decides the result, and adds this launch to run.json; returns what is in that."""
-  corpus.alphabet.save(workdir / "alphabet.json")
+  corpus.tokenizer.save(workdir / "alphabet.json")
   latest = {
     "time": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
     "command": shlex.join(sys.argv),

@@ -4,7 +4,7 @@ import contextlib
 
 from charrnn import config as config_lib
 from charrnn import console, errors, startup
-from charrnn.data import streams
+from charrnn.data import batches
 from charrnn.launching import count, record
 from charrnn.runs import runs
 from charrnn.sweeps import trials
@@ -33,10 +33,10 @@ def run(line, workdir, distributed=False):
     elif config.init_from:
       _fill_from_source(config)
     corpus = runs.load_corpus(config)
-    record.check_sample(config, corpus.alphabet)
+    record.check_sample(config, corpus.tokenizer)
     chosen = _fill_sizes(config, len(corpus.ids))
     parts = runs.split(config, len(corpus.ids))
-    windows = streams.Windows(corpus.ids, parts.train, config.batch_size, config.window)
+    windows = batches.TrainingWindows(corpus.ids, parts.train, config.batch_size, config.window)
     sizing.fill_length(config, windows.steps_per_epoch)
     watch.mark("text")
     startup.keep_memory()
@@ -88,13 +88,13 @@ def _train(line, workdir, corpus, parts, windows, chosen, watch):
   config, writes = line.config, jax.process_index() == 0
   layout = steps.devices()
   steps.check_batch(config.batch_size, config.accumulate, layout)
-  model = network.make(corpus.alphabet.size, **config.model)
+  model = network.make(corpus.tokenizer.vocab_size, **config.model)
 
   def init_params(fresh):
-    return transfer.weights(config.init_from, model, fresh, corpus.alphabet)
+    return transfer.weights(config.init_from, model, fresh, corpus.tokenizer)
 
   def write_sample(params, step):
-    record.sample(config, workdir, model, corpus.alphabet, jax.device_get(params), step)
+    record.sample(config, workdir, model, corpus.tokenizer, jax.device_get(params), step)
 
   trainer = loop.Trainer(config, workdir, model, windows, parts.valid, loop.say, write_sample)
   _announce(loop.say, chosen, config, workdir, corpus, parts, trainer)
@@ -126,7 +126,7 @@ def _announce(say, chosen, config, workdir, corpus, parts, trainer):
   unit = "bytes" if config.text.alphabet == "byte" else "characters"
   rows = chosen | {
     "corpus": f"{corpus.name}: {len(corpus.ids):,} {unit} in {len(corpus.documents)} documents, "
-    f"alphabet of {corpus.alphabet.size}",
+    f"alphabet of {corpus.tokenizer.vocab_size}",
     "split": f"{config.text.split}: {sizes[0]:,} to train, {sizes[1]:,} validation, "
     f"{sizes[2]:,} test",
     "model": f"{m.cell} {m.layers} x {m.hidden}, {inputs}, dropout {m.dropout:g}: {params:,} "

@@ -14,8 +14,8 @@ import numpy as np
 from flax import traverse_util
 
 from charrnn import config as config_lib
-from charrnn import errors, startup
-from charrnn.data import alphabet as alphabet_lib
+from charrnn import errors, files, startup
+from charrnn.data import tokenizers
 from charrnn.runs import checkpoint, metrics, runs
 from charrnn.training import sizing
 
@@ -120,14 +120,14 @@ def facts(path, step=None):
 
   about = attempt(runs.origin, path) or {}
   config = attempt(runs.read_config, path)
-  alphabet = attempt(alphabet_lib.Alphabet.load, path / "alphabet.json")
+  alphabet = attempt(tokenizers.Tokenizer.load, path / "alphabet.json")
   lines = attempt(metrics.read, path) or []
   length = attempt(_length, config, about.get("corpus"))
   return {
     "run": str(path),
     **{name: about.get(name) for name in ("experiment", "variant", "corpus", "launches")},
     "progress": _progress(path, config, lines, kept, memory, length),
-    "alphabet": alphabet and alphabet.to_json(),
+    "alphabet": alphabet and files.with_aliases(alphabet.to_json(), {"tokens": "symbols"}),
     "config": config and config_lib.to_json(config),
     "history": _history(lines) | {"seconds": memory.get("seconds")},
     "checkpoints": kept,

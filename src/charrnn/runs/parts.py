@@ -1,14 +1,11 @@
 """The text of a run, apart: what it was trained on, and what it never saw."""
 
-import itertools
-from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from charrnn import errors
-from charrnn.data import alphabet as alphabet_lib
-from charrnn.data import corpora, splits
+from charrnn.data import corpora, splits, tokenizers
 from charrnn.runs import runs
 
 
@@ -36,7 +33,7 @@ class Parts(NamedTuple):
   held_out: Part
 
 
-def load(config, alphabet: alphabet_lib.Alphabet, run: Any = None) -> Parts:
+def load(config, alphabet: tokenizers.Tokenizer, run: Any = None) -> Parts:
   """Of the corpus that a config names; if it is that of a `run` directory, it must be unchanged."""
   corpus = runs.load_corpus(config) if run is None else runs.load_same_corpus(run, config)
   split = runs.split(config, len(corpus.ids))
@@ -51,27 +48,9 @@ def load(config, alphabet: alphabet_lib.Alphabet, run: Any = None) -> Parts:
   )
 
 
-def spans(documents: Sequence, segments: Sequence[tuple[int, int]]):
-  """What of each document lies in segments, in order: (document, start, stop)."""
-  for document, (start, stop) in itertools.product(documents, joined(segments)):
-    if max(document.start, start) < min(document.stop, stop):
-      yield document, max(document.start, start), min(document.stop, stop)
-
-
-def joined(segments: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
-  """Segments in order, those that touch as one."""
-  found: list[tuple[int, int]] = []
-  for start, stop in sorted(segments):
-    if found and found[-1][1] == start:
-      found[-1] = found[-1][0], stop
-    else:
-      found.append((start, stop))
-  return found
-
-
 def _part(name, corpus, alphabet, segments) -> Part:
   texts, passages, length = [], [], 0
-  for document, start, stop in spans(corpus.documents, segments):
+  for document, start, stop in splits.intersect(corpus.documents, segments):
     text = alphabet.decode(np.asarray(corpus.ids[start:stop]))
     before = alphabet.decode(np.asarray(corpus.ids[document.start : start]))
     line = 1 + before.count("\n")

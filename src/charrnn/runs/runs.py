@@ -5,14 +5,13 @@ from typing import Any, NamedTuple
 
 from charrnn import config as config_lib
 from charrnn import errors, files
-from charrnn.data import alphabet as alphabet_lib
-from charrnn.data import corpora, splits
+from charrnn.data import corpora, splits, tokenizers
 
 
 class Run(NamedTuple):
   path: pathlib.Path
   config: Any  # ConfigDict, as resolved
-  alphabet: alphabet_lib.Alphabet
+  tokenizer: tokenizers.Tokenizer
   model: Any  # models.network.Model or models.ngram_model.Model
   params: Any
   step: int
@@ -49,7 +48,7 @@ def load_corpus(config):
   text = config.text
   return corpora.load(
     text.source,
-    alphabet=text.alphabet,
+    tokenizer=text.alphabet,
     encoding=text.encoding,
     newlines=text.newlines,
     limit=text.limit,
@@ -128,7 +127,7 @@ def load(path, step=None):
   """The model of a run with its verified parameters at `step`; None: the best, else the newest."""
   path = check(path)
   config = read_config(path)
-  alphabet = alphabet_lib.Alphabet.load(path / "alphabet.json")
+  alphabet = tokenizers.Tokenizer.load(path / "alphabet.json")
   from charrnn.runs import checkpoint
 
   folder = path / "checkpoints"
@@ -140,7 +139,7 @@ def load(path, step=None):
   if step is not None and step not in kept:
     raise errors.UserError(f"{path} has no step {step}: kept are {', '.join(map(str, kept))}")
   arrays, meta = checkpoint.read(folder, step, "params") if step is not None else _read_best(folder)
-  model = _model(config.model, alphabet.size, arrays["params"])
+  model = _model(config.model, alphabet.vocab_size, arrays["params"])
   return Run(path, config, alphabet, model, arrays["params"], meta["step"], meta)
 
 

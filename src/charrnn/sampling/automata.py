@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from charrnn import errors
-from charrnn.data import alphabet as alphabet_lib
+from charrnn.data import tokenizers
 from charrnn.sampling import regexes
 
 LEAST_STATES, MOST_STATES = 64, 8192
@@ -36,7 +36,7 @@ def build(
   required: Sequence[regexes.Regex],
   forbidden: Sequence[regexes.Regex],
   stop: str | None,
-  alphabet: alphabet_lib.Alphabet,
+  tokenizer: tokenizers.Tokenizer,
   length: int,
 ) -> Automaton | None:
   """Of texts where all of `required` match and none of `forbidden`, and that end at the stop text.
@@ -46,8 +46,8 @@ def build(
   if not (required or forbidden or stop):
     return None
   asked = " ".join(regex.name for regex in (*required, *forbidden)) or "--stop"
-  stop_ids = alphabet.encode(stop or "")
-  class_of_V, reads = _classes((*required, *forbidden), stop_ids, alphabet)
+  stop_ids = tokenizer.encode(stop or "")
+  class_of_V, reads = _classes((*required, *forbidden), stop_ids, tokenizer)
   machines = [_Machine(regex, True, reads) for regex in required]
   machines += [_Machine(regex, False, reads) for regex in forbidden]
   try:
@@ -69,18 +69,20 @@ class _TooLargeError(Exception):
   pass
 
 
-def _classes(every_regex, stop_ids, alphabet):
+def _classes(every_regex, stop_ids, tokenizer):
   """Which symbols are alike to all regexes and the stop text -> class_of_V, classes of a label."""
   labels = {label: regex for regex in every_regex for label in regex.labels if label is not None}
-  has_LxV = np.array([[label.accepts(s) for s in alphabet.symbols] for label in labels], bool)
-  is_stop_LxV = np.unique(stop_ids)[:, None] == np.arange(alphabet.size)
-  rows = np.concatenate([has_LxV.reshape(-1, alphabet.size), is_stop_LxV])
+  has_LxV = np.array([[label.accepts(s) for s in tokenizer.tokens] for label in labels], bool)
+  is_stop_LxV = np.unique(stop_ids)[:, None] == np.arange(tokenizer.vocab_size)
+  rows = np.concatenate([has_LxV.reshape(-1, tokenizer.vocab_size), is_stop_LxV])
   class_of_V = np.unique(rows, axis=1, return_inverse=True)[1].ravel()
   for (label, regex), has_V in zip(labels.items(), has_LxV):
     if not has_V.any():
-      raise errors.UserError(f"{regex.name}: would never come, not in the run's alphabet: {label}")
-    if alphabet.kind == "byte" and not regex.ascii:
-      raise errors.UserError(f"{regex.name}: the run's alphabet is bytes: use ASCII alone")
+      raise errors.UserError(
+        f"{regex.name}: would never come, not in the run's vocabulary: {label}"
+      )
+    if tokenizer.kind == "byte" and not regex.ascii:
+      raise errors.UserError(f"{regex.name}: the run's tokenizer is bytes: use ASCII alone")
   reads = {label: np.unique(class_of_V[has_V]).tolist() for label, has_V in zip(labels, has_LxV)}
   return class_of_V, reads
 

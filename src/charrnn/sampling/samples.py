@@ -47,9 +47,9 @@ def draw(loaded, prompt_ids, *, num, length, stop, watch=iter, progress=None, **
 
   `watch` passes on the lists of pieces of text, as they come, of a batch of rows.
   """
-  every = _batches(num, loaded.alphabet.size)
+  every = _batches(num, loaded.tokenizer.vocab_size)
   for n, rows in enumerate(every):
-    readers = [stream.Reader(loaded.alphabet, prompt_ids, stop) for _ in rows]
+    readers = [stream.Reader(loaded.tokenizer, prompt_ids, stop) for _ in rows]
     scores, columns = Scores(len(rows)), []
     blocks = generate.draw(
       loaded.model,
@@ -71,7 +71,7 @@ def draw(loaded, prompt_ids, *, num, length, stop, watch=iter, progress=None, **
 
 def ids(loaded, prompt_ids, *, num, length, **asked) -> Iterator[np.ndarray]:
   """The symbols alone of `num` texts [B, N], batch by batch."""
-  for rows in _batches(num, loaded.alphabet.size):
+  for rows in _batches(num, loaded.tokenizer.vocab_size):
     blocks = generate.draw(
       *(loaded.model, loaded.params, _begin(loaded, prompt_ids)),
       num=len(rows),
@@ -87,13 +87,13 @@ def search(loaded, prompt_ids, *, num, stop, **asked):
   found = beam_lib.search(loaded.model, loaded.params, _begin(loaded, prompt_ids), **asked)
   samples = []
   for ids_N, log_p in found[:num]:
-    reader = stream.Reader(loaded.alphabet, prompt_ids, stop)
+    reader = stream.Reader(loaded.tokenizer, prompt_ids, stop)
     samples.append(Sample(reader.read(ids_N, final=True), reader.stopped, len(ids_N), log_p))
   return samples
 
 
 def _begin(loaded, prompt_ids):
-  return prompt_ids if len(prompt_ids) else [loaded.alphabet.default_id()]
+  return prompt_ids if len(prompt_ids) else [loaded.tokenizer.default_id()]
 
 
 def _batches(num, vocab):

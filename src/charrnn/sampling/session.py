@@ -16,7 +16,7 @@ class Session:
   """
 
   def __init__(self, loaded, prompt_ids, *, length, seed, settings, clamp=None, automaton=None):
-    self._model, self._alphabet = loaded.model, loaded.alphabet
+    self._model, self._tokenizer = loaded.model, loaded.tokenizer
     self._params = jax.device_put(loaded.model.prepare(loaded.params))
     self._keys = generate.row_keys(seed, np.arange(1))
     self._clamp = clamp
@@ -33,8 +33,8 @@ class Session:
   def write(self):
     """Writes on -> pieces of text. What has been taken of them is what it goes on from."""
     if self._state[0] is None:
-      self.read([self._alphabet.default_id()])
-    reader = stream.Reader(self._alphabet)
+      self.read([self._tokenizer.default_id()])
+    reader = stream.Reader(self._tokenizer)
     blocks = generate.go_on(
       self._model,
       self._params,

@@ -7,8 +7,8 @@ VISIBLE = {c: f"\\x{c:02x}" for c in (*range(32), *range(0x7F, 0xA0)) if chr(c) 
 class Reader:
   """One sample's text. It ends just before the first `stop` in what follows the prompt."""
 
-  def __init__(self, alphabet, prompt_ids=(), stop=None):
-    self._decoder = alphabet.decoder()
+  def __init__(self, tokenizer, prompt_ids=(), stop=None):
+    self._decoder = tokenizer.decoder()
     self.prompt = self._decoder.decode(prompt_ids)  # its last bytes may wait for a character's end
     self._stop = stop
     self._held = ""  # may be the beginning of a stop

@@ -11,7 +11,7 @@ class Writer(NamedTuple):
 
   model: Any
   params: Any
-  alphabet: Any
+  tokenizer: Any
 
 
 def texts(
@@ -26,5 +26,5 @@ def texts(
 ) -> list[str]:
   """`num` texts of `length` symbols each, all after the same prompt, which is not part of them."""
   asked = {"num": num, "length": length, "settings": settings, "seed": seed, "stop": None}
-  found = samples.draw(writer, writer.alphabet.encode(prompt), progress=progress, **asked)
+  found = samples.draw(writer, writer.tokenizer.encode(prompt), progress=progress, **asked)
   return [sample.text for sample in found]

@@ -125,12 +125,12 @@ def gather(args, asked: Asked, kind, progress) -> Gathered:
   progress("real text")
   if loaded:
     first = next(iter(loaded.values()))
-    config, alphabet = first.config, first.alphabet
+    config, alphabet = first.config, first.tokenizer
     parts = parts_lib.load(config, alphabet, first.path)
   else:
     config = config_lib.default()
     config.text.source = args.corpus or kind.source
-    alphabet = runs.load_corpus(config).alphabet
+    alphabet = runs.load_corpus(config).tokenizer
     parts = parts_lib.load(config, alphabet)
   if args.order:
     ngram.check_order("--order", args.order, parts.split.train)
@@ -142,12 +142,12 @@ def gather(args, asked: Asked, kind, progress) -> Gathered:
       texts[column.name] = judge.pieces(kind, files[column], args.length)
     else:
       run = loaded[column]
-      own = write_lib.Writer(run.model, run.params, run.alphabet)
+      own = write_lib.Writer(run.model, run.params, run.tokenizer)
       texts[column.name] = _written(own, args, asked.settings, kind, progress(column.name))
   if args.order:
     name = f"{args.order}-gram"
     update = progress(name)
-    counted = write_lib.Writer(*_ngram(parts, alphabet.size, args.order), alphabet)
+    counted = write_lib.Writer(*_ngram(parts, alphabet.vocab_size, args.order), alphabet)
     texts[name] = _written(counted, args, asked.settings, kind, update)
   texts[SHUFFLED] = judge.shuffled(kind, texts[REAL], args.seed)
   steps = {column.name: run.step for column, run in loaded.items() if column.step is None}
@@ -171,7 +171,7 @@ def _written(writer, args, settings: options.Settings, kind, update) -> list[str
   from charrnn.sampling import write
   from charrnn.scorecards import samples
 
-  prompt = "".join(symbol for symbol in kind.prompt if symbol in writer.alphabet.symbols)
+  prompt = "".join(symbol for symbol in kind.prompt if symbol in writer.tokenizer.tokens)
   asked = {"num": args.num, "length": args.length, "settings": settings, "seed": args.seed}
   texts = write.texts(writer, prompt=prompt, progress=update, **asked)
   return samples.complete(texts, kind.boundary)

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 
 from charrnn import config as config_lib
 from charrnn import errors, files, startup
-from charrnn.data import alphabet as alphabet_lib
+from charrnn.data import tokenizers
 from charrnn.launching import count
 from charrnn.models import sizes
 from charrnn.runs import metrics, runs
@@ -146,6 +146,6 @@ def _sizes(path: pathlib.Path, config) -> tuple[int, float] | None:
   """Parameters, and operations to train on a character; None of a count."""
   if config.model.cell == "ngram":
     return None
-  vocab, m = alphabet_lib.Alphabet.load(path / "alphabet.json").size, config.model
+  vocab, m = tokenizers.Tokenizer.load(path / "alphabet.json").vocab_size, config.model
   shape = vocab, m.cell, m.layers, m.hidden, m.embed
   return sizes.parameters(*shape), 6.0 * sizes.multiplied(*shape)

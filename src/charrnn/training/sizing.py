@@ -6,7 +6,7 @@ import pathlib
 
 from charrnn import config as config_lib
 from charrnn import errors
-from charrnn.data import alphabet, splits
+from charrnn.data import splits, tokenizers
 from charrnn.models import sizes
 
 # Up to so many characters of training text: layers, hidden, dropout, batch, epochs, learning rate.
@@ -95,9 +95,9 @@ BELOW_1 = {
 }
 
 CHOICES = {
-  "text.alphabet": alphabet.KINDS,
+  "text.alphabet": tokenizers.KINDS,
   "text.newlines": ("keep", "lf"),
-  "text.split": splits.KINDS,
+  "text.split": tuple(splits.SPLITS),
   "model.cell": (*sizes.GATES, "ngram"),
   "model.init": ("modern", "uniform"),
   "model.compute_dtype": (None, "float32", "bfloat16"),

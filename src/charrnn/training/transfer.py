@@ -24,12 +24,12 @@ def weights(source, model, params, alphabet):
         f"--config.init_from={source} has model.{field}={theirs}, this run {ours}: "
         f"give --config.model.{field}={theirs}"
       )
-  known = {symbol: n for n, symbol in enumerate(run.alphabet.symbols)}
-  pairs = [(n, known[s]) for n, s in enumerate(alphabet.symbols) if s in known]
-  if run.alphabet.kind != alphabet.kind or not pairs:
+  known = {symbol: n for n, symbol in enumerate(run.tokenizer.tokens)}
+  pairs = [(n, known[s]) for n, s in enumerate(alphabet.tokens) if s in known]
+  if run.tokenizer.kind != alphabet.kind or not pairs:
     raise errors.UserError(
       f"--config.init_from={source} has no symbol in common with this text "
-      f"({run.alphabet.kind} alphabet of {run.alphabet.size})"
+      f"({run.tokenizer.kind} alphabet of {run.tokenizer.vocab_size})"
     )
   new, old = np.array(pairs).T
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from charrnn import errors
-from charrnn.data import splits, streams
+from charrnn.data import batches, splits
 
 
 def _circles(seed=0, count=20):
@@ -12,11 +12,11 @@ def _circles(seed=0, count=20):
   rng = np.random.default_rng(seed)
   for _ in range(count):
     cuts = np.sort(rng.choice(np.arange(2000), size=2 * rng.integers(1, 5), replace=False))
-    segments = tuple(splits.Segment(*map(int, pair)) for pair in cuts.reshape(-1, 2))
+    segments = tuple(splits.Span(*map(int, pair)) for pair in cuts.reshape(-1, 2))
     circle = np.concatenate([np.arange(*segment) for segment in segments])
     batch, window = map(int, rng.integers(1, 9, size=2))
     if len(circle) >= batch * window:
-      yield streams.Windows(np.arange(2000), segments, batch, window), circle
+      yield batches.TrainingWindows(np.arange(2000), segments, batch, window), circle
 
 
 def test_each_reader_goes_round_the_circle_without_a_jump():
@@ -49,7 +49,7 @@ def test_a_step_depends_on_nothing_but_its_number():
 
 def test_arrays_are_time_major_int32():
   ids = np.arange(100, dtype=np.uint8)
-  windows = streams.Windows(ids, (splits.Segment(0, 100),), batch=4, window=5)
+  windows = batches.TrainingWindows(ids, (splits.Span(0, 100),), batch=4, window=5)
   x_TxB, y_TxB = windows.window_at(np.int32(0))
   assert x_TxB.shape == y_TxB.shape == (5, 4)
   assert x_TxB.dtype == y_TxB.dtype == np.int32
@@ -57,14 +57,14 @@ def test_arrays_are_time_major_int32():
 
 def test_streams_split_gives_each_reader_the_row_of_char_rnn():
   segments = splits.split(3010, "streams", 0.1, 0, streams=3, window=10).train
-  windows = streams.Windows(np.arange(3010), segments, batch=3, window=10)
+  windows = batches.TrainingWindows(np.arange(3010), segments, batch=3, window=10)
   x_TxB, _ = windows.window_at(0)
   assert x_TxB[0].tolist() == [segment.start for segment in segments]
 
 
 def test_a_text_shorter_than_a_step_is_told():
   with pytest.raises(errors.UserError, match=r"99 characters .* 10 streams x 10 characters"):
-    streams.Windows(np.arange(200), (splits.Segment(0, 99),), batch=10, window=10)
+    batches.TrainingWindows(np.arange(200), (splits.Span(0, 99),), batch=10, window=10)
 
 
 def _scored_cases(seed=0, count=60):
@@ -72,13 +72,13 @@ def _scored_cases(seed=0, count=60):
   for _ in range(count):
     size = int(rng.integers(2, 300))
     start, stop = sorted(map(int, rng.integers(0, size + 1, size=2)))
-    yield size, splits.Segment(start, stop), *map(int, rng.integers((1, 1, 0), (9, 20, 30)))
+    yield size, splits.Span(start, stop), *map(int, rng.integers((1, 1, 0), (9, 20, 30)))
 
 
 def test_every_character_with_a_past_is_scored_once():
   for size, segment, readers, window, burn_in in _scored_cases():
     ids, scored = np.arange(size), []
-    windows = streams.scored_windows(ids, [segment], readers, window, burn_in)
+    windows = batches.scoring_windows(ids, [segment], readers, window, burn_in)
     for x_TxB, y_TxB, weight_TxB in windows:
       assert x_TxB.shape == y_TxB.shape == weight_TxB.shape and len(x_TxB) == window
       assert weight_TxB.dtype == np.float32
@@ -90,7 +90,7 @@ def test_every_character_with_a_past_is_scored_once():
 
 def test_each_reader_is_contiguous_with_all_the_past_there_is():
   for size, segment, readers, window, burn_in in _scored_cases(seed=1):
-    triples = list(streams.scored_windows(np.arange(size), [segment], readers, window, burn_in))
+    triples = list(batches.scoring_windows(np.arange(size), [segment], readers, window, burn_in))
     if not triples:
       continue
     x_SxB, y_SxB, weight_SxB = (np.concatenate(arrays) for arrays in zip(*triples))
@@ -104,7 +104,7 @@ def test_each_reader_is_contiguous_with_all_the_past_there_is():
 def test_a_short_segment_has_fewer_readers():
   shapes = [
     x_TxB.shape
-    for x_TxB, _, _ in streams.scored_windows(np.arange(99), [splits.Segment(50, 75)], 8, 10)
+    for x_TxB, _, _ in batches.scoring_windows(np.arange(99), [splits.Span(50, 75)], 8, 10)
   ]
   assert shapes == [(10, 2)] * 2
 
@@ -115,7 +115,7 @@ def test_nothing_before_the_beginning_of_a_document_is_read():
     begins = [0, *map(int, rng.integers(1, size, size=5))]
     begin_of = np.maximum.accumulate(np.where(np.isin(np.arange(size), begins), np.arange(size), 0))
     triples = list(
-      streams.scored_windows(np.arange(size), [segment], readers, window, burn_in, begins)
+      batches.scoring_windows(np.arange(size), [segment], readers, window, burn_in, begins)
     )
     expected = sorted(set(range(*segment)) - set(begins))
     if not triples:
@@ -131,6 +131,6 @@ def test_nothing_before_the_beginning_of_a_document_is_read():
 
 
 def test_stretches_are_cut_where_documents_begin():
-  found = list(streams.stretches([(2, 10), (10, 11), (12, 20)], [0, 10, 15, 16]))
+  found = list(batches.scorable_spans([(2, 10), (10, 11), (12, 20)], [0, 10, 15, 16]))
   assert found == [(2, 10), (12, 15), (17, 20)]
-  assert list(streams.stretches([(0, 1), (5, 5)])) == []
+  assert list(batches.scorable_spans([(0, 1), (5, 5)])) == []
