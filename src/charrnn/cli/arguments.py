@@ -1,0 +1,39 @@
+"""Command-line arguments that several subcommands share."""
+
+import argparse
+
+
+def add_run(parser: argparse.ArgumentParser):
+  parser.add_argument("run", metavar="RUN", help="a run directory, as written by launch.py")
+
+
+def add_step(parser: argparse.ArgumentParser):
+  text = "the step of a stored checkpoint (default: the best by validation loss)"
+  parser.add_argument("--step", metavar="N", type=int, help=text)
+
+
+def add_seed(parser: argparse.ArgumentParser, default: int | None = 0):
+  shown = "random" if default is None else default
+  text = f"the same seed gives the same result (default: {shown})"
+  parser.add_argument("--seed", metavar="S", type=int, default=default, help=text)
+
+
+def add_json(parser: argparse.ArgumentParser, text: str = "one JSON object with exact values"):
+  parser.add_argument("--json", action="store_true", help=text)
+
+
+def add_out(parser: argparse.ArgumentParser, text: str):
+  parser.add_argument("--out", metavar="DIR", help=text)
+
+
+def add_temperature(parser: argparse.ArgumentParser):
+  text = "0 is greedy; higher values flatten the distribution (default: 1)"
+  parser.add_argument("--temperature", metavar="T", type=float, help=text)
+
+
+def add_filters(parser: argparse.ArgumentParser):
+  """Add --top-k and --top-p."""
+  text = "sample from the K most probable tokens only"
+  parser.add_argument("--top-k", metavar="K", type=int, help=text)
+  text = "sample from the fewest tokens that together have probability P"
+  parser.add_argument("--top-p", metavar="P", type=float, help=text)
