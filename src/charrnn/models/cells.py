@@ -1,23 +1,22 @@
-"""Recurrent cells as pure one-step functions.
+"""Recurrent cells: one step of each as a pure function, and the registry CELLS.
 
-Notation: B batch, D width of the input, H hidden size, G gates. Parameters of a layer are a
-dict named as in the equations: `W_xh [D, G*H]`, `W_hh [H, G*H]`, `b_h [G*H]`; rows are
-vectors, so a product reads `x @ W_xh`.
+Parameters of a layer are a dict with the names of the equations: `W_xh [D, G*H]`, `W_hh [H, G*H]`,
+`b_h [G*H]`. Rows are vectors, so a product reads `x @ W_xh`.
 
-A step of any cell is two products, `x_h = x @ W_xh + b_h` and `h_h = h @ W_hh`, and two functions
-around them: `join` puts them together to the pre-activations, as a sum of multiples of x_h, h_h and
-biases, never a product of two of these; `update` makes
-of those and of the state before the state after, element by element, and the gates by name. The
-products and their gradients are `unroll`'s business, the rest is JAX's to differentiate.
+`rnn_step`, `gru_step` and `lstm_step` define the cells. The layers compute the same from a
+factorization into two matrix products, which they can hoist out of the scan and whose gradients
+they take themselves, and two functions around these products: `join` adds them up to the
+pre-activations, `update` maps (state, pre-activations) to (new state, gates), element by element.
 """
 
 import dataclasses
-from collections.abc import Callable
-from typing import NamedTuple
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.nn import sigmoid
 
 
 class RNNState(NamedTuple):
@@ -29,12 +28,60 @@ class GRUState(NamedTuple):
 
 
 class LSTMState(NamedTuple):
-  h: jax.Array  # [B, H], what the cell shows
-  c: jax.Array  # [B, H], what the cell keeps
+  h: jax.Array  # [B, H], the output
+  c: jax.Array  # [B, H], the memory
 
 
-def squash(x, kinds):
-  """Blocks of x's last axis through a sigmoid ("s") or tanh ("t") each: "sst" -> three arrays.
+def rnn_step(params, state: RNNState, x) -> tuple[RNNState, jax.Array]:
+  """Take one step of the vanilla cell of Karpathy's blog: x [B, D] -> (state, y [B, H]).
+
+  h' = tanh(W_xh x + W_hh h + b_h)
+  """
+  h = jnp.tanh(x @ params["W_xh"] + state.h @ params["W_hh"] + params["b_h"])
+  return RNNState(h), h
+
+
+def gru_step(params, state: GRUState, x) -> tuple[GRUState, jax.Array]:
+  """Take one step of the gated recurrent unit (Cho et al. 2014), in the form of cuDNN and PyTorch.
+
+  r = sigmoid(W_xr x + W_hr h + b_r)                (reset gate)
+  z = sigmoid(W_xz x + W_hz h + b_z)                (update gate)
+  n = tanh(W_xn x + b_n + r * (W_hn h + b_hn))      (candidate)
+  h' = (1 - z) * n + z * h
+  """
+  x_r, x_z, x_n = jnp.split(x @ params["W_xh"] + params["b_h"], 3, axis=-1)
+  h_r, h_z, h_n = jnp.split(state.h @ params["W_hh"], 3, axis=-1)
+  r = sigmoid(x_r + h_r)
+  z = sigmoid(x_z + h_z)
+  n = jnp.tanh(x_n + r * (h_n + params["b_hn"]))
+  h = (1 - z) * n + z * state.h
+  return GRUState(h), h
+
+
+def lstm_step(params, state: LSTMState, x) -> tuple[LSTMState, jax.Array]:
+  """Take one step of the long short-term memory (Hochreiter 1997, Gers 2000; no peepholes).
+
+  i = sigmoid(W_xi x + W_hi h + b_i)                (input gate)
+  f = sigmoid(W_xf x + W_hf h + b_f)                (forget gate)
+  g = tanh(W_xg x + W_hg h + b_g)                   (candidate)
+  o = sigmoid(W_xo x + W_ho h + b_o)                (output gate)
+  c' = f * c + i * g
+  h' = o * tanh(c')
+  """
+  i, f, g, o = jnp.split(x @ params["W_xh"] + state.h @ params["W_hh"] + params["b_h"], 4, axis=-1)
+  i, f, g, o = sigmoid(i), sigmoid(f), jnp.tanh(g), sigmoid(o)
+  c = f * state.c + i * g
+  h = o * jnp.tanh(c)
+  return LSTMState(h, c), h
+
+
+def dot(x, W):
+  """Return x @ W in the precision of W, summed in float32."""
+  return jnp.matmul(x.astype(W.dtype), W, preferred_element_type=jnp.float32)
+
+
+def squash(x, kinds: str):
+  """Apply a sigmoid ("s") or tanh ("t") to each block of x's last axis: "sst" -> three arrays.
 
   One tanh over the whole of x, since sigmoid(x) = (1 + tanh(x / 2)) / 2: an element-wise loop
   that starts at blocks of x instead is not vectorised inside a scan on a CPU (5 x slower).
@@ -44,25 +91,19 @@ def squash(x, kinds):
   return jnp.split(jnp.tanh(x * scale) * scale + (1 - scale), len(kinds), axis=-1)
 
 
-def dot(x, W):
-  """x @ W in the precision of its operands, summed in float32."""
-  return jnp.matmul(x.astype(W.dtype), W, preferred_element_type=jnp.float32)
-
-
 def join_sum(params, x_h, h_h):
-  """Most cells' pre-activations."""
+  """Return the pre-activations of most cells."""
   del params
   return x_h + h_h
 
 
 def rnn_update(state, pre):
-  """h' = tanh(W_xh x + W_hh h + b_h): the vanilla cell of the blog."""
   h = jnp.tanh(pre)
   return RNNState(h), {"h": h}
 
 
 def gru_join(params, x_h, h_h):
-  """The sums for r and z; for n its two parts apart, since r comes between them."""
+  """Return the sums for r and z, and the two terms of n: the reset gate multiplies the second."""
   two_gates = 2 * len(params["b_hn"])
   x_rz, x_n = jnp.split(x_h, [two_gates], axis=-1)
   h_rz, h_n = jnp.split(h_h, [two_gates], axis=-1)
@@ -70,103 +111,78 @@ def gru_join(params, x_h, h_h):
 
 
 def gru_update(state, pre):
-  """The gated recurrent unit (Cho et al. 2014), in the form that cuDNN and PyTorch compute.
-
-  r = sigmoid(W_xr x + W_hr h + b_r)                (reset gate)
-  z = sigmoid(W_xz x + W_hz h + b_z)                (update gate)
-  a = W_hn h + b_hn                                 (what the reset gate lets through)
-  n = tanh(W_xn x + b_n + r * a)                    (candidate)
-  h' = (1 - z) * n + z * h
-
-  The reset gate scales the product, not h before it, so that one product serves all gates.
-  """
   rz, x_n, a = pre
   r, z = squash(rz, "ss")
   n = jnp.tanh(x_n + r * a)
-  return GRUState((1 - z) * n + z * state.h), {"r": r, "z": z, "a": a, "n": n}
+  return GRUState((1 - z) * n + z * state.h), {"r": r, "z": z, "n": n, "a": a}
 
 
 def lstm_update(state, pre):
-  """Long short-term memory with a forget gate (Hochreiter 1997, Gers 2000; no peepholes).
-
-  i = sigmoid(W_xi x + W_hi h + b_i)                (input gate)
-  f = sigmoid(W_xf x + W_hf h + b_f)                (forget gate)
-  g = tanh(W_xg x + W_hg h + b_g)                   (candidate)
-  o = sigmoid(W_xo x + W_ho h + b_o)                (output gate)
-  c' = f * c + i * g
-  h' = o * tanh(c')
-  """
   i, f, g, o = squash(pre, "ssts")
   c = f * state.c + i * g
   return LSTMState(o * jnp.tanh(c), c), {"i": i, "f": f, "g": g, "o": o}
 
 
-def lstm_show(state, gates):
-  """What the cell shows when c was set from outside."""
+def lstm_output(state, gates):
   return state._replace(h=gates["o"] * jnp.tanh(state.c))
 
 
 @dataclasses.dataclass(frozen=True)
 class Cell:
-  """What a layer needs to know of a cell."""
+  """A cell. Without `update` a layer scans `step`, and records the state alone."""
 
-  join: Callable  # (params, x_h [B, G*H], h_h [B, G*H]) -> pre, a tree of arrays [B, ...]
-  update: Callable  # (state, pre) -> (state, gates by name, each [B, H])
+  step: Callable  # (params, state, x [B, D]) -> (state, y [B, H])
   state: type  # a NamedTuple of arrays [B, H], h the first
   gates: tuple[str, ...]  # the blocks of W_xh's and W_hh's last axis
-  biases: tuple[str, ...] = ()  # [H] vectors that `join` reads besides b_h
-  show: Callable = lambda state, gates: state  # the state with h anew, after the rest was set
+  biases: tuple[str, ...] = ()  # [H] vectors besides b_h
+  # The factorization. `join` is linear in (x_h, h_h, biases): it never multiplies two of these.
+  update: Callable | None = None  # (state, pre) -> (state, gates by name, each [B, H])
+  join: Callable = join_sum  # (params, x_h [B, G*H], h_h [B, G*H]) -> pre, a tree of arrays
+  output: Callable = lambda state, gates: state  # recomputes h after the memory was clamped
+
+  @property
+  def quantities(self) -> tuple[str, ...]:
+    """Return the names of what a layer records: states, then gates, then other terms."""
+
+    def gates(x_h):
+      biases = dict.fromkeys(self.biases, jnp.zeros(1))
+      return self.update(self.zero_state(1, 1), self.join(biases, x_h, x_h))[1]
+
+    x_h = jax.ShapeDtypeStruct((1, len(self.gates)), jnp.float32)
+    recorded = jax.eval_shape(gates, x_h) if self.update else {}
+    ordered = (*self.state._fields, *filter(recorded.__contains__, self.gates), *sorted(recorded))
+    return tuple(dict.fromkeys(ordered))
 
   def recur(self, params, state, x_h):
-    """One step, with the input's part given: (params, state, x_h [B, G*H]) -> (state, gates)."""
+    """Take one step from the input's product x_h [B, G*H] -> (state, gates)."""
     return self.update(state, self.join(params, x_h, dot(state.h, params["W_hh"])))
 
-  def set_state(self, before, after, gates, clamp):
-    """The state after a step with some of its entries set from outside.
+  def clamp(self, before, after, gates, clamp: Mapping[str, tuple]):
+    """Return the state after a step with some of its entries set from outside.
 
-    `clamp`: for some fields of the state (where, value), each [H] or [B, H]; the value NaN keeps
-    what the entry was before the step. What a cell keeps is set before what it shows.
+    `clamp`: {field of the state: (mask, values)}, each [H] or [B, H]; the value NaN keeps what the
+    entry was before the step. The memory is set before the output h, which depends on it.
     """
 
     def put(state, name):
-      where, value = clamp[name]
-      value = jnp.where(jnp.isnan(value), getattr(before, name), value)
-      return state._replace(**{name: jnp.where(where, value, getattr(state, name))})
+      mask, values = clamp[name]
+      values = jnp.where(jnp.isnan(values), getattr(before, name), values)
+      return state._replace(**{name: jnp.where(mask, values, getattr(state, name))})
 
-    kept = [name for name in self.state._fields[1:] if name in clamp]
-    for name in kept:
+    memory = [name for name in self.state._fields[1:] if name in clamp]
+    for name in memory:
       after = put(after, name)
-    if kept:
-      after = self.show(after, gates)
+    if memory:
+      after = self.output(after, gates)
     return put(after, "h") if "h" in clamp else after
 
-  def zero_state(self, batch, hidden):
+  def zero_state(self, batch: int, hidden: int) -> Any:
     # One buffer each: arrays that alias cannot be donated.
     return self.state(*(jnp.zeros((batch, hidden)) for _ in self.state._fields))
 
 
 CELLS = {
-  "rnn": Cell(join_sum, rnn_update, RNNState, ("h",)),
-  "gru": Cell(gru_join, gru_update, GRUState, ("r", "z", "n"), ("b_hn",)),
-  "lstm": Cell(join_sum, lstm_update, LSTMState, ("i", "f", "g", "o"), show=lstm_show),
+  "rnn": Cell(rnn_step, RNNState, ("h",), (), rnn_update),
+  "gru": Cell(gru_step, GRUState, ("r", "z", "n"), ("b_hn",), gru_update, gru_join),
+  "lstm": Cell(lstm_step, LSTMState, ("i", "f", "g", "o"), (), lstm_update, output=lstm_output),
 }
-
-
-def _step(cell, params, state, x):
-  state, _ = cell.recur(params, state, dot(x, params["W_xh"]) + params["b_h"])
-  return state, state.h
-
-
-def rnn_step(params, state, x):
-  """One step of the vanilla cell: (params, RNNState, x [B, D]) -> (RNNState, y [B, H])."""
-  return _step(CELLS["rnn"], params, state, x)
-
-
-def gru_step(params, state, x):
-  """One step of the GRU: (params, GRUState, x [B, D]) -> (GRUState, y [B, H])."""
-  return _step(CELLS["gru"], params, state, x)
-
-
-def lstm_step(params, state, x):
-  """One step of the LSTM: (params, LSTMState, x [B, D]) -> (LSTMState, y [B, H])."""
-  return _step(CELLS["lstm"], params, state, x)

@@ -1,112 +1,124 @@
-"""Character n-grams with modified Kneser-Ney smoothing, interpolated (Chen & Goodman 1998).
+"""Token n-grams with modified Kneser-Ney smoothing, interpolated (Chen & Goodman 1998).
 
-For a symbol w after the context u, and u' which is u without its oldest symbol:
+For a token w after the context u, and u' which is u without its oldest token:
 
   p_n(w | u) = (c(u w) - D(c(u w))) / c(u .) + g(u) p_(n-1)(w | u'),  p_0 = 1 / V
   g(u) = (D_1 N_1(u .) + D_2 N_2(u .) + D_3 N_3+(u .)) / c(u .)
 
 c(u .) is the sum of c(u w) over w, N_k(u .) the number of w with a count of k. A context that never
-came before a symbol leaves all to the shorter one. c counts occurrences on the highest level; on
-those below it, the different symbols that occur before u w.
+occurs before a token leaves all to the shorter one. c counts occurrences on the highest level; on
+those below it, the different tokens that occur before u w.
 
-There is no JAX in here: `ngram_model` runs the model as the programs run any.
+The strings of n tokens are numbered from 1 to G, in the order of their context (the number of
+their first n-1 tokens, on the level below) and last token. 0 stands for any that does not occur;
+the one string of no tokens is number 1. So a text is processed level by level, all of it at once.
 """
 
 import dataclasses
 import functools
 import itertools
+import types
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
 
+import jax.numpy as jnp
 import numpy as np
+from jax import lax
 
-from charrnn import errors
-from charrnn.models import ngram_counts
+from charrnn import errors, startup
+
+EMPTY = 1  # the number of the string of no tokens
+WORKING = 64  # bytes for each token of the text that `count` takes, besides the levels
+FALLBACK = (0.5, 1.0, 1.5)  # KenLM's --discount_fallback
+
+Progress = Callable[[int, int], None]  # (level, its number of strings), after each level
+
+
+class Level(NamedTuple):
+  """The strings of n tokens that occur. Entry 0 of an array with one for each string is unused."""
+
+  first: np.ndarray  # [C + 2]: strings first[c] to first[c + 1] - 1 have context c
+  symbols: np.ndarray  # [G + 1]: the last token of the string, rising within a context
+  raw: np.ndarray  # [G + 1]: occurrences
+  continuation: np.ndarray | None  # [G + 1]: different tokens before it; None on the last level
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class NGram:
-  """What a text counts up to, for models of every order up to its own."""
+  """The counts of a text, for models of every order up to their own."""
 
   vocab: int
-  levels: tuple[ngram_counts.Level, ...]
+  levels: tuple[Level, ...]
 
   @property
   def order(self) -> int:
     return len(self.levels)
 
-  def log_prob(self, ids, start: int = 0, order: int | None = None):
-    """log p of every symbol from `start` on, given up to order - 1 before it: float64 [T]."""
+  def log_prob(self, ids, start: int = 0, order: int | None = None) -> np.ndarray:
+    """Return log p of every token from `start` on after up to order - 1 before it: float64 [T]."""
     order = self._check(order)
     begin = max(0, start - order + 1)
-    text, begins = ngram_counts.join(ids, [(begin, len(ids))])
-    p = next(itertools.islice(self._by_order(text, begins), order - 1, None))
+    p = next(itertools.islice(self.by_order(ids, [(begin, len(ids))]), order - 1, None))
     return np.log(p[start - begin :])
 
-  def losses(self, ids, segments=None):
-    """Mean nats per symbol of the segments, for the orders 1 to N: float64 [N].
+  def losses(self, ids, spans=None) -> np.ndarray:
+    """Return mean nats per token of the spans, for the orders 1 to N: float64 [N].
 
-    A segment's first symbols have what precedes it in the text as context. As for the networks,
-    the very first symbol of the text is not scored: it has nothing before it.
+    A span's first tokens have what precedes it in the text as context. As for the networks, the
+    very first token of the text is not scored: it has no context.
     """
-    segments = [(0, len(ids))] if segments is None else segments
-    scored = [(max(a, 1), b) for a, b in segments if max(a, 1) < b]
+    spans = [(0, len(ids))] if spans is None else spans
+    scored = [(max(a, 1), b) for a, b in spans if max(a, 1) < b]
     if not scored:
       raise errors.UserError("there is nothing to score: two symbols are the least")
-    spans = [(max(0, a - self.order + 1), b) for a, b in scored]
-    text, begins = ngram_counts.join(ids, spans)
-    counted = np.concatenate([np.arange(c, b) >= a for (a, b), (c, _) in zip(scored, spans)])
-    return np.array([-np.log(p[counted]).mean() for p in self._by_order(text, begins)])
+    read = [(max(0, a - self.order + 1), b) for a, b in scored]
+    is_scored = np.concatenate([np.arange(c, b) >= a for (a, b), (c, _) in zip(scored, read)])
+    return np.array([-np.log(p[is_scored]).mean() for p in self.by_order(ids, read)])
 
-  def by_order(self, ids, spans):
-    """p of every symbol of spans (start, stop), end to end, by the orders 1 to N in turn: [T]."""
-    yield from self._by_order(*ngram_counts.join(ids, spans))
-
-  def _by_order(self, text, begins):
-    """p of every symbol of a text in pieces, by the models of the orders 1 to N in turn."""
+  def by_order(self, ids, spans) -> Iterator[np.ndarray]:
+    """Yield p of every token of the spans, end to end, by the orders 1 to N in turn: [T]."""
+    text, starts = join(ids, spans)
     p = np.full(len(text), 1 / self.vocab)
-    context = np.full(len(text), ngram_counts.EMPTY)
+    context = np.full(len(text), EMPTY)
     for level in self.levels:
-      string = self._find(level, context, text)
+      string = find(level, context, text, self.vocab)
       own, rest = _weigh(level, level.raw)
       yield own[string] + rest[context] * p
       if level.continuation is not None:
         own, rest = _weigh(level, level.continuation)
         p = own[string] + rest[context] * p
-        context = ngram_counts.before(string, begins)
+        context = _previous(string, starts)
 
-  def distribution(self, contexts_BxC):
-    """p of every symbol after contexts of one length, of which the last N - 1 count: [B, V]."""
+  def distribution(self, contexts_BxC) -> np.ndarray:
+    """Return p of every token after contexts of one length, their last N - 1 tokens: [B, V]."""
     contexts_BxC = np.asarray(contexts_BxC)
     length = min(contexts_BxC.shape[1], self.order - 1)
     recent_BxC = contexts_BxC[:, contexts_BxC.shape[1] - length :]
     p = np.full((len(contexts_BxC), self.vocab), 1 / self.vocab)
     for n, (level, (own, rest)) in enumerate(zip(self.levels[: length + 1], self._own_weights)):
-      context = self._number(recent_BxC[:, length - n :])
-      strings = self._find(level, context[:, None], np.arange(self.vocab))
+      context = np.full(len(contexts_BxC), EMPTY)
+      for shorter, token_B in zip(self.levels, recent_BxC[:, length - n :].T):
+        context = find(shorter, context, token_B, self.vocab)
+      strings = find(level, context[:, None], np.arange(self.vocab), self.vocab)
       p = own[strings] + rest[context][:, None] * p
     return p
-
-  def _number(self, strings_BxC):
-    """The numbers of strings of one length, [B]."""
-    number = np.full(len(strings_BxC), ngram_counts.EMPTY)
-    for level, symbol_B in zip(self.levels, strings_BxC.T):
-      number = self._find(level, number, symbol_B)
-    return number
-
-  def _find(self, level, context, symbol):
-    return ngram_counts.find(level.first, level.symbols, context, symbol, self.vocab)
 
   @functools.cached_property
   def _own_weights(self):
     return list(self._weights(self.order))
 
   def _weights(self, order):
-    """`_weigh` of the levels of the model of an order, one by one: they are large."""
+    """Yield `_weigh` of the levels of the model of an order, one by one: they are large."""
     *below, highest = self.levels[:order]
     yield from (_weigh(level, level.continuation) for level in below)
     yield _weigh(highest, highest.raw)
 
   def params(self, order: int | None = None) -> dict:
-    """The model of an order as a tree of arrays, for `ngram_model`."""
+    """Return the parameters of the `Model` of an order.
+
+    On every level: the tree of the strings that occur, the probability that a string has of its
+    own (own), and the share that a context leaves to the shorter one (rest).
+    """
     order = self._check(order)
     return {
       f"level_{n}": {
@@ -125,11 +137,11 @@ class NGram:
     return order
 
 
-def check_order(option: str, order: int, segments):
-  """Raises UserError for an order that segments (start, stop) of a text cannot be counted for."""
+def check_order(option: str, order: int, spans):
+  """Raise UserError for an order that these spans of a text cannot be counted for."""
   if order < 1:
     raise errors.UserError(f"{option}={order}: must be at least 1")
-  longest = max((stop - start for start, stop in segments), default=0)
+  longest = max((stop - start for start, stop in spans), default=0)
   if order > longest:
     raise errors.UserError(
       f"{option}={order}: the longest stretch of training text has {longest:,} characters"
@@ -137,20 +149,13 @@ def check_order(option: str, order: int, segments):
 
 
 def fit(
-  ids,
-  order: int,
-  vocab: int,
-  segments=None,
-  progress: ngram_counts.Progress = lambda n, strings: None,
+  ids, order: int, vocab: int, spans=None, progress: Progress = lambda n, strings: None
 ) -> NGram:
-  """Counts the strings of up to `order` symbols in a text, or in segments (start, stop) of it.
-
-  `progress`: see `ngram_counts.count`.
-  """
+  """Count the strings of up to `order` tokens in a text, or in spans of it; see `count`."""
   if order < 1:
     raise errors.UserError(f"--config.model.order={order}: must be at least 1")
   try:
-    levels = ngram_counts.count(ids, order, vocab, segments, progress)
+    levels = count(ids, order, vocab, spans, progress)
   except MemoryError as error:
     raise errors.UserError(
       f"order {order} takes too much memory: {error}; take a lower one"
@@ -160,11 +165,184 @@ def fit(
   return NGram(vocab, levels)
 
 
-def _weigh(level: ngram_counts.Level, counts):
-  """(c(u w) - D) / c(u .) for every string u w [G + 1], and g(u) for every context u [C + 1]."""
-  taken = ngram_counts.discounts(counts[1:])[np.minimum(counts, 3)]
+def count(
+  ids, order: int, vocab: int, spans=None, progress: Progress = lambda n, strings: None
+) -> tuple[Level, ...]:
+  """Return the levels 1 to `order` of a text of ids below `vocab`, or of spans of it.
+
+  There are no marks of a beginning or an end, and no string crosses the ends of a span: its first
+  tokens have shorter contexts. The start of a span counts as one more different token before the
+  string that it opens with, so that no string has a continuation count of 0.
+
+  Raises MemoryError before a level for which too little memory is free.
+  """
+  text, starts = join(ids, spans)
+  if text.max(initial=0) >= vocab:
+    raise ValueError(f"symbol {text.max()} in a vocabulary of {vocab}")
+  levels = []
+  contexts, shorter = np.full(len(text), EMPTY), None
+  for n in range(1, order + 1):
+    needed, free = WORKING * len(text), startup.free_memory()
+    if needed > free:
+      raise MemoryError(
+        f"strings of {n} symbols take {needed / 1e9:.1f} GB, and {free / 1e9:.1f} GB are free"
+      )
+    size = levels[-1].raw.size if levels else EMPTY + 1
+    level, strings, one_each = _level(text, contexts, size, vocab)
+    if levels:
+      counts = np.bincount(shorter[one_each], minlength=size)
+      counts[np.unique(shorter[(shorter > 0) & (contexts == 0)])] += 1  # these open a span
+      levels[-1] = levels[-1]._replace(continuation=_smallest(counts))
+    levels.append(level)
+    contexts, shorter = _previous(strings, starts), strings
+    progress(n, len(level.symbols) - 1)
+  return tuple(levels)
+
+
+def _level(text, contexts, size, vocab):
+  """Return the level of the strings (context, token) at each position, of `size` contexts with 0.
+
+  Also return the string that ends at each position [T], and one position for each string [G].
+  """
+  at = np.flatnonzero(contexts)
+  keys = contexts[at].astype(np.int64) * vocab + text[at]
+  by_key = np.argsort(keys)
+  at, keys = at[by_key], keys[by_key]
+  starts = np.flatnonzero(np.diff(keys, prepend=-1))
+  counts = np.diff(starts, append=len(keys))
+  strings = np.zeros(len(text), np.int32)
+  strings[at] = np.repeat(np.arange(1, len(starts) + 1), counts)
+  parents, symbols = np.divmod(keys[starts], vocab)
+  first = np.cumsum(np.append(1, np.bincount(parents, minlength=size)))
+  symbols, counts = (_smallest(np.append(0, values)) for values in (symbols, counts))
+  return Level(first.astype(np.int32), symbols, counts, None), strings, at[starts]
+
+
+def join(ids, spans=None):
+  """Return the spans of a text end to end, and the position at which each starts."""
+  spans = [(0, len(ids))] if spans is None else spans
+  pieces = [np.asarray(ids[start:stop]) for start, stop in spans if start < stop]
+  lengths = [len(piece) for piece in pieces]
+  return np.concatenate([np.zeros(0, np.int64), *pieces]), np.cumsum([0, *lengths])[:-1]
+
+
+def _previous(strings, starts):
+  """Map the string that ends at each position to the one that ends just before it."""
+  context = np.roll(strings, 1)
+  context[starts] = 0
+  return context
+
+
+def _smallest(values):
+  return values.astype(np.min_scalar_type(int(values.max(initial=0))))
+
+
+def find(level: Level, context, symbol, vocab: int) -> np.ndarray:
+  """Return the numbers of the strings (context, symbol) on a level, 0 if absent; they broadcast.
+
+  A binary search among at most `vocab` strings, for all of them at once.
+  """
+  first, symbols = level.first, level.symbols
+  low, end = first[context], first[context + 1]
+  high, last = end, len(symbols) - 1
+  for _ in range(vocab.bit_length()):
+    middle = (low + high) // 2
+    below = (low < high) & (symbols[np.minimum(middle, last)] < symbol)
+    low, high = np.where(below, middle + 1, low), np.where(below, high, middle)
+  is_present = (low < end) & (symbols[np.minimum(low, last)] == symbol)
+  return np.where(is_present, low, 0)
+
+
+def discounts(counts) -> np.ndarray:
+  """Return the discount of counts of 0, 1, 2, and 3 or more (Chen & Goodman 1998, eq. 26): [4].
+
+  With n_c strings of count c:  Y = n_1 / (n_1 + 2 n_2),  D_c = c - (c + 1) Y n_(c+1) / n_c.
+
+  On small or repetitive texts, and at low orders, where nearly all strings are frequent, n_1, n_2
+  or n_3 may be 0, or a D_c not above 0: then all three are FALLBACK's, as in KenLM.
+  """
+  n = np.bincount(np.minimum(counts, 5), minlength=6)
+  if n[1:4].all():
+    Y = n[1] / (n[1] + 2 * n[2])
+    c = np.arange(1, 4)
+    D = c - (c + 1) * Y * n[c + 1] / n[c]
+    if np.all(D > 0):
+      return np.append(0.0, D)
+  return np.array((0.0, *FALLBACK))
+
+
+def _weigh(level: Level, counts):
+  """Return (c(u w) - D) / c(u .) of every string u w [G + 1], and g(u) of every context [C + 1]."""
+  discount = discounts(counts[1:])[np.minimum(counts, 3)]
   contexts = np.repeat(np.arange(len(level.first) - 1), np.diff(level.first))
   total = np.bincount(contexts, counts[1:], len(level.first) - 1)
-  rest = np.bincount(contexts, taken[1:], len(level.first) - 1)
+  rest = np.bincount(contexts, discount[1:], len(level.first) - 1)
   rest = np.divide(rest, total, out=np.ones_like(total), where=total > 0)
-  return np.append(0.0, (counts[1:] - taken[1:]) / total[contexts]), rest
+  return np.append(0.0, (counts[1:] - discount[1:]) / total[contexts]), rest
+
+
+class Model:
+  """The n-gram of one order as a `models.Model`: log p [T, B, V] as logits.
+
+  The parameters are those of `NGram.params`.
+  """
+
+  has_gradient = False
+  units = types.MappingProxyType({})
+  states = ()
+
+  def __init__(self, vocab_size: int, order: int):
+    self.vocab_size, self.order = vocab_size, order
+
+  def init(self, key):
+    """Return the counts of no text, which leave all tokens equally likely."""
+    del key
+    return NGram(self.vocab_size, count(np.zeros(0, int), self.order, self.vocab_size)).params()
+
+  def initial_carry(self, batch):
+    """Return the numbers of the strings of 1 to N - 1 tokens that were read last, [batch] each."""
+    return tuple(jnp.zeros(batch, jnp.int32) for _ in range(1, self.order))
+
+  def prepare(self, params):
+    return params
+
+  def apply(self, params, ids_TxB, carry, *, rngs=None, record=False, clamp=None):
+    del rngs  # there is no dropout
+    if clamp:
+      raise ValueError("an n-gram has no units to clamp")
+    levels = [params[f"level_{n}"] for n in range(1, self.order + 1)]
+    strings_TxB = jnp.full(ids_TxB.shape, EMPTY)
+    p_TxBxV = self._mix(levels[0], strings_TxB, 1 / self.vocab_size)
+    contexts_TxB, after = strings_TxB, []
+    for level, longer, before_B in zip(levels, levels[1:], carry):
+      strings_TxB = self._find(level, contexts_TxB, ids_TxB)
+      p_TxBxV = self._mix(longer, strings_TxB, p_TxBxV)
+      contexts_TxB = jnp.concatenate([before_B[None], strings_TxB[:-1]])
+      after.append(strings_TxB[-1])
+    return jnp.log(p_TxBxV), tuple(after), {} if record else None
+
+  def _mix(self, level, contexts_TxB, p_TxBxV):
+    """Return p after contexts, from p after those that are a token shorter."""
+    strings_TxBxV = self._find(level, contexts_TxB[..., None], np.arange(self.vocab_size))
+    return level["own"][strings_TxBxV] + level["rest"][contexts_TxB][..., None] * p_TxBxV
+
+  def _find(self, level, context, symbol):
+    """Compute `find` with a loop: XLA takes half a minute to compile it written out."""
+    first, symbols = jnp.asarray(level["first"]), jnp.asarray(level["symbols"])
+    low, end, symbol = jnp.broadcast_arrays(first[context], first[context + 1], symbol)
+
+    def halve(_, ends):
+      low, high = ends
+      middle = (low + high) // 2
+      below = (low < high) & (symbols[middle] < symbol)
+      return jnp.where(below, middle + 1, low), jnp.where(below, high, middle)
+
+    low, _ = lax.fori_loop(0, self.vocab_size.bit_length(), halve, (low, end))
+    # JAX clips an index beyond the end to the last symbol.
+    return jnp.where((low < end) & (symbols[low] == symbol), low, 0)
+
+
+def make(vocab_size: int, *, order, **fields) -> Model:
+  """Return the n-gram of an order; the fields of networks do not apply to it."""
+  del fields
+  return Model(vocab_size, order)
