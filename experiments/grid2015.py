@@ -24,8 +24,7 @@ Variants:
 """
 
 from charrnn import config as config_lib
-from charrnn import errors
-from charrnn.models import sizes
+from charrnn import errors, models
 from charrnn.sweeps import sweep as sweeps
 
 ALPHABET = {"": 101, "shakespeare": 69, "small": 63}  # the kernel's was 101 in 2015
@@ -98,9 +97,5 @@ def grid(variant):
 
 def units(cell, layers, size, variant):
   """Those of a layer that make as many parameters as one layer of `size` LSTM units has."""
-  wanted = sizes.parameters(ALPHABET[variant], "lstm", 1, size)
-
-  def excess(hidden):
-    return abs(sizes.parameters(ALPHABET[variant], cell, layers, hidden) - wanted)
-
-  return min(range(1, 4 * size), key=excess)
+  count = models.parameter_count(ALPHABET[variant], "lstm", 1, size)
+  return models.units_for(count, ALPHABET[variant], cell, layers)

@@ -8,9 +8,8 @@ import sys
 import pytest
 
 from charrnn import config as config_lib
-from charrnn import errors
+from charrnn import errors, models
 from charrnn.data import corpora, sources
-from charrnn.models import sizes
 from charrnn.sweeps import plans
 from charrnn.sweeps import sweep as sweeps
 from charrnn.training import sizing
@@ -104,10 +103,10 @@ def test_networks_of_a_size_of_the_grid_have_as_many_parameters(variant, alphabe
   wanted = (64, 128) if variant == "small" else (64, 128, 256, 512)
   found = iter(trials("grid2015", variant, "").values())
   for size in wanted:
-    lstm = sizes.parameters(alphabet, "lstm", 1, size)
+    lstm = models.parameter_count(alphabet, "lstm", 1, size)
     for trial in [next(found) for _ in range(3 * layers)]:
       model = [trial[f"model.{field}"] for field in ("cell", "layers", "hidden")]
-      assert sizes.parameters(alphabet, *model) == pytest.approx(lstm, rel=0.02), model
+      assert models.parameter_count(alphabet, *model) == pytest.approx(lstm, rel=0.02), model
       assert model[:2] != ["lstm", 1] or model[2] == size
   assert not list(found)
 

@@ -3,7 +3,7 @@ import jax.numpy as jnp
 import pytest
 
 from charrnn.benchmarks import work
-from charrnn.models import network
+from charrnn.models import rnn
 
 
 def product_flops(jaxpr):
@@ -36,12 +36,12 @@ def test_flops_are_those_of_the_products_that_are_traced(cell, layers):
   task = work.Training(cell=cell, layers=layers, hidden=6, batch=3, window=5, alphabet=7)
   options = {"embed": 0, "dropout": 0.0, "init": "modern", "forget_bias": 1.0}
   options |= {"cell": cell, "layers": layers, "hidden": 6, "compute_dtype": "float32"}
-  model = network.make(7, **options)
+  model = rnn.make(7, **options)
   ids = jnp.zeros((5, 3), jnp.int32)
 
   def loss(params, carry):
     logits, _, _ = model.apply(params, ids, carry, record=True)
-    return network.cross_entropy(logits, ids).mean()
+    return layers.cross_entropy(logits, ids).mean()
 
   args = model.init(jax.random.key(0)), model.initial_carry(3)
   traced = jax.make_jaxpr(jax.grad(loss, argnums=(0, 1)))(*args)

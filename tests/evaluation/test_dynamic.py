@@ -7,7 +7,7 @@ import tiny
 
 from charrnn import errors
 from charrnn.evaluation import dynamic, surprisal
-from charrnn.models import network
+from charrnn.models import layers
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +31,7 @@ def by_hand(case, rate, stop):
   @jax.jit
   def loss(params, carry, x, y):
     logits, carry, _ = net.apply(params, x, carry)
-    each = network.cross_entropy(logits, y)
+    each = layers.cross_entropy(logits, y)
     return each.mean(), (each[:, 0], carry)
 
   found, carry = [], net.initial_carry(1)

@@ -9,7 +9,7 @@ import tiny
 
 from charrnn.data import splits
 from charrnn.evaluation import evaluate
-from charrnn.models import network
+from charrnn.models import layers
 from charrnn.training import steps
 
 
@@ -30,7 +30,7 @@ def nats(case, start, stop):
   net, params, ids, _ = case
   x, y = ids[start - 1 : stop - 1, None].astype(np.int32), ids[start:stop, None].astype(np.int32)
   logits, _, _ = jax.jit(net.apply)(params, x, net.initial_carry(1))
-  return np.asarray(network.cross_entropy(logits, y), np.float64)
+  return np.asarray(layers.cross_entropy(logits, y), np.float64)
 
 
 def test_one_reader_is_one_plain_pass(case):

@@ -7,7 +7,7 @@ import tiny
 
 from charrnn import errors
 from charrnn.evaluation import evaluate, surprisal
-from charrnn.models import ngram, ngram_model
+from charrnn.models import ngram
 from charrnn.training import steps
 
 
@@ -71,7 +71,7 @@ def test_an_alphabet_may_have_fewer_than_the_likeliest_to_name(case):
 def test_an_ngram(case):
   ids = case[2]
   counted = ngram.fit(ids[:800], 3, tiny.V)
-  found = read((ngram_model.Model(tiny.V, 3), counted.params(), ids), [(800, 900)], burn_in=8)
+  found = read((ngram.Model(tiny.V, 3), counted.params(), ids), [(800, 900)], burn_in=8)
   expected = -counted.log_prob(ids[:900], 800)
   np.testing.assert_allclose(found.predictions.nats, expected, rtol=1e-4)
 

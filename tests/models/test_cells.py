@@ -8,7 +8,7 @@ import numpy as np
 import numpy_reference
 import pytest
 
-from charrnn.models import cells, network, unroll
+from charrnn.models import cells, layers, rnn
 
 CELLS = ("rnn", "gru", "lstm")
 
@@ -23,7 +23,7 @@ def make(cell, **kwargs):
     forget_bias=1.0,
     compute_dtype="float32",
   )
-  return network.make(7, cell=cell, **settings | kwargs)
+  return rnn.make(7, cell=cell, **settings | kwargs)
 
 
 def case(cell, embed, T=9, B=4):
@@ -40,7 +40,7 @@ def loss_and_gradients(model, params, x, y, carry, **kwargs):
 
   def loss(params, carry):
     logits, after, _ = model.apply(params, x, carry, **kwargs)
-    return network.cross_entropy(logits, y).mean(), (logits, after)
+    return layers.cross_entropy(logits, y).mean(), (logits, after)
 
   (value, (logits, after)), grads = jax.jit(jax.value_and_grad(loss, (0, 1), has_aux=True))(
     params, carry
@@ -78,7 +78,7 @@ def test_one_step_is_the_unrolled_layer(cell):
   params = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float32), params["layer_1"])
   x = jax.random.normal(jax.random.key(0), (5, 3, 12))
   state = cells.CELLS[cell].zero_state(3, 12)
-  last, h, out = unroll.scan_layer(cells.CELLS[cell], params, state, x)
+  last, h, out = layers.scan_layer(cells.CELLS[cell], params, state, x)
   for t in range(5):
     state, y = getattr(cells, f"{cell}_step")(params, state, x[t])
     np.testing.assert_allclose(y, h[t], atol=1e-6)
@@ -130,8 +130,8 @@ def test_dropout_masks_a_row_by_its_key_alone():
   model = make("lstm", dropout=0.5)
   params, x = model.init(jax.random.key(0)), np.zeros((6, 4), int)
   keys = jax.random.split(jax.random.key(1), 4)
-  four, _, _ = model.apply(params, x, model.initial_carry(4), row_keys_B=keys)
-  two, _, _ = model.apply(params, x[:, 2:], model.initial_carry(2), row_keys_B=keys[2:])
+  four, _, _ = model.apply(params, x, model.initial_carry(4), rngs=keys)
+  two, _, _ = model.apply(params, x[:, 2:], model.initial_carry(2), rngs=keys[2:])
   plain, _, _ = model.apply(params, x, model.initial_carry(4))
   np.testing.assert_allclose(four[:, 2:], two, atol=1e-6)
   assert np.abs(four[:, 0] - four[:, 1]).max() > 1e-3 and np.abs(four - plain).max() > 1e-3
@@ -139,12 +139,12 @@ def test_dropout_masks_a_row_by_its_key_alone():
 
 def test_dropout_keeps_the_mean():
   x = jnp.ones((50, 64, 32))
-  dropped = network.dropout(x, jax.random.split(jax.random.key(0), 64), 0, 0.25)
+  dropped = rnn.dropout(x, jax.random.split(jax.random.key(0), 64), 0, 0.25)
   assert abs(float(dropped.mean()) - 1) < 0.01
   assert abs(float((dropped == 0).mean()) - 0.25) < 0.01
 
 
-@pytest.mark.parametrize("init", network.INITIALIZERS)
+@pytest.mark.parametrize("init", rnn.INITIALIZERS)
 def test_initialisation(init):
   params = make("lstm", init=init, hidden=32).init(jax.random.key(0))
   forget = np.asarray(params["layer_1"]["b_h"]).reshape(4, 32)[1]
@@ -187,11 +187,11 @@ def layer_gradients(layer, params, state, x):
 @pytest.mark.parametrize("ids", [True, False])
 @pytest.mark.parametrize("cell", CELLS)
 def test_the_fast_layer_is_the_plain_scan(monkeypatch, cell, ids, hoisted):
-  monkeypatch.setattr(unroll, "_hoisted", lambda: hoisted)
+  monkeypatch.setattr(layers, "_hoisted", lambda: hoisted)
   params, state, x = layer_case(cell, ids=ids)
   cell = cells.CELLS[cell]
-  plain = layer_gradients(functools.partial(unroll.scan_layer, cell), params, state, x)
-  fast = functools.partial(unroll.fast_layer, cell, jnp.dtype("float32"))
+  plain = layer_gradients(functools.partial(layers.scan_layer, cell), params, state, x)
+  fast = functools.partial(layers.fast_layer, cell, jnp.dtype("float32"))
   for a, e in zip(layer_gradients(fast, params, state, x), plain, strict=True):
     assert_close(a, e, 1e-5)
 
@@ -217,18 +217,18 @@ def test_a_cell_of_ones_own_has_the_fast_layer_too():
     (f,) = cells.squash(pre["f"], "s")
     return cells.RNNState(f * state.h + (1 - f) * jnp.tanh(pre["f"])), {"f": f}
 
-  cell = cells.Cell(join, update, cells.RNNState, ("f",), ("b_hf",))
+  cell = cells.Cell(None, cells.RNNState, ("f",), ("b_hf",), update, join)
   params, state, x = layer_case("rnn")
   params["b_hf"] = jnp.linspace(-1, 1, 12)
-  plain = layer_gradients(functools.partial(unroll.scan_layer, cell), params, state, x)
-  fast = functools.partial(unroll.fast_layer, cell, jnp.dtype("float32"))
+  plain = layer_gradients(functools.partial(layers.scan_layer, cell), params, state, x)
+  fast = functools.partial(layers.fast_layer, cell, jnp.dtype("float32"))
   for a, e in zip(layer_gradients(fast, params, state, x), plain, strict=True):
     assert_close(a, e, 1e-5)
 
 
 def test_gradients_of_parameters_are_float32_sums_in_bfloat16_too():
   params, state, x = layer_case("lstm", T=40)
-  fast = functools.partial(unroll.fast_layer, cells.CELLS["lstm"], jnp.dtype("bfloat16"))
+  fast = functools.partial(layers.fast_layer, cells.CELLS["lstm"], jnp.dtype("bfloat16"))
   _, grads, _, _ = layer_gradients(fast, params, state, x)
   for leaf in jax.tree.leaves(grads):
     assert leaf.dtype == np.float32
@@ -244,7 +244,7 @@ def test_what_a_backward_pass_keeps():
   state = cell.zero_state(B, H)
   for dtype, width in (("float32", 4), ("bfloat16", 2)):
     _, kept = jax.eval_shape(
-      functools.partial(unroll._forward, cell, jnp.dtype(dtype)), params, state, x
+      functools.partial(layers._forward, cell, jnp.dtype(dtype)), params, state, x
     )
     of_steps = [leaf for leaf in jax.tree.leaves(kept) if leaf.shape[0] == T and leaf is not x]
     size = sum(leaf.size * leaf.dtype.itemsize for leaf in of_steps)

@@ -9,7 +9,7 @@ from jax.experimental import rnn
 from test_cells import assert_close, layer_case, layer_gradients, make
 
 from charrnn import errors
-from charrnn.models import cells, cudnn, unroll
+from charrnn.models import cells, layers
 
 
 def reference(x, h, c, weights, lengths, *sizes):
@@ -20,13 +20,13 @@ def reference(x, h, c, weights, lengths, *sizes):
 
 @pytest.mark.parametrize("ids", [True, False])
 def test_it_is_the_plain_scan(monkeypatch, ids):
-  if not cudnn.available():
+  if not layers.has_cudnn():
     monkeypatch.setattr(rnn, "lstm", reference)
   params, state, x = layer_case("lstm", ids=ids)
-  plain = functools.partial(unroll.scan_layer, cells.CELLS["lstm"])
+  plain = functools.partial(layers.scan_layer, cells.CELLS["lstm"])
   with jax.default_matmul_precision("highest"):
     expected = layer_gradients(plain, params, state, x)
-    actual = layer_gradients(cudnn.lstm_layer, params, state, x)
+    actual = layer_gradients(layers.cudnn_layer, params, state, x)
   for a, e in zip(actual, expected, strict=True):
     assert_close(a, e, 1e-5)
 
@@ -37,7 +37,7 @@ def test_a_network_uses_it_for_windows_and_not_for_single_steps(monkeypatch):
   params, carry = plain.init(jax.random.key(0)), plain.initial_carry(3)
   x = np.random.default_rng(0).integers(0, 7, (8, 3))
   expected = plain.apply(params, x, carry)
-  monkeypatch.setattr(cudnn, "available", lambda: True)
+  monkeypatch.setattr(layers, "has_cudnn", lambda: True)
   assert "lstm_ref" in str(jax.make_jaxpr(make("lstm").apply)(params, x, carry))
   for model, ids in ((make("lstm"), x[:1]), (make("lstm", unroll="scan"), x), (make("gru"), x)):
     weights, state = model.init(jax.random.key(0)), model.initial_carry(3)
@@ -56,7 +56,7 @@ def test_it_can_be_differentiated_inside_of_pmap(monkeypatch):
   params, state, x = layer_case("lstm")
 
   def loss(params, state, x):
-    return jax.grad(lambda p: cudnn.lstm_layer(p, state, x)[1].sum())(params)
+    return jax.grad(lambda p: layers.cudnn_layer(p, state, x)[1].sum())(params)
 
   out = jax.eval_shape(
     jax.pmap(loss, in_axes=(None, 0, 0)), params, *jax.tree.map(lambda leaf: leaf[None], (state, x))
@@ -64,7 +64,7 @@ def test_it_can_be_differentiated_inside_of_pmap(monkeypatch):
   assert out["W_hh"].shape == (1, *params["W_hh"].shape)
 
 
-@pytest.mark.skipif(cudnn.available(), reason="there is an NVIDIA GPU")
+@pytest.mark.skipif(layers.has_cudnn(), reason="there is an NVIDIA GPU")
 def test_asked_for_where_there_is_none():
   with pytest.raises(errors.UserError, match=r"unroll=cudnn.*NVIDIA"):
     make("lstm", unroll="cudnn")

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from charrnn.evaluation import evaluate
-from charrnn.models import ngram, ngram_model
+from charrnn.models import ngram
 from charrnn.sampling import generate, options
 from charrnn.training import steps
 
@@ -38,7 +38,7 @@ def order(request):
 
 
 def test_apply_gives_the_scores_of_the_counts(counted, ids, order):
-  model = ngram_model.Model(VOCAB + 1, order)
+  model = ngram.Model(VOCAB + 1, order)
   text = np.append(ids[4900:5100], [VOCAB, 0, 1, 2])  # with a symbol that was never met
   params, carry = counted.params(order), model.initial_carry(1)
   logits_TxBxV, _, out = jax.jit(model.apply)(params, text[:, None], carry)
@@ -50,7 +50,7 @@ def test_apply_gives_the_scores_of_the_counts(counted, ids, order):
 
 
 def test_the_carry_is_all_that_a_text_leaves_behind(counted, ids, order):
-  model = ngram_model.Model(VOCAB + 1, order)
+  model = ngram.Model(VOCAB + 1, order)
   apply = jax.jit(model.apply)
   params, ids_TxB = counted.params(order), ids[: 3 * 41].reshape(3, 41).T
   whole, last, _ = apply(params, ids_TxB, model.initial_carry(3))
@@ -64,7 +64,7 @@ def test_the_carry_is_all_that_a_text_leaves_behind(counted, ids, order):
 
 
 def test_evaluation_as_of_any_model_is_the_loss_by_counts(counted, ids):
-  model = ngram_model.Model(VOCAB + 1, 5)
+  model = ngram.Model(VOCAB + 1, 5)
   got = evaluate.evaluate(
     steps.make_eval_step(model),
     model,
@@ -82,7 +82,7 @@ def test_it_writes_what_it_believes(short):
   """Frequencies after one context against the distribution there: a chi-squared of V - 1."""
   prompt, num = [3, 1, 4], 4000
   blocks = generate.generate(
-    ngram_model.Model(VOCAB + 1, 3),
+    ngram.Model(VOCAB + 1, 3),
     short.params(),
     prompt,
     length=1,
@@ -100,7 +100,7 @@ def test_it_writes_what_it_believes(short):
 def test_greedy_text_takes_the_likeliest_after_all_that_was_written(short):
   prompt = [1, 2]
   blocks = generate.generate(
-    ngram_model.Model(VOCAB + 1, 3),
+    ngram.Model(VOCAB + 1, 3),
     short.params(),
     prompt,
     length=40,

@@ -54,7 +54,7 @@ def test_a_clamped_cell_has_its_value_and_the_rest_follows_the_equations(cell, c
   model = tiny.model(cell=cell, compute_dtype=compute_dtype)
   params = model.init(jax.random.key(0))
   ids = tiny.ids(40)[:, None].astype(np.int32)
-  field = model.cell.state._fields[-1]
+  field = model.states[-1]
   clamp = {"layer_0": {field: at(3, 0.7)}}
   logits, carry, out = model.apply(params, ids, model.initial_carry(1), record=True, clamp=clamp)
   free, _, free_out = model.apply(params, ids, model.initial_carry(1), record=True)

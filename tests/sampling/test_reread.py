@@ -11,7 +11,7 @@ from scipy import special, stats
 
 from charrnn import errors
 from charrnn.evaluation import evaluate
-from charrnn.models import ngram, ngram_model
+from charrnn.models import ngram
 from charrnn.sampling import generate, options, reread
 from charrnn.scorecards import diversity
 from charrnn.training import steps
@@ -156,7 +156,7 @@ def test_an_ngram_is_read_likewise():
   rng = np.random.default_rng(0)
   ids = np.cumsum(rng.integers(0, 3, 3000)) % VOCAB
   counted = ngram.fit(ids, 3, VOCAB, [(0, len(ids))])
-  model, params = ngram_model.Model(VOCAB, 3), counted.params()
+  model, params = ngram.Model(VOCAB, 3), counted.params()
   ids_BxN, settings = write(model, params, temperature=0.5)
   found = reread.reread(model, params, PROMPT, ids_BxN, settings)
   read = [*PROMPT, *ids_BxN[0]]

@@ -3,31 +3,21 @@
 import jax
 import numpy as np
 
-from charrnn.models import network
+from charrnn.models import rnn
 
 QUOTES, COLUMN = 3, 7
 HIDDEN = 12
 
 
 def model(vocab, hidden=HIDDEN, cell="lstm"):
-  return network.make(
-    vocab,
-    cell=cell,
-    layers=1,
-    hidden=hidden,
-    embed=0,
-    dropout=0.0,
-    init="modern",
-    forget_bias=1.0,
-    compute_dtype="float32",
-  )
+  return rnn.make(vocab, cell=cell, layers=1, hidden=hidden)
 
 
 def params(net, symbols, seed=0):
   """Random but for the two: at a quote c of one goes from 0 to 1 or back, that of the other grows
   by 0.01 a character and is forgotten at a line end."""
   params = jax.tree.map(np.array, jax.jit(net.init)(jax.random.key(seed)))
-  layer, H = params["layer_0"], net.network.hidden
+  layer, H = params["layer_0"], net.units["layer_0"]["h"]
   i, f, g, o = (slice(n * H, (n + 1) * H) for n in range(4))
   layer["W_hh"][[QUOTES, COLUMN]] = 0  # else the others would hear of it
   for cell in (QUOTES, COLUMN):

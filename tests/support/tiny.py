@@ -4,7 +4,7 @@ import numpy as np
 
 from charrnn import config as config_lib
 from charrnn.data import batches, splits
-from charrnn.models import network
+from charrnn.models import rnn
 from charrnn.training import loop, optimizer, steps
 from charrnn.training import state as state_lib
 
@@ -12,10 +12,7 @@ V = 7
 
 
 def model(vocab=V, **fields):
-  fields = {"cell": "lstm", "layers": 2, "hidden": 8, "embed": 0, "dropout": 0.0} | fields
-  return network.make(
-    vocab, init="modern", forget_bias=1.0, **{"compute_dtype": "float32"} | fields
-  )
+  return rnn.make(vocab, **{"cell": "lstm", "layers": 2, "hidden": 8} | fields)
 
 
 def config(**overrides):

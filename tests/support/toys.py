@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from charrnn.models import network
+from charrnn.models import rnn
 
 
 class Chain:
@@ -34,17 +34,7 @@ def cycle(V):
 
 
 def lstm(vocab=11):
-  return network.make(
-    vocab,
-    cell="lstm",
-    layers=2,
-    hidden=8,
-    embed=0,
-    dropout=0.5,
-    init="modern",
-    forget_bias=1.0,
-    compute_dtype="float32",
-  )
+  return rnn.make(vocab, cell="lstm", layers=2, hidden=8, dropout=0.5)
 
 
 def lstm_params(vocab=11):

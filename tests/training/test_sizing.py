@@ -3,14 +3,14 @@
 import pytest
 
 from charrnn import config, errors
-from charrnn.models import cells, network
+from charrnn.models import cells, rnn
 from charrnn.training import optimizer, sizing
 
 
 def test_every_name_has_its_program():
   c, of = config.default(), sizing.CHOICES
   assert [*of["model.cell"]] == [*cells.CELLS, "ngram"]
-  assert {*of["model.init"]} == {*network.INITIALIZERS}
+  assert {*of["model.init"]} == {*rnn.INITIALIZERS}
   for field, make in (
     ("optimizer.name", lambda: optimizer.make(c.optimizer, lambda step: 0.1)),
     ("schedule.name", lambda: optimizer.schedule(c.schedule, 0.1, 10, 100)),

@@ -10,7 +10,7 @@ import pytest
 import tiny
 
 from charrnn import errors
-from charrnn.models import network
+from charrnn.models import layers
 from charrnn.training import steps
 
 
@@ -26,7 +26,7 @@ def plain_steps(net, c, initial, optimizer, count):
   def loss_fn(params, carry, x, y, step):
     step_key = jax.random.fold_in(jax.random.key(c.seed), step)
     keys = jnp.stack([jax.random.fold_in(step_key, row) for row in range(c.batch_size)])
-    logits, carry, _ = net.apply(params, x, carry, row_keys_B=keys)
+    logits, carry, _ = net.apply(params, x, carry, rngs=keys)
     log_p = jax.nn.log_softmax(logits)
     return -jnp.take_along_axis(log_p, y[..., None], -1).mean(), carry
 
@@ -95,7 +95,7 @@ def test_the_gradient_stops_at_the_window_but_the_carry_goes_on():
 
   def mean_loss(params, carry, x, y):
     logits, carry, _ = net.apply(params, x, carry)
-    return network.cross_entropy(logits, y).mean(), carry
+    return layers.cross_entropy(logits, y).mean(), carry
 
   def through_both(params):
     _, carry = mean_loss(params, ours.initial.carry, x0, y0)

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from charrnn.analysis import labels, record
-from charrnn.models import network
+from charrnn.models import layers
 from charrnn.sampling import clamps, generate
 
 BURN_IN = 256  # characters read before cells are set: what `hold` keeps comes from them
@@ -43,7 +43,7 @@ class Effect(NamedTuple):
 
 def kept(recording: record.Recording, model, cell: Cell) -> np.ndarray:
   """The column [N] of what the cell keeps."""
-  column = record.Column(cell.layer, model.cell.state._fields[-1], cell.cell)
+  column = record.Column(cell.layer, model.states[-1], cell.cell)
   return np.array(recording.values[:, recording.columns.index(column)])
 
 
@@ -114,7 +114,7 @@ def _losses(model, params, ids_T, carry, clamp):
   B = jax.tree.leaves(carry)[0].shape[0]
   ids_TxB = jnp.broadcast_to(ids_T[:, None], (len(ids_T), B))
   logits_TxBxV, carry, _ = model.apply(params, ids_TxB[:-1], carry, clamp=clamp)
-  return network.cross_entropy(logits_TxBxV, ids_TxB[1:]), carry
+  return layers.cross_entropy(logits_TxBxV, ids_TxB[1:]), carry
 
 
 def inside(label: labels.Label) -> np.ndarray:

@@ -5,7 +5,6 @@ each quantity of each cell of each layer is one, in the order layer, quantity, c
 """
 
 import functools
-import itertools
 import pathlib
 import shutil
 from collections.abc import Callable, Iterator, Sequence
@@ -46,22 +45,18 @@ class Recording(NamedTuple):
   predictions: Predictions
 
 
-@functools.lru_cache(maxsize=1)  # traces the model
 def quantities(model) -> tuple[str, ...]:
   """States first, then gates by the names of the cell's equations."""
-
-  def one_step(key):
-    ids_TxB, carry = jnp.zeros((1, 1), jnp.int32), model.initial_carry(1)
-    return model.apply(model.init(key), ids_TxB, carry, record=True)[2]["layer_0"]
-
-  there = jax.eval_shape(one_step, jax.random.key(0))
-  ordered = [*model.cell.state._fields, *model.cell.gates, *sorted(there)]
-  return tuple(dict.fromkeys(name for name in ordered if name in there))
+  return tuple(model.units["layer_0"])
 
 
 def columns(model) -> tuple[Column, ...]:
-  layers, names, hidden = model.network.layers, quantities(model), model.network.hidden
-  return tuple(itertools.starmap(Column, itertools.product(range(layers), names, range(hidden))))
+  return tuple(
+    Column(layer, name, unit)
+    for layer, sizes in enumerate(model.units.values())
+    for name, size in sizes.items()
+    for unit in range(size)
+  )
 
 
 def record(

@@ -109,7 +109,7 @@ class Study:
     return findings.plain(study), self._excerpt()
 
   def _count(self):
-    return self.model.network.layers * self.model.network.hidden
+    return sum(sizes["h"] for sizes in self.model.units.values())
 
   def _columns(self):
     return [str(column) for column in self.recording.columns]
@@ -136,7 +136,7 @@ class Study:
 
   def _match(self) -> findings.Result:
     predicted = [name for name, each in self.hypotheses.items() if each.predicts]
-    hidden = self.model.network.hidden
+    hidden = self.model.units["layer_0"]["h"]
     return match.match(
       self.recording.values,
       self._columns(),
@@ -157,11 +157,11 @@ class Study:
     )
 
   def _about(self) -> dict:
-    network, text = self.model.network, self.material
+    config, text = self.run.config.model, self.material
     return {
       "run": str(self.run.path),
       "step": self.run.step,
-      "model": {"cell": network.cell, "layers": network.layers, "hidden": network.hidden},
+      "model": {name: config[name] for name in ("cell", "layers", "hidden")},
       "text": {
         "name": text.name,
         "characters": len(text.ids_N),
@@ -238,8 +238,8 @@ class Study:
 
   def _scores(self) -> dict[str, list]:
     """By hypothesis, for every cell the effect on confirmation of its best column on discovery."""
-    network = self.model.network
-    shape = network.layers, len(record.quantities(self.model)), network.hidden, -1
+    units = self.model.units["layer_0"]
+    shape = len(self.model.units), len(units), units["h"], -1
     effects, confirmed = (
       values.reshape(shape).swapaxes(1, 2).reshape(self._count(), shape[1], -1)
       for values in (self.result.effects, self.result.confirmed)
@@ -250,7 +250,7 @@ class Study:
 
   def _saturation(self) -> list[dict]:
     """How often each gate is nearly shut and nearly open; of those with values from 0 to 1."""
-    told, hidden = [], self.model.network.hidden
+    told, hidden = [], self.model.units["layer_0"]["h"]
     values = self.recording.values
     for start in range(0, values.shape[1], hidden):
       column = self.recording.columns[start]

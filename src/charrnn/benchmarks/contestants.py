@@ -75,9 +75,9 @@ def charrnn_sample(work):
 
 
 def _model(work):
-  from charrnn.models import network
+  from charrnn.models import rnn
 
-  return network.make(
+  return rnn.make(
     work.alphabet,
     cell=work.cell,
     layers=work.layers,

@@ -5,9 +5,9 @@ Each piece has an `amount`: how much of its unit is done by doing it once.
 
 from typing import NamedTuple
 
-from charrnn.models import sizes
+from charrnn import models
 
-GATES = sizes.GATES
+GATES = {"rnn": 1, "gru": 3, "lstm": 4}
 BYTES = {"float32": 4, "bfloat16": 2}
 
 
@@ -108,7 +108,7 @@ FAR_BEYOND_CACHES = Reading(512 << 20)
 
 def weights(task):
   """That a character is multiplied with; the first layer's input is a look-up, no product."""
-  return sizes.multiplied(task.alphabet, task.cell, task.layers, task.hidden)
+  return models.multiplied_weights(task.alphabet, task.cell, task.layers, task.hidden)
 
 
 def ceilings(task):

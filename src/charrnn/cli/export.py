@@ -9,7 +9,7 @@ from charrnn import errors, files
 HELP = """write a run's parameters, config and alphabet to one .safetensors or .npz file
 
 Arrays are named as in charrnn inspect: layer_0/W_xh [inputs, gates * hidden] and so on. To read
-them elsewhere (an ngram's are level_1/first and so on, see charrnn/models/ngram_model.py):
+them elsewhere (an ngram's are level_1/first and so on, see charrnn/models/ngram.py):
 
   file = safetensors.safe_open("OUT.safetensors", "numpy")
   params = {name: file.get_tensor(name) for name in file.keys()}

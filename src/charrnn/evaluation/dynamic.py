@@ -26,7 +26,7 @@ import jax.numpy as jnp
 from charrnn import errors
 from charrnn.data import batches, splits
 from charrnn.evaluation import surprisal
-from charrnn.models import network
+from charrnn.models import layers
 
 SEGMENT = 20  # characters
 CLIP = 5.0  # of the gradient's norm: few segments have more, and those are to do no harm
@@ -81,7 +81,7 @@ def _block(model, rate, state, x_Tx1, y_Tx1, weight_Tx1):
 
   def loss_fn(params, carry, x_Sx1, y_Sx1, weight_Sx1):
     logits, carry, _ = model.apply(params, x_Sx1, carry)
-    nats = (network.cross_entropy(logits, y_Sx1) * weight_Sx1).sum()
+    nats = (layers.cross_entropy(logits, y_Sx1) * weight_Sx1).sum()
     return nats / jnp.maximum(weight_Sx1.sum(), 1), (carry, surprisal.predict(logits, y_Sx1))
 
   def step(state, segment):

@@ -14,7 +14,7 @@ from jax import lax
 
 from charrnn import errors
 from charrnn.data import batches
-from charrnn.models import network
+from charrnn.models import layers
 
 TOP = 5
 
@@ -85,7 +85,7 @@ def _read(model, params, carry, x_TxB, y_TxB):
 
 
 def predict(logits_TxBxV, y_TxB) -> Predictions:
-  nats_TxB = network.cross_entropy(logits_TxBxV, y_TxB)
+  nats_TxB = layers.cross_entropy(logits_TxBxV, y_TxB)
   log_p_TxBxV = jax.nn.log_softmax(logits_TxBxV)
   rank_TxB = (log_p_TxBxV >= -nats_TxB[..., None]).sum(-1)
   top, top_ids = lax.top_k(log_p_TxBxV, min(TOP, log_p_TxBxV.shape[-1]))

@@ -87,7 +87,6 @@ def _fit(config, workdir, corpus, parts):
 
 def _keep(config, workdir, corpus, parts, counted):
   """Writes the loss of every order, a sample, and the best order's checkpoint; returns its meta."""
-  from charrnn.models import ngram_model
   from charrnn.runs import checkpoint, metrics
   from charrnn.training import loop, state
 
@@ -100,7 +99,7 @@ def _keep(config, workdir, corpus, parts, counted):
   log.close()
   best = int(np.argmin(losses)) + 1 if len(losses) else counted.order
   params = counted.params(best)
-  model = ngram_model.Model(corpus.tokenizer.vocab_size, best)
+  model = ngram.Model(corpus.tokenizer.vocab_size, best)
   record.sample(config, workdir, model, corpus.tokenizer, params, best)
   meta = {"valid_loss": float(losses[best - 1]) if len(losses) else None}
   writer = checkpoint.Writer(workdir / "checkpoints", keep=1)

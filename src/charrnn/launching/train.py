@@ -80,7 +80,7 @@ def _fill_sizes(config, length):
 def _train(line, workdir, corpus, parts, windows, chosen, watch):
   import jax
 
-  from charrnn.models import network
+  from charrnn import models
   from charrnn.runs import metrics
   from charrnn.training import loop, steps, transfer
 
@@ -88,7 +88,7 @@ def _train(line, workdir, corpus, parts, windows, chosen, watch):
   config, writes = line.config, jax.process_index() == 0
   layout = steps.devices()
   steps.check_batch(config.batch_size, config.accumulate, layout)
-  model = network.make(corpus.tokenizer.vocab_size, **config.model)
+  model = models.make(corpus.tokenizer.vocab_size, config.model)
 
   def init_params(fresh):
     return transfer.weights(config.init_from, model, fresh, corpus.tokenizer)

@@ -9,7 +9,8 @@ A name such as `logits_TxBxV` gives the axes of an array. The letters mean the s
   N  tokens of a text                            P  prompt tokens, or rows of one device
 """
 
-from collections.abc import Callable, Mapping
+import bisect
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Protocol
 
 from charrnn import errors
@@ -107,21 +108,14 @@ def multiplied_weights(vocab_size: int, cell: str, layers: int, hidden: int, emb
 def units_for(count: int, vocab_size: int, cell: str, layers: int, embed: int = 0) -> int:
   """Return the units of a layer with which `parameter_count` comes closest to `count`."""
 
-  def size(hidden):
-    return parameter_count(vocab_size, cell, layers, hidden, embed)
+  def excess(hidden):
+    return parameter_count(vocab_size, cell, layers, hidden, embed) - count
 
-  return closest(size, count)
-
-
-def closest(increasing: Callable[[int], int], value: int) -> int:
-  """Return the n from 1 on for which an increasing function comes closest to a value."""
-  low, high = 1, 2
-  while increasing(high) < value:
-    low, high = high, 2 * high
-  while high - low > 1:
-    middle = (low + high) // 2
-    low, high = (middle, high) if increasing(middle) < value else (low, middle)
-  return min((low, high), key=lambda n: abs(increasing(n) - value))
+  high = 1
+  while excess(high) < 0:
+    high *= 2
+  above = bisect.bisect_left(range(high), 0, lo=1, key=excess)
+  return min(range(max(1, above - 1), above + 1), key=lambda hidden: abs(excess(hidden)))
 
 
 def _gates(cell):

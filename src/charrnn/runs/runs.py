@@ -4,7 +4,7 @@ import pathlib
 from typing import Any, NamedTuple
 
 from charrnn import config as config_lib
-from charrnn import errors, files
+from charrnn import errors, files, models
 from charrnn.data import corpora, splits, tokenizers
 
 
@@ -12,7 +12,7 @@ class Run(NamedTuple):
   path: pathlib.Path
   config: Any  # ConfigDict, as resolved
   tokenizer: tokenizers.Tokenizer
-  model: Any  # models.network.Model or models.ngram_model.Model
+  model: models.Model
   params: Any
   step: int
   meta: dict  # of the checkpoint
@@ -139,17 +139,8 @@ def load(path, step=None):
   if step is not None and step not in kept:
     raise errors.UserError(f"{path} has no step {step}: kept are {', '.join(map(str, kept))}")
   arrays, meta = checkpoint.read(folder, step, "params") if step is not None else _read_best(folder)
-  model = _model(config.model, alphabet.vocab_size, arrays["params"])
+  model = models.restore(alphabet.vocab_size, config.model, arrays["params"])
   return Run(path, config, alphabet, model, arrays["params"], meta["step"], meta)
-
-
-def _model(config, vocab, params):
-  from charrnn.models import network, ngram_model
-
-  if config.cell == "ngram":
-    return ngram_model.Model(vocab, order=len(params))
-  # A run goes on from any machine: cuDNN, if it was asked for, may not be on this one.
-  return network.make(vocab, **config.to_dict() | {"unroll": "auto"})
 
 
 def _read_best(folder):

@@ -44,9 +44,9 @@ def arrays(rows: Sequence[Sequence[Clamp]], model):
 
   Raises UserError for a cell that the model does not have.
   """
-  if not hasattr(model, "network"):
+  if not model.units:
     raise errors.UserError("--clamp: an ngram has no cells to set")
-  clamp, shape = {}, (len(rows), model.network.hidden)
+  clamp, shape = {}, (len(rows), model.units["layer_0"]["h"])
   for row, clamps in enumerate(rows):
     for each in clamps:
       field = _check(each, model)
@@ -62,8 +62,8 @@ def arrays(rows: Sequence[Sequence[Clamp]], model):
 
 def _check(clamp: Clamp, model) -> str:
   """The field of the state that is meant."""
-  layers, hidden = model.network.layers, model.network.hidden
-  fields = model.cell.state._fields
+  layers, hidden = len(model.units), model.units["layer_0"]["h"]
+  fields = model.states
   name = f"--clamp {clamp.layer}:{clamp.quantity}{clamp.cell}"
   if clamp.layer >= layers:
     raise errors.UserError(f"{name}: there is no layer {clamp.layer}, the last is {layers - 1}")

@@ -10,7 +10,7 @@ import numpy as np
 from jax.scipy import special
 
 from charrnn import errors
-from charrnn.models import network
+from charrnn.models import layers
 from charrnn.sampling import filters, generate, options
 
 CHUNK = 64
@@ -48,4 +48,4 @@ def _read(model, params, state, ids_TxB, knobs):
   before_TxBxV = jnp.concatenate([first_BxV[None], logits_TxBxV[:-1]])
   p_TxBxV = jax.nn.softmax(filters.chain(before_TxBxV, *knobs))
   entropies_TxB = special.entr(p_TxBxV).sum(-1)
-  return (logits_TxBxV[-1], carry), entropies_TxB, network.cross_entropy(before_TxBxV, ids_TxB)
+  return (logits_TxBxV[-1], carry), entropies_TxB, layers.cross_entropy(before_TxBxV, ids_TxB)

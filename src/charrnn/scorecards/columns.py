@@ -178,10 +178,10 @@ def _written(writer, args, settings: options.Settings, kind, update) -> list[str
 
 
 def _ngram(parts, vocab: int, order: int):
-  from charrnn.models import ngram, ngram_model
+  from charrnn.models import ngram
 
   counted = ngram.fit(parts.corpus.ids, order, vocab, parts.split.train)
-  return ngram_model.Model(vocab, order), counted.params()
+  return ngram.Model(vocab, order), counted.params()
 
 
 def write(folder: pathlib.Path, texts: dict[str, list[str]]):

@@ -5,10 +5,9 @@ import pathlib
 from collections.abc import Iterator, Sequence
 
 from charrnn import config as config_lib
-from charrnn import errors, files, startup
+from charrnn import errors, files, models, startup
 from charrnn.data import tokenizers
 from charrnn.launching import count
-from charrnn.models import sizes
 from charrnn.runs import metrics, runs
 from charrnn.sweeps import comparison, trials
 from charrnn.training import sizing
@@ -148,4 +147,4 @@ def _sizes(path: pathlib.Path, config) -> tuple[int, float] | None:
     return None
   vocab, m = tokenizers.Tokenizer.load(path / "alphabet.json").vocab_size, config.model
   shape = vocab, m.cell, m.layers, m.hidden, m.embed
-  return sizes.parameters(*shape), 6.0 * sizes.multiplied(*shape)
+  return models.parameter_count(*shape), 6.0 * models.multiplied_weights(*shape)

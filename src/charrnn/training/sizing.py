@@ -7,7 +7,7 @@ import pathlib
 from charrnn import config as config_lib
 from charrnn import errors
 from charrnn.data import splits, tokenizers
-from charrnn.models import sizes
+from charrnn.models import cells
 
 # Up to so many characters of training text: layers, hidden, dropout, batch, epochs, learning rate.
 # Small texts overfit, so they get small models and dropout; large ones fill larger models, as far
@@ -98,7 +98,7 @@ CHOICES = {
   "text.alphabet": tokenizers.KINDS,
   "text.newlines": ("keep", "lf"),
   "text.split": tuple(splits.SPLITS),
-  "model.cell": (*sizes.GATES, "ngram"),
+  "model.cell": (*cells.CELLS, "ngram"),
   "model.init": ("modern", "uniform"),
   "model.compute_dtype": (None, "float32", "bfloat16"),
   "model.unroll": ("auto", "scan", "cudnn"),

@@ -14,7 +14,7 @@ import numpy as np
 import optax
 
 from charrnn import errors
-from charrnn.models import network
+from charrnn.models import layers
 from charrnn.training import state as state_lib
 
 AXIS = "devices"
@@ -109,9 +109,9 @@ def make_train_step(model, optimizer, *, batch, accumulate, seed, layout, remat=
   part = share // accumulate
 
   def loss_fn(params, carry, x_TxP, y_TxP, rows_P, step_key):
-    row_keys = jax.vmap(lambda row: jax.random.fold_in(step_key, row))(rows_P)
-    logits, carry, _ = model.apply(params, x_TxP, carry, row_keys_B=row_keys)
-    return network.cross_entropy(logits, y_TxP).mean(), carry
+    rngs = jax.vmap(lambda row: jax.random.fold_in(step_key, row))(rows_P)
+    logits, carry, _ = model.apply(params, x_TxP, carry, rngs=rngs)
+    return layers.cross_entropy(logits, y_TxP).mean(), carry
 
   def loss_by_chunks(params, carry, x_TxP, y_TxP, rows_P, step_key):
     @functools.partial(jax.checkpoint, prevent_cse=False)  # a scan keeps the two passes apart
@@ -173,7 +173,7 @@ def make_eval_step(model):
 
   def body(params, carry, x_TxS, y_TxS, weight_TxS):
     logits, carry, _ = model.apply(params, x_TxS, carry)
-    nats = (network.cross_entropy(logits, y_TxS) * weight_TxS).sum()
+    nats = (layers.cross_entropy(logits, y_TxS) * weight_TxS).sum()
     return jax.lax.psum(nats, AXIS), carry
 
   return jax.pmap(

@@ -1,0 +1,29 @@
+"""What the formulas say of a network, against the network itself."""
+
+import jax
+import pytest
+
+from charrnn import models
+from charrnn.models import cells
+from charrnn.training import state
+
+
+@pytest.mark.parametrize("cell", cells.CELLS)
+@pytest.mark.parametrize("layers", [1, 3])
+@pytest.mark.parametrize("embed", [0, 4])
+def test_parameters_are_those_that_a_model_makes(cell, layers, embed):
+  shape = {"cell": cell, "layers": layers, "hidden": 6, "embed": embed}
+  params = jax.eval_shape(models.make(7, shape).init, jax.random.key(0))
+  assert models.parameter_count(7, **shape) == state.count(params)
+  # All matrices but those that are looked up in: the embedding, or else the first layer's input.
+  looked_up = params["embed"]["W_e"] if embed else params["layer_0"]["W_xh"]
+  matrices = [leaf.size for leaf in jax.tree.leaves(params) if leaf.ndim == 2]
+  assert models.multiplied_weights(7, **shape) == sum(matrices) - looked_up.size
+
+
+@pytest.mark.parametrize("cell", cells.CELLS)
+def test_units_for_a_count_come_closest_to_it(cell):
+  sizes = [models.parameter_count(7, cell, 2, hidden) for hidden in range(1, 40)]
+  for count in (1, sizes[9], sizes[9] + 1, (sizes[20] + sizes[21]) // 2, sizes[30] - 1):
+    closest = min(range(39), key=lambda n: abs(sizes[n] - count)) + 1
+    assert models.units_for(count, 7, cell, 2) == closest
