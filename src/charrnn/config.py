@@ -116,7 +116,7 @@ class CommandLine(NamedTuple):
   variant: str
   flags: flags.FlagValues
   argument: str = ""  # of --config: the file, and after a colon the variant
-  original: Any = None  # launching.record.Original: the run that this one repeats
+  original: Any = None  # runs.provenance.Original: the run that this one repeats
 
 
 def parse(argv, define=lambda flag_values: None):

@@ -1,11 +1,10 @@
-"""What has to happen before JAX starts: memory, devices, compilation cache, processes, the lock.
+"""What has to happen before JAX starts: memory, devices, compilation cache, processes.
 
 And a watch on how long all of that takes.
 """
 
 import contextlib
 import ctypes
-import fcntl
 import functools
 import logging
 import math
@@ -20,50 +19,6 @@ from charrnn import cache, console, errors
 _IMPORTED = time.monotonic()
 SHARED = 512  # units of a layer from which on a CPU is one device
 PATIENCE = 120.0  # seconds for all processes of a run to come
-
-
-@contextlib.contextmanager
-def lock(workdir):
-  """Holds a run directory for one process at a time: two writers would undo each other in silence.
-
-  The kernel lets go of it when the process ends, however it ends. A directory that nothing was
-  put into goes away again.
-  """
-  try:
-    workdir.mkdir(parents=True, exist_ok=True)
-    file = open(workdir / "lock", "a")  # noqa: SIM115 (held open on purpose)
-  except OSError as error:
-    raise errors.UserError(f"cannot write to {workdir}: {error.strerror}") from error
-  with file:
-    try:
-      fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-      raise errors.UserError(
-        f"another process is training in {workdir}: wait for it, or give another --workdir"
-      ) from error
-    except OSError as error:
-      raise errors.UserError(
-        f"cannot lock {workdir}: {error.strerror}; give a --workdir on another file system"
-      ) from error
-    try:
-      yield
-    finally:
-      if os.listdir(workdir) == ["lock"]:
-        (workdir / "lock").unlink()
-        workdir.rmdir()
-
-
-def is_locked(workdir):
-  """Whether a process holds the lock of a run at this moment."""
-  try:
-    with open(workdir / "lock", "rb") as file:
-      # Shared: two that look on must not take each other for a trainer. Closing lets go.
-      fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-  except BlockingIOError:
-    return True
-  except OSError:  # no lock yet, or none that we may open
-    return False
-  return False
 
 
 def keep_memory():

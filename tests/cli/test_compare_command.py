@@ -9,7 +9,9 @@ import shutil
 
 import pytest
 
-from charrnn.runs import inspection, metrics, runs
+from charrnn.cli import inspect
+from charrnn.runs import metrics
+from charrnn.runs import run as run_lib
 from charrnn.sweeps import compared_runs, comparison_pictures, loss_curves
 
 FILES = {
@@ -162,7 +164,7 @@ def test_states(charrnn, sweep):
 
 
 def test_a_run_that_was_patient_no_longer_is_done(sweep):
-  config = runs.read_config(sweep / "a")
+  config = run_lib.Run.open(sweep / "a").config
   losses = [{"step": n, "epoch": n / 10, "valid/loss": x} for n, x in enumerate([3, 2, 2, 5], 1)]
   reached = compared_runs._reached
   shutil.rmtree(sweep / "a" / "checkpoints" / "20")
@@ -173,7 +175,7 @@ def test_a_run_that_was_patient_no_longer_is_done(sweep):
 
 
 def test_a_run_whose_last_step_was_not_logged_is_done(sweep):
-  config = runs.read_config(sweep / "a")
+  config = run_lib.Run.open(sweep / "a").config
   config.max_steps = 20
   lines = [{"step": 15, "epoch": 1.5, "train/loss": 2.0}]
   assert compared_runs._reached(sweep / "a", config, lines) == "done"
@@ -231,7 +233,7 @@ def test_it_reads_without_jax_and_takes_no_lock(sweep):
   before = sorted(path for path in sweep.rglob("*"))
   compared_runs.read(compared_runs.find([str(sweep)]))
   assert sorted(path for path in sweep.rglob("*")) == before
-  assert inspection.facts(sweep / "a")["progress"]["state"] == "finished"
+  assert inspect.summary(run_lib.Run.open(sweep / "a"))["progress"]["status"] == "finished"
 
 
 @pytest.mark.parametrize(

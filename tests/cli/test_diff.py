@@ -3,7 +3,7 @@ import json
 import numpy as np
 import pytest
 
-from charrnn.runs import checkpoint
+from charrnn.runs import checkpoints
 
 
 def change(run, file, edit):
@@ -43,7 +43,7 @@ def test_runs_of_other_configs_differ_there_and_in_shapes(charrnn, trained):
 def test_distances_are_numpys(charrnn, trained):
   result = charrnn("diff", trained["a"], trained["a"], "--step-a=10", "--step-b=20", "--json")
   assert result.code == 1
-  (old, _), (new, _) = (checkpoint.read(trained["a"] / "checkpoints", step) for step in (10, 20))
+  (old, _), (new, _) = (checkpoints.read(trained["a"] / "checkpoints", step) for step in (10, 20))
   for row in result.json["weights"]:
     layer, name = row["name"].split("/")
     x, y = (tree["params"][layer][name].astype(np.float64) for tree in (old, new))

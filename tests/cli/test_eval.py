@@ -10,7 +10,7 @@ import sys
 import pytest
 
 from charrnn import startup
-from charrnn.runs import runs
+from charrnn.runs import run as run_lib
 
 SONG = "".join(f"{n} green bottles\n" for n in range(300, 400))
 OTHER = "7 bottles green\n" * 60
@@ -55,12 +55,12 @@ def test_files_are_each_on_their_own_or_one_after_another(charrnn, trained, file
 def test_a_split_has_its_documents_beginnings_left_out_when_reset(charrnn, trained, monkeypatch):
   run = trained["a"]
   carried = charrnn("eval", run, "--json")
-  corpus = runs.load_corpus(runs.read_config(run))
-  (start, stop), *_ = runs.split(runs.read_config(run), len(corpus.ids)).valid
+  corpus = run_lib.load_corpus(run_lib.Run.open(run).config)
+  (start, stop), *_ = run_lib.split_corpus(run_lib.Run.open(run).config, len(corpus.ids)).valid
   document = corpus.documents[0]
   cut = [document._replace(start=a, stop=b) for a, b in [(0, start + 99), (start + 99, stop)]]
   object.__setattr__(corpus, "documents", tuple(cut))
-  monkeypatch.setattr(runs, "load_corpus", lambda config: corpus)
+  monkeypatch.setattr(run_lib, "load_corpus", lambda config: corpus)
   reset = charrnn("eval", run, "--json", "--state=reset")
   assert reset.json["results"][0]["characters"] == carried.json["results"][0]["characters"] - 1
   assert nats(reset) != nats(carried)
@@ -179,11 +179,11 @@ def test_what_is_refused_in_a_line(charrnn, trained, files, arguments, said, mon
 
 
 def test_a_text_that_is_all_beginnings(charrnn, trained, tmp_path, monkeypatch):
-  corpus = runs.load_corpus(runs.read_config(trained["a"]))
+  corpus = run_lib.load_corpus(run_lib.Run.open(trained["a"]).config)
   document = corpus.documents[0]
   each = [document._replace(start=n, stop=n + 1) for n in range(len(corpus.ids))]
   object.__setattr__(corpus, "documents", tuple(each))
-  monkeypatch.setattr(runs, "load_corpus", lambda config: corpus)
+  monkeypatch.setattr(run_lib, "load_corpus", lambda config: corpus)
   for options in ((), ("--tsv", tmp_path / "x.tsv"), ("--dynamic",)):
     result = charrnn("eval", trained["a"], "--state=reset", *options)
     assert result.code == 2 and "nothing to score" in result.err

@@ -6,7 +6,7 @@ import pytest
 import safetensors
 
 from charrnn.data import tokenizers
-from charrnn.runs import runs
+from charrnn.runs import run as run_lib
 
 
 def read_safetensors(path):
@@ -25,7 +25,7 @@ def read_npz(path):
 def test_what_is_read_elsewhere_is_the_run(charrnn, trained, tmp_path, name, read):
   result = charrnn("export", trained["a"], tmp_path / name, "--step=10")
   assert (result.code, result.out) == (0, "")
-  loaded = runs.load(trained["a"], 10)
+  loaded = run_lib.Run.open(trained["a"], 10)
   params, meta = read(tmp_path / name)
   expected = {f"{layer}/{k}": v for layer, tree in loaded.params.items() for k, v in tree.items()}
   assert params.keys() == expected.keys()

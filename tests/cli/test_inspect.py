@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from charrnn.cli import inspect
-from charrnn.runs import checkpoint
+from charrnn.runs import checkpoints
 
 HOLD = """
 import fcntl, sys
@@ -21,7 +21,7 @@ sys.stdin.read()
 
 def test_numbers_are_numpys(charrnn, trained):
   facts = charrnn("inspect", trained["a"], "--step=10", "--json").json
-  tree, _ = checkpoint.read(trained["a"] / "checkpoints", 10)
+  tree, _ = checkpoints.read(trained["a"] / "checkpoints", 10)
   rows = {row["name"]: row for row in facts["parameters"]["arrays"]}
   arrays = {
     f"{layer}/{name}": array
@@ -82,7 +82,7 @@ def test_a_damaged_array_is_marked_among_the_others(charrnn, a):
 def test_a_step_that_goes_away_is_passed_over(charrnn, a, monkeypatch):
   best = charrnn("inspect", a, "--json").json["checkpoints"]["best"]
   (other,) = {10, 20} - {best}
-  read_meta, calls = checkpoint.read_meta, []
+  read_meta, calls = checkpoints.read_meta, []
 
   def vanish(folder, step):
     calls.append(step)
@@ -90,7 +90,7 @@ def test_a_step_that_goes_away_is_passed_over(charrnn, a, monkeypatch):
       shutil.rmtree(folder / str(step))
     return read_meta(folder, step)
 
-  monkeypatch.setattr(checkpoint, "read_meta", vanish)
+  monkeypatch.setattr(checkpoints, "read_meta", vanish)
   facts = charrnn("inspect", a, "--json").json
   assert facts["parameters"]["step"] == other
   assert facts["problems"] == []

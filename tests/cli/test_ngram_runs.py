@@ -8,7 +8,7 @@ import pytest
 
 from charrnn import startup
 from charrnn.models import ngram
-from charrnn.runs import runs
+from charrnn.runs import run as run_lib
 
 
 @pytest.fixture(autouse=True)
@@ -19,12 +19,12 @@ def _devices(monkeypatch):
 
 @pytest.mark.parametrize("split", ["valid", "test"])
 def test_eval_is_the_loss_by_counts(charrnn, counted, split):
-  config = runs.read_config(counted)
-  corpus = runs.load_corpus(config)
-  parts = runs.split(config, len(corpus.ids))
+  config = run_lib.Run.open(counted).config
+  corpus = run_lib.load_corpus(config)
+  parts = run_lib.split_corpus(config, len(corpus.ids))
   model = ngram.fit(corpus.ids, 5, corpus.tokenizer.vocab_size, parts.train)
   (result,) = charrnn("eval", counted, "--split", split, "--json").json["results"]
-  order = runs.load(counted).step
+  order = run_lib.Run.open(counted).step
   expected = model.losses(corpus.ids, getattr(parts, split))[order - 1]
   assert result["nats"] == pytest.approx(expected, rel=1e-5)
 
@@ -51,7 +51,7 @@ def test_sample_with_all_options_but_clamps(charrnn, counted):
 
 def test_inspect(charrnn, counted):
   result = charrnn("inspect", counted)
-  step = runs.load(counted).step
+  step = run_lib.Run.open(counted).step
   assert result.code == 0
   assert "state        finished" in result.out and "steps are orders" in result.out
   assert f"level_{step}/own" in result.out
@@ -84,7 +84,7 @@ def test_diff(charrnn, counted, trained):
 
 def test_export(charrnn, counted, tmp_path):
   assert charrnn("export", counted, tmp_path / "out.npz").code == 0
-  loaded = runs.load(counted)
+  loaded = run_lib.Run.open(counted)
   with np.load(tmp_path / "out.npz") as file:
     assert json.loads(str(file["__meta__"]))["config"]["model"]["cell"] == "ngram"
     np.testing.assert_array_equal(file["level_2/own"], loaded.params["level_2"]["own"])
@@ -101,5 +101,5 @@ def test_a_run_from_before_there_were_ngrams_loads(charrnn, a):
   config = json.loads((a / "config.json").read_text())
   del config["model"]["order"]
   (a / "config.json").write_text(json.dumps(config))
-  assert runs.load(a).config.model.order is None
+  assert run_lib.Run.open(a).config.model.order is None
   assert charrnn("eval", a).code == 0

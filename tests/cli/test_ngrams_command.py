@@ -10,7 +10,7 @@ from charrnn import startup
 from charrnn.data import batches
 from charrnn.evaluation import ngrams
 from charrnn.models import ngram
-from charrnn.runs import runs
+from charrnn.runs import run as run_lib
 
 
 @pytest.fixture(autouse=True)
@@ -37,9 +37,9 @@ def test_the_figures(charrnn, trained, counted, tmp_path, split):
   assert found == json.loads((tmp_path / "ngrams.json").read_text())
   assert (tmp_path / "ngrams.png").read_bytes().startswith(b"\x89PNG")
 
-  config = runs.read_config(trained["a"])
-  corpus = runs.load_corpus(config)
-  parts = runs.split(config, len(corpus.ids))
+  config = run_lib.Run.open(trained["a"]).config
+  corpus = run_lib.load_corpus(config)
+  parts = run_lib.split_corpus(config, len(corpus.ids))
   scored = getattr(parts, split)
   for gram in found["ngrams"]:  # each order counted for itself, each character scored by itself
     alone = ngram.fit(corpus.ids, gram["n"], corpus.tokenizer.vocab_size, parts.train)
@@ -55,7 +55,9 @@ def test_the_figures(charrnn, trained, counted, tmp_path, split):
     (by_eval,) = charrnn("eval", path, "--split", split, "--json").json["results"]
     assert run["nats"] == by_eval["nats"] and by_eval["characters"] == found["characters"]
   a = found["runs"][0]
-  leaves = [leaf.size for part in runs.load(a["run"]).params.values() for leaf in part.values()]
+  leaves = [
+    leaf.size for part in run_lib.Run.open(a["run"]).params.values() for leaf in part.values()
+  ]
   assert (a["layers"], a["hidden"], a["parameters"]) == (2, 8, sum(leaves))
 
 

@@ -12,7 +12,8 @@ import pytest
 from charrnn import files
 from charrnn.cli import rerun
 from charrnn.launching import train
-from charrnn.runs import checkpoint, metrics, runs, surroundings
+from charrnn.runs import checkpoints, metrics, provenance
+from charrnn.runs import run as run_lib
 
 ROOT = pathlib.Path(__file__).parents[2]
 ENVIRONMENT = {**os.environ, "JAX_PLATFORMS": "cpu"}
@@ -58,7 +59,9 @@ def numbers(workdir):
   """All that a run has computed, and no times."""
   folder = workdir / "checkpoints"
   lines = [{k: v for k, v in x.items() if k not in CLOCKS} for x in metrics.read(workdir)]
-  arrays = {step: checkpoint.read_meta(folder, step)["arrays"] for step in checkpoint.steps(folder)}
+  arrays = {
+    step: checkpoints.read_meta(folder, step)["arrays"] for step in checkpoints.steps(folder)
+  }
   samples = {path.name: path.read_text() for path in workdir.glob("samples/*")}
   return lines, arrays, samples
 
@@ -84,11 +87,11 @@ def test_a_run_of_one_core_of_a_variant_and_with_overrides(pinned):
 def test_a_run_whose_devices_were_chosen(trained, tmp_path):
   (old,) = files.read_json(trained["a"] / "run.json")["launches"]
   count = old["devices"].partition(" ")[0]
-  assert runs.read_config(trained["a"]).cpu_devices == 0
+  assert run_lib.Run.open(trained["a"]).config.cpu_devices == 0
   done = program(trained["a"], "--workdir", tmp_path / "again")
   assert done.returncode == 0, done.stderr
   assert numbers(tmp_path / "again") == numbers(trained["a"])
-  assert runs.read_config(tmp_path / "again").cpu_devices == int(count)
+  assert run_lib.Run.open(tmp_path / "again").config.cpu_devices == int(count)
 
 
 def test_an_ngram(counted, tmp_path):
@@ -101,7 +104,7 @@ def test_an_ngram(counted, tmp_path):
 @pytest.fixture
 def made(a, charrnn, monkeypatch):
   """rerun of a copy of run `a`, in this process, whose training is `change(new directory)`."""
-  monkeypatch.setattr(surroundings, "use_cores", lambda count: None)
+  monkeypatch.setattr(provenance, "use_cores", lambda count: None)
 
   def run(change=lambda workdir: None, *arguments):
     def fake(line, workdir):
@@ -227,12 +230,10 @@ def test_as_many_gpus_are_taken_as_there_were(made, a, monkeypatch):
 
 
 def test_other_weights_to_start_from_are_refused(made, a, trained, monkeypatch):
-  from charrnn.launching import record
-
   source = trained["b"]
   config = files.read_json(a / "config.json") | {"init_from": str(source)}
   files.write_json(a / "config.json", config)
-  change_record(a, lambda about, launch: about.update(weights=record.weights(source)))
+  change_record(a, lambda about, launch: about.update(weights=provenance.initial_weights(source)))
   assert made().code == 0
   shutil.rmtree(a.with_name("a-rerun"))
   change_record(a, lambda about, launch: about["weights"].update(sha256="0"))

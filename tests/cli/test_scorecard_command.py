@@ -7,7 +7,7 @@ import pathlib
 import pytest
 
 from charrnn import files
-from charrnn.runs import runs
+from charrnn.runs import run as run_lib
 from charrnn.scorecards import pronunciation
 
 SMALL = ("--num", "3", "--length", "80", "--order", "3")
@@ -73,7 +73,7 @@ def test_steps_are_columns(charrnn, trained, tmp_path):
   assert result.json["settings"]["step"] == [10, 20] and result.json["steps"] == {}
   # Of what was judged before nothing is left.
   result = charrnn("scorecard", trained["a"], "--kind", "c", *SMALL, "--out", tmp_path)
-  step = runs.load(trained["a"]).step
+  step = run_lib.Run.open(trained["a"]).step
   assert f"steps: a {step}" in result.out
   names = sorted(path.name for path in (tmp_path / "scorecard-samples").iterdir())
   assert names == ["3-gram.txt", "a.txt", "real.txt", "shuffled.txt"]

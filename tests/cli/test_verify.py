@@ -5,7 +5,7 @@ import bits
 import orbax.checkpoint as ocp
 import pytest
 
-from charrnn.runs import checkpoint
+from charrnn.runs import checkpoints
 
 
 def test_a_whole_run(charrnn, trained):
@@ -23,7 +23,7 @@ def read_by_orbax(path, like):
   """Digests of what Orbax reads, who trusts its files; None where it refuses."""
   try:
     with ocp.StandardCheckpointer() as checkpointer:
-      return checkpoint.digests(checkpointer.restore(path, like))
+      return checkpoints.digests(checkpointer.restore(path, like))
   except ValueError:
     return None
 
@@ -31,7 +31,7 @@ def read_by_orbax(path, like):
 def test_what_orbax_reads_otherwise_than_it_was_written_is_named(charrnn, a):
   """Flips bytes all over the files that hold arrays, one at a time."""
   folder = a / "checkpoints"
-  tree, meta = checkpoint.read(folder, 20)
+  tree, meta = checkpoints.read(folder, 20)
   found = set()
   for file in sorted((folder / "20/state/ocdbt.process_0/d").iterdir()):
     whole = file.read_bytes()
@@ -116,13 +116,13 @@ def test_a_line_cut_short_by_a_kill_is_no_damage(charrnn, a):
 
 
 def test_a_step_that_training_deletes_meanwhile_is_no_damage(charrnn, a, monkeypatch):
-  metadata = checkpoint.metadata
+  metadata = checkpoints.metadata
 
   def vanish(folder, step, prefix=""):
     shutil.rmtree(folder / str(step), ignore_errors=True)
     return metadata(folder, step, prefix)
 
-  monkeypatch.setattr(checkpoint, "metadata", vanish)
+  monkeypatch.setattr(checkpoints, "metadata", vanish)
   result = charrnn("verify", a)
   assert result.code == 0
   assert result.out.count("gone") == 2

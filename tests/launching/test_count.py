@@ -11,7 +11,8 @@ import pytest
 
 from charrnn import errors, startup
 from charrnn.models import ngram
-from charrnn.runs import checkpoint, metrics, runs
+from charrnn.runs import checkpoints, metrics
+from charrnn.runs import run as run_lib
 
 NGRAM = programs.ROOT / "experiments" / "ngram.py"
 ORDER = 5
@@ -32,16 +33,18 @@ def count(main, folder, tmp_path):
 
 def counted(workdir):
   """The n-grams of a run's text, made without the launch; its ids and parts."""
-  config = runs.read_config(workdir)
-  corpus = runs.load_corpus(config)
-  parts = runs.split(config, len(corpus.ids))
+  config = run_lib.Run.open(workdir).config
+  corpus = run_lib.load_corpus(config)
+  parts = run_lib.split_corpus(config, len(corpus.ids))
   return ngram.fit(corpus.ids, ORDER, corpus.tokenizer.vocab_size, parts.train), corpus.ids, parts
 
 
 def result(workdir):
   """All that a count computes; Orbax keeps a clock in its files."""
   folder = workdir / "checkpoints"
-  arrays = {step: checkpoint.read_meta(folder, step)["arrays"] for step in checkpoint.steps(folder)}
+  arrays = {
+    step: checkpoints.read_meta(folder, step)["arrays"] for step in checkpoints.steps(folder)
+  }
   names = ("metrics.jsonl", "config.json", "alphabet.json")
   files = [workdir / name for name in names] + sorted((workdir / "samples").iterdir())
   return arrays, [path.read_bytes() for path in files]
@@ -56,8 +59,8 @@ def test_a_run_directory_like_any_other(count, capsys):
   assert [line["step"] for line in lines] == [1, 2, 3, 4, 5]
   assert [line["valid/loss"] for line in lines] == list(losses)
   best = 1 + int(np.argmin(losses))
-  assert checkpoint.steps(workdir / "checkpoints") == [best]
-  meta = checkpoint.read_meta(workdir / "checkpoints", best)
+  assert checkpoints.steps(workdir / "checkpoints") == [best]
+  meta = checkpoints.read_meta(workdir / "checkpoints", best)
   assert meta["valid_loss"] == losses[best - 1]
   assert len((workdir / "samples" / f"{best}.txt").read_text()) == 40
   assert (workdir / "loss.png").read_bytes().startswith(b"\x89PNG")
@@ -73,7 +76,7 @@ def test_a_run_directory_like_any_other(count, capsys):
 def test_it_is_loaded_as_the_model_of_the_best_order(count):
   workdir = count("sample.length=0")
   model, *_ = counted(workdir)
-  loaded = runs.load(workdir)
+  loaded = run_lib.Run.open(workdir)
   assert loaded.model.order == loaded.step
   for name, level in model.params(loaded.step).items():
     for field, array in level.items():
@@ -90,7 +93,7 @@ def test_the_same_command_again_counts_nothing(count, monkeypatch, capsys):
   assert len(json.loads((workdir / "run.json").read_text())["launches"]) == 2
 
 
-@pytest.mark.parametrize("where", [(ngram, "fit"), (checkpoint.Writer, "save")])
+@pytest.mark.parametrize("where", [(ngram, "fit"), (checkpoints.Writer, "save")])
 def test_a_run_that_was_killed_starts_again(count, monkeypatch, tmp_path, where):
   whole = count("sample.length=20", workdir=tmp_path / "whole")
 
@@ -106,9 +109,9 @@ def test_a_run_that_was_killed_starts_again(count, monkeypatch, tmp_path, where)
 
 def test_without_a_validation_part_the_longest_strings_are_kept(count, capsys):
   workdir = count("sample.length=0", "text.valid_fraction=0")
-  assert checkpoint.steps(workdir / "checkpoints") == [ORDER]
+  assert checkpoints.steps(workdir / "checkpoints") == [ORDER]
   assert not (workdir / "loss.png").exists() and "loss" not in capsys.readouterr().err
-  assert runs.load(workdir).meta["valid_loss"] is None
+  assert run_lib.Run.open(workdir).meta["valid_loss"] is None
 
 
 def test_the_split_of_streams_needs_their_number(count):

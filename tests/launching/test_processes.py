@@ -11,8 +11,8 @@ import numpy as np
 import programs
 import pytest
 
-from charrnn import files, startup
-from charrnn.runs import checkpoint, metrics
+from charrnn import files
+from charrnn.runs import checkpoints, lock, metrics
 
 STEPS = 44
 PORT = 20_000 + os.getpid() % 10_000  # below those that systems give out
@@ -64,8 +64,8 @@ def alone(folder):
 
 
 def assert_same(workdir, alone):
-  ours, meta = checkpoint.read(workdir / "checkpoints", STEPS)
-  theirs, _ = checkpoint.read(alone / "checkpoints", STEPS)
+  ours, meta = checkpoints.read(workdir / "checkpoints", STEPS)
+  theirs, _ = checkpoints.read(alone / "checkpoints", STEPS)
   jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=0, atol=1e-5), ours, theirs)
   assert meta["memory"]["best_step"] == STEPS
   steps = [line["step"] for line in metrics.read(workdir)]
@@ -91,7 +91,7 @@ def test_a_signal_to_one_stops_both_and_both_go_on(folder, alone):
   processes[1].send_signal(signal.SIGTERM)
   results = [programs.finish(process) for process in processes]
   assert [code for code, _ in results] == [75, 75], results
-  step = checkpoint.steps(folder / "stopped-two" / "checkpoints")[-1]
+  step = checkpoints.steps(folder / "stopped-two" / "checkpoints")[-1]
   assert step < STEPS
   results = [programs.finish(p) for p in start_two(folder, ["stopped-two"] * 2, devices=1)]
   assert [code for code, _ in results] == [0, 0], results
@@ -100,7 +100,7 @@ def test_a_signal_to_one_stops_both_and_both_go_on(folder, alone):
 
 
 def test_what_one_refuses_ends_both(folder):
-  with startup.lock(folder / "locked"):
+  with lock.hold(folder / "locked"):
     results = [programs.finish(p) for p in start_two(folder, ["locked"] * 2, devices=1)]
   assert [code for code, _ in results] == [2, 2]
   assert "another process is training in locked" in results[0][1]

@@ -7,8 +7,8 @@ import programs
 import pytest
 
 from charrnn import config, errors, files, startup
-from charrnn.launching import record, train
-from charrnn.runs import checkpoint, surroundings
+from charrnn.launching import train
+from charrnn.runs import checkpoints, provenance
 from charrnn.training import loop
 
 PHASES = ["python and flags", "text", "jax", "parameters", "first step", "total"]
@@ -27,7 +27,7 @@ def test_where_the_time_went_until_the_first_step(whole):
 
 
 def test_what_is_not_committed_is_kept_with_the_run(main, tmp_path, monkeypatch):
-  monkeypatch.setattr(surroundings, "code", lambda folder: ("c0ffee", b"changes"))
+  monkeypatch.setattr(provenance, "code", lambda folder: ("c0ffee", b"changes"))
   main("--config=tiny.py", "--config.max_steps=1", f"--workdir={tmp_path / 'run'}")
   (launch,) = launches(tmp_path / "run")
   assert launch["git"] == "c0ffee+"
@@ -39,7 +39,7 @@ def test_the_weights_that_a_run_began_with(main, whole, tmp_path):
   arguments = ("--config=tiny.py", f"--config.init_from={source}", "--config.max_steps=1")
   main(*arguments, f"--workdir={tmp_path / 'run'}")
   kept = files.read_json(tmp_path / "run" / "run.json")["weights"]
-  assert kept == record.weights(source) and kept["step"] == checkpoint.best_step(
+  assert kept == provenance.initial_weights(source) and kept["step"] == checkpoints.best_step(
     source / "checkpoints"
   )
   # They are needed no more: a run goes on without them.
@@ -50,8 +50,8 @@ def test_the_weights_that_a_run_began_with(main, whole, tmp_path):
   del older["weights"]
   files.write_json(tmp_path / "run" / "run.json", older)
   main(*arguments, f"--workdir={tmp_path / 'run'}")
-  with pytest.raises(errors.UserError, match="no whole checkpoint"):
-    record.weights(source)
+  with pytest.raises(errors.UserError, match="no undamaged checkpoint"):
+    provenance.initial_weights(source)
 
 
 def test_a_run_made_again_says_what_is_different(main, whole, tmp_path, capsys):
@@ -59,7 +59,7 @@ def test_a_run_made_again_says_what_is_different(main, whole, tmp_path, capsys):
 
   def make_again(name, then):
     line = config.parse(["launch.py", f"--config={whole / 'config.json'}", "--config.max_steps=1"])
-    line = line._replace(original=record.Original(whole, then))
+    line = line._replace(original=provenance.Original(whole, then))
     assert train.run(line, tmp_path / name) == 0
     return capsys.readouterr().err.splitlines()
 

@@ -11,7 +11,7 @@ import programs
 import pytest
 
 from charrnn import errors
-from charrnn.runs import checkpoint, metrics
+from charrnn.runs import checkpoints, metrics
 
 
 def run_on(folder, name):
@@ -57,7 +57,7 @@ def test_stopped_by_a_signal_while_another_process_wants_its_directory(folder, w
   first.send_signal(signal.SIGCONT)
   code, err = programs.finish(first)
   assert code == 75
-  step = checkpoint.steps(workdir / "checkpoints")[-1]
+  step = checkpoints.steps(workdir / "checkpoints")[-1]
   assert step < programs.STEPS
   assert f"stopped by a signal, saved after step {step}: the same command resumes" in err
   assert f"resumes after step {step}" in run_on(folder, "stopped")
@@ -83,7 +83,7 @@ def test_a_closed_terminal_stops_it_and_nothing_is_lost(folder):
   line = ["--config=tiny.py", "--workdir=closed", "--config.max_steps=100000"]
   program = [sys.executable, "-c", ON_A_TERMINAL, programs.ROOT / "launch.py", *line]
   assert subprocess.run(program, cwd=folder, timeout=120, check=False).returncode == 75
-  saved = checkpoint.steps(folder / "closed" / "checkpoints")[-1]
+  saved = checkpoints.steps(folder / "closed" / "checkpoints")[-1]
   logged = metrics.read(folder / "closed")[-1]["step"]
   assert 40 <= logged <= saved < logged + 5  # and checkpoints come every 7 steps
   process = programs.start(folder, *line)

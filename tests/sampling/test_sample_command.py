@@ -15,7 +15,7 @@ from scipy import special
 from charrnn import errors, startup
 from charrnn.cli import sample
 from charrnn.data import tokenizers
-from charrnn.runs import runs
+from charrnn.runs import run as run_lib
 from charrnn.sampling import samples, session
 
 RECITED = "\nabcdefgh"
@@ -28,7 +28,7 @@ def use(monkeypatch):
 
   def use(tokenizer, params=None):
     def load(path, step=None):
-      return types.SimpleNamespace(
+      run = types.SimpleNamespace(
         path=pathlib.Path(path),
         model=CHAIN,
         params=toys.cycle(tokenizer.vocab_size) if params is None else params,
@@ -37,8 +37,10 @@ def use(monkeypatch):
         step=step or 500,
         meta={"valid_loss": 1.25},
       )
+      run.load = lambda: run
+      return run
 
-    monkeypatch.setattr(runs, "load", load)
+    monkeypatch.setattr(run_lib.Run, "open", load)
     monkeypatch.setattr(startup, "import_jax", lambda: None)  # would cache in the user's folder
 
   use(tokenizers.Tokenizer.from_text(RECITED))

@@ -5,7 +5,7 @@ import random
 import numpy as np
 import pytest
 
-from charrnn.runs import parts
+from charrnn.runs import held_out
 from charrnn.scorecards import memorization
 
 ALPHABETS = {
@@ -70,14 +70,14 @@ def test_novelty_is_the_share_of_new_sequences():
 
 
 def _part(text):
-  return parts.Part("training", text, (parts.Passage("whole", 0, len(text)),))
+  return held_out.Text("training", text, (held_out.Passage("whole", 0, len(text)),))
 
 
 def test_copies_are_named_with_document_and_line():
   text = "one\ntwo\nthree\n" + "four\nfive and six\nseven\n"
   # Of the second document the first two lines are in another part.
-  passages = parts.Passage("a", 0, 14), parts.Passage("b", 14, len(text), line=3)
-  training = parts.Part("training", text, passages)
+  passages = held_out.Passage("a", 0, 14), held_out.Passage("b", 14, len(text), line=3)
+  training = held_out.Text("training", text, passages)
   text = "zzz five and six\nsevQ three\n!!"
   (found,) = memorization.matches(training.text, [text])
   first, second = memorization.copies(text, found, training, count=2)

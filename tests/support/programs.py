@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 
-from charrnn.runs import checkpoint, metrics
+from charrnn.runs import checkpoints, metrics
 
 # What C++ collectives say, threads in each other's lines.
 GLOO = re.compile(
@@ -86,8 +86,8 @@ def wait_for_log(process, workdir, words):
 
 def result(workdir):
   """All that a run computes, and nothing that a clock decides."""
-  newest = checkpoint.steps(workdir / "checkpoints")[-1]
-  meta = checkpoint.read_meta(workdir / "checkpoints", newest)
+  newest = checkpoints.steps(workdir / "checkpoints")[-1]
+  meta = checkpoints.read_meta(workdir / "checkpoints", newest)
   names = ("step", "epoch", "train/loss", "grad_norm", "learning_rate", "valid/loss")
   return {
     "arrays": (newest, meta["arrays"]),

@@ -11,7 +11,7 @@ import programs
 import pytest
 
 from charrnn import files
-from charrnn.runs import checkpoint, metrics
+from charrnn.runs import checkpoints, metrics
 from charrnn.sweeps import trials
 
 pytestmark = pytest.mark.skipif(bool(cluster.missing()), reason=cluster.missing())
@@ -114,7 +114,7 @@ def test_whoever_stops_watching_finds_the_job_again(place, environment):
   code, err = programs.finish(process)
   assert code == 75, err
   assert states(folder, [trial]) == ["stopped"] and slurm_says(environment, number) == "CANCELLED"
-  assert checkpoint.steps(folder / trial / "checkpoints")[-1] >= 10
+  assert checkpoints.steps(folder / trial / "checkpoints")[-1] >= 10
 
 
 def slurm_says(environment, number):
@@ -163,7 +163,7 @@ def test_a_trial_that_takes_too_long_saves_and_ends(place, environment):
   )
   code, err = programs.finish(process)
   assert code == 1 and states(folder, [GOOD]) == ["timeout"], err
-  assert checkpoint.steps(folder / GOOD / "checkpoints")
+  assert checkpoints.steps(folder / GOOD / "checkpoints")
 
 
 @pytest.mark.long

@@ -12,13 +12,13 @@ import pytest
 import tiny
 
 from charrnn import errors
-from charrnn.runs import checkpoint, metrics
+from charrnn.runs import checkpoints, metrics
 from charrnn.training import loop
 from charrnn.training import state as state_lib
 
 
 def digests(workdir, step):
-  return checkpoint.read_meta(workdir / "checkpoints", step)["arrays"]
+  return checkpoints.read_meta(workdir / "checkpoints", step)["arrays"]
 
 
 def numbers(workdir):
@@ -47,8 +47,8 @@ def test_a_run_logs_evaluates_and_keeps(whole):
   lines = numbers(whole)
   assert [line["step"] for line in lines if "train/loss" in line] == [4, 8, 12]
   assert [line["step"] for line in lines if "valid/loss" in line] == [6, 12]
-  assert checkpoint.steps(whole / "checkpoints") == [8, 10, 12]
-  memory = checkpoint.read_meta(whole / "checkpoints", 12)["memory"]
+  assert checkpoints.steps(whole / "checkpoints") == [8, 10, 12]
+  memory = checkpoints.read_meta(whole / "checkpoints", 12)["memory"]
   assert memory["best_step"] == 12 and memory["best_loss"] == lines[-1]["valid/loss"]
   assert memory["first_loss"] == lines[0]["train/loss"] and memory["pending"] == []
 
@@ -69,7 +69,7 @@ def test_stopped_by_a_signal_it_goes_on_as_if_it_had_not_been(whole, tmp_path, s
   trainer.train_step = then_a_signal
   _, interrupted = trainer.train(trainer.restore())
   assert interrupted
-  assert checkpoint.steps(tmp_path / "checkpoints")[-1] == stopped_after
+  assert checkpoints.steps(tmp_path / "checkpoints")[-1] == stopped_after
   _, interrupted, said, _, _ = resume(tmp_path)
   assert not interrupted and f"resumes after step {stopped_after}" in said
   assert digests(tmp_path, 12) == digests(whole, 12)
@@ -180,7 +180,7 @@ def test_patience_ends_it_early_and_for_good(tmp_path, monkeypatch):
   state, interrupted = trainer.train(trainer.restore())
   assert state.step == 8 and not interrupted
   assert said[-1] == "stops early: no better loss for 2 evaluations"
-  assert checkpoint.best_step(tmp_path / "checkpoints") == 4
+  assert checkpoints.best_step(tmp_path / "checkpoints") == 4
   again, _ = with_validation(tmp_path, [], monkeypatch, patience=2)
   state, _ = again.train(again.restore())
   assert state.step == 8
@@ -193,18 +193,18 @@ def test_without_validation_text_it_trains_all_the_same(tmp_path, monkeypatch):
   trainer, _ = with_validation(tmp_path, [math.nan] * 6, monkeypatch)
   state, _ = trainer.train(trainer.restore())
   assert state.step == 12 and trainer.memory.best_loss is None
-  assert checkpoint.best_step(tmp_path / "checkpoints") == 12
+  assert checkpoints.best_step(tmp_path / "checkpoints") == 12
   assert not [line for line in metrics.read(tmp_path) if "valid/loss" in line]
 
 
 def test_metrics_keep_what_comes_before_and_drop_what_comes_again(tmp_path):
-  log = metrics.Metrics(tmp_path, 0)
+  log = metrics.MetricsLog(tmp_path, 0)
   for step in (1, 2, 3):
     log.write(step, {"train/loss": step / 3, "grad_norm": math.nan})
   log.close()
   with (tmp_path / "metrics.jsonl").open("a") as file:
     file.write('{"step": 4, "train/lo')  # cut short by a kill
-  metrics.Metrics(tmp_path, 2).close()
+  metrics.MetricsLog(tmp_path, 2).close()
   assert metrics.read(tmp_path) == [
     {"step": step, "train/loss": step / 3, "grad_norm": None} for step in (1, 2)
   ]

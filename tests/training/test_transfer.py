@@ -8,7 +8,7 @@ import tiny
 from charrnn import config as config_lib
 from charrnn import errors, files
 from charrnn.data import tokenizers
-from charrnn.runs import checkpoint
+from charrnn.runs import checkpoints
 from charrnn.training import transfer
 
 OLD, NEW = "abcdefg", "!abcdxyzefg"
@@ -23,7 +23,7 @@ def source(tmp_path, request):
   files.write_json(tmp_path / "config.json", config_lib.to_json(c))
   tokenizers.Tokenizer.from_text(OLD).save(tmp_path / "alphabet.json")
   params = jax.device_get(net.init(jax.random.key(1)))
-  writer = checkpoint.Writer(tmp_path / "checkpoints", 1)
+  writer = checkpoints.Writer(tmp_path / "checkpoints", 1)
   writer.save(3, {"params": params}, {"valid_loss": 1.0})
   writer.close()
   return tmp_path, params, request.param

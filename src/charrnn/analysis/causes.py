@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 
 from charrnn.analysis import hypotheses, intervene, labels, material, record, steer, targets
-from charrnn.runs import runs
+from charrnn.runs import run as run_lib
 
 ABLATED = 20_000  # characters of the confirmation half, for each cell that is set
 STEERED = 4  # controls of a cell in generation
@@ -17,7 +17,7 @@ Cells = Mapping[str, intervene.Cell]  # by the hypothesis that they were found f
 
 
 def ablations(
-  run: runs.Run,
+  run: run_lib.Run,
   text: material.Material,
   recording: record.Recording,
   cells: Cells,
@@ -86,7 +86,7 @@ def _all(others) -> list[intervene.Cell]:
 
 
 def steering(
-  run: runs.Run,
+  run: run_lib.Run,
   text: material.Material,
   recording: record.Recording,
   cells: Cells,

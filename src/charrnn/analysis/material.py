@@ -8,7 +8,7 @@ import numpy as np
 
 from charrnn import errors
 from charrnn.data import splits
-from charrnn.runs import runs
+from charrnn.runs import run as run_lib
 
 FEWEST = 5000  # characters, of which two halves can be made
 
@@ -25,10 +25,10 @@ class Material(NamedTuple):
     return "".join(self.texts)
 
 
-def held_out(run: runs.Run, characters: int) -> Material:
+def held_out(run: run_lib.Run, characters: int) -> Material:
   """The first so many characters of the validation and test parts of the run's own corpus."""
-  corpus = runs.load_same_corpus(run.path, run.config)
-  parts = runs.split(run.config, len(corpus.ids))
+  corpus = run.corpus()
+  parts = run.splits()
   wanted = [*parts.valid, *parts.test]
   if not wanted:
     raise errors.UserError(f"{run.path} was trained on all of its text: give another with --text")
@@ -40,7 +40,9 @@ def held_out(run: runs.Run, characters: int) -> Material:
   return _material(run, name, ids, [piece[2] for piece in pieces])
 
 
-def of_files(run: runs.Run, texts: Sequence[tuple[str, np.ndarray]], characters: int) -> Material:
+def of_files(
+  run: run_lib.Run, texts: Sequence[tuple[str, np.ndarray]], characters: int
+) -> Material:
   """Files as (path, ids), each a document."""
   spans, stop = [], 0
   for path, ids in texts:

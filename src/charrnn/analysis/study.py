@@ -28,7 +28,8 @@ from charrnn.analysis import (
   targets,
   twins,
 )
-from charrnn.runs import checkpoint, runs
+from charrnn.runs import checkpoints
+from charrnn.runs import run as run_lib
 
 # What each is scored again without: a cell that knows no more than these does not count for it.
 CONFOUNDS = {
@@ -57,7 +58,7 @@ class Settings:
 class Study:
   """A run, a text, and what has been found so far."""
 
-  def __init__(self, run: runs.Run, text: material.Material, settings: Settings, out, watch):
+  def __init__(self, run: run_lib.Run, text: material.Material, settings: Settings, out, watch):
     """`out` is a folder for scratch files; `watch(phase)` gives a callback (done, total)."""
     self.run, self.material, self.settings, self.watch = run, text, settings, watch
     self.model, self.scratch = run.model, pathlib.Path(out) / ".scratch.f32"
@@ -261,11 +262,8 @@ class Study:
     return told
 
   def _births(self) -> list[dict]:
-    folder, run = self.run.path / "checkpoints", self.run
-    loads = [
-      (step, functools.partial(_parameters, folder, step))
-      for step in births.spread(checkpoint.steps(folder))
-    ]
+    run = self.run
+    loads = [(step, functools.partial(_parameters, run, step)) for step in births.spread(run.steps)]
     if not run.config.init_from:
       loads.insert(0, (0, lambda: self.model.init(jax.random.key(run.config.seed))))
     born = births.trace(
@@ -296,7 +294,7 @@ class Study:
         for f in self.found
         if f.hypothesis not in self.twins.observed
       ]
-    if len(checkpoint.steps(self.run.path / "checkpoints")) < 6:
+    if len(self.run.steps) < 6:
       told.append(
         "few checkpoints were kept to see how cells came to be: train with config.keep=100"
       )
@@ -318,9 +316,9 @@ class Study:
     )
 
 
-def _parameters(folder, step):
+def _parameters(run, step):
   """Those of a checkpoint; None if it is damaged, or gone: a run that trains drops old ones."""
   try:
-    return checkpoint.read(folder, step, "params")[0]["params"]
-  except checkpoint.DamagedError:
+    return run.checkpoint(step, "params")[0]["params"]
+  except (checkpoints.DamagedError, run_lib.DeletedError):
     return None

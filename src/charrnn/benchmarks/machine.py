@@ -13,7 +13,7 @@ import subprocess
 import sys
 
 from charrnn import errors, startup
-from charrnn.runs import surroundings
+from charrnn.runs import provenance
 
 PACKAGES = ("charrnn", "jax", "jaxlib", "flax", "torch", "numpy")
 PATIENCE = 300  # seconds in which JAX has found its devices
@@ -36,7 +36,7 @@ def facts():
     last = (done.stderr.strip().splitlines() or ["no message"])[-1]
     raise errors.UserError(f"JAX does not start here: {last}")
   return {
-    "processor": surroundings.processor(),
+    "processor": provenance.processor(),
     "cores": len(startup.cores()),
     "system": platform.platform(),
     "python": platform.python_version(),

@@ -72,14 +72,14 @@ def run(args):
   _check(args)
   startup.keep_memory()
   startup.import_jax()
-  from charrnn.runs import runs
+  from charrnn.runs import run as run_lib
 
-  config = runs.read_config(args.run)
+  config = run_lib.Run.open(args.run).config
   if config.model.cell == "ngram":
     raise errors.UserError(f"{args.run} is an ngram: it has no cells")
   sources = [(path, texts.read(path, config.text)) for path in args.text or []]
   out = files.make_folder(args.out, pathlib.Path(args.run) / "cells")
-  loaded = runs.load(args.run, args.step)
+  loaded = run_lib.Run.open(args.run, args.step).load()
   from charrnn.analysis import explorer, pictures, study
 
   if sources:

@@ -1,110 +1,102 @@
-"""`charrnn diff`: what two runs have in common and what not."""
+"""`charrnn diff`: the differences between two runs."""
 
 import json
 import sys
+from collections.abc import Iterator
+from typing import Any
 
-HELP = """compare two runs: config, corpus, alphabet, versions, weights
+import numpy as np
 
-What matters is the config, but for fields that decide no number (marked: aside), the text that was
-read, the alphabet, and every bit of the weights. Exit code 0: all of that is the same; 1: it is
-not; 2: an error. In the table, relative is |A - B| / |A| over all numbers of an array."""
+from charrnn import config as config_lib
+from charrnn import console, files
+from charrnn.cli import inspect as inspect_lib
+from charrnn.runs import checkpoints
+from charrnn.runs import run as run_lib
+
+HELP = """compare two runs: config, corpus, vocabulary, versions, weights
+
+Exit code 0: the config, the text, the vocabulary and every bit of the weights are the same; 1:
+they are not; 2: an error. Config fields that do not affect the results (marked: no effect) and
+versions do not count. In the table, relative is |A - B| / |A| over all numbers of an array."""
+ALIASES = {"vocabulary": "alphabet"}
+MAX_TOKENS = 20
 
 
 def add_arguments(parser):
   parser.add_argument("a", metavar="RUN_A", help="a run directory")
   parser.add_argument("b", metavar="RUN_B", help="another, or the same with another step")
   for side in "ab":
-    text = f"a kept step of RUN_{side.upper()}; default: the best"
+    text = f"a step of RUN_{side.upper()} with a checkpoint (default: the best)"
     parser.add_argument(f"--step-{side}", metavar="N", type=int, help=text)
-  parser.add_argument("--json", action="store_true", help="exact values, one JSON object")
+  parser.add_argument("--json", action="store_true", help="exact values as one JSON object")
 
 
 def run(args):
-  from charrnn.runs import inspection
-
-  inspection.prepare()
-  a, b = _side(args.a, args.step_a), _side(args.b, args.step_b)
-  result = _compare(a, b)
+  a, b = run_lib.Run.open(args.a, args.step_a), run_lib.Run.open(args.b, args.step_b)
+  run_lib.use_cpu()
+  result = compare(a, b)
   if args.json:
-    print(json.dumps(result))
+    print(json.dumps(files.with_aliases(result, ALIASES)))
   else:
     sys.stdout.reconfigure(errors="backslashreplace")
     print("\n".join(line.rstrip() for line in _report(result)))
   return 0 if result["same"] else 1
 
 
-def _side(path, step):
-  """All of a run that is compared; without a checkpoint its params are None."""
-  from charrnn import config as config_lib
-  from charrnn.data import tokenizers
-  from charrnn.runs import checkpoint, inspection, runs
-
-  path = runs.check(path)
-  loaded = None
-  if step is not None or checkpoint.steps(path / "checkpoints"):
-    loaded = runs.load(path, step)
-  return {
-    "about": runs.origin(path),
-    "config": config_lib.flatten(config_lib.to_json(runs.read_config(path))),
-    "alphabet": tokenizers.Tokenizer.load(path / "alphabet.json"),
-    "params": loaded and inspection.flatten(loaded.params),
-    "title": {"run": str(path), "step": loaded and loaded.step},
-  }
-
-
-def _compare(a, b):
-  config = _config(a["config"], b["config"])
-  corpora = [side["about"]["corpus"] for side in (a, b)]
-  weights = _weights(a["params"], b["params"])
+def compare(a: run_lib.Run, b: run_lib.Run) -> dict[str, Any]:
+  """Return the differences of two runs as JSON. A run without a checkpoint has no weights."""
+  config = _compare_configs(a, b)
+  corpora = [run.origin["corpus"] for run in (a, b)]
+  weights = [checkpoints.flatten(run.params) if run.steps else None for run in (a, b)]
+  arrays = None if None in weights else _compare_arrays(*weights)
   same = {
     "config": not any(field["matters"] for field in config),
     "corpus": corpora[0]["sha256"] == corpora[1]["sha256"],
-    "alphabet": len({(side["alphabet"].kind, side["alphabet"].tokens) for side in (a, b)}) == 1,
-    "weights": all(array["same"] for array in weights or ()),
+    "vocabulary": _tokens(a) == _tokens(b),
+    "weights": weights == [None, None] if arrays is None else all(row["same"] for row in arrays),
   }
-  if (a["params"] is None) != (b["params"] is None):
-    same["weights"] = False
   return {
     "same": all(same.values()),
     "same_by_part": same,
-    "a": a["title"],
-    "b": b["title"],
+    **{
+      side: {"run": str(run.path), "step": None if params is None else run.step}
+      for side, run, params in zip("ab", (a, b), weights)
+    },
     "config": config,
-    "corpus": {"a": corpora[0], "b": corpora[1]},
-    "alphabet": _alphabets(a["alphabet"], b["alphabet"]),
-    "versions": _versions(a["about"], b["about"]),
-    "weights": weights,
+    "corpus": dict(zip("ab", corpora)),
+    "vocabulary": {
+      "a": {"kind": a.tokenizer.kind, "size": a.tokenizer.vocab_size},
+      "b": {"kind": b.tokenizer.kind, "size": b.tokenizer.vocab_size},
+      "only_a": [token for token in _tokens(a)[1] if token not in _tokens(b)[1]],
+      "only_b": [token for token in _tokens(b)[1] if token not in _tokens(a)[1]],
+    },
+    "versions": _compare_versions(a.origin, b.origin),
+    "weights": arrays,
   }
 
 
-def _config(a, b):
-  from charrnn import config as config_lib
-
-  # Where the text was found decides nothing: its digest is compared.
-  aside = {*config_lib.FREE, "text.source"}
+def _compare_configs(a, b) -> list[dict[str, Any]]:
+  # The corpus is compared by its digest, not by its name.
+  no_effect = {*config_lib.FREE, "text.source"}
+  a, b = (config_lib.flatten(config_lib.to_json(run.config)) for run in (a, b))
   return [
     {
       "field": name,
       "a": a.get(name),
       "b": b.get(name),
-      "matters": not config_lib.is_in(aside, name),
+      "matters": not config_lib.is_in(no_effect, name),
     }
     for name in {**a, **b}
     if a.get(name) != b.get(name)
   ]
 
 
-def _alphabets(a, b):
-  return {
-    "a": {"kind": a.kind, "size": a.size},
-    "b": {"kind": b.kind, "size": b.size},
-    "only_a": [symbol for symbol in a.tokens if symbol not in b.tokens],
-    "only_b": [symbol for symbol in b.tokens if symbol not in a.tokens],
-  }
+def _tokens(run) -> tuple[str, tuple[str, ...]]:
+  return run.tokenizer.kind, run.tokenizer.tokens
 
 
-def _versions(a, b):
-  """Those that differ, of the last launches."""
+def _compare_versions(a, b) -> dict[str, list[str | None]]:
+  """Return what differs between the last launches."""
   a, b = (
     {"python": last["python"], "devices": last["devices"], **last["packages"]}
     for last in (a["launches"][-1], b["launches"][-1])
@@ -112,91 +104,85 @@ def _versions(a, b):
   return {name: [a.get(name), b.get(name)] for name in {**a, **b} if a.get(name) != b.get(name)}
 
 
-def _weights(a, b):
-  """None where a run has no checkpoint."""
-  if a is None or b is None:
-    return None
-  from charrnn.runs import inspection
-
-  names = sorted(a.keys() | b.keys(), key=inspection.natural)
+def _compare_arrays(a, b) -> list[dict[str, Any]]:
+  names = sorted(a.keys() | b.keys(), key=checkpoints.natural_key)
   return [{"name": name, **_distance(a.get(name), b.get(name))} for name in names]
 
 
-def _distance(a, b):
-  import numpy as np
-
-  from charrnn.runs import inspection
-
+def _distance(a: np.ndarray | None, b: np.ndarray | None) -> dict[str, Any]:
   shapes = [None if array is None else list(array.shape) for array in (a, b)]
   row = {"shape_a": shapes[0], "shape_b": shapes[1], "same": False}
   if shapes[0] != shapes[1]:
     return row
   row["same"] = a.dtype == b.dtype and a.tobytes() == b.tobytes()
   a, b = a.astype(np.float64), b.astype(np.float64)
-  size, apart = np.linalg.norm(a), np.linalg.norm(a - b)
-  relative = apart / size if size else (np.inf if apart else 0.0)
-  row["relative"], row["max_abs"] = map(inspection.finite, (relative, np.abs(a - b).max()))
+  norm, distance = np.linalg.norm(a), np.linalg.norm(a - b)
+  relative = distance / norm if norm else (np.inf if distance else 0.0)
+  row["relative"] = inspect_lib.finite(relative)
+  row["max_abs"] = inspect_lib.finite(np.abs(a - b).max())
   return row
 
 
-def _report(result):
-  from charrnn.cli.inspect import row
-
-  same = result["same_by_part"]
+def _report(result) -> Iterator[str]:
+  row, same = inspect_lib.row, result["same_by_part"]
   for side in "ab":
-    title = result[side]
-    step = "no checkpoint yet" if title["step"] is None else f"step {title['step']:,}"
-    yield from row(f"{side.upper()}", f"{title['run']}, {step}")
+    step = result[side]["step"]
+    step = "no checkpoint yet" if step is None else f"step {step:,}"
+    yield from row(side.upper(), f"{result[side]['run']}, {step}")
   yield ""
   for n, field in enumerate(result["config"]):
     values = f"{field['field']}: {field['a']!r} | {field['b']!r}"
-    yield from row("" if n else "config", values + ("" if field["matters"] else "  (aside)"))
+    yield from row("" if n else "config", values + ("" if field["matters"] else "  (no effect)"))
   if not result["config"]:
     yield from row("config", "the same")
-  a, b = result["corpus"]["a"], result["corpus"]["b"]
-  texts = [f"{c['source']}, {c['characters']:,} characters, {c['sha256'][:12]}" for c in (a, b)]
+  texts = [
+    f"{corpus['source']}, {corpus['characters']:,} characters, {corpus['sha256'][:12]}"
+    for corpus in result["corpus"].values()
+  ]
   yield from row("corpus", "the same text" if same["corpus"] else " | ".join(texts))
-  yield from row("alphabet", "the same" if same["alphabet"] else _alphabet(result["alphabet"]))
+  vocabulary = "the same" if same["vocabulary"] else _vocabularies(result["vocabulary"])
+  yield from row("vocabulary", vocabulary)
   pairs = [f"{name} {old} | {new}" for name, (old, new) in result["versions"].items()]
   yield from row("versions", "; ".join(pairs) or "the same")
-  yield from _table(result["weights"])
+  yield from _weights(result["weights"])
   yield ""
   parts = [name for name, value in same.items() if not value]
-  yield "the same in all that matters" if result["same"] else f"different: {', '.join(parts)}"
+  yield f"different: {', '.join(parts)}" if parts else "no difference that matters"
 
 
-def _alphabet(alphabets):
-  a, b = alphabets["a"], alphabets["b"]
-  text = f"{a['kind']} of {a['size']} | {b['kind']} of {b['size']}"
+def _vocabularies(vocabularies) -> str:
+  text = " | ".join(
+    f"{vocabularies[side]['kind']} of {vocabularies[side]['size']}" for side in "ab"
+  )
   for side in "ab":
-    if only := alphabets[f"only_{side}"]:
-      text += f"; only in {side.upper()}: {' '.join(map(repr, only[:20]))}"
-      text += f" and {len(only) - 20} more" if len(only) > 20 else ""
+    if only := vocabularies[f"only_{side}"]:
+      text += f"; only in {side.upper()}: {' '.join(map(repr, only[:MAX_TOKENS]))}"
+      text += f" and {len(only) - MAX_TOKENS} more" if len(only) > MAX_TOKENS else ""
   return text
 
 
-def _table(weights):
-  from charrnn.cli.inspect import row
-
-  if weights is None:
-    yield from row("weights", "not compared: a checkpoint is missing")
+def _weights(arrays) -> Iterator[str]:
+  if arrays is None:
+    yield from inspect_lib.row("weights", "not compared: a checkpoint is missing")
     return
-  count = sum(array["same"] for array in weights)
-  yield from row("weights", f"{count} of {len(weights)} arrays are the same, bit by bit")
-  width = max(len(array["name"]) for array in weights)
-  if count < len(weights):
-    yield f"  {'array':<{width}}  {'shape':>24}  {'relative':>10}  {'max |A-B|':>10}"
-  for array in weights if count < len(weights) else ():
-    yield f"  {array['name']:<{width}}  {_distance_text(array)}"
+  count = sum(array["same"] for array in arrays)
+  text = f"{count} of {len(arrays)} arrays are the same, bit by bit"
+  yield from inspect_lib.row("weights", text)
+  if count < len(arrays):
+    header = ["array", "shape", "relative", "max |A-B|"]
+    rows = [[array["name"], *_cells(array)] for array in arrays]
+    yield from (f"  {line}" for line in console.table(header, rows))
 
 
-def _distance_text(array):
-  shapes = [" x ".join(map(str, shape)) for shape in (array["shape_a"], array["shape_b"]) if shape]
-  if array["shape_a"] is None or array["shape_b"] is None:
-    return f"{shapes[0]:>24}  only in {'A' if array['shape_a'] else 'B'}"
-  if array["shape_a"] != array["shape_b"]:
-    return f"{' | '.join(shapes):>24}  shapes differ"
+def _cells(array) -> list[str]:
+  """Return the shape, and the distance or what prevents one."""
+  shapes = [array["shape_a"], array["shape_b"]]
+  texts = [" x ".join(map(str, shape)) for shape in shapes if shape is not None]
+  if None in shapes:
+    return [texts[0], f"only in {'A' if shapes[1] is None else 'B'}"]
+  if shapes[0] != shapes[1]:
+    return [" | ".join(texts), "shapes differ"]
   if array["same"]:
-    return f"{shapes[0]:>24}  {'same':>10}"
-  numbers = ("nan" if x is None else f"{x:.3g}" for x in (array["relative"], array["max_abs"]))
-  return f"{shapes[0]:>24}  " + "  ".join(f"{number:>10}" for number in numbers)
+    return [texts[0], "same"]
+  distances = (array["relative"], array["max_abs"])
+  return [texts[0], *("nan" if value is None else f"{value:.3g}" for value in distances)]

@@ -74,9 +74,10 @@ def _rate(text):
 def run(args):
   _check(args)
   from charrnn import startup
-  from charrnn.runs import runs
+  from charrnn.runs import run as run_lib
 
-  config = runs.read_config(args.run)
+  loaded = run_lib.Run.open(args.run, args.step)
+  config = loaded.config
   if args.dynamic is not None and config.model.cell == "ngram":
     raise errors.UserError(f"--dynamic: {args.run} is an ngram, which has no gradient to follow")
   files = [(path, texts_lib.read(path, config.text)) for path in args.files]
@@ -84,8 +85,8 @@ def run(args):
   startup.keep_memory()
   startup.import_jax()
   startup.set_cpu_devices(0, streams, 1)
-  loaded = runs.load(args.run, args.step)
-  corpus = runs.load_same_corpus(loaded.path, config) if args.errors or not files else None
+  loaded.load()
+  corpus = loaded.corpus() if args.errors or not files else None
   state = args.state or ("reset" if files else "carried")
   how = {"carried": state == "carried", "characters": args.characters}
   if files:

@@ -1,15 +1,21 @@
-"""`charrnn export`: the parameters of a run in one file that other programs read."""
+"""`charrnn export`: the parameters of a run in one file for other programs."""
 
 import json
 import pathlib
-import sys
+from typing import IO
 
-from charrnn import errors, files
+import numpy as np
 
-HELP = """write a run's parameters, config and alphabet to one .safetensors or .npz file
+from charrnn import config as config_lib
+from charrnn import console, errors, files
+from charrnn.runs import checkpoints
+from charrnn.runs import run as run_lib
 
-Arrays are named as in charrnn inspect: layer_0/W_xh [inputs, gates * hidden] and so on. To read
-them elsewhere (an ngram's are level_1/first and so on, see charrnn/models/ngram.py):
+HELP = """write a run's parameters, config and vocabulary to one .safetensors or .npz file
+
+Arrays have the names of charrnn inspect: layer_0/W_xh [inputs, gates * hidden] and so on. To read
+them elsewhere (those of an n-gram, level_1/first and so on, are explained in
+charrnn/models/ngram.py):
 
   file = safetensors.safe_open("OUT.safetensors", "numpy")
   params = {name: file.get_tensor(name) for name in file.keys()}
@@ -19,56 +25,56 @@ them elsewhere (an ngram's are level_1/first and so on, see charrnn/models/ngram
   params = {name: file[name] for name in file.files if name != "__meta__"}
   meta = json.loads(str(file["__meta__"]))
 
-meta has config, alphabet, step and valid_loss."""
+meta has config, tokenizer (the vocabulary), step and valid_loss."""
+
+
+ALIASES = {"tokenizer": "alphabet", "tokens": "symbols"}
 
 
 def add_arguments(parser):
   parser.add_argument("run", metavar="RUN", help="a run directory")
   parser.add_argument("out", metavar="OUT", help="a file that ends in .safetensors or .npz")
-  parser.add_argument("--step", metavar="N", type=int, help="a kept step; default: the best")
+  parser.add_argument(
+    "--step", metavar="N", type=int, help="a step with a checkpoint (default: the best)"
+  )
   parser.add_argument("--force", action="store_true", help="replace OUT if it exists")
 
 
 def run(args):
   out = pathlib.Path(args.out)
-  write = _writer(out, args.force)
-  from charrnn import config as config_lib
-  from charrnn.runs import inspection, runs
-
-  inspection.prepare()
-  loaded = runs.load(args.run, args.step)
-  arrays = inspection.flatten(loaded.params)
+  _check_output(out, args.force)
+  opened = run_lib.Run.open(args.run, args.step)
+  run_lib.use_cpu()
+  arrays = {name: np.ascontiguousarray(a) for name, a in checkpoints.flatten(opened.params).items()}
   meta = {
-    "config": config_lib.to_json(loaded.config),
-    "alphabet": files.with_aliases(loaded.tokenizer.to_json(), {"tokens": "symbols"}),
-    "step": loaded.step,
-    "valid_loss": loaded.meta["valid_loss"],
+    "config": config_lib.to_json(opened.config),
+    "tokenizer": opened.tokenizer.to_json(),
+    "step": opened.step,
+    "valid_loss": opened.meta["valid_loss"],
   }
   with files.replace_file(out) as file:
-    write(file, arrays, meta)
+    WRITERS[out.suffix](file, arrays, files.with_aliases(meta, ALIASES))
   size = sum(array.size for array in arrays.values())
-  print(f"{out}: {size:,} parameters of step {loaded.step}", file=sys.stderr)
+  console.say(f"{out}: {size:,} parameters of step {opened.step}")
 
 
-def _writer(out, force):
-  """How to write a file with this name; a UserError where it cannot be."""
-  writers = {".safetensors": _write_safetensors, ".npz": _write_npz}
-  if out.suffix not in writers:
-    raise errors.UserError(f"{out}: the name must end in {' or '.join(writers)}")
+def _check_output(out: pathlib.Path, force: bool):
+  if out.suffix not in WRITERS:
+    raise errors.UserError(f"{out}: the name must end in {' or '.join(WRITERS)}")
   files.check_output(out)
   if out.exists() and not force:
     raise errors.UserError(f"{out} exists: give --force to replace it")
-  return writers[out.suffix]
 
 
-def _write_safetensors(file, arrays, meta):
+def _write_safetensors(file: IO[bytes], arrays: dict, meta: dict):
   import safetensors.numpy
 
   text = {name: json.dumps(value) for name, value in meta.items()}
   file.write(safetensors.numpy.save(arrays, text))
 
 
-def _write_npz(file, arrays, meta):
-  import numpy as np
-
+def _write_npz(file: IO[bytes], arrays: dict, meta: dict):
   np.savez(file, __meta__=np.array(json.dumps(meta)), **arrays)
+
+
+WRITERS = {".safetensors": _write_safetensors, ".npz": _write_npz}

@@ -1,136 +1,279 @@
-"""`charrnn inspect`: what a run is, how it went, and the arrays of one of its checkpoints."""
+"""`charrnn inspect`: origin, progress and parameters of a run."""
 
+import contextlib
 import json
+import math
+import statistics
 import sys
 import textwrap
+from collections.abc import Iterator
+from typing import Any
 
-from charrnn import console
+import numpy as np
+
+from charrnn import config as config_lib
+from charrnn import console, errors, files
+from charrnn.runs import checkpoints, metrics
+from charrnn.runs import run as run_lib
+from charrnn.runs import status as status_lib
 
 HELP = """show a run: origin, config, losses, checkpoints, parameters
 
-Works on a run while it trains. The parameters are those of the best checkpoint by validation loss,
-or of --step; an array that does not match its digest is marked DAMAGED (charrnn verify reads all
-checkpoints). The norm is Euclidean, over all numbers of an array; std is their deviation."""
+Works while the run is training. The parameters are those of the best checkpoint by validation
+loss, or of --step. An array that does not match its digest is marked DAMAGED (charrnn verify
+checks all checkpoints). The norm is Euclidean, over all numbers of an array; std is the standard
+deviation."""
 WIDTH = 92
 LABEL = 13
-SHOWN = 8  # columns of the table of evaluations
-SYMBOL_LINES = 4
-LAUNCHES = 3
+MAX_EVALUATIONS = 8  # columns of the table of evaluations
+MAX_VOCABULARY_LINES = 4
+MAX_LAUNCHES = 3
 STATISTICS = ("norm", "min", "max", "std")
+PARAMS = "params"
+ALIASES = {
+  "status": "state",
+  "quarantined": "put_aside",
+  "tokenizer": "alphabet",
+  "tokens": "symbols",
+}
 
 
 def add_arguments(parser):
   parser.add_argument("run", metavar="RUN", help="a run directory")
-  parser.add_argument("--step", metavar="N", type=int, help="a kept step; default: the best")
-  parser.add_argument("--json", action="store_true", help="exact values, one JSON object")
+  parser.add_argument(
+    "--step", metavar="N", type=int, help="a step with a checkpoint (default: the best)"
+  )
+  parser.add_argument("--json", action="store_true", help="exact values as one JSON object")
 
 
 def run(args):
-  from charrnn.runs import inspection, runs
-
-  path = runs.check(args.run)
-  inspection.prepare()
-  facts = inspection.facts(path, args.step)
+  opened = run_lib.Run.open(args.run, args.step)
+  run_lib.use_cpu()
+  about = summary(opened, args.step)
   if args.json:
-    print(json.dumps(facts))
+    print(json.dumps(files.with_aliases(about, ALIASES)))
     return
-  sys.stdout.reconfigure(errors="backslashreplace")  # of the alphabet, where a terminal lacks some
-  print("\n".join(line.rstrip() for line in _report(facts)))
+  sys.stdout.reconfigure(errors="backslashreplace")  # the terminal may lack some characters
+  print("\n".join(line.rstrip() for line in _report(about)))
 
 
-def _report(facts):
-  yield from _origin(facts)
-  yield from _launches(facts["launches"] or [])
+def summary(run: run_lib.Run, step: int | None = None) -> dict[str, Any]:
+  """Return everything about a run as JSON. Errors on the way are listed under `problems`.
+
+  `step`: the checkpoint whose parameters are described; None: the best.
+  """
+  problems: list[str] = []
+
+  def attempt(read):
+    try:
+      return read()
+    except (errors.UserError, OSError) as error:
+      problems.append(str(error))
+      return None
+
+  kept, memory = _list_checkpoints(run)
+  origin = attempt(lambda: run.origin) or {}
+  config = attempt(lambda: run.config)
+  tokenizer = attempt(lambda: run.tokenizer)
+  lines = attempt(lambda: run.metrics) or []
+  length = attempt(lambda: run.length) if config and origin else None
+  return {
+    "run": str(run.path),
+    **{name: origin.get(name) for name in ("experiment", "variant", "corpus", "launches")},
+    "progress": _progress(run, lines, kept, length or (None, None)),
+    "tokenizer": tokenizer and tokenizer.to_json(),
+    "config": config and config_lib.to_json(config),
+    "history": _history(lines) | {"seconds": memory.get("seconds")},
+    "checkpoints": kept,
+    "parameters": attempt(lambda: _parameters(run, kept, step)),
+    "problems": problems,
+  }
+
+
+def _list_checkpoints(run: run_lib.Run) -> tuple[dict[str, Any], dict[str, Any]]:
+  """Return the checkpoints, without reading their arrays, and the newest state of the loop.
+
+  `whole`: the metadata match their digest and no array is missing.
+  """
+  folder = run.path / "checkpoints"
+  steps: list[dict[str, Any]] = []
+  memory: dict[str, Any] = {}
+  for step in run.steps:
+    try:
+      meta = checkpoints.read_meta(folder, step)
+      whole = checkpoints.shapes(folder, step).keys() == meta["arrays"].keys()
+    except checkpoints.DamagedError:
+      meta, whole = {}, False
+    if not whole and run.is_deleted(step):
+      continue
+    memory = meta.get("memory", memory)
+    steps.append({"step": step, "valid_loss": meta.get("valid_loss"), "whole": whole})
+  losses = {entry["step"]: entry["valid_loss"] for entry in steps if entry["whole"]}
+  return {
+    "steps": steps,
+    "best": checkpoints.best(losses),
+    "newest": max(losses, default=None),
+    "unfinished": sorted(path.name for path in folder.glob("*.orbax-checkpoint-tmp*")),
+    "quarantined": sorted(path.name for path in (run.path / "damaged").glob("*")),
+  }, memory
+
+
+def _history(lines) -> dict[str, Any]:
+  train, valid = (
+    [{"step": step, "loss": loss} for step, loss in metrics.curve(lines, name)]
+    for name in ("train/loss", "valid/loss")
+  )
+  rates = [rate for _, rate in metrics.curve(lines, "chars_per_second")]
+  return {
+    "first_train": train[0] if train else None,
+    "last_train": train[-1] if train else None,
+    "best_valid": min(valid, key=lambda point: point["loss"], default=None),
+    "valid": valid,
+    "characters_per_second": statistics.median(rates) if rates else None,
+  }
+
+
+def _progress(run, lines, kept, length) -> dict[str, Any]:
+  steps, per_epoch = length
+  step = max([kept["newest"] or 0, *(line["step"] for line in lines)])
+  epochs = step / per_epoch if per_epoch else None
+  return {"status": run.status, "step": step, "steps": steps, "epochs": epochs}
+
+
+def _parameters(run, kept, step: int | None) -> dict[str, Any] | None:
+  """Return a description of the arrays of a step, by default of the best; None if there is none."""
+  if step is not None:
+    return {"step": step, **_describe(run.arrays(step, PARAMS))}
+  best = [kept["best"]] if kept["best"] is not None else []
+  for candidate in [*best, *(entry["step"] for entry in reversed(kept["steps"]))]:
+    # Training may delete a step meanwhile: describe the next one.
+    with contextlib.suppress(run_lib.DeletedError):
+      return {"step": candidate, **_describe(run.arrays(candidate, PARAMS))}
+  return None
+
+
+def _describe(arrays: run_lib.Arrays) -> dict[str, Any]:
+  rows, union = [], arrays.whole | arrays.damaged
+  for name in sorted(union, key=checkpoints.natural_key):
+    array = union[name]
+    row = {"name": name.removeprefix(f"{PARAMS}/"), "whole": name in arrays.whole}
+    if array is not None:
+      shape = list(array.shape)
+      row |= {"shape": shape, "dtype": np.dtype(array.dtype).name, "size": math.prod(shape)}
+    if row["whole"]:
+      row |= _statistics(array.astype(np.float64))
+    rows.append(row)
+  sizes = [(row["size"], np.dtype(row["dtype"]).itemsize) for row in rows if "size" in row]
+  return {
+    "arrays": rows,
+    "total": sum(size for size, _ in sizes),
+    "bytes": sum(size * itemsize for size, itemsize in sizes),
+  }
+
+
+def _statistics(array: np.ndarray) -> dict[str, float | None]:
+  numbers = {"norm": np.linalg.norm(array.ravel()), "min": array.min(), "max": array.max()}
+  numbers |= {"mean": array.mean(), "std": array.std()}
+  return {name: finite(number) for name, number in numbers.items()}
+
+
+def finite(value: float) -> float | None:
+  """Return a float for JSON: None for NaN and infinity."""
+  return float(value) if math.isfinite(value) else None
+
+
+def _report(about) -> Iterator[str]:
+  yield from _origin(about)
+  yield from _launches(about["launches"] or [])
   yield ""
-  yield from _config(facts["config"] or {})
+  yield from _config(about["config"] or {})
   yield ""
-  yield from _losses(facts["history"])
+  yield from _losses(about["history"])
   yield ""
-  yield from _checkpoints(facts["checkpoints"])
-  if facts["parameters"]:
+  yield from _checkpoints(about["checkpoints"])
+  if about["parameters"]:
     yield ""
-    yield from _parameters(facts["parameters"])
-  if facts["problems"]:
+    yield from _parameter_table(about["parameters"])
+  if about["problems"]:
     yield ""
-    for problem in facts["problems"]:
+    for problem in about["problems"]:
       yield from row("PROBLEM", problem)
 
 
-def row(label, text, lines=None):
-  """A label and its text, wrapped, with whatever a terminal would obey escaped."""
+def row(label: str, text: str, lines: int | None = None) -> Iterator[str]:
+  """Yield the lines of a label and its text, wrapped, with control characters as escapes."""
   text = console.visible(text)
   wrapped = textwrap.wrap(text, WIDTH - LABEL, break_on_hyphens=False, max_lines=lines) or [""]
   for number, line in enumerate(wrapped):
     yield f"{label if number == 0 else '':<{LABEL}}{line}"
 
 
-def _origin(facts):
-  yield from row("run", facts["run"])
-  experiment = [facts["experiment"] or "?", *filter(None, [facts["variant"]])]
-  yield from row("experiment", ":".join(experiment))
-  yield from row("state", _state(facts["progress"]))
-  if facts["config"] and facts["config"]["model"]["cell"] == "ngram":
-    yield from row("", "an ngram: steps are orders, of which the best is kept")
-  corpus = facts["corpus"]
-  if corpus:
-    known = {"source", "kind", "files", "bytes", "characters", "sha256", "alphabet", "options"}
+def _origin(about):
+  yield from row("run", about["run"])
+  yield from row(
+    "experiment", ":".join([about["experiment"] or "?", about["variant"] or ""]).strip(":")
+  )
+  yield from row("status", _status(about["progress"]))
+  if about["config"] and about["config"]["model"]["cell"] == "ngram":
+    yield from row("", "an n-gram: steps are orders, of which the best is kept")
+  if corpus := about["corpus"]:
+    known = {"source", "kind", "files", "bytes", "characters", "sha256", "options"}
+    known |= {"alphabet", "tokenizer"}
     extra = [f"{name} {value}" for name, value in corpus.items() if name not in known]
     sizes = f"{corpus['characters']:,} characters, {corpus['bytes']:,} bytes in {corpus['files']}"
     sizes += " files" if corpus["files"] > 1 else " file"
     yield from row("corpus", ", ".join([f"{corpus['source']}: {sizes}", *extra]))
     yield from row("", f"sha256 {corpus['sha256']}")
-  if facts["alphabet"]:
-    yield from row("alphabet", _symbols(facts["alphabet"]), lines=SYMBOL_LINES)
+  if about["tokenizer"]:
+    yield from row("vocabulary", _vocabulary(about["tokenizer"]), lines=MAX_VOCABULARY_LINES)
 
 
-def _state(progress):
-  step, steps, epochs = progress["step"], progress["steps"], progress["epochs"]
-  text = "training now" if progress["state"] == "training" else progress["state"]
-  text += f": step {step:,}" + (f" of {steps:,}" if steps else "")
-  if progress["state"] == "training" and steps:
+def _status(progress) -> str:
+  status, step, steps = progress["status"], progress["step"], progress["steps"]
+  text = f"{status}: step {step:,}" + (f" of {steps:,}" if steps else "")
+  if status == status_lib.RunStatus.RUNNING and steps:
     text += f" ({step / steps:.0%})"
-  text += "" if epochs is None else f", {epochs:.2f} epochs"
-  return text + ("; launch it again to go on" if progress["state"] == "stopped" else "")
+  text += "" if progress["epochs"] is None else f", {progress['epochs']:.2f} epochs"
+  resumable = status in (
+    status_lib.RunStatus.STOPPED,
+    status_lib.RunStatus.KILLED,
+    status_lib.RunStatus.TIMEOUT,
+  )
+  return text + ("; the same command resumes it" if resumable else "")
 
 
-def _symbols(alphabet):
-  if alphabet["kind"] == "byte":
-    used = sum(map(bool, alphabet["counts"]))
+def _vocabulary(tokenizer) -> str:
+  if tokenizer["kind"] == "byte":
+    used = sum(map(bool, tokenizer["counts"]))
     return f"all 256 bytes, of which {used} occur"
-  symbols = alphabet["tokens"]
-  return f"{len(symbols)} characters: {' '.join(_ranges(symbols))}"
+  tokens = tokenizer["tokens"]
+  return f"{len(tokens)} characters: {' '.join(_ranges(tokens))}"
 
 
-def _ranges(symbols):
-  """Symbols as a reader can tell them apart, neighbours in a row of letters or digits as a-z."""
-  group = []
-  for symbol in [*symbols, None]:
-    joins = group and symbol and ord(symbol) == ord(group[-1]) + 1
-    if joins and _kind(symbol) == _kind(group[-1]) != "other":
-      group.append(symbol)
+def _ranges(tokens) -> Iterator[str]:
+  """Yield characters, with runs of more than three letters or digits as a-z."""
+  group: list[str] = []
+  for token in [*tokens, None]:
+    joins = group and token and ord(token) == ord(group[-1]) + 1
+    if joins and _kind(token) == _kind(group[-1]) != "other":
+      group.append(token)
       continue
     if len(group) > 3:
       yield f"{group[0]}-{group[-1]}"
     else:
-      yield from map(_named, group)
-    group = [symbol]
+      yield from ("space" if each == " " else console.visible(each) for each in group)
+    group = [token]
 
 
-def _kind(symbol):
-  kinds = {"digit": symbol.isdigit(), "lower": symbol.islower(), "upper": symbol.isupper()}
-  kinds["letter"] = symbol.isalpha()
-  return next((name for name, is_it in kinds.items() if is_it), "other")
-
-
-def _named(symbol):
-  if symbol == " ":
-    return "space"
-  return console.visible(symbol)
+def _kind(character: str) -> str:
+  kinds = {"digit": character.isdigit(), "lower": character.islower()}
+  kinds |= {"upper": character.isupper(), "letter": character.isalpha()}
+  return next((name for name, matches in kinds.items() if matches), "other")
 
 
 def _launches(launches):
-  """The latest ones; the versions of the last."""
-  for launch in launches[-LAUNCHES:]:
+  """Yield the latest launches, and the package versions of the last one."""
+  for launch in launches[-MAX_LAUNCHES:]:
     time = launch["time"].replace("T", " ").replace("+00:00", " UTC")
     commit = f", git {launch['git'][:12]}" if launch["git"] else ""
     commit += " with changes" if commit and launch["git"].endswith("+") else ""
@@ -139,7 +282,7 @@ def _launches(launches):
   if launches:
     versions = {"python": launches[-1]["python"], **launches[-1]["packages"]}
     yield from row("versions", ", ".join(f"{name} {value}" for name, value in versions.items()))
-  if len(launches) > LAUNCHES:
+  if len(launches) > MAX_LAUNCHES:
     yield from row("", f"({len(launches)} launches in all; --json has them)")
 
 
@@ -151,14 +294,13 @@ def _config(config):
     yield from row(label, "  ".join(f"{field}={_value(value)}" for field, value in fields.items()))
 
 
-def _value(value):
+def _value(value) -> str:
   if not isinstance(value, str):
     return f"{value:g}" if isinstance(value, float) else str(value)
   return value if value.isprintable() and value and " " not in value else repr(value)
 
 
 def _losses(history):
-
   if not history["first_train"] and not history["valid"]:
     yield from row("loss", "none yet")
     return
@@ -177,8 +319,8 @@ def _losses(history):
 
 
 def _evaluations(points, best):
-  """Some of the evaluations, evenly chosen, with the best among them."""
-  chosen = {round(n * (len(points) - 1) / (SHOWN - 1)) for n in range(SHOWN)}
+  """Yield a table of evenly spaced evaluations, with the best among them."""
+  chosen = {round(n * (len(points) - 1) / (MAX_EVALUATIONS - 1)) for n in range(MAX_EVALUATIONS)}
   shown = [point for n, point in enumerate(points) if n in chosen or point is best]
   width = max(9, 2 + max(len(f"{point['step']:,}") for point in shown))
   shown = shown[-((WIDTH - LABEL - 4) // width) :]
@@ -201,26 +343,23 @@ def _checkpoints(kept):
     yield from row(label, "none yet")
   for name in kept["unfinished"]:
     yield from row("", f"{name}: being written, or left by a kill")
-  if kept["put_aside"]:
-    yield from row("put aside", f"damaged steps, in damaged/: {', '.join(kept['put_aside'])}")
+  if kept["quarantined"]:
+    yield from row("quarantine", f"damaged steps, in damaged/: {', '.join(kept['quarantined'])}")
 
 
-def _parameters(parameters):
+def _parameter_table(parameters):
   arrays = parameters["arrays"]
   size = f"{parameters['total']:,} in {len(arrays)} arrays, {parameters['bytes'] / 1e6:,.3f} MB"
   yield f"parameters of step {parameters['step']:,}: {size}"
-  width = max(12, *(len(array["name"]) for array in arrays))
-  columns = "".join(f"{name:>10}" for name in STATISTICS)
-  yield f"  {'array':<{width}}{'shape':>12}  {'dtype':<8}{'numbers':>11}{columns}"
+  rows = []
   for array in arrays:
     shape = " x ".join(map(str, array.get("shape", "?")))
-    size, dtype = array.get("size", 0), array.get("dtype", "?")
-    yield (
-      f"  {array['name']:<{width}}{shape:>12}  {dtype:<8}{size:>11,}"
-      + (_numbers(array) if array["whole"] else "  DAMAGED")
-    )
-
-
-def _numbers(array):
-  values = (array[name] for name in STATISTICS)
-  return "".join(f"{'nan':>10}" if value is None else f"{value:>10.3g}" for value in values)
+    row = [array["name"], array.get("dtype", "?"), shape, f"{array.get('size', 0):,}"]
+    if array["whole"]:
+      values = [array[name] for name in STATISTICS]
+      row += ["nan" if value is None else f"{value:.3g}" for value in values]
+    else:
+      row += ["DAMAGED"]
+    rows.append(row)
+  header = ["array", "dtype", "shape", "numbers", *STATISTICS]
+  yield from (f"  {line}" for line in console.table(header, rows, names=2))

@@ -24,17 +24,16 @@ def add_arguments(parser):
 def run(args):
   from charrnn.evaluation import ngrams
   from charrnn.models import ngram
-  from charrnn.runs import runs
+  from charrnn.runs import run as run_lib
 
-  paths = [runs.check(path) for path in args.runs]
-  training, scored = _segments(paths, args.split)
+  runs = [run_lib.Run.open(path) for path in args.runs]
+  training, scored = _segments(runs, args.split)
   ngram.check_order("--order", args.order, training)
-  out = files.output_folder(args.out, paths[0] / "ngrams")
-  first = runs.read_config(paths[0])
+  out = files.output_folder(args.out, runs[0].path / "ngrams")
   startup.import_jax()
-  startup.set_cpu_devices(0, first.eval_streams, 1)
-  corpus = runs.load_same_corpus(paths[0], first)
-  loaded = [runs.load(path) for path in paths]
+  startup.set_cpu_devices(0, runs[0].config.eval_streams, 1)
+  corpus = runs[0].corpus()
+  loaded = [run.load() for run in runs]
   progress = console.Progress()
   try:
     found = {
@@ -58,13 +57,13 @@ def run(args):
     print("\n".join(_report(found, out)))
 
 
-def _segments(paths, name):
+def _segments(runs, name):
   """What all runs were trained on, and the part to score; a UserError where they differ."""
-  from charrnn.runs import runs
+  from charrnn.runs import run as run_lib
 
-  parts = runs.common_split(paths)
+  parts = run_lib.common_splits(runs)
   if not getattr(parts, name):
-    raise errors.UserError(f"--split={name}: the split of {paths[0]} has no such part")
+    raise errors.UserError(f"--split={name}: the split of {runs[0].path} has no such part")
   return parts.train, getattr(parts, name)
 
 

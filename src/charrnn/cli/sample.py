@@ -94,9 +94,9 @@ def run(args):
   files = None if args.out is None else written.Files(args.out, args.num)
 
   startup.import_jax()  # slow: only once the arguments are known to be good
-  from charrnn.runs import runs
+  from charrnn.runs import run as run_lib
 
-  loaded = runs.load(args.run, step=args.step)
+  loaded = run_lib.Run.open(args.run, args.step).load()
   tokenizer = loaded.tokenizer
   prompt_ids = tokenizer.encode(_decode(prompt, tokenizer, args))
   stop = chat.stop(args.stop, tokenizer) if args.interactive else args.stop

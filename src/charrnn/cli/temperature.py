@@ -53,12 +53,12 @@ def run(args):
   settings = _settings(args)
   startup.keep_memory()
   startup.import_jax()
-  from charrnn.runs import parts as parts_lib
-  from charrnn.runs import runs
+  from charrnn.runs import held_out
+  from charrnn.runs import run as run_lib
   from charrnn.scorecards import temperature_picture
 
-  loaded = runs.load(args.run, args.step)
-  parts = parts_lib.load(loaded.config, loaded.tokenizer, loaded.path)
+  loaded = run_lib.Run.open(args.run, args.step).load()
+  parts = held_out.load(loaded)
   real_BxN = _pieces(parts, args.length, max(PIECES, 4 * args.num))
   prompt_ids = (
     loaded.tokenizer.encode(args.prime) if args.prime else [loaded.tokenizer.default_id()]
@@ -100,7 +100,7 @@ def _settings(args) -> dict[str, options.Settings]:
 
 def _pieces(parts, length: int, count: int) -> np.ndarray:
   """Held-out text as ids [B, length]: up to `count` pieces, evenly spread, none overlapping."""
-  segments = splits.merge([*parts.split.valid, *parts.split.test])
+  segments = splits.merge([*parts.splits.valid, *parts.splits.test])
   starts = [s for start, stop in segments for s in range(start, stop - length + 1, length)]
   if len(starts) < 2:
     longest = max(stop - start for start, stop in segments) // 2

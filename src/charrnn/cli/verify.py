@@ -1,124 +1,102 @@
-"""`charrnn verify`: reads all that a run has kept and checks it."""
+"""`charrnn verify`: a check of all files and checkpoints of a run."""
 
 import json
+from collections.abc import Iterator
+from typing import Any
 
+from charrnn import config as config_lib
 from charrnn import errors
+from charrnn.runs import checkpoints, metrics
+from charrnn.runs import run as run_lib
 
 HELP = """check a run: every array of every checkpoint, and the other files
 
-A checkpoint is checked against its digests, alphabet.json against the corpus in run.json.
-Exit code 0: all of it is whole; 1: something is damaged; 2: this is no run, or it
+A checkpoint is checked against its digests, the vocabulary against the corpus in run.json.
+Exit code 0: everything is whole; 1: something is damaged; 2: this is no run, or it
 cannot be read."""
-NAMED = 6  # damaged arrays on a line
+MAX_NAMES = 6  # damaged arrays on a line
 
 
 def add_arguments(parser):
   parser.add_argument("run", metavar="RUN", help="a run directory")
-  parser.add_argument("--json", action="store_true", help="everything found, one JSON object")
+  parser.add_argument("--json", action="store_true", help="all results as one JSON object")
 
 
 def run(args):
-  from charrnn.runs import inspection, runs
-
-  path = runs.check(args.run)
-  inspection.prepare()
+  opened = run_lib.Run.open(args.run)
+  run_lib.use_cpu()
   parts = []
-  for part in _parts(path):
+  for part in _check(opened):
     parts.append(part)
     if not args.json:
       print(_line(part), flush=True)
   whole = not any(part["damaged"] for part in parts)
   if args.json:
-    print(json.dumps({"run": str(path), "whole": whole, "parts": parts}))
+    print(json.dumps({"run": str(opened.path), "whole": whole, "parts": parts}))
   return 0 if whole else 1
 
 
-def _parts(path):
-  """{"part", "damaged": what is, "found"} for every file and step."""
-  from charrnn.runs import checkpoint
-
+def _check(run: run_lib.Run) -> Iterator[dict[str, Any]]:
+  """Yield {"part", "damaged": names or messages, "found": a summary} of every file and step."""
   checks = {
-    "config.json": _check_config,
-    "run.json": _check_provenance,
-    "alphabet.json": _check_alphabet,
-    "metrics.jsonl": _check_metrics,
+    "config.json": lambda: f"{len(config_lib.flatten(config_lib.to_json(run.config)))} fields",
+    "run.json": lambda: _check_launches(run),
+    "alphabet.json": lambda: _check_vocabulary(run),
+    "metrics.jsonl": lambda: _check_metrics(run),
   }
   for name, check in checks.items():
     try:
-      yield {"part": name, "damaged": [], "found": check(path)}
+      yield {"part": name, "damaged": [], "found": check()}
     except errors.UserError as error:
       yield {"part": name, "damaged": [str(error)], "found": None}
-  for step in checkpoint.steps(path / "checkpoints"):
-    damaged, found = _check_step(path, step)
-    yield {"part": f"step {step}", "damaged": damaged, "found": found}
+  for step in run.steps:
+    damaged, summary = _check_step(run, step)
+    yield {"part": f"step {step}", "damaged": damaged, "found": summary}
 
 
-def _line(part):
+def _line(part) -> str:
   names = part["damaged"]
-  more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
-  state = f"DAMAGED: {', '.join(names[:NAMED])}{more}" if names else f"ok  {part['found']}"
+  more = f" and {len(names) - MAX_NAMES} more" if len(names) > MAX_NAMES else ""
+  state = f"DAMAGED: {', '.join(names[:MAX_NAMES])}{more}" if names else f"ok  {part['found']}"
   return f"{part['part']:<13}  {state}"
 
 
-def _check_config(path):
-  from charrnn import config as config_lib
-  from charrnn.runs import runs
-
-  return f"{len(config_lib.flatten(config_lib.to_json(runs.read_config(path))))} fields"
-
-
-def _check_provenance(path):
-  from charrnn.runs import runs
-
-  count = len(runs.origin(path)["launches"])
+def _check_launches(run) -> str:
+  count = len(run.origin["launches"])
   return f"{count} launch{'es' * (count != 1)}"
 
 
-def _check_alphabet(path):
-  from charrnn.data import tokenizers
-  from charrnn.runs import runs
-
-  alphabet = tokenizers.Tokenizer.load(path / "alphabet.json")
-  corpus = runs.provenance(path)
-  # It has no digest, but it counts every character of the corpus.
-  if (alphabet.vocab_size, sum(alphabet.counts)) != (
+def _check_vocabulary(run) -> str:
+  tokenizer, corpus = run.tokenizer, run.provenance
+  # The file has no digest, but it has the number of occurrences of every token in the corpus.
+  if (tokenizer.vocab_size, sum(tokenizer.counts)) != (
     corpus["alphabet"]["size"],
     corpus["characters"],
   ):
-    raise errors.UserError("not the alphabet of the corpus in run.json")
-  return f"{alphabet.vocab_size} symbols"
+    raise errors.UserError("not the vocabulary of the corpus in run.json")
+  return f"{tokenizer.vocab_size} tokens"
 
 
-def _check_metrics(path):
+def _check_metrics(run) -> str:
   try:
-    *lines, rest = (path / "metrics.jsonl").read_bytes().split(b"\n")
+    *lines, rest = (run.path / "metrics.jsonl").read_bytes().split(b"\n")
   except FileNotFoundError:
     return "no lines yet"
   except OSError as error:
     raise errors.UserError(f"cannot be read: {error.strerror}") from error
-  bad = [f"line {n}" for n, line in enumerate(lines, 1) if not _is_metrics(line)]
-  if bad:
-    raise errors.UserError(", ".join(bad[:NAMED]))
-  # A kill may leave one; training drops it when it goes on.
-  return f"{len(lines)} lines{', the last one cut short' if rest else ''}"
+  if bad := [f"line {n}" for n, line in enumerate(lines, 1) if metrics.parse(line) is None]:
+    raise errors.UserError(", ".join(bad[:MAX_NAMES]))
+  # A kill may leave an incomplete line; training drops it when it resumes.
+  return f"{len(lines)} lines{', the last one incomplete' if rest else ''}"
 
 
-def _is_metrics(line):
+def _check_step(run, step: int) -> tuple[list[str], str | None]:
+  """Return the names of damaged arrays, and a summary of what was read."""
   try:
-    return isinstance(json.loads(line)["step"], int)
-  except (ValueError, TypeError, KeyError):
-    return False
-
-
-def _check_step(path, step):
-  """The names of its damaged arrays, and what was read."""
-  from charrnn.runs import checkpoint, inspection
-
-  try:
-    arrays = inspection.read(path, step)
-  except inspection.GoneError:
-    return [], "gone: training deleted it meanwhile"
-  except checkpoint.DamagedError:
-    return ["its meta data, and with them all digests"], None
+    arrays = run.arrays(step)
+  except run_lib.DeletedError:
+    return [], "deleted by training meanwhile"
+  except checkpoints.DamagedError:
+    return ["its metadata, and with them all digests"], None
   size = sum(array.nbytes for array in arrays.whole.values())
   return list(arrays.damaged), f"{len(arrays.whole)} arrays  {size / 1e6:,.3f} MB"

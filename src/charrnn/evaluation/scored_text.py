@@ -40,9 +40,7 @@ def of_files(alphabet, files: Sequence[tuple], *, carried: bool, characters: int
 
 def of_split(run, corpus, name: str, *, carried: bool, characters: int | None) -> Text:
   """The train, valid or test part of a run's corpus."""
-  from charrnn.runs import runs
-
-  segments = getattr(runs.split(run.config, len(corpus.ids)), name)
+  segments = getattr(run.splits(), name)
   kind = run.config.text.split
   if not segments:
     raise errors.UserError(f"the {kind} split of this run has no {name} part")

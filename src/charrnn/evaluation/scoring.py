@@ -59,10 +59,9 @@ def _reading(run, readers):
 def errors_by_type(run, text, scored: list, corpus, progress) -> dict:
   """Those of all parts together, see `mistakes`."""
   from charrnn.evaluation import mistakes
-  from charrnn.runs import runs
 
   progress("counting the training text")
-  segments = runs.split(run.config, len(corpus.ids)).train
+  segments = run.splits().train
   training = mistakes.learn(corpus.ids, segments, run.tokenizer.tokens)
   progress("errors")
   found = [

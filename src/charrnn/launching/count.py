@@ -10,7 +10,8 @@ from charrnn import config as config_lib
 from charrnn import console, errors, startup
 from charrnn.launching import record
 from charrnn.models import ngram
-from charrnn.runs import runs
+from charrnn.runs import lock, provenance
+from charrnn.runs import run as run_lib
 from charrnn.training import sizing
 
 USED = {"seed", "text", "model.cell", "model.order", "sample"}
@@ -20,16 +21,16 @@ def run(line, workdir, distributed=False):
   """Counts the text of `line.config` in `workdir`; returns the exit code."""
   _check(line, distributed)
   config = line.config
-  with startup.lock(workdir):
+  with lock.hold(workdir):
     stored = record.stored(workdir)
-    corpus = runs.load_corpus(config)
+    corpus = run_lib.load_corpus(config)
     record.check_sample(config, corpus.tokenizer)
-    parts = runs.split(config, len(corpus.ids))
+    parts = run_lib.split_corpus(config, len(corpus.ids))
     ngram.check_order("--config.model.order", config.model.order, parts.train)
     startup.import_jax()
     if stored:
       config_lib.check_resumable(stored, config_lib.to_json(config))
-      runs.check_same_text(workdir, corpus)
+      run_lib.Run(workdir).check_corpus(corpus)
     return _count(line, workdir, corpus, parts)
 
 
@@ -54,15 +55,15 @@ def _check(line, distributed):
 
 
 def _count(line, workdir, corpus, parts):
-  from charrnn.runs import checkpoint, metrics
+  from charrnn.runs import checkpoints, metrics
   from charrnn.training import loop, steps
 
-  found = checkpoint.read_newest(workdir / "checkpoints", loop.say)
+  found = checkpoints.read_newest(workdir / "checkpoints", loop.say)
   counted = None if found else _fit(line.config, workdir, corpus, parts)
-  record.begin(line, workdir, corpus, steps.devices())
+  provenance.record_launch(line, workdir, corpus, steps.devices().text)
   meta = found[1] if found else _keep(line.config, workdir, corpus, parts, counted)
   if parts.valid:
-    metrics.draw(workdir, f"{line.experiment} {line.variant}".strip(), "order")
+    metrics.plot(workdir, f"{line.experiment} {line.variant}".strip(), "order")
     loss = console.nats_and_bits(meta["valid_loss"])
     loop.say(f"\nbest validation loss {loss} per character, of order {meta['step']}")
   loop.say(f"{'finished before' if found else 'finished'}: the run is in {workdir}")
@@ -87,12 +88,12 @@ def _fit(config, workdir, corpus, parts):
 
 def _keep(config, workdir, corpus, parts, counted):
   """Writes the loss of every order, a sample, and the best order's checkpoint; returns its meta."""
-  from charrnn.runs import checkpoint, metrics
+  from charrnn.runs import checkpoints, metrics
   from charrnn.training import loop, state
 
   # Without a validation part, as with networks, the last is the best.
   losses = counted.losses(corpus.ids, parts.valid) if parts.valid else np.array([])
-  log = metrics.Metrics(workdir, 0)
+  log = metrics.MetricsLog(workdir, 0)
   for order, loss in enumerate(losses, 1):
     loop.say(f"order {order:3}  validation {console.nats_and_bits(loss)}")
     log.write(order, {"valid/loss": float(loss)})
@@ -102,7 +103,7 @@ def _keep(config, workdir, corpus, parts, counted):
   model = ngram.Model(corpus.tokenizer.vocab_size, best)
   record.sample(config, workdir, model, corpus.tokenizer, params, best)
   meta = {"valid_loss": float(losses[best - 1]) if len(losses) else None}
-  writer = checkpoint.Writer(workdir / "checkpoints", keep=1)
+  writer = checkpoints.Writer(workdir / "checkpoints", keep=1)
   writer.save(best, state.TrainState(np.int32(best), params, (), ()), meta)
   writer.close()
   return meta | {"step": best}

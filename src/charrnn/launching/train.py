@@ -6,8 +6,9 @@ from charrnn import config as config_lib
 from charrnn import console, errors, startup
 from charrnn.data import batches
 from charrnn.launching import count, record
-from charrnn.runs import runs
-from charrnn.sweeps import trials
+from charrnn.runs import lock, provenance
+from charrnn.runs import run as run_lib
+from charrnn.runs import status as status_lib
 from charrnn.training import sizing
 
 
@@ -26,16 +27,16 @@ def run(line, workdir, distributed=False):
   sizing.check(config)
   with contextlib.ExitStack() as held:
     if not distributed:
-      held.enter_context(startup.lock(workdir))
+      held.enter_context(lock.hold(workdir))
     stored = record.stored(workdir)
     if stored:
       sizing.fill_from(config, stored)
     elif config.init_from:
       _fill_from_source(config)
-    corpus = runs.load_corpus(config)
+    corpus = run_lib.load_corpus(config)
     record.check_sample(config, corpus.tokenizer)
     chosen = _fill_sizes(config, len(corpus.ids))
-    parts = runs.split(config, len(corpus.ids))
+    parts = run_lib.split_corpus(config, len(corpus.ids))
     windows = batches.TrainingWindows(corpus.ids, parts.train, config.batch_size, config.window)
     sizing.fill_length(config, windows.steps_per_epoch)
     watch.mark("text")
@@ -45,22 +46,22 @@ def run(line, workdir, distributed=False):
     startup.set_cpu_devices(
       config.cpu_devices, config.batch_size, config.accumulate * processes, config.model.hidden
     )
-    from charrnn.runs import checkpoint
+    from charrnn.runs import checkpoints
     from charrnn.training import steps
 
-    newest = max(checkpoint.steps(workdir / "checkpoints"), default=-1)
+    newest = max(checkpoints.steps(workdir / "checkpoints"), default=-1)
     with startup.together(newest):
       if distributed and jax.process_index() == 0:
-        held.enter_context(startup.lock(workdir))
+        held.enter_context(lock.hold(workdir))
       sizing.fill_dtype(config, steps.device())
       if stored:
         config_lib.check_resumable(stored, config_lib.to_json(config))
-        runs.check_same_text(workdir, corpus)
+        run_lib.Run(workdir).check_corpus(corpus)
     return _train(line, workdir, corpus, parts, windows, chosen, watch)
 
 
 def _fill_from_source(config):
-  source = config_lib.to_json(runs.read_config(config.init_from))
+  source = config_lib.to_json(run_lib.Run.open(config.init_from).config)
   if source["model"]["cell"] == "ngram":
     raise errors.UserError(f"--config.init_from={config.init_from} is an ngram: it has no weights")
   sizing.fill_from(config, {"model": source["model"] | {"compute_dtype": None}})
@@ -99,19 +100,19 @@ def _train(line, workdir, corpus, parts, windows, chosen, watch):
   trainer = loop.Trainer(config, workdir, model, windows, parts.valid, loop.say, write_sample)
   _announce(loop.say, chosen, config, workdir, corpus, parts, trainer)
   state = trainer.restore(init_params if config.init_from else None)
-  launched = record.begin(line, workdir, corpus, layout) if writes else None
+  launched = provenance.record_launch(line, workdir, corpus, layout.text) if writes else None
   watch.mark("parameters")
 
   def started():
     watch.mark("first step")
     if writes:
-      record.first_step(loop.say, workdir, launched, watch.seconds())
+      loop.say(provenance.record_startup(workdir, launched, watch.seconds()))
 
   _, interrupted = trainer.train(state, started)
   if writes:
-    metrics.draw(workdir, f"{line.experiment} {line.variant}".strip())
+    metrics.plot(workdir, f"{line.experiment} {line.variant}".strip())
   if interrupted:
-    return trials.INTERRUPTED
+    return status_lib.STOPPED_CODE
   _conclude(loop.say, workdir, trainer, parts)
   return 0
 

@@ -1,38 +1,38 @@
-"""What a run says as it trains: metrics.jsonl, TensorBoard, the terminal, a picture."""
+"""metrics.jsonl of a run, its copy for TensorBoard, and the loss curve."""
 
 import json
 import math
-import os
+import pathlib
 import sys
 import time
+from collections.abc import Mapping
+from typing import Any
 
-from charrnn import console
+from charrnn import console, files, plotting
 
 
-class Metrics:
-  """metrics.jsonl, one object a line, and the same numbers for TensorBoard."""
+class MetricsLog:
+  """Writer of metrics.jsonl, one object a line, and of the same numbers for TensorBoard."""
 
-  def __init__(self, workdir, after_step):
-    """Drops lines beyond `after_step`: a run that was killed computes those steps again."""
+  def __init__(self, workdir: pathlib.Path, after_step: int):
+    """Drop the lines beyond `after_step`: a run that was killed computes those steps again."""
     self._path = workdir / "metrics.jsonl"
     lines = [line for line in read(workdir) if line["step"] <= after_step]
-    temporary = self._path.with_suffix(".tmp")
-    temporary.write_text("".join(json.dumps(line) + "\n" for line in lines))
-    os.replace(temporary, self._path)
+    files.write_text(self._path, "".join(json.dumps(line) + "\n" for line in lines))
     self._file = self._path.open("a")
     self._first_step, self._board = after_step + 1, None
 
-  def write(self, step, values):
-    """`values`: finite or not, by name; JSON has no NaN, so it becomes null."""
-    clean = {k: v if math.isfinite(v) else None for k, v in values.items()}
-    self._file.write(json.dumps({"step": step, **clean}) + "\n")
+  def write(self, step: int, values: Mapping[str, float]):
+    """Write numbers by name. JSON has no NaN or infinity: they become null."""
+    finite = {k: v if math.isfinite(v) else None for k, v in values.items()}
+    self._file.write(json.dumps({"step": step, **finite}) + "\n")
     self._file.flush()
     self._board = self._board or self._open_board()
     for name, value in values.items():
       self._board.add_scalar(name, value, step)
 
   def _open_board(self):
-    # Not before it is needed: it imports PyTorch where that is installed, a second before a step.
+    # Not before the first step: it imports PyTorch if that is installed, which takes a second.
     from tensorboardX import SummaryWriter
 
     return SummaryWriter(str(self._path.parent), purge_step=self._first_step)
@@ -43,19 +43,50 @@ class Metrics:
       self._board.close()
 
 
-def read(workdir):
-  """The objects of metrics.jsonl; what a kill or a damaged disk left half is passed over."""
+def read(workdir: pathlib.Path) -> list[dict[str, Any]]:
+  """Return the objects of metrics.jsonl. Lines that are incomplete or damaged are skipped."""
   path = workdir / "metrics.jsonl"
   lines = path.read_bytes().splitlines() if path.exists() else []
-  return [line for line in map(_parse, lines) if line is not None]
+  return [line for line in map(parse, lines) if line is not None]
 
 
-def _parse(line):
+def parse(line: bytes) -> dict[str, Any] | None:
+  """Return the object of a line, or None if it is damaged."""
   try:
     value = json.loads(line)
   except ValueError:
     return None
   return value if isinstance(value, dict) and isinstance(value.get("step"), int) else None
+
+
+def curve(lines: list[dict[str, Any]], name: str) -> list[tuple[int, float]]:
+  """Return the points (step, value) of a metric, such as valid/loss."""
+  return [(line["step"], line[name]) for line in lines if line.get(name) is not None]
+
+
+def plot(workdir: pathlib.Path, title: str, xlabel: str = "step"):
+  """Write loss.png: training and validation loss by step."""
+  lines = read(workdir)
+  train, valid = curve(lines, "train/loss"), curve(lines, "valid/loss")
+  with plotting.figure(workdir / "loss.png", title, figsize=(7, 4.5)) as figure:
+    axes = figure.subplots()
+    for points, label, style in (
+      (train, "train/loss", {"lw": 0.9}),
+      (valid, "valid/loss", {"marker": "o", "ms": 4}),
+    ):
+      if points:
+        axes.plot(*zip(*points), label=label, color=plotting.COLORS[label == "valid/loss"], **style)
+    if valid:
+      losses = [loss for _, loss in valid]
+      axes.axhline(min(losses), color="grey", lw=0.7, ls=":", label=f"best {min(losses):.4f}")
+      # The limit is a little above the first validation loss: the fall from log V hides the rest.
+      lowest = min(loss for _, loss in train + valid)
+      axes.set_ylim(lowest - 0.05, max(losses[0], min(losses) + 0.3) + 0.1)
+    axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.set(xlabel=xlabel, ylabel="nats per character")
+    axes.grid(True)
+    if train or valid:
+      axes.legend()
 
 
 class Progress:
@@ -126,33 +157,3 @@ class Progress:
       f"step {step}/{self.steps}  epoch {step / self.steps_per_epoch:.2f}  "
       f"loss {console.nats_and_bits(loss)}  {self.rate / 1000:.1f}k chars/s  {left} left"
     )
-
-
-def draw(workdir, title, step="step"):
-  """loss.png: training and validation loss by step, or what it stands for."""
-  import matplotlib as mpl
-
-  mpl.use("Agg")
-  from matplotlib import pyplot as plt
-
-  lines = read(workdir)
-  curves = {
-    name: [(line["step"], line[name]) for line in lines if line.get(name) is not None]
-    for name in ("train/loss", "valid/loss")
-  }
-  figure, axes = plt.subplots(figsize=(7, 4.5), layout="constrained")
-  for (name, points), style in zip(curves.items(), ({"lw": 0.9}, {"marker": "o", "ms": 4})):
-    if points:
-      axes.plot(*zip(*points), label=name, **style)
-  if curves["valid/loss"]:
-    losses = [loss for _, loss in curves["valid/loss"]]
-    axes.axhline(min(losses), color="grey", lw=0.7, ls=":", label=f"best {min(losses):.4f}")
-    # A little above the first validation: the fall from log V would hide the rest.
-    lowest = min(loss for points in curves.values() for _, loss in points)
-    axes.set_ylim(lowest - 0.05, max(losses[0], min(losses) + 0.3) + 0.1)
-  axes.xaxis.get_major_locator().set_params(integer=True)
-  axes.set(title=title, xlabel=step, ylabel="nats per character")
-  axes.grid(alpha=0.3)
-  axes.legend()
-  figure.savefig(workdir / "loss.png", dpi=120)
-  plt.close(figure)

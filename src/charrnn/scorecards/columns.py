@@ -59,7 +59,7 @@ def check(args, folder: str, source: str | None) -> Asked:
 
   `source` is the corpus where neither a run nor --corpus says it.
   """
-  from charrnn.runs import runs
+  from charrnn.runs import run as run_lib
 
   columns = _columns(args)
   trained = [each.target for each in columns if each.target.is_dir()]
@@ -84,7 +84,7 @@ def check(args, folder: str, source: str | None) -> Asked:
   if not (trained or args.corpus or source):
     raise errors.UserError("which text might have been copied? Give a RUN, or a text with --corpus")
   if trained:
-    runs.common_split([runs.check(path) for path in trained])
+    run_lib.common_splits([run_lib.Run.open(path) for path in trained])
   default = trained[0] / folder if trained else pathlib.Path(folder)
   return Asked(columns, settings, files.output_folder(args.out, default))
 
@@ -116,24 +116,27 @@ def _columns(args) -> list[Column]:
 def gather(args, asked: Asked, kind, progress) -> Gathered:
   """The training text and the samples of every column; `kind` is a judge.Kind."""
   from charrnn.models import ngram
-  from charrnn.runs import parts as parts_lib
-  from charrnn.runs import runs
+  from charrnn.runs import held_out
+  from charrnn.runs import run as run_lib
   from charrnn.sampling import write as write_lib
   from charrnn.scorecards import judge
 
-  loaded = {c: runs.load(c.target, c.step) for c in asked.columns if c.target.is_dir()}
+  loaded = {
+    c: run_lib.Run.open(c.target, c.step).load() for c in asked.columns if c.target.is_dir()
+  }
   progress("real text")
   if loaded:
     first = next(iter(loaded.values()))
     config, alphabet = first.config, first.tokenizer
-    parts = parts_lib.load(config, alphabet, first.path)
+    parts = held_out.load(first)
   else:
     config = config_lib.default()
     config.text.source = args.corpus or kind.source
-    alphabet = runs.load_corpus(config).tokenizer
-    parts = parts_lib.load(config, alphabet)
+    corpus = run_lib.load_corpus(config)
+    alphabet = corpus.tokenizer
+    parts = held_out.divide(corpus, run_lib.split_corpus(config, len(corpus.ids)), alphabet)
   if args.order:
-    ngram.check_order("--order", args.order, parts.split.train)
+    ngram.check_order("--order", args.order, parts.splits.train)
   files = {c: _read(c.target, config.text) for c in asked.columns if c not in loaded}
   read = kind.reader(parts.training.text)
   texts = {REAL: judge.real(kind, parts.held_out, args.length)}
@@ -180,7 +183,7 @@ def _written(writer, args, settings: options.Settings, kind, update) -> list[str
 def _ngram(parts, vocab: int, order: int):
   from charrnn.models import ngram
 
-  counted = ngram.fit(parts.corpus.ids, order, vocab, parts.split.train)
+  counted = ngram.fit(parts.corpus.ids, order, vocab, parts.splits.train)
   return ngram.Model(vocab, order), counted.params()
 
 

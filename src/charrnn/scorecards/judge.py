@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from charrnn import errors
-from charrnn.runs import parts
+from charrnn.runs import held_out
 from charrnn.scorecards import c_source, card, memorization, pronunciation, samples, shakespeare
 
 PIECES = 200  # of the real text, at most
@@ -54,7 +54,7 @@ ANY = Kind(
 )
 
 
-def real(kind: Kind, part: parts.Part, size: int) -> list[str]:
+def real(kind: Kind, part: held_out.Text, size: int) -> list[str]:
   """Samples of the documents, evenly spread over all of them."""
   documents = (part.text[each.start : each.stop] for each in part.passages)
   cuts = [piece for text in documents for piece in samples.pieces(text, size, kind.boundary)]
@@ -85,7 +85,7 @@ def shuffled(kind: Kind, texts: Sequence[str], seed: int) -> list[str]:
 def judge(
   kind: Kind,
   read: Callable[[str], Any],
-  training: parts.Part,
+  training: held_out.Text,
   columns: Mapping[str, Sequence[str]],
   seed: int = 0,
 ) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 import pydivsufsort
 
-from charrnn.runs import parts
+from charrnn.runs import held_out
 from charrnn.scorecards import card
 
 SIZES = (5, 10, 15, 20, 30)  # characters, of the n-grams that may be novel
@@ -108,7 +108,7 @@ def novel(found: Matches, size: int) -> np.ndarray:
 
 
 def longest(
-  texts: Sequence[str], found: Sequence[Matches], training: parts.Part, count: int = 5
+  texts: Sequence[str], found: Sequence[Matches], training: held_out.Text, count: int = 5
 ) -> list[Copy]:
   """The longest of `copies` in all the texts, each passage once."""
   every = [
@@ -123,7 +123,7 @@ def longest(
   return list(kept.values())[:count]
 
 
-def copies(text: str, found: Matches, training: parts.Part, count: int = 5) -> list[Copy]:
+def copies(text: str, found: Matches, training: held_out.Text, count: int = 5) -> list[Copy]:
   """The longest passages that the text shares with the training text, no two of them overlapping.
 
   A passage that occurs there several times is given at one of its places.
@@ -141,7 +141,7 @@ def copies(text: str, found: Matches, training: parts.Part, count: int = 5) -> l
   return kept
 
 
-def _source(training: parts.Part, place: int) -> tuple[str, int]:
+def _source(training: held_out.Text, place: int) -> tuple[str, int]:
   """The document and the line that a place of the training text is in."""
   passage = next(each for each in training.passages if each.start <= place < each.stop)
   return passage.name, passage.line + training.text.count("\n", passage.start, place)

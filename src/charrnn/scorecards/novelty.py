@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from charrnn import plotting
-from charrnn.runs import parts
+from charrnn.runs import held_out
 from charrnn.scorecards import card, memorization
 
 SIZES = (*range(1, 21), 25, 30, 40, 50, 75, 100)  # characters
@@ -14,7 +14,7 @@ _QUANTILES = {"median": 0.5, "p95": 0.95, "longest": 1.0}
 
 
 def measure(
-  columns: Mapping[str, Sequence[str]], training: parts.Part, copies: int
+  columns: Mapping[str, Sequence[str]], training: held_out.Text, copies: int
 ) -> tuple[dict[str, Any], dict[str, list[memorization.Matches]]]:
   """By column: quantiles of the longest match, novelty by n, and the longest copies."""
   every = [text for texts in columns.values() for text in texts]
@@ -92,7 +92,7 @@ def draw(told: dict[str, Any], real: str, path, title: str):
     axes.legend(loc="lower right")
 
 
-def rows(columns, matches, training: parts.Part):
+def rows(columns, matches, training: held_out.Text):
   """For every character of every text where its longest match stands: lines of a TSV file."""
   breaks = np.flatnonzero(
     np.frombuffer(training.text.encode("utf-32-le", "surrogatepass"), "<u4") == 10

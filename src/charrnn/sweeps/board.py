@@ -8,7 +8,7 @@ import sys
 import time
 
 from charrnn import console
-from charrnn.runs import runs
+from charrnn.runs import run as run_lib
 from charrnn.sweeps import trials as trials_lib
 
 EVERY = 1.0  # seconds between drawings
@@ -94,7 +94,7 @@ def left(trial: trials_lib.Trial, at: trials_lib.Progress) -> str:
   if not (at.step and at.epoch and at.rate):
     return ""
   try:
-    config = runs.read_config(trial.folder)
+    config = run_lib.Run.open(trial.folder).config
   except Exception:  # a run that only begins: it says so itself if something is wrong
     return ""
   by_epochs = (config.epochs or math.inf) * at.step / at.epoch

@@ -5,10 +5,11 @@ import pathlib
 from collections.abc import Iterator, Sequence
 
 from charrnn import config as config_lib
-from charrnn import errors, files, models, startup
+from charrnn import errors, files, models
 from charrnn.data import tokenizers
 from charrnn.launching import count
-from charrnn.runs import metrics, runs
+from charrnn.runs import lock, metrics
+from charrnn.runs import run as run_lib
 from charrnn.sweeps import comparison, trials
 from charrnn.training import sizing
 
@@ -22,7 +23,7 @@ def find(targets: Sequence[str]) -> list[pathlib.Path]:
   for target in map(pathlib.Path, targets):
     inside = list(_inside(target)) if target.is_dir() else []
     if not inside:
-      runs.check(target)
+      run_lib.Run.open(target)
       raise errors.UserError(f"{target} cannot be read")
     found |= dict.fromkeys(path.resolve() for path in inside)
   return list(found)
@@ -85,7 +86,7 @@ def _read(path: pathlib.Path, name: str) -> comparison.Run:
       problems.append(f"{path / 'config.json'} is damaged: {kind}: {error}")
     return None
 
-  config = attempt(runs.read_config, path)
+  config = attempt(lambda: run_lib.Run(path).config)
   lines = attempt(metrics.read, path) or []
   if config is None:
     return comparison.Run(name, str(path), DAMAGED, tuple(problems), lines=lines)
@@ -99,7 +100,7 @@ def _read(path: pathlib.Path, name: str) -> comparison.Run:
 
 def _state(path: pathlib.Path) -> str | None:
   """As the lock or the launcher has it; None where neither says."""
-  if startup.is_locked(path):
+  if lock.is_held(path):
     return trials.RUNNING
   ended = trials.outcome(path)
   return ended and ended.state
@@ -134,7 +135,7 @@ def _fields(config) -> dict:
 
 def _text(path: pathlib.Path, config) -> dict:
   """What has to be the same for losses to compare; of the text, its digest and not its name."""
-  about = runs.provenance(path)
+  about = run_lib.Run(path).provenance
   parts = {name: value for name, value in config.text.to_dict().items() if name != "source"}
   if config.text.split == "streams":
     parts |= {"batch_size": config.batch_size, "window": config.window}

@@ -10,8 +10,9 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from charrnn import config as config_lib
-from charrnn import console, errors, files, startup
+from charrnn import console, errors, files
 from charrnn.data import sources
+from charrnn.runs import lock
 from charrnn.sweeps import board, experiment, local, plans, resources, slurm, spaces, sweep
 from charrnn.sweeps import search as search_lib
 from charrnn.sweeps import trials as trials_lib
@@ -43,7 +44,7 @@ def run(line: config_lib.CommandLine, folder: pathlib.Path) -> int:
     slurm.check()
   for source in {trial.overrides.get("text.source", line.config.text.source) for trial in trials}:
     sources.resolve(source)
-  with startup.lock(folder):
+  with lock.hold(folder):
     _check_sweep(folder, line)
     _remember(folder, line, trials)
     good = trials_lib.ENDED if flags.search is None else trials_lib.SEEN
@@ -70,7 +71,7 @@ def _run_search(line, folder, space: spaces.Space) -> int:
     "config": {k: v for k, v in fields.items() if not config_lib.is_in(config_lib.FREE, k)},
   }
   make = functools.partial(plans.make, line, folder)
-  with startup.lock(folder):
+  with lock.hold(folder):
     _check_sweep(folder, line)
     found = search_lib.Search(folder, space, count, line.config.seed, make, about)
     _remember(folder, line, found.trials)
@@ -196,7 +197,7 @@ def _wait_for_others(folder, trials):
       f"SLURM has trials of {folder}: watch them with --backend=slurm, or end them by scancel"
     )
   until, told = time.monotonic() + local.GRACE, False
-  while held := [each for each in trials if startup.is_locked(each.folder)]:
+  while held := [each for each in trials if lock.is_held(each.folder)]:
     if time.monotonic() > until:
       raise errors.UserError(f"another process is training in {held[0].folder}: end it first")
     if not told:

@@ -16,7 +16,7 @@ from flax import serialization
 
 from charrnn import console, errors
 from charrnn.evaluation import evaluate
-from charrnn.runs import checkpoint, metrics
+from charrnn.runs import checkpoints, metrics
 from charrnn.training import optimizer, sizing, steps
 from charrnn.training import state as state_lib
 
@@ -103,7 +103,7 @@ class Trainer:
   def restore(self, init_params=None):
     """The newest whole checkpoint, else a fresh state (with `init_params(params)`, if given)."""
     folder = self.workdir / "checkpoints"
-    found = checkpoint.read_newest(folder, say=self.say)
+    found = checkpoints.read_newest(folder, say=self.say)
     if found:
       arrays, meta = found
       state = serialization.from_state_dict(jax.eval_shape(self._create), arrays)
@@ -116,7 +116,7 @@ class Trainer:
         params = init_params(state.params)
         state = state._replace(params=params, opt_state=self.optimizer.init(params))
     if self.main:
-      checkpoint.put_aside(folder, int(state.step))
+      checkpoints.quarantine(folder, int(state.step))
     return state
 
   def train(self, state, started=lambda: None):
@@ -133,8 +133,8 @@ class Trainer:
       return state, False
     stop, self._started = Stop(), started
     state = steps.place(state, self.layout, self.config.batch_size)
-    log = metrics.Metrics(self.workdir, start) if self.main else None
-    writer = checkpoint.Writer(self.workdir / "checkpoints", self.config.keep)
+    log = metrics.MetricsLog(self.workdir, start) if self.main else None
+    writer = checkpoints.Writer(self.workdir / "checkpoints", self.config.keep)
     progress = metrics.Progress(
       self.steps, start, self.config.batch_size * self.config.window, self.windows.steps_per_epoch
     )

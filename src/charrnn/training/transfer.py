@@ -4,7 +4,7 @@ import jax
 import numpy as np
 
 from charrnn import errors
-from charrnn.runs import runs
+from charrnn.runs import run as run_lib
 
 # Which axis of a parameter counts the symbols of the alphabet.
 SYMBOLS = {("embed", "W_e"): 0, ("head", "W_hy"): 1, ("head", "b_y"): 0}
@@ -16,7 +16,7 @@ def weights(source, model, params, alphabet):
   Symbols that the source did not know keep their fresh values. A model of another shape is a
   UserError that names the field.
   """
-  run = runs.load(source)
+  run = run_lib.Run.open(source).load()
   for field in ("cell", "layers", "hidden", "embed"):
     ours, theirs = getattr(model.network, field), run.config.model[field]
     if ours != theirs:

@@ -11,7 +11,7 @@ import tiny
 from flax import serialization
 
 from charrnn import errors
-from charrnn.runs import checkpoint
+from charrnn.runs import checkpoints
 from charrnn.training import optimizer
 from charrnn.training import state as state_lib
 
@@ -24,7 +24,7 @@ def some_state(step):
 
 
 def save(folder, keep, *losses, first=1):
-  writer = checkpoint.Writer(folder, keep)
+  writer = checkpoints.Writer(folder, keep)
   for step, loss in enumerate(losses, first):
     writer.save(step, some_state(step), {"valid_loss": loss, "memory": {"stale": step}})
   writer.close()
@@ -32,8 +32,8 @@ def save(folder, keep, *losses, first=1):
 
 def assert_is_state(arrays, step):
   """Bit for bit, types and all."""
-  expected = checkpoint.digests(arrays)
-  assert expected == checkpoint.digests(serialization.to_state_dict(some_state(step)))
+  expected = checkpoints.digests(arrays)
+  assert expected == checkpoints.digests(serialization.to_state_dict(some_state(step)))
 
 
 @pytest.fixture(scope="module")
@@ -49,21 +49,21 @@ def folder(saved, tmp_path):
 
 
 def test_comes_back_bit_for_bit(saved):
-  arrays, meta = checkpoint.read(saved, 2)
+  arrays, meta = checkpoints.read(saved, 2)
   assert_is_state(arrays, 2)
   assert meta["step"] == 2 and meta["valid_loss"] == 2.0 and meta["memory"] == {"stale": 2}
-  shapes = jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), checkpoint.metadata(saved, 2))
+  shapes = jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), checkpoints.metadata(saved, 2))
   assert shapes == jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), arrays)
 
 
 def test_some_of_the_arrays_can_be_read_alone(saved):
-  whole, _ = checkpoint.read(saved, 2)
-  params, meta = checkpoint.read(saved, 2, "params")
+  whole, _ = checkpoints.read(saved, 2)
+  params, meta = checkpoints.read(saved, 2, "params")
   assert params.keys() == {"params"} and meta["step"] == 2
-  assert checkpoint.digests(params["params"]) == checkpoint.digests(whole["params"])
-  one, _ = checkpoint.read(saved, 2, "params/layer_0/W_xh")
-  assert checkpoint.digests(one).keys() == {"params/layer_0/W_xh"}
-  assert not checkpoint.is_below("params/layer_0/W_xh", "param")
+  assert checkpoints.digests(params["params"]) == checkpoints.digests(whole["params"])
+  one, _ = checkpoints.read(saved, 2, "params/layer_0/W_xh")
+  assert checkpoints.digests(one).keys() == {"params/layer_0/W_xh"}
+  assert not checkpoints.is_below("params/layer_0/W_xh", "param")
 
 
 def files_of(folder, step):
@@ -86,23 +86,23 @@ def test_a_damaged_file_is_found_wherever_it_matters(folder, damage):
     whole = (folder / name).read_bytes()
     damage(folder / name)
     said = []
-    arrays, meta = checkpoint.read_newest(folder, said.append)
+    arrays, meta = checkpoints.read_newest(folder, said.append)
     assert_is_state(arrays, meta["step"])
     if meta["step"] == 1:
       passed_over.append(name)
       assert len(said) == 1 and "checkpoint 2" in said[0] and "damaged" in said[0]
     (folder / name).write_bytes(whole)
   assert {name.parts[1] for name in passed_over} == {"meta", "state"}
-  assert checkpoint.read_newest(folder)[1]["step"] == 2
+  assert checkpoints.read_newest(folder)[1]["step"] == 2
 
 
 def test_changed_meta_data_are_found(folder):
   path = folder / "2" / "meta" / "metadata"
   meta = json.loads(path.read_text())
   path.write_text(json.dumps(meta | {"valid_loss": 0.5}))
-  with pytest.raises(checkpoint.DamagedError, match="meta data"):
-    checkpoint.read_meta(folder, 2)
-  assert checkpoint.best_step(folder) == 1
+  with pytest.raises(checkpoints.DamagedError, match="meta data"):
+    checkpoints.read_meta(folder, 2)
+  assert checkpoints.best_step(folder) == 1
 
 
 def test_damage_elsewhere_does_not_matter_to_what_is_read(folder):
@@ -110,17 +110,17 @@ def test_damage_elsewhere_does_not_matter_to_what_is_read(folder):
   meta = json.loads(path.read_text())
   del meta["sha256"]
   meta["arrays"]["step"] = "0" * 64
-  path.write_text(json.dumps(checkpoint._seal(meta)))
-  with pytest.raises(checkpoint.DamagedError, match=r"\(step\): choose another --step"):
-    checkpoint.read(folder, 2)
-  assert "layer_0" in checkpoint.read(folder, 2, "params")[0]["params"]
+  path.write_text(json.dumps(checkpoints._seal(meta)))
+  with pytest.raises(checkpoints.DamagedError, match=r"\(step\): choose another --step"):
+    checkpoints.read(folder, 2)
+  assert "layer_0" in checkpoints.read(folder, 2, "params")[0]["params"]
 
 
 def test_arrays_of_another_step_are_found(folder):
   shutil.rmtree(folder / "2" / "state")
   shutil.copytree(folder / "1" / "state", folder / "2" / "state")
-  with pytest.raises(checkpoint.DamagedError, match=r"checkpoint 2 .* damaged \(.*more\)"):
-    checkpoint.read(folder, 2)
+  with pytest.raises(checkpoints.DamagedError, match=r"checkpoint 2 .* damaged \(.*more\)"):
+    checkpoints.read(folder, 2)
 
 
 def test_what_a_killed_save_or_deletion_leaves_does_no_harm(folder):
@@ -129,25 +129,25 @@ def test_what_a_killed_save_or_deletion_leaves_does_no_harm(folder):
   (folder / "60.orbax-checkpoint-tmp" / "state").mkdir(parents=True)
   (folder / "70").write_text("a file")
   said = []
-  assert checkpoint.read_newest(folder, said.append)[1]["step"] == 2
+  assert checkpoints.read_newest(folder, said.append)[1]["step"] == 2
   assert [text.split()[1] for text in said] == ["50", "40"]
-  checkpoint.put_aside(folder, 2)
-  assert checkpoint.steps(folder) == [1, 2]
+  checkpoints.quarantine(folder, 2)
+  assert checkpoints.steps(folder) == [1, 2]
   assert sorted(p.name for p in (folder.parent / "damaged").iterdir()) == ["40", "50"]
   save(folder, 1, 0.5, first=60)
-  assert checkpoint.steps(folder) == [60]
-  assert_is_state(checkpoint.read(folder, 60)[0], 60)
+  assert checkpoints.steps(folder) == [60]
+  assert_is_state(checkpoints.read(folder, 60)[0], 60)
 
 
 def assert_is_refused(folder, why):
   """And not taken for damage: else a resume would put whole checkpoints aside."""
   with pytest.raises(errors.UserError, match=why) as caught:
-    checkpoint.read_newest(folder)
-  assert not isinstance(caught.value, checkpoint.DamagedError)
+    checkpoints.read_newest(folder)
+  assert not isinstance(caught.value, checkpoints.DamagedError)
 
 
 def test_a_lack_of_files_is_no_damage(folder, monkeypatch):
-  monkeypatch.setattr(checkpoint, "steps", lambda folder: [1, 2])  # it opens one itself
+  monkeypatch.setattr(checkpoints, "steps", lambda folder: [1, 2])  # it opens one itself
   soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
   resource.setrlimit(resource.RLIMIT_NOFILE, (3, hard))
   try:
@@ -168,7 +168,7 @@ def test_a_lack_of_memory_is_no_damage(folder, monkeypatch):
   def fail(tree):
     raise MemoryError
 
-  monkeypatch.setattr(checkpoint, "digests", fail)
+  monkeypatch.setattr(checkpoints, "digests", fail)
   assert_is_refused(folder, r"cannot read checkpoint 2 in .*: out of memory")
 
 
@@ -179,15 +179,15 @@ def test_where_no_step_is_whole_nothing_begins_anew(folder, tmp_path):
   for damaged, count in ((folder, 2), (tmp_path / "other", 1)):
     said = []
     with pytest.raises(errors.UserError, match=r"every checkpoint in .* is damaged: restore one"):
-      checkpoint.read_newest(damaged, said.append)
-    assert len(said) == len(checkpoint.steps(damaged)) == count
+      checkpoints.read_newest(damaged, said.append)
+    assert len(said) == len(checkpoints.steps(damaged)) == count
     assert "--step" not in "".join(said)
 
 
 def test_what_is_put_aside_overwrites_nothing(folder):
   for _ in range(2):
     (folder / "50").mkdir()
-    checkpoint.put_aside(folder, 2)
+    checkpoints.quarantine(folder, 2)
   assert sorted(p.name for p in (folder.parent / "damaged").iterdir()) == ["50", "50.1"]
 
 
@@ -196,43 +196,43 @@ def test_a_damaged_older_step_does_not_stop_a_writer(folder):
   for name in files_of(folder, 1):
     flip(folder / name)
   save(folder, 1, 1.5, first=3)
-  assert checkpoint.steps(folder) == [3]
-  assert checkpoint.best_step(folder) == 3
+  assert checkpoints.steps(folder) == [3]
+  assert checkpoints.best_step(folder) == 3
 
 
 def test_the_best_and_the_newest_stay(tmp_path):
   save(tmp_path / "a", 1, 3.0, 1.0, 2.0, 4.0)
-  assert checkpoint.steps(tmp_path / "a") == [2, 4]
-  assert checkpoint.best_step(tmp_path / "a") == 2
+  assert checkpoints.steps(tmp_path / "a") == [2, 4]
+  assert checkpoints.best_step(tmp_path / "a") == 2
   save(tmp_path / "a", 1, 5.0, first=5)  # by a writer that did not see the best
-  assert checkpoint.steps(tmp_path / "a") == [2, 5]
+  assert checkpoints.steps(tmp_path / "a") == [2, 5]
   save(tmp_path / "b", 2, None, None, 3.0, None, 2.0, None, None)
-  assert checkpoint.steps(tmp_path / "b") == [5, 6, 7]
+  assert checkpoints.steps(tmp_path / "b") == [5, 6, 7]
 
 
 def test_without_any_validation_loss_the_newest_is_the_best(tmp_path):
   save(tmp_path, 2, None, None, None)
-  assert checkpoint.steps(tmp_path) == [2, 3]
-  assert checkpoint.best_step(tmp_path) == 3
+  assert checkpoints.steps(tmp_path) == [2, 3]
+  assert checkpoints.best_step(tmp_path) == 3
 
 
 def test_of_equal_losses_the_first_is_the_best(tmp_path):
   save(tmp_path, 3, 2.0, 1.0, 1.0)
-  assert checkpoint.best_step(tmp_path) == checkpoint.best({3: 1.0, 2: 1.0, 4: None}) == 2
+  assert checkpoints.best_step(tmp_path) == checkpoints.best({3: 1.0, 2: 1.0, 4: None}) == 2
 
 
 def test_nothing_there(tmp_path):
-  assert checkpoint.steps(tmp_path / "none") == []
-  assert checkpoint.read_newest(tmp_path / "none") is None
-  assert checkpoint.best_step(tmp_path / "none") is None
+  assert checkpoints.steps(tmp_path / "none") == []
+  assert checkpoints.read_newest(tmp_path / "none") is None
+  assert checkpoints.best_step(tmp_path / "none") is None
   with pytest.raises(errors.UserError, match="checkpoint 3"):
-    checkpoint.read(tmp_path, 3)
+    checkpoints.read(tmp_path, 3)
 
 
 def test_is_read_while_it_is_written(folder):
-  writer = checkpoint.Writer(folder, 3)
-  assert checkpoint.read_newest(folder)[1]["step"] == 2
+  writer = checkpoints.Writer(folder, 3)
+  assert checkpoints.read_newest(folder)[1]["step"] == 2
   writer.save(3, some_state(3), {"valid_loss": None})
-  assert checkpoint.read_newest(folder)[1]["step"] in (2, 3)
+  assert checkpoints.read_newest(folder)[1]["step"] in (2, 3)
   writer.close()
-  assert checkpoint.read_newest(folder)[1]["step"] == 3
+  assert checkpoints.read_newest(folder)[1]["step"] == 3

@@ -5,7 +5,7 @@ import subprocess
 
 import pytest
 
-from charrnn.runs import surroundings
+from charrnn.runs import provenance
 
 FILES = {
   "launch.py": "import package\n",
@@ -47,7 +47,7 @@ def checkout(tmp_path, monkeypatch):
 
 
 def state(checkout):
-  return surroundings.code(checkout / "package")
+  return provenance.code(checkout / "package")
 
 
 def test_a_clean_checkout(checkout):
@@ -83,37 +83,37 @@ def test_the_commit_and_its_changes_give_the_code_again(checkout, tmp_path):
 
 def test_outside_of_git_there_is_no_commit(tmp_path, checkout, monkeypatch):
   (tmp_path / "plain").mkdir()
-  assert surroundings.code(tmp_path / "plain") == (None, b"")
+  assert provenance.code(tmp_path / "plain") == (None, b"")
   # Installed into an environment within a checkout of something else.
   write(checkout, {".gitignore": "env\n", "env/package/a.py": "one = 1\n"})
-  assert surroundings.code(checkout / "env" / "package") == (None, b"")
+  assert provenance.code(checkout / "env" / "package") == (None, b"")
   monkeypatch.setenv("PATH", "")
   assert state(checkout) == (None, b"")
 
 
 def test_changes_are_kept_by_their_digest_and_cut_where_they_are_too_long(tmp_path, monkeypatch):
-  monkeypatch.setattr(surroundings, "MOST", 100)
+  monkeypatch.setattr(provenance, "MAX_DIFF", 100)
   short, long, longer = b"x" * 100, b"x" * 101, b"x" * 102
-  names = [surroundings._keep(tmp_path, changes) for changes in (short, long, longer, short)]
+  names = [provenance._store_changes(tmp_path, changes) for changes in (short, long, longer, short)]
   assert len(set(names)) == 3 and names[0] == names[3]
   assert (tmp_path / names[0]).read_bytes() == short
   assert (tmp_path / names[1]).read_bytes() == short + b"\n(cut here: 101 bytes in all)\n"
 
 
 def test_the_facts_are_plain_and_the_same_as_long_as_nothing_changes(tmp_path, monkeypatch):
-  monkeypatch.setattr(surroundings, "code", lambda folder: ("c0ffee", b"changes"))
+  monkeypatch.setattr(provenance, "code", lambda folder: ("c0ffee", b"changes"))
   monkeypatch.setenv("XLA_FLAGS", "--xla_one")
   monkeypatch.setenv("SECRET", "word")
-  found = surroundings.facts(tmp_path)
+  found = provenance.facts(tmp_path)
   assert found["git"] == "c0ffee+" and (tmp_path / found["uncommitted"]).exists()
   assert found["settings"]["XLA_FLAGS"] == "--xla_one" and "word" not in str(found)
   assert {"jax", "jaxlib", "numpy", "optax"} <= found["packages"].keys()
   assert found["cores"] >= 1 and found["processor"]
-  assert list(surroundings.differences(found, surroundings.facts(tmp_path))) == []
+  assert list(provenance.differences(found, provenance.facts(tmp_path))) == []
 
 
 def test_each_difference_is_a_line(tmp_path):
-  now = surroundings.facts(tmp_path) | {"devices": "2 x cpu"}
+  now = provenance.facts(tmp_path) | {"devices": "2 x cpu"}
   then = now | {
     "devices": "1 x cpu",
     "cores": 99,
@@ -121,11 +121,11 @@ def test_each_difference_is_a_line(tmp_path):
     "packages": now["packages"] | {"jax": "0.1", "gone": "2"},
     "settings": {"NPROC": "3"},
   }
-  lines = list(surroundings.differences(then, now))
+  lines = list(provenance.differences(then, now))
   assert "devices: 1 x cpu, now 2 x cpu" in lines
   assert f"cores: 99, now {now['cores']}" in lines
   assert f"jax: 0.1, now {now['packages']['jax']}" in lines
   assert "gone: 2, now none" in lines and "NPROC: 3, now none" in lines
   assert len({line.partition(":")[0] for line in lines}) == len(lines)
   old = {"packages": {}, "devices": "2 x cpu"}  # of an older version, which kept less
-  assert list(surroundings.differences(old, now)) == []
+  assert list(provenance.differences(old, now)) == []

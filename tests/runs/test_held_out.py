@@ -6,7 +6,8 @@ import pytest
 
 from charrnn import config as config_lib
 from charrnn import errors
-from charrnn.runs import parts, runs
+from charrnn.runs import held_out
+from charrnn.runs import run as run_lib
 
 
 @pytest.fixture
@@ -27,12 +28,12 @@ def config(tmp_path, monkeypatch):
 @pytest.mark.parametrize("alphabet", ["char", "byte"])
 def test_the_parts_are_the_corpus_and_know_their_places(config, kind, alphabet):
   config.text.split, config.text.alphabet = kind, alphabet
-  corpus = runs.load_corpus(config)
-  found = parts.load(config, corpus.tokenizer)
+  corpus = run_lib.load_corpus(config)
+  found = held_out.divide(corpus, run_lib.split_corpus(config, len(corpus.ids)), corpus.tokenizer)
   whole = corpus.tokenizer.decode(corpus.ids[:])
   for part, segments in (
-    (found.training, found.split.train),
-    (found.held_out, [*found.split.valid, *found.split.test]),
+    (found.training, found.splits.train),
+    (found.held_out, [*found.splits.valid, *found.splits.test]),
   ):
     assert part.text == "".join(whole[a:b] for a, b in sorted(segments))
     assert [each.start for each in part.passages[1:]] == [e.stop for e in part.passages[:-1]]
@@ -46,5 +47,7 @@ def test_the_parts_are_the_corpus_and_know_their_places(config, kind, alphabet):
 
 def test_no_held_out_text_is_one_line(config):
   config.text.valid_fraction = config.text.test_fraction = 0.0
+  corpus = run_lib.load_corpus(config)
+  splits = run_lib.split_corpus(config, len(corpus.ids))
   with pytest.raises(errors.UserError, match="all training text"):
-    parts.load(config, runs.load_corpus(config).tokenizer)
+    held_out.divide(corpus, splits, corpus.tokenizer)

@@ -1,0 +1,199 @@
+"""Provenance of a run: machine, packages, settings, code and launches, stored in run.json."""
+
+import contextlib
+import datetime
+import hashlib
+import importlib.metadata
+import json
+import os
+import pathlib
+import platform
+import re
+import shlex
+import subprocess
+import sys
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+from charrnn import config as config_lib
+from charrnn import console, errors, files, startup
+from charrnn.runs import checkpoints
+
+PACKAGES = (
+  *("charrnn", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "ml_collections"),
+  *("numpy", "ml_dtypes", "tensorstore", "libtpu"),
+  *(f"jax-cuda{n}-{part}" for n in (12, 13) for part in ("plugin", "pjrt")),
+  *("nvidia-cublas-cu12", "nvidia-cudnn-cu12", "nvidia-cuda-nvcc-cu12"),
+  *("nvidia-cublas", "nvidia-cudnn-cu13", "nvidia-cuda-nvcc"),
+)
+# Environment variables that change JAX's results. NPROC: the number of its threads on a CPU.
+SETTINGS = re.compile(r"JAX_.*|XLA_FLAGS|NPROC|LIBTPU_INIT_ARGS|NVIDIA_TF32_OVERRIDE")
+PACKAGE = pathlib.Path(__file__).parents[1]
+# A diff that does not depend on the user's git settings.
+DIFF = ("diff", "--no-color", "--no-ext-diff", "--no-textconv", "--no-relative")
+DIFF += ("--src-prefix=a/", "--dst-prefix=b/")
+MAX_DIFF = 1_000_000  # bytes of uncommitted changes that are stored
+
+
+class Original(NamedTuple):
+  """The run that a rerun repeats, and its launch."""
+
+  path: pathlib.Path
+  launch: dict[str, Any]
+
+
+def record_launch(line, workdir: pathlib.Path, corpus, devices: str) -> dict[str, Any]:
+  """Write config.json and the vocabulary, add a launch to run.json; return its content.
+
+  `line`: the config.CommandLine. `devices`: the number and kind of the devices.
+  """
+  corpus.tokenizer.save(workdir / "alphabet.json")
+  launch = {
+    "time": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+    "command": shlex.join(sys.argv),
+    "overrides": line.overrides,
+    "devices": devices,
+    **facts(workdir),
+  }
+  path = workdir / "run.json"
+  before = files.read_json(path) if path.exists() else {}
+  record = {"experiment": line.experiment, "variant": line.variant, "corpus": corpus.provenance}
+  record |= {name: before[name] for name in ("weights", "rerun_of") if name in before}
+  if line.config.init_from and not before:
+    record["weights"] = initial_weights(line.config.init_from)
+  if line.original:
+    record["rerun_of"] = str(line.original.path)
+    _report_differences(line.original.launch, launch)
+  record["launches"] = [*before.get("launches", []), launch]
+  files.write_json(path, record)
+  # Last: a directory with a config.json is a run directory.
+  files.write_json(workdir / "config.json", config_lib.to_json(line.config))
+  return record
+
+
+def record_startup(workdir: pathlib.Path, record: dict[str, Any], seconds: dict[str, float]) -> str:
+  """Add the startup times of the last launch to run.json; return a line about them.
+
+  `seconds`: by phase, with their total.
+  """
+  record["launches"][-1]["startup_seconds"] = seconds
+  files.write_json(workdir / "run.json", record)
+  phases = ", ".join(f"{name} {value:.1f}" for name, value in seconds.items() if name != "total")
+  return f"first step after {seconds['total']:.1f} s ({phases})"
+
+
+def initial_weights(path: str | pathlib.Path) -> dict[str, Any]:
+  """Return the step and digest of the weights that a run with init_from=`path` starts from."""
+  folder = pathlib.Path(path) / "checkpoints"
+  if (step := checkpoints.best_step(folder)) is None:
+    raise errors.UserError(f"{path} has no undamaged checkpoint to start from")
+  arrays = checkpoints.read_meta(folder, step)["arrays"]
+  digests = {name: arrays[name] for name in sorted(arrays) if checkpoints.is_below(name, "params")}
+  return {"step": step, "sha256": hashlib.sha256(json.dumps(digests).encode()).hexdigest()}
+
+
+def _report_differences(original: dict, launch: dict):
+  lines = list(differences(original, launch))
+  for line in lines or ["nothing: machine, packages and code are those of the record"]:
+    console.say(f"different {line}")
+
+
+def differences(then: dict, now: dict) -> Iterator[str]:
+  """Yield a line for each difference of two launches. What `then` lacks is skipped."""
+  names = ("devices", "processor", "cores", "driver", "platform", "python", "git", "uncommitted")
+  pairs = {name: (then.get(name), now[name]) for name in names if name in then}
+  pairs |= {name: (old, now["packages"].get(name)) for name, old in then["packages"].items()}
+  if "settings" in then:
+    for name in sorted(then["settings"].keys() | now["settings"].keys()):
+      pairs[name] = then["settings"].get(name), now["settings"].get(name)
+  for name, (old, new) in pairs.items():
+    if old != new:
+      yield f"{name}: {old or 'none'}, now {new or 'none'}"
+
+
+def facts(workdir: pathlib.Path) -> dict[str, Any]:
+  """Return what affects results beside config and corpus; store uncommitted code in `workdir`."""
+  commit, changes = code(PACKAGE)
+  return {
+    "directory": os.getcwd(),
+    "python": platform.python_version(),
+    "platform": platform.platform(),
+    "processor": processor(),
+    "cores": len(startup.cores()),
+    "driver": _driver(),
+    "packages": {name: version for name in PACKAGES if (version := _version(name))},
+    "settings": {k: v for k, v in sorted(os.environ.items()) if SETTINGS.fullmatch(k)},
+    "git": commit and commit + ("+" if changes else ""),
+    "uncommitted": _store_changes(workdir, changes) if changes else None,
+  }
+
+
+def use_cores(count: int):
+  """Restrict this process to `count` cores, if it has more: rounding depends on their number.
+
+  Call it before SciPy is imported, whose LAPACK reads the number of cores then.
+  """
+  cores = startup.cores()
+  if hasattr(os, "sched_setaffinity") and 0 < count < len(cores):
+    os.sched_setaffinity(0, cores[:count])
+
+
+def processor() -> str:
+  """Return the processor's name."""
+  path = pathlib.Path("/proc/cpuinfo")
+  lines = path.read_text().splitlines() if path.exists() else []
+  names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+  return names[0] if names else platform.processor() or platform.machine()
+
+
+def _driver() -> str | None:
+  """Return the version line of NVIDIA's driver, if there is one."""
+  with contextlib.suppress(OSError):
+    return pathlib.Path("/proc/driver/nvidia/version").read_text().splitlines()[0]
+  return None
+
+
+def _version(name: str) -> str | None:
+  with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+    return importlib.metadata.version(name)
+  return None
+
+
+def code(folder: pathlib.Path) -> tuple[str | None, bytes]:
+  """Return the git commit of the code in a folder, and the uncommitted changes as a diff.
+
+  The diff covers all Python files of the checkout, and untracked ones in the folder. Return
+  (None, b"") outside of git.
+  """
+  try:
+    # An installed package may lie in a checkout of something else.
+    if not _git(folder, "ls-files", "--", "."):
+      return None, b""
+    root = os.fsdecode(_git(folder, "rev-parse", "--show-toplevel")).rstrip("\n")
+    changes = [_git(root, *DIFF, "HEAD", "--", "*.py")]
+    new = _git(root, "ls-files", "-z", "--others", "--exclude-standard", "--", str(folder))
+    for path in map(os.fsdecode, new.split(b"\0")):
+      if path.endswith(".py"):
+        changes.append(_git(root, *DIFF, "--no-index", "--", os.devnull, path, codes=(1,)))
+    return _git(root, "rev-parse", "HEAD").decode().strip(), b"".join(changes)
+  except (OSError, subprocess.CalledProcessError):
+    return None, b""
+
+
+def _git(folder, *arguments: str, codes: tuple[int, ...] = (0,)) -> bytes:
+  command = ["git", "-C", str(folder), *arguments]
+  # Do not lock the index: several trials start at once.
+  environment = {**os.environ, "GIT_OPTIONAL_LOCKS": "0"}
+  done = subprocess.run(command, capture_output=True, env=environment, check=False)
+  if done.returncode not in codes:
+    raise subprocess.CalledProcessError(done.returncode, command)
+  return done.stdout
+
+
+def _store_changes(workdir: pathlib.Path, changes: bytes) -> str:
+  """Write a diff to a file that is named by its digest; return the name."""
+  name = f"uncommitted-{hashlib.sha256(changes).hexdigest()[:8]}.diff"
+  if len(changes) > MAX_DIFF:
+    changes = changes[:MAX_DIFF] + f"\n(cut here: {len(changes)} bytes in all)\n".encode()
+  (workdir / name).write_bytes(changes)
+  return name

@@ -1,0 +1,327 @@
+"""Run directories: the only reader of their config, vocabulary, provenance and checkpoints."""
+
+import contextlib
+import functools
+import pathlib
+import time
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from ml_collections import config_dict
+
+from charrnn import config as config_lib
+from charrnn import errors, files, models
+from charrnn.data import corpora, tokenizers
+from charrnn.data import splits as splits_lib
+from charrnn.runs import checkpoints, lock
+from charrnn.runs import metrics as metrics_lib
+from charrnn.runs import status as status_lib
+
+DELETION_SECONDS = 2.0  # wait for a step that seems damaged and may be in deletion
+BEST_TRIES = 3
+
+
+class DeletedError(errors.UserError):
+  """A step was deleted while it was read, as training deletes old ones."""
+
+
+class Arrays(NamedTuple):
+  """The arrays of a step by name, such as params/layer_0/W_xh."""
+
+  whole: dict[str, np.ndarray]  # they match their digests
+  damaged: dict[str, Any]  # shape and dtype, or None if these are lost as well
+
+
+class Run:
+  """A run directory. Its properties are read when they are used first.
+
+  Reading never writes or locks anything and needs no device, so it works beside a trainer. A
+  missing or damaged file raises UserError.
+  """
+
+  def __init__(self, path: str | pathlib.Path, step: int | None = None):
+    self.path, self._step = pathlib.Path(path), step
+
+  @classmethod
+  def open(cls, path: str | pathlib.Path, step: int | None = None) -> "Run":
+    """Return the run at `path`; raise UserError if there is none, or no such step.
+
+    `step`: the checkpoint of `params`; None: the best by validation loss, else the newest.
+    """
+    run = cls(path, step)
+    _check_directory(run.path)
+    if step is not None and step not in run.steps:
+      kept = f"kept are {', '.join(map(str, run.steps))}" if run.steps else "it has none yet"
+      raise errors.UserError(f"{path} has no step {step}: {kept}")
+    return run
+
+  def load(self) -> "Run":
+    """Read the parameters now, so that damage is found before other work; return this run."""
+    _ = self._checkpoint
+    return self
+
+  @functools.cached_property
+  def config(self) -> config_dict.FrozenConfigDict:
+    """The resolved config."""
+    path = self.path / "config.json"
+    try:
+      config = config_lib.from_json(files.read_json(path))
+      if config.model.cell != "ngram" and None in (config.model.layers, config.model.hidden):
+        raise ValueError("it was not resolved")
+      return config_dict.FrozenConfigDict(config)
+    except (TypeError, AttributeError, ValueError, KeyError) as error:
+      raise _damaged(path) from error
+
+  @functools.cached_property
+  def tokenizer(self) -> tokenizers.Tokenizer:
+    """The vocabulary."""
+    return tokenizers.Tokenizer.load(self.path / "alphabet.json")
+
+  @functools.cached_property
+  def origin(self) -> dict[str, Any]:
+    """The content of run.json: the corpus and the launches."""
+    value = files.read_json(self.path / "run.json") | {"corpus": self.provenance}
+    if not isinstance(value.get("launches"), list) or not value["launches"]:
+      raise _damaged(self.path / "run.json")
+    return value
+
+  @functools.cached_property
+  def provenance(self) -> dict[str, Any]:
+    """The provenance of the corpus in run.json."""
+    corpus = files.read_json(self.path / "run.json").get("corpus")
+    is_known = isinstance(corpus, dict) and {"sha256", "characters"} <= corpus.keys()
+    if not is_known or not isinstance(corpus["characters"], int):
+      raise _damaged(self.path / "run.json")
+    return corpus
+
+  @property
+  def metrics(self) -> list[dict[str, Any]]:
+    """The lines of metrics.jsonl."""
+    return metrics_lib.read(self.path)
+
+  @property
+  def steps(self) -> list[int]:
+    """The steps of the checkpoints, oldest first. They may be incomplete."""
+    return checkpoints.steps(self.path / "checkpoints")
+
+  @property
+  def step(self) -> int:
+    """The step of `params`."""
+    return self.meta["step"]
+
+  @property
+  def meta(self) -> dict[str, Any]:
+    """The metadata of the checkpoint of `params`."""
+    return self._checkpoint[1]
+
+  @property
+  def params(self) -> checkpoints.Tree:
+    """The verified parameters as nested dicts of NumPy arrays."""
+    return self._checkpoint[0]["params"]
+
+  @functools.cached_property
+  def model(self) -> models.Model:
+    """The model that `params` belong to."""
+    return models.restore(self.tokenizer.vocab_size, self.config.model, self.params)
+
+  @functools.cached_property
+  def length(self) -> tuple[int, float | None]:
+    """The number of steps of the whole training, and of an epoch (None of an n-gram's orders)."""
+    config = self.config
+    if config.model.cell == "ngram":
+      return config.model.order, None
+    characters = sum(stop - start for start, stop in self.splits().train)
+    per_epoch = characters / (config.batch_size * config.window)
+    steps = max(1, round(config.epochs * per_epoch))
+    return min(steps, config.max_steps or steps), per_epoch
+
+  @property
+  def status(self) -> status_lib.RunStatus:
+    """The status by lock, outcome.json, metrics and checkpoints. A trial may lack config.json."""
+    if lock.is_held(self.path):
+      return status_lib.RunStatus.RUNNING
+    outcome = status_lib.read_outcome(self.path)
+    ended = outcome.status if outcome else status_lib.RunStatus.WAITING
+    if not (self.path / "config.json").exists():
+      return ended
+    if ended in (
+      status_lib.RunStatus.WAITING,
+      status_lib.RunStatus.STOPPED,
+      status_lib.RunStatus.KILLED,
+      status_lib.RunStatus.TIMEOUT,
+    ):
+      # Another launch may have resumed the run since.
+      with contextlib.suppress(errors.UserError):
+        ended = self._result() or ended
+    return status_lib.RunStatus.STOPPED if ended == status_lib.RunStatus.WAITING else ended
+
+  def _result(self) -> status_lib.RunStatus | None:
+    """Return how the training ended by its own numbers; None if it is not at its end."""
+    config, steps, lines = self.config, self.steps, self.metrics
+    if config.model.cell == "ngram":  # the checkpoint comes last
+      return status_lib.RunStatus.FINISHED if steps else None
+    if max([0, *steps, *(line["step"] for line in lines)]) >= self.length[0]:
+      return status_lib.RunStatus.FINISHED
+    valid = [loss for line in lines if (loss := line.get("valid/loss")) is not None]
+    stale = len(valid) - 1 - valid.index(min(valid)) if valid else 0
+    if config.patience and stale >= config.patience:
+      return status_lib.RunStatus.FINISHED
+    train = [loss for line in lines if (loss := line.get("train/loss")) is not None]
+    return (
+      status_lib.RunStatus.DIVERGED if train and train[-1] > config.diverged * train[0] else None
+    )
+
+  def corpus(self) -> corpora.Corpus:
+    """Load the corpus; raise UserError if it is missing or has changed since training."""
+    try:
+      corpus = load_corpus(self.config)
+    except errors.UserError as error:
+      raise errors.UserError(f"cannot load the corpus of {self.path}: {error}") from error
+    self.check_corpus(corpus)
+    return corpus
+
+  def check_corpus(self, corpus: corpora.Corpus):
+    """Raise UserError if a corpus is not the one that the run was trained on."""
+    if self.provenance["sha256"] != corpus.provenance["sha256"]:
+      raise errors.UserError(
+        f"{corpus.name} has changed since {self.path} was trained on it: restore the old text, or "
+        f"start anew in another --workdir (with --config.init_from={self.path} from its weights)"
+      )
+
+  def splits(self) -> splits_lib.Splits:
+    """Return the spans of the training, validation and test text."""
+    return split_corpus(self.config, self.provenance["characters"])
+
+  def checkpoint(self, step: int, prefix: str = "") -> tuple[checkpoints.Tree, dict[str, Any]]:
+    """Return the verified arrays of a step at or below the name `prefix`, and the metadata.
+
+    Raise DeletedError if training deleted the step meanwhile, else DamagedError if it is damaged.
+    """
+    with self._detect_deletion(step):
+      return checkpoints.read(self.path / "checkpoints", step, prefix)
+
+  def arrays(self, step: int, prefix: str = "") -> Arrays:
+    """Return the arrays of a step, each verified by itself.
+
+    Raise DeletedError, and DamagedError if the digests are damaged.
+    """
+    folder = self.path / "checkpoints"
+    try:
+      return Arrays(checkpoints.flatten(self.checkpoint(step, prefix)[0]), {})
+    except checkpoints.DamagedError:
+      pass
+    with self._detect_deletion(step):
+      shapes = checkpoints.shapes(folder, step)
+      names = checkpoints.read_meta(folder, step)["arrays"].keys() | shapes.keys()
+      whole, damaged = {}, {}
+      for name in sorted(names, key=checkpoints.natural_key):
+        if checkpoints.is_below(name, prefix):
+          try:
+            whole |= checkpoints.flatten(checkpoints.read(folder, step, name)[0])
+          except checkpoints.DamagedError:
+            damaged[name] = shapes.get(name)
+    if damaged and self.is_deleted(step):
+      raise self._deleted(step)
+    return Arrays(whole, damaged)
+
+  @functools.cached_property
+  def _checkpoint(self) -> tuple[checkpoints.Tree, dict[str, Any]]:
+    if self._step is not None:
+      return self.checkpoint(self._step, "params")
+    if not self.steps:
+      every = filter(None, (self.config.eval_every, self.config.checkpoint_every))
+      first = min(every, default=None)
+      when = f": the first is written after step {first}" if first else ""
+      raise errors.UserError(f"{self.path} has no checkpoint yet{when}")
+    folder = self.path / "checkpoints"
+    for _ in range(BEST_TRIES):
+      step = checkpoints.best_step(folder)
+      if step is None:
+        raise errors.UserError(f"every checkpoint in {folder} is damaged: restore one from a copy")
+      with contextlib.suppress(DeletedError):  # training found a better one: read that
+        return self.checkpoint(step, "params")
+    raise errors.UserError(f"the checkpoints in {folder} change too fast to be read: try again")
+
+  @contextlib.contextmanager
+  def _detect_deletion(self, step: int) -> Iterator[None]:
+    """Raise DeletedError instead of DamagedError if the step is being deleted."""
+    try:
+      yield
+    except checkpoints.DamagedError as error:
+      if self.is_deleted(step):
+        raise self._deleted(step) from error
+      raise
+
+  def is_deleted(self, step: int) -> bool:
+    """Return whether a step is gone. Wait a moment while a trainer may be deleting it."""
+    folder = self.path / "checkpoints" / str(step)
+    end = time.monotonic() + DELETION_SECONDS
+    while folder.is_dir() and lock.is_held(self.path) and time.monotonic() < end:
+      time.sleep(0.05)
+    return not folder.is_dir()
+
+  def _deleted(self, step: int) -> DeletedError:
+    return DeletedError(f"step {step} of {self.path} was deleted while it was read: try another")
+
+
+def _check_directory(path: pathlib.Path):
+  if not path.exists():
+    raise errors.UserError(f"no run directory {path}: `ls runs` shows those of launch.py")
+  if not path.is_dir():
+    raise errors.UserError(f"{path} is a file: give a run directory, such as runs/shakespeare")
+  if not (path / "config.json").exists():
+    problem = "is empty" if not any(path.iterdir()) else "is not a run directory (no config.json)"
+    raise errors.UserError(f"{path} {problem}: make one with python launch.py --config=...")
+
+
+def _damaged(path: pathlib.Path) -> errors.UserError:
+  return errors.UserError(f"{path} is damaged: restore it from a copy of the same run")
+
+
+def load_corpus(config) -> corpora.Corpus:
+  """Load the corpus that `config.text` names."""
+  text = config.text
+  return corpora.load(
+    text.source,
+    tokenizer=text.alphabet,
+    encoding=text.encoding,
+    newlines=text.newlines,
+    limit=text.limit,
+  )
+
+
+def split_corpus(config, length: int) -> splits_lib.Splits:
+  """Return the splits of a corpus of `length` characters."""
+  text = config.text
+  return splits_lib.split(
+    length,
+    text.split,
+    text.valid_fraction,
+    text.test_fraction,
+    streams=config.batch_size,
+    window=config.window,
+  )
+
+
+def common_splits(runs: Sequence[Run]) -> splits_lib.Splits:
+  """Return the splits that runs have in common; raise UserError if their text or splits differ."""
+  first, *others = runs
+  names = ("sha256", "characters", "alphabet")
+  for other in others:
+    if any(first.provenance.get(name) != other.provenance.get(name) for name in names):
+      raise _different(first, other, "texts")
+    if first.splits() != other.splits():
+      raise _different(first, other, "splits")
+  return first.splits()
+
+
+def _different(a: Run, b: Run, what: str) -> errors.UserError:
+  return errors.UserError(f"{a.path} and {b.path} have different {what}: compare them separately")
+
+
+def use_cpu():
+  """Keep JAX to the CPU: a command that only reads must not take memory of the training GPU."""
+  from charrnn import startup
+
+  startup.import_jax().config.update("jax_platforms", "cpu")

@@ -1,0 +1,50 @@
+"""The status of a run, and the file in which a launcher stores how a run ended."""
+
+import enum
+import json
+import pathlib
+from typing import NamedTuple
+
+from charrnn import files
+
+STOPPED_CODE = 75  # exit code of a run that a signal stopped after it had saved
+
+
+class RunStatus(enum.StrEnum):
+  WAITING = "waiting"  # not launched yet
+  RUNNING = "running"
+  FINISHED = "finished"
+  STOPPED = "stopped"  # by a signal; the same command resumes it
+  DIVERGED = "diverged"
+  FAILED = "failed"
+  KILLED = "killed"
+  PRUNED = "pruned"  # ended by a search because of its losses
+  TIMEOUT = "timeout"
+
+  @classmethod
+  def _missing_(cls, value):
+    return cls.FINISHED if value == "done" else None  # the word of older versions
+
+
+class Outcome(NamedTuple):
+  """The end of a launch."""
+
+  status: RunStatus
+  code: int | None = None  # the exit code; negative: the signal that ended the process
+  seconds: float = 0.0
+
+
+def read_outcome(workdir: pathlib.Path) -> Outcome | None:
+  """Return the content of outcome.json, or None if it is missing or damaged."""
+  try:
+    value = json.loads((workdir / "outcome.json").read_bytes())
+    status = RunStatus(value.get("status", value.get("state")))
+    return Outcome(status, value["code"], float(value["seconds"]))
+  except (OSError, ValueError, KeyError, TypeError, AttributeError):
+    return None
+
+
+def write_outcome(workdir: pathlib.Path, outcome: Outcome):
+  """Write outcome.json."""
+  value = files.with_aliases(outcome._asdict(), {"status": "state"})
+  files.write_json(workdir / "outcome.json", value)
