@@ -19,6 +19,8 @@ from charrnn import errors
 
 Update = Callable[..., None]  # (done, total, note="")
 REDRAW = 0.1  # seconds between two drawings on a terminal
+# C0, DEL and C1, which a terminal obeys, as escapes: text.translate(CONTROLS).
+CONTROLS = {c: f"\\x{c:02x}" for c in (*range(32), *range(0x7F, 0xA0)) if chr(c) not in "\n\t"}
 
 
 class _Stderr(io.TextIOBase):
@@ -60,8 +62,8 @@ _console = rich.console.Console(file=_Stderr(), highlight=False, markup=False, e
 
 
 def say(text: str = ""):
-  """Write a line to stderr, above the progress bar if one is shown."""
-  _console.print(rich.text.Text(text), soft_wrap=True)
+  """Write a line to stderr, above the progress bar if one is shown; control characters escaped."""
+  _console.print(rich.text.Text(text.translate(CONTROLS)), soft_wrap=True)
 
 
 def write(text: str):
@@ -142,6 +144,8 @@ class Progress:
         console=_console,
         auto_refresh=False,
         transient=True,
+        redirect_stdout=False,  # our stderr would write to itself
+        redirect_stderr=False,
       )
       self._bar.start()
       self._task = self._bar.add_task(phase, total=None, note="", left="")
@@ -178,7 +182,9 @@ class LiveTable:
   """Lines that are redrawn in place on a terminal. Nothing is drawn elsewhere."""
 
   def __init__(self):
-    self._live = rich.live.Live(console=_console, auto_refresh=False, transient=False)
+    self._live = rich.live.Live(
+      console=_console, auto_refresh=False, redirect_stdout=False, redirect_stderr=False
+    )
 
   def __enter__(self):
     if is_live():

@@ -1,0 +1,141 @@
+"""Output for people: on a terminal, in a log, and when nobody is left to read it."""
+
+import os
+import pty
+import re
+import select
+import subprocess
+import sys
+
+import pytest
+
+from charrnn import console, errors
+
+PROGRAM = """
+import sys, time
+from charrnn import console
+
+def bar():
+  with console.Progress() as progress:
+    update = progress("reading")
+    for n in range(1, 4):
+      update(n, 3, f"loss {n}")
+      console.say(f"line {n}")
+
+def table():
+  with console.LiveTable() as live:
+    for n in range(3):
+      live.draw(console.table(["trial", "step"], [["a", str(n)]]))
+
+if len(sys.argv) > 2:  # wait until the reader is gone
+  print("ready", flush=True)
+  input()
+for _ in range(2):
+  {"say": lambda: console.say("a line \\x1b[2J"), "bar": bar, "table": table}[sys.argv[1]]()
+  time.sleep(0.1)
+console.say("the end")
+print("done", flush=True)
+"""
+
+
+def on_a_terminal(*arguments):
+  """Run PROGRAM with a pseudo-terminal as stderr; return what the terminal got."""
+  reader, stderr = pty.openpty()
+  with subprocess.Popen(
+    [sys.executable, "-c", PROGRAM, *arguments],
+    stdout=subprocess.DEVNULL,
+    stderr=stderr,
+    env=os.environ | {"TERM": "xterm"},
+  ) as process:
+    os.close(stderr)
+    text = b""
+    while select.select([reader], [], [], 60)[0]:
+      try:
+        text += os.read(reader, 65536)
+      except OSError:  # the other end is closed
+        break
+    else:
+      process.kill()
+  os.close(reader)
+  assert process.returncode == 0
+  return text.decode()
+
+
+def test_a_bar_is_redrawn_and_lines_stand_above_it():
+  text = on_a_terminal("bar")
+  assert "loss 3" in text and "100%" in text and "\x1b[2K" in text
+  assert re.search(r"line 2\r\n", text)
+  assert text.endswith("the end\r\n")
+
+
+def test_a_live_table_is_drawn_over():
+  text = on_a_terminal("table")
+  assert all(f"a         {n}" in text for n in range(3)) and "\x1b[1A" in text
+
+
+@pytest.mark.parametrize("way", ["say", "bar", "table"])
+def test_a_log_has_plain_lines(way):
+  done = subprocess.run(
+    [sys.executable, "-c", PROGRAM, way], capture_output=True, text=True, check=True
+  )
+  assert "\x1b" not in done.stderr and "\r" not in done.stderr
+  expected = {"say": "a line \\x1b[2J\n", "bar": "line 1\nline 2\nline 3\nreading: ", "table": ""}
+  assert done.stderr.startswith(expected[way])
+
+
+@pytest.mark.parametrize("way", ["say", "bar", "table"])
+@pytest.mark.parametrize("make", [os.pipe, os.openpty])
+def test_work_goes_on_when_the_reader_or_the_terminal_is_gone(make, way):
+  reader, stderr = make()
+  process = subprocess.Popen(
+    [sys.executable, "-c", PROGRAM, way, "wait"],
+    stdin=subprocess.PIPE,
+    stdout=subprocess.PIPE,
+    stderr=stderr,
+    text=True,
+  )
+  os.close(stderr)
+  assert process.stdout.readline() == "ready\n"
+  os.close(reader)
+  out, _ = process.communicate("\n", timeout=60)
+  assert out == "done\n" and process.returncode == 0
+
+
+def test_notes_come_at_intervals_in_a_log(capsys):
+  with console.Progress(every=0.0) as progress:
+    progress("training")(1, 4, "loss 2.5", left=125)
+  lines = capsys.readouterr().err.splitlines()
+  assert lines[0] == "training 1/4  loss 2.5  2:05 left"
+  assert re.fullmatch(r"training: \d+\.\d s", lines[1])
+
+
+def test_tables_align_by_what_a_terminal_shows():
+  assert console.table(["name", "loss"], [["a", "1.25"], ["\u65e5\u672c", "10.5"]]) == [
+    "name  loss",
+    "a     1.25",
+    "\u65e5\u672c  10.5",
+  ]
+
+
+def test_markup_and_long_lines_stay_as_they_are(capsys):
+  console.say("[red]x[/red] :smile: " + "y" * 300)
+  assert capsys.readouterr().err == "[red]x[/red] :smile: " + "y" * 300 + "\n"
+
+
+@pytest.mark.parametrize(
+  ("raised", "code"),
+  [(errors.UserError("no such run"), 2), (KeyboardInterrupt(), 130), (OSError(28, "No space"), 2)],
+)
+def test_expected_failures_are_a_line_and_an_exit_code(raised, code, capsys, monkeypatch):
+  monkeypatch.setattr(console, "_drop_stdout", lambda: None)
+
+  def program():
+    raise raised
+
+  assert console.run("charrnn", program) == code
+  assert len(capsys.readouterr().err.splitlines()) == (code == 2)
+
+
+def test_other_failures_are_bugs():
+  with pytest.raises(ZeroDivisionError):
+    console.run("charrnn", lambda: 1 // 0)
