@@ -7,7 +7,7 @@
   python launch.py --config=experiments/learning_rate.py --search=optuna [--trials=N] ...
 
 --config       an experiment file, with one of its variants after a colon; or a run's config.json
---config.x.y   overrides a field; src/charrnn/config.py explains each
+--config.x.y   overrides a field; docs/config.md explains each
 --workdir      the run's directory; default: runs/<experiment>[-variant][-overrides], so that the
                same command again resumes
 --distributed  this is one of several processes, as SLURM or a TPU pod starts them
@@ -28,14 +28,14 @@ import sys
 
 from absl import flags
 
-from charrnn import config, console, errors
+from charrnn import command_line, console, errors
 from charrnn.launching import train
 from charrnn.sweeps import sweeping
 
 OF_SWEEPS = ("trials", "backend", "parallel", "time_limit", "dry_run")
 
 
-def define(values):
+def define_flags(values):
   define = {"flag_values": values}
   flags.DEFINE_string("workdir", None, "directory of the run or the sweep", **define)
   flags.DEFINE_boolean("distributed", False, "one process of several", **define)
@@ -51,16 +51,15 @@ def define(values):
 def parse(argv):
   # `--sweep` alone is the file's own; `--search` alone is refused with what there is.
   alone = {"--sweep": "--sweep=", "--search": "--search="}
-  return config.parse([alone.get(each, each) for each in argv], define)
+  return command_line.parse([alone.get(each, each) for each in argv], define_flags)
 
 
 def main(argv):
   if {"--help", "-h"} & set(argv):
-    found = sorted(pathlib.Path("experiments").glob("*.py"))
-    print(__doc__, *(f"\n  {path}" for path in found), sep="")
+    print(__doc__, *(f"\n  {path}" for path in command_line.experiment_files()), sep="")
     return 0
   line = parse(argv)
-  name = config.run_name(line)
+  name = command_line.run_name(line)
   sweep, search = line.flags.sweep, line.flags.search
   if sweep is not None or search is not None:
     kind = ("search", search) if sweep is None else ("sweep", sweep.replace(",", "-"))

@@ -5,9 +5,12 @@ import tempfile
 
 import jax
 
+from charrnn import runtime
+
 jax.config.update("jax_num_cpu_devices", 8)
 _cache = tempfile.TemporaryDirectory(prefix="charrnn-tests-")
 os.environ["CHARRNN_CACHE"] = _cache.name
+runtime.keep_memory = lambda: None  # for this process: freed memory goes back to the system
 
 
 def pytest_configure(config):

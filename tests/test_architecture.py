@@ -20,6 +20,7 @@ PACKAGES = [
   "runtime",
   "data",
   "config",
+  "command_line",
   "models",
   "runs",
   "training",

@@ -4,9 +4,10 @@ import re
 import types
 
 import pytest
+from absl import flags
 
+from charrnn import command_line, errors
 from charrnn import config as config_lib
-from charrnn import errors
 
 EXPERIMENT = """
 from charrnn import config as config_lib
@@ -26,7 +27,7 @@ def experiment(tmp_path):
 
 
 def parse(*arguments):
-  return config_lib.parse(["launch.py", *map(str, arguments)])
+  return command_line.parse(["launch.py", *map(str, arguments)])
 
 
 def test_a_variant_is_handed_to_the_experiment(experiment):
@@ -49,9 +50,9 @@ def test_overrides_have_the_type_of_their_field(experiment):
 
 def test_flags_of_the_program_stand_beside_them(experiment):
   def define(values):
-    config_lib.flags.DEFINE_string("workdir", None, "", flag_values=values)
+    flags.DEFINE_string("workdir", None, "", flag_values=values)
 
-  line = config_lib.parse(["launch.py", "--workdir=x", f"--config={experiment}"], define)
+  line = command_line.parse(["launch.py", "--workdir=x", f"--config={experiment}"], define)
   assert line.flags.workdir == "x"
 
 
@@ -72,7 +73,7 @@ def test_a_misspelt_field_is_an_error_in_an_experiment():
 def name(variant="", **overrides):
   overrides = {key.replace("__", "."): value for key, value in overrides.items()}
   line = types.SimpleNamespace(experiment="words", variant=variant, overrides=overrides)
-  return config_lib.run_name(line)
+  return command_line.run_name(line)
 
 
 def test_runs_are_named_by_what_was_asked_for():
@@ -145,7 +146,7 @@ def test_the_config_of_a_run_stands_for_an_experiment(stored, flag):
   expected = config_lib.to_json(again.config) | {"window": 9}
   expected["model"] = expected["model"] | {"layers": 3}
   assert config_lib.to_json(line.config) == expected
-  assert config_lib.run_name(line) == "words-small-window=9-model.layers=3"
+  assert command_line.run_name(line) == "words-small-window=9-model.layers=3"
 
 
 def test_a_config_may_be_a_file_of_another_name_and_lack_fields(tmp_path):

@@ -6,13 +6,13 @@ import pathlib
 import sys
 
 import pytest
+from absl import flags
 
+from charrnn import command_line, errors, models
 from charrnn import config as config_lib
-from charrnn import errors, models
 from charrnn.data import corpora, sources
 from charrnn.sweeps import plans
 from charrnn.sweeps import sweep as sweeps
-from charrnn.training import sizing
 
 FOLDER = pathlib.Path(__file__).parents[1] / "experiments"
 VARIANTS = {
@@ -45,9 +45,9 @@ def parse(name, variant, *arguments):
   argument = f"{FOLDER / name}.py" + (f":{variant}" if variant else "")
 
   def define(values):
-    config_lib.flags.DEFINE_string("sweep", None, "", flag_values=values)
+    flags.DEFINE_string("sweep", None, "", flag_values=values)
 
-  return config_lib.parse(["launch.py", f"--config={argument}", *arguments], define)
+  return command_line.parse(["launch.py", f"--config={argument}", *arguments], define)
 
 
 def trials(name, variant, sweep):
@@ -67,7 +67,7 @@ def test_no_experiment_is_left_out():
 @pytest.mark.parametrize(("name", "variant"), EACH)
 def test_every_variant_is_a_config(name, variant):
   line = parse(name, variant)
-  sizing.check(line.config)
+  config_lib.check(line.config)
   assert config_lib.to_json(config_lib.from_json(config_lib.to_json(line.config)))
   assert line.config.text.source in corpora.names() or line.config.text.source.startswith("linux:")
 
@@ -89,11 +89,11 @@ def test_it_opens_with_its_command(name):
 def test_every_sweep_becomes_trials(name, variant, sweep, count):
   found = trials(name, variant, sweep)  # which refuses two of one name
   assert len(found) == count
-  assert len({config_lib.run_name(parse(name, variant)) + each for each in found}) == count
+  assert len({command_line.run_name(parse(name, variant)) + each for each in found}) == count
   for overrides in found.values():
     arguments = [f"--config.{field}={value}" for field, value in overrides.items()]
     line = parse(name, variant, *arguments)
-    sizing.check(line.config)
+    config_lib.check(line.config)
     assert line.overrides == overrides
 
 
@@ -140,8 +140,8 @@ def test_the_config_of_a_run_has_no_sweeps(tmp_path):
   path.write_text(config_lib.default().to_json())
 
   def define(values):
-    config_lib.flags.DEFINE_string("sweep", "", "", flag_values=values)
+    flags.DEFINE_string("sweep", "", "", flag_values=values)
 
-  line = config_lib.parse(["launch.py", f"--config={path}"], define)
+  line = command_line.parse(["launch.py", f"--config={path}"], define)
   with pytest.raises(errors.UserError, match=r"config\.json is the config of one run"):
     plans.expand(line)

@@ -1,274 +1,377 @@
-"""Experiment files: the fields they set, how a command line overrides them, how they are kept.
+"""The fields of a config: defaults, checks, JSON, and the values that are chosen for a corpus.
 
-An experiment file defines `get_config(variant="")` and returns `default()` with its own values. The
-config.json of a run can stand in the place of one.
+An experiment file returns `default()` with values of its own. `resolve` gives the fields that are
+None a value, once. The resolved config is frozen and stored as config.json.
 """
 
-import hashlib
+import dataclasses
+import difflib
+import enum
+import importlib
 import json
-import os
+import math
 import pathlib
-import re
-import traceback
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
-from absl import flags
-from ml_collections import config_dict, config_flags
+from ml_collections import config_dict
 
 from charrnn import errors
+from charrnn.data import splits
 
 
-def default():  # noqa: PLR0915 (a list of fields, not logic)
-  """Every field there is. None means: chosen when the text is known, then said and kept."""
-  c = config_dict.ConfigDict()
-  c.seed = 1  # of the parameters, dropout and samples
-  c.init_from = ""  # a run whose weights to start from; its alphabet may be smaller
+class Bounds(NamedTuple):
+  """A condition on numbers, and its name in an error message."""
 
-  c.text = t = config_dict.ConfigDict()
-  t.source = "shakespeare"  # a corpus's name, a file, a folder, a glob or a URL[#sha256=HEX]
-  t.alphabet = "char"  # char: the characters that occur; byte: all 256 bytes
-  t.encoding = "utf-8"  # of the source, for the alphabet char
-  t.newlines = "keep"  # keep: as they are; lf: CRLF and CR become LF
-  t.limit = 0  # only so many characters, from the beginning; 0: all
-  t.split = "tail"  # tail (nanoGPT), middle (torch-rnn) or streams (char-rnn)
-  t.valid_fraction = 0.05
-  t.test_fraction = 0.05
-
-  c.model = m = config_dict.ConfigDict()
-  m.cell = "lstm"  # rnn, gru, lstm or ngram; a count has no field but order, text, seed and sample
-  m.order = config_dict.placeholder(int)  # ngram: the longest strings; the best up to it is kept
-  m.layers = config_dict.placeholder(int)
-  m.hidden = config_dict.placeholder(int)  # units in each layer
-  m.embed = 0  # width of a learned embedding; 0: one-hot input
-  m.dropout = config_dict.placeholder(float)  # between layers and before the head
-  m.init = "modern"  # uniform: U(-0.08, 0.08), 2015's; modern: scaled and orthogonal
-  m.forget_bias = 1.0  # where the LSTM's forget gate starts
-  # float32 or bfloat16: of the products; sums, states and parameters stay float32.
-  # None: bfloat16 where it is native (TPUs, GPUs since Ampere, CPUs with AVX512-BF16 or AMX).
-  m.compute_dtype = config_dict.placeholder(str)
-
-  m.unroll = "auto"  # scan; cudnn: NVIDIA's LSTM, in TF32; auto: cudnn where there is one
-
-  c.batch_size = config_dict.placeholder(int)  # streams read side by side, over all devices
-  c.window = 64  # characters between updates: the depth of truncated backpropagation
-  c.accumulate = 1  # parts a batch is taken in, to save memory
-  c.remat = 0  # saves memory: characters between kept states, all else is computed again; 0: off
-  c.epochs = config_dict.placeholder(float)
-  c.max_steps = 0  # ends training before `epochs` do; 0: does not
-  c.cpu_devices = 0  # devices that a CPU poses as; 0: chosen by its cores, batch_size and hidden
-
-  c.optimizer = o = config_dict.ConfigDict()
-  o.name = "adam"  # rmsprop, adam, adamw or sgd
-  o.learning_rate = config_dict.placeholder(float)
-  o.b1 = 0.9  # adam's averages of gradients
-  o.b2 = 0.99  # and of their squares
-  o.decay = 0.95  # rmsprop's average of squares
-  o.momentum = 0.0  # sgd's
-  o.weight_decay = 0.0  # adamw's, of weights and not of biases
-  o.eps = 1e-8
-  o.clip_element = 0.0  # gradients element by element to [-x, x]; 0: not
-  o.clip_norm = 1.0  # gradients together to this norm; 0: not
-
-  c.schedule = s = config_dict.ConfigDict()
-  s.name = "cosine"  # constant, epoch_decay, halving or cosine
-  s.warmup_steps = 50  # the first steps, in which it rises to what the schedule says
-  s.final_fraction = 0.01  # cosine: of the learning rate, at the end
-  s.decay = 0.97  # epoch_decay: factor an epoch
-  s.decay_after = 10.0  # epoch_decay: epochs before it begins
-  s.halve_every = 5.0  # halving: epochs between halvings
-
-  c.log_every = 20  # steps between lines of metrics.jsonl
-  c.eval_every = config_dict.placeholder(int)  # steps between evaluations on the whole split
-  c.eval_streams = 64  # readers of the split side by side, each with its state carried
-  c.eval_burn_in = 512  # characters a reader is given of the text before its part
-  c.patience = 0  # evaluations without a better loss before training stops early; 0: never
-  c.diverged = 3.0  # training stops at a loss above this many times the first, or NaN
-  c.checkpoint_every = 0  # steps between checkpoints besides those at evaluations; 0: none
-  c.keep = 3  # newest checkpoints kept, besides the best
-
-  c.sample = a = config_dict.ConfigDict()
-  a.length = 300  # characters written at every evaluation; 0: none
-  a.temperature = 0.8
-  a.prime = ""  # what they begin with
-  return c.lock()  # a field that is misspelt in an experiment is an error
+  words: str
+  holds: Callable[[float], bool]
 
 
-# A run may be resumed with other values of these, fields or sections: none decides what is computed
-# next, but for rounding.
-FREE = {
-  "log_every",
-  "patience",
-  "diverged",
-  "keep",
-  "checkpoint_every",
-  "cpu_devices",
-  "model.unroll",
-  "sample",
-}
-# And with other values of these, unless the cosine's shape hangs on them.
-LENGTH = {"epochs", "max_steps"}
+FINITE = Bounds("a finite number", math.isfinite)
+AT_LEAST_0 = Bounds("at least 0", lambda value: value >= 0)
+AT_LEAST_1 = Bounds("at least 1", lambda value: value >= 1)
+ABOVE_0 = Bounds("above 0", lambda value: 0 < value < math.inf)
+BELOW_1 = Bounds("below 1", lambda value: value < 1)
 
 
-class CommandLine(NamedTuple):
-  config: config_dict.ConfigDict
-  overrides: dict  # what the command line said, by dotted name
-  experiment: str  # the file's stem
-  variant: str
-  flags: flags.FlagValues
-  argument: str = ""  # of --config: the file, and after a colon the variant
-  original: Any = None  # runs.provenance.Original: the run that this one repeats
+class Resume(enum.StrEnum):
+  """Whether a run may be resumed with another value of a field."""
+
+  FIXED = "no"
+  FREE = "yes"  # it does not decide what is computed next, except for rounding
+  LENGTH = "unless schedule.name is cosine"  # the cosine ends at the last step
 
 
-def parse(argv, define=lambda flag_values: None):
-  """launch.py's command line; `define` adds flags of the program's own. Raises UserError."""
-  argument = _argument(argv)
-  stored = argument.endswith(".json")
-  path, _, variant = (argument, "", "") if stored else argument.partition(":")
-  values = flags.FlagValues()
-  try:
-    rest = _read(argv, values, define, path if stored else "")
-  except errors.UserError:
-    raise
-  except Exception as error:  # whatever an experiment file may raise
-    raise errors.UserError(_message(argv, path, error)) from error
-  if len(rest) > 1:
-    raise errors.UserError(f"{rest[1]!r} is not an option: options are --name=value")
-  if not (stored or values["config"].present):
-    raise errors.UserError("--config is missing: try --config=experiments/shakespeare.py")
-  if not os.path.isfile(path):
-    raise errors.UserError(_missing_message(path))
-  config = values.config
-  if not (isinstance(config, config_dict.ConfigDict) and _names(config) == _names(default())):
-    raise errors.UserError(
-      f"{path}: get_config() has to return charrnn.config.default() with values of its own"
-    )
-  overrides = config_flags.get_override_values(values["config"])
-  return CommandLine(config, overrides, _title(path), variant, values, argument)
+NETWORK, NGRAM = "network", "ngram"  # the kinds of models
 
 
-def _read(argv, values, define, stored):
-  """Defines the flags and gives them their values; returns what is left of the command line.
+@dataclasses.dataclass(frozen=True)
+class Field:
+  """One field of a config.
 
-  `stored`: the config.json that --config names, if it does.
+  A default of None is filled in by `resolve`. Choices are values, or registries as MODULE:NAME,
+  which are imported when a value is checked.
   """
-  about = {"flag_values": values, "sys_argv": list(argv)}
-  if stored:
-    about["sys_argv"] = argv = _without_config(argv)
-    config_flags.DEFINE_config_dict("config", _stored(stored), "the config", **about)
-  else:
-    config_flags.DEFINE_config_file("config", None, "experiment file[:variant]", **about)
-  define(values)
-  return values(argv)
+
+  name: str  # dotted
+  default: Any
+  help: str
+  value_type: type | None = None  # of a field whose default is None
+  bounds: tuple[Bounds, ...] = (AT_LEAST_0,)  # of numbers
+  choices: tuple[str, ...] = ()
+  resume: Resume = Resume.FIXED
+  models: tuple[str, ...] = (NETWORK,)  # the kinds that use it
 
 
-def _stored(path):
-  """The config in a config.json. It may lack fields, but has none that is unknown."""
-  if not os.path.isfile(path):
-    raise errors.UserError(_missing_message(path))
-  config = default()
-  usual = flatten(config.to_dict())
-  try:
-    value = json.loads(pathlib.Path(path).read_bytes())
-    for name, each in flatten(value).items():
-      if name not in usual or (each is None and usual[name] is not None):
-        raise errors.UserError(
-          f"{path} has {name}={each}: src/charrnn/config.py has all fields there are"
-        )
-    config.update(value)
-  except OSError as error:
-    raise errors.UserError(f"cannot read {path}: {error.strerror}") from error
-  except (ValueError, AttributeError) as error:  # no JSON, or no object
-    raise errors.UserError(f"{path} is damaged: the config.json of a run is wanted") from error
-  except TypeError as error:
-    raise errors.UserError(f"{path}: {_brief(error)}") from error
-  return config
+ANY = (NETWORK, NGRAM)
+FRACTION = (BELOW_1, AT_LEAST_0)
+FIELDS = (
+  Field("seed", 1, "Seed of the parameters, of dropout and of samples.", models=ANY),
+  Field("init_from", "", "Run directory to take the weights from; its vocabulary may differ."),
+  Field(
+    "text.source",
+    "shakespeare",
+    "Name of a corpus, or a file, folder, glob or URL[#sha256=HEX].",
+    models=ANY,
+  ),
+  Field(
+    "text.tokenizer",
+    "char",
+    "char: the characters that occur; byte: all 256 bytes. Formerly `text.alphabet`.",
+    choices=("charrnn.data.tokenizers:KINDS",),
+    models=ANY,
+  ),
+  Field("text.encoding", "utf-8", "Encoding of the source, for the tokenizer char.", models=ANY),
+  Field(
+    "text.newlines",
+    "keep",
+    "keep: as they are; lf: CRLF and CR become LF.",
+    choices=("keep", "lf"),
+    models=ANY,
+  ),
+  Field("text.limit", 0, "Use only the first N characters; 0: all.", models=ANY),
+  Field(
+    "text.split",
+    "tail",
+    "How the corpus is split: as nanoGPT (tail), torch-rnn (middle) or char-rnn (streams) does.",
+    choices=("charrnn.data.splits:SPLITS",),
+    models=ANY,
+  ),
+  Field("text.valid_fraction", 0.05, "Share of the validation split.", bounds=FRACTION, models=ANY),
+  Field("text.test_fraction", 0.05, "Share of the test split.", bounds=FRACTION, models=ANY),
+  Field(
+    "model.cell",
+    "lstm",
+    "The recurrent cell; or ngram, which counts the text instead of training a network.",
+    choices=("charrnn.models.cells:CELLS", "ngram"),
+    models=ANY,
+  ),
+  Field(
+    "model.order",
+    None,
+    "Length of the longest n-grams. The best order up to it is stored.",
+    value_type=int,
+    bounds=(AT_LEAST_1,),
+    models=(NGRAM,),
+  ),
+  Field("model.layers", None, "Number of recurrent layers.", value_type=int, bounds=(AT_LEAST_1,)),
+  Field("model.hidden", None, "Units in each layer.", value_type=int, bounds=(AT_LEAST_1,)),
+  Field("model.embed", 0, "Width of a learned embedding; 0: one-hot input."),
+  Field(
+    "model.dropout",
+    None,
+    "Dropout between layers and before the output layer.",
+    value_type=float,
+    bounds=FRACTION,
+  ),
+  Field(
+    "model.init",
+    "modern",
+    "uniform: U(-0.08, 0.08), as in 2015; modern: scaled and orthogonal.",
+    choices=("charrnn.models.rnn:INITIALIZERS",),
+  ),
+  Field("model.forget_bias", 1.0, "Initial bias of the LSTM's forget gate.", bounds=(FINITE,)),
+  Field(
+    "model.compute_dtype",
+    None,
+    "Type of matrix products; sums, states and parameters stay float32. Chosen: bfloat16 where it "
+    "is native (TPUs, GPUs since Ampere, CPUs with AVX512-BF16 or AMX).",
+    value_type=str,
+    choices=("float32", "bfloat16"),
+  ),
+  Field(
+    "model.unroll",
+    "auto",
+    "scan; cudnn: NVIDIA's LSTM, in TF32; auto: cudnn where there is one.",
+    choices=("auto", "scan", "cudnn"),
+    resume=Resume.FREE,
+  ),
+  Field(
+    "batch_size",
+    None,
+    "Streams that are read in parallel, over all devices.",
+    value_type=int,
+    bounds=(AT_LEAST_1,),
+  ),
+  Field(
+    "window",
+    64,
+    "Tokens of a stream in one update: the length of truncated backpropagation.",
+    bounds=(AT_LEAST_1,),
+  ),
+  Field("accumulate", 1, "Split each batch into N parts, to save memory.", bounds=(AT_LEAST_1,)),
+  Field(
+    "remat",
+    0,
+    "Store only every N-th state of a window and recompute the rest, to save memory; 0: off.",
+  ),
+  Field(
+    "epochs", None, "Length of training.", value_type=float, bounds=(ABOVE_0,), resume=Resume.LENGTH
+  ),
+  Field(
+    "max_steps", 0, "End training at this step, before `epochs`; 0: off.", resume=Resume.LENGTH
+  ),
+  Field(
+    "cpu_devices",
+    0,
+    "Devices that a CPU is divided into; 0: chosen by its cores, batch_size and hidden.",
+    resume=Resume.FREE,
+  ),
+  Field(
+    "optimizer.name", "adam", "The update rule.", choices=("charrnn.training.optimizer:FIELDS",)
+  ),
+  Field("optimizer.learning_rate", None, "The largest one.", value_type=float, bounds=(ABOVE_0,)),
+  Field("optimizer.b1", 0.9, "adam: decay of the mean of gradients.", bounds=FRACTION),
+  Field("optimizer.b2", 0.99, "adam: decay of the mean of their squares.", bounds=FRACTION),
+  Field("optimizer.decay", 0.95, "rmsprop: decay of the mean of squares.", bounds=FRACTION),
+  Field("optimizer.momentum", 0.0, "sgd: momentum.", bounds=FRACTION),
+  Field("optimizer.weight_decay", 0.0, "adamw: decay of weights, not of biases."),
+  Field("optimizer.eps", 1e-8, "Added to denominators.", bounds=(ABOVE_0,)),
+  Field("optimizer.clip_element", 0.0, "Clip each gradient to [-x, x]; 0: off."),
+  Field("optimizer.clip_norm", 1.0, "Clip the norm of all gradients; 0: off."),
+  Field(
+    "schedule.name",
+    "cosine",
+    "The learning rate as a function of the step.",
+    choices=("charrnn.training.optimizer:SCHEDULE_FIELDS",),
+  ),
+  Field("schedule.warmup_steps", 50, "Steps in which the learning rate rises from 0."),
+  Field("schedule.final_fraction", 0.01, "cosine: share of the learning rate at the end."),
+  Field("schedule.decay", 0.97, "epoch_decay: factor per epoch."),
+  Field("schedule.decay_after", 10.0, "epoch_decay: epochs before the decay starts."),
+  Field("schedule.halve_every", 5.0, "halving: epochs between two halvings.", bounds=(ABOVE_0,)),
+  Field(
+    "log_every",
+    20,
+    "Steps between two lines of metrics.jsonl.",
+    bounds=(AT_LEAST_1,),
+    resume=Resume.FREE,
+  ),
+  Field(
+    "eval_every",
+    None,
+    "Steps between two evaluations on the validation split. Chosen: a tenth of all steps.",
+    value_type=int,
+    bounds=(AT_LEAST_1,),
+  ),
+  Field(
+    "eval_streams",
+    64,
+    "Streams that an evaluation reads in parallel, each with its carry.",
+    bounds=(AT_LEAST_1,),
+  ),
+  Field("eval_burn_in", 512, "Tokens that each of these reads before those that it scores."),
+  Field(
+    "patience", 0, "Stop after N evaluations without a better loss; 0: never.", resume=Resume.FREE
+  ),
+  Field(
+    "diverged",
+    3.0,
+    "Stop at a loss of more than N times the first.",
+    bounds=(AT_LEAST_1,),
+    resume=Resume.FREE,
+  ),
+  Field(
+    "checkpoint_every",
+    0,
+    "Steps between checkpoints, besides those at evaluations; 0: none.",
+    resume=Resume.FREE,
+  ),
+  Field(
+    "keep",
+    3,
+    "Number of newest checkpoints that are kept, besides the best.",
+    bounds=(AT_LEAST_1,),
+    resume=Resume.FREE,
+  ),
+  Field(
+    "sample.length",
+    300,
+    "Characters that are sampled at every evaluation; 0: none.",
+    resume=Resume.FREE,
+    models=ANY,
+  ),
+  Field("sample.temperature", 0.8, "Their temperature.", resume=Resume.FREE, models=ANY),
+  Field("sample.prime", "", "Their prompt.", resume=Resume.FREE, models=ANY),
+)
+BY_NAME = {field.name: field for field in FIELDS}
+SECTIONS = tuple(dict.fromkeys(name.partition(".")[0] for name in BY_NAME if "." in name))
+# Former names, which command lines, experiment files and stored configs may still have.
+FORMER = {"text.alphabet": "text.tokenizer"}
+_FORMER_KEYS = {old.rpartition(".")[2]: new.rpartition(".")[2] for old, new in FORMER.items()}
 
 
-def _title(path):
-  """What a run of an experiment file, or of a config.json, is called."""
-  path = pathlib.Path(path)
-  return path.resolve().parent.name if path.name == "config.json" else path.stem
+class Section(config_dict.ConfigDict):
+  """A ConfigDict that accepts former names of fields and suggests the nearest name."""
+
+  def __getattr__(self, key):
+    return super().__getattr__(_FORMER_KEYS.get(key, key))
+
+  def __setattr__(self, key, value):
+    key = _FORMER_KEYS.get(key, key)
+    if self.is_locked and key not in self:
+      raise AttributeError(unknown_field(key))
+    super().__setattr__(key, value)
 
 
-def _names(config):
-  return flatten(config.to_dict()).keys()
+def default() -> config_dict.ConfigDict:
+  """Return a config with the default of every field. No field can be added to it."""
+  config = Section()
+  for field in FIELDS:
+    section, _, key = field.name.rpartition(".")
+    if section and section not in config:
+      config[section] = Section()
+    value = config_dict.placeholder(field.value_type) if field.value_type else field.default
+    (config[section] if section else config)[key] = value
+  return config.lock()
 
 
-def _argument(argv):
-  """What stands after the last --config."""
-  value = ""
-  for arg, after in zip(argv, [*argv[1:], ""]):
-    name, equals, rest = arg.lstrip("-").partition("=")
-    if arg.startswith("-") and name == "config":
-      value = rest if equals else after
-  return value
-
-
-def _without_config(argv):
-  """The command line without --config and its value."""
-  flag = [arg.lstrip("-") if arg.startswith("-") else "" for arg in argv]
-  return [
-    arg
-    for arg, name, before in zip(argv, flag, ["", *flag])
-    if name.partition("=")[0] != "config" and before != "config"
+def unknown_field(name: str) -> str:
+  """Return a message for a field that does not exist."""
+  if name in SECTIONS:
+    first = next(field.name for field in FIELDS if field.name.startswith(f"{name}."))
+    return f"{name} is a section: set one of its fields, such as {first}"
+  last = {known.rpartition(".")[2]: known for known in reversed(BY_NAME)}
+  near = difflib.get_close_matches(name, BY_NAME, n=1, cutoff=0.8)
+  near = near or [
+    last[key] for key in difflib.get_close_matches(name.rpartition(".")[2], last, n=1)
   ]
+  hint = f"did you mean {near[0]}?" if near else "docs/config.md lists all fields"
+  return f"no field {name!r} in the config: {hint}"
 
 
-def _missing_message(path):
-  known = sorted(str(p) for p in pathlib.Path("experiments").glob("*.py"))
-  return f"no experiment file {path}" + (f": there are {', '.join(known)}" if known else "")
+def check(config: config_dict.ConfigDict):
+  """Raise UserError for numbers and names that no program could run with."""
+  for field in FIELDS:
+    value = config[field.name]
+    if value is None:
+      continue
+    if field.choices and value != field.default and value not in (known := choices(field)):
+      raise errors.UserError(f"--config.{field.name}={value}: use one of {', '.join(known)}")
+    if isinstance(value, int | float):
+      for bounds in field.bounds:
+        if not bounds.holds(value):
+          raise errors.UserError(f"--config.{field.name}={value}: must be {bounds.words}")
+  if config.remat and config.window % config.remat:
+    raise errors.UserError(
+      f"--config.remat={config.remat}: must divide --config.window={config.window}"
+    )
 
 
-def _message(argv, path, error):
-  """One line for what an experiment file, or an override of one of its fields, has raised."""
-  text = _brief(error)
-  if path and not os.path.isfile(path):
-    text = _missing_message(path)
-  elif where := _place(path, error):
-    text = where
-  elif isinstance(error, AttributeError | KeyError):
-    field = str(error).strip("\"'")
-    text = f"no field {field!r} in the experiment: see src/charrnn/config.py for all there are"
-  elif "parsing config file" in text or not isinstance(error, flags.Error):
-    last = str(error).strip().splitlines()[-1]
-    text = f"{path} cannot be read as an experiment file: {last}"
-  elif text.startswith("Unknown command line flag 'config.") and not path:
-    text = "--config is missing: it comes before the fields it overrides"
-  return text
+def choices(field: Field) -> tuple[str, ...]:
+  """Return the values that a field may have."""
+  known: list[str] = []
+  for each in field.choices:
+    module, _, registry = each.partition(":")
+    known += getattr(importlib.import_module(module), registry) if registry else [each]
+  return tuple(known)
 
 
-def _place(path, error):
-  """The line of the experiment file at `path` that raised, and what; "" if none did."""
-  while error:  # absl wraps what it catches
-    if isinstance(error, SyntaxError):
-      return f"{path}, line {error.lineno}: {error.msg}"
-    for frame in reversed(traceback.extract_tb(error.__traceback__)):
-      if os.path.realpath(frame.filename) == os.path.realpath(path):
-        return f"{path}, line {frame.lineno}: {type(error).__name__}: {_brief(error)}"
-    error = error.__context__
-  return ""
+def is_free(name: str) -> bool:
+  """Return whether a run may always be resumed with another value of a field."""
+  return name in BY_NAME and BY_NAME[name].resume == Resume.FREE
 
 
-def _brief(error):
-  """The first line of an error's text; of ml_collections' without its list of all fields."""
-  text = re.sub(r"^'(Key .*?) Other fields present.*", r"\1", str(error), flags=re.DOTALL)
-  return (text.splitlines() or [""])[0]
+def current_name(name: str) -> str:
+  """Return the dotted name of a field whose name may be a former one, or begin with `config.`."""
+  name = name.removeprefix("config.")
+  return FORMER.get(name, name)
 
 
-def to_json(config):
+def used_fields(config: config_dict.ConfigDict) -> set[str]:
+  """Return the names of the fields that have an effect on the model of a config."""
+  names = {field.name for field in FIELDS if _kind(config) in field.models}
+  return names | ({"batch_size", "window"} if config.text.split == "streams" else set())
+
+
+def _kind(config) -> str:
+  return NGRAM if config.model.cell == "ngram" else NETWORK
+
+
+def to_json(config: config_dict.ConfigDict) -> dict[str, Any]:
   return json.loads(config.to_json())
 
 
-def from_json(value):
-  """The config of a run, as it was resolved; a field that it lacks has its default."""
+def from_json(value: Mapping[str, Any]) -> config_dict.ConfigDict:
+  """Return the config of a run as it was stored; a field that it lacks has its default."""
   config = default()
   with config.ignore_type(), config.unlocked():
-    config.update(value)
+    config.update(with_current_names(value))
   return config
 
 
-def flatten(value, prefix=""):
-  """Nested dicts as one dict by dotted name."""
+def with_current_names(value: Mapping[str, Any]) -> dict[str, Any]:
+  """Return a stored config with the current names of its fields."""
+  return {
+    key: {_FORMER_KEYS.get(name, name): each for name, each in child.items()}
+    if isinstance(child, dict)
+    else child
+    for key, child in value.items()
+  }
+
+
+def flatten(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+  """Return nested dicts as one dict by dotted name."""
   flat = {}
   for key, child in value.items():
     name = f"{prefix}{key}"
@@ -276,42 +379,177 @@ def flatten(value, prefix=""):
   return flat
 
 
-def short(name):
-  """The last part of a field's dotted name, where no other field ends so."""
+def short(name: str) -> str:
+  """Return the last part of a field's name if it identifies the field, else the whole name."""
   last = name.rpartition(".")[2]
-  fields = flatten(default().to_dict())
-  return last if [field.rpartition(".")[2] for field in fields].count(last) == 1 else name
+  return last if [each.rpartition(".")[2] for each in BY_NAME].count(last) == 1 else name
 
 
-def is_in(names, name):
-  """Whether a field, by its dotted name, or its section is among `names`."""
-  return not names.isdisjoint({name, name.partition(".")[0]})
+def replace(config: config_dict.ConfigDict, values: Mapping[str, Any]) -> config_dict.ConfigDict:
+  """Return a copy of a config with other values, by dotted name."""
+  config = config_dict.ConfigDict(config).copy_and_resolve_references()
+  for name, value in values.items():
+    section, _, key = name.rpartition(".")
+    (config[section] if section else config)[key] = value
+  return config
 
 
-def check_resumable(old, new):
-  """Raises UserError naming the first field that matters and differs between two JSON configs."""
-  free = FREE | (LENGTH if new["schedule"]["name"] != "cosine" else set())
+def fill(config: config_dict.ConfigDict, values: Mapping[str, Any]) -> config_dict.ConfigDict:
+  """Return a copy of a config in which fields that are None have these values, by dotted name."""
+  known = values.keys() & BY_NAME.keys()
+  return replace(config, {name: values[name] for name in known if config[name] is None})
+
+
+def fill_stored(config: config_dict.ConfigDict, stored: Mapping[str, Any]):
+  """Return a copy of a config in which fields that are None are as in a stored config (JSON)."""
+  return fill(config, flatten(with_current_names(stored)))
+
+
+def check_resumable(old: Mapping[str, Any], new: Mapping[str, Any]):
+  """Raise UserError for the first field that must not change and differs in two JSON configs."""
+  allowed = {Resume.FREE} if new["schedule"]["name"] == "cosine" else {Resume.FREE, Resume.LENGTH}
+  free = {field.name for field in FIELDS if field.resume in allowed}
+  # The digest of the corpus is compared, not its name.
+  free |= {"text.source"}
   old, new = flatten(to_json(from_json(old))), flatten(new)
-  # Not the text's name: its digest tells whether it is the same. The cell first: others hang on it.
-  names = sorted((old.keys() | new.keys()) - {"text.source", "model.cell"})
-  counts = "ngram" in (old["model.cell"], new["model.cell"])
-  remedy = "" if counts else ", with --config.init_from=RUN to start from its weights"
-  for name in ("model.cell", *names):
-    if old.get(name) != new.get(name) and not is_in(free, name):
+  names = sorted((old.keys() | new.keys()) - free - {"model.cell"})
+  remedy = ", with --config.init_from=RUN to start from its weights"
+  if NGRAM in (old["model.cell"], new["model.cell"]):
+    remedy = ""
+  for name in ("model.cell", *names):  # the cell first: it decides which of the others are used
+    if old.get(name) != new.get(name):
       raise errors.UserError(
         f"this run was made with {name}={old.get(name)} and is asked for with "
         f"{name}={new.get(name)}: give another --workdir{remedy}"
       )
 
 
-def run_name(line):
-  """experiment[-variant][-field=value...], safe as the name of a folder.
+def split(config: config_dict.ConfigDict, length: int) -> splits.Splits:
+  """Return the splits of a corpus of `length` tokens."""
+  text = config.text
+  return splits.split(
+    length,
+    text.split,
+    text.valid_fraction,
+    text.test_fraction,
+    streams=config.batch_size,
+    window=config.window,
+  )
 
-  Without the fields that a run may be resumed with other values of: it stays the same run.
+
+def steps_per_epoch(config: config_dict.ConfigDict, length: int) -> float:
+  """Return the number of updates in an epoch of a corpus of `length` tokens."""
+  tokens = sum(stop - start for start, stop in split(config, length).train)
+  return tokens / (config.batch_size * config.window)
+
+
+def total_steps(config: config_dict.ConfigDict, steps_per_epoch: float) -> int:
+  """Return the number of updates of a whole run."""
+  steps = max(1, round(config.epochs * steps_per_epoch))
+  return min(steps, config.max_steps) if config.max_steps else steps
+
+
+class Resolved(NamedTuple):
+  config: config_dict.FrozenConfigDict
+  chosen: dict[str, Any]  # the values that depend on the amount of text, by dotted name
+
+
+def resolve(
+  config: config_dict.ConfigDict,
+  length: int,
+  *,
+  stored: Mapping[str, Any] | None = None,
+  source: Mapping[str, Any] | None = None,
+  device: Callable[[config_dict.ConfigDict], Any] | None = None,
+) -> Resolved:
+  """Return a config in which every field that the model uses has a value.
+
+  `length`: tokens of the corpus. `stored`: the config (JSON) of the run that is resumed, and
+  `source` that of the run whose weights are taken; both decide what the experiment leaves open.
+  `device(config)` starts JAX and returns a device. It is called when all other fields have their
+  values, because the number of CPU devices depends on them.
   """
-  fields = [f"{name}={value}" for name, value in line.overrides.items() if not is_in(FREE, name)]
-  name = "-".join([line.experiment, *filter(None, [line.variant]), *fields])
-  safe = re.sub(r"[^A-Za-z0-9_.,=+-]+", "_", name).strip("_.")
-  if len(safe) <= 100:
-    return safe
-  return f"{safe[:90]}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
+  if stored:
+    config = fill_stored(config, stored)
+  elif source:
+    if source["model"]["cell"] == "ngram":
+      raise errors.UserError(
+        f"--config.init_from={config.init_from} is an ngram: it has no weights"
+      )
+    config = fill_stored(config, {"model": {**source["model"], "compute_dtype": None}})
+  fractions = config.text.valid_fraction, config.text.test_fraction
+  # By the length alone: the split `streams` depends on the batch size, which may be chosen here.
+  sizes = _sizes(round(length * (1 - fractions[0] - fractions[1])), config.window)
+  chosen = {name: value for name, value in sizes.items() if config[name] is None}
+  config = fill(config, chosen)
+  steps = total_steps(config, steps_per_epoch(config, length))
+  config = fill(config, {"eval_every": max(1, -(-steps // 10))})  # about ten evaluations
+  if device:
+    config = fill(config, {"model.compute_dtype": _native_dtype(device(config))})
+  return Resolved(config_dict.FrozenConfigDict(config), chosen)
+
+
+# By the number of training characters up to which they apply. Small texts overfit, so they get
+# small models and dropout; large texts fill larger models, as far as a few cores can train them.
+_SIZE_FIELDS = (
+  "model.layers",
+  "model.hidden",
+  "model.dropout",
+  "batch_size",
+  "epochs",
+  "optimizer.learning_rate",
+)
+_SIZES = (
+  (100_000, (1, 128, 0.3, 8, 30.0, 8e-3)),
+  (600_000, (2, 128, 0.3, 16, 20.0, 8e-3)),
+  (2_500_000, (2, 256, 0.3, 32, 12.0, 8e-3)),
+  (12_000_000, (2, 256, 0.1, 32, 3.6, 8e-3)),
+  (60_000_000, (2, 512, 0.1, 64, 2.0, 5e-3)),
+  (math.inf, (2, 1024, 0.0, 128, 1.0, 3e-3)),
+)
+
+
+def _sizes(characters: int, window: int) -> dict[str, Any]:
+  """Return the sizes of model and training for so many training characters."""
+  values = next(values for limit, values in _SIZES if characters <= limit)
+  sizes = dict(zip(_SIZE_FIELDS, values))
+  # A text of a few lines is too short for many streams.
+  while sizes["batch_size"] > 1 and sizes["batch_size"] * window * 20 > characters:
+    sizes["batch_size"] //= 2
+  return sizes
+
+
+def _native_dtype(device) -> str:
+  if device.platform == "cpu":
+    try:
+      info = pathlib.Path("/proc/cpuinfo").read_text()
+    except OSError:
+      info = ""
+    native = "avx512_bf16" in info or "amx_bf16" in info
+  else:
+    # "9.0" on NVIDIA's, "gfx90a" on AMD's, and nothing on a TPU.
+    major = str(getattr(device, "compute_capability", "")).partition(".")[0]
+    native = not major.isdigit() or int(major) >= 8
+  return "bfloat16" if native else "float32"
+
+
+def documentation() -> str:
+  """Return the table of all fields in Markdown, as it stands in docs/config.md."""
+  return "\n".join(_rows()) + "\n"
+
+
+def _rows() -> Iterable[str]:
+  yield "| field | default | meaning | values | may change on resume |"
+  yield "|---|---|---|---|---|"
+  for field in FIELDS:
+    usual = "chosen" if field.default is None else f"`{json.dumps(field.default)}`"
+    if field.name == "model.order":
+      usual = "required by ngram"
+    kind = field.value_type or type(field.default)
+    if field.choices:
+      values = ", ".join(f"`{each}`" for each in choices(field))
+    elif kind is str:
+      values = "text"
+    else:
+      values = " and ".join(bounds.words for bounds in reversed(field.bounds))
+    yield f"| `{field.name}` | {usual} | {field.help} | {values} | {field.resume} |"

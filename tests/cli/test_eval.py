@@ -9,7 +9,7 @@ import sys
 
 import pytest
 
-from charrnn import startup
+from charrnn import runtime
 from charrnn.runs import run as run_lib
 
 SONG = "".join(f"{n} green bottles\n" for n in range(300, 400))
@@ -18,8 +18,7 @@ OTHER = "7 bottles green\n" * 60
 
 @pytest.fixture(autouse=True)
 def _devices(monkeypatch):
-  monkeypatch.setattr(startup, "set_cpu_devices", lambda *arguments: None)
-  monkeypatch.setattr(startup, "keep_memory", lambda: None)
+  monkeypatch.setattr(runtime, "set_cpu_devices", lambda *arguments: None)
 
 
 @pytest.fixture

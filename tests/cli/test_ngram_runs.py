@@ -6,15 +6,14 @@ import shutil
 import numpy as np
 import pytest
 
-from charrnn import startup
+from charrnn import runtime
 from charrnn.models import ngram
 from charrnn.runs import run as run_lib
 
 
 @pytest.fixture(autouse=True)
 def _devices(monkeypatch):
-  monkeypatch.setattr(startup, "set_cpu_devices", lambda *arguments: None)
-  monkeypatch.setattr(startup, "keep_memory", lambda: None)
+  monkeypatch.setattr(runtime, "set_cpu_devices", lambda *arguments: None)
 
 
 @pytest.mark.parametrize("split", ["valid", "test"])

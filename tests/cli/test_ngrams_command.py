@@ -6,7 +6,7 @@ import shutil
 import numpy as np
 import pytest
 
-from charrnn import startup
+from charrnn import runtime
 from charrnn.data import batches
 from charrnn.evaluation import ngrams
 from charrnn.models import ngram
@@ -15,8 +15,7 @@ from charrnn.runs import run as run_lib
 
 @pytest.fixture(autouse=True)
 def _devices(monkeypatch):
-  monkeypatch.setattr(startup, "set_cpu_devices", lambda *arguments: None)
-  monkeypatch.setattr(startup, "keep_memory", lambda: None)
+  monkeypatch.setattr(runtime, "set_cpu_devices", lambda *arguments: None)
 
 
 def changed(run, tmp_path, name, **fields):

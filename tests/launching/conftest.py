@@ -4,7 +4,7 @@ import sys
 import programs
 import pytest
 
-from charrnn import startup
+from charrnn import runtime
 
 sys.path.insert(0, str(pathlib.Path(__file__).parents[2]))
 
@@ -28,6 +28,5 @@ def main(folder, monkeypatch):
   import launch
 
   monkeypatch.chdir(folder)
-  monkeypatch.setattr(startup, "set_cpu_devices", lambda *arguments: None)
-  monkeypatch.setattr(startup, "keep_memory", lambda: None)
+  monkeypatch.setattr(runtime, "set_cpu_devices", lambda *arguments: None)
   return lambda *arguments: launch.main(["launch.py", *arguments])

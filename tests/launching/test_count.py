@@ -9,7 +9,7 @@ import numpy as np
 import programs
 import pytest
 
-from charrnn import errors, startup
+from charrnn import errors, runtime
 from charrnn.models import ngram
 from charrnn.runs import checkpoints, metrics
 from charrnn.runs import run as run_lib
@@ -163,7 +163,7 @@ def test_more_refusals(main, count, tmp_path, monkeypatch):
   with pytest.raises(errors.UserError, match=r"model\.order is missing"):
     main(f"--config={tmp_path}/open.py", workdir)
   free = itertools.chain([1e9, 1e9], itertools.repeat(1e3))
-  monkeypatch.setattr(startup, "free_memory", lambda: next(free))
+  monkeypatch.setattr(runtime, "free_memory", lambda: next(free))
   with pytest.raises(errors.UserError, match="order 5 takes too much memory: strings of 3 symbols"):
     count()
   assert not (tmp_path / "run").exists()

@@ -6,7 +6,7 @@ import sys
 import programs
 import pytest
 
-from charrnn import config, errors, files, startup
+from charrnn import command_line, errors, files, runtime
 from charrnn.launching import train
 from charrnn.runs import checkpoints, provenance
 from charrnn.training import loop
@@ -58,7 +58,8 @@ def test_a_run_made_again_says_what_is_different(main, whole, tmp_path, capsys):
   (launch,) = launches(whole)
 
   def make_again(name, then):
-    line = config.parse(["launch.py", f"--config={whole / 'config.json'}", "--config.max_steps=1"])
+    argument = f"--config={whole / 'config.json'}"
+    line = command_line.parse(["launch.py", argument, "--config.max_steps=1"])
     line = line._replace(original=provenance.Original(whole, then))
     assert train.run(line, tmp_path / name) == 0
     return capsys.readouterr().err.splitlines()
@@ -97,17 +98,17 @@ def test_a_launch_without_a_first_step_has_no_such_record(main, whole, tmp_path,
 
 @pytest.mark.skipif(sys.platform != "linux", reason="read from /proc")
 def test_the_watch_starts_with_the_process(monkeypatch):
-  before = startup._IMPORTED
-  assert 0 < before - startup._process_start() < 600
-  monkeypatch.setattr(startup.pathlib.Path, "read_text", lambda path: "elsewhere")
-  assert startup._process_start() == before
+  before = runtime._IMPORTED
+  assert 0 < before - runtime._process_start() < 600
+  monkeypatch.setattr(runtime.pathlib.Path, "read_text", lambda path: "elsewhere")
+  assert runtime._process_start() == before
 
 
 def test_the_phases_come_in_their_order_and_last_their_total(monkeypatch):
   seconds = iter([12.0, 12.5, 15.0])
-  monkeypatch.setattr(startup, "_process_start", lambda: 10.0)
-  monkeypatch.setattr(startup.time, "monotonic", lambda: next(seconds))
-  watch = startup.Stopwatch()
+  monkeypatch.setattr(runtime, "_process_start", lambda: 10.0)
+  monkeypatch.setattr(runtime.time, "monotonic", lambda: next(seconds))
+  watch = runtime.Stopwatch()
   for phase in ("b", "c", "a"):
     watch.mark(phase)
   assert list(watch.seconds().items()) == [("b", 2.0), ("c", 0.5), ("a", 2.5), ("total", 5.0)]

@@ -12,7 +12,7 @@ import pytest
 import toys
 from scipy import special
 
-from charrnn import errors, startup
+from charrnn import errors, runtime
 from charrnn.cli import sample
 from charrnn.data import tokenizers
 from charrnn.runs import run as run_lib
@@ -41,7 +41,7 @@ def use(monkeypatch):
       return run
 
     monkeypatch.setattr(run_lib.Run, "open", load)
-    monkeypatch.setattr(startup, "import_jax", lambda: None)  # would cache in the user's folder
+    monkeypatch.setattr(runtime, "import_jax", lambda: None)  # would cache in the user's folder
 
   use(tokenizers.Tokenizer.from_text(RECITED))
   return use

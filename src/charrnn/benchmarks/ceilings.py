@@ -4,7 +4,7 @@ import concurrent.futures
 
 import numpy as np
 
-from charrnn import startup
+from charrnn import runtime
 
 IN_FLIGHT = 8  # products that are queued before one is waited for
 
@@ -47,7 +47,7 @@ def read(work):
 
   if steps.device().platform != "cpu":
     return _read_by_jax(work)
-  cores = len(startup.cores())
+  cores = len(runtime.cores())
   parts = np.array_split(np.ones(max(1, work.bytes // 4), np.int32), cores)
   threads = concurrent.futures.ThreadPoolExecutor(cores)
 

@@ -12,7 +12,7 @@ import platform
 import subprocess
 import sys
 
-from charrnn import errors, startup
+from charrnn import errors, runtime
 from charrnn.runs import provenance
 
 PACKAGES = ("charrnn", "jax", "jaxlib", "flax", "torch", "numpy")
@@ -37,7 +37,7 @@ def facts():
     raise errors.UserError(f"JAX does not start here: {last}")
   return {
     "processor": provenance.processor(),
-    "cores": len(startup.cores()),
+    "cores": len(runtime.cores()),
     "system": platform.platform(),
     "python": platform.python_version(),
     "packages": {name: version(name) for name in PACKAGES if version(name)},
@@ -66,9 +66,9 @@ def text(found):
 
 
 def _devices():
-  from charrnn import startup
+  from charrnn import runtime
 
-  startup.import_jax()
+  runtime.start()
   from charrnn.training import steps
 
   device = steps.device()

@@ -6,7 +6,7 @@ import re
 import tempfile
 import time
 
-from charrnn import startup
+from charrnn import runtime
 from charrnn.benchmarks import contestants
 
 # By what an operation is called; the first that fits counts.
@@ -28,9 +28,8 @@ def measure(task):
 
   Operations of a device that run at a time count both: the parts may add up to more than a step.
   """
-  startup.keep_memory()
-  jax = startup.import_jax()
-  startup.set_cpu_devices(task.devices, task.batch, 1, task.hidden)
+  jax = runtime.start()
+  runtime.set_cpu_devices(task.devices, task.batch, 1, task.hidden)
   step, state, shards = contestants.train_step(task)
   program = step.lower(state, *shards[0]).compile()
   parts = _parts(program.as_text())

@@ -14,7 +14,7 @@ import resource
 import sys
 import time
 
-from charrnn import startup
+from charrnn import runtime
 from charrnn.benchmarks import contestants, work
 
 
@@ -22,7 +22,7 @@ def main(name, kind, values):
   answers = os.fdopen(os.dup(1), "w", buffering=1)
   os.dup2(2, 1)  # whatever a library prints is no answer
   task = work.KINDS[kind](**json.loads(values))
-  startup.keep_memory()  # for all alike
+  runtime.keep_memory()  # for all alike
   about, device_peak = _torch() if name == "torch" else _jax(name, kind, task)
   about["base_bytes"] = _peak()  # of the imports: not what the work needs
   run = contestants.ALL[name, kind](task)
@@ -49,10 +49,10 @@ def _torch():
 
 
 def _jax(name, kind, task):
-  jax = startup.import_jax()
+  jax = runtime.start()
   jax.config.update("jax_enable_compilation_cache", False)  # compiling is timed too
   if (name, kind) == ("charrnn", "train"):
-    startup.set_cpu_devices(task.devices, task.batch, 1, task.hidden)
+    runtime.set_cpu_devices(task.devices, task.batch, 1, task.hidden)
   from charrnn.training import steps
 
   device = steps.device()

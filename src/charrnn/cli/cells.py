@@ -5,7 +5,7 @@ import os
 import pathlib
 import tempfile
 
-from charrnn import console, errors, files, startup
+from charrnn import console, errors, files, runtime
 from charrnn.analysis import hypotheses, material
 from charrnn.evaluation import texts
 
@@ -70,8 +70,7 @@ def add_arguments(parser):
 def run(args):
   extra = _hypotheses(args.regex)
   _check(args)
-  startup.keep_memory()
-  startup.import_jax()
+  runtime.start()
   from charrnn.runs import run as run_lib
 
   config = run_lib.Run.open(args.run).config

@@ -77,14 +77,13 @@ def compare(a: run_lib.Run, b: run_lib.Run) -> dict[str, Any]:
 
 def _compare_configs(a, b) -> list[dict[str, Any]]:
   # The corpus is compared by its digest, not by its name.
-  no_effect = {*config_lib.FREE, "text.source"}
   a, b = (config_lib.flatten(config_lib.to_json(run.config)) for run in (a, b))
   return [
     {
       "field": name,
       "a": a.get(name),
       "b": b.get(name),
-      "matters": not config_lib.is_in(no_effect, name),
+      "matters": name != "text.source" and not config_lib.is_free(name),
     }
     for name in {**a, **b}
     if a.get(name) != b.get(name)

@@ -73,7 +73,7 @@ def _rate(text):
 
 def run(args):
   _check(args)
-  from charrnn import startup
+  from charrnn import runtime
   from charrnn.runs import run as run_lib
 
   loaded = run_lib.Run.open(args.run, args.step)
@@ -82,9 +82,8 @@ def run(args):
     raise errors.UserError(f"--dynamic: {args.run} is an ngram, which has no gradient to follow")
   files = [(path, texts_lib.read(path, config.text)) for path in args.files]
   streams = args.streams or config.eval_streams
-  startup.keep_memory()
-  startup.import_jax()
-  startup.set_cpu_devices(0, streams, 1)
+  runtime.start()
+  runtime.set_cpu_devices(0, streams, 1)
   loaded.load()
   corpus = loaded.corpus() if args.errors or not files else None
   state = args.state or ("reset" if files else "carried")

@@ -2,7 +2,7 @@
 
 import json
 
-from charrnn import console, errors, files, startup
+from charrnn import console, errors, files, runtime
 from charrnn.scorecards import columns
 
 HELP = """\
@@ -36,8 +36,7 @@ def run(args):
     raise errors.UserError(f"--copies={args.copies}: must be from 0 to {COPIES}")
   judge = columns.load_judge()
   asked = columns.check(args, FOLDER, judge.ANY.source)
-  startup.keep_memory()
-  startup.import_jax()
+  runtime.start()
   from charrnn.scorecards import novelty
 
   progress = console.Progress()

@@ -2,7 +2,7 @@
 
 import json
 
-from charrnn import console, errors, files, startup
+from charrnn import console, errors, files, runtime
 
 HELP = """\
 compare runs with n-grams of their training text
@@ -30,8 +30,8 @@ def run(args):
   training, scored = _segments(runs, args.split)
   ngram.check_order("--order", args.order, training)
   out = files.output_folder(args.out, runs[0].path / "ngrams")
-  startup.import_jax()
-  startup.set_cpu_devices(0, runs[0].config.eval_streams, 1)
+  runtime.start()
+  runtime.set_cpu_devices(0, runs[0].config.eval_streams, 1)
   corpus = runs[0].corpus()
   loaded = [run.load() for run in runs]
   progress = console.Progress()

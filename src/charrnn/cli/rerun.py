@@ -6,8 +6,8 @@ import pathlib
 import re
 from typing import Any
 
+from charrnn import command_line, console, errors, files
 from charrnn import config as config_lib
-from charrnn import console, errors, files
 from charrnn.launching import train
 from charrnn.runs import checkpoints, provenance
 from charrnn.runs import run as run_lib
@@ -35,14 +35,14 @@ def run(args):
   workdir = pathlib.Path(args.workdir or path.with_name(f"{path.name}-rerun")).resolve()
   launch = _launch(original)
   _check_workdir(original, workdir)
-  line = config_lib.parse(["charrnn rerun", f"--config={path / 'config.json'}"])._replace(
+  line = command_line.parse(["charrnn rerun", f"--config={path / 'config.json'}"])._replace(
     experiment=str(original.origin.get("experiment")),
     variant=str(original.origin.get("variant") or ""),
     overrides=launch.get("overrides", {}),
     original=provenance.Original(path, launch),
   )
   with _launch_directory(launch):  # the text may have a relative path
-    _use_same_devices(path, launch, line.config)
+    line = line._replace(config=_use_same_devices(path, launch, line.config))
     _check_sources(original, line.config)
     try:
       code = train.run(line, workdir)
@@ -101,7 +101,10 @@ def _check_sources(run: run_lib.Run, config):
 
 
 def _use_same_devices(path: pathlib.Path, launch, config):
-  """Make JAX use as many devices as the launch; raise UserError if there are fewer."""
+  """Make JAX use as many devices as the launch; return the config that says so.
+
+  Raises UserError if there are fewer.
+  """
   count, kind = DEVICES.match(launch["devices"]).groups()
   if " in " in kind:
     raise errors.UserError(
@@ -110,15 +113,15 @@ def _use_same_devices(path: pathlib.Path, launch, config):
     )
   provenance.use_cores(launch.get("cores", 0))
   if kind == "cpu":
-    if config.model.cell != "ngram":
-      config.cpu_devices = int(count)
-    return
+    used = "cpu_devices" in config_lib.used_fields(config)
+    return config_lib.replace(config, {"cpu_devices": int(count)}) if used else config
   if gpus := local.gpu_names():
     if len(gpus) < int(count):
       raise errors.UserError(
         f"{path} was made on {launch['devices']}: this machine has {len(gpus)}"
       )
     os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(gpus[: int(count)])
+  return config
 
 
 def _compare(original: run_lib.Run, again: run_lib.Run) -> int:

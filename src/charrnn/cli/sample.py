@@ -5,7 +5,7 @@ import pathlib
 import secrets
 import sys
 
-from charrnn import console, errors, startup
+from charrnn import console, errors, runtime
 from charrnn.cli import chat, written
 from charrnn.sampling import automata, clamps, options, regexes, stream
 
@@ -93,7 +93,7 @@ def run(args):
   prompt = _read_prompt(args)
   files = None if args.out is None else written.Files(args.out, args.num)
 
-  startup.import_jax()  # slow: only once the arguments are known to be good
+  runtime.start()  # slow: only once the arguments are known to be good
   from charrnn.runs import run as run_lib
 
   loaded = run_lib.Run.open(args.run, args.step).load()

@@ -2,7 +2,7 @@
 
 import json
 
-from charrnn import console, files, startup
+from charrnn import console, files, runtime
 from charrnn.scorecards import columns
 
 HELP = """\
@@ -29,8 +29,7 @@ def run(args):
   judge = columns.load_judge()
   kind = judge.KINDS[args.kind]
   asked = columns.check(args, FOLDER.format(args.kind), kind.source)
-  startup.keep_memory()
-  startup.import_jax()
+  runtime.start()
   progress = console.Progress()
   try:
     gathered = columns.gather(args, asked, kind, progress)

@@ -7,7 +7,7 @@ import textwrap
 
 import numpy as np
 
-from charrnn import console, errors, files, startup
+from charrnn import console, errors, files, runtime
 from charrnn.data import splits
 from charrnn.sampling import options, stream
 from charrnn.scorecards import card, diversity
@@ -51,8 +51,7 @@ def add_arguments(parser):
 
 def run(args):
   settings = _settings(args)
-  startup.keep_memory()
-  startup.import_jax()
+  runtime.start()
   from charrnn.runs import held_out
   from charrnn.runs import run as run_lib
   from charrnn.scorecards import temperature_picture

@@ -14,8 +14,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from charrnn import cache, console, errors
-from charrnn.data import files, sources, tokenizers
+from charrnn import console, errors, runtime
+from charrnn.data import cache, files, sources, tokenizers
 
 _FORMAT = 1  # of a cache entry
 _NEWLINE = ord("\n")
@@ -106,7 +106,7 @@ def load(
   reading = _Reading(tokenizer, encoding, newlines)
   found = sources.resolve(source)
   key = _key(found, reading, limit)
-  entry = _read(cache.folder() / key) or _build(found, reading, key, limit)
+  entry = _read(runtime.cache_folder() / key) or _build(found, reading, key, limit)
   stops = np.cumsum(entry.sizes).tolist()
   starts = [0, *stops[:-1]]
   documents = [Document(file.name, *span) for file, *span in zip(found.files, starts, stops)]

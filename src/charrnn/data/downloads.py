@@ -5,13 +5,14 @@ import pathlib
 import urllib.request
 from collections.abc import Iterator
 
-from charrnn import cache, errors
+from charrnn import errors, runtime
+from charrnn.data import cache
 from charrnn.data import files as files_lib
 
 
 def fetch(url: str, digest: str | None, name: str) -> pathlib.Path:
   """The file that a URL leads to, from the cache if it is there (and has the digest)."""
-  target = cache.folder() / name
+  target = runtime.cache_folder() / name
   if target.is_file() and digest in (None, files_lib.fingerprint(target, name).sha256):
     return target
   with cache.building() as folder:

@@ -11,8 +11,8 @@ import subprocess
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
-from charrnn import cache, errors
-from charrnn.data import archives
+from charrnn import errors, runtime
+from charrnn.data import archives, cache
 
 DEFAULT_PART = "kernel"
 _SYSTEM = pathlib.Path("/usr/src")
@@ -34,7 +34,7 @@ def find(part: str) -> Tree:
   the order of the SHA-256 of "2015 NAME", which is the same everywhere. `paper` is what the 2015
   paper describes: all files shuffled, put one after another and cut after 6,206,996 bytes.
   """
-  origin = _newest(_SYSTEM) or _newest(cache.folder()) or _downloaded()
+  origin = _newest(_SYSTEM) or _newest(runtime.cache_folder()) or _downloaded()
   root = origin if origin.is_dir() else _unpacked(origin, part)
   files = [(name, size) for name, size in _sizes(root) if _belongs(name, part)]
   files.sort(key=lambda file: _rank(file[0]))
@@ -96,7 +96,7 @@ def _downloaded() -> pathlib.Path:
       said = [line for line in done.stderr.splitlines() if line.startswith("E:")]
       raise _missing((said or ["E: nothing came"])[0], f"sudo apt-get install {package}")
     cache.publish(debs[0], debs[0].name)
-  return cache.folder() / debs[0].name
+  return runtime.cache_folder() / debs[0].name
 
 
 def _missing(reason: str, command: str = "") -> errors.UserError:
@@ -104,7 +104,7 @@ def _missing(reason: str, command: str = "") -> errors.UserError:
   return errors.UserError(
     f"the corpus linux needs the kernel's source: {reason}\n"
     f"{run}put a tarball of it into the cache:\n"
-    f"curl -L --create-dirs -o {cache.folder()}/linux-6.12.tar.xz "
+    f"curl -L --create-dirs -o {runtime.cache_folder()}/linux-6.12.tar.xz "
     "https://cdn.kernel.org/pub/linux/kernel/v6.x/linux-6.12.tar.xz"
   )
 
@@ -113,7 +113,7 @@ def _unpacked(archive: pathlib.Path, part: str) -> pathlib.Path:
   """A folder in the cache with the files of the archive that a part needs, and the Makefile."""
   status = archive.stat()
   key = f"{_UNPACKING} {archive.name} {status.st_size} {status.st_mtime_ns} {part}"
-  target = cache.folder() / f"unpacked-{hashlib.sha256(key.encode()).hexdigest()[:32]}"
+  target = runtime.cache_folder() / f"unpacked-{hashlib.sha256(key.encode()).hexdigest()[:32]}"
   if target.is_dir():
     return target
   with cache.building() as folder:

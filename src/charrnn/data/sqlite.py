@@ -4,8 +4,8 @@ import pathlib
 import shutil
 import subprocess
 
-from charrnn import cache, errors
-from charrnn.data import archives, downloads
+from charrnn import errors, runtime
+from charrnn.data import archives, cache, downloads
 from charrnn.data import files as files_lib
 
 VERSION = "3.44.2"
@@ -17,7 +17,7 @@ _NPM = "sqlite3@5.1.7"  # carries the same archive
 
 def find() -> pathlib.Path:
   """sqlite3.c, in the cache."""
-  target = cache.folder() / f"sqlite3-{VERSION}.c"
+  target = runtime.cache_folder() / f"sqlite3-{VERSION}.c"
   if target.is_file() and files_lib.fingerprint(target, target.name).sha256 == _SHA256:
     return target
   archive = _archive()
@@ -46,7 +46,7 @@ def _archive() -> pathlib.Path:
       digest = files_lib.fingerprint(folder / name, name).sha256
       downloads.check_digest(f"{name} of npm's {_NPM}", digest, _URL_SHA256)
       cache.publish(folder / name, name)
-    return cache.folder() / name
+    return runtime.cache_folder() / name
 
 
 def _unpack(archive: pathlib.Path, ending: str, target: pathlib.Path):

@@ -11,7 +11,7 @@ def read(path, text):
   """A file as text (for a byte alphabet: as bytes); `text` is `config.text` of the run."""
   try:
     data = pathlib.Path(path).read_bytes()
-    decoded = data.decode("latin-1" if text.alphabet == "byte" else text.encoding)
+    decoded = data.decode("latin-1" if text.tokenizer == "byte" else text.encoding)
   except OSError as error:
     raise errors.UserError(f"cannot read {path}: {error.strerror}") from error
   except UnicodeDecodeError as error:
@@ -22,7 +22,7 @@ def read(path, text):
     decoded = decoded.replace("\r\n", "\n").replace("\r", "\n")
   if len(decoded) < 2:
     raise errors.UserError(f"{path} has fewer than two characters: there is nothing to predict")
-  return decoded.encode("latin-1") if text.alphabet == "byte" else decoded
+  return decoded.encode("latin-1") if text.tokenizer == "byte" else decoded
 
 
 def encode(alphabet, path, text):

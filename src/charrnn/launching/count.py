@@ -7,14 +7,11 @@ is the checkpoint. A count takes minutes at most, so that one that was stopped s
 import numpy as np
 
 from charrnn import config as config_lib
-from charrnn import console, errors, startup
+from charrnn import console, errors, runtime
 from charrnn.launching import record
 from charrnn.models import ngram
 from charrnn.runs import lock, provenance
 from charrnn.runs import run as run_lib
-from charrnn.training import sizing
-
-USED = {"seed", "text", "model.cell", "model.order", "sample"}
 
 
 def run(line, workdir, distributed=False):
@@ -27,7 +24,7 @@ def run(line, workdir, distributed=False):
     record.check_sample(config, corpus.tokenizer)
     parts = run_lib.split_corpus(config, len(corpus.ids))
     ngram.check_order("--config.model.order", config.model.order, parts.train)
-    startup.import_jax()
+    runtime.start()
     if stored:
       config_lib.check_resumable(stored, config_lib.to_json(config))
       run_lib.Run(workdir).check_corpus(corpus)
@@ -39,19 +36,18 @@ def _check(line, distributed):
   config = line.config
   if distributed:
     raise errors.UserError("--distributed: one process counts an ngram: leave it out")
-  by_stream = {"batch_size", "window"} if config.text.split == "streams" else set()
-  fields, usual = (config_lib.flatten(c.to_dict()) for c in (config, config_lib.default()))
-  for name, value in fields.items():
-    is_set = name in line.overrides or value != usual[name]
-    if is_set and not config_lib.is_in(USED | by_stream, name):
+  used = config_lib.used_fields(config)
+  for field in config_lib.FIELDS:
+    name, value = field.name, config[field.name]
+    if name not in used and (name in line.overrides or value != field.default):
       raise errors.UserError(
         f"--config.{name}={value}: an ngram has no use for it: leave it out, or start from "
         "experiments/ngram.py"
       )
-  for name in ("model.order", *sorted(by_stream)):
-    if fields[name] is None:
+  for name in sorted(used):
+    if config[name] is None:
       raise errors.UserError(f"--config.{name} is missing: an ngram of this text needs it")
-  sizing.check(config)
+  config_lib.check(config)
 
 
 def _count(line, workdir, corpus, parts):

@@ -3,13 +3,12 @@
 import contextlib
 
 from charrnn import config as config_lib
-from charrnn import console, errors, startup
+from charrnn import console, errors, models, runtime
 from charrnn.data import batches
 from charrnn.launching import count, record
 from charrnn.runs import lock, provenance
 from charrnn.runs import run as run_lib
 from charrnn.runs import status as status_lib
-from charrnn.training import sizing
 
 
 def run(line, workdir, distributed=False):
@@ -19,69 +18,59 @@ def run(line, workdir, distributed=False):
   """
   if (workdir / "sweep.json").exists():
     raise errors.UserError(f"{workdir} is a sweep: give another --workdir")
-  if line.config.model.cell == "ngram":
+  if not models.has_gradient(line.config.model):
     return count.run(line, workdir, distributed)
-  watch = startup.Stopwatch()
+  watch = runtime.Stopwatch()
   watch.mark("python and flags")
-  config = line.config
-  sizing.check(config)
+  config_lib.check(line.config)
   with contextlib.ExitStack() as held:
     if not distributed:
       held.enter_context(lock.hold(workdir))
-    stored = record.stored(workdir)
-    if stored:
-      sizing.fill_from(config, stored)
-    elif config.init_from:
-      _fill_from_source(config)
-    corpus = run_lib.load_corpus(config)
-    record.check_sample(config, corpus.tokenizer)
-    chosen = _fill_sizes(config, len(corpus.ids))
-    parts = run_lib.split_corpus(config, len(corpus.ids))
-    windows = batches.TrainingWindows(corpus.ids, parts.train, config.batch_size, config.window)
-    sizing.fill_length(config, windows.steps_per_epoch)
-    watch.mark("text")
-    startup.keep_memory()
-    jax = startup.import_jax()
-    processes = startup.join_processes() if distributed else 1
-    startup.set_cpu_devices(
-      config.cpu_devices, config.batch_size, config.accumulate * processes, config.model.hidden
+    stored, source = record.stored(workdir), None
+    if line.config.init_from and not stored:
+      source = config_lib.to_json(run_lib.Run.open(line.config.init_from).config)
+    corpus = run_lib.load_corpus(line.config)
+    record.check_sample(line.config, corpus.tokenizer)
+
+    def make_windows(config):
+      spans = config_lib.split(config, len(corpus.ids)).train
+      return batches.TrainingWindows(corpus.ids, spans, config.batch_size, config.window)
+
+    def start_device(config):
+      make_windows(config)  # the error about a text that is too short comes before JAX starts
+      watch.mark("text")
+      runtime.start()
+      processes = runtime.join_processes() if distributed else 1
+      runtime.set_cpu_devices(
+        config.cpu_devices, config.batch_size, config.accumulate * processes, config.model.hidden
+      )
+      from charrnn.training import steps
+
+      return steps.device()
+
+    config, chosen = config_lib.resolve(
+      line.config, len(corpus.ids), stored=stored, source=source, device=start_device
     )
+    line = line._replace(config=config)
+    parts = config_lib.split(config, len(corpus.ids))
+    windows = make_windows(config)
+    import jax
+
     from charrnn.runs import checkpoints
-    from charrnn.training import steps
 
     newest = max(checkpoints.steps(workdir / "checkpoints"), default=-1)
-    with startup.together(newest):
+    with runtime.together(newest):
       if distributed and jax.process_index() == 0:
         held.enter_context(lock.hold(workdir))
-      sizing.fill_dtype(config, steps.device())
       if stored:
         config_lib.check_resumable(stored, config_lib.to_json(config))
         run_lib.Run(workdir).check_corpus(corpus)
     return _train(line, workdir, corpus, parts, windows, chosen, watch)
 
 
-def _fill_from_source(config):
-  source = config_lib.to_json(run_lib.Run.open(config.init_from).config)
-  if source["model"]["cell"] == "ngram":
-    raise errors.UserError(f"--config.init_from={config.init_from} is an ngram: it has no weights")
-  sizing.fill_from(config, {"model": source["model"] | {"compute_dtype": None}})
-
-
-def _fill_sizes(config, length):
-  """Chooses what the experiment leaves to the amount of text; a row that says it, if any."""
-  # By the length alone: the `streams` split hangs on the batch, which may be chosen here.
-  text = config.text
-  chosen = sizing.fill(config, round(length * (1 - text.valid_fraction - text.test_fraction)))
-  if chosen:
-    values = ", ".join(f"{name}={value:g}" for name, value in chosen.items())
-    return {"chosen": f"by the amount of text: {values}"}
-  return {}
-
-
 def _train(line, workdir, corpus, parts, windows, chosen, watch):
   import jax
 
-  from charrnn import models
   from charrnn.runs import metrics
   from charrnn.training import loop, steps, transfer
 
@@ -124,8 +113,10 @@ def _announce(say, chosen, config, workdir, corpus, parts, trainer):
   params = state.count(trainer.shapes())
   m, o = config.model, config.optimizer
   inputs = f"embedding {m.embed}" if m.embed else "one-hot input"
-  unit = "bytes" if config.text.alphabet == "byte" else "characters"
-  rows = chosen | {
+  unit = "bytes" if config.text.tokenizer == "byte" else "characters"
+  values = ", ".join(f"{name}={value:g}" for name, value in chosen.items())
+  rows = {"chosen": f"by the amount of text: {values}"} if chosen else {}
+  rows |= {
     "corpus": f"{corpus.name}: {len(corpus.ids):,} {unit} in {len(corpus.documents)} documents, "
     f"alphabet of {corpus.tokenizer.vocab_size}",
     "split": f"{config.text.split}: {sizes[0]:,} to train, {sizes[1]:,} validation, "

@@ -25,7 +25,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from charrnn import errors, startup
+from charrnn import errors, runtime
 
 EMPTY = 1  # the number of the string of no tokens
 WORKING = 64  # bytes for each token of the text that `count` takes, besides the levels
@@ -182,7 +182,7 @@ def count(
   levels = []
   contexts, shorter = np.full(len(text), EMPTY), None
   for n in range(1, order + 1):
-    needed, free = WORKING * len(text), startup.free_memory()
+    needed, free = WORKING * len(text), runtime.free_memory()
     if needed > free:
       raise MemoryError(
         f"strings of {n} symbols take {needed / 1e9:.1f} GB, and {free / 1e9:.1f} GB are free"

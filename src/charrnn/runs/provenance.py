@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 from charrnn import config as config_lib
-from charrnn import console, errors, files, startup
+from charrnn import console, errors, files, runtime
 from charrnn.runs import checkpoints
 
 PACKAGES = (
@@ -119,7 +119,7 @@ def facts(workdir: pathlib.Path) -> dict[str, Any]:
     "python": platform.python_version(),
     "platform": platform.platform(),
     "processor": processor(),
-    "cores": len(startup.cores()),
+    "cores": len(runtime.cores()),
     "driver": _driver(),
     "packages": {name: version for name in PACKAGES if (version := _version(name))},
     "settings": {k: v for k, v in sorted(os.environ.items()) if SETTINGS.fullmatch(k)},
@@ -133,7 +133,7 @@ def use_cores(count: int):
 
   Call it before SciPy is imported, whose LAPACK reads the number of cores then.
   """
-  cores = startup.cores()
+  cores = runtime.cores()
   if hasattr(os, "sched_setaffinity") and 0 < count < len(cores):
     os.sched_setaffinity(0, cores[:count])
 

@@ -131,10 +131,8 @@ class Run:
     config = self.config
     if config.model.cell == "ngram":
       return config.model.order, None
-    characters = sum(stop - start for start, stop in self.splits().train)
-    per_epoch = characters / (config.batch_size * config.window)
-    steps = max(1, round(config.epochs * per_epoch))
-    return min(steps, config.max_steps or steps), per_epoch
+    per_epoch = config_lib.steps_per_epoch(config, self.provenance["characters"])
+    return config_lib.total_steps(config, per_epoch), per_epoch
 
   @property
   def status(self) -> status_lib.RunStatus:
@@ -284,7 +282,7 @@ def load_corpus(config) -> corpora.Corpus:
   text = config.text
   return corpora.load(
     text.source,
-    tokenizer=text.alphabet,
+    tokenizer=text.tokenizer,
     encoding=text.encoding,
     newlines=text.newlines,
     limit=text.limit,
@@ -293,15 +291,7 @@ def load_corpus(config) -> corpora.Corpus:
 
 def split_corpus(config, length: int) -> splits_lib.Splits:
   """Return the splits of a corpus of `length` characters."""
-  text = config.text
-  return splits_lib.split(
-    length,
-    text.split,
-    text.valid_fraction,
-    text.test_fraction,
-    streams=config.batch_size,
-    window=config.window,
-  )
+  return config_lib.split(config, length)
 
 
 def common_splits(runs: Sequence[Run]) -> splits_lib.Splits:
@@ -322,6 +312,6 @@ def _different(a: Run, b: Run, what: str) -> errors.UserError:
 
 def use_cpu():
   """Keep JAX to the CPU: a command that only reads must not take memory of the training GPU."""
-  from charrnn import startup
+  from charrnn import runtime
 
-  startup.import_jax().config.update("jax_platforms", "cpu")
+  runtime.start().config.update("jax_platforms", "cpu")

@@ -130,8 +130,8 @@ def gather(args, asked: Asked, kind, progress) -> Gathered:
     config, alphabet = first.config, first.tokenizer
     parts = held_out.load(first)
   else:
-    config = config_lib.default()
-    config.text.source = args.corpus or kind.source
+    source = args.corpus or kind.source
+    config = config_lib.replace(config_lib.default(), {"text.source": source})
     corpus = run_lib.load_corpus(config)
     alphabet = corpus.tokenizer
     parts = held_out.divide(corpus, run_lib.split_corpus(config, len(corpus.ids)), alphabet)
@@ -159,7 +159,7 @@ def gather(args, asked: Asked, kind, progress) -> Gathered:
 
 def _read(path: pathlib.Path, text_config) -> str:
   """A file as the run's own text was read, but whatever is in it: U+FFFD for what is no text."""
-  encoding = "utf-8" if text_config.alphabet == "byte" else text_config.encoding
+  encoding = "utf-8" if text_config.tokenizer == "byte" else text_config.encoding
   try:
     text = path.read_bytes().decode(encoding, "replace")
   except OSError as error:

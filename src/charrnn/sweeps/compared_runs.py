@@ -7,11 +7,9 @@ from collections.abc import Iterator, Sequence
 from charrnn import config as config_lib
 from charrnn import errors, files, models
 from charrnn.data import tokenizers
-from charrnn.launching import count
 from charrnn.runs import lock, metrics
 from charrnn.runs import run as run_lib
 from charrnn.sweeps import comparison, trials
-from charrnn.training import sizing
 
 DAMAGED = "damaged"
 _DAMAGE = (ValueError, TypeError, KeyError, AttributeError)
@@ -115,22 +113,16 @@ def _reached(path: pathlib.Path, config, lines) -> str | None:
     return None
   losses = [line["valid/loss"] for line in lines if line.get("valid/loss")]
   stale = len(losses) - 1 - losses.index(min(losses)) if losses else 0
-  steps = sizing.fill_length(config, lines[-1]["step"] / lines[-1]["epoch"])
+  steps = config_lib.total_steps(config, lines[-1]["step"] / lines[-1]["epoch"])
   reached = max([lines[-1]["step"], *kept]) >= steps
   return trials.DONE if reached or (config.patience and stale >= config.patience) else None
 
 
 def _fields(config) -> dict:
   """All that the model makes use of."""
-  used = {*config_lib.flatten(config.to_dict())}
-  if config.model.cell == "ngram":
-    used = {*count.USED, *(("batch_size", "window") if config.text.split == "streams" else ())}
+  used = config_lib.used_fields(config)
   fields = config_lib.flatten(config_lib.to_json(config))
-  return {
-    name: value
-    for name, value in fields.items()
-    if value is not None and config_lib.is_in(used, name)
-  }
+  return {name: value for name, value in fields.items() if value is not None and name in used}
 
 
 def _text(path: pathlib.Path, config) -> dict:

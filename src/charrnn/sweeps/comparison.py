@@ -22,7 +22,7 @@ RUINED = ("diverged", "failed", "killed", "damaged")  # whose losses are no meas
 # How a run is watched and kept: it decides neither numbers nor speed.
 WATCHED = {"sample", "log_every", "checkpoint_every", "keep", "diverged"}
 # Fields by which settings are not ordered: what the texts are is told apart.
-_ASIDE = {"seed", "text", *config_lib.FREE}
+_ASIDE = {"seed", "text"}
 
 
 class Point(NamedTuple):
@@ -215,15 +215,18 @@ def _rank(run: Run) -> float:
   return math.inf if run.best is None else run.best.valid
 
 
+def _is_in(names: set[str], name: str) -> bool:
+  """Return whether a field, by its dotted name, or its section is among `names`."""
+  return not names.isdisjoint({name, name.partition(".")[0]})
+
+
 def differing(configs: Sequence[dict[str, Any]]) -> list[str]:
   """Fields of which two configs have different values; one that lacks a field differs from none."""
   values: dict[str, set] = {}
   for config in configs:
     for name, value in config.items():
       values.setdefault(name, set()).add(repr(value))
-  return [
-    name for name, found in values.items() if len(found) > 1 and not config_lib.is_in(WATCHED, name)
-  ]
+  return [name for name, found in values.items() if len(found) > 1 and not _is_in(WATCHED, name)]
 
 
 def _settings(runs, texts, fields) -> list[Setting]:
@@ -270,7 +273,8 @@ def _order(setting: Setting):
 
 def axes(settings: Sequence[dict[str, Any]]) -> list[Axis]:
   """The fields that span the settings, without those whose value another one's decides."""
-  fields = [name for name in differing(settings) if not config_lib.is_in(_ASIDE, name)]
+  fields = [name for name in differing(settings) if not _is_in(_ASIDE, name)]
+  fields = [name for name in fields if not config_lib.is_free(name)]
   columns = {name: [each.get(name) for each in settings] for name in fields}
   found: list[Axis] = []
   # Those of many values first: a field never hangs on one of fewer.

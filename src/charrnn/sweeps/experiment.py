@@ -6,18 +6,18 @@ import types
 from collections.abc import Callable
 from typing import Any
 
-from charrnn import config as config_lib
-from charrnn import errors
+from charrnn import command_line, errors
 
 
-def module(line: config_lib.CommandLine) -> types.ModuleType:
+def module(line: command_line.CommandLine) -> types.ModuleType:
   """The experiment file of a command line as a module."""
   path = line.argument.partition(":")[0]
   spec = importlib.util.spec_from_file_location("charrnn_experiment", path)
   if spec is None:
     raise errors.UserError(f"{path} is the config of one run: name an experiment file")
   module = importlib.util.module_from_spec(spec)
-  spec.loader.exec_module(module)  # it was read before, for its get_config
+  with command_line.importable_folder(path):
+    spec.loader.exec_module(module)  # it was read before, for its get_config
   return module
 
 

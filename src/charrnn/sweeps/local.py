@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
-from charrnn import errors, startup
+from charrnn import errors, runtime
 from charrnn.sweeps import attached
 from charrnn.sweeps import trials as trials_lib
 
@@ -29,7 +29,7 @@ class Share(NamedTuple):
 
 def shares(parallel: int) -> list[Share]:
   """The machine in as many shares; where there are fewer devices than shares, they are shared."""
-  cores = _parts(startup.cores(), parallel)
+  cores = _parts(runtime.cores(), parallel)
   gpus, tpus = gpu_names(), tpu_chips()
   if gpus:
     crowd = -(-parallel // len(gpus))  # processes on one GPU

@@ -6,15 +6,14 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
+from charrnn import command_line, errors
 from charrnn import config as config_lib
-from charrnn import errors
 from charrnn.launching import record
 from charrnn.sweeps import experiment, spaces, sweep
 from charrnn.sweeps import trials as trials_lib
-from charrnn.training import sizing
 
 
-def expand(line: config_lib.CommandLine) -> sweep.Trials:
+def expand(line: command_line.CommandLine) -> sweep.Trials:
   """The sweeps that --sweep names, combined by product; none named: the file's only one."""
   names = [name for name in line.flags.sweep.split(",") if name]
   module = experiment.module(line)
@@ -23,7 +22,7 @@ def expand(line: config_lib.CommandLine) -> sweep.Trials:
   return sweep.product([_of_name(module, name, line.variant) for name in names])
 
 
-def draw(line: config_lib.CommandLine) -> sweep.Trials:
+def draw(line: command_line.CommandLine) -> sweep.Trials:
   """As many trials as --trials says of the file's space, at random."""
   return spaces.drawn(read_space(line), line.flags.trials, line.config.seed)
 
@@ -89,11 +88,11 @@ def make_all(line, folder, named: dict[str, dict[str, Any]]) -> list[trials_lib.
 def _check_begun(trial, config, stored: dict):
   done = is_done(trial)
   try:
-    sizing.fill_from(config, stored)
+    config = config_lib.fill_stored(config, stored)
     config_lib.check_resumable(stored, config_lib.to_json(config))
   except errors.UserError as error:
     raise errors.UserError(f"trial {trial.name}: {error}") from error
-  for name in config_lib.LENGTH:
+  for name in ("epochs", "max_steps"):
     if done and config[name] != stored[name]:
       raise errors.UserError(
         f"trial {trial.name} is done with {name}={stored[name]} and is asked for with "
@@ -117,8 +116,8 @@ def _config(trial: trials_lib.Trial):
   """Of a trial, as its process will read it; a UserError names the trial."""
   own = [each for each in trial.command if each.startswith("--config")]
   try:
-    config = config_lib.parse(["launch.py", *own]).config
-    sizing.check(config)
+    config = command_line.parse(["launch.py", *own]).config
+    config_lib.check(config)
   except errors.UserError as error:
     raise errors.UserError(f"trial {trial.name}: {error}") from error
   return config

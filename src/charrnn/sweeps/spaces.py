@@ -87,11 +87,10 @@ def checked(space) -> Space:
   """What an experiment's space() gives; a UserError for unknown fields and for other values."""
   if not isinstance(space, dict) or not space:
     raise errors.UserError("a dict is wanted, with a space for each field")
-  fields = config_lib.flatten(config_lib.default().to_dict())
-  found = {str(field).removeprefix("config."): each for field, each in space.items()}
+  found = {config_lib.current_name(str(field)): each for field, each in space.items()}
   for field, each in found.items():
-    if field not in fields:
-      raise errors.UserError(f"there is no field {field!r}: src/charrnn/config.py has all")
+    if field not in config_lib.BY_NAME:
+      raise errors.UserError(config_lib.unknown_field(field))
     if not isinstance(each, Floats | Integers | Choice):
       raise errors.UserError(
         f"{field} is {each!r}: uniform, log_uniform, integers or choice is wanted"

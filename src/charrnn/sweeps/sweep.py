@@ -30,7 +30,7 @@ def discrete(values: Iterable[Any]) -> list[Any]:
 
 def sweep(field: str, values: Iterable[Any]) -> Trials:
   """A trial for each value of a field."""
-  return [{field.removeprefix("config."): value} for value in values]
+  return [{config_lib.current_name(field): value} for value in values]
 
 
 def fixed(field: str, value: Any, length: int = 1) -> Trials:
@@ -112,13 +112,12 @@ def named(trials: Trials) -> dict[str, dict[str, Any]]:
 
   A name hangs on its own trial's overrides alone: it stays when others are added or left out.
   """
-  fields = config_lib.flatten(config_lib.default().to_dict())
   found: dict[str, dict[str, Any]] = {}
   for trial in trials:
-    own = {field.removeprefix("config."): value for field, value in trial.items()}
+    own = {config_lib.current_name(field): value for field, value in trial.items()}
     for field, value in own.items():
-      if field not in fields:
-        raise errors.UserError(f"a sweep sets {field!r}: src/charrnn/config.py has all fields")
+      if field not in config_lib.BY_NAME:
+        raise errors.UserError(f"a sweep sets {field!r}: {config_lib.unknown_field(field)}")
       if not isinstance(value, bool | int | float | str):
         raise errors.UserError(f"a sweep sets {field} to {value!r}: numbers and text can be set")
     if (name := trial_name(own)) in found:

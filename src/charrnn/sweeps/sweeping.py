@@ -9,8 +9,8 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
+from charrnn import command_line, console, errors, files
 from charrnn import config as config_lib
-from charrnn import console, errors, files
 from charrnn.data import sources
 from charrnn.runs import lock
 from charrnn.sweeps import board, experiment, local, plans, resources, slurm, spaces, sweep
@@ -22,7 +22,7 @@ STOPPING = "stopping: trials save and end; once more to end them at once"
 SEARCHES = ("random", "optuna")
 
 
-def run(line: config_lib.CommandLine, folder: pathlib.Path) -> int:
+def run(line: command_line.CommandLine, folder: pathlib.Path) -> int:
   """Runs what is missing of a sweep or a search in `folder`; returns the exit code."""
   flags = line.flags
   _check(flags)
@@ -68,7 +68,7 @@ def _run_search(line, folder, space: spaces.Space) -> int:
   fields = config_lib.flatten(config_lib.to_json(line.config))
   about = {
     "space": {field: [type(each).__name__, *each] for field, each in space.items()},
-    "config": {k: v for k, v in fields.items() if not config_lib.is_in(config_lib.FREE, k)},
+    "config": {k: v for k, v in fields.items() if not config_lib.is_free(k)},
   }
   make = functools.partial(plans.make, line, folder)
   with lock.hold(folder):

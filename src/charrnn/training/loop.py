@@ -14,10 +14,11 @@ import jax
 import numpy as np
 from flax import serialization
 
+from charrnn import config as config_lib
 from charrnn import console, errors
 from charrnn.evaluation import evaluate
 from charrnn.runs import checkpoints, metrics
-from charrnn.training import optimizer, sizing, steps
+from charrnn.training import optimizer, steps
 from charrnn.training import state as state_lib
 
 NONFINITE = 10  # updates in a row that are not finite before training is given up
@@ -74,7 +75,7 @@ class Trainer:
     self.valid, self.say, self.write_sample = valid, say, write_sample
     self.layout = steps.devices()
     self.main = jax.process_index() == 0  # the process that writes logs
-    self.steps = sizing.fill_length(config, windows.steps_per_epoch)
+    self.steps = config_lib.total_steps(config, windows.steps_per_epoch)
     schedule = optimizer.schedule(
       config.schedule, config.optimizer.learning_rate, windows.steps_per_epoch, self.steps
     )

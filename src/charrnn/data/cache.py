@@ -7,26 +7,19 @@ import pathlib
 import tempfile
 from collections.abc import Iterator
 
-from charrnn import errors
-
-
-def folder() -> pathlib.Path:
-  if own := os.environ.get("CHARRNN_CACHE"):
-    return pathlib.Path(own).expanduser()
-  base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-  return pathlib.Path(base).expanduser() / "charrnn"
+from charrnn import errors, runtime
 
 
 @contextlib.contextmanager
 def building() -> Iterator[pathlib.Path]:
   """An empty folder to build in, which goes away; an OSError inside it is a UserError outside."""
   try:
-    folder().mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder(), prefix=".building-") as temporary:
+    runtime.cache_folder().mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=runtime.cache_folder(), prefix=".building-") as temporary:
       yield pathlib.Path(temporary)
   except OSError as error:
     raise errors.UserError(
-      f"cannot write the cache folder {folder()}: {error.strerror or error}\n"
+      f"cannot write the cache folder {runtime.cache_folder()}: {error.strerror or error}\n"
       "set the environment variable CHARRNN_CACHE to a folder that can be written"
     ) from error
 
@@ -37,7 +30,7 @@ def publish(built: pathlib.Path, name: str):
   What has the name already is damaged, or is what another process built of the same: it is moved
   aside, where it stays readable to those who have it mapped, and goes away with the building.
   """
-  target = folder() / name
+  target = runtime.cache_folder() / name
   with contextlib.suppress(FileNotFoundError):
     os.replace(target, tempfile.mkdtemp(dir=built.parent) + "/old")
   try:
