@@ -349,7 +349,14 @@ def _kind(config) -> str:
 
 
 def to_json(config: config_dict.ConfigDict) -> dict[str, Any]:
-  return json.loads(config.to_json())
+  """Return a config as JSON, in the order of FIELDS."""
+  values = flatten(json.loads(config.to_json()))
+  nested: dict[str, Any] = {}
+  for name in dict.fromkeys([*BY_NAME, *values]):
+    section, _, key = name.rpartition(".")
+    if name in values:
+      (nested.setdefault(section, {}) if section else nested)[key] = values[name]
+  return nested
 
 
 def from_json(value: Mapping[str, Any]) -> config_dict.ConfigDict:
