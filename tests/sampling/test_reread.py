@@ -114,7 +114,7 @@ def test_zero_is_always_the_likeliest_and_ends_in_a_loop(lstm):
   np.testing.assert_array_equal(ids_BxN[0], ids_BxN[1])
   found = reread.reread(*lstm, PROMPT, ids_BxN, settings)
   assert not found.entropies_BxN.any()
-  loop = diversity.loop(ids_BxN[0].tolist())
+  loop = diversity.find_loop(ids_BxN[0].tolist())
   assert loop is not None
   text = ids_BxN[0][loop.start :]
   np.testing.assert_array_equal(text[loop.period :], text[: -loop.period])

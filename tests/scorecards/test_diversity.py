@@ -1,4 +1,4 @@
-"""Repetition and loops against enumeration, and the figures of a text."""
+"""Loops against enumeration, and the other metrics of a text."""
 
 import collections
 import itertools
@@ -7,7 +7,7 @@ import random
 import numpy as np
 import pytest
 
-from charrnn.scorecards import card, diversity
+from charrnn.scorecards import diversity, metrics
 
 
 def brute_force(text, shortest):
@@ -22,13 +22,13 @@ def brute_force(text, shortest):
 
 @pytest.fixture
 def short(monkeypatch):
-  monkeypatch.setattr(diversity, "SHORTEST_LOOP", 4)
+  monkeypatch.setattr(diversity, "MIN_LOOP", 4)
 
 
 @pytest.mark.parametrize("length", range(12))
 def test_loops_of_all_short_texts(short, length):
   for text in itertools.product("ab", repeat=length):
-    assert diversity.loop("".join(text)) == brute_force(text, 4), text
+    assert diversity.find_loop("".join(text)) == brute_force(text, 4), text
 
 
 def test_loops_of_longer_texts(short):
@@ -40,7 +40,7 @@ def test_loops_of_longer_texts(short):
     text = (beginning + cycle * 4)[: rng.randrange(4, 100)]
     expected = brute_force(text, 4)
     found[expected is not None] += 1
-    assert diversity.loop(text) == expected
+    assert diversity.find_loop(text) == expected
   assert min(found.values()) > 30
 
 
@@ -48,85 +48,84 @@ def test_a_loop_in_a_long_text_is_found_at_its_onset():
   rng = random.Random(1)
   cycle = "the state of the state, "
   text = "".join(rng.choices("abcdefgh", k=5000)) + "." + cycle * 200
-  assert diversity.loop(text) == (5001, 24)
-  assert diversity.loop(text + "the st") == (5001, 24)  # a round may be cut off
-  assert diversity.loop(text + "then") is None  # it does not end in it
+  assert diversity.find_loop(text) == (5001, 24)
+  assert diversity.find_loop(text + "the st") == (5001, 24)  # a round may be cut off
+  assert diversity.find_loop(text + "then") is None  # it does not end in it
 
 
 def test_a_loop_has_two_rounds_and_enough_characters():
-  assert diversity.loop("-" * 99) is None
-  assert diversity.loop("x" + "-" * 100) == (1, 1)
+  assert diversity.find_loop("-" * 99) is None
+  assert diversity.find_loop("x" + "-" * 100) == (1, 1)
   passage = "".join(map(chr, range(1000, 1200)))
-  assert diversity.loop("x" + 2 * passage) == (1, 200)
-  assert diversity.loop("x" + (2 * passage)[:-1]) is None
+  assert diversity.find_loop("x" + 2 * passage) == (1, 200)
+  assert diversity.find_loop("x" + (2 * passage)[:-1]) is None
 
 
-def reading(text, training="all of this is known"):
-  known = diversity.known_words(training)
-  return diversity.read(text, known, np.full(len(text), 0.5), np.full(len(text), 2.0))
+def parse(text, training="all of this is known"):
+  return diversity.parser(training)(text, np.full(len(text), 0.5), np.full(len(text), 2.0))
 
 
-def figures(*texts, **given):
-  measured = card.measure(diversity.FIGURES, [reading(text, **given) for text in texts])
-  return {f.name: card.summary(f.kind, measured[f.name]) for f in diversity.FIGURES}
+def measure(*texts, **training):
+  items = metrics.measure(diversity.METRICS, [parse(text, **training) for text in texts])
+  return {name: metrics.summary(m.kind, items[name]) for name, m in diversity.METRICS.items()}
 
 
 def test_distinct_is_different_over_all():
-  found = figures("This is all, all is this; this is ALL.")
+  values = measure("This is all, all is this; this is ALL.")
   # this is all all is this this is all: 9 words, 8 pairs of which this-is and is-all come twice
-  assert found["distinct-1"]["value"] == pytest.approx(3 / 9)
-  assert found["distinct-2"]["value"] == pytest.approx(6 / 8)
-  assert found["distinct-3"]["value"] == pytest.approx(6 / 7)
-  assert found["distinct-4"]["value"] == 1
+  assert values["distinct-1"]["value"] == pytest.approx(3 / 9)
+  assert values["distinct-2"]["value"] == pytest.approx(6 / 8)
+  assert values["distinct-3"]["value"] == pytest.approx(6 / 7)
+  assert values["distinct-4"]["value"] == 1
 
 
 def test_distinct_is_of_each_text_for_itself():
-  found = figures("known words", "known words")
-  assert found["distinct-1"]["value"] == 1
-  assert found["distinct-3"]["value"] is None  # no text has three words
+  values = measure("known words", "known words")
+  assert values["distinct-1"]["value"] == 1
+  assert values["distinct-3"]["value"] is None  # no text has three words
 
 
 def test_words_are_known_from_training():
-  found = figures("Is this known? Of course not", "all")
-  assert found["known words"]["value"] == pytest.approx(5 / 7)
-  assert found["known words"]["items"] == 7
+  values = measure("Is this known? Of course not", "all")
+  assert values["known words"]["value"] == pytest.approx(5 / 7)
+  assert values["known words"]["items"] == 7
 
 
 def test_where_training_has_no_words_characters_are_counted():
-  found = figures("1010", training="0123 4567 ...")
-  assert found["distinct-1"]["value"] == 2 / 4
-  assert found["distinct-2"]["value"] == 2 / 3
-  assert found["known words"]["value"] is None
+  values = measure("1010", training="0123 4567 ...")
+  assert values["distinct-1"]["value"] == 2 / 4
+  assert values["distinct-2"]["value"] == 2 / 3
+  assert values["known words"]["value"] is None
 
 
 def test_a_text_in_letters_of_no_case_has_words_too():
-  found = figures("\u65e5\u672c \u4eca\u65e5", training="\u65e5\u672c")
-  assert found["known words"]["value"] == 0.5
+  values = measure("\u65e5\u672c \u4eca\u65e5", training="\u65e5\u672c")
+  assert values["known words"]["value"] == 0.5
 
 
 def test_loops_are_counted_and_their_periods_are_of_those_that_loop():
-  found = figures("12" + "abc" * 50, "a" * 200, "no loop at all")
-  assert found["loops"]["value"] == pytest.approx(2 / 3)
-  assert found["loop period"]["quantiles"]["0.5"] == 2
-  assert found["loop start"]["value"] == 1
-  assert found["entropy"]["value"] == 0.5
-  assert found["loss"]["value"] == 2
+  values = measure("12" + "abc" * 50, "a" * 200, "no loop at all")
+  assert values["loops"]["value"] == pytest.approx(2 / 3)
+  assert values["loop period"]["quantiles"]["0.5"] == 2
+  assert values["loop start"]["value"] == 1
+  assert values["entropy"]["value"] == 0.5
+  assert values["loss"]["value"] == 2
 
 
 def test_nothing_was_written():
-  found = figures("", "")
-  assert {name for name, cell in found.items() if cell.get("value") is not None} == {"loops"}
-  assert found["loops"]["value"] == 0
+  values = measure("", "")
+  assert {name for name, cell in values.items() if cell.get("value") is not None} == {"loops"}
+  assert values["loops"]["value"] == 0
 
 
 def test_frequencies_are_of_three_characters_and_of_words():
   one, other = (
-    card.measure(diversity.FIGURES, [reading(text)]) for text in ("abcd all", "abcd this")
+    metrics.measure(diversity.METRICS, [parse(text)]) for text in ("abcd all", "abcd this")
   )
   # abc, bcd, cd-, d-a, -al, all against abc, bcd, cd-, d-t, -th, thi, his
   p, q = 1 / 6, 1 / 7
   expected = (3 * abs(p - q) + 3 * p + 4 * q) / 2
-  assert card.distance(
-    card.DISTRIBUTION, *(each["3-grams"][0] for each in (one, other))
+  assert metrics.distance(
+    "distribution", *(each["3-grams"][0] for each in (one, other))
   ) == pytest.approx(expected)
-  assert card.distance(card.DISTRIBUTION, *(each["words"][0] for each in (one, other))) == 0.5
+  assert metrics.distance("distribution", *(each["words"][0] for each in (one, other))) == 0.5

@@ -35,12 +35,12 @@ def _texts(alphabet, rng):
 
 
 @pytest.mark.parametrize("name", ALPHABETS)
-def test_matches_are_the_longest_and_where_they_are_said_to_be(name):
+def test_matches_are_the_longest_and_where_they_are_expected(name):
   rng = random.Random(name)
   for _ in range(25):
     training, text = _texts(ALPHABETS[name], rng)
     other = "".join(rng.choices(ALPHABETS[name], k=20))
-    found = memorization.matches(training, [text, "", other])
+    found = memorization.match(training, [text, "", other])
     assert [len(part.lengths) for part in found] == [len(text), 0, 20]
     for part, whole in zip(found, (text, "", other)):
       for i, (length, place) in enumerate(zip(*part)):
@@ -50,23 +50,23 @@ def test_matches_are_the_longest_and_where_they_are_said_to_be(name):
 
 
 def test_nothing_matches_nothing():
-  (found,) = memorization.matches("", ["abc"])
+  (found,) = memorization.match("", ["abc"])
   assert found.lengths.tolist() == [0, 0, 0] and found.places.tolist() == [-1] * 3
-  assert memorization.matches("abc", []) == []
+  assert memorization.match("abc", []) == []
 
 
 def test_texts_do_not_run_into_each_other():
-  found = memorization.matches("abcd", ["ab", "cd"])
+  found = memorization.match("abcd", ["ab", "cd"])
   assert [part.lengths.tolist() for part in found] == [[2, 1], [2, 1]]
 
 
 def test_novelty_is_the_share_of_new_sequences():
   rng = random.Random(0)
   training, text = _texts("abc", rng)
-  (found,) = memorization.matches(training, [text])
+  (found,) = memorization.match(training, [text])
   for size in (1, 2, 4, 8, len(text), len(text) + 1):
     sequences = [text[i : i + size] for i in range(len(text) - size + 1)]
-    assert memorization.novel(found, size).tolist() == [s not in training for s in sequences]
+    assert memorization.novel(size, found).tolist() == [s not in training for s in sequences]
 
 
 def _part(text):
@@ -79,8 +79,8 @@ def test_copies_are_named_with_document_and_line():
   passages = held_out.Passage("a", 0, 14), held_out.Passage("b", 14, len(text), line=3)
   training = held_out.Text("training", text, passages)
   text = "zzz five and six\nsevQ three\n!!"
-  (found,) = memorization.matches(training.text, [text])
-  first, second = memorization.copies(text, found, training, count=2)
+  (found,) = memorization.match(training.text, [text])
+  first, second = memorization._copies(text, found, training, 2)
   assert first == memorization.Copy("five and six\nsev", 16, 4, training.text.index("five"), "b", 4)
   assert second == memorization.Copy("three\n", 6, 22, 8, "a", 3)
 
@@ -88,8 +88,8 @@ def test_copies_are_named_with_document_and_line():
 def test_the_longest_of_several_texts_come_once_each():
   training = _part("the quick brown fox jumps over the lazy dog")
   texts = ["?quick brown?", "!", "a lazy dog,quick brown;the quick brown fox"]
-  found = memorization.matches(training.text, texts)
-  longest = memorization.longest(texts, found, training, count=3)
+  found = memorization.match(training.text, texts)
+  longest = memorization.longest_copies(texts, found, training, count=3)
   assert [(copy.text, copy.sample) for copy in longest] == [
     ("the quick brown fox", 3),
     ("quick brown", 1),
@@ -101,8 +101,8 @@ def test_copies_do_not_overlap_and_go_from_long_to_short():
   rng = random.Random(1)
   for _ in range(20):
     training, text = _texts("abcdef", rng)
-    (found,) = memorization.matches(training, [text])
-    copies = memorization.copies(text, found, _part(training), count=9)
+    (found,) = memorization.match(training, [text])
+    copies = memorization._copies(text, found, _part(training), 9)
     taken = np.zeros(len(text), int)
     for copy in copies:
       assert text[copy.position :].startswith(copy.text) and training[copy.place :].startswith(
@@ -116,16 +116,16 @@ def test_copies_do_not_overlap_and_go_from_long_to_short():
 
 def test_a_text_that_is_all_copied_takes_no_longer():
   training = "ab" * 100_000
-  (found,) = memorization.matches(training, [training])
+  (found,) = memorization.match(training, [training])
   assert found.lengths.tolist() == list(range(len(training), 0, -1))
-  assert [copy.length for copy in memorization.copies(training, found, _part(training))] == [
+  assert [copy.length for copy in memorization._copies(training, found, _part(training), 5)] == [
     len(training)
   ]
 
 
-def test_figures_follow_from_the_matches():
-  (found,) = memorization.matches("abcdefghij" * 4, ["abcdefgxyz" + "q" * 20])
-  items = {figure.name: np.mean(figure.items(found)) for figure in memorization.FIGURES}
+def test_metrics_follow_from_the_matches():
+  (found,) = memorization.match("abcdefghij" * 4, ["abcdefgxyz" + "q" * 20])
+  items = {name: np.mean(m.items(found)) for name, m in memorization.METRICS.items()}
   assert items["longest match"] == sum(range(8)) / 30
   assert items["novel 5-grams"] == 23 / 26
   assert items["novel 10-grams"] == 1

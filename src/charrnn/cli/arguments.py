@@ -37,3 +37,19 @@ def add_filters(parser: argparse.ArgumentParser):
   parser.add_argument("--top-k", metavar="K", type=int, help=text)
   text = "sample from the fewest tokens that together have probability P"
   parser.add_argument("--top-p", metavar="P", type=float, help=text)
+
+
+def add_systems(parser: argparse.ArgumentParser, folder: str):
+  """Add the arguments of the commands that compare systems; `folder` is their output folder."""
+  add = parser.add_argument
+  add("targets", metavar="RUN|FILE", nargs="+", help="run directories, and texts as files")
+  text = "the steps of stored checkpoints, a system each (default: the best by validation loss)"
+  add("--step", metavar="N", type=int, nargs="+", help=text)
+  add("--num", metavar="N", type=int, help="samples of each model (default 40)")
+  add("--length", metavar="N", type=int, default=2500, help="characters of each (default 2500)")
+  add_temperature(parser)
+  add_filters(parser)
+  add("--order", metavar="N", type=int, default=10, help="of the n-gram; 0: none (default 10)")
+  add("--corpus", metavar="NAME|PATH", help="the held-out text, if all targets are FILEs")
+  add_out(parser, f"output folder (default: RUN/{folder}, or {folder} here)")
+  add_seed(parser)

@@ -1,88 +1,74 @@
-"""`charrnn memorization`: what a model writes that stands in its training text already."""
+"""`charrnn memorization`: copies of the training text in generated text."""
 
 import json
+import re
 
 from charrnn import console, errors, files, runtime
-from charrnn.scorecards import columns
+from charrnn.cli import arguments
+from charrnn.scorecards import memorization, metrics, report, systems
 
 HELP = """\
-find what a model copies from its training text, beside held-out text
+find copies of the training text in generated text, beside held-out text
 
-At every character of what each RUN writes, of each FILE and of held-out text (real): how long does
-the text go on as it does somewhere in the training text? Prints the median, the 95th percentile and
-the longest of these matches, the share of sequences of n characters that are new, and the longest
-copies with their places. Writes memorization.json, memorization.png and the samples."""
+At every character of the samples of each RUN, of each FILE and of held-out text: how long is the
+longest match with the training text that begins there? Prints the median, the 95th percentile and
+the longest of these matches, the share of sequences of n characters that the training text does not
+contain, and the longest copies with their sources. Writes memorization.json, memorization.png and
+the samples."""
 FOLDER = "memorization"
-COPIES = 10  # kept of each column
+MAX_COPIES = 10  # of a system
+SHOWN = (3, 5, 7, 10, 15, 20, 30, 50)  # characters
+# Text of any domain: no metrics, and samples that end with a line.
+ANY = metrics.Domain({}, lambda _: str, re.compile(r"\n"), re.compile(r"(?P<token>\w+)"), "", None)
 
 
 def add_arguments(parser):
-  columns.add_arguments(parser.add_argument, FOLDER)
-  parser.add_argument(
-    "--copies",
-    metavar="N",
-    type=int,
-    default=3,
-    help="to print of each column (default 3, at most 10)",
-  )
-  parser.add_argument(
-    "--tsv", action="store_true", help="matches.tsv too: a line for each character"
-  )
-  parser.add_argument("--json", action="store_true", help="memorization.json instead of the table")
+  arguments.add_systems(parser, FOLDER)
+  add = parser.add_argument
+  add("--copies", metavar="N", type=int, default=3, help="to print of each (default 3, at most 10)")
+  add("--tsv", action="store_true", help="write matches.tsv, a line for each character")
+  arguments.add_json(parser, "print memorization.json, not the table")
 
 
 def run(args):
-  if not 0 <= args.copies <= COPIES:
-    raise errors.UserError(f"--copies={args.copies}: must be from 0 to {COPIES}")
-  judge = columns.load_judge()
-  asked = columns.check(args, FOLDER, judge.ANY.source)
+  if not 0 <= args.copies <= MAX_COPIES:
+    raise errors.UserError(f"--copies={args.copies}: must be from 0 to {MAX_COPIES}")
+  request = systems.check(args, FOLDER, ANY.source)
   runtime.start()
-  from charrnn.scorecards import novelty
-
-  progress = console.Progress()
-  try:
-    gathered = columns.gather(args, asked, judge.ANY, progress)
+  with console.Progress() as progress:
+    samples = systems.sample(args, request, ANY, progress)
     progress("matches")
-    told, matches = novelty.measure(gathered.texts, gathered.training, COPIES)
-  finally:
-    progress.end()
+    matches = memorization.match_systems(samples.training.text, samples.texts)
+    measured = memorization.measure(samples.texts, matches, samples.training, MAX_COPIES)
   found = {
-    "training": gathered.training.name,
-    "settings": columns.settings(args),
-    "steps": gathered.steps,
-    "columns": told,
+    "training": samples.training.name,
+    "settings": {name: getattr(args, name) for name in systems.SETTINGS},
+    "steps": samples.steps,
+    "systems": measured,
   }
-  _write(args, asked.out, found, gathered, matches)
-  print(json.dumps(found) if args.json else "\n".join(_report(args, found, asked.out)))
-
-
-def _write(args, out, found, gathered, matches):
-  from charrnn.scorecards import novelty
-
-  with files.replace_in_folder(out) as new:
-    files.write_json(new / "memorization.json", found)
-    novelty.draw(
-      found["columns"],
-      columns.REAL,
-      new / "memorization.png",
-      f"sequences that are not in {found['training']}",
-    )
-    columns.write(new / f"{FOLDER}-samples", gathered.texts)
+  data = files.with_aliases(found, metrics.OLD_KEYS | systems.OLD_NAMES)
+  title = f"sequences that are not in {found['training']}"
+  with files.replace_in_folder(request.out) as new:
+    files.write_json(new / "memorization.json", data)
+    memorization.plot(measured, systems.HELD_OUT, new / "memorization.png", title)
+    systems.write_samples(new / f"{FOLDER}-samples", samples.texts)
     if args.tsv:
       with (new / "matches.tsv").open("w", encoding="utf-8", errors="replace", newline="") as file:
-        lines = novelty.rows(gathered.texts, matches, gathered.training)
+        lines = memorization.tsv(samples.texts, matches, samples.training)
         file.writelines(f"{line}\n" for line in lines)
+  print(json.dumps(data) if args.json else "\n".join(_lines(found, args.copies, request.out)))
 
 
-def _report(args, found, out):
-  from charrnn.scorecards import novelty, table
-
+def _lines(found, count, out):
   yield f"longest match with {found['training']} from each character on; share of new sequences"
-  yield from columns.told(found["steps"])
-  yield ""
-  yield from novelty.lines(found["columns"])
-  yield ""
-  copies = {name: column["copies"] for name, column in found["columns"].items()}
-  yield from table.copies(copies, args.copies)
-  yield ""
+  yield from report.steps(found["steps"])
+  header = ("", "characters", *memorization.QUANTILES, *(f"new {size}" for size in SHOWN))
+  rows = []
+  for name, system in found["systems"].items():
+    shares = {each["size"]: each["share"] for each in system["novelty"]}
+    quantiles = [f"{system['match'][key]:.0f}" for key in memorization.QUANTILES]
+    new = ["-" if shares[size] is None else f"{shares[size]:.1%}" for size in SHOWN]
+    rows.append((name, f"{system['characters']:,}", *quantiles, *new))
+  copies = {name: system["copies"] for name, system in found["systems"].items()}
+  yield from ("", *console.table(header, rows), "", *report.copies(copies, count), "")
   yield f"picture: {out / 'memorization.png'}    data: {out / 'memorization.json'}"

@@ -1,81 +1,70 @@
-"""`charrnn scorecard`: what a model writes, in figures, beside real text and an n-gram."""
+"""`charrnn scorecard`: metrics of generated plays or C beside held-out text and an n-gram."""
 
+import argparse
 import json
 
 from charrnn import console, files, runtime
-from charrnn.scorecards import columns
+from charrnn.cli import arguments
+from charrnn.scorecards import metrics, report, systems
 
 HELP = """\
-judge what a model writes as plays or as C, beside real text, an n-gram and disorder
+measure generated plays or C beside held-out text, an n-gram and the shuffled control
 
-Every column is samples of about the same size: held-out text of the corpus (real), what each RUN
-writes, each FILE, what an n-gram of the same training text writes, and the real samples with their
-words in disorder (shuffled). A sample ends with a speech or a function; those in which none ends
-are left out. Writes scorecard.json, scorecard.png and the samples. Where all targets are FILEs,
-real text is --corpus, else the corpus shakespeare, or linux: 153 MB to fetch if it is not here."""
-FOLDER = "scorecard-{}"  # a kind
+A system is a set of samples of about the same size: held-out text of the corpus, samples of each
+RUN, each FILE, samples of an n-gram of the same training text, and the held-out samples with their
+words shuffled. A sample ends with a speech or a function; samples in which none ends are left out.
+Writes scorecard.json, scorecard.png and the samples. Without a RUN, held-out text is that of
+--corpus, by default of the corpus shakespeare or linux (a download of 153 MB)."""
+FOLDER = "scorecard-{}"
 SAMPLES = "scorecard-samples"
+OLD_DOMAINS = {"shakespeare": "plays"}
 
 
 def add_arguments(parser):
-  columns.add_arguments(parser.add_argument, FOLDER.format("KIND"))
-  parser.add_argument(
-    "--kind", choices=("shakespeare", "c"), required=True, help="what to judge it as"
-  )
-  parser.add_argument("--json", action="store_true", help="scorecard.json instead of the tables")
+  arguments.add_systems(parser, FOLDER.format("DOMAIN"))
+  domain = parser.add_mutually_exclusive_group(required=True)
+  names = [*report.DOMAINS, *OLD_DOMAINS]
+  listed = f"{{{','.join(report.DOMAINS)}}}"
+  domain.add_argument("--domain", choices=names, metavar=listed, help="the metrics to use")
+  domain.add_argument("--kind", dest="domain", choices=names, help=argparse.SUPPRESS)
+  arguments.add_json(parser, "print scorecard.json, not the tables")
 
 
 def run(args):
-  judge = columns.load_judge()
-  kind = judge.KINDS[args.kind]
-  asked = columns.check(args, FOLDER.format(args.kind), kind.source)
+  name = OLD_DOMAINS.get(args.domain, args.domain)
+  domain = report.DOMAINS[name]
+  # The old name of a domain also selects its old output folder.
+  request = systems.check(args, FOLDER.format(args.domain), domain.source)
   runtime.start()
-  progress = console.Progress()
-  try:
-    gathered = columns.gather(args, asked, kind, progress)
-    progress("figures")
-    scored = judge.judge(kind, gathered.read, gathered.training, gathered.texts, args.seed)
-  finally:
-    progress.end()
-  scored |= {
-    "kind": args.kind,
-    "training": gathered.training.name,
-    "settings": columns.settings(args),
-    "steps": gathered.steps,
+  with console.Progress() as progress:
+    samples = systems.sample(args, request, domain, progress)
+    progress("metrics")
+    scorecard = report.build(domain, samples, args.seed)
+  scorecard |= {
+    "domain": name,
+    "training": samples.training.name,
+    "settings": {name: getattr(args, name) for name in systems.SETTINGS},
+    "steps": samples.steps,
   }
-  _write(asked.out, scored, gathered.texts)
-  print(json.dumps(scored) if args.json else "\n".join(_report(scored, asked.out)))
+  data = report.to_json(scorecard, kind=args.domain)
+  title = (
+    f"metrics of {name} (bars: 95% intervals over samples; band: that of held-out text, or its "
+    f"noise floor; hollow: fewer than {metrics.MIN_ITEMS} items)"
+  )
+  with files.replace_in_folder(request.out) as new:
+    files.write_json(new / "scorecard.json", data)
+    report.plot(scorecard, new / "scorecard.png", title)
+    systems.write_samples(new / SAMPLES, samples.texts)
+  print(json.dumps(data) if args.json else "\n".join(_lines(scorecard, request.out)))
 
 
-def _write(out, scored, texts):
-  from charrnn.scorecards import card, picture
-
-  with files.replace_in_folder(out) as new:
-    files.write_json(new / "scorecard.json", scored)
-    title = (
-      f"judged as {scored['kind']} (bars: 95% over samples; band: the real text's, of a distance "
-      f"that of real text to itself; hollow: fewer than {card.FEW} items)"
-    )
-    picture.draw(scored, new / "scorecard.png", title)
-    columns.write(new / SAMPLES, texts)
-
-
-def _report(scored, out):
-  from charrnn.scorecards import table
-
-  yield f"{scored['kind']}, beside {scored['training']}; intervals: 95% over samples"
-  yield from columns.told(scored["steps"])
-  yield ""
-  yield from table.values(scored)
-  yield ""
-  yield "distance from the real text (in parentheses: of as much real text from the rest of it)"
-  yield ""
-  yield from table.distances(scored)
-  yield ""
-  yield from table.meanings(scored)
-  yield ""
-  yield "the longest copies from the training text"
-  yield from table.copies(scored["copies"])
-  yield ""
+def _lines(scorecard, out):
+  yield f"{scorecard['domain']}, beside {scorecard['training']}; intervals: 95% over samples"
+  yield from report.steps(scorecard["steps"])
+  yield from ("", *report.values(scorecard), "")
+  yield "distance from held-out text (in parentheses: the noise floor)"
+  yield from ("", *report.distances(scorecard), "", *report.meanings(scorecard), "")
+  yield "the longest copies of the training text"
+  yield from (*report.copies(scorecard["copies"]), "")
   names = {"picture": "scorecard.png", "data": "scorecard.json", "text": SAMPLES}
   yield "    ".join(f"{what}: {out / name}" for what, name in names.items())

@@ -1,1 +1,1 @@
-"""Scorecards of text, also of what a model wrote: figures beside those of real text. No JAX."""
+"""Scorecards: metrics of generated text beside those of held-out text."""

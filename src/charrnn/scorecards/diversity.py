@@ -1,16 +1,20 @@
-"""Figures of what a model writes: how sure it was, how much it repeats itself, how real it is."""
+"""Metrics of sampled text at any temperature: entropy, loss, repetition, loops, frequencies."""
 
+import functools
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
 
-from charrnn.scorecards import card, shakespeare
+from charrnn.scorecards import metrics, plays
 
-SHORTEST_LOOP = 100  # characters, so that a row of dashes is none
-SIZES = (1, 2, 3, 4)  # of the n-grams that may be distinct
+METRICS: dict[str, metrics.Metric] = {}
+MIN_LOOP = 100  # characters; a row of dashes is not a loop
+SIZES = (1, 2, 3, 4)  # words, of the distinct n-grams
 GRAM = 3  # characters, of the n-grams whose frequencies are compared
+
+_metric = functools.partial(metrics.register, METRICS)
 
 
 class Loop(NamedTuple):
@@ -18,34 +22,32 @@ class Loop(NamedTuple):
   period: int
 
 
-class Reading(NamedTuple):
-  """A text and what its model said of it; entropies and nats are of every symbol, [N]."""
+class Sample(NamedTuple):
+  """A text with the entropies of its sampling distributions and its losses, each [N] nats."""
 
   text: str
   words: list[str]
-  known: frozenset[str]  # the words of the training text
+  known_words: frozenset[str]  # of the training text
   loop: Loop | None
-  entropies: np.ndarray  # of the distributions that the symbols were drawn from
-  nats: np.ndarray  # -log p of the symbols
+  entropies_N: np.ndarray
+  nats_N: np.ndarray
 
 
-def known_words(training: str) -> frozenset[str]:
-  return frozenset(shakespeare.words(training))
+def parser(training: str) -> Callable[[str, np.ndarray, np.ndarray], Sample]:
+  """Return the parser of a text and its arrays."""
+  known = frozenset(plays.words(training))
+  return lambda text, *arrays: Sample(text, plays.words(text), known, find_loop(text), *arrays)
 
 
-def read(text: str, known: frozenset[str], entropies: np.ndarray, nats: np.ndarray) -> Reading:
-  return Reading(text, shakespeare.words(text), known, loop(text), entropies, nats)
+def find_loop(text: Sequence) -> Loop | None:
+  """Return the first start from which a text repeats itself to its end, and the smallest period.
 
-
-def loop(text: Sequence) -> Loop | None:
-  """The first start from which the text repeats itself to its end, and the smallest period there.
-
-  That is text[i] == text[i + period] all along, for two periods and SHORTEST_LOOP at least. Read
-  backwards, every end of the text is a beginning, and the smallest period of a beginning is its
-  length less its longest border (Knuth, Morris & Pratt 1977): linear time.
+  From there on text[i] == text[i + period], for at least two periods and MIN_LOOP characters. In
+  the reversed text this is a prefix, and the smallest period of a prefix is its length minus its
+  longest border (Knuth, Morris & Pratt 1977), which takes linear time.
   """
   borders = _borders(text[::-1])
-  for length in range(len(text), SHORTEST_LOOP - 1, -1):
+  for length in range(len(text), MIN_LOOP - 1, -1):
     period = length - borders[length - 1]
     if 2 * period <= length:
       return Loop(len(text) - length, period)
@@ -53,76 +55,67 @@ def loop(text: Sequence) -> Loop | None:
 
 
 def _borders(text: Sequence) -> list[int]:
-  """Of each beginning of the text, how much of its own beginning it ends with, short of all."""
+  """Return for each prefix the length of its longest proper prefix that is also its suffix."""
   borders, border = [0] if len(text) else [], 0
-  for symbol in itertools.islice(text, 1, None):
-    while border and symbol != text[border]:
+  for character in itertools.islice(text, 1, None):
+    while border and character != text[border]:
       border = borders[border - 1]
-    border += symbol == text[border]
+    border += character == text[border]
     borders.append(border)
   return borders
-
-
-def _distinct(reading: Reading, size: int) -> np.ndarray:
-  """A truth an n-gram of words, as many of them true as there are different ones."""
-  # Where the training text has no words, as of digits alone, characters stand in for them.
-  units = reading.words if reading.known else reading.text
-  grams = _grams(units, size)
-  return np.arange(len(grams)) < len(set(grams))
 
 
 def _grams(units: Sequence, size: int) -> list[tuple]:
   return list(zip(*(units[start:] for start in range(size))))
 
 
-def _distinct_figure(size: int) -> card.Figure:
-  meaning = f"of all sequences of {size} words of a text, how many different ones there are"
-  return card.Figure(f"distinct-{size}", card.SHARE, meaning, lambda r: _distinct(r, size))
+@_metric("entropy", "mean", "nats, of the distribution that each token was sampled from")
+def _entropies(sample: Sample) -> np.ndarray:
+  return sample.entropies_N
 
 
-FIGURES = (
-  card.Figure(
-    "entropy",
-    card.MEAN,
-    "nats, of the distribution that each symbol was drawn from",
-    lambda reading: reading.entropies,
-  ),
-  card.Figure(
-    "loss",
-    card.MEAN,
-    "nats a symbol, of the text by the model itself, at temperature 1",
-    lambda reading: reading.nats,
-  ),
-  *map(_distinct_figure, SIZES),
-  card.Figure(
-    "known words",
-    card.SHARE,
-    "words (runs of letters) that the training text has",
-    lambda reading: [word in reading.known for word in reading.words],
-  ),
-  card.Figure(
-    "loops",
-    card.SHARE,
-    f"texts that end in a cycle, of two rounds and {SHORTEST_LOOP} characters at least",
-    lambda reading: [reading.loop is not None],
-  ),
-  card.Figure(
-    "loop start",
-    card.MEAN,
-    "characters before the cycle",
-    lambda reading: [reading.loop.start] if reading.loop else [],
-  ),
-  card.Figure(
-    "loop period",
-    card.MEAN,
-    "characters of one round",
-    lambda reading: [reading.loop.period] if reading.loop else [],
-  ),
-  card.Figure(
-    f"{GRAM}-grams",
-    card.DISTRIBUTION,
-    f"sequences of {GRAM} characters",
-    lambda reading: _grams(reading.text, GRAM),
-  ),
-  card.Figure("words", card.DISTRIBUTION, "words, in lower case", lambda reading: reading.words),
-)
+@_metric("loss", "mean", "nats a token, under the model itself at temperature 1")
+def _nats(sample: Sample) -> np.ndarray:
+  return sample.nats_N
+
+
+def _distinct(size: int, sample: Sample) -> np.ndarray:
+  """Return a boolean for each n-gram of words, true for as many as there are different ones."""
+  # Where the training text has no words, as in digits, characters take their place.
+  grams = _grams(sample.words if sample.known_words else sample.text, size)
+  return np.arange(len(grams)) < len(set(grams))
+
+
+for _n in SIZES:
+  _meaning = f"different ones among all sequences of {_n} words of a text"
+  _metric(f"distinct-{_n}", "share", _meaning)(functools.partial(_distinct, _n))
+
+
+@_metric("known words", "share", "words (runs of letters) of the training text")
+def _known_words(sample: Sample) -> list[bool]:
+  return [word in sample.known_words for word in sample.words]
+
+
+@_metric("loops", "share", f"texts that end in a loop of two periods and {MIN_LOOP} characters")
+def _loops(sample: Sample) -> list[bool]:
+  return [sample.loop is not None]
+
+
+@_metric("loop start", "mean", "characters before the loop")
+def _loop_start(sample: Sample) -> list[int]:
+  return [sample.loop.start] if sample.loop else []
+
+
+@_metric("loop period", "mean", "characters of one period")
+def _loop_period(sample: Sample) -> list[int]:
+  return [sample.loop.period] if sample.loop else []
+
+
+@_metric(f"{GRAM}-grams", "distribution", f"sequences of {GRAM} characters")
+def _character_grams(sample: Sample) -> list[tuple]:
+  return _grams(sample.text, GRAM)
+
+
+@_metric("words", "distribution", "words, in lower case")
+def _words(sample: Sample) -> list[str]:
+  return sample.words

@@ -1,26 +1,33 @@
-"""What of a text stands in the training text too: the longest match at every position.
+"""Memorization: the longest match of every position of a text with the training text.
 
-Both are sorted together in one suffix array. The suffix of the training text that agrees longest
-with a given one of the text is its nearest neighbour from the training text, on either side.
+Both texts are sorted in one suffix array. The training suffix that agrees longest with a suffix of
+the text is its nearest neighbour from the training text, on either side.
 """
 
-from collections.abc import Iterable, Sequence
-from typing import NamedTuple
+import functools
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
-import pydivsufsort
+from matplotlib import ticker
 
+from charrnn import plotting
 from charrnn.runs import held_out
-from charrnn.scorecards import card
+from charrnn.scorecards import metrics
 
-SIZES = (5, 10, 15, 20, 30)  # characters, of the n-grams that may be novel
-_TRAINING_END, _TEXT_END, _FIRST = 0, 1, 2  # codes: what occurs in one text only matches nothing
+METRICS: dict[str, metrics.Metric] = {}
+SIZES = (5, 10, 15, 20, 30)  # characters, of the n-grams of the metrics
+CURVE = (*range(1, 21), 25, 30, 40, 50, 75, 100)  # characters, of the report and the picture
+QUANTILES = {"median": 0.5, "p95": 0.95, "longest": 1.0}
+_TRAINING_END, _TEXT_END, _FIRST = 0, 1, 2  # codes; an end of one text matches nothing in the other
+
+_metric = functools.partial(metrics.register, METRICS)
 
 
 class Matches(NamedTuple):
-  """The longest match from each of N characters on, and its place in the training text: int [N].
+  """The longest match from each of N characters on, and its position in the training text.
 
-  A place is -1 where not even one character matches.
+  Both int [N]; the position is -1 where not even one character matches.
   """
 
   lengths: np.ndarray
@@ -28,40 +35,45 @@ class Matches(NamedTuple):
 
 
 class Copy(NamedTuple):
-  """A passage of the training text, and where in that it stands; lines count from 1."""
+  """A span of a sample that the training text contains, and its source; lines count from 1."""
 
   text: str
   length: int
-  position: int  # in the text
+  position: int  # in the sample
   place: int  # in the training text
   document: str
   line: int
-  sample: int = 1  # the number of the text, of several
+  sample: int = 1
 
 
-def matches(training: str, texts: Sequence[str]) -> list[Matches]:
-  """For each text; one call for all, since sorting the training text is most of the work.
+def match(training: str, texts: Sequence[str]) -> list[Matches]:
+  """Return the matches of each text. One call for all texts sorts the training text only once.
 
-  5 million characters take a second and about 50 bytes each, or two where more than 254 of them
-  are different.
+  5 million characters take a second and about 50 bytes each, or two seconds if more than 254 of
+  them are different.
   """
-  codes = _coded(training, texts)
-  lengths, places = _longest(codes, len(training))
+  lengths, places = _longest(_encode([training, *texts]), len(training))
   stops = np.cumsum([len(text) + 1 for text in texts]).tolist()
-  spans = [(stop - len(text) - 1, stop - 1) for text, stop in zip(texts, stops)]
-  return [Matches(lengths[slice(*span)], places[slice(*span)]) for span in spans]
+  spans = [slice(stop - len(text) - 1, stop - 1) for text, stop in zip(texts, stops)]
+  return [Matches(lengths[span], places[span]) for span in spans]
 
 
-def _coded(training: str, texts: Iterable[str]) -> np.ndarray:
-  """The training text, its end, and each text and its end, in the smallest integers that do."""
-  points = [_points(text) for text in (training, *texts)]
-  alphabet = np.unique(np.concatenate([np.unique(part) for part in points]))
-  dtype = np.min_scalar_type(len(alphabet) + _FIRST - 1)
+def match_systems(training: str, systems: Mapping[str, Sequence[str]]) -> dict[str, list[Matches]]:
+  """Return the matches of all samples, by system."""
+  matches = iter(match(training, [text for texts in systems.values() for text in texts]))
+  return {name: [next(matches) for _ in texts] for name, texts in systems.items()}
+
+
+def _encode(texts: Sequence[str]) -> np.ndarray:
+  """Return the texts, each followed by its end, in the smallest integers that hold them."""
+  points = [_points(text) for text in texts]
+  used = np.unique(np.concatenate([np.unique(each) for each in points]))
+  dtype = np.min_scalar_type(len(used) + _FIRST - 1)
   ends = [_TRAINING_END] + [_TEXT_END] * (len(points) - 1)
-  parts = []
-  for part, end in zip(points, ends):
-    parts += [(np.searchsorted(alphabet, part) + _FIRST).astype(dtype), np.array([end], dtype)]
-  return np.concatenate(parts)
+  codes = []
+  for each, end in zip(points, ends):
+    codes += [(np.searchsorted(used, each) + _FIRST).astype(dtype), np.array([end], dtype)]
+  return np.concatenate(codes)
 
 
 def _points(text: str) -> np.ndarray:
@@ -69,7 +81,9 @@ def _points(text: str) -> np.ndarray:
 
 
 def _longest(codes: np.ndarray, training: int) -> tuple[np.ndarray, np.ndarray]:
-  """Lengths and places for all that follows the training text and its end."""
+  """Return lengths and places for everything after the training text and its end."""
+  import pydivsufsort  # in the optional extra `scorecards`
+
   order = pydivsufsort.divsufsort(codes)
   inside = order < training
   ranks = np.arange(len(order), dtype=order.dtype)
@@ -79,85 +93,143 @@ def _longest(codes: np.ndarray, training: int) -> tuple[np.ndarray, np.ndarray]:
   places = np.full((2, len(codes) - training - 1), -1, np.int64)
   for neighbours, side in zip((below, above), places):
     near = neighbours[rows]
-    there = (near >= 0) & (near < len(order))
-    side[order[rows[there]] - training - 1] = order[near[there]]
+    exists = (near >= 0) & (near < len(order))
+    side[order[rows[exists]] - training - 1] = order[near[exists]]
   lengths = np.array([_agreement(codes, training + 1, side) for side in places])
   best = lengths.argmax(0), np.arange(lengths.shape[1])
   return lengths[best], np.where(lengths[best] > 0, places[best], -1)
 
 
 def _agreement(codes: np.ndarray, start: int, places: np.ndarray) -> np.ndarray:
-  """How many codes agree from start + i and places[i] on, for all i.
+  """Return for all i how many codes from start + i and from places[i] on are equal.
 
-  At i + 1 they are at most one less (Kasai et al. 2001), so that no code is compared twice.
+  The length at i + 1 is at least that at i minus one (Kasai et al. 2001): linear time.
   """
-  symbols, lengths, length = codes.data, np.zeros(len(places), np.int64), 0
+  values, lengths, length = codes.data, np.zeros(len(places), np.int64), 0
   for i, place in enumerate(places.tolist()):
     length = max(length - 1, 0) if place >= 0 else 0
     if place >= 0:
-      here = start + i
-      while symbols[here + length] == symbols[place + length]:
+      position = start + i
+      while values[position + length] == values[place + length]:
         length += 1
     lengths[i] = length
   return lengths
 
 
-def novel(found: Matches, size: int) -> np.ndarray:
-  """Of each sequence of `size` characters, whether training has it nowhere: bool [N - size + 1]."""
-  return found.lengths[: max(0, len(found.lengths) - size + 1)] < size
+def novel(size: int, matches: Matches) -> np.ndarray:
+  """Return whether each n-gram of `size` characters is not in the training text: [N - size + 1]."""
+  return matches.lengths[: max(0, len(matches.lengths) - size + 1)] < size
 
 
-def longest(
-  texts: Sequence[str], found: Sequence[Matches], training: held_out.Text, count: int = 5
+@_metric("longest match", "mean", "characters, from each one on, that the training text contains")
+def _lengths(matches: Matches) -> np.ndarray:
+  return matches.lengths
+
+
+for _n in SIZES:
+  _meaning = f"sequences of {_n} characters that the training text does not contain"
+  _metric(f"novel {_n}-grams", "share", _meaning)(functools.partial(novel, _n))
+
+
+def longest_copies(
+  texts: Sequence[str], matches: Sequence[Matches], training: held_out.Text, count: int = 5
 ) -> list[Copy]:
-  """The longest of `copies` in all the texts, each passage once."""
-  every = [
+  """Return the longest copies in all samples, each text once."""
+  copies = [
     copy._replace(sample=sample)
-    for sample, (text, matches) in enumerate(zip(texts, found), 1)
-    for copy in copies(text, matches, training, count)
+    for sample, pair in enumerate(zip(texts, matches), 1)
+    for copy in _copies(*pair, training, count)
   ]
-  every.sort(key=lambda copy: (-copy.length, copy.sample, copy.position))
-  kept: dict[str, Copy] = {}
-  for copy in every:
-    kept.setdefault(copy.text, copy)
-  return list(kept.values())[:count]
+  first: dict[str, Copy] = {}
+  for copy in sorted(copies, key=lambda copy: (-copy.length, copy.sample, copy.position)):
+    first.setdefault(copy.text, copy)
+  return list(first.values())[:count]
 
 
-def copies(text: str, found: Matches, training: held_out.Text, count: int = 5) -> list[Copy]:
-  """The longest passages that the text shares with the training text, no two of them overlapping.
+def _copies(text: str, matches: Matches, training: held_out.Text, count: int) -> list[Copy]:
+  """Return the longest copies in one sample, no two of them overlapping.
 
-  A passage that occurs there several times is given at one of its places.
+  The source is one of several if the training text repeats itself.
   """
-  taken, kept = np.zeros(len(text), bool), []
-  for start in np.argsort(-found.lengths, kind="stable").tolist():
-    length, place = int(found.lengths[start]), int(found.places[start])
-    if len(kept) == count or not length:
+  taken, copies = np.zeros(len(text), bool), []
+  for start in np.argsort(-matches.lengths, kind="stable").tolist():
+    length, place = int(matches.lengths[start]), int(matches.places[start])
+    if len(copies) == count or not length:
       break
-    # Those taken are no shorter: one that overlaps holds an end of this one.
+    # Copies taken before are at least as long, so one that overlaps covers an end of this one.
     if taken[start] or taken[start + length - 1]:
       continue
     taken[start : start + length] = True
-    kept.append(Copy(text[start : start + length], length, start, place, *_source(training, place)))
-  return kept
+    source = next(each for each in training.passages if each.start <= place < each.stop)
+    line = source.line + training.text.count("\n", source.start, place)
+    copies.append(Copy(text[start : start + length], length, start, place, source.name, line))
+  return copies
 
 
-def _source(training: held_out.Text, place: int) -> tuple[str, int]:
-  """The document and the line that a place of the training text is in."""
-  passage = next(each for each in training.passages if each.start <= place < each.stop)
-  return passage.name, passage.line + training.text.count("\n", passage.start, place)
+def measure(
+  systems: Mapping[str, Sequence[str]],
+  matches: Mapping[str, Sequence[Matches]],
+  training: held_out.Text,
+  copies: int,
+) -> dict[str, Any]:
+  """Return by system: quantiles of the longest match, novelty by n, and the longest copies."""
+  result = {}
+  for name, texts in systems.items():
+    lengths = np.concatenate([each.lengths for each in matches[name]])
+    result[name] = {
+      "samples": len(texts),
+      "characters": len(lengths),
+      "match": {key: float(np.quantile(lengths, q)) for key, q in QUANTILES.items()},
+      "novelty": [_novelty(matches[name], size) for size in CURVE],
+      "copies": [c._asdict() for c in longest_copies(texts, matches[name], training, copies)],
+    }
+  return result
 
 
-def _novelty(size: int) -> card.Figure:
-  meaning = f"sequences of {size} characters that the training text does not have"
-  return card.Figure(f"novel {size}-grams", card.SHARE, meaning, lambda found: novel(found, size))
+def _novelty(matches: Sequence[Matches], size: int) -> dict[str, Any]:
+  value = metrics.summary("share", [novel(size, each).astype(np.float64) for each in matches])
+  return {"size": size, "share": value["value"], "interval": value["interval"]}
 
 
-FIGURES = (
-  card.Figure(
-    "longest match",
-    card.MEAN,
-    "characters that go on as somewhere in the training text, from each one on",
-    lambda found: found.lengths,
-  ),
-  *map(_novelty, SIZES),
-)
+def plot(systems: dict[str, Any], reference: str, path, title: str):
+  """Plot novelty against the length of the sequences, a line for each system."""
+  with plotting.figure(path, title, figsize=(7.5, 4.6)) as figure:
+    axes = figure.subplots()
+    for number, (name, system) in enumerate(systems.items()):
+      points = [each for each in system["novelty"] if each["share"] is not None]
+      sizes = [each["size"] for each in points]
+      shares = [100 * each["share"] for each in points]
+      color = plotting.COLORS[(number - 1) % len(plotting.COLORS)]
+      color, width = (plotting.REAL, 2.5) if name == reference else (color, 1.5)
+      axes.plot(sizes, shares, color=color, lw=width, label=plotting.plain(name))
+      if all(each["interval"] for each in points):
+        ends = np.array([each["interval"] for each in points]).T * 100
+        axes.fill_between(sizes, *ends, color=color, alpha=0.18, lw=0)
+    axes.set_xscale("log")
+    axes.set_xticks([1, 2, 3, 5, 7, 10, 15, 20, 30, 50, 100])
+    axes.xaxis.set_major_formatter(ticker.ScalarFormatter())
+    axes.xaxis.set_minor_locator(ticker.NullLocator())
+    axes.set(xlabel="characters in a row", ylabel="not in the training text, %", ylim=(-2, 102))
+    axes.grid()
+    axes.legend(loc="lower right")
+
+
+def tsv(
+  systems: Mapping[str, Sequence[str]],
+  matches: Mapping[str, Sequence[Matches]],
+  training: held_out.Text,
+) -> Iterator[str]:
+  """Yield the lines of a TSV file: the longest match of every character, and its source."""
+  newlines = np.flatnonzero(_points(training.text) == ord("\n"))
+  starts = np.array([each.start for each in training.passages])
+  yield "system\tsample\tposition\tcharacter\tlength\tdocument\tline"
+  for name, texts in systems.items():
+    for sample, (text, each) in enumerate(zip(texts, matches[name]), 1):
+      documents = np.searchsorted(starts, each.places, side="right") - 1
+      before = np.searchsorted(newlines, starts[documents])
+      lines = np.searchsorted(newlines, each.places) - before
+      for i, (character, length) in enumerate(zip(text, each.lengths.tolist())):
+        passage = training.passages[documents[i]]
+        source = f"{passage.name}\t{passage.line + lines[i]}" if length else "\t"
+        shown = character if character.isprintable() else repr(character)[1:-1]
+        yield f"{name}\t{sample}\t{i}\t{shown}\t{length}\t{source}"

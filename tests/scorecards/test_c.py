@@ -1,12 +1,11 @@
-"""C that is as it should be, C with one thing wrong at a time, and what is hardly C at all."""
+"""Metrics of clean C, of C with one defect at a time, and of text that is hardly C."""
 
 import random
-import time
 
 import numpy as np
 import pytest
 
-from charrnn.scorecards import c_source, card, samples
+from charrnn.scorecards import c, metrics, systems
 
 CLEAN = r"""
 #include <stdio.h>
@@ -80,29 +79,32 @@ BROKEN = [
   ("unused variables", "total = step(RED)", "total = RED", 0),
   ("unused variables", "\tstep = next;\n", "\tstep(0);\n", 0),
 ]
-FIGURES = {figure.name: figure for figure in c_source.FIGURES}
-SHARES = [name for name, figure in FIGURES.items() if figure.kind == card.SHARE]
+SHARES = [name for name, metric in c.METRICS.items() if metric.kind == "share"]
 BAD = {"syntax errors", "undeclared names", "unused variables"}  # shares of what is wrong
 
 
-def _wrong(name, text):
-  items = np.asarray(FIGURES[name].items(c_source.read(text)), bool)
+def measure(name, text):
+  return c.METRICS[name].items(c.parse(text))
+
+
+def defects(name, text):
+  items = np.asarray(measure(name, text), bool)
   return int(items.sum() if name in BAD else (~items).sum())
 
 
 @pytest.mark.parametrize("name", SHARES)
 def test_nothing_is_wrong_with_clean_c(name):
-  assert _wrong(name, CLEAN) == 0
-  assert len(FIGURES[name].items(c_source.read(CLEAN)))
+  assert defects(name, CLEAN) == 0
+  assert len(measure(name, CLEAN))
 
 
 def test_of_branches_the_first_one_counts():
-  assert FIGURES["matched braces"].items(c_source.read(PARTED)) == [True] * 4
-  assert _wrong("matched braces", PARTED.replace("if (a) {", "if (a)")) == 1
+  assert measure("matched braces", PARTED) == [True] * 4
+  assert defects("matched braces", PARTED.replace("if (a) {", "if (a)")) == 1
 
 
 def test_it_counts_what_there_is():
-  counts = {name: len(FIGURES[name].items(c_source.read(CLEAN))) for name in SHARES}
+  counts = {name: len(measure(name, CLEAN)) for name in SHARES}
   assert counts["clean functions"] == 2
   assert counts["matched braces"] == 2 * 8
   assert counts["paired conditionals"] == 3
@@ -113,29 +115,28 @@ def test_it_counts_what_there_is():
 @pytest.mark.parametrize(("name", "old", "new", "wrong"), BROKEN)
 def test_each_defect_is_found(name, old, new, wrong):
   assert CLEAN.count(old) == 1
-  assert _wrong(name, CLEAN.replace(old, new)) == _wrong(name, CLEAN) + wrong
+  assert defects(name, CLEAN.replace(old, new)) == defects(name, CLEAN) + wrong
 
 
 def test_a_lost_brace_spoils_one_function_and_not_those_after_it():
   function = "int f(int a)\n{\n  if (a) {\n    a = 1;\n  }\n  return a;\n}\n\n"
-  items = FIGURES["clean functions"].items(c_source.read(function * 5))
-  assert items == [True] * 5
+  assert measure("clean functions", function * 5) == [True] * 5
   broken = function * 2 + function.replace("if (a) {", "if (a {{") + function * 2
-  items = FIGURES["clean functions"].items(c_source.read(broken))
+  items = measure("clean functions", broken)
   assert len(items) == 5 and not all(items)
 
 
 def test_a_text_that_begins_inside_of_a_function_has_no_more_functions_for_it():
   text = "  if (a) {\n    b;\n  }\n  while (f(a)) {\n    c;\n  }\n}\n\nint g(void)\n{\n}\n"
-  assert FIGURES["clean functions"].items(c_source.read(text)) == [True]
+  assert measure("clean functions", text) == [True]
 
 
 def test_prose_and_shuffled_tokens_are_no_c():
-  for text in (samples.shuffled(CLEAN, c_source.TOKENS), "To be, or not to be: that's it.\n" * 9):
-    assert np.mean(FIGURES["syntax errors"].items(c_source.read(text))) > 0.9
+  for text in (systems.shuffle(CLEAN, c.DOMAIN.tokens), "To be, or not to be: that's it.\n" * 9):
+    assert np.mean(measure("syntax errors", text)) > 0.9
 
 
-def test_no_text_is_too_broken():
+def test_broken_text_can_be_measured():
   rng = random.Random(0)
   pieces = [*"()[]{};,*&=\"'\\\n \t#/:?<", "/*", "*/", "//", "#if ", "\n#else\n", "\n#endif\n"]
   pieces += [
@@ -157,13 +158,6 @@ def test_no_text_is_too_broken():
     for place in rng.choices(range(len(text)), k=12):
       text[place] = rng.choice(pieces)
     texts.append("".join(text))
-  columns = {"real": card.measure(c_source.FIGURES, [c_source.read(text) for text in texts])}
-  lengths = [len(items) for items in columns["real"]["syntax errors"]]
-  assert lengths == [len(text) for text in texts]
-  assert card.card(c_source.FIGURES, columns)
-
-
-def _seconds(text):
-  before = time.process_time()
-  card.measure(c_source.FIGURES, [c_source.read(text)])
-  return time.process_time() - before
+  items = metrics.measure(c.METRICS, map(c.parse, texts))
+  assert [len(each) for each in items["syntax errors"]] == [len(text) for text in texts]
+  assert metrics.compare(c.METRICS, {"held-out": items}, "held-out")["metrics"]

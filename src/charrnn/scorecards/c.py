@@ -1,0 +1,350 @@
+"""Metrics of C: syntax errors, brackets, directives, indentation, declared and used names."""
+
+import functools
+import re
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import numpy as np
+import tree_sitter
+
+from charrnn.analysis import c_labels, labels
+from charrnn.scorecards import metrics
+
+METRICS: dict[str, metrics.Metric] = {}
+_OPENING = {")": "(", "]": "["}
+_STATEMENT = re.compile(r"(?<!\w)(?:if|for|while|switch)[ \t]*\Z")
+_MAX_STATEMENT = 16  # characters before a parenthesis that _STATEMENT looks at
+_MACRO = re.compile(r"[A-Z][A-Z0-9_]*")
+_MARGIN = re.compile(r"[ \t]*")
+_QUOTED = re.compile(r"""/\*|//|["']""")  # the beginning of a comment or a literal
+_TOKENS = re.compile(
+  r"""(?P<token>
+    /\*(?s:.*?)(?:\*/|\Z) | //[^\n]*
+  | "(?:[^"\\\n]|\\(?s:.))*"? | '(?:[^'\\\n]|\\(?s:.))*'?
+  | \w+ | \.\.\. | <<= | >>= | -> | \+\+ | -- | && | \|\| | << | >> | [-+*/%&|^=!<>]= | \S
+  )""",
+  re.VERBOSE,
+)
+_BLOCKS = {"compound_statement", "case_statement"}
+_OWNERS = {
+  "if_statement",
+  "else_clause",
+  "for_statement",
+  "while_statement",
+  "do_statement",
+  "switch_statement",
+  "function_definition",
+}
+_OUTDENTED = {"case_statement", "labeled_statement"}  # less indented than their neighbours
+# Names declared by these nodes belong to the whole file, also inside a function.
+_FILE_SCOPE = {"enumerator", "preproc_def", "preproc_function_def"}
+_NO_USE = {*_FILE_SCOPE, "preproc_ifdef", "preproc_params", "preproc_defined"}
+
+_metric = functools.partial(metrics.register, METRICS)
+
+
+class Function(NamedTuple):
+  """The names in an outermost function that parses."""
+
+  stop: int
+  declared: set[str]  # parameters, and functions declared inside
+  variables: set[str]
+  called: set[str]
+  used: set[str]  # other than by a call
+
+
+class Source(NamedTuple):
+  """A parsed sample."""
+
+  text: str
+  code: str  # the parser's input, as long as the text
+  tree: tree_sitter.Tree
+  functions: list[Function]
+  names: set[str]  # declared outside of functions
+
+
+def parse(text: str) -> Source:
+  """Parse a sample, whatever it contains."""
+  code = c_labels.parseable(text)
+  tree = c_labels.parser().parse(code)
+  return Source(text, code.decode("ascii"), tree, *_names(tree))
+
+
+@_metric("syntax errors", "share", "characters in syntax errors")
+def _syntax_errors(source: Source) -> np.ndarray:
+  return ~c_labels.understood(source.tree, len(source.text))
+
+
+@_metric("clean functions", "share", "functions without a syntax error")
+def _clean_functions(source: Source) -> list[bool]:
+  # A function that is too broken is not one in the tree, so they are counted by their tokens.
+  functions = (n for n in c_labels.nodes(source.tree) if n.type == "function_definition")
+  bodies = (node.child_by_field_name("body") for node in functions if not node.has_error)
+  clean = {body.start_byte for body in bodies if body}
+  return [body in clean for body in _function_bodies(source.code)]
+
+
+@_metric("matched braces", "share", "braces with a partner")
+def _matched_braces(source: Source) -> list[bool]:
+  return _matched(source.code, "{}")
+
+
+@_metric("matched parentheses", "share", "parentheses and square brackets with a partner")
+def _matched_parentheses(source: Source) -> list[bool]:
+  return _matched(source.code, "()[]")
+
+
+@_metric("paired conditionals", "share", "#if, #else and #endif in a group from #if to #endif")
+def _paired_conditionals(source: Source) -> list[bool]:
+  return _conditionals(source.code)[0]
+
+
+@_metric("closed comments", "share", "block comments that end")
+def _closed_comments(source: Source) -> list[bool]:
+  return _closed(source.code, "block")
+
+
+@_metric("closed strings", "share", "strings and character literals that end")
+def _closed_strings(source: Source) -> list[bool]:
+  return _closed(source.code, "string", "character")
+
+
+@_metric("indentation", "share", "statements that are indented as they are nested")
+def _indented(source: Source) -> list[bool]:
+  """Return whether each statement that begins a line agrees with the statements around it.
+
+  A statement has the indentation of the one before it in its block. The first one of a block, and
+  a body without braces, is indented more than the line on which its owner begins.
+  """
+  margins = [_MARGIN.match(line)[0] for line in source.code.split("\n")]
+  widths = [len(margin.expandtabs(labels.TAB)) for margin in margins]
+  result = []
+  for owner, statements in _bodies(source.tree):
+    outside, before = widths[owner.start_point.row], None
+    for statement in statements:
+      row, column = statement.start_point
+      if column == len(margins[row]):
+        width = widths[row]
+        result.append(width > outside if before is None else width == before)
+        before = width
+  return result
+
+
+@_metric("undeclared names", "share", "names used in a function and declared nowhere")
+def _undeclared_names(source: Source) -> list[bool]:
+  # Headers declare most called functions and names in capitals, so these are left out.
+  result = []
+  for function in source.functions:
+    known = source.names | function.declared | function.variables
+    result += [name not in known for name in function.used if not _MACRO.fullmatch(name)]
+  return result
+
+
+@_metric("unused variables", "share", "variables declared in a function and never used")
+def _unused_variables(source: Source) -> list[bool]:
+  return [
+    name not in function.used and name not in function.called
+    for function in source.functions
+    for name in function.variables
+  ]
+
+
+@_metric("line length", "mean", "characters of a line that is not blank")
+def _line_lengths(source: Source) -> list[int]:
+  return [len(line) for line in source.text.split("\n") if line.strip()]
+
+
+@_metric("tokens", "distribution", "tokens; comments and literals by their opening")
+def _tokens(source: Source) -> list[str]:
+  tokens = (match["token"] for match in _TOKENS.finditer(source.text))
+  return [_QUOTED.match(token)[0] if _QUOTED.match(token) else token for token in tokens]
+
+
+# Brackets are read like a compiler that takes the first branch of every #if. Macros are left out,
+# since the brackets that they open may be closed elsewhere.
+
+
+def _closed(code: str, *kinds: str) -> list[bool]:
+  """Return whether each `block` (a comment), `string` or `character` literal ends."""
+  matches = (match for match in c_labels.TOKENS.finditer(code) if match.lastgroup in kinds)
+  # The match includes the closing character, the group does not.
+  return [match.end() > match.end(match.lastgroup) for match in matches]
+
+
+def _conditionals(code: str) -> tuple[list[bool], list[tuple[int, int]]]:
+  """Return whether each directive is in a complete group, and the spans of all later branches."""
+  paired, later, groups = [], [], []
+  for match in c_labels.TOKENS.finditer(code):
+    word, number = match["directive"], len(paired)
+    if word is None or word == "define":
+      continue
+    paired.append(False)
+    if word.startswith("if"):
+      groups.append(([number], []))
+    elif groups:
+      numbers, ends = groups[-1]
+      numbers.append(number)
+      ends.append(match.start())
+      if word == "endif":
+        groups.pop()
+        later.append((ends[0], ends[-1]))
+        for number in numbers:
+          paired[number] = True
+  return paired, later
+
+
+def _compiled_tokens(code: str) -> Iterator[re.Match]:
+  """Yield comments, literals and brackets outside of macros and of later branches."""
+  skipped = labels.covering(len(code), _conditionals(code)[1]) > 0
+  in_macro = False
+  for match in c_labels.TOKENS.finditer(code):
+    if match["directive"] or match["newline"]:
+      in_macro = match["directive"] == "define"
+    elif not in_macro and not skipped[match.start()]:
+      yield match
+
+
+def _matched(code: str, kinds: str) -> list[bool]:
+  """Return whether each bracket of the kinds has a partner.
+
+  The end of a block closes what was left open in it. The kinds are matched independently, so a
+  missing bracket makes no bracket of another kind wrong.
+  """
+  brackets, matched = [], []
+  blocks = [(None, {"(": [], "[": []})]  # the opening brace, and the open brackets inside
+  for match in _compiled_tokens(code):
+    bracket, partner = match["bracket"], None
+    if bracket is None:
+      continue
+    if bracket == "{":
+      blocks.append((len(brackets), {"(": [], "[": []}))
+    elif bracket == "}":
+      partner = blocks.pop()[0] if len(blocks) > 1 else None
+    elif bracket in _OPENING:
+      opened = blocks[-1][1][_OPENING[bracket]]
+      partner = opened.pop() if opened else None
+    else:
+      blocks[-1][1][bracket].append(len(brackets))
+    brackets.append(bracket)
+    matched.append(partner is not None)
+    if partner is not None:
+      matched[partner] = True
+  return [each for bracket, each in zip(brackets, matched) if bracket in kinds]
+
+
+def _function_bodies(code: str) -> Iterator[int]:
+  """Yield the positions of the braces that look like the beginning of a function's body.
+
+  They follow a closing parenthesis, outside of all other braces or at the start of a line. A brace
+  at the start of a line ends whatever is still open.
+  """
+  braces = parentheses = 0
+  start, end = 0, None  # of the parentheses just before
+  for match in _compiled_tokens(code):
+    bracket, position = match["bracket"], match.start()
+    if end is not None and code[end:position].strip():
+      end = None
+    if bracket == "(":
+      start = start if parentheses else position
+      parentheses += 1
+    elif bracket == ")":
+      parentheses = max(0, parentheses - 1)
+      end = match.end()
+    elif bracket == "{":
+      braces = 0 if position == 0 or code[position - 1] == "\n" else braces
+      before = code[max(0, start - _MAX_STATEMENT) : start]
+      if end is not None and not braces and not _STATEMENT.search(before):
+        yield position
+      braces, parentheses = braces + 1, 0
+    elif bracket == "}":
+      braces, parentheses = max(0, braces - 1), 0
+    elif end is not None:  # a comment may stand between the parenthesis and the brace
+      end = match.end()
+
+
+def _bodies(tree: tree_sitter.Tree) -> Iterator[tuple[tree_sitter.Node, list[tree_sitter.Node]]]:
+  """Yield the owner of each block, or of each body without braces, and the statements in it."""
+  owners = {}  # of blocks, by position
+  for node in c_labels.nodes(tree):
+    if node.type in _OWNERS:
+      bodies = _statements(node)
+      owners.update((body.start_byte, node) for body in bodies if body.type in _BLOCKS)
+      yield from ((node, [body]) for body in bodies if body.type not in _BLOCKS)
+    elif node.type in _BLOCKS:
+      yield owners.get(node.start_byte, node), _statements(node)
+
+
+def _statements(node: tree_sitter.Node) -> list[tree_sitter.Node]:
+  return [
+    child
+    for child in node.named_children
+    if child.type.endswith(("_statement", "declaration")) and child.type not in _OUTDENTED
+  ]
+
+
+def _names(tree: tree_sitter.Tree) -> tuple[list[Function], set[str]]:
+  """Return the outermost functions that parse, and the names declared outside of functions."""
+  functions, file = [], set()
+  function = None  # the outermost function around the node
+  declarations = set()  # positions of identifiers that are not a use of a name
+  for node in c_labels.nodes(tree):  # parents before children
+    if function and node.start_byte >= function.stop:
+      function = None
+    if node.type == "function_definition":
+      _add(node, function.declared if function else file, declarations)
+      if function is None:
+        function = Function(node.end_byte, set(), set(), set(), set())
+        functions += [] if node.has_error else [function]
+    elif node.type == "identifier":
+      if function and node.start_byte not in declarations:
+        function.used.add(_name(node))
+    elif node.type == "declaration":
+      variables = function.variables if function else file
+      _add(node, variables, declarations, function and function.declared)
+    elif node.type == "parameter_declaration":
+      _add(node, function.declared if function else set(), declarations)
+    elif node.type == "call_expression":
+      callee = node.child_by_field_name("function")
+      if function and callee and callee.type == "identifier":
+        function.called.add(_name(callee))
+        declarations.add(callee.start_byte)
+    elif node.type in _NO_USE:
+      identifiers = [child for child in node.children if child.type == "identifier"]
+      declarations.update(child.start_byte for child in identifiers)
+      file.update(map(_name, identifiers if node.type in _FILE_SCOPE else ()))
+  return functions, file
+
+
+def _add(node, variables: set[str], declarations: set[int], prototypes: set[str] | None = None):
+  """Add the names of a declaration to variables; those of functions to prototypes, if any."""
+  for declarator in node.children_by_field_name("declarator"):
+    name, is_prototype = declarator, False
+    while name is not None and name.type != "identifier":
+      is_prototype = name.type == "function_declarator"
+      name = name.child_by_field_name("declarator") or _in_parentheses(name)
+    if name is not None:
+      declarations.add(name.start_byte)
+      (prototypes if is_prototype and prototypes is not None else variables).add(_name(name))
+
+
+def _in_parentheses(node: tree_sitter.Node) -> tree_sitter.Node | None:
+  if node.type != "parenthesized_declarator":
+    return None
+  kinds = ("declarator", "identifier")
+  return next((child for child in node.named_children if child.type.endswith(kinds)), None)
+
+
+def _name(node: tree_sitter.Node) -> str:
+  return node.text.decode("ascii")
+
+
+DOMAIN = metrics.Domain(
+  METRICS,
+  lambda training: parse,
+  # A brace at the start of a line ends a function, a type or a table.
+  boundary=re.compile(r"^\}.*(?:\n|\Z)", re.MULTILINE),
+  tokens=_TOKENS,
+  prompt="\n}\n\n",
+  source="linux",
+)

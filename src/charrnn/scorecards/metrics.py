@@ -1,0 +1,191 @@
+"""Metrics of texts: values with intervals, distances from held-out text, and noise floors."""
+
+import collections
+import functools
+import math
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+from scipy import stats
+
+CONFIDENCE = 0.95
+MIN_ITEMS = 20  # a share or a mean of fewer items is unreliable
+RESAMPLES = 1000
+DIVISIONS = 20  # random divisions of the held-out text, for the noise floor
+QUANTILES = (0.05, 0.5, 0.95, 1.0)
+OLD_KEYS = {"metrics": "figures", "systems": "columns", "noise_floor": "floor"}
+
+Kind = Literal["share", "mean", "distribution"]
+Items = Sequence  # booleans of a share, numbers of a mean, hashable values of a distribution
+
+
+class Metric(NamedTuple):
+  """A metric. `items` maps a sample, as its domain parses it, to items.
+
+  The value is the share or the mean of all items of all samples of a system. A distribution has no
+  value, only a distance from the reference.
+  """
+
+  name: str
+  kind: Kind
+  meaning: str
+  items: Callable[[Any], Items]
+
+
+class Domain(NamedTuple):
+  """A kind of text, with its metrics."""
+
+  metrics: dict[str, Metric]
+  parser: Callable[[str], Callable[[str], Any]]  # training text -> (sample -> input of `items`)
+  boundary: re.Pattern  # a sample may begin or end after a match
+  tokens: re.Pattern  # the group `token` of each match is what the shuffled control shuffles
+  prompt: str  # text that ends with a boundary
+  source: str | None  # a corpus of this domain
+
+
+def register(metrics: dict[str, Metric], name: str, kind: Kind, meaning: str):
+  """Return a decorator that adds a function from a parsed sample to items as a metric."""
+
+  def add(items):
+    metrics[name] = Metric(name, kind, meaning, items)
+    return items
+
+  return add
+
+
+def measure(metrics: Mapping[str, Metric], samples: Iterable[Any]) -> dict[str, list[Items]]:
+  """Return the items of every parsed sample, by metric."""
+  samples = list(samples)
+  return {name: [_items(metric, sample) for sample in samples] for name, metric in metrics.items()}
+
+
+def _items(metric: Metric, sample: Any) -> Items:
+  items = metric.items(sample)
+  return list(items) if metric.kind == "distribution" else np.asarray(items, np.float64)
+
+
+def compare(
+  metrics: Mapping[str, Metric],
+  systems: Mapping[str, Mapping[str, list[Items]]],
+  reference: str,
+  seed: int = 0,
+) -> dict[str, Any]:
+  """Return the metrics of all systems, and their distances from the reference, as JSON data.
+
+  `systems`: by name what `measure` returns. None stands where there is nothing to measure.
+  """
+  counts = {name: len(next(iter(items.values()), [])) for name, items in systems.items()}
+  rows = []
+  for name, metric in metrics.items():
+    samples = {system: items[name] for system, items in systems.items()}
+    rows.append(
+      {
+        "name": name,
+        "kind": metric.kind,
+        "meaning": metric.meaning,
+        "systems": _compare(metric.kind, samples, reference, seed),
+      }
+    )
+  return {
+    "reference": reference,
+    "confidence": CONFIDENCE,
+    "samples": counts,
+    "metrics": rows,
+  }
+
+
+def _compare(kind: Kind, systems: dict[str, list[Items]], reference: str, seed: int):
+  expected = systems.get(reference, [])
+  floor = functools.cache(lambda count: noise_floor(kind, expected, count, seed))
+  values = {}
+  for name, samples in systems.items():
+    values[name] = summary(kind, samples, seed)
+    if name != reference:
+      values[name]["distance"] = distance(kind, _pool(samples), _pool(expected))
+      values[name]["noise_floor"] = floor(len(samples))
+  return values
+
+
+def summary(kind: Kind, samples: Sequence[Items], seed: int = 0) -> dict[str, Any]:
+  """Return the metric value: number of items, value, interval, value by sample, quantiles."""
+  counts = np.array([len(items) for items in samples], np.int64)
+  result: dict[str, Any] = {"items": int(counts.sum())}
+  if kind == "distribution":
+    return result
+  sums = np.array([np.sum(items) for items in samples], np.float64)
+  result["value"] = _ratio(sums.sum(), counts.sum())
+  result["interval"] = interval(sums, counts, seed)
+  if kind == "share" and result["interval"] and result["value"] in (0, 1):
+    # The bootstrap of equal values has no width. This is the interval of Clopper & Pearson (1934)
+    # with each sample as one item.
+    width = 1 - ((1 - CONFIDENCE) / 2) ** (1 / int((counts > 0).sum()))
+    result["interval"] = [result["value"] - width, 1.0] if result["value"] else [0.0, width]
+  result["samples"] = [_ratio(*pair) for pair in zip(sums, counts)]
+  if kind == "mean" and result["items"]:
+    pooled = _pool(samples)
+    result["deviation"] = float(np.std(pooled))
+    result["quantiles"] = {str(q): float(np.quantile(pooled, q)) for q in QUANTILES}
+  return result
+
+
+def _ratio(total: float, count: int) -> float | None:
+  return float(total / count) if count else None
+
+
+def interval(sums, counts, seed: int = 0) -> list[float] | None:
+  """Return the percentile bootstrap of sum(sums) / sum(counts) over samples; None for one sample.
+
+  It resamples samples and not items, because the items of one sample are dependent (Efron &
+  Tibshirani 1993, ch. 13). With a handful of samples it is too narrow.
+  """
+  sums, counts = np.asarray(sums, np.float64), np.asarray(counts, np.float64)
+  if len(sums) < 2:
+    return None
+  chosen = np.random.default_rng(seed).integers(0, len(sums), (RESAMPLES, len(sums)))
+  totals = counts[chosen].sum(1)
+  # Resamples without an item are dropped; scipy.stats.bootstrap would return NaN.
+  means = sums[chosen].sum(1)[totals > 0] / totals[totals > 0]
+  tail = (1 - CONFIDENCE) / 2
+  return np.quantile(means, [tail, 1 - tail]).tolist() if len(means) else None
+
+
+def distance(kind: Kind, a: Items, b: Items) -> float | None:
+  """Return the distance between two sets of items; None if one of them is empty.
+
+  A share: the absolute difference. A mean: Wasserstein-1, in the metric's unit. A distribution:
+  total variation, sum |p - q| / 2, from 0 to 1. It grows as texts shrink, so compare it with the
+  noise floor.
+  """
+  if not len(a) or not len(b):
+    return None
+  if kind == "share":
+    return float(abs(np.mean(a) - np.mean(b)))
+  if kind == "mean":
+    return float(stats.wasserstein_distance(a, b))
+  p, q = collections.Counter(a), collections.Counter(b)
+  return math.fsum(abs(p[item] / len(a) - q[item] / len(b)) for item in p | q) / 2
+
+
+def noise_floor(kind: Kind, samples: Sequence[Items], count: int, seed: int = 0) -> float | None:
+  """Return the mean distance of `count` of the samples from the others, over random divisions.
+
+  `count` is reduced to half of the samples. The result is the distance to expect of a text of the
+  same kind in `count` samples of the same size.
+  """
+  count = min(count, len(samples) // 2)
+  rng = np.random.default_rng(seed)
+  distances = []
+  for _ in range(DIVISIONS if count else 0):
+    order = rng.permutation(len(samples))
+    parts = ([samples[i] for i in order[:count]], [samples[i] for i in order[count:]])
+    distances.append(distance(kind, *map(_pool, parts)))
+  distances = [each for each in distances if each is not None]
+  return math.fsum(distances) / len(distances) if distances else None
+
+
+def _pool(samples: Sequence[Items]) -> Items:
+  if any(isinstance(items, list) for items in samples):
+    return [item for items in samples for item in items]
+  return np.concatenate([np.empty(0), *samples])

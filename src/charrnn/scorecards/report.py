@@ -1,0 +1,153 @@
+"""Scorecards as JSON data, tables and a picture."""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from matplotlib import ticker
+
+from charrnn import console, files, plotting
+from charrnn.scorecards import c, memorization, metrics, plays, systems
+
+DOMAINS = {"plays": plays.DOMAIN, "c": c.DOMAIN}
+_MAX_COPY = 70  # characters of a copy in the table
+_PANELS = 4  # in a row of the picture
+
+
+def build(domain: metrics.Domain, samples: systems.Samples, seed: int = 0) -> dict[str, Any]:
+  """Return the scorecard: the metrics of the domain and of memorization, and the longest copies."""
+  matches = memorization.match_systems(samples.training.text, samples.texts)
+  items, copies = {}, {}
+  for name, texts in samples.texts.items():
+    items[name] = metrics.measure(domain.metrics, map(samples.parse, texts))
+    items[name] |= metrics.measure(memorization.METRICS, matches[name])
+    longest = memorization.longest_copies(texts, matches[name], samples.training)
+    copies[name] = [copy._asdict() for copy in longest]
+  every = domain.metrics | memorization.METRICS
+  return metrics.compare(every, items, systems.HELD_OUT, seed) | {"copies": copies}
+
+
+def to_json(report: dict[str, Any], kind: str) -> dict[str, Any]:
+  """Return a scorecard with old keys beside the renamed ones; `kind`: of --domain, as given."""
+  old = files.with_aliases(report, metrics.OLD_KEYS | systems.OLD_NAMES)
+  return old | {"real": systems.OLD_NAMES[report["reference"]], "kind": kind}
+
+
+def values(report: dict[str, Any]) -> list[str]:
+  """Return the table of shares and means, with intervals where there are several samples."""
+  rows = [row for row in report["metrics"] if row["kind"] != "distribution"]
+  return _table(report, rows, list(report["samples"]), _value)
+
+
+def distances(report: dict[str, Any]) -> list[str]:
+  """Return the table of distances from the reference, with noise floors in parentheses."""
+  names = [name for name in report["samples"] if name != report["reference"]]
+  return _table(report, report["metrics"], names, _distance)
+
+
+def meanings(report: dict[str, Any]) -> list[str]:
+  """Return the table of what the metrics mean."""
+  rows = [(row["name"], row["meaning"]) for row in report["metrics"]]
+  return console.table(("metric", "meaning"), rows, names=2)
+
+
+def copies(by_system: dict[str, list[dict[str, Any]]], count: int = 1) -> list[str]:
+  """Return the table of the longest copies of each system, with their sources."""
+  rows = []
+  for name, longest in by_system.items():
+    for copy in longest[:count]:
+      text = copy["text"]
+      shown = text if len(text) <= _MAX_COPY else f"{text[: _MAX_COPY - 1]}…"
+      source = f"{copy['document']}:{copy['line']}"
+      rows.append((name, f"{copy['length']:,}", source, repr(shown)))
+  header = ("", "characters", "source", "text")
+  return console.table(header, rows, names=4) if rows else []
+
+
+def steps(steps: dict[str, int]) -> Iterator[str]:
+  """Yield a line with the steps of the checkpoints that were chosen as the best ones."""
+  if steps:
+    yield "steps: " + ", ".join(f"{name} {step:,}" for name, step in steps.items())
+
+
+def _table(report, rows, names: list[str], show: Callable[[str, dict[str, Any]], str]):
+  counts = ["samples", *(f"{report['samples'][name]:,}" for name in names)]
+  cells = [
+    [row["name"], *(show(row["kind"], row["systems"][name]) for name in names)] for row in rows
+  ]
+  return console.table(["", *names], [counts, *cells])
+
+
+def _value(kind: str, value: dict[str, Any]) -> str:
+  if 0 < value["items"] < metrics.MIN_ITEMS:
+    return f"{_number(kind, value['value'])} (of {value['items']})"
+  if value["interval"] is None:
+    return _number(kind, value["value"])
+  low, high = (_number(kind, end) for end in value["interval"])
+  return f"{_number(kind, value['value'])} [{low}, {high}]"
+
+
+def _distance(kind: str, value: dict[str, Any]) -> str:
+  return f"{_number(kind, value['distance'])} ({_number(kind, value['noise_floor'])})"
+
+
+def _number(kind: str, number: float | None) -> str:
+  if number is None:
+    return "-"
+  return f"{number:.1%}" if kind == "share" else f"{number:.2f}"
+
+
+def plot(report: dict[str, Any], path, title: str):
+  """Plot a panel for each metric with a row for each system.
+
+  Shares and means stand with their intervals beside the interval of the reference, distributions
+  by their distance from the reference beside the noise floor.
+  """
+  rows = [row for row in report["metrics"] if _has_values(row)]
+  names = list(report["samples"])
+  high = -(-len(rows) // _PANELS)
+  size = (3.1 * _PANELS, (0.95 + 0.19 * len(names)) * high + 0.6)
+  with plotting.figure(path, title, figsize=size) as figure:
+    panels = figure.subplots(high, _PANELS, squeeze=False, sharey=True).flat
+    for axes, row in zip(panels, rows):
+      _panel(axes, row, names, report["reference"])
+    for axes in panels[len(rows) :]:
+      axes.remove()
+
+
+def _has_values(row: dict[str, Any]) -> bool:
+  key = "distance" if row["kind"] == "distribution" else "value"
+  return any(value.get(key) is not None for value in row["systems"].values())
+
+
+def _panel(axes, row: dict[str, Any], names: list[str], reference: str):
+  kind, by_system = row["kind"], row["systems"]
+  scale = 100 if kind == "share" else 1
+  key, unit = {
+    "share": ("value", ", %"),
+    "mean": ("value", ""),
+    "distribution": ("distance", ": distance"),
+  }[kind]
+  for y, name in enumerate(names):
+    color = plotting.COLORS[(y - 1) % len(plotting.COLORS)]
+    color = plotting.REAL if name == reference else color
+    value = by_system[name]
+    if value.get(key) is None:
+      continue
+    if ends := value.get("interval"):
+      axes.plot([scale * end for end in ends], [y] * 2, color=color, lw=2.5, alpha=0.45)
+    face = "none" if value["items"] < metrics.MIN_ITEMS else color
+    axes.plot(scale * value[key], y, "o", color=color, mfc=face, ms=5)
+  if kind == "distribution":
+    band = [0, max(value.get("noise_floor") or 0 for value in by_system.values())]
+  else:
+    band = [scale * end for end in by_system[reference]["interval"] or []]
+  if band:
+    axes.axvspan(*band, color="#e8e4dc", lw=0, zorder=0)
+  axes.set_title(plotting.plain(row["name"]) + unit, loc="left", size=9)
+  axes.set_yticks(range(len(names)), [plotting.plain(each) for each in names])
+  axes.set_ylim(len(names) - 0.4, -0.6)
+  axes.tick_params(axis="y", length=0)
+  axes.spines["left"].set_visible(False)
+  axes.margins(x=0.08)
+  axes.xaxis.set_major_locator(ticker.MaxNLocator(4))
+  axes.grid(axis="x")

@@ -1,0 +1,267 @@
+"""Systems to compare: held-out text, runs, files, an n-gram, and the shuffled control."""
+
+import bisect
+import importlib.util
+import os
+import pathlib
+import random
+import re
+from collections.abc import Callable, Iterable
+from typing import Any, NamedTuple
+
+from charrnn import config as config_lib
+from charrnn import console, errors, files
+from charrnn.models import ngram
+from charrnn.runs import held_out
+from charrnn.runs import run as run_lib
+from charrnn.sampling import options, write
+from charrnn.scorecards import metrics
+
+HELD_OUT, SHUFFLED = "held-out", "shuffled"
+OLD_NAMES = {HELD_OUT: "real"}  # keys of JSON files
+SAMPLING = ("num", "temperature", "top_k", "top_p")  # arguments that only models use
+SETTINGS = ("targets", "step", "num", "length", "temperature", "top_k", "top_p", "order", "seed")
+MAX_CHARACTERS = 100_000_000  # of a system
+MAX_HELD_OUT = 200  # samples
+
+
+class System(NamedTuple):
+  """A run at a step (None: the best one), or a file."""
+
+  name: str
+  target: pathlib.Path
+  step: int | None = None
+
+
+class Request(NamedTuple):
+  """The checked arguments of a command."""
+
+  systems: list[System]
+  settings: options.Settings
+  out: pathlib.Path
+
+
+class Samples(NamedTuple):
+  """The samples of all systems, and the training text to compare them with."""
+
+  training: held_out.Text
+  parse: Callable[[str], Any]  # a sample -> input of the domain's metrics
+  texts: dict[str, list[str]]  # by system
+  steps: dict[str, int]  # of runs at their best step
+
+
+def check(args, folder: str, source: str | None) -> Request:
+  """Check the arguments before anything is loaded, and fill in --num and --temperature.
+
+  `source`: the corpus if neither a run nor --corpus names it. Raises UserError.
+  """
+  if importlib.util.find_spec("pydivsufsort") is None:
+    raise errors.UserError("pydivsufsort is missing: pip install 'charrnn[scorecards]'")
+  systems = _systems(args)
+  paths = [system.target for system in systems if system.target.is_dir()]
+  for name in SAMPLING:
+    if not (paths or args.order) and getattr(args, name) is not None:
+      option = name.replace("_", "-")
+      raise errors.UserError(f"--{option}: there is no model to sample from: leave it out")
+  args.num = 40 if args.num is None else args.num
+  args.temperature = 1.0 if args.temperature is None else args.temperature
+  settings = options.Settings(args.temperature, args.top_k, args.top_p)
+  options.check(length=args.length, num=args.num, seed=args.seed)
+  if args.length < 1:
+    raise errors.UserError(f"--length={args.length}: must be at least 1")
+  if args.order < 0:
+    raise errors.UserError(f"--order={args.order}: must be at least 0")
+  if args.num * args.length > MAX_CHARACTERS:
+    raise errors.UserError(
+      f"--num={args.num}: with --length={args.length} this is more than {MAX_CHARACTERS:,} "
+      "characters"
+    )
+  if paths and args.corpus:
+    raise errors.UserError(
+      f"--corpus={args.corpus}: the held-out text is that of the run: leave it out"
+    )
+  if not (paths or args.corpus or source):
+    raise errors.UserError("there is no training text: give a RUN, or a text with --corpus")
+  if paths:
+    run_lib.common_splits([run_lib.Run.open(path) for path in paths])
+  default = paths[0] / folder if paths else pathlib.Path(folder)
+  return Request(systems, settings, files.output_folder(args.out, default))
+
+
+def _systems(args) -> list[System]:
+  targets = [pathlib.Path(target) for target in args.targets]
+  for target in map(str, targets):
+    if not os.path.exists(target):
+      raise errors.UserError(f"there is no {target}: give a run directory or a text file")
+  folders = [target for target in targets if target.is_dir()]
+  if args.step and not folders:
+    raise errors.UserError(f"--step={args.step[0]}: a FILE has no steps: leave it out")
+  systems = []
+  for target in targets:
+    name = target.resolve().name
+    if args.step and target in folders:
+      prefix = "" if len(folders) == 1 else f"{name} "
+      steps = dict.fromkeys(args.step)
+      systems += [System(f"{prefix}step {step}", target, step) for step in steps]
+    else:
+      systems.append(System(name, target))
+  reserved = [HELD_OUT, OLD_NAMES[HELD_OUT], SHUFFLED, *([f"{args.order}-gram"] * bool(args.order))]
+  names = [*reserved, *(system.name for system in systems)]
+  used = set()
+  for name in names:
+    if _file_name(name) in used:
+      raise errors.UserError(
+        f"two systems would be named {name}: rename one, or compare them separately"
+      )
+    used.add(_file_name(name))
+  return systems
+
+
+def sample(args, request: Request, domain: metrics.Domain, progress: console.Progress) -> Samples:
+  """Load the corpus and the models, and return the samples of every system."""
+  progress("held-out text")
+  loaded = {
+    system: run_lib.Run.open(system.target, system.step).load()
+    for system in request.systems
+    if system.target.is_dir()
+  }
+  if loaded:
+    first = next(iter(loaded.values()))
+    config, tokenizer = first.config, first.tokenizer
+    corpus = held_out.load(first)
+  else:
+    source = args.corpus or domain.source
+    config = config_lib.replace(config_lib.default(), {"text.source": source})
+    whole = run_lib.load_corpus(config)
+    tokenizer = whole.tokenizer
+    corpus = held_out.divide(whole, run_lib.split_corpus(config, len(whole.ids)), tokenizer)
+  if args.order:
+    ngram.check_order("--order", args.order, corpus.splits.train)
+  read = {each: _read(each.target, config.text) for each in request.systems if each not in loaded}
+  parse = domain.parser(corpus.training.text)
+  texts = {HELD_OUT: held_out_samples(domain, corpus.held_out, args.length)}
+  for system in request.systems:
+    if system in read:
+      texts[system.name] = file_samples(domain, read[system], args.length)
+    else:
+      run = loaded[system]
+      writer = write.Writer(run.model, run.params, run.tokenizer)
+      texts[system.name] = _sample_model(writer, args, request, domain, progress(system.name))
+  if args.order:
+    name = f"{args.order}-gram"
+    update = progress(name)
+    fitted = ngram.fit(corpus.corpus.ids, args.order, tokenizer.vocab_size, corpus.splits.train)
+    model = ngram.Model(tokenizer.vocab_size, args.order)
+    writer = write.Writer(model, fitted.params(), tokenizer)
+    texts[name] = _sample_model(writer, args, request, domain, update)
+  texts[SHUFFLED] = [
+    shuffle(text, domain.tokens, args.seed + n) for n, text in enumerate(texts[HELD_OUT])
+  ]
+  steps = {system.name: run.step for system, run in loaded.items() if system.step is None}
+  return Samples(corpus.training, parse, texts, steps)
+
+
+def _sample_model(writer, args, request: Request, domain, update) -> list[str]:
+  prompt = "".join(token for token in domain.prompt if token in writer.tokenizer.tokens)
+  texts = write.texts(
+    writer,
+    prompt=prompt,
+    num=args.num,
+    length=args.length,
+    settings=request.settings,
+    seed=args.seed,
+    progress=update,
+  )
+  return complete(texts, domain.boundary)
+
+
+def _read(path: pathlib.Path, text_config) -> str:
+  """Decode a file like the corpus, with U+FFFD for what is not text."""
+  encoding = "utf-8" if text_config.tokenizer == "byte" else text_config.encoding
+  try:
+    text = path.read_bytes().decode(encoding, "replace")
+  except OSError as error:
+    raise errors.UserError(f"cannot read {path}: {error.strerror}") from error
+  if not text:
+    raise errors.UserError(f"{path} is empty: there is nothing to measure")
+  lf = text_config.newlines == "lf"
+  return text.replace("\r\n", "\n").replace("\r", "\n") if lf else text
+
+
+def held_out_samples(domain: metrics.Domain, part: held_out.Text, size: int) -> list[str]:
+  """Return at most MAX_HELD_OUT samples, evenly spread over all documents."""
+  documents = (part.text[each.start : each.stop] for each in part.passages)
+  pieces = [piece for text in documents for piece in cut(text, size, domain.boundary)]
+  samples = complete(pieces, domain.boundary)
+  if len(samples) < 2:
+    samples = pieces  # text of another domain, almost without boundaries
+  if len(samples) < 2:
+    longest = max((each.stop - each.start for each in part.passages), default=0)
+    largest = longest // 3 if len(part.passages) < 2 else longest
+    remedy = f"try --length {max(1, min(largest, size // 2))}"
+    raise errors.UserError(f"{part.name} has no two samples of {size:,} characters: {remedy}")
+  count = min(MAX_HELD_OUT, len(samples))
+  return [samples[i * len(samples) // count] for i in range(count)]
+
+
+def file_samples(domain: metrics.Domain, text: str, size: int) -> list[str]:
+  """Return the samples of a file: all of it if the domain has no metrics or the text is short."""
+  if not domain.metrics:
+    return [text]
+  return complete(cut(text, size, domain.boundary) or [text], domain.boundary)
+
+
+def trim(text: str, boundary: re.Pattern) -> str:
+  """Return the text up to its last boundary; "" if there is none."""
+  return text[: max((match.end() for match in boundary.finditer(text)), default=0)]
+
+
+def complete(texts: Iterable[str], boundary: re.Pattern) -> list[str]:
+  """Trim all texts, so that their cut ends do not count as errors.
+
+  Texts without a boundary are left out. If no text has one, all are returned as they are.
+  """
+  texts = list(texts)
+  return [trimmed for text in texts if (trimmed := trim(text, boundary))] or texts
+
+
+def cut(text: str, size: int, boundary: re.Pattern) -> list[str]:
+  """Cut a text like the samples of a model: `size` characters from a boundary, to be `complete`.
+
+  A rest of less than half the size is left out.
+  """
+  pieces, start = [], 0
+  starts = [match.end() for match in boundary.finditer(text)]
+  while len(text) - start >= size / 2:
+    pieces.append(text[start : start + size])
+    start += len(trim(pieces[-1], boundary) or pieces[-1])
+    after = bisect.bisect_left(starts, start)
+    start = starts[after] if after < len(starts) else start
+  return pieces
+
+
+def shuffle(text: str, pattern: re.Pattern, seed: int = 0) -> str:
+  """Shuffle the groups `token` of all matches and leave everything between them in place.
+
+  The result is the shuffled control: it has the words and the layout of the text, and no order.
+  """
+  spans = [match.span("token") for match in pattern.finditer(text) if match["token"] is not None]
+  tokens = [text[start:stop] for start, stop in spans]
+  random.Random(seed).shuffle(tokens)
+  parts, end = [], 0
+  for (start, stop), token in zip(spans, tokens):
+    parts += [text[end:start], token]
+    end = stop
+  return "".join([*parts, text[end:]])
+
+
+def write_samples(folder: pathlib.Path, texts: dict[str, list[str]]):
+  """Write the samples of each system to a file of its name."""
+  folder.mkdir()
+  for name, samples in texts.items():
+    marked = (f"--- sample {n}\n{text}" for n, text in enumerate(samples, 1))
+    (folder / _file_name(name)).write_text("\n".join(marked), "utf-8", "replace", newline="")
+
+
+def _file_name(system: str) -> str:
+  return f"{system.replace(' ', '-')}.txt"

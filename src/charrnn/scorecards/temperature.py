@@ -1,0 +1,162 @@
+"""Metrics of sampled text against the sampling temperature: measurement and picture."""
+
+import math
+from typing import Any
+
+import numpy as np
+from matplotlib import ticker
+
+from charrnn import console, errors, plotting
+from charrnn.data import splits
+from charrnn.runs import held_out
+from charrnn.sampling import options, reread, samples
+from charrnn.scorecards import diversity, metrics, systems
+
+MAX_TEMPERATURE = 1e30  # of the sampler, in place of infinity: all logits become equal
+EXCERPT = 160  # characters
+_TICKS = (0, 0.25, 0.5, 1, 2, 4, math.inf)
+# Title, unit, metrics, and the key of their values.
+_PANELS = (
+  ("entropy of the sampling distribution", "nats", ("entropy",), "value"),
+  ("loss of the text under the model", "nats a token", ("loss",), "value"),
+  ("known words", "share", ("known words",), "value"),
+  (
+    "distinct sequences of n words",
+    "share",
+    tuple(f"distinct-{n}" for n in diversity.SIZES),
+    "value",
+  ),
+  (f"{diversity.GRAM}-grams of characters", "distance", (f"{diversity.GRAM}-grams",), "distance"),
+  ("words", "distance", ("words",), "distance"),
+  ("texts that end in a loop", "share", ("loops",), "value"),
+)
+
+
+def held_out_samples(corpus: held_out.DividedCorpus, length: int, count: int) -> np.ndarray:
+  """Return up to `count` spans of held-out text as ids [B, length], evenly spread and disjoint."""
+  spans = splits.merge([*corpus.splits.valid, *corpus.splits.test])
+  starts = [s for start, stop in spans for s in range(start, stop - length + 1, length)]
+  if len(starts) < 2:
+    longest = max(stop - start for start, stop in spans) // 2
+    raise errors.UserError(
+      f"--length={length}: {corpus.held_out.name} has room for two texts of {longest} at most"
+    )
+  chosen = np.linspace(0, len(starts) - 1, min(count, len(starts))).astype(int)
+  return np.stack([np.asarray(corpus.corpus.ids[starts[i] : starts[i] + length]) for i in chosen])
+
+
+def measure(
+  run,
+  prompt_ids,
+  settings: dict[str, options.Settings],
+  held_out_BxN: np.ndarray,
+  training: str,
+  *,
+  num: int,
+  length: int,
+  seed: int,
+) -> dict[str, Any]:
+  """Return the metrics at all temperatures beside those of held-out text, and excerpts.
+
+  `settings`: by the name of the temperature. Held-out text is scored at temperature 1.
+  """
+  parse = diversity.parser(training)
+
+  def items(ids_BxN, each: options.Settings):
+    scores = reread.reread(run.model, run.params, prompt_ids, ids_BxN, each)
+    texts = map(run.tokenizer.decode, ids_BxN)
+    return metrics.measure(diversity.METRICS, map(parse, texts, *scores))
+
+  with console.Progress() as progress:
+    progress("held-out text")
+    by_system, excerpts = {systems.HELD_OUT: items(held_out_BxN, options.Settings())}, {}
+    update = progress("texts")
+    for n, (name, each) in enumerate(settings.items()):
+      update(n, len(settings))
+      # Texts of a byte tokenizer cannot be encoded again, so their ids are kept.
+      blocks = samples.ids(run, prompt_ids, length=length, num=num, seed=seed, settings=each)
+      ids_BxN = np.concatenate(list(blocks))
+      by_system[name] = items(ids_BxN, each)
+      excerpts[name] = run.tokenizer.decode(ids_BxN[0])[:EXCERPT]
+    progress("metrics")
+    report = metrics.compare(diversity.METRICS, by_system, systems.HELD_OUT, seed)
+  return report | {"excerpts": excerpts}
+
+
+def plot(report: dict[str, Any], path):
+  """Plot a panel for each group of metrics, with those of held-out text as dashed lines."""
+  rows = {row["name"]: row["systems"] for row in report["metrics"]}
+  settings, temperatures = report["settings"], report["temperatures"]
+  xs = [_x(float(temperature)) for temperature in temperatures]
+  title = (
+    f"{report['run']}, step {report['step']}: {settings['num']} texts of {settings['length']:,} "
+    "tokens at each temperature"
+  )
+  with plotting.figure(path, title, figsize=(13, 6.2)) as figure:
+    *panels, last = figure.subplots(2, 4).flat
+    for axes, (head, unit, names, key) in zip(panels, _PANELS):
+      for name, color in zip(names, plotting.COLORS):
+        values = [rows[name][temperature] for temperature in temperatures]
+        _line(axes, xs, values, key, color, name)
+        held_out = rows[name][report["reference"]]
+        _reference(axes, held_out, values, key, plotting.REAL if len(names) == 1 else color)
+      if len(names) > 1:
+        axes.legend(loc="lower right", frameon=True, edgecolor="none")
+      axes.set_title(head, loc="left")
+      axes.set_ylabel(unit)
+      _scale(axes, xs, logarithmic=names == ("loss",))
+    for x, temperature in zip(xs, temperatures):
+      if rows["loop period"][temperature]["items"]:
+        period = rows["loop period"][temperature]["quantiles"]["0.5"]
+        point = (x, rows["loops"][temperature]["value"])
+        panels[-1].annotate(f"{period:g}", point, (5, 0), textcoords="offset points", size=8)
+    _legend(last, report["text"])
+    figure.supxlabel("temperature T, spaced as T / (1 + T)", size=9, color="#50545c")
+
+
+def _x(temperature: float) -> float:
+  return 1.0 if math.isinf(temperature) else temperature / (1 + temperature)
+
+
+def _line(axes, xs, values, key, color, label):
+  if key == "value":
+    # None, where there was nothing to measure, becomes NaN and a gap.
+    ends = np.array([value["interval"] or (None, None) for value in values], float)
+    axes.fill_between(xs, *ends.T, color=color, alpha=0.2, lw=0)
+  ys = np.array([value[key] for value in values], float)
+  axes.plot(xs, ys, "o-", color=color, ms=3.5, lw=1.4, label=label)
+
+
+def _reference(axes, held_out, values, key, color):
+  level = held_out["value"] if key == "value" else values[0]["noise_floor"]
+  if level is not None:
+    axes.axhline(level, color=color, lw=1, ls="--", zorder=1)
+  if key == "value" and held_out["interval"]:
+    axes.axhspan(*held_out["interval"], color=color, alpha=0.12, lw=0, zorder=0)
+
+
+def _scale(axes, xs, logarithmic: bool):
+  if logarithmic:  # the loss at infinity is many times that of readable text
+    axes.set_yscale("log")
+    axes.yaxis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5)))
+    axes.yaxis.set_major_formatter("{x:g}")
+    axes.yaxis.set_minor_locator(ticker.NullLocator())
+  else:
+    axes.set_ylim(bottom=0)
+  labels = ["\u221e" if math.isinf(tick) else f"{tick:g}" for tick in _TICKS]
+  axes.set_xticks([_x(tick) for tick in _TICKS], labels)
+  axes.set_xlim(xs[0] - 0.06, xs[-1] + 0.06)
+  axes.grid()
+
+
+def _legend(axes, text: str):
+  axes.plot([], [], "o-", color=plotting.COLORS[0], ms=3.5, lw=1.4, label="samples of the model")
+  axes.plot([], [], color=plotting.REAL, lw=1, ls="--", label=plotting.plain(text))
+  axes.fill_between([], [], color=plotting.REAL, alpha=0.2, lw=0, label="95% interval over texts")
+  axes.legend(loc="upper left")
+  note = (
+    "distance: of the frequencies from those\nof held-out text (total variation);\n"
+    "dashed: its noise floor\n\nnumbers at loops: the median period"
+  )
+  axes.text(0.03, 0.55, note, va="top", color="#50545c", transform=axes.transAxes)
+  axes.set_axis_off()
