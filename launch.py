@@ -30,7 +30,7 @@ from absl import flags
 
 from charrnn import command_line, console, errors
 from charrnn.launching import train
-from charrnn.sweeps import sweeping
+from charrnn.sweeps import runner
 
 OF_SWEEPS = ("trials", "backend", "parallel", "time_limit", "dry_run")
 
@@ -64,7 +64,7 @@ def main(argv):
   if sweep is not None or search is not None:
     kind = ("search", search) if sweep is None else ("sweep", sweep.replace(",", "-"))
     parts = "-".join(filter(None, [name, *kind]))
-    return sweeping.run(line, pathlib.Path(line.flags.workdir or pathlib.Path("runs") / parts))
+    return runner.run(line, pathlib.Path(line.flags.workdir or pathlib.Path("runs") / parts))
   for flag in OF_SWEEPS:
     if line.flags[flag].present:
       raise errors.UserError(f"--{flag} is of a sweep or a search: add one, or leave it out")

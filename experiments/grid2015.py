@@ -25,7 +25,7 @@ Variants:
 
 from charrnn import config as config_lib
 from charrnn import errors, models
-from charrnn.sweeps import sweep as sweeps
+from charrnn.sweeps import trials
 
 ALPHABET = {"": 101, "shakespeare": 69, "small": 63}  # the kernel's was 101 in 2015
 
@@ -81,7 +81,7 @@ def sweep_units(variant=""):
 
 
 def sweep_dropout():
-  return sweeps.sweep("model.dropout", [0.0, 0.25, 0.5])
+  return trials.sweep("model.dropout", [0.0, 0.25, 0.5])
 
 
 def grid(variant):

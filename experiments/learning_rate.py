@@ -20,8 +20,7 @@ All of these at once, searched by Optuna, which ends bad trials early (needs cha
 
 from charrnn import config as config_lib
 from charrnn import errors
-from charrnn.sweeps import spaces
-from charrnn.sweeps import sweep as sweeps
+from charrnn.sweeps import spaces, trials
 
 
 def get_config(variant=""):
@@ -40,22 +39,22 @@ def get_config(variant=""):
 
 def sweep():
   rates = [5e-4, 1e-3, 2e-3, 4e-3, 8e-3, 1.6e-2, 3.2e-2, 6.4e-2]
-  return sweeps.sweep("optimizer.learning_rate", rates)
+  return trials.sweep("optimizer.learning_rate", rates)
 
 
 sweep_lr = sweep
 
 
 def sweep_random():
-  return sweeps.log_uniform("optimizer.learning_rate", 1e-4, 1e-1, 8)
+  return trials.log_uniform("optimizer.learning_rate", 1e-4, 1e-1, 8)
 
 
 def sweep_clip():
-  return sweeps.sweep("optimizer.clip_norm", [0.0, 0.25, 1.0, 4.0])
+  return trials.sweep("optimizer.clip_norm", [0.0, 0.25, 1.0, 4.0])
 
 
 def sweep_warmup():
-  return sweeps.sweep("schedule.warmup_steps", [0, 50, 200])
+  return trials.sweep("schedule.warmup_steps", [0, 50, 200])
 
 
 def space():

@@ -11,7 +11,7 @@ CPU core, all five 3 minutes on two.
 
 from charrnn import config as config_lib
 from charrnn import errors
-from charrnn.sweeps import sweep as sweeps
+from charrnn.sweeps import trials
 
 
 def get_config(variant=""):
@@ -29,4 +29,4 @@ def get_config(variant=""):
 
 
 def sweep(variant=""):
-  return sweeps.sweep("seed", range(1, int(variant or 5) + 1))
+  return trials.sweep("seed", range(1, int(variant or 5) + 1))

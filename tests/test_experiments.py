@@ -11,8 +11,7 @@ from absl import flags
 from charrnn import command_line, errors, models
 from charrnn import config as config_lib
 from charrnn.data import corpora, sources
-from charrnn.sweeps import plans
-from charrnn.sweeps import sweep as sweeps
+from charrnn.sweeps import trials as trials_lib
 
 FOLDER = pathlib.Path(__file__).parents[1] / "experiments"
 VARIANTS = {
@@ -51,7 +50,7 @@ def parse(name, variant, *arguments):
 
 
 def trials(name, variant, sweep):
-  return sweeps.named(plans.expand(parse(name, variant, f"--sweep={sweep}")))
+  return trials_lib.by_name(trials_lib.expand(parse(name, variant, f"--sweep={sweep}")))
 
 
 def test_no_experiment_is_left_out():
@@ -144,4 +143,4 @@ def test_the_config_of_a_run_has_no_sweeps(tmp_path):
 
   line = command_line.parse(["launch.py", f"--config={path}"], define)
   with pytest.raises(errors.UserError, match=r"config\.json is the config of one run"):
-    plans.expand(line)
+    trials_lib.expand(line)

@@ -12,7 +12,7 @@ import pytest
 from charrnn.cli import inspect
 from charrnn.runs import metrics
 from charrnn.runs import run as run_lib
-from charrnn.sweeps import compared_runs, comparison_pictures, loss_curves
+from charrnn.sweeps import comparison, comparison_pictures
 
 FILES = {
   *("compare.md", "compare.csv", "compare.json"),
@@ -24,8 +24,7 @@ FILES = {
 def _no_pictures(monkeypatch):
   """Where the tables are looked at: pictures take a second."""
   draw = lambda found, path: path.write_bytes(b"")  # noqa: E731
-  monkeypatch.setattr(loss_curves, "draw", draw)
-  for name in ("settings", "grid", "sizes"):
+  for name in ("curves", "settings", "grid", "sizes"):
     monkeypatch.setattr(comparison_pictures, name, draw)
 
 
@@ -56,7 +55,7 @@ def test_the_table_and_the_files(charrnn, sweep):
   assert set(table) == {"a", "b", "ngram"}
   losses = [float(row["nats"]) for row in table.values()]
   assert losses == sorted(losses)
-  assert {row["state"] for row in table.values()} == {"done"}
+  assert {row["status"] for row in table.values()} == {"finished"}
   best = min(line.get("valid/loss", 9) for line in metrics.read(sweep / "a"))
   assert table["a"]["nats"] == f"{best:.4f}" and table["a"]["bits"] == f"{best / math.log(2):.4f}"
   assert table["a"]["step"] == "20"
@@ -132,7 +131,7 @@ def test_broken_runs_are_told_and_cost_nothing(charrnn, sweep):
   result = charrnn("compare", sweep)
   table = rows(result)
   assert result.code == 0 and set(table) >= {"config", "lines", "alphabet", "about", "types"}
-  assert table["config"]["state"] == "damaged"
+  assert table["config"]["status"] == "damaged"
   assert table["lines"]["nats"] == table["a"]["nats"]
   assert table["alphabet"]["parameters"] == "-" and table["empty"]["nats"] == "-"
   assert {name: table["b"][name] for name in before} == before
@@ -142,7 +141,7 @@ def test_broken_runs_are_told_and_cost_nothing(charrnn, sweep):
 
 def test_states(charrnn, sweep):
   def state(name):
-    return rows(charrnn("compare", sweep))[name]["state"]
+    return rows(charrnn("compare", sweep))[name]["status"]
 
   lines = (sweep / "a" / "metrics.jsonl").read_text().splitlines(keepends=True)
   (sweep / "a" / "metrics.jsonl").write_text("".join(lines[:3]))
@@ -156,31 +155,31 @@ def test_states(charrnn, sweep):
     assert state("a") == "running"
   (sweep / "sweep.json").write_text(json.dumps({"trials": {"a": {}, "later": {}, "../up": {}}}))
   table = rows(charrnn("compare", sweep))
-  assert table["later"]["state"] == "waiting" and len(table) == 4
+  assert table["later"]["status"] == "waiting" and len(table) == 4
   (sweep / "later").mkdir()
   (sweep / "later" / "outcome.json").write_text('{"state": "failed", "code": 2, "seconds": 3}')
   result = charrnn("compare", sweep)
-  assert rows(result)["later"]["state"] == "failed" and "it has no config.json" in result.out
+  assert rows(result)["later"]["status"] == "failed" and "it has no config.json" in result.out
 
 
 def test_a_run_that_was_patient_no_longer_is_done(sweep):
   config = run_lib.Run.open(sweep / "a").config
   losses = [{"step": n, "epoch": n / 10, "valid/loss": x} for n, x in enumerate([3, 2, 2, 5], 1)]
-  reached = compared_runs._reached
+  reached = comparison._reached
   shutil.rmtree(sweep / "a" / "checkpoints" / "20")
   config.patience = 3
   assert reached(sweep / "a", config, losses) is None
   config.patience = 2
-  assert reached(sweep / "a", config, losses) == "done"
+  assert reached(sweep / "a", config, losses) == "finished"
 
 
 def test_a_run_whose_last_step_was_not_logged_is_done(sweep):
   config = run_lib.Run.open(sweep / "a").config
   config.max_steps = 20
   lines = [{"step": 15, "epoch": 1.5, "train/loss": 2.0}]
-  assert compared_runs._reached(sweep / "a", config, lines) == "done"
+  assert comparison._reached(sweep / "a", config, lines) == "finished"
   config.max_steps = 21
-  assert compared_runs._reached(sweep / "a", config, lines) is None
+  assert comparison._reached(sweep / "a", config, lines) is None
 
 
 def test_nothing_but_runs_to_come(charrnn, tmp_path):
@@ -231,7 +230,7 @@ def test_what_was_there_survives_a_failure(charrnn, sweep, monkeypatch):
 
 def test_it_reads_without_jax_and_takes_no_lock(sweep):
   before = sorted(path for path in sweep.rglob("*"))
-  compared_runs.read(compared_runs.find([str(sweep)]))
+  comparison.read_runs(comparison.find_runs([str(sweep)]))
   assert sorted(path for path in sweep.rglob("*")) == before
   assert inspect.summary(run_lib.Run.open(sweep / "a"))["progress"]["status"] == "finished"
 

@@ -6,18 +6,18 @@ import numpy as np
 import pytest
 from scipy import optimize
 
-from charrnn.sweeps import comparison, size_laws
+from charrnn.sweeps import comparison
 
 TEXT = {"sha256": "ab", "split": "tail"}
 
 
-def run(name="r", losses=(2.0,), state="done", text=TEXT, parameters=None, rate=None, **fields):
+def run(name="r", losses=(2.0,), state="finished", text=TEXT, parameters=None, rate=None, **fields):
   """A run that was evaluated every 10 steps; fields by their last part."""
   full = {"seed": 1, "model.cell": "lstm", "batch_size": 4, "window": 5}
   full |= {f"model.{k}" if k in ("cell", "hidden", "layers") else k: v for k, v in fields.items()}
   lines = [{"step": 10 * n, "epoch": n / 2, "valid/loss": x} for n, x in enumerate(losses, 1)]
   lines = [line | ({"chars_per_second": rate} if rate else {}) for line in lines]
-  return comparison.Run(name, f"/{name}", state, (), full, text, lines, parameters, 12.0)
+  return comparison.ComparedRun(name, f"/{name}", state, (), full, text, lines, parameters, 12.0)
 
 
 def test_the_best_comes_first_and_what_has_no_loss_last():
@@ -76,7 +76,7 @@ def test_other_texts_come_apart_and_losses_do_not_compare():
   assert not found.compares and found.texts == [TEXT, other]
   assert [each.name for each in found.runs] == ["b", "c", "a"]
   assert [len(each.runs) for each in found.settings] == [1, 1, 1]
-  assert size_laws.curves(found) == {}
+  assert comparison.losses_by_size(found) == {}
   # A text that nobody knows is not taken for the same.
   assert not comparison.compare([run(), run("x", text=None)]).compares
   assert comparison.compare([run(), run("x", (), text=other)]).compares
@@ -88,13 +88,13 @@ def test_axes_are_the_fields_that_nothing_else_decides():
     for cell in ("rnn", "lstm")
     for h in (8, 16, 32)
   ]
-  found = comparison.axes(settings)
+  found = comparison.find_axes(settings)
   assert [(axis.field, axis.values) for axis in found] == [
     ("model.cell", ["lstm", "rnn"]),
     ("model.hidden", [8, 16, 32]),
   ]
   assert found[1].followers == ["optimizer.learning_rate", "eval_every"]
-  assert comparison.axes([]) == []
+  assert comparison.find_axes([]) == []
 
 
 def test_networks_of_a_size_are_a_grid_whatever_their_units():
@@ -119,7 +119,7 @@ def test_networks_of_a_size_are_a_grid_whatever_their_units():
 
 
 def test_sizes_that_are_about_the_same():
-  assert comparison.sizes([1060, 1000, 1049, 1112, 2000]) == {
+  assert comparison.size_groups([1060, 1000, 1049, 1112, 2000]) == {
     1000: 1000,
     1049: 1000,
     1060: 1060,
@@ -137,13 +137,15 @@ def test_seconds_as_told_or_estimated_from_the_rate():
   assert [point.characters for point in timed.points] == [200, 400]
   assert [point.seconds for point in timed.points] == [2.0, 4.0] and timed.estimates_seconds
   assert [point.flops for point in timed.points] == [2400, 4800]
-  told = comparison.Run(
-    *("r", "/r", "done", (), timed.fields, TEXT),
+  told = comparison.ComparedRun(
+    *("r", "/r", "finished", (), timed.fields, TEXT),
     [line | {"seconds": 7.0 * n} for n, line in enumerate(timed.lines)],
   )
   assert [point.seconds for point in told.points] == [0.0, 7.0] and not told.estimates_seconds
   # What is told later stands for what was before, too.
-  mixed = comparison.Run("r", "/r", "done", (), timed.fields, TEXT, [*timed.lines, told.lines[1]])
+  mixed = comparison.ComparedRun(
+    "r", "/r", "finished", (), timed.fields, TEXT, [*timed.lines, told.lines[1]]
+  )
   assert [point.seconds for point in mixed.points] == [2.0, 4.0, 7.0] and mixed.estimates_seconds
   assert run().points[0].seconds is None
   assert run(cell="ngram", rate=9.0).points[0][1:4] == (None, None, None)
@@ -153,19 +155,19 @@ def test_seconds_as_told_or_estimated_from_the_rate():
 def test_a_power_law_is_found_again(floor):
   sizes = np.array([1e3, 3e3, 1e4, 3e4, 1e5])
   curve = dict(zip(sizes, floor + 1.5 * (sizes / 1e4) ** -0.3))
-  fits = list(size_laws.fits(curve))
+  fits = list(comparison.power_laws(curve))
   # Without a floor there is nothing for the second law to add.
   assert len(fits) == (2 if floor else 1)
   assert fits[-1]["exponent"] == pytest.approx(0.3, rel=1e-3)
   assert fits[-1]["floor"] == pytest.approx(floor, abs=1e-2)
   assert fits[-1]["r2"] == pytest.approx(1.0)
-  np.testing.assert_allclose(size_laws.loss(fits[-1], sizes), list(curve.values()), rtol=1e-4)
+  np.testing.assert_allclose(comparison.law_loss(fits[-1], sizes), list(curve.values()), rtol=1e-4)
 
 
 def test_the_fit_is_the_least_squares():
   sizes = np.array([1e3, 2e3, 5e3, 9e3, 3e4])
   losses = 2 * (sizes / 5e3) ** -0.1 + np.array([0.03, -0.05, 0.02, 0.01, -0.02])
-  (plain, *_) = size_laws.fits(dict(zip(sizes, losses)))
+  (plain, *_) = comparison.power_laws(dict(zip(sizes, losses)))
   squares = lambda p: ((p[0] * (sizes / plain["middle"]) ** -p[1] - losses) ** 2).sum()  # noqa: E731
   best = optimize.minimize(squares, [1.0, 0.5], method="Nelder-Mead", options={"xatol": 1e-9})
   assert (plain["factor"], plain["exponent"]) == pytest.approx(tuple(best.x), rel=1e-4)
@@ -175,11 +177,11 @@ def test_the_fit_is_the_least_squares():
 
 
 def test_too_few_sizes_and_losses_that_do_not_fall():
-  assert list(size_laws.fits({10: 2.0, 20: 1.0})) == []
-  assert len(list(size_laws.fits({10: 2.0, 20: 1.5, 40: 1.2}))) == 1
-  (rising,) = size_laws.fits({10: 1.0, 20: 1.5, 40: 2.0, 80: 2.6})
+  assert list(comparison.power_laws({10: 2.0, 20: 1.0})) == []
+  assert len(list(comparison.power_laws({10: 2.0, 20: 1.5, 40: 1.2}))) == 1
+  (rising,) = comparison.power_laws({10: 1.0, 20: 1.5, 40: 2.0, 80: 2.6})
   assert rising["exponent"] < 0 and rising["floor"] == 0
-  (flat,) = size_laws.fits({10: 1.0, 20: 1.0, 40: 1.0, 80: 1.0})
+  (flat,) = comparison.power_laws({10: 1.0, 20: 1.0, 40: 1.0, 80: 1.0})
   assert flat["exponent"] == pytest.approx(0) and flat["r2"] is None
 
 
@@ -192,7 +194,7 @@ def test_the_best_of_each_size_and_only_of_runs_that_are_done():
     run("e", (1.2,), cell="gru", parameters=5, hidden=1),
     run("f", (1.0,), cell="ngram"),
   ]
-  assert size_laws.curves(comparison.compare(runs)) == {
+  assert comparison.losses_by_size(comparison.compare(runs)) == {
     "gru": {5: 1.2},
     "lstm": {10: 1.8, 20: 1.5},
   }

@@ -8,12 +8,12 @@ import pytest
 from matplotlib import pyplot as plt
 
 from charrnn import plotting
-from charrnn.sweeps import comparison, comparison_pictures, loss_curves, size_laws
+from charrnn.sweeps import comparison, comparison_pictures
 
 TEXT = {"sha256": "ab"}
 
 
-def run(state="done", text=TEXT, steps=4, start=4.0, **fields):
+def run(state="finished", text=TEXT, steps=4, start=4.0, **fields):
   own = {"seed": 1, "model.cell": "lstm", "batch_size": 4, "window": 5} | fields
   lines = [
     {"step": 5 * n, "epoch": n / 9, "train/loss": start / n, "seconds": 0.5 * n}
@@ -24,7 +24,7 @@ def run(state="done", text=TEXT, steps=4, start=4.0, **fields):
   name = ",".join(map(str, fields.values())) or "r"
   is_ngram = own["model.cell"] == "ngram"
   sizes = (None, None) if is_ngram else (size, 6.0 * size)
-  return comparison.Run(name, name, state, (), own, text, lines, *sizes)
+  return comparison.ComparedRun(name, name, state, (), own, text, lines, *sizes)
 
 
 def product(**values):
@@ -37,7 +37,7 @@ def product(**values):
 
 KINDS = {
   "nothing": [],
-  "to come": [comparison.Run("a", "a", "waiting")],
+  "to come": [comparison.ComparedRun("a", "a", "waiting")],
   "no loss yet": [run(steps=0), run(steps=0, seed=2)],
   "one evaluation": [run(steps=1)],
   "diverged": [run("diverged", start=1e29), run("diverged", start=1e30, seed=2)],
@@ -65,7 +65,7 @@ KINDS = {
 @pytest.mark.parametrize("kind", KINDS)
 def test_all_are_drawn(kind, tmp_path):
   found = comparison.compare(KINDS[kind])
-  draw = (loss_curves.draw, comparison_pictures.settings, comparison_pictures.grid)
+  draw = (comparison_pictures.curves, comparison_pictures.settings, comparison_pictures.grid)
   for n, each in enumerate((*draw, comparison_pictures.sizes)):
     each(found, tmp_path / f"{n}.png")
     width, height = np.divide(plt.imread(tmp_path / f"{n}.png").shape[1::-1], 130)
@@ -103,7 +103,7 @@ def test_cells_of_the_grid_are_the_losses(drawn, tmp_path):
       down.index(str(setting.values["model.hidden"])),
     )
     known = setting.loss is not None
-    assert texts[place].startswith(f"{setting.loss:.3f}" if known else setting.runs[0].state)
+    assert texts[place].startswith(f"{setting.loss:.3f}" if known else setting.runs[0].status)
   assert len(texts) == 6 and "diverged" in texts.values()
 
 
@@ -116,17 +116,17 @@ def test_a_third_field_tells_maps_apart(drawn, tmp_path):
 def test_the_mean_over_seeds_is_at_steps_that_all_have():
   runs = [run(steps=4, start=4.0), run(steps=2, start=2.0, seed=2), run("diverged", 9.0, seed=3)]
   (setting,) = comparison.compare(runs[:2]).settings
-  x, mean, half = loss_curves.mean_curve(setting, "step", "valid").T
+  x, mean, half = comparison_pictures.mean_curve(setting, "step", "valid").T
   np.testing.assert_allclose((x, mean), [[10, 20], [3.0, 1.5]])
   low, high = comparison.interval([4.0, 2.0])
   assert half[0] == pytest.approx((high - low) / 2)
   alone = comparison.compare(runs[:1]).settings[0]
-  assert np.isnan(loss_curves.mean_curve(alone, "flops", "valid")[:, 2]).all()
+  assert np.isnan(comparison_pictures.mean_curve(alone, "flops", "valid")[:, 2]).all()
 
 
 def test_the_scale_is_for_runs_that_did_not_diverge(drawn, tmp_path):
   runs = [*product(window=[5, 6]), run("diverged", start=1e29, window=7)]
-  loss_curves.draw(comparison.compare(runs), tmp_path / "x.png")
+  comparison_pictures.curves(comparison.compare(runs), tmp_path / "x.png")
   low, high = drawn[0].axes[0].get_ylim()
   assert 0 < low < 1 and 2 < high < 6
 
@@ -136,5 +136,5 @@ def test_sizes_are_on_log_axes_with_their_law(drawn, tmp_path):
   comparison_pictures.sizes(found, tmp_path / "x.png")
   (axes,) = drawn[0].axes
   assert (axes.get_xscale(), axes.get_yscale()) == ("log", "log")
-  (law, *_) = size_laws.fits(size_laws.curves(found)["lstm"])
+  (law, *_) = comparison.power_laws(comparison.losses_by_size(found)["lstm"])
   assert f"exponent {law['exponent']:.3f}" in axes.get_legend().get_texts()[0].get_text()

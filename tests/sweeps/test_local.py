@@ -9,8 +9,7 @@ import time
 import pytest
 
 from charrnn import errors
-from charrnn.sweeps import board, local
-from charrnn.sweeps import trials as trials_lib
+from charrnn.sweeps import local, outcomes
 
 SLEEP = "import time; print('begun', flush=True); time.sleep(600)"
 SAVES = """
@@ -31,7 +30,7 @@ PROGRAMS = {
 
 def _trial(folder, name, program=None):
   command = [sys.executable, "-c", program or PROGRAMS[name]]
-  return trials_lib.Trial(name, {"seed": 1}, folder / name, command)
+  return outcomes.Trial(name, {"seed": 1}, folder / name, command)
 
 
 def _wait(condition, seconds=30):
@@ -42,7 +41,7 @@ def _wait(condition, seconds=30):
 
 
 def _begun(trial):
-  return trials_lib.tail(trial.log, 1) == ["begun"]
+  return outcomes.tail(trial.log, 1) == ["begun"]
 
 
 @pytest.fixture
@@ -57,21 +56,21 @@ def ended(tmp_path):
 
 def test_none_stops_the_others(ended):
   folder, trials = ended
-  states = {trial.name: trials_lib.outcome(trial.folder).state for trial in trials}
+  states = {trial.name: outcomes.read(trial.folder).status for trial in trials}
   assert states == {
-    "good": "done",
+    "good": "finished",
     "raises": "failed",
     "diverges": "diverged",
     "killed": "killed",
     "hangs": "timeout",
     "stopped": "stopped",
   }
-  assert trials_lib.outcome(folder / "killed").code == -signal.SIGKILL
-  assert "it broke" in trials_lib.tail(folder / "raises" / "log.txt", 1)[0]
-  lines = trials_lib.summary(trials).splitlines()
-  assert len(lines) == 7 and lines[1].startswith("good,done,0,")
-  states_of = board.counted(states)
-  assert "6 trials: 1 done" in states_of and "1 timeout" in states_of
+  assert outcomes.read(folder / "killed").code == -signal.SIGKILL
+  assert "it broke" in outcomes.tail(folder / "raises" / "log.txt", 1)[0]
+  lines = outcomes.summary(trials).splitlines()
+  assert len(lines) == 7 and lines[1].startswith("good,finished,0,")
+  states_of = outcomes.counts(states)
+  assert "6 trials: 1 finished" in states_of and "1 timeout" in states_of
 
 
 def test_what_takes_too_long_has_time_to_save(tmp_path):
@@ -87,9 +86,9 @@ time.sleep(600)
 """
   trial = _trial(tmp_path, "slow", slow)
   local.Pool([trial], 1, limit=4).run(lambda pool: None)
-  ended = trials_lib.outcome(trial.folder)
-  assert (ended.state, ended.code) == ("timeout", 75)
-  assert trials_lib.tail(trial.log, 1) == ["saved"]
+  ended = outcomes.read(trial.folder)
+  assert (ended.status, ended.code) == ("timeout", 75)
+  assert outcomes.tail(trial.log, 1) == ["saved"]
 
 
 def test_stopping_lets_them_save(tmp_path):
@@ -101,8 +100,8 @@ def test_stopping_lets_them_save(tmp_path):
       pool.stop()
 
   pool.run(watch)
-  states = [trials_lib.outcome(trial.folder) for trial in trials]
-  assert [each and each.state for each in states] == ["stopped", "stopped", None]
+  states = [outcomes.read(trial.folder) for trial in trials]
+  assert [each and each.status for each in states] == ["stopped", "stopped", None]
 
 
 def test_stopping_twice_does_not_wait(tmp_path):
@@ -116,7 +115,7 @@ def test_stopping_twice_does_not_wait(tmp_path):
       pool.stop()
 
   pool.run(watch)
-  assert trials_lib.outcome(trial.folder).state == "killed"
+  assert outcomes.read(trial.folder).status == "killed"
   assert time.monotonic() - since[0] < 60
 
 
@@ -135,19 +134,20 @@ print("saved", flush=True)
 """
   program = f"""
 import pathlib, signal, sys, threading, time
-from charrnn.sweeps import local, trials
+from charrnn.sweeps import local, outcomes
 signal.signal(signal.SIGHUP, signal.SIG_IGN)
 for _ in range(20):
   threading.Thread(target=time.sleep, args=(600,), daemon=True).start()
-trial = trials.Trial("t", {{}}, pathlib.Path({str(tmp_path)!r}), [sys.executable, "-c", {saves!r}])
+command = [sys.executable, "-c", {saves!r}]
+trial = outcomes.Trial("t", {{}}, pathlib.Path({str(tmp_path)!r}), command)
 local.Pool([trial], 1, None).run(lambda pool: None)
 """
   launcher = subprocess.Popen([sys.executable, "-c", program])
-  _wait(lambda: trials_lib.tail(tmp_path / "log.txt", 1) == ["begun"])
+  _wait(lambda: outcomes.tail(tmp_path / "log.txt", 1) == ["begun"])
   launcher.kill()
   launcher.communicate()
-  _wait(lambda: trials_lib.tail(tmp_path / "log.txt", 1) == ["saved"])
-  assert trials_lib.outcome(tmp_path) is None  # nobody saw it: it will run again
+  _wait(lambda: outcomes.tail(tmp_path / "log.txt", 1) == ["saved"])
+  assert outcomes.read(tmp_path) is None  # nobody saw it: it will run again
 
 
 @pytest.mark.parametrize("parallel", [1, 2, 3, 7])
@@ -193,6 +193,6 @@ def test_a_log_tells_its_launches_apart(tmp_path):
     (_trial(tmp_path, "t", "raise SystemExit(2)"), "failed"),
   ):
     local.Pool([trial], 1, None).run(lambda pool: None)
-    assert trials_lib.outcome(trial.folder).state == state
-  assert trials_lib.tail(trial.log, 3) == []
-  assert trial.log.read_text().count(trials_lib.LAUNCH) == 2
+    assert outcomes.read(trial.folder).status == state
+  assert outcomes.tail(trial.log, 3) == []
+  assert trial.log.read_text().count(outcomes.LAUNCH) == 2

@@ -6,8 +6,7 @@ import sys
 import pytest
 
 from charrnn import errors
-from charrnn.sweeps import local, search, spaces
-from charrnn.sweeps import trials as trials_lib
+from charrnn.sweeps import local, outcomes, search, spaces
 
 SPACE = {"optimizer.learning_rate": spaces.log_uniform(1e-4, 1.0)}
 # A valley at 0.01; further losses come only to a trial that nobody ends.
@@ -38,7 +37,7 @@ def _search(folder, count, program=QUICK, **about):
     own = folder / name
     rate = overrides["optimizer.learning_rate"]
     command = [sys.executable, "-c", program, str(own), str(rate)]
-    return trials_lib.Trial(name, overrides, own, command)
+    return outcomes.Trial(name, overrides, own, command)
 
   folder.mkdir(exist_ok=True)
   return search.Search(folder, SPACE, count, 0, make, about)
@@ -49,13 +48,13 @@ def _run(found, parallel=1, watch=lambda pool: None):
     found.watch(pool)
     watch(pool)
 
-  local.Pool(found.asks(), parallel, None).run(both)
+  local.Pool(found.ask(), parallel, None).run(both)
   return found
 
 
 def _states(found):
-  ended = [trials_lib.outcome(trial.folder) for trial in found.trials]
-  return [each and each.state for each in ended]
+  ended = [outcomes.read(trial.folder) for trial in found.trials]
+  return [each and each.status for each in ended]
 
 
 def _launches(trial):
@@ -64,7 +63,7 @@ def _launches(trial):
 
 def test_it_learns_where_to_look(tmp_path, look):
   found = _run(_search(tmp_path / "s", 24))
-  assert found.done == found.wanted == 24 and set(_states(found)) <= {"done", "pruned"}
+  assert found.done == found.total == 24 and set(_states(found)) <= {"finished", "pruned"}
   rates = [trial.overrides["optimizer.learning_rate"] for trial in found.trials]
   far = [abs(math.log10(rate / 0.01)) for rate in rates]
   # At random 0.15 of them would be so near, 1.8 of 12.
@@ -75,25 +74,25 @@ def test_it_learns_where_to_look(tmp_path, look):
 def test_what_is_worse_than_the_others_is_ended_early(tmp_path, look):
   found = _run(_search(tmp_path / "s", 9, PROGRAM.replace("PAUSE", "0.3")), parallel=3)
   states = _states(found)
-  assert states.count("done") >= search.UNPRUNED and "pruned" in states
+  assert states.count("finished") >= search.MIN_TRIALS and "pruned" in states
   losses = {state: [] for state in states}
   for trial, state in zip(found.trials, states):
     losses[state].append(abs(math.log10(trial.overrides["optimizer.learning_rate"] / 0.01)))
-  assert min(losses["pruned"]) > min(losses["done"])
+  assert min(losses["pruned"]) > min(losses["finished"])
   lines = [len((each.folder / "metrics.jsonl").read_text().splitlines()) for each in found.trials]
-  assert {n for n, state in zip(lines, states) if state == "done"} == {6}
+  assert {n for n, state in zip(lines, states) if state == "finished"} == {6}
   assert min(n for n, state in zip(lines, states) if state == "pruned") < 6
 
 
 def test_only_what_failed_runs_again_and_in_its_place(tmp_path, look, monkeypatch):
-  monkeypatch.setattr(search, "UNPRUNED", 100)
+  monkeypatch.setattr(search, "MIN_TRIALS", 100)
   fails = QUICK + "if rate < 0.01: raise SystemExit(3)"
   first = _run(_search(tmp_path / "s", 6, fails))
   states = dict(zip([trial.name for trial in first.trials], _states(first)))
   failed = [name for name, state in states.items() if state == "failed"]
   assert 0 < len(failed) < 6
   again = _search(tmp_path / "s", 8)
-  assert (again.done, again.wanted) == (6 - len(failed), 8)
+  assert (again.done, again.total) == (6 - len(failed), 8)
   _run(again)
   assert [trial.name for trial in again.trials][:6] == list(states) and len(again.trials) == 8
   assert {trial.name for trial in again.trials if _launches(trial) == 2} == set(failed)
@@ -115,7 +114,7 @@ def test_it_goes_on_where_it_was_stopped_or_killed(tmp_path, look):
   (stopped.trials[0].folder / "outcome.json").unlink()
   again = _run(_search(tmp_path / "s", 3))
   assert [trial.name for trial in again.trials[:2]] == [trial.name for trial in stopped.trials]
-  assert _states(again) == ["done"] * 3
+  assert _states(again) == ["finished"] * 3
   assert [_launches(trial) for trial in again.trials] == [2, 2, 1]
 
 
@@ -126,7 +125,7 @@ def test_what_a_launcher_had_not_told_before_it_died_is_told_by_the_next(
   with monkeypatch.context() as patch:
     patch.setattr(search.Search, "_tell", lambda self, trial, folder: False)
     _run(first)
-  assert _states(first) == ["done", "done"] and first.done == 0
+  assert _states(first) == ["finished", "finished"] and first.done == 0
   # Nor had it let go of the journal, nor written all of its last line.
   path = tmp_path / "s" / search.FILE
   path.with_name(f"{search.FILE}.lock").symlink_to(path)

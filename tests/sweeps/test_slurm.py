@@ -12,10 +12,11 @@ import programs
 import pytest
 
 from charrnn import errors
-from charrnn.sweeps import resources, slurm, trials
+from charrnn.files import write_json
+from charrnn.sweeps import outcomes, slurm
 
 SWEPT = """
-from charrnn.sweeps import sweep as s
+from charrnn.sweeps import trials as s
 
 def sweep():
   return s.sweep("seed", [1, 2, 3])
@@ -40,7 +41,7 @@ def test_the_options_of_sbatch():
     "time": 2,
     "sbatch": {"account": "lab", "exclusive": True, "mail-type": "END"},
   }
-  assert resources.options(resources.read(experiment(told))) == {
+  assert slurm.read_resources(experiment(told)).options == {
     "partition": "gpu",
     "nodes": 2,
     "ntasks-per-node": 4,
@@ -54,7 +55,7 @@ def test_the_options_of_sbatch():
     "exclusive": True,
     "mail-type": "END",
   }
-  usual = resources.options(resources.read(types.SimpleNamespace()))
+  usual = slurm.read_resources(types.SimpleNamespace()).options
   assert usual["signal"] == "USR2@90" and not usual.keys() & {"partition", "mem", "gpus-per-node"}
 
 
@@ -62,13 +63,13 @@ def test_the_options_of_sbatch():
   ("values", "said"),
   [
     ({"gpu": 1}, "'gpu'"),
-    ({"gpus": "1"}, "gpus to '1': int"),
+    ({"gpus": "1"}, "gpus to '1': use a value of type int"),
     ({"gpus": -1}, "at least 0"),
     ({"cpus": 0}, "at least 1"),
-    ({"cpus": True}, "int is wanted"),
+    ({"cpus": True}, "type int"),
     ({"memory": float("nan")}, "memory to nan"),
-    ({"partition": 3}, "str is wanted"),
-    ({"sbatch": ["--account=lab"]}, "dict is wanted"),
+    ({"partition": 3}, "type str"),
+    ({"sbatch": ["--account=lab"]}, "type dict"),
     ({"sbatch": {"--account": "lab"}}, "is written 'account'"),
     ({"sbatch": {"time": 3}}, "the field 'time'"),
     ({"sbatch": {"cpus_per_task": 3}}, "the field 'cpus'"),
@@ -80,7 +81,7 @@ def test_the_options_of_sbatch():
 )
 def test_what_slurm_cannot_say_is_refused_in_a_line(values, said):
   with pytest.raises(errors.UserError) as error:
-    resources.read(experiment(values))
+    slurm.read_resources(experiment(values))
   assert said in str(error.value) and "\n" not in str(error.value)
   assert str(error.value).startswith("exp.py, slurm()")
 
@@ -130,7 +131,7 @@ def programs_of_slurm(tmp_path, monkeypatch):
 @pytest.fixture
 def pair(tmp_path):
   """Two trials with their folders."""
-  made = [trials.Trial(name, {}, tmp_path / "sweep" / name, ["true", name]) for name in "ab"]
+  made = [outcomes.Trial(name, {}, tmp_path / "sweep" / name, ["true", name]) for name in "ab"]
   for trial in made:
     trial.folder.mkdir(parents=True)
   return made
@@ -141,7 +142,7 @@ def flags(parallel=2, time_limit=None):
 
 
 def test_one_array_for_all_trials(programs_of_slurm, pair, tmp_path):
-  wanted = resources.Resources(tasks=2, cpus=3, sbatch={"account": "lab"})
+  wanted = slurm.Resources(tasks=2, cpus=3, sbatch={"account": "lab"})
   jobs = slurm.submit(tmp_path / "sweep", pair, flags(time_limit=2), wanted)
   assert jobs == {"a": "7_0", "b": "7_1"}
   script = (tmp_path / "bin" / "script").read_text()
@@ -158,8 +159,8 @@ def test_one_array_for_all_trials(programs_of_slurm, pair, tmp_path):
 
 
 def ended(trial, state):
-  codes = {"done": 0, "failed": 3, "stopped": 75}
-  trials.conclude(trial, codes[state], 1.0)
+  codes = {"finished": 0, "failed": 3, "stopped": 75}
+  outcomes.conclude(trial, codes[state], 1.0)
 
 
 def test_states_are_the_outcomes_and_before_those_what_slurm_says(programs_of_slurm, pair):
@@ -168,9 +169,9 @@ def test_states_are_the_outcomes_and_before_those_what_slurm_says(programs_of_sl
 
   def seen(answers):
     programs_of_slurm.write_text(answers)
-    watch._asked = -1e9
-    watch._ask()
-    return [watch._state(each) for each in pair]
+    watch._query_time = -1e9
+    watch._query()
+    return [watch._status(each) for each in pair]
 
   assert seen("7_0 PENDING\n7_1 RUNNING\n6 COMPLETED\n") == ["waiting", "running"]
   assert seen("7_0 RUNNING\n7_1 COMPLETING\n") == ["running", "running"]
@@ -179,43 +180,43 @@ def test_states_are_the_outcomes_and_before_those_what_slurm_says(programs_of_sl
   ended(a, "failed")  # though SLURM still tidies up
   assert seen("7_0 COMPLETING\n7_1 RUNNING\n") == ["failed", "running"]
   (programs_of_slurm.parent / "bin" / "squeue").write_text("#!/bin/sh\nexit 1\n")
-  assert seen("") == ["failed", "running"] and watch.going == {"b": "7_1"}
-  ended(b, "done")
-  assert seen("") == ["failed", "done"] and not watch.going
+  assert seen("") == ["failed", "running"] and watch.jobs == {"b": "7_1"}
+  ended(b, "finished")
+  assert seen("") == ["failed", "finished"] and not watch.jobs
 
 
 @pytest.mark.parametrize(("told", "state"), [("OUT_OF_MEMORY", "killed"), ("CANCELLED", "stopped")])
 def test_a_job_that_ended_without_a_word(programs_of_slurm, pair, monkeypatch, told, state):
   programs_of_slurm.write_text(f"7_0 {told}\n")
   watch = slurm.Watch(pair[:1], {"a": "7_0"})
-  watch._ask()
-  assert watch._state(pair[0]) == "waiting"  # its outcome may be on its way
+  watch._query()
+  assert watch._status(pair[0]) == "waiting"  # its outcome may be on its way
   monkeypatch.setattr(slurm, "LOST", 0.0)
-  assert watch._state(pair[0]) == state and not watch.going
+  assert watch._status(pair[0]) == state and not watch.jobs
   assert told in pair[0].log.read_text()
 
 
 def test_only_what_is_not_in_slurms_hands_is_submitted(programs_of_slurm, pair, tmp_path, capsys):
   b = pair[1]
   programs_of_slurm.write_text("5_0 PENDING\n5_1 COMPLETING\n")
-  trials.files.write_json(tmp_path / "sweep" / "slurm.json", {"jobs": {"a": "5_0", "b": "5_1"}})
+  write_json(tmp_path / "sweep" / "slurm.json", {"jobs": {"a": "5_0", "b": "5_1"}})
   ended(b, "failed")
   # What the submission would start ends at once.
   (tmp_path / "bin" / "sbatch").write_text(
     "#!/bin/sh\necho Submitted batch job 7\n"
     + "".join(f"echo '{DONE}' > {each.folder}/outcome.json\n" for each in pair)
   )
-  assert slurm.run(pair, pair, flags(), resources.Resources()) is False
-  assert "1 trials are in its hands" in capsys.readouterr().err
-  assert slurm._remembered(tmp_path / "sweep") == {"a": "5_0", "b": "7"}
+  assert slurm.run(pair, pair, flags(), slurm.Resources()) is False
+  assert "1 trials have jobs already" in capsys.readouterr().err
+  assert slurm._stored_jobs(tmp_path / "sweep") == {"a": "5_0", "b": "7"}
 
 
-DONE = '{"state": "done", "code": 0, "seconds": 1}'
+DONE = '{"state": "finished", "code": 0, "seconds": 1}'
 JOB = """
 import pathlib, sys
-from charrnn.sweeps import job, trials
+from charrnn.sweeps import outcomes, slurm
 folder = pathlib.Path({folder!r})
-job.run(trials.Trial("a", {{}}, folder, [sys.executable, "-c", {program!r}]), {limit})
+slurm.run_job(outcomes.Trial("a", {{}}, folder, [sys.executable, "-c", {program!r}]), {limit})
 """
 SAVES = """
 import signal, sys, time
@@ -253,7 +254,7 @@ def job(programs_of_slurm, tmp_path):
 def printed(log: pathlib.Path) -> str:
   """A log without the lines that begin its launches."""
   lines = log.read_text().splitlines(keepends=True)
-  return "".join(line for line in lines if not line.startswith(trials.LAUNCH))
+  return "".join(line for line in lines if not line.startswith(outcomes.LAUNCH))
 
 
 def wait_for(path: pathlib.Path, text):
@@ -264,12 +265,12 @@ def wait_for(path: pathlib.Path, text):
   raise AssertionError(f"no {text!r} in {path}")
 
 
-@pytest.mark.parametrize(("code", "state"), [(0, "done"), (3, "failed")])
+@pytest.mark.parametrize(("code", "state"), [(0, "finished"), (3, "failed")])
 def test_a_job_writes_how_it_ended(job, code, state):
   process, folder = job(f"print('hello'); raise SystemExit({code})")
   assert process.wait(30) == code
   assert printed(folder / "log.txt") == "hello\n"
-  assert trials.outcome(folder)[:2] == (state, code)
+  assert outcomes.read(folder)[:2] == (state, code)
 
 
 def test_a_job_that_is_asked_saves_once_and_is_queued_again(job, tmp_path):
@@ -277,46 +278,46 @@ def test_a_job_that_is_asked_saves_once_and_is_queued_again(job, tmp_path):
     process, folder = job(SAVES)
     wait_for(folder / "log.txt", "ready\n" if launch == 1 else "saves\nready\n")
     for _ in range(3):
-      process.send_signal(slurm.job.SAVE)
+      process.send_signal(slurm.SAVE)
     assert process.wait(30) == 75
-    assert trials.outcome(folder).state == "stopped"
+    assert outcomes.read(folder).status == "stopped"
     assert (tmp_path / "asked").read_text() == "requeue 9_4\n" * launch
-    assert trials.outcome(folder).seconds > 0.3 * launch  # that long it takes to save
+    assert outcomes.read(folder).seconds > 0.3 * launch  # that long it takes to save
   assert printed(folder / "log.txt") == "ready\nsaves\n" * 2
 
 
 def test_a_job_that_is_asked_before_it_has_anything_to_save_is_queued_again(job, tmp_path):
   process, folder = job("import time; print('ready', flush=True); time.sleep(60)")
   wait_for(folder / "log.txt", "ready")
-  process.send_signal(slurm.job.SAVE)
+  process.send_signal(slurm.SAVE)
   assert process.wait(30) == 128 + signal.SIGTERM
-  assert trials.outcome(folder).state == "stopped"
+  assert outcomes.read(folder).status == "stopped"
   assert (tmp_path / "asked").read_text() == "requeue 9_4\n"
 
 
 def test_a_job_that_is_cancelled_is_not_queued_again(job, tmp_path):
   process, folder = job("raise SystemExit(75)")  # as SIGTERM to all its processes has it end
   assert process.wait(30) == 75
-  assert trials.outcome(folder).state == "stopped" and not (tmp_path / "asked").exists()
+  assert outcomes.read(folder).status == "stopped" and not (tmp_path / "asked").exists()
 
 
 def test_a_job_has_a_limit_over_all_its_launches(job, tmp_path):
-  trials.conclude(trials.Trial("a", {}, tmp_path / "a", []), 75, 100.0)
+  outcomes.conclude(outcomes.Trial("a", {}, tmp_path / "a", []), 75, 100.0)
   process, folder = job(SAVES, limit=101)
   assert process.wait(30) == 75
-  found = trials.outcome(folder)
-  assert found.state == "timeout" and 101 <= found.seconds < 110
+  found = outcomes.read(folder)
+  assert found.status == "timeout" and 101 <= found.seconds < 110
   assert not (tmp_path / "asked").exists()
 
 
 def test_the_first_process_alone_speaks_for_the_job(job, tmp_path):
   process, folder = job(SAVES, SLURM_PROCID="1")
   wait_for(folder / "log.txt", "ready")
-  process.send_signal(slurm.job.SAVE)
+  process.send_signal(slurm.SAVE)
   assert process.wait(30) == 75
-  assert trials.outcome(folder) is None and not (tmp_path / "asked").exists()
+  assert outcomes.read(folder) is None and not (tmp_path / "asked").exists()
 
 
 def test_a_signal_is_told_as_a_shell_does(job):
   process, folder = job("import os, signal; os.kill(os.getpid(), signal.SIGKILL)")
-  assert process.wait(30) == 137 and trials.outcome(folder)[:2] == ("killed", -9)
+  assert process.wait(30) == 137 and outcomes.read(folder)[:2] == ("killed", -9)

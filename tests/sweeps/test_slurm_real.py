@@ -12,13 +12,13 @@ import pytest
 
 from charrnn import files
 from charrnn.runs import checkpoints, metrics
-from charrnn.sweeps import trials
+from charrnn.sweeps import outcomes
 
 pytestmark = pytest.mark.skipif(bool(cluster.missing()), reason=cluster.missing())
 EXPERIMENT = (
   programs.EXPERIMENT
   + """
-from charrnn.sweeps import sweep as s
+from charrnn.sweeps import trials as s
 
 of_tiny = get_config
 
@@ -62,7 +62,7 @@ def start(place, environment, *arguments, file="swept.py"):
 
 
 def states(folder, names):
-  return [found and found.state for found in (trials.outcome(folder / name) for name in names)]
+  return [found and found.status for found in (outcomes.read(folder / name) for name in names)]
 
 
 def jobs(folder):
@@ -79,7 +79,7 @@ def test_a_sweep_is_asked_to_save_goes_on_and_only_what_failed_runs_again(place,
   cluster.command(environment, "scancel", "--signal=USR2", first[LONG])
   code, err = programs.finish(process)
   assert code == 1, err
-  assert states(folder, first) == ["done", "diverged", "done"], err
+  assert states(folder, first) == ["finished", "diverged", "finished"], err
   assert BAD in err and "training diverged" in err
   log = (folder / LONG / "log.txt").read_text()
   assert "stopped by a signal, saved after step" in log and "resumes after step" in log

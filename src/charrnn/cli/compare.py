@@ -1,17 +1,20 @@
-"""`charrnn compare`: which of many runs is best, by how much, and what it hangs on."""
+"""`charrnn compare`: tables and pictures of runs and sweeps by validation loss."""
 
 import pathlib
 import sys
+
+from charrnn import files
+from charrnn.sweeps import comparison, comparison_pictures, comparison_report
 
 HELP = """\
 compare runs and sweeps: a table by validation loss, loss curves, grids, seeds and sizes
 
 A directory stands for all runs in it, also those that train, have failed, or are still to come. Of
 the config, the table has the fields that differ. Runs that differ in seed alone are one setting,
-with the mean of those that are done and its 95% interval by Student's t. Seconds are of training,
-evaluation and saving. Floating point operations are 6 for each weight that multiplies and each
-character (Kaplan et al. 2020, arXiv 2001.08361), look-ups aside. Writes compare.md, compare.csv,
-compare.json, curves.png, settings.png, grid.png and sizes.png."""
+with the mean of those that have finished and its 95% interval by Student's t. Seconds are of
+training, evaluation and saving. Floating point operations are 6 for each weight that multiplies and
+each character (Kaplan et al. 2020, arXiv 2001.08361), look-ups aside. Writes compare.md,
+compare.csv, compare.json, curves.png, settings.png, grid.png and sizes.png."""
 
 
 def add_arguments(parser):
@@ -19,37 +22,28 @@ def add_arguments(parser):
   add("targets", metavar="RUN|SWEEP", nargs="+", help="a run directory, or one with runs in it")
   add("--out", metavar="DIR", help="where to write (default: SWEEP/compare; of several, compare)")
   only = parser.add_mutually_exclusive_group()
-  for name, what in (("markdown", "compare.md"), ("csv", "compare.csv"), ("json", "compare.json")):
-    text = f"{what} to stdout instead of the table"
-    only.add_argument(f"--{name}", dest="to_stdout", action="store_const", const=what, help=text)
+  for name, file in (("markdown", "compare.md"), ("csv", "compare.csv"), ("json", "compare.json")):
+    text = f"{file} to stdout instead of the table"
+    only.add_argument(f"--{name}", dest="to_stdout", action="store_const", const=file, help=text)
 
 
 def run(args):
-  from charrnn import files
-  from charrnn.sweeps import (
-    compared_runs,
-    comparison,
-    comparison_pictures,
-    comparison_report,
-    loss_curves,
-  )
-
-  paths = compared_runs.find(args.targets)
-  found = comparison.compare(compared_runs.read(paths))
+  paths = comparison.find_runs(args.targets)
+  result = comparison.compare(comparison.read_runs(paths))
   single = pathlib.Path(args.targets[0]) if len(args.targets) == 1 else pathlib.Path()
   out = files.output_folder(args.out, single / "compare")
   texts = {
-    "compare.md": comparison_report.markdown(found),
-    "compare.csv": comparison_report.csv_text(found),
-    "compare.json": comparison_report.json_text(found),
+    "compare.md": comparison_report.markdown(result),
+    "compare.csv": comparison_report.csv_text(result),
+    "compare.json": comparison_report.json_text(result),
   }
   with files.replace_in_folder(out) as new:
     for name, text in texts.items():
       (new / name).write_text(text, encoding="utf-8")
-    loss_curves.draw(found, new / "curves.png")
-    comparison_pictures.settings(found, new / "settings.png")
-    comparison_pictures.grid(found, new / "grid.png")
-    comparison_pictures.sizes(found, new / "sizes.png")
+    comparison_pictures.curves(result, new / "curves.png")
+    comparison_pictures.settings(result, new / "settings.png")
+    comparison_pictures.grid(result, new / "grid.png")
+    comparison_pictures.sizes(result, new / "sizes.png")
   sys.stdout.reconfigure(errors="backslashreplace")
-  print(texts.get(args.to_stdout) or comparison_report.terminal(found), end="")
+  print(texts.get(args.to_stdout) or comparison_report.terminal(result), end="")
   print(f"\ncurves.png, settings.png, grid.png, sizes.png and the tables: {out}", file=sys.stderr)

@@ -1,32 +1,49 @@
-"""Runs side by side: which settings differ, which is best, and whether the losses compare at all.
+"""Comparison of runs: fields that differ, settings over seeds, axes, and power laws of size.
 
-A setting is what is the same in runs that differ in `seed` alone.
+A setting is the set of runs that differ in `seed` alone. Everything is read from the run
+directories; nothing here waits, writes or needs JAX. The power laws are
+
+  L(N) = A (N / N_0)^-alpha          L(N) = E + A (N / N_0)^-alpha
+
+with N parameters and N_0 their geometric mean (Kaplan et al. 2020, arXiv 2001.08361; with the loss
+E that no size falls below, Hoffmann et al. 2022, arXiv 2203.15556).
 """
 
 import dataclasses
 import functools
 import math
-from collections.abc import Iterable, Sequence
+import os
+import pathlib
+import warnings
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-from scipy import stats
+from scipy import optimize, stats
 
 from charrnn import config as config_lib
+from charrnn import errors, files, models, startup
+from charrnn.data import tokenizers
+from charrnn.launching import count
+from charrnn.runs import metrics, runs
+from charrnn.runs.status import RunStatus
+from charrnn.sweeps import outcomes
+from charrnn.training import sizing
 
-DONE = "done"
-LONGEST = 64  # characters of a label
-SIZE = "parameters"  # in the place of units, where networks of a size have different ones
-ALIKE = 1.05  # sizes up to so far apart are one
-RUINED = ("diverged", "failed", "killed", "damaged")  # whose losses are no measure of a setting
-# How a run is watched and kept: it decides neither numbers nor speed.
-WATCHED = {"sample", "log_every", "checkpoint_every", "keep", "diverged"}
-# Fields by which settings are not ordered: what the texts are is told apart.
-_ASIDE = {"seed", "text"}
+DAMAGED = "damaged"  # status of a run whose config cannot be read
+UNUSABLE = (*outcomes.UNUSABLE, DAMAGED)  # losses are no measure of a setting
+MAX_LABEL = 64  # characters
+SIZE = "parameters"  # an axis that replaces units, if networks of one size have different units
+SAME_SIZE = 1.05  # largest ratio of sizes that count as one
+MIN_SIZES = 3  # for a power law; one more for a law with a floor
+# Fields that change neither losses nor speed.
+UNCOMPARED = {"sample", "log_every", "checkpoint_every", "keep", "diverged"}
+_NO_AXES = {"seed", "text", *config_lib.FREE}  # texts are distinguished in other ways
+_DAMAGE = (ValueError, TypeError, KeyError, AttributeError)
 
 
 class Point(NamedTuple):
-  """A line of metrics.jsonl; None for what it does not have."""
+  """A line of metrics.jsonl; None for values that it does not have."""
 
   step: int
   characters: float | None
@@ -37,10 +54,10 @@ class Point(NamedTuple):
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Run:
+class ComparedRun:
   name: str
   path: str
-  state: str
+  status: str  # a RunStatus, or DAMAGED
   problems: tuple[str, ...] = ()
   fields: dict[str, Any] = dataclasses.field(default_factory=dict)  # of its config, by dotted name
   text: dict[str, Any] | None = None  # what has to be the same for losses to compare
@@ -53,25 +70,26 @@ class Run:
     return list(self._points())
 
   def _points(self):
-    chars, seconds, before = self._characters_a_step, 0.0, 0
+    chars, seconds, previous = self._characters_per_step, 0.0, 0
     for line in self.lines:
       step, rate = line["step"], number(line.get("chars_per_second")) or self.rate
-      if (told := number(line.get("seconds"))) is not None:
-        seconds = told
-      elif step > before:  # of a run from before they were written down
-        seconds = (seconds or 0.0) + (step - before) * chars / rate if chars and rate else None
-      before = step
+      if (stored := number(line.get("seconds"))) is not None:
+        seconds = stored
+      elif step > previous:  # older versions did not store seconds
+        known = bool(chars and rate)
+        seconds = (seconds or 0.0) + (step - previous) * chars / rate if known else None
+      previous = step
       characters = step * chars if chars else None
       flops = characters * self.flops if characters and self.flops else None
       losses = (number(line.get(name)) for name in ("train/loss", "valid/loss"))
       yield Point(step, characters, seconds, flops, *losses)
 
   @property
-  def _characters_a_step(self):
+  def _characters_per_step(self):
     if self.fields.get("model.cell") == "ngram":  # its steps are orders
       return None
-    sizes = [number(self.fields.get(name)) for name in ("batch_size", "window")]
-    return None if None in sizes else math.prod(sizes)
+    factors = [number(self.fields.get(name)) for name in ("batch_size", "window")]
+    return None if None in factors else math.prod(factors)
 
   @property
   def last(self) -> Point | None:
@@ -79,13 +97,13 @@ class Run:
 
   @functools.cached_property
   def best(self) -> Point | None:
-    """The first of the lowest validation loss."""
+    """Return the first point with the lowest validation loss."""
     evaluated = [point for point in self.points if point.valid is not None]
     return min(evaluated, key=lambda point: point.valid, default=None)
 
   @functools.cached_property
   def rate(self) -> float | None:
-    """Characters a second, the median."""
+    """Return the median of characters a second."""
     rates = [number(line.get("chars_per_second")) for line in self.lines]
     rates = [rate for rate in rates if rate is not None]
     return float(np.median(rates)) if rates else None
@@ -96,54 +114,60 @@ class Run:
 
   @property
   def estimates_seconds(self) -> bool:
-    told = self.last is not None and self.last.seconds is not None
-    return told and any(number(line.get("seconds")) is None for line in self.lines)
+    """Whether seconds are estimated from characters a second."""
+    is_known = self.last is not None and self.last.seconds is not None
+    return is_known and any(number(line.get("seconds")) is None for line in self.lines)
 
 
 class Setting(NamedTuple):
-  values: dict[str, Any]  # of the fields that differ, but the seed
+  values: dict[str, Any]  # of the fields that differ, except the seed
   text: int  # number of its text in `Comparison.texts`
-  runs: list[Run]  # best first
+  runs: list[ComparedRun]  # best first
   place: dict[str, Any]  # on the axes
 
   @property
   def losses(self) -> list[float]:
-    """The best of each seed whose run is done."""
-    done = [run for run in self.runs if run.state == DONE and run.best]
-    return list({run.fields.get("seed"): run.best.valid for run in reversed(done)}.values())[::-1]
+    """Return the best loss of each seed that has a finished run."""
+    finished = [run for run in self.runs if run.status == RunStatus.FINISHED and run.best]
+    by_seed = {run.fields.get("seed"): run.best.valid for run in reversed(finished)}
+    return list(by_seed.values())[::-1]
 
   @property
   def loss(self) -> float | None:
-    """Their mean."""
+    """Return the mean of `losses`."""
     return float(np.mean(self.losses)) if self.losses else None
 
   @property
   def interval(self) -> tuple[float, float] | None:
-    """95%, of the mean over seeds, by Student's t."""
     return interval(self.losses)
 
   @property
   def so_far(self) -> float | None:
-    """The loss, or else the best that a run has come to which is not ruined."""
-    known = [run.best.valid for run in self.runs if run.best and run.state not in RUINED]
-    return min(known, default=None) if self.loss is None else self.loss
+    """Return the loss, or the best loss of a usable run if none has finished."""
+    losses = [run.best.valid for run in self.usable_runs]
+    return min(losses, default=None) if self.loss is None else self.loss
+
+  @property
+  def usable_runs(self) -> list[ComparedRun]:
+    return [run for run in self.runs if run.best and run.status not in UNUSABLE]
 
   @property
   def name(self) -> str:
     known = {field: value for field, value in self.values.items() if value is not None}
-    told = [f"{config_lib.short(field)}={shown(value)}" for field, value in known.items()]
+    pairs = [f"{config_lib.short(field)}={value_text(value)}" for field, value in known.items()]
     seeds = len({run.fields.get("seed") for run in self.runs})
-    return ", ".join(told) or (f"{seeds} seeds" if seeds > 1 else self.runs[0].name)
+    return ", ".join(pairs) or (f"{seeds} seeds" if seeds > 1 else self.runs[0].name)
 
   @property
   def label(self) -> str:
-    """The name, or that of its best run where this is shorter, with a hole if need be."""
-    text = min(self.name, self.runs[0].name, key=len) if len(self.name) > LONGEST else self.name
-    return cut(text, LONGEST)
+    """Return a name of at most MAX_LABEL characters; that of the best run if it is shorter."""
+    name = self.name
+    text = min(name, self.runs[0].name, key=len) if len(name) > MAX_LABEL else name
+    return shorten(text, MAX_LABEL)
 
 
 class Axis(NamedTuple):
-  """A field that settings differ in, and others whose values hang on its value."""
+  """A field that settings differ in, and fields whose values depend on its value."""
 
   field: str
   values: list
@@ -151,7 +175,7 @@ class Axis(NamedTuple):
 
 
 class Comparison(NamedTuple):
-  runs: list[Run]  # best first, text by text; those without a loss last
+  runs: list[ComparedRun]  # best first, text by text; those without a loss last
   fields: list[str]  # those that differ
   texts: list[dict[str, Any]]
   settings: list[Setting]  # best first, text by text
@@ -159,142 +183,340 @@ class Comparison(NamedTuple):
 
   @property
   def compares(self) -> bool:
-    """Whether all losses are of the same characters."""
+    """Whether all losses are on the same characters."""
     return len({self.text_of(run) for run in self.runs if run.best}) <= 1
 
-  def text_of(self, run: Run) -> int:
+  def text_of(self, run: ComparedRun) -> int:
     return _text_of(self.texts, run)
 
 
 def number(value) -> float | None:
-  """A finite number, or None for all else that a file may hold."""
-  is_one = isinstance(value, int | float) and not isinstance(value, bool)
-  return value if is_one and math.isfinite(value) else None
+  """Return a finite number, or None for anything else that a file may contain."""
+  is_number = isinstance(value, int | float) and not isinstance(value, bool)
+  return value if is_number and math.isfinite(value) else None
 
 
-def cut(text: str, longest: int) -> str:
-  """With a hole in the middle, if it is longer."""
+def shorten(text: str, longest: int) -> str:
+  """Return the text with an ellipsis in the middle if it is too long."""
   half = longest // 2
   return text if len(text) <= longest else f"{text[: half - 1]}\u2026{text[-half:]}"
 
 
-def shown(value) -> str:
+def value_text(value) -> str:
+  """Format the value of a field."""
   return f"{value:g}" if isinstance(value, float) else "-" if value is None else str(value)
 
 
 def interval(values: Sequence[float]) -> tuple[float, float] | None:
-  """95%, of the mean; None of fewer than two."""
+  """Return the 95% interval of the mean by Student's t; None for fewer than two values."""
   if len(values) < 2:
     return None
   half = stats.t.ppf(0.975, len(values) - 1) * stats.sem(values)
   return float(np.mean(values) - half), float(np.mean(values) + half)
 
 
-def compare(runs: Iterable[Run]) -> Comparison:
+def compare(runs: Iterable[ComparedRun]) -> Comparison:
+  """Sort runs, group them into settings, and find the axes that span the settings."""
   runs, texts = list(runs), []
   for run in runs:
     if run.text is not None and run.text not in texts:
       texts.append(run.text)
-  runs.sort(key=lambda run: (_text_of(texts, run), _rank(run), run.name))
+  runs.sort(key=lambda run: (_text_of(texts, run), _rank(run.best and run.best.valid), run.name))
   fields = differing([run.fields for run in runs])
   settings = _settings(runs, texts, fields)
-  spanned = axes([each.place for each in settings])
-  if not is_grid(spanned, settings):
-    sized = _by_size(settings)
-    by_size = axes([each.place for each in sized])
+  axes = find_axes([setting.place for setting in settings])
+  if not is_grid(axes, settings):
+    sized = _place_by_size(settings)
+    by_size = find_axes([setting.place for setting in sized])
     if is_grid(by_size, sized):
-      settings, spanned = sized, by_size
-  return Comparison(runs, fields, texts, settings, spanned)
+      settings, axes = sized, by_size
+  return Comparison(runs, fields, texts, settings, axes)
 
 
-def _text_of(texts, run: Run) -> int:
+def _text_of(texts, run: ComparedRun) -> int:
   return texts.index(run.text) if run.text is not None else len(texts)
 
 
-def _rank(run: Run) -> float:
-  return math.inf if run.best is None else run.best.valid
-
-
-def _is_in(names: set[str], name: str) -> bool:
-  """Return whether a field, by its dotted name, or its section is among `names`."""
-  return not names.isdisjoint({name, name.partition(".")[0]})
+def _rank(loss: float | None) -> float:
+  return math.inf if loss is None else loss
 
 
 def differing(configs: Sequence[dict[str, Any]]) -> list[str]:
-  """Fields of which two configs have different values; one that lacks a field differs from none."""
+  """Return the fields of which two configs have different values; absence is no difference."""
   values: dict[str, set] = {}
   for config in configs:
     for name, value in config.items():
       values.setdefault(name, set()).add(repr(value))
-  return [name for name, found in values.items() if len(found) > 1 and not _is_in(WATCHED, name)]
+  differs = [name for name, different in values.items() if len(different) > 1]
+  return [name for name in differs if not config_lib.is_in(UNCOMPARED, name)]
 
 
 def _settings(runs, texts, fields) -> list[Setting]:
-  found: dict[str, Setting] = {}
+  settings: dict[str, Setting] = {}
   for run in runs:
     if run.fields:
       text = _text_of(texts, run)
       values = {name: run.fields.get(name) for name in fields if name != "seed"}
-      found.setdefault(repr((text, values)), Setting(values, text, [], values)).runs.append(run)
-  return sorted(found.values(), key=_order)
+      setting = settings.setdefault(repr((text, values)), Setting(values, text, [], values))
+      setting.runs.append(run)
+  return sorted(settings.values(), key=lambda setting: (setting.text, _rank(setting.so_far)))
 
 
 def is_grid(axes: Sequence[Axis], settings: Sequence[Setting]) -> bool:
-  """Whether two or three fields span the settings and half of the places are taken."""
+  """Whether two or three fields span the settings and at least half of the places are taken."""
   places = math.prod(len(axis.values) for axis in axes)
-  taken = {repr([each.place.get(axis.field) for axis in axes]) for each in settings}
+  taken = {repr([setting.place.get(axis.field) for axis in axes]) for setting in settings}
   return len(axes) in (2, 3) and 2 * len(taken) >= places
 
 
-def _by_size(settings: Sequence[Setting]) -> list[Setting]:
-  """The settings with their sizes on the axes, instead of their units; none if one has no size."""
-  known = [each.runs[0].parameters for each in settings]
-  if None in known:
+def _place_by_size(settings: Sequence[Setting]) -> list[Setting]:
+  """Return the settings with sizes on the axes instead of units; none if one has no size."""
+  sizes = [setting.runs[0].parameters for setting in settings]
+  if None in sizes:
     return []
-  of, found = sizes(known), []
-  for setting, size in zip(settings, known):
+  groups, placed = size_groups(sizes), []
+  for setting, size in zip(settings, sizes):
     others = {name: value for name, value in setting.place.items() if name != "model.hidden"}
-    found.append(setting._replace(place=others | {SIZE: float(f"{of[size]:.3g}")}))
-  return found
+    placed.append(setting._replace(place=others | {SIZE: float(f"{groups[size]:.3g}")}))
+  return placed
 
 
-def sizes(parameters: Iterable[int]) -> dict[int, int]:
-  """The least of those that are about the same size, for each number of parameters."""
-  least, found = 0, {}
-  for each in sorted(parameters):
-    least = each if each > ALIKE * least else least
-    found[each] = least
-  return found
+def size_groups(parameters: Iterable[int]) -> dict[int, int]:
+  """Map each number of parameters to the least one of about the same size."""
+  least, groups = 0, {}
+  for size in sorted(parameters):
+    least = size if size > SAME_SIZE * least else least
+    groups[size] = least
+  return groups
 
 
-def _order(setting: Setting):
-  return setting.text, math.inf if setting.so_far is None else setting.so_far
-
-
-def axes(settings: Sequence[dict[str, Any]]) -> list[Axis]:
-  """The fields that span the settings, without those whose value another one's decides."""
-  fields = [name for name in differing(settings) if not _is_in(_ASIDE, name)]
-  fields = [name for name in fields if not config_lib.is_free(name)]
-  columns = {name: [each.get(name) for each in settings] for name in fields}
-  found: list[Axis] = []
-  # Those of many values first: a field never hangs on one of fewer.
-  for name in sorted(fields, key=lambda name: -len(set(map(repr, columns[name])))):
-    leader = next((a for a in found if _decides(columns[a.field], columns[name])), None)
-    if leader:
+def find_axes(settings: Sequence[dict[str, Any]]) -> list[Axis]:
+  """Return the fields that span the settings, without those that another field determines."""
+  fields = [name for name in differing(settings) if not config_lib.is_in(_NO_AXES, name)]
+  columns = {name: [repr(setting.get(name)) for setting in settings] for name in fields}
+  axes: list[Axis] = []
+  # Those of many values first: a field never depends on one of fewer values.
+  for name in sorted(fields, key=lambda name: -len(set(columns[name]))):
+    leaders = (axis for axis in axes if _determines(columns[axis.field], columns[name]))
+    if leader := next(leaders, None):
       leader.followers.append(name)
     else:
-      found.append(Axis(name, ordered(columns[name]), []))
-  return sorted(found, key=lambda axis: fields.index(axis.field))
+      axes.append(Axis(name, ordered(setting.get(name) for setting in settings), []))
+  return sorted(axes, key=lambda axis: fields.index(axis.field))
 
 
-def _decides(column, other) -> bool:
-  """Whether no two settings have the same value here and different ones there."""
-  pairs = {(repr(a), repr(b)) for a, b in zip(column, other)}
-  return len(pairs) == len(set(map(repr, column)))
+def _determines(column: list[str], other: list[str]) -> bool:
+  """Whether settings with the same value in `column` have the same value in `other`."""
+  return len(set(zip(column, other))) == len(set(column))
 
 
-def ordered(values) -> list:
-  """Each once; numbers by size and before names."""
+def ordered(values: Iterable) -> list:
+  """Return the different values: numbers by size, then names."""
   different = {repr(value): value for value in values}.values()
   numbers = sorted(value for value in different if number(value) is not None)
   return numbers + sorted((value for value in different if number(value) is None), key=str)
+
+
+def losses_by_size(result: Comparison) -> dict[str, dict[int, float]]:
+  """Return, for each cell, the best loss of finished settings at each size."""
+  points: dict[str, list[tuple[float, int]]] = {}
+  for setting in result.settings if result.compares else ():
+    size = setting.runs[0].parameters
+    if setting.loss and setting.loss > 0 and size:
+      cell = str(setting.runs[0].fields["model.cell"])
+      points.setdefault(cell, []).append((setting.loss, size))
+  return {cell: _best_of_each_size(points[cell]) for cell in sorted(points)}
+
+
+def _best_of_each_size(points: list[tuple[float, int]]) -> dict[int, float]:
+  groups, best = size_groups(size for _, size in points), {}
+  for loss, size in sorted(points):
+    best.setdefault(groups[size], (size, loss))
+  return dict(sorted(best.values()))
+
+
+def power_laws(curve: dict[int, float]) -> Iterator[dict[str, Any]]:
+  """Yield the power laws through the losses of sizes, as plain data; none for too few sizes."""
+  if len(curve) >= MIN_SIZES:
+    yield _fit(curve, floor=False)
+  if len(curve) > MIN_SIZES and (law := _fit(curve, floor=True)):
+    yield law
+
+
+def law_loss(law: dict[str, Any], sizes) -> np.ndarray:
+  """Return the losses that a power law predicts for sizes."""
+  x = np.asarray(sizes, float) / law["middle"]
+  return _law(x, law["factor"], law["exponent"], law["floor"])
+
+
+def _law(x, factor, exponent, floor=0.0):
+  return floor + factor * x**-exponent
+
+
+def _fit(curve: dict[int, float], floor: bool) -> dict[str, Any] | None:
+  """Fit a power law by least squares of the losses; None if there is no such law."""
+  sizes, losses = np.array(list(curve), float), np.array(list(curve.values()), float)
+  middle = float(np.exp(np.log(sizes).mean()))
+  line = stats.linregress(np.log(sizes / middle), np.log(losses))
+  start, bounds = [np.exp(line.intercept), -line.slope], [(0, -np.inf), (np.inf, np.inf)]
+  if floor:
+    lowest = losses.min()
+    if line.slope >= 0:
+      return None
+    start = [losses.mean() - 0.9 * lowest, -line.slope, 0.9 * lowest]
+    bounds = [(0, 0, 0), (np.inf, np.inf, lowest)]
+  try:
+    with warnings.catch_warnings():
+      warnings.simplefilter("ignore", optimize.OptimizeWarning)  # no covariance: no interval
+      fitted, covariance = optimize.curve_fit(_law, sizes / middle, losses, start, bounds=bounds)
+  except RuntimeError:
+    return None
+  if floor and fitted[2] < 1e-3 * losses.min():  # the same as the law without a floor
+    return None
+  law = {
+    "factor": float(fitted[0]),
+    "middle": middle,
+    "exponent": float(fitted[1]),
+    "floor": float(fitted[2]) if floor else 0.0,
+    "sizes": len(sizes),
+    "interval": _fit_interval(fitted[1], covariance[1, 1], len(sizes) - len(fitted)),
+  }
+  total = ((losses - losses.mean()) ** 2).sum()
+  residual = ((losses - law_loss(law, sizes)) ** 2).sum()
+  return law | {"r2": float(1 - residual / total) if total else None}
+
+
+def _fit_interval(value, variance, freedom: int) -> list[float] | None:
+  """Return the 95% interval of a fitted value by Student's t, if it has one."""
+  if freedom < 1 or not np.isfinite(variance):
+    return None
+  half = stats.t.ppf(0.975, freedom) * variance**0.5
+  return [float(value - half), float(value + half)]
+
+
+def find_runs(targets: Sequence[str]) -> list[pathlib.Path]:
+  """Return the folders of all runs in run directories and sweeps, and of trials still to come."""
+  paths: dict[pathlib.Path, None] = {}
+  for target in map(pathlib.Path, targets):
+    inside = list(_runs_in(target)) if target.is_dir() else []
+    if not inside:
+      runs.check(target)
+      raise errors.UserError(f"{target} cannot be read")
+    paths |= dict.fromkeys(path.resolve() for path in inside)
+  return list(paths)
+
+
+def _runs_in(target: pathlib.Path) -> Iterator[pathlib.Path]:
+  for folder, folders, names in os.walk(target):
+    path = pathlib.Path(folder)
+    if "config.json" in names:
+      folders.clear()
+      if path == target or not _is_rerun(path):
+        yield path
+      continue
+    folders.sort()
+    if "sweep.json" in names:
+      yield from (
+        path / name for name in _trial_names(path) if not (path / name / "config.json").exists()
+      )
+
+
+def _is_rerun(path: pathlib.Path) -> bool:
+  """Whether `charrnn rerun` made the run; it repeats another one."""
+  try:
+    return "rerun_of" in files.read_json(path / "run.json")
+  except errors.UserError:
+    return False
+
+
+def _trial_names(path: pathlib.Path) -> list[str]:
+  try:
+    names = list(files.read_json(path / "sweep.json")["trials"])
+  except (errors.UserError, *_DAMAGE):
+    return []
+  return [name for name in names if isinstance(name, str) and pathlib.Path(name).name == name]
+
+
+def read_runs(paths: Sequence[pathlib.Path]) -> list[ComparedRun]:
+  """Read runs, which may be damaged; they are named by their paths below the common folder."""
+  common = os.path.commonpath([path.parent for path in paths])
+  return [_read(path, os.path.relpath(path, common)) for path in paths]
+
+
+def _read(path: pathlib.Path, name: str) -> ComparedRun:
+  if not (path / "config.json").exists():
+    status = _status(path) or RunStatus.WAITING
+    missing = f"it has no config.json: {path / 'log.txt'} may have the reason"
+    has_ended = status not in (RunStatus.WAITING, RunStatus.RUNNING)
+    return ComparedRun(name, str(path), status, (missing,) if has_ended else ())
+  problems: list[str] = []
+
+  def attempt(read, *arguments):
+    try:
+      return read(*arguments)
+    except OSError as error:
+      problems.append(f"cannot read {error.filename}: {error.strerror}")
+    except errors.UserError as error:
+      problems.append(str(error))
+    except _DAMAGE as error:
+      kind = type(error).__name__
+      problems.append(f"{path / 'config.json'} is damaged: {kind}: {error}")
+    return None
+
+  config = attempt(runs.read_config, path)
+  lines = attempt(metrics.read, path) or []
+  if config is None:
+    return ComparedRun(name, str(path), DAMAGED, tuple(problems), lines=lines)
+  fields, cost = attempt(_fields, config) or {}, attempt(_cost, path, config) or (None, None)
+  status = _status(path) or attempt(_reached, path, config, lines) or RunStatus.STOPPED
+  text = attempt(_text, path, config)
+  return ComparedRun(name, str(path), status, tuple(problems), fields, text, lines, *cost)
+
+
+def _status(path: pathlib.Path) -> RunStatus | None:
+  """Return the status by the lock or the launcher's outcome; None if neither exists."""
+  if startup.is_locked(path):
+    return RunStatus.RUNNING
+  outcome = outcomes.read(path)
+  return outcome and outcome.status
+
+
+def _reached(path: pathlib.Path, config, lines) -> RunStatus | None:
+  """Return FINISHED if a run without a recorded outcome has come to its end."""
+  steps = [int(step.name) for step in (path / "checkpoints").glob("*") if step.name.isdecimal()]
+  if config.model.cell == "ngram":  # its checkpoint comes last
+    return RunStatus.FINISHED if steps else None
+  if not lines or not lines[-1].get("epoch"):
+    return None
+  losses = [line["valid/loss"] for line in lines if line.get("valid/loss")]
+  stale = len(losses) - 1 - losses.index(min(losses)) if losses else 0
+  total = sizing.fill_length(config, lines[-1]["step"] / lines[-1]["epoch"])
+  is_over = max([lines[-1]["step"], *steps]) >= total
+  return RunStatus.FINISHED if is_over or (config.patience and stale >= config.patience) else None
+
+
+def _fields(config) -> dict[str, Any]:
+  """Return the fields that the model uses."""
+  used = {*config_lib.flatten(config.to_dict())}
+  if config.model.cell == "ngram":
+    used = {*count.USED, *(("batch_size", "window") if config.text.split == "streams" else ())}
+  fields = config_lib.flatten(config_lib.to_json(config)).items()
+  return {n: value for n, value in fields if value is not None and config_lib.is_in(used, n)}
+
+
+def _text(path: pathlib.Path, config) -> dict[str, Any]:
+  """Return what has to be the same for losses to compare; a text counts by its digest."""
+  corpus = runs.provenance(path)
+  fields = {name: value for name, value in config.text.to_dict().items() if name != "source"}
+  if config.text.split == "streams":
+    fields |= {"batch_size": config.batch_size, "window": config.window}
+  return {"sha256": corpus["sha256"], "characters": corpus["characters"], **fields}
+
+
+def _cost(path: pathlib.Path, config) -> tuple[int, float] | None:
+  """Return the parameters and the operations to train on a character; None for an n-gram."""
+  if config.model.cell == "ngram":
+    return None
+  vocab, m = tokenizers.Tokenizer.load(path / "alphabet.json").vocab_size, config.model
+  shape = vocab, m.cell, m.layers, m.hidden, m.embed
+  return models.parameter_count(*shape), 6.0 * models.multiplied_weights(*shape)

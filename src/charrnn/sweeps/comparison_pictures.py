@@ -1,82 +1,190 @@
-"""Settings side by side as pictures: from the best down, as a grid of two fields, and by size."""
+"""Pictures of a comparison: loss curves, settings from the best down, a grid, and loss by size."""
 
 import itertools
 import math
+from typing import NamedTuple
 
 import numpy as np
 from matplotlib import ticker
 
 from charrnn import config as config_lib
 from charrnn import plotting
-from charrnn.sweeps import comparison, loss_curves, size_laws
+from charrnn.runs.status import RunStatus
+from charrnn.sweeps import comparison
 
-OWN, INK, FAINT = "#1f5f8b", "#23262c", "#8a8f98"
-MOST = 40  # settings in a picture
-FEW = 6  # values, each of which has a tick
+BLUE, INK, FAINT, OTHERS = "#1f5f8b", "#23262c", "#8a8f98", "#b9b5ad"
+COLORS = ("#0072b2", "#d55e00", "#007d5d", "#b0568f", "#8a6d00", "#56b4e9", "#555b66", "#e69f00")
+NGRAM = {"color": INK, "ls": "--", "lw": 1}
+MAX_SETTINGS = 40  # in a picture
+MAX_TICKS = 6  # up to so many values, each has a tick
+MAX_VALUE = 20  # characters of a value
+MAX_FIELD = 24  # characters of a field's name
 NATS = "best validation loss, nats a character"
-ELSEWHERE = "different texts: losses do not compare"
+DIFFERENT_TEXTS = "different texts: losses do not compare"
+CURVES = {
+  "step": "steps",
+  "characters": "characters of training",
+  "seconds": "seconds of training, evaluation and saving",
+  "flops": "floating point operations, 6 x weights x characters (Kaplan et al. 2020)",
+}
+ESTIMATED = "seconds (of some runs estimated from characters/s: steps alone)"
 
 
-def settings(found: comparison.Comparison, path):
-  """A dot for each run, a line down, and over seeds the mean with its interval."""
-  chosen = [each for each in found.settings if each.so_far is not None][:MOST]
+class Style(NamedTuple):
+  color: str
+  label: str | None  # in the key; None for curves that are drawn thin
+
+
+def curves(result: comparison.Comparison, path):
+  """Plot losses against steps, characters, seconds and operations, a panel each.
+
+  Validation loss is solid, training loss faint. Over seeds, the mean is shown, and the interval of
+  the validation loss.
+  """
+  title = "validation loss (solid) and training loss (faint)"
+  if not result.compares:
+    title += "; different texts: losses do not compare"
+  trained = [setting for setting in result.settings if _has_curve(setting)]
+  ngrams = [s for s in result.settings if not _has_curve(s) and s.so_far is not None]
+  with plotting.figure(path, title, figsize=(13, 8)) as figure:
+    styles = _styles(result, trained)
+    estimated = any(run.estimates_seconds for setting in trained for run in setting.runs)
+    labels = CURVES | ({"seconds": ESTIMATED} if estimated else {})
+    for axes, (key, label) in zip(figure.subplots(2, 2, sharey=True).flat, labels.items()):
+      for setting in ngrams:
+        axes.axhline(setting.so_far, **NGRAM, label=plotting.plain(setting.label))
+      for setting, style in reversed(list(zip(trained, styles))):  # the best one on top
+        _curve(axes, setting, key, style)
+      _scale(axes, label, trained, ngrams)
+    if any(len(line.get_xdata()) for line in axes.lines):
+      axes.set_xscale("log")
+    handles, labels = axes.get_legend_handles_labels()
+    if handles:
+      is_thin = any(style.label is None for style in styles)
+      title = (
+        "thick: best of its colour; thin: other settings, validation only" if is_thin else None
+      )
+      columns = min(3, 150 // max(map(len, labels)))  # MAX_LABEL makes it at least 2
+      place = {"loc": "outside lower center", "ncols": columns, "title": title}
+      figure.legend(handles[::-1], labels[::-1], **place)
+
+
+def _has_curve(setting) -> bool:
+  return any(point.characters for run in setting.runs for point in run.points)
+
+
+def _styles(result, settings) -> list[Style]:
+  """Return a color for each of few settings, or for each value of the first field with few."""
+  best = [Style(color, setting.label) for color, setting in zip(COLORS, settings)]
+  if len(settings) <= len(COLORS):
+    return best
+  field = next((axis for axis in result.axes if len(axis.values) <= len(COLORS)), None)
+  if field is None:
+    return best + [Style(OTHERS, None)] * (len(settings) - len(best))
+  colors, styles = dict(zip(map(repr, field.values), COLORS)), []
+  for setting in settings:
+    color = colors[repr(setting.place[field.field])]
+    is_best = color not in [style.color for style in styles]
+    styles.append(Style(color, setting.label if is_best else None))
+  return styles
+
+
+def mean_curve(setting: comparison.Setting, key: str, loss: str) -> np.ndarray:
+  """Return rows (x, mean loss, half the interval or NaN) at the steps that all seeds have."""
+  by_seed = {}
+  for run in setting.runs:  # best first
+    if run.status in comparison.UNUSABLE and len(setting.runs) > 1:
+      continue
+    points = {point.step: (getattr(point, key), getattr(point, loss)) for point in run.points}
+    if points := {step: point for step, point in points.items() if None not in point}:
+      by_seed.setdefault(run.fields.get("seed"), points)
+  curves, rows = list(by_seed.values()), []
+  for step in sorted(set.intersection(*map(set, curves))) if curves else []:
+    places, losses = zip(*(curve[step] for curve in curves))
+    low, high = comparison.interval(losses) or (math.nan, math.nan)
+    rows.append((np.mean(places), np.mean(losses), (high - low) / 2))
+  return np.array(rows).reshape(-1, 3)
+
+
+def _curve(axes, setting, key, style):
+  x, mean, half = mean_curve(setting, key, "valid").T
+  if style.label is None:
+    axes.plot(x, mean, color=style.color, lw=0.8, alpha=0.7)
+    return
+  label = plotting.plain(style.label)
+  axes.plot(x, mean, color=style.color, lw=2, marker="o", ms=3, label=label)
+  axes.fill_between(x, mean - half, mean + half, color=style.color, alpha=0.2, lw=0)
+  x, mean, _ = mean_curve(setting, key, "train").T
+  axes.plot(x, mean, color=style.color, lw=0.7, alpha=0.4)
+
+
+def _scale(axes, label, settings, ngrams):
+  axes.set(xlabel=label, ylabel="nats a character")
+  axes.xaxis.set_major_formatter(ticker.EngFormatter(sep=""))
+  axes.grid(which="both")
+  usable = [run for s in settings for run in s.runs if run.status not in comparison.UNUSABLE]
+  points = [point for run in usable for point in run.points]
+  train = [point.train for point in points if point.train is not None]
+  valid = [point.valid for point in points if point.valid is not None]
+  valid += [setting.so_far for setting in ngrams]
+  if valid or train:
+    # Without the first fall of the loss, and without what diverged.
+    low, high = min(train + valid), float(np.quantile(valid or train, 0.9))
+    margin = 0.05 * (high - low) + 0.01
+    axes.set_ylim(low - margin, max(high, low) + margin)
+  axes.yaxis.set_major_locator(ticker.MaxNLocator(8))
+
+
+def settings(result: comparison.Comparison, path):
+  """Plot a dot for each run, a row for each setting, and over seeds the mean with its interval."""
+  shown = [setting for setting in result.settings if setting.so_far is not None][:MAX_SETTINGS]
   title = "the best validation loss of each setting"
-  title += "" if found.compares else f" ({ELSEWHERE})"
-  longest = max((len(each.label) for each in chosen), default=0)
-  size = (6 + 0.08 * longest, 1.6 + 0.3 * max(2, len(chosen)))
+  title += "" if result.compares else f" ({DIFFERENT_TEXTS})"
+  longest = max((len(setting.label) for setting in shown), default=0)
+  size = (6 + 0.08 * longest, 1.6 + 0.3 * max(2, len(shown)))
   with plotting.figure(path, title, figsize=size) as figure:
     axes = figure.subplots()
-    if not chosen:
-      _nothing(axes, "no run has a validation loss yet")
+    if not shown:
+      _write(axes, "no run has a validation loss yet")
       return
-    for row, setting in enumerate(chosen):
+    for row, setting in enumerate(shown):
       _row(axes, row, setting)
-    axes.set_yticks(range(len(chosen)), [plotting.plain(each.label) for each in chosen])
-    axes.set(ylim=(len(chosen) - 0.4, -0.6), xlabel=NATS)
-    _limits(axes, [run.best.valid for each in chosen for run in _sound(each)])
-    top = axes.secondary_xaxis("top", functions=(_bits, _nats))
-    top.set_xlabel("bits")
+    axes.set_yticks(range(len(shown)), [plotting.plain(setting.label) for setting in shown])
+    axes.set(ylim=(len(shown) - 0.4, -0.6), xlabel=NATS)
+    # By the runs, since the interval of two can be much wider.
+    losses = [run.best.valid for setting in shown for run in setting.usable_runs]
+    margin = 0.08 * (max(losses) - min(losses)) or 0.05
+    axes.set_xlim(min(losses) - margin, max(losses) + margin)
+    bits = (lambda nats: nats / math.log(2), lambda bits: bits * math.log(2))
+    axes.secondary_xaxis("top", functions=bits).set_xlabel("bits")
     axes.grid(axis="x")
     axes.tick_params(axis="y", length=0)
-    _key(figure, axes, chosen, len(found.settings) - len(chosen))
+    _key(figure, axes, shown, len(result.settings) - len(shown))
 
 
-def _sound(setting):
-  return [run for run in setting.runs if run.best and run.state not in comparison.RUINED]
-
-
-def _bits(nats):
-  return nats / math.log(2)
-
-
-def _nats(bits):
-  return bits * math.log(2)
+def _face(run) -> str:
+  """Return the fill colour of a run's dot."""
+  return BLUE if run.status == RunStatus.FINISHED else "none"
 
 
 def _row(axes, row, setting):
   axes.axhline(row, color="#e6e2da", lw=1, zorder=0)
-  for run in _sound(setting):
-    face = OWN if run.state == comparison.DONE else "none"
-    axes.plot(run.best.valid, row, "o", color=OWN, mfc=face, ms=6, alpha=0.8)
+  for run in setting.usable_runs:
+    axes.plot(run.best.valid, row, "o", color=BLUE, mfc=_face(run), ms=6, alpha=0.8)
   if setting.interval:
     axes.plot(setting.interval, [row, row], color=INK, lw=1.4)
     axes.plot(setting.loss, row, "|", color=INK, ms=13, mew=2)
 
 
-def _limits(axes, losses):
-  """By the runs: the interval of two of them can be wider than all there is to see."""
-  room = 0.08 * (max(losses) - min(losses)) or 0.05
-  axes.set_xlim(min(losses) - room, max(losses) + room)
-
-
-def _key(figure, axes, chosen, left_out):
-  states = {run.state == comparison.DONE for each in chosen for run in _sound(each)}
+def _key(figure, axes, shown, left_out):
+  runs = [run for setting in shown for run in setting.usable_runs]
+  faces = {_face(run) for run in runs}
   handles = []
-  if states == {True, False}:
-    handles += axes.plot([], [], "o", color=OWN, ms=6, label="a run that is done")
-  if False in states:
-    handles += axes.plot([], [], "o", color=OWN, mfc="none", ms=6, label="a run that is not done")
-  if any(each.interval for each in chosen):
+  if len(faces) == 2:
+    handles += axes.plot([], [], "o", color=BLUE, ms=6, label="a finished run")
+  if "none" in faces:
+    handles += axes.plot([], [], "o", color=BLUE, mfc="none", ms=6, label="an unfinished run")
+  if any(setting.interval for setting in shown):
     label = "mean over seeds, 95% interval (t)"
     handles += axes.plot([], [], color=INK, lw=1.4, marker="|", ms=13, mew=2, label=label)
   if left_out:
@@ -85,77 +193,71 @@ def _key(figure, axes, chosen, left_out):
     figure.legend(handles=handles, loc="outside lower center", ncols=3)
 
 
-def grid(found: comparison.Comparison, path):
-  """The loss by two fields as a heat map, one for each value of a third; else a dot for each."""
-  axes = found.axes
-  if not found.compares or not axes:
-    why = ELSEWHERE if axes else "the runs differ in no field that a loss could hang on"
+def grid(result: comparison.Comparison, path):
+  """Plot losses by two fields as a heat map, one for each value of a third; else a dot for each."""
+  if not result.compares or not result.axes:
+    text = DIFFERENT_TEXTS if result.axes else "the runs differ in no field that affects the loss"
     with plotting.figure(path, "the loss by the fields that differ", figsize=(8, 3)) as figure:
-      _nothing(figure.subplots(), why)
-  elif comparison.is_grid(axes, found.settings):
-    _maps(found, path)
+      _write(figure.subplots(), text)
+  elif comparison.is_grid(result.axes, result.settings):
+    _maps(result, path)
   else:
-    _fields(found, path)
+    _fields(result, path)
 
 
-def _maps(found, path):
-  # What is no number, and has few values, tells maps apart; the field of most values goes across.
-  pairs = sorted(found.axes, key=lambda axis: (_is_numeric(axis), len(axis.values)))
+def _maps(result, path):
+  # Names and fields of few values separate maps; the field with most values goes across.
+  pairs = sorted(result.axes, key=lambda axis: (_is_numeric(axis.values), len(axis.values)))
   third = pairs.pop(0) if len(pairs) == 3 else None
   down, across = sorted(pairs, key=lambda axis: len(axis.values))
   values = third.values if third else [None]
-  losses = [each.loss for each in found.settings if each.loss is not None]
+  losses = [setting.loss for setting in result.settings if setting.loss is not None]
   ends = {"vmin": min(losses, default=0), "vmax": max(losses, default=1)}
-  size = (
-    1.8 + len(values) * max(1.6, 0.75 * len(across.values)),
-    1.5 + max(1.2, 0.5 * len(down.values)),
-  )
+  width = 1.8 + len(values) * max(1.6, 0.75 * len(across.values))
+  height = 1.5 + max(1.2, 0.5 * len(down.values))
   title = "the best validation loss, nats a character"
   title += " (bold: the best of each map)" if third else ""
-  with plotting.figure(path, title, figsize=size) as figure:
+  with plotting.figure(path, title, figsize=(width, height)) as figure:
     panels = figure.subplots(1, len(values), squeeze=False, sharey=True)[0]
     for axes, value in zip(panels, values):
-      inside = [e for e in found.settings if not third or e.place.get(third.field) == value]
+      inside = [s for s in result.settings if not third or s.place.get(third.field) == value]
       image = _map(axes, inside, down, across, ends)
-      axes.set_xlabel(_told(across))
+      axes.set_xlabel(_axis_label(across))
       if third:
         axes.set_title(f"{config_lib.short(third.field)} = {_tick(value)}")
-    panels[0].set_ylabel(_told(down))
+    panels[0].set_ylabel(_axis_label(down))
     figure.colorbar(image, ax=panels, shrink=0.9)
 
 
 def _map(axes, settings, down, across, ends):
-  """Of several settings in a place (there is a fourth field) the best is shown."""
-  shape = len(down.values), len(across.values)
-  losses_DxA = np.full(shape, np.nan)
+  """Plot a heat map; where a fourth field puts several settings in a place, the best is shown."""
   places = {}
   for setting in settings:  # best first
-    place = (
-      down.values.index(setting.place.get(down.field)),
-      across.values.index(setting.place.get(across.field)),
-    )
+    place = tuple(axis.values.index(setting.place.get(axis.field)) for axis in (down, across))
     places.setdefault(place, setting)
+  losses_DxA = np.full((len(down.values), len(across.values)), np.nan)
   for place, setting in places.items():
     losses_DxA[place] = np.nan if setting.loss is None else setting.loss
   image = axes.imshow(losses_DxA, cmap="viridis_r", aspect="auto", **ends)
   axes.set_facecolor("#efece6")
-  best = min(places, key=lambda p: places[p].loss or math.inf, default=None)
-  for (row, column), setting in places.items():
-    _cell(axes, row, column, setting, image, (row, column) == best)
-  axes.set_xticks(range(shape[1]), [_tick(v) for v in across.values])
-  axes.set_yticks(range(shape[0]), [_tick(v) for v in down.values])
+  best = min(places, key=lambda place: places[place].loss or math.inf, default=None)
+  for place, setting in places.items():
+    _map_cell(axes, place, setting, image, place == best)
+  axes.set_xticks(range(len(across.values)), [_tick(value) for value in across.values])
+  axes.set_yticks(range(len(down.values)), [_tick(value) for value in down.values])
   axes.tick_params(length=0)
   return image
 
 
-def _cell(axes, row, column, setting, image, is_best):
+def _map_cell(axes, place, setting, image, is_best):
+  row, column = place
   if setting.loss is not None:
     red, green, blue, _ = image.to_rgba(setting.loss)
     color = "white" if 0.3 * red + 0.6 * green + 0.1 * blue < 0.5 else INK
     text = f"{setting.loss:.3f}"
   else:
     color = FAINT
-    text = setting.runs[0].state
+    text = setting.runs[0].status
     text += "" if setting.so_far is None else f"\n{setting.so_far:.3f}"
   weight = "bold" if is_best else "normal"
   axes.text(column, row, text, ha="center", va="center", color=color, weight=weight, size=8)
@@ -164,22 +266,22 @@ def _cell(axes, row, column, setting, image, is_best):
 def _tick(value) -> str:
   if comparison.number(value) is not None and value >= 10_000:
     return f"{value:,g}" if value < 1e6 else ticker.EngFormatter(sep="")(value)
-  return plotting.plain(comparison.cut(comparison.shown(value), 20))
+  return plotting.plain(comparison.shorten(comparison.value_text(value), MAX_VALUE))
 
 
-def _is_numeric(axis) -> bool:
-  return all(comparison.number(value) is not None for value in axis.values)
+def _is_numeric(values) -> bool:
+  return all(comparison.number(value) is not None for value in values)
 
 
-def _told(axis) -> str:
-  names = [config_lib.short(name) for name in (axis.field, *axis.followers)]
-  others = f"\nand {comparison.cut(', '.join(names[1:]), 24)}" if names[1:] else ""
-  return comparison.cut(names[0], 24) + others
+def _axis_label(axis) -> str:
+  name, *others = (config_lib.short(field) for field in (axis.field, *axis.followers))
+  text = f"\nand {comparison.shorten(', '.join(others), MAX_FIELD)}" if others else ""
+  return comparison.shorten(name, MAX_FIELD) + text
 
 
-def _fields(found, path):
-  """A panel for each field, also for those that hang together: none is a grid."""
-  names = list(itertools.chain(*((axis.field, *axis.followers) for axis in found.axes)))
+def _fields(result, path):
+  """Plot a panel for each field, and for those that depend on it."""
+  names = list(itertools.chain(*((axis.field, *axis.followers) for axis in result.axes)))
   columns = min(3, len(names))
   rows = -(-len(names) // columns)
   size = (1 + 3.6 * columns, 0.8 + 3 * rows)
@@ -189,71 +291,66 @@ def _fields(found, path):
       if name is None:
         axes.remove()
       else:
-        _field(axes, found.settings, name)
+        _field(axes, result.settings, name)
     for axes in panels[:, 0]:
       axes.set_ylabel("nats a character")
 
 
 def _field(axes, settings, name):
-  values = comparison.ordered(each.place.get(name) for each in settings)
-  numeric = all(comparison.number(value) is not None for value in values)
-  place = {repr(value): value if numeric else n for n, value in enumerate(values)}
+  values = comparison.ordered(setting.place.get(name) for setting in settings)
+  is_numeric = _is_numeric(values)
+  place = {repr(value): value if is_numeric else n for n, value in enumerate(values)}
   for setting in settings:
     x = place[repr(setting.place.get(name))]
-    for run in _sound(setting):
-      face = OWN if run.state == comparison.DONE else "none"
-      axes.plot(x, run.best.valid, "o", color=OWN, mfc=face, ms=5, alpha=0.8)
-    if not _sound(setting):
-      axes.plot(x, 0.98, "x", color=FAINT, ms=6, transform=axes.get_xaxis_transform())
-      axes.annotate(setting.runs[0].state, (x, 0.96), size=7, color=FAINT, ha="center", va="top",
-                    rotation=90, xycoords=axes.get_xaxis_transform())  # fmt: skip
-  if numeric and values[0] > 0 and values[-1] > 8 * values[0]:
+    for run in setting.usable_runs:
+      axes.plot(x, run.best.valid, "o", color=BLUE, mfc=_face(run), ms=5, alpha=0.8)
+    if not setting.usable_runs:
+      top = {"xycoords": axes.get_xaxis_transform(), "ha": "center", "va": "top", "rotation": 90}
+      axes.plot(x, 0.98, "x", color=FAINT, ms=6, transform=top["xycoords"])
+      axes.annotate(setting.runs[0].status, (x, 0.96), size=7, color=FAINT, **top)
+  if is_numeric and values[0] > 0 and values[-1] > 8 * values[0]:
     axes.set_xscale("log")
-  if not numeric:
+  if not is_numeric:
     axes.set_xticks(range(len(values)), [_tick(value) for value in values])
-  elif len(values) <= FEW:
+  elif len(values) <= MAX_TICKS:
     axes.set_xticks(values, [_tick(value) for value in values])
     axes.minorticks_off()
   axes.set_xlabel(config_lib.short(name))
   axes.grid()
 
 
-def sizes(found: comparison.Comparison, path):
-  """Loss against parameters: a dot for each setting, a line for the best of each size."""
-  curves = size_laws.curves(found)
+def sizes(result: comparison.Comparison, path):
+  """Plot loss against parameters: a dot for each setting, and power laws through the best ones."""
+  by_cell = comparison.losses_by_size(result)
   with plotting.figure(path, "loss by size", figsize=(8.5, 5.5)) as figure:
     axes = figure.subplots()
-    if not any(len(curve) > 1 for curve in curves.values()):
-      why = "needs runs of several sizes that are done"
-      _nothing(axes, why if found.compares else ELSEWHERE)
+    if not any(len(curve) > 1 for curve in by_cell.values()):
+      _write(axes, "needs finished runs of several sizes" if result.compares else DIFFERENT_TEXTS)
       return
-    for color, (cell, curve) in zip(loss_curves.COLORS, curves.items()):
-      own = [e for e in found.settings if e.runs[0].fields["model.cell"] == cell]
+    for color, (cell, curve) in zip(COLORS, by_cell.items()):
+      own = [s for s in result.settings if s.runs[0].fields["model.cell"] == cell]
       _size(axes, cell, curve, own, color)
-    _logarithmic(axes)
+    _use_logarithms(axes)
     axes.set(xlabel="parameters", ylabel=NATS)
     axes.legend(title="the best of each size, and a power law through it", loc="best")
 
 
 def _size(axes, cell, curve, settings, color):
-  done = [(each.runs[0].parameters, each.loss) for each in settings if each.loss is not None]
-  axes.plot(*zip(*done), "o", color=color, ms=4, alpha=0.35)
-  places, laws = np.geomspace(min(curve), max(curve), 50), list(size_laws.fits(curve))
+  points = [(s.runs[0].parameters, s.loss) for s in settings if s.loss is not None]
+  axes.plot(*zip(*points), "o", color=color, ms=4, alpha=0.35)
+  sizes, laws = np.geomspace(min(curve), max(curve), 50), list(comparison.power_laws(curve))
   for law, style in zip(laws, ("-", ":")):
     floor = f" with a floor of {law['floor']:.3f}" if law["floor"] else ""
-    label = f"{cell}{floor}: exponent {law['exponent']:.3f}, {_fitness(law)}"
-    axes.plot(places, size_laws.loss(law, places), style, color=color, lw=1.4, label=label)
+    fit = "all losses are the same" if law["r2"] is None else f"R\u00b2 {law['r2']:.3f}"
+    label = f"{cell}{floor}: exponent {law['exponent']:.3f}, {fit}"
+    axes.plot(sizes, comparison.law_loss(law, sizes), style, color=color, lw=1.4, label=label)
     axes.plot(*zip(*curve.items()), "o", color=color, ms=6)
   if not laws:
     label = f"{cell}: too few sizes for a law"
     axes.plot(*zip(*curve.items()), "o--", color=color, ms=6, lw=0.8, label=label)
 
 
-def _fitness(law) -> str:
-  return "all losses are the same" if law["r2"] is None else f"R\u00b2 {law['r2']:.3f}"
-
-
-def _logarithmic(axes):
+def _use_logarithms(axes):
   axes.set_xscale("log")
   axes.set_yscale("log")
   axes.yaxis.set_major_locator(ticker.MaxNLocator(7, min_n_ticks=3))
@@ -265,6 +362,7 @@ def _logarithmic(axes):
   axes.grid()
 
 
-def _nothing(axes, text):
+def _write(axes, text):
+  """Write a text in the place of a plot."""
   axes.text(0.5, 0.5, text, ha="center", transform=axes.transAxes)
   axes.set_axis_off()

@@ -1,4 +1,4 @@
-"""A comparison as text: aligned for a terminal, as Markdown, as CSV, and as JSON."""
+"""A comparison as text: a table for a terminal, Markdown, CSV and JSON."""
 
 import collections
 import csv
@@ -9,178 +9,191 @@ from collections.abc import Iterator
 
 from charrnn import config as config_lib
 from charrnn import console
-from charrnn.sweeps import board, comparison, size_laws
+from charrnn.runs.status import RunStatus
+from charrnn.sweeps import comparison, outcomes
 
 Rows = list[tuple[str, ...]]
-NOTHING = "-"
+MISSING = "-"
 PICTURES = ("curves", "settings", "grid", "sizes")
-LEFT = 2  # columns that are names
+NAMES = 2  # first columns, which are names
 
 
-def terminal(found: comparison.Comparison) -> str:
-  blocks = [[console.visible(line) for line in board.table(rows)] for rows in _tables(found)]
-  blocks.append([console.visible(note) for note in _notes(found)])
-  return "\n".join("".join(f"{line}\n" for line in block) for block in blocks if block)
+def terminal(result: comparison.Comparison) -> str:
+  """Return aligned tables and notes."""
+  blocks = [console.table(*_split(rows), names=NAMES) for rows in _tables(result)]
+  blocks.append(list(_notes(result)))
+  blocks = [[console.visible(line) for line in block] for block in blocks if block]
+  return "\n".join("".join(f"{line}\n" for line in block) for block in blocks)
 
 
-def markdown(found: comparison.Comparison) -> str:
-  blocks = [list(_markdown_table(rows)) for rows in _tables(found)]
-  blocks += [[_escaped(note)] for note in _notes(found)]
+def _split(rows: Rows):
+  return rows[0], rows[1:]
+
+
+def markdown(result: comparison.Comparison) -> str:
+  """Return Markdown with the tables, the notes and the pictures."""
+  blocks = [list(_markdown_table(rows)) for rows in _tables(result)]
+  blocks += [[_escaped(note)] for note in _notes(result)]
   blocks += [[f"![{name}]({name}.png)"] for name in PICTURES]
   return "\n".join("".join(f"{line}\n" for line in block) for block in blocks)
 
 
 def _markdown_table(rows: Rows) -> Iterator[str]:
-  head, *rest = ([_escaped(cell) for cell in row] for row in rows)
-  lines = ["---" if n < LEFT else "---:" for n in range(len(head))]
-  for cells in (head, lines, *rest):
+  header, *rest = ([_escaped(cell) for cell in row] for row in rows)
+  rules = ["---" if n < NAMES else "---:" for n in range(len(header))]
+  for cells in (header, rules, *rest):
     yield f"| {' | '.join(cells)} |"
 
 
 def _escaped(text: str) -> str:
-  """What Markdown would take for more than text: pipes, tags, emphasis, code and links."""
+  """Escape pipes, tags, emphasis, code and links."""
   text = console.visible(text).replace("\\", "\\\\").replace("<", "&lt;")
   for sign in "|*`[":
     text = text.replace(sign, f"\\{sign}")
   return text
 
 
-def _tables(found) -> Iterator[Rows]:
-  yield _runs(found)
-  if any(len(each.runs) > 1 for each in found.settings):
-    yield _seeds(found)
-  if laws := _laws(found):
+def _tables(result) -> Iterator[Rows]:
+  yield _runs(result)
+  if any(len(setting.runs) > 1 for setting in result.settings):
+    yield _seeds(result)
+  if len(laws := _laws(result)) > 1:
     yield laws
 
 
-def _runs(found) -> Rows:
-  own = [config_lib.short(field) for field in found.fields]
-  texts = [] if len(found.texts) < 2 else ["text"]
-  head = ["run", "state", *texts, "nats", "bits", "at step", "epoch", "characters/s", "seconds"]
-  rows = [(*head, "parameters", *own)]
-  for run in found.runs:
-    best = run.best.valid if run.best else None
-    cells = [run.name, run.state, *([_letter(found, run)] if texts else [])]
-    cells += [_loss(best), _loss(best and best / math.log(2)), _shown(run.best and run.best.step)]
-    cells += [_shown(run.epochs, ",.2f"), _shown(run.rate), _seconds(run), _shown(run.parameters)]
-    rows.append((*cells, *(comparison.shown(run.fields.get(field)) for field in found.fields)))
+def _runs(result) -> Rows:
+  has_texts = len(result.texts) > 1
+  header = ["run", "status", *(["text"] if has_texts else []), "nats", "bits", "at step", "epoch"]
+  header += ["characters/s", "seconds", "parameters", *map(config_lib.short, result.fields)]
+  rows = [tuple(header)]
+  for run in result.runs:
+    loss = run.best and run.best.valid
+    cells = [run.name, run.status, *([_text_name(result, run)] if has_texts else [])]
+    cells += [_loss(loss), _loss(_bits(loss)), _number(run.best and run.best.step)]
+    cells += [_number(run.epochs, ",.2f"), _number(run.rate), _seconds(run)]
+    cells += [_number(run.parameters)]
+    cells += [comparison.value_text(run.fields.get(field)) for field in result.fields]
+    rows.append(tuple(cells))
   return rows
 
 
-def _letter(found, run) -> str:
-  """Of its text: A, B and so on, as the notes tell them."""
-  place = found.text_of(run)
-  return "?" if place == len(found.texts) else _name(place)
+def _text_name(result, run) -> str:
+  """Return A, B and so on, the names of texts in the notes."""
+  text = result.text_of(run)
+  return "?" if text == len(result.texts) else _letter(text)
 
 
-def _name(place: int) -> str:
-  return chr(ord("A") + place) if place < 26 else str(place + 1)
+def _letter(number: int) -> str:
+  return chr(ord("A") + number) if number < 26 else str(number + 1)
+
+
+def _bits(nats: float | None) -> float | None:
+  return nats and nats / math.log(2)
 
 
 def _loss(value: float | None) -> str:
-  if value is None:
-    return NOTHING
-  return f"{value:.4f}" if abs(value) < 1000 else f"{value:.2g}"
+  return MISSING if value is None else outcomes.loss_text(value)
 
 
-def _shown(value, how=",.0f") -> str:
-  return NOTHING if value is None else format(value, how)
+def _number(value, style: str = ",.0f") -> str:
+  return MISSING if value is None else format(value, style)
 
 
 def _seconds(run) -> str:
   seconds = run.last and run.last.seconds
   if seconds is None:
-    return NOTHING
-  return ("~" if run.estimates_seconds else "") + format(
+    return MISSING
+  return ("~" if run.estimates_seconds else "") + _number(
     seconds, ",.0f" if seconds >= 10 else ".1f"
   )
 
 
-def _seeds(found) -> Rows:
-  rows = [("setting", "not done", "n", "mean nats", "95% interval", "mean bits")]
-  for each in (each for each in found.settings if len(each.runs) > 1):
-    states = collections.Counter(run.state for run in each.runs if run.state != comparison.DONE)
-    others = ", ".join(f"{count} {state}" for state, count in states.items())
-    ends = each.interval and f"{_loss(each.interval[0])} to {_loss(each.interval[1])}"
-    mean = each.loss
-    cells = (_loss(mean), ends or NOTHING, _loss(mean and mean / math.log(2)))
-    rows.append((each.name, others or NOTHING, str(len(each.losses)), *cells))
+def _seeds(result) -> Rows:
+  rows = [("setting", "not finished", "n", "mean nats", "95% interval", "mean bits")]
+  for setting in (each for each in result.settings if len(each.runs) > 1):
+    unfinished = [run.status for run in setting.runs if run.status != RunStatus.FINISHED]
+    counts = collections.Counter(unfinished).items()
+    others = ", ".join(f"{count} {status}" for status, count in counts) or MISSING
+    ends = setting.interval and " to ".join(map(_loss, setting.interval))
+    numbers = (_loss(setting.loss), ends or MISSING, _loss(_bits(setting.loss)))
+    rows.append((setting.name, others, str(len(setting.losses)), *numbers))
   return rows
 
 
-def _laws(found) -> Rows:
+def _laws(result) -> Rows:
   rows = [("loss by size", "L(N), N parameters", "exponent", "95% interval", "R\u00b2", "sizes")]
-  for cell, curve in size_laws.curves(found).items():
-    for law in size_laws.fits(curve):
+  for cell, curve in comparison.losses_by_size(result).items():
+    for law in comparison.power_laws(curve):
       floor = f"{law['floor']:.3f} + " if law["floor"] else ""
       formula = f"{floor}{law['factor']:.3f} (N / {law['middle']:,.0f})^-{law['exponent']:.3f}"
       ends = law["interval"] and "{:.3f} to {:.3f}".format(*law["interval"])
-      numbers = (f"{law['exponent']:.3f}", ends or NOTHING, _shown(law["r2"], ".4f"))
+      numbers = (f"{law['exponent']:.3f}", ends or MISSING, _number(law["r2"], ".4f"))
       rows.append((cell, formula.replace("^--", "^"), *numbers, str(law["sizes"])))
-  return rows if len(rows) > 1 else []
+  return rows
 
 
-def _notes(found) -> Iterator[str]:
-  if not found.compares:
+def _notes(result) -> Iterator[str]:
+  if not result.compares:
     yield "These are runs on different texts or splits: losses do not compare between them."
-    for place, text in enumerate(found.texts):
-      told = {name: text.get(name) for name in comparison.differing(found.texts)}
-      told = {name: str(value)[:12] if name == "sha256" else value for name, value in told.items()}
-      example = next(run for run in found.runs if run.text == text)
-      pairs = ", ".join(f"{name} {comparison.shown(value)}" for name, value in told.items())
-      yield f"Text {_name(place)}, {example.fields.get('text.source')}: {pairs}"
-  if any(run.estimates_seconds for run in found.runs):
-    yield (
-      "~ seconds are estimated from characters/s, of steps alone: metrics.jsonl did not have them"
-    )
-  if any(run.fields.get("model.cell") == "ngram" for run in found.runs):
+    names = comparison.differing(result.texts)
+    for number, text in enumerate(result.texts):
+      values = {name: text.get(name) for name in names}
+      if "sha256" in values:
+        values["sha256"] = str(values["sha256"])[:12]
+      example = next(run for run in result.runs if run.text == text)
+      pairs = ", ".join(f"{name} {comparison.value_text(v)}" for name, v in values.items())
+      yield f"Text {_letter(number)}, {example.fields.get('text.source')}: {pairs}"
+  if any(run.estimates_seconds for run in result.runs):
+    yield "~ seconds are estimated from characters/s, for training steps alone"
+  if any(run.fields.get("model.cell") == "ngram" for run in result.runs):
     yield "Steps of an ngram are orders; its counts are not among the parameters."
-  for run in found.runs:
+  for run in result.runs:
     for problem in run.problems:
       yield f"{run.name}: {problem}"
 
 
-def csv_text(found: comparison.Comparison) -> str:
-  """A row for each run, exact, with the fields that differ."""
-  records = [_record(found, run) for run in found.runs]
-  fields = {f"config.{name}": name for name in found.fields}
-  columns = [name for name in records[0] if name not in ("fields", "problems")]
+def csv_text(result: comparison.Comparison) -> str:
+  """Return CSV with a row for each run, in full precision, and the fields that differ."""
   file = io.StringIO()
+  columns = [name for name in _record(result, result.runs[0]) if name not in ("fields", "problems")]
+  fields = {f"config.{name}": name for name in result.fields}
   writer = csv.writer(file, lineterminator="\n")
   writer.writerow([*columns, *fields])
-  for record in records:
-    own = [record["fields"].get(name) for name in fields.values()]
-    writer.writerow([record[name] for name in columns] + own)
+  for run in result.runs:
+    record = _record(result, run)
+    values = [record["fields"].get(name) for name in fields.values()]
+    writer.writerow([record[name] for name in columns] + values)
   return file.getvalue()
 
 
-def json_text(found: comparison.Comparison) -> str:
+def json_text(result: comparison.Comparison) -> str:
+  """Return everything that the tables and pictures show as JSON."""
   value = {
-    "fields": found.fields,
-    "compares": found.compares,
-    "texts": found.texts,
-    "runs": [_record(found, run) for run in found.runs],
-    "settings": [_setting(each) for each in found.settings],
+    "fields": result.fields,
+    "compares": result.compares,
+    "texts": result.texts,
+    "runs": [_record(result, run) for run in result.runs],
+    "settings": [_setting_record(setting) for setting in result.settings],
     "sizes": {
       cell: {
         "points": [{"parameters": size, "nats": loss} for size, loss in curve.items()],
-        "fits": list(size_laws.fits(curve)),
+        "fits": list(comparison.power_laws(curve)),
       }
-      for cell, curve in size_laws.curves(found).items()
+      for cell, curve in comparison.losses_by_size(result).items()
     },
   }
   return json.dumps(value, indent=1, allow_nan=False) + "\n"
 
 
-def _record(found, run: comparison.Run) -> dict:
-  place, best, last = found.text_of(run), run.best, run.last
-  return {
+def _record(result, run: comparison.ComparedRun) -> dict:
+  text, best, last = result.text_of(run), run.best, run.last
+  record = {
     "run": run.name,
     "path": run.path,
-    "state": run.state,
-    "text": None if place == len(found.texts) else place,
+    "status": run.status,
+    "text": None if text == len(result.texts) else text,
     "nats": best and best.valid,
-    "bits": best and best.valid / math.log(2),
+    "bits": _bits(best and best.valid),
     "best_step": best and best.step,
     "step": last and last.step,
     "epochs": run.epochs,
@@ -190,18 +203,19 @@ def _record(found, run: comparison.Run) -> dict:
     "seconds_are_estimated": run.estimates_seconds,
     "parameters": run.parameters,
     "flops": last and last.flops,
-    "fields": {name: run.fields.get(name) for name in found.fields},
+    "fields": {name: run.fields.get(name) for name in result.fields},
     "problems": list(run.problems),
   }
+  return record | {old: record[new] for new, old in outcomes.ALIASES.items()}
 
 
-def _setting(each: comparison.Setting) -> dict:
+def _setting_record(setting: comparison.Setting) -> dict:
   return {
-    "name": each.name,
-    "text": each.text,
-    "fields": each.values,
-    "runs": [run.name for run in each.runs],
-    "losses": each.losses,
-    "mean": each.loss,
-    "interval": each.interval,
+    "name": setting.name,
+    "text": setting.text,
+    "fields": setting.values,
+    "runs": [run.name for run in setting.runs],
+    "losses": setting.losses,
+    "mean": setting.loss,
+    "interval": setting.interval,
   }

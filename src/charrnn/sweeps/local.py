@@ -1,7 +1,7 @@
-"""Trials on this machine: several at a time, each a process of its own with a share of the devices.
+"""The local backend: several trials at a time, each a process with its share of the machine.
 
-Every process is stopped by SIGTERM, upon which it saves and exits 75, when the launcher ends; by
-SIGHUP when it is killed.
+Trials save and exit with 75 on SIGTERM, which they get when the launcher ends, and on SIGHUP, which
+they get when it is killed.
 """
 
 import os
@@ -11,41 +11,43 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
-from charrnn import errors, runtime
-from charrnn.sweeps import attached
-from charrnn.sweeps import trials as trials_lib
+from charrnn import errors, startup
+from charrnn.runs.status import RunStatus
+from charrnn.sweeps import attached, outcomes
 
 POLL = 0.2  # seconds
 TPU_BOUNDS = {1: "1,1,1", 2: "1,2,1", 4: "2,2,1", 8: "2,4,1"}  # by the number of chips
-GRACE = 120.0  # seconds to save, after SIGTERM and before SIGKILL
+GRACE = 120.0  # seconds to save, between SIGTERM and SIGKILL
 
 
 class Share(NamedTuple):
-  """What one of several processes may use of the machine."""
+  """The part of the machine that one of several processes uses."""
 
   cores: tuple[int, ...]  # CPU
-  environment: dict[str, str]  # what tells JAX its accelerators
+  environment: dict[str, str]  # limits JAX to its accelerators
 
 
 def shares(parallel: int) -> list[Share]:
-  """The machine in as many shares; where there are fewer devices than shares, they are shared."""
-  cores = _parts(runtime.cores(), parallel)
-  gpus, tpus = gpu_names(), tpu_chips()
+  """Divide the machine into equal shares, which overlap if there are fewer devices than shares."""
+  cores = _divide(startup.cores(), parallel)
+  gpus, tpus = gpu_names(), _tpu_chips()
+  environments: list[dict[str, str]] = [{}] * parallel
   if gpus:
-    crowd = -(-parallel // len(gpus))  # processes on one GPU
-    fraction = {"XLA_PYTHON_CLIENT_MEM_FRACTION": f"{0.9 / crowd:.2f}"} if crowd > 1 else {}
-    environments = [
-      {"CUDA_VISIBLE_DEVICES": ",".join(part)} | fraction for part in _parts(gpus, parallel)
-    ]
+    per_gpu = -(-parallel // len(gpus))  # processes
+    fraction = {"XLA_PYTHON_CLIENT_MEM_FRACTION": f"{0.9 / per_gpu:.2f}"} if per_gpu > 1 else {}
+    parts = _divide(gpus, parallel)
+    environments = [{"CUDA_VISIBLE_DEVICES": ",".join(part)} | fraction for part in parts]
   elif tpus and parallel > 1:
-    environments = [_tpu_share(part) for part in _chips(tpus, parallel)]
-  else:
-    environments = [{}] * parallel
+    if parallel > len(tpus):
+      raise errors.UserError(
+        f"--parallel={parallel}: a TPU chip takes one process and there are {len(tpus)}"
+      )
+    environments = [_tpu_environment(part) for part in _divide(tpus, parallel)]
   return [Share(tuple(part), each) for part, each in zip(cores, environments)]
 
 
-def _parts(devices: Sequence, count: int) -> list[list]:
-  """Devices in `count` equal parts, what is left over unused; if too few, each in several."""
+def _divide(devices: Sequence, count: int) -> list[list]:
+  """Return `count` equal parts without the remainder; too few devices are in several parts."""
   size = len(devices) // count
   if not size:
     return [[devices[i % len(devices)]] for i in range(count)]
@@ -53,29 +55,31 @@ def _parts(devices: Sequence, count: int) -> list[list]:
 
 
 def gpu_names() -> list[str]:
-  """NVIDIA's GPUs that may be used, as CUDA_VISIBLE_DEVICES names them, without starting JAX."""
-  if (chosen := os.environ.get("CUDA_VISIBLE_DEVICES")) is not None:
-    return [name for name in chosen.split(",") if name.strip()]
+  """Return the usable NVIDIA GPUs as CUDA_VISIBLE_DEVICES names them, without starting JAX."""
+  if (names := _visible("CUDA_VISIBLE_DEVICES")) is not None:
+    return names
   try:
-    listed = subprocess.run(
+    listing = subprocess.run(
       ["nvidia-smi", "-L"], capture_output=True, text=True, timeout=30, check=True
     ).stdout
   except (OSError, subprocess.SubprocessError):
     return []
-  return [str(n) for n, _ in enumerate(line for line in listed.splitlines() if line[:3] == "GPU")]
+  return [str(n) for n in range(sum(line[:3] == "GPU" for line in listing.splitlines()))]
 
 
-def _chips(tpus: list[str], parallel: int) -> list[list[str]]:
-  """Equal parts; a chip is one process's alone."""
-  if parallel > len(tpus):
-    raise errors.UserError(
-      f"--parallel={parallel}: a TPU chip takes one process and there are {len(tpus)}"
-    )
-  return _parts(tpus, parallel)
+def _tpu_chips() -> list[str]:
+  if (names := _visible("TPU_VISIBLE_CHIPS")) is not None:
+    return names
+  return [str(n) for n in range(len(list(pathlib.Path("/dev").glob("accel[0-9]*"))))]
 
 
-def _tpu_share(chips: list[str]) -> dict[str, str]:
-  """As many of the chips as make a rectangle; JAX is told that they are all there is."""
+def _visible(variable: str) -> list[str] | None:
+  value = os.environ.get(variable)
+  return None if value is None else [name for name in value.split(",") if name.strip()]
+
+
+def _tpu_environment(chips: list[str]) -> dict[str, str]:
+  """Limit JAX to as many of the chips as make a rectangle."""
   count = max(n for n in TPU_BOUNDS if n <= len(chips))
   return {
     "TPU_VISIBLE_CHIPS": ",".join(chips[:count]),
@@ -84,35 +88,29 @@ def _tpu_share(chips: list[str]) -> dict[str, str]:
   }
 
 
-def tpu_chips() -> list[str]:
-  if (chosen := os.environ.get("TPU_VISIBLE_CHIPS")) is not None:
-    return [name for name in chosen.split(",") if name.strip()]
-  return [str(n) for n, _ in enumerate(sorted(pathlib.Path("/dev").glob("accel[0-9]*")))]
-
-
 class _Running(NamedTuple):
-  trial: trials_lib.Trial
+  trial: outcomes.Trial
   process: subprocess.Popen
   share: int
-  since: float
+  start: float  # monotonic time
 
 
 class Pool:
   """Runs trials, `parallel` at a time; `limit` is the seconds that each may take.
 
-  One is taken from `trials` when there is room for it, and not before.
+  The next trial is taken from `trials` only when a share is free.
   """
 
-  def __init__(self, trials: Iterable[trials_lib.Trial], parallel: int, limit: float | None):
+  def __init__(self, trials: Iterable[outcomes.Trial], parallel: int, limit: float | None):
     self._waiting, self._exhausted = iter(trials), False
     self.shares = shares(parallel)
     self.limit = limit
     self.running: list[_Running] = []
-    self._asked: dict[str, tuple[str, float]] = {}  # to save and end: why, and when
-    self.stopping = 0  # how often it was asked to
+    self._ending: dict[str, tuple[RunStatus, float]] = {}  # name -> reason and time of SIGTERM
+    self.stopping = 0  # number of calls of `stop`
 
   def run(self, watch: Callable[["Pool"], None]):
-    """To the end of all, or of those that run when `stop` was called."""
+    """Run all trials, or until `stop` is called; call `watch` after each poll."""
     try:
       while self.running or not (self._exhausted or self.stopping):
         self._start()
@@ -124,67 +122,65 @@ class Pool:
       self._end_all()
 
   def stop(self):
-    """Those that run save and end; a second call does not wait for that. For signal handlers."""
+    """Let the running trials save and end; a second call ends them at once. For signal handlers."""
     self.stopping += 1
 
-  def end(self, name: str, reason: str):
-    """The trial of this name saves and ends; its outcome will be `reason`."""
-    for each in self.running:
-      if each.trial.name == name:
-        self._ask(each, reason)
+  def end(self, name: str, reason: RunStatus):
+    """Let a trial save and end, with `reason` as its status."""
+    for running in self.running:
+      if running.trial.name == name:
+        self._terminate(running, reason)
 
-  def _ask(self, each: _Running, reason: str = trials_lib.STOPPED):
-    """Once: a second SIGTERM would end a run before it has saved."""
-    if each.trial.name not in self._asked:
-      self._asked[each.trial.name] = reason, time.monotonic()
-      each.process.terminate()
+  def _terminate(self, running: _Running, reason: RunStatus = RunStatus.STOPPED):
+    """Send SIGTERM once: a second one would end a run before it has saved."""
+    if running.trial.name not in self._ending:
+      self._ending[running.trial.name] = reason, time.monotonic()
+      running.process.terminate()
 
   def _start(self):
-    free = set(range(len(self.shares))) - {each.share for each in self.running}
+    free = set(range(len(self.shares))) - {running.share for running in self.running}
     while free and not (self._exhausted or self.stopping):
       if (trial := next(self._waiting, None)) is None:
         self._exhausted = True
         return
       share = free.pop()
-      trials_lib.begin(trial)
+      outcomes.begin(trial)
       process = _launch(trial, self.shares[share])
       self.running.append(_Running(trial, process, share, time.monotonic()))
 
   def _reap(self):
-    for each in list(self.running):
-      if (code := each.process.poll()) is None:
-        continue
-      seconds = time.monotonic() - each.since
-      self.running.remove(each)
-      reason, _ = self._asked.get(each.trial.name, ("", 0.0))
-      trials_lib.conclude(each.trial, code, seconds, reason)
+    for running in list(self.running):
+      if (code := running.process.poll()) is not None:
+        self.running.remove(running)
+        reason, _ = self._ending.get(running.trial.name, (None, 0.0))
+        outcomes.conclude(running.trial, code, time.monotonic() - running.start, reason)
 
   def _enforce(self):
-    """Ends those that are to stop or have taken too long: so that they save, then as they are."""
-    for each in self.running:
+    """Send SIGTERM to trials that are to stop or take too long, and SIGKILL after the grace."""
+    for running in self.running:
       now = time.monotonic()
-      _, asked = self._asked.get(each.trial.name, ("", now))
-      if self.stopping > 1 or now - asked > GRACE:
-        each.process.kill()
+      _, since = self._ending.get(running.trial.name, (None, now))
+      if self.stopping > 1 or now - since > GRACE:
+        running.process.kill()
       elif self.stopping:
-        self._ask(each)
-      elif self.limit is not None and now - each.since > self.limit:
-        self._ask(each, trials_lib.TIMEOUT)
+        self._terminate(running)
+      elif self.limit is not None and now - running.start > self.limit:
+        self._terminate(running, RunStatus.TIMEOUT)
 
   def _end_all(self):
-    for each in self.running:
-      self._ask(each)
-    until = time.monotonic() + GRACE
-    while self.running and time.monotonic() < until:
+    for running in self.running:
+      self._terminate(running)
+    deadline = time.monotonic() + GRACE
+    while self.running and time.monotonic() < deadline:
       self._reap()
       time.sleep(POLL)
-    for each in self.running:
-      each.process.kill()
-      each.process.wait()
+    for running in self.running:
+      running.process.kill()
+      running.process.wait()
     self._reap()
 
 
-def _launch(trial: trials_lib.Trial, share: Share) -> subprocess.Popen:
+def _launch(trial: outcomes.Trial, share: Share) -> subprocess.Popen:
   with trial.log.open("ab") as log:
     return subprocess.Popen(
       attached.command(trial.command, share.cores),

@@ -1,48 +1,141 @@
-"""Trials as jobs of SLURM, by submitit: one array, watched from here and going on without us.
+"""The SLURM backend: trials as one array of jobs, submitted by submitit and watched from here.
 
-SWEEP/slurm.json has the trials' jobs, so that the same command finds those that still run, and
-SWEEP/slurm/ what SLURM itself has to say.
+SWEEP/slurm.json maps trials to jobs, so that the same command finds those that still run.
+SWEEP/slurm/ has the output of the jobs themselves. Nobody need be watching: before its time is up,
+or when SLURM needs the node for another job, a job gets SIGUSR2. Then its run saves, and the job is
+queued again. On SIGTERM, which scancel sends to every process, the run saves and the job ends.
+
+An experiment file says what its trials need:
+
+def slurm():
+  return {"partition": "gpu", "gpus": 1, "cpus": 4, "time": 240, "sbatch": {"account": "lab"}}
 """
 
 import importlib.util
 import math
+import os
 import pathlib
 import shlex
 import shutil
 import signal
 import subprocess
+import sys
 import time
+from typing import Any, NamedTuple
 
 from charrnn import console, errors, files
-from charrnn.sweeps import board, job, resources
+from charrnn.runs.status import RunStatus
+from charrnn.sweeps import attached, local, outcomes
 from charrnn.sweeps import trials as trials_lib
 
-ASK = 5.0  # seconds between questions to SLURM
+QUERY = 5.0  # seconds between queries of SLURM
 POLL = 0.5  # seconds between looks at the trials
-LOST = 15.0  # seconds for an outcome to come over a network's file system, after the job's end
-# What SLURM calls a job that is over, and one that has still to begin.
-ENDED = "COMPLETED FAILED CANCELLED TIMEOUT OUT_OF_MEMORY NODE_FAIL BOOT_FAIL DEADLINE PREEMPTED"
-NOT_YET = "PENDING CONFIGURING REQUEUED REQUEUE_HOLD REQUEUE_FED SPECIAL_EXIT"
+LOST = 15.0  # seconds for an outcome to arrive over a network's file system, after the job's end
+SAVE = signal.SIGUSR2  # asks a job to save and to be queued again
+# States of a job that is over, and of one that has not begun.
+OVER = "COMPLETED FAILED CANCELLED TIMEOUT OUT_OF_MEMORY NODE_FAIL BOOT_FAIL DEADLINE PREEMPTED"
+PENDING = "PENDING CONFIGURING REQUEUED REQUEUE_HOLD REQUEUE_FED SPECIAL_EXIT"
+# The options of sbatch for the fields of Resources, and those that belong to the launcher.
+OPTIONS = {
+  "partition": "partition",
+  "nodes": "nodes",
+  "tasks": "ntasks-per-node",
+  "cpus": "cpus-per-task",
+  "gpus": "gpus-per-node",
+  "memory": "mem",
+  "time": "time",
+}
+RESERVED = ("array", "error", "job-name", "open-mode", "output", "requeue", "signal")
 
 
-def prepared(trial: trials_lib.Trial, wanted: resources.Resources) -> trials_lib.Trial:
-  """The trial with the command that each of its processes runs."""
-  if wanted.processes == 1:
+class Resources(NamedTuple):
+  """What each trial gets; the fields that slurm() may set."""
+
+  partition: str = ""  # "": SLURM's default
+  nodes: int = 1
+  tasks: int = 1  # processes on a node; several processes train one run together
+  cpus: int = 1  # cores of a process
+  gpus: int = 0  # on a node
+  memory: float = 0.0  # GB on a node; 0: SLURM's default
+  time: int = 60  # minutes; a trial that needs longer saves, is queued again and goes on
+  sbatch: dict[str, Any] = {}  # noqa: RUF012 (never changed); other options, by their long names
+
+  @property
+  def processes(self) -> int:
+    return self.nodes * self.tasks
+
+  @property
+  def options(self) -> dict[str, Any]:
+    """Return the options of sbatch by their long names."""
+    values = {option: getattr(self, name) for name, option in OPTIONS.items()}
+    if self.memory:
+      values["mem"] = f"{self.memory * 1024:.0f}M"
+    notice = min(90, self.time * 60 // 3)  # seconds to save, not too many where the time is short
+    values |= {"requeue": True, "signal": f"{SAVE.name.removeprefix('SIG')}@{notice}"}
+    return {name: value for name, value in values.items() if value} | self.sbatch
+
+
+def read_resources(module, variant: str = "") -> Resources:
+  """Return what an experiment file's slurm() asks for; raise UserError if it is not valid."""
+  if not hasattr(module, "slurm"):
+    return Resources()
+  where = f"{module.__file__}, slurm()"
+  values = trials_lib.call(module, "slurm", variant, convert=dict)
+  for name, value in values.items():
+    _check_field(where, name, value)
+  resources = Resources(**values)
+  for name, value in resources.sbatch.items():
+    _check_option(where, name, value)
+  if resources.processes > 1 and resources.gpus and resources.gpus != resources.tasks:
+    raise errors.UserError(
+      f"{where}: of several processes each has one GPU: set gpus to tasks, {resources.tasks}"
+    )
+  return resources
+
+
+def _check_field(where, name, value):
+  defaults = Resources._field_defaults
+  if name not in defaults:
+    raise errors.UserError(
+      f"{where} sets {name!r}: use {', '.join(defaults)} (for all other options of sbatch)"
+    )
+  kind, minimum = type(defaults[name]), int(bool(defaults[name]))
+  if isinstance(value, bool) or not isinstance(value, int | float if kind is float else kind):
+    raise errors.UserError(f"{where} sets {name} to {value!r}: use a value of type {kind.__name__}")
+  if isinstance(value, int | float) and not minimum <= value < math.inf:
+    raise errors.UserError(f"{where} sets {name} to {value}: must be at least {minimum}")
+
+
+def _check_option(where, name, value):
+  plain = str(name).lstrip("-").replace("_", "-")
+  if plain in RESERVED:
+    raise errors.UserError(f"{where}: sbatch: {name!r} is set by launch.py")
+  if fields := [field for field, option in OPTIONS.items() if option == plain]:
+    raise errors.UserError(f"{where}: sbatch: {name!r} is the field {fields[0]!r}")
+  if plain != name:
+    raise errors.UserError(f"{where}: sbatch: {name!r} is written {plain!r}")
+  if value is not True and (value is False or not isinstance(value, str | int | float)):
+    raise errors.UserError(f"{where}: sbatch: {name} is {value!r}: use text, a number or True")
+
+
+def describe(trials, resources: Resources, parallel: int) -> str:
+  """Return what would be submitted: the options of sbatch and the trials' commands."""
+  options = {"array": f"0-{len(trials) - 1}%{parallel}"} if len(trials) > 1 else {}
+  options |= resources.options
+  flags = [f"--{name}" if value is True else f"--{name}={value}" for name, value in options.items()]
+  commands = [shlex.join(_with_processes(trial, resources).command) for trial in trials]
+  return "\n".join([f"sbatch {shlex.join(flags)}", *commands])
+
+
+def _with_processes(trial: outcomes.Trial, resources: Resources) -> outcomes.Trial:
+  """Return the trial with the command that each of its processes runs."""
+  if resources.processes == 1:
     return trial
   return trial._replace(command=[*trial.command, "--distributed"])
 
 
-def described(trials, wanted: resources.Resources, parallel: int) -> str:
-  """What would be submitted: the options of sbatch, and the trials' commands."""
-  told = {"array": f"0-{len(trials) - 1}%{parallel}"} if len(trials) > 1 else {}
-  told |= resources.options(wanted)
-  flags = [f"--{name}" if value is True else f"--{name}={value}" for name, value in told.items()]
-  commands = [shlex.join(prepared(trial, wanted).command) for trial in trials]
-  return "\n".join([f"sbatch {shlex.join(flags)}", *commands])
-
-
 def check():
-  """Raises UserError where no job can be submitted."""
+  """Raise UserError if no job can be submitted."""
   if missing := [name for name in ("sbatch", "srun", "squeue") if not shutil.which(name)]:
     raise errors.UserError(
       f"--backend=slurm: no {missing[0]} here: run it on a login node of the cluster, or use "
@@ -50,69 +143,18 @@ def check():
     )
   if importlib.util.find_spec("submitit") is None:
     raise errors.UserError("--backend=slurm needs submitit: pip install 'charrnn[cluster]'")
-  answer()
+  _job_states()
 
 
-def answer() -> dict[str, str]:
-  """What `query` gives; a UserError where SLURM says nothing: its jobs would be submitted twice."""
-  if (told := query()) is None:
+def _job_states() -> dict[str, str]:
+  """Return `query()`; raise UserError without an answer, since jobs would be submitted twice."""
+  if (states := query()) is None:
     raise errors.UserError("--backend=slurm: SLURM does not answer: try squeue")
-  return told
-
-
-def holds(folder: pathlib.Path) -> bool:
-  """Whether SLURM has a job of a trial in `folder` that waits or runs, as far as one can ask it."""
-  jobs = _remembered(folder)
-  told = (jobs and query()) or {}
-  return any(told.get(number, "COMPLETED") not in ENDED.split() for number in jobs.values())
-
-
-def run(trials, missing, flags, wanted: resources.Resources) -> bool:
-  """Submits what is missing and not in SLURM's hands yet, and watches to the end or to a signal."""
-  folder = trials[0].folder.parent
-  jobs, told = _remembered(folder), answer()
-  waits = [
-    each
-    for each in missing
-    if not _goes_on(trials_lib.outcome(each.folder), told.get(jobs.get(each.name, ""), ""))
-  ]
-  if kept := len(missing) - len(waits):
-    console.say(f"slurm     {kept} trials are in its hands already")
-  if waits:
-    jobs |= submit(folder, waits, flags, wanted)
-    files.write_json(folder / "slurm.json", {"jobs": jobs})
-    console.say(
-      f"slurm     {len(waits)} trials submitted, {flags.parallel} at a time; Ctrl-C leaves them be"
-    )
-  watch = Watch(trials, {each.name: jobs[each.name] for each in missing})
-  before = signal.signal(signal.SIGTERM, signal.default_int_handler)
-  try:
-    watch.run()
-  except KeyboardInterrupt:
-    console.say(
-      "\nthe jobs go on: the same command watches them again, and they save and end by\n"
-      f"  scancel {' '.join(sorted({each.partition('_')[0] for each in watch.going.values()}))}"
-    )
-    return True
-  finally:
-    signal.signal(signal.SIGTERM, before)
-  return False
-
-
-def _remembered(folder: pathlib.Path) -> dict[str, str]:
-  """The last job of each trial."""
-  path = folder / "slurm.json"
-  return dict(files.read_json(path).get("jobs", {})) if path.exists() else {}
-
-
-def _goes_on(ended: trials_lib.Outcome | None, told: str) -> bool:
-  """Whether SLURM, by what it says of a job, will do more for a trial than to tidy up after it."""
-  is_over = ended is not None and ended.state != trials_lib.STOPPED
-  return bool(told) and told not in ENDED.split() and not is_over
+  return states
 
 
 def query() -> dict[str, str] | None:
-  """What SLURM says of our jobs that run, wait or have ended of late; None without an answer."""
+  """Return the states of our jobs that run, wait or have ended lately; None without an answer."""
   command = ["squeue", "--me", "--array", "--states=all", "--noheader", "--format=%i %T"]
   try:
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
@@ -121,9 +163,60 @@ def query() -> dict[str, str] | None:
   return dict(line.split(maxsplit=1) for line in done.stdout.splitlines() if " " in line.strip())
 
 
-def submit(folder, trials, flags, wanted: resources.Resources) -> dict[str, str]:
-  """Hands trials over as one array; returns their jobs by name."""
-  import submitit
+def has_jobs(folder: pathlib.Path) -> bool:
+  """Whether SLURM says that a job of a trial in `folder` waits or runs."""
+  jobs = _stored_jobs(folder)
+  states = (jobs and query()) or {}
+  return any(states.get(number, "COMPLETED") not in OVER.split() for number in jobs.values())
+
+
+def _stored_jobs(folder: pathlib.Path) -> dict[str, str]:
+  """Return the last job of each trial."""
+  path = folder / "slurm.json"
+  return dict(files.read_json(path).get("jobs", {})) if path.exists() else {}
+
+
+def run(trials, missing, flags, resources: Resources) -> bool:
+  """Submit missing trials that have no job, and watch all; return whether a signal ended that."""
+  folder = trials[0].folder.parent
+  jobs, states = _stored_jobs(folder), _job_states()
+  new = [
+    trial
+    for trial in missing
+    if not _continues(outcomes.read(trial.folder), states.get(jobs.get(trial.name, ""), ""))
+  ]
+  if count := len(missing) - len(new):
+    console.say(f"slurm     {count} trials have jobs already")
+  if new:
+    jobs |= submit(folder, new, flags, resources)
+    files.write_json(folder / "slurm.json", {"jobs": jobs})
+    console.say(
+      f"slurm     {len(new)} trials submitted, {flags.parallel} at a time; Ctrl-C lets them run"
+    )
+  watch = Watch(trials, {trial.name: jobs[trial.name] for trial in missing})
+  handler = signal.signal(signal.SIGTERM, signal.default_int_handler)
+  try:
+    watch.run()
+  except KeyboardInterrupt:
+    console.say(
+      "\nthe jobs go on: the same command watches them again, and they save and end by\n"
+      f"  scancel {' '.join(sorted({job.partition('_')[0] for job in watch.jobs.values()}))}"
+    )
+    return True
+  finally:
+    signal.signal(signal.SIGTERM, handler)
+  return False
+
+
+def _continues(outcome: outcomes.Outcome | None, job_state: str) -> bool:
+  """Whether a job still has to run its trial, and not only to clean up after it."""
+  is_over = outcome is not None and outcome.status != RunStatus.STOPPED
+  return bool(job_state) and job_state not in OVER.split() and not is_over
+
+
+def submit(folder: pathlib.Path, trials, flags, resources: Resources) -> dict[str, str]:
+  """Submit trials as one array; return their jobs by name."""
+  import submitit  # an optional extra
 
   for trial in trials:
     (trial.folder / "outcome.json").unlink(missing_ok=True)
@@ -131,67 +224,119 @@ def submit(folder, trials, flags, wanted: resources.Resources) -> dict[str, str]
   executor.update_parameters(
     job_name=folder.name,
     array_parallelism=flags.parallel,
-    additional_parameters=resources.options(wanted),
-    srun_args=[f"--cpus-per-task={wanted.cpus}"],  # since 22.05 it asks sbatch no more
+    additional_parameters=resources.options,
+    srun_args=[f"--cpus-per-task={resources.cpus}"],  # srun ignores sbatch's since 22.05
     stderr_to_stdout=True,
   )
   limit = flags.time_limit * 60 if flags.time_limit else None
-  each = [prepared(trial, wanted) for trial in trials]
+  commands = [_with_processes(trial, resources) for trial in trials]
   try:
-    jobs = executor.map_array(job.run, each, [limit] * len(each))
-  except RuntimeError as error:  # sbatch has refused
-    said = [line for line in str(error).splitlines() if "error:" in line]
-    raise errors.UserError(f"--backend=slurm: {(said or [str(error)])[-1].strip()}") from error
-  return {trial.name: str(each.job_id) for trial, each in zip(trials, jobs)}
+    jobs = executor.map_array(run_job, commands, [limit] * len(commands))
+  except RuntimeError as error:  # from sbatch
+    lines = [line for line in str(error).splitlines() if "error:" in line] or [str(error)]
+    raise errors.UserError(f"--backend=slurm: {lines[-1].strip()}") from error
+  return {trial.name: str(job.job_id) for trial, job in zip(trials, jobs)}
 
 
 class Watch:
-  """Follows jobs to their ends, by their trials' outcomes and by what SLURM says."""
+  """Follows jobs to their ends, by the outcomes of their trials and by the answers of SLURM."""
 
   def __init__(self, trials, jobs: dict[str, str]):
-    self.going = dict(jobs)  # by their trials' names
+    self.jobs = dict(jobs)  # that have not ended, by their trials' names
     self._trials = trials
-    self._told: dict[str, str] = {}
-    self._asked = -math.inf
-    self._missed: dict[str, float] = {}  # since when a job is gone without an outcome
+    self._job_states: dict[str, str] = {}
+    self._query_time = -math.inf
+    self._lost_since: dict[str, float] = {}  # when a job was first seen ended without an outcome
 
   def run(self):
-    table = board.Board(self._trials)
-    while self.going:
-      self._ask()
-      table.update({each.name: self._state(each) for each in self._trials})
-      time.sleep(POLL)
-    table.update({each.name: self._state(each) for each in self._trials}, final=True)
+    with outcomes.StatusTable(self._trials) as table:
+      while self.jobs:
+        self._query()
+        table.update({trial.name: self._status(trial) for trial in self._trials})
+        time.sleep(POLL)
+      table.update({trial.name: self._status(trial) for trial in self._trials}, final=True)
 
-  def _ask(self):
-    if time.monotonic() - self._asked >= ASK:
-      told = query()
-      self._told = self._told if told is None else told
-      self._asked = time.monotonic()
+  def _query(self):
+    if time.monotonic() - self._query_time >= QUERY:
+      states = query()
+      self._job_states = self._job_states if states is None else states
+      self._query_time = time.monotonic()
 
-  def _state(self, trial) -> str:
-    ended = trials_lib.outcome(trial.folder)
-    if trial.name in self.going:
-      told = self._told.get(self.going[trial.name], "")
-      if _goes_on(ended, told):
-        self._missed.pop(trial.name, None)
-        return trials_lib.WAITING if told in NOT_YET.split() else trials_lib.RUNNING
-      if ended is None and not self._is_lost(trial):
-        return trials_lib.WAITING
-      ended = ended or _conclude(trial, self.going[trial.name], told)
-      del self.going[trial.name]
-    return ended.state if ended else trials_lib.WAITING
+  def _status(self, trial) -> RunStatus:
+    outcome = outcomes.read(trial.folder)
+    if trial.name in self.jobs:
+      job_state = self._job_states.get(self.jobs[trial.name], "")
+      if _continues(outcome, job_state):
+        self._lost_since.pop(trial.name, None)
+        return RunStatus.WAITING if job_state in PENDING.split() else RunStatus.RUNNING
+      if outcome is None and not self._is_lost(trial):
+        return RunStatus.WAITING
+      outcome = outcome or _conclude(trial, self.jobs[trial.name], job_state)
+      del self.jobs[trial.name]
+    return outcome.status if outcome else RunStatus.WAITING
 
   def _is_lost(self, trial) -> bool:
-    since = self._missed.setdefault(trial.name, time.monotonic())
+    since = self._lost_since.setdefault(trial.name, time.monotonic())
     return time.monotonic() - since > LOST
 
 
-def _conclude(trial, number: str, told: str) -> trials_lib.Outcome:
-  """For a job that could not say itself how it ended."""
-  log = trial.folder.parent / "slurm" / f"{number}_0_log.out"
-  trial.folder.mkdir(parents=True, exist_ok=True)  # it may never have begun
+def _conclude(trial, job: str, job_state: str) -> outcomes.Outcome:
+  """Write the outcome of a trial whose job could not write it."""
+  log = trial.folder.parent / "slurm" / f"{job}_0_log.out"
+  trial.folder.mkdir(parents=True, exist_ok=True)  # the job may never have begun
   with trial.log.open("a") as file:
-    file.write(f"job {number} of SLURM has ended, {told or 'no word why'}; see {log}\n")
-  code = trials_lib.INTERRUPTED if told == "CANCELLED" else -signal.SIGKILL
-  return trials_lib.conclude(trial, code, 0.0)
+    file.write(f"job {job} of SLURM has ended, {job_state or 'reason unknown'}; see {log}\n")
+  code = outcomes.STOPPED_CODE if job_state == "CANCELLED" else -signal.SIGKILL
+  return outcomes.conclude(trial, code, 0.0)
+
+
+def run_job(trial: outcomes.Trial, limit: float | None = None):
+  """Run a trial in a job and exit as its process does; submitit calls it in each task of the job.
+
+  `limit`: seconds that the trial may take, counted over all its launches. submitit's own requeueing
+  is not used: it needs the run's process to be the job's, and it knows no such limit.
+  """
+  start, is_first = time.monotonic(), os.environ.get("SLURM_PROCID", "0") == "0"
+  previous = outcomes.read(trial.folder)
+  spent = previous.seconds if previous else 0.0
+  if is_first:
+    outcomes.begin(trial)
+  trial.folder.mkdir(parents=True, exist_ok=True)
+  with trial.log.open("ab") as log:
+    process = subprocess.Popen(
+      attached.command(trial.command),  # not every SLURM ends the children of a killed process
+      stdin=subprocess.DEVNULL,
+      stdout=log,
+      stderr=subprocess.STDOUT,
+    )
+  signals = []
+
+  def stop(*_):
+    if not signals:  # a second SIGTERM would end the run before it has saved
+      process.terminate()
+    signals.append(True)
+
+  signal.signal(SAVE, stop)
+  code, is_late = _wait(process, limit - spent if limit is not None and is_first else None, stop)
+  if is_first:
+    reason = RunStatus.TIMEOUT if is_late else RunStatus.STOPPED if signals else None
+    outcome = outcomes.conclude(trial, code, spent + time.monotonic() - start, reason)
+    if signals and outcome.status == RunStatus.STOPPED:
+      import submitit  # an optional extra
+
+      # Not by SLURM_JOB_ID: for the last job of an array it is the number of the whole array.
+      subprocess.run(["scontrol", "requeue", submitit.JobEnvironment().job_id], check=True)
+  sys.exit(code if code >= 0 else 128 - code)  # a shell's code for a signal
+
+
+def _wait(process: subprocess.Popen, seconds: float | None, stop) -> tuple[int, bool]:
+  """Return the exit code, and whether the process was stopped for taking more than `seconds`."""
+  try:
+    return process.wait(None if seconds is None else max(0.0, seconds)), False
+  except subprocess.TimeoutExpired:
+    stop()
+  try:
+    return process.wait(local.GRACE), True
+  except subprocess.TimeoutExpired:
+    process.kill()
+    return process.wait(), True

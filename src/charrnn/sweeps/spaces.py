@@ -1,4 +1,4 @@
-"""Spaces to search, as data: what values a field may have. Drawn from at random, or by Optuna.
+"""Search spaces as data: the values that fields may have, for random search and for Optuna.
 
 def space():
   return {
@@ -15,7 +15,6 @@ from typing import Any, NamedTuple
 
 from charrnn import config as config_lib
 from charrnn import errors
-from charrnn.sweeps import sweep
 
 
 class Floats(NamedTuple):
@@ -24,10 +23,10 @@ class Floats(NamedTuple):
   log: bool
 
   def suggest(self, source, field: str) -> float:
-    value = sweep.rounded(source.suggest_float(field, self.low, self.high, log=self.log))
+    value = rounded(source.suggest_float(field, self.low, self.high, log=self.log))
     return min(max(value, self.low), self.high)
 
-  def ends(self) -> tuple:
+  def extremes(self) -> tuple:
     return self.low, self.high
 
 
@@ -39,7 +38,7 @@ class Integers(NamedTuple):
   def suggest(self, source, field: str) -> int:
     return source.suggest_int(field, self.low, self.high, step=self.step)
 
-  def ends(self) -> tuple:
+  def extremes(self) -> tuple:
     return self.low, self.high
 
 
@@ -49,70 +48,76 @@ class Choice(NamedTuple):
   def suggest(self, source, field: str):
     return source.suggest_categorical(field, self.values)
 
-  def ends(self) -> tuple:
+  def extremes(self) -> tuple:
     return self.values
 
 
 Space = dict[str, Floats | Integers | Choice]
 
 
+def rounded(value: float) -> float:
+  """Round to four significant digits, so that values can be read and typed."""
+  return float(f"{value:.4g}")
+
+
 def uniform(low: float, high: float) -> Floats:
+  """Return the numbers from low to high."""
   if not -math.inf < low <= high < math.inf:
     raise errors.UserError(f"uniform({low}, {high}) is no range")
   return Floats(float(low), float(high), log=False)
 
 
 def log_uniform(low: float, high: float) -> Floats:
-  """Uniform in the logarithm."""
+  """Return the numbers from low to high, uniform in their logarithm."""
   if not 0 < low <= high < math.inf:
     raise errors.UserError(f"log_uniform({low}, {high}) is no range above 0")
   return Floats(float(low), float(high), log=True)
 
 
 def integers(low: int, high: int, step: int = 1) -> Integers:
-  """low, low + step, and so on, up to `high`."""
+  """Return low, low + step, and so on, up to `high`."""
   if not (low <= high and step >= 1 and {type(low), type(high), type(step)} == {int}):
-    raise errors.UserError(f"integers({low}, {high}, step={step}) are none")
+    raise errors.UserError(f"integers({low}, {high}, step={step}) has no values")
   return Integers(low, high - (high - low) % step, step)
 
 
 def choice(values: Iterable[Any]) -> Choice:
+  """Return a choice of numbers or texts."""
   values = tuple(values)
   if not values or not all(isinstance(value, bool | int | float | str) for value in values):
     raise errors.UserError(f"choice({list(values)}): numbers and text can be chosen")
   return Choice(values)
 
 
-def checked(space) -> Space:
-  """What an experiment's space() gives; a UserError for unknown fields and for other values."""
+def checked(space: Any) -> Space:
+  """Return the result of an experiment's space(); raise UserError if it is no space."""
   if not isinstance(space, dict) or not space:
-    raise errors.UserError("a dict is wanted, with a space for each field")
-  found = {config_lib.current_name(str(field)): each for field, each in space.items()}
-  for field, each in found.items():
-    if field not in config_lib.BY_NAME:
-      raise errors.UserError(config_lib.unknown_field(field))
-    if not isinstance(each, Floats | Integers | Choice):
-      raise errors.UserError(
-        f"{field} is {each!r}: uniform, log_uniform, integers or choice is wanted"
-      )
-  return found
+    raise errors.UserError("return a dict with a space for each field")
+  space = {str(field).removeprefix("config."): values for field, values in space.items()}
+  fields = config_lib.flatten(config_lib.default().to_dict())
+  for field, values in space.items():
+    if field not in fields:
+      raise errors.UserError(f"there is no field {field!r}: src/charrnn/config.py has all")
+    if not isinstance(values, Floats | Integers | Choice):
+      raise errors.UserError(f"{field} is {values!r}: use uniform, log_uniform, integers or choice")
+  return space
 
 
-def suggested(space: Space, source) -> dict[str, Any]:
-  """A value for each field; `source` is a trial of Optuna's, or a Draw."""
-  return {field: each.suggest(source, field) for field, each in space.items()}
+def suggest(space: Space, source) -> dict[str, Any]:
+  """Return a value for each field; `source` is a trial of Optuna or a RandomSource."""
+  return {field: values.suggest(source, field) for field, values in space.items()}
 
 
-def ends(space: Space) -> Iterator[dict[str, Any]]:
-  """Each field's least and largest value, or each of its choices, alone."""
-  for field, each in space.items():
-    yield from ({field: value} for value in each.ends())
+def extremes(space: Space) -> Iterator[dict[str, Any]]:
+  """Yield each field's least and largest value, or each of its choices, one at a time."""
+  for field, values in space.items():
+    yield from ({field: value} for value in values.extremes())
 
 
-class Draw(NamedTuple):
-  """Draws as a trial of Optuna's suggests; the same number gives the same values.
+class RandomSource(NamedTuple):
+  """Suggests random values through the methods of an Optuna trial.
 
-  Those of a field hang on nothing but it, so that they stay when others come and go.
+  A field's value depends on seed, number and field alone, so it stays when other fields are added.
   """
 
   seed: int
@@ -134,12 +139,12 @@ class Draw(NamedTuple):
     return self._random(field).choice(choices)
 
 
-def drawn(space: Space, count: int, seed: int) -> sweep.Trials:
-  """So many different trials at random; those of a smaller number are among them."""
-  found: dict[tuple, dict[str, Any]] = {}
+def draw(space: Space, count: int, seed: int) -> list[dict[str, Any]]:
+  """Return `count` different random trials; a larger count adds to those of a smaller one."""
+  trials: dict[tuple, dict[str, Any]] = {}
   for number in range(100 * count):
-    trial = suggested(space, Draw(seed, number))
-    found.setdefault(tuple(trial.values()), trial)
-    if len(found) == count:
-      return list(found.values())
-  raise errors.UserError(f"--trials={count}: the space has only {len(found)} different trials")
+    trial = suggest(space, RandomSource(seed, number))
+    trials.setdefault(tuple(trial.values()), trial)
+    if len(trials) == count:
+      return list(trials.values())
+  raise errors.UserError(f"--trials={count}: the space has only {len(trials)} different trials")

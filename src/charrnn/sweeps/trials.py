@@ -1,148 +1,294 @@
-"""The trials of a sweep on disk: what each has come to, and what it says of itself meanwhile.
+"""Trials of a sweep: combinators for experiment files, names, and trial expansion.
 
-SWEEP/
-  sweep.json                 the trials: name -> overrides
-  NAME/                      a run directory, with
-    log.txt                  what its process printed, launch after launch
-    outcome.json             how the last launch ended; absent while there was none
-  summary.csv
+A trial is a dict of overrides by dotted field name, and a sweep a list of trials:
+
+  def sweep():
+    return trials.product(
+      trials.sweep("model.cell", ["rnn", "lstm"]), trials.sweep("seed", range(3))  # 6 trials
+    )
+
+`get_hyper(hyper)` of big_vision's and scenic's config files receives this module as `hyper`, hence
+the names `zipit` and `chainit`. The prefix "config." of a field is dropped.
 """
 
-import csv
-import io
+import hashlib
+import importlib.util
+import inspect
+import itertools
 import json
 import math
+import os
 import pathlib
-import signal
-import time
-from collections.abc import Sequence
-from typing import Any, NamedTuple
+import random
+import re
+import sys
+import types
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
 
-from charrnn import files
-from charrnn.runs import metrics
+from charrnn import config as config_lib
+from charrnn import errors, files
+from charrnn.sweeps import outcomes, spaces
+from charrnn.training import sizing
 
-DONE, FAILED, DIVERGED, KILLED, TIMEOUT = "done", "failed", "diverged", "killed", "timeout"
-PRUNED = "pruned"  # given up by a search for its losses
-STOPPED = "stopped"  # by a signal, saved: goes on when it is launched again
-WAITING, RUNNING = "waiting", "running"
-BAD = (FAILED, DIVERGED, KILLED, TIMEOUT)
-ENDED = (DONE, PRUNED)  # not to be launched again
-SEEN = (*ENDED, DIVERGED)  # in a search, where it tells which values are bad
-RUINED = (FAILED, DIVERGED, KILLED)  # whose losses are no measure of anything
-INTERRUPTED = 75  # the exit code of a run that was stopped by a signal and has saved
-LAUNCH = "---- launched"  # begins the line in a log that begins a launch
+Trials = list[dict[str, Any]]
+MAX_NAME = 100  # characters
 
 
-class Trial(NamedTuple):
-  name: str
-  overrides: dict[str, Any]
-  folder: pathlib.Path
-  command: list[str]
-
-  @property
-  def log(self) -> pathlib.Path:
-    return self.folder / "log.txt"
+def discrete(values: Iterable[Any]) -> list[Any]:
+  """Return the values as a list, for `sweep`; config files of big_vision use it."""
+  return list(values)
 
 
-class Outcome(NamedTuple):
-  state: str
-  code: int | None = None  # negative: the signal that ended it
-  seconds: float = 0.0
+def sweep(field: str, values: Iterable[Any]) -> Trials:
+  """Return a trial for each value of a field."""
+  return [{field.removeprefix("config."): value} for value in values]
 
 
-class Progress(NamedTuple):
-  """The last of what metrics.jsonl has; None for what it does not say yet."""
-
-  step: int | None = None
-  epoch: float | None = None
-  train_loss: float | None = None
-  valid_loss: float | None = None  # the best so far
-  valid_step: int | None = None
-  rate: float | None = None  # characters a second
+def fixed(field: str, value: Any, length: int = 1) -> Trials:
+  """Return trials that all set one value."""
+  return sweep(field, [value] * length)
 
 
-def outcome(folder: pathlib.Path) -> Outcome | None:
-  """How the last launch ended; None if none has, or if nobody was there to see it."""
-  try:
-    found = json.loads((folder / "outcome.json").read_bytes())
-    return Outcome(str(found["state"]), found["code"], float(found["seconds"]))
-  except (OSError, ValueError, KeyError, TypeError):
-    return None
+def product(*sweeps: Trials | list[Trials]) -> Trials:
+  """Combine every trial of one sweep with every trial of the others.
 
-
-def begin(trial: Trial):
-  """Before a launch: a directory, a log that says so, and no word of how the last one ended."""
-  trial.folder.mkdir(parents=True, exist_ok=True)
-  (trial.folder / "outcome.json").unlink(missing_ok=True)
-  with trial.log.open("a") as log:
-    log.write(f"{LAUNCH} {time.strftime('%Y-%m-%d %H:%M:%S')}\n")
-
-
-def conclude(trial: Trial, code: int, seconds: float, reason: str = "") -> Outcome:
-  """Writes how a launch ended, by its exit code.
-
-  `reason`: it was asked to save and end, and why: TIMEOUT, PRUNED or STOPPED.
+  This and the next two take sweeps one by one or as one list.
   """
-  early = reason == STOPPED and code == -signal.SIGTERM  # it had nothing to save yet
-  if code == 0:
-    state = DONE
-  elif reason in (TIMEOUT, PRUNED):
-    state = reason
-  elif code == INTERRUPTED or early:
-    state = STOPPED
-  elif code < 0:
-    state = KILLED
-  else:
-    state = DIVERGED if "training diverged" in "".join(tail(trial.log, 3)) else FAILED
-  found = Outcome(state, code, seconds)
-  trial.folder.mkdir(parents=True, exist_ok=True)
-  files.write_json(trial.folder / "outcome.json", found._asdict())
-  return found
+  return [_merge(trials) for trials in itertools.product(*_separate(sweeps))]
 
 
-def tail(path: pathlib.Path, lines: int) -> list[str]:
-  """The last lines of a log's last launch that are not empty, as they were last drawn over."""
-  try:
-    with path.open("rb") as file:
-      file.seek(max(0, path.stat().st_size - 20_000))
-      text = file.read().decode("utf-8", "replace")
-  except OSError:
-    return []
-  text = f"\n{text}".rpartition(f"\n{LAUNCH}")[2]
-  found = [line.rpartition("\r")[2] for line in text.split("\n")[1:] if line.strip()]
-  return found[-lines:]
+def zipit(*sweeps: Trials | list[Trials]) -> Trials:
+  """Combine the first trials of all sweeps, then the second ones, and so on; lengths are equal."""
+  separate = _separate(sweeps)
+  if len(lengths := {len(trials) for trials in separate}) > 1:
+    raise errors.UserError(f"zipit: sweeps of different lengths: {sorted(lengths)}")
+  return [_merge(trials) for trials in zip(*separate)]
 
 
-def progress(folder: pathlib.Path) -> Progress:
-  """Of a run that may be writing just now."""
-  values: dict[str, Any] = {}
-  best, best_step = math.inf, None
-  for record in metrics.read(folder):
-    values |= record
-    loss = record.get("valid/loss")
-    if loss is not None and loss < best:
-      best, best_step = loss, record["step"]
-  return Progress(
-    values.get("step"),
-    values.get("epoch"),
-    values.get("train/loss"),
-    None if best_step is None else best,
-    best_step,
-    values.get("chars_per_second"),
-  )
+def chainit(*sweeps: Trials | list[Trials]) -> Trials:
+  """Concatenate sweeps."""
+  return [dict(trial) for trials in _separate(sweeps) for trial in trials]
 
 
-def summary(trials: Sequence[Trial]) -> str:
-  """All trials as CSV: how they ended, what they reached, and what they were told."""
-  fields = list(dict.fromkeys(field for trial in trials for field in trial.overrides))
-  file = io.StringIO()
-  writer = csv.writer(file, lineterminator="\n")
-  writer.writerow(["trial", "state", "exit", "seconds", "step", "valid/loss", "at step", *fields])
+def log_uniform(field: str, low: float, high: float, count: int, seed: int = 0) -> Trials:
+  """Return `count` random values, uniform in their logarithm; they depend on the seed alone."""
+  if not 0 < low <= high:
+    raise errors.UserError(f"log_uniform({field}): {low} to {high} is no range above 0")
+  logarithms = _random(field, math.log(low), math.log(high), count, seed)
+  return sweep(field, map(spaces.rounded, map(math.exp, logarithms)))
+
+
+def uniform(field: str, low: float, high: float, count: int, seed: int = 0) -> Trials:
+  """Return `count` random values between low and high; they depend on the seed alone."""
+  return sweep(field, map(spaces.rounded, _random(field, low, high, count, seed)))
+
+
+def _random(field: str, low: float, high: float, count: int, seed: int) -> list[float]:
+  source = random.Random(f"{field} {seed}")
+  return [source.uniform(low, high) for _ in range(count)]
+
+
+def _separate(sweeps) -> list[Trials]:
+  """Return the sweeps of a combinator's arguments: several sweeps, or one list of them."""
+  if len(sweeps) == 1 and sweeps[0] and not isinstance(sweeps[0][0], dict):
+    sweeps = sweeps[0]
+  return [list(trials) for trials in sweeps]
+
+
+def _merge(trials) -> dict[str, Any]:
+  merged: dict[str, Any] = {}
   for trial in trials:
-    ended, reached = outcome(trial.folder) or Outcome(WAITING), progress(trial.folder)
-    told = [trial.overrides.get(field, "") for field in fields]
-    numbers = [ended.code, f"{ended.seconds:.0f}", reached.step]
-    writer.writerow(
-      [trial.name, ended.state, *numbers, reached.valid_loss, reached.valid_step, *told]
+    for field in trial:
+      if field in merged:
+        raise errors.UserError(f"{field} is set by two sweeps that are combined: leave one out")
+    merged |= trial
+  return merged
+
+
+def as_list(trials: Iterable[dict[str, Any]]) -> Trials:
+  """Return the result of a sweep function as a list with plain numbers instead of NumPy's."""
+  trials = list(trials)
+  for trial in trials:
+    if not isinstance(trial, dict):
+      raise errors.UserError(f"a sweep gives dicts of overrides, not {trial!r}")
+  return [{str(field): _plain(value) for field, value in trial.items()} for trial in trials]
+
+
+def _plain(value):
+  return value.item() if hasattr(value, "item") and not getattr(value, "shape", ()) else value
+
+
+def by_name(trials: Trials) -> dict[str, dict[str, Any]]:
+  """Return trials by name; raise UserError for unknown fields, wrong types and repeated trials.
+
+  A name depends on the overrides of its trial alone, so it stays when other trials are added.
+  """
+  fields = config_lib.flatten(config_lib.default().to_dict())
+  named: dict[str, dict[str, Any]] = {}
+  for trial in trials:
+    overrides = {field.removeprefix("config."): value for field, value in trial.items()}
+    for field, value in overrides.items():
+      if field not in fields:
+        raise errors.UserError(f"a sweep sets {field!r}: src/charrnn/config.py has all fields")
+      if not isinstance(value, bool | int | float | str):
+        raise errors.UserError(f"a sweep sets {field} to {value!r}: numbers and text can be set")
+    if (name := trial_name(overrides)) in named:
+      raise errors.UserError(f"two trials of the sweep are the same: {name}")
+    named[name] = overrides
+  if not named:
+    raise errors.UserError("the sweep has no trials")
+  return named
+
+
+def trial_name(overrides: dict[str, Any]) -> str:
+  """Return field=value,field=value: safe as a folder's name, and unique to the overrides."""
+  pairs = [f"{config_lib.short(field)}={value}" for field, value in overrides.items()]
+  text = ",".join(pairs) or "only"
+  safe = re.sub(r"[^A-Za-z0-9_.,=+-]+", "_", text)
+  if safe == text and len(safe) <= MAX_NAME and not text.startswith("."):
+    return safe
+  digest = hashlib.sha256(json.dumps(overrides).encode()).hexdigest()[:8]
+  return f"{safe[: MAX_NAME - 9].strip('_.')}-{digest}"
+
+
+def experiment(line: config_lib.CommandLine) -> types.ModuleType:
+  """Return the experiment file of a command line as a module."""
+  path = line.argument.partition(":")[0]
+  spec = importlib.util.spec_from_file_location("charrnn_experiment", path)
+  if spec is None:
+    raise errors.UserError(f"{path} is the config of one run: name an experiment file")
+  module = importlib.util.module_from_spec(spec)
+  spec.loader.exec_module(module)  # cannot fail: get_config was called on it before
+  return module
+
+
+def call(
+  module: types.ModuleType, function: str, variant: str, *arguments, convert: Callable = list
+) -> Any:
+  """Return convert(result) of an experiment file's function, with the variant if it takes one.
+
+  Every failure of the function, or of a generator that it returns, becomes a UserError.
+  """
+  where = f"{module.__file__}, {function}()"
+  try:
+    called = getattr(module, function)
+    options = {"variant": variant} if "variant" in inspect.signature(called).parameters else {}
+    return convert(called(*arguments, **options))
+  except errors.UserError as error:
+    raise errors.UserError(f"{where}: {error}") from error
+  except (Exception, SystemExit) as error:  # an experiment file may raise anything
+    text = (str(error).splitlines() or [""])[0]
+    raise errors.UserError(f"{where}: {type(error).__name__}: {text}") from error
+
+
+def expand(line: config_lib.CommandLine) -> Trials:
+  """Return the product of the sweeps that --sweep names; without names, the file's own sweep."""
+  names = [name for name in line.flags.sweep.split(",") if name]
+  module = experiment(line)
+  if not names:
+    return _default_sweep(module, line.variant)
+  return product([_named_sweep(module, name, line.variant) for name in names])
+
+
+def _default_sweep(module, variant: str) -> Trials:
+  if callable(getattr(module, "sweep", None)) and module.sweep is not sweep:
+    return call(module, "sweep", variant, convert=as_list)
+  if hasattr(module, "get_hyper"):
+    return call(module, "get_hyper", variant, sys.modules[__name__], convert=as_list)
+  names = _sweep_names(module)
+  remedy = f"name one: --sweep={names[0]}" if names else "write a function sweep() in it"
+  raise errors.UserError(f"{module.__file__} has no sweep() of its own: {remedy}")
+
+
+def _named_sweep(module, name: str, variant: str) -> Trials:
+  if f"sweep_{name}" not in vars(module):
+    names = _sweep_names(module)
+    remedy = f"there are {', '.join(names)}" if names else "it has no named sweeps"
+    raise errors.UserError(f"--sweep={name}: {module.__file__} has no sweep_{name}(): {remedy}")
+  return call(module, f"sweep_{name}", variant, convert=as_list)
+
+
+def _sweep_names(module) -> list[str]:
+  return [name.removeprefix("sweep_") for name in vars(module) if name.startswith("sweep_")]
+
+
+def draw(line: config_lib.CommandLine) -> Trials:
+  """Return --trials random trials from the experiment file's space."""
+  return spaces.draw(read_space(line), line.flags.trials, line.config.seed)
+
+
+def read_space(line: config_lib.CommandLine) -> spaces.Space:
+  """Return the experiment file's space; raise UserError if one of its extreme values is refused."""
+  module = experiment(line)
+  if not hasattr(module, "space"):
+    raise errors.UserError(f"{module.__file__} has no space(): write one to search in")
+  space = call(module, "space", line.variant, convert=spaces.checked)
+  if texts := [field for field in space if field.startswith("text.")]:
+    raise errors.UserError(
+      f"{module.__file__}, space(): {texts[0]}: losses on different texts cannot be compared"
     )
-  return file.getvalue()
+  if line.config.text.valid_fraction == 0:
+    raise errors.UserError("--search: it needs validation losses: set --config.text.valid_fraction")
+  for overrides in spaces.extremes(space):
+    _parse(make(line, pathlib.Path(), trial_name(overrides), overrides))
+  return space
+
+
+def make_all(line, folder: pathlib.Path, named: dict[str, dict[str, Any]]) -> list[outcomes.Trial]:
+  """Return all trials; their commands have been parsed as their own processes will do.
+
+  Raises UserError if two trials are the same run, or if one was begun with another config.
+  """
+  trials = [make(line, folder, name, overrides) for name, overrides in named.items()]
+  names: dict[str, str] = {}
+  for trial in trials:
+    config = _parse(trial)
+    if (other := names.setdefault(config.to_json(sort_keys=True), trial.name)) != trial.name:
+      raise errors.UserError(f"two trials of the sweep are the same run: {other} and {trial.name}")
+    if (trial.folder / "config.json").exists():
+      _check_stored(trial, config, files.read_json(trial.folder / "config.json"))
+  return trials
+
+
+def make(line, folder: pathlib.Path, name: str, overrides: dict[str, Any]) -> outcomes.Trial:
+  """Return a trial with its command, unchecked."""
+  if both := line.overrides.keys() & overrides.keys():
+    raise errors.UserError(f"--config.{min(both)}: the trials set it too: leave it out")
+  values = line.overrides | overrides
+  workdir = folder / name
+  command = [sys.executable, os.path.abspath(sys.argv[0]), f"--config={line.argument}"]
+  command += [f"--config.{field}={value}" for field, value in values.items()]
+  return outcomes.Trial(name, overrides, workdir, [*command, f"--workdir={workdir}"])
+
+
+def _parse(trial: outcomes.Trial):
+  """Return a trial's config as its process will parse it; a UserError names the trial."""
+  arguments = [argument for argument in trial.command if argument.startswith("--config")]
+  try:
+    config = config_lib.parse(["launch.py", *arguments]).config
+    sizing.check(config)
+  except errors.UserError as error:
+    raise errors.UserError(f"trial {trial.name}: {error}") from error
+  return config
+
+
+def _check_stored(trial: outcomes.Trial, config, stored: dict):
+  """Raise UserError if the run in a trial's folder cannot become the trial."""
+  try:
+    sizing.fill_from(config, stored)
+    config_lib.check_resumable(stored, config_lib.to_json(config))
+  except errors.UserError as error:
+    raise errors.UserError(f"trial {trial.name}: {error}") from error
+  for name in config_lib.LENGTH:
+    if config[name] != stored[name] and needs_no_launch(trial):
+      raise errors.UserError(
+        f"trial {trial.name} is finished with {name}={stored[name]} and is asked for with "
+        f"{name}={config[name]}: give another --workdir"
+      )
+
+
+def needs_no_launch(trial: outcomes.Trial, final: Sequence[str] = outcomes.FINAL) -> bool:
+  """Whether the last launch of a trial ended with one of the `final` statuses."""
+  outcome = outcomes.read(trial.folder)
+  return outcome is not None and outcome.status in final

@@ -10,7 +10,7 @@ import pytest
 
 EXPERIMENT = """
 from charrnn.sweeps import spaces
-from charrnn.sweeps import sweep as s
+from charrnn.sweeps import sweep as s  # the former name of trials
 from tiny import get_config as tiny
 
 def get_config(variant=""):
@@ -87,8 +87,8 @@ def test_what_fails_is_named_and_only_that_runs_again(work):
   assert code == 1, err
   rows = _rows(work / "all")
   good = {"cell=rnn,learning_rate=0.01", "cell=gru,learning_rate=0.01"}
-  assert {name for name, row in rows.items() if row["state"] == "done"} == good
-  assert {row["state"] for name, row in rows.items() if name not in good} == {"diverged"}
+  assert {name for name, row in rows.items() if row["status"] == "finished"} == good
+  assert {row["status"] for name, row in rows.items() if name not in good} == {"diverged"}
   assert all(float(rows[name]["valid/loss"]) < 4 for name in good)
   assert "training diverged" in err and "log.txt" in err and "best " in err
   logs = {name: (work / "all" / name / "log.txt").read_text() for name in rows}
@@ -128,7 +128,7 @@ def test_what_was_done_is_not_taken_for_something_else(work):
   assert code == 0, err
   before = programs.contents(work / "kept")
   for arguments, named in [
-    (["--sweep=cell", "--config.max_steps=30"], "trial cell=rnn is done with max_steps=20"),
+    (["--sweep=cell", "--config.max_steps=30"], "trial cell=rnn is finished with max_steps=20"),
     (["--sweep=cell", "--config.model.hidden=9"], "trial cell=rnn: this run was made with model.h"),
     (["--sweep=seed"], "kept is of sweep 'cell', not 'seed'"),
     (["--config.seed=3"], "kept is a sweep"),
@@ -157,7 +157,7 @@ def test_a_search_by_optuna(work):
   code, err = _finish(work, "--search=optuna", "--trials=2", "--parallel=2", "--workdir=optuna")
   assert code == 0, err
   rows = _rows(work / "optuna")
-  assert len(rows) == 2 and {row["state"] for row in rows.values()} == {"done"}
+  assert len(rows) == 2 and {row["status"] for row in rows.values()} == {"finished"}
   assert all(name.startswith(f"{n:03d},cell=") for n, name in enumerate(sorted(rows)))
   code, err = _finish(work, "--search=optuna", "--trials=2", "--workdir=optuna")
   assert code == 0 and "2 trials, 2 done before" in err
@@ -173,7 +173,7 @@ def _goes_on(work, folder, *names):
   process.send_signal(signal.SIGINT)
   code, err = programs.finish(process)
   assert code == 75, err
-  assert {_rows(work / folder)[name]["state"] for name in names} == {"stopped"}
+  assert {_rows(work / folder)[name]["status"] for name in names} == {"stopped"}
   for name in names:
     assert "resumes after step" in (work / folder / name / "log.txt").read_text()
   return err
@@ -188,7 +188,7 @@ def test_one_of_two_goes_on_with_the_share_that_it_had(work):
   process.send_signal(signal.SIGINT)
   assert programs.finish(process)[0] == 75
   outcome = work / "share" / names[0] / "outcome.json"
-  outcome.write_text(outcome.read_text().replace("stopped", "done"))
+  outcome.write_text(outcome.read_text().replace("stopped", "finished"))
   _goes_on(work, "share", names[1])
   launches = json.loads((work / "share" / names[1] / "run.json").read_bytes())["launches"]
   assert len({(each["devices"], each["cores"]) for each in launches}) == 1
@@ -202,7 +202,7 @@ def test_stopped_at_once_is_stopped_and_not_killed(work):
   process.send_signal(signal.SIGINT)
   code, err = programs.finish(process)
   assert code == 75 and "stopping" in err, err
-  assert {row["state"] for row in _rows(work / "early").values()} == {"stopped"}
+  assert {row["status"] for row in _rows(work / "early").values()} == {"stopped"}
 
 
 def test_stopped_and_gone_on(work):
@@ -251,17 +251,17 @@ def test_a_launcher_killed_midway(work):
     (["--sweep", "--distributed"], "--distributed"),
     (["--parallel=2"], "--parallel is of a sweep"),
     (["--trials=3"], "--trials is of a sweep or a search"),
-    (["--sweep", "--trials=3"], "--trials is of a search"),
-    (["--search"], "--search=: there are random and optuna"),
-    (["--search=grid"], "--search=grid: there are random and optuna"),
+    (["--sweep", "--trials=3"], "--trials is an option of a search"),
+    (["--search"], "--search=: use random or optuna"),
+    (["--search=grid"], "--search=grid: use random or optuna"),
     (["--search=random", "--sweep"], "exclude each other"),
     (["--search=random", "--trials=0"], "--trials=0"),
     (["--search=random", "--trials=9"], "--trials=9: the space has only 4 different trials"),
     (["--search=random", "--config.model.cell=gru"], "--config.model.cell: the trials set it too"),
-    (["--search=optuna", "--dry_run"], "--search=random tells all"),
+    (["--search=optuna", "--dry_run"], "--search=random shows all"),
     (["--search=optuna", "--config.text.source=none.txt"], "no corpus, file, folder or URL"),
     (["--search=optuna", "--backend=slurm"], "runs on this machine alone"),
-    (["--search=optuna", "--config.text.valid_fraction=0.0"], "without a validation part"),
+    (["--search=optuna", "--config.text.valid_fraction=0.0"], "needs validation losses"),
   ],
 )
 def test_what_is_wrong_is_one_line_before_anything_starts(work, arguments, named):

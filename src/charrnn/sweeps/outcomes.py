@@ -1,0 +1,250 @@
+"""Trials on disk: how their launches ended, how far they are, and the status table.
+
+SWEEP/
+  sweep.json                 the trials: name -> overrides
+  NAME/                      a run directory, with
+    log.txt                  output of its process, launch after launch
+    outcome.json             how the last launch ended; absent before that
+  summary.csv
+"""
+
+import csv
+import io
+import json
+import math
+import pathlib
+import signal
+import time
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from charrnn import console, files
+from charrnn.runs import metrics, runs
+from charrnn.runs.status import RunStatus
+
+FAILURES = (RunStatus.FAILED, RunStatus.DIVERGED, RunStatus.KILLED, RunStatus.TIMEOUT)
+FINAL = (RunStatus.FINISHED, RunStatus.PRUNED)  # need no other launch
+# In a search a trial that diverged is final too: it shows which values are bad.
+FINAL_IN_SEARCH = (*FINAL, RunStatus.DIVERGED)
+UNUSABLE = (RunStatus.FAILED, RunStatus.DIVERGED, RunStatus.KILLED)  # losses measure nothing
+STOPPED_CODE = 75  # exit code of a run that was stopped by a signal and has saved
+LAUNCH = "---- launched"  # first words of a launch in a log
+ALIASES = {"status": "state"}  # former name of a key
+REDRAW = 1.0  # seconds between two drawings of the table
+REMIND = 60.0  # seconds between lines in a log while nothing changes
+HEADER = ("trial", "status", "step", "train", "best valid", "chars/s", "left")
+_ORDER = (*FAILURES, RunStatus.STOPPED, RunStatus.RUNNING, RunStatus.WAITING, RunStatus.PRUNED)
+
+
+class Trial(NamedTuple):
+  name: str
+  overrides: dict[str, Any]
+  folder: pathlib.Path
+  command: list[str]
+
+  @property
+  def log(self) -> pathlib.Path:
+    return self.folder / "log.txt"
+
+
+class Outcome(NamedTuple):
+  """How a launch ended."""
+
+  status: RunStatus
+  code: int | None = None  # exit code; negative: the signal that ended it
+  seconds: float = 0.0
+
+
+class Progress(NamedTuple):
+  """The latest values in metrics.jsonl; None for values that it does not have yet."""
+
+  step: int | None = None
+  epoch: float | None = None
+  train_loss: float | None = None
+  valid_loss: float | None = None  # best so far
+  valid_step: int | None = None
+  rate: float | None = None  # characters a second
+
+
+def read(folder: pathlib.Path) -> Outcome | None:
+  """Return how the last launch ended; None before that, or if nobody recorded it."""
+  try:
+    value = json.loads((folder / "outcome.json").read_bytes())
+    status = value["status"] if "status" in value else value["state"]
+    return Outcome(RunStatus(status), value["code"], float(value["seconds"]))
+  except (OSError, ValueError, KeyError, TypeError):
+    return None
+
+
+def begin(trial: Trial):
+  """Prepare a launch: make the folder, mark the log, and remove the last outcome."""
+  trial.folder.mkdir(parents=True, exist_ok=True)
+  (trial.folder / "outcome.json").unlink(missing_ok=True)
+  with trial.log.open("a") as log:
+    log.write(f"{LAUNCH} {time.strftime('%Y-%m-%d %H:%M:%S')}\n")
+
+
+def conclude(trial: Trial, code: int, seconds: float, reason: RunStatus | None = None) -> Outcome:
+  """Write and return how a launch ended, by its exit code.
+
+  `reason`: TIMEOUT, PRUNED or STOPPED if the launcher asked the trial to save and end.
+  """
+  stopped_early = reason == RunStatus.STOPPED and code == -signal.SIGTERM  # had nothing to save
+  if code == 0:
+    status = RunStatus.FINISHED
+  elif reason in (RunStatus.TIMEOUT, RunStatus.PRUNED):
+    status = reason
+  elif code == STOPPED_CODE or stopped_early:
+    status = RunStatus.STOPPED
+  elif code < 0:
+    status = RunStatus.KILLED
+  elif "training diverged" in "".join(tail(trial.log, 3)):
+    status = RunStatus.DIVERGED
+  else:
+    status = RunStatus.FAILED
+  outcome = Outcome(status, code, seconds)
+  trial.folder.mkdir(parents=True, exist_ok=True)
+  files.write_json(trial.folder / "outcome.json", files.with_aliases(outcome._asdict(), ALIASES))
+  return outcome
+
+
+def tail(path: pathlib.Path, count: int) -> list[str]:
+  """Return the last non-empty lines of a log's last launch, as they looked after redrawing."""
+  try:
+    with path.open("rb") as file:
+      file.seek(max(0, path.stat().st_size - 20_000))
+      text = file.read().decode("utf-8", "replace")
+  except OSError:
+    return []
+  launch = f"\n{text}".rpartition(f"\n{LAUNCH}")[2]
+  lines = [line.rpartition("\r")[2] for line in launch.split("\n")[1:] if line.strip()]
+  return lines[-count:]
+
+
+def progress(folder: pathlib.Path) -> Progress:
+  """Return how far a run is, which may be writing at the moment."""
+  values: dict[str, Any] = {}
+  best, best_step = math.inf, None
+  for line in metrics.read(folder):
+    values |= line
+    loss = line.get("valid/loss")
+    if loss is not None and loss < best:
+      best, best_step = loss, line["step"]
+  return Progress(
+    values.get("step"),
+    values.get("epoch"),
+    values.get("train/loss"),
+    None if best_step is None else best,
+    best_step,
+    values.get("chars_per_second"),
+  )
+
+
+def summary(trials: Sequence[Trial]) -> str:
+  """Return a CSV table of all trials: how they ended, their best loss, their overrides."""
+  fields = list(dict.fromkeys(field for trial in trials for field in trial.overrides))
+  columns = ("trial", "status", "exit", "seconds", "step", "valid/loss", "at step", *fields)
+  file = io.StringIO()
+  header = [*columns, *ALIASES.values()]
+  writer = csv.DictWriter(file, header, restval="", lineterminator="\n")
+  writer.writeheader()
+  for trial in trials:
+    outcome, reached = read(trial.folder) or Outcome(RunStatus.WAITING), progress(trial.folder)
+    values = (trial.name, outcome.status, outcome.code, f"{outcome.seconds:.0f}")
+    values += (reached.step, reached.valid_loss, reached.valid_step)
+    row = dict(zip(columns, values)) | trial.overrides
+    writer.writerow(files.with_aliases(row, ALIASES))
+  return file.getvalue()
+
+
+class StatusTable:
+  """A table of all trials that is redrawn on a terminal; in a log, a line for each change.
+
+  A context manager. It reads the trials' folders, whoever runs them.
+  """
+
+  def __init__(self, trials: Sequence[Trial]):
+    self._trials, self._live = trials, console.LiveTable()
+    self._time, self._statuses, self._note = 0.0, {}, ""
+
+  def __enter__(self):
+    self._live.__enter__()
+    return self
+
+  def __exit__(self, *error):
+    self._live.__exit__(*error)
+
+  def update(self, statuses: dict[str, RunStatus], final: bool = False, note: str = ""):
+    """Show the statuses by the trials' names, and a note below them."""
+    now, is_live = time.monotonic(), console.is_live()
+    if note != self._note:
+      self._note, self._time = note, 0.0
+      if not is_live:
+        console.say(note)
+    if is_live and (final or now - self._time >= REDRAW):
+      self._draw(statuses)
+      self._time = now
+    elif not is_live and (statuses != self._statuses or now - self._time >= REMIND):
+      self._log(statuses)
+      self._time, self._statuses = now, dict(statuses)
+
+  def _draw(self, statuses):
+    # Failures first; trials that do not fit are in the counts alone.
+    rank = {status: n for n, status in enumerate(_ORDER)}
+    trials = sorted(self._trials, key=lambda trial: rank.get(statuses[trial.name], len(rank)))
+    height = max(1, self._live.height - 5)
+    rows = [row(trial, statuses[trial.name]) for trial in trials[:height]]
+    lines = console.table(HEADER, rows, names=2)
+    self._live.draw([*lines, counts(statuses), *filter(None, [self._note])])
+
+  def _log(self, statuses):
+    for trial in self._trials:
+      status = statuses[trial.name]
+      is_new = status != self._statuses.get(trial.name, RunStatus.WAITING)
+      if is_new or (statuses == self._statuses and status == RunStatus.RUNNING):
+        cells = zip(HEADER[2:], row(trial, status)[2:])
+        text = "  ".join(f"{name} {cell}" for name, cell in cells if cell)
+        console.say(f"{trial.name}: {status}  {text}".rstrip())
+    console.say(counts(statuses))
+
+
+def counts(statuses: dict[str, RunStatus]) -> str:
+  """Return a line with the number of trials of each status."""
+  values = list(statuses.values())
+  names = [name for name in (RunStatus.FINISHED, *reversed(_ORDER)) if name in values]
+  text = ", ".join(f"{values.count(name)} {name}" for name in names)
+  return f"{time.strftime('%H:%M:%S')}  {len(values)} trials: {text}"
+
+
+def row(trial: Trial, status: RunStatus) -> tuple[str, ...]:
+  """Return a trial's cells of the status table."""
+  now = progress(trial.folder)
+  is_running = status == RunStatus.RUNNING
+  return (
+    trial.name,
+    status,
+    "" if now.step is None else f"{now.step:,}",
+    "" if now.train_loss is None else loss_text(now.train_loss),
+    "" if now.valid_loss is None else loss_text(now.valid_loss),
+    f"{now.rate:,.0f}" if is_running and now.rate else "",
+    time_left(trial, now) if is_running else "",
+  )
+
+
+def loss_text(value: float) -> str:
+  """Format a loss in nats, which may be huge after a divergence."""
+  return f"{value:.4f}" if abs(value) < 1000 else f"{value:.2g}"
+
+
+def time_left(trial: Trial, now: Progress) -> str:
+  """Return the time to the end of training at the present rate; "" if it is unknown."""
+  if not (now.step and now.epoch and now.rate):
+    return ""
+  try:
+    config = runs.read_config(trial.folder)
+  except Exception:  # the run is just starting; it reports errors in its log itself
+    return ""
+  last_step = (config.epochs or math.inf) * now.step / now.epoch
+  steps = min(config.max_steps or math.inf, last_step) - now.step
+  seconds = max(0, steps) * config.batch_size * config.window / now.rate
+  return console.duration(seconds) if math.isfinite(seconds) else ""

@@ -1,0 +1,254 @@
+"""The sweep runner: expands a command line, runs the trials that are missing, and reports."""
+
+import functools
+import pathlib
+import shlex
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+from charrnn import config as config_lib
+from charrnn import console, errors, files, startup
+from charrnn.data import sources
+from charrnn.runs.status import RunStatus
+from charrnn.sweeps import local, outcomes, slurm, spaces
+from charrnn.sweeps import search as search_lib
+from charrnn.sweeps import trials as trials_lib
+
+BACKENDS = ("local", "slurm")
+SEARCHES = ("random", "optuna")
+STOPPING = "stopping: trials save and end; once more to end them at once"
+
+
+def run(line: config_lib.CommandLine, folder: pathlib.Path) -> int:
+  """Run what is missing of a sweep or a search in `folder`; return the exit code."""
+  flags = line.flags
+  _check(flags)
+  if (folder / "config.json").exists():
+    raise errors.UserError(f"{folder} is a run: give another --workdir")
+  if flags.search == "optuna":
+    return _run_optuna(line, folder, trials_lib.read_space(line))
+  overrides = trials_lib.expand(line) if flags.search is None else trials_lib.draw(line)
+  trials = trials_lib.make_all(line, folder, trials_lib.by_name(overrides))
+  resources = None
+  if flags.backend == "slurm":
+    resources = slurm.read_resources(trials_lib.experiment(line), line.variant)
+  if flags.dry_run:
+    commands = "\n".join(shlex.join(trial.command) for trial in trials)
+    print(slurm.describe(trials, resources, flags.parallel) if resources else commands)
+    return 0
+  if resources:
+    slurm.check()
+  for source in {trial.overrides.get("text.source", line.config.text.source) for trial in trials}:
+    sources.resolve(source)
+  final = outcomes.FINAL if flags.search is None else outcomes.FINAL_IN_SEARCH
+  with startup.lock(folder):
+    _check_same_sweep(folder, line)
+    _write_sweep(folder, line, trials)
+    missing = [trial for trial in trials if not trials_lib.needs_no_launch(trial, final)]
+    console.say(
+      f"sweep     {folder}: {len(trials)} trials, {len(trials) - len(missing)} done before"
+    )
+    if resources:
+      interrupted = slurm.run(trials, missing, flags, resources)
+    else:
+      interrupted = _run_local(folder, trials, missing, len(trials), flags)
+    (folder / "summary.csv").write_text(outcomes.summary(trials))
+  return report(folder, trials, interrupted, final, len(trials))
+
+
+def _run_optuna(line, folder, space: spaces.Space) -> int:
+  flags, count = line.flags, line.flags.trials
+  search_lib.check()
+  sources.resolve(line.config.text.source)
+  fields = config_lib.flatten(config_lib.to_json(line.config))
+  about = {
+    "space": {field: [type(values).__name__, *values] for field, values in space.items()},
+    "config": {k: v for k, v in fields.items() if not config_lib.is_in(config_lib.FREE, k)},
+  }
+  make = functools.partial(trials_lib.make, line, folder)
+  with startup.lock(folder):
+    _check_same_sweep(folder, line)
+    search = search_lib.Search(folder, space, count, line.config.seed, make, about)
+    _write_sweep(folder, line, search.trials)
+    console.say(f"search    {folder}: {search.total} trials, {search.done} done before")
+
+    def ask():
+      for trial in search.ask():
+        _write_sweep(folder, line, search.trials)
+        yield trial
+
+    interrupted = _run_local(folder, search.trials, ask(), count, flags, search.watch)
+    (folder / "summary.csv").write_text(outcomes.summary(search.trials))
+  return report(folder, search.trials, interrupted, outcomes.FINAL_IN_SEARCH, search.total)
+
+
+def _check(flags):
+  """Raise UserError for options that are wrong or exclude each other."""
+  if flags.backend not in BACKENDS:
+    raise errors.UserError(f"--backend={flags.backend}: use {' or '.join(BACKENDS)}")
+  if flags.parallel < 1:
+    raise errors.UserError(f"--parallel={flags.parallel}: must be at least 1")
+  if flags.time_limit is not None and not flags.time_limit > 0:
+    raise errors.UserError(f"--time_limit={flags.time_limit}: must be minutes above 0")
+  if flags.distributed:
+    raise errors.UserError("--distributed is for the processes of one run: leave it out")
+  if flags.search is not None:
+    _check_search(flags)
+  elif flags["trials"].present:
+    raise errors.UserError("--trials is an option of a search: add --search, or leave it out")
+
+
+def _check_search(flags):
+  if flags.sweep is not None:
+    raise errors.UserError("--sweep and --search exclude each other: leave one out")
+  if flags.search not in SEARCHES:
+    raise errors.UserError(f"--search={flags.search}: use {' or '.join(SEARCHES)}")
+  if flags.trials < 1:
+    raise errors.UserError(f"--trials={flags.trials}: must be at least 1")
+  if flags.search == "optuna" and flags.backend != "local":
+    raise errors.UserError(
+      f"--search=optuna runs on this machine alone: with --backend={flags.backend} use "
+      "--search=random"
+    )
+  if flags.search == "optuna" and flags.dry_run:
+    raise errors.UserError(
+      "--dry_run: Optuna chooses a trial by the losses of others: --search=random shows all"
+    )
+
+
+def _identity(line) -> dict[str, Any]:
+  """Return what must stay the same in a sweep's folder."""
+  names = {"experiment": line.experiment, "variant": line.variant}
+  return names | {"sweep": line.flags.sweep, "search": line.flags.search}
+
+
+def _read_sweep(folder) -> dict[str, Any]:
+  path = folder / "sweep.json"
+  return files.read_json(path) if path.exists() else {}
+
+
+def _check_same_sweep(folder, line):
+  """Raise UserError if the folder belongs to another sweep."""
+  stored = _read_sweep(folder)
+  for name, value in _identity(line).items():
+    if stored and stored.get(name) != value:
+      raise errors.UserError(
+        f"{folder} is of {name} {stored.get(name)!r}, not {value!r}: give another --workdir"
+      )
+
+
+def _write_sweep(folder, line, trials: Sequence[outcomes.Trial]):
+  """Write sweep.json, which keeps trials of earlier launches that have a folder."""
+  begun = {
+    name: overrides
+    for name, overrides in _read_sweep(folder).get("trials", {}).items()
+    if (folder / name).is_dir()
+  }
+  files.write_json(
+    folder / "sweep.json",
+    {
+      **_identity(line),
+      "overrides": line.overrides,
+      "command": shlex.join(sys.argv),
+      "trials": begun | {trial.name: trial.overrides for trial in trials},
+    },
+  )
+
+
+def _run_local(
+  folder: pathlib.Path,
+  trials: Sequence[outcomes.Trial],
+  missing: Iterable[outcomes.Trial],
+  count: int,  # of all trials, so that a trial gets the same share of the cores at every launch
+  flags,
+  watch: Callable[[local.Pool], None] = lambda pool: None,
+) -> bool:
+  """Run the missing trials on this machine; return whether a signal ended that early."""
+  _wait_for_others(folder, trials)
+  limit = flags.time_limit * 60 if flags.time_limit else None
+  pool = local.Pool(missing, min(flags.parallel, count), limit)
+
+  def stop(number, frame):
+    pool.stop()
+
+  def update(pool):
+    watch(pool)
+    table.update(_statuses(trials, pool), note=STOPPING if pool.stopping else "")
+
+  handlers = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+  try:
+    with outcomes.StatusTable(trials) as table:
+      pool.run(update)
+      table.update(_statuses(trials, pool), final=True)
+  finally:
+    for number, handler in handlers.items():
+      signal.signal(number, handler)
+  return bool(pool.stopping)
+
+
+def _wait_for_others(folder, trials):
+  """Wait until trials of a killed launcher have saved; raise UserError if they do not end."""
+  if slurm.has_jobs(folder):
+    raise errors.UserError(
+      f"SLURM has trials of {folder}: watch them with --backend=slurm, or end them by scancel"
+    )
+  deadline, is_reported = time.monotonic() + local.GRACE, False
+  while locked := [trial for trial in trials if startup.is_locked(trial.folder)]:
+    if time.monotonic() > deadline:
+      raise errors.UserError(f"another process is training in {locked[0].folder}: end it first")
+    if not is_reported:
+      console.say(f"waiting   for the process that trains in {locked[0].folder}")
+      is_reported = True
+    time.sleep(local.POLL)
+
+
+def _statuses(trials, pool) -> dict[str, RunStatus]:
+  running = {running.trial.name for running in pool.running}
+  waiting = outcomes.Outcome(RunStatus.WAITING)
+  return {
+    trial.name: RunStatus.RUNNING
+    if trial.name in running
+    else (outcomes.read(trial.folder) or waiting).status
+    for trial in trials
+  }
+
+
+def report(folder, trials, interrupted: bool, final: Sequence[RunStatus], total: int) -> int:
+  """Print failures with the ends of their logs, the best trial and what is missing.
+
+  `final`: statuses of trials that need no other launch; `total`: trials that there will be.
+  Returns the exit code.
+  """
+  waiting = outcomes.Outcome(RunStatus.WAITING)
+  ended = [(trial, outcomes.read(trial.folder) or waiting) for trial in trials]
+  failures = [
+    (trial, outcome)
+    for trial, outcome in ended
+    if outcome.status in outcomes.FAILURES and outcome.status not in final
+  ]
+  for trial, outcome in failures:
+    code = outcome.code or 0
+    reason = f"signal {-code}" if code < 0 else f"exit code {outcome.code}"
+    seconds = f"{outcome.seconds:.0f} s"
+    console.say(f"\n{trial.name}: {outcome.status} ({reason}) after {seconds}, {trial.log}")
+    for text in outcomes.tail(trial.log, 3):
+      console.say(f"    {text[:160]}")
+  losses = [
+    (loss, trial.name)
+    for trial, outcome in ended
+    if outcome.status not in outcomes.UNUSABLE
+    and (loss := outcomes.progress(trial.folder).valid_loss) is not None
+  ]
+  if losses:
+    loss, name = min(losses)
+    console.say(f"\nbest      {name}: validation loss {loss:.4f}")
+  if missing := total - sum(outcome.status in final for _, outcome in ended):
+    console.say(f"{missing} of {total} trials are not done: the same command runs these only")
+  console.say(f"summary   {folder / 'summary.csv'}")
+  console.say(f"\nnext:\n  charrnn compare {shlex.quote(str(folder))}")
+  if failures:
+    return 1
+  return outcomes.STOPPED_CODE if interrupted or missing else 0

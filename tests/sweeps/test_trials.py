@@ -1,0 +1,106 @@
+"""Sweeps as data, and the names of their trials."""
+
+import pathlib
+import re
+
+import pytest
+
+from charrnn import config, errors
+from charrnn.sweeps import trials
+
+
+def test_combinators():
+  cells, seeds = trials.sweep("model.cell", ["rnn", "gru"]), trials.sweep("config.seed", range(2))
+  assert trials.product(cells, seeds) == [
+    {"model.cell": cell, "seed": seed} for cell in ("rnn", "gru") for seed in (0, 1)
+  ]
+  assert trials.zipit(cells, seeds) == [
+    {"model.cell": "rnn", "seed": 0},
+    {"model.cell": "gru", "seed": 1},
+  ]
+  assert trials.chainit(cells, seeds) == [*cells, *seeds]
+  assert trials.product(trials.fixed("epochs", 2.0), cells)[1] == {
+    "epochs": 2.0,
+    "model.cell": "gru",
+  }
+  assert trials.product([cells]) == cells and trials.product(cells) == cells
+  assert trials.product([cells, seeds]) == trials.product(cells, seeds)
+  assert trials.product([]) == trials.product(trials.sweep("seed", []), cells) == []
+
+
+def test_a_hyper_file_is_taken_as_it_is():
+  """As big_vision and scenic write them."""
+
+  def get_hyper(hyper):
+    return hyper.chainit(
+      [
+        hyper.product(
+          [
+            hyper.sweep("config.optimizer.learning_rate", [1e-3, 3e-3]),
+            hyper.zipit(
+              [hyper.sweep("config.epochs", [1.0, 2.0]), hyper.sweep("config.window", [32, 64])]
+            ),
+          ]
+        ),
+        hyper.fixed("config.seed", 7, length=1),
+      ]
+    )
+
+  expanded = get_hyper(trials)
+  assert len(expanded) == 5 and expanded[-1] == {"seed": 7}
+  assert expanded[0] == {"optimizer.learning_rate": 1e-3, "epochs": 1.0, "window": 32}
+  assert len(trials.by_name(expanded)) == 5
+
+
+def test_samples_hang_on_the_seed_alone():
+  draw = lambda seed: [  # noqa: E731
+    trial["optimizer.learning_rate"]
+    for trial in trials.log_uniform("optimizer.learning_rate", 1e-4, 1e-1, 200, seed)
+  ]
+  values = draw(0)
+  assert values == draw(0) != draw(1)
+  assert all(1e-4 <= value <= 1e-1 for value in values)
+  # As many below the geometric mean as above.
+  assert 70 < sum(value < 10**-2.5 for value in values) < 130
+  assert all(0 <= trial["x"] <= 1 for trial in trials.uniform("x", 0, 1, 50))
+
+
+@pytest.mark.parametrize(
+  ("make", "named"),
+  [
+    (lambda: trials.zipit(trials.sweep("seed", [1]), trials.sweep("window", [1, 2])), "lengths"),
+    (lambda: trials.product(trials.sweep("seed", [1]), trials.sweep("config.seed", [2])), "seed"),
+    (lambda: trials.log_uniform("seed", 0, 1, 3), "no range above 0"),
+    (lambda: trials.by_name([{"model.width": 3}]), "'model.width'"),
+    (lambda: trials.by_name([{"seed": [1, 2]}]), "numbers and text"),
+    (lambda: trials.by_name([{"epochs": None}]), "numbers and text"),
+    (lambda: trials.by_name([{"seed": 1}, {"config.seed": 1}]), "the same: seed=1"),
+    (lambda: trials.by_name([]), "no trials"),
+    (lambda: trials.as_list(["seed"]), "dicts"),
+  ],
+)
+def test_what_makes_no_sweep_is_named(make, named):
+  with pytest.raises(errors.UserError, match=re.escape(named)):
+    make()
+
+
+HOSTILE = ("../../x", "a b", "$(rm)", "x;y", "é\n", ".", "", "a" * 300, "A", "a", "a_b", "a?b", "~")
+
+
+def test_names_are_safe_and_never_collide():
+  names = list(trials.by_name([{"text.source": value} for value in HOSTILE]))
+  assert len(set(names)) == len(HOSTILE)
+  for name in names:
+    assert re.fullmatch(r"[A-Za-z0-9=][A-Za-z0-9_.,=+-]*", name) and len(name) <= trials.MAX_NAME
+    assert pathlib.PurePath(name).name == name
+
+
+def test_a_name_hangs_on_its_own_trial_alone_and_is_short():
+  few = trials.by_name([{"model.hidden": 8, "optimizer.name": "adam"}])
+  many = trials.by_name([{"seed": 1}, {"model.hidden": 8, "optimizer.name": "adam"}, {"seed": 2}])
+  assert set(few) < set(many)
+  # `name` alone would be the schedule's too.
+  assert list(few) == ["hidden=8,optimizer.name=adam"]
+  fields = config.flatten(config.default().to_dict())
+  shorts = [config.short(field) for field in fields]
+  assert len(set(shorts)) == len(fields)
