@@ -162,26 +162,6 @@ def test_states(charrnn, sweep):
   assert rows(result)["later"]["status"] == "failed" and "it has no config.json" in result.out
 
 
-def test_a_run_that_was_patient_no_longer_is_done(sweep):
-  config = run_lib.Run.open(sweep / "a").config
-  losses = [{"step": n, "epoch": n / 10, "valid/loss": x} for n, x in enumerate([3, 2, 2, 5], 1)]
-  reached = comparison._reached
-  shutil.rmtree(sweep / "a" / "checkpoints" / "20")
-  config.patience = 3
-  assert reached(sweep / "a", config, losses) is None
-  config.patience = 2
-  assert reached(sweep / "a", config, losses) == "finished"
-
-
-def test_a_run_whose_last_step_was_not_logged_is_done(sweep):
-  config = run_lib.Run.open(sweep / "a").config
-  config.max_steps = 20
-  lines = [{"step": 15, "epoch": 1.5, "train/loss": 2.0}]
-  assert comparison._reached(sweep / "a", config, lines) == "finished"
-  config.max_steps = 21
-  assert comparison._reached(sweep / "a", config, lines) is None
-
-
 def test_nothing_but_runs_to_come(charrnn, tmp_path):
   (tmp_path / "sweep.json").write_text(json.dumps({"trials": {"x": {}, "y": {}}}))
   result = charrnn("compare", tmp_path)

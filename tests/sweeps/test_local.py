@@ -9,6 +9,7 @@ import time
 import pytest
 
 from charrnn import errors
+from charrnn.runs import status as status_lib
 from charrnn.sweeps import local, outcomes
 
 SLEEP = "import time; print('begun', flush=True); time.sleep(600)"
@@ -56,7 +57,7 @@ def ended(tmp_path):
 
 def test_none_stops_the_others(ended):
   folder, trials = ended
-  states = {trial.name: outcomes.read(trial.folder).status for trial in trials}
+  states = {trial.name: status_lib.read_outcome(trial.folder).status for trial in trials}
   assert states == {
     "good": "finished",
     "raises": "failed",
@@ -65,7 +66,7 @@ def test_none_stops_the_others(ended):
     "hangs": "timeout",
     "stopped": "stopped",
   }
-  assert outcomes.read(folder / "killed").code == -signal.SIGKILL
+  assert status_lib.read_outcome(folder / "killed").code == -signal.SIGKILL
   assert "it broke" in outcomes.tail(folder / "raises" / "log.txt", 1)[0]
   lines = outcomes.summary(trials).splitlines()
   assert len(lines) == 7 and lines[1].startswith("good,finished,0,")
@@ -86,7 +87,7 @@ time.sleep(600)
 """
   trial = _trial(tmp_path, "slow", slow)
   local.Pool([trial], 1, limit=4).run(lambda pool: None)
-  ended = outcomes.read(trial.folder)
+  ended = status_lib.read_outcome(trial.folder)
   assert (ended.status, ended.code) == ("timeout", 75)
   assert outcomes.tail(trial.log, 1) == ["saved"]
 
@@ -100,7 +101,7 @@ def test_stopping_lets_them_save(tmp_path):
       pool.stop()
 
   pool.run(watch)
-  states = [outcomes.read(trial.folder) for trial in trials]
+  states = [status_lib.read_outcome(trial.folder) for trial in trials]
   assert [each and each.status for each in states] == ["stopped", "stopped", None]
 
 
@@ -115,7 +116,7 @@ def test_stopping_twice_does_not_wait(tmp_path):
       pool.stop()
 
   pool.run(watch)
-  assert outcomes.read(trial.folder).status == "killed"
+  assert status_lib.read_outcome(trial.folder).status == "killed"
   assert time.monotonic() - since[0] < 60
 
 
@@ -147,7 +148,7 @@ local.Pool([trial], 1, None).run(lambda pool: None)
   launcher.kill()
   launcher.communicate()
   _wait(lambda: outcomes.tail(tmp_path / "log.txt", 1) == ["saved"])
-  assert outcomes.read(tmp_path) is None  # nobody saw it: it will run again
+  assert status_lib.read_outcome(tmp_path) is None  # nobody saw it: it will run again
 
 
 @pytest.mark.parametrize("parallel", [1, 2, 3, 7])
@@ -193,6 +194,6 @@ def test_a_log_tells_its_launches_apart(tmp_path):
     (_trial(tmp_path, "t", "raise SystemExit(2)"), "failed"),
   ):
     local.Pool([trial], 1, None).run(lambda pool: None)
-    assert outcomes.read(trial.folder).status == state
+    assert status_lib.read_outcome(trial.folder).status == state
   assert outcomes.tail(trial.log, 3) == []
   assert trial.log.read_text().count(outcomes.LAUNCH) == 2

@@ -6,6 +6,7 @@ import sys
 import pytest
 
 from charrnn import errors
+from charrnn.runs import status as status_lib
 from charrnn.sweeps import local, outcomes, search, spaces
 
 SPACE = {"optimizer.learning_rate": spaces.log_uniform(1e-4, 1.0)}
@@ -53,7 +54,7 @@ def _run(found, parallel=1, watch=lambda pool: None):
 
 
 def _states(found):
-  ended = [outcomes.read(trial.folder) for trial in found.trials]
+  ended = [status_lib.read_outcome(trial.folder) for trial in found.trials]
   return [each and each.status for each in ended]
 
 

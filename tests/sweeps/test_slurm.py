@@ -11,8 +11,8 @@ import types
 import programs
 import pytest
 
-from charrnn import errors
-from charrnn.files import write_json
+from charrnn import errors, files
+from charrnn.runs import status as status_lib
 from charrnn.sweeps import outcomes, slurm
 
 SWEPT = """
@@ -199,7 +199,7 @@ def test_a_job_that_ended_without_a_word(programs_of_slurm, pair, monkeypatch, t
 def test_only_what_is_not_in_slurms_hands_is_submitted(programs_of_slurm, pair, tmp_path, capsys):
   b = pair[1]
   programs_of_slurm.write_text("5_0 PENDING\n5_1 COMPLETING\n")
-  write_json(tmp_path / "sweep" / "slurm.json", {"jobs": {"a": "5_0", "b": "5_1"}})
+  files.write_json(tmp_path / "sweep" / "slurm.json", {"jobs": {"a": "5_0", "b": "5_1"}})
   ended(b, "failed")
   # What the submission would start ends at once.
   (tmp_path / "bin" / "sbatch").write_text(
@@ -270,7 +270,7 @@ def test_a_job_writes_how_it_ended(job, code, state):
   process, folder = job(f"print('hello'); raise SystemExit({code})")
   assert process.wait(30) == code
   assert printed(folder / "log.txt") == "hello\n"
-  assert outcomes.read(folder)[:2] == (state, code)
+  assert status_lib.read_outcome(folder)[:2] == (state, code)
 
 
 def test_a_job_that_is_asked_saves_once_and_is_queued_again(job, tmp_path):
@@ -280,9 +280,9 @@ def test_a_job_that_is_asked_saves_once_and_is_queued_again(job, tmp_path):
     for _ in range(3):
       process.send_signal(slurm.SAVE)
     assert process.wait(30) == 75
-    assert outcomes.read(folder).status == "stopped"
+    assert status_lib.read_outcome(folder).status == "stopped"
     assert (tmp_path / "asked").read_text() == "requeue 9_4\n" * launch
-    assert outcomes.read(folder).seconds > 0.3 * launch  # that long it takes to save
+    assert status_lib.read_outcome(folder).seconds > 0.3 * launch  # that long it takes to save
   assert printed(folder / "log.txt") == "ready\nsaves\n" * 2
 
 
@@ -291,21 +291,21 @@ def test_a_job_that_is_asked_before_it_has_anything_to_save_is_queued_again(job,
   wait_for(folder / "log.txt", "ready")
   process.send_signal(slurm.SAVE)
   assert process.wait(30) == 128 + signal.SIGTERM
-  assert outcomes.read(folder).status == "stopped"
+  assert status_lib.read_outcome(folder).status == "stopped"
   assert (tmp_path / "asked").read_text() == "requeue 9_4\n"
 
 
 def test_a_job_that_is_cancelled_is_not_queued_again(job, tmp_path):
   process, folder = job("raise SystemExit(75)")  # as SIGTERM to all its processes has it end
   assert process.wait(30) == 75
-  assert outcomes.read(folder).status == "stopped" and not (tmp_path / "asked").exists()
+  assert status_lib.read_outcome(folder).status == "stopped" and not (tmp_path / "asked").exists()
 
 
 def test_a_job_has_a_limit_over_all_its_launches(job, tmp_path):
   outcomes.conclude(outcomes.Trial("a", {}, tmp_path / "a", []), 75, 100.0)
   process, folder = job(SAVES, limit=101)
   assert process.wait(30) == 75
-  found = outcomes.read(folder)
+  found = status_lib.read_outcome(folder)
   assert found.status == "timeout" and 101 <= found.seconds < 110
   assert not (tmp_path / "asked").exists()
 
@@ -315,9 +315,9 @@ def test_the_first_process_alone_speaks_for_the_job(job, tmp_path):
   wait_for(folder / "log.txt", "ready")
   process.send_signal(slurm.SAVE)
   assert process.wait(30) == 75
-  assert outcomes.read(folder) is None and not (tmp_path / "asked").exists()
+  assert status_lib.read_outcome(folder) is None and not (tmp_path / "asked").exists()
 
 
 def test_a_signal_is_told_as_a_shell_does(job):
   process, folder = job("import os, signal; os.kill(os.getpid(), signal.SIGKILL)")
-  assert process.wait(30) == 137 and outcomes.read(folder)[:2] == ("killed", -9)
+  assert process.wait(30) == 137 and status_lib.read_outcome(folder)[:2] == ("killed", -9)

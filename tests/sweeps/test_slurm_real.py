@@ -12,7 +12,7 @@ import pytest
 
 from charrnn import files
 from charrnn.runs import checkpoints, metrics
-from charrnn.sweeps import outcomes
+from charrnn.runs import status as status_lib
 
 pytestmark = pytest.mark.skipif(bool(cluster.missing()), reason=cluster.missing())
 EXPERIMENT = (
@@ -62,7 +62,9 @@ def start(place, environment, *arguments, file="swept.py"):
 
 
 def states(folder, names):
-  return [found and found.status for found in (outcomes.read(folder / name) for name in names)]
+  return [
+    found and found.status for found in (status_lib.read_outcome(folder / name) for name in names)
+  ]
 
 
 def jobs(folder):

@@ -22,13 +22,10 @@ import numpy as np
 from scipy import optimize, stats
 
 from charrnn import config as config_lib
-from charrnn import errors, files, models, startup
-from charrnn.data import tokenizers
-from charrnn.launching import count
-from charrnn.runs import metrics, runs
+from charrnn import errors, files, models
+from charrnn.runs import run as run_lib
 from charrnn.runs.status import RunStatus
 from charrnn.sweeps import outcomes
-from charrnn.training import sizing
 
 DAMAGED = "damaged"  # status of a run whose config cannot be read
 UNUSABLE = (*outcomes.UNUSABLE, DAMAGED)  # losses are no measure of a setting
@@ -38,7 +35,7 @@ SAME_SIZE = 1.05  # largest ratio of sizes that count as one
 MIN_SIZES = 3  # for a power law; one more for a law with a floor
 # Fields that change neither losses nor speed.
 UNCOMPARED = {"sample", "log_every", "checkpoint_every", "keep", "diverged"}
-_NO_AXES = {"seed", "text", *config_lib.FREE}  # texts are distinguished in other ways
+NO_AXES = {"seed", "text"}  # texts are distinguished in other ways
 _DAMAGE = (ValueError, TypeError, KeyError, AttributeError)
 
 
@@ -241,6 +238,11 @@ def _rank(loss: float | None) -> float:
   return math.inf if loss is None else loss
 
 
+def _is_in(names: set[str], field: str) -> bool:
+  """Whether a field or its section is among `names`."""
+  return not names.isdisjoint({field, field.partition(".")[0]})
+
+
 def differing(configs: Sequence[dict[str, Any]]) -> list[str]:
   """Return the fields of which two configs have different values; absence is no difference."""
   values: dict[str, set] = {}
@@ -248,7 +250,7 @@ def differing(configs: Sequence[dict[str, Any]]) -> list[str]:
     for name, value in config.items():
       values.setdefault(name, set()).add(repr(value))
   differs = [name for name, different in values.items() if len(different) > 1]
-  return [name for name in differs if not config_lib.is_in(UNCOMPARED, name)]
+  return [name for name in differs if not _is_in(UNCOMPARED, name)]
 
 
 def _settings(runs, texts, fields) -> list[Setting]:
@@ -292,7 +294,11 @@ def size_groups(parameters: Iterable[int]) -> dict[int, int]:
 
 def find_axes(settings: Sequence[dict[str, Any]]) -> list[Axis]:
   """Return the fields that span the settings, without those that another field determines."""
-  fields = [name for name in differing(settings) if not config_lib.is_in(_NO_AXES, name)]
+  fields = [
+    name
+    for name in differing(settings)
+    if not _is_in(NO_AXES, name) and not config_lib.is_free(name)
+  ]
   columns = {name: [repr(setting.get(name)) for setting in settings] for name in fields}
   axes: list[Axis] = []
   # Those of many values first: a field never depends on one of fewer values.
@@ -400,7 +406,7 @@ def find_runs(targets: Sequence[str]) -> list[pathlib.Path]:
   for target in map(pathlib.Path, targets):
     inside = list(_runs_in(target)) if target.is_dir() else []
     if not inside:
-      runs.check(target)
+      run_lib.Run.open(target)
       raise errors.UserError(f"{target} cannot be read")
     paths |= dict.fromkeys(path.resolve() for path in inside)
   return list(paths)
@@ -444,16 +450,11 @@ def read_runs(paths: Sequence[pathlib.Path]) -> list[ComparedRun]:
 
 
 def _read(path: pathlib.Path, name: str) -> ComparedRun:
-  if not (path / "config.json").exists():
-    status = _status(path) or RunStatus.WAITING
-    missing = f"it has no config.json: {path / 'log.txt'} may have the reason"
-    has_ended = status not in (RunStatus.WAITING, RunStatus.RUNNING)
-    return ComparedRun(name, str(path), status, (missing,) if has_ended else ())
-  problems: list[str] = []
+  run, problems = run_lib.Run(path), []
 
-  def attempt(read, *arguments):
+  def attempt(read, default=None):
     try:
-      return read(*arguments)
+      return read()
     except OSError as error:
       problems.append(f"cannot read {error.filename}: {error.strerror}")
     except errors.UserError as error:
@@ -461,62 +462,39 @@ def _read(path: pathlib.Path, name: str) -> ComparedRun:
     except _DAMAGE as error:
       kind = type(error).__name__
       problems.append(f"{path / 'config.json'} is damaged: {kind}: {error}")
-    return None
+    return default
 
-  config = attempt(runs.read_config, path)
-  lines = attempt(metrics.read, path) or []
+  if not (path / "config.json").exists():
+    status = run.status
+    if status not in (RunStatus.WAITING, RunStatus.RUNNING):
+      problems.append(f"it has no config.json: {path / 'log.txt'} may have the reason")
+    return ComparedRun(name, str(path), status, tuple(problems))
+  config, lines = attempt(lambda: run.config), attempt(lambda: run.metrics, [])
   if config is None:
     return ComparedRun(name, str(path), DAMAGED, tuple(problems), lines=lines)
-  fields, cost = attempt(_fields, config) or {}, attempt(_cost, path, config) or (None, None)
-  status = _status(path) or attempt(_reached, path, config, lines) or RunStatus.STOPPED
-  text = attempt(_text, path, config)
+  fields, cost = attempt(lambda: _fields(config), {}), attempt(lambda: _cost(run), (None, None))
+  status, text = attempt(lambda: run.status, RunStatus.STOPPED), attempt(lambda: _text(run))
   return ComparedRun(name, str(path), status, tuple(problems), fields, text, lines, *cost)
-
-
-def _status(path: pathlib.Path) -> RunStatus | None:
-  """Return the status by the lock or the launcher's outcome; None if neither exists."""
-  if startup.is_locked(path):
-    return RunStatus.RUNNING
-  outcome = outcomes.read(path)
-  return outcome and outcome.status
-
-
-def _reached(path: pathlib.Path, config, lines) -> RunStatus | None:
-  """Return FINISHED if a run without a recorded outcome has come to its end."""
-  steps = [int(step.name) for step in (path / "checkpoints").glob("*") if step.name.isdecimal()]
-  if config.model.cell == "ngram":  # its checkpoint comes last
-    return RunStatus.FINISHED if steps else None
-  if not lines or not lines[-1].get("epoch"):
-    return None
-  losses = [line["valid/loss"] for line in lines if line.get("valid/loss")]
-  stale = len(losses) - 1 - losses.index(min(losses)) if losses else 0
-  total = sizing.fill_length(config, lines[-1]["step"] / lines[-1]["epoch"])
-  is_over = max([lines[-1]["step"], *steps]) >= total
-  return RunStatus.FINISHED if is_over or (config.patience and stale >= config.patience) else None
 
 
 def _fields(config) -> dict[str, Any]:
   """Return the fields that the model uses."""
-  used = {*config_lib.flatten(config.to_dict())}
-  if config.model.cell == "ngram":
-    used = {*count.USED, *(("batch_size", "window") if config.text.split == "streams" else ())}
-  fields = config_lib.flatten(config_lib.to_json(config)).items()
-  return {n: value for n, value in fields if value is not None and config_lib.is_in(used, n)}
+  used, fields = config_lib.used_fields(config), config_lib.flatten(config_lib.to_json(config))
+  return {name: value for name, value in fields.items() if value is not None and name in used}
 
 
-def _text(path: pathlib.Path, config) -> dict[str, Any]:
+def _text(run: run_lib.Run) -> dict[str, Any]:
   """Return what has to be the same for losses to compare; a text counts by its digest."""
-  corpus = runs.provenance(path)
-  fields = {name: value for name, value in config.text.to_dict().items() if name != "source"}
-  if config.text.split == "streams":
-    fields |= {"batch_size": config.batch_size, "window": config.window}
-  return {"sha256": corpus["sha256"], "characters": corpus["characters"], **fields}
+  fields = {name: value for name, value in run.config.text.to_dict().items() if name != "source"}
+  if run.config.text.split == "streams":
+    fields |= {"batch_size": run.config.batch_size, "window": run.config.window}
+  return {name: run.provenance[name] for name in ("sha256", "characters")} | fields
 
 
-def _cost(path: pathlib.Path, config) -> tuple[int, float] | None:
-  """Return the parameters and the operations to train on a character; None for an n-gram."""
-  if config.model.cell == "ngram":
-    return None
-  vocab, m = tokenizers.Tokenizer.load(path / "alphabet.json").vocab_size, config.model
-  shape = vocab, m.cell, m.layers, m.hidden, m.embed
+def _cost(run: run_lib.Run) -> tuple[int | None, float | None]:
+  """Return the parameters and the operations to train on a character, if they are known."""
+  m = run.config.model
+  if not models.has_gradient(m):
+    return None, None
+  shape = run.tokenizer.vocab_size, m.cell, m.layers, m.hidden, m.embed
   return models.parameter_count(*shape), 6.0 * models.multiplied_weights(*shape)

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
-from charrnn import errors, startup
+from charrnn import errors, runtime
 from charrnn.runs.status import RunStatus
 from charrnn.sweeps import attached, outcomes
 
@@ -29,7 +29,7 @@ class Share(NamedTuple):
 
 def shares(parallel: int) -> list[Share]:
   """Divide the machine into equal shares, which overlap if there are fewer devices than shares."""
-  cores = _divide(startup.cores(), parallel)
+  cores = _divide(runtime.cores(), parallel)
   gpus, tpus = gpu_names(), _tpu_chips()
   environments: list[dict[str, str]] = [{}] * parallel
   if gpus:

@@ -10,7 +10,6 @@ SWEEP/
 
 import csv
 import io
-import json
 import math
 import pathlib
 import signal
@@ -19,7 +18,9 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from charrnn import console, files
-from charrnn.runs import metrics, runs
+from charrnn.runs import metrics
+from charrnn.runs import run as run_lib
+from charrnn.runs import status as status_lib
 from charrnn.runs.status import RunStatus
 
 FAILURES = (RunStatus.FAILED, RunStatus.DIVERGED, RunStatus.KILLED, RunStatus.TIMEOUT)
@@ -27,9 +28,8 @@ FINAL = (RunStatus.FINISHED, RunStatus.PRUNED)  # need no other launch
 # In a search a trial that diverged is final too: it shows which values are bad.
 FINAL_IN_SEARCH = (*FINAL, RunStatus.DIVERGED)
 UNUSABLE = (RunStatus.FAILED, RunStatus.DIVERGED, RunStatus.KILLED)  # losses measure nothing
-STOPPED_CODE = 75  # exit code of a run that was stopped by a signal and has saved
 LAUNCH = "---- launched"  # first words of a launch in a log
-ALIASES = {"status": "state"}  # former name of a key
+ALIASES = {"status": "state"}  # former name of a column
 REDRAW = 1.0  # seconds between two drawings of the table
 REMIND = 60.0  # seconds between lines in a log while nothing changes
 HEADER = ("trial", "status", "step", "train", "best valid", "chars/s", "left")
@@ -47,14 +47,6 @@ class Trial(NamedTuple):
     return self.folder / "log.txt"
 
 
-class Outcome(NamedTuple):
-  """How a launch ended."""
-
-  status: RunStatus
-  code: int | None = None  # exit code; negative: the signal that ended it
-  seconds: float = 0.0
-
-
 class Progress(NamedTuple):
   """The latest values in metrics.jsonl; None for values that it does not have yet."""
 
@@ -66,16 +58,6 @@ class Progress(NamedTuple):
   rate: float | None = None  # characters a second
 
 
-def read(folder: pathlib.Path) -> Outcome | None:
-  """Return how the last launch ended; None before that, or if nobody recorded it."""
-  try:
-    value = json.loads((folder / "outcome.json").read_bytes())
-    status = value["status"] if "status" in value else value["state"]
-    return Outcome(RunStatus(status), value["code"], float(value["seconds"]))
-  except (OSError, ValueError, KeyError, TypeError):
-    return None
-
-
 def begin(trial: Trial):
   """Prepare a launch: make the folder, mark the log, and remove the last outcome."""
   trial.folder.mkdir(parents=True, exist_ok=True)
@@ -84,7 +66,9 @@ def begin(trial: Trial):
     log.write(f"{LAUNCH} {time.strftime('%Y-%m-%d %H:%M:%S')}\n")
 
 
-def conclude(trial: Trial, code: int, seconds: float, reason: RunStatus | None = None) -> Outcome:
+def conclude(
+  trial: Trial, code: int, seconds: float, reason: RunStatus | None = None
+) -> status_lib.Outcome:
   """Write and return how a launch ended, by its exit code.
 
   `reason`: TIMEOUT, PRUNED or STOPPED if the launcher asked the trial to save and end.
@@ -94,7 +78,7 @@ def conclude(trial: Trial, code: int, seconds: float, reason: RunStatus | None =
     status = RunStatus.FINISHED
   elif reason in (RunStatus.TIMEOUT, RunStatus.PRUNED):
     status = reason
-  elif code == STOPPED_CODE or stopped_early:
+  elif code == status_lib.STOPPED_CODE or stopped_early:
     status = RunStatus.STOPPED
   elif code < 0:
     status = RunStatus.KILLED
@@ -102,9 +86,9 @@ def conclude(trial: Trial, code: int, seconds: float, reason: RunStatus | None =
     status = RunStatus.DIVERGED
   else:
     status = RunStatus.FAILED
-  outcome = Outcome(status, code, seconds)
+  outcome = status_lib.Outcome(status, code, seconds)
   trial.folder.mkdir(parents=True, exist_ok=True)
-  files.write_json(trial.folder / "outcome.json", files.with_aliases(outcome._asdict(), ALIASES))
+  status_lib.write_outcome(trial.folder, outcome)
   return outcome
 
 
@@ -149,7 +133,8 @@ def summary(trials: Sequence[Trial]) -> str:
   writer = csv.DictWriter(file, header, restval="", lineterminator="\n")
   writer.writeheader()
   for trial in trials:
-    outcome, reached = read(trial.folder) or Outcome(RunStatus.WAITING), progress(trial.folder)
+    outcome = status_lib.read_outcome(trial.folder) or status_lib.Outcome(RunStatus.WAITING)
+    reached = progress(trial.folder)
     values = (trial.name, outcome.status, outcome.code, f"{outcome.seconds:.0f}")
     values += (reached.step, reached.valid_loss, reached.valid_step)
     row = dict(zip(columns, values)) | trial.overrides
@@ -241,7 +226,7 @@ def time_left(trial: Trial, now: Progress) -> str:
   if not (now.step and now.epoch and now.rate):
     return ""
   try:
-    config = runs.read_config(trial.folder)
+    config = run_lib.Run.open(trial.folder).config
   except Exception:  # the run is just starting; it reports errors in its log itself
     return ""
   last_step = (config.epochs or math.inf) * now.step / now.epoch

@@ -9,9 +9,11 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
+from charrnn import command_line, console, errors, files
 from charrnn import config as config_lib
-from charrnn import console, errors, files, startup
 from charrnn.data import sources
+from charrnn.runs import lock
+from charrnn.runs import status as status_lib
 from charrnn.runs.status import RunStatus
 from charrnn.sweeps import local, outcomes, slurm, spaces
 from charrnn.sweeps import search as search_lib
@@ -22,7 +24,7 @@ SEARCHES = ("random", "optuna")
 STOPPING = "stopping: trials save and end; once more to end them at once"
 
 
-def run(line: config_lib.CommandLine, folder: pathlib.Path) -> int:
+def run(line: command_line.CommandLine, folder: pathlib.Path) -> int:
   """Run what is missing of a sweep or a search in `folder`; return the exit code."""
   flags = line.flags
   _check(flags)
@@ -44,7 +46,7 @@ def run(line: config_lib.CommandLine, folder: pathlib.Path) -> int:
   for source in {trial.overrides.get("text.source", line.config.text.source) for trial in trials}:
     sources.resolve(source)
   final = outcomes.FINAL if flags.search is None else outcomes.FINAL_IN_SEARCH
-  with startup.lock(folder):
+  with lock.hold(folder):
     _check_same_sweep(folder, line)
     _write_sweep(folder, line, trials)
     missing = [trial for trial in trials if not trials_lib.needs_no_launch(trial, final)]
@@ -66,10 +68,10 @@ def _run_optuna(line, folder, space: spaces.Space) -> int:
   fields = config_lib.flatten(config_lib.to_json(line.config))
   about = {
     "space": {field: [type(values).__name__, *values] for field, values in space.items()},
-    "config": {k: v for k, v in fields.items() if not config_lib.is_in(config_lib.FREE, k)},
+    "config": {k: v for k, v in fields.items() if not config_lib.is_free(k)},
   }
   make = functools.partial(trials_lib.make, line, folder)
-  with startup.lock(folder):
+  with lock.hold(folder):
     _check_same_sweep(folder, line)
     search = search_lib.Search(folder, space, count, line.config.seed, make, about)
     _write_sweep(folder, line, search.trials)
@@ -196,7 +198,7 @@ def _wait_for_others(folder, trials):
       f"SLURM has trials of {folder}: watch them with --backend=slurm, or end them by scancel"
     )
   deadline, is_reported = time.monotonic() + local.GRACE, False
-  while locked := [trial for trial in trials if startup.is_locked(trial.folder)]:
+  while locked := [trial for trial in trials if lock.is_held(trial.folder)]:
     if time.monotonic() > deadline:
       raise errors.UserError(f"another process is training in {locked[0].folder}: end it first")
     if not is_reported:
@@ -207,11 +209,11 @@ def _wait_for_others(folder, trials):
 
 def _statuses(trials, pool) -> dict[str, RunStatus]:
   running = {running.trial.name for running in pool.running}
-  waiting = outcomes.Outcome(RunStatus.WAITING)
+  waiting = status_lib.Outcome(RunStatus.WAITING)
   return {
     trial.name: RunStatus.RUNNING
     if trial.name in running
-    else (outcomes.read(trial.folder) or waiting).status
+    else (status_lib.read_outcome(trial.folder) or waiting).status
     for trial in trials
   }
 
@@ -222,8 +224,8 @@ def report(folder, trials, interrupted: bool, final: Sequence[RunStatus], total:
   `final`: statuses of trials that need no other launch; `total`: trials that there will be.
   Returns the exit code.
   """
-  waiting = outcomes.Outcome(RunStatus.WAITING)
-  ended = [(trial, outcomes.read(trial.folder) or waiting) for trial in trials]
+  waiting = status_lib.Outcome(RunStatus.WAITING)
+  ended = [(trial, status_lib.read_outcome(trial.folder) or waiting) for trial in trials]
   failures = [
     (trial, outcome)
     for trial, outcome in ended
@@ -251,4 +253,4 @@ def report(folder, trials, interrupted: bool, final: Sequence[RunStatus], total:
   console.say(f"\nnext:\n  charrnn compare {shlex.quote(str(folder))}")
   if failures:
     return 1
-  return outcomes.STOPPED_CODE if interrupted or missing else 0
+  return status_lib.STOPPED_CODE if interrupted or missing else 0

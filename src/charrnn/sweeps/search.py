@@ -15,6 +15,7 @@ from typing import Any
 
 from charrnn import errors
 from charrnn.runs import metrics
+from charrnn.runs import status as status_lib
 from charrnn.runs.status import RunStatus
 from charrnn.sweeps import outcomes, spaces
 from charrnn.sweeps import trials as trials_lib
@@ -166,7 +167,7 @@ class Search:
 
   def _tell(self, trial, folder) -> bool:
     """Tell Optuna how the last launch ended; return False if the trial has to be launched again."""
-    outcome, loss = outcomes.read(folder), outcomes.progress(folder).valid_loss
+    outcome, loss = status_lib.read_outcome(folder), outcomes.progress(folder).valid_loss
     if outcome is None or outcome.status == RunStatus.STOPPED:
       return False
     if outcome.status == RunStatus.FINISHED and loss is not None:

@@ -24,6 +24,7 @@ import time
 from typing import Any, NamedTuple
 
 from charrnn import console, errors, files
+from charrnn.runs import status as status_lib
 from charrnn.runs.status import RunStatus
 from charrnn.sweeps import attached, local, outcomes
 from charrnn.sweeps import trials as trials_lib
@@ -183,7 +184,9 @@ def run(trials, missing, flags, resources: Resources) -> bool:
   new = [
     trial
     for trial in missing
-    if not _continues(outcomes.read(trial.folder), states.get(jobs.get(trial.name, ""), ""))
+    if not _continues(
+      status_lib.read_outcome(trial.folder), states.get(jobs.get(trial.name, ""), "")
+    )
   ]
   if count := len(missing) - len(new):
     console.say(f"slurm     {count} trials have jobs already")
@@ -208,7 +211,7 @@ def run(trials, missing, flags, resources: Resources) -> bool:
   return False
 
 
-def _continues(outcome: outcomes.Outcome | None, job_state: str) -> bool:
+def _continues(outcome: status_lib.Outcome | None, job_state: str) -> bool:
   """Whether a job still has to run its trial, and not only to clean up after it."""
   is_over = outcome is not None and outcome.status != RunStatus.STOPPED
   return bool(job_state) and job_state not in OVER.split() and not is_over
@@ -263,7 +266,7 @@ class Watch:
       self._query_time = time.monotonic()
 
   def _status(self, trial) -> RunStatus:
-    outcome = outcomes.read(trial.folder)
+    outcome = status_lib.read_outcome(trial.folder)
     if trial.name in self.jobs:
       job_state = self._job_states.get(self.jobs[trial.name], "")
       if _continues(outcome, job_state):
@@ -280,13 +283,13 @@ class Watch:
     return time.monotonic() - since > LOST
 
 
-def _conclude(trial, job: str, job_state: str) -> outcomes.Outcome:
+def _conclude(trial, job: str, job_state: str) -> status_lib.Outcome:
   """Write the outcome of a trial whose job could not write it."""
   log = trial.folder.parent / "slurm" / f"{job}_0_log.out"
   trial.folder.mkdir(parents=True, exist_ok=True)  # the job may never have begun
   with trial.log.open("a") as file:
     file.write(f"job {job} of SLURM has ended, {job_state or 'reason unknown'}; see {log}\n")
-  code = outcomes.STOPPED_CODE if job_state == "CANCELLED" else -signal.SIGKILL
+  code = status_lib.STOPPED_CODE if job_state == "CANCELLED" else -signal.SIGKILL
   return outcomes.conclude(trial, code, 0.0)
 
 
@@ -297,7 +300,7 @@ def run_job(trial: outcomes.Trial, limit: float | None = None):
   is not used: it needs the run's process to be the job's, and it knows no such limit.
   """
   start, is_first = time.monotonic(), os.environ.get("SLURM_PROCID", "0") == "0"
-  previous = outcomes.read(trial.folder)
+  previous = status_lib.read_outcome(trial.folder)
   spent = previous.seconds if previous else 0.0
   if is_first:
     outcomes.begin(trial)

@@ -93,11 +93,10 @@ def checked(space: Any) -> Space:
   """Return the result of an experiment's space(); raise UserError if it is no space."""
   if not isinstance(space, dict) or not space:
     raise errors.UserError("return a dict with a space for each field")
-  space = {str(field).removeprefix("config."): values for field, values in space.items()}
-  fields = config_lib.flatten(config_lib.default().to_dict())
+  space = {config_lib.current_name(str(field)): values for field, values in space.items()}
   for field, values in space.items():
-    if field not in fields:
-      raise errors.UserError(f"there is no field {field!r}: src/charrnn/config.py has all")
+    if field not in config_lib.BY_NAME:
+      raise errors.UserError(config_lib.unknown_field(field))
     if not isinstance(values, Floats | Integers | Choice):
       raise errors.UserError(f"{field} is {values!r}: use uniform, log_uniform, integers or choice")
   return space

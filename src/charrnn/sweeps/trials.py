@@ -26,10 +26,11 @@ import types
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
+from charrnn import command_line, errors
 from charrnn import config as config_lib
-from charrnn import errors, files
+from charrnn.runs import run as run_lib
+from charrnn.runs import status as status_lib
 from charrnn.sweeps import outcomes, spaces
-from charrnn.training import sizing
 
 Trials = list[dict[str, Any]]
 MAX_NAME = 100  # characters
@@ -42,7 +43,7 @@ def discrete(values: Iterable[Any]) -> list[Any]:
 
 def sweep(field: str, values: Iterable[Any]) -> Trials:
   """Return a trial for each value of a field."""
-  return [{field.removeprefix("config."): value} for value in values]
+  return [{config_lib.current_name(field): value} for value in values]
 
 
 def fixed(field: str, value: Any, length: int = 1) -> Trials:
@@ -124,13 +125,12 @@ def by_name(trials: Trials) -> dict[str, dict[str, Any]]:
 
   A name depends on the overrides of its trial alone, so it stays when other trials are added.
   """
-  fields = config_lib.flatten(config_lib.default().to_dict())
   named: dict[str, dict[str, Any]] = {}
   for trial in trials:
-    overrides = {field.removeprefix("config."): value for field, value in trial.items()}
+    overrides = {config_lib.current_name(field): value for field, value in trial.items()}
     for field, value in overrides.items():
-      if field not in fields:
-        raise errors.UserError(f"a sweep sets {field!r}: src/charrnn/config.py has all fields")
+      if field not in config_lib.BY_NAME:
+        raise errors.UserError(f"a sweep sets {field!r}: {config_lib.unknown_field(field)}")
       if not isinstance(value, bool | int | float | str):
         raise errors.UserError(f"a sweep sets {field} to {value!r}: numbers and text can be set")
     if (name := trial_name(overrides)) in named:
@@ -152,14 +152,15 @@ def trial_name(overrides: dict[str, Any]) -> str:
   return f"{safe[: MAX_NAME - 9].strip('_.')}-{digest}"
 
 
-def experiment(line: config_lib.CommandLine) -> types.ModuleType:
+def experiment(line: command_line.CommandLine) -> types.ModuleType:
   """Return the experiment file of a command line as a module."""
   path = line.argument.partition(":")[0]
   spec = importlib.util.spec_from_file_location("charrnn_experiment", path)
   if spec is None:
     raise errors.UserError(f"{path} is the config of one run: name an experiment file")
   module = importlib.util.module_from_spec(spec)
-  spec.loader.exec_module(module)  # cannot fail: get_config was called on it before
+  with command_line.importable_folder(path):
+    spec.loader.exec_module(module)  # does not fail: its get_config was called before
   return module
 
 
@@ -182,7 +183,7 @@ def call(
     raise errors.UserError(f"{where}: {type(error).__name__}: {text}") from error
 
 
-def expand(line: config_lib.CommandLine) -> Trials:
+def expand(line: command_line.CommandLine) -> Trials:
   """Return the product of the sweeps that --sweep names; without names, the file's own sweep."""
   names = [name for name in line.flags.sweep.split(",") if name]
   module = experiment(line)
@@ -213,12 +214,12 @@ def _sweep_names(module) -> list[str]:
   return [name.removeprefix("sweep_") for name in vars(module) if name.startswith("sweep_")]
 
 
-def draw(line: config_lib.CommandLine) -> Trials:
+def draw(line: command_line.CommandLine) -> Trials:
   """Return --trials random trials from the experiment file's space."""
   return spaces.draw(read_space(line), line.flags.trials, line.config.seed)
 
 
-def read_space(line: config_lib.CommandLine) -> spaces.Space:
+def read_space(line: command_line.CommandLine) -> spaces.Space:
   """Return the experiment file's space; raise UserError if one of its extreme values is refused."""
   module = experiment(line)
   if not hasattr(module, "space"):
@@ -247,7 +248,7 @@ def make_all(line, folder: pathlib.Path, named: dict[str, dict[str, Any]]) -> li
     if (other := names.setdefault(config.to_json(sort_keys=True), trial.name)) != trial.name:
       raise errors.UserError(f"two trials of the sweep are the same run: {other} and {trial.name}")
     if (trial.folder / "config.json").exists():
-      _check_stored(trial, config, files.read_json(trial.folder / "config.json"))
+      _check_stored(trial, config)
   return trials
 
 
@@ -266,21 +267,22 @@ def _parse(trial: outcomes.Trial):
   """Return a trial's config as its process will parse it; a UserError names the trial."""
   arguments = [argument for argument in trial.command if argument.startswith("--config")]
   try:
-    config = config_lib.parse(["launch.py", *arguments]).config
-    sizing.check(config)
+    config = command_line.parse(["launch.py", *arguments]).config
+    config_lib.check(config)
   except errors.UserError as error:
     raise errors.UserError(f"trial {trial.name}: {error}") from error
   return config
 
 
-def _check_stored(trial: outcomes.Trial, config, stored: dict):
+def _check_stored(trial: outcomes.Trial, config):
   """Raise UserError if the run in a trial's folder cannot become the trial."""
   try:
-    sizing.fill_from(config, stored)
+    stored = config_lib.to_json(run_lib.Run.open(trial.folder).config)
+    config = config_lib.fill_stored(config, stored)
     config_lib.check_resumable(stored, config_lib.to_json(config))
   except errors.UserError as error:
     raise errors.UserError(f"trial {trial.name}: {error}") from error
-  for name in config_lib.LENGTH:
+  for name in ("epochs", "max_steps"):
     if config[name] != stored[name] and needs_no_launch(trial):
       raise errors.UserError(
         f"trial {trial.name} is finished with {name}={stored[name]} and is asked for with "
@@ -290,5 +292,5 @@ def _check_stored(trial: outcomes.Trial, config, stored: dict):
 
 def needs_no_launch(trial: outcomes.Trial, final: Sequence[str] = outcomes.FINAL) -> bool:
   """Whether the last launch of a trial ended with one of the `final` statuses."""
-  outcome = outcomes.read(trial.folder)
+  outcome = status_lib.read_outcome(trial.folder)
   return outcome is not None and outcome.status in final
