@@ -228,5 +228,5 @@ def test_what_the_grammar_does_not_know_is_blanked(before, after):
 )
 def test_nesting_has_no_limit(piece):
   text = piece * 5000
-  for label in hypotheses.of_text(text, language="c").values():
+  for label in (each.function(text) for each in hypotheses.choose("c")):
     assert len(label.values) == len(label.mask) == len(text)

@@ -15,6 +15,7 @@ import pytest
 
 from charrnn import errors
 from charrnn.analysis import explorer
+from charrnn.analysis import study as study_lib
 
 CELLS = ("lstm", "gru", "rnn")
 
@@ -158,7 +159,7 @@ def test_what_is_no_number_becomes_null(tmp_path):
   study = made_up.study()
   study["scores"]["speaker"] = np.full(16, np.nan)
   study["findings"][0]["confirmation"]["p"] = math.inf
-  page, _ = _written(tmp_path, study=study)
+  page, _ = _written(tmp_path, study=study_lib.plain(study))
   block = _block(page, "study")
   assert block["scores"]["speaker"] == [None] * 16
   assert block["findings"][0]["confirmation"]["p"] is None

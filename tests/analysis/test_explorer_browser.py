@@ -39,7 +39,7 @@ def url(tmp_path_factory):
   study = made_up.study()
   study["notes"].append(made_up.HOSTILE)
   study["steering"][0]["excerpts"]["zero"] = made_up.HOSTILE
-  study["births"][0]["score"][3] = None
+  study["emergence"][0]["score"][3] = None
   study["ablations"][0] |= {"inside": None, "p": None, "controls": {"inside": [], "outside": []}}
   # Too small for all quantities of all cells.
   whole = explorer.write(path, study, made_up.excerpt(TEXT))
@@ -94,7 +94,7 @@ def _heading(page):
 def test_it_opens_on_the_best_finding_with_its_label_and_its_colours(page):
   assert _heading(page) == "Cell 1:3, tanh(c): the best of 16 for in-quotes"
   assert "AUROC 0.97" in page.locator("#verdict").inner_text()
-  assert "✓ Survives." in page.locator("#verdict").inner_text()
+  assert "✓ Significant." in page.locator("#verdict").inner_text()
   quote = TEXT.index('"')
   assert "u4" in _classes(page, quote + 3) and "u4" not in _classes(page, quote - 3)
   assert _shade(page, quote + 3)[0] == ORANGE and _shade(page, quote - 3)[0] == BLUE
@@ -233,7 +233,7 @@ def test_all_views_are_there_and_lead_back_to_cells(page):
   page.keyboard.press("4")
   assert page.locator("circle.gate").count() == 3 * 16
   page.keyboard.press("5")
-  assert page.locator("#view-births figure").count() == 3
+  assert page.locator("#view-emergence figure").count() == 3
   page.keyboard.press("6")
   assert "Made up: no network was trained" in page.locator("#view-notes").inner_text()
   page.keyboard.press("4")

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from charrnn import errors
-from charrnn.analysis import hypotheses, labels
+from charrnn.analysis import hypotheses
 
 
 def test_the_table_is_in_order():
@@ -56,61 +56,36 @@ def _texts():
 
 @pytest.mark.parametrize("text", list(_texts()), ids=lambda text: repr(text[:8]))
 def test_no_text_is_too_odd(text):
-  for label in hypotheses.of_text(text, list(hypotheses.HYPOTHESES)).values():
+  for label in (each.function(text) for each in hypotheses.HYPOTHESES.values()):
     assert label.values.shape == label.mask.shape == (len(text),)
     assert label.values.dtype == np.float32 and label.mask.dtype == bool
 
 
 def test_languages_choose():
-  prose, c = (set(hypotheses.of_text("a", language=language)) for language in ("prose", "c"))
-  both = set(hypotheses.of_text("a"))
-  assert prose & c == both and prose | c == set(hypotheses.HYPOTHESES)
+  prose, c = (
+    {each.name for each in hypotheses.choose(language)} for language in hypotheses.LANGUAGES
+  )
+  both = prose & c
+  assert prose | c == set(hypotheses.HYPOTHESES)
   assert "in-quotes" in prose - both and "brace-depth" in c - both and "url" in both
 
 
-def test_names_choose_in_their_order():
-  assert list(hypotheses.of_text("a", ["speaker", "string"], "c")) == ["speaker", "string"]
-
-
-def test_names_that_are_none_are_told():
-  with pytest.raises(errors.UserError, match="did you mean in-quotes"):
-    hypotheses.of_text("a", ["in-quote"])
-  with pytest.raises(errors.UserError, match="there are: line-position"):
-    hypotheses.of_text("a", ["zzz"])
-  with pytest.raises(errors.UserError, match="no language 'latin': use prose or c"):
-    hypotheses.of_text("a", language="latin")
-
-
 def test_state_does_not_leak_from_document_to_document():
-  documents = ['a "b', "", "A:", "x [[y"]
-  got = hypotheses.over(documents, language="prose")
-  alone = [hypotheses.of_text(document, language="prose") for document in documents]
-  for name, label in got.items():
-    assert aligned.show(label) == "".join(aligned.show(part[name]) for part in alone)
-  assert aligned.show(got["in-quotes"]) == "00110000000"
-  assert aligned.show(got["speaker"]) == "00001100000"
-  c = hypotheses.over(["f(){ /*", "{é"], ["brace-depth", "comment"])
-  assert aligned.show(c["brace-depth"]) == "000111111"
-  assert aligned.show(c["comment"]) == "000000100"
+  documents, chosen = (
+    ['a "b', "", "A:", "x [[y", "f(){ /*", "{é"],
+    list(hypotheses.HYPOTHESES.values()),
+  )
+  got = hypotheses.label_documents(chosen, documents)
+  for each in chosen:
+    alone = "".join(aligned.show(each.function(document)) for document in documents)
+    assert aligned.show(got[each.name]) == alone
+  assert aligned.show(got["in-quotes"])[:11] == "00110000000"
+  assert aligned.show(got["brace-depth"])[-9:] == "000111111"
 
 
 def test_no_documents_have_empty_labels():
-  for label in hypotheses.over([], language="c").values():
+  for label in hypotheses.label_documents(hypotheses.choose("c"), []).values():
     assert label.values.shape == label.mask.shape == (0,)
-
-
-def test_documents_may_come_one_by_one():
-  regex = hypotheses.from_regex("b", "b")
-  got = hypotheses.over((c for c in "ab"), (n for n in ["url"]), extra=(r for r in [regex]))
-  assert {name: aligned.show(label) for name, label in got.items()} == {"url": "00", "b": "01"}
-
-
-def test_instances_are_counted_where_the_label_is_defined():
-  label = labels.Label(np.array([0, 1, 1, 2], np.float32), np.array([True, True, True, False]))
-  binary, graded = (hypotheses.HYPOTHESES[name] for name in ("url", "line-position"))
-  assert binary.instances(label) == 2 and graded.instances(label) == 2
-  empty = binary.function("no link")
-  assert binary.instances(empty) == 0 and not empty.varies
 
 
 @pytest.mark.parametrize(
@@ -144,11 +119,11 @@ def test_a_pattern_is_true_inside_its_matches(pattern, shown, expected):
 )
 def test_bad_patterns_are_told_in_a_line(argument, message):
   with pytest.raises(errors.UserError, match=message) as caught:
-    hypotheses.parse_regex(argument)
+    hypotheses.parse_regexes([argument])
   assert "\n" not in str(caught.value)
 
 
 def test_an_equals_sign_may_be_part_of_the_pattern():
-  hypothesis = hypotheses.parse_regex("sum=a=b")
+  (hypothesis,) = hypotheses.parse_regexes(["sum=a=b"])
   assert hypothesis.name == "sum"
   aligned.check(hypothesis.function, "a=b", "111")

@@ -3,7 +3,6 @@
 import random
 
 import aligned
-import numpy as np
 import pytest
 
 from charrnn.analysis import hypotheses, labels
@@ -105,10 +104,3 @@ def test_covering_counts_spans():
 def test_steps_hold_until_the_next():
   assert labels.steps(5, [(1, 2), (3, 0), (3, 7), (5, 9)]).tolist() == [0, 2, 2, 7, 7]
   assert labels.steps(0, []).tolist() == []
-
-
-def test_a_label_without_instance_does_not_vary():
-  values, mask = np.array([1, 1, 0], np.float32), np.array([True, True, False])
-  assert not labels.Label(values, mask).varies
-  assert labels.Label(values, ~mask | mask).varies
-  assert not labels.Label(values, mask & ~mask).varies

@@ -3,10 +3,10 @@
 import jax
 import numpy as np
 import pytest
-from training import tiny
+import tiny
 
 from charrnn import errors
-from charrnn.analysis import record
+from charrnn.analysis import recording
 
 
 @pytest.mark.parametrize("cell", ["rnn", "gru", "lstm"])
@@ -14,7 +14,7 @@ def test_a_recording_is_what_one_pass_computes(cell, tmp_path):
   model, ids = tiny.model(cell=cell), tiny.ids(2500)
   params = model.init(jax.random.key(0))
   ticks = []
-  found = record.record(model, params, ids, tmp_path / "r", lambda *now: ticks.append(now))
+  found = recording.record(model, params, ids, tmp_path / "r", lambda *now: ticks.append(now))
   logits, _, out = model.apply(
     params, ids[:, None].astype(np.int32), model.initial_carry(1), record=True
   )
@@ -27,26 +27,28 @@ def test_a_recording_is_what_one_pass_computes(cell, tmp_path):
   nats = -log_p[np.arange(2499), ids[1:].astype(int)]
   np.testing.assert_allclose(found.predictions.nats[:-1], nats, atol=1e-5)
   assert np.isnan(found.predictions.nats[-1])
-  falling = np.sort(np.exp(log_p), axis=1)[:, ::-1][:, : record.TOP]
+  falling = np.sort(np.exp(log_p), axis=1)[:, ::-1][:, : recording.TOP]
   np.testing.assert_allclose(found.predictions.top_p, falling, atol=1e-5)
   assert ticks == [(1024, 2500), (2048, 2500), (2500, 2500)]
 
 
 def test_the_file_is_the_recording(tmp_path):
   model, ids = tiny.model(), tiny.ids(300)
-  found = record.record(model, model.init(jax.random.key(0)), ids, tmp_path / "r")
+  found = recording.record(model, model.init(jax.random.key(0)), ids, tmp_path / "r")
   found.values.flush()
   again = np.memmap(tmp_path / "r", np.float32, mode="r", shape=found.values.shape)
   np.testing.assert_array_equal(again, found.values)
 
 
 def test_columns_are_named_as_clamps_are():
-  columns = record.columns(tiny.model())
+  columns = recording.columns(tiny.model())
   assert [str(columns[n]) for n in (0, 8, 48)] == ["0:h0", "0:c0", "1:h0"]
 
 
 def test_a_recording_that_does_not_fit_is_refused(tmp_path, monkeypatch):
-  monkeypatch.setattr(record.shutil, "disk_usage", lambda path: type("", (), {"free": 1 << 20})())
+  monkeypatch.setattr(
+    recording.shutil, "disk_usage", lambda path: type("", (), {"free": 1 << 20})()
+  )
   model = tiny.model()
   with pytest.raises(errors.UserError, match="fewer --characters"):
-    record.record(model, model.init(jax.random.key(0)), tiny.ids(300), tmp_path / "r")
+    recording.record(model, model.init(jax.random.key(0)), tiny.ids(300), tmp_path / "r")

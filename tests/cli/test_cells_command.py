@@ -8,7 +8,7 @@ import pytest
 
 from charrnn import cli
 
-FAST = ("--twins=2", "--shifts=19", "--characters=6000")
+FAST = ("--untrained=2", "--shifts=19", "--characters=6000")
 
 
 @pytest.fixture(scope="module")
@@ -24,7 +24,7 @@ def studied(trained, tmp_path_factory):
 
 def test_everything_is_there_and_nothing_else(studied):
   names = {path.name for path in studied.iterdir()}
-  pictures = {"findings.png", "saturation.png", "births.png"}
+  pictures = {"findings.png", "saturation.png", "emergence.png"}
   assert names == {"cells.json", "explorer.html", "recording.f32"} | pictures
 
 
@@ -36,14 +36,19 @@ def test_cells_json_tells_all(studied):
   assert by_name["line-position"]["scored"] and by_name["seven"]["scored"]
   assert by_name["url"]["reason"] == "no positives in the discovery half"
   assert any(note.startswith("url: not scored") for note in found["notes"])
-  assert any("nothing is said to survive" in note for note in found["notes"])
-  assert {each["survives"] for each in found["findings"]} == {None}
+  assert any("nothing is called significant" in note for note in found["notes"])
+  assert {each["significant"] for each in found["findings"]} == {None}
   assert found["interpretable"] is None
+  # The former names of keys stand beside the new ones.
+  assert found["births"] == found["emergence"]
+  assert found["settings"]["twins"] == found["settings"]["untrained_networks"] == 2
+  assert by_name["seven"]["survives"] == by_name["seven"]["significant"]
+  assert by_name["seven"]["twins"] == by_name["seven"]["untrained_baseline"] is not None
   scored = {name for name, each in by_name.items() if each["scored"]}
   assert {each["hypothesis"] for each in found["ablations"]} == scored
   assert {each["hypothesis"] for each in found["steering"]} == scored
-  assert {each["hypothesis"] for each in found["births"]} == {n for n in scored if "|" not in n}
-  assert all(each["steps"] == [0, 10, 20] for each in found["births"])
+  assert {each["hypothesis"] for each in found["emergence"]} == {n for n in scored if "|" not in n}
+  assert all(each["steps"] == [0, 10, 20] for each in found["emergence"])
   assert {(each["layer"], each["gate"]) for each in found["saturation"]} == {
     (layer, gate) for layer in (0, 1) for gate in "ifo"
   }
@@ -64,14 +69,14 @@ def test_the_page_asks_for_nothing_from_elsewhere(studied):
 def test_json_and_out(charrnn, trained, tmp_path):
   text = trained["a"].parent / "text.txt"
   result = charrnn(
-    "cells", trained["a"], "--text", text, *FAST, "--out", tmp_path / "o", "--json", "--twins=0"
+    "cells", trained["a"], "--text", text, *FAST, "--out", tmp_path / "o", "--json", "--untrained=0"
   )
   assert result.code == 0
   assert result.json == json.loads((tmp_path / "o" / "cells.json").read_text())
-  assert all(each["twins"] is None for each in result.json["findings"])
+  assert all(each["untrained_baseline"] is None for each in result.json["findings"])
   assert not (trained["a"] / "cells").exists()
   assert not (tmp_path / "o" / "recording.f32").exists()
-  assert "cells and hypotheses: " in result.err
+  assert "matching: " in result.err
 
 
 @pytest.mark.parametrize(
@@ -94,7 +99,7 @@ def test_a_text_that_cannot_be_studied(charrnn, trained, tmp_path, content, mess
   ("argv", "message"),
   [
     (["--characters=10"], "--characters=10: must be at least 5000"),
-    (["--twins=-1"], "--twins=-1: must be at least 0"),
+    (["--twins=-1"], "--untrained=-1: must be at least 0"),
     (["--shifts=3"], "--shifts=3: must be at least 19"),
     (["--regex=year"], "write NAME=PATTERN"),
     (["--regex=a=[", "--regex=b=c"], "no regular expression"),
@@ -129,10 +134,19 @@ def test_a_damaged_checkpoint_on_the_way_is_passed_over(charrnn, a, tmp_path):
   text = a.parent / "text.txt"
   text.write_text("".join(f"{n} green bottles\n" for n in range(700)))
   result = charrnn(
-    "cells", a, "--text", text, *FAST, "--twins=0", "--step=20", "--json", "--out", tmp_path / "o"
+    "cells",
+    a,
+    "--text",
+    text,
+    *FAST,
+    "--untrained=0",
+    "--step=20",
+    "--json",
+    "--out",
+    tmp_path / "o",
   )
   assert result.code == 0, result.err
-  assert all(each["steps"] == [0, 20] for each in result.json["births"])
+  assert all(each["steps"] == [0, 20] for each in result.json["emergence"])
 
 
 def test_no_run_and_no_place_to_write(charrnn, trained, tmp_path):

@@ -1,4 +1,4 @@
-"""A study that nobody made: a text, a network's recording with planted cells, and all findings."""
+"""A synthetic study: a text, a recording with planted units, and all findings."""
 
 import itertools
 
@@ -72,9 +72,7 @@ def excerpt(text: str, layers=2, hidden=8, cell="lstm", seed=0) -> explorer.Exce
   """Cell 1:3 says whether quotes are open, a character late; cell 0:5 ramps along the line."""
   n, rng = len(text), np.random.default_rng(seed)
   columns, values = recording(n, layers, hidden, cell, seed)
-  labels = {
-    name: (label.values, label.mask) for name, label in hypotheses.of_text(text, NAMES).items()
-  }
+  labels = {name: tuple(hypotheses.HYPOTHESES[name].function(text)) for name in NAMES}
   planted = {
     (layers - 1, min(3, hidden - 1)): np.roll(1.8 * labels["in-quotes"][0] - 0.9, 1),
     (0, min(5, hidden - 1)): labels["line-position"][0] / 25 - 1.2,
@@ -125,7 +123,7 @@ def study(layers=2, hidden=8, cell="lstm", seed=0) -> dict:
     "findings": found,
     "scores": scores,
     "interpretable": {
-      "found": 2,
+      "count": 2,
       "of": cells,
       "share": 2 / cells,
       "low": 0.5 / cells,
@@ -140,7 +138,7 @@ def study(layers=2, hidden=8, cell="lstm", seed=0) -> dict:
       for gate in QUANTITIES[cell]
       if gate in "ifo"
     ],
-    "births": [_birth(f, rng) for f in found[:3]],
+    "emergence": [_emergence(f, rng) for f in found[:3]],
     "notes": ["The halves are whole documents.", "Made up: no network was trained for this."],
   }
 
@@ -157,11 +155,11 @@ def _finding(hypothesis, scores, hidden, rng) -> dict:
     return common | {
       "scored": False,
       "reason": reason,
-      "twins": None,
+      "untrained_baseline": None,
       "last_k": [],
       "discovery": None,
       "confirmation": None,
-      "survives": None,
+      "significant": None,
     }
   index = int(np.argmax(np.abs(scores)))
   effect = abs(scores[index])
@@ -175,11 +173,13 @@ def _finding(hypothesis, scores, hidden, rng) -> dict:
     "lag": int(rng.integers(0, 2)), "direction": -1 if scores[index] < 0 else 1,
     "discovery": {"score": in_unit(min(1, effect + 0.02))} | half,
     "confirmation": {"score": in_unit(effect)} | half,
-    "survives": strong, "untrained": in_unit(0.26),
+    "significant": strong, "untrained": in_unit(0.26),
     "characters": 98000, "share": 0.21 if binary else None,
     "average_precision": 0.8 * effect if binary else None, "mcc": 0.7 * effect if binary else None,
     "isotonic_r2": None if binary else 0.9 * effect,
-    "twins": {"score": in_unit(0.19), "p": 0.5, "family_p": 0.9, "to_beat": in_unit(0.26)},
+    "untrained_baseline": {
+      "score": in_unit(0.19), "p": 0.5, "family_p": 0.9, "to_beat": in_unit(0.26)
+    },
     "last_k": [{"k": k, "score": in_unit(0.08 * n)} for n, k in enumerate((1, 2, 4, 8), 1)],
   }  # fmt: skip
 
@@ -227,7 +227,7 @@ def _saturated(layer, gate, hidden, rng) -> dict:
   return {"layer": layer, "gate": gate, "left": left.tolist(), "right": right.tolist()}
 
 
-def _birth(finding, rng) -> dict:
+def _emergence(finding, rng) -> dict:
   steps = list(range(0, 7401, 370))
   chance, final = CHANCE[finding["statistic"]], finding["confirmation"]["score"]
   rise = (final - chance) / (1 + np.exp(-(np.array(steps) - 2200) / 500))

@@ -3,6 +3,7 @@
 import jax
 import numpy as np
 
+from charrnn.analysis import effects, hypotheses
 from charrnn.models import rnn
 
 QUOTES, COLUMN = 3, 7
@@ -19,12 +20,12 @@ def params(net, symbols, seed=0):
   params = jax.tree.map(np.array, jax.jit(net.init)(jax.random.key(seed)))
   layer, H = params["layer_0"], net.units["layer_0"]["h"]
   i, f, g, o = (slice(n * H, (n + 1) * H) for n in range(4))
-  layer["W_hh"][[QUOTES, COLUMN]] = 0  # else the others would hear of it
+  layer["W_hh"][[QUOTES, COLUMN]] = 0  # else other units would reach them
   for cell in (QUOTES, COLUMN):
     for gate in (i, f, g, o):
       layer["W_xh"][:, gate][:, cell] = 0
       layer["W_hh"][:, gate][:, cell] = 0
-      layer["b_h"][gate][cell] = 20  # open, unless told otherwise
+      layer["b_h"][gate][cell] = 20  # open by default
   quote, newline = symbols.index('"'), symbols.index("\n")
   layer["b_h"][i][QUOTES] = -20
   layer["W_xh"][quote, i][QUOTES] = 40
@@ -32,3 +33,16 @@ def params(net, symbols, seed=0):
   layer["b_h"][i][COLUMN], layer["b_h"][g][COLUMN] = 0, 0.02
   layer["W_xh"][newline, f][COLUMN] = -40
   return params
+
+
+def ids(text):
+  """Return the sorted characters of a text, and its ids."""
+  symbols = sorted(set(text))
+  return symbols, np.array([symbols.index(each) for each in text], np.uint8)
+
+
+def prepare(text, names, **options):
+  """Return targets and design for a text that is one document."""
+  chosen = [hypotheses.HYPOTHESES[name]._replace(confounds=()) for name in names]
+  labelled = hypotheses.label_documents(chosen, [text])
+  return effects.prepare(chosen, labelled, [(0, len(text))], **options)

@@ -1,8 +1,8 @@
-"""Labels of C: from its tokens, which are right on broken text too, and from its syntax tree.
+"""Labels of C, from its tokens and its syntax tree.
 
-What only the tree knows (the if's and the syntax depth) is undefined where the text does not
-parse. The rest needs comments, literals, brackets and directives alone, and these are read here:
-the tree takes the bodies of macros as they are, with the comments and strings in them.
+Labels from the tree (if and else, syntax depth) are undefined where the text does not parse. The
+others come from tokens, which are right on broken text too, and inside the bodies of macros, which
+the tree does not analyse.
 """
 
 import functools
@@ -16,7 +16,7 @@ import tree_sitter_c
 
 from charrnn.analysis import labels
 
-# Each group spans the characters after which one is inside.
+# Each group spans the characters after which the state is inside.
 TOKENS = re.compile(
   r"""
     /(?P<block>\*.*?(?:\*(?=/)|\Z))/?
@@ -30,7 +30,7 @@ TOKENS = re.compile(
   re.VERBOSE | re.MULTILINE | re.DOTALL,
 )
 
-# Annotations of the Linux kernel, which C's grammar does not know.
+# Annotations of the Linux kernel that are not in the grammar of C.
 _ANNOTATIONS = re.compile(
   r"(?<!define[ \t])(?<!\w)(?:"
   r"__(?:(?:dev|cpu|mem|net_)?(?:init|exit)(?:data|const)?|user|kernel|iomem|percpu|rcu|force"
@@ -42,7 +42,7 @@ _ANNOTATIONS = re.compile(
   r"[ \t]*\([^()\n]*\)"
   r")(?!\w)"
 )
-# Macros take types as arguments and loop over lists; the grammar sees calls of functions.
+# Macros with types as arguments and macros that loop; the grammar takes both for function calls.
 _TYPE_ARGUMENT = re.compile(r"(?<=,)(\s*)(struct|union)(?=\s+\w+\s*[,)])")
 _LOOP_MACRO = re.compile(r"^([ \t]+)(?=\w*for_each)(\w+)(?=[ \t]*\()", re.MULTILINE)
 _NOT_ASCII = re.compile(r"[^\x01-\x7f]")
@@ -51,64 +51,98 @@ _BLOCKS = {"compound_statement", "field_declaration_list", "enumerator_list"}
 _WITH_BODY = {"for_statement", "while_statement", "do_statement", "switch_statement"}
 
 
+@labels.hypothesis("brace-depth", "graded", "c", "open braces outside comments and literals")
 def brace_depth(text: str) -> labels.Label:
   return _tokens(text).depth(text, "braces")
 
 
-def parenthesis_depth(text: str) -> labels.Label:
-  return _tokens(text).depth(text, "parentheses")
-
-
-def bracket_depth(text: str) -> labels.Label:
-  return _tokens(text).depth(text, "brackets")
-
-
-def directive_depth(text: str) -> labels.Label:
-  """Begins and ends after the word: at `#if` alone nobody knows that it is not `#ifdef`."""
-  return _tokens(text).depth(text, "directives")
-
-
-def comment(text: str) -> labels.Label:
-  return _inside_tokens(text, "block", "line")
-
-
-def block_comment(text: str) -> labels.Label:
-  return _inside_tokens(text, "block")
-
-
-def line_comment(text: str) -> labels.Label:
-  return _inside_tokens(text, "line")
-
-
-def string(text: str) -> labels.Label:
-  """Double quotes alone: in a character literal the state lasts for one character."""
-  return _inside_tokens(text, "string")
-
-
+@labels.hypothesis(
+  "syntax-depth", "graded", "c", "enclosing blocks, and one for each body without braces"
+)
 def syntax_depth(text: str) -> labels.Label:
-  """Blocks, also those of struct, union and enum, and one more for each body without braces.
-
-  Neither initializers nor `else if` make it deeper.
-  """
+  """Count blocks, also of struct, union and enum; initializers and `else if` add nothing."""
   return _of_syntax(text, "levels")
 
 
+@labels.hypothesis(
+  "if-condition",
+  "binary",
+  "c",
+  "in the condition of an if, from its (",
+  confounds=("line-position", "c-parenthesis-depth"),
+)
 def if_condition(text: str) -> labels.Label:
-  """Begins with the opening parenthesis of the condition and is over at the closing one."""
   return _of_syntax(text, "conditions", binary=True)
 
 
+@labels.hypothesis(
+  "if-body",
+  "binary",
+  "c",
+  "in what an if governs, at any depth",
+  confounds=("line-position", "indentation"),
+)
 def if_body(text: str) -> labels.Label:
   return _of_syntax(text, "consequences", binary=True)
 
 
+@labels.hypothesis(
+  "else-body",
+  "binary",
+  "c",
+  "in what a plain else governs",
+  confounds=("line-position", "indentation"),
+)
 def else_body(text: str) -> labels.Label:
-  """What a plain `else` governs; in `else if (b) B` there is a condition and an if body."""
+  """Label the body of a plain `else`; `else if (b) B` has a condition and an if body instead."""
   return _of_syntax(text, "alternatives", binary=True)
 
 
+@labels.hypothesis("comment", "binary", "c", "in a comment of either kind")
+def comment(text: str) -> labels.Label:
+  return _inside_tokens(text, "block", "line")
+
+
+@labels.hypothesis("block-comment", "binary", "c", "in a comment /* like this */")
+def block_comment(text: str) -> labels.Label:
+  return _inside_tokens(text, "block")
+
+
+@labels.hypothesis("line-comment", "binary", "c", "in a comment // like this")
+def line_comment(text: str) -> labels.Label:
+  return _inside_tokens(text, "line")
+
+
+@labels.hypothesis("string", "binary", "c", "in a string, between double quotes")
+def string(text: str) -> labels.Label:
+  # Not in character literals, in which the state lasts for one character.
+  return _inside_tokens(text, "string")
+
+
+@labels.hypothesis(
+  "c-parenthesis-depth", "graded", "c", "open parentheses outside comments and literals"
+)
+def parenthesis_depth(text: str) -> labels.Label:
+  return _tokens(text).depth(text, "parentheses")
+
+
+@labels.hypothesis(
+  "c-bracket-depth", "graded", "c", "open square brackets outside comments and literals"
+)
+def bracket_depth(text: str) -> labels.Label:
+  return _tokens(text).depth(text, "brackets")
+
+
+@labels.hypothesis(
+  "directive-depth", "graded", "c", "open #if, #ifdef and #ifndef outside comments"
+)
+def directive_depth(text: str) -> labels.Label:
+  # Changes after the word: at `#if` alone nothing tells it from `#ifdef`.
+  return _tokens(text).depth(text, "directives")
+
+
 class _State(NamedTuple):
-  """Depths, and the state before the block we are in: its end closes what was left open in it."""
+  """Depths, and the state before the current block: its end closes what was left open in it."""
 
   parentheses: int = 0
   brackets: int = 0
@@ -137,7 +171,7 @@ class _Change(NamedTuple):
 
 
 class _Tokens(NamedTuple):
-  """Spans of what holds no code, by kind, and every change of a depth."""
+  """Spans of comments and literals by kind, and every change of a depth."""
 
   spans: dict[str, list[tuple[int, int]]]
   changes: list[_Change]
@@ -148,7 +182,6 @@ class _Tokens(NamedTuple):
     return labels.everywhere(labels.steps(len(text), changes))
 
 
-# The last text only: what asks for its labels does so one hypothesis after the other.
 @functools.lru_cache(maxsize=1)
 def _tokens(text: str) -> _Tokens:
   tokens = _Tokens({"block": [], "line": [], "string": [], "character": []}, [])
@@ -166,14 +199,14 @@ def _tokens(text: str) -> _Tokens:
       state = _after_directive(match[kind], state, branches)
     elif before_macro is None:
       continue
-    else:  # The body of a macro ends with its line, and what it leaves open is its own affair.
+    else:  # The body of a macro ends with its line; what it leaves open counts no longer.
       state, before_macro = before_macro, None
     tokens.changes.append(_Change(position, *state[:3], len(branches)))
   return tokens
 
 
 def _after_directive(word: str, state: _State, branches: list[_State]) -> _State:
-  """Every branch begins as the first one did; the last one tells how to go on after all."""
+  """Return the state after a directive: each branch starts as the first did; the last one stays."""
   if word.startswith("if"):
     branches.append(state)
   elif word == "endif" and branches:
@@ -189,10 +222,9 @@ def _inside_tokens(text: str, *kinds: str) -> labels.Label:
 
 
 class _Syntax(NamedTuple):
-  """Spans of characters by what is inside them, and what of it is to be believed.
+  """Spans by construct, and verdicts: spans (start, stop, parsed), later ones overruling earlier.
 
-  A verdict is a span and whether it parsed, each overruling those before it: a syntax error may
-  take in half a file, but a whole function inside it was understood all the same.
+  A syntax error may span half a file, but a complete function inside it has been parsed.
   """
 
   levels: list[tuple[int, int]]
@@ -208,17 +240,14 @@ def _of_syntax(text: str, field: str, binary: bool = False) -> labels.Label:
   parsed = np.ones(len(text), bool)
   for start, stop, verdict in syntax.verdicts:
     if verdict and not parsed[start:stop].all():
-      # What the error seemed to open around the function is not there.
+      # Blocks that the error seemed to open around the function do not exist.
       depth[start:stop] = np.maximum(0, depth[start:stop] - depth[start])
     parsed[start:stop] = verdict
   return labels.Label((depth > 0 if binary else depth).astype(np.float32), parsed)
 
 
 def understood(tree: tree_sitter.Tree, length: int) -> np.ndarray:
-  """Which characters of a text the parser has understood: bool [length].
-
-  For a macro it may put a whole file into an error: functions in it that it has read do count.
-  """
+  """Return bool [length]: which characters were parsed, including functions inside an error."""
   syntax, parsed = _Syntax([], [], [], [], []), np.ones(length, bool)
   for node in nodes(tree):
     _judge(node, syntax)
@@ -237,7 +266,7 @@ def _syntax(text: str) -> _Syntax:
 
 
 def _judge(node: tree_sitter.Node, syntax: _Syntax):
-  # A token that is missing was put in to save its parent: that is a guess about all of the parent.
+  # The parser inserts a missing token to complete the parent, which makes the parent a guess.
   failed = node.is_error or (node.has_error and any(child.is_missing for child in node.children))
   if failed or node.type == "function_definition":
     syntax.verdicts.append((node.start_byte, node.end_byte, not failed))
@@ -267,12 +296,12 @@ def _note_body(body: tree_sitter.Node | None, syntax: _Syntax, kind: list[tuple[
 
 
 def _span(node: tree_sitter.Node) -> tuple[int, int]:
-  """The characters after which one is inside: all but the last, which closes."""
+  """Return the characters after which the state is inside: all but the last, which closes."""
   return node.start_byte, max(node.start_byte, node.end_byte - 1)
 
 
 def nodes(tree: tree_sitter.Tree) -> Iterator[tree_sitter.Node]:
-  """All nodes, parents first, without recursion: a text may be nested at any depth."""
+  """Yield all nodes, parents first, without recursion: texts are nested at any depth."""
   cursor = tree.walk()
   while True:
     yield cursor.node
@@ -284,7 +313,7 @@ def nodes(tree: tree_sitter.Tree) -> Iterator[tree_sitter.Node]:
 
 
 def parseable(text: str) -> bytes:
-  """A copy for the parser alone, with one byte for each character: its offsets are ours."""
+  """Return a copy for the parser with one byte a character, so that offsets are the same."""
   text = _ANNOTATIONS.sub(lambda match: " " * len(match[0]), text)
   text = _TYPE_ARGUMENT.sub(lambda match: match[1] + " " * len(match[2]), text)
   text = _LOOP_MACRO.sub(lambda match: match[1] + "while".ljust(len(match[2])), text)

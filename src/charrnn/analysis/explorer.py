@@ -1,6 +1,6 @@
-"""The explorer: what every cell does on a piece of text, as one page in one file.
+"""The explorer: one HTML file that shows what every unit does on an excerpt of the text.
 
-All that was recorded is data beside the script, which writes it out as text: see `pages`.
+The recorded data stands in JSON blocks beside the script, see `evaluation.pages`.
 """
 
 import base64
@@ -8,13 +8,13 @@ import math
 import os
 import pathlib
 import zlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from charrnn import errors
-from charrnn.analysis import confirm, findings
+from charrnn.analysis import recording
 from charrnn.evaluation import pages
 
 # Joined in this order to the one script.
@@ -22,50 +22,52 @@ SCRIPTS = (
   *("data", "draw", "text", "cells", "look"),
   *("findings", "causes", "network", "keys", "page"),
 )
-FINE = 256  # levels of the quantities of featured cells
-LEVELS = (256, 128, 64, 32, 24, 16, 12, 10, 8, 6, 4)  # of the main quantity of all the others
-# Of the room for traces, what the main quantities may take; featured cells get the rest.
-MAIN_SHARE = 0.7
-_SAMPLE = 24  # cells from which the size of all is guessed
-_BATCH = 16  # featured cells read at once: the recording lies row by row
+FINE = 256  # levels of all quantities of featured units
+LEVELS = (256, 128, 64, 32, 24, 16, 12, 10, 8, 6, 4)  # of the main quantity of all others
+MAIN_SHARE = 0.7  # of the bytes for traces, that main quantities may take
+_SAMPLE = 24  # units from which the size of all is estimated
+_BATCH = 16  # featured units read at once: the recording lies row by row on the disk
 
-Cell = tuple[int, int]  # layer, cell
+Unit = tuple[int, int]  # layer, number
 
 
 class Excerpt(NamedTuple):
-  """N characters of the text with what the network did at each; C columns, V symbols."""
+  """N characters of the text with the recording of C columns; V tokens."""
 
-  text: str  # N code points, of any kind
+  text: str  # N code points
   symbols: list[str]  # V
-  columns: list[tuple[int, str, int]]  # C times (layer, quantity, cell)
+  columns: list[tuple[int, str, int]]  # C times (layer, quantity, unit)
   recording: np.ndarray  # float32 [N, C], may lie on a disk
-  top_ids: np.ndarray  # [N, 5], the likeliest next characters after reading character t
+  top_ids: np.ndarray  # [N, 5], the most probable next characters after reading character t
   top_p: np.ndarray  # [N, 5]
-  nats: np.ndarray  # [N], -log p of the character that came next; NaN at the last
+  nats: np.ndarray  # [N], -log p of the next character; NaN at the last
   labels: dict[str, tuple[np.ndarray, np.ndarray]]  # values float32 [N], mask bool [N]
+
+  @property
+  def main_quantity(self) -> str:
+    """The quantity that every unit is shown by: c (through tanh) if there is one, else h."""
+    return "c" if any(quantity == "c" for _, quantity, _ in self.columns) else "h"
 
 
 def write(
   path: str | os.PathLike, study: Mapping[str, Any], excerpt: Excerpt, limit: int = 10_000_000
 ) -> int:
-  """Writes the page and returns its size in bytes, which is no more than `limit`.
+  """Write the page for the JSON data of a study and return its size in bytes, at most `limit`.
 
-  Every cell has its main quantity, in as many levels as fit; all quantities have as many cells as
-  fit, first those that findings are about, then the next best. Raises UserError where not even
-  the coarsest fits.
+  Every unit has its main quantity, in as many levels as fit. As many units as fit have all
+  quantities: first those of findings, then the next best. Raises UserError if not even the coarsest
+  levels fit.
   """
   _check(excerpt)
-  blocks = {"study": _short(findings.plain(dict(study))), "excerpt": _excerpt(excerpt)}
+  blocks = {"study": _short(dict(study)), "excerpt": _excerpt(excerpt)}
   title = f"{study['run']}: charrnn explorer"
-  room = limit - len(_page(title, blocks | {"traces": _head(excerpt)}).encode())
-  page = _page(title, blocks | {"traces": _traces(study, excerpt, room)}).encode()
+  units = sorted({(layer, unit) for layer, _, unit in excerpt.columns})
+  head = {"main": excerpt.main_quantity, "cells": units, "coarse": [], "fine": {}}
+  room = limit - len(_page(title, blocks | {"traces": head}).encode())
+  traces = head | _traces(study, excerpt, units, room)
+  page = _page(title, blocks | {"traces": traces}).encode()
   pathlib.Path(path).write_bytes(page)
   return len(page)
-
-
-def main_quantity(excerpt: Excerpt) -> str:
-  """What a cell is shown by: c (through tanh, as in the blog) where there is one, else h."""
-  return "c" if any(quantity == "c" for _, quantity, _ in excerpt.columns) else "h"
 
 
 def _check(excerpt):
@@ -86,7 +88,7 @@ def _page(title: str, blocks: Mapping[str, Any]) -> str:
 
 
 def _short(value):
-  """Floats with five digits: what is shown has three."""
+  """Return JSON data whose floats have five digits: three are shown."""
   if isinstance(value, dict):
     return {key: _short(each) for key, each in value.items()}
   if isinstance(value, list):
@@ -112,48 +114,35 @@ def _excerpt(excerpt: Excerpt) -> dict[str, Any]:
 
 
 def _stream(array: np.ndarray) -> str:
-  return _text(zlib.compress(array.tobytes(), 9))
+  return base64.b64encode(zlib.compress(array.tobytes(), 9)).decode()
 
 
-def _text(data: bytes) -> str:
-  return base64.b64encode(data).decode()
-
-
-def _head(excerpt: Excerpt) -> dict[str, Any]:
-  return {"main": main_quantity(excerpt), "cells": _cells(excerpt), "coarse": [], "fine": {}}
-
-
-def _cells(excerpt: Excerpt) -> list[Cell]:
-  return sorted({(layer, cell) for layer, _, cell in excerpt.columns})
-
-
-def _traces(study, excerpt: Excerpt, room: int) -> dict[str, Any]:
-  """Of every cell its main quantity, and of the featured ones everything, in `room` bytes."""
-  head = _head(excerpt)
-  cells, quantity = head["cells"], head["main"]
+def _traces(study, excerpt: Excerpt, units: list[Unit], room: int) -> dict[str, Any]:
+  """Return the main quantity of every unit, and all of the featured ones, in `room` bytes."""
+  quantity = excerpt.main_quantity
   number = {column: index for index, column in enumerate(excerpt.columns)}
-  wanted = {cell: number[cell[0], quantity, cell[1]] for cell in cells}
-  values = confirm.read(excerpt.recording, list(wanted.values()))
+  wanted = {unit: number[unit[0], quantity, unit[1]] for unit in units}
+  values = recording.read_columns(excerpt.recording, list(wanted.values()))
   squash = np.tanh if quantity == "c" else np.asarray
-  main = {cell: squash(values.pop(column)) for cell, column in wanted.items()}
+  main = {unit: squash(values.pop(column)) for unit, column in wanted.items()}
   coarse = _coarse(main, room)
   room -= sum(map(_size, coarse.values()))
   fine = {}
-  for cell, traces, mine in _featured(study, excerpt, main, number):
-    room -= _size(traces) + _size(mine) - _size(coarse[cell]) + len('"00:0000":')
+  for unit, traces, own in _featured(study, excerpt, main, number):
+    room -= _size(traces) + _size(own) - _size(coarse[unit]) + len('"00:0000":')
     if room < 0:
       break
-    fine[f"{cell[0]}:{cell[1]}"], coarse[cell] = traces, mine
-  return head | {"coarse": [coarse[cell] for cell in cells], "fine": fine}
+    fine[f"{unit[0]}:{unit[1]}"], coarse[unit] = traces, own
+  return {"coarse": [coarse[unit] for unit in units], "fine": fine}
 
 
-def _coarse(main: Mapping[Cell, np.ndarray], room: int) -> dict[Cell, dict]:
+def _coarse(main: Mapping[Unit, np.ndarray], room: int) -> dict[Unit, dict]:
   sample = list(main)[:: math.ceil(len(main) / _SAMPLE)]
   for levels in LEVELS:
-    guess = sum(_size(_trace(main[cell], levels)) for cell in sample) * len(main) / len(sample)
-    if guess > MAIN_SHARE * room:
+    sampled = sum(_size(_trace(main[unit], levels)) for unit in sample)
+    if sampled * len(main) / len(sample) > MAIN_SHARE * room:
       continue
-    traces = {cell: _trace(values, levels) for cell, values in main.items()}
+    traces = {unit: _trace(values, levels) for unit, values in main.items()}
     if sum(map(_size, traces.values())) <= room:
       return traces
   characters = len(next(iter(main.values())))
@@ -163,52 +152,42 @@ def _coarse(main: Mapping[Cell, np.ndarray], room: int) -> dict[Cell, dict]:
   )
 
 
-def _featured(study, excerpt: Excerpt, main, number):
-  """(cell, traces by quantity, its main trace), the most wanted cells first."""
-  ranked = _ranked(study, list(main))
-  shown = main_quantity(excerpt)
+def _featured(study, excerpt: Excerpt, main, number) -> Iterator[tuple[Unit, dict, dict]]:
+  """Yield units with their traces by quantity and their main trace, the most wanted first."""
+  ranked, shown = _ranked(study, list(main)), excerpt.main_quantity
   quantities = list(dict.fromkeys(quantity for _, quantity, _ in excerpt.columns))
   # tanh(c) stands beside c, but h would be there twice.
   others = [quantity for quantity in quantities if quantity != shown or shown == "c"]
   for start in range(0, len(ranked), _BATCH):
     batch = ranked[start : start + _BATCH]
-    columns = [number[layer, quantity, cell] for layer, cell in batch for quantity in others]
-    values = confirm.read(excerpt.recording, columns) if columns else {}
-    for layer, cell in batch:
-      traces = {q: _trace(values[number[layer, q, cell]], FINE) for q in others}
-      yield (layer, cell), traces, _trace(main[layer, cell], FINE)
+    columns = [number[layer, quantity, unit] for layer, unit in batch for quantity in others]
+    values = recording.read_columns(excerpt.recording, columns) if columns else {}
+    for layer, unit in batch:
+      traces = {q: _trace(values[number[layer, q, unit]], FINE) for q in others}
+      yield (layer, unit), traces, _trace(main[layer, unit], FINE)
 
 
-def _ranked(study, cells: list[Cell]) -> list[Cell]:
-  """The cells that findings, ablations and steering are about, then all others, best first."""
-  found = sorted(
-    (finding for finding in study["findings"] if finding["scored"]),
-    key=lambda finding: not finding["survives"],
-  )
-  named = [(finding["layer"], finding["cell"]) for finding in found]
+def _ranked(study, units: list[Unit]) -> list[Unit]:
+  """Return the units of findings, ablations and steering, then all others, best first."""
+  scored = [finding for finding in study["findings"] if finding["scored"]]
+  scored.sort(key=lambda finding: not finding["significant"])
+  named = [(finding["layer"], finding["cell"]) for finding in scored]
   for entry in (*study["ablations"], *study["steering"]):
     named.append(tuple(map(int, entry["cell"].split(":"))))
-  # That a line ends here or next, nearly every cell says.
+  # Nearly every unit predicts a line end, so predictions rank nothing.
   states = {each["name"] for each in study["hypotheses"] if not each["predicts"]}
-  scores = [column for name, column in study["scores"].items() if name in states]
-  best = _best(scores, len(cells))
-  order = sorted(range(len(cells)), key=lambda index: -best[index])
-  known = set(cells)
-  return list(dict.fromkeys(c for c in (*named, *(cells[i] for i in order)) if c in known))
-
-
-def _best(scores: Iterable, count: int) -> list[float]:
-  best = [0.0] * count
-  for column in scores:
-    best = [max(a, abs(b or 0.0)) for a, b in zip(best, column)]
-  return best
+  best = dict.fromkeys(units, 0.0)
+  for name, column in study["scores"].items():
+    if name in states:
+      best = {unit: max(best[unit], abs(score or 0.0)) for unit, score in zip(units, column)}
+  order = sorted(units, key=lambda unit: -best[unit])
+  return [unit for unit in dict.fromkeys((*named, *order)) if unit in best]
 
 
 def _trace(values: np.ndarray, levels: int) -> dict[str, Any]:
-  """Values in `levels` equal steps from `low` to `high`; deflated as such or as differences.
+  """Return values in `levels` equal steps from `low` to `high`, deflated as such or as differences.
 
-  Differences are modulo 256. They are shorter where a cell drifts and longer where a gate snaps;
-  of a drift hardly anything occurs twice, so that nothing is looked for.
+  Differences are modulo 256. They are shorter where a state drifts and longer where a gate snaps.
   """
   low, high = float(values.min()), float(values.max())
   if not math.isfinite(low) or not math.isfinite(high):
@@ -224,11 +203,12 @@ def _trace(values: np.ndarray, levels: int) -> dict[str, Any]:
     "high": float(f"{high:.5g}"),
     "levels": levels,
     "steps": len(steps) < len(whole),
-    "data": _text(min(whole, steps, key=len)),
+    "data": base64.b64encode(min(whole, steps, key=len)).decode(),
   }
 
 
 def _huffman(data) -> bytes:
+  """Deflate without a search for repetitions: in differences there are hardly any."""
   deflater = zlib.compressobj(strategy=zlib.Z_HUFFMAN_ONLY)
   return deflater.compress(data) + deflater.flush()
 

@@ -1,24 +1,23 @@
-"""Labels of any text and of prose: for every character the state after reading it. Knows no JAX.
+"""Labels of texts, and the registry of hypotheses; those of any language and of prose.
 
-A label function takes a text of N characters and gives a Label. N counts code points. Ends count
-as outside: at the last character of a quote, a link or a pair of brackets the state is already
-that after it.
+A label function maps a text of N code points to a Label: for every character the state after
+reading it. Closing characters count as outside.
 """
 
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 import numpy as np
 
 TAB = 8  # columns from one tab stop to the next
-NEAR = 0.75  # of the text's width: from there on the end of the line is near
-_WIDE = 0.95  # of the lines are no longer than the text is wide
+NEAR = 0.75  # share of the text's width from which on the end of the line is near
+_WIDTH_QUANTILE = 0.95  # of the lengths of the lines: the text's width
 
 _BLANK_LINE = r"\n[ \t\r]*\n"
 _LEADING_BLANK = re.compile(r"^[ \t]*(?=[^ \t\r\n])", re.MULTILINE)
 _QUOTES = re.compile(rf'["“”]|{_BLANK_LINE}')
-# "ALL CAPS" would miss a fifth of the names in Shakespeare.
+# Labels in capitals alone would miss a fifth of the speakers in Shakespeare.
 _SPEAKER = re.compile(
   r"(?:\A|^[ \t\r]*\n)(?P<label>[A-Z][A-Za-z'& -]{0,40}:)(?=\r?$)", re.MULTILINE
 )
@@ -27,7 +26,7 @@ _WORD = re.compile(r"\S+")
 
 
 class Label(NamedTuple):
-  """values float32 [N], and where they are defined: mask bool [N]; the rest is not scored."""
+  """Values float32 [N], and the mask bool [N] of the characters at which they are defined."""
 
   values: np.ndarray
   mask: np.ndarray
@@ -35,65 +34,115 @@ class Label(NamedTuple):
   def first(self, count: int) -> "Label":
     return Label(self.values[:count], self.mask[:count])
 
-  @property
-  def varies(self) -> bool:
-    """Whether there is something to score: a text without an instance has one value only."""
-    defined = self.values[self.mask]
-    return bool(np.any(defined != defined[:1]))
+
+class Hypothesis(NamedTuple):
+  """A property of the text that a unit may follow."""
+
+  name: str
+  kind: str  # binary: 0 or 1; graded: any number
+  language: str  # any, or the language in which it makes sense
+  about: str
+  function: Callable[[str], Label]
+  predicts: bool = False  # looks at characters to come: a prediction, not a state
+  of_next: bool = False  # concerns the next character alone: after it, the answer is known
+  confounds: tuple[str, ...] = ()  # scored again controlling for these hypotheses
+
+
+HYPOTHESES: dict[str, Hypothesis] = {}
+
+
+def hypothesis(name: str, kind: str, language: str, about: str, **options) -> Callable:
+  """Return a decorator that registers a label function; `options` are fields of Hypothesis."""
+
+  def register(function):
+    HYPOTHESES[name] = Hypothesis(name, kind, language, about, function, **options)
+    return function
+
+  return register
 
 
 def everywhere(values: np.ndarray) -> Label:
+  """Return a label that is defined at all characters."""
   return Label(np.asarray(values, np.float32), np.ones(len(values), bool))
 
 
 def covering(length: int, spans: Iterable[tuple[int, int]]) -> np.ndarray:
-  """How many of the spans [start, stop) hold each position: int [length]."""
+  """Count the spans [start, stop) that hold each position: int [length]."""
   starts, stops = np.array([*spans, (length, length)], np.int64).T
   changes = np.bincount(starts, minlength=length + 1) - np.bincount(stops, minlength=length + 1)
   return np.cumsum(changes)[:length]
 
 
 def steps(length: int, changes: Iterable[tuple[int, float]]) -> np.ndarray:
-  """0 up to the first change (position, value), and from each position on its value: [length]."""
+  """Return a step function [length]: 0 at first, and from each (position, value) on its value."""
   positions, values = np.array([(0, 0), *changes]).T
   lengths = np.diff(positions.astype(np.int64), append=length)
   return np.repeat(values, lengths)
 
 
+@hypothesis("line-position", "graded", "any", "characters since the newline")
 def line_position(text: str) -> Label:
   return everywhere(_columns(text))
 
 
+@hypothesis(
+  "near-line-end",
+  "binary",
+  "any",
+  f"past {NEAR:.0%} of the length that 95% of the document's lines keep to",
+)
 def near_line_end(text: str) -> Label:
-  """Measured by the text's own width, so that verse has ends as prose has."""
+  # Measured by the text's own width, so that verse has line ends as prose has.
   return everywhere(_columns(text) > NEAR * _width(text))
 
 
+@hypothesis(
+  "next-is-newline",
+  "binary",
+  "any",
+  "the next character ends the line (looks ahead)",
+  predicts=True,
+  of_next=True,
+  confounds=("line-position",),
+)
 def next_is_newline(text: str) -> Label:
-  """A line end is next, be it LF or CRLF; of the last character nobody knows."""
+  """Label the character before a LF or CRLF; undefined at the last character."""
   ends = np.isin(_points(text), [ord("\n"), ord("\r")])
   defined = np.arange(len(text)) < len(text) - 1
   return Label(np.append(ends, False)[1:].astype(np.float32), defined)
 
 
+@hypothesis(
+  "word-does-not-fit",
+  "binary",
+  "any",
+  "the next word would pass the length that 95% of the lines keep to (looks ahead)",
+  predicts=True,
+  of_next=True,
+)
 def word_does_not_fit(text: str) -> Label:
-  """The word after this one, set behind it in the same line, would pass the text's width.
+  """Label characters whose next word, appended to the line, would exceed the text's width.
 
-  At a space it is the word that comes. Undefined where no more words follow.
+  Undefined where no more words follow.
   """
   words = np.array([match.span() for match in _WORD.finditer(text)], np.int64).reshape(-1, 2)
   starts, stops = np.append(words, [[len(text), len(text)]] * 2, axis=0).T
   places, columns = np.arange(len(text)), _columns(text)
-  this = np.searchsorted(stops[: len(words)], places, side="right")
-  in_word = starts[this] <= places
-  following = this + in_word
-  ends = columns + np.where(in_word, stops[this] - places, 0)
+  current = np.searchsorted(stops[: len(words)], places, side="right")
+  in_word = starts[current] <= places
+  following = current + in_word
+  ends = columns + np.where(in_word, stops[current] - places, 0)
   needed = ends + (stops - starts)[following]
   return Label((needed > _width(text)).astype(np.float32), following < len(words))
 
 
+@hypothesis(
+  "indentation",
+  "graded",
+  "any",
+  f"width of the line's leading blank, once it has ended (tabs to multiples of {TAB})",
+)
 def indentation(text: str) -> Label:
-  """Undefined until the leading blank has ended, for its width is not known before."""
   blanks = [match.span() for match in _LEADING_BLANK.finditer(text)]
   widths = [(stop, len(text[start:stop].expandtabs(TAB))) for start, stop in blanks]
   begins = np.zeros(len(text), bool)
@@ -102,41 +151,53 @@ def indentation(text: str) -> Label:
   return Label(values, _last(begins) > _last(_newlines(text)))
 
 
+@hypothesis("url", "binary", "any", "from http:// or https:// to white space")
+def url(text: str) -> Label:
+  # From the second slash on: at `http` alone nothing tells a URL from a word.
+  spans = [match.span("inside") for match in _URL.finditer(text)]
+  return everywhere(covering(len(text), spans))
+
+
+@hypothesis("wiki-link", "binary", "any", "from [[ to ]]")
+def wiki_link(text: str) -> Label:
+  return everywhere(_depth(text, "[[", "]]") > 0)
+
+
+@hypothesis("in-quotes", "binary", "prose", "between double quotes, straight or curly")
 def in_quotes(text: str) -> Label:
-  """A straight quote toggles, curly ones open and close, a blank line ends; ' is an apostrophe."""
+  """Toggle at straight quotes, open and close at curly ones, reset at a blank line."""
   changes, inside = [], False
   for match in _QUOTES.finditer(text):
-    # What is neither of the two closes: the other curly quote, and the blank line.
+    # The closing curly quote and the blank line both end a quotation.
     inside = not inside if match[0] == '"' else match[0] == "“"
     changes.append((match.end() - 1, inside))
   return everywhere(steps(len(text), changes))
 
 
+@hypothesis(
+  "speaker",
+  "binary",
+  "prose",
+  "in a line `Name:` after a blank one (looks ahead to the colon)",
+  predicts=True,
+)
 def speaker(text: str) -> Label:
   spans = [match.span("label") for match in _SPEAKER.finditer(text)]
   return everywhere(covering(len(text), spans))
 
 
+@hypothesis("parenthesis-depth", "graded", "prose", "open parentheses")
 def parenthesis_depth(text: str) -> Label:
   return everywhere(_depth(text, "(", ")"))
 
 
+@hypothesis("bracket-depth", "graded", "prose", "open square brackets")
 def bracket_depth(text: str) -> Label:
   return everywhere(_depth(text, "[", "]"))
 
 
-def wiki_link(text: str) -> Label:
-  return everywhere(_depth(text, "[[", "]]") > 0)
-
-
-def url(text: str) -> Label:
-  """Begins with the second slash: at `http` alone nobody knows yet."""
-  spans = [match.span("inside") for match in _URL.finditer(text)]
-  return everywhere(covering(len(text), spans))
-
-
 def _depth(text: str, opening: str, closing: str) -> np.ndarray:
-  """Nesting that a blank line ends, so that one never closed does not last for ever."""
+  """Return the nesting depth, reset at blank lines: an unclosed bracket must not last for ever."""
   tokens = "|".join([re.escape(opening), re.escape(closing), _BLANK_LINE])
   changes, depth = [], 0
   for match in re.finditer(tokens, text):
@@ -155,16 +216,16 @@ def _newlines(text: str) -> np.ndarray:
 
 
 def _last(where: np.ndarray) -> np.ndarray:
-  """The last position up to and with each one that is true, -1 before there is any."""
+  """Return for each position the last true one up to it, or -1."""
   return np.maximum.accumulate(np.where(where, np.arange(len(where)), -1))
 
 
 def _columns(text: str) -> np.ndarray:
-  """Characters since the newline: 0 at the newline itself, 1 at the first of a line."""
+  """Return the characters since the newline: 0 at the newline, 1 at the first of a line."""
   return np.arange(len(text)) - _last(_newlines(text))
 
 
 def _width(text: str) -> float:
-  """The length that all but the longest lines keep to; in wrapped text where it was wrapped."""
+  """Return the length that all but the longest lines keep to: that of the wrapping, if any."""
   lengths = [len(line) for line in map(str.rstrip, text.split("\n")) if line]
-  return float(np.quantile(lengths or [0], _WIDE, method="higher"))
+  return float(np.quantile(lengths or [0], _WIDTH_QUANTILE, method="higher"))

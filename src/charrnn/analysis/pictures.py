@@ -1,4 +1,4 @@
-"""A study as pictures: what was found, how open gates are, when cells learned what they follow."""
+"""Pictures of a study: findings, saturation of the gates, and emergence."""
 
 import numpy as np
 
@@ -6,7 +6,6 @@ from charrnn import plotting
 
 OWN, OTHER, BAR = "#1f5f8b", "#8a8f98", "#23262c"
 UNTRAINED = {"color": OTHER, "ls": ":"}
-LAYERS = ("#0072b2", "#d55e00", "#007d5d", "#b0568f", "#8a6d00", "#555b66")
 GATES = {
   "i": "input gate",
   "f": "forget gate",
@@ -18,15 +17,15 @@ CHANCE = {"auroc": 0.5, "spearman": 0.0, "semipartial": 0.0}
 
 
 def findings(study, path):
-  """For each hypothesis the best cell's score, and all that it has to beat, from chance to 1."""
+  """Plot for each hypothesis the best unit's score and all that it has to beat."""
   found = [finding for finding in study["findings"] if finding["scored"]]
   found.sort(key=lambda finding: _effect(finding, finding["confirmation"]["score"]))
   size = (8.5, 1.7 + 0.36 * max(1, len(found)))
-  with _figure(study, path, "the best cell of each hypothesis", figsize=size) as figure:
+  with _figure(study, path, "the best unit of each hypothesis", figsize=size) as figure:
     axes = figure.subplots()
     for row, finding in enumerate(found):
       _finding(axes, row, finding)
-    axes.set_yticks(range(len(found)), [_told(finding) for finding in found])
+    axes.set_yticks(range(len(found)), [_name(finding) for finding in found])
     axes.set(xlim=(-0.03, 1.03), ylim=(-0.7, max(len(found), 1) - 0.3))
     axes.set_xlabel("from chance (0) to perfect (1): 2 AUROC - 1, or a rank correlation")
     axes.grid(axis="x")
@@ -36,7 +35,7 @@ def findings(study, path):
 
 
 def saturation(study, path):
-  """A dot a gate: the fractions of time it is nearly shut and nearly open (arXiv 1506.02078)."""
+  """Plot the fractions of time that gates are nearly shut and nearly open (arXiv 1506.02078)."""
   gates = list(dict.fromkeys(entry["gate"] for entry in study["saturation"]))
   size = (3.3 * max(1, len(gates)), 3.9)
   with _figure(study, path, "how often gates are shut and open", figsize=size) as figure:
@@ -50,21 +49,21 @@ def saturation(study, path):
       _nothing(panels[0], "no gates between 0 and 1")
 
 
-def births(study, path):
-  """The score of the cell found at the end, and of the best at each step, as training went on."""
-  born = study["births"]
-  columns = min(3, max(1, len(born)))
-  rows = -(-max(1, len(born)) // columns)
+def emergence(study, path):
+  """Plot by checkpoint the scores of each finding's column, and of the best column of the step."""
+  entries = study["emergence"]
+  columns = min(3, max(1, len(entries)))
+  rows = -(-max(1, len(entries)) // columns)
   size = (3.4 * columns, 2.4 * rows + 0.6)
-  with _figure(study, path, "when cells learned what they follow", figsize=size) as figure:
+  with _figure(study, path, "emergence of the findings", figsize=size) as figure:
     panels = figure.subplots(rows, columns, squeeze=False).flat
-    for axes, birth in zip(panels, born):
-      _birth(axes, birth)
-    if born:
+    for axes, entry in zip(panels, entries):
+      _emergence(axes, entry)
+    if entries:
       panels[0].legend(loc="best", fontsize=8)
     else:
       _nothing(panels[0], "no earlier steps were kept")
-    for axes in panels[max(1, len(born)) :]:
+    for axes in panels[max(1, len(entries)) :]:
       axes.remove()
 
 
@@ -73,24 +72,24 @@ def _figure(study, path, title, **options):
 
 
 def _effect(finding, score) -> float:
-  """0 by chance, 1 at best, whatever the statistic; NaN where there is no score."""
+  """Return 0 for chance and 1 for a perfect score of any statistic; NaN for no score."""
   chance = CHANCE[finding["statistic"]]
   return np.nan if score is None else (score - chance) / (1 - chance)
 
 
-def _told(finding) -> str:
-  mark = "" if finding["survives"] is None else " ✓" if finding["survives"] else ""
+def _name(finding) -> str:
+  mark = " ✓" if finding["significant"] else ""
   return plotting.plain(f"{finding['hypothesis']}  {finding['name']}{mark}")
 
 
 def _finding(axes, row, finding):
   effect = lambda score: _effect(finding, score)  # noqa: E731
-  confirmed, twins = finding["confirmation"], finding["twins"] or {}
+  confirmed, untrained = finding["confirmation"], finding["untrained_baseline"] or {}
   by_chance = confirmed["family_to_beat"] or confirmed["to_beat"]
   axes.axhline(row, color="#e6e2da", lw=1)
-  for bar, style in ((by_chance, {"color": BAR}), (twins.get("to_beat"), UNTRAINED)):
+  for bar, style in ((by_chance, {"color": BAR}), (untrained.get("to_beat"), UNTRAINED)):
     axes.plot([effect(bar)] * 2, [row - 0.32, row + 0.32], lw=2, **style)
-  axes.plot(effect(twins.get("score")), row, "D", color=OTHER, ms=5)
+  axes.plot(effect(untrained.get("score")), row, "D", color=OTHER, ms=5)
   for last in finding["last_k"]:
     if last["score"] is not None:
       place = max(0, effect(last["score"])), row + 0.2
@@ -104,17 +103,17 @@ def _key(figure, axes):
   handles = [
     axes.plot(none, none, "o", color=OWN, ms=7, label="confirmation")[0],
     axes.plot(none, none, "o", color=OWN, ms=7, mfc="none", label="discovery")[0],
-    axes.plot(none, none, color=BAR, lw=2, label="to beat by chance")[0],
-    axes.plot(none, none, lw=2, **UNTRAINED, label="to beat of untrained networks")[0],
+    axes.plot(none, none, color=BAR, lw=2, label="to beat: shifted labels")[0],
+    axes.plot(none, none, lw=2, **UNTRAINED, label="to beat: untrained networks")[0],
     axes.plot(none, none, "D", color=OTHER, ms=5, label="their median")[0],
-    axes.plot(none, none, marker="$k$", ls="", color=BAR, label="last k characters alone")[0],
+    axes.plot(none, none, marker="$k$", ls="", color=BAR, label="last-k baseline")[0],
   ]
   figure.legend(handles=handles, loc="outside lower center", ncols=3, fontsize=8)
 
 
 def _gates(axes, gate, entries):
   for entry in entries:
-    color = LAYERS[entry["layer"] % len(LAYERS)]
+    color = plotting.COLORS[entry["layer"] % len(plotting.COLORS)]
     label = f"layer {entry['layer']}"
     axes.scatter(entry["left"], entry["right"], s=12, lw=0, alpha=0.6, color=color, label=label)
   axes.plot([0, 1], [1, 0], color="#b9b5ad", lw=1)
@@ -123,14 +122,13 @@ def _gates(axes, gate, entries):
   axes.grid()
 
 
-def _birth(axes, birth):
+def _emergence(axes, entry):
   # None, where a step was not scored, becomes NaN and a gap.
-  best, own = (np.array(birth[name], float) for name in ("best", "score"))
-  axes.plot(birth["steps"], best, color=OTHER, ls="--", lw=1.2, label="best at that step")
-  axes.plot(birth["steps"], own, color=OWN, lw=1.6, marker="o", ms=2.5, label="the cell")
-  axes.set(
-    title=plotting.plain(f"{birth['hypothesis']}  {birth['column']}"), xlabel="training step"
-  )
+  best, own = (np.array(entry[name], float) for name in ("best", "score"))
+  axes.plot(entry["steps"], best, color=OTHER, ls="--", lw=1.2, label="best at that step")
+  axes.plot(entry["steps"], own, color=OWN, lw=1.6, marker="o", ms=2.5, label="the finding")
+  title = plotting.plain(f"{entry['hypothesis']}  {entry['column']}")
+  axes.set(title=title, xlabel="training step")
   axes.grid()
 
 

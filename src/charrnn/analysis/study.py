@@ -1,324 +1,405 @@
-"""All that `charrnn cells` finds out about a trained network, as plain values.
+"""The study of a trained network that `charrnn cells` runs, and its results as JSON data.
 
-Record the text, score every cell for every hypothesis, compare with untrained networks and with
-the last characters alone, set the cells that were found from outside, look at the gates and at
-the checkpoints on the way.
+Record a text; match every feature column with every hypothesis; compare with untrained networks and
+with the last k characters; ablate and steer the units of the findings; follow the findings over the
+checkpoints.
 """
 
 import dataclasses
 import functools
+import math
 import pathlib
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
 from charrnn import errors
 from charrnn.analysis import (
-  births,
-  causes,
+  ablation,
+  baselines,
+  effects,
   explorer,
-  findings,
   hypotheses,
-  intervene,
-  lookup,
-  match,
-  material,
-  record,
-  targets,
-  twins,
+  labels,
+  matching,
+  recording,
 )
 from charrnn.runs import checkpoints
 from charrnn.runs import run as run_lib
 
-# What each is scored again without: a cell that knows no more than these does not count for it.
-CONFOUNDS = {
-  "next-is-newline": ("line-position",),
-  "if-condition": ("line-position", "c-parenthesis-depth"),
-  "if-body": ("line-position", "indentation"),
-  "else-body": ("line-position", "indentation"),
-}
-LAST = (1, 3, 6)  # characters that the look-up predictors see
+LAST_K = (1, 3, 6)
 SHUT, OPEN = 0.1, 0.9  # arXiv 1506.02078: left- and right-saturated
-EXCERPT = 20_000  # characters in the explorer, of up to so many cells:
-SHOWN = 1024
+EXCERPT = 20_000  # characters in the explorer, with at most EXCERPT_UNITS units
+EXCERPT_UNITS = 1024
+MAX_CHECKPOINTS = 12
+MIN_CHECKPOINTS = 6  # for a picture of emergence
+# Keys of cells.json that were renamed, with their former names.
+ALIASES = {
+  "significant": "survives",
+  "untrained_baseline": "twins",
+  "untrained_networks": "twins",
+  "emergence": "births",
+  "count": "found",
+}
 
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-  twins: int = 19
+  untrained: int = 19
   shifts: int = 199
   controls: int = 19
-  ablation: str = "zero"  # of intervene.SETTINGS
+  ablation: str = "zero"  # of ablation.ABLATIONS
   alpha: float = 0.05
   seed: int = 0
-  extra: tuple[hypotheses.Hypothesis, ...] = ()
+  extra: Sequence[labels.Hypothesis] = ()
 
 
-class Study:
-  """A run, a text, and what has been found so far."""
+class Subject(NamedTuple):
+  """What is studied: a run, a text, its labels and its recording."""
 
-  def __init__(self, run: run_lib.Run, text: material.Material, settings: Settings, out, watch):
-    """`out` is a folder for scratch files; `watch(phase)` gives a callback (done, total)."""
-    self.run, self.material, self.settings, self.watch = run, text, settings, watch
-    self.model, self.scratch = run.model, pathlib.Path(out) / ".scratch.f32"
-    chosen = hypotheses.choose(None, text.language)
-    self.hypotheses = {each.name: each for each in [*chosen, *settings.extra]}
-    self.labels = hypotheses.over(text.texts, None, text.language, settings.extra)
-    self.entries = {n: (self.hypotheses[n].kind, label) for n, label in self.labels.items()}
-    self.ahead = [name for name, each in self.hypotheses.items() if each.of_next]
-    self.given = {n: c for n, c in CONFOUNDS.items() if {n, *c} <= set(self.labels)}
+  run: run_lib.Run
+  text: recording.Text
+  settings: Settings
+  hypotheses: dict[str, labels.Hypothesis]
+  labels: dict[str, labels.Label]
+  recording: recording.Recording
+  scratch: pathlib.Path  # for further recordings
+  progress: Callable[[str], Callable]  # begins a phase and returns its callback (done, total)
 
-  def run_all(self, path: pathlib.Path) -> tuple[dict[str, Any], explorer.Excerpt]:
-    """Everything as JSON, and the first characters with their recording, which is at `path`."""
-    self.recording = record.record(
-      self.model, self.run.params, self.material.ids_N, path, self.watch("reading the text")
+  @property
+  def units(self) -> int:
+    return sum(sizes["h"] for sizes in self.run.model.units.values())
+
+  @property
+  def shape(self) -> tuple[int, int, int]:
+    """The numbers of layers, of quantities, and of units of a layer."""
+    quantities = self.run.model.units["layer_0"]
+    return len(self.run.model.units), len(quantities), quantities["h"]
+
+  def prepare(self, **options) -> tuple[list[effects.Target], effects.Design]:
+    options |= {"alpha": self.settings.alpha, "seed": self.settings.seed}
+    labelled, documents = self.labels, self.text.documents
+    return effects.prepare(list(self.hypotheses.values()), labelled, documents, **options)
+
+
+def study(
+  run: run_lib.Run,
+  text: recording.Text,
+  settings: Settings,
+  path: pathlib.Path,
+  scratch: pathlib.Path,
+  progress: Callable[[str], Callable],
+) -> tuple[dict[str, Any], explorer.Excerpt]:
+  """Return the results as JSON data, and the first characters with their recording.
+
+  The recording is written to `path`, further ones to `scratch`. `progress` begins a phase and
+  returns its callback (done, total).
+  """
+  chosen = [*hypotheses.choose(text.language), *settings.extra]
+  recorded = recording.record(run.model, run.params, text.ids_N, path, progress("recording"))
+  subject = Subject(
+    run,
+    text,
+    settings,
+    {each.name: each for each in chosen},
+    hypotheses.label_documents(chosen, text.texts),
+    recorded,
+    scratch,
+    progress,
+  )
+  untrained = _compare_untrained(subject) if settings.untrained else None
+  targets, design = subject.prepare(shifts=settings.shifts)
+  result = _match(subject, targets, design, untrained)
+  scored = [finding for finding in result.findings if finding.scored]
+  if not scored:
+    reasons = "; ".join(f"{each.hypothesis}: {each.reason}" for each in result.findings[:3])
+    raise errors.UserError(
+      f"{text.name}: there is nothing to score ({reasons}): give a longer text"
     )
-    self.twins = self._twins() if self.settings.twins else None
-    self.result = self._match()
-    self.found = [each for each in self.result.findings if each.scored]
-    if not self.found:
-      reasons = "; ".join(f"{e.hypothesis}: {e.reason}" for e in self.result.findings[:3])
-      raise errors.UserError(
-        f"{self.material.name}: there is nothing to score ({reasons}): give a longer text"
-      )
-    cells = {each.hypothesis: self._cell(each) for each in self.found}
-    cases = self.run, self.material, self.recording, cells
-    study = self._about() | {
-      "findings": self._findings(),
-      "scores": self._scores(),
-      "interpretable": findings.plain(self.result.interpretable),
-      "ablations": causes.ablations(
-        *cases,
-        self.labels,
-        self.result.halves.confirmation,
-        setting=self.settings.ablation,
-        controls=self.settings.controls,
-        seed=self.settings.seed,
-        progress=self.watch("cells set from outside"),
-      ),
-      "steering": causes.steering(
-        *cases,
-        self.hypotheses,
-        seed=self.settings.seed,
-        progress=self.watch("text written with cells set"),
-      ),
-      "saturation": self._saturation(),
-      "births": self._births(),
-      "notes": self._notes(),
-    }
-    return findings.plain(study), self._excerpt()
-
-  def _count(self):
-    return sum(sizes["h"] for sizes in self.model.units.values())
-
-  def _columns(self):
-    return [str(column) for column in self.recording.columns]
-
-  def _cell(self, finding) -> intervene.Cell:
-    column = self.recording.columns[finding.column]
-    return intervene.Cell(column.layer, column.cell)
-
-  def _twins(self) -> twins.Twins:
-    return twins.compare(
-      self.model,
-      self.material.ids_N,
-      self.recording.values,
-      self.entries,
-      self.material.documents,
-      self.scratch,
-      count=self.settings.twins,
-      alpha=self.settings.alpha,
-      seed=self.settings.seed,
-      given=self.given,
-      ahead=self.ahead,
-      progress=self.watch("untrained networks"),
-    )
-
-  def _match(self) -> findings.Result:
-    predicted = [name for name, each in self.hypotheses.items() if each.predicts]
-    hidden = self.model.units["layer_0"]["h"]
-    return match.match(
-      self.recording.values,
-      self._columns(),
-      self.entries,
-      self.material.documents,
-      shifts=self.settings.shifts,
-      given=self.given,
-      uncounted=[
-        *predicted,
-        *(targets.beyond(n, self.given[n]) for n in predicted if n in self.given),
-      ],
-      bars=self.twins.to_beat if self.twins else {},
-      ahead=self.ahead,
-      cells=[column.layer * hidden + column.cell for column in self.recording.columns],
-      alpha=self.settings.alpha,
-      seed=self.settings.seed,
-      progress=self.watch("cells and hypotheses"),
-    )
-
-  def _about(self) -> dict:
-    config, text = self.run.config.model, self.material
-    return {
-      "run": str(self.run.path),
-      "step": self.run.step,
-      "model": {name: config[name] for name in ("cell", "layers", "hidden")},
-      "text": {
-        "name": text.name,
-        "characters": len(text.ids_N),
-        "documents": len(text.documents),
-        "nats": float(np.nanmean(self.recording.predictions.nats)),
-        "language": text.language,
-      },
-      "settings": {
-        **{f: getattr(self.settings, f) for f in ("twins", "shifts", "controls", "ablation")},
-        "alpha": self.settings.alpha,
-        "seed": self.settings.seed,
-        "spacing": self.result.spacing,
-        "halves": self.result.halves.by,
-      },
-      "quantities": list(record.quantities(self.model)),
-      "hypotheses": [self._hypothesis(each) for each in self.result.findings],
-    }
-
-  def _hypothesis(self, finding) -> dict:
-    name = targets.plain(finding.hypothesis)
-    plain = self.hypotheses[name]
-    about = plain.about
-    if finding.kind == "beyond":
-      about += f"; beyond {', '.join(self.given[name])}"
-    return {
-      "name": finding.hypothesis,
-      "kind": finding.kind,
-      "about": about,
-      "predicts": plain.predicts,
-    }
-
-  def _findings(self) -> list[dict]:
-    told, watch = [], self.watch("the last characters alone")
-    for done, finding in enumerate(self.result.findings):
-      told.append(dataclasses.asdict(finding) | {"twins": None, "last_k": []})
-      if finding.scored:
-        layer, quantity, cell = self.recording.columns[finding.column]
-        told[-1] |= {"layer": layer, "quantity": quantity, "cell": cell}
-        told[-1] |= {"twins": self._twin(finding), "last_k": self._last(finding)}
-        if told[-1]["twins"] and told[-1]["survives"]:
-          # The bar is for all of the text; on the twins' own text it must be beaten as well.
-          told[-1]["survives"] = told[-1]["twins"]["family_p"] <= self.settings.alpha
-      watch(done + 1, len(self.result.findings))
-    survives = {each["hypothesis"]: each["survives"] for each in told}
-    for each in told:
-      name = each["hypothesis"]
-      beyond = targets.beyond(name, self.given[name]) if name in self.given else name
-      each["confounded"] = bool(each["survives"]) and not survives[beyond]
-      each["survives"] = False if each["confounded"] else each["survives"]
-    return told
-
-  def _twin(self, finding) -> dict | None:
-    name = finding.hypothesis
-    if not self.twins or name not in self.twins.observed:
-      return None
-    return {
-      "score": match.in_unit(finding.kind, self.twins.median[name]),
-      "p": self.twins.p[name],
-      "family_p": self.twins.family_p[name],
-      "to_beat": match.in_unit(finding.kind, self.twins.to_beat[name]),
-    }
-
-  def _last(self, finding) -> list[dict]:
-    """How well the last k characters alone do, in place of the cell."""
-    if finding.kind == "beyond":
-      return []
-    kind, label = self.entries[finding.hypothesis]
-    ids, documents, parts = self.material.ids_N, self.material.documents, self.result.halves
-    found = [
-      lookup.last_k_predictor(ids, label, k, documents, kind=kind, lag=finding.lag, parts=parts)
-      for k in LAST
-    ]
-    return [{"k": each.k, "score": each.score} for each in found]
-
-  def _scores(self) -> dict[str, list]:
-    """By hypothesis, for every cell the effect on confirmation of its best column on discovery."""
-    units = self.model.units["layer_0"]
-    shape = len(self.model.units), len(units), units["h"], -1
-    effects, confirmed = (
-      values.reshape(shape).swapaxes(1, 2).reshape(self._count(), shape[1], -1)
-      for values in (self.result.effects, self.result.confirmed)
-    )
-    best = np.nan_to_num(np.abs(effects)).argmax(axis=1)[:, None]
-    chosen = np.take_along_axis(confirmed, best, axis=1)[:, 0]
-    return dict(zip(self.result.hypotheses, chosen.T))
-
-  def _saturation(self) -> list[dict]:
-    """How often each gate is nearly shut and nearly open; of those with values from 0 to 1."""
-    told, hidden = [], self.model.units["layer_0"]["h"]
-    values = self.recording.values
-    for start in range(0, values.shape[1], hidden):
-      column = self.recording.columns[start]
-      gate = np.array(values[:, start : start + hidden])
-      if gate.min() >= 0 and gate.max() <= 1:
-        left, right = (gate < SHUT).mean(axis=0), (gate > OPEN).mean(axis=0)
-        told.append({"layer": column.layer, "gate": column.quantity, "left": left, "right": right})
-    return told
-
-  def _births(self) -> list[dict]:
-    run = self.run
-    loads = [(step, functools.partial(_parameters, run, step)) for step in births.spread(run.steps)]
-    if not run.config.init_from:
-      loads.insert(0, (0, lambda: self.model.init(jax.random.key(run.config.seed))))
-    born = births.trace(
-      self.model,
-      loads,
-      self.material.ids_N,
-      self.entries,
-      self.material.documents,
-      [finding for finding in self.found if finding.kind != "beyond"],
-      self.scratch,
-      seed=self.settings.seed,
-      ahead=self.ahead,
-      progress=self.watch("checkpoints"),
-    )
-    return [birth._asdict() for birth in born]
-
-  def _notes(self) -> list[str]:
-    told = [f"{f.hypothesis}: not scored, {f.reason}" for f in self.result.findings if not f.scored]
-    if self.settings.twins < 1 / self.settings.alpha - 1:
-      told.append(
-        f"compared with {self.settings.twins} untrained networks: with fewer than 19 nothing is "
-        "said to survive"
-      )
-    else:
-      told += [
-        f"{f.hypothesis}: not in the first {twins.CHARACTERS:,} characters, so not compared with "
-        "untrained networks"
-        for f in self.found
-        if f.hypothesis not in self.twins.observed
-      ]
-    if len(self.run.steps) < 6:
-      told.append(
-        "few checkpoints were kept to see how cells came to be: train with config.keep=100"
-      )
-    return told
-
-  def _excerpt(self) -> explorer.Excerpt:
-    # Fewer characters of a larger network, so that the page stays of one size.
-    N = min(EXCERPT, len(self.material.ids_N), EXCERPT * SHOWN // self._count())
-    predictions = self.recording.predictions
-    return explorer.Excerpt(
-      self.material.text[:N],
-      list(self.run.tokenizer.tokens),
-      [tuple(column) for column in self.recording.columns],
-      self.recording.values[:N],
-      predictions.top_ids[:N],
-      predictions.top_p[:N],
-      predictions.nats[:N],
-      {name: label.first(N) for name, label in self.labels.items()},
-    )
+  found = {
+    **_about(subject, result, design, targets),
+    "findings": _findings(subject, result, design, targets, untrained),
+    "scores": _scores(subject, result),
+    "interpretable": result.interpretable,
+    **_interventions(subject, scored, design),
+    "saturation": _saturation(recorded, subject.shape[2]),
+    "emergence": _emergence(subject, scored),
+    "notes": _notes(subject, result, untrained),
+  }
+  return plain(found), _excerpt(subject)
 
 
-def _parameters(run, step):
-  """Those of a checkpoint; None if it is damaged, or gone: a run that trains drops old ones."""
+def plain(value):
+  """Return JSON data: dataclasses as dicts, arrays as lists with four decimals, NaN as None."""
+  if dataclasses.is_dataclass(value):
+    return plain(dataclasses.asdict(value))
+  if isinstance(value, dict):
+    return {key: plain(each) for key, each in value.items()}
+  if isinstance(value, np.ndarray):
+    floats = value.dtype.kind == "f"
+    return plain((np.round(value.astype(np.float64), 4) if floats else value).tolist())
+  if isinstance(value, list | tuple):
+    return [plain(each) for each in value]
+  return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _compare_untrained(subject) -> baselines.Untrained:
+  N = min(baselines.CHARACTERS, len(subject.text.ids_N))
+  return baselines.compare_untrained(
+    subject.run.model,
+    subject.text.ids_N[:N],
+    subject.recording.values[:N],
+    *subject.prepare(first=N),
+    subject.scratch,
+    count=subject.settings.untrained,
+    seed=subject.settings.seed,
+    progress=subject.progress("untrained networks"),
+  )
+
+
+def _match(subject, targets, design, untrained) -> matching.Result:
+  return matching.match(
+    subject.recording.values,
+    subject.recording.columns,
+    targets,
+    design,
+    bars=untrained.to_beat if untrained else {},
+    units=[(column.layer, column.unit) for column in subject.recording.columns],
+    progress=subject.progress("matching"),
+  )
+
+
+def _about(subject, result, design, targets) -> dict:
+  config, text, settings = subject.run.config.model, subject.text, subject.settings
+  return {
+    "run": str(subject.run.path),
+    "step": subject.run.step,
+    "model": {name: config[name] for name in ("cell", "layers", "hidden")},
+    "text": {
+      "name": text.name,
+      "characters": len(text.ids_N),
+      "documents": len(text.documents),
+      "nats": float(np.nanmean(subject.recording.predictions.nats)),
+      "language": text.language,
+    },
+    "settings": {
+      "untrained_networks": settings.untrained,
+      "shifts": settings.shifts,
+      "controls": settings.controls,
+      "ablation": settings.ablation,
+      "alpha": settings.alpha,
+      "seed": settings.seed,
+      "spacing": result.spacing,
+      "halves": design.halves.by,
+    },
+    "quantities": list(subject.run.model.units["layer_0"]),
+    "hypotheses": list(map(_hypothesis, targets)),
+  }
+
+
+def _hypothesis(target) -> dict:
+  hypothesis, about = target.hypothesis, target.hypothesis.about
+  if target.strata is not None:
+    about += f"; controlling for {', '.join(hypothesis.confounds)}"
+  return {
+    "name": target.name,
+    "kind": target.kind,
+    "about": about,
+    "predicts": hypothesis.predicts,
+  }
+
+
+def _findings(subject, result, design, targets, untrained) -> list[dict]:
+  """Return the findings with their baselines, and whether they are significant beside those."""
+  entries, progress = [], subject.progress("last-k baseline")
+  contexts = baselines.contexts(subject.text.ids_N, max(LAST_K), subject.text.documents)
+  for target, finding in zip(targets, result.findings):
+    entry = dataclasses.asdict(finding) | {"untrained_baseline": None, "last_k": []}
+    if finding.scored:
+      column = subject.recording.columns[finding.column]
+      entry |= {"layer": column.layer, "quantity": column.quantity, "cell": column.unit}
+      entry["untrained_baseline"] = baseline = _untrained_baseline(finding, untrained)
+      if baseline and entry["significant"]:
+        # The bar is for all of the text; it must be beaten on the baseline's own text as well.
+        entry["significant"] = baseline["family_p"] <= subject.settings.alpha
+      if target.strata is None:
+        scores = baselines.last_k_scores(contexts, target, design.halves, finding.lag)
+        entry["last_k"] = [{"k": k, "score": scores[k]} for k in LAST_K]
+    entries.append(entry)
+    progress(len(entries), len(targets))
+  significant = {entry["hypothesis"]: entry["significant"] for entry in entries}
+  controlled = {t.hypothesis.name: t.name for t in targets if t.strata is not None}
+  for entry in entries:
+    name = entry["hypothesis"]
+    confounded = bool(entry["significant"]) and not significant[controlled.get(name, name)]
+    entry["confounded"] = confounded
+    entry["significant"] = False if confounded else entry["significant"]
+  return entries
+
+
+def _untrained_baseline(finding, untrained) -> dict | None:
+  name = finding.hypothesis
+  if not untrained or name not in untrained.observed:
+    return None
+  return {
+    "score": matching.to_score(finding.kind, untrained.median[name]),
+    "p": untrained.p[name],
+    "family_p": untrained.family_p[name],
+    "to_beat": matching.to_score(finding.kind, untrained.to_beat[name]),
+  }
+
+
+def _scores(subject, result) -> dict[str, np.ndarray]:
+  """Return by hypothesis the confirmed effect of each unit's best column on discovery."""
+  layers, quantities, units = subject.shape
+  found, confirmed = (
+    values.reshape(layers, quantities, units, -1)
+    .swapaxes(1, 2)
+    .reshape(-1, quantities, values.shape[1])
+    for values in (result.effects, result.confirmed)
+  )
+  best = np.nan_to_num(np.abs(found)).argmax(axis=1)[:, None]
+  return dict(zip(result.hypotheses, np.take_along_axis(confirmed, best, axis=1)[:, 0].T))
+
+
+def _interventions(subject, scored, design) -> dict[str, list[dict]]:
+  columns, settings = subject.recording.columns, subject.settings
+  chosen = {finding.hypothesis: columns[finding.column] for finding in scored}
+  units = {name: ablation.Unit(column.layer, column.unit) for name, column in chosen.items()}
+  cases = ablation.Subject(subject.run, subject.text, subject.recording, units, settings.seed)
+  return {
+    "ablations": ablation.ablate(
+      cases,
+      subject.labels,
+      design.halves.confirmation,
+      setting=settings.ablation,
+      controls=settings.controls,
+      progress=subject.progress("ablation"),
+    ),
+    "steering": ablation.steer(cases, subject.hypotheses, progress=subject.progress("steering")),
+  }
+
+
+def _saturation(recorded, hidden) -> list[dict]:
+  """Return how often each gate, a quantity from 0 to 1, is nearly shut and nearly open."""
+  entries = []
+  for start in range(0, len(recorded.columns), hidden):
+    column = recorded.columns[start]
+    gate = np.array(recorded.values[:, start : start + hidden])
+    if gate.min() >= 0 and gate.max() <= 1:
+      left, right = (gate < SHUT).mean(axis=0), (gate > OPEN).mean(axis=0)
+      entries.append({"layer": column.layer, "gate": column.quantity, "left": left, "right": right})
+  return entries
+
+
+def _emergence(subject, scored) -> list[dict]:
+  run = subject.run
+  loads = [(step, functools.partial(_params, run, step)) for step in spread(run.steps)]
+  if not run.config.init_from:
+    loads.insert(0, (0, lambda: run.model.init(jax.random.key(run.config.seed))))
+  N = min(baselines.CHARACTERS, len(subject.text.ids_N))
+  targets, design = subject.prepare(first=N, shifts=0)
+  return trace(
+    run.model,
+    loads,
+    subject.text.ids_N[:N],
+    [target for target in targets if target.strata is None],
+    design,
+    [finding for finding in scored if finding.kind != "controlled"],
+    subject.scratch,
+    progress=subject.progress("emergence"),
+  )
+
+
+def _params(run, step):
+  """Return the parameters of a checkpoint; None if it is damaged, or dropped in the meantime."""
   try:
     return run.checkpoint(step, "params")[0]["params"]
   except (checkpoints.DamagedError, run_lib.DeletedError):
     return None
+
+
+def spread(steps: Sequence[int]) -> list[int]:
+  """Return at most MAX_CHECKPOINTS of the steps, denser among the early ones."""
+  if len(steps) <= MAX_CHECKPOINTS:
+    return list(steps)
+  chosen = np.round(np.geomspace(1, len(steps), MAX_CHECKPOINTS)).astype(int) - 1
+  return [steps[place] for place in dict.fromkeys(chosen.tolist())]
+
+
+def trace(
+  model,
+  checkpoints: Sequence[tuple[int, Callable]],
+  ids_N: np.ndarray,
+  targets: Sequence[effects.Target],
+  design: effects.Design,
+  findings: Sequence[matching.Finding],
+  scratch: pathlib.Path,
+  progress: Callable[[int, int], None] | None = None,
+) -> list[dict]:
+  """Return the emergence of findings: the scores at each checkpoint, on the confirmation half.
+
+  `checkpoints` are pairs of a step and a function that returns its parameters, or None. "score" is
+  of the finding's column, "best" of the column that is best at that step.
+  """
+  columns = recording.columns(model)
+  entries = [
+    {"hypothesis": each.hypothesis, "column": each.name}
+    | {key: [] for key in ("steps", "score", "best", "best_column")}
+    for each in findings
+  ]
+  for done, (step, load) in enumerate(checkpoints):
+    if (params := load()) is None:
+      continue
+    values = recording.record(model, params, ids_N, scratch).values
+    result = matching.match(values, columns, targets, design)
+    best = {each.hypothesis: each for each in result.findings if each.scored}
+    for entry, finding in zip(entries, findings):
+      if finding.hypothesis not in best:
+        continue
+      top = best[finding.hypothesis]
+      entry["steps"].append(step)
+      entry["score"].append(matching.rescore(values, finding, targets, design))
+      entry["best"].append(top.confirmation.score)
+      entry["best_column"].append(top.name)
+    if progress:
+      progress(done + 1, len(checkpoints))
+  return [entry for entry in entries if entry["steps"]]
+
+
+def _notes(subject, result, untrained) -> list[str]:
+  count, unscored = subject.settings.untrained, [f for f in result.findings if not f.scored]
+  notes = [f"{finding.hypothesis}: not scored, {finding.reason}" for finding in unscored]
+  if count < 1 / subject.settings.alpha - 1:
+    notes.append(
+      f"compared with {count} untrained networks: with fewer than 19 nothing is called significant"
+    )
+  else:
+    notes += [
+      f"{finding.hypothesis}: not in the first {baselines.CHARACTERS:,} characters, so not "
+      "compared with untrained networks"
+      for finding in result.findings
+      if finding.scored and finding.hypothesis not in untrained.observed
+    ]
+  if len(subject.run.steps) < MIN_CHECKPOINTS:
+    notes.append("few checkpoints were kept to show emergence: train with --config.keep=100")
+  return notes
+
+
+def _excerpt(subject) -> explorer.Excerpt:
+  # Fewer characters of a larger network, so that the page keeps its size.
+  text, units = subject.text, subject.units
+  N = min(EXCERPT, len(text.ids_N), EXCERPT * EXCERPT_UNITS // units)
+  predictions = subject.recording.predictions
+  return explorer.Excerpt(
+    "".join(text.texts)[:N],
+    list(subject.run.tokenizer.tokens),
+    [tuple(column) for column in subject.recording.columns],
+    subject.recording.values[:N],
+    predictions.top_ids[:N],
+    predictions.top_p[:N],
+    predictions.nats[:N],
+    {name: label.first(N) for name, label in subject.labels.items()},
+  )

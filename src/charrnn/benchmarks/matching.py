@@ -8,7 +8,7 @@ import time
 
 import numpy as np
 
-from charrnn.analysis import labels, match, record
+from charrnn.analysis import effects, labels, matching, recording
 
 CHARACTERS = 500_000
 COLUMNS = 4096  # 1,024 cells x 4 quantities
@@ -17,22 +17,26 @@ SHIFTS = 199
 
 
 def measure(rounds, progress):
-  """Seconds of `match.match`, three lags, both halves, all shifts; and the peak of memory."""
+  """Seconds of `matching.match`, three lags, both halves, all shifts; and the peak of memory."""
   rng = np.random.default_rng(0)
   names = [str(n) for n in range(COLUMNS)]
   seconds = []
   with tempfile.TemporaryDirectory(prefix="charrnn-bench-") as folder:
     progress.begin(f"matching, {CHARACTERS} characters x {COLUMNS} columns")
     values = _recording(rng, pathlib.Path(folder) / "values", progress)
-    entries = {f"label {n}": _label(rng, n) for n in range(HYPOTHESES)}
+    labelled = {f"label {n}": _label(rng, n) for n in range(HYPOTHESES)}
+    hypotheses = [
+      labels.Hypothesis(name, ("binary", "graded")[n % 2], "any", "", labels.everywhere)
+      for n, name in enumerate(labelled)
+    ]
+    targets, design = effects.prepare(hypotheses, labelled, [(0, CHARACTERS)], shifts=SHIFTS)
     for _ in range(rounds):
       began = time.perf_counter()
-      match.match(
+      matching.match(
         values,
         names,
-        entries,
-        [(0, CHARACTERS)],
-        shifts=SHIFTS,
+        targets,
+        design,
         progress=lambda done, total: progress.say(f"{done} of {total} columns"),
       )
       seconds.append(time.perf_counter() - began)
@@ -50,8 +54,8 @@ def measure(rounds, progress):
 
 
 def _recording(rng, path, progress):
-  """Walks that forget, as the states of cells do; on the disk, as `record` leaves them."""
-  record.check_room(path, CHARACTERS * COLUMNS * 4)
+  """Write autocorrelated columns to disk, as `recording.record` does with those of units."""
+  recording.check_disk_space(path, CHARACTERS * COLUMNS * 4)
   values = np.memmap(path, np.float32, mode="w+", shape=(CHARACTERS, COLUMNS))
   block = 2000
   for start in range(0, CHARACTERS, block):
@@ -67,5 +71,5 @@ def _label(rng, n):
   """Runs of some tens of characters: half of the labels are binary, half are graded."""
   runs = np.repeat(rng.random(CHARACTERS // 40 + 1), 40)[:CHARACTERS]
   if n % 2:
-    return "graded", labels.everywhere(np.round(9 * runs))
-  return "binary", labels.everywhere(runs < 0.1)
+    return labels.everywhere(np.round(9 * runs))
+  return labels.everywhere(runs < 0.1)

@@ -1,23 +1,38 @@
-"""`charrnn cells`: what the cells of a trained network follow, tested, and a page to explore it."""
+"""`charrnn cells`: the units of a network that follow hypotheses, and a page to explore it."""
 
+import argparse
 import json
 import os
 import pathlib
 import tempfile
 
 from charrnn import console, errors, files, runtime
-from charrnn.analysis import hypotheses, material
+from charrnn.analysis import hypotheses
+from charrnn.cli import arguments
 from charrnn.evaluation import texts
 
 HELP = """\
-find the cells that track structure, and open the network in a page
+find the units that track structure, and explore the network in a page
 
-Every quantity of every cell (an LSTM's h, c, i, f, g, o) is scored for every hypothesis on one half
-of a text and scored again on the other. A finding survives if it beats what shifted labels reach
-and what untrained networks reach. Its cell is then set from outside: what does that cost, and what
-changes in the text that the network writes? Writes cells.json, explorer.html and pictures."""
+Every quantity of every unit (an LSTM's h, c, i, f, g, o) is scored for every hypothesis on one half
+of a text and scored again on the other. A finding is significant if it beats the scores of shifted
+labels and of untrained networks. Its unit is then clamped: the loss and the samples change.
+Writes cells.json, explorer.html and pictures."""
 CHARACTERS = 200_000
+MIN_CHARACTERS = 5000  # enough for two halves
 RECORDING = "recording.f32"
+HEADER = (
+  *("hypothesis", "column", "lag", "discovery", "confirm", "shifted", "untrained", "last 6"),
+  *("inside", "outside", "p", ""),
+)
+LEGEND = """
+column: layer, quantity, unit; lag +1: a character late. discovery, confirm: the scores on the two
+halves, AUROC for binary labels, else (graded ones, and NAME | CONFOUNDS, which is controlled for
+them) a rank correlation. To beat: the scores that shifted labels and untrained networks reach in
+5% of all cases. last 6: the score of a table of the last six characters. inside, outside: the
+increase of the loss in nats with the unit clamped ({ablation}), where the label holds and
+elsewhere; p: share of control units whose ablation is at least as selective. confounded: not
+significant controlling for the confounds."""
 
 
 def add_arguments(parser):
@@ -27,173 +42,140 @@ def add_arguments(parser):
     "--text",
     metavar="FILE",
     nargs="+",
-    help="texts to study it on, each a document (default: the run's validation and test parts)",
+    help="texts to study, each a document (default: the run's validation and test parts)",
   )
-  add("--out", metavar="DIR", help="where to write (default: RUN/cells)")
-  add("--step", metavar="N", type=int, help="a kept step (default: the best by validation loss)")
+  arguments.add_out(parser, "where to write (default: RUN/cells)")
+  arguments.add_step(parser)
   add(
     "--characters",
     metavar="N",
     type=int,
     default=CHARACTERS,
-    help=f"how much of the text to study (default {CHARACTERS:,})",
+    help=f"how much of the text to study (default: {CHARACTERS:,})",
   )
   add(
     "--regex",
     metavar="NAME=PATTERN",
     action="append",
     default=[],
-    help="a hypothesis of your own: inside a match of PATTERN (may be given more than once)",
+    help="a hypothesis of your own: inside a match of PATTERN (repeatable)",
   )
   add("--language", choices=hypotheses.LANGUAGES, help="default: c for .c and .h, else prose")
   add(
-    "--twins",
+    "--untrained",
     metavar="N",
     type=int,
     default=19,
-    help="untrained networks to compare with; 19 are the fewest for 5%% (default 19)",
+    help="untrained networks to compare with; 5%% needs at least 19 (default: 19)",
   )
+  # The former name, for one release.
+  add("--twins", dest="untrained", type=int, default=argparse.SUPPRESS, help=argparse.SUPPRESS)
   add(
-    "--shifts", metavar="N", type=int, default=199, help="of the labels, at least 19 (default 199)"
+    "--shifts", metavar="N", type=int, default=199, help="of the labels, at least 19 (default: 199)"
   )
   add(
     "--ablation",
     choices=("zero", "mean", "hold"),
     default="zero",
-    help="what cells are set to: 0, their mean, or what they were (default zero)",
+    help="clamp units to 0, to their mean, or to their last value (default: zero)",
   )
-  add("--seed", metavar="S", type=int, default=0)
+  arguments.add_seed(parser)
   add("--keep-recording", action="store_true", help="leave recording.f32 in DIR, N x C float32")
-  add("--json", action="store_true", help="cells.json to stdout instead of the table")
+  arguments.add_json(parser, "cells.json to stdout instead of the table")
 
 
 def run(args):
-  extra = _hypotheses(args.regex)
+  extra = hypotheses.parse_regexes(args.regex)
   _check(args)
   runtime.start()
+  from charrnn.analysis import explorer, pictures, recording, study
   from charrnn.runs import run as run_lib
 
-  config = run_lib.Run.open(args.run).config
-  if config.model.cell == "ngram":
-    raise errors.UserError(f"{args.run} is an ngram: it has no cells")
-  sources = [(path, texts.read(path, config.text)) for path in args.text or []]
+  loaded = run_lib.Run.open(args.run, args.step)
+  if not loaded.model.units:
+    raise errors.UserError(f"{args.run} is an {loaded.config.model.cell}: it has no units to study")
+  sources = [(path, texts.read(path, loaded.config.text)) for path in args.text or []]
   out = files.make_folder(args.out, pathlib.Path(args.run) / "cells")
-  loaded = run_lib.Run.open(args.run, args.step).load()
-  from charrnn.analysis import explorer, pictures, study
-
   if sources:
     ids = [(path, texts.encode(loaded.tokenizer, path, text)) for path, text in sources]
-    text = material.of_files(loaded, ids, args.characters)
+    text = recording.text_of_files(loaded, ids, args.characters)
   else:
-    text = material.held_out(loaded, args.characters)
+    text = recording.held_out_text(loaded, args.characters)
   text = text._replace(language=args.language or text.language)
-  options = study.Settings(
-    twins=args.twins, shifts=args.shifts, ablation=args.ablation, seed=args.seed, extra=extra
+  settings = study.Settings(
+    untrained=args.untrained,
+    shifts=args.shifts,
+    ablation=args.ablation,
+    seed=args.seed,
+    extra=extra,
   )
-  progress = console.Progress()
   with (
     files.replace_in_folder(out) as new,
-    tempfile.TemporaryDirectory(prefix=".", dir=out) as scratch,
+    tempfile.TemporaryDirectory(prefix=".", dir=out) as folder,
   ):
-    recording = pathlib.Path(scratch) / RECORDING
-    try:
-      found, excerpt = study.Study(loaded, text, options, scratch, progress).run_all(recording)
-    finally:
-      progress.end()
-    files.write_json(new / "cells.json", found)
+    recorded, scratch = pathlib.Path(folder) / RECORDING, pathlib.Path(folder) / "scratch.f32"
+    with console.Progress() as progress:
+      found, excerpt = study.study(loaded, text, settings, recorded, scratch, progress)
     explorer.write(new / "explorer.html", found, excerpt)
-    for picture in (pictures.findings, pictures.saturation, pictures.births):
+    for picture in (pictures.findings, pictures.saturation, pictures.emergence):
       picture(found, new / f"{picture.__name__}.png")
+    found = files.with_aliases(found, study.ALIASES)
+    files.write_json(new / "cells.json", found)
     if args.keep_recording:
-      os.replace(recording, new / RECORDING)
-  if args.json:
-    print(json.dumps(found))
-  else:
-    print("\n".join(_report(found, out)))
-
-
-def _hypotheses(arguments):
-  extra = tuple(hypotheses.parse_regex(each) for each in arguments)
-  names = [each.name for each in extra]
-  for name in names:
-    if names.count(name) > 1:
-      raise errors.UserError(f"--regex: two hypotheses are named {name}: rename one")
-  return extra
+      os.replace(recorded, new / RECORDING)
+  print(json.dumps(found) if args.json else "\n".join(_report(found, out)))
 
 
 def _check(args):
   if args.seed >= 2**32:
     raise errors.UserError(f"--seed={args.seed}: must be from 0 to 2^32 - 1")
-  for name, least in (("characters", material.FEWEST), ("twins", 0), ("shifts", 19), ("seed", 0)):
-    if getattr(args, name) < least:
-      raise errors.UserError(f"--{name}={getattr(args, name)}: must be at least {least}")
+  minima = {"characters": MIN_CHARACTERS, "untrained": 0, "shifts": 19, "seed": 0}
+  for name, minimum in minima.items():
+    if getattr(args, name) < minimum:
+      raise errors.UserError(f"--{name}={getattr(args, name)}: must be at least {minimum}")
 
 
 def _report(found, out):
   model, text = found["model"], found["text"]
-  yield (
-    f"{found['run']}, step {found['step']}: {model['layers']} x {model['hidden']} {model['cell']}"
-  )
+  size = f"{model['layers']} x {model['hidden']} {model['cell']}"
+  yield f"{found['run']}, step {found['step']}: {size}"
   yield (
     f"{text['name']}: {text['characters']:,} characters, {text['documents']} documents, "
     f"{text['nats']:.4f} nats"
   )
   yield ""
-  yield from _table(found)
+  ablations = {each["hypothesis"]: each for each in found["ablations"]}
+  scored = [each for each in found["findings"] if each["scored"]]
+  rows = [_row(each, ablations[each["hypothesis"]]) for each in scored]
+  yield from console.table(HEADER, rows)
+  yield LEGEND.format(ablation=found["settings"]["ablation"])
   yield ""
   yield from found["notes"]
   if share := found["interpretable"]:
     yield (
-      "cells that follow a hypothesis which does not look ahead: "
-      f"{share['found']} of {share['of']} ({share['share']:.1%}, "
+      "units that follow a hypothesis which does not look ahead: "
+      f"{share['count']} of {share['of']} ({share['share']:.1%}, "
       f"95% interval {share['low']:.1%} to {share['high']:.1%})"
     )
   yield f"explore: {out / 'explorer.html'}    data: {out / 'cells.json'}    pictures: {out}/*.png"
 
 
-HEAD = (
-  *("hypothesis", "cell", "lag", "found", "again", "shifted", "untrained", "last 6"),
-  *("set: in", "out", "p", ""),
-)
-LEGEND = """
-cell: layer, quantity, number; lag 1: a character late. found, again: the score on the half that it
-was chosen on and on the other, an AUROC where a label is true or false, else (numbers, and what is
-given others, NAME | OTHERS) a rank correlation. To beat: what shifted labels and untrained networks
-reach in 5% of all cases. last 6: what a table of the last six characters gets. set: the change of
-the loss in nats with the cell held ({ablation}), where the label holds and elsewhere; p: of as much
-more inside, among other cells of the layer. confounded: does not survive given the others."""
-
-
-def _table(found):
-  """Scores on discovery and confirmation, bars to beat, and the loss change with the cell set."""
-  ablations = {each["hypothesis"]: each for each in found["ablations"]}
-  rows = [
-    _row(each, ablations.get(each["hypothesis"])) for each in found["findings"] if each["scored"]
-  ]
-  widths = [max(map(len, column)) for column in zip(HEAD, *rows)]
-  for row in (HEAD, *rows):
-    cells = [row[0].ljust(widths[0]), *(each.rjust(w) for each, w in zip(row[1:-1], widths[1:-1]))]
-    yield "  ".join([*cells, row[-1]]).rstrip()
-  yield LEGEND.format(ablation=found["settings"]["ablation"])
-
-
 def _row(finding, ablation):
-  ablation = ablation or {}
+  confirmed = finding["confirmation"]
+  last_6 = next((each["score"] for each in finding["last_k"] if each["k"] == 6), None)
+  scores = finding["discovery"]["score"], confirmed["score"], confirmed["family_to_beat"]
+  verdict = "significant" if finding["significant"] else ""
   return (
     finding["hypothesis"],
     finding["name"],
     format(finding["lag"], "+d") if finding["lag"] else "0",
-    _number(finding["discovery"]["score"]),
-    _number(finding["confirmation"]["score"]),
-    _number(finding["confirmation"]["family_to_beat"]),
-    _number(finding["untrained"]),
-    _number(next((each["score"] for each in finding["last_k"] if each["k"] == 6), None)),
-    _number(ablation.get("inside"), "+.3f"),
-    _number(ablation.get("outside"), "+.3f"),
-    _number(ablation.get("p"), ".2f"),
-    "confounded" if finding["confounded"] else "survives" if finding["survives"] else "",
+    *map(_number, (*scores, finding["untrained"], last_6)),
+    _number(ablation["inside"], "+.3f"),
+    _number(ablation["outside"], "+.3f"),
+    _number(ablation["p"], ".2f"),
+    "confounded" if finding["confounded"] else verdict,
   )
 
 
-def _number(value, how=".3f"):
-  return "-" if value is None else format(value, how)
+def _number(value, spec=".3f"):
+  return "-" if value is None else format(value, spec)

@@ -60,8 +60,8 @@ async function unpack(packed) {
 
 const labels = new Map();
 
-// float32 [N], NaN where the hypothesis says nothing; null where there is no such label. One that
-// is scored beyond others, "a | b", is shown by its own.
+// float32 [N], NaN where the label is undefined; null where there is no such label. One that is
+// controlled for others, "a | b", is shown by its own.
 async function labelOf(whole) {
   const name = whole in excerpt.labels ? whole : whole.split(" | ")[0];
   if (!(name in excerpt.labels)) return null;
@@ -78,9 +78,9 @@ for (const name of findings.keys()) {
 }
 const scoreOf = (name, cell) => study.scores[name]?.[cell.index] ?? null;
 
-// The hypothesis that each cell follows best: [name, score] or null. Of states alone: that a line
-// ends is guessed by most cells, and what is left beyond confounds is no name for a cell.
-const isState = ({ kind, predicts }) => kind !== "beyond" && !predicts;
+// The hypothesis that each cell follows best: [name, score] or null. States only: most cells predict
+// line ends, and a controlled hypothesis is no name for a cell.
+const isState = ({ kind, predicts }) => kind !== "controlled" && !predicts;
 const bestOf = cells.map((cell) => {
   let best = null;
   for (const name of Object.keys(study.scores).filter((each) => isState(hypotheses.get(each)))) {

@@ -154,8 +154,8 @@ function markOf({ value, kind, title, text }, X, y) {
   if (kind.startsWith("bar")) {
     return shape("line", { class: `mark ${kind}`, x1: x, x2: x, y1: y - 9, y2: y + 9 }, inside);
   }
-  if (kind === "twin") {
-    return shape("path", { class: "mark twin", d: `M${x} ${y - 5}l5 5l-5 5l-5 -5z` }, inside);
+  if (kind === "median") {
+    return shape("path", { class: "mark median", d: `M${x} ${y - 5}l5 5l-5 5l-5 -5z` }, inside);
   }
   if (kind === "last") {
     return shape(

@@ -10,7 +10,7 @@ const effect = (finding, score) => {
 };
 // By chance, and what the best cell of an untrained network reaches: both are to be beaten.
 const chanceBar = ({ confirmation }) => confirmation.family_to_beat ?? confirmation.to_beat ?? null;
-const untrainedBar = (finding) => finding.untrained ?? finding.twins?.to_beat ?? null;
+const untrainedBar = (finding) => finding.untrained ?? finding.untrained_baseline?.to_beat ?? null;
 
 function barOf(finding) {
   const bars = [chanceBar(finding), untrainedBar(finding)].filter((bar) => bar !== null);
@@ -57,7 +57,7 @@ function showFindings() {
               "Discovery",
               "p, family",
               "Last k",
-              "Survives",
+              "Significant",
             ].map((text) => make("th", { scope: "col" }, text)),
           ),
         ),
@@ -89,7 +89,7 @@ function findingRow(finding) {
       make("td", { colspan: 9, class: "quiet" }, `not scored: ${finding.reason}`),
     );
   }
-  const { discovery, confirmation, twins } = finding;
+  const { discovery, confirmation, untrained_baseline: untrained } = finding;
   const lastK = finding.last_k ?? [];
   const details = [
     STATISTICS[finding.statistic] + directionOf(finding),
@@ -119,7 +119,7 @@ function findingRow(finding) {
       "td",
       { class: "figure" },
       number(untrainedBar(finding), 3),
-      twins ? make("div", { class: "quiet" }, `median\u00a0${number(twins.score)}`) : null,
+      untrained ? make("div", { class: "quiet" }, `median\u00a0${number(untrained.score)}`) : null,
     ),
     make("td", { class: "figure" }, number(discovery.score, 3)),
     make("td", { class: "figure" }, number(confirmation.family_p, 3)),
@@ -138,9 +138,9 @@ function findingRow(finding) {
   );
 }
 
-function verdictOf({ survives }) {
-  if (survives === null || survives === undefined) return "–";
-  return make("span", { class: survives ? "yes" : "no" }, survives ? "✓ yes" : "no");
+function verdictOf({ significant }) {
+  if (significant === null || significant === undefined) return "–";
+  return make("span", { class: significant ? "yes" : "no" }, significant ? "✓ yes" : "no");
 }
 
 function cellLink(name, hypothesis) {
@@ -155,7 +155,7 @@ function findingStrip(finding) {
     text,
     title: `${about} ${number(score, 3)}`,
   });
-  const { discovery, confirmation, twins } = finding;
+  const { discovery, confirmation, untrained_baseline: untrained } = finding;
   return strip({
     low: 0,
     high: 1,
@@ -167,7 +167,7 @@ function findingStrip(finding) {
       ),
       mark(chanceBar(finding), "bar", "to beat by chance"),
       mark(untrainedBar(finding), "bar untrained", "to beat of untrained networks"),
-      mark(twins?.score, "twin", "untrained, the median"),
+      mark(untrained?.score, "median", "untrained, the median"),
       mark(discovery.score, "discovery", "discovery"),
       mark(confirmation.score, "confirmation", "confirmation"),
     ],
@@ -195,7 +195,7 @@ function keyOfMarks() {
     sample("discovery", "discovery"),
     sample("bar", "to beat, by chance"),
     sample("bar untrained", "to beat, of untrained networks"),
-    sample("twin", "their median"),
+    sample("median", "their median"),
     sample("last", "the last k characters alone", "4"),
   );
 }
@@ -241,7 +241,7 @@ function interpretable() {
       { class: "big" },
       make("b", {}, percent(found.share, 1)),
       " of cells follow some hypothesis: ",
-      `${found.found} of ${thousands(found.of)}, between ${percent(found.low, 1)} and ${percent(found.high, 1)}.`,
+      `${found.count} of ${thousands(found.of)}, between ${percent(found.low, 1)} and ${percent(found.high, 1)}.`,
     ),
     node,
     names.length

@@ -1,4 +1,4 @@
-// How the network is: its gates, and when its cells were born.
+// The network: saturation of its gates, and emergence of the findings.
 
 function showGates() {
   const view = byId("view-gates");
@@ -75,10 +75,10 @@ function gatePanel(gate) {
   return make("figure", {}, make("figcaption", {}, GATES[gate] ?? gate), node);
 }
 
-function showBirths() {
-  const view = byId("view-births");
+function showEmergence() {
+  const view = byId("view-emergence");
   view.append(
-    make("h2", {}, "When cells learned it"),
+    make("h2", {}, "Emergence"),
     make(
       "p",
       { class: "lead" },
@@ -86,7 +86,7 @@ function showBirths() {
       "cell was best at that step: where the two part, another cell had it first.",
     ),
   );
-  if (!study.births.length) return view.append(nothing("No earlier steps were kept."));
+  if (!study.emergence.length) return view.append(nothing("No earlier steps were kept."));
   view.append(
     make(
       "p",
@@ -94,12 +94,12 @@ function showBirths() {
       make("span", { class: "sample" }, make("span", { class: "dash solid" }), "the cell"),
       make("span", { class: "sample" }, make("span", { class: "dash" }), "the best at that step"),
     ),
-    make("div", { class: "panels" }, study.births.map(birthPanel)),
+    make("div", { class: "panels" }, study.emergence.map(emergencePanel)),
   );
   return undefined;
 }
 
-function birthPanel({ hypothesis, column, steps, score, best }) {
+function emergencePanel({ hypothesis, column, steps, score, best }) {
   const at = steps.map((step, n) => [step, score[n], best[n]]);
   const line = (index, kind, chart) => {
     const known = at.filter((row) => row[index] !== null);

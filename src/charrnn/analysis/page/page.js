@@ -6,7 +6,7 @@ const VIEWS = [
   ["findings", "Findings"],
   ["causes", "Causes"],
   ["gates", "Gates"],
-  ["births", "Learning"],
+  ["emergence", "Emergence"],
   ["notes", "How to read"],
 ];
 async function chooseHypothesis(name) {
@@ -96,12 +96,12 @@ function verdict(finding) {
     (bar === null ? ". " : `; to beat ${number(bar)}. `);
   return [
     said,
-    (finding.survives ?? null) === null
+    (finding.significant ?? null) === null
       ? ""
       : make(
           "b",
-          { class: finding.survives ? "yes" : "no" },
-          finding.survives ? "✓ Survives." : "Does not survive.",
+          { class: finding.significant ? "yes" : "no" },
+          finding.significant ? "✓ Significant." : "Not significant.",
         ),
   ];
 }
@@ -189,13 +189,13 @@ async function openCell(cell, hypothesis = null) {
   await chooseCell(cell);
 }
 
-// What there is to see first: of the states that survive the one with the best score.
+// The view at first: of the significant states the one with the best score.
 function clearest() {
   const rank = (finding) =>
     !finding.scored
       ? -1
       : effect(finding, finding.confirmation.score) +
-        (finding.survives ? 2 : 0) +
+        (finding.significant ? 2 : 0) +
         (isState(hypotheses.get(finding.hypothesis)) ? 1 : 0);
   return (
     [...findings.values()].sort((a, b) => rank(b) - rank(a))[0]?.hypothesis ??
@@ -238,7 +238,7 @@ buildChooser();
 showFindings();
 showCauses();
 showGates();
-showBirths();
+showEmergence();
 showNotes();
 watchControls();
 watchText(byId("text"));

@@ -1,0 +1,355 @@
+"""Ablation, clamping and steering: the loss and the samples of a network with units clamped.
+
+The memory of a unit (an LSTM's c, the h of other cells) is clamped after every step, and affects
+everything else from there. A unit is compared with control units: units of the same layer with
+similar variance that no finding is about.
+"""
+
+import functools
+import math
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from charrnn.analysis import effects, inference, labels, recording
+from charrnn.models import layers
+from charrnn.runs import run as run_lib
+from charrnn.sampling import clamps, generate, options
+
+BURN_IN = 256  # characters read before units are clamped; `hold` keeps their last values
+WINDOW = 32
+ROWS = 384  # side by side
+MIN_CHARACTERS = 30  # of a mean
+ABLATED = 20_000  # characters of the confirmation half, for each clamped unit
+ABLATIONS = ("zero", "mean", "hold")
+
+STEERING = ("zero", "low", "high")
+STEERING_CONTROLS = 4
+SAMPLES = 8  # rows of each setting, with the same random numbers in all settings
+LENGTH = 600
+EXCERPT = 400
+_QUOTE = re.compile(r'"([^"]*?)("|\n[ \t\r]*\n|\Z)', re.DOTALL)
+
+Progress = Callable[[int, int], None]
+
+
+class Unit(NamedTuple):
+  layer: int
+  unit: int
+
+  def __str__(self):
+    return f"{self.layer}:{self.unit}"
+
+  def clamp(self, value: float) -> clamps.Clamp:
+    return clamps.Clamp(*self, value)
+
+
+class Effect(NamedTuple):
+  """Increase of the loss by clamping, in nats a character; None for too few characters."""
+
+  inside: float | None  # where the label is true, or in the top quarter of its values
+  outside: float | None
+
+
+class Subject(NamedTuple):
+  """A run and its recording of a text, and the unit of each finding."""
+
+  run: run_lib.Run
+  text: recording.Text
+  recording: recording.Recording
+  units: Mapping[str, Unit]
+  seed: int = 0
+
+  def controls(self, count: int) -> dict[Unit, list[Unit]]:
+    units = list(dict.fromkeys(self.units.values()))
+    return {unit: control_units(self.recording, unit, count, units, self.seed) for unit in units}
+
+  def clamp(self, unit: Unit, setting: str) -> clamps.Clamp:
+    column = memory(self.recording, self.run.model, unit)
+    return unit.clamp(setting_value(column, setting))
+
+
+def memory(recorded: recording.Recording, model, unit: Unit) -> np.ndarray:
+  """Return the column [N] of what a unit carries from step to step."""
+  column = recording.Column(unit.layer, model.states[-1], unit.unit)
+  return np.array(recorded.values[:, recorded.columns.index(column)])
+
+
+def control_units(
+  recorded: recording.Recording, unit: Unit, count: int, avoid: Iterable[Unit], seed: int = 0
+) -> list[Unit]:
+  """Return random units of the layer, from the third of them with the most similar spread of h.
+
+  Fewer than `count` if there are not as many; none of those in `avoid`.
+  """
+  columns = [i for i, column in enumerate(recorded.columns) if column[:2] == (unit.layer, "h")]
+  step = max(1, len(recorded.values) // 1000)
+  spread = np.std(recorded.values[::step, columns[0] : columns[-1] + 1], axis=0)
+  distance = np.abs(np.log(spread + 1e-12) - np.log(spread[unit.unit] + 1e-12))
+  taken = {each.unit for each in avoid if each.layer == unit.layer} | {unit.unit}
+  near = [index for index in np.argsort(distance, kind="stable").tolist() if index not in taken]
+  near = near[: max(count, len(spread) // 3)]
+  chosen = np.random.default_rng([seed, *unit]).permutation(len(near))[:count]
+  return [Unit(unit.layer, near[index]) for index in chosen]
+
+
+def setting_value(column: np.ndarray, setting: str) -> float:
+  """Return the value that a setting of ABLATIONS or STEERING clamps a unit to.
+
+  `column` are its values on a text, of which low and high are the 5th and 95th percentiles.
+  """
+  if setting in ("low", "high"):
+    return float(np.quantile(column, 0.05 if setting == "low" else 0.95))
+  return {"zero": 0.0, "mean": float(column.mean()), "hold": clamps.HOLD}[setting]
+
+
+def losses(
+  model,
+  params,
+  ids_N: np.ndarray,
+  rows: Sequence[Sequence[clamps.Clamp]],
+  progress: Progress | None = None,
+) -> np.ndarray:
+  """Return -log p of the next character for each row of clamps, [R, N].
+
+  The text is read as one stream, unclamped for BURN_IN characters. NaN there and at the end.
+  """
+  ids_N = np.asarray(ids_N, np.int32)
+  params = jax.device_put(model.prepare(params))
+  _, first = generate.prime(model, params, ids_N[:BURN_IN], 1)
+  nats_RxN = np.full((len(rows), len(ids_N)), np.nan, np.float32)
+  groups = np.array_split(np.arange(len(rows)), -(-len(rows) // ROWS))
+  for done, group in enumerate(groups):
+    clamp = clamps.arrays([rows[row] for row in group], model)
+    carry = jax.tree.map(functools.partial(jnp.repeat, repeats=len(group), axis=0), first)
+    for start in range(BURN_IN, len(ids_N) - 1, WINDOW):
+      stop = min(start + WINDOW, len(ids_N) - 1)
+      ids_T = np.pad(ids_N[start : stop + 1], (0, WINDOW - (stop - start)))
+      nats_TxB, carry = _window(model, params, ids_T, carry, clamp)
+      nats_RxN[group, start:stop] = np.asarray(nats_TxB)[: stop - start].T
+      if progress:
+        progress(done * len(ids_N) + stop + 1, len(groups) * len(ids_N))
+  return nats_RxN
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _window(model, params, ids_T, carry, clamp):
+  B = jax.tree.leaves(carry)[0].shape[0]
+  ids_TxB = jnp.broadcast_to(ids_T[:, None], (len(ids_T), B))
+  logits_TxBxV, carry, _ = model.apply(params, ids_TxB[:-1], carry, clamp=clamp)
+  return layers.cross_entropy(logits_TxBxV, ids_TxB[1:]), carry
+
+
+def inside(label: labels.Label) -> np.ndarray:
+  """Return bool [N]: where a label is true, or in the top quarter of its values."""
+  defined = label.values[label.mask]
+  if not len(defined):
+    return np.zeros(len(label.mask), bool)
+  bar = max(np.quantile(defined, 0.75), np.nextafter(defined.min(), np.inf))
+  return label.mask & (label.values >= bar)
+
+
+def effect(changes: np.ndarray, label: labels.Label) -> Effect:
+  """Return the mean change of the loss [N] inside a label and outside of it."""
+  within, finite = inside(label), np.isfinite(changes)
+  places = within & finite, label.mask & ~within & finite
+  return Effect(*(float(changes[p].mean()) if p.sum() >= MIN_CHARACTERS else None for p in places))
+
+
+def p_value(observed: float, controls: Sequence[float]) -> float:
+  """Return the share of a unit and its controls whose effect is at least as large."""
+  return (1 + sum(control >= observed for control in controls)) / (1 + len(controls))
+
+
+def ablate(
+  subject: Subject,
+  labelled: Mapping[str, labels.Label],
+  confirmation: Sequence[inference.Span],
+  *,
+  setting: str,
+  controls: int,
+  progress: Progress,
+) -> list[dict]:
+  """Return the change of the loss by clamping each unit, and each of its control units."""
+  counted = np.zeros(len(subject.text.ids_N), bool)
+  for start, stop in confirmation:
+    counted[start:stop] = True
+  last = np.searchsorted(np.cumsum(counted), min(ABLATED, counted.sum()))
+  counted = counted[: int(last) + 1]
+  others = subject.controls(controls)
+  units = _with_controls(others)
+  rows = [[], *([subject.clamp(unit, setting)] for unit in units)]
+  ids = subject.text.ids_N[: len(counted)]
+  nats = losses(subject.run.model, subject.run.params, ids, rows, progress)
+  changes = dict(zip(units, nats[1:] - nats[0]))
+  entries = []
+  for name, unit in subject.units.items():
+    label = labelled[effects.base(name)].first(len(counted))
+    label = label._replace(mask=label.mask & counted)
+    own, *rest = (effect(changes[each], label) for each in (unit, *others[unit]))
+    entry = {"hypothesis": name, "cell": str(unit), "setting": setting}
+    entries.append(entry | _compared(own, rest))
+  return entries
+
+
+def _with_controls(others: Mapping[Unit, Sequence[Unit]]) -> list[Unit]:
+  return list(dict.fromkeys([*others, *(unit for several in others.values() for unit in several)]))
+
+
+def _compared(own: Effect, controls: Sequence[Effect]) -> dict:
+  """Compare the effect of a unit with those of its controls on the same characters.
+
+  p is the share of control units whose ablation is at least as selective: costs as much more
+  inside than outside. It is not corrected for many hypotheses.
+  """
+  known = None not in own
+  controls = controls if known else []
+  selective = [each.inside - each.outside for each in (own, *controls)] if known else []
+  return {
+    "inside": own.inside,
+    "outside": own.outside,
+    "controls": {
+      "inside": [each.inside for each in controls],
+      "outside": [each.outside for each in controls],
+    },
+    "p": p_value(selective[0], selective[1:]) if known else None,
+  }
+
+
+class Measure(NamedTuple):
+  name: str
+  unit: str
+  function: Callable[[Sequence[str]], float]  # of samples; NaN where there is nothing to measure
+
+
+def line_length(texts: Sequence[str]) -> float:
+  """Return the mean length of complete lines that are not blank."""
+  lengths = [len(line) for text in texts for line in text.split("\n")[:-1] if line.strip()]
+  return float(np.mean(lengths)) if lengths else math.nan
+
+
+def closed_quotes(texts: Sequence[str]) -> float:
+  """Return the share of double quotes that are closed before a blank line or the end."""
+  ends = [end for text in texts for _, end in _QUOTE.findall(text)]
+  return float(np.mean([end == '"' for end in ends])) if ends else math.nan
+
+
+def indentation(texts: Sequence[str]) -> float:
+  """Return the mean width of the leading blanks of lines that are not blank."""
+  lines = [line.expandtabs(labels.TAB) for text in texts for line in text.split("\n")]
+  widths = [len(line) - len(line.lstrip(" ")) for line in lines if line.strip()]
+  return float(np.mean(widths)) if widths else math.nan
+
+
+MEASURES = (
+  Measure("line length", "characters", line_length),
+  Measure("closed quotes", "share", closed_quotes),
+  Measure("indentation", "columns", indentation),
+)
+
+
+def measure_of(hypothesis: labels.Hypothesis) -> Measure:
+  """Return the measure that is the mean of a hypothesis's label over samples."""
+
+  def mean(texts: Sequence[str]) -> float:
+    labelled = [hypothesis.function(text) for text in texts]
+    values = np.concatenate([label.values[label.mask] for label in labelled])
+    return float(values.mean()) if len(values) else math.nan
+
+  unit = "share of the text" if hypothesis.kind == "binary" else "mean"
+  return Measure(hypothesis.name, unit, mean)
+
+
+def steer(
+  subject: Subject, hypotheses: Mapping[str, labels.Hypothesis], *, progress: Progress
+) -> list[dict]:
+  """Return measures of samples with each unit at zero, low and high, and its controls likewise."""
+  others, rows = subject.controls(STEERING_CONTROLS), {"free": []}
+  for unit in _with_controls(others):
+    rows |= {(unit, setting): [subject.clamp(unit, setting)] for setting in STEERING}
+  run, beginning = subject.run, subject.text.texts[0][:BURN_IN]
+  # The prompt ends with a line, if it has one.
+  prompt = subject.text.ids_N[: beginning.rfind("\n") + 1 or len(beginning)]
+  texts = sample(
+    run.model, run.params, prompt, run.tokenizer.decode, rows, seed=subject.seed, progress=progress
+  )
+  entries, measured = [], set()
+  for name, unit in subject.units.items():
+    # The standard measures of a unit stand with the first of its findings.
+    standard = () if unit in measured else MEASURES
+    measured.add(unit)
+    for measure in (measure_of(hypotheses[effects.base(name)]), *standard):
+      entries.append(_steered(name, unit, measure, texts, rows, others[unit]))
+  return [entry for entry in entries if _is_measurable(entry)]
+
+
+def sample(
+  model,
+  params,
+  prompt_ids: np.ndarray,
+  decode: Callable,
+  rows: Mapping[object, Sequence[clamps.Clamp]],
+  *,
+  seed: int = 0,
+  progress: Progress | None = None,
+) -> dict[object, list[str]]:
+  """Sample SAMPLES texts for each row of clamps, by the keys of the rows, at temperature 1."""
+  keys = [key for key in rows for _ in range(SAMPLES)]
+  numbers = np.tile(np.arange(SAMPLES), len(rows))
+  groups = np.array_split(np.arange(len(keys)), -(-len(keys) // ROWS))
+  texts = {key: [] for key in rows}
+  for done, group in enumerate(groups):
+    blocks = generate.generate(
+      model,
+      params,
+      prompt_ids,
+      length=LENGTH,
+      num=len(group),
+      seed=seed,
+      settings=options.Settings(),
+      clamp=clamps.arrays([rows[keys[row]] for row in group], model),
+      rows=numbers[group],
+    )
+    ids_BxN = np.concatenate(list(blocks), axis=1)
+    for row, ids_N in zip(group, ids_BxN):
+      texts[keys[row]].append(decode(ids_N))
+    if progress:
+      progress(done + 1, len(groups))
+  return texts
+
+
+def _steered(name, unit, measure, texts, rows, controls) -> dict:
+  def result(key):
+    value = measure.function(texts[key])
+    return None if math.isnan(value) else value
+
+  settings = [
+    {
+      "setting": setting,
+      "value": rows[unit, setting][0].value,
+      "result": result((unit, setting)),
+      "controls": [result((control, setting)) for control in controls],
+    }
+    for setting in STEERING
+  ]
+  keys = {"free": "free"} | {setting: (unit, setting) for setting in STEERING}
+  return {
+    "hypothesis": name,
+    "cell": str(unit),
+    "measure": measure.name,
+    "unit": measure.unit,
+    "free": result("free"),
+    "settings": settings,
+    "excerpts": {setting: texts[key][0][:EXCERPT] for setting, key in keys.items()},
+  }
+
+
+def _is_measurable(entry) -> bool:
+  """Whether a measure applies: verse has no indentation, and some texts have no quotes."""
+  return entry["free"] is not None and any(
+    each["result"] or any(each["controls"]) for each in entry["settings"]
+  )

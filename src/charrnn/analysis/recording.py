@@ -1,0 +1,165 @@
+"""Recordings: the text under study, and all states, gates and predictions of a network on it.
+
+The text is read as one stream with the carry kept, as in training. N characters, C feature columns:
+one for each quantity of each unit of each layer, ordered by layer, quantity and unit.
+"""
+
+import functools
+import pathlib
+import shutil
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from charrnn import errors, models
+from charrnn.data import splits
+from charrnn.runs import run as run_lib
+
+MIN_CHARACTERS = 5000  # enough for two halves
+WINDOW = 1024  # characters in one call of the model
+TOP = 5  # predictions kept at each character
+
+
+class Text(NamedTuple):
+  """A text under study, in documents."""
+
+  name: str
+  ids_N: np.ndarray
+  documents: tuple[tuple[int, int], ...]  # spans of the ids
+  language: str  # of `hypotheses.LANGUAGES`
+  texts: tuple[str, ...]  # of the documents, one code point for each id
+
+
+class Column(NamedTuple):
+  layer: int
+  quantity: str
+  unit: int
+
+  def __str__(self):
+    """Format as `charrnn sample --clamp` reads it."""
+    return f"{self.layer}:{self.quantity}{self.unit}"
+
+
+class Predictions(NamedTuple):
+  """Predictions of the character after each of N."""
+
+  nats: np.ndarray  # [N], -log p of the next character; NaN at the last
+  top_ids: np.ndarray  # [N, TOP], the most probable, fewer if the vocabulary has fewer
+  top_p: np.ndarray  # [N, TOP]
+
+
+class Recording(NamedTuple):
+  columns: tuple[Column, ...]
+  values: np.ndarray  # float32 [N, C], mapped from a file
+  predictions: Predictions
+
+
+def held_out_text(run: run_lib.Run, characters: int) -> Text:
+  """Return the first characters of the validation and test parts of the run's corpus."""
+  corpus, split = run.corpus(), run.splits()
+  held_out = [*split.valid, *split.test]
+  if not held_out:
+    raise errors.UserError(f"{run.path} was trained on all of its text: give another with --text")
+  spans = sorted((*span, each.name) for each, *span in splits.intersect(corpus.documents, held_out))
+  name = f"{corpus.name} (valid and test part)" if split.test else f"{corpus.name} (valid part)"
+  documents = [(document, corpus.ids[start:stop]) for start, stop, document in spans]
+  return _text(run, name, documents, characters)
+
+
+def text_of_files(
+  run: run_lib.Run, files: Sequence[tuple[str, np.ndarray]], characters: int
+) -> Text:
+  """Return the first characters of files (path, ids), each of which is a document."""
+  name = files[0][0] if len(files) == 1 else f"{files[0][0]} and {len(files) - 1} more"
+  return _text(run, name, files, characters)
+
+
+def _text(run, name, documents, characters) -> Text:
+  stops = np.minimum(np.cumsum([len(ids) for _, ids in documents]), characters).tolist()
+  spans = [(a, b) for a, b in zip([0, *stops], stops) if a < b]
+  if stops[-1] < MIN_CHARACTERS:
+    raise errors.UserError(
+      f"{name}: {stops[-1]} characters are too few to study, give {MIN_CHARACTERS} or more"
+    )
+  parts = [np.asarray(ids[: b - a]) for (_, ids), (a, b) in zip(documents, spans)]
+  # With a byte vocabulary, each byte is a character.
+  points = np.array([ord(symbol) for symbol in run.tokenizer.tokens], "<u4")
+  texts = tuple(points[ids].tobytes().decode("utf-32-le", "surrogatepass") for ids in parts)
+  suffixes = [pathlib.Path(path).suffix.lower() for (path, _), _ in zip(documents, spans)]
+  c = sum(suffix in (".c", ".h") for suffix in suffixes)
+  language = "c" if c > len(suffixes) / 2 else "prose"
+  return Text(name, np.concatenate(parts), tuple(spans), language, texts)
+
+
+def columns(model: models.Model) -> tuple[Column, ...]:
+  """Return the feature columns of a model, in the order of a recording."""
+  return tuple(
+    Column(layer, quantity, unit)
+    for layer, sizes in enumerate(model.units.values())
+    for quantity, size in sizes.items()
+    for unit in range(size)
+  )
+
+
+def record(
+  model,
+  params,
+  ids_N: Sequence[int],
+  path: pathlib.Path,
+  progress: Callable[[int, int], None] | None = None,
+) -> Recording:
+  """Record all columns in a file at `path` (8 GB for 500,000 characters x 4,096 columns)."""
+  names, N = columns(model), len(ids_N)
+  check_disk_space(path, N * len(names) * 4)
+  values = np.memmap(path, np.float32, mode="w+", shape=(N, len(names)))
+  params, carry = jax.device_put(model.prepare(params)), model.initial_carry(1)
+  # Characters beyond the end change nothing before it and avoid a program of another length.
+  padded = np.concatenate([np.asarray(ids_N, np.int32), np.zeros(-N % WINDOW + 1, np.int32)])
+  parts = []
+  for start in range(0, N, WINDOW):
+    stop = min(start + WINDOW, N)
+    ids_T = padded[start : start + WINDOW + 1]
+    chunk, predictions, carry = _window(model, params, ids_T, carry)
+    values[start:stop] = np.asarray(chunk)[: stop - start]
+    parts.append([np.array(each[: stop - start]) for each in predictions])
+    if progress:
+      progress(stop, N)
+  predictions = Predictions(*map(np.concatenate, zip(*parts)))
+  predictions.nats[-1] = np.nan
+  return Recording(names, values, predictions)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _window(model, params, ids_T, carry):
+  logits_TxBxV, carry, recorded = model.apply(params, ids_T[:-1, None], carry, record=True)
+  values = [recorded[layer][name][:, 0] for layer, names in model.units.items() for name in names]
+  log_p_TxV = jax.nn.log_softmax(logits_TxBxV[:, 0])
+  nats_T = -jnp.take_along_axis(log_p_TxV, ids_T[1:, None], axis=1)[:, 0]
+  top, top_ids = lax.top_k(log_p_TxV, min(TOP, log_p_TxV.shape[-1]))
+  return jnp.concatenate(values, axis=1), Predictions(nats_T, top_ids, jnp.exp(top)), carry
+
+
+def check_disk_space(path: pathlib.Path, size: int):
+  """Raise UserError if a file of `size` bytes does not fit at `path`."""
+  try:
+    free = shutil.disk_usage(path.parent).free
+  except OSError as error:
+    raise errors.UserError(f"cannot write to {path.parent}: {error.strerror}") from error
+  if size > free - (1 << 28):
+    raise errors.UserError(
+      f"the recording takes {size / 1e9:.1f} GB and {path.parent} has {free / 1e9:.1f} GB free: "
+      "give another --out, or fewer --characters"
+    )
+
+
+def read_columns(values, numbers: Sequence[int], rows: int = 4096) -> dict[int, np.ndarray]:
+  """Return some columns of a recording [N, C] as float64 [N], read in the order on the disk."""
+  numbers = sorted(set(numbers))
+  chosen = np.empty((len(numbers), len(values)))
+  for row in range(0, len(values), rows):
+    chosen[:, row : row + rows] = values[row : row + rows][:, numbers].T
+  return dict(zip(numbers, chosen))

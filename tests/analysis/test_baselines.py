@@ -1,0 +1,139 @@
+"""Untrained networks have findings at the stated rate; last-k predictions are the table's."""
+
+import functools
+
+import jax
+import made_up
+import numpy as np
+import planted
+import pytest
+import targets as targets_lib
+
+from charrnn.analysis import baselines, inference, matching, recording
+
+NAMES = ["in-quotes", "line-position", "near-line-end"]
+
+
+@pytest.fixture(scope="module")
+def text():
+  return made_up.prose(24_000)
+
+
+def test_exactly_the_planted_units_are_found(text, tmp_path):
+  symbols, ids = planted.ids(text)
+  net = planted.model(len(symbols))
+  recorded = recording.record(net, planted.params(net, symbols), ids, tmp_path / "r")
+  targets, design = planted.prepare(text, NAMES)
+  compared = baselines.compare_untrained(
+    net, ids, recorded.values, targets, design, tmp_path / "s", count=19
+  )
+  units = [column.unit for column in recorded.columns]
+  found = matching.match(
+    recorded.values, recorded.columns, targets, design, bars=compared.to_beat, units=units
+  )
+  best = {each.hypothesis: each for each in found.findings}
+  for name, unit in (("in-quotes", planted.QUOTES), ("line-position", planted.COLUMN)):
+    assert best[name].name in (f"0:c{unit}", f"0:h{unit}")
+    assert best[name].significant
+    assert best[name].confirmation.score > 0.99
+    assert best[name].confirmation.score > best[name].untrained
+    assert compared.family_p[name] == pytest.approx(1 / 20)
+  # The line position says where the end of the line is: the same unit, and no other.
+  assert units[best["near-line-end"].column] == planted.COLUMN
+  assert found.interpretable.count == 2
+
+
+@functools.cache
+def _untrained(text, count, folder):
+  """Return the strengths [count, hypotheses] of untrained networks, seed by seed."""
+  symbols, ids = planted.ids(text)
+  net = planted.model(len(symbols), hidden=6)
+  init, columns = jax.jit(net.init), recording.columns(net)
+  targets, design = planted.prepare(text, NAMES, min_characters=500)
+  found = []
+  for seed in range(count):
+    values = recording.record(net, init(jax.random.key(seed)), ids, folder / "r").values
+    found.append(matching.strengths(values, columns, targets, design))
+  assert all(list(each) == NAMES for each in found)
+  return np.array([list(each.values()) for each in found])
+
+
+def test_untrained_networks_have_findings_at_the_stated_rate_over_20_seeds(tmp_path):
+  strengths = _untrained(made_up.prose(9_000, seed=1), 80, tmp_path)
+  rng = np.random.default_rng(0)
+  significant = 0
+  for seed in range(20):
+    others = 20 + rng.choice(60, 19, replace=False)
+    judged = inference.significance(strengths[seed], strengths[others], 0.05)
+    significant += bool((judged.family_p <= 0.05).any())
+  # One of 20 is what 5% promises; four or more come in 1.6% of such experiments.
+  assert significant <= 3
+
+
+def test_shifts_alone_call_an_untrained_network_significant(text, tmp_path):
+  """The reason for this baseline: an untrained network reads the text all the same."""
+  symbols, ids = planted.ids(text)
+  net = planted.model(len(symbols))
+  recorded = recording.record(net, jax.jit(net.init)(jax.random.key(5)), ids, tmp_path / "r")
+  found = matching.match(recorded.values, recorded.columns, *planted.prepare(text, NAMES))
+  assert any(each.significant for each in found.findings)
+
+
+def test_strengths_are_the_largest_effects_of_a_match(text):
+  values = np.random.default_rng(0).standard_normal((len(text), 5)).astype(np.float32)
+  targets, design = planted.prepare(text, NAMES, shifts=0)
+  result = matching.match(values, "abcde", targets, design)
+  expected = dict(zip(result.hypotheses, np.abs(result.effects).max(axis=0)))
+  assert matching.strengths(values, "abcde", targets, design) == pytest.approx(expected, rel=1e-5)
+
+
+N = 8000
+DOCUMENTS = [(0, N // 2), (N // 2, N)]
+IDS = np.random.default_rng(0).integers(0, 4, N)
+TWO_BACK = np.append([0, 0], IDS[:-2])
+
+
+def _last_k(values, k, kind="binary", lag=0, mask=None):
+  (target,) = targets_lib.make({"label": (kind, targets_lib.label(values, mask))})
+  contexts = baselines.contexts(IDS, k, DOCUMENTS)
+  return baselines.last_k_scores(contexts, target, targets_lib.in_two(N), lag)
+
+
+def test_as_many_characters_as_the_label_needs():
+  scores = _last_k(TWO_BACK == 3, 4)
+  assert [score > 0.99 for score in scores] == [False, False, False, True, True]
+  assert scores[:3] == pytest.approx([0.5] * 3, abs=0.05)
+
+
+def test_graded_labels_and_lags():
+  # Ties of the label alone leave sqrt(1 - 1 / 16) = 0.968 at best.
+  assert _last_k(TWO_BACK, 3, "graded")[3] > 0.96
+  # The label of the next character is known one character sooner.
+  assert _last_k(TWO_BACK, 2, "graded", lag=-1)[2] > 0.96
+  assert _last_k(TWO_BACK, 3, "graded", lag=1)[3] < 0.1
+
+
+def test_back_off_by_hand():
+  ids, aims = np.array([0, 1, 0, 1, 1, 0, 1]), np.array([0, 1, 0, 1, 0])
+  context = baselines.contexts(ids, 1, [(0, 7)])[1]
+  predicted = baselines.back_off(context, np.full(7, 0.4), np.arange(5), aims)
+  # The mean is 0.4; after 0: (0 + 0.4) / (2 + 1), after 1: (2 + 0.4) / (3 + 1).
+  np.testing.assert_allclose(predicted, np.array([0.4 / 3, 0.6])[ids])
+
+
+def test_long_contexts_back_off_to_short_ones():
+  assert _last_k(IDS == 3, 12)[12] > 0.99
+
+
+def test_contexts_do_not_look_into_the_document_before():
+  contexts = baselines.contexts(np.zeros(10, int), 2, [(0, 5), (5, 10)])
+  np.testing.assert_array_equal(contexts[2][:5], contexts[2][5:])
+  assert len(set(contexts[2][:5])) == 2  # the first character, and the rest
+
+
+def test_masked_characters_count_for_nothing():
+  rng = np.random.default_rng(1)
+  mask = rng.random(N) < 0.5
+  values = np.where(mask, IDS == 3, rng.random(N) < 0.5)
+  assert _last_k(values, 1, mask=mask)[1] == pytest.approx(1)
+  assert np.isnan(_last_k(values, 1, mask=mask & False)).all()

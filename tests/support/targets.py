@@ -1,0 +1,33 @@
+"""Targets of labels that tests make."""
+
+import numpy as np
+
+from charrnn.analysis import effects, inference, labels
+
+
+def label(values, mask=None):
+  values = np.asarray(values, np.float32)
+  return labels.Label(values, np.ones(len(values), bool) if mask is None else mask)
+
+
+def make(labelled, confounds=None, predictions=(), of_next=()):
+  """Return targets of {name: (kind, label)}."""
+  hypotheses = [
+    labels.Hypothesis(
+      name,
+      kind,
+      "any",
+      "",
+      labels.everywhere,
+      predicts=name in predictions,
+      of_next=name in of_next,
+      confounds=tuple((confounds or {}).get(name, ())),
+    )
+    for name, (kind, _) in labelled.items()
+  ]
+  return effects.make_targets(hypotheses, {name: label for name, (_, label) in labelled.items()})
+
+
+def in_two(n):
+  """Return the two halves of n characters, one after the other."""
+  return inference.Halves(((0, n // 2),), ((n // 2, n),), "blocks")
