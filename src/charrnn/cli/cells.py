@@ -7,9 +7,10 @@ import pathlib
 import tempfile
 
 from charrnn import console, errors, files, runtime
-from charrnn.analysis import hypotheses
+from charrnn.analysis import ablation, explorer, hypotheses, pictures, recording, study
 from charrnn.cli import arguments
 from charrnn.evaluation import texts
+from charrnn.runs import run as run_lib
 
 HELP = """\
 find the units that track structure, and explore the network in a page
@@ -19,7 +20,6 @@ of a text and scored again on the other. A finding is significant if it beats th
 labels and of untrained networks. Its unit is then clamped: the loss and the samples change.
 Writes cells.json, explorer.html and pictures."""
 CHARACTERS = 200_000
-MIN_CHARACTERS = 5000  # enough for two halves
 RECORDING = "recording.f32"
 HEADER = (
   *("hypothesis", "column", "lag", "discovery", "confirm", "shifted", "untrained", "last 6"),
@@ -75,7 +75,7 @@ def add_arguments(parser):
   )
   add(
     "--ablation",
-    choices=("zero", "mean", "hold"),
+    choices=ablation.ABLATIONS,
     default="zero",
     help="clamp units to 0, to their mean, or to their last value (default: zero)",
   )
@@ -88,9 +88,6 @@ def run(args):
   extra = hypotheses.parse_regexes(args.regex)
   _check(args)
   runtime.start()
-  from charrnn.analysis import explorer, pictures, recording, study
-  from charrnn.runs import run as run_lib
-
   loaded = run_lib.Run.open(args.run, args.step)
   if not loaded.model.units:
     raise errors.UserError(f"{args.run} is an {loaded.config.model.cell}: it has no units to study")
@@ -129,7 +126,7 @@ def run(args):
 def _check(args):
   if args.seed >= 2**32:
     raise errors.UserError(f"--seed={args.seed}: must be from 0 to 2^32 - 1")
-  minima = {"characters": MIN_CHARACTERS, "untrained": 0, "shifts": 19, "seed": 0}
+  minima = {"characters": recording.MIN_CHARACTERS, "untrained": 0, "shifts": 19, "seed": 0}
   for name, minimum in minima.items():
     if getattr(args, name) < minimum:
       raise errors.UserError(f"--{name}={getattr(args, name)}: must be at least {minimum}")
