@@ -178,7 +178,7 @@ FIELDS = (
     resume=Resume.FREE,
   ),
   Field(
-    "optimizer.name", "adam", "The update rule.", choices=("charrnn.training.optimizer:FIELDS",)
+    "optimizer.name", "adam", "The update rule.", choices=("charrnn.training.optimizer:OPTIMIZERS",)
   ),
   Field("optimizer.learning_rate", None, "The largest one.", value_type=float, bounds=(ABOVE_0,)),
   Field("optimizer.b1", 0.9, "adam: decay of the mean of gradients.", bounds=FRACTION),
@@ -193,7 +193,7 @@ FIELDS = (
     "schedule.name",
     "cosine",
     "The learning rate as a function of the step.",
-    choices=("charrnn.training.optimizer:SCHEDULE_FIELDS",),
+    choices=("charrnn.training.optimizer:SCHEDULES",),
   ),
   Field("schedule.warmup_steps", 50, "Steps in which the learning rate rises from 0."),
   Field("schedule.final_fraction", 0.01, "cosine: share of the learning rate at the end."),

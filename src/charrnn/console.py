@@ -114,8 +114,8 @@ def table(header: Sequence[str], rows: Iterable[Sequence[str]], names: int = 1) 
 class Progress:
   """A bar for the phase at hand on a terminal; plain lines in a log.
 
-  A context manager. In a log, a phase gets a line when it is done, and with `every` also a line of
-  its note about every so many seconds.
+  A context manager. In a log, a phase gets a line when it is done. With `every`, a phase is one of
+  counted steps: the count is shown, in a log about every so many seconds and at the last step.
   """
 
   def __init__(self, every: float = math.inf):
@@ -137,7 +137,7 @@ class Progress:
     if is_live():
       self._bar = rich.progress.Progress(
         rich.progress.TextColumn("{task.description}"),
-        rich.progress.BarColumn(24),
+        rich.progress.BarColumn(None, table_column=rich.table.Column(max_width=24)),
         rich.progress.TaskProgressColumn(),
         rich.progress.TextColumn("{task.fields[note]}"),
         rich.progress.TextColumn("{task.fields[left]}"),
@@ -157,13 +157,16 @@ class Progress:
     now, self._note = time.monotonic(), note
     if left is None:
       left = (now - self._start) * (total - done) / done if done else math.nan
+    is_counted = math.isfinite(self._every)
+    name = f"{self._phase} {done:,.0f}/{total:,.0f}" if is_counted else self._phase
+    shown = f"{duration(left)} left" if math.isfinite(left) else ""
     if self._bar and (now - self._last >= REDRAW or done >= total):
-      shown = f"{duration(left)} left" if math.isfinite(left) else ""
-      self._bar.update(self._task, completed=done, total=total, note=note, left=shown)
+      self._bar.update(
+        self._task, description=name, completed=done, total=total, note=note, left=shown
+      )
       self._bar.refresh()
-    elif not self._bar and (now - self._last >= self._every):
-      shown = f"  {duration(left)} left" if math.isfinite(left) else ""
-      say(f"{self._phase} {done:,.0f}/{total:,.0f}  {note}{shown}")
+    elif not self._bar and (now - self._last >= self._every or (is_counted and done >= total)):
+      say("  ".join(filter(None, [name, note, shown])))
     else:
       return
     self._last = now

@@ -16,13 +16,13 @@ from charrnn.training import steps
 @pytest.fixture(scope="module")
 def case():
   net = tiny.model()
-  return net, net.init(jax.random.key(0)), tiny.ids(3000), steps.make_eval_step(net)
+  return net, net.init(jax.random.key(0)), tiny.ids(3000), steps.LossStep(net)
 
 
 def scored(case, segments, **settings):
-  net, params, ids, eval_step = case
+  _, params, ids, loss_step = case
   settings = {"readers": 1, "window": 16, "burn_in": 0} | settings
-  return evaluate.evaluate(eval_step, net, params, ids, segments, **settings)
+  return evaluate.evaluate(loss_step, params, ids, segments, **settings)
 
 
 def nats(case, start, stop):

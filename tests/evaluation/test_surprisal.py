@@ -45,7 +45,7 @@ def test_its_mean_is_the_loss_of_as_many_readers(case):
   segments, begins = [(200, 700), (900, 1400)], [0, 450, 1000]
   for readers in (1, 9):
     settings = {"readers": readers, "window": 16, "burn_in": 32, "begins": begins}
-    loss = evaluate.evaluate(steps.make_eval_step(case[0]), *case, segments, **settings)
+    loss = evaluate.evaluate(steps.LossStep(case[0]), *case[1:], segments, **settings)
     found = read(case, segments, **settings)
     assert found.mean == pytest.approx(loss, abs=1e-6)
     assert found.places[~found.scored].tolist() == [450, 1000]

@@ -66,8 +66,7 @@ def test_the_carry_is_all_that_a_text_leaves_behind(counted, ids, order):
 def test_evaluation_as_of_any_model_is_the_loss_by_counts(counted, ids):
   model = ngram.Model(VOCAB + 1, 5)
   got = evaluate.evaluate(
-    steps.make_eval_step(model),
-    model,
+    steps.LossStep(model),
     counted.params(),
     ids,
     [(5000, 6000)],

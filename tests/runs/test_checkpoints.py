@@ -12,14 +12,13 @@ from flax import serialization
 
 from charrnn import errors
 from charrnn.runs import checkpoints
-from charrnn.training import optimizer
-from charrnn.training import state as state_lib
+from charrnn.training import optimizer, steps
 
 
 def some_state(step):
   net = tiny.model()
   rule = optimizer.make(tiny.config().optimizer, lambda step: 0.1)
-  state = jax.device_get(state_lib.create(net, rule, batch=4, seed=step))
+  state = jax.device_get(steps.create_state(net, rule, batch=4, seed=step))
   return state._replace(step=np.int32(step))
 
 

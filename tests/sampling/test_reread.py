@@ -95,8 +95,7 @@ def test_the_loss_is_that_of_evaluation(lstm):
   read = np.concatenate([PROMPT, ids_BxN[0]])
   segments = [(len(PROMPT), len(read))]
   loss = evaluate.evaluate(
-    steps.make_eval_step(model),
-    model,
+    steps.LossStep(model),
     params,
     read,
     segments,

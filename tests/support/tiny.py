@@ -4,9 +4,9 @@ import numpy as np
 
 from charrnn import config as config_lib
 from charrnn.data import batches, splits
+from charrnn.evaluation import evaluate
 from charrnn.models import rnn
 from charrnn.training import loop, optimizer, steps
-from charrnn.training import state as state_lib
 
 V = 7
 
@@ -42,48 +42,56 @@ def windows(c, length=1000):
   )
 
 
-def trainer(workdir, c, said=None, samples=None, **fields):
-  """A Trainer whose last 200 characters are for validation."""
+def trainer(workdir, c, said=None, samples=None, losses=None, **fields):
+  """Return a Trainer whose last 200 characters are for validation.
+
+  Its status lines go to `said`, and the parameters that it would sample with to `samples`.
+  `losses`: validation losses instead of those of the model; None yields no metric.
+  """
   workdir.mkdir(exist_ok=True)
   said = [] if said is None else said
   samples = {} if samples is None else samples
-  w = windows(c)
+  w, net = windows(c), model(**fields)
   n = len(w.ids)
-  return loop.Trainer(
-    c,
-    workdir,
-    model(**fields),
-    w,
-    [splits.Span(n - 200, n)],
-    said.append,
-    lambda params, step: samples.__setitem__(step, params),
-  )
+  settings = {"readers": c.eval_streams, "window": c.window, "burn_in": c.eval_burn_in}
+  loss_step = steps.LossStep(net)
+
+  def evaluator(params, step):
+    if losses is None:
+      segments = [splits.Span(n - 200, n)]
+      yield "valid/loss", evaluate.evaluate(loss_step, params, w.ids, segments, **settings)
+    elif (loss := losses.pop(0)) is not None:
+      yield "valid/loss", loss
+
+  def writer(params, step):
+    samples[step] = params
+
+  return loop.Trainer(c, workdir, net, w, evaluators=[evaluator], writers=[writer], say=said.append)
 
 
 class Steps:
   """Train steps on a number of devices, from the state that a seed gives."""
 
   def __init__(self, net, c, *, devices=1):
-    self.layout, self.c, self.windows = steps.Devices(devices, devices, 0), c, windows(c)
+    self.c, self.windows = c, windows(c)
     schedule = optimizer.schedule(c.schedule, c.optimizer.learning_rate, 20.0, 100)
     self.optimizer = optimizer.make(c.optimizer, schedule)
-    self.initial = state_lib.create(net, self.optimizer, c.batch_size, c.seed)
-    self.step = steps.make_train_step(
+    self.initial = steps.create_state(net, self.optimizer, c.batch_size, c.seed)
+    self.step = steps.TrainStep(
       net,
       self.optimizer,
       batch=c.batch_size,
+      seed=c.seed,
       accumulate=c.accumulate,
       remat=c.remat,
-      seed=c.seed,
-      layout=self.layout,
+      devices=steps.Devices(devices, devices, 0),
     )
 
   def run(self, state, count):
-    """`count` steps on -> the state as it is kept, and the losses."""
+    """Return the state after `count` steps, as it is stored, and their losses."""
     first, losses = int(state.step), []
-    state = steps.place(state, self.layout, self.c.batch_size)
+    state = self.step.put(state)
     for step in range(first, first + count):
-      batch = steps.shard(self.windows.window_at(step), self.layout, 1)
-      state, out = self.step(state, *batch)
+      state, out = self.step(state, *self.windows.window_at(step))
       losses.append(float(out["loss"]))
-    return steps.fetch(state), losses
+    return self.step.get(state), losses

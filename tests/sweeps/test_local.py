@@ -126,9 +126,9 @@ def test_a_launcher_killed_has_its_trials_save(tmp_path):
   saves = """
 import time
 from charrnn.training import loop
-stop = loop.Stop()
+stop = loop.StopRequest().__enter__()
 print("begun", flush=True)
-while not stop.wished:
+while not stop.is_requested():
   time.sleep(0.01)
 time.sleep(0.3)
 print("saved", flush=True)

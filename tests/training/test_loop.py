@@ -13,8 +13,7 @@ import tiny
 
 from charrnn import errors
 from charrnn.runs import checkpoints, metrics
-from charrnn.training import loop
-from charrnn.training import state as state_lib
+from charrnn.training import loop, steps
 
 
 def digests(workdir, step):
@@ -57,7 +56,7 @@ def test_a_run_logs_evaluates_and_keeps(whole):
 def test_stopped_by_a_signal_it_goes_on_as_if_it_had_not_been(whole, tmp_path, stopped_after):
   c = tiny.config(checkpoint_every=2)
   trainer = tiny.trainer(tmp_path, c, dropout=0.3)
-  step_of, count = trainer.train_step, 0
+  step_of, count = trainer.train_step._step, 0
 
   def then_a_signal(*arguments):
     nonlocal count
@@ -66,7 +65,7 @@ def test_stopped_by_a_signal_it_goes_on_as_if_it_had_not_been(whole, tmp_path, s
       os.kill(os.getpid(), signal.SIGTERM)
     return step_of(*arguments)
 
-  trainer.train_step = then_a_signal
+  trainer.train_step._step = then_a_signal
   _, interrupted = trainer.train(trainer.restore())
   assert interrupted
   assert checkpoints.steps(tmp_path / "checkpoints")[-1] == stopped_after
@@ -115,7 +114,7 @@ def test_a_finished_run_can_be_made_longer(whole, tmp_path):
 
 def test_a_fresh_state_is_to_the_bit_what_its_operations_give_one_by_one(tmp_path):
   trainer = tiny.trainer(tmp_path, tiny.config(seed=2**32 - 1), embed=5)
-  one_by_one = state_lib.create(trainer.model, trainer.optimizer, 8, 2**32 - 1)
+  one_by_one = steps.create_state(trainer.model, trainer.optimizer, 8, 2**32 - 1)
   jax.tree.map(np.testing.assert_array_equal, trainer.restore(), one_by_one)
   assert trainer.shapes() == jax.eval_shape(lambda: one_by_one.params)
 
@@ -123,8 +122,8 @@ def test_a_fresh_state_is_to_the_bit_what_its_operations_give_one_by_one(tmp_pat
 def test_says_once_that_the_first_step_is_done(whole, tmp_path):
   """Also when it goes on, and not when there is nothing to do."""
   workdir, said = shutil.copytree(whole, tmp_path / "run"), []
-  for steps, times in ((12, 0), (14, 1), (14, 1)):
-    trainer = tiny.trainer(workdir, tiny.config(max_steps=steps), dropout=0.3)
+  for max_steps, times in ((12, 0), (14, 1), (14, 1)):
+    trainer = tiny.trainer(workdir, tiny.config(max_steps=max_steps), dropout=0.3)
     trainer.train(trainer.restore(), lambda: said.append("done"))
     assert len(said) == times
 
@@ -146,17 +145,24 @@ def with_losses(workdir, losses, **overrides):
     out = {"loss": jnp.float32(next(reported)), "grad_norm": jnp.float32(1.0)}
     return state._replace(step=state.step + 1), out
 
-  trainer.train_step = step
+  trainer.train_step._step = step
   return trainer
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
 def test_many_updates_in_a_row_that_are_not_finite_end_it(tmp_path, bad):
-  few = [2.0, *[bad] * (loop.NONFINITE - 1), 2.0, *[bad] * (loop.NONFINITE - 1)]
+  few = [2.0, *[bad] * (loop.MAX_NONFINITE - 1), 2.0, *[bad] * (loop.MAX_NONFINITE - 1)]
   trainer = with_losses(tmp_path, [*few, 2.0], max_steps=len(few) + 1, eval_every=100)
   trainer.train(trainer.restore())
   trainer = with_losses(tmp_path / "b", [2.0, *[bad] * 50], max_steps=40, eval_every=100)
   with pytest.raises(errors.UserError, match=r"step 11: 10 updates in a row .*learning_rate"):
+    trainer.train(trainer.restore())
+
+
+def test_the_first_mean_is_compared_with_the_first_loss(tmp_path):
+  trainer = with_losses(tmp_path, [2.0, 9.0, 9.0, 9.0], max_steps=4)
+  trainer.config.log_every = 4
+  with pytest.raises(errors.UserError, match=r"step 4: the loss 7\.250 is far above the first, 2"):
     trainer.train(trainer.restore())
 
 
@@ -166,31 +172,29 @@ def test_a_loss_far_above_the_first_ends_it(tmp_path):
     trainer.train(trainer.restore())
 
 
-def with_validation(workdir, losses, monkeypatch, **overrides):
-  said, reported = [], iter(losses)
+def with_validation(workdir, losses, **overrides):
+  said = []
   c = tiny.config(eval_every=2, **overrides)
-  trainer = tiny.trainer(workdir, c, said)
-  monkeypatch.setattr(loop.evaluate, "evaluate", lambda *a, **k: next(reported))
-  return trainer, said
+  return tiny.trainer(workdir, c, said, losses=list(losses)), said
 
 
-def test_patience_ends_it_early_and_for_good(tmp_path, monkeypatch):
+def test_patience_ends_it_early_and_for_good(tmp_path):
   losses = [2.0, 1.0, 1.5, 1.0, 0.5, 0.4]
-  trainer, said = with_validation(tmp_path, losses, monkeypatch, patience=2)
+  trainer, said = with_validation(tmp_path, losses, patience=2)
   state, interrupted = trainer.train(trainer.restore())
   assert state.step == 8 and not interrupted
   assert said[-1] == "stops early: no better loss for 2 evaluations"
   assert checkpoints.best_step(tmp_path / "checkpoints") == 4
-  again, _ = with_validation(tmp_path, [], monkeypatch, patience=2)
+  again, _ = with_validation(tmp_path, [], patience=2)
   state, _ = again.train(again.restore())
   assert state.step == 8
-  longer, _ = with_validation(tmp_path, [0.5, 0.4], monkeypatch, patience=3)
+  longer, _ = with_validation(tmp_path, [0.5, 0.4], patience=3)
   state, _ = longer.train(longer.restore())
   assert state.step == 12
 
 
-def test_without_validation_text_it_trains_all_the_same(tmp_path, monkeypatch):
-  trainer, _ = with_validation(tmp_path, [math.nan] * 6, monkeypatch)
+def test_without_validation_text_it_trains_all_the_same(tmp_path):
+  trainer, _ = with_validation(tmp_path, [None] * 6)
   state, _ = trainer.train(trainer.restore())
   assert state.step == 12 and trainer.memory.best_loss is None
   assert checkpoints.best_step(tmp_path / "checkpoints") == 12
@@ -225,22 +229,32 @@ class Step:
 
 def test_idle_is_the_time_that_the_loop_took_while_the_devices_had_nothing_to_do(monkeypatch):
   seconds = 0.0
-  monkeypatch.setattr(metrics.time, "monotonic", lambda: seconds)
-  progress = metrics.Progress(10, 0, 100, 5.0)
-  assert math.isnan(progress.take_idle())
+  monkeypatch.setattr(loop.time, "monotonic", lambda: seconds)
+  pace = loop.Pace()
+  assert math.isnan(pace.take_idle()) and math.isnan(pace.seconds)
   # The first step, and the second that is late because that one compiled.
   previous = None
   for step, done, host in ((1, False, 9.0), (2, True, 0.5), (3, False, 0.5), (4, True, 1.0)):
     seconds += host
-    progress.hands_over(previous)
+    pace.dispatch(previous)
     seconds += 2.0 - host if step > 1 else 0.0  # it waits
     if previous:
-      progress.update(step - 1, 1.0)
+      pace.finish()
     previous = Step(done)
-  assert progress.take_idle() == pytest.approx(0.5 / 4)
-  progress.resume()
+  assert pace.take_idle() == pytest.approx(0.5 / 4)
+  pace.resume()
   seconds += 1.0
-  progress.hands_over(previous)
+  pace.dispatch(previous)
   seconds += 3.0
-  progress.update(4, 1.0)
-  assert progress.take_idle() == pytest.approx(1.0 / 4)
+  pace.finish()
+  assert pace.take_idle() == pytest.approx(1.0 / 4)
+
+
+def test_neither_the_first_step_nor_a_pause_changes_the_seconds_per_step(monkeypatch):
+  seconds = 0.0
+  monkeypatch.setattr(loop.time, "monotonic", lambda: seconds)
+  pace = loop.Pace()
+  for duration in (9.0, 0.5, 0.5, 600.0, 0.001, 0.5, 0.5):
+    seconds += duration
+    pace.finish()
+  assert pace.seconds == pytest.approx(0.5)

@@ -159,9 +159,9 @@ def test_with_remat_memory_hardly_grows_with_the_window():
   def temporary(window, remat):
     c = tiny.config(remat=remat)
     ours = tiny.Steps(net, c)
-    state = steps.place(ours.initial, ours.layout, c.batch_size)
-    ids = np.zeros((1, window, c.batch_size), np.int32)
-    return ours.step.lower(state, ids, ids).compile().memory_analysis().temp_size_in_bytes
+    ids = np.zeros((window, c.batch_size), np.int32)
+    compiled = ours.step.compile(ours.step.put(ours.initial), ids, ids)
+    return compiled.memory_analysis().temp_size_in_bytes
 
   boundaries = (512 // 16 - 64 // 16) * 8 * 64 * 4 * 4  # of h and c in two layers
   assert temporary(512, 0) > 6 * temporary(64, 0)

@@ -12,36 +12,35 @@ def charrnn_train(work):
 
 
 def train_step(work):
-  """-> the step, the state before it, and batches to go round in."""
+  """Return the step, the state before it, and the windows to repeat."""
   import optax
 
-  from charrnn.training import state as state_lib
   from charrnn.training import steps
 
-  model, layout = _model(work), steps.devices()
+  model, devices = _model(work), steps.all_devices()
   if work.devices:
-    layout = layout._replace(local=work.devices, total=work.devices)
+    devices = devices._replace(local=work.devices, total=work.devices)
   elif steps.device().platform != "cpu":
-    layout = layout._replace(local=1, total=1)
+    devices = devices._replace(local=1, total=1)
   optimizer = optax.chain(
     optax.clip_by_global_norm(windows.CLIP), optax.adam(windows.LEARNING_RATE)
   )
-  step = steps.make_train_step(
-    model, optimizer, batch=work.batch, accumulate=1, remat=work.remat, seed=0, layout=layout
+  step = steps.TrainStep(
+    model, optimizer, batch=work.batch, seed=0, remat=work.remat, devices=devices
   )
-  state = steps.place(state_lib.create(model, optimizer, work.batch, 0), layout, work.batch)
-  return step, state, [steps.shard(window, layout, 1) for window in windows.random(work)]
+  state = step.put(steps.create_state(model, optimizer, work.batch, 0))
+  return step, state, windows.random(work)
 
 
-def train_loop(step, state, shards):
-  """-> a function that takes the step `count` times."""
+def train_loop(step, state, batches):
+  """Return a function that takes the step `count` times."""
   import jax
 
   def run(count):
     nonlocal state
     before = None
     for n in range(count):
-      state, out = step(state, *shards[n % len(shards)])
+      state, out = step(state, *batches[n % len(batches)])
       jax.block_until_ready(before)  # as the training loop does: a step is under way, not ten
       before = out
     jax.block_until_ready(state)

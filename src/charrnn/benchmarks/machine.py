@@ -75,7 +75,7 @@ def _devices():
   return {
     "platform": device.platform,
     "device": device.device_kind,
-    "devices": steps.devices().total,  # a CPU is one until it is told to pose as more
+    "devices": steps.all_devices().total,  # a CPU is one until it is told to pose as more
   }
 
 

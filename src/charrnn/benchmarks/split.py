@@ -30,10 +30,10 @@ def measure(task):
   """
   jax = runtime.start()
   runtime.set_cpu_devices(task.devices, task.batch, 1, task.hidden)
-  step, state, shards = contestants.train_step(task)
-  program = step.lower(state, *shards[0]).compile()
-  parts = _parts(program.as_text())
-  run = contestants.train_loop(program, state, shards)
+  step, state, batches = contestants.train_step(task)
+  program = step.compile(state, *batches[0])
+  parts, devices = _parts(program.as_text()), step.devices.total
+  run = contestants.train_loop(step, state, batches)
   run(2)
   start = time.perf_counter()
   run(STEPS)
@@ -45,7 +45,7 @@ def measure(task):
     (path,) = glob.glob(f"{folder}/**/*.xplane.pb", recursive=True)
     for event in _events(jax.profiler.ProfileData.from_file(path)):
       if event.name in parts:
-        spent[parts[event.name]] += event.duration_ns / 1e9 / STEPS / len(shards[0][0])
+        spent[parts[event.name]] += event.duration_ns / 1e9 / STEPS / devices
   names = [*(name for name, _ in PARTS), REST]
   found = {"parts": {name: spent[name] for name in names}, "seconds": seconds}
   # Products that XLA hands to other threads in float32 leave only their start in the record.

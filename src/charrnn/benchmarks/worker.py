@@ -58,7 +58,7 @@ def _jax(name, kind, task):
   device = steps.device()
   on_cpu = device.platform == "cpu"
   about = {"version": _version(name), "platform": device.platform, "device": device.device_kind}
-  about["devices"] = steps.devices().total if on_cpu else getattr(task, "devices", 0) or 1
+  about["devices"] = steps.all_devices().total if on_cpu else getattr(task, "devices", 0) or 1
   return about, lambda: (device.memory_stats() or {}).get("peak_bytes_in_use")
 
 

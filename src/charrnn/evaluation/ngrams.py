@@ -31,13 +31,14 @@ def count(corpus, training, scored, order: int, progress) -> list[dict]:
 
 def score(run, corpus, scored) -> dict:
   """What a run is, and its loss on segments of a corpus, as `charrnn eval` computes it."""
+  import jax
+
   from charrnn.evaluation import evaluate
-  from charrnn.training import state, steps
+  from charrnn.training import steps
 
   m, config = run.config.model, run.config
   nats = evaluate.evaluate(
-    steps.make_eval_step(run.model),
-    run.model,
+    steps.LossStep(run.model),
     run.params,
     corpus.ids,
     scored,
@@ -45,7 +46,11 @@ def score(run, corpus, scored) -> dict:
     window=config.window,
     burn_in=config.eval_burn_in,
   )
-  size = {"layers": m.layers, "hidden": m.hidden, "parameters": state.count(run.params)}
+  size = {
+    "layers": m.layers,
+    "hidden": m.hidden,
+    "parameters": sum(a.size for a in jax.tree.leaves(run.params)),
+  }
   if m.cell == "ngram":
     size = dict.fromkeys(size) | {"n": run.model.order}
   return {"run": str(run.path), "step": run.step, "cell": m.cell, **size, **_loss(nats)}

@@ -13,11 +13,10 @@ def losses(run, text, readers: int) -> list[float]:
   from charrnn.evaluation import evaluate
   from charrnn.training import steps
 
-  eval_step = steps.make_eval_step(run.model)
+  loss_step = steps.LossStep(run.model)
   found = [
     evaluate.evaluate(
-      eval_step,
-      run.model,
+      loss_step,
       run.params,
       text.ids,
       part.segments,

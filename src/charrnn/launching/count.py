@@ -56,7 +56,7 @@ def _count(line, workdir, corpus, parts):
 
   found = checkpoints.read_newest(workdir / "checkpoints", loop.say)
   counted = None if found else _fit(line.config, workdir, corpus, parts)
-  provenance.record_launch(line, workdir, corpus, steps.devices().text)
+  provenance.record_launch(line, workdir, corpus, steps.all_devices().text)
   meta = found[1] if found else _keep(line.config, workdir, corpus, parts, counted)
   if parts.valid:
     metrics.plot(workdir, f"{line.experiment} {line.variant}".strip(), "order")
@@ -85,7 +85,7 @@ def _fit(config, workdir, corpus, parts):
 def _keep(config, workdir, corpus, parts, counted):
   """Writes the loss of every order, a sample, and the best order's checkpoint; returns its meta."""
   from charrnn.runs import checkpoints, metrics
-  from charrnn.training import loop, state
+  from charrnn.training import loop, steps
 
   # Without a validation part, as with networks, the last is the best.
   losses = counted.losses(corpus.ids, parts.valid) if parts.valid else np.array([])
@@ -100,6 +100,6 @@ def _keep(config, workdir, corpus, parts, counted):
   record.sample(config, workdir, model, corpus.tokenizer, params, best)
   meta = {"valid_loss": float(losses[best - 1]) if len(losses) else None}
   writer = checkpoints.Writer(workdir / "checkpoints", keep=1)
-  writer.save(best, state.TrainState(np.int32(best), params, (), ()), meta)
+  writer.save(best, steps.TrainState(np.int32(best), params, (), ()), meta)
   writer.close()
   return meta | {"step": best}

@@ -1,6 +1,7 @@
 """The training program: one run in one directory, from its experiment to its loss curve."""
 
 import contextlib
+import math
 
 from charrnn import config as config_lib
 from charrnn import console, errors, models, runtime
@@ -71,13 +72,13 @@ def run(line, workdir, distributed=False):
 def _train(line, workdir, corpus, parts, windows, chosen, watch):
   import jax
 
+  from charrnn.evaluation import evaluate
+  from charrnn.launching import transfer
   from charrnn.runs import metrics
-  from charrnn.training import loop, steps, transfer
+  from charrnn.training import loop, steps
 
   watch.mark("jax")
   config, writes = line.config, jax.process_index() == 0
-  layout = steps.devices()
-  steps.check_batch(config.batch_size, config.accumulate, layout)
   model = models.make(corpus.tokenizer.vocab_size, config.model)
 
   def init_params(fresh):
@@ -86,10 +87,29 @@ def _train(line, workdir, corpus, parts, windows, chosen, watch):
   def write_sample(params, step):
     record.sample(config, workdir, model, corpus.tokenizer, jax.device_get(params), step)
 
-  trainer = loop.Trainer(config, workdir, model, windows, parts.valid, loop.say, write_sample)
+  loss_step = steps.LossStep(model)
+
+  def evaluator(params, step):
+    nats = evaluate.evaluate(
+      loss_step,
+      params,
+      corpus.ids,
+      parts.valid,
+      readers=config.eval_streams,
+      window=config.window,
+      burn_in=config.eval_burn_in,
+    )
+    if not math.isnan(nats):
+      yield "valid/loss", nats
+
+  trainer = loop.Trainer(
+    config, workdir, model, windows, evaluators=[evaluator], writers=[write_sample]
+  )
   _announce(loop.say, chosen, config, workdir, corpus, parts, trainer)
   state = trainer.restore(init_params if config.init_from else None)
-  launched = provenance.record_launch(line, workdir, corpus, layout.text) if writes else None
+  launched = None
+  if writes:
+    launched = provenance.record_launch(line, workdir, corpus, trainer.train_step.devices.text)
   watch.mark("parameters")
 
   def started():
@@ -107,10 +127,10 @@ def _train(line, workdir, corpus, parts, windows, chosen, watch):
 
 
 def _announce(say, chosen, config, workdir, corpus, parts, trainer):
-  from charrnn.training import state
+  import jax
 
   sizes = [sum(stop - start for start, stop in part) for part in parts]
-  params = state.count(trainer.shapes())
+  params = sum(leaf.size for leaf in jax.tree.leaves(trainer.shapes()))
   m, o = config.model, config.optimizer
   inputs = f"embedding {m.embed}" if m.embed else "one-hot input"
   unit = "bytes" if config.text.tokenizer == "byte" else "characters"
@@ -126,7 +146,7 @@ def _announce(say, chosen, config, workdir, corpus, parts, trainer):
     "training": f"{o.name} {o.learning_rate:g} {config.schedule.name}, {config.batch_size} streams "
     f"x {config.window} characters, {trainer.steps:,} steps "
     f"({trainer.steps / trainer.windows.steps_per_epoch:.2f} epochs)",
-    "devices": trainer.layout.text,
+    "devices": trainer.train_step.devices.text,
     "run": str(workdir),
   }
   for name, value in rows.items():

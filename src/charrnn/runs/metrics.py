@@ -3,12 +3,10 @@
 import json
 import math
 import pathlib
-import sys
-import time
 from collections.abc import Mapping
 from typing import Any
 
-from charrnn import console, files, plotting
+from charrnn import files, plotting
 
 
 class MetricsLog:
@@ -87,73 +85,3 @@ def plot(workdir: pathlib.Path, title: str, xlabel: str = "step"):
     axes.grid(True)
     if train or valid:
       axes.legend()
-
-
-class Progress:
-  """One line that is redrawn on a terminal; in a log, a plain line now and then."""
-
-  def __init__(self, steps, first_step, chars_per_step, steps_per_epoch, every=10.0):
-    self.steps, self.first_step = steps, first_step
-    self.chars_per_step, self.steps_per_epoch = chars_per_step, steps_per_epoch
-    self._every = every
-    self._live = sys.stderr.isatty()
-    self._clock = self._last = time.monotonic()
-    self._counted = first_step
-    self._drawn = False
-    self.rate = math.nan  # characters a second, smoothed
-    self._stepping = self._dry = 0.0  # seconds of steps, and of them without work
-
-  def pause(self):
-    """Before other text or work: clears the line. `resume` starts the clock again."""
-    if self._drawn:
-      console.write("\r\x1b[K")
-      self._drawn = False
-
-  def resume(self):
-    self._clock = time.monotonic()
-
-  def hands_over(self, previous):
-    """Before the next step is handed over; `previous`: what the one before gives, if there is one.
-
-    If that is done by now, the devices had run dry, at some moment since the loop was last back
-    from waiting for them (`update`). All that time counts.
-    """
-    if previous is not None and previous["loss"].is_ready():
-      self._dry += time.monotonic() - self._clock
-
-  def take_idle(self):
-    """The share of time since it was last asked in which the devices stood idle, at most.
-
-    Of the time of steps alone: evaluations, and the first step, which compiles, do not count.
-    """
-    idle = self._dry / self._stepping if self._stepping else math.nan
-    self._stepping = self._dry = 0.0
-    return idle
-
-  def update(self, step, loss):
-    """After waiting for a step: its numbers are here."""
-    now = time.monotonic()
-    done, self._counted = step - self._counted, step
-    if self._counted == self.first_step + 1:
-      self._dry = 0.0
-    elif now > self._clock:
-      rate = done * self.chars_per_step / (now - self._clock)
-      self.rate = rate if math.isnan(self.rate) else 0.9 * self.rate + 0.1 * rate
-      self._stepping += now - self._clock
-    self._clock = now
-    if self._live and now - self._last > 0.1:
-      console.write(f"\r\x1b[K{self._line(step, loss)[: console.size().width]}")
-      self._drawn = True
-    elif not self._live and (now - self._last > self._every or step == self.steps):
-      console.say(self._line(step, loss))
-    else:
-      return
-    self._last = now
-
-  def _line(self, step, loss):
-    left = (self.steps - step) * self.chars_per_step / self.rate if self.rate > 0 else math.nan
-    left = console.duration(left) if math.isfinite(left) else "?"
-    return (
-      f"step {step}/{self.steps}  epoch {step / self.steps_per_epoch:.2f}  "
-      f"loss {console.nats_and_bits(loss)}  {self.rate / 1000:.1f}k chars/s  {left} left"
-    )

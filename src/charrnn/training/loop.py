@@ -1,277 +1,358 @@
-"""The loop: text in, updates, and at intervals a look at how it goes and a checkpoint.
+"""The training loop: updates, log lines, evaluations and checkpoints.
 
-Everything that decides the numbers is in the config and in the checkpoint, so that a run that
-was killed goes on as if it had not been.
+Config and checkpoint decide all that is computed: a run that was killed resumes to the same result.
 """
 
+import collections
+import contextlib
 import dataclasses
 import functools
 import math
+import pathlib
 import signal
+import statistics
 import time
+from collections.abc import Callable, Iterable
+from typing import Any
 
 import jax
 import numpy as np
 from flax import serialization
+from jax.experimental import multihost_utils
 
 from charrnn import config as config_lib
 from charrnn import console, errors
-from charrnn.evaluation import evaluate
 from charrnn.runs import checkpoints, metrics
 from charrnn.training import optimizer, steps
-from charrnn.training import state as state_lib
 
-NONFINITE = 10  # updates in a row that are not finite before training is given up
+MAX_NONFINITE = 10  # updates in a row that are not finite before training is given up
+RANKING = "valid/loss"  # the metric by which checkpoints are ranked
+
+Evaluator = Callable[[Any, int], Iterable[tuple[str, float]]]  # (params, step) -> names and values
+
+
+def say(text: str):
+  """Write a status line, once however many processes there are."""
+  if jax.process_index() == 0:
+    console.say(text)
 
 
 @dataclasses.dataclass
 class Memory:
-  """What the loop itself has to remember over a restart; JSON in the checkpoint."""
+  """The state of the loop that a restart needs besides the TrainState; JSON in the checkpoint."""
 
-  first_loss: float | None = None  # the first that was logged
+  first_loss: float | None = None  # first logged mean
   best_loss: float | None = None
   best_step: int | None = None
   stale: int = 0  # evaluations since the best
   nonfinite: int = 0  # updates in a row that were not made
   pending: list = dataclasses.field(default_factory=list)  # losses since the last log line
-  seconds: float = 0.0  # of training, evaluation and saving so far
+  seconds: float = 0.0  # spent on training, evaluation and saving
 
 
-class Stop:
-  """Turns SIGTERM, SIGINT and SIGHUP into a wish to stop after the step.
+class StopRequest:
+  """Request a graceful stop after the current step on SIGTERM, SIGINT or SIGHUP.
 
-  A second SIGTERM or SIGINT ends at once. SIGHUP tells that a terminal or a launcher is gone, often
-  several times, and is not heard under nohup.
+  A second SIGTERM ends the process at once, a second SIGINT raises KeyboardInterrupt. SIGHUP is
+  sent when a terminal or a launcher is gone, often several times; it is ignored under nohup.
   """
 
   def __init__(self):
-    self.wished = False
-    for number in (signal.SIGTERM, signal.SIGINT):
-      signal.signal(number, self._wish)
-    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
-      signal.signal(signal.SIGHUP, self._wish)
+    self._is_requested = False
+    self._former = {}
 
-  def _wish(self, number, frame):
-    del frame
-    self.wished = True
+  def __enter__(self):
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+      if number != signal.SIGHUP or signal.getsignal(number) is not signal.SIG_IGN:
+        self._former[number] = signal.signal(number, self._request)
+    return self
+
+  def __exit__(self, *_):
+    for number, handler in self._former.items():
+      # A process that was asked to stop is not killed by a further signal while it finishes.
+      if number == signal.SIGINT or not self._is_requested:
+        signal.signal(number, handler)
+
+  def _request(self, number, _):
+    self._is_requested = True
     if number != signal.SIGHUP:
-      signal.signal(number, signal.SIG_DFL)
+      signal.signal(number, self._former[number])
 
-  def agreed(self):
-    """Whether any process wishes to; all must ask at the same step."""
+  def is_requested(self) -> bool:
+    """Whether any process has got a signal. All processes must ask at the same step."""
     if jax.process_count() == 1:
-      return self.wished
-    from jax.experimental import multihost_utils
+      return self._is_requested
+    return bool(multihost_utils.process_allgather(np.int32(self._is_requested)).any())
 
-    return bool(multihost_utils.process_allgather(np.int32(self.wished)).any())
+
+class Pace:
+  """The speed of the steps, and the share of their time in which the devices are idle."""
+
+  def __init__(self):
+    self._recent = collections.deque(maxlen=50)  # seconds of recent steps
+    self._clock = time.monotonic()
+    self._compiles = True  # the first step does, and does not count
+    self._stepping = self._idle = 0.0
+
+  def resume(self):
+    """Start the clock again after a pause."""
+    self._clock = time.monotonic()
+
+  def dispatch(self, previous: dict | None):
+    """Note that the next step is about to be dispatched; `previous`: the metrics of the one before.
+
+    If those are ready, the devices have been idle, at most since the loop stopped waiting for them.
+    """
+    if previous is not None and previous["loss"].is_ready():
+      self._idle += time.monotonic() - self._clock
+
+  def finish(self):
+    """Note that the metrics of a step have arrived."""
+    now = time.monotonic()
+    if self._compiles:
+      self._compiles, self._idle = False, 0.0
+    else:
+      self._recent.append(now - self._clock)
+      self._stepping += now - self._clock
+    self._clock = now
+
+  @property
+  def seconds(self) -> float:
+    """Return the seconds per step: the median of recent steps, which no interruption moves."""
+    return statistics.median(self._recent) if self._recent else math.nan
+
+  def take_idle(self) -> float:
+    """Return the share of the steps' time since the last call in which the devices were idle."""
+    idle = self._idle / self._stepping if self._stepping else math.nan
+    self._stepping = self._idle = 0.0
+    return idle
 
 
 class Trainer:
-  """One run in one directory: restores what is there, trains to the end, keeps what it needs."""
+  """The training of one run in one directory."""
 
-  def __init__(self, config, workdir, model, windows, valid, say, write_sample):
-    """`windows`: training windows. `valid`: segments of its ids. `write_sample(params, step)`."""
+  def __init__(
+    self,
+    config,
+    workdir: pathlib.Path,
+    model,
+    windows,
+    *,
+    evaluators: Iterable[Evaluator] = (),
+    writers: Iterable[Callable[[Any, int], None]] = (),
+    say: Callable[[str], None] = say,
+  ):
+    """`windows`: training windows.
+
+    At every evaluation all processes run the evaluators. Then the process that writes the logs
+    runs the writers. Both get (params, step). The checkpoint is written last.
+    """
     self.config, self.workdir, self.model, self.windows = config, workdir, model, windows
-    self.valid, self.say, self.write_sample = valid, say, write_sample
-    self.layout = steps.devices()
-    self.main = jax.process_index() == 0  # the process that writes logs
+    self.evaluators, self.writers, self.say = evaluators, writers, say
+    self.is_main = jax.process_index() == 0  # the process that writes logs
     self.steps = config_lib.total_steps(config, windows.steps_per_epoch)
-    schedule = optimizer.schedule(
+    self.learning_rate = optimizer.schedule(
       config.schedule, config.optimizer.learning_rate, windows.steps_per_epoch, self.steps
     )
-    self.learning_rate = schedule
-    self.optimizer = optimizer.make(config.optimizer, schedule)
-    self.train_step = steps.make_train_step(
+    self.optimizer = optimizer.make(config.optimizer, self.learning_rate)
+    self.train_step = steps.TrainStep(
       model,
       self.optimizer,
       batch=config.batch_size,
+      seed=config.seed,
       accumulate=config.accumulate,
       remat=config.remat,
-      seed=config.seed,
-      layout=self.layout,
     )
-    self.eval_step = steps.make_eval_step(model)
-    # As one program: one by one its operations take seconds to compile. The seed is handed in, so
-    # that it is the same program for all.
-    create = functools.partial(state_lib.create, model, self.optimizer, config.batch_size)
+    # Compiled as a whole: one by one its operations take seconds to compile. The seed is an
+    # argument, so that all seeds share one program.
+    create = functools.partial(steps.create_state, model, self.optimizer, config.batch_size)
     self._create = functools.partial(jax.jit(create), np.uint32(config.seed))
     self.memory = Memory()
 
   def shapes(self):
-    """The parameters' shapes, without making them."""
+    """Return the shapes of the parameters, without computing them."""
     return jax.eval_shape(self._create).params
 
-  def restore(self, init_params=None):
-    """The newest whole checkpoint, else a fresh state (with `init_params(params)`, if given)."""
+  def restore(self, init_params: Callable[[Any], Any] | None = None) -> steps.TrainState:
+    """Return the newest whole checkpoint, else a fresh state.
+
+    `init_params` maps the parameters of a fresh state to those to start from.
+    """
     folder = self.workdir / "checkpoints"
-    found = checkpoints.read_newest(folder, say=self.say)
-    if found:
-      arrays, meta = found
+    newest = checkpoints.read_newest(folder, say=self.say)
+    if newest:
+      arrays, meta = newest
       state = serialization.from_state_dict(jax.eval_shape(self._create), arrays)
       self.memory = Memory(**meta["memory"])
-      done = meta["step"] >= self.steps
-      self.say(f"{'finished at' if done else 'resumes after'} step {meta['step']}")
+      is_done = meta["step"] >= self.steps
+      self.say(f"{'finished at' if is_done else 'resumes after'} step {meta['step']}")
     else:
       state = self._create()
       if init_params:
         params = init_params(state.params)
         state = state._replace(params=params, opt_state=self.optimizer.init(params))
-    if self.main:
+    if self.is_main:
       checkpoints.quarantine(folder, int(state.step))
     return state
 
-  def train(self, state, started=lambda: None):
-    """Trains to the end or to a signal; returns the state and whether it was interrupted.
+  def train(
+    self, state: steps.TrainState, on_first_step: Callable[[], None] = lambda: None
+  ) -> tuple[steps.TrainState, bool]:
+    """Train to the end or to a signal; return the state and whether it was interrupted.
 
-    `started()` is called once the first step is done.
-
-    The devices need not wait for the loop: while they run a step it has the next batch ready and
-    hands over the next step, and only then asks for the numbers of the one before. At a
-    checkpoint they rest while it is copied and digested; it is written beside the steps.
+    `on_first_step` is called when the first step is done.
     """
-    start = step = int(state.step)
-    if step >= self.steps or self._patience_is_over():
+    start = int(state.step)
+    if start >= self.steps or self._is_out_of_patience():
       return state, False
-    stop, self._started = Stop(), started
-    state = steps.place(state, self.layout, self.config.batch_size)
-    log = metrics.MetricsLog(self.workdir, start) if self.main else None
-    writer = checkpoints.Writer(self.workdir / "checkpoints", self.config.keep)
-    progress = metrics.Progress(
-      self.steps, start, self.config.batch_size * self.config.window, self.windows.steps_per_epoch
-    )
-    self._clock = time.monotonic()
-    batch, previous, interrupted = self._batch(step), None, False
-    try:
-      while step < self.steps and not interrupted:
-        progress.hands_over(previous)
-        state, out = self._update(step, state, batch)
-        step += 1
-        batch = self._batch(step)
-        if previous is not None:  # its numbers are read while this step runs
-          self._record(step - 1, previous, log, progress)
-        previous = out
-        interrupted = self._interrupted(stop, step)
-        evaluates = step % self.config.eval_every == 0 or step == self.steps
-        saves = self.config.checkpoint_every and step % self.config.checkpoint_every == 0
-        if not (evaluates or saves or interrupted):
-          continue
-        self._record(step, previous, log, progress)
-        previous, valid_loss = None, None
-        if evaluates:
-          progress.pause()
-          valid_loss = self._evaluate(step, state, log)
-          if self.main:  # before the checkpoint: a kill between the two must not cost the sample
-            self.write_sample(state.params, step)
-        self.memory.seconds, self._clock = self._seconds(), time.monotonic()
-        meta = {"memory": dataclasses.asdict(self.memory), "valid_loss": valid_loss}
-        writer.save(step, steps.fetch(state), meta)
-        progress.resume()
-        if self._patience_is_over():
-          self.say(f"stops early: no better loss for {self.memory.stale} evaluations")
-          break
-    finally:
-      progress.pause()
-      writer.close()
-      if log:
-        log.close()
+    self._on_first_step = on_first_step
+    with StopRequest() as stop, contextlib.ExitStack() as resources:
+      self._log = metrics.MetricsLog(self.workdir, start) if self.is_main else None
+      if self._log:
+        resources.callback(self._log.close)
+      writer = checkpoints.Writer(self.workdir / "checkpoints", self.config.keep)
+      resources.callback(writer.close)
+      self._progress = console.Progress(every=10.0)
+      resources.callback(self._progress.end, report=False)
+      state, interrupted = self._loop(start, state, writer, stop)
     if interrupted:
+      step = int(state.step)
       self.say(f"stopped by a signal, saved after step {step}: the same command resumes")
     return state, interrupted
 
+  def _loop(self, step, state, writer, stop):
+    """Dispatch step t, then log step t - 1, so that the devices need not wait for the loop.
+
+    At a checkpoint they wait while the state is copied and digested; it is written beside the
+    steps that follow.
+    """
+    state = self.train_step.put(state)
+    self._clock, self._pace = time.monotonic(), Pace()
+    if self.is_main:
+      self._progress("step")
+    batch, previous, interrupted, first = self._batch(step), None, False, step + 1
+    while step < self.steps and not interrupted:
+      self._pace.dispatch(previous)
+      state, out = self._update(step, state, batch)
+      step += 1
+      batch = self._batch(step)
+      if previous is not None:
+        self._record(step - 1, previous, first)
+      previous = out
+      interrupted = self._is_interrupted(stop, step)
+      evaluates = step % self.config.eval_every == 0 or step == self.steps
+      saves = self.config.checkpoint_every and step % self.config.checkpoint_every == 0
+      if not (evaluates or saves or interrupted):
+        continue
+      self._record(step, previous, first)
+      previous = None
+      loss = self._evaluate(step, state.params) if evaluates else None
+      self.memory.seconds, self._clock = self._seconds(), time.monotonic()
+      meta = {"memory": dataclasses.asdict(self.memory), "valid_loss": loss}
+      writer.save(step, self.train_step.get(state), meta)
+      self._pace.resume()
+      if self._is_out_of_patience():
+        self.say(f"stops early: no better loss for {self.memory.stale} evaluations")
+        break
+    return state, interrupted
+
   def _seconds(self):
-    """Of training, evaluation and saving so far, over all launches."""
+    """Return the seconds of training, evaluation and saving so far, over all launches."""
     return self.memory.seconds + time.monotonic() - self._clock
 
   def _batch(self, step):
-    """What the train step takes of this process's streams at a step."""
-    rows = self.layout.rows(self.config.batch_size)
-    return steps.shard(self.windows.window_at(step, rows), self.layout, 1)
+    return self.windows.window_at(step, self.train_step.rows)
 
   def _update(self, step, state, batch):
-    """Hands over a step -> state, its numbers; if they are to be logged, with the learning rate."""
-    # That is a program too: after the step it would have to wait for it.
-    logged = (step + 1) % self.config.log_every == 0
-    rate = {"learning_rate": self.learning_rate(step)} if logged else {}
+    """Dispatch a step; return the state and its metrics, with the learning rate if it is logged."""
+    # The rate first: it is a program of its own, and after the step it would have to wait for it.
+    is_logged = (step + 1) % self.config.log_every == 0
+    rate = {"learning_rate": self.learning_rate(step)} if is_logged else {}
     state, out = self.train_step(state, *batch)
     return state, out | rate
 
-  def _interrupted(self, stop, step):
-    # Several processes ask each other now and then only: it costs a round trip.
+  def _is_interrupted(self, stop, step):
+    # Several processes ask each other at log lines only: it costs a round trip.
     if jax.process_count() > 1 and step % self.config.log_every:
       return False
-    return stop.agreed()
+    return stop.is_requested()
 
-  def _patience_is_over(self):
+  def _is_out_of_patience(self):
     return bool(self.config.patience) and self.memory.stale >= self.config.patience
 
-  def _record(self, step, out, log, progress):
-    """Takes in the numbers of a finished step; raises UserError when training has diverged."""
+  def _record(self, step, out, first):
+    """Wait for the metrics of a step and log them; raise UserError if training has diverged."""
     memory, loss = self.memory, float(out["loss"])
-    finite = math.isfinite(loss) and math.isfinite(float(out["grad_norm"]))
-    if step == progress.first_step + 1:
-      self._started()
-    memory.nonfinite = 0 if finite else memory.nonfinite + 1
-    if finite:
+    is_finite = math.isfinite(loss) and math.isfinite(float(out["grad_norm"]))
+    self._pace.finish()
+    if step == first:
+      self._on_first_step()
+    memory.nonfinite = 0 if is_finite else memory.nonfinite + 1
+    if is_finite:
       memory.pending.append(loss)
-    if memory.nonfinite >= NONFINITE:
-      self._diverged(step, f"{NONFINITE} updates in a row were not finite")
-    if self.main:
-      progress.update(step, loss)
+    if memory.nonfinite >= MAX_NONFINITE:
+      self._raise_diverged(step, f"{MAX_NONFINITE} updates in a row were not finite")
+    if self.is_main:
+      self._show_progress(step, loss)
     if step % self.config.log_every or not memory.pending:
       return
     mean = math.fsum(memory.pending) / len(memory.pending)
-    memory.pending = []
-    memory.first_loss = memory.first_loss or mean
-    if log:
-      log.write(
-        step,
-        {
-          "epoch": step / self.windows.steps_per_epoch,
-          "train/loss": mean,
-          "grad_norm": float(out["grad_norm"]),
-          "learning_rate": float(out["learning_rate"]),
-          "chars_per_second": progress.rate,
-          "idle": progress.take_idle(),
-          "seconds": self._seconds(),
-        },
-      )
-    if mean > self.config.diverged * memory.first_loss:
-      self._diverged(step, f"the loss {mean:.3f} is far above the first, {memory.first_loss:.3f}")
+    reference = memory.first_loss or memory.pending[0]
+    memory.first_loss, memory.pending = memory.first_loss or mean, []
+    if self._log:
+      values = {
+        "epoch": step / self.windows.steps_per_epoch,
+        "train/loss": mean,
+        "grad_norm": float(out["grad_norm"]),
+        "learning_rate": float(out["learning_rate"]),
+        "chars_per_second": self._chars_per_step / self._pace.seconds,
+        "idle": self._pace.take_idle(),
+        "seconds": self._seconds(),
+      }
+      self._log.write(step, values)
+    if mean > self.config.diverged * reference:
+      self._raise_diverged(step, f"the loss {mean:.3f} is far above the first, {reference:.3f}")
 
-  def _diverged(self, step, why):
+  @property
+  def _chars_per_step(self):
+    return self.config.batch_size * self.config.window
+
+  def _show_progress(self, step, loss):
+    seconds = self._pace.seconds
+    rate = "" if math.isnan(seconds) else f"  {self._chars_per_step / seconds / 1000:.1f}k chars/s"
+    epoch = step / self.windows.steps_per_epoch
+    note = f"epoch {epoch:.2f}  loss {loss:.4f} nats{rate}"
+    self._progress.update(step, self.steps, note, left=(self.steps - step) * seconds)
+
+  def _raise_diverged(self, step, reason):
+    is_saved = bool(checkpoints.steps(self.workdir / "checkpoints"))
     raise errors.UserError(
-      f"training diverged at step {step}: {why}. Lower --config.optimizer.learning_rate "
-      f"(now {self.config.optimizer.learning_rate}) in another --workdir; "
-      f"{self.workdir} keeps its checkpoints"
+      f"training diverged at step {step}: {reason}. Lower --config.optimizer.learning_rate "
+      f"(now {self.config.optimizer.learning_rate}) in another --workdir"
+      + (f"; {self.workdir} keeps its checkpoints" if is_saved else "")
     )
 
-  def _evaluate(self, step, state, log):
-    memory, config = self.memory, self.config
-    loss = evaluate.evaluate(
-      self.eval_step,
-      self.model,
-      state.params,
-      self.windows.ids,
-      self.valid,
-      readers=config.eval_streams,
-      window=config.window,
-      burn_in=config.eval_burn_in,
-    )
-    if math.isnan(loss):
-      return None
-    better = memory.best_loss is None or loss < memory.best_loss
-    memory.stale = 0 if better else memory.stale + 1
-    if better:
-      memory.best_loss, memory.best_step = loss, step
-    if log:
-      epoch = step / self.windows.steps_per_epoch
-      log.write(step, {"epoch": epoch, "valid/loss": loss, "seconds": self._seconds()})
-    remark = "best" if better else f"best was {memory.best_loss:.4f} at step {memory.best_step}"
-    self.say(f"step {step}  validation {console.nats_and_bits(loss)}  {remark}")
+  def _evaluate(self, step, params):
+    """Run evaluators and writers, and log the metrics; return the one that ranks, or None."""
+    values = dict(item for evaluator in self.evaluators for item in evaluator(params, step))
+    if self._log and values:
+      epoch = {"epoch": step / self.windows.steps_per_epoch}
+      self._log.write(step, epoch | values | {"seconds": self._seconds()})
+    loss = values.pop(RANKING, None)
+    if loss is not None:
+      self._rank(step, loss)
+    for name, value in values.items():
+      self.say(f"step {step}  {name} {value:.4f}")
+    if self.is_main:  # before the checkpoint: a kill between the two must not cost the sample
+      for write in self.writers:
+        write(params, step)
     return loss
 
-
-def say(text):
-  """A line for people: stderr, once however many processes there are."""
-  if jax.process_index() == 0:
-    console.say(text)
+  def _rank(self, step, loss):
+    memory = self.memory
+    is_better = memory.best_loss is None or loss < memory.best_loss
+    memory.stale = 0 if is_better else memory.stale + 1
+    if is_better:
+      memory.best_loss, memory.best_step = loss, step
+    rank = "best" if is_better else f"best was {memory.best_loss:.4f} at step {memory.best_step}"
+    self.say(f"step {step}  validation {console.nats_and_bits(loss)}  {rank}")

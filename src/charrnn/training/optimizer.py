@@ -1,105 +1,146 @@
-"""The optimiser and its learning rate by step, from the experiment's fields."""
+"""Optimizers and learning rate schedules by name.
+
+A new one is a function and its entry in OPTIMIZERS or SCHEDULES, with the fields of the config
+section that it reads.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import ml_collections
 import optax
 
 from charrnn import config as config_lib
 from charrnn import errors
 
-# What each rule reads of its section, besides what all do.
-FIELDS = {
-  "rmsprop": {"decay", "eps"},
-  "adam": {"b1", "b2", "eps"},
-  "adamw": {"b1", "b2", "eps", "weight_decay"},
-  "sgd": {"momentum"},
-}
-SCHEDULE_FIELDS = {
-  "constant": set(),
-  "epoch_decay": {"decay", "decay_after"},
-  "halving": {"halve_every"},
-  "cosine": {"final_fraction"},
-}
+
+class Entry(NamedTuple):
+  """A function, and the fields of its config section that it reads besides the common ones."""
+
+  function: Callable
+  fields: frozenset[str]
 
 
-def schedule(config, learning_rate, steps_per_epoch, steps):
-  """config.schedule -> a function from step to learning rate."""
-  warmup = config.warmup_steps
-
-  def periods(step, epochs):
-    # From the middle of the step: XLA's quotient of 9 epochs' steps may be 8.999999.
-    return jnp.floor((step + 0.5) / (epochs * steps_per_epoch))
-
-  def epoch_decay(step):
-    return learning_rate * config.decay ** jnp.maximum(periods(step, 1) - config.decay_after + 1, 0)
-
-  def halving(step):
-    return learning_rate * 0.5 ** periods(step, config.halve_every)
-
-  bodies = {
-    "constant": optax.constant_schedule(learning_rate),
-    "epoch_decay": epoch_decay,
-    "halving": halving,
-    "cosine": optax.cosine_decay_schedule(
-      learning_rate, max(1, steps - warmup), config.final_fraction
-    ),
-  }
-  body = _choose("schedule.name", config.name, bodies)
-  _check_used("schedule", config, SCHEDULE_FIELDS)
-  if not warmup:
-    return body
-  # The cosine begins where the warm-up ends; what counts epochs counts all of them.
-  shift = warmup if config.name == "cosine" else 0
-
-  def warmed(step):
-    return jnp.minimum(1.0, (step + 1) / warmup) * body(jnp.maximum(step - shift, 0))
-
-  return warmed
+def entry(function: Callable, *fields: str) -> Entry:
+  return Entry(function, frozenset(fields))
 
 
-def make(config, schedule_fn):
-  """config.optimizer -> clipping, then the named rule."""
-  rules = {
-    # 2015's: epsilon outside of the root, as in torch7's optim.rmsprop.
-    "rmsprop": lambda: optax.rmsprop(schedule_fn, config.decay, config.eps, eps_in_sqrt=False),
-    "adam": lambda: optax.adam(schedule_fn, config.b1, config.b2, config.eps),
-    "adamw": lambda: optax.adamw(
-      schedule_fn, config.b1, config.b2, config.eps, weight_decay=config.weight_decay, mask=matrices
-    ),
-    "sgd": lambda: optax.sgd(schedule_fn, config.momentum or None),
-  }
-  rule = _choose("optimizer.name", config.name, rules)
-  _check_used("optimizer", config, FIELDS)
-  if config.name == "adamw" and not config.weight_decay:
+def rmsprop(c, learning_rate: optax.Schedule) -> optax.GradientTransformation:
+  """Return RMSProp with epsilon outside of the root, as in torch7's optim.rmsprop of 2015."""
+  return optax.rmsprop(learning_rate, c.decay, c.eps, eps_in_sqrt=False)
+
+
+def adam(c, learning_rate: optax.Schedule) -> optax.GradientTransformation:
+  return optax.adam(learning_rate, c.b1, c.b2, c.eps)
+
+
+def adamw(c, learning_rate: optax.Schedule) -> optax.GradientTransformation:
+  """Return Adam with decoupled weight decay of the weights, not of the biases."""
+  if not c.weight_decay:
     raise errors.UserError(
-      "--config.optimizer.name=adamw without weight decay is adam: give "
-      "--config.optimizer.weight_decay=0.1, say"
+      "--config.optimizer.name=adamw without weight decay is adam: use "
+      "--config.optimizer.weight_decay=0.1, for example"
     )
+  return optax.adamw(learning_rate, c.b1, c.b2, c.eps, weight_decay=c.weight_decay, mask=_is_matrix)
+
+
+def sgd(c, learning_rate: optax.Schedule) -> optax.GradientTransformation:
+  return optax.sgd(learning_rate, c.momentum or None)
+
+
+OPTIMIZERS = {
+  "rmsprop": entry(rmsprop, "decay", "eps"),
+  "adam": entry(adam, "b1", "b2", "eps"),
+  "adamw": entry(adamw, "b1", "b2", "eps", "weight_decay"),
+  "sgd": entry(sgd, "momentum"),
+}
+
+
+def constant(c, learning_rate: float, steps_per_epoch: float, steps: int) -> optax.Schedule:
+  return optax.constant_schedule(learning_rate)
+
+
+def epoch_decay(c, learning_rate: float, steps_per_epoch: float, steps: int) -> optax.Schedule:
+  """Return char-rnn's schedule: a factor for every epoch from `decay_after` on."""
+
+  def rate(step):
+    epochs = _periods(step, steps_per_epoch)
+    return learning_rate * c.decay ** jnp.maximum(epochs - c.decay_after + 1, 0)
+
+  return rate
+
+
+def halving(c, learning_rate: float, steps_per_epoch: float, steps: int) -> optax.Schedule:
+  return lambda step: learning_rate * 0.5 ** _periods(step, c.halve_every * steps_per_epoch)
+
+
+def cosine(c, learning_rate: float, steps_per_epoch: float, steps: int) -> optax.Schedule:
+  """Return a cosine that begins where the warm-up ends."""
+  body = optax.cosine_decay_schedule(
+    learning_rate, max(1, steps - c.warmup_steps), c.final_fraction
+  )
+  return lambda step: body(jnp.maximum(step - c.warmup_steps, 0))
+
+
+SCHEDULES = {
+  "constant": entry(constant),
+  "epoch_decay": entry(epoch_decay, "decay", "decay_after"),
+  "halving": entry(halving, "halve_every"),
+  "cosine": entry(cosine, "final_fraction"),
+}
+
+
+def schedule(
+  c: ml_collections.ConfigDict, learning_rate: float, steps_per_epoch: float, steps: int
+) -> optax.Schedule:
+  """Return the function from step to learning rate that a `schedule` section describes.
+
+  `steps`: the length of the training run. Epochs are counted from the first step.
+  """
+  body = _chosen("schedule", c, SCHEDULES)(c, learning_rate, steps_per_epoch, steps)
+  if not c.warmup_steps:
+    return body
+  return lambda step: jnp.minimum(1.0, (step + 1) / c.warmup_steps) * body(step)
+
+
+def make(
+  c: ml_collections.ConfigDict, learning_rate: optax.Schedule
+) -> optax.GradientTransformation:
+  """Return the gradient clipping and the optimizer that an `optimizer` section describes."""
+  optimizer = _chosen("optimizer", c, OPTIMIZERS)(c, learning_rate)
   clips = []
-  if config.clip_element:
-    clips.append(optax.clip(config.clip_element))
-  if config.clip_norm:
-    clips.append(optax.clip_by_global_norm(config.clip_norm))
-  return optax.chain(*clips, rule())
+  if c.clip_element:
+    clips.append(optax.clip(c.clip_element))
+  if c.clip_norm:
+    clips.append(optax.clip_by_global_norm(c.clip_norm))
+  return optax.chain(*clips, optimizer)
 
 
-def matrices(params):
-  """What weight decay applies to: weights, not biases."""
-  return jax.tree.map(lambda leaf: leaf.ndim > 1, params)
+def _chosen(section, c, registry):
+  """Return the function that a section names.
 
-
-def _check_used(section, config, fields):
-  """Raises UserError for a field that was set and that the chosen rule does not read."""
+  Raises UserError for an unknown name, and for a field that is set but not read.
+  """
+  if c.name not in registry:
+    raise errors.UserError(f"--config.{section}.name={c.name}: use one of {', '.join(registry)}")
   defaults = config_lib.default()[section]
-  for field in sorted(set.union(*fields.values()) - fields[config.name]):
-    if config[field] != defaults[field]:
-      readers = " or ".join(name for name, used in fields.items() if field in used)
+  known = frozenset().union(*(each.fields for each in registry.values()))
+  for field in sorted(known - registry[c.name].fields):
+    if c[field] != defaults[field]:
+      readers = " or ".join(name for name, each in registry.items() if field in each.fields)
       raise errors.UserError(
-        f"--config.{section}.{field}={config[field]} needs --config.{section}.name={readers}"
+        f"--config.{section}.{field}={c[field]} needs --config.{section}.name={readers}"
       )
+  return registry[c.name].function
 
 
-def _choose(field, name, known):
-  if name not in known:
-    raise errors.UserError(f"--config.{field}={name}: use one of {', '.join(known)}")
-  return known[name]
+def _periods(step, steps):
+  """Return the number of whole periods of so many steps that have passed."""
+  # From the middle of the step: XLA's quotient of 9 epochs' steps may be 8.999999.
+  return jnp.floor((step + 0.5) / steps)
+
+
+def _is_matrix(params):
+  return jax.tree.map(lambda leaf: leaf.ndim > 1, params)

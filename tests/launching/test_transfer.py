@@ -8,8 +8,8 @@ import tiny
 from charrnn import config as config_lib
 from charrnn import errors, files
 from charrnn.data import tokenizers
+from charrnn.launching import transfer
 from charrnn.runs import checkpoints
-from charrnn.training import transfer
 
 OLD, NEW = "abcdefg", "!abcdxyzefg"
 
