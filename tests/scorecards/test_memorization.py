@@ -69,8 +69,9 @@ def test_novelty_is_the_share_of_new_sequences():
     assert memorization.novel(size, found).tolist() == [s not in training for s in sequences]
 
 
-def _part(text):
-  return held_out.Text("training", text, (held_out.Passage("whole", 0, len(text)),))
+def _sources(text):
+  training = held_out.Text("training", text, (held_out.Passage("whole", 0, len(text)),))
+  return memorization.Sources(training)
 
 
 def test_copies_are_named_with_document_and_line():
@@ -80,16 +81,16 @@ def test_copies_are_named_with_document_and_line():
   training = held_out.Text("training", text, passages)
   text = "zzz five and six\nsevQ three\n!!"
   (found,) = memorization.match(training.text, [text])
-  first, second = memorization._copies(text, found, training, 2)
+  first, second = memorization.copies_in(text, found, memorization.Sources(training), 2)
   assert first == memorization.Copy("five and six\nsev", 16, 4, training.text.index("five"), "b", 4)
   assert second == memorization.Copy("three\n", 6, 22, 8, "a", 3)
 
 
 def test_the_longest_of_several_texts_come_once_each():
-  training = _part("the quick brown fox jumps over the lazy dog")
+  training = "the quick brown fox jumps over the lazy dog"
   texts = ["?quick brown?", "!", "a lazy dog,quick brown;the quick brown fox"]
-  found = memorization.match(training.text, texts)
-  longest = memorization.longest_copies(texts, found, training, count=3)
+  found = memorization.match(training, texts)
+  longest = memorization.longest_copies(texts, found, _sources(training), count=3)
   assert [(copy.text, copy.sample) for copy in longest] == [
     ("the quick brown fox", 3),
     ("quick brown", 1),
@@ -102,7 +103,7 @@ def test_copies_do_not_overlap_and_go_from_long_to_short():
   for _ in range(20):
     training, text = _texts("abcdef", rng)
     (found,) = memorization.match(training, [text])
-    copies = memorization._copies(text, found, _part(training), 9)
+    copies = memorization.copies_in(text, found, _sources(training), 9)
     taken = np.zeros(len(text), int)
     for copy in copies:
       assert text[copy.position :].startswith(copy.text) and training[copy.place :].startswith(
@@ -118,7 +119,7 @@ def test_a_text_that_is_all_copied_takes_no_longer():
   training = "ab" * 100_000
   (found,) = memorization.match(training, [training])
   assert found.lengths.tolist() == list(range(len(training), 0, -1))
-  assert [copy.length for copy in memorization._copies(training, found, _part(training), 5)] == [
+  assert [copy.length for copy in memorization.copies_in(training, found, _sources(training))] == [
     len(training)
   ]
 

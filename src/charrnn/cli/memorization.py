@@ -39,7 +39,8 @@ def run(args):
     samples = systems.sample(args, request, ANY, progress)
     progress("matches")
     matches = memorization.match_systems(samples.training.text, samples.texts)
-    measured = memorization.measure(samples.texts, matches, samples.training, MAX_COPIES)
+    sources = memorization.Sources(samples.training)
+    measured = memorization.measure(samples.texts, matches, sources, MAX_COPIES)
   found = {
     "training": samples.training.name,
     "settings": {name: getattr(args, name) for name in systems.SETTINGS},
@@ -54,7 +55,7 @@ def run(args):
     systems.write_samples(new / f"{FOLDER}-samples", samples.texts)
     if args.tsv:
       with (new / "matches.tsv").open("w", encoding="utf-8", errors="replace", newline="") as file:
-        lines = memorization.tsv(samples.texts, matches, samples.training)
+        lines = memorization.tsv(samples.texts, matches, sources)
         file.writelines(f"{line}\n" for line in lines)
   print(json.dumps(data) if args.json else "\n".join(_lines(found, args.copies, request.out)))
 

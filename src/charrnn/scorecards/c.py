@@ -27,15 +27,8 @@ _TOKENS = re.compile(
   re.VERBOSE,
 )
 _BLOCKS = {"compound_statement", "case_statement"}
-_OWNERS = {
-  "if_statement",
-  "else_clause",
-  "for_statement",
-  "while_statement",
-  "do_statement",
-  "switch_statement",
-  "function_definition",
-}
+_LOOPS = {"for_statement", "while_statement", "do_statement"}
+_OWNERS = {*_LOOPS, "if_statement", "else_clause", "switch_statement", "function_definition"}
 _OUTDENTED = {"case_statement", "labeled_statement"}  # less indented than their neighbours
 # Names declared by these nodes belong to the whole file, also inside a function.
 _FILE_SCOPE = {"enumerator", "preproc_def", "preproc_function_def"}

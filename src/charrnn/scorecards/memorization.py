@@ -4,6 +4,7 @@ Both texts are sorted in one suffix array. The training suffix that agrees longe
 the text is its nearest neighbour from the training text, on either side.
 """
 
+import bisect
 import functools
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -131,14 +132,29 @@ for _n in SIZES:
   _metric(f"novel {_n}-grams", "share", _meaning)(functools.partial(novel, _n))
 
 
+class Sources:
+  """Documents and lines of the positions of the training text."""
+
+  def __init__(self, training: held_out.Text):
+    self._passages = training.passages
+    self._starts = [each.start for each in training.passages]
+    self._newlines = np.flatnonzero(_points(training.text) == ord("\n")).tolist()
+
+  def find(self, place: int) -> tuple[str, int]:
+    """Return the name of the document, and the line in it."""
+    passage = self._passages[bisect.bisect(self._starts, place) - 1]
+    lines = bisect.bisect_left(self._newlines, place)
+    return passage.name, passage.line + lines - bisect.bisect_left(self._newlines, passage.start)
+
+
 def longest_copies(
-  texts: Sequence[str], matches: Sequence[Matches], training: held_out.Text, count: int = 5
+  texts: Sequence[str], matches: Sequence[Matches], sources: Sources, count: int = 5
 ) -> list[Copy]:
   """Return the longest copies in all samples, each text once."""
   copies = [
     copy._replace(sample=sample)
     for sample, pair in enumerate(zip(texts, matches), 1)
-    for copy in _copies(*pair, training, count)
+    for copy in copies_in(*pair, sources, count)
   ]
   first: dict[str, Copy] = {}
   for copy in sorted(copies, key=lambda copy: (-copy.length, copy.sample, copy.position)):
@@ -146,7 +162,7 @@ def longest_copies(
   return list(first.values())[:count]
 
 
-def _copies(text: str, matches: Matches, training: held_out.Text, count: int) -> list[Copy]:
+def copies_in(text: str, matches: Matches, sources: Sources, count: int = 5) -> list[Copy]:
   """Return the longest copies in one sample, no two of them overlapping.
 
   The source is one of several if the training text repeats itself.
@@ -157,19 +173,17 @@ def _copies(text: str, matches: Matches, training: held_out.Text, count: int) ->
     if len(copies) == count or not length:
       break
     # Copies taken before are at least as long, so one that overlaps covers an end of this one.
-    if taken[start] or taken[start + length - 1]:
-      continue
-    taken[start : start + length] = True
-    source = next(each for each in training.passages if each.start <= place < each.stop)
-    line = source.line + training.text.count("\n", source.start, place)
-    copies.append(Copy(text[start : start + length], length, start, place, source.name, line))
+    if not taken[start] and not taken[start + length - 1]:
+      taken[start : start + length] = True
+      copy = text[start : start + length]
+      copies.append(Copy(copy, length, start, place, *sources.find(place)))
   return copies
 
 
 def measure(
   systems: Mapping[str, Sequence[str]],
   matches: Mapping[str, Sequence[Matches]],
-  training: held_out.Text,
+  sources: Sources,
   copies: int,
 ) -> dict[str, Any]:
   """Return by system: quantiles of the longest match, novelty by n, and the longest copies."""
@@ -181,7 +195,7 @@ def measure(
       "characters": len(lengths),
       "match": {key: float(np.quantile(lengths, q)) for key, q in QUANTILES.items()},
       "novelty": [_novelty(matches[name], size) for size in CURVE],
-      "copies": [c._asdict() for c in longest_copies(texts, matches[name], training, copies)],
+      "copies": [c._asdict() for c in longest_copies(texts, matches[name], sources, copies)],
     }
   return result
 
@@ -215,21 +229,13 @@ def plot(systems: dict[str, Any], reference: str, path, title: str):
 
 
 def tsv(
-  systems: Mapping[str, Sequence[str]],
-  matches: Mapping[str, Sequence[Matches]],
-  training: held_out.Text,
+  systems: Mapping[str, Sequence[str]], matches: Mapping[str, Sequence[Matches]], sources: Sources
 ) -> Iterator[str]:
   """Yield the lines of a TSV file: the longest match of every character, and its source."""
-  newlines = np.flatnonzero(_points(training.text) == ord("\n"))
-  starts = np.array([each.start for each in training.passages])
   yield "system\tsample\tposition\tcharacter\tlength\tdocument\tline"
   for name, texts in systems.items():
     for sample, (text, each) in enumerate(zip(texts, matches[name]), 1):
-      documents = np.searchsorted(starts, each.places, side="right") - 1
-      before = np.searchsorted(newlines, starts[documents])
-      lines = np.searchsorted(newlines, each.places) - before
-      for i, (character, length) in enumerate(zip(text, each.lengths.tolist())):
-        passage = training.passages[documents[i]]
-        source = f"{passage.name}\t{passage.line + lines[i]}" if length else "\t"
+      for i, (character, length, place) in enumerate(zip(text, *map(np.ndarray.tolist, each))):
         shown = character if character.isprintable() else repr(character)[1:-1]
-        yield f"{name}\t{sample}\t{i}\t{shown}\t{length}\t{source}"
+        source = sources.find(place) if length else ("", "")
+        yield "\t".join(map(str, (name, sample, i, shown, length, *source)))

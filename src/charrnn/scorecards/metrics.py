@@ -78,30 +78,18 @@ def compare(
   """
   counts = {name: len(next(iter(items.values()), [])) for name, items in systems.items()}
   rows = []
-  for name, metric in metrics.items():
+  for name, (_, kind, meaning, _) in metrics.items():
     samples = {system: items[name] for system, items in systems.items()}
-    rows.append(
-      {
-        "name": name,
-        "kind": metric.kind,
-        "meaning": metric.meaning,
-        "systems": _compare(metric.kind, samples, reference, seed),
-      }
-    )
-  return {
-    "reference": reference,
-    "confidence": CONFIDENCE,
-    "samples": counts,
-    "metrics": rows,
-  }
+    values = _compare(kind, samples, reference, seed)
+    rows.append({"name": name, "kind": kind, "meaning": meaning, "systems": values})
+  return {"reference": reference, "confidence": CONFIDENCE, "samples": counts, "metrics": rows}
 
 
 def _compare(kind: Kind, systems: dict[str, list[Items]], reference: str, seed: int):
   expected = systems.get(reference, [])
   floor = functools.cache(lambda count: noise_floor(kind, expected, count, seed))
-  values = {}
+  values = {name: summary(kind, samples, seed) for name, samples in systems.items()}
   for name, samples in systems.items():
-    values[name] = summary(kind, samples, seed)
     if name != reference:
       values[name]["distance"] = distance(kind, _pool(samples), _pool(expected))
       values[name]["noise_floor"] = floor(len(samples))

@@ -16,11 +16,12 @@ _PANELS = 4  # in a row of the picture
 def build(domain: metrics.Domain, samples: systems.Samples, seed: int = 0) -> dict[str, Any]:
   """Return the scorecard: the metrics of the domain and of memorization, and the longest copies."""
   matches = memorization.match_systems(samples.training.text, samples.texts)
+  sources = memorization.Sources(samples.training)
   items, copies = {}, {}
   for name, texts in samples.texts.items():
     items[name] = metrics.measure(domain.metrics, map(samples.parse, texts))
     items[name] |= metrics.measure(memorization.METRICS, matches[name])
-    longest = memorization.longest_copies(texts, matches[name], samples.training)
+    longest = memorization.longest_copies(texts, matches[name], sources)
     copies[name] = [copy._asdict() for copy in longest]
   every = domain.metrics | memorization.METRICS
   return metrics.compare(every, items, systems.HELD_OUT, seed) | {"copies": copies}
@@ -122,11 +123,8 @@ def _has_values(row: dict[str, Any]) -> bool:
 def _panel(axes, row: dict[str, Any], names: list[str], reference: str):
   kind, by_system = row["kind"], row["systems"]
   scale = 100 if kind == "share" else 1
-  key, unit = {
-    "share": ("value", ", %"),
-    "mean": ("value", ""),
-    "distribution": ("distance", ": distance"),
-  }[kind]
+  key = "distance" if kind == "distribution" else "value"
+  unit = {"share": ", %", "mean": "", "distribution": ": distance"}[kind]
   for y, name in enumerate(names):
     color = plotting.COLORS[(y - 1) % len(plotting.COLORS)]
     color = plotting.REAL if name == reference else color

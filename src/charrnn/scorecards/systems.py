@@ -1,6 +1,7 @@
 """Systems to compare: held-out text, runs, files, an n-gram, and the shuffled control."""
 
 import bisect
+import collections
 import importlib.util
 import os
 import pathlib
@@ -72,14 +73,10 @@ def check(args, folder: str, source: str | None) -> Request:
   if args.order < 0:
     raise errors.UserError(f"--order={args.order}: must be at least 0")
   if args.num * args.length > MAX_CHARACTERS:
-    raise errors.UserError(
-      f"--num={args.num}: with --length={args.length} this is more than {MAX_CHARACTERS:,} "
-      "characters"
-    )
+    product = f"with --length={args.length} this is more than {MAX_CHARACTERS:,} characters"
+    raise errors.UserError(f"--num={args.num}: {product}")
   if paths and args.corpus:
-    raise errors.UserError(
-      f"--corpus={args.corpus}: the held-out text is that of the run: leave it out"
-    )
+    raise errors.UserError(f"--corpus={args.corpus}: the run has its own corpus: leave it out")
   if not (paths or args.corpus or source):
     raise errors.UserError("there is no training text: give a RUN, or a text with --corpus")
   if paths:
@@ -90,7 +87,7 @@ def check(args, folder: str, source: str | None) -> Request:
 
 def _systems(args) -> list[System]:
   targets = [pathlib.Path(target) for target in args.targets]
-  for target in map(str, targets):
+  for target in targets:
     if not os.path.exists(target):
       raise errors.UserError(f"there is no {target}: give a run directory or a text file")
   folders = [target for target in targets if target.is_dir()]
@@ -105,15 +102,13 @@ def _systems(args) -> list[System]:
       systems += [System(f"{prefix}step {step}", target, step) for step in steps]
     else:
       systems.append(System(name, target))
-  reserved = [HELD_OUT, OLD_NAMES[HELD_OUT], SHUFFLED, *([f"{args.order}-gram"] * bool(args.order))]
-  names = [*reserved, *(system.name for system in systems)]
-  used = set()
-  for name in names:
-    if _file_name(name) in used:
-      raise errors.UserError(
-        f"two systems would be named {name}: rename one, or compare them separately"
-      )
-    used.add(_file_name(name))
+  names = [HELD_OUT, OLD_NAMES[HELD_OUT], SHUFFLED, *(system.name for system in systems)]
+  names += [f"{args.order}-gram"] if args.order else []
+  used = collections.Counter(map(_file_name, names))
+  if name := next((name for name in names if used[_file_name(name)] > 1), None):
+    raise errors.UserError(
+      f"two systems would be named {name}: rename one, or compare them separately"
+    )
   return systems
 
 
