@@ -16,7 +16,7 @@ def test_a_copy_is_the_same(charrnn, trained, a):
   result = charrnn("diff", trained["a"], a)
   assert result.code == 0
   assert "8 of 8 arrays are the same" in result.out
-  assert result.out.splitlines()[-1] == "the same in all that matters"
+  assert result.out.splitlines()[-1] == "no difference that matters"
 
 
 def test_runs_of_other_configs_differ_there_and_in_shapes(charrnn, trained):
@@ -28,7 +28,8 @@ def test_runs_of_other_configs_differ_there_and_in_shapes(charrnn, trained):
   assert found["same_by_part"] == {
     "config": False,
     "corpus": True,
-    "alphabet": True,
+    "vocabulary": True,
+    "alphabet": True,  # the old name
     "weights": False,
   }
   by_name = {array["name"]: array for array in found["weights"]}
@@ -58,7 +59,7 @@ def test_what_decides_no_number_does_not_matter(charrnn, trained, a):
   change(a, "run.json", lambda run: run["launches"][0]["packages"].update(jax="0.0.1"))
   result = charrnn("diff", trained["a"], a)
   assert result.code == 0
-  assert "log_every: 5 | 7  (aside)" in result.out
+  assert "log_every: 5 | 7  (no effect)" in result.out
   assert "0.0.1" in result.out
 
 

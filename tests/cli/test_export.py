@@ -32,7 +32,8 @@ def test_what_is_read_elsewhere_is_the_run(charrnn, trained, tmp_path, name, rea
   for key, array in expected.items():
     np.testing.assert_array_equal(params[key], array, strict=True)
   assert meta["config"] == json.loads((trained["a"] / "config.json").read_text())
-  assert tokenizers.Tokenizer.from_json(meta["alphabet"]) == loaded.tokenizer
+  assert tokenizers.Tokenizer.from_json(meta["tokenizer"]) == loaded.tokenizer
+  assert meta["alphabet"]["symbols"] == list(loaded.tokenizer.tokens)  # the old names
   assert (meta["step"], meta["valid_loss"]) == (10, loaded.meta["valid_loss"])
 
 

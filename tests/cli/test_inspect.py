@@ -43,9 +43,10 @@ def test_facts_are_those_of_the_run(charrnn, trained):
   facts = charrnn("inspect", trained["a"], "--json").json
   assert facts["problems"] == []
   assert facts["config"] == json.loads((trained["a"] / "config.json").read_text())
-  assert facts["corpus"]["characters"] == sum(facts["alphabet"]["counts"])
+  assert facts["corpus"]["characters"] == sum(facts["tokenizer"]["counts"])
+  assert facts["alphabet"]["symbols"] == facts["tokenizer"]["tokens"]  # the old names
   assert len(facts["launches"]) == 1
-  assert facts["progress"]["state"] == "finished"
+  assert facts["progress"]["status"] == "finished"
   assert facts["progress"]["step"] == facts["progress"]["steps"] == 20
   lines = [json.loads(line) for line in (trained["a"] / "metrics.jsonl").read_text().splitlines()]
   # An epoch as training itself counts it.
@@ -103,20 +104,21 @@ def test_a_run_without_checkpoints(charrnn, a):
   facts = charrnn("inspect", a, "--json").json
   assert facts["problems"] == []
   assert facts["parameters"] is None
-  assert facts["progress"] == {"state": "stopped", "step": 0, "steps": 20, "epochs": 0}
+  assert facts["progress"]["status"] == facts["progress"]["state"] == "stopped"
+  assert [facts["progress"][name] for name in ("step", "steps", "epochs")] == [0, 20, 0]
   assert "none yet" in charrnn("inspect", a).out
   assert not (a / "lock").exists()
-  assert "no checkpoint yet" in charrnn("inspect", a, "--step=10").err
+  assert "it has none yet" in charrnn("inspect", a, "--step=10").err
 
 
 def test_a_run_that_is_locked_is_training(charrnn, a):
   command = [sys.executable, "-c", HOLD, a / "lock"]
   with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as holder:
     assert holder.stdout.readline() == b"held\n"
-    assert charrnn("inspect", a, "--json").json["progress"]["state"] == "training"
-    assert "training now" in charrnn("inspect", a).out
+    assert charrnn("inspect", a, "--json").json["progress"]["status"] == "running"
+    assert "running: step" in charrnn("inspect", a).out
     holder.stdin.close()
-  assert charrnn("inspect", a, "--json").json["progress"]["state"] == "finished"
+  assert charrnn("inspect", a, "--json").json["progress"]["status"] == "finished"
 
 
 def test_what_is_no_run_is_said(charrnn, a, tmp_path):
@@ -129,6 +131,6 @@ def test_what_is_no_run_is_said(charrnn, a, tmp_path):
   assert "kept are 10, 20" in charrnn("inspect", a, "--step=3").err
 
 
-def test_symbols_can_be_told_apart():
+def test_tokens_can_be_told_apart():
   shown = list(inspect._ranges("\n\x1b !01239ABCDabdeé€"))
   assert shown == ["\\n", "\\x1b", "space", "!", "0-3", "9", "A-D", "a", "b", "d", "e", "é", "€"]

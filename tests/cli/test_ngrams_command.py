@@ -78,7 +78,7 @@ def test_runs_of_other_texts_or_splits_are_refused(charrnn, trained, tmp_path):
     result = charrnn("ngrams", a, other, "--out", tmp_path / "out")
     assert result.code == 2
     assert result.err == (
-      f"charrnn: error: {a} and {other} have different {what}s: compare them apart\n"
+      f"charrnn: error: {a} and {other} have different {what}s: compare them separately\n"
     )
   assert not (tmp_path / "out").exists()
 
@@ -92,7 +92,7 @@ def test_runs_of_other_texts_or_splits_are_refused(charrnn, trained, tmp_path):
     (("--order", "two"), "invalid int value"),
     (("--split", "train"), "invalid choice"),
     (("nowhere",), "no run directory nowhere"),
-    ((__file__,), "is a file: a run directory is wanted"),
+    ((__file__,), "is a file: give a run directory"),
     (("--out", f"{__file__}/x"), "cannot write to"),
   ],
 )

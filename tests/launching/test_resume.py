@@ -128,7 +128,7 @@ def test_another_text_under_the_same_name_is_refused(main, folder, copy):
   text = (folder / "text.txt").read_text()
   (folder / "text.txt").write_text(text.replace("question", "quiestno"))
   before = programs.contents(copy)
-  with pytest.raises(errors.UserError, match=r"text\.txt is not the text any more"):
+  with pytest.raises(errors.UserError, match=r"text\.txt has changed since"):
     main("--config=tiny.py", f"--workdir={copy}")
   assert programs.contents(copy) == before
   (folder / "text.txt").write_text(text)

@@ -1,0 +1,111 @@
+"""Runs of an older version: every command reads them, and training resumes them."""
+
+import json
+import os
+import pathlib
+import shutil
+import subprocess
+import sys
+
+import pytest
+
+from charrnn import startup
+from charrnn.runs import checkpoints
+from charrnn.runs import run as run_lib
+
+ROOT = pathlib.Path(__file__).parents[2]
+OLD = ROOT / "tests" / "data_files" / "runs_of_0.1.0"
+NUMBERS = ("step", "epoch", "train/loss", "grad_norm", "learning_rate", "valid/loss")
+COMMANDS = {
+  "inspect": ["inspect", "RUN"],
+  "verify": ["verify", "RUN"],
+  "diff": ["diff", "RUN", "RUN"],
+  "export": ["export", "RUN", "out.npz"],
+  "sample": ["sample", "RUN", "--length=20", "--seed=1"],
+  "eval": ["eval", "RUN", "--errors", "--characters=500"],
+  "ngrams": ["ngrams", "RUN", "--order=2"],
+  "scorecard": ["scorecard", "RUN", "--kind=shakespeare", "--num=2", "--length=300", "--order=2"],
+  "memorization": ["memorization", "RUN", "--num=2", "--length=100", "--order=2"],
+  "temperature": ["temperature", "RUN", "--num=2", "--length=100", "--temperatures", "1"],
+  "compare": ["compare", "RUN"],
+}
+OF_TEXTS = {"ngrams", "scorecard", "memorization", "temperature"}  # they read any run alike
+EACH = [("lstm", each) for each in COMMANDS] + [
+  ("ngram", each) for each in COMMANDS.keys() - OF_TEXTS
+]
+
+
+@pytest.fixture
+def old(tmp_path, monkeypatch):
+  """A copy of the old runs, in the current directory: their text has a relative path."""
+  shutil.copytree(OLD, tmp_path, dirs_exist_ok=True)
+  monkeypatch.chdir(tmp_path)
+  monkeypatch.setattr(startup, "set_cpu_devices", lambda *arguments: None)  # JAX has started
+  return tmp_path
+
+
+@pytest.mark.parametrize(("name", "command"), CASES)
+def test_every_command_reads_them(charrnn, old, name, command):
+  result = charrnn(*[argument.replace("RUN", name) for argument in COMMANDS[command]])
+  assert (result.code, "PROBLEM" in result.out, "DAMAGED" in result.out) == (0, False, False), (
+    result
+  )
+
+
+def test_cells(charrnn, old):
+  result = charrnn("cells", "lstm", "--twins=0", "--shifts=19", "--characters=5000", "--json")
+  assert result.code == 0 and result.json["step"] == 60
+  assert charrnn("cells", "ngram").code == 2
+
+
+@pytest.mark.parametrize("name", ["lstm", "ngram"])
+def test_their_numbers_are_those_of_the_old_version(charrnn, old, name):
+  run = run_lib.Run.open(name)
+  best = min(line["valid/loss"] for line in run.metrics if "valid/loss" in line)
+  assert run.status == "finished" and run.meta["valid_loss"] == best
+  (scored,) = charrnn("eval", name, "--json").json["results"]
+  assert scored["nats"] == pytest.approx(best, rel=1e-6)
+  text = charrnn("sample", name, "--seed=1", "--temperature=0.8", "--length=50").out
+  assert text == (old / name / "samples" / f"{run.step}.txt").read_text()
+
+
+def launch(name):
+  """Repeat the old launch, but by its stored config."""
+  return subprocess.run(
+    [sys.executable, ROOT / "launch.py", f"--config={name}/config.json", f"--workdir={name}"],
+    env={**os.environ, "JAX_PLATFORMS": "cpu"},
+    capture_output=True,
+    text=True,
+    check=True,
+  )
+
+
+def test_a_stopped_run_is_resumed_to_the_old_result(old):
+  before = run_lib.Run.open("lstm")
+  arrays = checkpoints.flatten(before.params)
+  lines = [[line.get(name) for name in NUMBERS] for line in before.metrics]
+  shutil.rmtree(old / "lstm" / "checkpoints" / "60")
+  text = (old / "lstm" / "metrics.jsonl").read_text().splitlines(keepends=True)
+  kept = "".join(line for line in text if json.loads(line)["step"] <= 40)
+  (old / "lstm" / "metrics.jsonl").write_text(kept)
+  assert run_lib.Run.open("lstm").status == "stopped"
+  assert "resumes after step 40" in launch("lstm").stderr
+  after = run_lib.Run.open("lstm")
+  # Other processors and packages round otherwise.
+  then, now = after.origin["launches"]
+  exact = all(then[name] == now[name] for name in ("processor", "packages"))
+  tolerance = {"rel": 0, "abs": 0} if exact else {"rel": 1e-3, "abs": 1e-4}
+  for old_line, line in zip(lines, after.metrics, strict=True):
+    for expected, name in zip(old_line, NUMBERS):
+      assert line.get(name) == (expected and pytest.approx(expected, **tolerance))
+  for name, array in checkpoints.flatten(after.params).items():
+    assert array == pytest.approx(arrays[name], **tolerance)
+
+
+@pytest.mark.parametrize("name", ["lstm", "ngram"])
+def test_a_finished_run_stays_finished(old, name):
+  before = checkpoints.digests(run_lib.Run.open(name).params)
+  assert "finished" in launch(name).stderr
+  run = run_lib.Run.open(name)
+  assert checkpoints.digests(run.params) == before
+  assert len(run.origin["launches"]) == 2 and run.status == "finished"
