@@ -86,7 +86,3 @@ def main(argv: Sequence[str] | None = None) -> int:
     return args.run_command(args)
 
   return console.run("charrnn", program)
-
-
-if __name__ == "__main__":
-  sys.exit(main())

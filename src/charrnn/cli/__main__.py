@@ -1,0 +1,7 @@
+"""`python -m charrnn.cli`."""
+
+import sys
+
+from charrnn import cli
+
+sys.exit(cli.main())
