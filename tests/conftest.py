@@ -2,6 +2,8 @@
 
 import os
 import pathlib
+import shutil
+import subprocess
 import sys
 import tempfile
 
@@ -11,7 +13,10 @@ import pytest
 
 from charrnn import runtime
 
-sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))
+ROOT = pathlib.Path(__file__).parents[1]
+SIZES = {"a": ("8", "0.01"), "b": ("6", "0.002")}  # hidden units, learning rate
+
+sys.path.insert(0, str(ROOT))
 jax.config.update("jax_num_cpu_devices", 8)
 _cache = tempfile.TemporaryDirectory(prefix="charrnn-tests-")
 os.environ["CHARRNN_CACHE"] = _cache.name
@@ -45,3 +50,65 @@ def main(folder, monkeypatch):
   monkeypatch.chdir(folder)
   monkeypatch.setattr(runtime, "set_cpu_devices", lambda *arguments: None)
   return lambda *arguments: launch.main(["launch.py", *arguments])
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory):
+  """Return runs `a` and `b` of 20 steps, with checkpoints at 10 and 20. Do not change them."""
+  folder = tmp_path_factory.mktemp("runs")
+  (folder / "text.txt").write_text("".join(f"{n} green bottles\n" for n in range(700)))
+  processes = [
+    subprocess.Popen(
+      [
+        sys.executable,
+        "launch.py",
+        "--config=experiments/shakespeare.py",
+        f"--config.text.source={folder / 'text.txt'}",
+        f"--config.model.hidden={hidden}",
+        f"--config.optimizer.learning_rate={rate}",
+        "--config.batch_size=4",
+        "--config.window=16",
+        "--config.max_steps=20",
+        "--config.eval_every=10",
+        "--config.log_every=5",
+        "--config.sample.length=0",
+        f"--workdir={folder / name}",
+      ],
+      cwd=ROOT,
+      env={**os.environ, "JAX_PLATFORMS": "cpu"},
+      stderr=subprocess.PIPE,
+      text=True,
+    )
+    for name, (hidden, rate) in SIZES.items()
+  ]
+  for process in processes:
+    _, err = process.communicate(timeout=300)
+    assert process.returncode == 0, err
+  return {name: folder / name for name in SIZES}
+
+
+@pytest.fixture(scope="session")
+def counted(trained):
+  """Return an n-gram run of the same text. Do not change it."""
+  workdir, text = trained["a"].with_name("ngram"), trained["a"].with_name("text.txt")
+  subprocess.run(
+    [
+      sys.executable,
+      "launch.py",
+      f"--config=experiments/ngram.py:{text}",
+      "--config.model.order=5",
+      "--config.sample.length=0",
+      f"--workdir={workdir}",
+    ],
+    cwd=ROOT,
+    env={**os.environ, "JAX_PLATFORMS": "cpu"},
+    check=True,
+    capture_output=True,
+  )
+  return workdir
+
+
+@pytest.fixture
+def a(trained, tmp_path):
+  """Return a copy of run `a` that the test may change."""
+  return pathlib.Path(shutil.copytree(trained["a"], tmp_path / "a"))

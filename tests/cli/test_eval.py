@@ -55,7 +55,7 @@ def test_a_split_has_its_documents_beginnings_left_out_when_reset(charrnn, train
   run = trained["a"]
   carried = charrnn("eval", run, "--json")
   corpus = run_lib.load_corpus(run_lib.Run.open(run).config)
-  (start, stop), *_ = run_lib.split_corpus(run_lib.Run.open(run).config, len(corpus.ids)).valid
+  (start, stop), *_ = run_lib.Run.open(run).splits().valid
   document = corpus.documents[0]
   cut = [document._replace(start=a, stop=b) for a, b in [(0, start + 99), (start + 99, stop)]]
   object.__setattr__(corpus, "documents", tuple(cut))

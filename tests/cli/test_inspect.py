@@ -7,6 +7,7 @@ import bits
 import numpy as np
 import pytest
 
+from charrnn import files
 from charrnn.cli import inspect
 from charrnn.runs import checkpoints
 
@@ -42,7 +43,8 @@ def test_numbers_are_numpys(charrnn, trained):
 def test_facts_are_those_of_the_run(charrnn, trained):
   facts = charrnn("inspect", trained["a"], "--json").json
   assert facts["problems"] == []
-  assert facts["config"] == json.loads((trained["a"] / "config.json").read_text())
+  stored = files.read_json(trained["a"] / "config.json")
+  assert facts["config"] == files.with_aliases(stored, inspect.ALIASES)
   assert facts["corpus"]["characters"] == sum(facts["tokenizer"]["counts"])
   assert facts["alphabet"]["symbols"] == facts["tokenizer"]["tokens"]  # the old names
   assert len(facts["launches"]) == 1
@@ -66,8 +68,8 @@ def test_a_page_is_narrow_and_says_it_all(charrnn, trained):
 
 
 def test_a_damaged_array_is_marked_among_the_others(charrnn, a):
-  files = sorted((a / "checkpoints/20/state/ocdbt.process_0/d").iterdir())
-  for file in files:
+  paths = sorted((a / "checkpoints/20/state/ocdbt.process_0/d").iterdir())
+  for file in paths:
     whole = file.read_bytes()
     for offset in range(100, len(whole), 300):
       bits.flip(file, offset)

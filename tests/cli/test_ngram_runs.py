@@ -18,9 +18,8 @@ def _devices(monkeypatch):
 
 @pytest.mark.parametrize("split", ["valid", "test"])
 def test_eval_is_the_loss_by_counts(charrnn, counted, split):
-  config = run_lib.Run.open(counted).config
-  corpus = run_lib.load_corpus(config)
-  parts = run_lib.split_corpus(config, len(corpus.ids))
+  run = run_lib.Run.open(counted)
+  corpus, parts = run.corpus(), run.splits()
   model = ngram.fit(corpus.ids, 5, corpus.tokenizer.vocab_size, parts.train)
   (result,) = charrnn("eval", counted, "--split", split, "--json").json["results"]
   order = run_lib.Run.open(counted).step

@@ -36,9 +36,8 @@ def test_the_figures(charrnn, trained, counted, tmp_path, split):
   assert found == json.loads((tmp_path / "ngrams.json").read_text())
   assert (tmp_path / "ngrams.png").read_bytes().startswith(b"\x89PNG")
 
-  config = run_lib.Run.open(trained["a"]).config
-  corpus = run_lib.load_corpus(config)
-  parts = run_lib.split_corpus(config, len(corpus.ids))
+  run = run_lib.Run.open(trained["a"])
+  corpus, parts = run.corpus(), run.splits()
   scored = getattr(parts, split)
   for gram in found["ngrams"]:  # each order counted for itself, each character scored by itself
     alone = ngram.fit(corpus.ids, gram["n"], corpus.tokenizer.vocab_size, parts.train)

@@ -9,7 +9,7 @@ import sys
 
 import pytest
 
-from charrnn import startup
+from charrnn import runtime
 from charrnn.runs import checkpoints
 from charrnn.runs import run as run_lib
 
@@ -39,7 +39,7 @@ def old(tmp_path, monkeypatch):
   """A copy of the old runs, in the current directory: their text has a relative path."""
   shutil.copytree(OLD, tmp_path, dirs_exist_ok=True)
   monkeypatch.chdir(tmp_path)
-  monkeypatch.setattr(startup, "set_cpu_devices", lambda *arguments: None)  # JAX has started
+  monkeypatch.setattr(runtime, "set_cpu_devices", lambda *arguments: None)  # JAX has started
   return tmp_path
 
 

@@ -33,9 +33,8 @@ def count(main, folder, tmp_path):
 
 def counted(workdir):
   """The n-grams of a run's text, made without the launch; its ids and parts."""
-  config = run_lib.Run.open(workdir).config
-  corpus = run_lib.load_corpus(config)
-  parts = run_lib.split_corpus(config, len(corpus.ids))
+  run = run_lib.Run.open(workdir)
+  corpus, parts = run.corpus(), run.splits()
   return ngram.fit(corpus.ids, ORDER, corpus.tokenizer.vocab_size, parts.train), corpus.ids, parts
 
 

@@ -29,7 +29,7 @@ def config(tmp_path, monkeypatch):
 def test_the_parts_are_the_corpus_and_know_their_places(config, kind, alphabet):
   config.text.split, config.text.tokenizer = kind, alphabet
   corpus = run_lib.load_corpus(config)
-  found = held_out.divide(corpus, run_lib.split_corpus(config, len(corpus.ids)), corpus.tokenizer)
+  found = held_out.divide(corpus, config_lib.split(config, len(corpus.ids)), corpus.tokenizer)
   whole = corpus.tokenizer.decode(corpus.ids[:])
   for part, segments in (
     (found.training, found.splits.train),
@@ -48,6 +48,6 @@ def test_the_parts_are_the_corpus_and_know_their_places(config, kind, alphabet):
 def test_no_held_out_text_is_one_line(config):
   config.text.valid_fraction = config.text.test_fraction = 0.0
   corpus = run_lib.load_corpus(config)
-  splits = run_lib.split_corpus(config, len(corpus.ids))
+  splits = config_lib.split(config, len(corpus.ids))
   with pytest.raises(errors.UserError, match="all training text"):
     held_out.divide(corpus, splits, corpus.tokenizer)

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from charrnn import config as config_lib
-from charrnn import console, errors, files
+from charrnn import console, errors, files, models
 from charrnn.runs import checkpoints, metrics
 from charrnn.runs import run as run_lib
 from charrnn.runs import status as status_lib
@@ -214,7 +214,7 @@ def _origin(about):
     "experiment", ":".join([about["experiment"] or "?", about["variant"] or ""]).strip(":")
   )
   yield from row("status", _status(about["progress"]))
-  if about["config"] and about["config"]["model"]["cell"] == "ngram":
+  if about["config"] and not models.has_gradient(about["config"]["model"]):
     yield from row("", "an n-gram: steps are orders, of which the best is kept")
   if corpus := about["corpus"]:
     known = {"source", "kind", "files", "bytes", "characters", "sha256", "options"}

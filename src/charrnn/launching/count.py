@@ -22,7 +22,7 @@ def run(line, workdir, distributed=False):
     stored = record.stored(workdir)
     corpus = run_lib.load_corpus(config)
     record.check_sample(config, corpus.tokenizer)
-    parts = run_lib.split_corpus(config, len(corpus.ids))
+    parts = config_lib.split(config, len(corpus.ids))
     ngram.check_order("--config.model.order", config.model.order, parts.train)
     runtime.start()
     if stored:

@@ -11,7 +11,7 @@ import numpy as np
 from ml_collections import config_dict
 
 from charrnn import config as config_lib
-from charrnn import errors, files, models
+from charrnn import errors, files, models, runtime
 from charrnn.data import corpora, tokenizers
 from charrnn.data import splits as splits_lib
 from charrnn.runs import checkpoints, lock
@@ -67,7 +67,8 @@ class Run:
     path = self.path / "config.json"
     try:
       config = config_lib.from_json(files.read_json(path))
-      if config.model.cell != "ngram" and None in (config.model.layers, config.model.hidden):
+      names = config_lib.used_fields(config)
+      if any(config[name] is None for name in ("model.layers", "model.hidden") if name in names):
         raise ValueError("it was not resolved")
       return config_dict.FrozenConfigDict(config)
     except (TypeError, AttributeError, ValueError, KeyError) as error:
@@ -129,7 +130,7 @@ class Run:
   def length(self) -> tuple[int, float | None]:
     """The number of steps of the whole training, and of an epoch (None of an n-gram's orders)."""
     config = self.config
-    if config.model.cell == "ngram":
+    if not models.has_gradient(config.model):
       return config.model.order, None
     per_epoch = config_lib.steps_per_epoch(config, self.provenance["characters"])
     return config_lib.total_steps(config, per_epoch), per_epoch
@@ -157,7 +158,7 @@ class Run:
   def _result(self) -> status_lib.RunStatus | None:
     """Return how the training ended by its own numbers; None if it is not at its end."""
     config, steps, lines = self.config, self.steps, self.metrics
-    if config.model.cell == "ngram":  # the checkpoint comes last
+    if not models.has_gradient(config.model):  # the checkpoint comes last
       return status_lib.RunStatus.FINISHED if steps else None
     if max([0, *steps, *(line["step"] for line in lines)]) >= self.length[0]:
       return status_lib.RunStatus.FINISHED
@@ -189,7 +190,7 @@ class Run:
 
   def splits(self) -> splits_lib.Splits:
     """Return the spans of the training, validation and test text."""
-    return split_corpus(self.config, self.provenance["characters"])
+    return config_lib.split(self.config, self.provenance["characters"])
 
   def checkpoint(self, step: int, prefix: str = "") -> tuple[checkpoints.Tree, dict[str, Any]]:
     """Return the verified arrays of a step at or below the name `prefix`, and the metadata.
@@ -289,11 +290,6 @@ def load_corpus(config) -> corpora.Corpus:
   )
 
 
-def split_corpus(config, length: int) -> splits_lib.Splits:
-  """Return the splits of a corpus of `length` characters."""
-  return config_lib.split(config, length)
-
-
 def common_splits(runs: Sequence[Run]) -> splits_lib.Splits:
   """Return the splits that runs have in common; raise UserError if their text or splits differ."""
   first, *others = runs
@@ -312,6 +308,4 @@ def _different(a: Run, b: Run, what: str) -> errors.UserError:
 
 def use_cpu():
   """Keep JAX to the CPU: a command that only reads must not take memory of the training GPU."""
-  from charrnn import runtime
-
   runtime.start().config.update("jax_platforms", "cpu")

@@ -129,7 +129,7 @@ def sample(args, request: Request, domain: metrics.Domain, progress: console.Pro
     config = config_lib.replace(config_lib.default(), {"text.source": source})
     whole = run_lib.load_corpus(config)
     tokenizer = whole.tokenizer
-    corpus = held_out.divide(whole, run_lib.split_corpus(config, len(whole.ids)), tokenizer)
+    corpus = held_out.divide(whole, config_lib.split(config, len(whole.ids)), tokenizer)
   if args.order:
     ngram.check_order("--order", args.order, corpus.splits.train)
   read = {each: _read(each.target, config.text) for each in request.systems if each not in loaded}

@@ -1,0 +1,141 @@
+"""Run: its status, and reading beside a trainer."""
+
+import json
+import shutil
+import threading
+import time
+
+import pytest
+
+from charrnn import errors
+from charrnn.runs import checkpoints, lock
+from charrnn.runs import run as run_lib
+
+
+def edit(path, **values):
+  path.write_text(json.dumps(json.loads(path.read_text()) | values))
+
+
+def keep_until(workdir, step):
+  """Remove what a run has written after a step."""
+  path = workdir / "metrics.jsonl"
+  lines = path.read_text().splitlines(keepends=True)
+  path.write_text("".join(line for line in lines if json.loads(line)["step"] <= step))
+  for each in checkpoints.steps(workdir / "checkpoints"):
+    if each > step:
+      shutil.rmtree(workdir / "checkpoints" / str(each))
+
+
+def status(workdir):
+  return str(run_lib.Run(workdir).status)
+
+
+def test_status_by_metrics_and_checkpoints(a, counted):
+  assert status(a) == status(counted) == "finished"
+  (a / "metrics.jsonl").unlink()
+  assert status(a) == "finished"
+  shutil.rmtree(a / "checkpoints" / "20")
+  assert status(a) == "stopped"
+  shutil.rmtree(a / "checkpoints")
+  assert status(a) == "stopped"
+  (a / "config.json").unlink()
+  assert status(a) == "waiting"
+
+
+def test_status_by_patience_and_divergence(a):
+  keep_until(a, 10)
+  path = a / "metrics.jsonl"
+  before = path.read_text()
+  path.write_text(before + "".join(f'{{"step": 10, "valid/loss": {x}}}\n' for x in (0.1, 0.1, 5)))
+  for patience, expected in ((3, "stopped"), (2, "finished")):
+    edit(a / "config.json", patience=patience)
+    assert status(a) == expected
+  edit(a / "config.json", patience=0)
+  path.write_text(before + '{"step": 15, "train/loss": 99}\n')
+  assert status(a) == "diverged"
+
+
+@pytest.mark.parametrize("key", ["status", "state"])
+def test_status_by_the_launcher(a, key):
+  path = a / "outcome.json"
+  path.write_text(json.dumps({key: "timeout", "code": 75, "seconds": 1}))
+  assert status(a) == "finished"  # another launch has resumed it since
+  keep_until(a, 10)
+  assert status(a) == "timeout"
+  for word, expected in (("done", "finished"), ("pruned", "pruned"), ("failed", "failed")):
+    edit(path, **{key: word})
+    assert status(a) == expected
+  edit(path, **{key: "unknown"})
+  assert status(a) == "stopped"
+  with lock.hold(a):
+    assert status(a) == "running"
+
+
+def test_a_damaged_record_has_a_status(a):
+  (a / "run.json").write_text("{")
+  keep_until(a, 10)
+  assert status(a) == "stopped"
+
+
+def test_reading_changes_nothing(trained):
+  def contents():
+    paths = [path for path in trained["a"].rglob("*") if path.is_file()]
+    return {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in paths}
+
+  before = contents()
+  run = run_lib.Run.open(trained["a"])
+  assert run.model.vocab_size == run.tokenizer.vocab_size == len(run.params["head"]["b_y"])
+  assert run.length == (20, pytest.approx(run.metrics[-1]["step"] / run.metrics[-1]["epoch"]))
+  assert run.corpus().provenance == run.provenance == run.origin["corpus"]
+  assert run.status == "finished" and run.steps == [10, 20] and run.step in run.steps
+  assert contents() == before
+
+
+def delete_soon(workdir, step):
+  """Delete a step as Orbax does: its contents first, its folder a moment later."""
+  folder = workdir / "checkpoints" / str(step)
+  for path in list(folder.iterdir()):
+    shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+  def finish():
+    time.sleep(0.3)
+    folder.rmdir()
+
+  threading.Thread(target=finish).start()
+
+
+def test_the_best_step_is_deleted_while_it_is_read(a, monkeypatch):
+  best = run_lib.Run.open(a).step
+  (other,) = {10, 20} - {best}
+  read = checkpoints.read
+
+  def read_too_late(folder, step, prefix=""):
+    if step == best:
+      delete_soon(a, best)
+    return read(folder, step, prefix)
+
+  monkeypatch.setattr(checkpoints, "read", read_too_late)
+  with lock.hold(a):
+    run = run_lib.Run.open(a)
+    assert run.step == other and "layer_0" in run.params
+
+
+def test_a_step_that_is_deleted_is_not_damaged(a):
+  with lock.hold(a):
+    delete_soon(a, 10)
+    with pytest.raises(run_lib.DeletedError, match=r"step 10 .* was deleted while it was read"):
+      _ = run_lib.Run.open(a, 10).params
+    (a / "checkpoints" / "20" / "meta" / "metadata").unlink()
+    with pytest.raises(checkpoints.DamagedError):
+      run_lib.Run.open(a, 20).arrays(20)
+
+
+def test_open_names_what_is_missing(a):
+  with pytest.raises(errors.UserError, match="no step 3: kept are 10, 20"):
+    run_lib.Run.open(a, 3)
+  shutil.rmtree(a / "checkpoints")
+  with pytest.raises(errors.UserError, match="no checkpoint yet: the first is written after step"):
+    run_lib.Run.open(a).load()
+  edit(a / "config.json", model={})
+  with pytest.raises(errors.UserError, match=r"config\.json is damaged"):
+    _ = run_lib.Run.open(a).config
