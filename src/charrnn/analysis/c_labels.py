@@ -48,97 +48,76 @@ _LOOP_MACRO = re.compile(r"^([ \t]+)(?=\w*for_each)(\w+)(?=[ \t]*\()", re.MULTIL
 _NOT_ASCII = re.compile(r"[^\x01-\x7f]")
 
 _BLOCKS = {"compound_statement", "field_declaration_list", "enumerator_list"}
+_LAYOUT = ("line-position", "indentation")
 _WITH_BODY = {"for_statement", "while_statement", "do_statement", "switch_statement"}
 
 
-@labels.hypothesis("brace-depth", "graded", "c", "open braces outside comments and literals")
+@labels.graded("brace-depth", "open braces outside comments and literals", "c")
 def brace_depth(text: str) -> labels.Label:
-  return _tokens(text).depth(text, "braces")
+  return _depth(text, "braces")
 
 
-@labels.hypothesis(
-  "syntax-depth", "graded", "c", "enclosing blocks, and one for each body without braces"
-)
+@labels.graded("syntax-depth", "enclosing blocks, and one for each body without braces", "c")
 def syntax_depth(text: str) -> labels.Label:
-  """Count blocks, also of struct, union and enum; initializers and `else if` add nothing."""
-  return _of_syntax(text, "levels")
+  # Blocks also of struct, union and enum. Initializers and `else if` add nothing.
+  return _nesting(text, "levels")
 
 
-@labels.hypothesis(
+@labels.binary(
   "if-condition",
-  "binary",
-  "c",
   "in the condition of an if, from its (",
+  "c",
   confounds=("line-position", "c-parenthesis-depth"),
 )
 def if_condition(text: str) -> labels.Label:
-  return _of_syntax(text, "conditions", binary=True)
+  return _within(text, "conditions")
 
 
-@labels.hypothesis(
-  "if-body",
-  "binary",
-  "c",
-  "in what an if governs, at any depth",
-  confounds=("line-position", "indentation"),
-)
+@labels.binary("if-body", "in what an if governs, at any depth", "c", confounds=_LAYOUT)
 def if_body(text: str) -> labels.Label:
-  return _of_syntax(text, "consequences", binary=True)
+  return _within(text, "consequences")
 
 
-@labels.hypothesis(
-  "else-body",
-  "binary",
-  "c",
-  "in what a plain else governs",
-  confounds=("line-position", "indentation"),
-)
+@labels.binary("else-body", "in what a plain else governs", "c", confounds=_LAYOUT)
 def else_body(text: str) -> labels.Label:
-  """Label the body of a plain `else`; `else if (b) B` has a condition and an if body instead."""
-  return _of_syntax(text, "alternatives", binary=True)
+  return _within(text, "alternatives")
 
 
-@labels.hypothesis("comment", "binary", "c", "in a comment of either kind")
+@labels.binary("comment", "in a comment of either kind", "c")
 def comment(text: str) -> labels.Label:
-  return _inside_tokens(text, "block", "line")
+  return _in_tokens(text, "block", "line")
 
 
-@labels.hypothesis("block-comment", "binary", "c", "in a comment /* like this */")
+@labels.binary("block-comment", "in a comment /* like this */", "c")
 def block_comment(text: str) -> labels.Label:
-  return _inside_tokens(text, "block")
+  return _in_tokens(text, "block")
 
 
-@labels.hypothesis("line-comment", "binary", "c", "in a comment // like this")
+@labels.binary("line-comment", "in a comment // like this", "c")
 def line_comment(text: str) -> labels.Label:
-  return _inside_tokens(text, "line")
+  return _in_tokens(text, "line")
 
 
-@labels.hypothesis("string", "binary", "c", "in a string, between double quotes")
+@labels.binary("string", "in a string, between double quotes", "c")
 def string(text: str) -> labels.Label:
   # Not in character literals, in which the state lasts for one character.
-  return _inside_tokens(text, "string")
+  return _in_tokens(text, "string")
 
 
-@labels.hypothesis(
-  "c-parenthesis-depth", "graded", "c", "open parentheses outside comments and literals"
-)
+@labels.graded("c-parenthesis-depth", "open parentheses outside comments and literals", "c")
 def parenthesis_depth(text: str) -> labels.Label:
-  return _tokens(text).depth(text, "parentheses")
+  return _depth(text, "parentheses")
 
 
-@labels.hypothesis(
-  "c-bracket-depth", "graded", "c", "open square brackets outside comments and literals"
-)
+@labels.graded("c-bracket-depth", "open square brackets outside comments and literals", "c")
 def bracket_depth(text: str) -> labels.Label:
-  return _tokens(text).depth(text, "brackets")
+  return _depth(text, "brackets")
 
 
-@labels.hypothesis(
-  "directive-depth", "graded", "c", "open #if, #ifdef and #ifndef outside comments"
-)
+@labels.graded("directive-depth", "open #if, #ifdef and #ifndef outside comments", "c")
 def directive_depth(text: str) -> labels.Label:
   # Changes after the word: at `#if` alone nothing tells it from `#ifdef`.
-  return _tokens(text).depth(text, "directives")
+  return _depth(text, "directives")
 
 
 class _State(NamedTuple):
@@ -176,11 +155,6 @@ class _Tokens(NamedTuple):
   spans: dict[str, list[tuple[int, int]]]
   changes: list[_Change]
 
-  def depth(self, text: str, field: str) -> labels.Label:
-    at = _Change._fields.index(field)
-    changes = ((change.position, change[at]) for change in self.changes)
-    return labels.everywhere(labels.steps(len(text), changes))
-
 
 @functools.lru_cache(maxsize=1)
 def _tokens(text: str) -> _Tokens:
@@ -216,7 +190,12 @@ def _after_directive(word: str, state: _State, branches: list[_State]) -> _State
   return state
 
 
-def _inside_tokens(text: str, *kinds: str) -> labels.Label:
+def _depth(text: str, field: str) -> labels.Label:
+  changes = ((change.position, getattr(change, field)) for change in _tokens(text).changes)
+  return labels.everywhere(labels.steps(len(text), changes))
+
+
+def _in_tokens(text: str, *kinds: str) -> labels.Label:
   spans = [span for kind in kinds for span in _tokens(text).spans[kind]]
   return labels.everywhere(labels.covering(len(text), spans))
 
@@ -234,7 +213,8 @@ class _Syntax(NamedTuple):
   verdicts: list[tuple[int, int, bool]]
 
 
-def _of_syntax(text: str, field: str, binary: bool = False) -> labels.Label:
+def _nesting(text: str, field: str) -> labels.Label:
+  """Return the depth of nesting in spans of a field of _Syntax."""
   syntax = _syntax(text)
   depth = labels.covering(len(text), getattr(syntax, field))
   parsed = np.ones(len(text), bool)
@@ -243,7 +223,12 @@ def _of_syntax(text: str, field: str, binary: bool = False) -> labels.Label:
       # Blocks that the error seemed to open around the function do not exist.
       depth[start:stop] = np.maximum(0, depth[start:stop] - depth[start])
     parsed[start:stop] = verdict
-  return labels.Label((depth > 0 if binary else depth).astype(np.float32), parsed)
+  return labels.Label(depth.astype(np.float32), parsed)
+
+
+def _within(text: str, field: str) -> labels.Label:
+  label = _nesting(text, field)
+  return label._replace(values=np.minimum(label.values, 1))
 
 
 def understood(tree: tree_sitter.Tree, length: int) -> np.ndarray:

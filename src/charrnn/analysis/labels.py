@@ -4,6 +4,7 @@ A label function maps a text of N code points to a Label: for every character th
 reading it. Closing characters count as outside.
 """
 
+import functools
 import re
 from collections.abc import Callable, Iterable
 from typing import NamedTuple
@@ -51,14 +52,19 @@ class Hypothesis(NamedTuple):
 HYPOTHESES: dict[str, Hypothesis] = {}
 
 
-def hypothesis(name: str, kind: str, language: str, about: str, **options) -> Callable:
-  """Return a decorator that registers a label function; `options` are fields of Hypothesis."""
+def binary(name: str, about: str, language: str = "any", **options) -> Callable:
+  """Return a decorator that registers a function of 0 or 1; `options` are fields of Hypothesis."""
+  return functools.partial(_register, name, "binary", language, about, options)
 
-  def register(function):
-    HYPOTHESES[name] = Hypothesis(name, kind, language, about, function, **options)
-    return function
 
-  return register
+def graded(name: str, about: str, language: str = "any", **options) -> Callable:
+  """Return a decorator that registers a function of any numbers."""
+  return functools.partial(_register, name, "graded", language, about, options)
+
+
+def _register(name, kind, language, about, options, function):
+  HYPOTHESES[name] = Hypothesis(name, kind, language, about, function, **options)
+  return function
 
 
 def everywhere(values: np.ndarray) -> Label:
@@ -80,26 +86,19 @@ def steps(length: int, changes: Iterable[tuple[int, float]]) -> np.ndarray:
   return np.repeat(values, lengths)
 
 
-@hypothesis("line-position", "graded", "any", "characters since the newline")
+@graded("line-position", "characters since the newline")
 def line_position(text: str) -> Label:
   return everywhere(_columns(text))
 
 
-@hypothesis(
-  "near-line-end",
-  "binary",
-  "any",
-  f"past {NEAR:.0%} of the length that 95% of the document's lines keep to",
-)
+@binary("near-line-end", f"past {NEAR:.0%} of the length that 95% of the document's lines keep to")
 def near_line_end(text: str) -> Label:
   # Measured by the text's own width, so that verse has line ends as prose has.
   return everywhere(_columns(text) > NEAR * _width(text))
 
 
-@hypothesis(
+@binary(
   "next-is-newline",
-  "binary",
-  "any",
   "the next character ends the line (looks ahead)",
   predicts=True,
   of_next=True,
@@ -112,10 +111,8 @@ def next_is_newline(text: str) -> Label:
   return Label(np.append(ends, False)[1:].astype(np.float32), defined)
 
 
-@hypothesis(
+@binary(
   "word-does-not-fit",
-  "binary",
-  "any",
   "the next word would pass the length that 95% of the lines keep to (looks ahead)",
   predicts=True,
   of_next=True,
@@ -136,10 +133,8 @@ def word_does_not_fit(text: str) -> Label:
   return Label((needed > _width(text)).astype(np.float32), following < len(words))
 
 
-@hypothesis(
+@graded(
   "indentation",
-  "graded",
-  "any",
   f"width of the line's leading blank, once it has ended (tabs to multiples of {TAB})",
 )
 def indentation(text: str) -> Label:
@@ -151,19 +146,19 @@ def indentation(text: str) -> Label:
   return Label(values, _last(begins) > _last(_newlines(text)))
 
 
-@hypothesis("url", "binary", "any", "from http:// or https:// to white space")
+@binary("url", "from http:// or https:// to white space")
 def url(text: str) -> Label:
   # From the second slash on: at `http` alone nothing tells a URL from a word.
   spans = [match.span("inside") for match in _URL.finditer(text)]
   return everywhere(covering(len(text), spans))
 
 
-@hypothesis("wiki-link", "binary", "any", "from [[ to ]]")
+@binary("wiki-link", "from [[ to ]]")
 def wiki_link(text: str) -> Label:
   return everywhere(_depth(text, "[[", "]]") > 0)
 
 
-@hypothesis("in-quotes", "binary", "prose", "between double quotes, straight or curly")
+@binary("in-quotes", "between double quotes, straight or curly", "prose")
 def in_quotes(text: str) -> Label:
   """Toggle at straight quotes, open and close at curly ones, reset at a blank line."""
   changes, inside = [], False
@@ -174,11 +169,10 @@ def in_quotes(text: str) -> Label:
   return everywhere(steps(len(text), changes))
 
 
-@hypothesis(
+@binary(
   "speaker",
-  "binary",
-  "prose",
   "in a line `Name:` after a blank one (looks ahead to the colon)",
+  "prose",
   predicts=True,
 )
 def speaker(text: str) -> Label:
@@ -186,12 +180,12 @@ def speaker(text: str) -> Label:
   return everywhere(covering(len(text), spans))
 
 
-@hypothesis("parenthesis-depth", "graded", "prose", "open parentheses")
+@graded("parenthesis-depth", "open parentheses", "prose")
 def parenthesis_depth(text: str) -> Label:
   return everywhere(_depth(text, "(", ")"))
 
 
-@hypothesis("bracket-depth", "graded", "prose", "open square brackets")
+@graded("bracket-depth", "open square brackets", "prose")
 def bracket_depth(text: str) -> Label:
   return everywhere(_depth(text, "[", "]"))
 
