@@ -291,9 +291,9 @@ def test_light_dark_and_print_look_as_they_should(opened, tmp_path, scheme):
   page = opened(color_scheme=scheme)
   brightness = """() => {
     const canvas = new OffscreenCanvas(1, 1).getContext("2d");
-    plotting.fillStyle = getComputedStyle(document.body).backgroundColor;
-    plotting.fillRect(0, 0, 1, 1);
-    return plotting.getImageData(0, 0, 1, 1).data[0];
+    canvas.fillStyle = getComputedStyle(document.body).backgroundColor;
+    canvas.fillRect(0, 0, 1, 1);
+    return canvas.getImageData(0, 0, 1, 1).data[0];
   }"""
   page.screenshot(path=tmp_path / f"{scheme}.png")
   assert (page.evaluate(brightness) > 128) == (scheme == "light")

@@ -230,17 +230,17 @@ def _noise(seed, planted, n=6000):
 
 
 @pytest.mark.parametrize("planted", [0, 1])
-def test_noise_is_called_a_finding_no_more_often_than_agreed(planted):
+def test_noise_is_significant_no_more_often_than_stated(planted):
   """Columns that remember 33 characters and labels of long runs; also beside a true finding."""
-  times, alpha = 150, 0.05
+  times, alpha = 100, 0.05
   found = [_noise(seed, planted) for seed in range(times)]
   at_most = stats.binom.ppf(0.999, times, alpha)
   for half in ("discovery", "confirmation"):
     wrong = sum(min(getattr(f, half).family_p for f in fs) <= alpha for fs, _ in found)
     assert wrong <= at_most
-  assert sum(any(f.significant for f in fs) for fs, _ in found) <= 3
+  assert sum(any(f.significant for f in fs) for fs, _ in found) <= 2
   assert sum(units.count > planted for _, units in found) <= at_most
-  # The test has teeth: single hypotheses are called so about as often as agreed.
+  # Single hypotheses are significant about as often as stated, so the bounds are tight.
   alone = [f.discovery.p <= alpha for fs, _ in found for f in fs]
   assert stats.binom.ppf(0.001, len(alone), alpha) <= sum(alone)
 

@@ -33,6 +33,11 @@ class Target(NamedTuple):
   strata: np.ndarray | None = None  # [N], of the confounds
   counts: bool = True  # whether a unit that follows it is interpretable
 
+  @property
+  def about(self) -> str:
+    about, confounds = self.hypothesis.about, ", ".join(self.hypothesis.confounds)
+    return about if self.strata is None else f"{about}; controlling for {confounds}"
+
 
 class Design(NamedTuple):
   """The parameters of a match."""

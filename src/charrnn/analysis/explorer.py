@@ -58,7 +58,6 @@ def write(
   quantities: first those of findings, then the next best. Raises UserError if not even the coarsest
   levels fit.
   """
-  _check(excerpt)
   blocks = {"study": _short(dict(study)), "excerpt": _excerpt(excerpt)}
   title = f"{study['run']}: charrnn explorer"
   units = sorted({(layer, unit) for layer, _, unit in excerpt.columns})
@@ -68,17 +67,6 @@ def write(
   page = _page(title, blocks | {"traces": traces}).encode()
   pathlib.Path(path).write_bytes(page)
   return len(page)
-
-
-def _check(excerpt):
-  n, columns = len(excerpt.text), len(excerpt.columns)
-  if not n:
-    raise errors.UserError("the explorer's text is empty: choose a span that has characters")
-  if excerpt.recording.shape != (n, columns):
-    raise errors.UserError(
-      f"the explorer's recording is {'x'.join(map(str, excerpt.recording.shape))}, for {n} "
-      f"characters and {columns} columns: record the same text that is shown"
-    )
 
 
 def _page(title: str, blocks: Mapping[str, Any]) -> str:

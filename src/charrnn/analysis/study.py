@@ -195,19 +195,10 @@ def _about(subject, result, design, targets) -> dict:
       "halves": design.halves.by,
     },
     "quantities": list(subject.run.model.units["layer_0"]),
-    "hypotheses": list(map(_hypothesis, targets)),
-  }
-
-
-def _hypothesis(target) -> dict:
-  hypothesis, about = target.hypothesis, target.hypothesis.about
-  if target.strata is not None:
-    about += f"; controlling for {', '.join(hypothesis.confounds)}"
-  return {
-    "name": target.name,
-    "kind": target.kind,
-    "about": about,
-    "predicts": hypothesis.predicts,
+    "hypotheses": [
+      {"name": t.name, "kind": t.kind, "about": t.about, "predicts": t.hypothesis.predicts}
+      for t in targets
+    ],
   }
 
 
