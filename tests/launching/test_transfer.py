@@ -8,7 +8,7 @@ import tiny
 from charrnn import config as config_lib
 from charrnn import errors, files
 from charrnn.data import tokenizers
-from charrnn.launching import transfer
+from charrnn.launching import programs
 from charrnn.runs import checkpoints
 
 OLD, NEW = "abcdefg", "!abcdxyzefg"
@@ -34,7 +34,9 @@ def start(source, text, **fields):
   alphabet = tokenizers.Tokenizer.from_text(text)
   net = tiny.model(alphabet.vocab_size, **{"embed": embed} | fields)
   fresh = net.init(jax.random.key(2))
-  return transfer.weights(str(path), net, fresh, alphabet), jax.device_get(fresh)
+  fields = {"cell": "lstm", "layers": 2, "hidden": 8, "embed": embed} | fields
+  params = programs.transferred_params(path, fields, fresh, alphabet)
+  return params, jax.device_get(fresh)
 
 
 def test_the_same_alphabet_takes_every_weight(source):
@@ -68,10 +70,10 @@ def test_another_shape_is_refused_by_name(source, fields, field):
 
 
 def test_nothing_in_common_is_refused(source):
-  with pytest.raises(errors.UserError, match="no symbol in common"):
+  with pytest.raises(errors.UserError, match="no token in common"):
     start(source, "0123")
 
 
 def test_what_is_no_run_is_refused(tmp_path):
   with pytest.raises(errors.UserError, match="no run directory"):
-    transfer.weights(str(tmp_path / "none"), tiny.model(), {}, None)
+    programs.transferred_params(tmp_path / "none", {}, {}, None)

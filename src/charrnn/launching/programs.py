@@ -1,0 +1,267 @@
+"""The training program, and the counting program of n-grams.
+
+Both fill a run directory with config.json, run.json, metrics, samples, checkpoints and a plot. The
+steps of an n-gram run are orders: metrics.jsonl has the loss of each up to model.order, and the
+checkpoint is the model of the best one. A count takes minutes at most and is not resumed.
+"""
+
+import math
+import pathlib
+import shlex
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from charrnn import command_line, console, errors, models, runtime
+from charrnn.data import batches, corpora
+from charrnn.data import splits as splits_lib
+from charrnn.evaluation import evaluate
+from charrnn.models import ngram
+from charrnn.runs import checkpoints, metrics, provenance
+from charrnn.runs import run as run_lib
+from charrnn.runs import status as status_lib
+from charrnn.sampling import options, samples, stream, write
+from charrnn.training import loop, steps
+
+SHOWN_LINES = 6  # of a sample in the log
+# Axes of parameters that count the tokens of the vocabulary.
+TOKEN_AXES = {("embed", "W_e"): 0, ("head", "W_hy"): 1, ("head", "b_y"): 0}
+
+
+class Job(NamedTuple):
+  """A run to be made. The config of its command line is resolved."""
+
+  line: command_line.CommandLine
+  workdir: pathlib.Path
+  corpus: corpora.Corpus
+  splits: splits_lib.Splits
+
+  @property
+  def config(self):
+    return self.line.config
+
+  @property
+  def title(self) -> str:
+    return f"{self.line.experiment} {self.line.variant}".strip()
+
+
+def is_main_process() -> bool:
+  """Return whether this process writes the files of the run."""
+  return jax.process_index() == 0
+
+
+def train(job: Job, chosen: dict[str, Any], watch: runtime.Stopwatch) -> int:
+  """Train a network, or resume its training; return the exit code.
+
+  `chosen`: the config values that were chosen by the amount of text. `watch` measures the start.
+  """
+  watch.mark("jax")
+  config, corpus = job.config, job.corpus
+  windows = batches.TrainingWindows(corpus.ids, job.splits.train, config.batch_size, config.window)
+  model = models.make(corpus.tokenizer.vocab_size, config.model)
+  trainer = loop.Trainer(
+    config,
+    job.workdir,
+    model,
+    windows,
+    evaluators=[_validation(job, model)],
+    writers=[lambda params, step: write_sample(job, model, jax.device_get(params), step)],
+  )
+  _announce(job, chosen, trainer)
+  init_params = None
+  if config.init_from:
+
+    def init_params(fresh):
+      return transferred_params(config.init_from, config.model, fresh, corpus.tokenizer)
+
+  state, record = trainer.restore(init_params), None
+  if is_main_process():
+    devices = trainer.train_step.devices.text
+    record = provenance.record_launch(job.line, job.workdir, corpus, devices)
+  watch.mark("parameters")
+
+  def on_first_step():
+    watch.mark("first step")
+    if record:
+      loop.say(provenance.record_startup(job.workdir, record, watch.seconds()))
+
+  _, interrupted = trainer.train(state, on_first_step)
+  if is_main_process():
+    metrics.plot(job.workdir, job.title)
+  if interrupted:
+    return status_lib.STOPPED_CODE
+  memory = trainer.memory
+  if memory.best_loss is not None:
+    best = console.nats_and_bits(memory.best_loss)
+    loop.say(f"\nbest validation loss {best} per character, at step {memory.best_step}")
+  loop.say(f"{console.duration(memory.seconds)} of training; the run is in {job.workdir}")
+  _show_next_commands(job)
+  return 0
+
+
+def _validation(job, model) -> loop.Evaluator:
+  """Return the evaluator of the loss on the validation split."""
+  loss_step = steps.LossStep(model)
+
+  def evaluator(params, _):
+    nats = evaluate.evaluate(
+      loss_step,
+      params,
+      job.corpus.ids,
+      job.splits.valid,
+      readers=job.config.eval_streams,
+      window=job.config.window,
+      burn_in=job.config.eval_burn_in,
+    )
+    if not math.isnan(nats):
+      yield "valid/loss", nats
+
+  return evaluator
+
+
+def _announce(job, chosen, trainer):
+  """Report what is trained on what."""
+  config, corpus = job.config, job.corpus
+  train, valid, test = (sum(stop - start for start, stop in spans) for spans in job.splits)
+  params = sum(leaf.size for leaf in jax.tree.leaves(trainer.shapes()))
+  m, o = config.model, config.optimizer
+  inputs = f"embedding {m.embed}" if m.embed else "one-hot input"
+  unit = "bytes" if config.text.tokenizer == "byte" else "characters"
+  values = ", ".join(f"{name}={value:g}" for name, value in chosen.items())
+  rows = {"chosen": f"by the amount of text: {values}"} if chosen else {}
+  rows |= {
+    "corpus": f"{corpus.name}: {len(corpus.ids):,} {unit} in {len(corpus.documents)} documents, "
+    f"vocabulary of {corpus.tokenizer.vocab_size}",
+    "split": f"{config.text.split}: {train:,} to train, {valid:,} validation, {test:,} test",
+    "model": f"{m.cell} {m.layers} x {m.hidden}, {inputs}, dropout {m.dropout:g}: {params:,} "
+    f"parameters, products in {m.compute_dtype}",
+    "training": f"{o.name} {o.learning_rate:g} {config.schedule.name}, {config.batch_size} streams "
+    f"x {config.window} {unit}, {trainer.steps:,} steps "
+    f"({trainer.steps / trainer.windows.steps_per_epoch:.2f} epochs)",
+    "devices": trainer.train_step.devices.text,
+    "run": str(job.workdir),
+  }
+  for name, value in rows.items():
+    loop.say(f"{name:9} {value}")
+
+
+def transferred_params(source: str | pathlib.Path, fields, params: models.Params, tokenizer):
+  """Return `params` with the values of the run `source`, token by token where they depend on it.
+
+  Tokens that the source does not know keep their fresh values. `fields`: config.model of the new
+  run. Raises UserError if the source has another shape, or no token in common.
+  """
+  run = run_lib.Run.open(source).load()
+  for field in ("cell", "layers", "hidden", "embed"):
+    ours, theirs = fields[field], run.config.model[field]
+    if ours != theirs:
+      raise errors.UserError(
+        f"--config.init_from={source} has model.{field}={theirs}, this run {ours}: "
+        f"give --config.model.{field}={theirs}"
+      )
+  known = {token: n for n, token in enumerate(run.tokenizer.tokens)}
+  pairs = [(n, known[token]) for n, token in enumerate(tokenizer.tokens) if token in known]
+  if run.tokenizer.kind != tokenizer.kind or not pairs:
+    raise errors.UserError(
+      f"--config.init_from={source} has no token in common with this text "
+      f"({run.tokenizer.kind} vocabulary of {run.tokenizer.vocab_size})"
+    )
+  loop.say(
+    f"weights   from {source}, step {run.step}: it knows {len(pairs)} of the "
+    f"{tokenizer.vocab_size} tokens"
+  )
+  new, old = np.array(pairs).T
+  axes = TOKEN_AXES | ({} if fields["embed"] else {("layer_0", "W_xh"): 0})  # one-hot input
+
+  def move(path, fresh, value):
+    axis = axes.get(tuple(key.key for key in path))
+    if axis is None:
+      return value
+    moved = np.moveaxis(np.array(fresh), axis, 0)
+    moved[new] = np.moveaxis(np.asarray(value), axis, 0)[old]
+    return np.moveaxis(moved, 0, axis)
+
+  return jax.tree_util.tree_map_with_path(move, params, run.params)
+
+
+def count(job: Job) -> int:
+  """Count the n-grams of the training text, unless that has been done; return the exit code."""
+  order = job.config.model.order
+  ngram.check_order("--config.model.order", order, job.splits.train)
+  newest = checkpoints.read_newest(job.workdir / "checkpoints", loop.say)
+  counts = None
+  if not newest:
+    length = sum(stop - start for start, stop in job.splits.train)
+    total = len(job.corpus.ids)
+    loop.say(f"corpus    {job.corpus.name}: {length:,} of {total:,} characters to count")
+    loop.say(f"run       {job.workdir}")
+    vocab_size = job.corpus.tokenizer.vocab_size
+    counts = ngram.fit(job.corpus.ids, order, vocab_size, job.splits.train, _report_strings)
+  provenance.record_launch(job.line, job.workdir, job.corpus, steps.all_devices().text)
+  meta = newest[1] if newest else _store_best_order(job, counts)
+  if job.splits.valid:
+    metrics.plot(job.workdir, job.title, "order")
+    loss = console.nats_and_bits(meta["valid_loss"])
+    loop.say(f"\nbest validation loss {loss} per character, of order {meta['step']}")
+  loop.say(f"{'finished before' if newest else 'finished'}: the run is in {job.workdir}")
+  _show_next_commands(job)
+  return 0
+
+
+def _report_strings(order, strings):
+  loop.say(f"order {order:3}  {strings:11,} strings counted")
+
+
+def _store_best_order(job, counts) -> dict[str, Any]:
+  """Write the loss of every order, and a sample and checkpoint of the best; return its meta."""
+  corpus, valid = job.corpus, job.splits.valid
+  losses = counts.losses(corpus.ids, valid) if valid else np.array([])
+  log = metrics.MetricsLog(job.workdir, 0)
+  for order, loss in enumerate(losses, 1):
+    loop.say(f"order {order:3}  validation {console.nats_and_bits(loss)}")
+    log.write(order, {"valid/loss": float(loss)})
+  log.close()
+  # Without a validation split the highest order is the best, as the last step of a network is.
+  best = int(np.argmin(losses)) + 1 if len(losses) else counts.order
+  params = counts.params(best)
+  write_sample(job, ngram.Model(corpus.tokenizer.vocab_size, best), params, best)
+  meta = {"valid_loss": float(losses[best - 1]) if len(losses) else None}
+  writer = checkpoints.Writer(job.workdir / "checkpoints", keep=1)
+  writer.save(best, steps.TrainState(np.int32(best), params, (), ()), meta)
+  writer.close()
+  return meta | {"step": best}
+
+
+def write_sample(job: Job, model: models.Model, params: models.Params, step: int):
+  """Write samples/STEP.txt, and its first lines to the log."""
+  c, tokenizer = job.config.sample, job.corpus.tokenizer
+  if not c.length:
+    return
+  prompt_ids = tokenizer.encode(c.prime)
+  (sample,) = samples.draw(
+    write.Writer(model, params, tokenizer),
+    prompt_ids,
+    num=1,
+    length=c.length,
+    stop=None,
+    seed=job.config.seed,
+    settings=options.Settings(c.temperature),
+  )
+  text = stream.Reader(tokenizer, prompt_ids).prompt + sample.text
+  folder = job.workdir / "samples"
+  folder.mkdir(exist_ok=True)
+  (folder / f"{step}.txt").write_bytes(text.encode("utf-8", "replace"))
+  for line in text.strip("\n").split("\n")[:SHOWN_LINES]:
+    loop.say(f"    {line.translate(stream.VISIBLE)}")
+
+
+def _show_next_commands(job):
+  folder, picture = shlex.quote(str(job.workdir)), job.workdir / "loss.png"
+  if picture.exists():
+    loop.say(f"loss curve: {picture}")
+  loop.say(
+    f"\nnext:\n  charrnn sample {folder} --temperature 0.8\n"
+    f"  charrnn eval {folder}{' --split test' if job.splits.test else ''}\n"
+    f"  charrnn inspect {folder}"
+  )
