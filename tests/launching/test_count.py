@@ -153,7 +153,7 @@ def test_more_refusals(main, count, tmp_path, monkeypatch):
   with pytest.raises(errors.UserError, match="--distributed: one process"):
     main(f"--config={NGRAM}:text.txt", "--distributed", workdir)
   # Fields that an experiment file sets are as good as said.
-  with pytest.raises(errors.UserError, match="model.layers=1: an ngram"):
+  with pytest.raises(errors.UserError, match=r"model\.layers=1: an ngram"):
     main("--config=tiny.py", "--config.model.cell=ngram", "--config.model.order=3", workdir)
   (tmp_path / "open.py").write_text(
     "from charrnn import config\ndef get_config():\n  c = config.default()\n"
