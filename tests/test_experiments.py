@@ -68,7 +68,7 @@ def test_every_variant_is_a_config(name, variant):
   line = parse(name, variant)
   config_lib.check(line.config)
   assert config_lib.to_json(config_lib.from_json(config_lib.to_json(line.config)))
-  assert line.config.text.source in corpora.names() or line.config.text.source.startswith("linux:")
+  assert line.config.text.source in sources.names() or line.config.text.source.startswith("linux:")
 
 
 @pytest.mark.parametrize("name", sorted(VARIANTS.keys() - {"ngram", "own_text"}))

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from charrnn import errors
-from charrnn.data import corpora, files, sources
+from charrnn.data import corpora, downloads, sources
 
 ODD = "\ufeffFirst\r\nsecond\rthird\0\n😀é\u2028end"
 
@@ -40,7 +40,7 @@ def test_nothing_is_altered(tmp_path, kind):
 @pytest.mark.parametrize("kind", ["char", "byte"])
 @pytest.mark.parametrize("block", [1, 2, 3, 1 << 20])
 def test_blocks_leave_no_trace(tmp_path, monkeypatch, kind, block):
-  monkeypatch.setattr(files, "BLOCK", block)
+  monkeypatch.setattr(downloads, "BLOCK", block)
   path = _write(tmp_path / "odd.txt", ODD)
   assert _whole(corpora.load(path, tokenizer=kind)) == ODD
   lines = _whole(corpora.load(path, tokenizer=kind, newlines="lf"))
@@ -49,7 +49,7 @@ def test_blocks_leave_no_trace(tmp_path, monkeypatch, kind, block):
 
 @pytest.mark.parametrize("block", [1, 4, 1 << 20])
 def test_invalid_utf8_is_told_with_its_place(tmp_path, monkeypatch, block):
-  monkeypatch.setattr(files, "BLOCK", block)
+  monkeypatch.setattr(downloads, "BLOCK", block)
   path = _write(tmp_path / "latin.txt", "aé😀b".encode() + b"caf\xe9!")
   with pytest.raises(errors.UserError, match=r"latin\.txt: byte 11 is not utf-8") as caught:
     corpora.load(path)
@@ -163,7 +163,7 @@ def test_an_unwritable_cache_is_told(tmp_path, monkeypatch):
 @pytest.mark.parametrize("kind", ["char", "byte"])
 @pytest.mark.parametrize("block", [1, 3, 1 << 20])
 def test_a_limited_text_is_the_beginning_of_the_whole(tmp_path, monkeypatch, kind, block):
-  monkeypatch.setattr(files, "BLOCK", block)
+  monkeypatch.setattr(downloads, "BLOCK", block)
   for name, text in {"a": "one\n", "b": ODD, "c": "zwölf"}.items():
     _write(tmp_path / "tree" / name, text)
   path = str(tmp_path / "tree")
@@ -268,7 +268,7 @@ def test_tinyshakespeare_is_taken_from_the_cache_or_a_url(site, cache_folder, mo
   address, pages = site
   text = b"First Citizen:\n"
   digest = hashlib.sha256(text).hexdigest()
-  monkeypatch.setattr(sources, "_KNOWN_DIGESTS", {digest: "tinyshakespeare"})
+  monkeypatch.setattr(sources, "_RECOGNISED", {digest: "tinyshakespeare"})
   monkeypatch.setattr(sources, "_TINYSHAKESPEARE", f"{address}/input.txt")
   pages["/input.txt"] = b"not it"
   with pytest.raises(errors.UserError, match="has the SHA-256"):
@@ -314,7 +314,7 @@ def test_description_is_safe_and_complete(tmp_path):
 
 
 def test_names_describe_each_known_corpus():
-  assert list(corpora.names()) == ["shakespeare", "tinyshakespeare", "python", "linux", "sqlite"]
+  assert list(sources.names()) == ["shakespeare", "tinyshakespeare", "python", "linux", "sqlite"]
 
 
 def test_ids_are_mapped_not_read(tmp_path):

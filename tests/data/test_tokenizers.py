@@ -102,7 +102,7 @@ def test_damaged_json_is_told(tmp_path, damage):
   value = dataclasses.asdict(tokenizers.Tokenizer.from_text("ab")) | damage
   path = tmp_path / "alphabet.json"
   path.write_text(json.dumps(value))
-  with pytest.raises(errors.UserError, match=r"tokenizer\.json is damaged"):
+  with pytest.raises(errors.UserError, match=r"alphabet\.json is damaged"):
     tokenizers.Tokenizer.load(path)
 
 

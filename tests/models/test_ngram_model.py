@@ -6,7 +6,7 @@ import pytest
 
 from charrnn.evaluation import evaluate
 from charrnn.models import ngram
-from charrnn.sampling import generate, options
+from charrnn.sampling import sampler
 from charrnn.training import steps
 
 VOCAB = 11
@@ -80,17 +80,17 @@ def test_evaluation_as_of_any_model_is_the_loss_by_counts(counted, ids):
 def test_it_writes_what_it_believes(short):
   """Frequencies after one context against the distribution there: a chi-squared of V - 1."""
   prompt, num = [3, 1, 4], 4000
-  blocks = generate.generate(
+  blocks = sampler.draw(
     ngram.Model(VOCAB + 1, 3),
     short.params(),
     prompt,
     length=1,
     num=num,
     seed=5,
-    settings=options.Settings(),
+    settings=sampler.Settings(),
     block=1,
   )
-  drawn = np.concatenate(list(blocks), axis=1)[:, 0]
+  drawn = np.concatenate([block.ids_BxN for block in blocks], axis=1)[:, 0]
   expected = num * short.distribution([prompt])[0]
   chi_squared = ((np.bincount(drawn, minlength=VOCAB + 1) - expected) ** 2 / expected).sum()
   assert chi_squared < 31.3  # passed by one in a thousand
@@ -98,16 +98,16 @@ def test_it_writes_what_it_believes(short):
 
 def test_greedy_text_takes_the_likeliest_after_all_that_was_written(short):
   prompt = [1, 2]
-  blocks = generate.generate(
+  blocks = sampler.draw(
     ngram.Model(VOCAB + 1, 3),
     short.params(),
     prompt,
     length=40,
     num=1,
     seed=0,
-    settings=options.Settings(temperature=0),
+    settings=sampler.Settings(temperature=0),
     block=16,
   )
-  text = np.concatenate([prompt, *(block[0] for block in blocks)])
+  text = np.concatenate([prompt, *(block.ids_BxN[0] for block in blocks)])
   for t in range(2, len(text)):
     assert text[t] == short.distribution([text[:t]])[0].argmax()

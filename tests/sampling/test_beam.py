@@ -10,7 +10,7 @@ from scipy import special
 
 from charrnn import errors
 from charrnn.data import tokenizers
-from charrnn.sampling import automata, beam, generate, options, regexes, reread
+from charrnn.sampling import beam, constraints, reread, sampler
 
 ABC = tokenizers.Tokenizer.from_text("abc")
 LONGEST = 5
@@ -25,10 +25,10 @@ def lstm():
 
 
 def search(k, length, require=(), forbid=(), stop=None, **more):
-  required = [regexes.Regex("--require", text) for text in require]
-  forbidden = [regexes.Regex("--forbid", text) for text in forbid]
-  asked = automata.build(required, forbidden, stop, ABC, length)
-  found = beam.search(
+  required = [constraints.Regex("--require", text) for text in require]
+  forbidden = [constraints.Regex("--forbid", text) for text in forbid]
+  asked = constraints.build(required, forbidden, stop, ABC, length)
+  found = beam.search_ids(
     CHAIN, TABLE.astype(np.float32), [0], length=length, beam=k, automaton=asked, **more
   )
   return [(ABC.decode(text.ids_N), text.log_p) for text in found]
@@ -61,23 +61,25 @@ def test_wide_enough_it_is_enumeration(block):
 
 def test_one_at_a_time_is_temperature_0(lstm):
   model, params = lstm
-  greedy = generate.generate(
-    model, params, [3, 1], length=200, num=1, seed=0, settings=options.Settings(0)
+  greedy = sampler.draw(
+    model, params, [3, 1], length=200, num=1, seed=0, settings=sampler.Settings(0)
   )
-  (text,) = beam.search(model, params, [3, 1], length=200, beam=1)
-  np.testing.assert_array_equal(text.ids_N, np.concatenate(list(greedy), axis=1)[0])
+  (text,) = beam.search_ids(model, params, [3, 1], length=200, beam=1)
+  np.testing.assert_array_equal(
+    text.ids_N, np.concatenate([block.ids_BxN for block in greedy], axis=1)[0]
+  )
 
 
 def test_log_p_is_that_of_the_text_read_again(lstm):
   model, params = lstm
-  found = beam.search(model, params, [3, 1], length=70, beam=6)
+  found = beam.search_ids(model, params, [3, 1], length=70, beam=6)
   ids_BxN = np.stack([text.ids_N for text in found])
   assert len({tuple(ids_N) for ids_N in ids_BxN.tolist()}) == 6
-  read = reread.reread(model, params, [3, 1], ids_BxN, options.Settings())
+  read = reread.reread(model, params, [3, 1], ids_BxN, sampler.Settings())
   log_p = -read.nats_BxN.sum(1, dtype=float)
   np.testing.assert_allclose([text.log_p for text in found], log_p, atol=2e-3)
   assert sorted(log_p, reverse=True) == pytest.approx(log_p, abs=2e-3)
-  (greedy,) = beam.search(model, params, [3, 1], length=70, beam=1)
+  (greedy,) = beam.search_ids(model, params, [3, 1], length=70, beam=1)
   assert found[0].log_p > greedy.log_p
 
 
@@ -108,10 +110,10 @@ def test_nothing_to_write():
 
 def test_a_diverged_model_is_named():
   with pytest.raises(errors.UserError, match="diverged"):
-    beam.search(CHAIN, np.full((9, 3, 3), np.nan, np.float32), [0], length=3, beam=2)
+    beam.search_ids(CHAIN, np.full((9, 3, 3), np.nan, np.float32), [0], length=3, beam=2)
 
 
 @pytest.mark.parametrize("k, num", [(0, 1), (-1, 1), (4097, 1), (2, 3)])
 def test_what_cannot_be_searched(k, num):
   with pytest.raises(errors.UserError, match=f"^--(beam={k}|num={num}): must be"):
-    options.check_beam(k, num)
+    beam.check(k, num)

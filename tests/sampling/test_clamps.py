@@ -6,7 +6,7 @@ import pytest
 import tiny
 
 from charrnn import errors
-from charrnn.sampling import clamps, generate, options
+from charrnn.sampling import clamps, sampler
 
 
 @pytest.mark.parametrize(
@@ -29,14 +29,14 @@ def test_hold_is_no_number():
   "argument", ["", "1:37", "1:37=", "1:37=nan", "1:37=inf", "a:1=2", "1:hc3=1", "-1:3=2", "1=3"]
 )
 def test_what_is_no_clamp_is_refused(argument):
-  with pytest.raises(errors.UserError, match="LAYER:CELL=VALUE"):
+  with pytest.raises(errors.UserError, match="LAYER:UNIT=VALUE"):
     clamps.parse(argument)
 
 
 @pytest.mark.parametrize(
   ("argument", "message"),
-  [("2:0=1", "no layer 2, the last is 1"), ("1:8=1", "no cell 8, the last is 7"),
-   ("1:f3=1", "f can't be set"), ("0:x1=1", "x can't be set")],
+  [("2:0=1", "no layer 2, the last is 1"), ("1:8=1", "no unit 8, the last is 7"),
+   ("1:f3=1", "f cannot be set"), ("0:x1=1", "x cannot be set")],
 )  # fmt: skip
 def test_a_cell_that_is_not_there_is_named(argument, message):
   with pytest.raises(errors.UserError, match=message):
@@ -90,10 +90,10 @@ def test_hold_keeps_what_was():
 
 
 def write(model, params, **given):
-  blocks = generate.generate(
-    model, params, [1, 2, 3], length=70, seed=3, settings=options.Settings(), **given
+  blocks = sampler.draw(
+    model, params, [1, 2, 3], length=70, seed=3, settings=sampler.Settings(), **given
   )
-  return np.concatenate(list(blocks), axis=1)
+  return np.concatenate([block.ids_BxN for block in blocks], axis=1)
 
 
 def test_rows_of_one_number_differ_by_their_clamps_alone():

@@ -12,7 +12,7 @@ from scipy import special, stats
 from charrnn import errors
 from charrnn.evaluation import evaluate
 from charrnn.models import ngram
-from charrnn.sampling import generate, options, reread
+from charrnn.sampling import reread, sampler
 from charrnn.scorecards import diversity
 from charrnn.training import steps
 
@@ -31,8 +31,8 @@ def lstm():
 
 
 def write(model, params, *, length=150, num=3, seed=0, **settings):
-  settings = options.Settings(**settings)
-  blocks = generate.generate(
+  settings = sampler.Settings(**settings)
+  blocks = sampler.draw(
     model,
     params,
     PROMPT,
@@ -42,7 +42,7 @@ def write(model, params, *, length=150, num=3, seed=0, **settings):
     settings=settings,
     block=min(length, 64),
   )
-  return np.concatenate(list(blocks), axis=1), settings
+  return np.concatenate([block.ids_BxN for block in blocks], axis=1), settings
 
 
 @functools.cache
@@ -169,4 +169,4 @@ def test_a_diverged_model_is_named(lstm):
   model, params = lstm
   broken = jax.tree.map(lambda leaf: leaf * np.float32(np.nan), params)
   with pytest.raises(errors.UserError, match="diverged"):
-    reread.reread(model, broken, PROMPT, np.zeros((2, 5), np.int32), options.Settings())
+    reread.reread(model, broken, PROMPT, np.zeros((2, 5), np.int32), sampler.Settings())

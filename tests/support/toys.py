@@ -16,14 +16,14 @@ class Chain:
   def prepare(self, params):
     return params
 
-  def apply(self, params, ids_TxB, carry):
+  def apply(self, params, ids_TxB, carry, *, clamp=None):
     return params[ids_TxB], {"read": carry["read"] + len(ids_TxB)}, None
 
 
 class Clocked(Chain):
   """A Markov chain that changes by the step: params[n, i] follow i as the n-th that is read."""
 
-  def apply(self, params, ids_TxB, carry):
+  def apply(self, params, ids_TxB, carry, *, clamp=None):
     n_TxB = carry["read"] + jnp.arange(len(ids_TxB))[:, None]
     return params[n_TxB, ids_TxB], {"read": carry["read"] + len(ids_TxB)}, None
 

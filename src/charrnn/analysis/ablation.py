@@ -18,7 +18,7 @@ import numpy as np
 from charrnn.analysis import effects, inference, labels, recording
 from charrnn.models import layers
 from charrnn.runs import run as run_lib
-from charrnn.sampling import clamps, generate, options
+from charrnn.sampling import clamps, sampler
 
 BURN_IN = 256  # characters read before units are clamped; `hold` keeps their last values
 WINDOW = 32
@@ -120,7 +120,7 @@ def losses(
   """
   ids_N = np.asarray(ids_N, np.int32)
   params = jax.device_put(model.prepare(params))
-  _, first = generate.prime(model, params, ids_N[:BURN_IN], 1)
+  _, first = sampler.prime(model, params, ids_N[:BURN_IN], 1)
   nats_RxN = np.full((len(rows), len(ids_N)), np.nan, np.float32)
   groups = np.array_split(np.arange(len(rows)), -(-len(rows) // ROWS))
   for done, group in enumerate(groups):
@@ -303,18 +303,18 @@ def sample(
   groups = np.array_split(np.arange(len(keys)), -(-len(keys) // ROWS))
   texts = {key: [] for key in rows}
   for done, group in enumerate(groups):
-    blocks = generate.generate(
+    blocks = sampler.draw(
       model,
       params,
       prompt_ids,
       length=LENGTH,
       num=len(group),
       seed=seed,
-      settings=options.Settings(),
+      settings=sampler.Settings(),
       clamp=clamps.arrays([rows[keys[row]] for row in group], model),
       rows=numbers[group],
     )
-    ids_BxN = np.concatenate(list(blocks), axis=1)
+    ids_BxN = np.concatenate([block.ids_BxN for block in blocks], axis=1)
     for row, ids_N in zip(group, ids_BxN):
       texts[keys[row]].append(decode(ids_N))
     if progress:

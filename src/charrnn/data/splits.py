@@ -6,7 +6,7 @@ Losses on different splits do not compare.
 import itertools
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import NamedTuple, Protocol, TypeVar
+from typing import Any, NamedTuple
 
 from charrnn import errors
 
@@ -121,17 +121,9 @@ def merge(spans: Iterable[tuple[int, int]]) -> list[Span]:
   return merged
 
 
-class _Document(Protocol):
-  start: int
-  stop: int
-
-
-D = TypeVar("D", bound=_Document)
-
-
 def intersect(
-  documents: Sequence[D], spans: Iterable[tuple[int, int]]
-) -> Iterator[tuple[D, int, int]]:
+  documents: Sequence[Any], spans: Iterable[tuple[int, int]]
+) -> Iterator[tuple[Any, int, int]]:
   """Yield (document, start, stop) for each intersection of a document with the merged spans."""
   for document, span in itertools.product(documents, merge(spans)):
     start, stop = max(document.start, span.start), min(document.stop, span.stop)

@@ -74,8 +74,9 @@ class Tokenizer:
   def decode(self, ids) -> str:
     return self.decoder().decode(ids, final=True)
 
-  def decoder(self) -> "Decoder":
-    return Decoder(self)
+  def decoder(self, invalid: str = "replace") -> "Decoder":
+    """Return a decoder; `invalid` is how it handles bytes that are not UTF-8, see `codecs`."""
+    return Decoder(self, invalid)
 
   def default_id(self) -> int:
     """Return the id that replaces an empty prompt: a line end, else the most frequent token."""
@@ -122,10 +123,10 @@ class Tokenizer:
 class Decoder:
   """Decode ids block by block; the first bytes of an incomplete character wait for the rest."""
 
-  def __init__(self, tokenizer: Tokenizer):
+  def __init__(self, tokenizer: Tokenizer, invalid: str):
     is_byte = tokenizer.kind == "byte"
     self._point_of_id = tokenizer._point_of_id.astype(np.uint8 if is_byte else "<u4")
-    name, on_error = ("utf-8", "replace") if is_byte else ("utf-32-le", "surrogatepass")
+    name, on_error = ("utf-8", invalid) if is_byte else ("utf-32-le", "surrogatepass")
     self._codec = codecs.getincrementaldecoder(name)(on_error)
 
   def decode(self, ids, final: bool = False) -> str:

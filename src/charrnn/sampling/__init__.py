@@ -1,1 +1,1 @@
-"""Running a trained model freely: filters on logits, and generation."""
+"""Sampling from trained models: filters, constraints, beam search, clamped units."""

@@ -1,12 +1,13 @@
-"""Beam search: the most probable texts that can be found, K hypotheses side by side.
+"""Beam search: the most probable texts among K hypotheses side by side.
 
-Each step goes on with the K most probable of all hypotheses longer by a symbol. One that has ended
-(at a stop text, or since nothing more may follow) keeps its place as it is while no K others are
-more probable. What counts is log p of the whole text, not divided by its length: a text that ends
-early has an advantage.
+Each step keeps the K most probable of all continuations by one token. A hypothesis that has ended
+(at a stop text, or because nothing more is allowed) keeps its place as long as fewer than K others
+are more probable. Texts compare by log p of the whole text, not divided by its length, so that a
+text that ends early has an advantage.
 """
 
 import functools
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import jax
@@ -15,53 +16,76 @@ import numpy as np
 from jax import lax
 
 from charrnn import errors
-from charrnn.sampling import generate
+from charrnn.sampling import sampler, streaming
+
+MAX_BEAM = 4096
 
 
-class Text(NamedTuple):
+class Hypothesis(NamedTuple):
   ids_N: np.ndarray
   log_p: float  # of these ids, under the model
 
 
 class _Step(NamedTuple):
-  """A step of all hypotheses, [K] each, most probable first; `parents`: which they continue."""
+  """One step of all hypotheses, [K] each, most probable first."""
 
-  parents: jax.Array
-  ids: jax.Array  # ENDED where there was none to add
-  log_p: jax.Array  # of the id; -inf: there are no more than the hypotheses before this one
+  parents: jax.Array  # the hypotheses of the step before that they continue
+  ids: jax.Array  # ENDED where no token was added
+  log_p: jax.Array  # of the id; -inf where there are fewer than K hypotheses
 
 
-def search(
+def check(beam: int, num: int):
+  """Raise UserError for a beam out of range, or too narrow for `num` texts."""
+  if not 1 <= beam <= MAX_BEAM:
+    sampler.refuse("beam", beam, f"must be from 1 to {MAX_BEAM}")
+  if num > beam:
+    sampler.refuse("num", num, f"must be at most --beam={beam}, the number of texts that are found")
+
+
+def search(source: sampler.Source, prompt_ids, *, num: int, stop=None, **options):
+  """Return the `num` most probable texts as Samples; see `search_ids` for the options."""
+  start = sampler.first_ids(source, prompt_ids)
+  samples = []
+  for ids_N, log_p in search_ids(source.model, source.params, start, **options)[:num]:
+    stream = streaming.TextStream(source.tokenizer, prompt_ids, stop)
+    text = stream.push(ids_N, final=True)
+    samples.append(sampler.Sample(text, stream.stopped, len(ids_N), log_p))
+  return samples
+
+
+def search_ids(
   model, params, prompt_ids, *, length, beam, block=64, clamp=None, automaton=None, progress=None
-):
-  """The most probable texts after a prompt, `beam` at most -> Texts, most probable first.
+) -> list[Hypothesis]:
+  """Return at most `beam` hypotheses after a prompt, most probable first.
 
-  With K >= V^(length - 1) for V symbols they are the most probable of all. `automaton`: what texts
-  may be, see `automata`.
+  With K >= V^(length - 1) for V tokens they are the most probable texts of all. `automaton`: the
+  texts that are allowed, see `constraints`.
   """
   if not length:
-    return [Text(np.zeros(0, np.int32), 0.0)]
+    return [Hypothesis(np.zeros(0, np.int32), 0.0)]
   params = jax.device_put(model.prepare(params))
-  # All rows are alike at first: one of them is a hypothesis, the rest are none.
+  # All rows are equal at first: one of them is a hypothesis, the rest are not.
   score_K = jnp.where(jnp.arange(beam) == 0, 0.0, -jnp.inf)
-  state = *generate.prime(model, params, prompt_ids, beam), score_K, jnp.zeros(beam, jnp.int32)
-  given = {} if clamp is None else {"clamp": clamp}
+  state = *sampler.prime(model, params, prompt_ids, beam), score_K, jnp.zeros(beam, jnp.int32)
   allowed = None if automaton is None else (jax.device_put(automaton), length)
   blocks = []
   for start in range(0, length, block):
-    state, steps = _run(model, params, state, start, block, allowed, **given)
-    blocks.append(_check(jax.device_get(steps)))
+    state, steps = _run(model, params, state, start, block, allowed, clamp)
+    blocks.append(jax.device_get(steps))
+    # The best hypothesis has a finite log p, unless the model's logits are not finite.
+    if not np.isfinite(blocks[-1].log_p[:, 0]).all():
+      raise errors.UserError(sampler.DIVERGED)
     if progress:
       progress(min(start + block, length), length)
-    if ((blocks[-1].ids[-1] == generate.ENDED) | (blocks[-1].log_p[-1] == -np.inf)).all():
+    if ((blocks[-1].ids[-1] == sampler.ENDED) | (blocks[-1].log_p[-1] == -np.inf)).all():
       break
   steps = _Step(*[np.concatenate(arrays)[:length] for arrays in zip(*blocks)])
-  return sorted(_trace(steps), key=lambda text: -text.log_p)
+  return sorted(_trace(steps), key=lambda hypothesis: -hypothesis.log_p)
 
 
 @functools.partial(jax.jit, static_argnames=("model", "block"))
-def _run(model, params, state, start, block, allowed, **given):
-  """`block` steps on -> the same, a _Step with [N, K] each."""
+def _run(model, params, state, start, block, allowed, clamp):
+  """Run `block` steps; return the state and a _Step of [N, K] arrays."""
   K, V = state[0].shape
 
   def step(state, t):
@@ -70,12 +94,12 @@ def _run(model, params, state, start, block, allowed, **given):
     ended_K = jnp.zeros(K, bool)
     if allowed is not None:
       automaton, end = allowed
-      may_come_KxV = automaton.may_come(at_K, end - t)
-      ended_K = ~may_come_KxV.any(-1)
-      # One that has ended goes on in one way alone, and for nothing.
-      alone_KxV = jnp.where(jnp.arange(V) == 0, 0.0, -jnp.inf)
-      log_p_KxV = jnp.where(may_come_KxV, log_p_KxV, -jnp.inf)
-      log_p_KxV = jnp.where(ended_K[:, None], alone_KxV, log_p_KxV)
+      allowed_KxV = automaton.allowed(at_K, end - t)
+      ended_K = ~allowed_KxV.any(-1)
+      # A hypothesis that has ended has one continuation, at no cost.
+      single_KxV = jnp.where(jnp.arange(V) == 0, 0.0, -jnp.inf)
+      log_p_KxV = jnp.where(allowed_KxV, log_p_KxV, -jnp.inf)
+      log_p_KxV = jnp.where(ended_K[:, None], single_KxV, log_p_KxV)
     score_K, chosen_K = lax.top_k((score_K[:, None] + log_p_KxV).ravel(), K)
     parents_K, ids_K = chosen_K // V, chosen_K % V
     log_p_K = jnp.where(score_K > -jnp.inf, log_p_KxV[parents_K, ids_K], -jnp.inf)
@@ -83,23 +107,16 @@ def _run(model, params, state, start, block, allowed, **given):
     ended_K = ended_K[parents_K]
     if allowed is not None:
       at_K = automaton.next_SxV[at_K[parents_K], ids_K]
-    logits_KxV, carry = generate.read_chunk(model, params, ids_K[None], carry, **given)
+    logits_KxV, carry = sampler.read_chunk(model, params, ids_K[None], carry, clamp)
     # Relative to the best: differences stay exact, however long the text.
     state = logits_KxV, carry, score_K - score_K[0], at_K
-    return state, _Step(parents_K, jnp.where(ended_K, generate.ENDED, ids_K), log_p_K)
+    return state, _Step(parents_K, jnp.where(ended_K, sampler.ENDED, ids_K), log_p_K)
 
   return lax.scan(step, state, start + jnp.arange(block))
 
 
-def _check(steps):
-  # The best hypothesis has a log p, unless there are none for the model to give.
-  if not np.isfinite(steps.log_p[:, 0]).all():
-    raise errors.UserError(generate.DIVERGED)
-  return steps
-
-
-def _trace(steps):
-  """From the last step back to the first -> Texts."""
+def _trace(steps: _Step) -> Iterator[Hypothesis]:
+  """Follow the parents from the last step to the first; yield the hypotheses."""
   at_K = np.arange(steps.ids.shape[1])
   ids_NxK, log_p_NxK = np.empty_like(steps.ids), np.empty(steps.ids.shape)
   for n in reversed(range(len(steps.ids))):
@@ -107,4 +124,4 @@ def _trace(steps):
     at_K = steps.parents[n, at_K]
   for ids_N, log_p_N in zip(ids_NxK.T, log_p_NxK.T):
     if np.isfinite(log_p_N).all():
-      yield Text(ids_N[ids_N != generate.ENDED], float(log_p_N.sum()))
+      yield Hypothesis(ids_N[ids_N != sampler.ENDED], float(log_p_N.sum()))

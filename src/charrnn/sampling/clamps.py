@@ -1,7 +1,7 @@
-"""Cells that are set from outside while a network runs: what was asked for, and as arrays.
+"""Units whose values are set from outside while a network runs.
 
-A cell is named as LAYER:CELL, both counted from 0, its quantities as 1:c37 and 1:h37. Without a
-letter it is what the cell keeps (an LSTM's c, the h of others): from there it reaches all else.
+A unit is named LAYER:UNIT, both counted from 0, and its quantities 1:c37 and 1:h37. Without a
+letter the quantity is the cell's memory (an LSTM's c, otherwise h), which determines the rest.
 """
 
 import math
@@ -13,65 +13,69 @@ import numpy as np
 
 from charrnn import errors
 
-_NAME = re.compile(r"(?P<layer>[0-9]{1,9}):(?P<quantity>[a-z]?)(?P<cell>[0-9]{1,9})")
-HOLD = math.nan  # the entry stays as it was
+HOLD = math.nan  # keep the value from before the step
+_NAME = re.compile(r"(?P<layer>[0-9]{1,9}):(?P<quantity>[a-z]?)(?P<unit>[0-9]{1,9})")
 
 
 class Clamp(NamedTuple):
   layer: int
-  cell: int
+  unit: int
   value: float
-  quantity: str = ""  # a field of the cell's state; none: what the cell keeps
+  quantity: str = ""  # a field of the cell's state; empty: its memory
 
 
 def parse(argument: str) -> Clamp:
-  """What `--clamp LAYER:CELL=VALUE` asks for; VALUE is a number or `hold`."""
+  """Parse the argument LAYER:UNIT=VALUE of --clamp; VALUE is a number or `hold`."""
   name, _, text = argument.partition("=")
-  found = _NAME.fullmatch(name.strip())
+  match = _NAME.fullmatch(name.strip())
   try:
     value = HOLD if text.strip() == "hold" else float(text)
   except ValueError:
     value = math.inf
-  if not found or math.isinf(value) or (math.isnan(value) and text.strip() != "hold"):
+  if not match or math.isinf(value) or (math.isnan(value) and text.strip() != "hold"):
     raise errors.UserError(
-      f"--clamp {argument}: write LAYER:CELL=VALUE, such as 1:37=2.5 or 1:37=hold, both from 0"
+      f"--clamp {argument}: write LAYER:UNIT=VALUE, such as 1:37=2.5 or 1:37=hold, both from 0"
     )
-  return Clamp(int(found["layer"]), int(found["cell"]), value, found["quantity"])
+  return Clamp(int(match["layer"]), int(match["unit"]), value, match["quantity"])
 
 
-def arrays(rows: Sequence[Sequence[Clamp]], model):
-  """The `clamp` of `model.apply` for a batch whose rows have clamps of their own (one: for all).
+def arrays(rows: Sequence[Sequence[Clamp]], model) -> dict[str, dict[str, tuple]]:
+  """Return the `clamp` of `Model.apply` for the clamps of each row; a single row is for all.
 
-  Raises UserError for a cell that the model does not have.
+  Raise UserError for units that the model does not have, and for two clamps of one quantity.
   """
-  if not model.units:
-    raise errors.UserError("--clamp: an ngram has no cells to set")
-  clamp, shape = {}, (len(rows), model.units["layer_0"]["h"])
+  clamp = {}
   for row, clamps in enumerate(rows):
     for each in clamps:
-      field = _check(each, model)
+      quantity, units = _resolve(each, model)
       layer = clamp.setdefault(f"layer_{each.layer}", {})
-      if field not in layer:
-        layer[field] = np.zeros(shape, bool), np.zeros(shape, np.float32)
-      where, value = layer[field]
-      if where[row, each.cell]:
-        raise errors.UserError(f"--clamp {each.layer}:{field}{each.cell} is given twice")
-      where[row, each.cell], value[row, each.cell] = True, each.value
+      if quantity not in layer:
+        layer[quantity] = np.zeros((len(rows), units), bool), np.zeros((len(rows), units), "f4")
+      mask, values = layer[quantity]
+      if mask[row, each.unit]:
+        raise errors.UserError(f"--clamp {each.layer}:{quantity}{each.unit} is set twice")
+      mask[row, each.unit], values[row, each.unit] = True, each.value
   return clamp
 
 
-def _check(clamp: Clamp, model) -> str:
-  """The field of the state that is meant."""
-  layers, hidden = len(model.units), model.units["layer_0"]["h"]
-  fields = model.states
-  name = f"--clamp {clamp.layer}:{clamp.quantity}{clamp.cell}"
-  if clamp.layer >= layers:
-    raise errors.UserError(f"{name}: there is no layer {clamp.layer}, the last is {layers - 1}")
-  if clamp.cell >= hidden:
-    raise errors.UserError(f"{name}: there is no cell {clamp.cell}, the last is {hidden - 1}")
-  if clamp.quantity and clamp.quantity not in fields:
+def _resolve(clamp: Clamp, model) -> tuple[str, int]:
+  """Return the quantity that a clamp sets, and the number of units of its layer."""
+  name = f"--clamp {clamp.layer}:{clamp.quantity}{clamp.unit}"
+  if not model.units:
+    raise errors.UserError(f"{name}: an n-gram has no units to set")
+  quantity = clamp.quantity or model.states[-1]
+  layer = model.units.get(f"layer_{clamp.layer}")
+  if layer is None:
     raise errors.UserError(
-      f"{name}: {clamp.quantity} can't be set, only what lasts from step to step: "
-      f"{', '.join(fields)}"
+      f"{name}: there is no layer {clamp.layer}, the last is {len(model.units) - 1}"
     )
-  return clamp.quantity or fields[-1]
+  if quantity not in model.states:
+    raise errors.UserError(
+      f"{name}: {quantity} cannot be set, only what lasts from step to step: "
+      f"{', '.join(model.states)}"
+    )
+  if clamp.unit >= layer[quantity]:
+    raise errors.UserError(
+      f"{name}: there is no unit {clamp.unit}, the last is {layer[quantity] - 1}"
+    )
+  return quantity, layer[quantity]

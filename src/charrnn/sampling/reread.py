@@ -11,7 +11,7 @@ from jax.scipy import special
 
 from charrnn import errors
 from charrnn.models import layers
-from charrnn.sampling import filters, generate, options
+from charrnn.sampling import sampler
 
 CHUNK = 64
 
@@ -23,11 +23,11 @@ class Reread(NamedTuple):
   nats_BxN: np.ndarray  # -log p of it by the model itself
 
 
-def reread(model, params, prompt_ids_P, ids_BxN: np.ndarray, settings: options.Settings) -> Reread:
-  """Reads rows as `generate.generate` wrote them, each after the same prompt."""
+def reread(model, params, prompt_ids_P, ids_BxN: np.ndarray, settings: sampler.Settings) -> Reread:
+  """Reads rows as `sampler.draw` wrote them, each after the same prompt."""
   B, N = ids_BxN.shape
   params = jax.device_put(model.prepare(params))
-  state, knobs = generate.prime(model, params, prompt_ids_P, B), dataclasses.astuple(settings)
+  state, knobs = sampler.prime(model, params, prompt_ids_P, B), dataclasses.astuple(settings)
   # What is read beyond the end changes nothing before it, and spares a program of another length.
   ids_TxB = np.pad(ids_BxN.T.astype(np.int32), ((0, -N % CHUNK), (0, 0)))
   chunks = []
@@ -36,7 +36,7 @@ def reread(model, params, prompt_ids_P, ids_BxN: np.ndarray, settings: options.S
     chunks.append(chunk)
   read = Reread(*(np.concatenate(each)[:N].T for each in zip(*chunks)))
   if not np.isfinite(read).all():
-    raise errors.UserError(generate.DIVERGED)
+    raise errors.UserError(sampler.DIVERGED)
   return read
 
 
@@ -46,6 +46,6 @@ def _read(model, params, state, ids_TxB, knobs):
   first_BxV, carry = state
   logits_TxBxV, carry, _ = model.apply(params, ids_TxB, carry)
   before_TxBxV = jnp.concatenate([first_BxV[None], logits_TxBxV[:-1]])
-  p_TxBxV = jax.nn.softmax(filters.chain(before_TxBxV, *knobs))
+  p_TxBxV = jax.nn.softmax(sampler.filter_logits(before_TxBxV, *knobs))
   entropies_TxB = special.entr(p_TxBxV).sum(-1)
   return (logits_TxBxV[-1], carry), entropies_TxB, layers.cross_entropy(before_TxBxV, ids_TxB)

@@ -15,7 +15,7 @@ from charrnn import console, errors, files
 from charrnn.models import ngram
 from charrnn.runs import held_out
 from charrnn.runs import run as run_lib
-from charrnn.sampling import options, write
+from charrnn.sampling import sampler
 from charrnn.scorecards import metrics
 
 HELD_OUT, SHUFFLED = "held-out", "shuffled"
@@ -38,7 +38,7 @@ class Request(NamedTuple):
   """The checked arguments of a command."""
 
   systems: list[System]
-  settings: options.Settings
+  settings: sampler.Settings
   out: pathlib.Path
 
 
@@ -66,8 +66,8 @@ def check(args, folder: str, source: str | None) -> Request:
       raise errors.UserError(f"--{option}: there is no model to sample from: leave it out")
   args.num = 40 if args.num is None else args.num
   args.temperature = 1.0 if args.temperature is None else args.temperature
-  settings = options.Settings(args.temperature, args.top_k, args.top_p)
-  options.check(length=args.length, num=args.num, seed=args.seed)
+  settings = sampler.Settings(args.temperature, args.top_k, args.top_p)
+  sampler.check(length=args.length, num=args.num, seed=args.seed)
   if args.length < 1:
     raise errors.UserError(f"--length={args.length}: must be at least 1")
   if args.order < 0:
@@ -140,14 +140,14 @@ def sample(args, request: Request, domain: metrics.Domain, progress: console.Pro
       texts[system.name] = file_samples(domain, read[system], args.length)
     else:
       run = loaded[system]
-      writer = write.Writer(run.model, run.params, run.tokenizer)
+      writer = sampler.Source(run.model, run.params, run.tokenizer)
       texts[system.name] = _sample_model(writer, args, request, domain, progress(system.name))
   if args.order:
     name = f"{args.order}-gram"
     update = progress(name)
     fitted = ngram.fit(corpus.corpus.ids, args.order, tokenizer.vocab_size, corpus.splits.train)
     model = ngram.Model(tokenizer.vocab_size, args.order)
-    writer = write.Writer(model, fitted.params(), tokenizer)
+    writer = sampler.Source(model, fitted.params(), tokenizer)
     texts[name] = _sample_model(writer, args, request, domain, update)
   texts[SHUFFLED] = [
     shuffle(text, domain.tokens, args.seed + n) for n, text in enumerate(texts[HELD_OUT])
@@ -158,7 +158,7 @@ def sample(args, request: Request, domain: metrics.Domain, progress: console.Pro
 
 def _sample_model(writer, args, request: Request, domain, update) -> list[str]:
   prompt = "".join(token for token in domain.prompt if token in writer.tokenizer.tokens)
-  texts = write.texts(
+  texts = sampler.sample_texts(
     writer,
     prompt=prompt,
     num=args.num,

@@ -9,7 +9,7 @@ from matplotlib import ticker
 from charrnn import console, errors, plotting
 from charrnn.data import splits
 from charrnn.runs import held_out
-from charrnn.sampling import options, reread, samples
+from charrnn.sampling import reread, sampler
 from charrnn.scorecards import diversity, metrics, systems
 
 MAX_TEMPERATURE = 1e30  # of the sampler, in place of infinity: all logits become equal
@@ -48,7 +48,7 @@ def held_out_samples(corpus: held_out.DividedCorpus, length: int, count: int) ->
 def measure(
   run,
   prompt_ids,
-  settings: dict[str, options.Settings],
+  settings: dict[str, sampler.Settings],
   held_out_BxN: np.ndarray,
   training: str,
   *,
@@ -62,20 +62,21 @@ def measure(
   """
   parse = diversity.parser(training)
 
-  def items(ids_BxN, each: options.Settings):
+  def items(ids_BxN, each: sampler.Settings):
     scores = reread.reread(run.model, run.params, prompt_ids, ids_BxN, each)
     texts = map(run.tokenizer.decode, ids_BxN)
     return metrics.measure(diversity.METRICS, map(parse, texts, *scores))
 
   with console.Progress() as progress:
     progress("held-out text")
-    by_system, excerpts = {systems.HELD_OUT: items(held_out_BxN, options.Settings())}, {}
+    by_system, excerpts = {systems.HELD_OUT: items(held_out_BxN, sampler.Settings())}, {}
     update = progress("texts")
     for n, (name, each) in enumerate(settings.items()):
       update(n, len(settings))
       # Texts of a byte tokenizer cannot be encoded again, so their ids are kept.
-      blocks = samples.ids(run, prompt_ids, length=length, num=num, seed=seed, settings=each)
-      ids_BxN = np.concatenate(list(blocks))
+      ids_BxN = sampler.sample_ids(
+        run, prompt_ids, length=length, num=num, seed=seed, settings=each
+      )
       by_system[name] = items(ids_BxN, each)
       excerpts[name] = run.tokenizer.decode(ids_BxN[0])[:EXCERPT]
     progress("metrics")

@@ -1,4 +1,4 @@
-"""SQLite is the same file from its own site and from npm's package, and nothing else passes."""
+"""Plays become dialogue without markup; SQLite is the same file from its own site and from npm."""
 
 import hashlib
 
@@ -6,7 +6,46 @@ import packages
 import pytest
 
 from charrnn import errors
-from charrnn.data import corpora, sqlite
+from charrnn.data import corpora, sources
+
+# Each input is as it stands in one of the plays.
+CASES = {
+  "markup": (
+    "# Title\n\n## ACT I\n\n### SCENE I. Rome.\n\n_Enter two\nCitizens_\n\n**First Citizen**  \n"
+    "_\\[Aside]_  \nHear me,  \nspeak\\--\n\n**All**  \nSpeak.\n\n_Exeunt_\n",
+    "First Citizen:\nHear me,\nspeak--\n\nAll:\nSpeak.\n\n",
+  ),
+  "a speech goes on after a direction": (
+    "**TITUS**  \nKneel.\n\n_They kneel_\n\nRise.\n",
+    "TITUS:\nKneel.\nRise.\n\n",
+  ),
+  "underscores too many or too few": (
+    "**TITANIA**  \n__\\[Awaking]_  \nWhat angel?\n\n**PAGE**  \n[Within]_  \nWho's there?\n",
+    "TITANIA:\nWhat angel?\n\nPAGE:\nWho's there?\n\n",
+  ),
+  "words that the editor restored": (
+    "**BRUTUS**  \nTwice being _\\[by the people chosen]_  \ncensor,\n",
+    "BRUTUS:\nTwice being by the people chosen\ncensor,\n\n",
+  ),
+  "a name torn in two": (
+    "**EXETER**  \nContrived his end?  \nBISHOP\n\n**OF WINCHESTER**  \nHe was a king.\n",
+    "EXETER:\nContrived his end?\n\nBISHOP OF WINCHESTER:\nHe was a king.\n\n",
+  ),
+  "a verse taken for a name": (
+    "**BIRON**  \nCan any face?\n\n**Here stand I**  \nlady, dart thy skill.\n",
+    "BIRON:\nCan any face?\nHere stand I: lady, dart thy skill.\n\n",
+  ),
+  "a heading that runs on": (
+    "**A**  \nB.\n\n### SCENE II. A chamber: DESDEMONA;\n\na light burning.\n\n**C**  \nD.\n",
+    "A:\nB.\n\nC:\nD.\n\n",
+  ),
+}
+
+
+@pytest.mark.parametrize("markdown, expected", CASES.values(), ids=CASES.keys())
+def test_dialogue(markdown, expected):
+  assert sources.dialogue(markdown.encode()) == expected.encode()
+
 
 TEXT = b"/* SQLite */\nint main;\n"
 NAME = "sqlite-autoconf-1.tar.gz"
@@ -17,14 +56,14 @@ NPM = """#!/bin/sh
 """
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture
 def release(site, tmp_path, monkeypatch):
   """A site that offers the release, and no npm; yields what the site serves."""
   address, pages = site
   pages[f"/{NAME}"] = RELEASE
-  monkeypatch.setattr(sqlite, "URL", f"{address}/{NAME}")
-  monkeypatch.setattr(sqlite, "_URL_SHA256", hashlib.sha256(RELEASE).hexdigest())
-  monkeypatch.setattr(sqlite, "_SHA256", hashlib.sha256(TEXT).hexdigest())
+  monkeypatch.setattr(sources, "_SQLITE_URL", f"{address}/{NAME}")
+  monkeypatch.setattr(sources, "_SQLITE_URL_SHA256", hashlib.sha256(RELEASE).hexdigest())
+  monkeypatch.setattr(sources, "_SQLITE_SHA256", hashlib.sha256(TEXT).hexdigest())
   monkeypatch.setenv("PATH", str(tmp_path))
   return pages
 
@@ -60,7 +99,7 @@ def test_npm_has_it_too(release, tmp_path, monkeypatch, cache_folder):
   assert (cache_folder / NAME).read_bytes() == RELEASE
 
 
-def test_a_damaged_copy_is_made_again(cache_folder):
+def test_a_damaged_copy_is_made_again(release, cache_folder):
   _check()
   (cache_folder / "sqlite3-3.44.2.c").write_bytes(b"other")
   _check()

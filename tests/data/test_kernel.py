@@ -1,13 +1,14 @@
-"""The kernel's source comes from wherever a machine has it, and is the same text from there."""
+"""The kernel's source is the same text from wherever a machine has it; archives are read whole."""
 
 import hashlib
 import os
+import shutil
 
 import packages
 import pytest
 
 from charrnn import errors
-from charrnn.data import corpora, linux
+from charrnn.data import corpora, kernel
 
 MAKEFILE = b"# SPDX\nVERSION = 6\nPATCHLEVEL = 1\nSUBLEVEL = 192\nEXTRAVERSION =\n"
 KERNEL = {
@@ -26,6 +27,7 @@ REST = {"Makefile": MAKEFILE, "kernel/Makefile": b"VERSION = 7\n", "README": b"n
 TREE = REST | KERNEL | OTHERS
 TAR = packages.tarball({f"linux-6.1/{name}": content for name, content in TREE.items()})
 DEB = packages.deb({"./usr/src/linux-source-6.1.tar.xz": TAR})
+DPKG_DEB = shutil.which("dpkg-deb") or "/none"
 
 APT = """#!/bin/sh
 case "$2" in
@@ -43,7 +45,8 @@ def system(tmp_path, monkeypatch):
   folder = tmp_path / "src"
   for path in (folder, tmp_path / "bin", tmp_path / "cache"):
     path.mkdir()
-  monkeypatch.setattr(linux, "_SYSTEM", folder)
+  (tmp_path / "bin" / "dpkg-deb").symlink_to(DPKG_DEB)
+  monkeypatch.setattr(kernel, "_SYSTEM", folder)
   monkeypatch.setenv("PATH", str(tmp_path / "bin"))
   return folder
 
@@ -159,7 +162,7 @@ def plain(system):
 
 @pytest.mark.parametrize("limit", [1, 100, 101, 102, 103, 10**9])
 def test_the_papers_text_is_the_beginning_of_all_shuffled(plain, monkeypatch, cache_folder, limit):
-  monkeypatch.setattr(linux, "_PAPER_BYTES", limit)
+  monkeypatch.setattr(kernel, "_PAPER_BYTES", limit)
   paper, everything = corpora.load("linux:paper"), corpora.load("linux:all")
   assert _whole(paper) == _whole(everything)[:limit]
   assert paper.provenance["bytes"] == min(limit, len(everything.ids))
@@ -172,7 +175,7 @@ def test_the_papers_text_is_the_beginning_of_all_shuffled(plain, monkeypatch, ca
 def test_a_cut_inside_a_character_drops_what_is_left_of_it(system, monkeypatch):
   _plant(system / "linux-6.1", {"kernel/fork.c": "é😀".encode()})
   for limit, text in ((2, "é"), (3, "é"), (5, "é"), (6, "é😀")):
-    monkeypatch.setattr(linux, "_PAPER_BYTES", limit)
+    monkeypatch.setattr(kernel, "_PAPER_BYTES", limit)
     assert _whole(corpora.load("linux:paper")) == text
 
 
@@ -232,3 +235,66 @@ def test_a_damaged_package_is_told(apt, tmp_path, cache_folder):
 def test_a_hint_names_it():
   with pytest.raises(errors.UserError, match="did you mean linux"):
     corpora.load("linus")
+
+
+FILES = {
+  "linux-6.1/a.c": b"int a;\n" * 1000,
+  "linux-6.1/deep/b.h": b"\xe9\0\n",
+  "linux-6.1/README": b"no",
+  "linux-6.1/link.c": None,
+  "linux-6.1/../../evil.c": b"no",
+  "/etc/c.c": b"1;",
+  "top.c": b"no",
+}
+WANTED = [("a.c", b"int a;\n" * 1000), ("deep/b.h", b"\xe9\0\n"), ("etc/c.c", b"1;")]
+
+
+def _write(path, content):
+  path.write_bytes(content)
+  return path
+
+
+@pytest.mark.parametrize("suffix, mode", [("xz", "w:xz"), ("bz2", "w:bz2"), ("gz", "w:gz")])
+@pytest.mark.parametrize("carried", [False, True])
+def test_files_come_out_as_they_went_in(tmp_path, suffix, mode, carried):
+  tar = packages.tarball(FILES, mode)
+  if carried:
+    installed = {"./usr/share/doc/x.tar.xz": b"no", f"./usr/src/linux-6.1.tar.{suffix}": tar}
+    path = _write(tmp_path / "x.deb", packages.deb(installed, f"data.tar.{suffix}", mode))
+  else:
+    path = _write(tmp_path / f"x.tar.{suffix}", tar)
+  assert list(kernel.members(path, (".c", ".h"))) == WANTED
+
+
+WHOLE = packages.tarball(FILES)
+PACKAGE = packages.deb({"./usr/src/linux-6.1.tar.xz": WHOLE})
+
+
+@pytest.mark.parametrize(
+  "name, content, message",
+  [
+    ("a.tar.xz", WHOLE[:-8], "."),
+    ("a.tar.xz", WHOLE[: len(WHOLE) // 2], "."),
+    ("a.tar.xz", b"", "."),
+    ("a.tar.xz", b"not packed", "."),
+    ("a.tar.gz", WHOLE, "."),
+    ("a.tar.gz", packages.tarball(FILES, "w:gz")[:-4], "."),
+    ("a.tar.bz2", packages.tarball(FILES, "w:bz2")[:-4], "."),
+    ("a.deb", b"", "."),
+    ("a.deb", PACKAGE[:30], "."),
+    ("a.deb", PACKAGE[: len(PACKAGE) // 2], "."),
+    ("a.deb", PACKAGE.replace(b"data.tar.xz", b"beta.tar.xz"), "."),
+    ("a.deb", PACKAGE[:56] + b"size" + PACKAGE[60:], "."),
+    ("a.deb", packages.deb({"./usr/bin/x": b""}), "no tarball in /usr/src"),
+    ("a.deb", packages.deb({"./usr/src/a.tar.xz": WHOLE[:-8]}), "."),
+    ("none.tar.xz", None, "No such file"),
+  ],
+)
+def test_a_malformed_archive_is_one_line(tmp_path, name, content, message):
+  path = tmp_path / name
+  if content is not None:
+    path.write_bytes(content)
+  with pytest.raises(errors.UserError, match=message) as caught:
+    list(kernel.members(path, (".c",)))
+  said = str(caught.value)
+  assert str(path) in said and "remove it" in said and "\n" not in said

@@ -16,7 +16,7 @@ from charrnn import errors, runtime
 from charrnn.cli import sample
 from charrnn.data import tokenizers
 from charrnn.runs import run as run_lib
-from charrnn.sampling import samples, session
+from charrnn.sampling import sampler
 
 RECITED = "\nabcdefgh"
 CHAIN = toys.Chain()  # programs are compiled for an object
@@ -99,7 +99,7 @@ def test_json(use, capsys):
   run("--json", "--num=2", "--prime=a", "--stop=\n", "--top-k=3", "--seed=1")
   shared = {"text": "bcdefgh", "prime": "a", "seed": 1, "step": 500, "temperature": 1.0}
   shared |= {"top_k": 3, "top_p": None, "clamp": [], "stopped": True, "require": [], "forbid": []}
-  shared |= {"symbols": 8, "log_p": 0.0, "log_q": 0.0, "estimate": None}
+  shared |= {"tokens": 8, "symbols": 8, "log_p": 0.0, "log_q": 0.0, "estimate": None}
   assert json_lines(capsys) == [shared | {"sample": n} for n in (1, 2)]
 
 
@@ -155,7 +155,7 @@ def test_each_sample_in_a_file(use, capsys, tmp_path, monkeypatch):
   asked = ["--num=7", "--length=5", "--seed=4", "--prime=ab"]
   run(*asked, "--json")
   lines = json_lines(capsys)
-  monkeypatch.setattr(samples, "MOST_ROWS", 3)
+  monkeypatch.setattr(sampler, "MAX_ROWS", 3)
   out = tmp_path / "deep" / "out"
   run(*asked, f"--out={out}")
   assert capsys.readouterr().out == ""
@@ -168,7 +168,7 @@ def test_each_sample_in_a_file(use, capsys, tmp_path, monkeypatch):
     assert (out / f"00{line['sample']}.txt").read_bytes().decode() == "ab" + line["text"]
   for taken in ("001.txt", "samples.jsonl"):
     (tmp_path / taken).write_text("mine")
-    with pytest.raises(errors.UserError, match=f"^--out=.*: {taken} is there already"):
+    with pytest.raises(errors.UserError, match=f"^--out=.*: {taken} exists already"):
       run(*asked, f"--out={tmp_path}")
     (tmp_path / taken).unlink()
   assert list(tmp_path.iterdir()) == [tmp_path / "deep"]
@@ -190,11 +190,11 @@ def test_a_prompt_from_a_file_or_stdin_is_not_altered(use, capsys, tmp_path, mon
   assert capsys.readouterr().out == "\r\n"
 
 
-def test_a_byte_alphabet_reads_any_file(use, capsys, tmp_path):
+def test_a_byte_tokenizer_reads_and_writes_any_file(use, capsysbinary, tmp_path):
   use(tokenizers.Tokenizer.from_text("x", "byte"))
   (tmp_path / "prompt").write_bytes("é".encode() + b"\xff\xc3")
   run(f"--prime-file={tmp_path / 'prompt'}", "--length=0", "--quiet")
-  assert capsys.readouterr().out == "é\ufffd\ufffd"
+  assert capsysbinary.readouterr().out == "é".encode() + b"\xff\xc3"
 
 
 @pytest.mark.parametrize(
@@ -210,21 +210,21 @@ def test_a_byte_alphabet_reads_any_file(use, capsys, tmp_path):
     (["--out="], "--out: the name of the folder is empty"),
     (["--seed=-1"], "--seed=-1: must be"),
     (["--stop="], "--stop: the text is empty"),
-    (["--stop=az"], "--stop: would never come, not in the run's vocabulary: 'z'"),
+    (["--stop=az"], "--stop: not in the run's vocabulary: 'z'"),
     (["--beam=0"], "--beam=0: must be from 1"),
     (["--beam=2", "--num=3"], "--num=3: must be at most --beam=2"),
-    (["--beam=2", "--temperature=0"], "--temperature: means nothing with --beam"),
-    (["--beam=2", "--seed=0"], "--seed: means nothing with --beam"),
-    (["--beam=2", "--top-k=2"], "--top-k: means nothing with --beam"),
-    (["--interactive", "--json"], "--json: means nothing with --interactive"),
-    (["--interactive", "--num=1"], "--num: means nothing with --interactive"),
-    (["--interactive", "--beam=2"], "--beam: means nothing with --interactive"),
+    (["--beam=2", "--temperature=0"], "--temperature: has no meaning with --beam"),
+    (["--beam=2", "--seed=0"], "--seed: has no meaning with --beam"),
+    (["--beam=2", "--top-k=2"], "--top-k: has no meaning with --beam"),
+    (["--interactive", "--json"], "--json: has no meaning with --interactive"),
+    (["--interactive", "--num=1"], "--num: has no meaning with --interactive"),
+    (["--interactive", "--beam=2"], "--beam: has no meaning with --interactive"),
     (["--interactive", "--prime-file=-"], "--prime-file=-: stdin is for the lines"),
     (["--require=("], "--require=(: missing ), unterminated subpattern"),
     (["--forbid=\\b"], "--forbid=\\b: not understood"),
-    (["--require=z"], "--require=z: would never come, not in the run's vocabulary: z"),
+    (["--require=z"], "--require=z: not in the run's vocabulary: z"),
     (["--require=abc", "--length=2"], "--length=2: --require=abc takes 3 at least"),
-    (["--require=a", "--forbid=a"], "--require=a --forbid=a: no text can be like that"),
+    (["--require=a", "--forbid=a"], "--require=a --forbid=a: the constraints are contradictory"),
     (["--prime=az"], "not in the vocabulary: 'z'"),
     (["--prime-file=/nowhere/x"], "--prime-file=/nowhere/x: No such file"),
   ],
@@ -280,7 +280,7 @@ def test_foreign_characters_do_not_end_the_session(use, capsys, monkeypatch):
 
 
 def test_a_terminal_has_a_mark_and_ctrl_c_stops_a_text(use, capsys, monkeypatch):
-  write, times = session.Session.write, []
+  write, times = sampler.Session.write, []
 
   def interrupted(self):
     times.append(0)
@@ -289,7 +289,7 @@ def test_a_terminal_has_a_mark_and_ctrl_c_stops_a_text(use, capsys, monkeypatch)
       if len(times) == 1:
         raise KeyboardInterrupt
 
-  monkeypatch.setattr(session.Session, "write", interrupted)
+  monkeypatch.setattr(sampler.Session, "write", interrupted)
   asked = ["--length=40", "--quiet", "--stop=\n\n"]
   converse(monkeypatch, "abc\n\n", *asked, terminal=True)
   first, second = (RECITED * 9)[1:17], (RECITED * 9)[17:57]

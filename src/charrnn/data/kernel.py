@@ -1,0 +1,244 @@
+"""The Linux kernel's C source, from this machine or a Debian package, and archives of source."""
+
+import bz2
+import codecs
+import gzip
+import hashlib
+import heapq
+import lzma
+import os
+import pathlib
+import re
+import shutil
+import subprocess
+import tarfile
+import zlib
+from collections.abc import Iterable, Iterator
+from typing import IO, NamedTuple
+
+from charrnn import errors, runtime
+from charrnn.data import downloads
+
+DEFAULT_PART = "kernel"
+_TARBALLS = (".tar.xz", ".tar.bz2", ".tar.gz")
+_OPENERS = {".xz": lzma.open, ".bz2": bz2.open, ".gz": gzip.open, ".tgz": gzip.open}
+_SYSTEM = pathlib.Path("/usr/src")
+_UNPACKING = 1  # version of the unpacked folders
+_SEED = 2015  # of the order of the files
+_PAPER_BYTES = 6_206_996  # as in arXiv 1506.02078
+
+
+def members(path: pathlib.Path, suffixes: tuple[str, ...]) -> Iterator[tuple[str, bytes]]:
+  """Yield (name, content) of the regular files with these suffixes, in the order of an archive.
+
+  An archive is a source tarball or the Debian package of one. Names leave out the outermost folder.
+  """
+  try:
+    with open(path, "rb") as file:
+      for name, content in _packaged(path) if path.suffix == ".deb" else _unpack(path.name, file):
+        parts = pathlib.PurePosixPath(name).parts[1:]
+        if name.endswith(suffixes) and parts and ".." not in parts:
+          yield "/".join(parts), content.read()
+  except (tarfile.TarError, lzma.LZMAError, zlib.error, EOFError, OSError, ValueError) as error:
+    raise errors.UserError(
+      f"cannot read the archive {path}: {error}; remove it, or put a whole one in its place"
+    ) from error
+
+
+def _unpack(name: str, packed: IO[bytes]) -> Iterator[tuple[str, IO[bytes]]]:
+  """Yield the regular files of a tarball called `name`, each to be read before the next."""
+  with _OPENERS[pathlib.PurePosixPath(name).suffix](packed) as stream:
+    # tarfile's own decompression would take a truncated archive for one that ends.
+    with tarfile.open(fileobj=stream, mode="r|") as tar:
+      for member in tar:
+        if member.isfile():
+          yield member.name, tar.extractfile(member)
+    while stream.read(downloads.BLOCK):  # raises EOFError if the end is missing
+      pass
+
+
+def _packaged(path: pathlib.Path) -> Iterator[tuple[str, IO[bytes]]]:
+  """Yield the files of the source tarball that a Debian package installs in /usr/src."""
+  command = ["dpkg-deb", "--fsys-tarfile", path]
+  with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as process:
+    try:
+      with tarfile.open(fileobj=process.stdout, mode="r|") as tar:
+        for member in tar:
+          if member.isfile() and "usr/src/" in member.name and member.name.endswith(_TARBALLS):
+            yield from _unpack(member.name, tar.extractfile(member))
+            return
+    finally:
+      process.kill()
+  raise ValueError("the package has no tarball in /usr/src")
+
+
+class Tree(NamedTuple):
+  root: pathlib.Path
+  files: list[tuple[str, int]]  # names relative to the root, and the number of bytes to use
+  facts: dict[str, str]
+
+
+def find(part: str) -> Tree:
+  """Return the .c and .h files of a folder of the kernel's tree, of `all` of it, or the `paper`'s.
+
+  Files are ordered by the SHA-256 of "2015 NAME": a shuffle that is the same everywhere, so that
+  the validation split has files of all folders. `paper` is the text that the 2015 paper describes:
+  all files shuffled, concatenated and cut after 6,206,996 bytes.
+  """
+  origin = _newest(_SYSTEM) or _newest(runtime.cache_folder()) or _download()
+  root = origin if origin.is_dir() else _unpacked(origin, part)
+  files = sorted((file for file in _sizes(root) if _belongs(file[0], part)), key=_rank)
+  if part == "paper":
+    files = list(_cut(files))
+  if not files:
+    raise _no_such_part(part, origin)
+  return Tree(root, files, _facts(origin, root))
+
+
+def _no_such_part(part: str, origin: pathlib.Path) -> errors.UserError:
+  return errors.UserError(
+    f"linux:{part}: {origin.name} has no folder {part} with .c or .h files; "
+    "linux:all is the whole tree, linux:drivers/usb one of its folders"
+  )
+
+
+def _belongs(name: str, part: str) -> bool:
+  return part in ("all", "paper") or name.startswith(f"{part}/")
+
+
+def _rank(file: tuple[str, int | bytes]) -> int:
+  """Return the place of a file (name, ...) in the shuffled order."""
+  return int(hashlib.sha256(f"{_SEED} {file[0]}".encode()).hexdigest(), 16)
+
+
+def _newest(folder: pathlib.Path) -> pathlib.Path | None:
+  """Return the kernel's tree or archive in a folder with the highest version in its name."""
+  paths = [path for path in folder.glob("linux*") if _is_archive(path) or _is_tree(path)]
+  return max(paths, key=lambda path: _version(path.name), default=None)
+
+
+def _is_archive(path: pathlib.Path) -> bool:
+  is_source = path.suffix != ".deb" or path.name.startswith("linux-source")
+  return is_source and path.name.endswith((".deb", *_TARBALLS)) and path.is_file()
+
+
+def _is_tree(path: pathlib.Path) -> bool:
+  return (path / "kernel" / "fork.c").is_file()  # a tree of headers has none
+
+
+def _version(name: str) -> list[int]:
+  return [int(number) for number in re.findall(r"\d+", name)]
+
+
+def _download() -> pathlib.Path:
+  """Download the newest linux-source package that apt-get offers into the cache folder."""
+  if not shutil.which("apt-get"):
+    raise _missing("this machine has no apt-get to download it")
+  search = ["apt-cache", "search", "--names-only", r"^linux-source-[0-9.]+$"]
+  offers = subprocess.run(search, capture_output=True, text=True, check=False).stdout.split("\n")
+  names = [line.partition(" ")[0] for line in offers if line]
+  if not names:
+    raise _missing("apt-get offers no linux-source package", "sudo apt-get update")
+  package = max(names, key=_version)
+  with downloads.building() as folder:
+    # Its progress goes to stderr like ours; its errors become part of our message.
+    command = ["apt-get", "download", package]
+    done = subprocess.run(
+      command, cwd=folder, stdout=2, stderr=subprocess.PIPE, text=True, check=False
+    )
+    debs = list(folder.glob("*.deb"))
+    if done.returncode or len(debs) != 1:
+      lines = [line for line in done.stderr.splitlines() if line.startswith("E:")]
+      raise _missing((lines or ["E: nothing came"])[0], f"sudo apt-get install {package}")
+    downloads.publish(debs[0], debs[0].name)
+  return runtime.cache_folder() / debs[0].name
+
+
+def _missing(reason: str, command: str = "") -> errors.UserError:
+  run = f"run {command}, or " if command else ""
+  return errors.UserError(
+    f"the corpus linux needs the kernel's source: {reason}\n"
+    f"{run}put a tarball of it into the cache:\n"
+    f"curl -L --create-dirs -o {runtime.cache_folder()}/linux-6.12.tar.xz "
+    "https://cdn.kernel.org/pub/linux/kernel/v6.x/linux-6.12.tar.xz"
+  )
+
+
+def _unpacked(archive: pathlib.Path, part: str) -> pathlib.Path:
+  """Return a folder in the cache with the files of an archive that a part needs, and a Makefile."""
+  status = archive.stat()
+  key = f"{_UNPACKING} {archive.name} {status.st_size} {status.st_mtime_ns} {part}"
+  target = runtime.cache_folder() / f"unpacked-{hashlib.sha256(key.encode()).hexdigest()[:32]}"
+  if target.is_dir():
+    return target
+  with downloads.building() as folder:
+    built = folder / target.name
+    files = members(archive, (".c", ".h", "/Makefile"))
+    for name, content in _first(files) if part == "paper" else files:
+      if name == "Makefile" or (_is_c(name) and _belongs(name, part)):
+        path = built / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
+    if next(_sizes(built), None) is None:
+      raise _no_such_part(part, archive)
+    downloads.publish(built, target.name)
+  return target
+
+
+def _is_c(name: str) -> bool:
+  return name.endswith((".c", ".h"))
+
+
+def _sizes(root: pathlib.Path) -> Iterator[tuple[str, int]]:
+  """Yield the C files below a folder with their sizes in bytes, without links."""
+  for folder, _, names in os.walk(root):
+    for path in (pathlib.Path(folder, name) for name in names if _is_c(name)):
+      if not path.is_symlink():
+        yield path.relative_to(root).as_posix(), path.stat().st_size
+
+
+def _first(files: Iterable[tuple[str, bytes]]) -> Iterator[tuple[str, bytes]]:
+  """Yield the Makefile and, of files in any order, those that the paper's text is cut from."""
+  heap, total = [], 0  # the last in the shuffled order on top
+  for file in files:
+    if file[0] == "Makefile":
+      yield file
+    if not _is_c(file[0]):
+      continue
+    heapq.heappush(heap, (-_rank(file), *file))
+    total += len(file[1])
+    while total - len(heap[0][2]) >= _PAPER_BYTES:
+      total -= len(heapq.heappop(heap)[2])
+  yield from (file for _, *file in heap)
+
+
+def _cut(files: Iterable[tuple[str, int]]) -> Iterator[tuple[str, int]]:
+  """Yield files in order up to the paper's number of bytes."""
+  left = _PAPER_BYTES
+  for name, size in files:
+    if left > 0:
+      yield name, min(size, left)
+      left -= size
+
+
+def _facts(origin: pathlib.Path, root: pathlib.Path) -> dict[str, str]:
+  """Return the Debian package or the path of the source, and the kernel's own version."""
+  package, _, rest = origin.stem.partition("_")
+  is_deb = origin.suffix == ".deb"
+  facts = {"package": f"{package} {rest.rpartition('_')[0]}"} if is_deb else {"origin": str(origin)}
+  makefile = root / "Makefile"
+  text = makefile.read_text(errors="replace") if makefile.is_file() else ""
+  if numbers := re.findall(r"^(?:VERSION|PATCHLEVEL|SUBLEVEL) *= *(\d+)", text, re.MULTILINE):
+    facts["version"] = ".".join(numbers)
+  return facts
+
+
+def utf8(content: bytes) -> bytes:
+  """Return a file as UTF-8; files of old kernels that are not UTF-8 are Latin-1.
+
+  The rest of a character that the paper's cut divided is dropped.
+  """
+  try:
+    return codecs.getincrementaldecoder("utf-8")().decode(content).encode()
+  except UnicodeDecodeError:
+    return content.decode("latin-1").encode()

@@ -1,0 +1,351 @@
+"""Constraints on sampled texts: regular expressions, compiled to one automaton over the vocabulary.
+
+A constraint concerns what is written, not the prompt, and judges the text before a stop text. This
+module does not use JAX.
+
+Regular expressions have Python's syntax, restricted to what is regular: literals, . \\d \\w \\s and
+the like (ASCII), [...], (...), |, repetition, and ^ and $ at the two ends of an alternative. The
+dot is any character except a line end, as in `re`; $ is the very end only, unlike in `re`.
+
+The library greenery parses them. Its own finite automata are over all of Unicode: they take 15 s
+for 14 lines of 30 to 45 characters, and have no limit of size.
+"""
+
+import re
+import warnings
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
+from typing import NamedTuple
+
+import greenery
+import numpy as np
+from greenery.parse import NoMatch
+
+from charrnn import errors
+from charrnn.data import tokenizers
+
+MAX_REGEX_STATES = 20_000
+MIN_STATES, MAX_STATES = 64, 8192  # of an automaton
+MAX_ENTRIES = 2**24  # of a table
+MAX_STEPS = 5_000_000  # visits of states of a regex while its subsets are built
+NEVER = np.iinfo(np.int32).max
+END, FOUND = 0, 1  # states of a regex: after a match at the end of the text, and after one anywhere
+ANY = ~greenery.Charclass()
+_PIECES = re.compile(r"\\.|\[\^?\]?(?:\\.|[^\]\\])*\]|.", re.DOTALL)
+
+
+class Regex:
+  """A nondeterministic automaton that reads a text from its first character and finds a match.
+
+  State s reads a character of the class labels[s] and continues with any state of after[s]; with
+  the label None it continues without reading. Raise UserError, with the option's name, for a text
+  that is no such regular expression.
+  """
+
+  def __init__(self, option: str, text: str):
+    self.name = f"{option}={text if text.isprintable() else repr(text)}"
+    self.ascii = text.isascii()
+    self.labels, self.after = [None, ANY], [(), (FOUND,)]
+    if not text:
+      raise errors.UserError(f"{option}: the regular expression is empty")
+    try:
+      with warnings.catch_warnings(action="ignore"):  # about syntax that later Pythons may change
+        re.compile(text, re.ASCII)
+      self.start = self._add(*[self._search(*each) for each in _alternatives(text)])
+    except (re.error, OverflowError) as error:
+      raise errors.UserError(f"{self.name}: {error}") from error
+    except (NoMatch, ValueError, IndexError, RecursionError) as error:
+      raise errors.UserError(
+        f"{self.name}: not understood: use literals, . \\d \\w \\s [...] (...) | * + ? {{m,n}}, "
+        "and ^ and $ at the ends alone"
+      ) from error
+
+  def _search(self, at_start: bool, pattern, at_end: bool) -> int:
+    """Add a match of the pattern, anywhere unless it is anchored; return its first state."""
+    first = self._pattern(pattern, END if at_end else FOUND)
+    if at_start:
+      return first
+    loop = self._add(first)
+    self.after[loop] += (self._add(loop, label=ANY),)
+    return loop
+
+  def _pattern(self, pattern, after: int) -> int:
+    return self._add(*[self._sequence(conc.mults, after) for conc in pattern.concs])
+
+  def _sequence(self, mults, after: int) -> int:
+    for mult in reversed(mults):
+      after = self._repeated(mult.multiplicand, mult.multiplier, after)
+    return after
+
+  def _repeated(self, part, times, after: int) -> int:
+    if times.max.v is None:
+      loop = self._add(after)
+      self.after[loop] += (self._once(part, loop),)
+      after = loop
+    else:
+      done = after
+      for _ in range(times.optional.v):
+        after = self._add(self._once(part, after), done)
+    for _ in range(times.mandatory.v):
+      after = self._once(part, after)
+    return after
+
+  def _once(self, part, after: int) -> int:
+    if isinstance(part, greenery.Charclass):
+      return self._add(after, label=part)
+    return self._pattern(part, after)
+
+  def _add(self, *after: int, label=None) -> int:
+    """Add a state; return its number."""
+    if len(self.labels) == MAX_REGEX_STATES:
+      raise errors.UserError(f"{self.name}: too large")
+    self.labels.append(label)
+    self.after.append(after)
+    return len(self.labels) - 1
+
+
+def _alternatives(text: str) -> Iterator[tuple[bool, greenery.Pattern, bool]]:
+  """Yield (starts with ^, greenery's pattern, ends with $) of each alternative at the top level."""
+  depth, parts = 0, [[]]
+  for piece in _PIECES.findall(text):
+    depth += (piece == "(") - (piece == ")")
+    if piece == "|" and not depth:
+      parts.append([])
+    else:
+      parts[-1].append(piece)
+  for pieces in parts:
+    at_start, at_end = pieces[:1] == ["^"], pieces[-1:] == ["$"]
+    inner = pieces[at_start : len(pieces) - at_end]
+    if {"^", "$"} & set(inner):
+      raise NoMatch
+    yield at_start, greenery.parse("".join(map(_translate, inner))), at_end
+
+
+def _translate(piece: str) -> str:
+  """Translate a piece of Python's syntax to greenery's, where the two differ."""
+  if piece == ".":
+    return r"[^\n]"
+  if len(piece) == 1:
+    return piece
+  if piece[0] == "\\":
+    return piece if piece[1].isalnum() or piece[1] in "\\[]|().?*+{}" else piece[1]
+  start = "[^" if piece[1] == "^" else "["
+  items = re.findall(r"\\.|.", piece[len(start) : -1], re.DOTALL)
+  for n, item in enumerate(items):
+    if item in ("[", "]", "^") or (item == "-" and n in (0, len(items) - 1)):
+      items[n] = "\\" + item
+    elif item[0] == "\\" and not (item[1].isalnum() or item[1] in "\\[]^-"):
+      items[n] = item[1]
+  return start + "".join(items) + "]"
+
+
+class Automaton(NamedTuple):
+  """A deterministic automaton over ids that starts in state 0.
+
+  A text ends where no token leads to an allowed text in time. S is a power of two, so that
+  automata of about the same size share a compiled program.
+  """
+
+  next_SxV: np.ndarray  # int32
+  remaining_SxV: np.ndarray  # int32: tokens that an allowed text needs after this one, or NEVER
+
+  def allowed(self, state_B, length):
+    """Return which tokens are allowed next, bool [B, V], if at most `length` may still follow."""
+    return self.remaining_SxV[state_B] < length
+
+
+class _TooLargeError(Exception):
+  pass
+
+
+def build(
+  required: Sequence[Regex],
+  forbidden: Sequence[Regex],
+  stop: str | None,
+  tokenizer: tokenizers.Tokenizer,
+  length: int,
+) -> Automaton | None:
+  """Return the automaton of texts that match all of `required` and none of `forbidden`.
+
+  A text ends at the stop text, if there is one. Return None without any constraint; raise
+  UserError if no text of at most `length` tokens is allowed.
+  """
+  if not (required or forbidden or stop):
+    return None
+  names = " ".join(regex.name for regex in (*required, *forbidden)) or "--stop"
+  stop_ids = tokenizer.encode(stop or "")
+  class_of_V, classes = _classes((*required, *forbidden), stop_ids, tokenizer)
+  subsets = [_Subsets(regex, True, classes) for regex in required]
+  subsets += [_Subsets(regex, False, classes) for regex in forbidden]
+  try:
+    next_SxC, good_S = _product(subsets, int(class_of_V.max()) + 1)
+    if stop:
+      next_SxC, good_S = _until(class_of_V[stop_ids].tolist(), next_SxC, good_S)
+    distance_S = _distances(next_SxC, good_S)
+    automaton = _tables(next_SxC, distance_S, class_of_V)
+  except _TooLargeError as error:
+    raise errors.UserError(f"{names}: too large: this takes more than {error}") from error
+  if distance_S[0] == NEVER:
+    raise errors.UserError(f"{names}: the constraints are contradictory: no text satisfies them")
+  if distance_S[0] > length:
+    raise errors.UserError(f"--length={length}: {names} takes {distance_S[0]} at least")
+  return automaton
+
+
+def _classes(regexes: Sequence[Regex], stop_ids, tokenizer):
+  """Divide the vocabulary into classes of tokens that all regexes and the stop text treat alike.
+
+  Return class_of_V, and the classes of each label.
+  """
+  labels = {label: regex for regex in regexes for label in regex.labels if label is not None}
+  has_LxV = np.array([[label.accepts(s) for s in tokenizer.tokens] for label in labels], bool)
+  is_stop_LxV = np.unique(stop_ids)[:, None] == np.arange(tokenizer.vocab_size)
+  rows = np.concatenate([has_LxV.reshape(-1, tokenizer.vocab_size), is_stop_LxV])
+  class_of_V = np.unique(rows, axis=1, return_inverse=True)[1].ravel()
+  for (label, regex), has_V in zip(labels.items(), has_LxV):
+    if not has_V.any():
+      raise errors.UserError(f"{regex.name}: not in the run's vocabulary: {label}")
+    if tokenizer.kind == "byte" and not regex.ascii:
+      raise errors.UserError(f"{regex.name}: the run's vocabulary is bytes: use ASCII only")
+  return class_of_V, {
+    label: np.unique(class_of_V[has_V]).tolist() for label, has_V in zip(labels, has_LxV)
+  }
+
+
+class _Subsets:
+  """The subsets of a regex's states that a text can lead to (Rabin & Scott 1959)."""
+
+  def __init__(self, regex: Regex, required: bool, classes):
+    self._regex, self._required = regex, required
+    self._reads = [classes.get(label, ()) for label in regex.labels]
+    self._moves, self._steps = {}, 0
+    self.start = self._close([regex.start])
+
+  def is_good(self, subset) -> bool:
+    """Return whether the text may end here."""
+    return self._required == bool(subset & {END, FOUND})
+
+  def is_dead(self, subset) -> bool:
+    """Return whether no continuation can be good."""
+    return not subset if self._required else FOUND in subset
+
+  def moves(self, subset, count: int) -> list[frozenset]:
+    """Return the next subset after each of the `count` classes."""
+    if subset not in self._moves:
+      after_C = [set() for _ in range(count)]
+      for state in subset:
+        for c in self._reads[state]:
+          after_C[c].update(self._regex.after[state])
+      self._moves[subset] = [self._close(after) for after in after_C]
+    return self._moves[subset]
+
+  def _close(self, states) -> frozenset:
+    """Add what is reached without reading. Once a match is found, nothing else matters."""
+    seen, queue = set(states), list(states)
+    for state in queue:
+      if self._regex.labels[state] is None:
+        queue += [after for after in self._regex.after[state] if after not in seen]
+        seen.update(self._regex.after[state])
+    self._steps += len(queue)
+    if self._steps > MAX_STEPS:
+      raise _TooLargeError(f"{MAX_STEPS:,} steps")
+    if FOUND in seen:
+      return frozenset([FOUND])
+    labels = self._regex.labels
+    return frozenset(state for state in seen if labels[state] is not None or state == END)
+
+
+def _product(subsets: Sequence[_Subsets], count: int):
+  """Combine the regexes; return next_SxC and good_S. The state None stands for all dead ones."""
+
+  def follow(state):
+    if state is None:
+      return [None] * count
+    after = zip(*[each.moves(subset, count) for each, subset in zip(subsets, state)])
+    return map(live, after if subsets else [()] * count)
+
+  def live(state):
+    return None if any(each.is_dead(subset) for each, subset in zip(subsets, state)) else state
+
+  states, next_SxC = _explore(live(tuple(each.start for each in subsets)), follow)
+  good = [s is not None and all(map(_Subsets.is_good, subsets, s)) for s in states]
+  return next_SxC, np.array(good)
+
+
+def _until(stop_K: list[int], next_SxC: np.ndarray, good_S: np.ndarray):
+  """Let texts also end at a stop text, which is read but not judged.
+
+  State (k, s): the last k classes are the longest beginning of the stop text; s is the state
+  before them.
+  """
+  K, (S, C) = len(stop_K), next_SxC.shape
+  if K * S > MAX_ENTRIES:
+    raise _TooLargeError(f"{MAX_ENTRIES:,} entries")
+  begun_KxC, fallback = [], [0] * C  # Knuth, Morris & Pratt 1977
+  ahead_KxS = [np.arange(S)]  # the state after stop_K[:k]
+  for k, c in enumerate(stop_K):
+    begun_KxC.append([*fallback[:c], k + 1, *fallback[c + 1 :]])
+    fallback = begun_KxC[fallback[c]] if k else begun_KxC[0]
+    ahead_KxS.append(next_SxC[ahead_KxS[-1], c])
+
+  def follow(state):
+    if isinstance(state, bool):  # the text has ended, and was good or not
+      return [False] * C
+    return [move(*state, c) for c in range(C)]
+
+  def move(k, s, c):
+    begun = begun_KxC[k][c]
+    if begun == K:
+      return bool(good_S[s])
+    passed = k + 1 - begun  # this many classes no longer belong to a beginning of the stop text
+    s = ahead_KxS[passed][s] if passed <= k else next_SxC[ahead_KxS[k][s], c]
+    return begun, int(s)
+
+  states, after_SxC = _explore((0, 0), follow)
+  good = [s if isinstance(s, bool) else good_S[ahead_KxS[s[0]][s[1]]] for s in states]
+  return after_SxC, np.array(good, bool)
+
+
+def _explore(start: Hashable, follow: Callable[[Hashable], Iterable[Hashable]]):
+  """Return all states reachable from `start`, in the order of discovery, and next_SxC."""
+  numbers, states, rows = {start: 0}, [start], []
+  for state in states:
+    rows.append([])
+    for after in follow(state):
+      if after not in numbers:
+        numbers[after] = len(states)
+        states.append(after)
+      rows[-1].append(numbers[after])
+    if len(states) > MAX_STATES:
+      raise _TooLargeError(f"{MAX_STATES:,} states")
+  return states, np.array(rows)
+
+
+def _distances(next_SxC, good_S):
+  """Return the smallest number of tokens from each state to a good one, or NEVER."""
+  before = [[] for _ in next_SxC]
+  for state, row in enumerate(next_SxC.tolist()):
+    for after in set(row):
+      before[after].append(state)
+  distance_S = np.where(good_S, 0, NEVER)
+  queue = np.flatnonzero(good_S).tolist()
+  for state in queue:
+    new = [each for each in before[state] if distance_S[each] == NEVER]
+    distance_S[new] = distance_S[state] + 1
+    queue += new
+  return distance_S
+
+
+def _tables(next_SxC, distance_S, class_of_V):
+  """Return the automaton without dead states: the last row stands for them all."""
+  live = np.flatnonzero(distance_S < NEVER)
+  size = max(MIN_STATES, 1 << len(live).bit_length())
+  if size * len(class_of_V) > MAX_ENTRIES:
+    raise _TooLargeError(f"{MAX_ENTRIES:,} entries")
+  number_S = np.full(len(distance_S), size - 1)
+  number_S[live] = np.arange(len(live))
+  next_SxC = next_SxC[live]
+  next_SxV = np.full((size, len(class_of_V)), size - 1, np.int32)
+  next_SxV[: len(live)] = number_S[next_SxC][:, class_of_V]
+  remaining_SxV = np.full((size, len(class_of_V)), NEVER, np.int32)
+  remaining_SxV[: len(live)] = distance_S[next_SxC][:, class_of_V]
+  return Automaton(next_SxV, remaining_SxV)

@@ -1,0 +1,351 @@
+"""The automaton leads to just the texts that Python's `re` allows, and sampling follows it.
+
+All texts of a small vocabulary are enumerated. Weights restore the model's distribution.
+"""
+
+import itertools
+import re
+import time
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import toys
+from scipy import special, stats
+
+from charrnn import errors
+from charrnn.data import tokenizers
+from charrnn.sampling import constraints, reread, sampler
+
+DOTTED = tokenizers.Tokenizer.from_text("ab.\n")
+EVERY = ["".join(each) for n in range(6) for each in itertools.product(DOTTED.tokens, repeat=n)]
+
+
+def build(require=(), forbid=(), stop=None, length=5, tokenizer=DOTTED):
+  required = [constraints.Regex("--require", text) for text in require]
+  forbidden = [constraints.Regex("--forbid", text) for text in forbid]
+  return constraints.build(required, forbidden, stop, tokenizer, length)
+
+
+def leads_to(automaton, length):
+  """All texts that end where nothing may come any more."""
+
+  def walk(text, state):
+    allowed_V = automaton.allowed(state, length - len(text))
+    if not allowed_V.any():
+      yield text
+    for symbol, allowed, after in zip(DOTTED.tokens, allowed_V, automaton.next_SxV[state]):
+      if allowed:
+        yield from walk(text + symbol, after)
+
+  return sorted(walk("", 0))
+
+
+def good_texts(require, forbid, stop):
+  """The same from their definition: good, and with no good text that goes on from there."""
+
+  def good(text):
+    ended = stop and text.endswith(stop)
+    text = text.removesuffix(stop) if ended else text
+    found = [bool(re.search(re.sub(r"\$", r"\\Z", each), text, re.ASCII)) for each in require]
+    found += [not re.search(re.sub(r"\$", r"\\Z", each), text, re.ASCII) for each in forbid]
+    return all(found)
+
+  def over(text):  # a stop text may not stand before the last of what is drawn
+    return stop and stop in text[:-1]
+
+  texts = [text for text in EVERY if not over(text) and good(text)]
+  before = {text[:n] for text in texts for n in range(len(text))}
+  return sorted(set(texts) - before)
+
+
+PATTERNS = [
+  (["a"], []),
+  (["^ab"], []),
+  (["b$"], []),
+  (["^a.b$"], []),
+  (["^(ab|b+a){1,2}$"], []),
+  (["a{2}|^b|\\.$"], []),
+  (["^[^a]*$"], []),
+  (["(a|.)*b"], []),
+  (["a?b*?", "\\w\\W\\s"], []),
+  ([], ["a"]),
+  ([], ["ab$", "^b"]),
+  ([], ["^$", "[.b]{2,}"]),
+  (["aa"], ["b", "\\n"]),
+  (["^(a?){3}$"], ["^$"]),
+  (["(a*)*b"], ["(b|)+a"]),
+  (["[a-b.]\\n", "[]\\n]"], ["[^\\S]b", "[\\-\\^a]{3}"]),
+  (["^\\x61(?:b|\\.){1,}?$"], []),
+]
+
+
+@pytest.mark.parametrize("require, forbid", PATTERNS)
+@pytest.mark.parametrize("stop", [None, "\n", "ab", "aa", "aba"])
+def test_it_leads_to_all_good_texts_and_to_no_others(require, forbid, stop):
+  if not good_texts(require, forbid, stop):
+    with pytest.raises(errors.UserError, match="contradictory"):
+      build(require, forbid, stop)
+    return
+  automaton = build(require, forbid, stop)
+  assert leads_to(automaton, 5) == good_texts(require, forbid, stop)
+  assert automaton.next_SxV.shape[0].bit_count() == 1
+
+
+def test_nothing_asked_is_no_automaton():
+  assert build() is None
+
+
+def test_the_length_decides_where_a_text_ends():
+  automaton = build(["^(ab){1,}$"], length=7)
+  assert leads_to(automaton, 5) == ["abab"]
+  assert leads_to(automaton, 3) == ["ab"]
+
+
+def test_bytes():
+  tokenizer = tokenizers.Tokenizer.from_text("x", "byte")
+  automaton = build(["^.{2}\\xff$"], tokenizer=tokenizer)
+  assert automaton.next_SxV.shape[1] == 256
+  assert not automaton.allowed(0, 3)[ord("\n")]
+  assert automaton.allowed(0, 3).sum() == 255
+  with pytest.raises(errors.UserError, match="use ASCII"):
+    build(["é"], tokenizer=tokenizer)
+
+
+@pytest.mark.parametrize(
+  "asked, message",
+  [
+    ({"require": ["abc"]}, "--require=abc: not in the run's vocabulary: c"),
+    ({"forbid": ["\\d"]}, r"--forbid=\\d: not in the run's vocabulary: \\d"),
+    ({"require": ["a{6}"]}, "--length=5: --require=a.6. takes 6 at least"),
+    (
+      {"require": ["^a$"], "forbid": ["a"]},
+      "--require=.* --forbid=a: the constraints are contradictory",
+    ),
+    ({"forbid": ["a*"]}, "contradictory"),
+    ({"require": ["a(a|b){20}a"]}, "too large: this takes more than 8,192 states"),
+    ({"require": ["^(.?){4000}$"]}, "too large: this takes more than"),
+    ({"require": ["(.{999}){999}"]}, "too large"),
+    ({"stop": "ab" * 5000}, "--stop: too large"),
+  ],
+)
+def test_what_cannot_be(asked, message):
+  start = time.monotonic()
+  with pytest.raises(errors.UserError, match=message) as error:
+    build(**asked)
+  assert "\n" not in str(error.value)
+  assert time.monotonic() - start < 60
+
+
+@pytest.mark.parametrize(
+  "text, message",
+  [
+    ("", "the regular expression is empty"),
+    ("(a", r"missing \)"),
+    ("a**", "multiple repeat"),
+    ("[b-a]", "bad character range"),
+    *(
+      (text, "not understood")
+      for text in ("\\bx", "(?=a)", "(a)\\1", "(^a)", "a$b", "(?i)a", "x{,3}")
+    ),
+    ("(" * 5000 + ")" * 5000, "not understood"),
+    ("a\nb(", r"--require='a\\nb\('"),
+  ],
+)
+def test_what_is_no_regular_expression(text, message):
+  with pytest.raises(errors.UserError, match=message) as error:
+    constraints.Regex("--require", text)
+  assert "\n" not in str(error.value)
+
+
+ABC = tokenizers.Tokenizer.from_text("abc")
+TABLE = np.random.default_rng(3).normal(size=(3, 3)).astype(np.float32)
+LENGTH = 5
+SETTINGS = "temperature", "top_k", "top_p"
+CHAIN = toys.Chain()  # programs are compiled for an object
+
+
+def draw(model, params, tokenizer, automaton, *, prompt=(0,), length=LENGTH, seed=5, **options):
+  settings = {name: options.pop(name) for name in SETTINGS if name in options}
+  samples = sampler.sample(
+    sampler.Source(model, params, tokenizer),
+    np.array(prompt),
+    length=length,
+    seed=seed,
+    settings=sampler.Settings(**settings),
+    automaton=automaton,
+    **options,
+  )
+  return list(samples)
+
+
+def matching(texts, require, forbid):
+  return {
+    text
+    for text in texts
+    if all(re.search(each, text) for each in require)
+    and not any(re.search(each, text) for each in forbid)
+  }
+
+
+def distributions(require, forbid, temperature=1.0, top_k=None, prompt="a"):
+  """log p and log q of all good texts of TABLE's chain after the prompt, symbol by symbol."""
+  every = ["".join(each) for n in range(LENGTH + 1) for each in itertools.product("abc", repeat=n)]
+  good = matching(every, require, forbid)
+  before = {text[:n] for text in good for n in range(len(text))}
+  begun, log_p, log_q = before | good, {}, {}
+  for text in good - before:  # a text goes on as long as it can
+    log_p[text] = log_q[text] = 0.0
+    for n in range(len(text)):
+      logits = TABLE["abc".index((prompt + text)[n])].astype(float)
+      allowed = np.array([text[:n] + symbol in begun for symbol in "abc"])
+      masked = np.where(allowed, logits, -np.inf) / temperature
+      if top_k:
+        masked = np.where(masked >= np.sort(masked)[-top_k], masked, -np.inf)
+      log_p[text] += special.log_softmax(logits)["abc".index(text[n])]
+      log_q[text] += special.log_softmax(masked)["abc".index(text[n])]
+  return log_p, log_q
+
+
+CONSTRAINTS = [
+  (["bb"], []),
+  ([], ["ca"]),
+  (["^a", "c$"], ["bb"]),
+  (["^(ab|c){2,}.$"], ["aba"]),
+]
+
+
+@pytest.mark.parametrize("require, forbid", CONSTRAINTS)
+@pytest.mark.parametrize("settings", [{"temperature": 0.5}, {"temperature": 2.0, "top_k": 2}])
+def test_texts_come_as_often_as_log_q_says(require, forbid, settings):
+  log_p, log_q = distributions(require, forbid, **settings)
+  drawn = draw(CHAIN, TABLE, ABC, build(require, forbid, tokenizer=ABC), num=3000, **settings)
+  for sample in drawn[:50]:
+    assert sample.log_p == pytest.approx(log_p[sample.text], abs=1e-4)
+    assert sample.log_q == pytest.approx(log_q[sample.text], abs=1e-4)
+  texts = [text for text in log_q if log_q[text] > -np.inf]
+  assert {sample.text for sample in drawn} <= set(texts)
+  counts = np.array([sum(sample.text == text for sample in drawn) for text in texts])
+  expected = 3000 * np.exp([log_q[text] for text in texts])
+  often = expected >= 5
+  counts, expected = (np.append(a[often], a[~often].sum()) for a in (counts, expected))
+  assert stats.chisquare(counts + 1e-9, expected + 1e-9).pvalue > 1e-3
+
+
+@pytest.mark.parametrize("require, forbid", CONSTRAINTS)
+@pytest.mark.parametrize("temperature", [1.0, 1.5])
+def test_weights_give_the_model_s_own_texts_that_are_good(require, forbid, temperature):
+  log_p, log_q = distributions(require, forbid)
+  drawn = draw(
+    CHAIN, TABLE, ABC, build(require, forbid, tokenizer=ABC), num=3000, temperature=temperature
+  )
+  probability = sum(map(np.exp, log_p.values()))
+  found = sampler.estimate(drawn)
+  assert np.exp(found.log_p) == pytest.approx(probability, rel=4 * found.error + 1e-5)
+  weights = np.exp([sample.log_p - sample.log_q for sample in drawn])
+  wrong = []
+  for text in log_p:
+    mine = np.array([sample.text == text for sample in drawn])
+    share = np.exp(log_p[text]) / probability
+    error = np.sqrt((weights**2 * (mine - share) ** 2).sum()) / weights.sum()
+    wrong.append(abs((weights * mine).sum() / weights.sum() - share) / (error + 0.003))
+  assert max(wrong) < 4
+  # It can fail: step by step is not the conditional distribution.
+  conditional = np.array([np.exp(log_p[text]) / probability for text in log_p])
+  by_step = np.exp([log_q[text] for text in log_p])
+  assert 0.5 * abs(conditional - by_step).sum() > 0.003
+
+
+def test_the_estimate_s_error_is_that_of_repeats():
+  automaton = build(["bb"], tokenizer=ABC)
+  every = [sampler.estimate(draw(CHAIN, TABLE, ABC, automaton, num=200, seed=s)) for s in range(30)]
+  p = np.exp([each.log_p for each in every])
+  assert np.mean([each.error for each in every]) == pytest.approx(p.std() / p.mean(), rel=0.35)
+
+
+def test_weights_that_are_all_alike_or_all_nothing():
+  alike = sampler.estimate([sampler.Sample("", False, 1, -3.0, -1.0)] * 4)
+  assert alike == pytest.approx((-2.0, 0.0, 4.0))
+  assert sampler.estimate([sampler.Sample("", False, 1, -np.inf, -1.0)] * 2).log_p == -np.inf
+
+
+LETTERS = tokenizers.Tokenizer.from_text("\n 1abcdefg")
+LETTERS_TABLE = np.random.default_rng(4).normal(size=(LETTERS.vocab_size,) * 2).astype(np.float32)
+
+
+@pytest.fixture(scope="module")
+def lstm():
+  return toys.lstm_params(vocab=LETTERS.vocab_size)
+
+
+@pytest.mark.parametrize(
+  "require, forbid",
+  [
+    (["bad"], []),
+    ([r"^(.{3,7}\n){4}$"], ["[aeg]"]),
+    (["^1", r"\d[a-c]+\d"], [r"\s"]),
+    ([r"^\d{3}$"], []),
+    (["a|b", "(cd){2}|gg1$"], ["(.)?f", "aa"]),
+    ([], [r"^[^d]*$", "  "]),
+  ],
+)
+def test_texts_satisfy_python_s_re(require, forbid):
+  automaton = build(require, forbid, length=40, tokenizer=LETTERS)
+  for seed, (temperature, top_p) in enumerate([(1.0, 1.0), (0.0, 1.0), (1.0, 0.3), (9.0, 1.0)]):
+    settings = {"temperature": temperature, "top_p": top_p}  # one program for all
+    drawn = draw(CHAIN, LETTERS_TABLE, LETTERS, automaton, num=8, length=40, seed=seed, **settings)
+    for text in (sample.text for sample in drawn):
+      assert matching([text], require, forbid), text
+      assert len(text) == (3 if require == [r"^\d{3}$"] else 40) or "{4}$" in require[0]
+
+
+def test_a_text_is_what_is_written_and_nothing_of_the_prompt():
+  automaton = build(forbid=["ab"], tokenizer=ABC)
+  drawn = draw(CHAIN, TABLE, ABC, automaton, num=200, prompt=[0])
+  assert not any("ab" in sample.text for sample in drawn)
+  assert any(sample.text.startswith("b") for sample in drawn)
+
+
+def test_the_stop_text_is_in_the_probabilities_alone():
+  automaton = build(require=["b"], forbid=["c"], stop="ca", tokenizer=ABC)
+  for sample in draw(CHAIN, TABLE, ABC, automaton, num=100):
+    before = sample.text.removesuffix("ca")
+    assert "b" in before and "c" not in before
+    ids = [0, *ABC.encode(sample.text)]
+    log_p = special.log_softmax(TABLE, axis=1)[ids[:-1], ids[1:]].sum()
+    assert (sample.tokens, sample.log_p) == (len(sample.text), pytest.approx(log_p, abs=1e-4))
+
+
+def test_log_p_is_that_of_the_text_read_again(lstm):
+  model, params = lstm
+  automaton = build(["g"], ["f"], length=90, tokenizer=LETTERS)
+  (sample,) = draw(
+    model, params, LETTERS, automaton, num=1, length=90, prompt=[2, 3], temperature=0.7
+  )
+  ids_BxN = LETTERS.encode(sample.text)[None]
+  read = reread.reread(model, params, [2, 3], ids_BxN, sampler.Settings())
+  assert sample.log_p == pytest.approx(-read.nats_BxN.sum(), abs=1e-3)
+  free = draw(model, params, LETTERS, None, num=3, length=90, prompt=[2, 3])
+  assert [each.log_p for each in free] == pytest.approx([each.log_q for each in free], abs=1e-4)
+
+
+def test_the_block_changes_nothing(lstm):
+  automaton = build([r"^(\w\n){3,8}$"], length=20, tokenizer=LETTERS)  # 16 symbols
+  rows = draw(*lstm, LETTERS, automaton, num=3, length=20)
+  assert [sample.text for sample in draw(*lstm, LETTERS, automaton, num=3, length=20, block=7)] == [
+    sample.text for sample in rows
+  ]
+
+
+def test_another_regex_of_the_same_size_compiles_nothing():
+  model, table = toys.Chain(), jnp.asarray(TABLE)
+  draw(model, table, ABC, build(["abc"], tokenizer=ABC), num=2)
+  before = sampler._run._cache_size()
+  draw(model, table, ABC, build(["cba"], ["bb"], tokenizer=ABC), num=2)
+  draw(model, table, ABC, build(stop="abab", length=9, tokenizer=ABC), num=2, length=9)
+  assert sampler._run._cache_size() == before
+
+
+def test_a_diverged_model_is_named():
+  with pytest.raises(errors.UserError, match="diverged"):
+    draw(CHAIN, np.full((3, 3), np.nan, np.float32), ABC, build(["a"], tokenizer=ABC), num=1)
