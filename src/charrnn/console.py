@@ -18,8 +18,6 @@ import rich.text
 from charrnn import errors
 
 Update = Callable[..., None]  # (done, total, note="")
-# C0, DEL and C1, which a terminal obeys.
-_CONTROLS = {c: f"\\x{c:02x}" for c in (*range(32), *range(0x7F, 0xA0)) if chr(c) not in "\n\t"}
 REDRAW = 0.1  # seconds between two drawings on a terminal
 # C0, DEL and C1, which a terminal obeys, as escapes: text.translate(CONTROLS).
 CONTROLS = {c: f"\\x{c:02x}" for c in (*range(32), *range(0x7F, 0xA0)) if chr(c) not in "\n\t"}
@@ -87,11 +85,6 @@ def is_live() -> bool:
 def visible(text: str) -> str:
   """Return the text with control characters, and all that has no glyph, as escapes."""
   return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
-
-
-def escape_controls(text: str) -> str:
-  """Return the text with control characters except line ends and tabs as escapes."""
-  return text.translate(_CONTROLS)
 
 
 def duration(seconds: float) -> str:

@@ -291,7 +291,7 @@ def _stdout(tokenizer):
   sys.stdout.reconfigure(errors=invalid, newline="\n")
 
   def write(text: str):
-    sys.stdout.write(console.escape_controls(text) if is_terminal else text)
+    sys.stdout.write(text.translate(console.CONTROLS) if is_terminal else text)
     sys.stdout.flush()
 
   return write

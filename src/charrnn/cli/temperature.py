@@ -20,7 +20,7 @@ held-out text of the same length in the same way. Writes temperature.png and tem
 TEMPERATURES = (0, 0.02, 0.05, 0.1, 0.2, 0.4, 0.6, 0.8, 0.9, 1, 1.1, 1.25, 1.5, 2, 4, math.inf)
 HELD_OUT = 100  # samples of held-out text, or four times as many as the texts
 SETTINGS = ("num", "length", "prime", "top_k", "top_p", "seed")
-_GLYPHS = {ord("\n"): "\u21b5", ord("\t"): "\u21e5"}
+_GLYPHS = console.CONTROLS | {ord("\n"): "\u21b5", ord("\t"): "\u21e5"}
 LEGEND = f"""\
 entropy: nats, of the distribution that each token was sampled from. loss: nats a token, under the
 model at temperature 1. distinct-n: different ones among all sequences of n words of a text. known:
@@ -122,7 +122,7 @@ def _lines(report, out):
   yield from ("", *console.table(("temperature", *(title for title, *_ in COLUMNS)), rows), "")
   yield from (*textwrap.wrap(LEGEND, 98), "")
   for name, text in report["excerpts"].items():
-    yield f"{name:>{width}}  {console.escape_controls(text.translate(_GLYPHS))}"
+    yield f"{name:>{width}}  {text.translate(_GLYPHS)}"
   yield from ("", f"picture: {out / 'temperature.png'}    data: {out / 'temperature.json'}")
 
 
