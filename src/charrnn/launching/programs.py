@@ -21,7 +21,7 @@ from charrnn.models import ngram
 from charrnn.runs import checkpoints, metrics, provenance
 from charrnn.runs import run as run_lib
 from charrnn.runs import status as status_lib
-from charrnn.sampling import options, samples, stream, write
+from charrnn.sampling import sampler, streaming
 from charrnn.training import loop, steps
 
 SHOWN_LINES = 6  # of a sample in the log
@@ -239,21 +239,20 @@ def write_sample(job: Job, model: models.Model, params: models.Params, step: int
   if not c.length:
     return
   prompt_ids = tokenizer.encode(c.prime)
-  (sample,) = samples.draw(
-    write.Writer(model, params, tokenizer),
+  (sample,) = sampler.sample(
+    sampler.Source(model, params, tokenizer),
     prompt_ids,
     num=1,
     length=c.length,
-    stop=None,
     seed=job.config.seed,
-    settings=options.Settings(c.temperature),
+    settings=sampler.Settings(c.temperature),
   )
-  text = stream.Reader(tokenizer, prompt_ids).prompt + sample.text
+  text = streaming.TextStream(tokenizer, prompt_ids).prompt + sample.text
   folder = job.workdir / "samples"
   folder.mkdir(exist_ok=True)
-  (folder / f"{step}.txt").write_bytes(text.encode("utf-8", "replace"))
+  (folder / f"{step}.txt").write_bytes(streaming.encode(text, tokenizer))
   for line in text.strip("\n").split("\n")[:SHOWN_LINES]:
-    loop.say(f"    {line.translate(stream.VISIBLE)}")
+    loop.say(f"    {line.translate(console.CONTROLS)}")
 
 
 def _show_next_commands(job):

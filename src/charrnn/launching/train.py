@@ -75,11 +75,11 @@ def _stored_config(workdir):
 
 def _check_sample(config, tokenizer):
   """Raise UserError for fields that would stop the first evaluation, hours later."""
-  from charrnn.sampling import options
+  from charrnn.sampling import sampler
 
   try:
-    options.check(length=config.sample.length, num=1, seed=config.seed)
-    options.Settings(config.sample.temperature)
+    sampler.check(length=config.sample.length, num=1, seed=config.seed)
+    sampler.Settings(config.sample.temperature)
     tokenizer.encode(config.sample.prime)
   except errors.UserError as error:
     raise errors.UserError(f"--config.sample (or --config.seed): {error}") from error
