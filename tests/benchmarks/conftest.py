@@ -1,4 +1,4 @@
-"""The `charrnn` command in this process; contestants are processes of their own in any case."""
+"""The `charrnn bench` command in this process; implementations are always other processes."""
 
 import json
 from typing import NamedTuple
@@ -20,7 +20,7 @@ class Result(NamedTuple):
 
 @pytest.fixture
 def bench(capfd, monkeypatch, tmp_path):
-  """bench(...) in a folder of its own, on CPUs."""
+  """Return a function that runs `charrnn bench ...` in an empty folder, on CPUs."""
   monkeypatch.setenv("JAX_PLATFORMS", "cpu")
   monkeypatch.chdir(tmp_path)
 

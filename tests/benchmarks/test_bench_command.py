@@ -1,10 +1,12 @@
+import dataclasses
 import json
 import statistics
 
 import pytest
 
 from charrnn import errors
-from charrnn.benchmarks import comparison, contestants, launches, machine, matching, scale, tables
+from charrnn.benchmarks import implementations, report, rounds, studies
+from charrnn.cli import bench as bench_command
 
 TINY = ("--hidden=8", "--layers=1", "--batch=4", "--dtype=float32", "--rounds=2", "--seconds=0.02")
 
@@ -16,95 +18,110 @@ def check_row(row):
   assert row["compile_seconds"] >= 0
 
 
-@pytest.mark.parametrize("what", ["train", "sample"])
-def test_a_race_with_every_peer_that_is_here(bench, what):
-  sizes = [*TINY, "--window=6"] if what == "train" else TINY
-  result = bench(what, *sizes, "--json", "--out=pictures/of it")
+@pytest.mark.parametrize("kind", ["train", "sample"])
+def test_a_comparison_with_every_installed_baseline(bench, kind):
+  sizes = [*TINY, "--window=6"] if kind == "train" else TINY
+  result = bench(kind, *sizes, "--json", "--out=pictures/of it")
   assert result.code == 0, result.err
   assert set(result.json["machine"]) > {"processor", "cores", "python", "packages", "device"}
-  (race,) = result.json["results"]
-  assert race["kind"] == what and race["work"]["hidden"] == 8
-  peers = [p for p in contestants.PEERS if machine.installed(p) and (p, what) in contestants.ALL]
-  rows = race["contestants"]
-  assert list(rows) == ["charrnn", *peers] and not race["failed"]
-  for row in (*rows.values(), *race["ceilings"].values()):
+  (found,) = result.json["results"]
+  assert found["kind"] == kind and found["workload"]["hidden"] == 8
+  baselines = [
+    name
+    for name in implementations.BASELINES
+    if bench_command.is_installed(name) and (name, kind) in implementations.ALL
+  ]
+  rows = found["implementations"]
+  assert list(rows) == ["charrnn", *baselines] and not found["failed"]
+  for row in (*rows.values(), *found["rooflines"].values()):
     check_row(row)
   own = rows["charrnn"]["median"]
-  assert race["ratios"] == {peer: own / rows[peer]["median"] for peer in peers}
-  assert race["share"] == own / min(race["limits"].values())
-  table = "\n".join(tables.comparison(race))
-  for word in (f"{what}: lstm 1 x 8, batch 4, ", "charrnn 0", "GFLOP/s", "charrnn reaches"):
-    assert word in table
-  with open(f"pictures/of it/{what}.json") as file:
+  assert found["ratios"] == {name: own / rows[name]["median"] for name in baselines}
+  assert found["utilization"] == own / min(found["limits"].values())
+  for new, old in bench_command.KEYS.items():  # scripts of the former release read the old keys
+    values = found["workload"] if new == "vocab_size" else found
+    assert values[old] == values[new]
+  text = "\n".join(report.lines(found))
+  for word in (f"{kind}: lstm 1 x 8, batch 4, ", "charrnn 0", "GFLOP/s", "charrnn reaches"):
+    assert word in text
+  with open(f"pictures/of it/{kind}.json") as file:
     assert json.load(file) == result.json
-  with open(f"pictures/of it/{what}.png", "rb") as file:
+  with open(f"pictures/of it/{kind}.png", "rb") as file:
     assert file.read(4) == b"\x89PNG"
 
 
-def test_a_peer_that_is_not_installed_is_left_out_by_name(bench, monkeypatch):
-  monkeypatch.setattr(machine, "installed", lambda name: name == "flax")
+def stop():
+  raise errors.UserError("asked for devices")
 
-  def stop():
-    raise errors.UserError("asked for devices")
 
-  monkeypatch.setattr(machine, "facts", stop)
+def test_a_baseline_that_is_not_installed_is_left_out_by_name(bench, monkeypatch):
+  monkeypatch.setattr(bench_command, "is_installed", lambda name: name == "flax")
+  monkeypatch.setattr(rounds, "machine", stop)
   assert bench("train").err == (
     "torch is not installed, so it is left out: pip install 'charrnn[bench]'\n"
     "charrnn: error: asked for devices\n"
   )
 
 
+def test_names_of_the_former_release(bench, monkeypatch):
+  monkeypatch.setattr(rounds, "machine", stop)
+  assert "no baseline 'jax2'" in bench("train", "--peers=jax2").err
+  assert bench("split").err == bench("profile").err == "charrnn: error: asked for devices\n"
+  assert "--peers" not in bench("--help").out
+
+
 @pytest.mark.long
 def test_scale(bench, monkeypatch):
-  """With the devices alone, and no ceilings."""
-  plan = scale.plan
-  monkeypatch.setattr(scale, "plan", lambda *args: {"devices": plan(*args)["devices"]})
-  monkeypatch.setattr(scale, "LONG", (1,))
-  monkeypatch.setattr(scale, "device_counts", lambda base, machine: [1, 2])
-  monkeypatch.setattr(comparison, "ceilings", lambda *_: {})
+  """Of the devices alone, without rooflines."""
+  plan = studies.plan
+  monkeypatch.setattr(studies, "plan", lambda *args: {"devices": plan(*args)["devices"]})
+  monkeypatch.setattr(studies, "LONG", (1,))
+  monkeypatch.setattr(studies, "device_counts", lambda base, machine: [1, 2])
+  monkeypatch.setattr(rounds, "rooflines", lambda *_: {})
   result = bench("scale", *TINY, "--window=6")
   assert result.code == 0, result.out + result.err
   assert "bench/scale.png" in result.err
   with open("bench/scale.json") as file:
-    (report,) = json.load(file)["results"]
-  points = report["sweeps"]["devices"]
+    (result_,) = json.load(file)["results"]
+  points = result_["sweeps"]["devices"]
   assert [point["devices"] for point in points] == [1, 2]
   assert points[1]["against_first"] == points[1]["median"] / points[0]["median"]
-  assert [point["work"]["remat"] for point in report["memory"]] == [0, 2]
+  assert [point["workload"]["remat"] for point in result_["memory"]] == [0, 2]
   for line in ("  devices ", "  window  remat", "lstm 1 x 8, batch 4, window 6, float32"):
     assert line in result.out
 
 
 def test_scale_varies_one_size_at_a_time():
-  plan = scale.plan(scale.BASE, [1, 2])
+  plan = studies.plan(studies.BASE, [1, 2])
   assert [task.hidden for task in plan["hidden"]] == [64, 128, 256, 512, 1024]
   for name, tasks in plan.items():
     for task in tasks:
-      assert task._replace(**{name: getattr(scale.BASE, name)}) == scale.BASE
-  for task in scale.memory_plan(scale.BASE):
+      assert dataclasses.replace(task, **{name: getattr(studies.BASE, name)}) == studies.BASE
+  for task in studies.memory_plan(studies.BASE):
     assert not task.remat or task.window % task.remat == 0
 
 
 def test_devices_divide_the_batch():
-  machine_ = {"platform": "cpu", "cores": 12, "devices": 1}
-  assert scale.device_counts(scale.BASE, machine_) == [1, 2, 4, 8]
-  assert scale.device_counts(scale.BASE._replace(batch=36), machine_) == [1, 2, 4, 12]
-  assert scale.device_counts(scale.BASE, {**machine_, "platform": "gpu", "devices": 2}) == [1, 2]
+  cpu, gpus = {"platform": "cpu", "cores": 12, "devices": 1}, {"platform": "gpu", "devices": 2}
+  assert studies.device_counts(studies.BASE, cpu) == [1, 2, 4, 8]
+  assert studies.device_counts(studies.BASE, gpus) == [1, 2]
+  other = dataclasses.replace(studies.BASE, batch=36)
+  assert studies.device_counts(other, cpu) == [1, 2, 4, 12]
 
 
 def test_startup_is_medians_of_the_launches_after_the_first(bench, monkeypatch):
   launched = iter(
     [{"imports": 9.0, "total": 9.0}] + [{"imports": n, "total": n} for n in (3, 1, 2)]
   )
-  monkeypatch.setattr(launches, "check", lambda: None)
-  monkeypatch.setattr(launches, "_launch", lambda workdir: next(launched))
+  monkeypatch.setattr(studies, "check_startup", lambda: None)
+  monkeypatch.setattr(studies, "_launch", lambda workdir: next(launched))
   result = bench("startup", "--json")
   assert result.json["results"][0]["medians"] == {"imports": 2, "total": 2}
 
 
-def test_matching_takes_its_time(bench, monkeypatch):
+def test_matching_is_timed(bench, monkeypatch):
   for name, value in {"CHARACTERS": 9000, "COLUMNS": 6, "HYPOTHESES": 2, "SHIFTS": 19}.items():
-    monkeypatch.setattr(matching, name, value)
+    monkeypatch.setattr(studies, name, value)
   result = bench("cells", "--rounds=2", "--json").json["results"][0]
   assert len(result["seconds"]) == 2
   assert min(result["seconds"]) <= result["median"] <= max(result["seconds"])
@@ -118,9 +135,9 @@ def test_matching_takes_its_time(bench, monkeypatch):
     (["--hidden=-1"], "--hidden=-1: must be at least 1"),
     (["--seconds=nan"], "--seconds=nan: must be above 0"),
     (["--seconds=0"], "--seconds=0: must be above 0"),
-    (["train", "--peers=torch,jax2"], "--peers: no peer 'jax2'; there are torch, flax"),
+    (["train", "--baselines=torch,jax2"], "--baselines: no baseline 'jax2'; there are torch, flax"),
     (["sample", "--window=9"], "--window: not for sample"),
-    (["scale", "--peers=torch"], "--peers: not for scale"),
+    (["scale", "--baselines=torch"], "--baselines: not for scale"),
     (["startup", "--hidden=9"], "--hidden: not for startup"),
     (["startup"], "no launch.py here"),
     (["train", "--cell=lstn"], "argument --cell: invalid choice: 'lstn'"),
@@ -130,7 +147,7 @@ def test_matching_takes_its_time(bench, monkeypatch):
 )
 def test_bad_lines_are_one_line_before_anything_starts(bench, monkeypatch, words, message):
   with open("file", "w"):
-    monkeypatch.setattr(machine, "facts", lambda: pytest.fail("started"))
+    monkeypatch.setattr(rounds, "machine", lambda: pytest.fail("started"))
   result = bench(*words)
   assert result.code == 2 and not result.out
   assert message in result.err and len(result.err.splitlines()) == 1

@@ -4,6 +4,7 @@ import functools
 
 import jax
 import jax.numpy as jnp
+import ngram_scores
 import numpy as np
 import pytest
 import toys
@@ -160,7 +161,7 @@ def test_an_ngram_is_read_likewise():
   found = reread.reread(model, params, PROMPT, ids_BxN, settings)
   read = [*PROMPT, *ids_BxN[0]]
   for n, symbol in enumerate(ids_BxN[0]):
-    p = counted.distribution([read[: len(PROMPT) + n]])[0]
+    p = ngram_scores.distribution(counted, [read[: len(PROMPT) + n]])[0]
     assert found.nats_BxN[0, n] == pytest.approx(-np.log(p[symbol]), abs=1e-4)
     assert found.entropies_BxN[0, n] == pytest.approx(stats.entropy(p**2), abs=1e-4)
 

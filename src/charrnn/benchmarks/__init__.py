@@ -1,1 +1,1 @@
-"""Timings beside peers, each contestant in a process of its own."""
+"""Timings beside other implementations and beside the roofline of the machine."""

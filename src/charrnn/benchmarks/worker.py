@@ -1,9 +1,10 @@
-"""The process of one contestant: makes its work ready, then does it as often as it is told to.
+"""The process of one implementation: it prepares a workload, and runs it as often as requested.
 
-  python -m charrnn.benchmarks.worker CONTESTANT KIND WORK
+  python -m charrnn.benchmarks.worker IMPLEMENTATION KIND WORKLOAD
+  python -m charrnn.benchmarks.worker devices
 
-WORK is JSON. Each line of stdin is a count; the answer is a line of JSON on stdout. The process
-ends when its stdin does.
+WORKLOAD is JSON. Each line of stdin is a count; the answer is a line of JSON on stdout. The process
+ends when its stdin does. With `devices` it answers once, with the devices that JAX finds.
 """
 
 import json
@@ -14,32 +15,37 @@ import resource
 import sys
 import time
 
+import charrnn
 from charrnn import runtime
-from charrnn.benchmarks import contestants, work
+from charrnn.benchmarks import implementations, workloads
 
 
-def main(name, kind, values):
+def main(name, kind="", values=""):
   answers = os.fdopen(os.dup(1), "w", buffering=1)
   os.dup2(2, 1)  # whatever a library prints is no answer
-  task = work.KINDS[kind](**json.loads(values))
-  runtime.keep_memory()  # for all alike
-  about, device_peak = _torch() if name == "torch" else _jax(name, kind, task)
-  about["base_bytes"] = _peak()  # of the imports: not what the work needs
-  run = contestants.ALL[name, kind](task)
+  if name == "devices":
+    print(json.dumps(_jax(name, kind, None)[0]), file=answers)
+    return
+  workload = workloads.KINDS[kind](**json.loads(values))
+  runtime.keep_memory()  # for all implementations alike
+  about, device_peak = _torch() if name == "torch" else _jax(name, kind, workload)
+  about["base_bytes"] = peak_memory()  # of the imports: not what the workload needs
+  run = implementations.ALL[name, kind](workload)
 
-  def timed(count):
+  def seconds(count):
     start = time.perf_counter()
     run(count)
     return time.perf_counter() - start
 
-  print(json.dumps(about | {"first_seconds": timed(1)}), file=answers)
+  print(json.dumps(about | {"first_seconds": seconds(1)}), file=answers)
   for line in sys.stdin:
-    answer = {"seconds": timed(int(line)), "peak_bytes": _peak()}
+    answer = {"seconds": seconds(int(line)), "peak_bytes": peak_memory()}
     print(json.dumps(answer | {"device_peak_bytes": device_peak()}), file=answers)
 
 
 def _torch():
-  import torch
+  """Return facts of the library and its device, and a function for the peak of device memory."""
+  import torch  # an optional extra
 
   about = {"version": torch.__version__, "devices": 1}
   if torch.cuda.is_available():
@@ -48,34 +54,30 @@ def _torch():
   return about | {"platform": "cpu", "device": "cpu"}, lambda: None
 
 
-def _jax(name, kind, task):
+def _jax(name, kind, workload):
+  """Start JAX; return the same as `_torch`."""
   jax = runtime.start()
+  import flax  # not in a process of PyTorch
+
   jax.config.update("jax_enable_compilation_cache", False)  # compiling is timed too
   if (name, kind) == ("charrnn", "train"):
-    runtime.set_cpu_devices(task.devices, task.batch, 1, task.hidden)
+    runtime.set_cpu_devices(workload.devices, workload.batch, 1, workload.hidden)
   from charrnn.training import steps
 
-  device = steps.device()
-  on_cpu = device.platform == "cpu"
-  about = {"version": _version(name), "platform": device.platform, "device": device.device_kind}
-  about["devices"] = steps.all_devices().total if on_cpu else getattr(task, "devices", 0) or 1
-  return about, lambda: (device.memory_stats() or {}).get("peak_bytes_in_use")
+  device, devices = steps.device(), steps.all_devices().total
+  if workload and device.platform != "cpu":
+    devices = getattr(workload, "devices", 0) or 1
+  version = {"charrnn": charrnn, "flax": flax}.get(name, jax).__version__
+  about = {"version": version, "platform": device.platform, "device": device.device_kind}
+  return about | {"devices": devices}, lambda: (device.memory_stats() or {}).get(
+    "peak_bytes_in_use"
+  )
 
 
-def _version(name):
-  import flax
-  import jax
-
-  import charrnn
-
-  modules = {"charrnn": charrnn, "flax": flax, "ceiling": jax}
-  return modules[name].__version__
-
-
-def _peak():
-  """The most memory that this process has held, in bytes."""
+def peak_memory() -> int:
+  """Return the most memory that this process has held, in bytes."""
   status = pathlib.Path("/proc/self/status")
-  if status.exists():  # where ru_maxrss begins with what the parent held
+  if status.exists():  # there ru_maxrss begins with what the parent held
     return int(re.search(r"VmHWM:\s+(\d+) kB", status.read_text())[1]) * 1024
   unit = 1 if sys.platform == "darwin" else 1024
   return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
@@ -86,5 +88,5 @@ if __name__ == "__main__":
     main(*sys.argv[1:])
   except Exception as error:
     # Its first line alone, since the last line is what is shown.
-    why = (str(error).strip().splitlines() or [""])[0]
-    sys.exit(f"{type(error).__name__}: {why}".removesuffix(": "))
+    reason = (str(error).strip().splitlines() or [""])[0]
+    sys.exit(f"{type(error).__name__}: {reason}".removesuffix(": "))

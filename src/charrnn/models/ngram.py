@@ -14,9 +14,6 @@ their first n-1 tokens, on the level below) and last token. 0 stands for any tha
 the one string of no tokens is number 1. So a text is processed level by level, all of it at once.
 """
 
-import dataclasses
-import functools
-import itertools
 import types
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
@@ -43,8 +40,7 @@ class Level(NamedTuple):
   continuation: np.ndarray | None  # [G + 1]: different tokens before it; None on the last level
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class NGram:
+class NGram(NamedTuple):
   """The counts of a text, for models of every order up to their own."""
 
   vocab: int
@@ -53,13 +49,6 @@ class NGram:
   @property
   def order(self) -> int:
     return len(self.levels)
-
-  def log_prob(self, ids, start: int = 0, order: int | None = None) -> np.ndarray:
-    """Return log p of every token from `start` on after up to order - 1 before it: float64 [T]."""
-    order = self._check(order)
-    begin = max(0, start - order + 1)
-    p = next(itertools.islice(self.by_order(ids, [(begin, len(ids))]), order - 1, None))
-    return np.log(p[start - begin :])
 
   def losses(self, ids, spans=None) -> np.ndarray:
     """Return mean nats per token of the spans, for the orders 1 to N: float64 [N].
@@ -89,52 +78,20 @@ class NGram:
         p = own[string] + rest[context] * p
         context = _previous(string, starts)
 
-  def distribution(self, contexts_BxC) -> np.ndarray:
-    """Return p of every token after contexts of one length, their last N - 1 tokens: [B, V]."""
-    contexts_BxC = np.asarray(contexts_BxC)
-    length = min(contexts_BxC.shape[1], self.order - 1)
-    recent_BxC = contexts_BxC[:, contexts_BxC.shape[1] - length :]
-    p = np.full((len(contexts_BxC), self.vocab), 1 / self.vocab)
-    for n, (level, (own, rest)) in enumerate(zip(self.levels[: length + 1], self._own_weights)):
-      context = np.full(len(contexts_BxC), EMPTY)
-      for shorter, token_B in zip(self.levels, recent_BxC[:, length - n :].T):
-        context = find(shorter, context, token_B, self.vocab)
-      strings = find(level, context[:, None], np.arange(self.vocab), self.vocab)
-      p = own[strings] + rest[context][:, None] * p
-    return p
-
-  @functools.cached_property
-  def _own_weights(self):
-    return list(self._weights(self.order))
-
-  def _weights(self, order):
-    """Yield `_weigh` of the levels of the model of an order, one by one: they are large."""
-    *below, highest = self.levels[:order]
-    yield from (_weigh(level, level.continuation) for level in below)
-    yield _weigh(highest, highest.raw)
-
   def params(self, order: int | None = None) -> dict:
-    """Return the parameters of the `Model` of an order.
+    """Return the parameters of the `Model` of an order, by default of the highest.
 
     On every level: the tree of the strings that occur, the probability that a string has of its
     own (own), and the share that a context leaves to the shorter one (rest).
     """
-    order = self._check(order)
-    return {
-      f"level_{n}": {
-        "first": level.first,
-        "symbols": level.symbols,
-        "own": own.astype(np.float32),
-        "rest": rest.astype(np.float32),
-      }
-      for n, (level, (own, rest)) in enumerate(zip(self.levels, self._weights(order)), 1)
-    }
-
-  def _check(self, order):
     order = self.order if order is None else order
-    if not 1 <= order <= self.order:
-      raise errors.UserError(f"no order {order}: this text was counted for 1 to {self.order}")
-    return order
+    tree = {}
+    for n, level in enumerate(self.levels[:order], 1):
+      own, rest = _weigh(level, level.raw if n == order else level.continuation)
+      own, rest = own.astype(np.float32), rest.astype(np.float32)
+      arrays = {"first": level.first, "symbols": level.symbols, "own": own, "rest": rest}
+      tree[f"level_{n}"] = arrays
+    return tree
 
 
 def check_order(option: str, order: int, spans):
@@ -238,19 +195,16 @@ def _smallest(values):
 
 
 def find(level: Level, context, symbol, vocab: int) -> np.ndarray:
-  """Return the numbers of the strings (context, symbol) on a level, 0 if absent; they broadcast.
+  """Return the numbers of the strings (context, symbol) on a level, 0 if absent; they broadcast."""
+  keys = _contexts(level) * vocab + level.symbols[1:]  # rising
+  key = np.asarray(context, np.int64) * vocab + symbol
+  index = np.searchsorted(keys, key)
+  return np.where(np.append(keys, -1)[index] == key, index + 1, 0)
 
-  A binary search among at most `vocab` strings, for all of them at once.
-  """
-  first, symbols = level.first, level.symbols
-  low, end = first[context], first[context + 1]
-  high, last = end, len(symbols) - 1
-  for _ in range(vocab.bit_length()):
-    middle = (low + high) // 2
-    below = (low < high) & (symbols[np.minimum(middle, last)] < symbol)
-    low, high = np.where(below, middle + 1, low), np.where(below, high, middle)
-  is_present = (low < end) & (symbols[np.minimum(low, last)] == symbol)
-  return np.where(is_present, low, 0)
+
+def _contexts(level):
+  """Return the context of each string: [G]."""
+  return np.repeat(np.arange(len(level.first) - 1), np.diff(level.first))
 
 
 def discounts(counts) -> np.ndarray:
@@ -274,10 +228,10 @@ def discounts(counts) -> np.ndarray:
 def _weigh(level: Level, counts):
   """Return (c(u w) - D) / c(u .) of every string u w [G + 1], and g(u) of every context [C + 1]."""
   discount = discounts(counts[1:])[np.minimum(counts, 3)]
-  contexts = np.repeat(np.arange(len(level.first) - 1), np.diff(level.first))
-  total = np.bincount(contexts, counts[1:], len(level.first) - 1)
-  rest = np.bincount(contexts, discount[1:], len(level.first) - 1)
-  rest = np.divide(rest, total, out=np.ones_like(total), where=total > 0)
+  contexts, size = _contexts(level), len(level.first) - 1
+  total = np.bincount(contexts, counts[1:], size)
+  rest = np.bincount(contexts, discount[1:], size)
+  rest = np.divide(rest, total, out=np.ones(size), where=total > 0)
   return np.append(0.0, (counts[1:] - discount[1:]) / total[contexts]), rest
 
 
@@ -327,7 +281,7 @@ class Model:
     return level["own"][strings_TxBxV] + level["rest"][contexts_TxB][..., None] * p_TxBxV
 
   def _find(self, level, context, symbol):
-    """Compute `find` with a loop: XLA takes half a minute to compile it written out."""
+    """Return what `find` does, by a binary search among the strings of a context."""
     first, symbols = jnp.asarray(level["first"]), jnp.asarray(level["symbols"])
     low, end, symbol = jnp.broadcast_arrays(first[context], first[context + 1], symbol)
 

@@ -20,10 +20,7 @@ from charrnn.models import layers as layers_lib
 
 
 def uniform(scale):
-  def initializer(key, shape, dtype=jnp.float32):
-    return jax.random.uniform(key, shape, dtype, -scale, scale)
-
-  return initializer
+  return lambda key, shape, dtype=jnp.float32: jax.random.uniform(key, shape, dtype, -scale, scale)
 
 
 def orthogonal_blocks(key, shape, dtype=jnp.float32):
@@ -135,12 +132,12 @@ class Network(nn.Module):
   cell: str
   layers: int
   hidden: int
-  embed: int
-  dropout: float
-  initializer: str
-  forget_bias: float
-  compute_dtype: str
-  unroll: str
+  embed: int = 0
+  dropout: float = 0.0
+  initializer: str = "modern"
+  forget_bias: float = 1.0
+  compute_dtype: str = "float32"
+  unroll: str = "auto"
 
   @nn.compact
   def __call__(self, ids_TxB, carry, rngs=None, record=False, clamp=None):
@@ -210,26 +207,11 @@ class RNN:
     return self.network.apply({"params": params}, ids_TxB, carry, rngs, record, clamp)
 
 
-def make(
-  vocab_size: int,
-  *,
-  cell,
-  layers,
-  hidden,
-  embed=0,
-  dropout=0.0,
-  init="modern",
-  forget_bias=1.0,
-  compute_dtype="float32",
-  unroll="auto",
-  order=None,
-) -> RNN:
+def make(vocab_size: int, *, init="modern", order=None, **fields) -> RNN:
   """Return the network of these fields of `config.model`; raise UserError if they contradict."""
-  choices = {
-    "cell": (cell, cells.CELLS),
-    "init": (init, INITIALIZERS),
-    "unroll": (unroll, UNROLLS),
-  }
+  network = Network(vocab_size, initializer=init, **fields)
+  cell, unroll, forget_bias = network.cell, network.unroll, network.forget_bias
+  choices = {"cell": (cell, cells.CELLS), "init": (init, INITIALIZERS), "unroll": (unroll, UNROLLS)}
   for name, (value, known) in choices.items():
     if value not in known:
       raise errors.UserError(f"--config.model.{name}={value}: use one of {', '.join(known)}")
@@ -241,8 +223,4 @@ def make(
     raise errors.UserError(
       "--config.model.unroll=cudnn: it has an lstm alone, on NVIDIA GPUs; use auto"
     )
-  return RNN(
-    Network(
-      vocab_size, cell, layers, hidden, embed, dropout, init, forget_bias, compute_dtype, unroll
-    )
-  )
+  return RNN(network)

@@ -2,12 +2,13 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from charrnn.benchmarks import work
-from charrnn.models import rnn
+from charrnn.benchmarks import workloads
+from charrnn.models import cells, rnn
+from charrnn.models import layers as layers_lib
 
 
 def product_flops(jaxpr):
-  """Of every dot_general, those in a scan as often as it runs."""
+  """Return the operations of every dot_general, those in a scan as often as it runs."""
   total = 0
   for eqn in jaxpr.eqns:
     if eqn.primitive.name == "dot_general":
@@ -22,37 +23,35 @@ def product_flops(jaxpr):
 
 
 def inside(eqn):
-  """The programs that an operation runs, a scan's or a function's."""
+  """Yield the programs that an operation runs, a scan's or a function's."""
   for value in jax.tree.leaves(list(eqn.params.values()), is_leaf=lambda x: hasattr(x, "jaxpr")):
     inner = getattr(value, "jaxpr", value)
     if hasattr(inner, "eqns"):
       yield inner
 
 
-@pytest.mark.parametrize("cell", work.GATES)
+@pytest.mark.parametrize("cell", cells.CELLS)
 @pytest.mark.parametrize("layers", [1, 3])
 def test_flops_are_those_of_the_products_that_are_traced(cell, layers):
-  """The readable model, differentiated by JAX; only its gradient of a look-up is a product more."""
-  task = work.Training(cell=cell, layers=layers, hidden=6, batch=3, window=5, alphabet=7)
-  options = {"embed": 0, "dropout": 0.0, "init": "modern", "forget_bias": 1.0}
-  options |= {"cell": cell, "layers": layers, "hidden": 6, "compute_dtype": "float32"}
-  model = rnn.make(7, **options)
+  """Of the plain scan, differentiated by JAX; the gradient of a look-up is one product more."""
+  task = workloads.Training(cell=cell, layers=layers, hidden=6, batch=3, window=5, vocab_size=7)
+  model = rnn.make(7, cell=cell, layers=layers, hidden=6)
   ids = jnp.zeros((5, 3), jnp.int32)
 
   def loss(params, carry):
     logits, _, _ = model.apply(params, ids, carry, record=True)
-    return layers.cross_entropy(logits, ids).mean()
+    return layers_lib.cross_entropy(logits, ids).mean()
 
   args = model.init(jax.random.key(0)), model.initial_carry(3)
   traced = jax.make_jaxpr(jax.grad(loss, argnums=(0, 1)))(*args)
-  look_up = 2 * 7 * work.GATES[cell] * 6 * task.amount
+  look_up = 2 * 7 * len(cells.CELLS[cell].gates) * 6 * task.amount
   assert product_flops(traced.jaxpr) == task.flops + look_up
 
 
 def test_the_blogs_network_by_hand():
-  task = work.Training()
-  assert work.weights(task) == 3 * 512 * 2048 + 512 * 65
-  assert task.flops == 6 * work.weights(task) * 100 * 100
-  drawn = work.Sampling(dtype="bfloat16", batch=4)
-  assert drawn.bytes == 2 * work.weights(drawn) * drawn.block
-  assert drawn.flops == 2 * work.weights(drawn) * drawn.block * 4
+  task = workloads.Training()
+  assert task.weights == 3 * 512 * 2048 + 512 * 65
+  assert task.flops == 6 * task.weights * 100 * 100
+  sampling = workloads.Sampling(dtype="bfloat16", batch=4)
+  assert sampling.bytes == 2 * sampling.weights * sampling.block
+  assert sampling.flops == 2 * sampling.weights * sampling.block * 4

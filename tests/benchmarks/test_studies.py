@@ -5,28 +5,28 @@ import sys
 
 import pytest
 
-from charrnn.benchmarks import split
+from charrnn.benchmarks import studies
 
 
 @pytest.mark.parametrize(
   "cell", ["lstm", *(pytest.param(cell, marks=pytest.mark.long) for cell in ("rnn", "gru"))]
 )
-def test_every_part_of_a_step_is_found(cell):
+def test_every_part_of_a_step_takes_time(cell):
   sizes = ["--hidden=8", "--batch=4", "--window=6", "--dtype=bfloat16"]
   done = subprocess.run(
-    [sys.executable, "-m", "charrnn.cli", "bench", "split", "--json", f"--cell={cell}", *sizes],
+    [sys.executable, "-m", "charrnn.cli", "bench", "profile", "--json", f"--cell={cell}", *sizes],
     env=os.environ | {"JAX_PLATFORMS": "cpu"},
     capture_output=True,
     text=True,
     check=True,
   )
   (result,) = json.loads(done.stdout)["results"]
-  assert list(result["parts"]) == [*(name for name, _ in split.PARTS), split.REST]
+  assert list(result["parts"]) == [*(name for name, _ in studies.PARTS), studies.REST]
   assert min(result["parts"].values()) > 0 and result["seconds"] > 0
   assert result["unrecorded"] == max(0, result["seconds"] - sum(result["parts"].values()))
 
 
-def test_operations_are_told_apart_by_their_names():
+def test_parts_by_the_names_of_operations():
   program = """
   %dot.1 = f32[4,8]{1,0} dot(%a, %b), metadata={op_name="jit(f)/jvp(N)/layer_0/while/x/dot_general"}
   ROOT %add.2 = f32[4]{0} fusion(%a), metadata={op_name="jit(f)/jvp(N)/layer_0/while/add"}
@@ -38,8 +38,8 @@ def test_operations_are_told_apart_by_their_names():
   %all-reduce.8 = f32[8] all-reduce(%a), metadata={op_name="jit(f)/psum"}
   %sqrt.9 = f32[8] sqrt(%a), metadata={op_name="jit(f)/sqrt"}
 """
-  parts = [name for name, _ in split.PARTS]
-  assert split._parts(program) == {
+  parts = [name for name, _ in studies.PARTS]
+  assert studies.parts_by_operation(program) == {
     "dot.1": parts[0],
     "add.2": parts[2],
     "dot.3": parts[1],
@@ -47,5 +47,5 @@ def test_operations_are_told_apart_by_their_names():
     "dot.5": parts[4],
     "head.7": parts[5],
     "all-reduce.8": parts[6],
-    "sqrt.9": split.REST,
+    "sqrt.9": studies.REST,
   }

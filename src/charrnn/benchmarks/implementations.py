@@ -1,0 +1,275 @@
+"""The implementations that are timed, and the roofline measurements of a machine.
+
+Each maps a workload to a function that runs it `count` times. It is called in a process of its own,
+which imports nothing but what that implementation needs: hence the imports inside of functions.
+"""
+
+import concurrent.futures
+
+import numpy as np
+
+from charrnn import runtime
+from charrnn.benchmarks import workloads
+
+LEARNING_RATE, CLIP = 2e-3, 1.0  # of all that train
+IN_FLIGHT = 8  # products that are queued before one is waited for
+
+
+def charrnn_train(training):
+  """Run the train step of launch.py."""
+  return train_loop(*train_step(training))
+
+
+def train_step(training):
+  """Return charrnn's train step, the state before it, and batches to cycle through."""
+  from charrnn.training import steps
+
+  model, optimizer, devices = _model(training), _optimizer(), steps.all_devices()
+  if training.devices:
+    devices = devices._replace(local=training.devices, total=training.devices)
+  elif steps.device().platform != "cpu":
+    devices = devices._replace(local=1, total=1)
+  step = steps.TrainStep(
+    model, optimizer, batch=training.batch, seed=0, remat=training.remat, devices=devices
+  )
+  state = step.put(steps.create_state(model, optimizer, training.batch, 0))
+  return step, state, workloads.random_windows(training)
+
+
+def train_loop(step, state, batches):
+  """Return a function that takes a step of JAX `count` times: (state, x, y) -> (state, loss)."""
+  import jax
+
+  def run(count):
+    nonlocal state
+    before = None
+    for n in range(count):
+      state, out = step(state, *batches[n % len(batches)])
+      jax.block_until_ready(before)  # as the training loop does: one step is queued, not ten
+      before = out
+    jax.block_until_ready(state)
+
+  return run
+
+
+def charrnn_sample(sampling):
+  """Run the generator that `charrnn sample` prints from."""
+  import jax
+
+  from charrnn.sampling import sampler
+
+  model = _model(sampling)
+  params = model.init(jax.random.key(0))
+
+  def run(count):
+    length, settings = sampling.block * count, sampler.Settings()
+    for _ in sampler.draw(
+      model, params, [0], length=length, num=sampling.batch, seed=0, settings=settings
+    ):
+      pass
+
+  return run
+
+
+def _model(network):
+  from charrnn.models import rnn
+
+  return rnn.make(
+    network.vocab_size,
+    cell=network.cell,
+    layers=network.layers,
+    hidden=network.hidden,
+    compute_dtype=network.dtype,
+  )
+
+
+def _optimizer():
+  import optax
+
+  return optax.chain(optax.clip_by_global_norm(CLIP), optax.adam(LEARNING_RATE))
+
+
+def flax_train(training):
+  """Run Flax's own recurrent layer, `nn.RNN`, as its users write it."""
+  import functools
+
+  import jax
+  import jax.numpy as jnp
+  import optax
+  from flax import linen as nn
+
+  cells = {"lstm": nn.OptimizedLSTMCell, "gru": nn.GRUCell, "rnn": nn.SimpleCell}
+  cell, dtype = cells[training.cell], jnp.dtype(training.dtype)
+
+  class Network(nn.Module):
+    @nn.compact
+    def __call__(self, ids_BxT, carries):
+      x, after = jax.nn.one_hot(ids_BxT, training.vocab_size), []
+      for before in carries:
+        layer = nn.RNN(cell(training.hidden, dtype=dtype), return_carry=True)
+        carry, x = layer(x, initial_carry=before)
+        after.append(carry)
+      return nn.Dense(training.vocab_size, dtype=dtype)(x).astype(jnp.float32), after
+
+  network, optimizer = Network(), _optimizer()
+  zeros = jnp.zeros((training.batch, training.hidden))
+  carries = [(zeros, zeros) if training.cell == "lstm" else zeros for _ in range(training.layers)]
+  pairs = [(jnp.asarray(x.T), jnp.asarray(y.T)) for x, y in workloads.random_windows(training)]
+  params = network.init(jax.random.key(0), pairs[0][0], carries)
+
+  def loss_fn(params, carries, x, y):
+    logits, after = network.apply(params, x, carries)
+    return optax.softmax_cross_entropy_with_integer_labels(logits, y).mean(), after
+
+  @functools.partial(jax.jit, donate_argnums=0)
+  def step(state, x, y):
+    params, opt_state, carries = state
+    (loss, after), grads = jax.value_and_grad(loss_fn, has_aux=True)(params, carries, x, y)
+    updates, opt_state = optimizer.update(grads, opt_state, params)
+    after = jax.tree.map(lambda new, old: new.astype(old.dtype), after, carries)
+    return (optax.apply_updates(params, updates), opt_state, after), loss
+
+  carries = jax.tree.map(jnp.copy, carries)  # buffers that alias cannot be donated
+  return train_loop(step, (params, optimizer.init(params), carries), pairs)
+
+
+def torch_train(training):
+  """Run PyTorch's `nn.LSTM`, eager, with fused Adam; bfloat16 by autocast."""
+  import torch
+
+  device, layers, head, one_hot = _torch_model(training)
+  params = [*layers.parameters(), *head.parameters()]
+  optimizer = torch.optim.Adam(params, LEARNING_RATE, fused=True)
+  pairs = [
+    tuple(torch.from_numpy(ids).long().to(device) for ids in pair)
+    for pair in workloads.random_windows(training)
+  ]
+  carry = None
+
+  def step(x, y):
+    nonlocal carry
+    with torch.autocast(device, torch.bfloat16, enabled=training.dtype == "bfloat16"):
+      h, carry = layers(one_hot[x], carry)
+      logits = head(h)
+    loss = torch.nn.functional.cross_entropy(logits.float().flatten(0, 1), y.flatten())
+    optimizer.zero_grad()
+    loss.backward()
+    torch.nn.utils.clip_grad_norm_(params, CLIP)
+    optimizer.step()
+    carry = tuple(leaf.detach() for leaf in carry) if training.cell == "lstm" else carry.detach()
+
+  def run(count):
+    for n in range(count):
+      step(*pairs[n % len(pairs)])
+    if device == "cuda":
+      torch.cuda.synchronize()
+
+  return run
+
+
+def torch_sample(sampling):
+  """Run a loop over single steps of `nn.LSTM` in inference mode, the usual way to sample."""
+  import torch
+
+  device, layers, head, one_hot = _torch_model(sampling)
+
+  @torch.inference_mode()
+  def run(count):
+    ids = torch.zeros((1, sampling.batch), dtype=torch.long, device=device)
+    carry, sampled = None, []
+    with torch.autocast(device, torch.bfloat16, enabled=sampling.dtype == "bfloat16"):
+      for _ in range(sampling.block * count):
+        h, carry = layers(one_hot[ids], carry)
+        p = torch.softmax(head(h[0]).float(), -1)
+        ids = torch.multinomial(p, 1).T
+        sampled.append(ids)
+    torch.cat(sampled).cpu()
+
+  return run
+
+
+def _torch_model(network):
+  import torch
+
+  device = "cuda" if torch.cuda.is_available() else "cpu"
+  kind = {"lstm": torch.nn.LSTM, "gru": torch.nn.GRU, "rnn": torch.nn.RNN}[network.cell]
+  layers = kind(network.vocab_size, network.hidden, network.layers).to(device)
+  head = torch.nn.Linear(network.hidden, network.vocab_size).to(device)
+  return device, layers, head, torch.eye(network.vocab_size, device=device)
+
+
+def matrix_product(product):
+  """Run products by JAX on one device, which is all cores of a CPU."""
+  import jax
+  import jax.numpy as jnp
+
+  dtype, rows, inner = jnp.dtype(product.dtype), product.rows, product.inner
+  x = jnp.ones((rows, inner), dtype)
+  W = jnp.full((inner, product.columns), 1 / product.columns, dtype)  # keeps a scan's x at 1
+
+  def multiply(x, W):
+    return jnp.matmul(x, W, preferred_element_type=jnp.float32)
+
+  def step(x, W):
+    # Every column is needed for the next step, or XLA might leave some out.
+    return multiply(x, W).reshape(rows, -1, inner).sum(1).astype(dtype)
+
+  @jax.jit
+  def once(x, W):
+    if product.steps == 1:
+      return multiply(x, W)
+    return jax.lax.scan(lambda x, _: (step(x, W), None), x, length=product.steps)[0]
+
+  def run(count):
+    for n in range(count):
+      y = once(x, W)
+      if n % IN_FLIGHT == 0:
+        y.block_until_ready()
+    y.block_until_ready()
+
+  return run
+
+
+def read_memory(reading):
+  """Read memory; on a CPU by NumPy, a share for each core: XLA's reductions are slower there."""
+  import jax
+  import jax.numpy as jnp
+
+  from charrnn.training import steps
+
+  size = max(1, reading.bytes // 4)
+  if steps.device().platform != "cpu":
+    x = jnp.ones(size, jnp.int32)
+
+    @jax.jit
+    def read(x, count):
+      # Each pass depends on the one before, or it would be done once for all.
+      return jax.lax.fori_loop(0, count, lambda _, y: (x ^ y).max(), jnp.int32(0))
+
+    return lambda count: read(x, count).block_until_ready()
+
+  cores = len(runtime.cores())
+  shares = np.array_split(np.ones(size, np.int32), cores)
+  threads = concurrent.futures.ThreadPoolExecutor(cores)
+
+  def run(count):
+    def read(share):
+      for _ in range(count):
+        share.max(initial=0)
+
+    list(threads.map(read, shares))
+
+  return run
+
+
+# By name and kind of workload. Flax has no sampler.
+ALL = {
+  ("charrnn", "train"): charrnn_train,
+  ("charrnn", "sample"): charrnn_sample,
+  ("flax", "train"): flax_train,
+  ("torch", "train"): torch_train,
+  ("torch", "sample"): torch_sample,
+  ("roofline", "product"): matrix_product,
+  ("roofline", "read"): read_memory,
+}
+BASELINES = ("torch", "flax")

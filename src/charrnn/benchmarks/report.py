@@ -1,0 +1,245 @@
+"""Results of benchmarks as text and as pictures."""
+
+from charrnn import console, plotting
+from charrnn.benchmarks import studies
+
+LIMITS = {"products": "matrix products alone", "memory": "reading the weights alone"}
+AXES = {
+  "hidden": "units in a layer",
+  "layers": "layers",
+  "batch": "streams side by side",
+  "window": "characters between updates",
+  "devices": "devices",
+}
+
+
+def machine(facts: dict) -> str:
+  """Return the facts of a machine in one line."""
+  count = f"{facts['devices']} x {facts['device']}"
+  device = "" if facts["platform"] == "cpu" else f", {count}"
+  versions = f"Python {facts['python']}, jax {facts['packages']['jax']}"
+  return f"{facts['processor']}, {facts['cores']} cores{device}; {versions}"
+
+
+def lines(result: dict):
+  """Yield the lines of a result of any kind."""
+  writers = {"scale": _scale, "profile": _profile, "startup": _startup, "cells": _cells}
+  yield from writers.get(result["kind"], _comparison)(result)
+  yield from (f"  {name} failed: {reason}" for name, reason in result.get("failed", {}).items())
+
+
+def _table(header, rows):
+  return [f"  {line}".rstrip() for line in console.table(header, rows)]
+
+
+def _comparison(result):
+  own = result["implementations"].get("charrnn")
+  rows = []
+  for name, row in result["implementations"].items():
+    elsewhere = own and row["platform"] != own["platform"]
+    version = f"{name} {row['version']}" + (f" on {row['platform']}" if elsewhere else "")
+    ratio = result.get("ratios", {}).get(name)
+    rows.append((version, *_measured(row), f"{ratio:.2f} x" if ratio else ""))
+  yield result["title"]
+  yield from _table(("", *MEASURED, "charrnn is"), rows)
+  yield ""
+  yield from _table(*_rooflines(result))
+  if result.get("limit"):
+    limit = _number(result["limits"][result["limit"]])
+    yield (
+      f"  charrnn reaches {result['utilization']:.0%} of the {limit} characters/s that "
+      f"{LIMITS[result['limit']]} would allow"
+    )
+
+
+def _rooflines(result):
+  first, *rest = [
+    (
+      label,
+      f"{_giga(row['median'])} {'GB/s' if label.startswith('reading') else 'GFLOP/s'}",
+      _span(row["rates"], _giga),
+    )
+    for label, row in result["rooflines"].items()
+  ] or [("", "", "")]
+  return first, rest
+
+
+def _scale(result):
+  yield f"scale: {result['title']}"
+  for name, points in result["sweeps"].items():
+    first = "one device" if name == "devices" else studies.TITLES[name]
+    if points and name != "devices":
+      first += f" {points[0]['workload'][name]}"
+    rows = []
+    for point in points:
+      share = "" if point["utilization"] is None else f"{point['utilization']:.0%}"
+      ratio = "" if point["against_first"] is None else f"{point['against_first']:.2f} x"
+      rows.append((str(point["workload"][name]), *_measured(point), share, ratio))
+    yield ""
+    yield from _table((studies.TITLES[name], *MEASURED, "of products", f"to {first}"), rows)
+  rows = []
+  for point in result["memory"]:
+    window, remat = (str(point["workload"][name] or "off") for name in ("window", "remat"))
+    rows.append((window, remat, _number(point["median"]), _memory(point)))
+  yield ""
+  yield from _table(("window", "remat", "characters/s", "memory"), rows)
+
+
+def _profile(result):
+  total = sum(result["parts"].values())
+  rows = [
+    (name, f"{seconds * 1e3:.1f}", f"{seconds / total:.0%}" if total else "")
+    for name, seconds in result["parts"].items()
+  ]
+  rows.append(("not in the record", f"{result['unrecorded'] * 1e3:.1f}", ""))
+  yield result["title"]
+  yield from _table(("", "ms a step", "share"), rows)
+  yield f"  a step takes {result['seconds'] * 1e3:.1f} ms; operations that run at a time count both"
+
+
+def _startup(result):
+  rows = []
+  for name, median in result["medians"].items():
+    values = [launch[name] for launch in result["launches"]]
+    rows.append((name, f"{median:.2f}", f"{min(values):.2f} - {max(values):.2f}"))
+  count = len(result["launches"])
+  yield f"startup: seconds to the first training step, medians of {count} launches"
+  yield from _table(("", "seconds", "min - max"), rows)
+
+
+def _cells(result):
+  yield (
+    f"cells, {result['characters']:,} characters x {result['columns']:,} columns x "
+    f"{result['hypotheses']} hypotheses x {result['lags']} lags, {result['shifts']} shifts"
+  )
+  yield f"  {result['median']:.1f} s, {result['peak_bytes'] / 1e9:.1f} GB at most in memory"
+
+
+MEASURED = ("characters/s", "min - max", "compile", "memory")
+
+
+def _measured(row):
+  rates = _span(row["rates"], _number)
+  return _number(row["median"]), rates, f"{row['compile_seconds']:.1f} s", _memory(row)
+
+
+def _memory(row):
+  return "" if row["memory_bytes"] is None else f"{row['memory_bytes'] / 2**20:,.0f} MiB"
+
+
+def _span(rates, text):
+  return f"{text(min(rates))} - {text(max(rates))}"
+
+
+def _giga(rate):
+  return _number(rate / 1e9)
+
+
+def _number(x):
+  return f"{x:,.0f}" if x >= 100 else f"{x:.3g}"
+
+
+def plot(report: dict, path):
+  """Write a picture of the results: bars for each comparison, or the curves of `scale`."""
+  results = report["results"]
+  if results[0]["kind"] == "scale":
+    title = f"Cost of training: {results[0]['title']}"
+    with plotting.figure(path, title, figsize=(12, 7.2)) as figure:
+      _plot_scale(figure, results[0])
+      _footer(figure, report)
+    return
+  columns = min(2, len(results))
+  rows = -(-len(results) // columns)
+  title = "characters a second: medians, and the slowest and fastest round"
+  with plotting.figure(path, title, figsize=(5.5 * columns, 1.9 * rows + 0.9)) as figure:
+    for n, result in enumerate(results, 1):
+      _plot_comparison(figure.add_subplot(rows, columns, n), result)
+    _footer(figure, report)
+
+
+def _footer(figure, report):
+  figure.supxlabel(machine(report["machine"]), size=7, color="gray")
+
+
+def _plot_comparison(axes, result):
+  entries = result["implementations"]
+  for name, row in entries.items():
+    color = plotting.COLORS[0] if name == "charrnn" else plotting.COLORS[-1]
+    low, high = min(row["rates"]), max(row["rates"])
+    spans = [[row["median"] - low], [high - row["median"]]]
+    axes.barh(name, row["median"], color=color, xerr=spans, error_kw={"lw": 0.8, "capsize": 2})
+    ratio = result.get("ratios", {}).get(name)
+    text = f"{_short(row['median'])}" + (f": charrnn is {ratio:.2f} x" if ratio else "")
+    axes.annotate(text, (high, name), (5, 0), textcoords="offset points", va="center")
+  most = max((max(row["rates"]) for row in entries.values()), default=1)
+  axes.set_title(result["title"], size=9)
+  axes.set_xlim(0, 1.6 * most)
+  axes.xaxis.set_major_formatter(lambda x, _: _short(x))
+  axes.invert_yaxis()
+
+
+def _plot_scale(figure, result):
+  panels = figure.subplots(2, 3).flat
+  for axes, (name, points) in zip(panels, result["sweeps"].items()):
+    base = "" if name == "devices" else f" (base {result['base'][name]})"
+    axes.set(title=f"{studies.TITLES[name]}{base}", xlabel=AXES[name], ylabel="characters/s")
+    _plot_sweep(axes, name, points)
+  handles, names = figure.axes[0].get_legend_handles_labels()
+  figure.legend(handles, names, loc="outside upper center", ncols=3)
+  _plot_memory(figure.axes[-1], result["memory"])
+
+
+def _plot_sweep(axes, name, points):
+  """Plot measured rates with their utilization, below what matrix products would allow."""
+  values = [point["workload"][name] for point in points]
+  lows, highs = ([f(point["rates"]) for point in points] for f in (min, max))
+  color, other = plotting.COLORS[:2]
+  rates = [point["median"] for point in points]
+  axes.plot(values, rates, color=color, marker="o", ms=4, label="characters a second")
+  axes.fill_between(values, lows, highs, color=color, alpha=0.2, lw=0, label="range of the rounds")
+  limits = [point["limits"].get("products") for point in points]
+  if all(limits):
+    label = "limit by matrix products (%: reached of it)"
+    axes.plot(values, limits, color=other, ls="--", lw=1, label=label)
+  for value, rate, point in zip(values, rates, points):
+    if point["utilization"] is not None:
+      place = {"xytext": (0, -13), "textcoords": "offset points", "ha": "center", "size": 8}
+      axes.annotate(f"{point['utilization']:.0%}", (value, rate), **place)
+  low, high = 0.5 * min([*lows, 1e9]), 2 * max([*highs, *filter(None, limits), 1e-9])
+  axes.set(yscale="log", ylim=(low, high))
+  # 1, 2 and 5 times powers of ten: a plain logarithmic axis may show one label or none.
+  ticks = [m * 10**n for n in range(10) for m in (1, 2, 5)]
+  axes.set_yticks([tick for tick in ticks if low <= tick <= high])
+  axes.yaxis.set_major_formatter(lambda x, _: _short(x))
+  axes.yaxis.set_minor_formatter(lambda x, _: "")
+  _set_ticks(axes, values, log=name not in ("layers", "devices"))
+
+
+def _plot_memory(axes, points):
+  for n, is_remat in enumerate((False, True)):
+    chosen = [point for point in points if bool(point["workload"]["remat"]) == is_remat]
+    windows = [point["workload"]["window"] for point in chosen]
+    sizes = [(point["memory_bytes"] or 0) / 2**20 for point in chosen]
+    label = "remat: few states stored, others recomputed" if is_remat else "all states stored"
+    style = {"color": plotting.COLORS[2 * n], "marker": "os"[n], "ls": ("-", "--")[n]}
+    axes.plot(windows, sizes, ms=4, label=label, **style)
+  axes.set(title="memory of long windows", xlabel=AXES["window"], ylabel="peak MiB")
+  axes.set_ylim(0, 1.3 * axes.get_ylim()[1])
+  axes.legend(fontsize=8)
+  _set_ticks(axes, sorted({point["workload"]["window"] for point in points}), log=True)
+
+
+def _set_ticks(axes, values, log):
+  """Put ticks at the sizes that were measured."""
+  if log:
+    axes.set_xscale("log", base=2)
+  axes.set_xticks(values, [str(value) for value in values])
+  axes.minorticks_off()
+  axes.grid(alpha=0.3)
+
+
+def _short(x):
+  for unit, text in ((1e6, "M"), (1e3, "k")):
+    if x >= unit:
+      return f"{x / unit:.3g}{text}"
+  return f"{x:.3g}"

@@ -1,0 +1,204 @@
+"""Benchmark rounds: implementations take turns, so that machine noise affects all of them alike."""
+
+import contextlib
+import dataclasses
+import importlib.metadata
+import json
+import platform
+import select
+import statistics
+import subprocess
+import sys
+import tempfile
+
+from charrnn import errors, runtime
+from charrnn.benchmarks import implementations, workloads
+from charrnn.models import cells
+from charrnn.runs import provenance
+
+PACKAGES = ("charrnn", "jax", "jaxlib", "flax", "torch", "numpy")
+TIMEOUT = 900  # seconds that an implementation may be silent, besides its turn
+DEVICES_TIMEOUT = 300  # seconds in which JAX must find its devices
+# The best measured rate is the roofline, so its turns may be short.
+ROOFLINE_SHARE = 0.25
+
+
+class FailedError(Exception):
+  """An implementation that cannot go on; the reason in one line."""
+
+
+class Worker:
+  """The process of an implementation, with turns of about `seconds`; `with` starts and ends it."""
+
+  def __init__(self, name: str, kind: str, workload, seconds: float):
+    self.name, self.kind, self.workload, self.seconds = name, kind, workload, seconds
+
+  def __enter__(self):
+    self._stderr = tempfile.TemporaryFile("w+", errors="replace")  # a pipe would fill up unread
+    self._process = subprocess.Popen(
+      [*_command(self.name, self.kind), json.dumps(dataclasses.asdict(self.workload))],
+      stdin=subprocess.PIPE,
+      stdout=subprocess.PIPE,
+      stderr=self._stderr,
+      text=True,
+    )
+    return self
+
+  def __exit__(self, *_):
+    self._process.kill()
+    self._process.communicate()
+    self._stderr.close()
+
+  def answer(self) -> dict:
+    timeout = TIMEOUT + 10 * self.seconds
+    if not select.select([self._process.stdout], [], [], timeout)[0]:
+      raise FailedError(f"no answer in {timeout:.0f} seconds")
+    if line := self._process.stdout.readline():
+      return json.loads(line)
+    code = self._process.wait()
+    self._stderr.seek(0)
+    lines = [line.strip() for line in self._stderr if line.strip()]
+    ended = f"ended by signal {-code}" if code < 0 else f"ended with exit code {code}"
+    raise FailedError(lines[-1] if lines and code > 0 else ended)
+
+  def turn(self, count: int) -> dict:
+    with contextlib.suppress(BrokenPipeError):  # it has ended, and `answer` tells why
+      print(count, file=self._process.stdin, flush=True)
+    return self.answer()
+
+
+def _command(*arguments):
+  # -P: files of this directory are no modules.
+  return [sys.executable, "-P", "-m", "charrnn.benchmarks.worker", *arguments]
+
+
+def run(workers: dict, *, rounds: int, update=lambda done, total, note: None):
+  """Time workers {label: Worker} -> ({label: measurements}, {label: reason of its failure}).
+
+  Measurements: facts of the process, its memory, and the rate of every round, which is the amount
+  of its workload per second. All workers have compiled before the first round.
+  """
+  rows, failed = {}, {}
+  total = len(workers) + rounds
+  with contextlib.ExitStack() as stack:
+
+    def attempt(action, label):
+      try:
+        action(label, workers[label])
+      except FailedError as error:
+        failed[label] = str(error)
+        rows.pop(label, None)
+
+    def start(label, worker):
+      stack.enter_context(worker)
+      ready = worker.answer()
+      once = worker.turn(1)["seconds"]
+      rows[label] = ready | {"count": max(1, round(worker.seconds / once)), "rates": []}
+
+    def turn(label, worker):
+      row = rows[label]
+      answer = worker.turn(row["count"])
+      row["rates"].append(worker.workload.amount * row["count"] / answer.pop("seconds"))
+      row.update(answer)
+
+    for n, label in enumerate(workers):
+      update(n, total, f"{label} starts")
+      attempt(start, label)
+    for n in range(rounds):
+      update(len(workers) + n, total, f"round {n + 1} of {rounds}")
+      for label in list(rows)[:: -1 if n % 2 else 1]:  # in both directions: none is always first
+        attempt(turn, label)
+  for label, row in rows.items():
+    row["median"] = statistics.median(row["rates"])
+    once = workers[label].workload.amount / row["median"]
+    row["compile_seconds"] = max(0.0, row["first_seconds"] - once)
+    in_process = row["peak_bytes"] - row["base_bytes"]
+    row["memory_bytes"] = in_process if row["platform"] == "cpu" else row["device_peak_bytes"]
+  return rows, failed
+
+
+def compare(kind: str, workload, baselines, *, rounds: int, seconds: float, update) -> dict:
+  """Return the result of charrnn, baselines and rooflines on one workload."""
+  names = [name for name in ("charrnn", *baselines) if (name, kind) in implementations.ALL]
+  workers = {name: Worker(name, kind, workload, seconds) for name in names}
+  rows, failed = run(workers | rooflines(workload, seconds), rounds=rounds, update=update)
+  best = {label: rows.pop(label) for label in list(rows) if label not in names}
+  result = {
+    "kind": kind,
+    "title": f"{kind}: {workload}",
+    "workload": dataclasses.asdict(workload),
+    "implementations": rows,
+    "rooflines": best,
+  }
+  if own := rows.get("charrnn"):
+    others = {name: row for name, row in rows.items() if name != "charrnn"}
+    result["ratios"] = {name: own["median"] / row["median"] for name, row in others.items()}
+    result |= utilization(workload, own, best)
+  return result | {"failed": failed}
+
+
+def rooflines(workload, seconds: float) -> dict[str, Worker]:
+  """Return workers for products of the shapes that matter, and for reading the weights."""
+  side, columns = 2048, len(cells.CELLS[workload.cell].gates) * workload.hidden
+  shapes = [(side, side, side, 1)]
+  readings = []
+  if isinstance(workload, workloads.Training):
+    shapes.append((workload.batch, workload.hidden, columns, workload.window))
+    shapes.append((workload.amount, workload.hidden, columns, 1))
+  else:
+    if workload.batch > 1:
+      shapes.append((workload.batch, workload.hidden, columns, workload.block))
+    readings = [workload.bytes // workload.block, 512 << 20]  # the second is beyond all caches
+  tasks = [("product", workloads.Product(*shape, workload.dtype)) for shape in shapes]
+  tasks += [("read", workloads.Reading(size)) for size in readings]
+  turn = seconds * ROOFLINE_SHARE
+  return {str(task): Worker("roofline", kind, task, turn) for kind, task in tasks}
+
+
+def utilization(workload, own: dict, best: dict) -> dict:
+  """Return the characters a second that the rooflines allow, and the share that was reached.
+
+  `limit` names the lower limit: memory at batch 1, most often products otherwise.
+  """
+  devices = 1 if own["platform"] == "cpu" else own["devices"]  # a roofline is that of one device
+  limits = {}
+  if products := [row["median"] for label, row in best.items() if label.startswith("product")]:
+    limits["products"] = max(products) * devices * workload.amount / workload.flops
+  if isinstance(workload, workloads.Sampling):
+    reading = str(workloads.Reading(workload.bytes // workload.block))
+    if reading in best:
+      limits["memory"] = best[reading]["median"] * workload.amount / workload.bytes
+  limit = min(limits, key=limits.get, default=None)
+  share = own["median"] / limits[limit] if limits else None
+  return {"limits": limits, "limit": limit, "utilization": share}
+
+
+def machine() -> dict:
+  """Return processor, cores, versions, and the devices that JAX finds in a process that ends."""
+  try:
+    done = subprocess.run(
+      _command("devices"), capture_output=True, text=True, timeout=DEVICES_TIMEOUT, check=False
+    )
+  except subprocess.TimeoutExpired as error:
+    raise errors.UserError(
+      f"JAX found no devices in {DEVICES_TIMEOUT} seconds: try again"
+    ) from error
+  if done.returncode:
+    last = (done.stderr.strip().splitlines() or ["no message"])[-1]
+    raise errors.UserError(f"JAX does not start here: {last}")
+  devices = json.loads(done.stdout.splitlines()[-1])
+  return {
+    "processor": provenance.processor(),
+    "cores": len(runtime.cores()),
+    "system": platform.platform(),
+    "python": platform.python_version(),
+    "packages": {name: _version(name) for name in PACKAGES if _version(name)},
+    **{name: devices[name] for name in ("platform", "device", "devices")},
+  }
+
+
+def _version(name):
+  try:
+    return importlib.metadata.version(name)
+  except importlib.metadata.PackageNotFoundError:
+    return None

@@ -1,0 +1,263 @@
+"""Studies of charrnn alone: cost by size, startup time, profile of a step, matching of cells."""
+
+import collections
+import dataclasses
+import itertools
+import pathlib
+import re
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+
+import numpy as np
+
+from charrnn import errors, files, runtime
+from charrnn.analysis import effects, labels, matching, recording
+from charrnn.benchmarks import implementations, rounds, workloads
+
+# Cost by size.
+BASE = workloads.Training(hidden=256, batch=64, window=64)
+FACTORS = (0.25, 0.5, 1, 2, 4)  # of the base's width, batch and window
+LAYERS = (1, 2, 3, 4)
+LONG = (1, 2, 4, 8, 16)  # times the base's window, for memory
+TITLES = {
+  "hidden": "width",
+  "layers": "depth",
+  "batch": "batch",
+  "window": "window",
+  "devices": "devices",
+}
+
+# Startup time.
+PROGRAM = pathlib.Path("launch.py")
+EXPERIMENT = "experiments/shakespeare.py:smoke"
+
+# Profile of a step: parts by the name of an operation; the first pattern that fits counts.
+PARTS = (
+  ("products of the forward scan", r"(?<!transpose\()jvp\(.*layer_.*while.*dot_general"),
+  ("products of the backward scan", r"transpose\(jvp.*layer_.*while.*dot_general"),
+  ("gates and their stacks, forward", r"(?<!transpose\()jvp\(.*layer_.*while"),
+  ("gates and their stacks, backward", r"transpose\(jvp.*layer_.*while"),
+  ("weight gradients, products outside of scans", r"layer_"),
+  ("head and loss", r"head|softmax|jvp"),
+  ("sum over devices, and waiting for them", r"psum"),
+)
+REST = "clipping, optimiser, the rest"
+STEPS = 5
+
+# Matching.
+CHARACTERS = 500_000
+COLUMNS = 4096  # 1,024 units x 4 quantities
+HYPOTHESES = 16
+SHIFTS = 199
+
+
+def scale(base, machine: dict, *, count: int, seconds: float, progress) -> dict:
+  """Measure training with one size of `base` changed at a time, and the memory of long windows."""
+  sweeps, failed = {}, {}
+  for name, tasks in plan(base, device_counts(base, machine)).items():
+    values = ", ".join(str(getattr(task, name)) for task in tasks)
+    update = progress(f"scale, {TITLES[name]} {values}")
+    limits = rounds.rooflines(base, 2 * seconds)
+    sweeps[name] = _measure(tasks, limits, count, seconds, update, failed)
+  memory = []
+  for task in memory_plan(base):
+    update = progress(f"scale, memory at window {task.window}, remat {task.remat or 'off'}")
+    memory += _measure([task], {}, count, seconds, update, failed)
+  return {
+    "kind": "scale",
+    "title": f"{base}, and one size of it changed at a time",
+    "base": dataclasses.asdict(base),
+    "sweeps": sweeps,
+    "memory": memory,
+    "failed": failed,
+  }
+
+
+def plan(base, devices) -> dict[str, list]:
+  """Return for each size the base with other values of it."""
+  values = {"layers": LAYERS, "devices": devices}
+  for name in ("hidden", "batch", "window"):
+    values[name] = sorted({max(1, round(getattr(base, name) * factor)) for factor in FACTORS})
+  return {
+    name: [dataclasses.replace(base, **{name: value}) for value in values[name]] for name in TITLES
+  }
+
+
+def memory_plan(base) -> list:
+  """Return growing windows, each with all states stored and with about the root of their number."""
+  tasks = []
+  for window in (base.window * factor for factor in LONG):
+    # The largest divisor that is not above the root takes the least memory.
+    root = max(n for n in range(1, window + 1) if n * n <= window and window % n == 0)
+    tasks += [dataclasses.replace(base, window=window, remat=remat) for remat in (0, root)]
+  return tasks
+
+
+def device_counts(base, machine: dict) -> list[int]:
+  """Return powers of two and the number of devices, as far as the batch divides.
+
+  A CPU can pose as one device per core.
+  """
+  most = machine["cores"] if machine["platform"] == "cpu" else machine["devices"]
+  counts = {2**n for n in range(most.bit_length()) if 2**n <= most} | {most}
+  return [n for n in sorted(counts) if base.batch % n == 0]
+
+
+def _measure(tasks, rooflines, count, seconds, update, failed):
+  """Return a point for each task that works, and add the reasons of the others to `failed`."""
+  workers = {str(n): rounds.Worker("charrnn", "train", t, seconds) for n, t in enumerate(tasks)}
+  rows, reasons = rounds.run(workers | rooflines, rounds=count, update=update)
+  for label, reason in reasons.items():
+    failed[str(tasks[int(label)]) if label in workers else label] = reason
+  best = {label: rows[label] for label in rooflines if label in rows}
+  first = rows.get("0", {}).get("median")
+  return [
+    {
+      "workload": dataclasses.asdict(tasks[int(label)]),
+      **rows[label],
+      **rounds.utilization(tasks[int(label)], rows[label], best),
+      "against_first": rows[label]["median"] / first if first else None,
+    }
+    for label in workers
+    if label in rows
+  ]
+
+
+def check_startup():
+  if not PROGRAM.exists():
+    raise errors.UserError(f"no {PROGRAM} here: start this in a checkout of the repository")
+
+
+def startup_time(count: int, progress) -> dict:
+  """Launch `count` + 1 times; the first launch fills the caches and is not counted."""
+  check_startup()
+  update = progress(f"startup, python {PROGRAM} --config={EXPERIMENT}")
+  with tempfile.TemporaryDirectory(prefix="charrnn-bench-") as folder:
+    update(0, count + 1, "a first launch fills the caches")
+    _launch(pathlib.Path(folder) / "0")
+    launches = []
+    for n in range(1, count + 1):
+      update(n, count + 1, f"launch {n} of {count}")
+      launches.append(_launch(pathlib.Path(folder) / str(n)))
+  medians = {name: statistics.median(x[name] for x in launches) for name in launches[0]}
+  return {"kind": "startup", "launches": launches, "medians": medians}
+
+
+def _launch(workdir):
+  """Return {phase: seconds} of a run of two steps, from its run.json."""
+  options = [f"--config={EXPERIMENT}", "--config.max_steps=2", "--config.sample.length=0"]
+  command = [sys.executable, str(PROGRAM), *options, f"--workdir={workdir}"]
+  try:
+    done = subprocess.run(
+      command, capture_output=True, text=True, timeout=rounds.TIMEOUT, check=False
+    )
+  except subprocess.TimeoutExpired as error:
+    raise errors.UserError(f"{PROGRAM} took more than {rounds.TIMEOUT} seconds") from error
+  if done.returncode:
+    last = (done.stderr.strip().splitlines() or ["no message"])[-1]
+    raise errors.UserError(f"{PROGRAM} ended with exit code {done.returncode}: {last}")
+  return files.read_json(workdir / "run.json")["launches"][-1]["startup_seconds"]
+
+
+def profile(training) -> dict:
+  """Return {part: seconds of a step on one of the devices}, and the seconds of a whole step.
+
+  The times come from XLA's own record of operations. Those that run at the same time count both:
+  the parts may add up to more than a step.
+  """
+  jax = runtime.start()
+  runtime.set_cpu_devices(training.devices, training.batch, 1, training.hidden)
+  step, state, batches = implementations.train_step(training)
+  parts = parts_by_operation(step.compile(state, *batches[0]).as_text())
+  run = implementations.train_loop(step, state, batches)
+  run(2)
+  start = time.perf_counter()
+  run(STEPS)
+  seconds = (time.perf_counter() - start) / STEPS
+  spent = collections.Counter()
+  with tempfile.TemporaryDirectory() as folder:
+    with jax.profiler.trace(folder):
+      run(STEPS)
+    (path,) = pathlib.Path(folder).rglob("*.xplane.pb")
+    recorded = jax.profiler.ProfileData.from_file(str(path))
+    operations = (line.events for plane in recorded.planes for line in plane.lines)
+    for event in itertools.chain.from_iterable(operations):
+      if event.name in parts:
+        spent[parts[event.name]] += event.duration_ns / 1e9 / STEPS / step.devices.total
+  times = {name: spent[name] for name in (*(name for name, _ in PARTS), REST)}
+  return {
+    "kind": "profile",
+    "title": f"profile: {training}",
+    "workload": dataclasses.asdict(training),
+    "parts": times,
+    "seconds": seconds,
+    # Products that XLA hands to other threads in float32 leave only their start in the record.
+    "unrecorded": max(0.0, seconds - sum(times.values())),
+  }
+
+
+def parts_by_operation(program: str) -> dict[str, str]:
+  """Return {instruction: part} from a compiled program's text; a loop's own time is its body's."""
+  pattern = r'^\s*(?:ROOT )?%?([\w.\-]+) = .*?\b(while|[\w\-]+)\(.*?op_name="([^"]*)"'
+  return {
+    name: next((part for part, pattern in PARTS if re.search(pattern, operation)), REST)
+    for name, kind, operation in re.findall(pattern, program, re.MULTILINE)
+    if kind not in ("while", "call")
+  }
+
+
+def cells(count: int, progress) -> dict:
+  """Time scoring all columns of a recording for all hypotheses: three lags, halves and shifts."""
+  rng = np.random.default_rng(0)
+  names = [str(n) for n in range(COLUMNS)]
+  seconds = []
+  with tempfile.TemporaryDirectory(prefix="charrnn-bench-") as folder:
+    update = progress(f"writing a recording, {CHARACTERS} characters x {COLUMNS} columns")
+    values = _recording(rng, pathlib.Path(folder) / "values", update)
+    labelled = {f"label {n}": _label(rng, n) for n in range(HYPOTHESES)}
+    hypotheses = [
+      labels.Hypothesis(name, ("binary", "graded")[n % 2], "any", "", labels.everywhere)
+      for n, name in enumerate(labelled)
+    ]
+    targets, design = effects.prepare(hypotheses, labelled, [(0, CHARACTERS)], shifts=SHIFTS)
+    for _ in range(count):
+      update = progress(f"matching, {CHARACTERS} characters x {COLUMNS} columns")
+      start = time.perf_counter()
+      matching.match(values, names, targets, design, progress=update)
+      seconds.append(time.perf_counter() - start)
+  return {
+    "kind": "cells",
+    "characters": CHARACTERS,
+    "columns": COLUMNS,
+    "hypotheses": HYPOTHESES,
+    "lags": 3,
+    "shifts": SHIFTS,
+    "seconds": seconds,
+    "median": statistics.median(seconds),
+    "peak_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+  }
+
+
+def _recording(rng, path, update):
+  """Return decaying random walks, like the states of units, in a file as `recording.record` writes it."""
+  recording.check_disk_space(path, CHARACTERS * COLUMNS * 4)
+  values = np.memmap(path, np.float32, mode="w+", shape=(CHARACTERS, COLUMNS))
+  block = 2000
+  for start in range(0, CHARACTERS, block):
+    shape = min(block, CHARACTERS - start), COLUMNS
+    walks = np.cumsum(rng.standard_normal(shape, np.float32), 0)
+    values[start : start + shape[0]] = np.tanh(walks / 30)
+    update(start, CHARACTERS)
+  return values
+
+
+def _label(rng, n):
+  """Return spans of some tens of characters: half of the labels are binary, half are graded."""
+  spans = np.repeat(rng.random(CHARACTERS // 40 + 1), 40)[:CHARACTERS]
+  if n % 2:
+    return labels.everywhere(np.round(9 * spans))
+  return labels.everywhere(spans < 0.1)

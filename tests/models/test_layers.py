@@ -1,0 +1,117 @@
+"""A layer: its own backward pass against a plain scan, memory, and cuDNN's LSTM.
+
+cuDNN's LSTM is replaced by JAX's plain reference of it, except on a GPU.
+"""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import small_layers
+from jax.experimental import rnn as jax_rnn
+from small_layers import CELLS, assert_close, gradients, network
+
+from charrnn import errors
+from charrnn.models import cells, layers
+
+
+@pytest.mark.parametrize("hoisted", [True, False])
+@pytest.mark.parametrize("ids", [True, False])
+@pytest.mark.parametrize("cell", CELLS)
+def test_the_fast_layer_is_the_plain_scan(monkeypatch, cell, ids, hoisted):
+  monkeypatch.setattr(layers, "_hoisted", lambda: hoisted)
+  params, state, x = small_layers.layer(cell, ids=ids)
+  cell = cells.CELLS[cell]
+  plain = gradients(functools.partial(layers.scan_layer, cell), params, state, x)
+  fast = functools.partial(layers.fast_layer, cell, jnp.dtype("float32"))
+  assert_close(gradients(fast, params, state, x), plain, 1e-5)
+
+
+def test_gradients_of_parameters_are_float32_sums_in_bfloat16_too():
+  params, state, x = small_layers.layer("lstm", T=40)
+  fast = functools.partial(layers.fast_layer, cells.CELLS["lstm"], jnp.dtype("bfloat16"))
+  grads = gradients(fast, params, state, x)[1][0]
+  for leaf in jax.tree.leaves(grads):
+    assert leaf.dtype == np.float32
+    rounded = np.asarray(jnp.asarray(leaf).astype(jnp.bfloat16), np.float32)
+    assert (rounded != leaf).mean() > 0.9
+
+
+def test_memory_of_the_backward_pass():
+  """G + S blocks of H a token without the input's product, and half of the bytes in bfloat16."""
+  T, B, H = 16, 4, 32
+  params = {"W_xh": jnp.ones((8, 4 * H)), "W_hh": jnp.ones((H, 4 * H)), "b_h": jnp.ones(4 * H)}
+  cell, x = cells.CELLS["lstm"], jnp.ones((T, B, 8))
+  state = cell.zero_state(B, H)
+  for dtype, width in (("float32", 4), ("bfloat16", 2)):
+    _, saved = jax.eval_shape(
+      functools.partial(layers._forward, cell, jnp.dtype(dtype)), params, state, x
+    )
+    of_steps = [leaf for leaf in jax.tree.leaves(saved) if leaf.shape[0] == T and leaf is not x]
+    size = sum(leaf.size * leaf.dtype.itemsize for leaf in of_steps)
+    assert size - x.size * 4 == T * B * H * (4 + 2) * width
+
+
+def reference(x, h, c, weights, lengths, *sizes):
+  D, H, layers, dropout, bidirectional = sizes
+  unpacked = jax_rnn.unpack_lstm_weights(weights, D, H, layers, bidirectional)
+  return jax_rnn.lstm_ref(x, h, c, *unpacked, lengths, D, H, layers, dropout, bidirectional)
+
+
+@pytest.mark.parametrize("ids", [True, False])
+def test_cudnn_is_the_plain_scan(monkeypatch, ids):
+  if not layers.has_cudnn():
+    monkeypatch.setattr(jax_rnn, "lstm", reference)
+  params, state, x = small_layers.layer("lstm", ids=ids)
+  plain = functools.partial(layers.scan_layer, cells.CELLS["lstm"])
+  with jax.default_matmul_precision("highest"):
+    expected = gradients(plain, params, state, x)
+    actual = gradients(layers.cudnn_layer, params, state, x)
+  assert_close(actual, expected, 1e-5)
+
+
+def test_a_network_uses_cudnn_for_windows_and_not_for_single_steps(monkeypatch):
+  monkeypatch.setattr(jax_rnn, "lstm", reference)
+  plain = network("lstm")
+  params, carry = plain.init(jax.random.key(0)), plain.initial_carry(3)
+  x = np.random.default_rng(0).integers(0, 7, (8, 3))
+  expected = plain.apply(params, x, carry)
+  monkeypatch.setattr(layers, "has_cudnn", lambda: True)
+  assert "lstm_ref" in str(jax.make_jaxpr(network("lstm").apply)(params, x, carry))
+  for model, ids in (
+    (network("lstm"), x[:1]),
+    (network("lstm", unroll="scan"), x),
+    (network("gru"), x),
+  ):
+    weights, state = model.init(jax.random.key(0)), model.initial_carry(3)
+    assert "lstm_ref" not in str(jax.make_jaxpr(model.apply)(weights, ids, state))
+  logits, after, _ = network("lstm", unroll="cudnn").apply(params, x, carry)
+  assert_close(logits, np.asarray(expected[0]), 1e-5)
+  low = network("lstm", unroll="cudnn", compute_dtype="bfloat16")
+  assert_close(low.apply(low.prepare(params), x, carry)[0], np.asarray(expected[0]), 3e-2)
+  assert_close(after, jax.tree.map(np.asarray, expected[1]), 1e-5)
+
+
+def test_cudnn_can_be_differentiated_inside_of_pmap(monkeypatch):
+  """Traced only: the call is cuDNN's own, which no CPU can run."""
+  sizes = "compute_rnn_workspace_reserve_space_sizes"
+  monkeypatch.setattr(jax_rnn.gpu_rnn, sizes, lambda *_: (0, 64), raising=False)
+  params, state, x = small_layers.layer("lstm")
+
+  def loss(params, state, x):
+    return jax.grad(lambda p: layers.cudnn_layer(p, state, x)[1].sum())(params)
+
+  out = jax.eval_shape(
+    jax.pmap(loss, in_axes=(None, 0, 0)), params, *jax.tree.map(lambda leaf: leaf[None], (state, x))
+  )
+  assert out["W_hh"].shape == (1, *params["W_hh"].shape)
+
+
+@pytest.mark.skipif(layers.has_cudnn(), reason="there is an NVIDIA GPU")
+def test_cudnn_without_a_gpu_is_refused():
+  with pytest.raises(errors.UserError, match=r"unroll=cudnn.*NVIDIA"):
+    network("lstm", unroll="cudnn")
+  with pytest.raises(errors.UserError, match="use one of auto, scan, cudnn"):
+    network("lstm", unroll="fast")
