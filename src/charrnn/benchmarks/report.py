@@ -42,26 +42,18 @@ def _comparison(result):
     rows.append((version, *_measured(row), f"{ratio:.2f} x" if ratio else ""))
   yield result["title"]
   yield from _table(("", *MEASURED, "charrnn is"), rows)
+  rows = []
+  for label, row in result["rooflines"].items():
+    unit = "GB/s" if label.startswith("reading") else "GFLOP/s"
+    rows.append((label, f"{_giga(row['median'])} {unit}", _span(row["rates"], _giga)))
   yield ""
-  yield from _table(*_rooflines(result))
+  yield from _table(("roofline", "median", "min - max"), rows)
   if result.get("limit"):
     limit = _number(result["limits"][result["limit"]])
     yield (
       f"  charrnn reaches {result['utilization']:.0%} of the {limit} characters/s that "
       f"{LIMITS[result['limit']]} would allow"
     )
-
-
-def _rooflines(result):
-  first, *rest = [
-    (
-      label,
-      f"{_giga(row['median'])} {'GB/s' if label.startswith('reading') else 'GFLOP/s'}",
-      _span(row["rates"], _giga),
-    )
-    for label, row in result["rooflines"].items()
-  ] or [("", "", "")]
-  return first, rest
 
 
 def _scale(result):

@@ -98,8 +98,7 @@ def join_sum(params, x_h, h_h):
 
 
 def rnn_update(state, pre):
-  h = jnp.tanh(pre)
-  return RNNState(h), {"h": h}
+  return RNNState(jnp.tanh(pre)), {}
 
 
 def gru_join(params, x_h, h_h):
@@ -135,23 +134,11 @@ class Cell:
   state: type  # a NamedTuple of arrays [B, H], h the first
   gates: tuple[str, ...]  # the blocks of W_xh's and W_hh's last axis
   biases: tuple[str, ...] = ()  # [H] vectors besides b_h
+  recorded: tuple[str, ...] = ()  # what `update` returns besides the state
   # The factorization. `join` is linear in (x_h, h_h, biases): it never multiplies two of these.
-  update: Callable | None = None  # (state, pre) -> (state, gates by name, each [B, H])
+  update: Callable | None = None  # (state, pre) -> (state, {recorded: [B, H]})
   join: Callable = join_sum  # (params, x_h [B, G*H], h_h [B, G*H]) -> pre, a tree of arrays
   output: Callable = lambda state, gates: state  # recomputes h after the memory was clamped
-
-  @property
-  def quantities(self) -> tuple[str, ...]:
-    """Return the names of what a layer records: states, then gates, then other terms."""
-
-    def gates(x_h):
-      biases = dict.fromkeys(self.biases, jnp.zeros(1))
-      return self.update(self.zero_state(1, 1), self.join(biases, x_h, x_h))[1]
-
-    x_h = jax.ShapeDtypeStruct((1, len(self.gates)), jnp.float32)
-    recorded = jax.eval_shape(gates, x_h) if self.update else {}
-    ordered = (*self.state._fields, *filter(recorded.__contains__, self.gates), *sorted(recorded))
-    return tuple(dict.fromkeys(ordered))
 
   def recur(self, params, state, x_h):
     """Take one step from the input's product x_h [B, G*H] -> (state, gates)."""
@@ -182,7 +169,22 @@ class Cell:
 
 
 CELLS = {
-  "rnn": Cell(rnn_step, RNNState, ("h",), (), rnn_update),
-  "gru": Cell(gru_step, GRUState, ("r", "z", "n"), ("b_hn",), gru_update, gru_join),
-  "lstm": Cell(lstm_step, LSTMState, ("i", "f", "g", "o"), (), lstm_update, output=lstm_output),
+  "rnn": Cell(rnn_step, RNNState, ("h",), update=rnn_update),
+  "gru": Cell(
+    gru_step,
+    GRUState,
+    gates=("r", "z", "n"),
+    biases=("b_hn",),
+    recorded=("r", "z", "n", "a"),
+    update=gru_update,
+    join=gru_join,
+  ),
+  "lstm": Cell(
+    lstm_step,
+    LSTMState,
+    gates=("i", "f", "g", "o"),
+    recorded=("i", "f", "g", "o"),
+    update=lstm_update,
+    output=lstm_output,
+  ),
 }

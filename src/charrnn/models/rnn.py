@@ -181,8 +181,9 @@ class RNN:
 
   @functools.cached_property
   def units(self):
-    quantities = dict.fromkeys(self.cell.quantities, self.network.hidden)
-    return {f"layer_{n}": quantities for n in range(self.network.layers)}
+    quantities = (*self.cell.state._fields, *self.cell.recorded)
+    sizes = dict.fromkeys(quantities, self.network.hidden)
+    return {f"layer_{n}": sizes for n in range(self.network.layers)}
 
   @property
   def states(self):
