@@ -243,7 +243,7 @@ def cells(count: int, progress) -> dict:
 
 
 def _recording(rng, path, update):
-  """Return decaying random walks, like the states of units, in a file as `recording.record` writes it."""
+  """Return decaying random walks, like states of units, in a file as `recording` writes it."""
   recording.check_disk_space(path, CHARACTERS * COLUMNS * 4)
   values = np.memmap(path, np.float32, mode="w+", shape=(CHARACTERS, COLUMNS))
   block = 2000
