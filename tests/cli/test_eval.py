@@ -85,14 +85,14 @@ def test_a_table_of_every_character(charrnn, trained, tmp_path):
 
 
 def test_an_awkward_character_is_one_field():
-  from charrnn.evaluation import per_character
+  from charrnn.cli import eval as eval_lib
 
   for symbol in "\n\t\r\\\"'é \x00\u2028\ud800\x85":
-    field = per_character._escaped("char", symbol)
+    field = eval_lib.escape("char", symbol)
     assert field.isprintable() and '"' not in field
     if symbol != "é":
       assert field.encode("ascii").decode("unicode_escape") == symbol
-  assert per_character._escaped("byte", "é") == "\\xe9"
+  assert eval_lib.escape("byte", "é") == "\\xe9"
 
 
 def test_a_page_of_a_split_that_learns(charrnn, trained, tmp_path):

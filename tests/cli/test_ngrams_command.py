@@ -48,7 +48,8 @@ def test_the_figures(charrnn, trained, counted, tmp_path, split):
     assert gram["nats"] == pytest.approx(-log_p.mean())
     assert gram["bits"] == pytest.approx(-log_p.mean() / np.log(2))
     assert len(log_p) == found["characters"]
-  weights = [w.sum() for _, _, w in batches.scoring_windows(corpus.ids, scored, 64, 16, 512)]
+  windows = batches.scoring_windows(corpus.ids, scored, 64, 16, 512)
+  weights = [window.weight.sum() for window in windows]
   assert sum(weights) == found["characters"]
 
   assert [run["cell"] for run in found["runs"]] == ["lstm", "lstm", "ngram"]

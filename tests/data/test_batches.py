@@ -79,10 +79,11 @@ def test_every_character_with_a_past_is_scored_once():
   for size, segment, readers, window, burn_in in _scored_cases():
     ids, scored = np.arange(size), []
     windows = batches.scoring_windows(ids, [segment], readers, window, burn_in)
-    for x_TxB, y_TxB, weight_TxB in windows:
+    for x_TxB, y_TxB, weight_TxB, positions_TxB in windows:
       assert x_TxB.shape == y_TxB.shape == weight_TxB.shape and len(x_TxB) == window
       assert weight_TxB.dtype == np.float32
       scored += y_TxB[weight_TxB == 1].tolist()
+      np.testing.assert_array_equal(positions_TxB[weight_TxB == 1], y_TxB[weight_TxB == 1])
       assert set(weight_TxB.ravel()) <= {0, 1}
       np.testing.assert_array_equal(x_TxB[weight_TxB == 1] + 1, y_TxB[weight_TxB == 1])
     assert sorted(scored) == list(range(max(segment.start, 1), segment.stop))
@@ -93,7 +94,7 @@ def test_each_reader_is_contiguous_with_all_the_past_there_is():
     triples = list(batches.scoring_windows(np.arange(size), [segment], readers, window, burn_in))
     if not triples:
       continue
-    x_SxB, y_SxB, weight_SxB = (np.concatenate(arrays) for arrays in zip(*triples))
+    x_SxB, y_SxB, weight_SxB, _ = (np.concatenate(arrays) for arrays in zip(*triples))
     for x_S, y_S, weight_S in zip(x_SxB.T, y_SxB.T, weight_SxB.T):
       first, last = np.flatnonzero(weight_S)[[0, -1]]
       assert first == min(burn_in, y_S[first] - 1)
@@ -104,7 +105,7 @@ def test_each_reader_is_contiguous_with_all_the_past_there_is():
 def test_a_short_segment_has_fewer_readers():
   shapes = [
     x_TxB.shape
-    for x_TxB, _, _ in batches.scoring_windows(np.arange(99), [splits.Span(50, 75)], 8, 10)
+    for x_TxB, *_ in batches.scoring_windows(np.arange(99), [splits.Span(50, 75)], 8, 10)
   ]
   assert shapes == [(10, 2)] * 2
 
@@ -121,7 +122,7 @@ def test_nothing_before_the_beginning_of_a_document_is_read():
     if not triples:
       assert not expected
       continue
-    x_SxB, y_SxB, weight_SxB = (np.concatenate(arrays) for arrays in zip(*triples))
+    x_SxB, y_SxB, weight_SxB, _ = (np.concatenate(arrays) for arrays in zip(*triples))
     # Reader by reader is the order of the text.
     assert y_SxB.T[weight_SxB.T == 1].tolist() == expected
     for x_S, y_S, weight_S in zip(x_SxB.T, y_SxB.T, weight_SxB.T):

@@ -6,7 +6,7 @@ import pytest
 import tiny
 
 from charrnn import errors
-from charrnn.evaluation import dynamic, surprisal
+from charrnn.evaluation import dynamic, score
 from charrnn.models import layers
 
 
@@ -17,11 +17,11 @@ def case():
 
 
 def read(case, segments, rate=0.3, **settings):
-  return dynamic.read(*case, segments, rate=rate, **{"burn_in": 0} | settings)
+  return dynamic.score(*case, segments, rate=rate, **{"burn_in": 0} | settings)
 
 
 def nats(case, *arguments, **settings):
-  return read(case, *arguments, **settings).predictions.nats
+  return read(case, *arguments, **settings).nats
 
 
 def by_hand(case, rate, stop):
@@ -41,7 +41,7 @@ def by_hand(case, rate, stop):
     )
     (_, (each, carry)), grads = jax.value_and_grad(loss, has_aux=True)(params, carry, x, y)
     norm = np.sqrt(sum(float((leaf**2).sum()) for leaf in jax.tree.leaves(grads)))
-    scale = rate * min(1.0, dynamic.CLIP / norm)
+    scale = rate * min(1.0, dynamic.MAX_NORM / norm)
     params = jax.tree.map(lambda leaf, grad, s=scale: leaf - s * grad, params, grads)
     found.append(each)
   return np.concatenate(found)
@@ -49,7 +49,7 @@ def by_hand(case, rate, stop):
 
 @pytest.mark.parametrize("clip", [5.0, 0.05])
 def test_it_is_a_loop_of_scoring_and_learning(case, clip, monkeypatch):
-  monkeypatch.setattr(dynamic, "CLIP", clip)
+  monkeypatch.setattr(dynamic, "MAX_NORM", clip)
   jax.clear_caches()
   found = nats(case, [(0, 1230)])
   assert np.isnan(found[0])
@@ -68,9 +68,9 @@ def test_nothing_is_learned_from_what_is_yet_to_come(case):
 
 
 def test_at_a_rate_of_0_it_is_the_plain_loss(case):
-  plain = surprisal.read(*case, [(200, 1500)], readers=1, window=64, burn_in=100)
+  plain = score.score(*case, [(200, 1500)], streams=1, window=64, burn_in=100)
   np.testing.assert_allclose(
-    nats(case, [(200, 1500)], rate=0.0, burn_in=100), plain.predictions.nats, atol=1e-5
+    nats(case, [(200, 1500)], rate=0.0, burn_in=100), plain.nats, atol=1e-5
   )
 
 
@@ -82,9 +82,9 @@ def test_it_helps_and_leaves_the_parameters_alone(case):
 
 def test_a_document_begins_anew(case):
   net, params, ids = case
-  found = read(case, [(0, 1500)], begins=[0, 600], burn_in=30)
+  found = read(case, [(0, 1500)], starts=[0, 600], burn_in=30)
   alone = nats((net, params, ids[600:]), [(0, 900)])
-  np.testing.assert_allclose(found.within([(600, 1500)]).predictions.nats, alone, atol=1e-6)
+  np.testing.assert_allclose(found.within([(600, 1500)]).nats, alone, atol=1e-6)
 
 
 def test_what_was_learned_is_carried_from_segment_to_segment(case):
@@ -94,10 +94,10 @@ def test_what_was_learned_is_carried_from_segment_to_segment(case):
   alone = read(case, [(1500, 2500)], burn_in=100)
   assert apart.mean < alone.mean
   np.testing.assert_allclose(  # what stands between is read, and not learned from
-    apart.predictions.nats,
+    apart.nats,
     read((*case[:2], _noisy(case[2], 1000, 1399)), [(0, 1000), (1500, 2500)], burn_in=100)
     .within([(1500, 2500)])
-    .predictions.nats,
+    .nats,
   )
 
 

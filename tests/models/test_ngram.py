@@ -9,10 +9,9 @@ import numpy as np
 import pytest
 
 from charrnn import errors
-from charrnn.evaluation import evaluate
+from charrnn.evaluation import score
 from charrnn.models import ngram
 from charrnn.sampling import sampler
-from charrnn.training import steps
 
 
 class Slow:
@@ -336,12 +335,12 @@ def test_the_carry_is_all_that_a_text_leaves_behind(counted, ids, order):
 
 def test_evaluation_as_of_any_model_is_the_loss_by_counts(counted, ids):
   model = ngram.Model(VOCAB + 1, 5)
-  got = evaluate.evaluate(
-    steps.LossStep(model),
+  got = score.loss(
+    model,
     counted.params(),
     ids,
     [(5000, 6000)],
-    readers=8,
+    streams=8,
     window=32,
     burn_in=16,
   )

@@ -10,7 +10,8 @@ from scipy import special
 
 from charrnn import errors
 from charrnn.data import tokenizers
-from charrnn.sampling import beam, constraints, reread, sampler
+from charrnn.evaluation import score
+from charrnn.sampling import beam, constraints, sampler
 
 ABC = tokenizers.Tokenizer.from_text("abc")
 LONGEST = 5
@@ -75,7 +76,7 @@ def test_log_p_is_that_of_the_text_read_again(lstm):
   found = beam.search_ids(model, params, [3, 1], length=70, beam=6)
   ids_BxN = np.stack([text.ids_N for text in found])
   assert len({tuple(ids_N) for ids_N in ids_BxN.tolist()}) == 6
-  read = reread.reread(model, params, [3, 1], ids_BxN, sampler.Settings())
+  read = score.rescore(model, params, [3, 1], ids_BxN, sampler.Settings())
   log_p = -read.nats_BxN.sum(1, dtype=float)
   np.testing.assert_allclose([text.log_p for text in found], log_p, atol=2e-3)
   assert sorted(log_p, reverse=True) == pytest.approx(log_p, abs=2e-3)

@@ -15,7 +15,8 @@ from scipy import special, stats
 
 from charrnn import errors
 from charrnn.data import tokenizers
-from charrnn.sampling import constraints, reread, sampler
+from charrnn.evaluation import score
+from charrnn.sampling import constraints, sampler
 
 DOTTED = tokenizers.Tokenizer.from_text("ab.\n")
 EVERY = ["".join(each) for n in range(6) for each in itertools.product(DOTTED.tokens, repeat=n)]
@@ -323,7 +324,7 @@ def test_log_p_is_that_of_the_text_read_again(lstm):
     model, params, LETTERS, automaton, num=1, length=90, prompt=[2, 3], temperature=0.7
   )
   ids_BxN = LETTERS.encode(sample.text)[None]
-  read = reread.reread(model, params, [2, 3], ids_BxN, sampler.Settings())
+  read = score.rescore(model, params, [2, 3], ids_BxN, sampler.Settings())
   assert sample.log_p == pytest.approx(-read.nats_BxN.sum(), abs=1e-3)
   free = draw(model, params, LETTERS, None, num=3, length=90, prompt=[2, 3])
   assert [each.log_p for each in free] == pytest.approx([each.log_q for each in free], abs=1e-4)

@@ -4,7 +4,7 @@ import numpy as np
 
 from charrnn import config as config_lib
 from charrnn.data import batches, splits
-from charrnn.evaluation import evaluate
+from charrnn.evaluation import score
 from charrnn.models import rnn
 from charrnn.training import loop, optimizer, steps
 
@@ -53,13 +53,12 @@ def trainer(workdir, c, said=None, samples=None, losses=None, **fields):
   samples = {} if samples is None else samples
   w, net = windows(c), model(**fields)
   n = len(w.ids)
-  settings = {"readers": c.eval_streams, "window": c.window, "burn_in": c.eval_burn_in}
-  loss_step = steps.LossStep(net)
+  settings = {"streams": c.eval_streams, "window": c.window, "burn_in": c.eval_burn_in}
 
   def evaluator(params, step):
     if losses is None:
       segments = [splits.Span(n - 200, n)]
-      yield "valid/loss", evaluate.evaluate(loss_step, params, w.ids, segments, **settings)
+      yield "valid/loss", score.loss(net, params, w.ids, segments, **settings)
     elif (loss := losses.pop(0)) is not None:
       yield "valid/loss", loss
 

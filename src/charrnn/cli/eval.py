@@ -3,40 +3,49 @@
 import argparse
 import json
 import math
+import pathlib
+from collections.abc import Iterator
+from typing import Any
 
-from charrnn import console, errors
-from charrnn.evaluation import per_character, scored_text, scoring
+import numpy as np
+
+from charrnn import config as config_lib
+from charrnn import console, errors, files, models, runtime
+from charrnn.cli import arguments
+from charrnn.evaluation import dynamic, error_analysis, pages, score
 from charrnn.evaluation import texts as texts_lib
+from charrnn.runs import run as run_lib
 
 HELP = """\
 the loss of a run on a split of its corpus or on files, in nats and bits a character
 
-A character is scored given all that stands before it. The first one of a text has nothing before it
-and is not scored. With --state=reset that goes for each document: no state, no learning and no
-memory crosses its beginning. With --state=carried the documents are one text.
+A character is scored given all characters before it. The first one of a text has none and is not
+scored. With --state=reset that holds for each document: no state, no learning and no memory
+crosses its beginning. With --state=carried the documents are one text.
 
---dynamic also learns from the text: 20 characters are scored, and then the parameters take a step
-that makes them likelier, before the next 20. The run itself stays as it is.
+--dynamic also learns from the text: after every 20 scored characters the parameters take a step
+that makes them more probable. The run itself is not changed.
 
---errors asks why characters got p < 0.5 (arXiv 1506.02078): each error is counted where it first
-fits. n-gram: the 1- to 9-grams of the training text know better; memory n: the rest of a word that
-stands in the last n characters; rare word: at most 5 times in the training text; word start: the
-first character of a word, or after white space or a double quote; punctuation; boost b: p is too
-low by up to b."""
-RATE = 0.3  # the best of those measured, see training/dynamic.py
+--errors counts why characters got p < 0.5 (arXiv 1506.02078), each error under the first type that
+applies. n-gram: the 1- to 9-grams of the training text predict it; memory n: the rest of a word
+that occurs in the last n characters; rare word: at most 5 times in the training text; word start:
+the first character of a word, or after white space or a double quote; punctuation; boost b: p is
+too low by up to b."""
+RATE = 0.3  # the best of those measured, see evaluation/dynamic.py
+MAX_EXPONENT = 700.0  # nats whose exponential is still a float
 
 
 def add_arguments(parser):
   add = parser.add_argument
-  add("run", metavar="RUN", help="a run directory")
+  arguments.add_run(parser)
   add("files", metavar="FILE", nargs="*", help="texts to score instead of a split")
   add("--split", choices=("train", "valid", "test"), help="default: valid")
-  add("--step", type=int, help="a kept step; default: the best")
+  arguments.add_step(parser)
   add(
     "--streams",
     type=int,
-    help="readers side by side, each given some text before its part (default: as in training); "
-    "1 reads from the first to the last character with the state carried all along",
+    help="parts that are read in parallel, each after some of the text before it (default: as in "
+    "training); 1 reads the whole text in order with the state carried along",
   )
   add(
     "--state",
@@ -53,14 +62,14 @@ def add_arguments(parser):
     const=RATE,
     help=f"dynamic evaluation, in one stream (default {RATE}: the best of 5 for Shakespeare)",
   )
-  add("--errors", action="store_true", help="count the errors by what would take them away")
+  add("--errors", action="store_true", help="count the errors by type")
   add(
     "--tsv",
     metavar="F",
     help="write a line a character: its place in the text or corpus, itself, nats, p, rank",
   )
   add("--html", metavar="F", help="write a page: the text coloured by surprisal")
-  add("--json", action="store_true", help="exact values, one JSON object")
+  arguments.add_json(parser)
 
 
 def _rate(text):
@@ -73,44 +82,26 @@ def _rate(text):
 
 def run(args):
   _check(args)
-  from charrnn import runtime
-  from charrnn.runs import run as run_lib
-
   loaded = run_lib.Run.open(args.run, args.step)
   config = loaded.config
-  if args.dynamic is not None and config.model.cell == "ngram":
+  if args.dynamic is not None and not models.has_gradient(config.model):
     raise errors.UserError(f"--dynamic: {args.run} is an ngram, which has no gradient to follow")
-  files = [(path, texts_lib.read(path, config.text)) for path in args.files]
+  contents = [(path, texts_lib.read(path, config.text)) for path in args.files]
   streams = args.streams or config.eval_streams
   runtime.start()
   runtime.set_cpu_devices(0, streams, 1)
   loaded.load()
-  corpus = loaded.corpus() if args.errors or not files else None
-  state = args.state or ("reset" if files else "carried")
+  corpus = loaded.corpus() if args.errors or not contents else None
+  state = args.state or ("reset" if contents else "carried")
   how = {"carried": state == "carried", "characters": args.characters}
-  if files:
-    text = scored_text.of_files(loaded.tokenizer, files, **how)
+  if contents:
+    text = texts_lib.from_files(loaded.tokenizer, contents, **how)
   else:
-    text = scored_text.of_split(loaded, corpus, args.split or "valid", **how)
-  progress = console.Progress()
-  try:
-    found = _score(args, loaded, text, streams, corpus, progress)
-  finally:
-    progress.end()
-  about = {"run": str(args.run), "step": loaded.step, "state": state, "dynamic": args.dynamic}
-  print(json.dumps(about | found) if args.json else "\n".join(_lines(about | found)))
-
-
-def _score(args, run, text, streams, corpus, progress):
-  """The loss of every part of the text and, where asked for, all that is told of characters."""
-  if args.dynamic is None and not (args.tsv or args.html or args.errors):
-    return scoring.summary(text, scoring.losses(run, text, streams))
-  scores = scoring.scores(run, text, streams, args.dynamic, progress)
-  found = scoring.summary(text, [each.mean for each in scores])
-  if args.errors:
-    found["errors"] = scoring.errors_by_type(run, text, scores, corpus, progress)
-  per_character.write(args, run, text, scores[0], found["results"][0])
-  return found
+    text = texts_lib.from_split(loaded, corpus, args.split or "valid", **how)
+  with console.Progress() as progress:
+    result = _score(args, loaded, text, streams, corpus, progress)
+  origin = {"run": str(args.run), "step": loaded.step, "state": state, "dynamic": args.dynamic}
+  print(json.dumps(origin | result) if args.json else "\n".join(_lines(origin | result)))
 
 
 def _check(args):
@@ -126,21 +117,158 @@ def _check(args):
     if (args.streams or 1) > 1:
       raise errors.UserError(f"--streams={args.streams}: --dynamic has one: leave it out")
   if args.errors and args.split == "train":
-    raise errors.UserError(
-      "--errors --split=train: what is compared with has read it: take another"
+    raise errors.UserError("--errors --split=train: the oracles know that text: use another split")
+  _check_outputs(args)
+
+
+def _check_outputs(args):
+  """Raise UserError for files that cannot be written, or that are read as well."""
+  names = {"--tsv": args.tsv, "--html": args.html}
+  outputs = {
+    f"{option}={name}": pathlib.Path(name) for option, name in names.items() if name is not None
+  }
+  if outputs and len(args.files) > 1:
+    raise errors.UserError(f"{next(iter(outputs))}: it is of one text: give one FILE")
+  for option, path in outputs.items():
+    files.check_output(path, option)
+    if path.resolve() in [pathlib.Path(name).resolve() for name in args.files]:
+      raise errors.UserError(f"{option} is the text itself: give another name")
+  if len({path.resolve() for path in outputs.values()}) < len(outputs):
+    raise errors.UserError(f"--tsv and --html are both {args.tsv}: give two names")
+
+
+def _score(args, loaded, text, streams, corpus, progress) -> dict[str, Any]:
+  """Return the loss of every part of the text, and write the files for single characters."""
+  if args.dynamic is None and not (args.tsv or args.html or args.errors):
+    return _summary(text, _losses(loaded, text, streams))
+  scores = _scores(loaded, text, streams, args.dynamic, progress)
+  result = _summary(text, [each.mean for each in scores])
+  if args.errors:
+    result["errors"] = _errors(loaded, text, scores, corpus, progress)
+  if args.tsv:
+    with files.replace_file(pathlib.Path(args.tsv)) as file:
+      lines = _table(loaded.tokenizer, text.ids, scores[0])
+      file.writelines(f"{line}\n".encode() for line in lines)
+  if args.html:
+    title = f"How {result['results'][0]['text']} surprises {loaded.path}, step {loaded.step}"
+    facts = _facts(args, result["results"][0])
+    page = pages.surprisal_page(title, facts, loaded.tokenizer, text.ids, scores[0])
+    with files.replace_file(pathlib.Path(args.html)) as file:
+      file.write(page.encode())
+  return result
+
+
+def _reading(loaded, text, streams: int) -> dict[str, Any]:
+  """Return how `score.loss` and `score.score` read the text."""
+  config = loaded.config
+  reading = {"streams": streams, "window": config.window, "burn_in": config.eval_burn_in}
+  return {**reading, "starts": text.starts}
+
+
+def _losses(loaded, text, streams: int) -> list[float]:
+  """Return the mean nats of each part, computed on all devices."""
+  reading = _reading(loaded, text, streams)
+  losses = [
+    score.loss(loaded.model, loaded.params, text.ids, part.spans, **reading) for part in text.parts
+  ]
+  for nats, part in zip(losses, text.parts):
+    if not math.isfinite(nats):
+      reason = "its training has diverged" if text.count(part) else "there is nothing to score"
+      raise errors.UserError(f"no loss on {part.name}: {reason}")
+  return losses
+
+
+def _scores(loaded, text, streams: int, rate: float | None, progress) -> list:
+  """Return the score.Scores of each part. `rate`: of dynamic evaluation."""
+  model, reading = (loaded.model, loaded.params, text.ids), _reading(loaded, text, streams)
+  if rate is None:
+    update = progress("reading")
+    return [score.score(*model, part.spans, progress=update, **reading) for part in text.parts]
+  scores = dynamic.score(
+    *model,
+    text.spans,
+    rate=rate,
+    burn_in=reading["burn_in"],
+    starts=text.starts,
+    progress=progress("reading and learning"),
+  )
+  return [scores.within(part.spans) for part in text.parts]
+
+
+def _errors(loaded, text, scores: list, corpus, progress) -> dict[str, Any]:
+  """Return the numbers of errors of all parts, see error_analysis.table."""
+  progress("counting the training text")
+  spans = config_lib.split(loaded.config, len(corpus.ids)).train
+  training = error_analysis.count_training(corpus.ids, spans, loaded.tokenizer.tokens)
+  progress("errors")
+  types = [
+    error_analysis.classify(training, text.ids, each.positions, np.exp(-each.nats), text.starts)
+    for each in scores
+  ]
+  return error_analysis.table(np.concatenate(types), sum(int(s.is_scored.sum()) for s in scores))
+
+
+def _summary(text, losses: list[float]) -> dict[str, Any]:
+  """Return the result of each part, and of several the result of all characters."""
+  counts = [text.count(part) for part in text.parts]
+  names = [part.name for part in text.parts]
+  summary: dict[str, Any] = {"results": list(map(_result, names, counts, losses))}
+  if len(names) > 1:
+    mean = sum(map(math.prod, zip(counts, losses))) / sum(counts)
+    summary["overall"] = _result(f"all {len(names)} texts", sum(counts), mean)
+  return summary
+
+
+def _result(name: str, characters: int, nats: float) -> dict[str, Any]:
+  return {
+    "text": name,
+    "characters": characters,
+    "nats": nats,
+    "bits": nats / math.log(2),
+    "perplexity": math.exp(nats) if nats < MAX_EXPONENT else None,
+  }
+
+
+def _lines(result) -> Iterator[str]:
+  yield f"{result['run']}, step {result['step']}{_learning(result['dynamic'])}"
+  for each in [*result["results"], *([result["overall"]] if "overall" in result else [])]:
+    yield (
+      f"{each['characters']:>12,} characters  {each['nats']:.4f} nats  {each['bits']:.4f} bits  "
+      f"perplexity {_perplexity(each)}  {each['text']}"
     )
-  per_character.check(args)
-
-
-def _lines(found):
-  dynamic = found["dynamic"]
-  learning = "" if dynamic is None else f", dynamic evaluation at rate {dynamic:g}"
-  yield f"{found['run']}, step {found['step']}{learning}"
-  yield from map(scoring.line, found["results"])
-  if len(found["results"]) > 1:
-    yield scoring.line(found["overall"])
-  if "errors" in found:
-    from charrnn.evaluation import mistakes
-
+  if "errors" in result:
     yield ""
-    yield from mistakes.lines(found["errors"])
+    yield from error_analysis.lines(result["errors"])
+
+
+def _perplexity(result) -> str:
+  return "-" if result["perplexity"] is None else f"{result['perplexity']:.3f}"
+
+
+def _learning(rate: float | None) -> str:
+  return "" if rate is None else f", dynamic evaluation at rate {rate:g}"
+
+
+def _facts(args, result) -> str:
+  return (
+    f"{result['characters']:,} characters: {result['nats']:.4f} nats, {result['bits']:.4f} bits "
+    f"each, perplexity {_perplexity(result)}{_learning(args.dynamic)}"
+  )
+
+
+def _table(tokenizer, ids, scores) -> Iterator[str]:
+  """Yield the lines of --tsv."""
+  yield "index\tcharacter\tnats\tp\trank"
+  names = [escape(tokenizer.kind, token) for token in tokenizer.tokens]
+  tokens = np.asarray(ids)[scores.positions].tolist()
+  for index, token, nats, rank in zip(scores.positions, tokens, scores.nats.tolist(), scores.rank):
+    numbers = "\t\t" if math.isnan(nats) else f"{nats:.7g}\t{math.exp(-nats):.7g}\t{rank}"
+    yield f"{index}\t{names[token]}\t{numbers}"
+
+
+def escape(kind: str, token: str) -> str:
+  """Return a token as in a Python string, without line ends, tabs and quotes of its own."""
+  is_byte = kind == "byte" and ord(token) > 126
+  if token.isprintable() and token not in '\\"' and not is_byte:
+    return token
+  return "\\x22" if token == '"' else token.encode("unicode_escape").decode()

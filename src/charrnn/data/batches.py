@@ -8,6 +8,7 @@ import dataclasses
 import functools
 import itertools
 from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
 import numpy as np
 
@@ -67,6 +68,15 @@ class TrainingWindows:
     return ids_TxB[:-1], ids_TxB[1:]
 
 
+class ScoringWindow(NamedTuple):
+  """Inputs and targets of a window, [T, B] each."""
+
+  x: np.ndarray  # int32
+  y: np.ndarray  # int32
+  weight: np.ndarray  # float32: 1 for a target that is scored, 0 for all others
+  positions: np.ndarray  # of the targets in the text; meaningless where a stream is done
+
+
 def scoring_windows(
   ids: np.ndarray,
   spans: Sequence[tuple[int, int]],
@@ -74,8 +84,8 @@ def scoring_windows(
   window: int,
   burn_in: int = 0,
   starts: Sequence[int] = (0,),
-) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-  """Yield x_TxB, y_TxB (int32) and weight_TxB (float32) that score the spans once.
+) -> Iterator[ScoringWindow]:
+  """Yield windows that score the spans once.
 
   Every token of `scorable_spans` is a target of weight 1 exactly once. About `streams` streams
   share these spans by length: at least one for each span, each with at least a window to read. The
@@ -96,7 +106,8 @@ def scoring_windows(
     positions_TxB = np.where(is_read_TxB, positions_TxB, 1)
     x_TxB = np.where(is_read_TxB, ids[positions_TxB - 1], 0).astype(np.int32)
     y_TxB = np.where(is_read_TxB, ids[positions_TxB], 0).astype(np.int32)
-    yield x_TxB, y_TxB, (is_read_TxB & (positions_TxB >= lows_B)).astype(np.float32)
+    weight_TxB = (is_read_TxB & (positions_TxB >= lows_B)).astype(np.float32)
+    yield ScoringWindow(x_TxB, y_TxB, weight_TxB, positions_TxB)
 
 
 def scorable_spans(

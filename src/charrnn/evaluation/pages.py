@@ -1,7 +1,7 @@
-"""Pages in one file that need no network and get none.
+"""HTML pages in one file that need no network, and the page of a text coloured by surprisal.
 
-The policy of a page allows the one script and the one style whose digests it names. What is shown
-is data beside them, or text that was escaped.
+The content security policy of a page allows only the script and the style whose digests it names.
+Everything else in it is JSON data or escaped text.
 """
 
 import base64
@@ -9,25 +9,35 @@ import hashlib
 import html
 import importlib.resources
 import json
+import math
 import re
+import unicodedata
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
+
+from charrnn import console
+
+MAX_CHARACTERS = 20_000  # on a page
+SHADES = 20  # of half a bit each
+SIGNS = {"\n": "↵", "\t": "→", "\r": "␍"}
+
 
 def page(template: str, title: str, style: str, script: str, **parts: str) -> str:
-  """A template of the folder `page` with its {{title}}, {{policy}} and other parts filled in."""
+  """Return a template of the folder `page` with {{title}}, {{policy}} and other parts filled in."""
   parts |= {
     "title": html.escape(title.encode("utf-8", "replace").decode()),
     "policy": _policy(style, script),
     "style": style,
     "script": script,
   }
-  # In one pass, so that nothing is looked for in what was put in.
+  # In one pass, so that nothing is replaced inside of a part.
   return re.sub(r"\{\{(\w+)\}\}", lambda match: parts[match[1]], source(template))
 
 
 def source(name: str) -> str:
-  """A file of the folder `page`."""
+  """Return a file of the folder `page`."""
   return (importlib.resources.files("charrnn.analysis") / "page" / name).read_text("utf-8")
 
 
@@ -43,7 +53,7 @@ def _policy(style: str, script: str) -> str:
 
 
 def blocks(values: Mapping[str, Any]) -> str:
-  """Data by the id that a script finds it under, which no parser takes for anything else."""
+  """Return elements with data as JSON, by their ids, which a parser cannot take for HTML."""
   return "\n".join(
     f'<script type="application/json" id="{name}">{plain_json(value)}</script>'
     for name, value in values.items()
@@ -51,5 +61,74 @@ def blocks(values: Mapping[str, Any]) -> str:
 
 
 def plain_json(value) -> str:
-  """JSON in ASCII without a `<`."""
+  """Return JSON in ASCII without a `<`."""
   return json.dumps(value, separators=(",", ":"), allow_nan=False).replace("<", "\\u003c")
+
+
+def surprisal_page(title: str, facts: str, tokenizer, ids, scores) -> str:
+  """Return a page of the first characters of `scores`, a score.Scores of positions in `ids`.
+
+  `facts`: a line about the whole text.
+  """
+  total = len(scores.positions)
+  positions, nats, rank, top_ids, top_p = (np.asarray(each[:MAX_CHARACTERS]) for each in scores)
+  bits_N = nats.astype(float) / math.log(2)
+  ids_N = np.asarray(ids)[positions]
+  cut = f"The first {len(positions):,} of {total:,} characters are shown."
+  data = {
+    "symbols": ["␣" if token == " " else glyph(tokenizer, token) for token in tokenizer.tokens],
+    "ids": ids_N.tolist(),
+    "places": positions.tolist(),
+    "bits": [None if math.isnan(bits) else round(bits, 3) for bits in bits_N.tolist()],
+    "rank": rank.tolist(),
+    "top": [_pairs(*each) for each in zip(top_ids.tolist(), top_p.tolist())],
+  }
+  rule = ".b{}{{background:color-mix(in oklab,var(--high) {:.0f}%,transparent)}}"
+  shades = "\n".join(rule.format(n, 100 * n / SHADES) for n in range(1, SHADES + 1))
+  return page(
+    "surprisal.html",
+    console.visible(title),
+    source("surprisal.css") + shades,
+    source("surprisal.js"),
+    facts=html.escape(facts),
+    cut=cut if total > len(positions) else "",
+    legend="".join(_mark(str(n) if n < 10 else "10+", [], n) for n in range(11)),
+    text="".join(_character(tokenizer, *each) for each in zip(ids_N.tolist(), bits_N.tolist())),
+    data=blocks({"scores": data}),
+  )
+
+
+def glyph(tokenizer, token: str) -> str:
+  """Return visible text for a token, without effect on the text around it."""
+  if token in SIGNS:
+    return SIGNS[token]
+  is_byte = tokenizer.kind == "byte" and ord(token) > 126
+  if is_byte or not token.isprintable():
+    return f"{ord(token):02x}"
+  return f"◌{token}" if unicodedata.category(token)[0] == "M" else token
+
+
+def _pairs(ids, p) -> list:
+  """Return [id, p, id, p, ...]; nothing for a token without a prediction."""
+  if math.isnan(p[0]):
+    return []
+  return [value for pair in zip(ids, p) for value in (pair[0], round(pair[1], 4))]
+
+
+def _character(tokenizer, index: int, bits: float) -> str:
+  token = tokenizer.tokens[index]
+  text = glyph(tokenizer, token)
+  classes = ["first"] if math.isnan(bits) else []
+  if token in SIGNS:
+    classes += ["sign", "tab"] if token == "\t" else ["sign"]
+  elif len(text) > 1 and text[0] != "◌":
+    classes.append("code")
+  end = "\n" if token == "\n" else ""
+  return _mark(text, classes, 0 if math.isnan(bits) else bits) + end
+
+
+def _mark(text: str, classes: list[str], bits: float) -> str:
+  shade = min(round(2 * bits), SHADES)
+  classes = [*classes, f"b{shade}"] if shade else classes
+  attribute = f' class="{" ".join(classes)}"' if classes else ""
+  return f"<i{attribute}>{html.escape(text)}</i>"

@@ -16,7 +16,7 @@ import numpy as np
 from charrnn import command_line, console, errors, models, runtime
 from charrnn.data import batches, corpora
 from charrnn.data import splits as splits_lib
-from charrnn.evaluation import evaluate
+from charrnn.evaluation import score
 from charrnn.models import ngram
 from charrnn.runs import checkpoints, metrics, provenance
 from charrnn.runs import run as run_lib
@@ -102,15 +102,14 @@ def train(job: Job, chosen: dict[str, Any], watch: runtime.Stopwatch) -> int:
 
 def _validation(job, model) -> loop.Evaluator:
   """Return the evaluator of the loss on the validation split."""
-  loss_step = steps.LossStep(model)
 
   def evaluator(params, _):
-    nats = evaluate.evaluate(
-      loss_step,
+    nats = score.loss(
+      model,
       params,
       job.corpus.ids,
       job.splits.valid,
-      readers=job.config.eval_streams,
+      streams=job.config.eval_streams,
       window=job.config.window,
       burn_in=job.config.eval_burn_in,
     )

@@ -8,8 +8,9 @@ from matplotlib import ticker
 
 from charrnn import console, errors, plotting
 from charrnn.data import splits
+from charrnn.evaluation import score
 from charrnn.runs import held_out
-from charrnn.sampling import reread, sampler
+from charrnn.sampling import sampler
 from charrnn.scorecards import diversity, metrics, systems
 
 MAX_TEMPERATURE = 1e30  # of the sampler, in place of infinity: all logits become equal
@@ -63,7 +64,7 @@ def measure(
   parse = diversity.parser(training)
 
   def items(ids_BxN, each: sampler.Settings):
-    scores = reread.reread(run.model, run.params, prompt_ids, ids_BxN, each)
+    scores = score.rescore(run.model, run.params, prompt_ids, ids_BxN, each)
     texts = map(run.tokenizer.decode, ids_BxN)
     return metrics.measure(diversity.METRICS, map(parse, texts, *scores))
 

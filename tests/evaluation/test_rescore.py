@@ -11,11 +11,10 @@ import toys
 from scipy import special, stats
 
 from charrnn import errors
-from charrnn.evaluation import evaluate
+from charrnn.evaluation import score
 from charrnn.models import ngram
-from charrnn.sampling import reread, sampler
+from charrnn.sampling import sampler
 from charrnn.scorecards import diversity
-from charrnn.training import steps
 
 VOCAB = 11
 PROMPT = np.array([3, 1, 4], np.uint8)
@@ -63,7 +62,7 @@ def logits_by_hand(model, params, ids_N):
 @pytest.mark.parametrize("T", [0.3, 2.5])
 def test_figures_are_those_of_numpy(lstm, T):
   ids_BxN, settings = write(*lstm, temperature=T)
-  found = reread.reread(*lstm, PROMPT, ids_BxN, settings)
+  found = score.rescore(*lstm, PROMPT, ids_BxN, settings)
   for row, ids_N in enumerate(ids_BxN):
     logits_NxV = logits_by_hand(*lstm, ids_N)
     p = special.softmax(logits_NxV / T, axis=-1)
@@ -74,17 +73,17 @@ def test_figures_are_those_of_numpy(lstm, T):
 
 def test_filters_count(lstm):
   ids_BxN, settings = write(*lstm, temperature=2, top_k=3)
-  found = reread.reread(*lstm, PROMPT, ids_BxN, settings)
+  found = score.rescore(*lstm, PROMPT, ids_BxN, settings)
   largest = np.sort(logits_by_hand(*lstm, ids_BxN[0]), axis=-1)[:, -3:]
   expected = stats.entropy(special.softmax(largest / 2, axis=-1), axis=-1)
   np.testing.assert_allclose(found.entropies_BxN[0], expected, atol=2e-5)
 
 
-@pytest.mark.parametrize("N", [1, reread.CHUNK - 1, reread.CHUNK, reread.CHUNK + 1])
+@pytest.mark.parametrize("N", [1, *(score.RESCORING_WINDOW + n for n in (-1, 0, 1))])
 def test_a_beginning_is_read_as_in_the_whole(lstm, N):
   ids_BxN, settings = write(*lstm)
-  whole = reread.reread(*lstm, PROMPT, ids_BxN, settings)
-  part = reread.reread(*lstm, PROMPT, ids_BxN[:, :N], settings)
+  whole = score.rescore(*lstm, PROMPT, ids_BxN, settings)
+  part = score.rescore(*lstm, PROMPT, ids_BxN[:, :N], settings)
   for a, b in zip(part, whole):
     assert a.shape == (3, N)
     np.testing.assert_allclose(a, b[:, :N], atol=1e-5)
@@ -95,16 +94,9 @@ def test_the_loss_is_that_of_evaluation(lstm):
   ids_BxN, settings = write(*lstm, num=1)
   read = np.concatenate([PROMPT, ids_BxN[0]])
   segments = [(len(PROMPT), len(read))]
-  loss = evaluate.evaluate(
-    steps.LossStep(model),
-    params,
-    read,
-    segments,
-    readers=1,
-    window=len(read),
-    burn_in=len(PROMPT),
-  )
-  found = reread.reread(*lstm, PROMPT, ids_BxN, settings)
+  how = {"streams": 1, "window": len(read), "burn_in": len(PROMPT)}
+  loss = score.loss(model, params, read, segments, **how)
+  found = score.rescore(*lstm, PROMPT, ids_BxN, settings)
   assert found.nats_BxN.mean() == pytest.approx(loss, abs=1e-5)
 
 
@@ -112,7 +104,7 @@ def test_zero_is_always_the_likeliest_and_ends_in_a_loop(lstm):
   ids_BxN, settings = write(*lstm, length=500, num=3, temperature=0)
   np.testing.assert_array_equal(ids_BxN[0], logits_by_hand(*lstm, ids_BxN[0]).argmax(-1))
   np.testing.assert_array_equal(ids_BxN[0], ids_BxN[1])
-  found = reread.reread(*lstm, PROMPT, ids_BxN, settings)
+  found = score.rescore(*lstm, PROMPT, ids_BxN, settings)
   assert not found.entropies_BxN.any()
   loop = diversity.find_loop(ids_BxN[0].tolist())
   assert loop is not None
@@ -121,7 +113,7 @@ def test_zero_is_always_the_likeliest_and_ends_in_a_loop(lstm):
 
 
 def test_the_coldest_above_zero_is_sure_too(lstm):
-  found = reread.reread(*lstm, PROMPT, *write(*lstm, temperature=1e-6))
+  found = score.rescore(*lstm, PROMPT, *write(*lstm, temperature=1e-6))
   np.testing.assert_allclose(found.entropies_BxN, 0, atol=1e-6)
 
 
@@ -131,7 +123,7 @@ def test_the_hottest_is_uniform(lstm):
   assert stats.chisquare(counts).pvalue > 0.001
   pairs = np.bincount((VOCAB * ids_BxN[:, 1:] + ids_BxN[:, :-1]).ravel(), minlength=VOCAB**2)
   assert stats.chisquare(pairs).pvalue > 0.001
-  found = reread.reread(*lstm, PROMPT, ids_BxN, settings)
+  found = score.rescore(*lstm, PROMPT, ids_BxN, settings)
   np.testing.assert_allclose(found.entropies_BxN, np.log(VOCAB), rtol=1e-6)
 
 
@@ -147,7 +139,7 @@ def test_one_is_the_model_and_other_temperatures_are_not(lstm):
 
 
 def test_at_one_the_loss_is_the_entropy_but_for_chance(lstm):
-  found = reread.reread(*lstm, PROMPT, *write(*lstm, length=640, num=30))
+  found = score.rescore(*lstm, PROMPT, *write(*lstm, length=640, num=30))
   surplus = (found.nats_BxN - found.entropies_BxN).ravel()  # each of mean 0, given what was read
   assert abs(surplus.mean()) < 4 * surplus.std() / np.sqrt(len(surplus))
 
@@ -158,7 +150,7 @@ def test_an_ngram_is_read_likewise():
   counted = ngram.fit(ids, 3, VOCAB, [(0, len(ids))])
   model, params = ngram.Model(VOCAB, 3), counted.params()
   ids_BxN, settings = write(model, params, temperature=0.5)
-  found = reread.reread(model, params, PROMPT, ids_BxN, settings)
+  found = score.rescore(model, params, PROMPT, ids_BxN, settings)
   read = [*PROMPT, *ids_BxN[0]]
   for n, symbol in enumerate(ids_BxN[0]):
     p = ngram_scores.distribution(counted, [read[: len(PROMPT) + n]])[0]
@@ -170,4 +162,4 @@ def test_a_diverged_model_is_named(lstm):
   model, params = lstm
   broken = jax.tree.map(lambda leaf: leaf * np.float32(np.nan), params)
   with pytest.raises(errors.UserError, match="diverged"):
-    reread.reread(model, broken, PROMPT, np.zeros((2, 5), np.int32), sampler.Settings())
+    score.rescore(model, broken, PROMPT, np.zeros((2, 5), np.int32), sampler.Settings())

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from charrnn.data import tokenizers
-from charrnn.evaluation import mistakes
+from charrnn.evaluation import error_analysis as oracles
 
 RNG = np.random.default_rng(0)
 FIRST, SECOND, ENDS = "kmnp", "abcdefgh", (" ", ", ", "; ", "\n")
@@ -23,14 +23,14 @@ FILLING = re.sub("mu|mv", "mb", TRAINING)
 @pytest.fixture(scope="module")
 def training():
   ids = ALPHABET.encode("zebra " + TRAINING)  # before the part that is trained on
-  return mistakes.learn(ids, [(6, len(ids))], ALPHABET.tokens)
+  return oracles.count_training(ids, [(6, len(ids))], ALPHABET.tokens)
 
 
 def named(training, text, p, *, start=0, begins=(0,)):
   """The type of every character from `start` on, or None."""
   places = np.arange(start, len(text))
-  found = mistakes.types(training, ALPHABET.encode(text), places, np.asarray(p)[start:], begins)
-  return [None if kind == mistakes.NONE else mistakes.TYPES[kind] for kind in found]
+  found = oracles.classify(training, ALPHABET.encode(text), places, np.asarray(p)[start:], begins)
+  return [None if kind == oracles.NONE else oracles.TYPES[kind] for kind in found]
 
 
 def errors_in(training, text, at, p=0.05, **where):
@@ -67,8 +67,8 @@ def test_a_word_that_was_there_before(training, distance, name):
 def test_a_longer_word_may_hold_it_and_upper_case_is_another(training):
   assert errors_in(training, "ezebrae zebra ", [9]) == ["memory 100"]
   ids = ALPHABET.encode("Zebra zebra".replace("Z", "e"))
-  found = mistakes.types(training, ids, np.arange(11), np.where(np.arange(11) == 7, 0.1, 1), [0])
-  assert mistakes.TYPES[found[7]] == "rare word"
+  found = oracles.classify(training, ids, np.arange(11), np.where(np.arange(11) == 7, 0.1, 1), [0])
+  assert oracles.TYPES[found[7]] == "rare word"
 
 
 def test_memory_and_strings_end_where_a_document_begins(training):
@@ -123,32 +123,32 @@ def test_each_error_is_counted_once_and_the_shares_are_of_all(training):
   places = np.concatenate([np.arange(5, 1500), np.arange(1700, len(text))])
   p = rng.random(len(places))
   p[:3] = np.nan
-  found = mistakes.types(training, ALPHABET.encode(text), places, p, [0, 900])
-  np.testing.assert_array_equal(found != mistakes.NONE, p < 0.5)
-  counted = mistakes.table(found, len(places) - 3)
+  found = oracles.classify(training, ALPHABET.encode(text), places, p, [0, 900])
+  np.testing.assert_array_equal(found != oracles.NONE, p < 0.5)
+  counted = oracles.table(found, len(places) - 3)
   assert counted["errors"] == (p < 0.5).sum() == sum(row["count"] for row in counted["types"])
   assert sum(row["share"] for row in counted["types"]) == pytest.approx(1)
-  assert [row["type"] for row in counted["types"]] == list(mistakes.TYPES)
-  shown = list(mistakes.lines(counted))
+  assert [row["type"] for row in counted["types"]] == list(oracles.TYPES)
+  shown = list(oracles.lines(counted))
   assert shown[0].startswith(f"{counted['errors']:,} errors") and shown[-1].endswith("0.0%")
 
 
 def test_no_errors_at_all(training):
-  counted = mistakes.table(np.full(7, mistakes.NONE), 7)
+  counted = oracles.table(np.full(7, oracles.NONE), 7)
   assert counted["errors"] == 0 and {row["share"] for row in counted["types"]} == {0.0}
-  assert len(list(mistakes.lines(counted))) == 2 + len(mistakes.TYPES)
+  assert len(list(oracles.lines(counted))) == 2 + len(oracles.TYPES)
 
 
 def test_bytes(training):
   bytes_of = tokenizers.Tokenizer.from_text(TRAINING, "byte")
   ids = bytes_of.encode(TRAINING + "é\udcff")
-  known = mistakes.learn(ids, [(0, len(ids))], bytes_of.tokens)
+  known = oracles.count_training(ids, [(0, len(ids))], bytes_of.tokens)
   p = np.full(len(ids), 0.1)
-  found = mistakes.types(known, ids, np.arange(len(ids)), p, [0])
-  assert (found != mistakes.NONE).all()
+  found = oracles.classify(known, ids, np.arange(len(ids)), p, [0])
+  assert (found != oracles.NONE).all()
 
 
 def test_a_training_text_of_a_few_characters():
   ids = ALPHABET.encode("ka")
-  known = mistakes.learn(ids, [(0, 2)], ALPHABET.tokens)
-  assert (mistakes.types(known, ids, np.arange(2), np.full(2, 0.1), [0]) != mistakes.NONE).all()
+  known = oracles.count_training(ids, [(0, 2)], ALPHABET.tokens)
+  assert (oracles.classify(known, ids, np.arange(2), np.full(2, 0.1), [0]) != oracles.NONE).all()

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from charrnn.data import tokenizers
-from charrnn.evaluation import surprisal, surprisal_page
+from charrnn.evaluation import pages, score
 
 HOSTILE = "a<script>alert(1)</script>&amp;{{data}}\"'>\x00\x1b[2J\u202eover\u0301\ud800 é\t\r\n"
 HOSTILE += "</i><!--\u2028"
@@ -46,9 +46,9 @@ def made(text, nats=None, kind="char", title="how", facts="what"):
   nats = np.full(n, np.nan) if nats is None else np.asarray(nats, float)
   ones = np.ones(n, int)
   top = np.tile([0, 1], (n, 1)), np.where(np.isnan(nats)[:, None], np.nan, [0.75, 0.25])
-  scores = surprisal.Scores(np.arange(n) + 7, surprisal.Predictions(nats, ones, *top))
+  scores = score.Scores(np.arange(n) + 7, nats, ones, *top)
   shifted = np.concatenate([np.zeros(7, ids.dtype), ids])
-  page = surprisal_page.page(title, facts, alphabet, shifted, scores)
+  page = pages.surprisal_page(title, facts, alphabet, shifted, scores)
   reader = Reader()
   reader.feed(page)
   data = json.loads(re.search(r'id="scores">(.*?)</script>', page)[1])
@@ -87,7 +87,7 @@ def test_bytes_that_are_no_ascii_are_shown_as_numbers():
 
 
 def test_a_long_text_is_cut_and_the_page_says_so(monkeypatch):
-  monkeypatch.setattr(surprisal_page, "LIMIT", 50)
+  monkeypatch.setattr(pages, "MAX_CHARACTERS", 50)
   page, reader, data, _ = made("ab" * 30)
   assert len(reader.marks) == len(data["ids"]) == len(data["top"]) == 50
   assert "The first 50 of 60 characters are shown." in page
@@ -106,4 +106,4 @@ def test_the_policy_names_what_is_there_and_nothing_is_fetched():
   [("\n", "↵"), ("\x85", "85"), ("\u00a0", "a0"), ("\U000e0001", "e0001"), ("~", "~")],
 )
 def test_what_cannot_be_seen_is_shown_by_its_number(symbol, shown):
-  assert surprisal_page.shown(tokenizers.Tokenizer.from_text(symbol), symbol) == shown
+  assert pages.glyph(tokenizers.Tokenizer.from_text(symbol), symbol) == shown

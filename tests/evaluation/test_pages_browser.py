@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from charrnn.data import tokenizers
-from charrnn.evaluation import surprisal, surprisal_page
+from charrnn.evaluation import pages, score
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="needs playwright (the test extra)")
 CHROMIUM = next(
@@ -24,9 +24,9 @@ def url(tmp_path_factory):
   nats[0] = np.nan
   likely = alphabet.encode("eo")
   top = np.tile(likely, (n, 1)), np.tile([0.5, 0.25], (n, 1))
-  scores = surprisal.Scores(np.arange(n), surprisal.Predictions(nats, np.full(n, 3), *top))
+  scores = score.Scores(np.arange(n), nats, np.full(n, 3), *top)
   path = tmp_path_factory.mktemp("page") / "page.html"
-  path.write_text(surprisal_page.page("a <b>title", "figures", alphabet, ids, scores))
+  path.write_text(pages.surprisal_page("a <b>title", "figures", alphabet, ids, scores))
   return path.as_uri()
 
 
