@@ -9,6 +9,7 @@ import numpy as np
 
 from charrnn import config as config_lib
 from charrnn import console, files
+from charrnn.cli import arguments
 from charrnn.cli import inspect as inspect_lib
 from charrnn.runs import checkpoints
 from charrnn.runs import run as run_lib
@@ -28,7 +29,7 @@ def add_arguments(parser):
   for side in "ab":
     text = f"a step of RUN_{side.upper()} with a checkpoint (default: the best)"
     parser.add_argument(f"--step-{side}", metavar="N", type=int, help=text)
-  parser.add_argument("--json", action="store_true", help="exact values as one JSON object")
+  arguments.add_json(parser)
 
 
 def run(args):
@@ -95,9 +96,11 @@ def _tokens(run) -> tuple[str, tuple[str, ...]]:
 
 
 def _compare_versions(a, b) -> dict[str, list[str | None]]:
-  """Return what differs between the last launches."""
+  """Return the packages, devices and JAX settings that differ between the last launches."""
   a, b = (
-    {"python": last["python"], "devices": last["devices"], **last["packages"]}
+    {name: last[name] for name in ("python", "devices")}
+    | last["packages"]
+    | last.get("settings", {})
     for last in (a["launches"][-1], b["launches"][-1])
   )
   return {name: [a.get(name), b.get(name)] for name in {**a, **b} if a.get(name) != b.get(name)}

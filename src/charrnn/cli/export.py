@@ -8,6 +8,7 @@ import numpy as np
 
 from charrnn import config as config_lib
 from charrnn import console, errors, files
+from charrnn.cli import arguments
 from charrnn.runs import checkpoints
 from charrnn.runs import run as run_lib
 
@@ -32,11 +33,9 @@ ALIASES = {"tokenizer": "alphabet", "tokens": "symbols"}
 
 
 def add_arguments(parser):
-  parser.add_argument("run", metavar="RUN", help="a run directory")
+  arguments.add_run(parser)
   parser.add_argument("out", metavar="OUT", help="a file that ends in .safetensors or .npz")
-  parser.add_argument(
-    "--step", metavar="N", type=int, help="a step with a checkpoint (default: the best)"
-  )
+  arguments.add_step(parser)
   parser.add_argument("--force", action="store_true", help="replace OUT if it exists")
 
 

@@ -1,11 +1,13 @@
 """`charrnn inspect`: origin, progress and parameters of a run."""
 
 import contextlib
+import itertools
 import json
 import math
 import statistics
 import sys
 import textwrap
+import unicodedata
 from collections.abc import Iterator
 from typing import Any
 
@@ -13,6 +15,7 @@ import numpy as np
 
 from charrnn import config as config_lib
 from charrnn import console, errors, files, models
+from charrnn.cli import arguments
 from charrnn.runs import checkpoints, metrics
 from charrnn.runs import run as run_lib
 from charrnn.runs import status as status_lib
@@ -25,7 +28,7 @@ checks all checkpoints). The norm is Euclidean, over all numbers of an array; st
 deviation."""
 WIDTH = 92
 LABEL = 13
-MAX_EVALUATIONS = 8  # columns of the table of evaluations
+MAX_EVALUATIONS = 7  # columns of the table of evaluations
 MAX_VOCABULARY_LINES = 4
 MAX_LAUNCHES = 3
 STATISTICS = ("norm", "min", "max", "std")
@@ -39,11 +42,9 @@ ALIASES = {
 
 
 def add_arguments(parser):
-  parser.add_argument("run", metavar="RUN", help="a run directory")
-  parser.add_argument(
-    "--step", metavar="N", type=int, help="a step with a checkpoint (default: the best)"
-  )
-  parser.add_argument("--json", action="store_true", help="exact values as one JSON object")
+  arguments.add_run(parser)
+  arguments.add_step(parser)
+  arguments.add_json(parser)
 
 
 def run(args):
@@ -76,11 +77,17 @@ def summary(run: run_lib.Run, step: int | None = None) -> dict[str, Any]:
   config = attempt(lambda: run.config)
   tokenizer = attempt(lambda: run.tokenizer)
   lines = attempt(lambda: run.metrics) or []
-  length = attempt(lambda: run.length) if config and origin else None
+  steps, per_epoch = (attempt(lambda: run.length) if config and origin else None) or (None, None)
+  step_reached = max([kept["newest"] or 0, *(line["step"] for line in lines)])
   return {
     "run": str(run.path),
     **{name: origin.get(name) for name in ("experiment", "variant", "corpus", "launches")},
-    "progress": _progress(run, lines, kept, length or (None, None)),
+    "progress": {
+      "status": run.status,
+      "step": step_reached,
+      "steps": steps,
+      "epochs": step_reached / per_epoch if per_epoch else None,
+    },
     "tokenizer": tokenizer and tokenizer.to_json(),
     "config": config and config_lib.to_json(config),
     "history": _history(lines) | {"seconds": memory.get("seconds")},
@@ -131,13 +138,6 @@ def _history(lines) -> dict[str, Any]:
     "valid": valid,
     "characters_per_second": statistics.median(rates) if rates else None,
   }
-
-
-def _progress(run, lines, kept, length) -> dict[str, Any]:
-  steps, per_epoch = length
-  step = max([kept["newest"] or 0, *(line["step"] for line in lines)])
-  epochs = step / per_epoch if per_epoch else None
-  return {"status": run.status, "step": step, "steps": steps, "epochs": epochs}
 
 
 def _parameters(run, kept, step: int | None) -> dict[str, Any] | None:
@@ -252,23 +252,19 @@ def _vocabulary(tokenizer) -> str:
 
 def _ranges(tokens) -> Iterator[str]:
   """Yield characters, with runs of more than three letters or digits as a-z."""
-  group: list[str] = []
-  for token in [*tokens, None]:
-    joins = group and token and ord(token) == ord(group[-1]) + 1
-    if joins and _kind(token) == _kind(group[-1]) != "other":
-      group.append(token)
-      continue
-    if len(group) > 3:
-      yield f"{group[0]}-{group[-1]}"
+
+  def run_key(pair):
+    position, token = pair
+    category = unicodedata.category(token)
+    is_run = category[0] == "L" or category == "Nd"
+    return category, ord(token) - position if is_run else position
+
+  for _, group in itertools.groupby(enumerate(tokens), run_key):
+    run = [token for _, token in group]
+    if len(run) > 3:
+      yield f"{run[0]}-{run[-1]}"
     else:
-      yield from ("space" if each == " " else console.visible(each) for each in group)
-    group = [token]
-
-
-def _kind(character: str) -> str:
-  kinds = {"digit": character.isdigit(), "lower": character.islower()}
-  kinds |= {"upper": character.isupper(), "letter": character.isalpha()}
-  return next((name for name, matches in kinds.items() if matches), "other")
+      yield from ("space" if token == " " else console.visible(token) for token in run)
 
 
 def _launches(launches):
@@ -320,12 +316,12 @@ def _losses(history):
 
 def _evaluations(points, best):
   """Yield a table of evenly spaced evaluations, with the best among them."""
-  chosen = {round(n * (len(points) - 1) / (MAX_EVALUATIONS - 1)) for n in range(MAX_EVALUATIONS)}
+  count = MAX_EVALUATIONS - 1
+  chosen = {round(n * (len(points) - 1) / (count - 1)) for n in range(count)}
   shown = [point for n, point in enumerate(points) if n in chosen or point is best]
-  width = max(9, 2 + max(len(f"{point['step']:,}") for point in shown))
-  shown = shown[-((WIDTH - LABEL - 4) // width) :]
-  yield f"{'':<{LABEL}}step" + "".join(f"{point['step']:>{width},}" for point in shown)
-  yield f"{'':<{LABEL}}loss" + "".join(f"{point['loss']:>{width}.4f}" for point in shown)
+  header = ["step", *(f"{point['step']:,}" for point in shown)]
+  losses = ["loss", *(f"{point['loss']:.4f}" for point in shown)]
+  yield from (f"{'':<{LABEL}}{line}" for line in console.table(header, [losses]))
   if len(shown) < len(points):
     yield from row("", f"({len(points)} evaluations in all; --json has them)")
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from charrnn import command_line, console, errors, files
 from charrnn import config as config_lib
+from charrnn.cli import arguments
 from charrnn.launching import train
 from charrnn.runs import checkpoints, provenance
 from charrnn.runs import run as run_lib
@@ -25,7 +26,7 @@ DEVICES = re.compile(r"(\d+) x (.+)")  # number and kind, as in run.json
 
 
 def add_arguments(parser):
-  parser.add_argument("run", metavar="RUN", help="a run directory")
+  arguments.add_run(parser)
   parser.add_argument("--workdir", metavar="DIR", help="the new directory (default RUN-rerun)")
 
 

@@ -6,6 +6,7 @@ from typing import Any
 
 from charrnn import config as config_lib
 from charrnn import errors
+from charrnn.cli import arguments
 from charrnn.runs import checkpoints, metrics
 from charrnn.runs import run as run_lib
 
@@ -18,8 +19,8 @@ MAX_NAMES = 6  # damaged arrays on a line
 
 
 def add_arguments(parser):
-  parser.add_argument("run", metavar="RUN", help="a run directory")
-  parser.add_argument("--json", action="store_true", help="all results as one JSON object")
+  arguments.add_run(parser)
+  arguments.add_json(parser)
 
 
 def run(args):

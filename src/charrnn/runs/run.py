@@ -293,17 +293,15 @@ def load_corpus(config) -> corpora.Corpus:
 def common_splits(runs: Sequence[Run]) -> splits_lib.Splits:
   """Return the splits that runs have in common; raise UserError if their text or splits differ."""
   first, *others = runs
-  names = ("sha256", "characters", "alphabet")
   for other in others:
-    if any(first.provenance.get(name) != other.provenance.get(name) for name in names):
-      raise _different(first, other, "texts")
-    if first.splits() != other.splits():
-      raise _different(first, other, "splits")
+    names = ("sha256", "characters", "alphabet")
+    same_text = all(first.provenance.get(name) == other.provenance.get(name) for name in names)
+    if not same_text or first.splits() != other.splits():
+      raise errors.UserError(
+        f"{first.path} and {other.path} have different {'splits' if same_text else 'texts'}: "
+        "compare them separately"
+      )
   return first.splits()
-
-
-def _different(a: Run, b: Run, what: str) -> errors.UserError:
-  return errors.UserError(f"{a.path} and {b.path} have different {what}: compare them separately")
 
 
 def use_cpu():
