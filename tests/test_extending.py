@@ -1,0 +1,127 @@
+"""The code of docs/extending.md: each part is registered by it, and used by a run or a command."""
+
+import importlib
+import json
+import pathlib
+import re
+
+import numpy as np
+import pytest
+
+from charrnn import cli, runtime
+from charrnn.analysis import hypotheses, labels
+from charrnn.data import splits
+from charrnn.models import cells
+from charrnn.runs import checkpoints
+from charrnn.runs import run as run_lib
+from charrnn.scorecards import plays
+from charrnn.training import optimizer
+
+PAGE = pathlib.Path(__file__).parents[1] / "docs" / "extending.md"
+# Sections of the page, and the modules that their code is added to.
+MODULES = {
+  "A cell": cells,
+  "An optimizer": optimizer,
+  "A schedule": optimizer,
+  "A split": splits,
+  "A hypothesis": labels,
+  "A metric": plays,
+}
+REGISTRIES = (
+  cells.CELLS,
+  optimizer.OPTIMIZERS,
+  optimizer.SCHEDULES,
+  splits.SPLITS,
+  hypotheses.HYPOTHESES,
+  plays.METRICS,
+)
+STEPS = 6
+RATE = 0.01
+
+
+@pytest.fixture(scope="module")
+def registered():
+  """Run the code of the page as part of its modules, until the end of this module."""
+  before = [dict(registry) for registry in REGISTRIES]
+  for section in re.split(r"^## ", PAGE.read_text(), flags=re.M)[1:]:
+    title = section.partition("\n")[0]
+    for code in re.findall(r"^```python\n(.*?)^```", section, re.M | re.S):
+      exec(compile(code, f"{PAGE.name}, {title}", "exec"), dict(vars(MODULES[title])))
+  yield
+  for registry, entries in zip(REGISTRIES, before):
+    assert len(registry) == len(entries) + 1
+    registry.clear()
+    registry.update(entries)
+
+
+@pytest.fixture(scope="module")
+def run(registered, folder):
+  """A run with the cell, the optimizer, the schedule and the split of the page."""
+  launch = importlib.import_module("launch")
+  (folder / "emphasis.txt").write_text("to _be or_ not _to_ be\n" * 400)
+  with pytest.MonkeyPatch.context() as patch:
+    patch.chdir(folder)
+    patch.setattr(runtime, "set_cpu_devices", lambda *arguments: None)
+    code = launch.main(
+      [
+        *("launch.py", "--config=tiny.py", "--workdir=extended"),
+        f"--config.text.source={folder / 'emphasis.txt'}",
+        *("--config.model.cell=mgu", "--config.optimizer.name=lion"),
+        *("--config.schedule.name=linear", "--config.schedule.warmup_steps=0"),
+        *("--config.text.split=head", f"--config.optimizer.learning_rate={RATE}"),
+        *(f"--config.max_steps={STEPS}", "--config.log_every=1", "--config.sample.length=0"),
+      ]
+    )
+  assert not code
+  return run_lib.Run.open(folder / "extended")
+
+
+def test_a_cell(run):
+  layer = run.params["layer_0"]
+  assert layer["W_hh"].shape == (8, 2 * 8)
+  # One step by hand, in the equations of the docstring.
+  h, token = np.linspace(-1, 1, 8), 3
+  x_f, x_n = np.split(layer["W_xh"][token] + layer["b_h"], 2)
+  W_hf, W_hn = np.split(layer["W_hh"], 2, axis=1)
+  f = 1 / (1 + np.exp(-(x_f + h @ W_hf)))
+  expected = (1 - f) * h + f * np.tanh(x_n + (f * h) @ W_hn)
+  carry = (cells.RNNState(np.float32(h)[None]),)
+  _, after, _ = run.model.apply(run.params, np.array([[token]]), carry)
+  np.testing.assert_allclose(after[0].h[0], expected, atol=0.02)  # products may be in bfloat16
+
+
+def test_an_optimizer(run):
+  names = checkpoints.flatten(run.checkpoint(run.step)[0]).keys()
+  # Lion has one mean of gradients; Adam, the default, has another one of their squares.
+  assert any("/mu/" in name for name in names) and not any("/nu/" in name for name in names)
+
+
+def test_a_schedule(run):
+  rates = [line["learning_rate"] for line in run.metrics if "learning_rate" in line]
+  np.testing.assert_allclose(rates, RATE * (1 - np.arange(STEPS) / STEPS), rtol=1e-5)
+
+
+def test_a_split(run):
+  (train,), (valid,), (test,) = run.splits()
+  assert 0 == test.start < test.stop == valid.start < valid.stop == train.start
+  assert train.stop == run.provenance["characters"]
+
+
+def test_a_hypothesis(run, tmp_path, capsys):
+  options = ("--untrained=1", "--shifts=19", "--json", f"--out={tmp_path / 'cells'}")
+  assert cli.main(["cells", str(run.path), *options]) == 0
+  findings = json.loads(capsys.readouterr().out)["findings"]
+  assert next(each for each in findings if each["hypothesis"] == "emphasis")["scored"]
+
+
+def test_a_metric(registered, tmp_path, capsys):
+  speeches = "ROMEO:\nIs it so?\nIt is.\n\nJULIET:\nWhat?\nNo more.\n\n"
+  (tmp_path / "corpus.txt").write_text(speeches * 100)
+  (tmp_path / "questions.txt").write_text("ROMEO:\nWhy?\nWhere?\nWhen?\n\nJULIET:\nSo.\n\n")
+  arguments = ["scorecard", tmp_path / "questions.txt", "--corpus", tmp_path / "corpus.txt"]
+  options = ("--domain=plays", "--order=0", "--length=60", "--json", f"--out={tmp_path / 'out'}")
+  assert cli.main([*map(str, arguments), *options]) == 0
+  report = json.loads(capsys.readouterr().out)
+  (row,) = (row for row in report["metrics"] if row["name"] == "questions")
+  assert row["systems"]["questions.txt"]["value"] == 0.75
+  assert row["systems"]["held-out"]["value"] == 0.5
