@@ -58,14 +58,12 @@ def registered():
 def run(registered, folder):
   """A run with the cell, the optimizer, the schedule and the split of the page."""
   launch = importlib.import_module("launch")
-  (folder / "emphasis.txt").write_text("to _be or_ not _to_ be\n" * 400)
   with pytest.MonkeyPatch.context() as patch:
     patch.chdir(folder)
     patch.setattr(runtime, "set_cpu_devices", lambda *arguments: None)
     code = launch.main(
       [
         *("launch.py", "--config=tiny.py", "--workdir=extended"),
-        f"--config.text.source={folder / 'emphasis.txt'}",
         *("--config.model.cell=mgu", "--config.optimizer.name=lion"),
         *("--config.schedule.name=linear", "--config.schedule.warmup_steps=0"),
         *("--config.text.split=head", f"--config.optimizer.learning_rate={RATE}"),
@@ -107,11 +105,14 @@ def test_a_split(run):
   assert train.stop == run.provenance["characters"]
 
 
-def test_a_hypothesis(run, tmp_path, capsys):
-  options = ("--untrained=1", "--shifts=19", "--json", f"--out={tmp_path / 'cells'}")
-  assert cli.main(["cells", str(run.path), *options]) == 0
-  findings = json.loads(capsys.readouterr().out)["findings"]
-  assert next(each for each in findings if each["hypothesis"] == "emphasis")["scored"]
+def test_a_hypothesis(registered, tmp_path, capsys):
+  # The command takes its hypotheses by these two functions.
+  chosen = {each.name: each for each in hypotheses.choose("prose")}
+  assert "emphasis" in chosen and "emphasis" not in {each.name for each in hypotheses.choose("c")}
+  label = hypotheses.label_documents([chosen["emphasis"]], ["to _be or_ not", "_"])["emphasis"]
+  assert "".join(map(str, label.values.astype(int))) == "00001111100000" + "0"
+  assert cli.main(["cells", str(tmp_path), "--regex", "emphasis=x"]) == 2
+  assert "emphasis already" in capsys.readouterr().err
 
 
 def test_a_metric(registered, tmp_path, capsys):
