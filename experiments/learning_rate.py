@@ -4,7 +4,7 @@
   python launch.py --config=experiments/learning_rate.py --sweep=random,clip --parallel=2
 
 A small LSTM on the first million characters of Shakespeare, as in seeds.py: a minute a run on a
-CPU core, 4 minutes for the 8 of --sweep on two. Another one, or another optimizer:
+CPU core, 4 minutes for the 8 of --sweep on two. Another cell, or another optimizer:
 --config.model.cell=gru, --config.optimizer.name=rmsprop
 
 --sweep=lr       8 learning rates, each twice the one before, as --sweep alone
@@ -18,6 +18,7 @@ All of these at once, searched by Optuna, which ends bad trials early (needs cha
   python launch.py --config=experiments/learning_rate.py --search=optuna --trials=20 --parallel=2
 """
 
+import common
 from charrnn import config as config_lib
 from charrnn import errors
 from charrnn.sweeps import spaces, trials
@@ -27,13 +28,7 @@ def get_config(variant=""):
   if variant:
     raise errors.UserError(f"learning_rate.py:{variant}: it has no variants")
   c = config_lib.default()
-  c.text.source = "shakespeare"
-  c.text.limit = 1_000_000
-  c.model.layers, c.model.hidden, c.model.dropout = 1, 128, 0.1
-  c.batch_size = 32
-  c.epochs = 3.0
-  c.optimizer.learning_rate = 8e-3
-  c.keep = 1
+  common.small_lstm(c)
   return c
 
 

@@ -1,13 +1,13 @@
-"""Your own text: a file, a folder, a glob or a URL, and nothing else to set.
+"""Your own text: a file, a folder, a glob or a URL. Nothing else must be set.
 
   python launch.py --config=experiments/own_text.py:path/to/book.txt
   python launch.py --config=experiments/own_text.py:https://example.org/book.txt
 
-Width, batch, dropout, epochs and learning rate are chosen by the amount of text
-(src/charrnn/training/sizing.py) and said when training starts; anything given on the command
-line, --config.model.hidden=512 say, stays as given.
+Width, batch, dropout, epochs and learning rate are chosen by the amount of text (`resolve` in
+src/charrnn/config.py) and reported when training starts. A value of the command line, such as
+--config.model.hidden=512, is kept.
 
-On 2 CPU cores 1 million characters are read 12 times in about 4 minutes, by the rate of
+On 2 CPU cores 12 epochs of 1 million characters take about 4 minutes, by the speed of
 shakespeare.py, which has the same model.
 """
 

@@ -7,20 +7,20 @@ Stopped after half of its 1.5 epochs, 3 1/2 minutes on 2 CPU cores, it was at 1.
 on the validation part (the library of Python 3.11).
 """
 
-from charrnn import config as config_lib
-from charrnn import errors
+import common
 
 
 def get_config(variant=""):
-  if variant not in ("", "smoke"):
-    raise errors.UserError(f"python.py:{variant}: the only variant is smoke")
-  c = config_lib.default()
+  return common.variant(__file__, variant, {"": standard, "smoke": smoke})
+
+
+def standard(c):
+  common.lstm256(c)
   c.text.source = "python"
-  c.model.layers, c.model.hidden, c.model.dropout = 2, 256, 0.0
-  c.batch_size = 32
+  c.model.dropout = 0.0
   c.epochs = 1.5
-  c.optimizer.learning_rate = 8e-3
-  if variant == "smoke":
-    c.model.hidden = 64
-    c.max_steps = 100
-  return c
+
+
+def smoke(c):
+  standard(c)
+  common.smoke(c)

@@ -14,40 +14,25 @@ nanogpt  (without a variant) nanoGPT's split, the last tenth for validation, and
 The two losses are of different splits: they do not compare.
 """
 
-from charrnn import config as config_lib
-from charrnn import errors
+import common
 
 
 def get_config(variant="nanogpt"):
-  variants = {"charrnn": charrnn, "nanogpt": nanogpt}
-  if variant not in variants:
-    raise errors.UserError(f"tinyshakespeare.py:{variant}: variants are {', '.join(variants)}")
-  c = config_lib.default()
-  c.text.source = "tinyshakespeare"
-  variants[variant](c)
-  return c
+  return common.variant(__file__, variant, {"charrnn": charrnn, "nanogpt": nanogpt})
 
 
 def charrnn(c):
+  common.training2015(c, window=50)
+  c.text.source = "tinyshakespeare"
   c.text.split = "streams"  # the tail of every stream
   c.text.valid_fraction, c.text.test_fraction = 0.05, 0.0
   c.model.layers, c.model.hidden, c.model.dropout = 2, 128, 0.0
-  c.model.init = "uniform"
-  c.batch_size = 50
-  c.window = 50
-  c.epochs = 50.0
-  c.optimizer.name = "rmsprop"
-  c.optimizer.learning_rate = 2e-3
-  c.optimizer.decay = 0.95
-  c.optimizer.clip_element = 5 / 50  # its gradients are sums over the 50 steps, ours are means
-  c.optimizer.clip_norm = 0.0
-  c.schedule.name = "epoch_decay"
-  c.schedule.warmup_steps = 0
-  c.schedule.decay, c.schedule.decay_after = 0.97, 10.0
+  c.schedule.decay = 0.97
   c.seed = 123
 
 
 def nanogpt(c):
+  c.text.source = "tinyshakespeare"
   c.text.split = "tail"
   c.text.valid_fraction, c.text.test_fraction = 0.1, 0.0
   c.model.layers, c.model.hidden = 2, 512

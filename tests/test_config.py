@@ -1,120 +1,95 @@
-"""Experiments, overrides, and what makes two runs the same."""
+"""The table of fields, and what is derived from it."""
 
-import re
+import json
+import pathlib
 import types
 
 import pytest
-from absl import flags
 
-from charrnn import command_line, errors
 from charrnn import config as config_lib
+from charrnn import errors
 
-EXPERIMENT = """
-from charrnn import config as config_lib
+ROOT = pathlib.Path(__file__).parents[1]
+CHOICES = [field.name for field in config_lib.FIELDS if field.choices]
 
-def get_config(variant=""):
+
+def test_defaults_pass_the_checks_and_have_the_type_of_their_field():
   c = config_lib.default()
-  c.model.hidden = {"": 100, "small": 10}[variant]
-  return c
-"""
+  config_lib.check(c)
+  for field in config_lib.FIELDS:
+    assert (field.value_type is None) == (field.default is not None), field.name
+    assert c[field.name] == field.default
+    section, _, key = field.name.rpartition(".")
+    holder = c[section] if section else c
+    setattr(holder, key, (field.value_type or type(field.default))(1))
+    with pytest.raises(TypeError):
+      setattr(holder, key, [1])
 
 
-@pytest.fixture
-def experiment(tmp_path):
-  path = tmp_path / "words.py"
-  path.write_text(EXPERIMENT)
-  return path
+def test_the_documentation_lists_every_field():
+  text = config_lib.documentation()
+  assert text in (ROOT / "docs" / "config.md").read_text()
+  for field in config_lib.FIELDS:
+    assert f"| `{field.name}` |" in text and field.help in text and field.help.endswith(".")
 
 
-def parse(*arguments):
-  return command_line.parse(["launch.py", *map(str, arguments)])
-
-
-def test_a_variant_is_handed_to_the_experiment(experiment):
-  assert parse(f"--config={experiment}").config.model.hidden == 100
-  line = parse("--config", f"{experiment}:small")
-  assert line.config.model.hidden == 10
-  assert (line.experiment, line.variant) == ("words", "small")
-
-
-def test_overrides_have_the_type_of_their_field(experiment):
-  line = parse(
-    f"--config={experiment}",
-    "--config.model.layers=3",  # None in the defaults
-    "--config.epochs=2",
-    "--config.text.source=a/b.txt",
-  )
-  assert line.overrides == {"model.layers": 3, "epochs": 2.0, "text.source": "a/b.txt"}
-  assert isinstance(line.config.epochs, float) and isinstance(line.config.model.layers, int)
-
-
-def test_flags_of_the_program_stand_beside_them(experiment):
-  def define(values):
-    flags.DEFINE_string("workdir", None, "", flag_values=values)
-
-  line = command_line.parse(["launch.py", "--workdir=x", f"--config={experiment}"], define)
-  assert line.flags.workdir == "x"
-
-
-@pytest.mark.parametrize("value", ["1.5", "x", "", "true"])
-def test_a_value_of_another_type_is_refused(experiment, value):
-  with pytest.raises(errors.UserError, match="batch_size"):
-    parse(f"--config={experiment}", f"--config.batch_size={value}")
-
-
-def test_a_misspelt_field_is_an_error_in_an_experiment():
-  c = config_lib.default()
-  with pytest.raises(AttributeError, match="hiden"):
-    c.model.hiden = 3
-  with pytest.raises(AttributeError, match="batchsize"):
-    c.batchsize = 3
-
-
-def name(variant="", **overrides):
-  overrides = {key.replace("__", "."): value for key, value in overrides.items()}
-  line = types.SimpleNamespace(experiment="words", variant=variant, overrides=overrides)
-  return command_line.run_name(line)
-
-
-def test_runs_are_named_by_what_was_asked_for():
-  assert name() == "words"
-  expected = "words-small-optimizer.learning_rate=0.01-seed=2"
-  assert name("small", optimizer__learning_rate=0.01, seed=2) == expected
-  assert name("small", log_every=7, sample__length=0, seed=2) == "words-small-seed=2"
+@pytest.mark.parametrize("name", CHOICES)
+def test_a_choice_is_one_of_those_there_are(name):
+  known = config_lib.choices(config_lib.BY_NAME[name])
+  for choice in known:
+    config_lib.check(config_lib.replace(config_lib.default(), {name: choice}))
+  other = config_lib.replace(config_lib.default(), {name: "other"})
+  with pytest.raises(errors.UserError, match=f"{name}=other: use one of {', '.join(known)}$"):
+    config_lib.check(other)
 
 
 @pytest.mark.parametrize(
-  "text",
+  ("name", "value", "message"),
   [
-    "../../etc/passwd",
-    "..",
-    ".",
-    "/",
-    "a b\n",
-    "\u2603\x00",
-    "~/x",
-    "$(rm)",
-    "a\\b",
-    "-rf",
-    "x" * 999,
+    ("window", 0, "must be at least 1"),
+    ("remat", -1, "must be at least 0"),
+    ("remat", 7, "must divide --config.window=64"),
+    ("epochs", float("inf"), "must be above 0"),
+    ("optimizer.eps", 0.0, "must be above 0"),
+    ("model.dropout", 1.0, "must be below 1"),
+    ("model.dropout", -0.1, "must be at least 0"),
+    ("text.valid_fraction", float("nan"), "must be below 1"),
+    ("diverged", float("nan"), "must be at least 1"),
+    ("model.forget_bias", float("nan"), "must be a finite number"),
   ],
 )
-def test_names_are_safe_for_any_file_system(text):
-  for found in (name(text), name(text__source=text), name(text, text__source=text)):
-    assert re.fullmatch(r"words[A-Za-z0-9_.,=+-]*", found)
-    assert len(found) <= 100
+def test_numbers_out_of_bounds(name, value, message):
+  with pytest.raises(errors.UserError, match=f"^--config.{name}={value}: {message}$"):
+    config_lib.check(config_lib.replace(config_lib.default(), {name: value}))
 
 
-def test_long_names_differ_where_their_runs_do():
-  a, b = (name(text__source="x" * 200 + end) for end in "ab")
-  assert a != b and a[:90] == b[:90]
-  assert a == name(text__source="x" * 200 + "a")
+@pytest.mark.parametrize(
+  ("section", "key", "near"),
+  [("model", "hiden", "model.hidden"), ("", "batchsize", "batch_size"), ("", "epoch", "epochs")],
+)
+def test_a_misspelt_field_is_an_error_that_names_the_nearest(section, key, near):
+  c = config_lib.default()
+  with pytest.raises(AttributeError, match=f"no field '{key}' .* did you mean {near}\\?$"):
+    setattr(c[section] if section else c, key, 3)
 
 
-def test_json_and_back(experiment):
-  c = parse(f"--config={experiment}", "--config.optimizer.learning_rate=0.003").config
+def test_the_former_name_of_a_field_in_an_experiment_and_in_a_stored_config():
+  c = config_lib.default()
+  c.text.alphabet = "byte"
+  assert c.text.tokenizer == c.text.alphabet == "byte"
+  old = config_lib.to_json(c)
+  old["text"]["alphabet"] = old["text"].pop("tokenizer")
+  assert config_lib.from_json(old).text.tokenizer == "byte"
+  config_lib.check_resumable(old, config_lib.to_json(c))
+  with pytest.raises(errors.UserError, match=r"made with text\.tokenizer=byte"):
+    config_lib.check_resumable(old, config_lib.to_json(config_lib.default()))
+
+
+def test_json_and_back():
+  c = config_lib.replace(config_lib.default(), {"optimizer.learning_rate": 0.003})
   stored = config_lib.to_json(c)
   assert stored["batch_size"] is None and stored["optimizer"]["learning_rate"] == 0.003
+  assert [*config_lib.flatten(stored)] == [*config_lib.BY_NAME]
   assert config_lib.to_json(config_lib.from_json(stored)) == stored
 
 
@@ -124,82 +99,6 @@ def test_a_field_that_an_older_run_lacks_has_its_default():
   stored["keep"] = 9
   c = config_lib.from_json(stored)
   assert (c.accumulate, c.sample.length, c.keep) == (1, 300, 9)
-
-
-@pytest.fixture
-def stored(experiment, tmp_path):
-  """The config.json of a run."""
-  path = tmp_path / "runs" / "words-small" / "config.json"
-  path.parent.mkdir(parents=True)
-  path.write_text(parse(f"--config={experiment}:small", "--config.epochs=2").config.to_json())
-  return path
-
-
-@pytest.mark.parametrize("flag", [["--config={}"], ["--config", "{}"], ["-config={}"]])
-def test_the_config_of_a_run_stands_for_an_experiment(stored, flag):
-  arguments = [each.format(stored) for each in flag]
-  line = parse(*arguments, "--config.window=9", "--config.model.layers=3")
-  again = parse(*arguments)
-  assert (again.config.model.hidden, again.config.epochs, again.overrides) == (10, 2.0, {})
-  assert (line.experiment, line.variant, line.argument) == ("words-small", "", str(stored))
-  assert line.overrides == {"window": 9, "model.layers": 3}
-  expected = config_lib.to_json(again.config) | {"window": 9}
-  expected["model"] = expected["model"] | {"layers": 3}
-  assert config_lib.to_json(line.config) == expected
-  assert command_line.run_name(line) == "words-small-window=9-model.layers=3"
-
-
-def test_a_config_may_be_a_file_of_another_name_and_lack_fields(tmp_path):
-  (tmp_path / "mine.json").write_text('{"epochs": 3, "model": {"hidden": 7}}')
-  line = parse(f"--config={tmp_path}/mine.json", "--config.epochs=2.5")
-  assert (line.experiment, line.config.model.hidden, line.config.epochs) == ("mine", 7, 2.5)
-  assert line.config.window == config_lib.default().window
-
-
-@pytest.mark.parametrize(
-  ("content", "message"),
-  [
-    ('{"seed"', "is damaged"),
-    ("[]", "is damaged"),
-    ("3", "is damaged"),
-    ("\0", "is damaged"),
-    ('{"nope": 1}', "has nope=1"),
-    ('{"model": {"nope": 1}}', "has model.nope=1"),
-    ('{"model": 3}', "has model=3"),
-    ('{"model": {"layers": {"a": 1}}}', "has model.layers.a=1"),
-    ('{"window": null}', "has window=None"),
-    ('{"window": "x"}', "'window'"),
-    ('{"window": 2.5}', "'window'"),
-    ('{"window": {}}', "'window'"),
-    ('{"model": {"layers": 1.5}}', "'layers'"),
-  ],
-)
-def test_a_config_that_is_damaged_is_refused_in_a_line(tmp_path, content, message):
-  path = tmp_path / "config.json"
-  path.write_text(content)
-  with pytest.raises(errors.UserError, match=message) as caught:
-    parse(f"--config={path}")
-  assert str(caught.value).startswith(str(path)) and "\n" not in str(caught.value)
-
-
-@pytest.mark.parametrize(
-  ("arguments", "message"),
-  [
-    (["--config.window=x"], "window=x"),
-    (["--config.nope=1"], "no field 'nope'"),
-    (["--nope=1"], "nope"),
-    (["more"], "'more' is not an option"),
-  ],
-)
-def test_overrides_of_a_runs_config_are_checked_alike(stored, arguments, message):
-  with pytest.raises(errors.UserError, match=message):
-    parse(f"--config={stored}", *arguments)
-
-
-def test_a_config_that_is_not_there(tmp_path):
-  for path in (tmp_path / "config.json", tmp_path):
-    with pytest.raises(errors.UserError, match="no experiment file"):
-      parse(f"--config={path}")
 
 
 def changed(schedule="cosine", **fields):
@@ -233,3 +132,88 @@ def test_a_run_may_be_made_longer_unless_its_cosine_hangs_on_the_length(fields):
     config_lib.check_resumable(changed("cosine"), changed("cosine", **fields))
   with pytest.raises(errors.UserError, match=r"schedule\.name"):
     config_lib.check_resumable(changed("cosine"), changed("constant"))
+
+
+LENGTH = 1_000_000  # tokens of a corpus
+
+
+def test_resolve_fills_every_field_that_a_network_uses():
+  given = config_lib.default()
+  before = config_lib.to_json(given)
+  cpu = types.SimpleNamespace(platform="tpu")
+  c, chosen = config_lib.resolve(given, LENGTH, device=lambda config: cpu)
+  assert all(c[name] is not None for name in config_lib.used_fields(c))
+  assert c.model.hidden == chosen["model.hidden"] == 256 and c.model.compute_dtype == "bfloat16"
+  assert config_lib.to_json(given) == before
+  with pytest.raises(AttributeError, match="immutable"):
+    c.model.hidden = 3
+  assert json.loads(c.to_json()) == config_lib.to_json(c)
+
+
+def test_resolve_keeps_the_values_of_the_experiment():
+  values = {"model.hidden": 7, "batch_size": 3, "eval_every": 11, "model.compute_dtype": "float32"}
+  given = config_lib.replace(config_lib.default(), values)
+  gpu = types.SimpleNamespace(platform="gpu", compute_capability="9.0")
+  c, chosen = config_lib.resolve(given, LENGTH, device=lambda config: gpu)
+  assert {name: c[name] for name in values} == values
+  assert not values.keys() & chosen.keys()
+
+
+def test_resolve_prefers_the_stored_config_to_the_amount_of_text():
+  stored = config_lib.to_json(config_lib.resolve(config_lib.default(), 10 * LENGTH).config)
+  c, chosen = config_lib.resolve(config_lib.default(), LENGTH, stored=stored)
+  assert config_lib.to_json(c) == stored and not chosen
+
+
+def test_resolve_takes_the_model_of_the_run_whose_weights_it_starts_from():
+  values = {"model.hidden": 9, "batch_size": 5, "model.compute_dtype": "bfloat16"}
+  source = config_lib.to_json(config_lib.replace(config_lib.default(), values))
+  given = config_lib.replace(config_lib.default(), {"init_from": "runs/a"})
+  c, chosen = config_lib.resolve(given, LENGTH, source=source)
+  assert c.model.hidden == 9 and c.model.compute_dtype is None and "batch_size" in chosen
+  source["model"]["cell"] = "ngram"
+  with pytest.raises(errors.UserError, match="init_from=runs/a is an ngram"):
+    config_lib.resolve(given, LENGTH, source=source)
+
+
+def test_the_device_is_asked_for_when_its_number_can_be_chosen():
+  def device(config):
+    assert None not in (config.batch_size, config.model.hidden, config.eval_every)
+    return types.SimpleNamespace(platform="gpu", compute_capability="7.5")
+
+  assert (
+    config_lib.resolve(config_lib.default(), LENGTH, device=device).config.model["compute_dtype"]
+    == "float32"
+  )
+
+
+@pytest.mark.parametrize("length", [300, 3_000, 30_000, 3_000_000, 300_000_000])
+def test_larger_texts_get_larger_models_and_small_ones_fewer_streams(length):
+  smaller, larger = (
+    config_lib.resolve(config_lib.default(), n).config for n in (length, 10 * length)
+  )
+  assert smaller.model.hidden <= larger.model.hidden and smaller.batch_size <= larger.batch_size
+  assert config_lib.steps_per_epoch(smaller, length) > 10 or smaller.batch_size == 1
+
+
+def test_the_number_of_steps():
+  c = config_lib.replace(config_lib.default(), {"epochs": 2.5})
+  assert config_lib.total_steps(c, 10.2) == 26 and config_lib.total_steps(c, 0.01) == 1
+  assert config_lib.total_steps(config_lib.replace(c, {"max_steps": 7}), 10.2) == 7
+
+
+def test_an_ngram_uses_few_fields():
+  c = config_lib.replace(config_lib.default(), {"model.cell": "ngram"})
+  used = config_lib.used_fields(c)
+  assert {"model.order", "seed", "text.source", "sample.length"} <= used
+  assert not {"batch_size", "window", "optimizer.name", "model.hidden", "keep"} & used
+  streams = config_lib.used_fields(config_lib.replace(c, {"text.split": "streams"}))
+  assert streams - used == {"batch_size", "window"}
+  assert "model.order" not in config_lib.used_fields(config_lib.default())
+
+
+def test_short_names_identify_a_field():
+  shorts = [config_lib.short(name) for name in config_lib.BY_NAME]
+  assert len(set(shorts)) == len(shorts)
+  assert config_lib.short("model.hidden") == "hidden"
+  assert config_lib.short("schedule.name") == "schedule.name"

@@ -1,0 +1,68 @@
+"""Settings that several experiments share. Files in this folder import it as `common`."""
+
+import pathlib
+from collections.abc import Callable, Mapping
+
+from ml_collections import config_dict
+
+from charrnn import config as config_lib
+from charrnn import errors
+
+
+def variant(
+  file: str, name: str, variants: Mapping[str, Callable[[config_dict.ConfigDict], None]]
+) -> config_dict.ConfigDict:
+  """Return the default config as changed by the function of a variant of an experiment file."""
+  if name not in variants:
+    *others, last = filter(None, variants)
+    known = f"variants are {', '.join(others)} and {last}" if others else f"its variant is {last}"
+    raise errors.UserError(f"{pathlib.Path(file).name}:{name}: {known}")
+  c = config_lib.default()
+  variants[name](c)
+  return c
+
+
+def lstm256(c):
+  """2 layers of 256 units: of the models that a few cores train in minutes, the best."""
+  c.model.layers, c.model.hidden = 2, 256
+  c.batch_size = 32  # small: in minutes the number of updates counts
+  c.window = 64
+  c.optimizer.learning_rate = 8e-3  # high; the cosine brings it down
+
+
+def smoke(c):
+  """A small model for 100 steps."""
+  c.model.hidden = 64
+  c.max_steps = 100
+
+
+def small_lstm(c):
+  """A run of a minute on a CPU core, for sweeps."""
+  c.text.source = "shakespeare"
+  c.text.limit = 1_000_000
+  c.model.layers, c.model.hidden, c.model.dropout = 1, 128, 0.1
+  c.batch_size = 32
+  c.epochs = 3.0
+  c.optimizer.learning_rate = 8e-3
+  c.keep = 1
+
+
+def training2015(c, window=100):
+  """The training of char-rnn, the blog and the paper (arXiv 1506.02078), with its batch of 100."""
+  c.model.init = "uniform"
+  c.batch_size = c.window = window
+  c.epochs = 50.0
+  c.optimizer.name = "rmsprop"
+  c.optimizer.learning_rate = 2e-3
+  c.optimizer.decay = 0.95
+  c.optimizer.clip_element = 5 / window  # its gradients are sums over the window, ours are means
+  c.optimizer.clip_norm = 0.0
+  c.schedule.name = "epoch_decay"
+  c.schedule.warmup_steps = 0
+  c.schedule.decay, c.schedule.decay_after = 0.95, 10.0
+
+
+def kernel_of_paper(c):
+  """The paper's preparation of the Linux kernel."""
+  c.text.source = "linux:paper"
+  c.text.encoding = "latin-1"  # a byte is a character, as in char-rnn

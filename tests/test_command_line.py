@@ -1,0 +1,209 @@
+"""Command lines of launch.py: experiment files, overrides, stored configs, and names of runs."""
+
+import re
+import types
+
+import pytest
+from absl import flags
+
+from charrnn import command_line, errors
+from charrnn import config as config_lib
+
+EXPERIMENT = """
+from charrnn import config as config_lib
+
+def get_config(variant=""):
+  c = config_lib.default()
+  c.model.hidden = {"": 100, "small": 10}[variant]
+  return c
+"""
+
+
+@pytest.fixture
+def experiment(tmp_path):
+  path = tmp_path / "words.py"
+  path.write_text(EXPERIMENT)
+  return path
+
+
+def parse(*arguments):
+  return command_line.parse(["launch.py", *map(str, arguments)])
+
+
+def test_a_variant_is_handed_to_the_experiment(experiment):
+  assert parse(f"--config={experiment}").config.model.hidden == 100
+  line = parse("--config", f"{experiment}:small")
+  assert line.config.model.hidden == 10
+  assert (line.experiment, line.variant) == ("words", "small")
+
+
+def test_overrides_have_the_type_of_their_field(experiment):
+  line = parse(
+    f"--config={experiment}",
+    "--config.model.layers=3",  # None in the defaults
+    "--config.epochs=2",
+    "--config.text.source=a/b.txt",
+  )
+  assert line.overrides == {"model.layers": 3, "epochs": 2.0, "text.source": "a/b.txt"}
+  assert isinstance(line.config.epochs, float) and isinstance(line.config.model.layers, int)
+
+
+def test_flags_of_the_program_stand_beside_them(experiment):
+  def define(values):
+    flags.DEFINE_string("workdir", None, "", flag_values=values)
+
+  line = command_line.parse(["launch.py", "--workdir=x", f"--config={experiment}"], define)
+  assert line.flags.workdir == "x"
+
+
+@pytest.mark.parametrize("value", ["1.5", "x", "", "true"])
+def test_a_value_of_another_type_is_refused(experiment, value):
+  with pytest.raises(errors.UserError, match="batch_size"):
+    parse(f"--config={experiment}", f"--config.batch_size={value}")
+
+
+def name(variant="", **overrides):
+  overrides = {key.replace("__", "."): value for key, value in overrides.items()}
+  line = types.SimpleNamespace(experiment="words", variant=variant, overrides=overrides)
+  return command_line.run_name(line)
+
+
+def test_runs_are_named_by_what_was_asked_for():
+  assert name() == "words"
+  expected = "words-small-optimizer.learning_rate=0.01-seed=2"
+  assert name("small", optimizer__learning_rate=0.01, seed=2) == expected
+  assert name("small", log_every=7, sample__length=0, seed=2) == "words-small-seed=2"
+
+
+@pytest.mark.parametrize(
+  "text",
+  [
+    "../../etc/passwd",
+    "..",
+    ".",
+    "/",
+    "a b\n",
+    "\u2603\x00",
+    "~/x",
+    "$(rm)",
+    "a\\b",
+    "-rf",
+    "x" * 999,
+  ],
+)
+def test_names_are_safe_for_any_file_system(text):
+  for found in (name(text), name(text__source=text), name(text, text__source=text)):
+    assert re.fullmatch(r"words[A-Za-z0-9_.,=+-]*", found)
+    assert len(found) <= 100
+
+
+def test_long_names_differ_where_their_runs_do():
+  a, b = (name(text__source="x" * 200 + end) for end in "ab")
+  assert a != b and a[:90] == b[:90]
+  assert a == name(text__source="x" * 200 + "a")
+
+
+@pytest.fixture
+def stored(experiment, tmp_path):
+  """The config.json of a run."""
+  path = tmp_path / "runs" / "words-small" / "config.json"
+  path.parent.mkdir(parents=True)
+  path.write_text(parse(f"--config={experiment}:small", "--config.epochs=2").config.to_json())
+  return path
+
+
+@pytest.mark.parametrize("flag", [["--config={}"], ["--config", "{}"], ["-config={}"]])
+def test_the_config_of_a_run_stands_for_an_experiment(stored, flag):
+  arguments = [each.format(stored) for each in flag]
+  line = parse(*arguments, "--config.window=9", "--config.model.layers=3")
+  again = parse(*arguments)
+  assert (again.config.model.hidden, again.config.epochs, again.overrides) == (10, 2.0, {})
+  assert (line.experiment, line.variant, line.argument) == ("words-small", "", str(stored))
+  assert line.overrides == {"window": 9, "model.layers": 3}
+  expected = config_lib.to_json(again.config) | {"window": 9}
+  expected["model"] = expected["model"] | {"layers": 3}
+  assert config_lib.to_json(line.config) == expected
+  assert command_line.run_name(line) == "words-small-window=9-model.layers=3"
+
+
+def test_a_config_may_be_a_file_of_another_name_and_lack_fields(tmp_path):
+  (tmp_path / "mine.json").write_text('{"epochs": 3, "model": {"hidden": 7}}')
+  line = parse(f"--config={tmp_path}/mine.json", "--config.epochs=2.5")
+  assert (line.experiment, line.config.model.hidden, line.config.epochs) == ("mine", 7, 2.5)
+  assert line.config.window == config_lib.default().window
+
+
+@pytest.mark.parametrize(
+  ("content", "message"),
+  [
+    ('{"seed"', "is damaged"),
+    ("[]", "is damaged"),
+    ("3", "is damaged"),
+    ("\0", "is damaged"),
+    ('{"nope": 1}', "has nope=1"),
+    ('{"model": {"nope": 1}}', "has model.nope=1"),
+    ('{"model": 3}', "has model=3"),
+    ('{"model": {"layers": {"a": 1}}}', "has model.layers.a=1"),
+    ('{"window": null}', "has window=None"),
+    ('{"window": "x"}', "'window'"),
+    ('{"window": 2.5}', "'window'"),
+    ('{"window": {}}', "'window'"),
+    ('{"model": {"layers": 1.5}}', "'layers'"),
+  ],
+)
+def test_a_config_that_is_damaged_is_refused_in_a_line(tmp_path, content, message):
+  path = tmp_path / "config.json"
+  path.write_text(content)
+  with pytest.raises(errors.UserError, match=message) as caught:
+    parse(f"--config={path}")
+  assert str(caught.value).startswith(str(path)) and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+  ("arguments", "message"),
+  [
+    (["--config.window=x"], "window=x"),
+    (["--config.nope=1"], "no field 'nope'"),
+    (["--nope=1"], "nope"),
+    (["more"], "'more' is not an option"),
+  ],
+)
+def test_overrides_of_a_runs_config_are_checked_alike(stored, arguments, message):
+  with pytest.raises(errors.UserError, match=message):
+    parse(f"--config={stored}", *arguments)
+
+
+def test_a_config_that_is_not_there(tmp_path):
+  for path in (tmp_path / "config.json", tmp_path):
+    with pytest.raises(errors.UserError, match="no experiment file"):
+      parse(f"--config={path}")
+
+
+@pytest.mark.parametrize("flag", ["--config.text.alphabet=byte", "-config.text.alphabet=byte"])
+def test_the_former_name_of_a_field(experiment, stored, flag):
+  for path in (experiment, stored):
+    line = parse(f"--config={path}", flag)
+    assert line.overrides == {"text.tokenizer": "byte"}
+    assert line.config.text.tokenizer == "byte"
+
+
+def test_an_experiment_imports_modules_beside_it(tmp_path, monkeypatch):
+  hidden = {"a": 3, "b": 4}
+  for name, value in hidden.items():
+    (tmp_path / name).mkdir()
+    (tmp_path / name / "shared.py").write_text(f"HIDDEN = {value}\n")
+    text = EXPERIMENT.replace("from", "import shared\nfrom", 1)
+    (tmp_path / name / "words.py").write_text(text.replace("100", "shared.HIDDEN"))
+  monkeypatch.chdir(tmp_path)
+  for name, value in hidden.items():  # the module of the first folder is forgotten
+    assert parse(f"--config={name}/words.py").config.model.hidden == value
+
+
+def test_no_file_of_shared_settings_is_proposed(tmp_path, monkeypatch):
+  (tmp_path / "experiments").mkdir()
+  for name in ("one.py", "common.py"):
+    (tmp_path / "experiments" / name).write_text("")
+  monkeypatch.chdir(tmp_path)
+  assert command_line.experiment_files() == ["experiments/one.py"]
+  with pytest.raises(errors.UserError, match=r"^no experiment file two.py: there are .*one\.py$"):
+    parse("--config=two.py")
