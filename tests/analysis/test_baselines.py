@@ -7,7 +7,7 @@ import planted
 import pytest
 import targets as targets_lib
 
-from charrnn.analysis import baselines, inference, matching, recording
+from charrnn.analysis import baselines, effects, inference, matching, recording
 
 NAMES = ["in-quotes", "line-position", "near-line-end"]
 
@@ -93,7 +93,7 @@ TWO_BACK = np.append([0, 0], IDS[:-2])
 def _last_k(values, k, kind="binary", lag=0, mask=None):
   (target,) = targets_lib.make({"label": (kind, targets_lib.label(values, mask))})
   contexts = baselines.contexts(IDS, k, DOCUMENTS)
-  return baselines.last_k_scores(contexts, target, targets_lib.in_two(N), lag)
+  return baselines.last_k_scores(contexts, target, effects.Design(targets_lib.in_two(N)), lag)
 
 
 def test_as_many_characters_as_the_label_needs():

@@ -102,8 +102,9 @@ def test_the_null_is_that_of_rolled_labels(kind):
   label = _label(_runs(rng, 600)) if kind != "graded" else _label(rng.integers(0, 5, 600))
   stratum = position if kind == "controlled" else None
   target = effects.Target("t", kind, label.values.astype(float), label.mask, None, stratum)
-  design = effects.Design(targets_lib.in_two(600), lags=(0,), shifts=19)
-  (group,) = effects._groups({0: target}, np.arange(600), design)
+  halves = inference.Halves(((0, 600),), (), "blocks")
+  design = effects.Design(halves, lags=(0,), shifts=19)
+  (group,) = effects._groups([target], 0, design)
   found = effects.group_effects(effects.encode(x, slice(0, 2), ["a", "b"]), group, 20)
   aims = inference.centred_ranks(label.values)
   aims = inference.residual(aims, stratum) if kind == "controlled" else aims

@@ -5,8 +5,9 @@ reads the text. Circular shifts call that significant, and rightly so. Untrained
 seeds therefore form a null of their own: the best of all units and hypotheses of each.
 """
 
+import dataclasses
 import pathlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax
@@ -37,7 +38,7 @@ def compare_untrained(
   *,
   count: int,
   seed: int = 0,
-  progress: Callable[[int, int], None] | None = None,
+  progress: effects.Progress | None = None,
 ) -> Untrained:
   """Compare a trained network's recording [N, C] of `ids_N` with `count` untrained networks.
 
@@ -81,7 +82,7 @@ def contexts(ids_N: np.ndarray, k: int, documents: Sequence[inference.Span]) -> 
 
 
 def last_k_scores(
-  contexts: Sequence[np.ndarray], target: effects.Target, halves: inference.Halves, lag: int
+  contexts: Sequence[np.ndarray], target: effects.Target, design: effects.Design, lag: int
 ) -> list[float]:
   """Score predictions of a label from the last 0, 1, ..., k characters, for each k.
 
@@ -91,8 +92,8 @@ def last_k_scores(
   f_k(c) = (s_k(c) + f_(k-1)(c')) / (n_k(c) + 1), where c' is c without its oldest character and f_0
   the mean: the Dirichlet back-off of MacKay & Peto (1995) with the weight 1.
   """
-  binary, inside = target.kind == "binary", (inference.inner(spans, (lag,)) for spans in halves[:2])
-  fit, test = (effects.defined(target, each, (lag,)) for each in inside)
+  binary, design = target.kind == "binary", dataclasses.replace(design, lags=(lag,), shifts=0)
+  fit, test = (design.positions(target, half) for half in (0, 1))
   if not len(fit) or not len(test):
     return [np.nan] * len(contexts)
   values, score = target.values, inference.auroc if binary else inference.spearman

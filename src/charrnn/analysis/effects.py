@@ -4,6 +4,8 @@ An effect is 2 AUROC - 1 for binary labels and a rank correlation for others. It
 the column's ranks with a vector made of the label, so that all of them are matrix products.
 """
 
+import dataclasses
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
@@ -11,6 +13,8 @@ import numpy as np
 
 from charrnn import errors
 from charrnn.analysis import inference, labels
+
+Progress = Callable[[int, int], None]  # (done, total)
 
 CONTROLLING = " | "  # between a hypothesis and the confounds that it is controlled for
 LEVELS = 1 << 16
@@ -39,7 +43,8 @@ class Target(NamedTuple):
     return about if self.strata is None else f"{about}; controlling for {confounds}"
 
 
-class Design(NamedTuple):
+@dataclasses.dataclass(frozen=True)
+class Design:
   """The parameters of a match."""
 
   halves: inference.Halves
@@ -52,10 +57,16 @@ class Design(NamedTuple):
   def turns(self) -> int:
     return 1 + self.shifts
 
-  @property
+  @functools.cached_property
   def inside(self) -> list[np.ndarray]:
-    """The positions of both halves."""
+    """The positions of both halves from which every lag stays inside the same span."""
     return [inference.inner(spans, self.lags) for spans in self.halves[:2]]
+
+  def positions(self, target: Target, half: int) -> np.ndarray:
+    """Return the positions of a half (0: discovery) where the target is defined at every lag."""
+    inside = self.inside[half]
+    positions = inside[np.logical_and.reduce([target.mask[inside - lag] for lag in self.lags])]
+    return positions[: inference.whole(len(positions), self.turns)]
 
 
 class Group(NamedTuple):
@@ -69,8 +80,8 @@ class Group(NamedTuple):
 
 
 class Scan(NamedTuple):
-  effects: list[np.ndarray]  # of each half, float32 [C, H, lags]; NaN for an unscored hypothesis
-  null: np.ndarray  # [S, H]: the largest |effect| of all columns and lags, first half
+  effects: list[np.ndarray]  # of each half, float32 [C, H, lags]
+  null: np.ndarray  # [S, H]: the largest |effect| of all columns and lags, discovery half
 
 
 def prepare(
@@ -132,12 +143,6 @@ def _controlled(plain, hypothesis) -> Target:
   return Target(name, "controlled", values, mask, hypothesis, strata, not hypothesis.predicts)
 
 
-def defined(target: Target, inside: np.ndarray, lags: Sequence[int], turns: int = 1) -> np.ndarray:
-  """Return the positions of a half where the target is defined at every lag."""
-  positions = inside[np.logical_and.reduce([target.mask[inside - lag] for lag in lags])]
-  return positions[: inference.whole(len(positions), turns)]
-
-
 def vector(target: Target, positions: np.ndarray) -> tuple[np.ndarray, float]:
   """Return a vector v and a scale, which is 0 where there is nothing to score.
 
@@ -158,58 +163,54 @@ def vector(target: Target, positions: np.ndarray) -> tuple[np.ndarray, float]:
   return ranks, 1 / norm if norm > 1e-9 * raw else 0.0
 
 
-def why_unscored(target: Target, inside: np.ndarray, design: Design, half: str) -> str:
-  """Return why a target cannot be scored on a half; empty if it can."""
-  positions = defined(target, inside, design.lags, design.turns)
-  if len(positions) < max(1, design.min_characters, design.turns):
-    count, least = len(positions), design.min_characters
-    return f"defined at {count} characters of the {half} half, fewer than {least}"
-  if all(vector(target, positions - lag)[1] for lag in design.lags):
-    return ""
-  reason = {"graded": "constant", "controlled": "a function of its confounds"}.get(target.kind)
-  if target.kind == "binary":
-    reason = "no negatives" if target.values[positions].any() else "no positives"
-  return f"{reason} in the {half} half"
+def why_unscored(target: Target, design: Design, halves: Sequence[int] = (0, 1)) -> str:
+  """Return why a target cannot be scored on halves; empty if it can."""
+  for half in halves:
+    positions, name = design.positions(target, half), ("discovery", "confirmation")[half]
+    if len(positions) < max(1, design.min_characters, design.turns):
+      count, least = len(positions), design.min_characters
+      return f"defined at {count} characters of the {name} half, fewer than {least}"
+    if not all(vector(target, positions - lag)[1] for lag in design.lags):
+      reason = {"graded": "constant", "controlled": "a function of its confounds"}.get(target.kind)
+      if target.kind == "binary":
+        reason = "no negatives" if target.values[positions].any() else "no positives"
+      return f"{reason} in the {name} half"
+  return ""
 
 
 def scan(
   values: np.ndarray,
   columns: Sequence,
-  targets: Mapping[int, Target],
-  count: int,
-  insides: Sequence[np.ndarray],
+  targets: Sequence[Target],
   design: Design,
-  progress: Callable[[int, int], None] | None = None,
+  halves: Sequence[int] = (0, 1),
+  progress: Progress | None = None,
 ) -> Scan:
-  """Compute the effects of all columns of a recording [N, C] on one half or both.
-
-  `targets` are those to score, by their places among `count`; `insides` the positions of each half.
-  """
-  (length, width), turns = values.shape, design.turns
-  halves = [_groups(targets, inside, design) for inside in insides]
-  shape = width, count, len(design.lags)
-  both, null = [np.full(shape, np.nan, np.float32) for _ in halves], np.zeros((turns - 1, count))
+  """Compute the effects of all columns of a recording [N, C] on H scorable targets."""
+  (length, width), shape = values.shape, (len(targets), len(design.lags))
+  groups = [(half, group) for half in halves for group in _groups(targets, half, design)]
+  found = [np.empty((width, *shape), np.float32) for _ in halves]
+  null = np.zeros((design.shifts, len(targets)))
   step = max(1, min(width, SLAB_BYTES // (BYTES * max(1, length))))
   for start in range(0, width, step):
     slab = slice(start, min(start + step, width))
     coded = encode(values, slab, columns)
-    for half, groups in enumerate(halves):
-      for group in groups:
-        found = group_effects(coded, group, turns)
-        both[half][slab, group.members] = found[:, 0]
-        if half == 0:
-          best = np.abs(found[:, 1:]).max(axis=(0, 3))
-          null[:, group.members] = np.maximum(null[:, group.members], best)
+    for half, group in groups:
+      effects = group_effects(coded, group, design.turns)
+      found[half][slab, group.members] = effects[:, 0]
+      if half == 0:
+        best = np.abs(effects[:, 1:]).max(axis=(0, 3))
+        null[:, group.members] = np.maximum(null[:, group.members], best)
     if progress:
       progress(slab.stop, width)
-  return Scan(both, null)
+  return Scan(found, null)
 
 
-def _groups(targets, inside, design) -> list[Group]:
+def _groups(targets, half, design) -> list[Group]:
   """Group targets by their positions: each group needs ranks of its own, of every column."""
   together = {}
-  for index, target in targets.items():
-    positions = defined(target, inside, design.lags, design.turns)
+  for index, target in enumerate(targets):
+    positions = design.positions(target, half)
     together.setdefault(positions.tobytes(), (positions, []))[1].append(index)
   groups = []
   for positions, members in together.values():

@@ -5,7 +5,7 @@ Scores are judged against the best score of all columns under circular shifts of
 
 import dataclasses
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -91,12 +91,18 @@ class Half(NamedTuple):
 
 
 class Choice(NamedTuple):
+  """The column, lag and direction that are best on discovery."""
+
   target: effects.Target
   column: int
   lag: int
   direction: int
-  discovery: Half
-  confirmation: Half
+  values: np.ndarray  # float64 [N], of the column
+
+  def half(self, design: effects.Design, half: int) -> Half:
+    positions = design.positions(self.target, half)
+    labelled = positions - self.lag
+    return Half(self.direction * self.values[positions], self.target.values[labelled], labelled)
 
 
 def match(
@@ -107,34 +113,41 @@ def match(
   *,
   bars: Mapping[str, float] | None = None,
   units: Sequence | None = None,
-  progress: Callable[[int, int], None] | None = None,
+  progress: effects.Progress | None = None,
 ) -> Result:
   """Match the columns of a recording [N, C] with hypotheses.
 
   `bars` are effects by hypothesis, such as untrained networks reach, that have to be beaten on both
   halves beside the nulls. With `bars`, a hypothesis without one, or with NaN, is neither
-  significant nor not. `units` [C] tells
-  which columns belong to one unit.
+  significant nor not. `units` [C] tells which columns belong to one unit.
 
   Each set of positions that labels are defined at costs another ranking of all columns.
   """
-  inside = design.inside
-  reasons = [_why_unscored(target, inside, design) for target in targets]
-  scored = {n: target for n, target in enumerate(targets) if not reasons[n]}
-  scan = effects.scan(values, columns, scored, len(targets), inside, design, progress)
-  best = _best_lags(scan, targets, design)
-  observed = np.array([np.abs(best[0][:, n]).max() for n in scored])
-  judged = _significance(observed, scan.null[:, list(scored)], design.alpha)
-  findings = _findings(values, columns, targets, scored, best, judged, inside, design, bars)
+  reasons = [effects.why_unscored(target, design) for target in targets]
+  where = [n for n, reason in enumerate(reasons) if not reason]
+  scored = [targets[n] for n in where]
+  scan = effects.scan(values, columns, scored, design, progress=progress)
+  best = _best_lags(scan, scored, design)
+  judged = _significance(np.abs(best[0]).max(axis=0), scan.null, design.alpha)
+  findings = [
+    Finding(target.name, target.kind, STATISTICS[target.kind], False, reason)
+    for target, reason in zip(targets, reasons)
+  ]
+  for n, finding in zip(
+    where, _findings(values, columns, targets, scored, best, judged, design, bars)
+  ):
+    findings[n] = finding
+  shape = len(columns), len(targets)
+  arrays = [np.full(shape, np.nan, np.float32) for _ in range(2)] + [np.zeros(shape, np.int8)]
+  for array, found in zip(arrays, best):
+    array[:, where] = found
+  units = range(len(columns)) if units is None else units
   return Result(
     tuple(target.name for target in targets),
-    tuple(
-      findings.get(n) or Finding(t.name, t.kind, STATISTICS[t.kind], False, reasons[n])
-      for n, t in enumerate(targets)
-    ),
-    *best,
-    _interpretable(best, judged, scored, range(len(columns)) if units is None else units, bars),
-    min(map(len, inside)) // design.turns,
+    tuple(findings),
+    *arrays,
+    _interpretable(best, judged, scored, units, bars),
+    min(map(len, design.inside)) // design.turns,
   )
 
 
@@ -142,35 +155,27 @@ def strengths(
   values: np.ndarray, columns: Sequence, targets: Sequence[effects.Target], design: effects.Design
 ) -> dict[str, float]:
   """Return the largest |effect| of any column on the discovery half, by hypothesis scored there."""
-  design, inside = design._replace(shifts=0), design.inside[0]
-  scored = {
-    n: target
-    for n, target in enumerate(targets)
-    if not effects.why_unscored(target, inside, design, "discovery")
-  }
-  scan = effects.scan(values, columns, scored, len(targets), [inside], design)
-  best = np.minimum(_allowed(scan.effects[0], targets, design), 1).max(axis=(0, 2))
-  return {target.name: float(best[n]) for n, target in scored.items()}
+  design = dataclasses.replace(design, shifts=0)
+  scored = [target for target in targets if not effects.why_unscored(target, design, [0])]
+  scan = effects.scan(values, columns, scored, design, [0])
+  best = np.minimum(_allowed(scan.effects[0], scored, design), 1).max(axis=(0, 2))
+  return dict(zip([target.name for target in scored], best.tolist()))
 
 
 def rescore(
-  values: np.ndarray,
-  finding: Finding,
-  targets: Sequence[effects.Target],
-  design: effects.Design,
+  values: np.ndarray, finding: Finding, targets: Sequence[effects.Target], design: effects.Design
 ) -> float | None:
   """Score a finding's column, lag and direction in another recording of the same text.
 
   On the confirmation half; None where nothing is defined or varies.
   """
   target = next(each for each in targets if each.name == finding.hypothesis)
-  design, inside = design._replace(shifts=0, min_characters=0), design.inside[1]
-  if effects.why_unscored(target, inside, design, "confirmation"):
+  design = dataclasses.replace(design, shifts=0, min_characters=0)
+  if effects.why_unscored(target, design, [1]):
     return None
   column = recording.read_columns(values, [finding.column])[finding.column]
-  positions = effects.defined(target, inside, design.lags)
-  half = _half(column, target, positions, finding.lag, finding.direction)
-  return to_score(finding.kind, _exact_effects(half, target, 1)[0])
+  choice = Choice(target, finding.column, finding.lag, finding.direction, column)
+  return to_score(finding.kind, _exact_effects(choice.half(design, 1), target, 1)[0])
 
 
 def to_score(kind: str, effect: float) -> float | None:
@@ -178,11 +183,6 @@ def to_score(kind: str, effect: float) -> float | None:
   if math.isnan(effect):
     return None
   return float(0.5 + effect / 2 if kind == "binary" else effect)
-
-
-def _why_unscored(target, inside, design) -> str:
-  halves = zip(inside, ("discovery", "confirmation"))
-  return next(filter(None, (effects.why_unscored(target, i, design, h) for i, h in halves)), "")
 
 
 def _allowed(found, targets, design) -> np.ndarray:
@@ -193,8 +193,7 @@ def _allowed(found, targets, design) -> np.ndarray:
 
 def _best_lags(scan, targets, design):
   """Return effects, confirmed effects and lags [C, H] at the lag that is best on discovery."""
-  # NaN, for an unscored hypothesis, must not win and must stay.
-  where = np.nan_to_num(_allowed(scan.effects[0], targets, design)).argmax(axis=2)
+  where = _allowed(scan.effects[0], targets, design).argmax(axis=2)
   best = [np.take_along_axis(half, where[..., None], axis=2)[..., 0] for half in scan.effects]
   return *best, np.asarray(design.lags, np.int8)[where]
 
@@ -203,25 +202,22 @@ def _significance(observed, null, alpha) -> inference.Significance | None:
   return inference.significance(observed, null, alpha) if null.size else None
 
 
-def _findings(
-  values, columns, targets, scored, best, judged, inside, design, bars
-) -> dict[int, Finding]:
-  choices = _choices(values, scored, best, inside, design)
-  if not choices:
-    return {}
-  exact = np.array([_exact_effects(c.confirmation, c.target, design.turns) for c in choices]).T
+def _findings(values, columns, targets, scored, best, judged, design, bars) -> list[Finding]:
+  choices = _choices(values, scored, best)
+  halves = [[choice.half(design, half) for half in (0, 1)] for choice in choices]
+  exact = [_exact_effects(test, t, design.turns) for (_, test), t in zip(halves, scored)]
+  exact = np.array(exact).reshape(len(scored), design.turns).T
   confirmed = _significance(exact[0], exact[1:], design.alpha)
-  findings = {}
-  for row, (index, choice) in enumerate(zip(scored, choices)):
-    target = choice.target
-    first = _exact_effects(choice.discovery, target, 1)[0]
-    halves = _scored(target, first, judged, row), _scored(target, exact[0, row], confirmed, row)
+  findings = []
+  for row, (target, choice, (fit, test)) in enumerate(zip(scored, choices, halves)):
+    first = _exact_effects(fit, target, 1)[0]
+    both = _scored(target, first, judged, row), _scored(target, exact[0, row], confirmed, row)
     bar = to_score(target.kind, (bars or {}).get(target.name, math.nan))
     significant = None
-    if halves[0].family_p is not None and (bars is None or bar is not None):
-      significant = max(half.family_p for half in halves) <= design.alpha
-      significant &= bar is None or min(half.score for half in halves) > bar
-    findings[index] = Finding(
+    if both[0].family_p is not None and (bars is None or bar is not None):
+      significant = max(half.family_p for half in both) <= design.alpha
+      significant &= bar is None or min(half.score for half in both) > bar
+    finding = Finding(
       target.name,
       target.kind,
       STATISTICS[target.kind],
@@ -230,32 +226,25 @@ def _findings(
       name=str(columns[choice.column]),
       lag=choice.lag,
       direction=choice.direction,
-      discovery=halves[0],
-      confirmation=halves[1],
+      discovery=both[0],
+      confirmation=both[1],
       significant=significant,
       untrained=bar,
-      **_details(choice),
-      **_partial(choice, targets),
+      **_details(fit, test),
+      **_partial(target, test, targets),
     )
+    findings.append(finding)
   return findings
 
 
-def _choices(values, scored, best, inside, design) -> list[Choice]:
-  """Return for every scored hypothesis the column and lag that are best on discovery."""
+def _choices(values, scored, best) -> list[Choice]:
   found, _, lags = best
-  columns = {n: int(np.abs(found[:, n]).argmax()) for n in scored}
-  read = recording.read_columns(values, list(columns.values()))
-  choices = []
-  for n, column in columns.items():
-    target, lag, direction = scored[n], int(lags[column, n]), -1 if found[column, n] < 0 else 1
-    positions = [effects.defined(target, half, design.lags, design.turns) for half in inside]
-    halves = [_half(read[column], target, each, lag, direction) for each in positions]
-    choices.append(Choice(target, column, lag, direction, *halves))
-  return choices
-
-
-def _half(column, target, positions, lag, direction) -> Half:
-  return Half(direction * column[positions], target.values[positions - lag], positions - lag)
+  columns = np.abs(found).argmax(axis=0).tolist()
+  read = recording.read_columns(values, columns)
+  return [
+    Choice(target, column, int(lags[column, n]), -1 if found[column, n] < 0 else 1, read[column])
+    for n, (target, column) in enumerate(zip(scored, columns))
+  ]
 
 
 def _exact_effects(half: Half, target: effects.Target, turns: int) -> np.ndarray:
@@ -276,9 +265,8 @@ def _scored(target, effect, judged, row) -> Scored:
   return Scored(score, p, family_p, *(to_score(target.kind, bar) for bar in to_beat))
 
 
-def _details(choice) -> dict[str, float]:
-  """Return further statistics of a choice on the confirmation half."""
-  fit, test = choice.discovery, choice.confirmation
+def _details(fit: Half, test: Half) -> dict[str, float]:
+  """Return further statistics on the confirmation half."""
   if set(np.unique(test.y)) != {0, 1}:
     return {"characters": len(test.y), "isotonic_r2": inference.isotonic_r2(fit[:2], test[:2])}
   threshold = inference.best_threshold(fit.x, fit.y)
@@ -291,17 +279,15 @@ def _details(choice) -> dict[str, float]:
   }
 
 
-def _partial(choice, targets) -> dict[str, float]:
+def _partial(target, test: Half, targets) -> dict[str, float]:
   """Return the scores controlling for the hypothesis's confounds, if it has any."""
-  name = choice.target.hypothesis.name
-  controlled = [t for t in targets if t.hypothesis.name == name and t.strata is not None]
-  if not controlled:
+  same = [t for t in targets if t.hypothesis == target.hypothesis and t.strata is not None]
+  if not same:
     return {}
-  test, (target,) = choice.confirmation, controlled
-  kept = target.mask[test.positions]
-  x, y, stratum = test.x[kept], test.y[kept], target.strata[test.positions[kept]]
+  kept = same[0].mask[test.positions]
+  x, y, stratum = test.x[kept], test.y[kept], same[0].strata[test.positions[kept]]
   partial = {"partial": inference.partial(x, y, stratum)}
-  if choice.target.kind == "binary":
+  if target.kind == "binary":
     partial["stratified_auroc"] = inference.stratified_auroc(x, y, stratum)
   return partial
 
@@ -310,18 +296,16 @@ def _interpretable(best, judged, scored, units, bars) -> Interpretable | None:
   """Count the units that beat the discovery half's bar on both halves."""
   if judged is None or np.isnan(judged.family_to_beat).any():
     return None
-  to_beat = judged.family_to_beat
+  (found, confirmed, _), to_beat = best, judged.family_to_beat
+  names = [target.name for target in scored]
   if bars is not None:  # NaN, where there is no bar, is beaten by nothing
-    names = [target.name for target in scored.values()]
     to_beat = np.maximum(to_beat, [bars.get(name, math.nan) for name in names])
     if np.isnan(to_beat).all():
       return None
-  found, confirmed = (half[:, list(scored)] for half in best[:2])
   beaten = (np.abs(found) > to_beat) & (np.sign(found) * confirmed > to_beat)
-  counting = [target.counts for target in scored.values()]
-  count, of = _distinct(units, beaten[:, counting].any(axis=1)), len(set(units))
+  counts = [target.counts for target in scored]
+  count, of = _distinct(units, beaten[:, counts].any(axis=1)), len(set(units))
   interval = stats.binomtest(count, of).proportion_ci(method="wilson")
-  names = [target.name for target in scored.values()]
   by_hypothesis = {name: _distinct(units, column) for name, column in zip(names, beaten.T)}
   return Interpretable(count, of, count / of, interval.low, interval.high, by_hypothesis)
 

@@ -216,7 +216,7 @@ def _findings(subject, result, design, targets, untrained) -> list[dict]:
         # The bar is for all of the text; it must be beaten on the baseline's own text as well.
         entry["significant"] = baseline["family_p"] <= subject.settings.alpha
       if target.strata is None:
-        scores = baselines.last_k_scores(contexts, target, design.halves, finding.lag)
+        scores = baselines.last_k_scores(contexts, target, design, finding.lag)
         entry["last_k"] = [{"k": k, "score": scores[k]} for k in LAST_K]
     entries.append(entry)
     progress(len(entries), len(targets))
@@ -328,7 +328,7 @@ def trace(
   design: effects.Design,
   findings: Sequence[matching.Finding],
   scratch: pathlib.Path,
-  progress: Callable[[int, int], None] | None = None,
+  progress: effects.Progress | None = None,
 ) -> list[dict]:
   """Return the emergence of findings: the scores at each checkpoint, on the confirmation half.
 
