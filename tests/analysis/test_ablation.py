@@ -48,7 +48,7 @@ def test_a_cell_that_the_output_reads_matters_and_others_do_not(tmp_path):
   params["head"]["W_hy"][np.arange(planted.HIDDEN) != planted.QUOTES] = 0
   params["head"]["W_hy"][planted.QUOTES, symbols.index('"')] = 3
   cells = [ablation.Unit(0, planted.QUOTES), ablation.Unit(0, planted.COLUMN)]
-  nats = ablation.losses(model, params, ids, [[], *([c.clamp(0.0)] for c in cells)])
+  nats = ablation.losses(model, params, ids, [[], *([clamps.Clamp(*cell, 0.0)] for cell in cells)])
   label = labels.in_quotes(text)
   own, other = (ablation.effect(row - nats[0], label) for row in nats[1:])
   assert abs(own.inside) > 0.01  # in quotes the cell is 1, and 0 it is anyway elsewhere

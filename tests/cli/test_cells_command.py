@@ -156,7 +156,7 @@ def test_no_run_and_no_place_to_write(charrnn, trained, tmp_path):
   assert result.code == 2 and "give another --out" in result.err
 
 
-def test_sampling_with_a_cell_set(charrnn, trained):
+def test_sampling_with_units_clamped(charrnn, trained):
   def text(*given):
     result = charrnn("sample", trained["a"], "--length=200", "--seed=1", "--json", *given)
     assert result.code == 0, result.err
@@ -167,8 +167,8 @@ def test_sampling_with_a_cell_set(charrnn, trained):
   assert (free["clamp"], held["clamp"]) == ([], ["1:3=5", "0:h2=-0.5"])
   assert text("--clamp=1:3=hold")["text"] != free["text"]
   twice = charrnn("sample", trained["a"], "--clamp=0:c3=1", "--clamp=0:3=2")
-  assert twice.code == 2 and "--clamp 0:c3 is given twice" in twice.err
+  assert twice.code == 2 and "--clamp 0:c3 is set twice" in twice.err
   result = charrnn("sample", trained["a"], "--clamp=1:8=0")
   assert result.code == 2
-  assert "no cell 8, the last is 7" in result.err
+  assert "no unit 8, the last is 7" in result.err
   assert (result.out, result.err.count("\n")) == ("", 1)

@@ -44,7 +44,7 @@ def test_sample_with_all_options_but_clamps(charrnn, counted):
   assert "\n" not in stopped.out
   result = charrnn("sample", counted, "--clamp", "0:1=2")
   assert (result.code, result.out) == (2, "")
-  assert result.err == "charrnn: error: --clamp: an ngram has no cells to set\n"
+  assert result.err == "charrnn: error: --clamp 0:1: an n-gram has no units to set\n"
 
 
 def test_inspect(charrnn, counted):
@@ -91,7 +91,9 @@ def test_export(charrnn, counted, tmp_path):
 def test_cells_are_refused(charrnn, counted):
   result = charrnn("cells", counted)
   assert result.code == 2
-  assert result.err == f"charrnn: error: {counted} is an ngram: it has no cells\n"
+  assert result.err == (
+    f"charrnn: error: {counted} has no units to study: give a run of an rnn, gru or lstm\n"
+  )
   assert not (counted / "cells").exists()
 
 

@@ -34,8 +34,6 @@ LENGTH = 600
 EXCERPT = 400
 _QUOTE = re.compile(r'"([^"]*?)("|\n[ \t\r]*\n|\Z)', re.DOTALL)
 
-Progress = Callable[[int, int], None]
-
 
 class Unit(NamedTuple):
   layer: int
@@ -43,9 +41,6 @@ class Unit(NamedTuple):
 
   def __str__(self):
     return f"{self.layer}:{self.unit}"
-
-  def clamp(self, value: float) -> clamps.Clamp:
-    return clamps.Clamp(*self, value)
 
 
 class Effect(NamedTuple):
@@ -68,15 +63,17 @@ class Subject(NamedTuple):
     units = list(dict.fromkeys(self.units.values()))
     return {unit: control_units(self.recording, unit, count, units, self.seed) for unit in units}
 
-  def clamp(self, unit: Unit, setting: str) -> clamps.Clamp:
-    column = memory(self.recording, self.run.model, unit)
-    return unit.clamp(setting_value(column, setting))
-
-
-def memory(recorded: recording.Recording, model, unit: Unit) -> np.ndarray:
-  """Return the column [N] of what a unit carries from step to step."""
-  column = recording.Column(unit.layer, model.states[-1], unit.unit)
-  return np.array(recorded.values[:, recorded.columns.index(column)])
+  def clamps(self, units: Iterable[Unit], settings: Sequence[str]) -> dict[tuple, list]:
+    """Return the clamps of each (unit, setting), from the recorded values of the units' memory."""
+    number = {column: n for n, column in enumerate(self.recording.columns)}
+    memory = self.run.model.states[-1]
+    columns = {unit: number[unit.layer, memory, unit.unit] for unit in units}
+    values = recording.read_columns(self.recording.values, list(columns.values()))
+    return {
+      (unit, setting): [clamps.Clamp(*unit, setting_value(np.float32(values[n]), setting))]
+      for unit, n in columns.items()
+      for setting in settings
+    }
 
 
 def control_units(
@@ -112,7 +109,7 @@ def losses(
   params,
   ids_N: np.ndarray,
   rows: Sequence[Sequence[clamps.Clamp]],
-  progress: Progress | None = None,
+  progress: effects.Progress | None = None,
 ) -> np.ndarray:
   """Return -log p of the next character for each row of clamps, [R, N].
 
@@ -172,7 +169,7 @@ def ablate(
   *,
   setting: str,
   controls: int,
-  progress: Progress,
+  progress: effects.Progress,
 ) -> list[dict]:
   """Return the change of the loss by clamping each unit, and each of its control units."""
   counted = np.zeros(len(subject.text.ids_N), bool)
@@ -182,7 +179,7 @@ def ablate(
   counted = counted[: int(last) + 1]
   others = subject.controls(controls)
   units = _with_controls(others)
-  rows = [[], *([subject.clamp(unit, setting)] for unit in units)]
+  rows = [[], *subject.clamps(units, [setting]).values()]
   ids = subject.text.ids_N[: len(counted)]
   nats = losses(subject.run.model, subject.run.params, ids, rows, progress)
   changes = dict(zip(units, nats[1:] - nats[0]))
@@ -265,12 +262,11 @@ def measure_of(hypothesis: labels.Hypothesis) -> Measure:
 
 
 def steer(
-  subject: Subject, hypotheses: Mapping[str, labels.Hypothesis], *, progress: Progress
+  subject: Subject, hypotheses: Mapping[str, labels.Hypothesis], *, progress: effects.Progress
 ) -> list[dict]:
   """Return measures of samples with each unit at zero, low and high, and its controls likewise."""
-  others, rows = subject.controls(STEERING_CONTROLS), {"free": []}
-  for unit in _with_controls(others):
-    rows |= {(unit, setting): [subject.clamp(unit, setting)] for setting in STEERING}
+  others = subject.controls(STEERING_CONTROLS)
+  rows = {"free": []} | subject.clamps(_with_controls(others), STEERING)
   run, beginning = subject.run, subject.text.texts[0][:BURN_IN]
   # The prompt ends with a line, if it has one.
   prompt = subject.text.ids_N[: beginning.rfind("\n") + 1 or len(beginning)]
@@ -295,7 +291,7 @@ def sample(
   rows: Mapping[object, Sequence[clamps.Clamp]],
   *,
   seed: int = 0,
-  progress: Progress | None = None,
+  progress: effects.Progress | None = None,
 ) -> dict[object, list[str]]:
   """Sample SAMPLES texts for each row of clamps, by the keys of the rows, at temperature 1."""
   keys = [key for key in rows for _ in range(SAMPLES)]

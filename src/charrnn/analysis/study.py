@@ -69,10 +69,6 @@ class Subject(NamedTuple):
   progress: Callable[[str], Callable]  # begins a phase and returns its callback (done, total)
 
   @property
-  def units(self) -> int:
-    return sum(sizes["h"] for sizes in self.run.model.units.values())
-
-  @property
   def shape(self) -> tuple[int, int, int]:
     """The numbers of layers, of quantities, and of units of a layer."""
     quantities = self.run.model.units["layer_0"]
@@ -381,8 +377,8 @@ def _notes(subject, result, untrained) -> list[str]:
 
 def _excerpt(subject) -> explorer.Excerpt:
   # Fewer characters of a larger network, so that the page keeps its size.
-  text, units = subject.text, subject.units
-  N = min(EXCERPT, len(text.ids_N), EXCERPT * EXCERPT_UNITS // units)
+  text, (layers, _, units) = subject.text, subject.shape
+  N = min(EXCERPT, len(text.ids_N), EXCERPT * EXCERPT_UNITS // (layers * units))
   predictions = subject.recording.predictions
   return explorer.Excerpt(
     "".join(text.texts)[:N],

@@ -90,7 +90,7 @@ def run(args):
   runtime.start()
   loaded = run_lib.Run.open(args.run, args.step)
   if not loaded.model.units:
-    raise errors.UserError(f"{args.run} is an {loaded.config.model.cell}: it has no units to study")
+    raise errors.UserError(f"{args.run} has no units to study: give a run of an rnn, gru or lstm")
   sources = [(path, texts.read(path, loaded.config.text)) for path in args.text or []]
   out = files.make_folder(args.out, pathlib.Path(args.run) / "cells")
   if sources:
