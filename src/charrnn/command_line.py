@@ -2,12 +2,14 @@
 
 import contextlib
 import hashlib
+import importlib.machinery
 import json
 import os
 import pathlib
 import re
 import sys
 import traceback
+import types
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -25,6 +27,7 @@ class CommandLine(NamedTuple):
   variant: str
   flags: flags.FlagValues
   argument: str = ""  # of --config: the file, and after a colon the variant
+  module: types.ModuleType | None = None  # the experiment file; None: the config of one run
   original: Any = None  # runs.provenance.Original: the run that this one repeats
 
 
@@ -36,28 +39,25 @@ def parse(argv: Sequence[str], define: Callable = lambda flag_values: None) -> C
   """
   argv = [_with_current_name(arg) for arg in argv]
   argument = _argument(argv)
-  stored = argument.endswith(".json")
-  path, _, variant = (argument, "", "") if stored else argument.partition(":")
+  is_stored = argument.endswith(".json")
+  path, colon, variant = (argument, "", "") if is_stored else argument.partition(":")
   _check_arguments(argv, path)
-  values = flags.FlagValues()
+  module = None
+  if is_stored:
+    config = _stored_config(path)
+  else:
+    config, module = _experiment(path, *([variant] if colon else []))
+  argv, values = _without_config(argv), flags.FlagValues()
+  config_flags.DEFINE_config_dict("config", config, "", flag_values=values, sys_argv=argv)
+  define(values)
   try:
-    with importable_folder(path):
-      rest = _read(argv, values, define, path if stored else "")
-  except errors.UserError:
-    raise
-  except Exception as error:  # whatever an experiment file may raise
-    raise errors.UserError(_message(path, error)) from error
+    rest = values(argv)
+  except Exception as error:  # ml_collections raises various errors
+    raise errors.UserError(_first_line(error)) from error
   if len(rest) > 1:
     raise errors.UserError(f"{rest[1]!r} is not an option: options are --name=value")
-  config = values.config
-  if not (
-    isinstance(config, config_dict.ConfigDict) and _names(config) == config_lib.BY_NAME.keys()
-  ):
-    raise errors.UserError(
-      f"{path}: get_config() must return charrnn.config.default() with values of its own"
-    )
   overrides = config_flags.get_override_values(values["config"])
-  return CommandLine(config, overrides, _title(path), variant, values, argument)
+  return CommandLine(values.config, overrides, _title(path), variant, values, argument, module)
 
 
 def run_name(line: CommandLine) -> str:
@@ -73,25 +73,6 @@ def run_name(line: CommandLine) -> str:
   if len(safe) <= 100:
     return safe
   return f"{safe[:90]}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
-
-
-@contextlib.contextmanager
-def importable_folder(path: str) -> Iterator[None]:
-  """Let an experiment file import modules beside it while it is read.
-
-  They are forgotten afterwards: another folder may have modules of the same names.
-  """
-  folder = os.path.dirname(os.path.abspath(path))
-  before = set(sys.modules)
-  sys.path.insert(0, folder)
-  try:
-    yield
-  finally:
-    sys.path.remove(folder)
-    for name in set(sys.modules) - before:
-      file = getattr(sys.modules[name], "__file__", None)
-      if file and os.path.dirname(os.path.abspath(file)) == folder:
-        del sys.modules[name]
 
 
 def experiment_files() -> list[str]:
@@ -135,21 +116,6 @@ def _check_arguments(argv: Sequence[str], path: str):
       raise errors.UserError(config_lib.unknown_field(field))
 
 
-def _read(argv, values, define, stored: str) -> list[str]:
-  """Define the flags and set their values; return the rest of the command line.
-
-  `stored`: the config.json that --config names, if it does.
-  """
-  options = {"flag_values": values, "sys_argv": list(argv)}
-  if stored:
-    options["sys_argv"] = argv = _without_config(argv)
-    config_flags.DEFINE_config_dict("config", _stored_config(stored), "the config", **options)
-  else:
-    config_flags.DEFINE_config_file("config", None, "experiment file[:variant]", **options)
-  define(values)
-  return values(argv)
-
-
 def _without_config(argv: Sequence[str]) -> list[str]:
   """Return the command line without --config and its value."""
   names = [arg.lstrip("-") if arg.startswith("-") else "" for arg in argv]
@@ -185,31 +151,54 @@ def _title(path: str) -> str:
   return file.resolve().parent.name if file.name == "config.json" else file.stem
 
 
-def _names(config):
-  return config_lib.flatten(config.to_dict()).keys()
+def _experiment(path: str, *variant: str) -> tuple[config_dict.ConfigDict, types.ModuleType]:
+  """Return the config of an experiment file, and the file as a module."""
+  loader = importlib.machinery.SourceFileLoader("charrnn_experiment", path)
+  module = types.ModuleType(loader.name)
+  module.__file__ = path
+  try:
+    with _importable_folder(path):
+      loader.exec_module(module)
+      config = module.get_config(*variant)
+  except errors.UserError:
+    raise
+  except Exception as error:  # whatever an experiment file may raise
+    raise errors.UserError(_message(path, error)) from error
+  is_config = isinstance(config, config_dict.ConfigDict)
+  if not is_config or config_lib.flatten(config.to_dict()).keys() != config_lib.BY_NAME.keys():
+    raise errors.UserError(
+      f"{path}: get_config() must return charrnn.config.default() with values of its own"
+    )
+  return config, module
 
 
-def _message(path: str, error: BaseException) -> str:
-  """Return one line about an error in an experiment file or in an override of a field."""
-  if place := _place(path, error):
-    return place
-  text = _first_line(error)
-  if "parsing config file" in text or not isinstance(error, flags.Error):
-    last = (str(error).strip().splitlines() or [""])[-1]
-    return f"{path} cannot be read as an experiment file: {last}"
-  return text
+@contextlib.contextmanager
+def _importable_folder(path: str) -> Iterator[None]:
+  """Let an experiment file import modules beside it.
+
+  They are forgotten afterwards, because another folder may have modules of the same names.
+  """
+  folder = os.path.dirname(os.path.abspath(path))
+  before = set(sys.modules)
+  sys.path.insert(0, folder)
+  try:
+    yield
+  finally:
+    sys.path.remove(folder)
+    for name in set(sys.modules) - before:
+      file = getattr(sys.modules[name], "__file__", None)
+      if file and os.path.dirname(os.path.abspath(file)) == folder:
+        del sys.modules[name]
 
 
-def _place(path: str, error: BaseException | None) -> str:
-  """Return the line of the experiment file at `path` that raised, and the error; "" if none did."""
-  while error:  # absl wraps the errors that it catches
-    if isinstance(error, SyntaxError):
-      return f"{error.filename or path}, line {error.lineno}: {error.msg}"
-    for frame in reversed(traceback.extract_tb(error.__traceback__)):
-      if os.path.realpath(frame.filename) == os.path.realpath(path):
-        return f"{path}, line {frame.lineno}: {type(error).__name__}: {_first_line(error)}"
-    error = error.__context__
-  return ""
+def _message(path: str, error: Exception) -> str:
+  """Return one line about an error, with the line of the experiment file that raised it."""
+  if isinstance(error, SyntaxError):
+    return f"{error.filename}, line {error.lineno}: {error.msg}"
+  for frame in reversed(traceback.extract_tb(error.__traceback__)):
+    if os.path.realpath(frame.filename) == os.path.realpath(path):
+      return f"{path}, line {frame.lineno}: {type(error).__name__}: {_first_line(error)}"
+  return f"{path} cannot be read as an experiment file: {_first_line(error)}"
 
 
 def _first_line(error: BaseException) -> str:

@@ -21,7 +21,7 @@ from charrnn.data import splits
 
 
 class Bounds(NamedTuple):
-  """A condition on numbers, and its name in an error message."""
+  """A condition on numbers, and its name in messages."""
 
   words: str
   holds: Callable[[float], bool]
@@ -31,7 +31,7 @@ FINITE = Bounds("a finite number", math.isfinite)
 AT_LEAST_0 = Bounds("at least 0", lambda value: value >= 0)
 AT_LEAST_1 = Bounds("at least 1", lambda value: value >= 1)
 ABOVE_0 = Bounds("above 0", lambda value: 0 < value < math.inf)
-BELOW_1 = Bounds("below 1", lambda value: value < 1)
+FRACTION = Bounds("at least 0 and below 1", lambda value: 0 <= value < 1)
 
 
 class Resume(enum.StrEnum):
@@ -42,63 +42,61 @@ class Resume(enum.StrEnum):
   LENGTH = "unless schedule.name is cosine"  # the cosine ends at the last step
 
 
-NETWORK, NGRAM = "network", "ngram"  # the kinds of models
+NETWORK, NGRAM = "network", "ngram"  # kinds of models
+ANY = (NETWORK, NGRAM)
 
 
 @dataclasses.dataclass(frozen=True)
 class Field:
-  """One field of a config.
-
-  A default of None is filled in by `resolve`. Choices are values, or registries as MODULE:NAME,
-  which are imported when a value is checked.
-  """
+  """One field of a config."""
 
   name: str  # dotted
-  default: Any
+  value: Any  # the default; a type stands for None, which `resolve` fills in
   help: str
-  value_type: type | None = None  # of a field whose default is None
-  bounds: tuple[Bounds, ...] = (AT_LEAST_0,)  # of numbers
-  choices: tuple[str, ...] = ()
+  bounds: Bounds = AT_LEAST_0  # of numbers
+  choices: tuple[str, ...] = ()  # values, or registries as MODULE:NAME that are imported to check
   resume: Resume = Resume.FIXED
   models: tuple[str, ...] = (NETWORK,)  # the kinds that use it
 
+  @property
+  def default(self) -> Any:
+    return None if isinstance(self.value, type) else self.value
 
-ANY = (NETWORK, NGRAM)
-FRACTION = (BELOW_1, AT_LEAST_0)
+  @property
+  def type(self) -> type:
+    return self.value if isinstance(self.value, type) else type(self.value)
+
+
+def _text(key, value, text, **options):
+  return Field(f"text.{key}", value, text, models=ANY, **options)
+
+
+def _free(name, value, text, **options):
+  return Field(name, value, text, resume=Resume.FREE, **options)
+
+
+OPTIMIZER = "charrnn.training.optimizer"
 FIELDS = (
   Field("seed", 1, "Seed of the parameters, of dropout and of samples.", models=ANY),
   Field("init_from", "", "Run directory to take the weights from; its vocabulary may differ."),
-  Field(
-    "text.source",
-    "shakespeare",
-    "Name of a corpus, or a file, folder, glob or URL[#sha256=HEX].",
-    models=ANY,
-  ),
-  Field(
-    "text.tokenizer",
+  _text("source", "shakespeare", "Name of a corpus, or a file, folder, glob or URL[#sha256=HEX]."),
+  _text(
+    "tokenizer",
     "char",
     "char: the characters that occur; byte: all 256 bytes. Formerly `text.alphabet`.",
     choices=("charrnn.data.tokenizers:KINDS",),
-    models=ANY,
   ),
-  Field("text.encoding", "utf-8", "Encoding of the source, for the tokenizer char.", models=ANY),
-  Field(
-    "text.newlines",
-    "keep",
-    "keep: as they are; lf: CRLF and CR become LF.",
-    choices=("keep", "lf"),
-    models=ANY,
-  ),
-  Field("text.limit", 0, "Use only the first N characters; 0: all.", models=ANY),
-  Field(
-    "text.split",
+  _text("encoding", "utf-8", "Encoding of the source, for the tokenizer char."),
+  _text("newlines", "keep", "lf: CRLF and CR become LF.", choices=("keep", "lf")),
+  _text("limit", 0, "Use only the first N characters; 0: all."),
+  _text(
+    "split",
     "tail",
     "How the corpus is split: as nanoGPT (tail), torch-rnn (middle) or char-rnn (streams) does.",
     choices=("charrnn.data.splits:SPLITS",),
-    models=ANY,
   ),
-  Field("text.valid_fraction", 0.05, "Share of the validation split.", bounds=FRACTION, models=ANY),
-  Field("text.test_fraction", 0.05, "Share of the test split.", bounds=FRACTION, models=ANY),
+  _text("valid_fraction", 0.05, "Share of the validation split.", bounds=FRACTION),
+  _text("test_fraction", 0.05, "Share of the test split.", bounds=FRACTION),
   Field(
     "model.cell",
     "lstm",
@@ -108,151 +106,69 @@ FIELDS = (
   ),
   Field(
     "model.order",
-    None,
+    int,
     "Length of the longest n-grams. The best order up to it is stored.",
-    value_type=int,
-    bounds=(AT_LEAST_1,),
+    AT_LEAST_1,
     models=(NGRAM,),
   ),
-  Field("model.layers", None, "Number of recurrent layers.", value_type=int, bounds=(AT_LEAST_1,)),
-  Field("model.hidden", None, "Units in each layer.", value_type=int, bounds=(AT_LEAST_1,)),
+  Field("model.layers", int, "Number of recurrent layers.", AT_LEAST_1),
+  Field("model.hidden", int, "Units in each layer.", AT_LEAST_1),
   Field("model.embed", 0, "Width of a learned embedding; 0: one-hot input."),
-  Field(
-    "model.dropout",
-    None,
-    "Dropout between layers and before the output layer.",
-    value_type=float,
-    bounds=FRACTION,
-  ),
+  Field("model.dropout", float, "Dropout between layers and before the output layer.", FRACTION),
   Field(
     "model.init",
     "modern",
     "uniform: U(-0.08, 0.08), as in 2015; modern: scaled and orthogonal.",
     choices=("charrnn.models.rnn:INITIALIZERS",),
   ),
-  Field("model.forget_bias", 1.0, "Initial bias of the LSTM's forget gate.", bounds=(FINITE,)),
+  Field("model.forget_bias", 1.0, "Initial bias of the LSTM's forget gate.", FINITE),
   Field(
     "model.compute_dtype",
-    None,
+    str,
     "Type of matrix products; sums, states and parameters stay float32. Chosen: bfloat16 where it "
     "is native (TPUs, GPUs since Ampere, CPUs with AVX512-BF16 or AMX).",
-    value_type=str,
     choices=("float32", "bfloat16"),
   ),
-  Field(
+  _free(
     "model.unroll",
     "auto",
     "scan; cudnn: NVIDIA's LSTM, in TF32; auto: cudnn where there is one.",
     choices=("auto", "scan", "cudnn"),
-    resume=Resume.FREE,
   ),
-  Field(
-    "batch_size",
-    None,
-    "Streams that are read in parallel, over all devices.",
-    value_type=int,
-    bounds=(AT_LEAST_1,),
-  ),
-  Field(
-    "window",
-    64,
-    "Tokens of a stream in one update: the length of truncated backpropagation.",
-    bounds=(AT_LEAST_1,),
-  ),
-  Field("accumulate", 1, "Split each batch into N parts, to save memory.", bounds=(AT_LEAST_1,)),
-  Field(
-    "remat",
-    0,
-    "Store only every N-th state of a window and recompute the rest, to save memory; 0: off.",
-  ),
-  Field(
-    "epochs", None, "Length of training.", value_type=float, bounds=(ABOVE_0,), resume=Resume.LENGTH
-  ),
-  Field(
-    "max_steps", 0, "End training at this step, before `epochs`; 0: off.", resume=Resume.LENGTH
-  ),
-  Field(
-    "cpu_devices",
-    0,
-    "Devices that a CPU is divided into; 0: chosen by its cores, batch_size and hidden.",
-    resume=Resume.FREE,
-  ),
-  Field(
-    "optimizer.name", "adam", "The update rule.", choices=("charrnn.training.optimizer:OPTIMIZERS",)
-  ),
-  Field("optimizer.learning_rate", None, "The largest one.", value_type=float, bounds=(ABOVE_0,)),
-  Field("optimizer.b1", 0.9, "adam: decay of the mean of gradients.", bounds=FRACTION),
-  Field("optimizer.b2", 0.99, "adam: decay of the mean of their squares.", bounds=FRACTION),
-  Field("optimizer.decay", 0.95, "rmsprop: decay of the mean of squares.", bounds=FRACTION),
-  Field("optimizer.momentum", 0.0, "sgd: momentum.", bounds=FRACTION),
+  Field("batch_size", int, "Streams that are read in parallel, over all devices.", AT_LEAST_1),
+  Field("window", 64, "Tokens of a stream in one update, for the truncated gradient.", AT_LEAST_1),
+  Field("accumulate", 1, "Split each batch into N parts, to save memory.", AT_LEAST_1),
+  Field("remat", 0, "Store every N-th state only and recompute the rest, to save memory; 0: off."),
+  Field("epochs", float, "Length of training.", ABOVE_0, resume=Resume.LENGTH),
+  Field("max_steps", 0, "End training at this step; 0: after `epochs`.", resume=Resume.LENGTH),
+  _free("cpu_devices", 0, "Devices of a CPU; 0: chosen by its cores, batch_size and hidden."),
+  Field("optimizer.name", "adam", "The update rule.", choices=(f"{OPTIMIZER}:OPTIMIZERS",)),
+  Field("optimizer.learning_rate", float, "The largest one.", ABOVE_0),
+  Field("optimizer.b1", 0.9, "adam: decay of the mean of gradients.", FRACTION),
+  Field("optimizer.b2", 0.99, "adam: decay of the mean of their squares.", FRACTION),
+  Field("optimizer.decay", 0.95, "rmsprop: decay of the mean of squares.", FRACTION),
+  Field("optimizer.momentum", 0.0, "sgd: momentum.", FRACTION),
   Field("optimizer.weight_decay", 0.0, "adamw: decay of weights, not of biases."),
-  Field("optimizer.eps", 1e-8, "Added to denominators.", bounds=(ABOVE_0,)),
+  Field("optimizer.eps", 1e-8, "Added to denominators.", ABOVE_0),
   Field("optimizer.clip_element", 0.0, "Clip each gradient to [-x, x]; 0: off."),
   Field("optimizer.clip_norm", 1.0, "Clip the norm of all gradients; 0: off."),
-  Field(
-    "schedule.name",
-    "cosine",
-    "The learning rate as a function of the step.",
-    choices=("charrnn.training.optimizer:SCHEDULES",),
-  ),
+  Field("schedule.name", "cosine", "Learning rate by step.", choices=(f"{OPTIMIZER}:SCHEDULES",)),
   Field("schedule.warmup_steps", 50, "Steps in which the learning rate rises from 0."),
   Field("schedule.final_fraction", 0.01, "cosine: share of the learning rate at the end."),
   Field("schedule.decay", 0.97, "epoch_decay: factor per epoch."),
   Field("schedule.decay_after", 10.0, "epoch_decay: epochs before the decay starts."),
-  Field("schedule.halve_every", 5.0, "halving: epochs between two halvings.", bounds=(ABOVE_0,)),
-  Field(
-    "log_every",
-    20,
-    "Steps between two lines of metrics.jsonl.",
-    bounds=(AT_LEAST_1,),
-    resume=Resume.FREE,
-  ),
-  Field(
-    "eval_every",
-    None,
-    "Steps between two evaluations on the validation split. Chosen: a tenth of all steps.",
-    value_type=int,
-    bounds=(AT_LEAST_1,),
-  ),
-  Field(
-    "eval_streams",
-    64,
-    "Streams that an evaluation reads in parallel, each with its carry.",
-    bounds=(AT_LEAST_1,),
-  ),
+  Field("schedule.halve_every", 5.0, "halving: epochs between two halvings.", ABOVE_0),
+  _free("log_every", 20, "Steps between two lines of metrics.jsonl.", bounds=AT_LEAST_1),
+  Field("eval_every", int, "Steps between evaluations. Chosen: a tenth of all steps.", AT_LEAST_1),
+  Field("eval_streams", 64, "Streams that an evaluation reads in parallel.", AT_LEAST_1),
   Field("eval_burn_in", 512, "Tokens that each of these reads before those that it scores."),
-  Field(
-    "patience", 0, "Stop after N evaluations without a better loss; 0: never.", resume=Resume.FREE
-  ),
-  Field(
-    "diverged",
-    3.0,
-    "Stop at a loss of more than N times the first.",
-    bounds=(AT_LEAST_1,),
-    resume=Resume.FREE,
-  ),
-  Field(
-    "checkpoint_every",
-    0,
-    "Steps between checkpoints, besides those at evaluations; 0: none.",
-    resume=Resume.FREE,
-  ),
-  Field(
-    "keep",
-    3,
-    "Number of newest checkpoints that are kept, besides the best.",
-    bounds=(AT_LEAST_1,),
-    resume=Resume.FREE,
-  ),
-  Field(
-    "sample.length",
-    300,
-    "Characters that are sampled at every evaluation; 0: none.",
-    resume=Resume.FREE,
-    models=ANY,
-  ),
-  Field("sample.temperature", 0.8, "Their temperature.", resume=Resume.FREE, models=ANY),
-  Field("sample.prime", "", "Their prompt.", resume=Resume.FREE, models=ANY),
+  _free("patience", 0, "Stop after N evaluations without a better loss; 0: never."),
+  _free("diverged", 3.0, "Stop at a loss of more than N times the first.", bounds=AT_LEAST_1),
+  _free("checkpoint_every", 0, "Steps between checkpoints besides those at evaluations; 0: none."),
+  _free("keep", 3, "Newest checkpoints that are kept, besides the best.", bounds=AT_LEAST_1),
+  _free("sample.length", 300, "Characters to sample at evaluations; 0: none.", models=ANY),
+  _free("sample.temperature", 0.8, "Their temperature.", models=ANY),
+  _free("sample.prime", "", "Their prompt.", models=ANY),
 )
 BY_NAME = {field.name: field for field in FIELDS}
 SECTIONS = tuple(dict.fromkeys(name.partition(".")[0] for name in BY_NAME if "." in name))
@@ -281,7 +197,7 @@ def default() -> config_dict.ConfigDict:
     section, _, key = field.name.rpartition(".")
     if section and section not in config:
       config[section] = Section()
-    value = config_dict.placeholder(field.value_type) if field.value_type else field.default
+    value = config_dict.placeholder(field.type) if field.default is None else field.default
     (config[section] if section else config)[key] = value
   return config.lock()
 
@@ -308,10 +224,8 @@ def check(config: config_dict.ConfigDict):
       continue
     if field.choices and value != field.default and value not in (known := choices(field)):
       raise errors.UserError(f"--config.{field.name}={value}: use one of {', '.join(known)}")
-    if isinstance(value, int | float):
-      for bounds in field.bounds:
-        if not bounds.holds(value):
-          raise errors.UserError(f"--config.{field.name}={value}: must be {bounds.words}")
+    if isinstance(value, int | float) and not field.bounds.holds(value):
+      raise errors.UserError(f"--config.{field.name}={value}: must be {field.bounds.words}")
   if config.remat and config.window % config.remat:
     raise errors.UserError(
       f"--config.remat={config.remat}: must divide --config.window={config.window}"
@@ -552,11 +466,8 @@ def _rows() -> Iterable[str]:
     usual = "chosen" if field.default is None else f"`{json.dumps(field.default)}`"
     if field.name == "model.order":
       usual = "required by ngram"
-    kind = field.value_type or type(field.default)
     if field.choices:
       values = ", ".join(f"`{each}`" for each in choices(field))
-    elif kind is str:
-      values = "text"
     else:
-      values = " and ".join(bounds.words for bounds in reversed(field.bounds))
+      values = "text" if field.type is str else field.bounds.words
     yield f"| `{field.name}` | {usual} | {field.help} | {values} | {field.resume} |"

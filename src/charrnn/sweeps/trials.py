@@ -12,7 +12,6 @@ the names `zipit` and `chainit`. The prefix "config." of a field is dropped.
 """
 
 import hashlib
-import importlib.util
 import inspect
 import itertools
 import json
@@ -154,14 +153,9 @@ def trial_name(overrides: dict[str, Any]) -> str:
 
 def experiment(line: command_line.CommandLine) -> types.ModuleType:
   """Return the experiment file of a command line as a module."""
-  path = line.argument.partition(":")[0]
-  spec = importlib.util.spec_from_file_location("charrnn_experiment", path)
-  if spec is None:
-    raise errors.UserError(f"{path} is the config of one run: name an experiment file")
-  module = importlib.util.module_from_spec(spec)
-  with command_line.importable_folder(path):
-    spec.loader.exec_module(module)  # does not fail: its get_config was called before
-  return module
+  if line.module is None:
+    raise errors.UserError(f"{line.argument} is the config of one run: name an experiment file")
+  return line.module
 
 
 def call(
