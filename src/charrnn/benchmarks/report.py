@@ -1,16 +1,13 @@
 """Results of benchmarks as text and as pictures."""
 
+from matplotlib import ticker
+
 from charrnn import console, plotting
 from charrnn.benchmarks import studies
 
 LIMITS = {"products": "matrix products alone", "memory": "reading the weights alone"}
-AXES = {
-  "hidden": "units in a layer",
-  "layers": "layers",
-  "batch": "streams side by side",
-  "window": "characters between updates",
-  "devices": "devices",
-}
+MEASURED = ("characters/s", "min - max", "compile", "memory")
+SHORT = ticker.EngFormatter(sep="")  # 12.5k
 
 
 def machine(facts: dict) -> str:
@@ -59,16 +56,14 @@ def _comparison(result):
 def _scale(result):
   yield f"scale: {result['title']}"
   for name, points in result["sweeps"].items():
-    first = "one device" if name == "devices" else studies.TITLES[name]
-    if points and name != "devices":
-      first += f" {points[0]['workload'][name]}"
-    rows = []
+    title, rows = studies.TITLES[name][0], []
+    first = f"{title} {points[0]['workload'][name]}" if points else title
     for point in points:
       share = "" if point["utilization"] is None else f"{point['utilization']:.0%}"
       ratio = "" if point["against_first"] is None else f"{point['against_first']:.2f} x"
       rows.append((str(point["workload"][name]), *_measured(point), share, ratio))
     yield ""
-    yield from _table((studies.TITLES[name], *MEASURED, "of products", f"to {first}"), rows)
+    yield from _table((title, *MEASURED, "of products", f"to {first}"), rows)
   rows = []
   for point in result["memory"]:
     window, remat = (str(point["workload"][name] or "off") for name in ("window", "remat"))
@@ -105,9 +100,6 @@ def _cells(result):
     f"{result['hypotheses']} hypotheses x {result['lags']} lags, {result['shifts']} shifts"
   )
   yield f"  {result['median']:.1f} s, {result['peak_bytes'] / 1e9:.1f} GB at most in memory"
-
-
-MEASURED = ("characters/s", "min - max", "compile", "memory")
 
 
 def _measured(row):
@@ -156,82 +148,71 @@ def _footer(figure, report):
 def _plot_comparison(axes, result):
   entries = result["implementations"]
   for name, row in entries.items():
-    color = plotting.COLORS[0] if name == "charrnn" else plotting.COLORS[-1]
+    color = plotting.COLORS[0 if name == "charrnn" else -1]
     low, high = min(row["rates"]), max(row["rates"])
     spans = [[row["median"] - low], [high - row["median"]]]
     axes.barh(name, row["median"], color=color, xerr=spans, error_kw={"lw": 0.8, "capsize": 2})
     ratio = result.get("ratios", {}).get(name)
-    text = f"{_short(row['median'])}" + (f": charrnn is {ratio:.2f} x" if ratio else "")
+    text = _number(row["median"]) + (f": charrnn is {ratio:.2f} x" if ratio else "")
     axes.annotate(text, (high, name), (5, 0), textcoords="offset points", va="center")
   most = max((max(row["rates"]) for row in entries.values()), default=1)
-  axes.set_title(result["title"], size=9)
-  axes.set_xlim(0, 1.6 * most)
-  axes.xaxis.set_major_formatter(lambda x, _: _short(x))
+  axes.set(title=result["title"], xlim=(0, 1.6 * most))
+  axes.xaxis.set_major_formatter(SHORT)
   axes.invert_yaxis()
 
 
 def _plot_scale(figure, result):
   panels = figure.subplots(2, 3).flat
   for axes, (name, points) in zip(panels, result["sweeps"].items()):
-    base = "" if name == "devices" else f" (base {result['base'][name]})"
-    axes.set(title=f"{studies.TITLES[name]}{base}", xlabel=AXES[name], ylabel="characters/s")
-    _plot_sweep(axes, name, points)
-  handles, names = figure.axes[0].get_legend_handles_labels()
-  figure.legend(handles, names, loc="outside upper center", ncols=3)
+    title, label = studies.TITLES[name]
+    title += "" if name == "devices" else f" (base {result['base'][name]})"
+    sizes = [point["workload"][name] for point in points]
+    _plot_sweep(axes, points, sizes)
+    _set_sizes(axes, sizes, log=name not in ("layers", "devices"))
+    axes.set(title=title, xlabel=label, ylabel="characters/s")
+  figure.axes[0].legend(fontsize=8, loc="upper left")
   _plot_memory(figure.axes[-1], result["memory"])
 
 
-def _plot_sweep(axes, name, points):
+def _plot_sweep(axes, points, sizes):
   """Plot measured rates with their utilization, below what matrix products would allow."""
-  values = [point["workload"][name] for point in points]
-  lows, highs = ([f(point["rates"]) for point in points] for f in (min, max))
   color, other = plotting.COLORS[:2]
   rates = [point["median"] for point in points]
-  axes.plot(values, rates, color=color, marker="o", ms=4, label="characters a second")
-  axes.fill_between(values, lows, highs, color=color, alpha=0.2, lw=0, label="range of the rounds")
+  lows, highs = ([f(point["rates"]) for point in points] for f in (min, max))
+  axes.plot(sizes, rates, color=color, marker="o", ms=4, label="characters a second")
+  axes.fill_between(sizes, lows, highs, color=color, alpha=0.2, lw=0, label="range of the rounds")
   limits = [point["limits"].get("products") for point in points]
   if all(limits):
     label = "limit by matrix products (%: reached of it)"
-    axes.plot(values, limits, color=other, ls="--", lw=1, label=label)
-  for value, rate, point in zip(values, rates, points):
+    axes.plot(sizes, limits, color=other, ls="--", lw=1, label=label)
+  for size, rate, point in zip(sizes, rates, points):
     if point["utilization"] is not None:
       place = {"xytext": (0, -13), "textcoords": "offset points", "ha": "center", "size": 8}
-      axes.annotate(f"{point['utilization']:.0%}", (value, rate), **place)
-  low, high = 0.5 * min([*lows, 1e9]), 2 * max([*highs, *filter(None, limits), 1e-9])
-  axes.set(yscale="log", ylim=(low, high))
-  # 1, 2 and 5 times powers of ten: a plain logarithmic axis may show one label or none.
-  ticks = [m * 10**n for n in range(10) for m in (1, 2, 5)]
-  axes.set_yticks([tick for tick in ticks if low <= tick <= high])
-  axes.yaxis.set_major_formatter(lambda x, _: _short(x))
-  axes.yaxis.set_minor_formatter(lambda x, _: "")
-  _set_ticks(axes, values, log=name not in ("layers", "devices"))
+      axes.annotate(f"{point['utilization']:.0%}", (size, rate), **place)
+  limits = [*lows, *highs, *filter(None, limits)] or [1]
+  axes.set(yscale="log", ylim=(0.5 * min(limits), 4 * max(limits)))
+  axes.yaxis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5)))
+  axes.yaxis.set_major_formatter(SHORT)
+  axes.yaxis.set_minor_formatter(ticker.NullFormatter())
 
 
 def _plot_memory(axes, points):
-  for n, is_remat in enumerate((False, True)):
-    chosen = [point for point in points if bool(point["workload"]["remat"]) == is_remat]
+  for n, label in enumerate(("all states stored", "remat: few states stored, others recomputed")):
+    chosen = [point for point in points if bool(point["workload"]["remat"]) == bool(n)]
     windows = [point["workload"]["window"] for point in chosen]
     sizes = [(point["memory_bytes"] or 0) / 2**20 for point in chosen]
-    label = "remat: few states stored, others recomputed" if is_remat else "all states stored"
     style = {"color": plotting.COLORS[2 * n], "marker": "os"[n], "ls": ("-", "--")[n]}
     axes.plot(windows, sizes, ms=4, label=label, **style)
-  axes.set(title="memory of long windows", xlabel=AXES["window"], ylabel="peak MiB")
-  axes.set_ylim(0, 1.3 * axes.get_ylim()[1])
+  axes.set(title="memory of long windows", ylabel="peak MiB", ylim=(0, 1.3 * axes.get_ylim()[1]))
+  axes.set_xlabel(studies.TITLES["window"][1])
   axes.legend(fontsize=8)
-  _set_ticks(axes, sorted({point["workload"]["window"] for point in points}), log=True)
+  _set_sizes(axes, sorted({point["workload"]["window"] for point in points}), log=True)
 
 
-def _set_ticks(axes, values, log):
+def _set_sizes(axes, sizes, log):
   """Put ticks at the sizes that were measured."""
   if log:
     axes.set_xscale("log", base=2)
-  axes.set_xticks(values, [str(value) for value in values])
+  axes.set_xticks(sizes, [str(size) for size in sizes])
   axes.minorticks_off()
   axes.grid(alpha=0.3)
-
-
-def _short(x):
-  for unit, text in ((1e6, "M"), (1e3, "k")):
-    if x >= unit:
-      return f"{x / unit:.3g}{text}"
-  return f"{x:.3g}"

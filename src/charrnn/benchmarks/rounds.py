@@ -192,13 +192,10 @@ def machine() -> dict:
     "cores": len(runtime.cores()),
     "system": platform.platform(),
     "python": platform.python_version(),
-    "packages": {name: _version(name) for name in PACKAGES if _version(name)},
+    "packages": {
+      name: found.version
+      for name in PACKAGES
+      for found in importlib.metadata.distributions(name=name)
+    },
     **{name: devices[name] for name in ("platform", "device", "devices")},
   }
-
-
-def _version(name):
-  try:
-    return importlib.metadata.version(name)
-  except importlib.metadata.PackageNotFoundError:
-    return None

@@ -23,12 +23,13 @@ BASE = workloads.Training(hidden=256, batch=64, window=64)
 FACTORS = (0.25, 0.5, 1, 2, 4)  # of the base's width, batch and window
 LAYERS = (1, 2, 3, 4)
 LONG = (1, 2, 4, 8, 16)  # times the base's window, for memory
+# The sizes that are changed: title, and label of an axis.
 TITLES = {
-  "hidden": "width",
-  "layers": "depth",
-  "batch": "batch",
-  "window": "window",
-  "devices": "devices",
+  "hidden": ("width", "units in a layer"),
+  "layers": ("depth", "layers"),
+  "batch": ("batch", "streams side by side"),
+  "window": ("window", "characters between updates"),
+  "devices": ("devices", "devices"),
 }
 
 # Startup time.
@@ -60,7 +61,7 @@ def scale(base, machine: dict, *, count: int, seconds: float, progress) -> dict:
   sweeps, failed = {}, {}
   for name, tasks in plan(base, device_counts(base, machine)).items():
     values = ", ".join(str(getattr(task, name)) for task in tasks)
-    update = progress(f"scale, {TITLES[name]} {values}")
+    update = progress(f"scale, {TITLES[name][0]} {values}")
     limits = rounds.rooflines(base, 2 * seconds)
     sweeps[name] = _measure(tasks, limits, count, seconds, update, failed)
   memory = []

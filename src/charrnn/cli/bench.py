@@ -130,9 +130,8 @@ def _check(args, study):
     if getattr(args, name) is not None and name not in OPTIONS[study]:
       others = ", ".join(other for other in OPTIONS if name in OPTIONS[other])
       raise errors.UserError(f"--{name}: not for {study}; leave it out (it is for {others})")
-  for name in ("rounds", "layers", "hidden", "batch", "window"):
-    value = getattr(args, name)
-    if value is not None and value < 1:
+  for name in ("rounds", *SIZES[1:]):
+    if (value := getattr(args, name)) is not None and value < 1:
       raise errors.UserError(f"--{name}={value}: must be at least 1")
   if args.seconds is not None and not (args.seconds > 0 and math.isfinite(args.seconds)):
     raise errors.UserError(f"--seconds={args.seconds:g}: must be above 0")
@@ -148,10 +147,9 @@ def _baselines(args):
   for name in names:
     if name not in known:
       raise errors.UserError(f"--baselines: no baseline {name!r}; there are {', '.join(known)}")
-  installed = [name for name in names if is_installed(name)]
-  for name in sorted({*names} - {*installed}):
-    console.say(f"{name} is not installed, so it is left out: pip install 'charrnn[bench]'")
-  return installed
+    if not is_installed(name):
+      console.say(f"{name} is not installed, so it is left out: pip install 'charrnn[bench]'")
+  return [name for name in names if is_installed(name)]
 
 
 def is_installed(name: str) -> bool:
