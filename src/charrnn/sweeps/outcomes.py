@@ -10,7 +10,6 @@ SWEEP/
 
 import csv
 import io
-import math
 import pathlib
 import signal
 import time
@@ -45,17 +44,6 @@ class Trial(NamedTuple):
   @property
   def log(self) -> pathlib.Path:
     return self.folder / "log.txt"
-
-
-class Progress(NamedTuple):
-  """The latest values in metrics.jsonl; None for values that it does not have yet."""
-
-  step: int | None = None
-  epoch: float | None = None
-  train_loss: float | None = None
-  valid_loss: float | None = None  # best so far
-  valid_step: int | None = None
-  rate: float | None = None  # characters a second
 
 
 def begin(trial: Trial):
@@ -105,23 +93,15 @@ def tail(path: pathlib.Path, count: int) -> list[str]:
   return lines[-count:]
 
 
-def progress(folder: pathlib.Path) -> Progress:
-  """Return how far a run is, which may be writing at the moment."""
-  values: dict[str, Any] = {}
-  best, best_step = math.inf, None
+def progress(folder: pathlib.Path) -> tuple[dict[str, Any], dict[str, Any]]:
+  """Return the latest value of each metric, and the line of the best validation loss, if any."""
+  latest, best = {}, {}
   for line in metrics.read(folder):
-    values |= line
+    latest |= line
     loss = line.get("valid/loss")
-    if loss is not None and loss < best:
-      best, best_step = loss, line["step"]
-  return Progress(
-    values.get("step"),
-    values.get("epoch"),
-    values.get("train/loss"),
-    None if best_step is None else best,
-    best_step,
-    values.get("chars_per_second"),
-  )
+    if loss is not None and (not best or loss < best["valid/loss"]):
+      best = line
+  return latest, best
 
 
 def summary(trials: Sequence[Trial]) -> str:
@@ -134,9 +114,9 @@ def summary(trials: Sequence[Trial]) -> str:
   writer.writeheader()
   for trial in trials:
     outcome = status_lib.read_outcome(trial.folder) or status_lib.Outcome(RunStatus.WAITING)
-    reached = progress(trial.folder)
+    latest, best = progress(trial.folder)
     values = (trial.name, outcome.status, outcome.code, f"{outcome.seconds:.0f}")
-    values += (reached.step, reached.valid_loss, reached.valid_step)
+    values += (latest.get("step"), best.get("valid/loss"), best.get("step"))
     row = dict(zip(columns, values)) | trial.overrides
     writer.writerow(files.with_aliases(row, ALIASES))
   return file.getvalue()
@@ -203,16 +183,17 @@ def counts(statuses: dict[str, RunStatus]) -> str:
 
 def row(trial: Trial, status: RunStatus) -> tuple[str, ...]:
   """Return a trial's cells of the status table."""
-  now = progress(trial.folder)
-  is_running = status == RunStatus.RUNNING
+  latest, best = progress(trial.folder)
+  step, train, valid = latest.get("step"), latest.get("train/loss"), best.get("valid/loss")
+  rate = latest.get("chars_per_second") if status == RunStatus.RUNNING else None
   return (
     trial.name,
     status,
-    "" if now.step is None else f"{now.step:,}",
-    "" if now.train_loss is None else loss_text(now.train_loss),
-    "" if now.valid_loss is None else loss_text(now.valid_loss),
-    f"{now.rate:,.0f}" if is_running and now.rate else "",
-    time_left(trial, now) if is_running else "",
+    "" if step is None else f"{step:,}",
+    "" if train is None else loss_text(train),
+    "" if valid is None else loss_text(valid),
+    f"{rate:,.0f}" if rate else "",
+    time_left(trial, step, rate) if rate else "",
   )
 
 
@@ -221,15 +202,11 @@ def loss_text(value: float) -> str:
   return f"{value:.4f}" if abs(value) < 1000 else f"{value:.2g}"
 
 
-def time_left(trial: Trial, now: Progress) -> str:
-  """Return the time to the end of training at the present rate; "" if it is unknown."""
-  if not (now.step and now.epoch and now.rate):
-    return ""
+def time_left(trial: Trial, step: int, rate: float) -> str:
+  """Return the time to the end of training at `rate` characters a second; "" if it is unknown."""
   try:
-    config = run_lib.Run.open(trial.folder).config
+    run = run_lib.Run.open(trial.folder)
+    steps, config = run.length[0] - step, run.config
+    return console.duration(max(0, steps) * config.batch_size * config.window / rate)
   except Exception:  # the run is just starting; it reports errors in its log itself
     return ""
-  last_step = (config.epochs or math.inf) * now.step / now.epoch
-  steps = min(config.max_steps or math.inf, last_step) - now.step
-  seconds = max(0, steps) * config.batch_size * config.window / now.rate
-  return console.duration(seconds) if math.isfinite(seconds) else ""

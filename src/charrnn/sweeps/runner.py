@@ -238,12 +238,9 @@ def report(folder, trials, interrupted: bool, final: Sequence[RunStatus], total:
     console.say(f"\n{trial.name}: {outcome.status} ({reason}) after {seconds}, {trial.log}")
     for text in outcomes.tail(trial.log, 3):
       console.say(f"    {text[:160]}")
-  losses = [
-    (loss, trial.name)
-    for trial, outcome in ended
-    if outcome.status not in outcomes.UNUSABLE
-    and (loss := outcomes.progress(trial.folder).valid_loss) is not None
-  ]
+  usable = [trial for trial, outcome in ended if outcome.status not in outcomes.UNUSABLE]
+  bests = [(trial.name, outcomes.progress(trial.folder)[1]) for trial in usable]
+  losses = [(best["valid/loss"], name) for name, best in bests if best]
   if losses:
     loss, name = min(losses)
     console.say(f"\nbest      {name}: validation loss {loss:.4f}")

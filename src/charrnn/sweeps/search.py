@@ -167,11 +167,11 @@ class Search:
 
   def _tell(self, trial, folder) -> bool:
     """Tell Optuna how the last launch ended; return False if the trial has to be launched again."""
-    outcome, loss = status_lib.read_outcome(folder), outcomes.progress(folder).valid_loss
+    outcome, (_, best) = status_lib.read_outcome(folder), outcomes.progress(folder)
     if outcome is None or outcome.status == RunStatus.STOPPED:
       return False
-    if outcome.status == RunStatus.FINISHED and loss is not None:
-      self._study.tell(trial, loss)
+    if outcome.status == RunStatus.FINISHED and best:
+      self._study.tell(trial, best["valid/loss"])
     elif outcome.status in (RunStatus.PRUNED, RunStatus.DIVERGED):
       self._study.tell(trial, state=self._states.PRUNED)  # Optuna learns from these, not from FAIL
     else:
