@@ -1,4 +1,7 @@
-"""Eight CPU devices and a cache folder of the session, both before JAX starts; shared runs."""
+"""Eight CPU devices and a cache folder of the session, both before JAX starts; shared runs.
+
+The whole suite runs in several processes (`-n 0`: in one), each with its own cache and shared runs.
+"""
 
 import os
 import pathlib
@@ -7,20 +10,31 @@ import subprocess
 import sys
 import tempfile
 
-import jax
-import programs
-import pytest
+# JAX reads these when it is imported. Programs are compiled once for this process and those that it
+# starts, also programs that compile quickly.
+_cache = tempfile.TemporaryDirectory(prefix="charrnn-tests-")
+os.environ["CHARRNN_CACHE"] = _cache.name
+os.environ["JAX_COMPILATION_CACHE_DIR"] = f"{_cache.name}/jax"
+os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
 
-from charrnn import runtime
+import jax  # noqa: E402
+import programs  # noqa: E402
+import pytest  # noqa: E402
+
+from charrnn import runtime  # noqa: E402
 
 ROOT = pathlib.Path(__file__).parents[1]
 SIZES = {"a": ("8", "0.01"), "b": ("6", "0.002")}  # hidden units, learning rate
 
 sys.path.insert(0, str(ROOT))
 jax.config.update("jax_num_cpu_devices", 8)
-_cache = tempfile.TemporaryDirectory(prefix="charrnn-tests-")
-os.environ["CHARRNN_CACHE"] = _cache.name
 runtime.keep_memory = lambda: None  # for this process: freed memory goes back to the system
+
+
+def pytest_xdist_auto_num_workers(config):
+  """Return a worker for each of up to four cores; 0 if paths of tests are given."""
+  paths = config.args_source == pytest.Config.ArgsSource.ARGS
+  return 0 if paths else min(4, len(runtime.cores()))
 
 
 def pytest_configure(config):
