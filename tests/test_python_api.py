@@ -1,0 +1,124 @@
+"""The Python interface, its page in the docs, and the notebook."""
+
+import json
+import os
+import pathlib
+import re
+import shutil
+import subprocess
+import sys
+
+import jax
+import numpy as np
+import pytest
+
+import charrnn
+from charrnn import errors
+from charrnn.models import layers
+
+ROOT = pathlib.Path(__file__).parents[1]
+TEXT = "to be or not to be that is the question"
+
+
+@pytest.fixture(scope="module")
+def run(whole):
+  return charrnn.load(whole)
+
+
+def test_import_is_light():
+  program = "import sys, charrnn; print({'jax', 'numpy', 'absl'} & {*sys.modules}, dir(charrnn))"
+  done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+  assert done.stdout.startswith("set()") and "'load'" in done.stdout
+  with pytest.raises(AttributeError, match="no attribute 'laod'"):
+    _ = charrnn.laod
+
+
+def test_a_sample_has_the_probability_that_its_score_says(run):
+  samples = run.sample("to be", length=30, num=3, temperature=0.7, seed=5)
+  assert len({sample.text for sample in samples}) == 3
+  for sample in samples:
+    nats = run.score("to be" + sample.text).nats[len("to be") :]
+    assert sample.log_p == pytest.approx(-nats.sum(), abs=1e-2)
+  assert run.sample("to be", length=30, num=3, temperature=0.7, seed=5) == samples
+
+
+def test_sample_is_the_command(run, whole, capsys):
+  from charrnn import cli
+
+  arguments = ["--prime=to be", "--length=40", "--seed=3", "--quiet"]
+  assert cli.main(["sample", str(whole), *arguments]) == 0
+  (sample,) = run.sample("to be", length=40, seed=3)
+  assert capsys.readouterr().out.rstrip("\n") == f"to be{sample.text}".rstrip("\n")
+
+
+def test_scores_are_those_of_one_plain_pass(run):
+  ids_N = np.asarray(run.tokenizer.encode(TEXT), np.int32)
+  x, y = ids_N[:-1, None], ids_N[1:, None]
+  logits, _, _ = run.model.apply(run.params, x, run.model.initial_carry(1))
+  scores = run.score(TEXT)
+  np.testing.assert_allclose(scores.nats[1:], layers.cross_entropy(logits, y)[:, 0], atol=2e-2)
+  assert np.isnan(scores.nats[0]) and scores.mean == pytest.approx(scores.nats[1:].mean())
+
+
+def test_states_and_clamps(run):
+  states = run.states(TEXT)
+  assert list(states) == ["layer_0"] and set(states["layer_0"]) == set("hcifgo")
+  c_TxH, o_TxH = states["layer_0"]["c"], states["layer_0"]["o"]
+  assert c_TxH.shape == (len(TEXT), 8)
+  np.testing.assert_allclose(states["layer_0"]["h"], o_TxH * np.tanh(c_TxH), atol=2e-2)
+  clamped = run.states(TEXT, clamp={"0:3": 2.0})["layer_0"]["c"]
+  np.testing.assert_array_equal(clamped[:, 3], 2.0)
+  assert not np.allclose(clamped, c_TxH)
+  with pytest.raises(errors.UserError, match="no unit 8"):
+    run.sample(length=5, clamp={"0:8": 1.0})
+
+
+def test_steps_and_missing_runs(run, whole, tmp_path):
+  older = charrnn.load(whole, step=run.steps[0])
+  assert older.step == run.steps[0] != run.step
+  assert not np.array_equal(older.params["head"]["b_y"], run.params["head"]["b_y"])
+  with pytest.raises(errors.UserError, match="no run directory"):
+    charrnn.load(tmp_path / "none")
+
+
+@pytest.fixture
+def place(folder, whole, tmp_path, monkeypatch):
+  """The folder in which the blocks of docs/python.md run."""
+  (tmp_path / "runs").mkdir()
+  shutil.copytree(whole, tmp_path / "runs" / "shakespeare")
+  shutil.copy(folder / "text.txt", tmp_path)
+  monkeypatch.chdir(tmp_path)
+  return tmp_path
+
+
+def test_every_block_of_the_page_runs(place, monkeypatch):
+  page = (ROOT / "docs" / "python.md").read_text()
+  blocks = re.findall(r"^```python\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
+  assert len(blocks) == page.count("```python")
+  namespace = {}
+  for block in blocks:
+    if "import torch" in block:
+      pytest.importorskip("torch")
+    exec(compile(block, "docs/python.md", "exec"), namespace)
+  assert (place / "runs" / "mine" / "loss.png").exists()
+  # The same call resumes: there is nothing left to do.
+  before = (place / "runs" / "mine" / "metrics.jsonl").read_bytes()
+  charrnn.train(namespace["config"], "runs/mine")
+  assert (place / "runs" / "mine" / "metrics.jsonl").read_bytes() == before
+  leaves = jax.tree.leaves(namespace["params"])
+  assert all(np.isfinite(leaf).all() for leaf in leaves)
+
+
+def test_the_notebook_runs_from_top_to_bottom(tmp_path):
+  nbclient = pytest.importorskip("nbclient")
+  nbformat = pytest.importorskip("nbformat")
+  path = ROOT / "docs" / "tour.ipynb"
+  notebook = nbformat.read(path, as_version=4)
+  client = nbclient.NotebookClient(
+    notebook, timeout=300, kernel_name="python3", resources={"metadata": {"path": tmp_path}}
+  )
+  client.execute(env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)})
+  outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]
+  assert sum("image/png" in output.get("data", {}) for output in outputs) >= 3
+  stored = json.loads(path.read_text())
+  assert not any(cell.get("outputs") for cell in stored["cells"])
