@@ -14,7 +14,7 @@ import jax
 import numpy as np
 
 from charrnn import command_line, console, errors, models, runtime
-from charrnn.data import batches, corpora
+from charrnn.data import batches, corpora, tokenizers
 from charrnn.data import splits as splits_lib
 from charrnn.evaluation import score
 from charrnn.models import ngram
@@ -230,6 +230,16 @@ def _store_best_order(job, counts) -> dict[str, Any]:
   writer.save(best, steps.TrainState(np.int32(best), params, (), ()), meta)
   writer.close()
   return meta | {"step": best}
+
+
+def check_sample(config, tokenizer: tokenizers.Tokenizer):
+  """Raise UserError for fields that would stop the first evaluation, hours later."""
+  try:
+    sampler.check(length=config.sample.length, num=1, seed=config.seed)
+    sampler.Settings(config.sample.temperature)
+    tokenizer.encode(config.sample.prime)
+  except errors.UserError as error:
+    raise errors.UserError(f"--config.sample (or --config.seed): {error}") from error
 
 
 def write_sample(job: Job, model: models.Model, params: models.Params, step: int):

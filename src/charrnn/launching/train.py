@@ -28,7 +28,6 @@ def run(line: command_line.CommandLine, workdir: pathlib.Path, distributed: bool
       locks.enter_context(lock.hold(workdir))
     stored = _stored_config(workdir)
     corpus = run_lib.load_corpus(line.config)
-    _check_sample(line.config, corpus.tokenizer)
     if is_trained:
       line, chosen = _resolve(line, corpus, stored, watch, distributed)
     else:
@@ -38,6 +37,7 @@ def run(line: command_line.CommandLine, workdir: pathlib.Path, distributed: bool
     from charrnn.launching import programs
     from charrnn.runs import checkpoints
 
+    programs.check_sample(line.config, corpus.tokenizer)
     newest = max(checkpoints.steps(workdir / "checkpoints"), default=-1)
     with runtime.together(newest):
       if distributed and programs.is_main_process():
@@ -71,18 +71,6 @@ def _stored_config(workdir):
   """Return the config of the run in a directory as JSON; None if there is no run."""
   path = workdir / "config.json"
   return files.read_json(path) if path.exists() else None
-
-
-def _check_sample(config, tokenizer):
-  """Raise UserError for fields that would stop the first evaluation, hours later."""
-  from charrnn.sampling import sampler
-
-  try:
-    sampler.check(length=config.sample.length, num=1, seed=config.seed)
-    sampler.Settings(config.sample.temperature)
-    tokenizer.encode(config.sample.prime)
-  except errors.UserError as error:
-    raise errors.UserError(f"--config.sample (or --config.seed): {error}") from error
 
 
 def _resolve(line, corpus, stored, watch, distributed):
