@@ -1,4 +1,4 @@
-"""`charrnn scorecard` and `charrnn memorization` on tiny runs, on files, and on what is wrong."""
+"""`charrnn scorecard` and `charrnn memorization` on tiny runs, on files, and with bad input."""
 
 import json
 import math
@@ -37,7 +37,7 @@ def play(tmp_path_factory):
 
 
 @pytest.mark.parametrize("domain", ["plays", "c"])
-def test_a_run_beside_what_it_has_to_beat(charrnn, trained, tmp_path, domain):
+def test_a_run_beside_the_other_systems(charrnn, trained, tmp_path, domain):
   result = charrnn(
     "scorecard", trained["a"], "--domain", domain, *SMALL, "--out", tmp_path, "--json"
   )
@@ -70,7 +70,7 @@ def test_the_tables(charrnn, trained, tmp_path):
   assert again.out == result.out  # a seed decides it all
 
 
-def test_steps_are_columns(charrnn, trained, tmp_path):
+def test_steps_are_systems(charrnn, trained, tmp_path):
   result = charrnn(
     *("scorecard", trained["a"], "--domain", "c", "--step", "10", "20"),
     *(*SMALL, "--out", tmp_path, "--json"),
@@ -86,7 +86,7 @@ def test_steps_are_columns(charrnn, trained, tmp_path):
   texts = [(tmp_path / "scorecard-samples" / f"step-{step}.txt").read_text() for step in (10, 20)]
   assert texts[0] != texts[1]
   assert result.json["settings"]["step"] == [10, 20] and result.json["steps"] == {}
-  # Of what was judged before nothing is left.
+  # Nothing is left of the former systems.
   result = charrnn("scorecard", trained["a"], "--domain", "c", *SMALL, "--out", tmp_path)
   step = run_lib.Run.open(trained["a"]).step
   assert f"steps: a {step}" in result.out
@@ -114,18 +114,20 @@ def test_files_need_no_run(charrnn, play, tmp_path):
 
 
 @pytest.mark.parametrize("domain", ["plays", "c"])
-@pytest.mark.parametrize("number", range(len(BROKEN)))
-def test_broken_text_never_crashes_a_scorecard(charrnn, play, tmp_path, domain, number):
-  (tmp_path / "broken").write_bytes(BROKEN[number])
+def test_broken_text_can_be_measured(charrnn, play, tmp_path, domain):
+  paths = [tmp_path / f"broken-{n}" for n in range(len(BROKEN))]
+  for path, content in zip(paths, BROKEN):
+    path.write_bytes(content)
   result = charrnn(
-    *("scorecard", tmp_path / "broken", "--domain", domain, "--corpus", play, "--order", "0"),
+    *("scorecard", *paths, "--domain", domain, "--corpus", play, "--order", "0"),
     *("--length", "80", "--out", tmp_path / "out", "--json"),
   )
   assert result.code == 0, result.err
   assert json.loads(json.dumps(result.json, allow_nan=False)) == result.json
+  assert {path.name for path in paths} < result.json["samples"].keys()
 
 
-def test_what_was_copied_and_from_where(charrnn, play, tmp_path):
+def test_copies_and_their_sources(charrnn, play, tmp_path):
   copied, new = tmp_path / "copied.txt", tmp_path / "new.txt"
   copied.write_text(PLAY[200:1200])
   new.write_text("ZQ" * 500)
@@ -156,7 +158,7 @@ def test_what_was_copied_and_from_where(charrnn, play, tmp_path):
   assert (out / "memorization.png").stat().st_size > 10_000
 
 
-def test_all_of_a_file_is_looked_at(charrnn, play, tmp_path):
+def test_the_whole_file_is_measured(charrnn, play, tmp_path):
   text = f"Q\n{PLAY[300:420]}"  # no line end after it, and much shorter than a sample
   (tmp_path / "note").write_text(text)
   result = charrnn(
@@ -167,7 +169,7 @@ def test_all_of_a_file_is_looked_at(charrnn, play, tmp_path):
   assert column["characters"] == len(text) and column["match"]["longest"] >= 119
 
 
-def test_carriage_returns_are_read_as_the_training_text_was(charrnn, tmp_path):
+def test_carriage_returns_are_read_as_in_the_corpus(charrnn, tmp_path):
   lines = PLAY.replace("\n", "\r\n").encode()
   (tmp_path / "corpus.txt").write_bytes(lines)
   (tmp_path / "part.txt").write_bytes(lines[:2000])
@@ -240,7 +242,7 @@ def test_wrong_targets_are_one_line(charrnn, trained, tmp_path, play):
   assert result.code == 2 and "give another --out" in result.err
 
 
-def test_runs_of_different_texts_are_judged_apart(charrnn, trained, a, tmp_path):
+def test_runs_of_different_texts_are_refused(charrnn, trained, a, tmp_path):
   facts = files.read_json(a / "run.json")
   facts["corpus"]["sha256"] = "0" * 64
   files.write_json(a / "run.json", facts)
@@ -249,7 +251,7 @@ def test_runs_of_different_texts_are_judged_apart(charrnn, trained, a, tmp_path)
   assert result.code == 2 and "different texts" in result.err
 
 
-def test_what_was_there_stays_when_something_fails(charrnn, trained, tmp_path, monkeypatch):
+def test_earlier_results_survive_a_failure(charrnn, trained, tmp_path, monkeypatch):
   (tmp_path / "scorecard.json").write_text("old")
   monkeypatch.setattr(plays, "_DICTIONARY", "absent")
   plays.stresses.cache_clear()
@@ -262,10 +264,18 @@ def test_what_was_there_stays_when_something_fails(charrnn, trained, tmp_path, m
   assert list(tmp_path.iterdir()) == [tmp_path / "scorecard.json"]
 
 
-def test_greedy_samples_are_all_alike(charrnn, trained, tmp_path):
-  result = charrnn(
-    *("scorecard", trained["a"], "--domain", "c", *SMALL, "--temperature", "0"),
-    *("--out", tmp_path, "--json"),
-  )
+def test_the_former_option_and_keys(charrnn, a):
+  options = ("--kind", "shakespeare", *SMALL, "--temperature", "0", "--json")
+  result = charrnn("scorecard", a, *options)
+  assert result.json == files.read_json(a / "scorecard-shakespeare" / "scorecard.json")
+  assert result.json["domain"] == "plays" and result.json["kind"] == "shakespeare"
+  row = result.json["figures"][-1]
+  assert row["columns"]["real"] == _metric(result.json, row["name"])["held-out"]
+  # Greedy samples are all the same.
   values = _metric(result.json, "novel 5-grams")["a"]["samples"]
   assert len(set(values)) == 1 and math.isfinite(values[0])
+
+
+def test_a_domain_is_required(charrnn, a):
+  result = charrnn("scorecard", a, *SMALL)
+  assert result.code == 2 and "--domain is required" in result.err

@@ -1,4 +1,4 @@
-"""`charrnn temperature` on a tiny run: what it writes, what it says, and what it refuses."""
+"""`charrnn temperature` on a tiny run: its files, its table, and bad input."""
 
 import json
 import math
@@ -85,7 +85,7 @@ def test_json_and_the_usual_folder(charrnn, a):
   assert result.json["metrics"][0]["systems"]["0.7"]["interval"] is None
 
 
-def test_what_was_there_survives_a_failure(charrnn, trained, tmp_path, monkeypatch):
+def test_earlier_results_survive_a_failure(charrnn, trained, tmp_path, monkeypatch):
   (tmp_path / "temperature.json").write_text("before")
 
   def fail(found, path):
@@ -115,7 +115,7 @@ def test_what_was_there_survives_a_failure(charrnn, trained, tmp_path, monkeypat
     (["--length=200", "--prime=\u00fc"], "'\u00fc' (U+00FC)"),
   ],
 )
-def test_what_is_refused(charrnn, trained, tmp_path, argv, message):
+def test_bad_input_is_one_line(charrnn, trained, tmp_path, argv, message):
   result = charrnn("temperature", trained["a"], "--out", tmp_path / "o", *argv)
   assert (result.code, result.out) == (2, "")
   assert message in result.err and "Traceback" not in result.err

@@ -66,7 +66,7 @@ def test_novelty_is_the_share_of_new_sequences():
   (found,) = memorization.match(training, [text])
   for size in (1, 2, 4, 8, len(text), len(text) + 1):
     sequences = [text[i : i + size] for i in range(len(text) - size + 1)]
-    assert memorization.novel(size, found).tolist() == [s not in training for s in sequences]
+    assert memorization.novel(found, size).tolist() == [s not in training for s in sequences]
 
 
 def _sources(text):

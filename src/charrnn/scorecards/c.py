@@ -78,14 +78,34 @@ def _clean_functions(source: Source) -> list[bool]:
   return [body in clean for body in _function_bodies(source.code)]
 
 
-@_metric("matched braces", "share", "braces with a partner")
-def _matched_braces(source: Source) -> list[bool]:
-  return _matched(source.code, "{}")
+@_metric("matched parentheses", "share", "parentheses and square brackets with a partner", "()[]")
+@_metric("matched braces", "share", "braces with a partner", "{}")
+def _matched(source: Source, kinds: str) -> list[bool]:
+  """Return whether each bracket of the kinds has a partner.
 
-
-@_metric("matched parentheses", "share", "parentheses and square brackets with a partner")
-def _matched_parentheses(source: Source) -> list[bool]:
-  return _matched(source.code, "()[]")
+  The end of a block closes what was left open in it. The kinds are matched independently, so a
+  missing bracket makes no bracket of another kind wrong.
+  """
+  brackets, matched = [], []
+  blocks = [(None, {"(": [], "[": []})]  # the opening brace, and the open brackets inside
+  for match in _compiled_tokens(source.code):
+    bracket, partner = match["bracket"], None
+    if bracket is None:
+      continue
+    if bracket == "{":
+      blocks.append((len(brackets), {"(": [], "[": []}))
+    elif bracket == "}":
+      partner = blocks.pop()[0] if len(blocks) > 1 else None
+    elif bracket in _OPENING:
+      opened = blocks[-1][1][_OPENING[bracket]]
+      partner = opened.pop() if opened else None
+    else:
+      blocks[-1][1][bracket].append(len(brackets))
+    brackets.append(bracket)
+    matched.append(partner is not None)
+    if partner is not None:
+      matched[partner] = True
+  return [each for bracket, each in zip(brackets, matched) if bracket in kinds]
 
 
 @_metric("paired conditionals", "share", "#if, #else and #endif in a group from #if to #endif")
@@ -93,14 +113,14 @@ def _paired_conditionals(source: Source) -> list[bool]:
   return _conditionals(source.code)[0]
 
 
-@_metric("closed comments", "share", "block comments that end")
-def _closed_comments(source: Source) -> list[bool]:
-  return _closed(source.code, "block")
-
-
-@_metric("closed strings", "share", "strings and character literals that end")
-def _closed_strings(source: Source) -> list[bool]:
-  return _closed(source.code, "string", "character")
+@_metric(
+  "closed strings", "share", "strings and character literals that end", "string", "character"
+)
+@_metric("closed comments", "share", "block comments that end", "block")
+def _closed(source: Source, *kinds: str) -> list[bool]:
+  matches = (each for each in c_labels.TOKENS.finditer(source.code) if each.lastgroup in kinds)
+  # The match includes the closing character, the group does not.
+  return [match.end() > match.end(match.lastgroup) for match in matches]
 
 
 @_metric("indentation", "share", "statements that are indented as they are nested")
@@ -154,17 +174,6 @@ def _tokens(source: Source) -> list[str]:
   return [_QUOTED.match(token)[0] if _QUOTED.match(token) else token for token in tokens]
 
 
-# Brackets are read like a compiler that takes the first branch of every #if. Macros are left out,
-# since the brackets that they open may be closed elsewhere.
-
-
-def _closed(code: str, *kinds: str) -> list[bool]:
-  """Return whether each `block` (a comment), `string` or `character` literal ends."""
-  matches = (match for match in c_labels.TOKENS.finditer(code) if match.lastgroup in kinds)
-  # The match includes the closing character, the group does not.
-  return [match.end() > match.end(match.lastgroup) for match in matches]
-
-
 def _conditionals(code: str) -> tuple[list[bool], list[tuple[int, int]]]:
   """Return whether each directive is in a complete group, and the spans of all later branches."""
   paired, later, groups = [], [], []
@@ -188,7 +197,10 @@ def _conditionals(code: str) -> tuple[list[bool], list[tuple[int, int]]]:
 
 
 def _compiled_tokens(code: str) -> Iterator[re.Match]:
-  """Yield comments, literals and brackets outside of macros and of later branches."""
+  """Yield comments, literals and brackets, like a compiler that takes the first branch of each #if.
+
+  Macros are left out, since the brackets that they open may be closed elsewhere.
+  """
   skipped = labels.covering(len(code), _conditionals(code)[1]) > 0
   in_macro = False
   for match in c_labels.TOKENS.finditer(code):
@@ -196,34 +208,6 @@ def _compiled_tokens(code: str) -> Iterator[re.Match]:
       in_macro = match["directive"] == "define"
     elif not in_macro and not skipped[match.start()]:
       yield match
-
-
-def _matched(code: str, kinds: str) -> list[bool]:
-  """Return whether each bracket of the kinds has a partner.
-
-  The end of a block closes what was left open in it. The kinds are matched independently, so a
-  missing bracket makes no bracket of another kind wrong.
-  """
-  brackets, matched = [], []
-  blocks = [(None, {"(": [], "[": []})]  # the opening brace, and the open brackets inside
-  for match in _compiled_tokens(code):
-    bracket, partner = match["bracket"], None
-    if bracket is None:
-      continue
-    if bracket == "{":
-      blocks.append((len(brackets), {"(": [], "[": []}))
-    elif bracket == "}":
-      partner = blocks.pop()[0] if len(blocks) > 1 else None
-    elif bracket in _OPENING:
-      opened = blocks[-1][1][_OPENING[bracket]]
-      partner = opened.pop() if opened else None
-    else:
-      blocks[-1][1][bracket].append(len(brackets))
-    brackets.append(bracket)
-    matched.append(partner is not None)
-    if partner is not None:
-      matched[partner] = True
-  return [each for bracket, each in zip(brackets, matched) if bracket in kinds]
 
 
 def _function_bodies(code: str) -> Iterator[int]:

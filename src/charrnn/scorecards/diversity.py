@@ -79,7 +79,7 @@ def _nats(sample: Sample) -> np.ndarray:
   return sample.nats_N
 
 
-def _distinct(size: int, sample: Sample) -> np.ndarray:
+def _distinct(sample: Sample, size: int) -> np.ndarray:
   """Return a boolean for each n-gram of words, true for as many as there are different ones."""
   # Where the training text has no words, as in digits, characters take their place.
   grams = _grams(sample.words if sample.known_words else sample.text, size)
@@ -88,7 +88,7 @@ def _distinct(size: int, sample: Sample) -> np.ndarray:
 
 for _n in SIZES:
   _meaning = f"different ones among all sequences of {_n} words of a text"
-  _metric(f"distinct-{_n}", "share", _meaning)(functools.partial(_distinct, _n))
+  _metric(f"distinct-{_n}", "share", _meaning, _n)(_distinct)
 
 
 @_metric("known words", "share", "words (runs of letters) of the training text")

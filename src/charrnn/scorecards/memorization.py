@@ -117,7 +117,7 @@ def _agreement(codes: np.ndarray, start: int, places: np.ndarray) -> np.ndarray:
   return lengths
 
 
-def novel(size: int, matches: Matches) -> np.ndarray:
+def novel(matches: Matches, size: int) -> np.ndarray:
   """Return whether each n-gram of `size` characters is not in the training text: [N - size + 1]."""
   return matches.lengths[: max(0, len(matches.lengths) - size + 1)] < size
 
@@ -129,7 +129,7 @@ def _lengths(matches: Matches) -> np.ndarray:
 
 for _n in SIZES:
   _meaning = f"sequences of {_n} characters that the training text does not contain"
-  _metric(f"novel {_n}-grams", "share", _meaning)(functools.partial(novel, _n))
+  _metric(f"novel {_n}-grams", "share", _meaning, _n)(novel)
 
 
 class Sources:
@@ -201,7 +201,7 @@ def measure(
 
 
 def _novelty(matches: Sequence[Matches], size: int) -> dict[str, Any]:
-  value = metrics.summary("share", [novel(size, each).astype(np.float64) for each in matches])
+  value = metrics.summary("share", [novel(each, size).astype(np.float64) for each in matches])
   return {"size": size, "share": value["value"], "interval": value["interval"]}
 
 

@@ -45,11 +45,14 @@ class Domain(NamedTuple):
   source: str | None  # a corpus of this domain
 
 
-def register(metrics: dict[str, Metric], name: str, kind: Kind, meaning: str):
-  """Return a decorator that adds a function from a parsed sample to items as a metric."""
+def register(metrics: dict[str, Metric], name: str, kind: Kind, meaning: str, *arguments):
+  """Return a decorator that adds a function from (parsed sample, *arguments) to items as a metric.
+
+  A function may be decorated several times. The lowest decorator is the first metric.
+  """
 
   def add(items):
-    metrics[name] = Metric(name, kind, meaning, items)
+    metrics[name] = Metric(name, kind, meaning, lambda sample: items(sample, *arguments))
     return items
 
   return add
