@@ -25,9 +25,9 @@ def config(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("kind", ["tail", "middle", "streams"])
-@pytest.mark.parametrize("alphabet", ["char", "byte"])
-def test_the_parts_are_the_corpus_and_know_their_places(config, kind, alphabet):
-  config.text.split, config.text.tokenizer = kind, alphabet
+@pytest.mark.parametrize("tokenizer", ["char", "byte"])
+def test_the_parts_are_the_corpus_and_know_their_places(config, kind, tokenizer):
+  config.text.split, config.text.tokenizer = kind, tokenizer
   corpus = run_lib.load_corpus(config)
   found = held_out.divide(corpus, config_lib.split(config, len(corpus.ids)), corpus.tokenizer)
   whole = corpus.tokenizer.decode(corpus.ids[:])

@@ -1,11 +1,18 @@
-"""What a record says of the code that ran: enough to have it again, whatever git is set to."""
+"""The record of a run: its code, whatever git is set to, its machine, and its launches."""
 
 import os
+import shutil
 import subprocess
 
+import programs
 import pytest
 
-from charrnn.runs import provenance
+from charrnn import command_line, errors, files
+from charrnn.launching import train
+from charrnn.runs import checkpoints, provenance
+from charrnn.training import loop
+
+PHASES = ["python and flags", "text", "jax", "parameters", "first step", "total"]
 
 FILES = {
   "launch.py": "import package\n",
@@ -129,3 +136,85 @@ def test_each_difference_is_a_line(tmp_path):
   assert len({line.partition(":")[0] for line in lines}) == len(lines)
   old = {"packages": {}, "devices": "2 x cpu"}  # of an older version, which kept less
   assert list(provenance.differences(old, now)) == []
+
+
+def launches(workdir):
+  return files.read_json(workdir / "run.json")["launches"]
+
+
+def test_where_the_time_went_until_the_first_step(whole):
+  (launch,) = launches(whole)
+  *phases, total = launch["startup_seconds"].values()
+  assert list(launch["startup_seconds"]) == PHASES
+  assert all(seconds >= 0 for seconds in phases)
+  assert total == pytest.approx(sum(phases), abs=0.01)
+
+
+def test_what_is_not_committed_is_kept_with_the_run(main, tmp_path, monkeypatch):
+  monkeypatch.setattr(provenance, "code", lambda folder: ("c0ffee", b"changes"))
+  main("--config=tiny.py", "--config.max_steps=1", f"--workdir={tmp_path / 'run'}")
+  (launch,) = launches(tmp_path / "run")
+  assert launch["git"] == "c0ffee+"
+  assert (tmp_path / "run" / launch["uncommitted"]).read_bytes() == b"changes"
+
+
+def test_the_weights_that_a_run_began_with(main, whole, tmp_path):
+  source = shutil.copytree(whole, tmp_path / "source")
+  arguments = ("--config=tiny.py", f"--config.init_from={source}", "--config.max_steps=1")
+  main(*arguments, f"--workdir={tmp_path / 'run'}")
+  kept = files.read_json(tmp_path / "run" / "run.json")["weights"]
+  assert kept == provenance.initial_weights(source) and kept["step"] == checkpoints.best_step(
+    source / "checkpoints"
+  )
+  # They are needed no more: a run goes on without them.
+  shutil.rmtree(source / "checkpoints")
+  main(*arguments, f"--workdir={tmp_path / 'run'}")
+  assert files.read_json(tmp_path / "run" / "run.json")["weights"] == kept
+  older = files.read_json(tmp_path / "run" / "run.json")
+  del older["weights"]
+  files.write_json(tmp_path / "run" / "run.json", older)
+  main(*arguments, f"--workdir={tmp_path / 'run'}")
+  with pytest.raises(errors.UserError, match="no undamaged checkpoint"):
+    provenance.initial_weights(source)
+
+
+def test_a_run_made_again_says_what_is_different(main, whole, tmp_path, capsys):
+  (launch,) = launches(whole)
+
+  def make_again(name, then):
+    argument = f"--config={whole / 'config.json'}"
+    line = command_line.parse(["launch.py", argument, "--config.max_steps=1"])
+    line = line._replace(original=provenance.Original(whole, then))
+    assert train.run(line, tmp_path / name) == 0
+    return capsys.readouterr().err.splitlines()
+
+  lines = make_again("a", launch | {"python": "3.1", "devices": "99 x cpu"})
+  assert f"different python: 3.1, now {launch['python']}" in lines
+  assert any(line.startswith("different devices: 99 x cpu, now ") for line in lines)
+  assert files.read_json(tmp_path / "a" / "run.json")["rerun_of"] == str(whole)
+  (again,) = launches(tmp_path / "a")
+  lines = [line for line in make_again("b", again) if line.startswith("different")]
+  assert lines == ["different nothing: machine, packages and code are those of the record"]
+
+
+def test_the_config_of_a_run_is_the_same_run(main, whole, tmp_path, capsys):
+  finished = shutil.copytree(whole, tmp_path / "finished")
+  assert main(f"--config={finished / 'config.json'}", f"--workdir={finished}") == 0
+  assert f"finished at step {programs.STEPS}" in capsys.readouterr().err
+  assert programs.result(finished) == programs.result(whole)
+
+
+def test_a_launch_without_a_first_step_has_no_such_record(main, whole, tmp_path, monkeypatch):
+  finished = shutil.copytree(whole, tmp_path / "finished")
+  assert main("--config=tiny.py", f"--workdir={finished}") == 0
+  first, second = launches(finished)
+  assert "startup_seconds" in first and "startup_seconds" not in second
+
+  def train(*arguments):
+    raise KeyboardInterrupt
+
+  monkeypatch.setattr(loop.Trainer, "train", train)
+  with pytest.raises(KeyboardInterrupt):
+    main("--config=tiny.py", f"--workdir={tmp_path / 'killed'}")
+  (launch,) = launches(tmp_path / "killed")
+  assert "startup_seconds" not in launch

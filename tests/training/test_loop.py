@@ -201,19 +201,6 @@ def test_without_validation_text_it_trains_all_the_same(tmp_path):
   assert not [line for line in metrics.read(tmp_path) if "valid/loss" in line]
 
 
-def test_metrics_keep_what_comes_before_and_drop_what_comes_again(tmp_path):
-  log = metrics.MetricsLog(tmp_path, 0)
-  for step in (1, 2, 3):
-    log.write(step, {"train/loss": step / 3, "grad_norm": math.nan})
-  log.close()
-  with (tmp_path / "metrics.jsonl").open("a") as file:
-    file.write('{"step": 4, "train/lo')  # cut short by a kill
-  metrics.MetricsLog(tmp_path, 2).close()
-  assert metrics.read(tmp_path) == [
-    {"step": step, "train/loss": step / 3, "grad_norm": None} for step in (1, 2)
-  ]
-
-
 class Step:
   """What a step gives, done or not."""
 

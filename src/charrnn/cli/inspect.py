@@ -152,7 +152,7 @@ def _parameters(run, kept, step: int | None) -> dict[str, Any] | None:
   return None
 
 
-def _describe(arrays: run_lib.Arrays) -> dict[str, Any]:
+def _describe(arrays: checkpoints.Arrays) -> dict[str, Any]:
   rows, union = [], arrays.whole | arrays.damaged
   for name in sorted(union, key=checkpoints.natural_key):
     array = union[name]

@@ -14,7 +14,7 @@ import os
 import pathlib
 import re
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -25,6 +25,13 @@ MISSING = {errno.ENOENT, errno.ENOTDIR, errno.EISDIR}
 MAX_NAMES = 3  # damaged arrays in a message
 
 Tree = dict[str, Any]  # nested dicts of arrays
+
+
+class Arrays(NamedTuple):
+  """The arrays of a step by name, such as params/layer_0/W_xh."""
+
+  whole: dict[str, np.ndarray]  # they match their digests
+  damaged: dict[str, Any]  # shape and dtype, or None if these are lost as well
 
 
 class DamagedError(errors.UserError):
@@ -129,6 +136,22 @@ def read(folder: pathlib.Path, step: int, prefix: str = "") -> tuple[Tree, dict[
     more = f" and {len(wrong) - MAX_NAMES} more" if len(wrong) > MAX_NAMES else ""
     raise DamagedError(folder, step, ", ".join(wrong[:MAX_NAMES]) + more)
   return tree, meta
+
+
+def read_arrays(folder: pathlib.Path, step: int, prefix: str = "") -> Arrays:
+  """Return the arrays of a step, each verified by itself; DamagedError if the digests are lost."""
+  try:
+    return Arrays(flatten(read(folder, step, prefix)[0]), {})
+  except DamagedError:
+    known = shapes(folder, step)
+  names = known.keys() | read_meta(folder, step)["arrays"].keys()
+  whole, damaged = {}, {}
+  for name in sorted((name for name in names if is_below(name, prefix)), key=natural_key):
+    try:
+      whole |= flatten(read(folder, step, name)[0])
+    except DamagedError:
+      damaged[name] = known.get(name)
+  return Arrays(whole, damaged)
 
 
 def metadata(folder: pathlib.Path, step: int, prefix: str = "") -> Tree:

@@ -5,9 +5,8 @@ import functools
 import pathlib
 import time
 from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
-import numpy as np
 from ml_collections import config_dict
 
 from charrnn import config as config_lib
@@ -24,13 +23,6 @@ BEST_TRIES = 3
 
 class DeletedError(errors.UserError):
   """A step was deleted while it was read, as training deletes old ones."""
-
-
-class Arrays(NamedTuple):
-  """The arrays of a step by name, such as params/layer_0/W_xh."""
-
-  whole: dict[str, np.ndarray]  # they match their digests
-  damaged: dict[str, Any]  # shape and dtype, or None if these are lost as well
 
 
 class Run:
@@ -200,29 +192,13 @@ class Run:
     with self._detect_deletion(step):
       return checkpoints.read(self.path / "checkpoints", step, prefix)
 
-  def arrays(self, step: int, prefix: str = "") -> Arrays:
-    """Return the arrays of a step, each verified by itself.
-
-    Raise DeletedError, and DamagedError if the digests are damaged.
-    """
-    folder = self.path / "checkpoints"
-    try:
-      return Arrays(checkpoints.flatten(self.checkpoint(step, prefix)[0]), {})
-    except checkpoints.DamagedError:
-      pass
+  def arrays(self, step: int, prefix: str = "") -> checkpoints.Arrays:
+    """Return the arrays of a step, each verified by itself; raise the errors of `checkpoint`."""
     with self._detect_deletion(step):
-      shapes = checkpoints.shapes(folder, step)
-      names = checkpoints.read_meta(folder, step)["arrays"].keys() | shapes.keys()
-      whole, damaged = {}, {}
-      for name in sorted(names, key=checkpoints.natural_key):
-        if checkpoints.is_below(name, prefix):
-          try:
-            whole |= checkpoints.flatten(checkpoints.read(folder, step, name)[0])
-          except checkpoints.DamagedError:
-            damaged[name] = shapes.get(name)
-    if damaged and self.is_deleted(step):
+      arrays = checkpoints.read_arrays(self.path / "checkpoints", step, prefix)
+    if arrays.damaged and self.is_deleted(step):
       raise self._deleted(step)
-    return Arrays(whole, damaged)
+    return arrays
 
   @functools.cached_property
   def _checkpoint(self) -> tuple[checkpoints.Tree, dict[str, Any]]:
