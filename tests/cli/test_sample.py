@@ -69,7 +69,7 @@ def test_the_text_begins_with_the_prompt(use, capsys):
   assert capsys.readouterr() == ("cab", "")
 
 
-def test_a_random_seed_is_said_and_repeats_the_text(use, capsys):
+def test_a_random_seed_is_reported_and_repeats_the_text(use, capsys):
   use(tokenizers.Tokenizer.from_text(RECITED), params=np.zeros((9, 9), np.float32))
   run("--length=40")
   text, err = capsys.readouterr()
@@ -108,13 +108,13 @@ FLAT = np.zeros((9, 9), np.float32)  # what follows is any of the nine
 
 def test_texts_under_a_constraint(use, capsys):
   use(tokenizers.Tokenizer.from_text(RECITED), params=FLAT)
-  asked = ["--require=^[abc]{3}", "--forbid=h$", "--length=4", "--seed=2"]
-  run(*asked)
+  args = ["--require=^[abc]{3}", "--forbid=h$", "--length=4", "--seed=2"]
+  run(*args)
   text, err = capsys.readouterr()
   assert set(text[:3]) <= set("abc") and len(text) == 4 and text[3] != "h"
   log_p, log_q = 4 * np.log(1 / 9), -3 * np.log(3) - np.log(8)
   assert err.splitlines()[1] == f"log p {log_p:.2f}, log q {log_q:.2f}"
-  run(*asked, "--num=20", "--json")
+  run(*args, "--num=20", "--json")
   lines = json_lines(capsys)
   assert len({line["text"] for line in lines}) > 10 and lines[0]["text"] == text
   for line in lines:
@@ -152,12 +152,12 @@ def test_the_likeliest_texts(use, capsys):
 
 def test_each_sample_in_a_file(use, capsys, tmp_path, monkeypatch):
   use(tokenizers.Tokenizer.from_text(RECITED), params=FLAT)
-  asked = ["--num=7", "--length=5", "--seed=4", "--prime=ab"]
-  run(*asked, "--json")
+  args = ["--num=7", "--length=5", "--seed=4", "--prime=ab"]
+  run(*args, "--json")
   lines = json_lines(capsys)
   monkeypatch.setattr(sampler, "MAX_ROWS", 3)
   out = tmp_path / "deep" / "out"
-  run(*asked, f"--out={out}")
+  run(*args, f"--out={out}")
   assert capsys.readouterr().out == ""
   assert sorted(path.name for path in out.iterdir()) == [
     *(f"00{n}.txt" for n in range(1, 8)),
@@ -169,7 +169,7 @@ def test_each_sample_in_a_file(use, capsys, tmp_path, monkeypatch):
   for taken in ("001.txt", "samples.jsonl"):
     (tmp_path / taken).write_text("mine")
     with pytest.raises(errors.UserError, match=f"^--out=.*: {taken} exists already"):
-      run(*asked, f"--out={tmp_path}")
+      run(*args, f"--out={tmp_path}")
     (tmp_path / taken).unlink()
   assert list(tmp_path.iterdir()) == [tmp_path / "deep"]
 
@@ -290,13 +290,13 @@ def test_a_terminal_has_a_mark_and_ctrl_c_stops_a_text(use, capsys, monkeypatch)
         raise KeyboardInterrupt
 
   monkeypatch.setattr(sampler.Session, "write", interrupted)
-  asked = ["--length=40", "--quiet", "--stop=\n\n"]
-  converse(monkeypatch, "abc\n\n", *asked, terminal=True)
+  args = ["--length=40", "--quiet", "--stop=\n\n"]
+  converse(monkeypatch, "abc\n\n", *args, terminal=True)
   first, second = (RECITED * 9)[1:17], (RECITED * 9)[17:57]
   assert capsys.readouterr() == (first + second, "> \n> \n> ")
   with pytest.raises(KeyboardInterrupt):
     times.clear()
-    converse(monkeypatch, "abc\n\n", *asked)
+    converse(monkeypatch, "abc\n\n", *args)
 
 
 def printed(monkeypatch, file_type, *args):

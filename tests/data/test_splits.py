@@ -1,5 +1,7 @@
 """The splits are those of nanoGPT, torch-rnn and char-rnn, derived again by other means."""
 
+import itertools
+
 import numpy as np
 import pytest
 
@@ -37,8 +39,8 @@ def test_parts_cover_the_text_in_order(kind):
 
 def _char_rnn(length, streams, window, fractions):
   """CharSplitLMMinibatchLoader by reshaping, as the original: (train, valid, test) places."""
-  kept = length // (streams * window) * streams * window
-  rows = np.arange(kept).reshape(streams, -1)
+  whole = length // (streams * window) * streams * window
+  rows = np.arange(whole).reshape(streams, -1)
   train_fraction, valid_fraction, test_fraction = fractions
   batches = np.split(rows, rows.shape[1] // window, axis=1)
   train = int(np.floor(len(batches) * train_fraction))
@@ -55,17 +57,35 @@ def test_streams_is_char_rnn(length, fractions):
 
 
 @pytest.mark.parametrize("fractions", [(-0.1, 0), (0.5, 0.5), (0, 1), (float("nan"), 0)])
-def test_bad_fractions_are_told(fractions):
+def test_bad_fractions_are_reported(fractions):
   with pytest.raises(errors.UserError, match="fractions"):
     splits.split(1000, "tail", *fractions)
 
 
 @pytest.mark.parametrize("kind", splits.SPLITS)
-def test_a_short_text_is_told(kind):
+def test_a_short_text_is_reported(kind):
   with pytest.raises(errors.UserError, match="too short for a"):
     splits.split(9, kind, 0.05, 0.05, streams=2, window=2)
 
 
-def test_an_unknown_kind_is_told():
+def test_an_unknown_kind_is_reported():
   with pytest.raises(errors.UserError, match="tail, middle, streams"):
     splits.split(1000, "head")
+
+
+def test_adjacent_spans_are_merged_in_order():
+  spans = [(5, 7), (0, 2), (2, 5), (9, 12)]
+  assert splits.merge(spans) == [splits.Span(0, 7), splits.Span(9, 12)]
+  assert splits.merge([]) == []
+
+
+def test_intersections_of_documents_and_spans_are_the_common_positions():
+  rng = np.random.default_rng(0)
+  for _ in range(50):
+    cuts = np.sort(rng.choice(100, 8, replace=False)).tolist()
+    documents = [splits.Span(*pair) for pair in itertools.pairwise([0, *cuts[::2], 100])]
+    spans = [splits.Span(*pair) for pair in zip(cuts[::2], cuts[1::2])]
+    result = list(splits.intersect(documents, spans))
+    positions = [place for _, *span in result for place in range(*span)]
+    assert positions == _places(spans)
+    assert all(d.start <= start < stop <= d.stop for d, start, stop in result)

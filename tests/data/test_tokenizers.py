@@ -98,7 +98,7 @@ def test_default_prime_is_a_line_end_or_the_commonest(kind, text, start):
     {"kind": "byte"},
   ],
 )
-def test_damaged_json_is_told(tmp_path, damage):
+def test_damaged_json_is_reported(tmp_path, damage):
   value = dataclasses.asdict(tokenizers.Tokenizer.from_text("ab")) | damage
   path = tmp_path / "alphabet.json"
   path.write_text(json.dumps(value))
@@ -113,7 +113,7 @@ def test_json_with_the_former_key_is_readable():
   assert tokenizers.Tokenizer.from_json(value) == tokenizer
 
 
-def test_cut_or_missing_json_is_told(tmp_path):
+def test_cut_or_missing_json_is_reported(tmp_path):
   path = tmp_path / "alphabet.json"
   with pytest.raises(errors.UserError, match="cannot read"):
     tokenizers.Tokenizer.load(path)

@@ -28,11 +28,11 @@ def lstm():
 def search(k, length, require=(), forbid=(), stop=None, **more):
   required = [constraints.Regex("--require", text) for text in require]
   forbidden = [constraints.Regex("--forbid", text) for text in forbid]
-  asked = constraints.build(required, forbidden, stop, ABC, length)
-  found = beam.search_ids(
-    CHAIN, TABLE.astype(np.float32), [0], length=length, beam=k, automaton=asked, **more
+  automaton = constraints.build(required, forbidden, stop, ABC, length)
+  result = beam.search_ids(
+    CHAIN, TABLE.astype(np.float32), [0], length=length, beam=k, automaton=automaton, **more
   )
-  return [(ABC.decode(text.ids_N), text.log_p) for text in found]
+  return [(ABC.decode(text.ids_N), text.log_p) for text in result]
 
 
 def ranked(texts):
@@ -48,9 +48,9 @@ def every(length):
   return ["".join(each) for each in itertools.product("abc", repeat=length)]
 
 
-def same(found, expected):
-  assert [text for text, _ in found] == [text for text, _ in expected]
-  np.testing.assert_allclose([p for _, p in found], [p for _, p in expected], atol=1e-5)
+def same(result, expected):
+  assert [text for text, _ in result] == [text for text, _ in expected]
+  np.testing.assert_allclose([p for _, p in result], [p for _, p in expected], atol=1e-5)
 
 
 @pytest.mark.parametrize("block", [3, 64])
@@ -73,15 +73,15 @@ def test_one_at_a_time_is_temperature_0(lstm):
 
 def test_log_p_is_that_of_the_text_read_again(lstm):
   model, params = lstm
-  found = beam.search_ids(model, params, [3, 1], length=70, beam=6)
-  ids_BxN = np.stack([text.ids_N for text in found])
+  result = beam.search_ids(model, params, [3, 1], length=70, beam=6)
+  ids_BxN = np.stack([text.ids_N for text in result])
   assert len({tuple(ids_N) for ids_N in ids_BxN.tolist()}) == 6
   read = score.rescore(model, params, [3, 1], ids_BxN, sampler.Settings())
   log_p = -read.nats_BxN.sum(1, dtype=float)
-  np.testing.assert_allclose([text.log_p for text in found], log_p, atol=2e-3)
+  np.testing.assert_allclose([text.log_p for text in result], log_p, atol=2e-3)
   assert sorted(log_p, reverse=True) == pytest.approx(log_p, abs=2e-3)
   (greedy,) = beam.search_ids(model, params, [3, 1], length=70, beam=1)
-  assert found[0].log_p > greedy.log_p
+  assert result[0].log_p > greedy.log_p
 
 
 def test_under_a_constraint_it_is_enumeration_of_the_good():

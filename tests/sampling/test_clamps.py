@@ -1,4 +1,4 @@
-"""Cells set from outside: what is asked for, and that nothing but it happens."""
+"""Clamped units have their values, and everything else follows the equations."""
 
 import jax
 import numpy as np
@@ -10,15 +10,15 @@ from charrnn.sampling import clamps, sampler
 
 
 @pytest.mark.parametrize(
-  ("argument", "wanted"),
+  ("argument", "expected"),
   [
     ("1:37=2.5", (1, 37, 2.5, "")),
     ("0:h3=-1e-2", (0, 3, -0.01, "h")),
     (" 2:c0 = 0", (2, 0, 0.0, "c")),
   ],
 )
-def test_what_is_asked_for(argument, wanted):
-  assert clamps.parse(argument) == wanted
+def test_arguments(argument, expected):
+  assert clamps.parse(argument) == expected
 
 
 def test_hold_is_no_number():
@@ -62,8 +62,8 @@ def test_a_clamped_cell_has_its_value_and_the_rest_follows_the_equations(cell, c
   half, carried, _ = model.apply(params, ids[:15], model.initial_carry(1), clamp=clamp)
   rest, _, _ = model.apply(params, ids[15:], carried, clamp=clamp)
   np.testing.assert_allclose(np.concatenate([half, rest]), logits, atol=1e-5)
-  kept = np.asarray(out["layer_0"][field])[:, 0]
-  np.testing.assert_array_equal(kept[:, 3], np.float32(0.7))
+  clamped = np.asarray(out["layer_0"][field])[:, 0]
+  np.testing.assert_array_equal(clamped[:, 3], np.float32(0.7))
   np.testing.assert_array_equal(np.asarray(carry[0]._asdict()[field])[0, 3], np.float32(0.7))
   if cell == "lstm":
     h = np.asarray(out["layer_0"]["o"])[:, 0, 3] * np.tanh(0.7)
@@ -71,7 +71,7 @@ def test_a_clamped_cell_has_its_value_and_the_rest_follows_the_equations(cell, c
   # The first step of the other cells of the layer has not heard of it yet, all later ones have.
   others = np.delete(np.arange(8), 3)
   np.testing.assert_array_equal(
-    kept[0, others], np.asarray(free_out["layer_0"][field])[0, 0, others]
+    clamped[0, others], np.asarray(free_out["layer_0"][field])[0, 0, others]
   )
   assert np.abs(np.asarray(logits) - np.asarray(free))[0].max() > 0
 
@@ -89,9 +89,9 @@ def test_hold_keeps_what_was():
   assert float(after[1].c[0, 4]) != float(carry[1].c[0, 4])
 
 
-def write(model, params, **given):
+def write(model, params, **options):
   blocks = sampler.draw(
-    model, params, [1, 2, 3], length=70, seed=3, settings=sampler.Settings(), **given
+    model, params, [1, 2, 3], length=70, seed=3, settings=sampler.Settings(), **options
   )
   return np.concatenate([block.ids_BxN for block in blocks], axis=1)
 
@@ -101,7 +101,7 @@ def test_rows_of_one_number_differ_by_their_clamps_alone():
   params = model.init(jax.random.key(0))
   free = write(model, params, num=2)
   rows = [[], [], [clamps.Clamp(0, 3, 5.0)]]
-  found = write(model, params, num=3, rows=[0, 1, 1], clamp=clamps.arrays(rows, model))
-  np.testing.assert_array_equal(found[:2], free)
-  assert (found[2] != found[1]).any()
-  assert found[2, 0] == found[1, 0]  # the first symbol is of the prompt, which nothing was set in
+  result = write(model, params, num=3, rows=[0, 1, 1], clamp=clamps.arrays(rows, model))
+  np.testing.assert_array_equal(result[:2], free)
+  assert (result[2] != result[1]).any()
+  assert result[2, 0] == result[1, 0]  # it depends on the prompt alone, where nothing is clamped

@@ -48,9 +48,9 @@ def good_texts(require, forbid, stop):
   def good(text):
     ended = stop and text.endswith(stop)
     text = text.removesuffix(stop) if ended else text
-    found = [bool(re.search(re.sub(r"\$", r"\\Z", each), text, re.ASCII)) for each in require]
-    found += [not re.search(re.sub(r"\$", r"\\Z", each), text, re.ASCII) for each in forbid]
-    return all(found)
+    result = [bool(re.search(re.sub(r"\$", r"\\Z", each), text, re.ASCII)) for each in require]
+    result += [not re.search(re.sub(r"\$", r"\\Z", each), text, re.ASCII) for each in forbid]
+    return all(result)
 
   def over(text):  # a stop text may not stand before the last of what is drawn
     return stop and stop in text[:-1]
@@ -114,7 +114,7 @@ def test_bytes():
 
 
 @pytest.mark.parametrize(
-  "asked, message",
+  "arguments, message",
   [
     ({"require": ["abc"]}, "--require=abc: not in the run's vocabulary: c"),
     ({"forbid": ["\\d"]}, r"--forbid=\\d: not in the run's vocabulary: \\d"),
@@ -130,10 +130,10 @@ def test_bytes():
     ({"stop": "ab" * 5000}, "--stop: too large"),
   ],
 )
-def test_what_cannot_be(asked, message):
+def test_what_cannot_be(arguments, message):
   start = time.monotonic()
   with pytest.raises(errors.UserError, match=message) as error:
-    build(**asked)
+    build(**arguments)
   assert "\n" not in str(error.value)
   assert time.monotonic() - start < 60
 
@@ -241,8 +241,8 @@ def test_weights_give_the_model_s_own_texts_that_are_good(require, forbid, tempe
     CHAIN, TABLE, ABC, build(require, forbid, tokenizer=ABC), num=3000, temperature=temperature
   )
   probability = sum(map(np.exp, log_p.values()))
-  found = sampler.estimate(drawn)
-  assert np.exp(found.log_p) == pytest.approx(probability, rel=4 * found.error + 1e-5)
+  result = sampler.estimate(drawn)
+  assert np.exp(result.log_p) == pytest.approx(probability, rel=4 * result.error + 1e-5)
   weights = np.exp([sample.log_p - sample.log_q for sample in drawn])
   wrong = []
   for text in log_p:

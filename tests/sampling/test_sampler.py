@@ -56,7 +56,7 @@ def random_logits(rng, B=6, V=13):
   return logits.astype(np.float32)
 
 
-def kept(logits):
+def allowed(logits):
   return [set(np.flatnonzero(row > -np.inf).tolist()) for row in np.asarray(logits)]
 
 
@@ -77,7 +77,7 @@ def test_temperature_towards_0_is_argmax_in_every_row(T):
 
 
 def test_temperature_0_takes_the_first_of_equals():
-  assert kept(filter_logits(np.float32([[1, 3, 3, 2], [0, 0, 0, 0]]), 0.0)) == [{1}, {0}]
+  assert allowed(filter_logits(np.float32([[1, 3, 3, 2], [0, 0, 0, 0]]), 0.0)) == [{1}, {0}]
 
 
 def test_temperature_1_keeps_the_distribution_and_a_large_one_makes_it_uniform():
@@ -94,40 +94,40 @@ def test_top_k_keeps_the_first_k_in_order():
   rng = np.random.default_rng(2)
   for k in (1, 2, 5, 13, 14, 2**31 - 1):
     logits = random_logits(rng)
-    possible = kept(logits)
+    possible = allowed(logits)
     expected = [set(falling(row)[:k]) & s for row, s in zip(logits, possible)]
-    assert kept(filter_logits(logits, 1.0, k)) == expected
-  assert kept(sampler.keep_top_k(jnp.zeros((2, 5)), 3)) == [{0, 1, 2}] * 2
+    assert allowed(filter_logits(logits, 1.0, k)) == expected
+  assert allowed(sampler.keep_top_k(jnp.zeros((2, 5)), 3)) == [{0, 1, 2}] * 2
 
 
 def test_top_p_keeps_the_smallest_set_that_reaches_p():
   rng = np.random.default_rng(3)
   for _ in range(100):
     logits, p = random_logits(rng), rng.uniform(0.05, 0.999)
-    for row, probabilities, found in zip(
-      logits, softmax(logits), kept(filter_logits(logits, 1.0, None, p))
+    for row, probabilities, result in zip(
+      logits, softmax(logits), allowed(filter_logits(logits, 1.0, None, p))
     ):
       order = falling(row)
-      assert found == set(order[: len(found)])
+      assert result == set(order[: len(result)])
       mass = probabilities[order].cumsum()
-      assert mass[len(found) - 1] >= p - 1e-6
-      assert len(found) == 1 or mass[len(found) - 2] < p + 1e-6
+      assert mass[len(result) - 1] >= p - 1e-6
+      assert len(result) == 1 or mass[len(result) - 2] < p + 1e-6
 
 
 def test_top_p_at_its_ends():
   logits = random_logits(np.random.default_rng(4)) / 4
-  assert kept(sampler.keep_top_p(logits, 1.0)) == kept(logits)
-  assert kept(sampler.keep_top_p(logits, 1e-30)) == [{falling(row)[0]} for row in logits]
+  assert allowed(sampler.keep_top_p(logits, 1.0)) == allowed(logits)
+  assert allowed(sampler.keep_top_p(logits, 1e-30)) == [{falling(row)[0]} for row in logits]
   # Powers of two are exact: the mass of the first two is 0.75 and reaches it.
-  assert kept(sampler.keep_top_p(np.log2([[0.25, 0.5, 0.25]]) * np.log(2), 0.75)) == [{0, 1}]
+  assert allowed(sampler.keep_top_p(np.log2([[0.25, 0.5, 0.25]]) * np.log(2), 0.75)) == [{0, 1}]
 
 
 def test_top_p_sees_what_temperature_and_top_k_left():
   logits = np.log(np.float32([[0.4, 0.3, 0.2, 0.1]]))
-  assert kept(filter_logits(logits, 1.0, None, 0.55)) == [{0, 1}]
-  assert kept(filter_logits(logits, 1.0, 2, 0.55)) == [{0}]  # 0.4 of 0.7
-  assert kept(filter_logits(logits, 0.25, None, 0.55)) == [{0}]
-  assert kept(filter_logits(logits, 100.0, None, 0.55)) == [{0, 1, 2}]
+  assert allowed(filter_logits(logits, 1.0, None, 0.55)) == [{0, 1}]
+  assert allowed(filter_logits(logits, 1.0, 2, 0.55)) == [{0}]  # 0.4 of 0.7
+  assert allowed(filter_logits(logits, 0.25, None, 0.55)) == [{0}]
+  assert allowed(filter_logits(logits, 100.0, None, 0.55)) == [{0, 1, 2}]
 
 
 def test_nothing_is_ever_nan_or_empty():
@@ -281,14 +281,14 @@ def source():
 
 
 def begin(source, prompt="", length=LENGTH, seed=3, stop=None, **more):
-  asked = constraints.build([], [], stop, LETTERS, length)
+  automaton = constraints.build([], [], stop, LETTERS, length)
   return sampler.Session(
     source,
     LETTERS.encode(prompt),
     length=length,
     seed=seed,
     settings=sampler.Settings(more.pop("temperature", 1.0)),
-    automaton=asked,
+    automaton=automaton,
     **more,
   )
 

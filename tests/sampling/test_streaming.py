@@ -63,4 +63,4 @@ def test_rows_stop_on_their_own_and_the_last_one_ends_the_work():
   blocks = iter(np.split(rows, 3, axis=1))
   pieces = streaming.texts(blocks, streams)
   assert ["".join(column) for column in zip(*pieces)] == ["a", "aa"]
-  assert len(list(blocks)) == 1  # never asked for
+  assert len(list(blocks)) == 1  # never read

@@ -17,6 +17,7 @@ import numpy as np
 from charrnn import console, errors, runtime
 from charrnn.data import downloads, sources, tokenizers
 
+NEWLINES = ("keep", "lf")
 _FORMAT = 1  # version of the cache entries
 _NEWLINE = ord("\n")
 
@@ -50,10 +51,9 @@ class _Reading:
   newlines: str
 
   def __post_init__(self):
-    if self.tokenizer not in tokenizers.KINDS:
-      raise errors.UserError(f"--config.text.tokenizer={self.tokenizer}: use char or byte")
-    if self.newlines not in ("keep", "lf"):
-      raise errors.UserError(f"--config.text.newlines={self.newlines}: use keep or lf")
+    for name, choices in (("tokenizer", tokenizers.KINDS), ("newlines", NEWLINES)):
+      if (value := getattr(self, name)) not in choices:
+        raise errors.UserError(f"--config.text.{name}={value}: use {' or '.join(choices)}")
     if not _is_encoding(self.encoding):
       raise errors.UserError(
         f"--config.text.encoding={self.encoding}: Python has no such text encoding; "

@@ -91,10 +91,10 @@ def resolve(source: str) -> Source:
   raise errors.UserError(f"no corpus, file, folder or URL {source!r}; {hint}")
 
 
-def _file(path: pathlib.Path, kind: str = "file") -> Source:
-  file = downloads.fingerprint(path, path.name)
+def _file(path: pathlib.Path, kind: str = "file", name: str | None = None) -> Source:
+  file = downloads.fingerprint(path, path.name if name is None else name)
   known = _RECOGNISED.get(file.sha256)
-  return Source(path.name, kind, (file,), {"recognised": known} if known else {})
+  return Source(file.name, kind, (file,), {"recognised": known} if known else {})
 
 
 def _collection(
@@ -151,16 +151,14 @@ def _url(source: str) -> Source:
     downloads.check_digest(url, local.files[0].sha256, digest)
     return local
   key = "download-" + hashlib.sha256(url.encode()).hexdigest()[:32]
-  fetched = _file(downloads.fetch(url, digest, key), "url")
-  name = url.rstrip("/").rpartition("/")[2]
-  file = dataclasses.replace(fetched.files[0], name=name)
-  return dataclasses.replace(fetched, name=name, files=(file,))
+  return _file(downloads.fetch(url, digest, key), "url", url.rstrip("/").rpartition("/")[2])
 
 
 def _tinyshakespeare() -> Source:
   (digest,) = _RECOGNISED
-  fetched = _file(downloads.fetch(_TINYSHAKESPEARE, digest, "tinyshakespeare.txt"), "known")
-  return dataclasses.replace(fetched, name="tinyshakespeare", facts={"url": _TINYSHAKESPEARE})
+  path = downloads.fetch(_TINYSHAKESPEARE, digest, "tinyshakespeare.txt")
+  file = downloads.fingerprint(path, path.name)
+  return Source("tinyshakespeare", "known", (file,), {"url": _TINYSHAKESPEARE})
 
 
 def _shakespeare() -> Source:

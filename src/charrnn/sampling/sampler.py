@@ -22,6 +22,7 @@ from charrnn.data import tokenizers
 from charrnn.sampling import streaming
 
 MAX_LENGTH, MAX_NUM = 10**9, 10**7  # tokens of a text, and texts
+MAX_SEED = 2**32 - 1
 MAX_ROWS = 1024  # texts of a batch
 MAX_NOISE = 2**20  # rows x vocabulary of a batch: a block of 64 steps has 256 MiB of noise
 CHUNK = 128  # tokens of a prompt that are read at once
@@ -59,12 +60,10 @@ class Settings:
 
 def check(*, length: int, num: int, seed: int):
   """Raise UserError for counts and seeds out of range."""
-  if not 0 <= length <= MAX_LENGTH:
-    refuse("length", length, f"must be at least 0 and at most {MAX_LENGTH}")
-  if not 1 <= num <= MAX_NUM:
-    refuse("num", num, f"must be at least 1 and at most {MAX_NUM}")
-  if not 0 <= seed < 2**32:
-    refuse("seed", seed, "must be from 0 to 2^32 - 1")
+  counts = ("length", length, 0, MAX_LENGTH), ("num", num, 1, MAX_NUM), ("seed", seed, 0, MAX_SEED)
+  for option, value, low, high in counts:
+    if not low <= value <= high:
+      refuse(option, value, f"must be from {low} to {high}")
 
 
 def refuse(option: str, value, remedy: str):
