@@ -5,16 +5,22 @@ import json
 import signal
 import time
 
+import launch
 import programs
 import pytest
 
-EXPERIMENT = """
+from charrnn import errors
+
+EXPERIMENT = (
+  programs.EXPERIMENT
+  + """
 from charrnn.sweeps import spaces
 from charrnn.sweeps import sweep as s  # the former name of trials
-from tiny import get_config as tiny
+
+of_tiny = get_config
 
 def get_config(variant=""):
-  c = tiny()
+  c = of_tiny()
   c.max_steps, c.eval_every = 20, 10
   return c
 
@@ -59,6 +65,7 @@ def sweep_name():
 def sweep_range():
   return s.sweep("model.hidden", [8, -1])
 """
+)
 
 
 @pytest.fixture(scope="module")
@@ -75,6 +82,13 @@ def _launch(folder, *arguments):
 
 def _finish(folder, *arguments):
   return programs.finish(_launch(folder, *arguments), timeout=240)
+
+
+@pytest.fixture
+def main(work, monkeypatch):
+  """launch.py in this process, for what starts no trial."""
+  monkeypatch.chdir(work)
+  return lambda *arguments: launch.main(["launch.py", "--config=many.py", *arguments])
 
 
 def _rows(folder):
@@ -113,17 +127,15 @@ def test_a_trial_is_the_run_that_its_command_makes(work):
   assert len(_rows(work / "product")) == 4
 
 
-def test_a_dry_run_prints_commands_and_writes_nothing(work):
-  process = _launch(work, "--sweep=seed", "--dry_run", "--workdir=dry", "--config.epochs=3.0")
-  out, err = process.communicate(timeout=60)
-  assert process.returncode == 0, err
-  lines = out.splitlines()
+def test_a_dry_run_prints_commands_and_writes_nothing(work, main, capsys):
+  assert main("--sweep=seed", "--dry_run", "--workdir=dry", "--config.epochs=3.0") == 0
+  lines = capsys.readouterr().out.splitlines()
   assert len(lines) == 2 and all("--config.epochs=3.0" in line for line in lines)
   assert "--config.seed=1" in lines[0] and "--workdir=dry/seed=1" in lines[0]
   assert not (work / "dry").exists()
 
 
-def test_what_was_done_is_not_taken_for_something_else(work):
+def test_what_was_done_is_not_taken_for_something_else(work, main):
   code, err = _finish(work, "--sweep=cell", "--parallel=2", "--workdir=kept")
   assert code == 0, err
   before = programs.contents(work / "kept")
@@ -132,21 +144,19 @@ def test_what_was_done_is_not_taken_for_something_else(work):
     (["--sweep=cell", "--config.model.hidden=9"], "trial cell=rnn: this run was made with model.h"),
     (["--sweep=seed"], "kept is of sweep 'cell', not 'seed'"),
     (["--config.seed=3"], "kept is a sweep"),
+    (["--sweep=seed", "--workdir=kept/cell=rnn"], "is a run"),
   ]:
-    code, err = _finish(work, *arguments, "--workdir=kept")
-    assert code == 2 and named in err and len(err.splitlines()) == 1, err
-  code, err = _finish(work, "--sweep=seed", "--workdir=kept/cell=rnn")
-  assert code == 2 and "is a run" in err
+    with pytest.raises(errors.UserError) as error:
+      main("--workdir=kept", *arguments)
+    assert named in str(error.value) and "\n" not in str(error.value)
   assert programs.contents(work / "kept") == before
 
 
-def test_a_random_search_is_a_sweep_that_grows(work):
+def test_a_random_search_is_a_sweep_that_grows(main, capsys):
   lines = []
   for count in (2, 3):
-    process = _launch(work, "--search=random", f"--trials={count}", "--dry_run", "--workdir=random")
-    out, err = process.communicate(timeout=60)
-    assert process.returncode == 0, err
-    lines.append(out.splitlines())
+    assert main("--search=random", f"--trials={count}", "--dry_run", "--workdir=random") == 0
+    lines.append(capsys.readouterr().out.splitlines())
   assert len(lines[1]) == 3 and lines[1][:2] == lines[0]
   assert all(
     "--config.model.cell=" in line and "--config.model.layers=" in line for line in lines[1]
@@ -264,8 +274,13 @@ def test_a_launcher_killed_midway(work):
     (["--search=optuna", "--config.text.valid_fraction=0.0"], "needs validation losses"),
   ],
 )
-def test_what_is_wrong_is_one_line_before_anything_starts(work, arguments, named):
-  code, err = _finish(work, *arguments, "--workdir=wrong")
-  assert code == 2 and named in err, err
-  assert len(err.strip().splitlines()) == 1
+def test_what_is_wrong_is_one_line_before_anything_starts(work, main, arguments, named):
+  with pytest.raises(errors.UserError) as error:
+    main(*arguments, "--workdir=wrong")
+  assert named in str(error.value) and "\n" not in str(error.value)
   assert not (work / "wrong").exists()
+
+
+def test_an_error_ends_the_program_with_code_2_and_one_line(work):
+  code, err = _finish(work, "--sweep=nothing", "--workdir=wrong")
+  assert code == 2 and len(err.splitlines()) == 1 and "no sweep_nothing()" in err

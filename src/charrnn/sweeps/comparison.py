@@ -111,7 +111,7 @@ class ComparedRun:
 
   @property
   def estimates_seconds(self) -> bool:
-    """Whether seconds are estimated from characters a second."""
+    """Return whether seconds are estimated from characters a second."""
     is_known = self.last is not None and self.last.seconds is not None
     return is_known and any(number(line.get("seconds")) is None for line in self.lines)
 
@@ -180,7 +180,7 @@ class Comparison(NamedTuple):
 
   @property
   def compares(self) -> bool:
-    """Whether all losses are on the same characters."""
+    """Return whether all losses are on the same characters."""
     return len({self.text_of(run) for run in self.runs if run.best}) <= 1
 
   def text_of(self, run: ComparedRun) -> int:
@@ -239,7 +239,7 @@ def _rank(loss: float | None) -> float:
 
 
 def _is_in(names: set[str], field: str) -> bool:
-  """Whether a field or its section is among `names`."""
+  """Return whether a field or its section is among `names`."""
   return not names.isdisjoint({field, field.partition(".")[0]})
 
 
@@ -265,7 +265,7 @@ def _settings(runs, texts, fields) -> list[Setting]:
 
 
 def is_grid(axes: Sequence[Axis], settings: Sequence[Setting]) -> bool:
-  """Whether two or three fields span the settings and at least half of the places are taken."""
+  """Return whether two or three fields span the settings and half of their places are taken."""
   places = math.prod(len(axis.values) for axis in axes)
   taken = {repr([setting.place.get(axis.field) for axis in axes]) for setting in settings}
   return len(axes) in (2, 3) and 2 * len(taken) >= places
@@ -312,7 +312,7 @@ def find_axes(settings: Sequence[dict[str, Any]]) -> list[Axis]:
 
 
 def _determines(column: list[str], other: list[str]) -> bool:
-  """Whether settings with the same value in `column` have the same value in `other`."""
+  """Return whether settings with the same value in `column` have the same value in `other`."""
   return len(set(zip(column, other))) == len(set(column))
 
 
@@ -428,7 +428,7 @@ def _runs_in(target: pathlib.Path) -> Iterator[pathlib.Path]:
 
 
 def _is_rerun(path: pathlib.Path) -> bool:
-  """Whether `charrnn rerun` made the run; it repeats another one."""
+  """Return whether `charrnn rerun` made the run; it repeats another one."""
   try:
     return "rerun_of" in files.read_json(path / "run.json")
   except errors.UserError:

@@ -46,6 +46,11 @@ class Trial(NamedTuple):
     return self.folder / "log.txt"
 
 
+def last(trial: Trial) -> status_lib.Outcome:
+  """Return how the last launch ended; WAITING if there was none or its end is unknown."""
+  return status_lib.read_outcome(trial.folder) or status_lib.Outcome(RunStatus.WAITING)
+
+
 def begin(trial: Trial):
   """Prepare a launch: make the folder, mark the log, and remove the last outcome."""
   trial.folder.mkdir(parents=True, exist_ok=True)
@@ -113,8 +118,7 @@ def summary(trials: Sequence[Trial]) -> str:
   writer = csv.DictWriter(file, header, restval="", lineterminator="\n")
   writer.writeheader()
   for trial in trials:
-    outcome = status_lib.read_outcome(trial.folder) or status_lib.Outcome(RunStatus.WAITING)
-    latest, best = progress(trial.folder)
+    outcome, (latest, best) = last(trial), progress(trial.folder)
     values = (trial.name, outcome.status, outcome.code, f"{outcome.seconds:.0f}")
     values += (latest.get("step"), best.get("valid/loss"), best.get("step"))
     row = dict(zip(columns, values)) | trial.overrides

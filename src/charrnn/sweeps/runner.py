@@ -32,7 +32,7 @@ def run(line: command_line.CommandLine, folder: pathlib.Path) -> int:
     raise errors.UserError(f"{folder} is a run: give another --workdir")
   if flags.search == "optuna":
     return _run_optuna(line, folder, trials_lib.read_space(line))
-  overrides = trials_lib.expand(line) if flags.search is None else trials_lib.draw(line)
+  overrides = _overrides(line)
   trials = trials_lib.make_all(line, folder, trials_lib.by_name(overrides))
   resources = None
   if flags.backend == "slurm":
@@ -49,7 +49,7 @@ def run(line: command_line.CommandLine, folder: pathlib.Path) -> int:
   with lock.hold(folder):
     _check_same_sweep(folder, line)
     _write_sweep(folder, line, trials)
-    missing = [trial for trial in trials if not trials_lib.needs_no_launch(trial, final)]
+    missing = [trial for trial in trials if outcomes.last(trial).status not in final]
     console.say(
       f"sweep     {folder}: {len(trials)} trials, {len(trials) - len(missing)} done before"
     )
@@ -59,6 +59,12 @@ def run(line: command_line.CommandLine, folder: pathlib.Path) -> int:
       interrupted = _run_local(folder, trials, missing, len(trials), flags)
     (folder / "summary.csv").write_text(outcomes.summary(trials))
   return report(folder, trials, interrupted, final, len(trials))
+
+
+def _overrides(line) -> trials_lib.Trials:
+  if line.flags.search is None:
+    return trials_lib.expand(line)
+  return spaces.draw(trials_lib.read_space(line), line.flags.trials, line.config.seed)
 
 
 def _run_optuna(line, folder, space: spaces.Space) -> int:
@@ -208,14 +214,8 @@ def _wait_for_others(folder, trials):
 
 
 def _statuses(trials, pool) -> dict[str, RunStatus]:
-  running = {running.trial.name for running in pool.running}
-  waiting = status_lib.Outcome(RunStatus.WAITING)
-  return {
-    trial.name: RunStatus.RUNNING
-    if trial.name in running
-    else (status_lib.read_outcome(trial.folder) or waiting).status
-    for trial in trials
-  }
+  running = {running.trial.name: RunStatus.RUNNING for running in pool.running}
+  return {trial.name: outcomes.last(trial).status for trial in trials} | running
 
 
 def report(folder, trials, interrupted: bool, final: Sequence[RunStatus], total: int) -> int:
@@ -224,8 +224,7 @@ def report(folder, trials, interrupted: bool, final: Sequence[RunStatus], total:
   `final`: statuses of trials that need no other launch; `total`: trials that there will be.
   Returns the exit code.
   """
-  waiting = status_lib.Outcome(RunStatus.WAITING)
-  ended = [(trial, status_lib.read_outcome(trial.folder) or waiting) for trial in trials]
+  ended = [(trial, outcomes.last(trial)) for trial in trials]
   failures = [
     (trial, outcome)
     for trial, outcome in ended

@@ -165,7 +165,7 @@ def query() -> dict[str, str] | None:
 
 
 def has_jobs(folder: pathlib.Path) -> bool:
-  """Whether SLURM says that a job of a trial in `folder` waits or runs."""
+  """Return whether SLURM says that a job of a trial in `folder` waits or runs."""
   jobs = _stored_jobs(folder)
   states = (jobs and query()) or {}
   return any(states.get(number, "COMPLETED") not in OVER.split() for number in jobs.values())
@@ -212,7 +212,7 @@ def run(trials, missing, flags, resources: Resources) -> bool:
 
 
 def _continues(outcome: status_lib.Outcome | None, job_state: str) -> bool:
-  """Whether a job still has to run its trial, and not only to clean up after it."""
+  """Return whether a job still has to run its trial, and not only to clean up after it."""
   is_over = outcome is not None and outcome.status != RunStatus.STOPPED
   return bool(job_state) and job_state not in OVER.split() and not is_over
 

@@ -22,13 +22,12 @@ import random
 import re
 import sys
 import types
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from charrnn import command_line, errors
 from charrnn import config as config_lib
 from charrnn.runs import run as run_lib
-from charrnn.runs import status as status_lib
 from charrnn.sweeps import outcomes, spaces
 
 Trials = list[dict[str, Any]]
@@ -208,11 +207,6 @@ def _sweep_names(module) -> list[str]:
   return [name.removeprefix("sweep_") for name in vars(module) if name.startswith("sweep_")]
 
 
-def draw(line: command_line.CommandLine) -> Trials:
-  """Return --trials random trials from the experiment file's space."""
-  return spaces.draw(read_space(line), line.flags.trials, line.config.seed)
-
-
 def read_space(line: command_line.CommandLine) -> spaces.Space:
   """Return the experiment file's space; raise UserError if one of its extreme values is refused."""
   module = experiment(line)
@@ -277,14 +271,8 @@ def _check_stored(trial: outcomes.Trial, config):
   except errors.UserError as error:
     raise errors.UserError(f"trial {trial.name}: {error}") from error
   for name in ("epochs", "max_steps"):
-    if config[name] != stored[name] and needs_no_launch(trial):
+    if config[name] != stored[name] and outcomes.last(trial).status in outcomes.FINAL:
       raise errors.UserError(
         f"trial {trial.name} is finished with {name}={stored[name]} and is asked for with "
         f"{name}={config[name]}: give another --workdir"
       )
-
-
-def needs_no_launch(trial: outcomes.Trial, final: Sequence[str] = outcomes.FINAL) -> bool:
-  """Whether the last launch of a trial ended with one of the `final` statuses."""
-  outcome = status_lib.read_outcome(trial.folder)
-  return outcome is not None and outcome.status in final
