@@ -7,6 +7,7 @@ import tiny
 
 from charrnn import errors
 from charrnn.analysis import recording
+from charrnn.evaluation import score
 
 
 @pytest.mark.parametrize("cell", ["rnn", "gru", "lstm"])
@@ -27,7 +28,7 @@ def test_a_recording_is_what_one_pass_computes(cell, tmp_path):
   nats = -log_p[np.arange(2499), ids[1:].astype(int)]
   np.testing.assert_allclose(found.predictions.nats[:-1], nats, atol=1e-5)
   assert np.isnan(found.predictions.nats[-1])
-  falling = np.sort(np.exp(log_p), axis=1)[:, ::-1][:, : recording.TOP]
+  falling = np.sort(np.exp(log_p), axis=1)[:, ::-1][:, : score.K]
   np.testing.assert_allclose(found.predictions.top_p, falling, atol=1e-5)
   assert ticks == [(1024, 2500), (2048, 2500), (2500, 2500)]
 

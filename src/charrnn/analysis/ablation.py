@@ -12,10 +12,10 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from charrnn.analysis import effects, inference, labels, recording
+from charrnn.evaluation import score
 from charrnn.models import layers
 from charrnn.runs import run as run_lib
 from charrnn.sampling import clamps, sampler
@@ -115,30 +115,31 @@ def losses(
 
   The text is read as one stream, unclamped for BURN_IN characters. NaN there and at the end.
   """
-  ids_N = np.asarray(ids_N, np.int32)
-  params = jax.device_put(model.prepare(params))
-  _, first = sampler.prime(model, params, ids_N[:BURN_IN], 1)
-  nats_RxN = np.full((len(rows), len(ids_N)), np.nan, np.float32)
+  N, nats_RxN = len(ids_N), np.full((len(rows), len(ids_N)), np.nan, np.float32)
+  _, first = sampler.prime(model, model.prepare(params), ids_N[:BURN_IN], 1)
   groups = np.array_split(np.arange(len(rows)), -(-len(rows) // ROWS))
   for done, group in enumerate(groups):
-    clamp = clamps.arrays([rows[row] for row in group], model)
-    carry = jax.tree.map(functools.partial(jnp.repeat, repeats=len(group), axis=0), first)
-    for start in range(BURN_IN, len(ids_N) - 1, WINDOW):
-      stop = min(start + WINDOW, len(ids_N) - 1)
-      ids_T = np.pad(ids_N[start : stop + 1], (0, WINDOW - (stop - start)))
-      nats_TxB, carry = _window(model, params, ids_T, carry, clamp)
-      nats_RxN[group, start:stop] = np.asarray(nats_TxB)[: stop - start].T
+    windows = score.windows(
+      model,
+      params,
+      ids_N,
+      [(BURN_IN + 1, N)],
+      measure=_nats,
+      window=WINDOW,
+      clamp=clamps.arrays([rows[row] for row in group], model),
+      carry=jax.tree.map(functools.partial(np.repeat, repeats=len(group), axis=0), first),
+      copies=len(group),
+    )
+    for nats_TxR, positions_TxB, weight_TxB in windows:
+      count, start = int(weight_TxB.sum()), positions_TxB[0, 0] - 1
+      nats_RxN[group, start : start + count] = nats_TxR[:count].T
       if progress:
-        progress(done * len(ids_N) + stop + 1, len(groups) * len(ids_N))
+        progress(done * N + start + count + 1, len(groups) * N)
   return nats_RxN
 
 
-@functools.partial(jax.jit, static_argnums=0)
-def _window(model, params, ids_T, carry, clamp):
-  B = jax.tree.leaves(carry)[0].shape[0]
-  ids_TxB = jnp.broadcast_to(ids_T[:, None], (len(ids_T), B))
-  logits_TxBxV, carry, _ = model.apply(params, ids_TxB[:-1], carry, clamp=clamp)
-  return layers.cross_entropy(logits_TxBxV, ids_TxB[1:]), carry
+def _nats(logits_TxBxV, y_TxB, recorded):
+  return layers.cross_entropy(logits_TxBxV, y_TxB)
 
 
 def inside(label: labels.Label) -> np.ndarray:

@@ -4,24 +4,20 @@ The text is read as one stream with the carry kept, as in training. N characters
 one for each quantity of each unit of each layer, ordered by layer, quantity and unit.
 """
 
-import functools
 import pathlib
 import shutil
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-import jax
-import jax.numpy as jnp
 import numpy as np
-from jax import lax
 
 from charrnn import errors, models
 from charrnn.data import splits
+from charrnn.evaluation import score
 from charrnn.runs import run as run_lib
 
 MIN_CHARACTERS = 5000  # enough for two halves
 WINDOW = 1024  # characters in one call of the model
-TOP = 5  # predictions kept at each character
 
 
 class Text(NamedTuple):
@@ -44,18 +40,10 @@ class Column(NamedTuple):
     return f"{self.layer}:{self.quantity}{self.unit}"
 
 
-class Predictions(NamedTuple):
-  """Predictions of the character after each of N."""
-
-  nats: np.ndarray  # [N], -log p of the next character; NaN at the last
-  top_ids: np.ndarray  # [N, TOP], the most probable, fewer if the vocabulary has fewer
-  top_p: np.ndarray  # [N, TOP]
-
-
 class Recording(NamedTuple):
   columns: tuple[Column, ...]
   values: np.ndarray  # float32 [N, C], mapped from a file
-  predictions: Predictions
+  predictions: score.Prediction  # [N], of the character after each; nats is NaN at the last
 
 
 def held_out_text(run: run_lib.Run, characters: int) -> Text:
@@ -116,31 +104,26 @@ def record(
   names, N = columns(model), len(ids_N)
   check_disk_space(path, N * len(names) * 4)
   values = np.memmap(path, np.float32, mode="w+", shape=(N, len(names)))
-  params, carry = jax.device_put(model.prepare(params)), model.initial_carry(1)
-  # Characters beyond the end change nothing before it and avoid a program of another length.
-  padded = np.concatenate([np.asarray(ids_N, np.int32), np.zeros(-N % WINDOW + 1, np.int32)])
-  parts = []
-  for start in range(0, N, WINDOW):
-    stop = min(start + WINDOW, N)
-    ids_T = padded[start : start + WINDOW + 1]
-    chunk, predictions, carry = _window(model, params, ids_T, carry)
-    values[start:stop] = np.asarray(chunk)[: stop - start]
-    parts.append([np.array(each[: stop - start]) for each in predictions])
+  # The token after the last one is none of the text; its prediction is dropped.
+  windows = score.windows(
+    model, params, np.append(ids_N, 0), [(1, N + 1)], measure=_measure, window=WINDOW, record=True
+  )
+  start, predictions = 0, []
+  for (predicted, recorded), _, weight in windows:
+    stop = start + int(weight.sum())
+    parts = [recorded[layer][name][:, 0] for layer, sizes in model.units.items() for name in sizes]
+    values[start:stop] = np.concatenate(parts, axis=1)[: stop - start]
+    predictions.append([each[: stop - start, 0] for each in predicted])
+    start = stop
     if progress:
       progress(stop, N)
-  predictions = Predictions(*map(np.concatenate, zip(*parts)))
-  predictions.nats[-1] = np.nan
-  return Recording(names, values, predictions)
+  predicted = score.Prediction(*map(np.concatenate, zip(*predictions)))
+  predicted.nats[-1] = np.nan
+  return Recording(names, values, predicted)
 
 
-@functools.partial(jax.jit, static_argnums=0)
-def _window(model, params, ids_T, carry):
-  logits_TxBxV, carry, recorded = model.apply(params, ids_T[:-1, None], carry, record=True)
-  values = [recorded[layer][name][:, 0] for layer, names in model.units.items() for name in names]
-  log_p_TxV = jax.nn.log_softmax(logits_TxBxV[:, 0])
-  nats_T = -jnp.take_along_axis(log_p_TxV, ids_T[1:, None], axis=1)[:, 0]
-  top, top_ids = lax.top_k(log_p_TxV, min(TOP, log_p_TxV.shape[-1]))
-  return jnp.concatenate(values, axis=1), Predictions(nats_T, top_ids, jnp.exp(top)), carry
+def _measure(logits_TxBxV, y_TxB, recorded):
+  return score.predict(logits_TxBxV, y_TxB), recorded
 
 
 def check_disk_space(path: pathlib.Path, size: int):
