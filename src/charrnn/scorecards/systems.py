@@ -125,8 +125,8 @@ def sample(args, request: Request, domain: metrics.Domain, progress: console.Pro
     config, tokenizer = first.config, first.tokenizer
     corpus = held_out.load(first)
   else:
-    source = args.corpus or domain.source
-    config = config_lib.replace(config_lib.default(), {"text.source": source})
+    name = args.corpus or domain.source
+    config = config_lib.replace(config_lib.default(), {"text.source": name})
     whole = run_lib.load_corpus(config)
     tokenizer = whole.tokenizer
     corpus = held_out.divide(whole, config_lib.split(config, len(whole.ids)), tokenizer)
@@ -139,16 +139,15 @@ def sample(args, request: Request, domain: metrics.Domain, progress: console.Pro
     if system in read:
       texts[system.name] = file_samples(domain, read[system], args.length)
     else:
-      run = loaded[system]
-      writer = sampler.Source(run.model, run.params, run.tokenizer)
-      texts[system.name] = _sample_model(writer, args, request, domain, progress(system.name))
+      update = progress(system.name)
+      texts[system.name] = _sample_model(loaded[system], args, request, domain, update)
   if args.order:
     name = f"{args.order}-gram"
     update = progress(name)
     fitted = ngram.fit(corpus.corpus.ids, args.order, tokenizer.vocab_size, corpus.splits.train)
     model = ngram.Model(tokenizer.vocab_size, args.order)
-    writer = sampler.Source(model, fitted.params(), tokenizer)
-    texts[name] = _sample_model(writer, args, request, domain, update)
+    source = sampler.Source(model, fitted.params(), tokenizer)
+    texts[name] = _sample_model(source, args, request, domain, update)
   texts[SHUFFLED] = [
     shuffle(text, domain.tokens, args.seed + n) for n, text in enumerate(texts[HELD_OUT])
   ]
@@ -156,18 +155,11 @@ def sample(args, request: Request, domain: metrics.Domain, progress: console.Pro
   return Samples(corpus.training, parse, texts, steps)
 
 
-def _sample_model(writer, args, request: Request, domain, update) -> list[str]:
-  prompt = "".join(token for token in domain.prompt if token in writer.tokenizer.tokens)
-  texts = sampler.sample_texts(
-    writer,
-    prompt=prompt,
-    num=args.num,
-    length=args.length,
-    settings=request.settings,
-    seed=args.seed,
-    progress=update,
-  )
-  return complete(texts, domain.boundary)
+def _sample_model(source, args, request: Request, domain, update) -> list[str]:
+  prompt = "".join(token for token in domain.prompt if token in source.tokenizer.tokens)
+  size = {"num": args.num, "length": args.length, "seed": args.seed}
+  options = {"settings": request.settings, "progress": update}
+  return complete(sampler.sample_texts(source, prompt=prompt, **size, **options), domain.boundary)
 
 
 def _read(path: pathlib.Path, text_config) -> str:

@@ -16,17 +16,13 @@ from charrnn.scorecards import diversity, metrics, systems
 MAX_TEMPERATURE = 1e30  # of the sampler, in place of infinity: all logits become equal
 EXCERPT = 160  # characters
 _TICKS = (0, 0.25, 0.5, 1, 2, 4, math.inf)
+_DISTINCT = tuple(f"distinct-{n}" for n in diversity.SIZES)
 # Title, unit, metrics, and the key of their values.
 _PANELS = (
   ("entropy of the sampling distribution", "nats", ("entropy",), "value"),
   ("loss of the text under the model", "nats a token", ("loss",), "value"),
   ("known words", "share", ("known words",), "value"),
-  (
-    "distinct sequences of n words",
-    "share",
-    tuple(f"distinct-{n}" for n in diversity.SIZES),
-    "value",
-  ),
+  ("distinct sequences of n words", "share", _DISTINCT, "value"),
   (f"{diversity.GRAM}-grams of characters", "distance", (f"{diversity.GRAM}-grams",), "distance"),
   ("words", "distance", ("words",), "distance"),
   ("texts that end in a loop", "share", ("loops",), "value"),
@@ -52,14 +48,12 @@ def measure(
   settings: dict[str, sampler.Settings],
   held_out_BxN: np.ndarray,
   training: str,
-  *,
-  num: int,
-  length: int,
-  seed: int,
+  **size: int,
 ) -> dict[str, Any]:
   """Return the metrics at all temperatures beside those of held-out text, and excerpts.
 
-  `settings`: by the name of the temperature. Held-out text is scored at temperature 1.
+  `settings`: by the name of the temperature. `size`: num, length and seed of the samples. Held-out
+  text is scored at temperature 1.
   """
   parse = diversity.parser(training)
 
@@ -75,13 +69,11 @@ def measure(
     for n, (name, each) in enumerate(settings.items()):
       update(n, len(settings))
       # Texts of a byte tokenizer cannot be encoded again, so their ids are kept.
-      ids_BxN = sampler.sample_ids(
-        run, prompt_ids, length=length, num=num, seed=seed, settings=each
-      )
+      ids_BxN = sampler.sample_ids(run, prompt_ids, settings=each, **size)
       by_system[name] = items(ids_BxN, each)
       excerpts[name] = run.tokenizer.decode(ids_BxN[0])[:EXCERPT]
     progress("metrics")
-    report = metrics.compare(diversity.METRICS, by_system, systems.HELD_OUT, seed)
+    report = metrics.compare(diversity.METRICS, by_system, systems.HELD_OUT, size["seed"])
   return report | {"excerpts": excerpts}
 
 
