@@ -21,7 +21,7 @@ scale    how the cost of training grows with width, depth, batch, window and dev
 startup  the seconds from `python launch.py` to the first training step
 cells    the seconds to match 4,096 columns of 500,000 characters with 16 hypotheses
 
-Without a word: train and sample. Every implementation is a process of its own and compiles first;
+By default: train and sample. Every implementation is a process of its own and compiles first;
 then they take turns in rounds, so that machine noise affects all alike, and medians are compared.
 The rounds also measure the machine's best rates: of matrix products, and of reading memory.
 Memory is what an implementation takes on top of importing its library."""

@@ -140,10 +140,6 @@ class Cell:
   join: Callable = join_sum  # (params, x_h [B, G*H], h_h [B, G*H]) -> pre, a tree of arrays
   output: Callable = lambda state, gates: state  # recomputes h after the memory was clamped
 
-  def recur(self, params, state, x_h):
-    """Take one step from the input's product x_h [B, G*H] -> (state, gates)."""
-    return self.update(state, self.join(params, x_h, dot(state.h, params["W_hh"])))
-
   def clamp(self, before, after, gates, clamp: Mapping[str, tuple]):
     """Return the state after a step with some of its entries set from outside.
 

@@ -97,7 +97,7 @@ def scan_layer(cell: cells.Cell, params, state, x, clamp=None):
 
   def step(before, x):
     if cell.update:
-      state, gates = cell.recur(params, before, x)
+      state, gates = cell.update(before, cell.join(params, x, cells.dot(before.h, params["W_hh"])))
     else:
       state, gates = cell.step(params, before, x)[0], {}
     if clamp:
