@@ -40,7 +40,7 @@ def run(args):
     print(json.dumps(files.with_aliases(result, ALIASES)))
   else:
     sys.stdout.reconfigure(errors="backslashreplace")
-    print("\n".join(line.rstrip() for line in _report(result)))
+    print("\n".join(console.visible(line.rstrip()) for line in _report(result)))
   return 0 if result["same"] else 1
 
 

@@ -55,7 +55,7 @@ def run(args):
     print(json.dumps(files.with_aliases(about, ALIASES)))
     return
   sys.stdout.reconfigure(errors="backslashreplace")  # the terminal may lack some characters
-  print("\n".join(line.rstrip() for line in _report(about)))
+  print("\n".join(console.visible(line.rstrip()) for line in _report(about)))
 
 
 def summary(run: run_lib.Run, step: int | None = None) -> dict[str, Any]:
@@ -210,9 +210,8 @@ def row(label: str, text: str, lines: int | None = None) -> Iterator[str]:
 
 def _origin(about):
   yield from row("run", about["run"])
-  yield from row(
-    "experiment", ":".join([about["experiment"] or "?", about["variant"] or ""]).strip(":")
-  )
+  variant = about["variant"]
+  yield from row("experiment", (about["experiment"] or "?") + (f":{variant}" if variant else ""))
   yield from row("status", _status(about["progress"]))
   if about["config"] and not models.has_gradient(about["config"]["model"]):
     yield from row("", "an n-gram: steps are orders, of which the best is kept")
@@ -234,12 +233,7 @@ def _status(progress) -> str:
   if status == status_lib.RunStatus.RUNNING and steps:
     text += f" ({step / steps:.0%})"
   text += "" if progress["epochs"] is None else f", {progress['epochs']:.2f} epochs"
-  resumable = status in (
-    status_lib.RunStatus.STOPPED,
-    status_lib.RunStatus.KILLED,
-    status_lib.RunStatus.TIMEOUT,
-  )
-  return text + ("; the same command resumes it" if resumable else "")
+  return text + ("; the same command resumes it" if status in status_lib.RESUMABLE else "")
 
 
 def _vocabulary(tokenizer) -> str:

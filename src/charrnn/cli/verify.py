@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from charrnn import config as config_lib
-from charrnn import errors
+from charrnn import console, errors
 from charrnn.cli import arguments
 from charrnn.runs import checkpoints, metrics
 from charrnn.runs import run as run_lib
@@ -30,7 +30,7 @@ def run(args):
   for part in _check(opened):
     parts.append(part)
     if not args.json:
-      print(_line(part), flush=True)
+      print(console.visible(_line(part)), flush=True)
   whole = not any(part["damaged"] for part in parts)
   if args.json:
     print(json.dumps({"run": str(opened.path), "whole": whole, "parts": parts}))

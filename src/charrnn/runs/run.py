@@ -136,12 +136,7 @@ class Run:
     ended = outcome.status if outcome else status_lib.RunStatus.WAITING
     if not (self.path / "config.json").exists():
       return ended
-    if ended in (
-      status_lib.RunStatus.WAITING,
-      status_lib.RunStatus.STOPPED,
-      status_lib.RunStatus.KILLED,
-      status_lib.RunStatus.TIMEOUT,
-    ):
+    if ended in (status_lib.RunStatus.WAITING, *status_lib.RESUMABLE):
       # Another launch may have resumed the run since.
       with contextlib.suppress(errors.UserError):
         ended = self._result() or ended

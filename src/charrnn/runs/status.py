@@ -26,6 +26,9 @@ class RunStatus(enum.StrEnum):
     return cls.FINISHED if value == "done" else None  # the word of older versions
 
 
+RESUMABLE = (RunStatus.STOPPED, RunStatus.KILLED, RunStatus.TIMEOUT)
+
+
 class Outcome(NamedTuple):
   """The end of a launch."""
 
