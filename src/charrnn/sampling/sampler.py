@@ -263,8 +263,8 @@ def _run(model, params, state, keys_B, start, knobs, block, allowed, clamp):
     output_B = jnp.where(ended_B, ENDED, jnp.where(broken_B, BROKEN, ids_B))
     return after, (output_B, logits_BxV, filtered_BxV)
 
-  # The noise of a whole block at once: step by step it takes a fifth of the time of a small model.
-  # So do the log probabilities: they took a twentieth.
+  # Noise and log probabilities are computed for a whole block at once. Step by step they would take
+  # a fifth and a twentieth of the time of a small model.
   steps_N = start + jnp.arange(block)
   noise_NxBxV = jax.vmap(jax.vmap(gumbel, (0, None)), (None, 0))(keys_B, steps_N)
   state, (ids_NxB, logits_NxBxV, filtered_NxBxV) = lax.scan(step, state, (steps_N, noise_NxBxV))
