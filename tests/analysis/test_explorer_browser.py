@@ -227,9 +227,9 @@ def test_all_views_are_there_and_lead_back_to_cells(page):
   assert "not scored: only one value" in page.locator(".findings").inner_text()
   assert "12.5% of cells follow some hypothesis: 2 of 16" in page.locator(".fraction").inner_text()
   page.get_by_role("tab", name="Findings").press("ArrowRight")
-  causes = page.locator("#view-causes")
-  assert causes.locator(".card").count() == 3
-  assert causes.locator(".mark.control").count() == 2 * 19 + 3 * 4
+  ablation = page.locator("#view-ablation")
+  assert ablation.locator(".card").count() == 3
+  assert ablation.locator(".mark.control").count() == 2 * 19 + 3 * 4
   page.keyboard.press("4")
   assert page.locator("circle.gate").count() == 3 * 16
   page.keyboard.press("5")

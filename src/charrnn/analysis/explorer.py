@@ -20,7 +20,7 @@ from charrnn.evaluation import pages
 # Joined in this order to the one script.
 SCRIPTS = (
   *("data", "draw", "text", "cells", "look"),
-  *("findings", "causes", "network", "keys", "page"),
+  *("findings", "ablation", "network", "keys", "page"),
 )
 FINE = 256  # levels of all quantities of featured units
 LEVELS = (256, 128, 64, 32, 24, 16, 12, 10, 8, 6, 4)  # of the main quantity of all others

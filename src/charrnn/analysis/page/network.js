@@ -82,8 +82,8 @@ function showEmergence() {
     make(
       "p",
       { class: "lead" },
-      "The score of the cell that is best in the end, at the steps that were kept, and of whichever ",
-      "cell was best at that step: where the two part, another cell had it first.",
+      "The score of each finding's cell at the stored checkpoints, and of the best cell of each ",
+      "checkpoint. Where the two differ, another cell followed the hypothesis first.",
     ),
   );
   if (!study.emergence.length) return view.append(nothing("No earlier steps were kept."));

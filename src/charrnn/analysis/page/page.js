@@ -4,7 +4,7 @@ const state = { cell: null, hypothesis: null, quantity: MAIN, stretch: false, at
 const VIEWS = [
   ["text", "Cells in text"],
   ["findings", "Findings"],
-  ["causes", "Causes"],
+  ["ablation", "Ablation"],
   ["gates", "Gates"],
   ["emergence", "Emergence"],
   ["notes", "How to read"],
@@ -236,7 +236,7 @@ buildTabs();
 buildText(byId("text"));
 buildChooser();
 showFindings();
-showCauses();
+showAblation();
 showGates();
 showEmergence();
 showNotes();

@@ -1,16 +1,16 @@
-// What a cell does: ablation and steering.
+// Ablation and steering.
 
 const nothing = (text) => make("p", { class: "quiet" }, text);
 
-function showCauses() {
+function showAblation() {
   show(
-    byId("view-causes"),
+    byId("view-ablation"),
     make("h2", {}, "Ablation"),
     make(
       "p",
       { class: "lead" },
-      "The loss when the cell is held, minus the loss as it is: where the ",
-      "hypothesis holds, and elsewhere. Grey dots are other cells, held alike.",
+      "The increase of the loss with the cell clamped: where the hypothesis holds, and elsewhere. ",
+      "Grey dots are control cells, clamped likewise.",
     ),
     study.ablations.length
       ? make("div", { class: "cards" }, study.ablations.map(ablationCard))
@@ -19,8 +19,8 @@ function showCauses() {
     make(
       "p",
       { class: "lead" },
-      "What the network writes while the cell is held. ",
-      "The upright line is the network as it is, grey dots are other cells held alike.",
+      "Measures of sampled text with the cell clamped. ",
+      "The upright line is the network without clamps; grey dots are control cells.",
     ),
     study.steering.length ? steeringCards() : nothing("No cell was steered."),
   );
