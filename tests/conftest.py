@@ -37,11 +37,6 @@ def pytest_xdist_auto_num_workers(config):
   return 0 if paths else min(4, len(runtime.cores()))
 
 
-def pytest_configure(config):
-  # ml_collections reads experiment files with it.
-  config.addinivalue_line("filterwarnings", r"ignore:the load_module\(\) method:DeprecationWarning")
-
-
 @pytest.fixture(scope="session")
 def folder(tmp_path_factory):
   """A folder with a text and the experiment tiny.py."""

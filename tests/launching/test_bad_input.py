@@ -44,7 +44,6 @@ def refused(main, folder, monkeypatch, tmp_path):
   return run
 
 
-@pytest.mark.filterwarnings("ignore:.*get_config.. returned None")
 @pytest.mark.parametrize(
   ("arguments", "message"),
   [
