@@ -1,4 +1,4 @@
-"""Trains what an experiment file describes, or goes on where it stopped; one run, or a sweep.
+"""Train the network of an experiment file, or resume its training; run a sweep or a search.
 
   python launch.py --config=experiments/shakespeare.py[:variant] [--workdir=RUN]
                    [--config.x.y=value ...] [--distributed]
@@ -7,20 +7,20 @@
   python launch.py --config=experiments/learning_rate.py --search=optuna [--trials=N] ...
 
 --config       an experiment file, with one of its variants after a colon; or a run's config.json
---config.x.y   overrides a field; docs/config.md explains each
---workdir      the run's directory; default: runs/<experiment>[-variant][-overrides], so that the
-               same command again resumes
---distributed  this is one of several processes, as SLURM or a TPU pod starts them
---sweep        runs the trials of the experiment file's sweep(), or the product of sweep_NAME()s;
-               the same command again runs what is missing
---search       random or optuna: as many --trials (default 20) of the experiment file's space()
---backend      local; or slurm, an array of jobs with what the experiment's slurm() asks for
---parallel     trials at a time, among which cores and devices are shared out (default 1)
---time_limit   minutes that a trial may take: then it saves and ends
---dry_run      prints the trials' commands
+--config.x.y   another value of a field; docs/config.md explains each
+--workdir      the run directory; default: runs/<experiment>[-variant][-overrides], so the same
+               command resumes the run
+--distributed  this process is one of several, started by SLURM or a TPU pod
+--sweep        run the trials of the experiment file's sweep(), or the product of sweep_NAME()s;
+               the same command runs the trials that are missing
+--search       random or optuna: run so many --trials (default 20) of the experiment file's space()
+--backend      local; or slurm, an array of jobs with the resources of the experiment's slurm()
+--parallel     number of trials at a time, which share cores and devices (default 1)
+--time_limit   minutes after which a trial saves and ends
+--dry_run      print the commands of the trials
 
-Exit codes: 0 done; 1 a trial of the sweep failed; 2 something asked for is wrong; 75 stopped by a
-signal, resume any time.
+Exit codes: 0 finished; 1 a trial of the sweep failed; 2 an error in the command; 75 stopped by a
+signal, can be resumed.
 """
 
 import pathlib
@@ -32,7 +32,7 @@ from charrnn import command_line, console, errors
 from charrnn.launching import train
 from charrnn.sweeps import runner
 
-OF_SWEEPS = ("trials", "backend", "parallel", "time_limit", "dry_run")
+SWEEP_FLAGS = ("trials", "backend", "parallel", "time_limit", "dry_run")
 
 
 def define_flags(values):
@@ -40,16 +40,16 @@ def define_flags(values):
   flags.DEFINE_string("workdir", None, "directory of the run or the sweep", **define)
   flags.DEFINE_boolean("distributed", False, "one process of several", **define)
   flags.DEFINE_string("sweep", None, "names of sweeps in the experiment file", **define)
-  flags.DEFINE_string("search", None, "how trials are chosen", **define)
-  flags.DEFINE_integer("trials", 20, "of a search", **define)
-  flags.DEFINE_string("backend", "local", "where trials run", **define)
+  flags.DEFINE_string("search", None, "random or optuna", **define)
+  flags.DEFINE_integer("trials", 20, "number of trials of a search", **define)
+  flags.DEFINE_string("backend", "local", "local or slurm", **define)
   flags.DEFINE_integer("parallel", 1, "trials at a time", **define)
   flags.DEFINE_float("time_limit", None, "minutes for each trial", **define)
   flags.DEFINE_boolean("dry_run", False, "print the trials' commands", **define)
 
 
 def parse(argv):
-  # `--sweep` alone is the file's own; `--search` alone is refused with what there is.
+  # absl requires a value: `--sweep` alone is the sweep() of the file, `--search` alone an error.
   alone = {"--sweep": "--sweep=", "--search": "--search="}
   return command_line.parse([alone.get(each, each) for each in argv], define_flags)
 
@@ -65,9 +65,11 @@ def main(argv):
     kind = ("search", search) if sweep is None else ("sweep", sweep.replace(",", "-"))
     parts = "-".join(filter(None, [name, *kind]))
     return runner.run(line, pathlib.Path(line.flags.workdir or pathlib.Path("runs") / parts))
-  for flag in OF_SWEEPS:
+  for flag in SWEEP_FLAGS:
     if line.flags[flag].present:
-      raise errors.UserError(f"--{flag} is of a sweep or a search: add one, or leave it out")
+      raise errors.UserError(
+        f"--{flag} is for a sweep or a search: add --sweep or --search, or leave it out"
+      )
   workdir = pathlib.Path(line.flags.workdir or pathlib.Path("runs") / name)
   return train.run(line, workdir, line.flags.distributed)
 

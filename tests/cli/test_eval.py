@@ -10,6 +10,7 @@ import sys
 import pytest
 
 from charrnn import runtime
+from charrnn.cli import eval as eval_lib
 from charrnn.runs import run as run_lib
 
 SONG = "".join(f"{n} green bottles\n" for n in range(300, 400))
@@ -85,8 +86,6 @@ def test_a_table_of_every_character(charrnn, trained, tmp_path):
 
 
 def test_an_awkward_character_is_one_field():
-  from charrnn.cli import eval as eval_lib
-
   for symbol in "\n\t\r\\\"'é \x00\u2028\ud800\x85":
     field = eval_lib.escape("char", symbol)
     assert field.isprintable() and '"' not in field

@@ -260,7 +260,7 @@ def test_a_launcher_killed_midway(work):
     (["--sweep", "--time_limit=0"], "--time_limit=0"),
     (["--sweep", "--distributed"], "--distributed"),
     (["--parallel=2"], "--parallel is of a sweep"),
-    (["--trials=3"], "--trials is of a sweep or a search"),
+    (["--trials=3"], "--trials is for a sweep or a search"),
     (["--sweep", "--trials=3"], "--trials is an option of a search"),
     (["--search"], "--search=: use random or optuna"),
     (["--search=grid"], "--search=grid: use random or optuna"),
