@@ -67,9 +67,7 @@ def main(argv):
     return runner.run(line, pathlib.Path(line.flags.workdir or pathlib.Path("runs") / parts))
   for flag in SWEEP_FLAGS:
     if line.flags[flag].present:
-      raise errors.UserError(
-        f"--{flag} is for a sweep or a search: add --sweep or --search, or leave it out"
-      )
+      raise errors.UserError(f"--{flag} is for a sweep or a search: add one, or leave it out")
   workdir = pathlib.Path(line.flags.workdir or pathlib.Path("runs") / name)
   return train.run(line, workdir, line.flags.distributed)
 
