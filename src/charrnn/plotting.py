@@ -1,6 +1,9 @@
-"""The look that pictures share."""
+"""The style and colours of all pictures."""
 
 import contextlib
+import pathlib
+from collections.abc import Iterator
+from typing import Any
 
 REAL = "#23262c"  # of real text, or what others are compared with
 COLORS = ("#0072b2", "#d55e00", "#007d5d", "#b0568f", "#8a6d00", "#555b66")
@@ -20,23 +23,22 @@ _STYLE = {
 
 
 @contextlib.contextmanager
-def figure(path, title: str, **options):
-  """A matplotlib figure with a title, saved as PNG in the end; `options` are those of figure()."""
-  import matplotlib as mpl
+def figure(path: pathlib.Path, title: str, **options) -> Iterator[Any]:
+  """Yield a matplotlib figure with a title, which is saved as PNG at the end.
 
-  mpl.use("Agg")
-  from matplotlib import pyplot as plt
+  `options` are those of matplotlib.figure.Figure. pyplot and its backend are left alone: in a
+  notebook they belong to the user.
+  """
+  import matplotlib as mpl  # slow: only when there is something to plot
+  from matplotlib import figure as figure_lib
 
-  with plt.rc_context(_STYLE):
-    made = plt.figure(layout="constrained", **options)
-    try:
-      made.suptitle(plain(title), size=11)
-      yield made
-      made.savefig(path, dpi=130)
-    finally:
-      plt.close(made)
+  with mpl.rc_context(_STYLE):
+    made = figure_lib.Figure(layout="constrained", **options)
+    made.suptitle(plain(title), size=11)
+    yield made
+    made.savefig(path, dpi=130)
 
 
 def plain(text: str) -> str:
-  """Names as they are: a $ would begin a formula, and a lone surrogate has no glyph."""
+  """Return a text that matplotlib shows as it is: $ begins a formula, surrogates have no glyph."""
   return text.replace("$", r"\$").encode("utf-8", "replace").decode()

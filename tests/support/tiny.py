@@ -51,7 +51,7 @@ def trainer(workdir, c, said=None, samples=None, losses=None, **fields):
   workdir.mkdir(exist_ok=True)
   said = [] if said is None else said
   samples = {} if samples is None else samples
-  w, net = windows(c), model(**fields)
+  w, net = windows(c), model(**{"layers": 1} | fields)
   n = len(w.ids)
   settings = {"streams": c.eval_streams, "window": c.window, "burn_in": c.eval_burn_in}
 

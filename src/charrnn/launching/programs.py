@@ -46,11 +46,6 @@ class Job(NamedTuple):
     return f"{self.line.experiment} {self.line.variant}".strip()
 
 
-def is_main_process() -> bool:
-  """Return whether this process writes the files of the run."""
-  return jax.process_index() == 0
-
-
 def train(job: Job, chosen: dict[str, Any], watch: runtime.Stopwatch) -> int:
   """Train a network, or resume its training; return the exit code.
 
@@ -76,7 +71,7 @@ def train(job: Job, chosen: dict[str, Any], watch: runtime.Stopwatch) -> int:
       return transferred_params(config.init_from, config.model, fresh, corpus.tokenizer)
 
   state, record = trainer.restore(init_params), None
-  if is_main_process():
+  if loop.is_main():
     devices = trainer.train_step.devices.text
     record = provenance.record_launch(job.line, job.workdir, corpus, devices)
   watch.mark("parameters")
@@ -87,7 +82,7 @@ def train(job: Job, chosen: dict[str, Any], watch: runtime.Stopwatch) -> int:
       loop.say(provenance.record_startup(job.workdir, record, watch.seconds()))
 
   _, interrupted = trainer.train(state, on_first_step)
-  if is_main_process():
+  if loop.is_main():
     metrics.plot(job.workdir, job.title)
   if interrupted:
     return status_lib.STOPPED_CODE
@@ -195,8 +190,13 @@ def count(job: Job) -> int:
     total = len(job.corpus.ids)
     loop.say(f"corpus    {job.corpus.name}: {length:,} of {total:,} characters to count")
     loop.say(f"run       {job.workdir}")
-    vocab_size = job.corpus.tokenizer.vocab_size
-    counts = ngram.fit(job.corpus.ids, order, vocab_size, job.splits.train, _report_strings)
+    counts = ngram.fit(
+      job.corpus.ids,
+      order,
+      job.corpus.tokenizer.vocab_size,
+      job.splits.train,
+      lambda n, strings: loop.say(f"order {n:3}  {strings:11,} strings counted"),
+    )
   provenance.record_launch(job.line, job.workdir, job.corpus, steps.all_devices().text)
   meta = newest[1] if newest else _store_best_order(job, counts)
   if job.splits.valid:
@@ -206,10 +206,6 @@ def count(job: Job) -> int:
   loop.say(f"{'finished before' if newest else 'finished'}: the run is in {job.workdir}")
   _show_next_commands(job)
   return 0
-
-
-def _report_strings(order, strings):
-  loop.say(f"order {order:3}  {strings:11,} strings counted")
 
 
 def _store_best_order(job, counts) -> dict[str, Any]:

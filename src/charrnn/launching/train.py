@@ -26,7 +26,8 @@ def run(line: command_line.CommandLine, workdir: pathlib.Path, distributed: bool
   with contextlib.ExitStack() as locks:
     if not distributed:
       locks.enter_context(lock.hold(workdir))
-    stored = _stored_config(workdir)
+    path = workdir / "config.json"
+    stored = files.read_json(path) if path.exists() else None
     corpus = run_lib.load_corpus(line.config)
     if is_trained:
       line, chosen = _resolve(line, corpus, stored, watch, distributed)
@@ -36,11 +37,12 @@ def run(line: command_line.CommandLine, workdir: pathlib.Path, distributed: bool
     # From here on with JAX: errors above are reported without its seconds of importing.
     from charrnn.launching import programs
     from charrnn.runs import checkpoints
+    from charrnn.training import loop
 
     programs.check_sample(line.config, corpus.tokenizer)
     newest = max(checkpoints.steps(workdir / "checkpoints"), default=-1)
     with runtime.together(newest):
-      if distributed and programs.is_main_process():
+      if distributed and loop.is_main():
         locks.enter_context(lock.hold(workdir))
       if stored:
         config_lib.check_resumable(stored, config_lib.to_json(line.config))
@@ -65,12 +67,6 @@ def _check_count(line, distributed):
   for name in sorted(used):
     if line.config[name] is None:
       raise errors.UserError(f"--config.{name} is missing: an ngram of this text needs it")
-
-
-def _stored_config(workdir):
-  """Return the config of the run in a directory as JSON; None if there is no run."""
-  path = workdir / "config.json"
-  return files.read_json(path) if path.exists() else None
 
 
 def _resolve(line, corpus, stored, watch, distributed):

@@ -31,9 +31,14 @@ RANKING = "valid/loss"  # the metric by which checkpoints are ranked
 Evaluator = Callable[[Any, int], Iterable[tuple[str, float]]]  # (params, step) -> names and values
 
 
+def is_main() -> bool:
+  """Return whether this process writes the logs and the files of the run."""
+  return jax.process_index() == 0
+
+
 def say(text: str):
   """Write a status line, once however many processes there are."""
-  if jax.process_index() == 0:
+  if is_main():
     console.say(text)
 
 
@@ -149,7 +154,7 @@ class Trainer:
     """
     self.config, self.workdir, self.model, self.windows = config, workdir, model, windows
     self.evaluators, self.writers, self.say = evaluators, writers, say
-    self.is_main = jax.process_index() == 0  # the process that writes logs
+    self._chars = config.batch_size * config.window  # of a step
     self.steps = config_lib.total_steps(config, windows.steps_per_epoch)
     self.learning_rate = optimizer.schedule(
       config.schedule, config.optimizer.learning_rate, windows.steps_per_epoch, self.steps
@@ -191,7 +196,7 @@ class Trainer:
       if init_params:
         params = init_params(state.params)
         state = state._replace(params=params, opt_state=self.optimizer.init(params))
-    if self.is_main:
+    if is_main():
       checkpoints.quarantine(folder, int(state.step))
     return state
 
@@ -207,7 +212,7 @@ class Trainer:
       return state, False
     self._on_first_step = on_first_step
     with StopRequest() as stop, contextlib.ExitStack() as resources:
-      self._log = metrics.MetricsLog(self.workdir, start) if self.is_main else None
+      self._log = metrics.MetricsLog(self.workdir, start) if is_main() else None
       if self._log:
         resources.callback(self._log.close)
       writer = checkpoints.Writer(self.workdir / "checkpoints", self.config.keep)
@@ -228,7 +233,7 @@ class Trainer:
     """
     state = self.train_step.put(state)
     self._clock, self._pace = time.monotonic(), Pace()
-    if self.is_main:
+    if is_main():
       self._progress("step")
     batch, previous, interrupted, first = self._batch(step), None, False, step + 1
     while step < self.steps and not interrupted:
@@ -292,7 +297,7 @@ class Trainer:
       memory.pending.append(loss)
     if memory.nonfinite >= MAX_NONFINITE:
       self._raise_diverged(step, f"{MAX_NONFINITE} updates in a row were not finite")
-    if self.is_main:
+    if is_main():
       self._show_progress(step, loss)
     if step % self.config.log_every or not memory.pending:
       return
@@ -305,7 +310,7 @@ class Trainer:
         "train/loss": mean,
         "grad_norm": float(out["grad_norm"]),
         "learning_rate": float(out["learning_rate"]),
-        "chars_per_second": self._chars_per_step / self._pace.seconds,
+        "chars_per_second": self._chars / self._pace.seconds,
         "idle": self._pace.take_idle(),
         "seconds": self._seconds(),
       }
@@ -313,13 +318,9 @@ class Trainer:
     if mean > self.config.diverged * reference:
       self._raise_diverged(step, f"the loss {mean:.3f} is far above the first, {reference:.3f}")
 
-  @property
-  def _chars_per_step(self):
-    return self.config.batch_size * self.config.window
-
   def _show_progress(self, step, loss):
     seconds = self._pace.seconds
-    rate = "" if math.isnan(seconds) else f"  {self._chars_per_step / seconds / 1000:.1f}k chars/s"
+    rate = "" if math.isnan(seconds) else f"  {self._chars / seconds / 1000:.1f}k chars/s"
     epoch = step / self.windows.steps_per_epoch
     note = f"epoch {epoch:.2f}  loss {loss:.4f} nats{rate}"
     self._progress.update(step, self.steps, note, left=(self.steps - step) * seconds)
@@ -343,7 +344,7 @@ class Trainer:
       self._rank(step, loss)
     for name, value in values.items():
       self.say(f"step {step}  {name} {value:.4f}")
-    if self.is_main:  # before the checkpoint: a kill between the two must not cost the sample
+    if is_main():  # before the checkpoint: a kill between the two must not cost the sample
       for write in self.writers:
         write(params, step)
     return loss

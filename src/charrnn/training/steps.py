@@ -104,11 +104,11 @@ class TrainStep:
 
   def __call__(self, state: TrainState, x_TxB, y_TxB) -> tuple[TrainState, dict[str, jax.Array]]:
     """Return the state after the update, and the metrics of the update."""
-    return self._step(state, self._cut(x_TxB, 1), self._cut(y_TxB, 1))
+    return self._step(state, *self._shares(x_TxB, y_TxB))
 
   def compile(self, state: TrainState, x_TxB, y_TxB) -> jax.stages.Compiled:
     """Compile the step for arguments of these shapes, use the result from now on and return it."""
-    self._step = self._step.lower(state, self._cut(x_TxB, 1), self._cut(y_TxB, 1)).compile()
+    self._step = self._step.lower(state, *self._shares(x_TxB, y_TxB)).compile()
     return self._step
 
   def put(self, state: TrainState) -> TrainState:
@@ -116,7 +116,7 @@ class TrainStep:
 
     It gets the sharding of the step's outputs; with another one, the step is compiled twice.
     """
-    carry = jax.tree.map(lambda leaf: self._cut(leaf[self.rows], 0), state.carry)
+    carry = jax.tree.map(lambda leaf: _cut(leaf[self.rows], 0, self.devices.local), state.carry)
     carry = _put(carry, self.devices.local, AXIS)
     return _put(state._replace(carry=None), self.devices.local)._replace(carry=carry)
 
@@ -130,8 +130,8 @@ class TrainStep:
       carry = jax.tree.map(lambda leaf: np.asarray(leaf).reshape(-1, leaf.shape[-1]), state.carry)
     return jax.device_get(state._replace(carry=None))._replace(carry=carry)
 
-  def _cut(self, array, axis):
-    return _cut(array, axis, self.devices.local)
+  def _shares(self, *arrays_TxB):
+    return [_cut(array_TxB, 1, self.devices.local) for array_TxB in arrays_TxB]
 
 
 class LossStep:

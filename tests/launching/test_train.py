@@ -1,4 +1,4 @@
-"""What is wrong with a command is said in a line or two, before anything is compiled or kept."""
+"""Errors of commands: a line or two, before anything is compiled or written."""
 
 import re
 
@@ -24,7 +24,7 @@ FILES = {
 
 @pytest.fixture
 def refused(main, folder, monkeypatch, tmp_path):
-  """A command's error; asserts that nothing was trained or left behind."""
+  """Return the error message of a command; assert that nothing was trained or left behind."""
   for name, content in FILES.items():
     (folder / name).write_text(content)
 

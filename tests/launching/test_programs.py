@@ -1,26 +1,33 @@
-"""An n-gram as a run: what launch.py makes of it, and what it refuses."""
+"""The run directories of n-grams, and weights that are taken from another run."""
 
 import itertools
 import json
 import re
 import shutil
 
+import jax
 import numpy as np
 import programs
 import pytest
+import tiny
 
+from charrnn import config as config_lib
 from charrnn import errors, runtime
+from charrnn import files as files_lib
+from charrnn.data import tokenizers
+from charrnn.launching import programs as programs_lib
 from charrnn.models import ngram
 from charrnn.runs import checkpoints, metrics
 from charrnn.runs import run as run_lib
 
 NGRAM = programs.ROOT / "experiments" / "ngram.py"
 ORDER = 5
+OLD, NEW = "abcdefg", "!abcdxyzefg"  # vocabularies
 
 
 @pytest.fixture
 def count(main, folder, tmp_path):
-  """Counts the text of the folder in a directory of the test's own."""
+  """Count the text of the folder in a directory of the test."""
 
   def run(*fields, workdir=tmp_path / "run"):
     order = f"--config.model.order={ORDER}"
@@ -32,14 +39,14 @@ def count(main, folder, tmp_path):
 
 
 def counted(workdir):
-  """The n-grams of a run's text, made without the launch; its ids and parts."""
+  """Return the n-grams of a run's text, counted again, its ids and splits."""
   run = run_lib.Run.open(workdir)
   corpus, parts = run.corpus(), run.splits()
   return ngram.fit(corpus.ids, ORDER, corpus.tokenizer.vocab_size, parts.train), corpus.ids, parts
 
 
 def result(workdir):
-  """All that a count computes; Orbax keeps a clock in its files."""
+  """Return all that a count computes. Orbax's own files contain the time."""
   folder = workdir / "checkpoints"
   arrays = {
     step: checkpoints.read_meta(folder, step)["arrays"] for step in checkpoints.steps(folder)
@@ -187,3 +194,69 @@ def test_a_network_does_not_start_from_counts(main, count, tmp_path):
     main("--config=tiny.py", f"--config.init_from={workdir}", f"--workdir={tmp_path / 'new'}")
   with pytest.raises(errors.UserError, match=r"model\.order=3: only an ngram has one"):
     main("--config=tiny.py", "--config.model.order=3", f"--workdir={tmp_path / 'new'}")
+
+
+@pytest.fixture(params=[0, 5], ids=["one-hot", "embedding"])
+def source(tmp_path, request):
+  """A run directory with the parameters of seed 1."""
+  net = tiny.model(embed=request.param)
+  c = tiny.config(model__layers=2, model__hidden=8, model__dropout=0.0, model__embed=request.param)
+  c.model.compute_dtype = "float32"
+  files_lib.write_json(tmp_path / "config.json", config_lib.to_json(c))
+  tokenizers.Tokenizer.from_text(OLD).save(tmp_path / "alphabet.json")
+  params = jax.device_get(net.init(jax.random.key(1)))
+  writer = checkpoints.Writer(tmp_path / "checkpoints", 1)
+  writer.save(3, {"params": params}, {"valid_loss": 1.0})
+  writer.close()
+  return tmp_path, params, request.param
+
+
+def transferred(source, text, **fields):
+  """Return the parameters that a run of a text starts with, and its fresh ones."""
+  path, _, embed = source
+  tokenizer = tokenizers.Tokenizer.from_text(text)
+  net = tiny.model(tokenizer.vocab_size, **{"embed": embed} | fields)
+  fresh = net.init(jax.random.key(2))
+  fields = {"cell": "lstm", "layers": 2, "hidden": 8, "embed": embed} | fields
+  params = programs_lib.transferred_params(path, fields, fresh, tokenizer)
+  return params, jax.device_get(fresh)
+
+
+def test_the_same_alphabet_takes_every_weight(source):
+  params, _ = transferred(source, OLD)
+  jax.tree.map(np.testing.assert_array_equal, params, source[1])
+
+
+def test_a_larger_alphabet_takes_symbol_by_symbol(source):
+  _, old, embed = source
+  params, fresh = transferred(source, NEW)
+  symbols = sorted(NEW)
+  by_symbol = [("head", "W_hy", 1), ("head", "b_y", 0)]
+  by_symbol.append(("embed", "W_e", 0) if embed else ("layer_0", "W_xh", 0))
+  for layer, name, axis in by_symbol:
+    for n, symbol in enumerate(symbols):
+      known = symbol in OLD
+      expected = old[layer][name].take(OLD.index(symbol), axis) if known else None
+      expected = expected if known else fresh[layer][name].take(n, axis)
+      np.testing.assert_array_equal(params[layer][name].take(n, axis), expected)
+  for layer, name in [("layer_0", "W_hh"), ("layer_0", "b_h"), ("layer_1", "W_xh")]:
+    np.testing.assert_array_equal(params[layer][name], old[layer][name])
+
+
+@pytest.mark.parametrize(
+  ("fields", "field"),
+  [({"cell": "gru"}, "cell=lstm"), ({"hidden": 9}, "hidden=8"), ({"layers": 1}, "layers=2")],
+)
+def test_another_shape_is_refused_by_name(source, fields, field):
+  with pytest.raises(errors.UserError, match=rf"has model\.{field}.*give --config.model.{field}"):
+    transferred(source, OLD, **fields)
+
+
+def test_nothing_in_common_is_refused(source):
+  with pytest.raises(errors.UserError, match="no token in common"):
+    transferred(source, "0123")
+
+
+def test_what_is_no_run_is_refused(tmp_path):
+  with pytest.raises(errors.UserError, match="no run directory"):
+    programs_lib.transferred_params(tmp_path / "none", {}, {}, None)
