@@ -1,7 +1,7 @@
 """Comparison of runs: fields that differ, settings over seeds, axes, and power laws of size.
 
-A setting is the set of runs that differ in `seed` alone. Everything is read from the run
-directories; nothing here waits, writes or needs JAX. The power laws are
+A setting is the set of runs that differ in `seed` alone. Run directories are only read, also while
+they are written. The power laws are
 
   L(N) = A (N / N_0)^-alpha          L(N) = E + A (N / N_0)^-alpha
 
