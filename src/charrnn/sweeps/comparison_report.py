@@ -8,7 +8,7 @@ import math
 from collections.abc import Iterator
 
 from charrnn import config as config_lib
-from charrnn import console
+from charrnn import console, files
 from charrnn.runs.status import RunStatus
 from charrnn.sweeps import comparison, outcomes
 
@@ -171,7 +171,7 @@ def json_text(result: comparison.Comparison) -> str:
   value = {
     "fields": result.fields,
     "compares": result.compares,
-    "texts": result.texts,
+    "texts": [files.with_aliases(text, {"tokenizer": "alphabet"}) for text in result.texts],
     "runs": [_record(result, run) for run in result.runs],
     "settings": [_setting_record(setting) for setting in result.settings],
     "sizes": {
