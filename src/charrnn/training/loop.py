@@ -11,6 +11,7 @@ import math
 import pathlib
 import signal
 import statistics
+import threading
 import time
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -67,6 +68,8 @@ class StopRequest:
     self._former = {}
 
   def __enter__(self):
+    if threading.current_thread() is not threading.main_thread():  # only that one gets signals
+      return self
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
       if number != signal.SIGHUP or signal.getsignal(number) is not signal.SIG_IGN:
         self._former[number] = signal.signal(number, self._request)
