@@ -1,4 +1,4 @@
-"""The real programs, one after another, as a person would run them."""
+"""The programs one after another, as a user runs them."""
 
 import json
 import os
@@ -16,7 +16,7 @@ TEXT = "".join(f"{n} green bottles hanging on the wall,\n" for n in range(99, 0,
 
 
 def call(*words, code=0, **kwargs):
-  """Runs a program to its end and returns (stdout, stderr)."""
+  """Run a program to its end; return stdout and stderr."""
   done = subprocess.run(words, capture_output=True, text=True, timeout=300, check=False, **kwargs)
   assert done.returncode == code, done.stderr
   assert "Traceback" not in done.stderr
@@ -25,19 +25,19 @@ def call(*words, code=0, **kwargs):
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory):
-  """A folder with a text and a run trained on it with nothing else set."""
+  """Return a folder with a text and a run of it with default settings, and the messages."""
   folder = tmp_path_factory.mktemp("place")
   (folder / "song.txt").write_text(TEXT)
   shutil.copytree(ROOT / "experiments", folder / "experiments")
-  _, said = call(*LAUNCH, "--config=experiments/own_text.py:song.txt", cwd=folder)
-  return folder, said
+  _, messages = call(*LAUNCH, "--config=experiments/own_text.py:song.txt", cwd=folder)
+  return folder, messages
 
 
-def test_a_run_says_what_it_does_and_what_comes_next(place):
-  folder, said = place
+def test_a_run_reports_what_it_does_and_the_next_commands(place):
+  folder, messages = place
   for word in ("song.txt", "characters", "parameters", "validation", "loss.png", "charrnn sample"):
-    assert word in said
-  assert "by the amount of text" in said
+    assert word in messages
+  assert "by the amount of text" in messages
   run = folder / "runs/own_text-song.txt"
   for name in ("config.json", "run.json", "alphabet.json", "metrics.jsonl", "loss.png"):
     assert (run / name).stat().st_size > 0
@@ -68,16 +68,16 @@ def test_eval_scores_a_text_the_same_in_many_streams_and_in_one(place):
 def test_the_same_command_again_trains_nothing(place):
   folder, _ = place
   before = (folder / "runs/own_text-song.txt/metrics.jsonl").read_bytes()
-  _, said = call(*LAUNCH, "--config=experiments/own_text.py:song.txt", cwd=folder)
-  assert "best validation loss" in said
+  _, messages = call(*LAUNCH, "--config=experiments/own_text.py:song.txt", cwd=folder)
+  assert "best validation loss" in messages
   assert (folder / "runs/own_text-song.txt/metrics.jsonl").read_bytes() == before
 
 
 def test_unknown_characters_are_named(place):
   folder, _ = place
   words = ("sample", "runs/own_text-song.txt", "--prime", "bottles é")
-  out, said = call(*CHARRNN, *words, code=2, cwd=folder)
-  assert not out and "'é' (U+00E9)" in said
+  out, messages = call(*CHARRNN, *words, code=2, cwd=folder)
+  assert not out and "'é' (U+00E9)" in messages
 
 
 def test_inspect_verify_export(place):
@@ -112,5 +112,5 @@ def test_corpus_shows_a_text(place):
 )
 def test_bad_input_is_one_line(place, words, names):
   folder, _ = place
-  _, said = call(*LAUNCH, *words, code=2, cwd=folder, env=os.environ | {"PYTHONWARNINGS": ""})
-  assert names in said and len(said.strip().splitlines()) <= 2
+  _, messages = call(*LAUNCH, *words, code=2, cwd=folder, env=os.environ | {"PYTHONWARNINGS": ""})
+  assert names in messages and len(messages.strip().splitlines()) <= 2

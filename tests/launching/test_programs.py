@@ -137,7 +137,7 @@ def test_the_split_of_streams_needs_their_number(count):
     ("model.order=-1", "model.order=-1: must be at least 1"),
     ("model.order=1000000", r"order=1000000: the longest stretch .* has 1\d,\d{3} characters"),
     ("model.layers=2", "model.layers=2: an ngram has no use for it"),
-    ("model.embed=0", "model.embed=0: an ngram"),  # its default, but said
+    ("model.embed=0", "model.embed=0: an ngram"),  # its default, but set
     ("accumulate=2", "accumulate=2: an ngram"),
     ("init_from=whole", "init_from=whole: an ngram"),
     ("window=9", "window=9: an ngram"),
@@ -159,7 +159,7 @@ def test_more_refusals(main, count, tmp_path, monkeypatch):
   workdir = f"--workdir={tmp_path / 'run'}"
   with pytest.raises(errors.UserError, match="--distributed: one process"):
     main(f"--config={NGRAM}:text.txt", "--distributed", workdir)
-  # Fields that an experiment file sets are as good as said.
+  # Fields that an experiment file sets count as well.
   with pytest.raises(errors.UserError, match=r"model\.layers=1: an ngram"):
     main("--config=tiny.py", "--config.model.cell=ngram", "--config.model.order=3", workdir)
   (tmp_path / "open.py").write_text(

@@ -36,10 +36,10 @@ def whole(tmp_path_factory):
 
 
 def resume(workdir, **overrides):
-  said, samples = [], {}
+  messages, samples = [], {}
   c = tiny.config(checkpoint_every=2, **overrides)
-  trainer = tiny.trainer(workdir, c, said, samples, dropout=0.3)
-  return (*trainer.train(trainer.restore()), said, samples, trainer)
+  trainer = tiny.trainer(workdir, c, messages, samples, dropout=0.3)
+  return (*trainer.train(trainer.restore()), messages, samples, trainer)
 
 
 def test_a_run_logs_evaluates_and_keeps(whole):
@@ -69,8 +69,8 @@ def test_a_run_that_a_signal_stopped_resumes_to_the_same_result(whole, tmp_path,
   _, interrupted = trainer.train(trainer.restore())
   assert interrupted
   assert checkpoints.steps(tmp_path / "checkpoints")[-1] == stopped_after
-  _, interrupted, said, _, _ = resume(tmp_path)
-  assert not interrupted and f"resumes after step {stopped_after}" in said
+  _, interrupted, messages, _, _ = resume(tmp_path)
+  assert not interrupted and f"resumes after step {stopped_after}" in messages
   assert digests(tmp_path, 12) == digests(whole, 12)
   assert numbers(tmp_path) == numbers(whole)
 
@@ -80,9 +80,9 @@ def test_a_damaged_checkpoint_is_skipped_and_the_result_is_the_same(whole, tmp_p
   for step in (10, 12):
     (workdir / "checkpoints" / str(step) / "meta" / "metadata").write_text("{")
   (workdir / "checkpoints" / "9999").mkdir()
-  _, _, said, samples, _ = resume(workdir)
-  assert [text.split()[1] for text in said[:3]] == ["9999", "12", "10"]
-  assert said[3] == "resumes after step 8"
+  _, _, messages, samples, _ = resume(workdir)
+  assert [text.split()[1] for text in messages[:3]] == ["9999", "12", "10"]
+  assert messages[3] == "resumes after step 8"
   assert sorted(p.name for p in (workdir / "damaged").iterdir()) == ["10", "12", "9999"]
   assert digests(workdir, 12) == digests(whole, 12)
   assert numbers(workdir) == numbers(whole)
@@ -175,18 +175,18 @@ def test_a_loss_far_above_the_first_ends_it(tmp_path):
 
 def with_validation(workdir, losses, **overrides):
   """Return a trainer that reports these validation losses, and its status lines."""
-  said = []
-  trainer = tiny.trainer(workdir, tiny.config(eval_every=2, **overrides), said, losses=losses)
+  messages = []
+  trainer = tiny.trainer(workdir, tiny.config(eval_every=2, **overrides), messages, losses=losses)
   replace_steps(trainer, [2.0] * 12)
-  return trainer, said
+  return trainer, messages
 
 
 def test_patience_ends_it_early_and_for_good(tmp_path):
   losses = [2.0, 1.0, 1.5, 1.0, 0.5, 0.4]
-  trainer, said = with_validation(tmp_path, losses, patience=2)
+  trainer, messages = with_validation(tmp_path, losses, patience=2)
   state, interrupted = trainer.train(trainer.restore())
   assert state.step == 8 and not interrupted
-  assert said[-1] == "stops early: no better loss for 2 evaluations"
+  assert messages[-1] == "stops early: no better loss for 2 evaluations"
   assert checkpoints.best_step(tmp_path / "checkpoints") == 4
   again, _ = with_validation(tmp_path, [], patience=2)
   state, _ = again.train(again.restore())

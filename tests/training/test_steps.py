@@ -84,7 +84,7 @@ def test_a_step_is_the_plain_update_of_the_whole_batch(cell, rule):
 
 
 def test_the_gradient_stops_at_the_window_but_the_carry_goes_on():
-  """The second update has the gradient of the second window alone, started from a given carry."""
+  """The second update is the gradient of the second window alone, from the carry of the first."""
   net = tiny.model()
   c = tiny.config(optimizer__name="sgd", optimizer__clip_norm=0.0, window=3)
   c.optimizer.learning_rate = 1.0
