@@ -286,7 +286,7 @@ def test_tinyshakespeare_is_taken_from_the_cache_or_a_url(site, cache_folder, mo
   address, pages = site
   text = b"First Citizen:\n"
   digest = hashlib.sha256(text).hexdigest()
-  monkeypatch.setattr(sources, "_RECOGNISED", {digest: "tinyshakespeare"})
+  monkeypatch.setattr(sources, "_TINYSHAKESPEARE_SHA256", digest)
   monkeypatch.setattr(sources, "_TINYSHAKESPEARE", f"{address}/input.txt")
   pages["/input.txt"] = b"not it"
   with pytest.raises(errors.UserError, match="has the SHA-256"):

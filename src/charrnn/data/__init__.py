@@ -1,1 +1,1 @@
-"""Text becomes a stream of ids: corpora, alphabets, splits and windows. Knows no JAX."""
+"""Text becomes a stream of ids: corpora, tokenizers, splits and windows. Does not use JAX."""

@@ -4,8 +4,6 @@ B: streams, the rows of a batch; T: window; N: tokens of the corpus.
 """
 
 import bisect
-import dataclasses
-import functools
 import itertools
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
@@ -16,7 +14,6 @@ from charrnn import errors
 from charrnn.data import splits
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
 class TrainingWindows:
   """The training text as a circle that B equally spaced streams read without a jump.
 
@@ -25,46 +22,27 @@ class TrainingWindows:
   an epoch of n / (B * T) steps. That is rarely a whole number: windows shift from epoch to epoch.
   """
 
-  ids: np.ndarray  # [N]
-  spans: Sequence[splits.Span]
-  batch: int
-  window: int
-
-  def __post_init__(self):
-    if self.length < self.batch * self.window:
+  def __init__(self, ids: np.ndarray, spans: Sequence[splits.Span], batch: int, window: int):
+    self._ids_N, self.batch, self._window = np.asarray(ids), batch, window
+    self._length = sum(stop - start for start, stop in spans)
+    self.steps_per_epoch = self._length / (batch * window)
+    if self.steps_per_epoch < 1:
       raise errors.UserError(
-        f"{self.length} characters to train on are fewer than one step reads, {self.batch} "
-        f"streams x {self.window} characters: use a longer text, a smaller batch or window"
+        f"{self._length} characters to train on are fewer than one step reads, {batch} "
+        f"streams x {window} characters: use a longer text, a smaller batch or window"
       )
-
-  @functools.cached_property
-  def _stops(self) -> np.ndarray:
-    """The end of each span on the circle."""
-    return np.cumsum([stop - start for start, stop in self.spans], dtype=np.int64)
-
-  @functools.cached_property
-  def _shifts(self) -> np.ndarray:
-    """For each span, the difference between positions in `ids` and on the circle."""
-    return np.array([stop for _, stop in self.spans], np.int64) - self._stops
-
-  @property
-  def length(self) -> int:
-    return int(self._stops[-1]) if len(self.spans) else 0
-
-  @property
-  def steps_per_epoch(self) -> float:
-    return self.length / (self.batch * self.window)
+    # The end of each span on the circle, and its shift: the position in the text minus this.
+    self._stops = np.cumsum([stop - start for start, stop in spans], dtype=np.int64)
+    self._shifts = np.array([stop for _, stop in spans], np.int64) - self._stops
 
   def window_at(self, step: int, rows: slice = slice(None)) -> tuple[np.ndarray, np.ndarray]:
     """Return inputs and targets of the streams `rows` at a step: x_TxB, y_TxB, int32."""
-    starts_B = np.arange(self.batch, dtype=np.int64)[rows] * self.length // self.batch
-    offsets_T = int(step) * self.window % self.length + np.arange(self.window + 1)
-    positions_TxB = (offsets_T[:, None] + starts_B) % self.length
-    if len(self.spans) == 1:
-      positions_TxB += self._shifts[0]
-    else:
-      positions_TxB += self._shifts[np.searchsorted(self._stops, positions_TxB, side="right")]
-    ids_TxB = np.asarray(self.ids)[positions_TxB].astype(np.int32)
+    starts_B = np.arange(self.batch, dtype=np.int64)[rows] * self._length // self.batch
+    offsets_T = int(step) * self._window % self._length + np.arange(self._window + 1)
+    positions_TxB = (offsets_T[:, None] + starts_B) % self._length
+    is_single = len(self._stops) == 1  # the usual case, in which the search would take most time
+    span = 0 if is_single else np.searchsorted(self._stops, positions_TxB, side="right")
+    ids_TxB = self._ids_N[positions_TxB + self._shifts[span]].astype(np.int32)
     return ids_TxB[:-1], ids_TxB[1:]
 
 
@@ -93,11 +71,18 @@ def scoring_windows(
   weight 0; they may lie before the span, but not before a document's start (`starts`, 0 is one).
   Streams that are done read id 0 at weight 0.
   """
-  ids = np.asarray(ids)
-  lows_B, highs_B = _shares(list(scorable_spans(spans, starts)), streams, window)
-  if not len(lows_B):
+  edges, scorable = [], list(scorable_spans(spans, starts))
+  total = sum(stop - start for start, stop in scorable)
+  for start, stop in scorable:
+    size = stop - start
+    count = max(1, min(size // window, round(streams * size / total)))
+    edges.append(start + np.arange(count + 1, dtype=np.int64) * size // count)
+  if not edges:
     return
-  starts = np.sort(starts)
+  # The first target of each stream, and the position after its last.
+  lows_B = np.concatenate([edge[:-1] for edge in edges])
+  highs_B = np.concatenate([edge[1:] for edge in edges])
+  ids, starts = np.asarray(ids), np.sort(starts)
   starts_B = starts[np.searchsorted(starts, lows_B) - 1]
   firsts_B = np.maximum(lows_B - burn_in, starts_B + 1)  # the first target, scored or not
   for offset in range(0, int(np.max(highs_B - firsts_B)), window):
@@ -125,16 +110,3 @@ def scorable_spans(
       first = low + (low in first_positions)
       if first < high:
         yield splits.Span(first, high)
-
-
-def _shares(spans: list[splits.Span], streams: int, window: int) -> tuple[np.ndarray, np.ndarray]:
-  """Return the first target of each stream and the position after its last."""
-  total = sum(stop - start for start, stop in spans)
-  lows, highs = [np.zeros(0, np.int64)], [np.zeros(0, np.int64)]
-  for start, stop in spans:
-    size = stop - start
-    count = max(1, min(size // window, round(streams * size / total)))
-    edges = start + np.arange(count + 1, dtype=np.int64) * size // count
-    lows.append(edges[:-1])
-    highs.append(edges[1:])
-  return np.concatenate(lows), np.concatenate(highs)

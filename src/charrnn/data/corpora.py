@@ -17,7 +17,6 @@ import numpy as np
 from charrnn import console, errors, runtime
 from charrnn.data import downloads, sources, tokenizers
 
-NEWLINES = ("keep", "lf")
 _FORMAT = 1  # version of the cache entries
 _NEWLINE = ord("\n")
 
@@ -42,25 +41,36 @@ class Corpus:
     return self.tokenizer.decode(self.ids[start:stop])
 
 
-@dataclasses.dataclass(frozen=True)
-class _Reading:
-  """The conversion of bytes to characters. A byte tokenizer reads bytes as Latin-1."""
+class _Reader(NamedTuple):
+  """A source as code points, block by block. A byte tokenizer reads bytes as Latin-1."""
 
+  source: sources.Source
   tokenizer: str
   encoding: str
   newlines: str
+  limit: int  # characters; 0: all
 
-  def __post_init__(self):
-    for name, choices in (("tokenizer", tokenizers.KINDS), ("newlines", NEWLINES)):
-      if (value := getattr(self, name)) not in choices:
-        raise errors.UserError(f"--config.text.{name}={value}: use {' or '.join(choices)}")
-    if not _is_encoding(self.encoding):
-      raise errors.UserError(
-        f"--config.text.encoding={self.encoding}: Python has no such text encoding; "
-        "try utf-8, latin-1 or utf-16"
-      )
+  def points(self) -> Iterator[tuple[int, np.ndarray]]:
+    """Yield (number of the file, code points uint32[n]) up to the limit."""
+    left = self.limit or math.inf
+    for number, points in self._joined():
+      yield number, points[: min(left, len(points))]
+      left -= len(points)
+      if left <= 0:
+        return
 
-  def decode(self, source: sources.Source, file: downloads.File) -> Iterator[str]:
+  def _joined(self) -> Iterator[tuple[int, np.ndarray]]:
+    """Yield the code points of all files, with a line end after each that another follows."""
+    last, owner = _NEWLINE, 0
+    for number, file in enumerate(self.source.files):
+      for text in self._texts(file):
+        points = np.frombuffer(text.encode("utf-32-le", "surrogatepass"), "<u4")
+        if number != owner and last != _NEWLINE:
+          yield owner, np.array([_NEWLINE], "<u4")
+        yield number, points
+        last, owner = points[-1], number
+
+  def _texts(self, file: downloads.File) -> Iterator[str]:
     """Yield the text of one file in pieces that are not empty."""
     encoding = "latin-1" if self.tokenizer == "byte" else self.encoding
     decoder = codecs.getincrementaldecoder(encoding)("strict")
@@ -68,7 +78,7 @@ class _Reading:
       decoder = io.IncrementalNewlineDecoder(decoder, translate=True)
     size = 0
     try:
-      for block in source.blocks(file):
+      for block in self.source.blocks(file):
         size += len(block)
         if text := decoder.decode(block):
           yield text
@@ -81,24 +91,6 @@ class _Reading:
         f"{file.path}: byte {offset} is not {self.encoding} text\n"
         "use --config.text.tokenizer=byte, or name the encoding, as --config.text.encoding=latin-1"
       ) from error
-
-
-def _is_encoding(name: str) -> bool:
-  # Only Python's own codecs: a package may have registered one that answers to every name.
-  try:
-    codec = encodings.search_function(name.lower())
-    "a".encode(name)  # refuses codecs such as hex, which are not for text
-  except (LookupError, ValueError):
-    return False
-  return codec is not None and codec.incrementaldecoder is not None
-
-
-class _Entry(NamedTuple):
-  """A cache entry. It depends on the bytes and the reading alone, not on names."""
-
-  ids: np.memmap
-  tokenizer: tokenizers.Tokenizer
-  sizes: list[int]  # characters of each file
 
 
 def load(
@@ -117,88 +109,79 @@ def load(
   hash the sources. With a `limit` the text ends after this many characters, and so does the
   vocabulary. Raise UserError for what cannot be found, read or decoded.
   """
-  reading = _Reading(tokenizer, encoding, newlines)
+  for name, value, choices in (
+    ("tokenizer", tokenizer, tokenizers.KINDS),
+    ("newlines", newlines, ("keep", "lf")),
+  ):
+    if value not in choices:
+      raise errors.UserError(f"--config.text.{name}={value}: use {' or '.join(choices)}")
+  _check_encoding(encoding)
   resolved = sources.resolve(source)
-  parts = [_FORMAT, resolved.preparation, dataclasses.astuple(reading)]
+  parts = [_FORMAT, resolved.preparation, (tokenizer, encoding, newlines)]
   parts += [[file.sha256 for file in resolved.files]] + ([limit] if limit else [])
   key = "corpus-" + hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:32]
-  entry = _read(runtime.cache_folder() / key) or _build(resolved, reading, key, limit)
-  stops = np.cumsum(entry.sizes).tolist()
-  spans = zip([0, *stops[:-1]], stops)
-  documents = [Document(file.name, *span) for file, span in zip(resolved.files, spans)]
-  return Corpus(
-    resolved.name,
-    entry.ids,
-    entry.tokenizer,
-    tuple(document for document in documents if document.start < document.stop),
-    _provenance(source, resolved, reading, entry, limit),
-  )
-
-
-def _provenance(
-  source: str, resolved: sources.Source, reading: _Reading, entry: _Entry, limit: int
-) -> dict[str, Any]:
-  is_cut = len(entry.ids) == limit  # a limit beyond the end of the text changes nothing
+  reader = _Reader(resolved, tokenizer, encoding, newlines, limit)
+  ids, vocabulary, sizes = _read(runtime.cache_folder() / key) or _build(reader, key)
+  stops = np.cumsum(sizes).tolist()
+  spans = zip(resolved.files, [0, *stops[:-1]], stops)
+  documents = tuple(Document(file.name, start, stop) for file, start, stop in spans if start < stop)
+  is_cut = len(ids) == limit  # a limit beyond the end of the text changes nothing
   digest = hashlib.sha256(f"{limit} characters of {resolved.sha256}".encode()).hexdigest()
-  return {
+  options = {"encoding": encoding, "newlines": newlines}
+  provenance = {
     "source": source,
     "kind": resolved.kind,
     **resolved.facts,
     "files": len(resolved.files),
     "bytes": sum(file.size for file in resolved.files),
-    "characters": len(entry.ids),
+    "characters": len(ids),
     "sha256": digest if is_cut else resolved.sha256,
-    "alphabet": {"kind": entry.tokenizer.kind, "size": entry.tokenizer.vocab_size},
-    "options": {"encoding": reading.encoding, "newlines": reading.newlines}
-    | ({"limit": limit} if is_cut else {}),
+    "alphabet": {"kind": tokenizer, "size": vocabulary.vocab_size},
+    "options": options | ({"limit": limit} if is_cut else {}),
   }
+  return Corpus(resolved.name, ids, vocabulary, documents, provenance)
 
 
-def _code_points(
-  source: sources.Source, reading: _Reading, limit: int
-) -> Iterator[tuple[int, np.ndarray]]:
-  """Yield (number of the file, code points uint32[n]) up to the limit, block by block."""
-  left = limit or math.inf
-  for number, points in _joined(source, reading):
-    yield number, points[: min(left, len(points))]
-    left -= len(points)
-    if left <= 0:
-      return
+def _check_encoding(name: str):
+  # Only Python's own codecs: a package may have registered one that answers to every name.
+  try:
+    codec = encodings.search_function(name.lower())
+    "a".encode(name)  # refuses codecs such as hex, which are not for text
+  except (LookupError, ValueError):
+    codec = None
+  if codec is None or codec.incrementaldecoder is None:
+    raise errors.UserError(
+      f"--config.text.encoding={name}: Python has no such text encoding; "
+      "try utf-8, latin-1 or utf-16"
+    )
 
 
-def _joined(source: sources.Source, reading: _Reading) -> Iterator[tuple[int, np.ndarray]]:
-  """Yield the code points of all files, with a line end after each that another follows."""
-  last, owner = _NEWLINE, 0
-  for number, file in enumerate(source.files):
-    for text in reading.decode(source, file):
-      points = np.frombuffer(text.encode("utf-32-le", "surrogatepass"), "<u4")
-      if number != owner and last != _NEWLINE:
-        yield owner, np.array([_NEWLINE], "<u4")
-      yield number, points
-      last, owner = points[-1], number
+# A cache entry is ids, the tokenizer, and the number of characters of each file. It depends on the
+# bytes and the options alone, not on names.
+_Entry = tuple[np.memmap, tokenizers.Tokenizer, list[int]]
 
 
-def _build(source: sources.Source, reading: _Reading, key: str, limit: int) -> _Entry:
-  counts, sizes = np.zeros(0x110000, np.int64), [0] * len(source.files)
-  for number, points in _code_points(source, reading, limit):
+def _build(reader: _Reader, key: str) -> _Entry:
+  counts, sizes = np.zeros(0x110000, np.int64), [0] * len(reader.source.files)
+  for number, points in reader.points():
     block_counts = np.bincount(points)
     counts[: len(block_counts)] += block_counts
     sizes[number] += len(points)
   if not sum(sizes):
-    raise errors.UserError(f"{source.name} is empty: there is no text to learn from")
-  tokenizer = tokenizers.Tokenizer.from_counts(reading.tokenizer, counts)
+    raise errors.UserError(f"{reader.source.name} is empty: there is no text to learn from")
+  tokenizer = tokenizers.Tokenizer.from_counts(reader.tokenizer, counts)
   with downloads.building() as folder:
     built = folder / key
     built.mkdir()
     with open(built / "ids.bin", "wb") as file:
-      for _, points in _code_points(source, reading, limit):
+      for _, points in reader.points():
         file.write(tokenizer.encode_points(points).data)
     meta = {"alphabet": tokenizer.to_json(), "sizes": sizes}
     (built / "corpus.json").write_text(json.dumps({"sha256": _digest(meta), **meta}))
     entry = _read(built)  # mapped before it is moved: the map stays valid
-    downloads.publish(built, key)
+    downloads.publish(built)
   if entry is None:
-    raise errors.UserError(f"{source.name} changed while it was read: try again")
+    raise errors.UserError(f"{reader.source.name} changed while it was read: try again")
   return entry
 
 
@@ -216,10 +199,9 @@ def _read(folder: pathlib.Path) -> _Entry | None:
     path, length = folder / "ids.bin", sum(meta["sizes"])
     if os.path.getsize(path) != length * tokenizer.dtype.itemsize:
       return None
-    ids = np.memmap(path, tokenizer.dtype, mode="r", shape=(length,))
+    return np.memmap(path, tokenizer.dtype, mode="r", shape=(length,)), tokenizer, meta["sizes"]
   except (OSError, ValueError, KeyError, TypeError, AttributeError, errors.UserError):
     return None
-  return _Entry(ids, tokenizer, meta["sizes"])
 
 
 def describe(corpus: Corpus, lines: int = 10) -> str:

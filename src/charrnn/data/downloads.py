@@ -42,14 +42,14 @@ def blocks(path: pathlib.Path, size: float = math.inf) -> Iterator[bytes]:
     raise errors.UserError(f"cannot read {path}: {error.strerror}") from error
 
 
-def fingerprint(path: pathlib.Path, name: str, limit: float = math.inf) -> File:
-  """Return the file at a path, or its first `limit` bytes, with its digest."""
+def fingerprint(path: pathlib.Path, name: str = "", limit: float = math.inf) -> File:
+  """Return the file at a path, or its first `limit` bytes, with its digest and perhaps a name."""
   digest, size, binary = hashlib.sha256(), 0, False
   for block in blocks(path, limit):
     digest.update(block)
     size += len(block)
     binary = binary or b"\0" in block
-  return File(name, path, digest.hexdigest(), size, binary)
+  return File(name or path.name, path, digest.hexdigest(), size, binary)
 
 
 def check_digest(name: str, actual: str, expected: str | None):
@@ -60,15 +60,13 @@ def check_digest(name: str, actual: str, expected: str | None):
 def fetch(url: str, digest: str | None, name: str) -> pathlib.Path:
   """Return the path of a download in the cache folder; use an earlier one that has the digest."""
   target = runtime.cache_folder() / name
-  if target.is_file() and digest in (None, fingerprint(target, name).sha256):
+  if target.is_file() and digest in (None, fingerprint(target).sha256):
     return target
   with building() as folder:
-    built = folder / name
-    with open(built, "wb") as file:
+    with open(folder / name, "wb") as file:
       file.writelines(_receive(url, target))
-    check_digest(url, fingerprint(built, name).sha256, digest)
-    publish(built, name)
-  return target
+    check_digest(url, fingerprint(folder / name).sha256, digest)
+    return publish(folder / name)
 
 
 def _receive(url: str, target: pathlib.Path) -> Iterator[bytes]:
@@ -109,13 +107,13 @@ def building() -> Iterator[pathlib.Path]:
     ) from error
 
 
-def publish(built: pathlib.Path, name: str):
-  """Move a finished file or folder from `building` to its name in the cache folder.
+def publish(built: pathlib.Path) -> pathlib.Path:
+  """Move a finished file or folder from `building` to the cache folder; return its path there.
 
-  An entry of this name is damaged, or another process built the same: it is moved to the temporary
+  An entry of its name is damaged, or another process built the same: it is moved to the temporary
   folder, where it stays readable to those who have mapped it, and is removed with that folder.
   """
-  target = runtime.cache_folder() / name
+  target = runtime.cache_folder() / built.name
   with contextlib.suppress(FileNotFoundError):
     os.replace(target, tempfile.mkdtemp(dir=built.parent) + "/old")
   try:
@@ -124,3 +122,4 @@ def publish(built: pathlib.Path, name: str):
     # Another process may have published the same in this moment: leave it there.
     if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
       raise
+  return target

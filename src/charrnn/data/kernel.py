@@ -5,6 +5,7 @@ import codecs
 import gzip
 import hashlib
 import heapq
+import itertools
 import lzma
 import os
 import pathlib
@@ -14,13 +15,14 @@ import subprocess
 import tarfile
 import zlib
 from collections.abc import Iterable, Iterator
-from typing import IO, NamedTuple
+from typing import IO
 
 from charrnn import errors, runtime
 from charrnn.data import downloads
 
 DEFAULT_PART = "kernel"
 _TARBALLS = (".tar.xz", ".tar.bz2", ".tar.gz")
+_ARCHIVE = re.compile(r".*\.tar\.(xz|bz2|gz)|linux-source.*\.deb")
 _OPENERS = {".xz": lzma.open, ".bz2": bz2.open, ".gz": gzip.open, ".tgz": gzip.open}
 _SYSTEM = pathlib.Path("/usr/src")
 _UNPACKING = 1  # version of the unpacked folders
@@ -72,27 +74,24 @@ def _packaged(path: pathlib.Path) -> Iterator[tuple[str, IO[bytes]]]:
   raise ValueError("the package has no tarball in /usr/src")
 
 
-class Tree(NamedTuple):
-  root: pathlib.Path
-  files: list[tuple[str, int]]  # names relative to the root, and the number of bytes to use
-  facts: dict[str, str]
-
-
-def find(part: str) -> Tree:
+def find(part: str) -> tuple[pathlib.Path, list[tuple[str, int]], dict[str, str]]:
   """Return the .c and .h files of a folder of the kernel's tree, of `all` of it, or the `paper`'s.
 
+  These are the tree, (name below it, bytes to use) of each file, and facts for the provenance.
   Files are ordered by the SHA-256 of "2015 NAME": a shuffle that is the same everywhere, so that
   the validation split has files of all folders. `paper` is the text that the 2015 paper describes:
   all files shuffled, concatenated and cut after 6,206,996 bytes.
   """
   origin = _newest(_SYSTEM) or _newest(runtime.cache_folder()) or _download()
   root = origin if origin.is_dir() else _unpacked(origin, part)
-  files = sorted((file for file in _sizes(root) if _belongs(file[0], part)), key=_rank)
-  if part == "paper":
-    files = list(_cut(files))
+  files = sorted(_sizes(root, part), key=lambda file: _rank(file[0]))
   if not files:
     raise _no_such_part(part, origin)
-  return Tree(root, files, _facts(origin, root))
+  if part == "paper":
+    starts = itertools.accumulate((size for _, size in files), initial=0)
+    left = [(*file, _PAPER_BYTES - start) for file, start in zip(files, starts)]
+    files = [(name, min(size, rest)) for name, size, rest in left if rest > 0]
+  return root, files, _facts(origin, root)
 
 
 def _no_such_part(part: str, origin: pathlib.Path) -> errors.UserError:
@@ -103,27 +102,24 @@ def _no_such_part(part: str, origin: pathlib.Path) -> errors.UserError:
 
 
 def _belongs(name: str, part: str) -> bool:
-  return part in ("all", "paper") or name.startswith(f"{part}/")
+  is_inside = part in ("all", "paper") or name.startswith(f"{part}/")
+  return is_inside and name.endswith((".c", ".h"))
 
 
-def _rank(file: tuple[str, int | bytes]) -> int:
-  """Return the place of a file (name, ...) in the shuffled order."""
-  return int(hashlib.sha256(f"{_SEED} {file[0]}".encode()).hexdigest(), 16)
+def _rank(name: str) -> int:
+  """Return the place of a file in the shuffled order."""
+  return int(hashlib.sha256(f"{_SEED} {name}".encode()).hexdigest(), 16)
 
 
 def _newest(folder: pathlib.Path) -> pathlib.Path | None:
   """Return the kernel's tree or archive in a folder with the highest version in its name."""
-  paths = [path for path in folder.glob("linux*") if _is_archive(path) or _is_tree(path)]
+  paths = [
+    path
+    for path in folder.glob("linux*")
+    if (path / "kernel" / "fork.c").is_file()  # a tree of headers has none
+    or (_ARCHIVE.fullmatch(path.name) and path.is_file())
+  ]
   return max(paths, key=lambda path: _version(path.name), default=None)
-
-
-def _is_archive(path: pathlib.Path) -> bool:
-  is_source = path.suffix != ".deb" or path.name.startswith("linux-source")
-  return is_source and path.name.endswith((".deb", *_TARBALLS)) and path.is_file()
-
-
-def _is_tree(path: pathlib.Path) -> bool:
-  return (path / "kernel" / "fork.c").is_file()  # a tree of headers has none
 
 
 def _version(name: str) -> list[int]:
@@ -142,16 +138,13 @@ def _download() -> pathlib.Path:
   package = max(names, key=_version)
   with downloads.building() as folder:
     # Its progress goes to stderr like ours; its errors become part of our message.
-    command = ["apt-get", "download", package]
-    done = subprocess.run(
-      command, cwd=folder, stdout=2, stderr=subprocess.PIPE, text=True, check=False
-    )
+    options = {"cwd": folder, "stdout": 2, "stderr": subprocess.PIPE, "text": True}
+    done = subprocess.run(["apt-get", "download", package], check=False, **options)
     debs = list(folder.glob("*.deb"))
     if done.returncode or len(debs) != 1:
       lines = [line for line in done.stderr.splitlines() if line.startswith("E:")]
       raise _missing((lines or ["E: nothing came"])[0], f"sudo apt-get install {package}")
-    downloads.publish(debs[0], debs[0].name)
-  return runtime.cache_folder() / debs[0].name
+    return downloads.publish(debs[0])
 
 
 def _missing(reason: str, command: str = "") -> errors.UserError:
@@ -173,52 +166,38 @@ def _unpacked(archive: pathlib.Path, part: str) -> pathlib.Path:
     return target
   with downloads.building() as folder:
     built = folder / target.name
-    files = members(archive, (".c", ".h", "/Makefile"))
+    packed = members(archive, (".c", ".h", "/Makefile"))
+    files = (file for file in packed if file[0] == "Makefile" or _belongs(file[0], part))
     for name, content in _first(files) if part == "paper" else files:
-      if name == "Makefile" or (_is_c(name) and _belongs(name, part)):
-        path = built / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(content)
-    if next(_sizes(built), None) is None:
+      path = built / name
+      path.parent.mkdir(parents=True, exist_ok=True)
+      path.write_bytes(content)
+    if not any(_sizes(built, part)):
       raise _no_such_part(part, archive)
-    downloads.publish(built, target.name)
-  return target
+    return downloads.publish(built)
 
 
-def _is_c(name: str) -> bool:
-  return name.endswith((".c", ".h"))
-
-
-def _sizes(root: pathlib.Path) -> Iterator[tuple[str, int]]:
-  """Yield the C files below a folder with their sizes in bytes, without links."""
+def _sizes(root: pathlib.Path, part: str) -> Iterator[tuple[str, int]]:
+  """Yield the C files of a part of a tree with their sizes in bytes, without links."""
   for folder, _, names in os.walk(root):
-    for path in (pathlib.Path(folder, name) for name in names if _is_c(name)):
-      if not path.is_symlink():
-        yield path.relative_to(root).as_posix(), path.stat().st_size
+    for path in (pathlib.Path(folder, name) for name in names):
+      name = path.relative_to(root).as_posix()
+      if _belongs(name, part) and not path.is_symlink():
+        yield name, path.stat().st_size
 
 
 def _first(files: Iterable[tuple[str, bytes]]) -> Iterator[tuple[str, bytes]]:
   """Yield the Makefile and, of files in any order, those that the paper's text is cut from."""
   heap, total = [], 0  # the last in the shuffled order on top
-  for file in files:
-    if file[0] == "Makefile":
-      yield file
-    if not _is_c(file[0]):
+  for name, content in files:
+    if name == "Makefile":
+      yield name, content
       continue
-    heapq.heappush(heap, (-_rank(file), *file))
-    total += len(file[1])
+    heapq.heappush(heap, (-_rank(name), name, content))
+    total += len(content)
     while total - len(heap[0][2]) >= _PAPER_BYTES:
       total -= len(heapq.heappop(heap)[2])
   yield from (file for _, *file in heap)
-
-
-def _cut(files: Iterable[tuple[str, int]]) -> Iterator[tuple[str, int]]:
-  """Yield files in order up to the paper's number of bytes."""
-  left = _PAPER_BYTES
-  for name, size in files:
-    if left > 0:
-      yield name, min(size, left)
-      left -= size
 
 
 def _facts(origin: pathlib.Path, root: pathlib.Path) -> dict[str, str]:

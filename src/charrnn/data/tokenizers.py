@@ -88,19 +88,18 @@ class Tokenizer:
     return dataclasses.asdict(self)
 
   @classmethod
-  def from_json(cls, value: dict[str, Any]) -> "Tokenizer":
+  def from_json(cls, value: dict[str, Any], name: str = "the vocabulary") -> "Tokenizer":
     """Read what `to_json` returned, also with the former key "symbols"; else raise UserError."""
     try:
-      tokens = value["tokens"] if "tokens" in value else value["symbols"]
-      tokenizer = cls(value["kind"], tuple(tokens), tuple(value["counts"]))
+      kind, counts = value["kind"], tuple(value["counts"])
+      tokenizer = cls(kind, tuple(value["tokens" if "tokens" in value else "symbols"]), counts)
       points = tokenizer._point_of_id.tolist()
-      valid = tokenizer.kind in KINDS and points and points == sorted(set(points))
-      valid = valid and len(tokenizer.counts) == len(points)
-      valid = valid and (tokenizer.kind == "char" or points == list(range(256)))
+      valid = points and points == sorted(set(points)) and len(counts) == len(points)
+      valid = valid and (kind == "char" or (kind == "byte" and points == list(range(256))))
     except (KeyError, TypeError, ValueError):
       valid = False
     if not valid:
-      raise errors.UserError("the vocabulary is damaged: restore it from a copy of the same run")
+      raise errors.UserError(f"{name} is damaged: restore it from a copy of the same run")
     return tokenizer
 
   def save(self, path: str | os.PathLike):
@@ -110,14 +109,7 @@ class Tokenizer:
   @classmethod
   def load(cls, path: str | os.PathLike) -> "Tokenizer":
     """Read the vocabulary of a run; raise UserError if it is unreadable or damaged."""
-    try:
-      return cls.from_json(json.loads(pathlib.Path(path).read_bytes()))
-    except OSError as error:
-      raise errors.UserError(f"cannot read the vocabulary {path}: {error.strerror}") from error
-    except (ValueError, errors.UserError) as error:
-      raise errors.UserError(
-        f"{path} is damaged: restore it from a copy of the same run"
-      ) from error
+    return cls.from_json(files.read_json(pathlib.Path(path)), str(path))
 
 
 class Decoder:
