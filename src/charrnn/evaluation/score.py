@@ -50,6 +50,11 @@ class Scores(NamedTuple):
     return ~np.isnan(self.nats)
 
   @property
+  def log_probs(self) -> np.ndarray:
+    """The log-probability of each token, in nats, [N]."""
+    return -self.nats
+
+  @property
   def mean(self) -> float:
     """The loss: mean nats of the scored tokens."""
     return float(np.mean(self.nats[self.is_scored], dtype=np.float64))
