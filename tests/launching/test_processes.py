@@ -104,7 +104,7 @@ def test_what_one_refuses_ends_both(folder):
     results = [programs.finish(p) for p in start_two(folder, ["locked"] * 2, devices=1)]
   assert [code for code, _ in results] == [2, 2]
   assert "another process is training in locked" in results[0][1]
-  assert "process 0 of this run refuses" in results[1][1]
+  assert "process 0 of this run has failed" in results[1][1]
   assert all(err.count("\n") == 1 for _, err in results), results
 
 
