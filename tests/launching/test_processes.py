@@ -99,7 +99,7 @@ def test_a_signal_to_one_stops_both_and_both_go_on(folder, alone):
   assert_same(folder / "stopped-two", alone)
 
 
-def test_what_one_refuses_ends_both(folder):
+def test_an_error_of_one_ends_both(folder):
   with lock.hold(folder / "locked"):
     results = [programs.finish(p) for p in start_two(folder, ["locked"] * 2, devices=1)]
   assert [code for code, _ in results] == [2, 2]
