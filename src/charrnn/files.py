@@ -20,8 +20,13 @@ def read_json(path: pathlib.Path) -> dict[str, Any]:
   except ValueError:
     value = None
   if not isinstance(value, dict):
-    raise errors.UserError(f"{path} is damaged: restore it from a copy of the same run")
+    raise damaged(path)
   return value
+
+
+def damaged(path: pathlib.Path) -> errors.UserError:
+  """Return the error about a damaged file of a run."""
+  return errors.UserError(f"{path} is damaged: restore it from a copy of the same run")
 
 
 def write_json(path: pathlib.Path, value):
@@ -84,24 +89,20 @@ def replace_file(path: pathlib.Path) -> Iterator[IO[bytes]]:
 def output_folder(chosen: str | None, default: pathlib.Path) -> pathlib.Path:
   """Return the folder that --out names, not made yet; raise UserError if it is not writable."""
   folder = default if chosen is None else pathlib.Path(chosen)
-  try:
+  with _report_unwritable(folder):
     existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
     if not existing.is_dir():
       raise NotADirectoryError(20, "Not a directory")
     if not os.access(existing, os.W_OK):
       raise PermissionError(13, "Permission denied")
-  except OSError as error:
-    raise _unwritable(folder, error) from error
   return folder
 
 
 def make_folder(chosen: str | None, default: pathlib.Path) -> pathlib.Path:
   """Make and return the folder of `output_folder`."""
   folder = output_folder(chosen, default)
-  try:
+  with _report_unwritable(folder):
     folder.mkdir(parents=True, exist_ok=True)
-  except OSError as error:
-    raise _unwritable(folder, error) from error
   return folder
 
 
@@ -111,26 +112,26 @@ def replace_in_folder(folder: pathlib.Path) -> Iterator[pathlib.Path]:
 
   Nothing is replaced unless all was written, so earlier results survive a failure.
   """
-  make_folder(str(folder), folder)
-  with tempfile.TemporaryDirectory(prefix=".new-", dir=folder) as name:
+  make_folder(None, folder)
+  with tempfile.TemporaryDirectory(prefix=".new-", dir=folder) as name, _report_unwritable(folder):
     new = pathlib.Path(name)
-    try:
-      yield new
-      written = list(new.iterdir())
-      old = new / "old"
-      old.mkdir()
-      for path in written:
-        if path.is_dir() and (folder / path.name).exists():  # rename does not replace a full folder
-          os.replace(folder / path.name, old / path.name)
-        os.replace(path, folder / path.name)
-    except OSError as error:
-      raise _unwritable(folder, error) from error
+    yield new
+    written = list(new.iterdir())
+    old = new / "old"
+    old.mkdir()
+    for path in written:
+      if path.is_dir() and (folder / path.name).exists():  # rename does not replace a full folder
+        os.replace(folder / path.name, old / path.name)
+      os.replace(path, folder / path.name)
 
 
-def _unwritable(folder: pathlib.Path, error: OSError) -> errors.UserError:
-  return errors.UserError(
-    f"cannot write to {folder}: {error.strerror or error}; give another --out"
-  )
+@contextlib.contextmanager
+def _report_unwritable(folder: pathlib.Path) -> Iterator[None]:
+  try:
+    yield
+  except OSError as error:
+    text = f"cannot write to {folder}: {error.strerror or error}; give another --out"
+    raise errors.UserError(text) from error
 
 
 def with_aliases(value: Any, aliases: dict[str, str]) -> Any:
@@ -142,9 +143,5 @@ def with_aliases(value: Any, aliases: dict[str, str]) -> Any:
     return [with_aliases(item, aliases) for item in value]
   if not isinstance(value, dict):
     return value
-  result = {}
-  for name, item in value.items():
-    result[name] = with_aliases(item, aliases)
-    if name in aliases:
-      result[aliases[name]] = result[name]
-  return result
+  items = ((name, with_aliases(item, aliases)) for name, item in value.items())
+  return {key: item for name, item in items for key in (name, aliases.get(name, name))}

@@ -41,7 +41,25 @@ def start() -> types.ModuleType:
   Devices do not start yet: their number can still be set.
   """
   keep_memory()
-  return import_jax()
+  import jax
+  from absl import logging as absl_logging
+
+  absl_logging.set_verbosity(absl_logging.ERROR)
+  for name in ("jax", "orbax"):
+    logging.getLogger(name).setLevel(logging.ERROR)
+  # At a damaged file Orbax closes an event loop to which TensorStore's threads still send. Both
+  # then print a traceback for each message; the damage itself is reported elsewhere.
+  logging.getLogger("asyncio").setLevel(logging.CRITICAL)
+  sys.unraisablehook = functools.partial(_report_unraisable, sys.unraisablehook)
+  if not jax.config.jax_compilation_cache_dir:
+    jax.config.update("jax_compilation_cache_dir", str(cache_folder() / "jax"))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+  return jax
+
+
+def _report_unraisable(report, unraisable):
+  if str(unraisable.exc_value) != "Event loop is closed":
+    report(unraisable)
 
 
 def keep_memory():
@@ -74,29 +92,6 @@ def free_memory() -> int:
   return free
 
 
-def import_jax() -> types.ModuleType:
-  """Return the module `jax`, with a compilation cache and without its log messages."""
-  import jax
-  from absl import logging as absl_logging
-
-  absl_logging.set_verbosity(absl_logging.ERROR)
-  for name in ("jax", "orbax"):
-    logging.getLogger(name).setLevel(logging.ERROR)
-  # At a damaged file Orbax closes an event loop to which TensorStore's threads still send. Both
-  # then print a traceback for each message; the damage itself is reported elsewhere.
-  logging.getLogger("asyncio").setLevel(logging.CRITICAL)
-  sys.unraisablehook = functools.partial(_report_unraisable, sys.unraisablehook)
-  if not jax.config.jax_compilation_cache_dir:
-    jax.config.update("jax_compilation_cache_dir", str(cache_folder() / "jax"))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
-  return jax
-
-
-def _report_unraisable(report, unraisable):
-  if str(unraisable.exc_value) != "Event loop is closed":
-    report(unraisable)
-
-
 def cores() -> list[int]:
   """Return the numbers of the cores that this process may use."""
   affinity = getattr(os, "sched_getaffinity", None)  # not on every system
@@ -124,8 +119,7 @@ def join_processes() -> int:
   """
   import jax
 
-  environment = os.environ
-  arguments = ()
+  environment, arguments = os.environ, ()
   timer = threading.Timer(MAX_WAIT, _exit_after_wait)
   timer.daemon = True
   timer.start()

@@ -41,7 +41,7 @@ def use(monkeypatch):
       return run
 
     monkeypatch.setattr(run_lib.Run, "open", load)
-    monkeypatch.setattr(runtime, "import_jax", lambda: None)  # would cache in the user's folder
+    monkeypatch.setattr(runtime, "start", lambda: None)  # would cache in the user's folder
 
   use(tokenizers.Tokenizer.from_text(RECITED))
   return use

@@ -117,7 +117,7 @@ def test_a_checkpoint_that_not_all_see_ends_both(folder, alone):
 
 def test_one_whose_others_do_not_come_ends(folder):
   program = "from charrnn import runtime; runtime.MAX_WAIT = 2.0; "
-  program += "runtime.import_jax(); runtime.join_processes()"
+  program += "runtime.start(); runtime.join_processes()"
   for process in (0, 1):
     done = subprocess.run(
       [sys.executable, "-c", program],

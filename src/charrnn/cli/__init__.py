@@ -64,11 +64,10 @@ def _choose(argv: Sequence[str]) -> tuple[str, Sequence[str]]:
   top.add_argument("--version", action="version", version=__version__)
   top.add_argument("command", nargs="?", metavar="COMMAND", help=argparse.SUPPRESS)
   options = [arg for arg in argv[:1] if arg.startswith("-")]
-  name = None if options else (argv[0] if argv else None)
   top.parse_args(options)
-  if name is None:
+  if options or not argv:
     top.error("no command")
-  if name not in COMMANDS:
+  if (name := argv[0]) not in COMMANDS:
     near = difflib.get_close_matches(name, COMMANDS, n=1)
     top.error(f"no command {name!r}" + (f": did you mean {near[0]}?" if near else ""))
   return name, argv[1:]

@@ -1,14 +1,12 @@
 """`charrnn diff`: the differences between two runs."""
 
-import json
-import sys
 from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 
 from charrnn import config as config_lib
-from charrnn import console, files
+from charrnn import console
 from charrnn.cli import arguments
 from charrnn.cli import inspect as inspect_lib
 from charrnn.runs import checkpoints
@@ -36,24 +34,25 @@ def run(args):
   a, b = run_lib.Run.open(args.a, args.step_a), run_lib.Run.open(args.b, args.step_b)
   run_lib.use_cpu()
   result = compare(a, b)
-  if args.json:
-    print(json.dumps(files.with_aliases(result, ALIASES)))
-  else:
-    sys.stdout.reconfigure(errors="backslashreplace")
-    print("\n".join(console.visible(line.rstrip()) for line in _report(result)))
+  inspect_lib.show(result, _report, args.json, ALIASES)
   return 0 if result["same"] else 1
 
 
 def compare(a: run_lib.Run, b: run_lib.Run) -> dict[str, Any]:
   """Return the differences of two runs as JSON. A run without a checkpoint has no weights."""
   config = _compare_configs(a, b)
+  kinds, tokens = zip(*((run.tokenizer.kind, run.tokenizer.tokens) for run in (a, b)))
   corpora = [run.origin["corpus"] for run in (a, b)]
   weights = [checkpoints.flatten(run.params) if run.steps else None for run in (a, b)]
-  arrays = None if None in weights else _compare_arrays(*weights)
+  arrays = None
+  if None not in weights:
+    x, y = weights
+    names = sorted(x.keys() | y.keys(), key=checkpoints.natural_key)
+    arrays = [{"name": name, **_distance(x.get(name), y.get(name))} for name in names]
   same = {
     "config": not any(field["matters"] for field in config),
     "corpus": corpora[0]["sha256"] == corpora[1]["sha256"],
-    "vocabulary": _tokens(a) == _tokens(b),
+    "vocabulary": kinds[0] == kinds[1] and tokens[0] == tokens[1],
     "weights": weights == [None, None] if arrays is None else all(row["same"] for row in arrays),
   }
   return {
@@ -66,10 +65,10 @@ def compare(a: run_lib.Run, b: run_lib.Run) -> dict[str, Any]:
     "config": config,
     "corpus": dict(zip("ab", corpora)),
     "vocabulary": {
-      "a": {"kind": a.tokenizer.kind, "size": a.tokenizer.vocab_size},
-      "b": {"kind": b.tokenizer.kind, "size": b.tokenizer.vocab_size},
-      "only_a": [token for token in _tokens(a)[1] if token not in _tokens(b)[1]],
-      "only_b": [token for token in _tokens(b)[1] if token not in _tokens(a)[1]],
+      "a": {"kind": kinds[0], "size": len(tokens[0])},
+      "b": {"kind": kinds[1], "size": len(tokens[1])},
+      "only_a": [token for token in tokens[0] if token not in tokens[1]],
+      "only_b": [token for token in tokens[1] if token not in tokens[0]],
     },
     "versions": _compare_versions(a.origin, b.origin),
     "weights": arrays,
@@ -91,10 +90,6 @@ def _compare_configs(a, b) -> list[dict[str, Any]]:
   ]
 
 
-def _tokens(run) -> tuple[str, tuple[str, ...]]:
-  return run.tokenizer.kind, run.tokenizer.tokens
-
-
 def _compare_versions(a, b) -> dict[str, list[str | None]]:
   """Return the packages, devices and JAX settings that differ between the last launches."""
   a, b = (
@@ -106,11 +101,6 @@ def _compare_versions(a, b) -> dict[str, list[str | None]]:
   return {name: [a.get(name), b.get(name)] for name in {**a, **b} if a.get(name) != b.get(name)}
 
 
-def _compare_arrays(a, b) -> list[dict[str, Any]]:
-  names = sorted(a.keys() | b.keys(), key=checkpoints.natural_key)
-  return [{"name": name, **_distance(a.get(name), b.get(name))} for name in names]
-
-
 def _distance(a: np.ndarray | None, b: np.ndarray | None) -> dict[str, Any]:
   shapes = [None if array is None else list(array.shape) for array in (a, b)]
   row = {"shape_a": shapes[0], "shape_b": shapes[1], "same": False}
@@ -120,9 +110,8 @@ def _distance(a: np.ndarray | None, b: np.ndarray | None) -> dict[str, Any]:
   a, b = a.astype(np.float64), b.astype(np.float64)
   norm, distance = np.linalg.norm(a), np.linalg.norm(a - b)
   relative = distance / norm if norm else (np.inf if distance else 0.0)
-  row["relative"] = inspect_lib.finite(relative)
-  row["max_abs"] = inspect_lib.finite(np.abs(a - b).max())
-  return row
+  numbers = {"relative": relative, "max_abs": np.abs(a - b).max()}
+  return row | {name: inspect_lib.finite(number) for name, number in numbers.items()}
 
 
 def _report(result) -> Iterator[str]:
@@ -142,8 +131,7 @@ def _report(result) -> Iterator[str]:
     for corpus in result["corpus"].values()
   ]
   yield from row("corpus", "the same text" if same["corpus"] else " | ".join(texts))
-  vocabulary = "the same" if same["vocabulary"] else _vocabularies(result["vocabulary"])
-  yield from row("vocabulary", vocabulary)
+  yield from row("vocabulary", "the same" if same["vocabulary"] else _vocabularies(result))
   pairs = [f"{name} {old} | {new}" for name, (old, new) in result["versions"].items()]
   yield from row("versions", "; ".join(pairs) or "the same")
   yield from _weights(result["weights"])
@@ -152,12 +140,11 @@ def _report(result) -> Iterator[str]:
   yield f"different: {', '.join(parts)}" if parts else "no difference that matters"
 
 
-def _vocabularies(vocabularies) -> str:
-  text = " | ".join(
-    f"{vocabularies[side]['kind']} of {vocabularies[side]['size']}" for side in "ab"
-  )
+def _vocabularies(result) -> str:
+  found = result["vocabulary"]
+  text = " | ".join(f"{found[side]['kind']} of {found[side]['size']}" for side in "ab")
   for side in "ab":
-    if only := vocabularies[f"only_{side}"]:
+    if only := found[f"only_{side}"]:
       text += f"; only in {side.upper()}: {' '.join(map(repr, only[:MAX_TOKENS]))}"
       text += f" and {len(only) - MAX_TOKENS} more" if len(only) > MAX_TOKENS else ""
   return text

@@ -2,9 +2,9 @@
 
 import json
 import pathlib
-from typing import IO
 
 import numpy as np
+import safetensors.numpy
 
 from charrnn import config as config_lib
 from charrnn import console, errors, files
@@ -27,8 +27,7 @@ charrnn/models/ngram.py):
   meta = json.loads(str(file["__meta__"]))
 
 meta has config, tokenizer (the vocabulary), step and valid_loss."""
-
-
+SUFFIXES = (".safetensors", ".npz")
 ALIASES = {"tokenizer": "alphabet", "tokens": "symbols"}
 
 
@@ -41,7 +40,11 @@ def add_arguments(parser):
 
 def run(args):
   out = pathlib.Path(args.out)
-  _check_output(out, args.force)
+  if out.suffix not in SUFFIXES:
+    raise errors.UserError(f"{out}: the name must end in {' or '.join(SUFFIXES)}")
+  files.check_output(out)
+  if out.exists() and not args.force:
+    raise errors.UserError(f"{out} exists: give --force to replace it")
   opened = run_lib.Run.open(args.run, args.step)
   run_lib.use_cpu()
   arrays = {name: np.ascontiguousarray(a) for name, a in checkpoints.flatten(opened.params).items()}
@@ -51,29 +54,12 @@ def run(args):
     "step": opened.step,
     "valid_loss": opened.meta["valid_loss"],
   }
+  meta = files.with_aliases(meta, ALIASES)
   with files.replace_file(out) as file:
-    WRITERS[out.suffix](file, arrays, files.with_aliases(meta, ALIASES))
+    if out.suffix == ".npz":
+      np.savez(file, __meta__=np.array(json.dumps(meta)), **arrays)
+    else:
+      text = {name: json.dumps(value) for name, value in meta.items()}
+      file.write(safetensors.numpy.save(arrays, text))
   size = sum(array.size for array in arrays.values())
   console.say(f"{out}: {size:,} parameters of step {opened.step}")
-
-
-def _check_output(out: pathlib.Path, force: bool):
-  if out.suffix not in WRITERS:
-    raise errors.UserError(f"{out}: the name must end in {' or '.join(WRITERS)}")
-  files.check_output(out)
-  if out.exists() and not force:
-    raise errors.UserError(f"{out} exists: give --force to replace it")
-
-
-def _write_safetensors(file: IO[bytes], arrays: dict, meta: dict):
-  import safetensors.numpy
-
-  text = {name: json.dumps(value) for name, value in meta.items()}
-  file.write(safetensors.numpy.save(arrays, text))
-
-
-def _write_npz(file: IO[bytes], arrays: dict, meta: dict):
-  np.savez(file, __meta__=np.array(json.dumps(meta)), **arrays)
-
-
-WRITERS = {".safetensors": _write_safetensors, ".npz": _write_npz}

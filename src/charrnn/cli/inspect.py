@@ -31,8 +31,8 @@ LABEL = 13
 MAX_EVALUATIONS = 7  # columns of the table of evaluations
 MAX_VOCABULARY_LINES = 4
 MAX_LAUNCHES = 3
-STATISTICS = ("norm", "min", "max", "std")
-PARAMS = "params"
+STATISTICS = {"norm": np.linalg.norm, "min": np.min, "max": np.max, "mean": np.mean, "std": np.std}
+SHOWN_STATISTICS = [name for name in STATISTICS if name != "mean"]
 ALIASES = {
   "status": "state",
   "quarantined": "put_aside",
@@ -50,12 +50,16 @@ def add_arguments(parser):
 def run(args):
   opened = run_lib.Run.open(args.run, args.step)
   run_lib.use_cpu()
-  about = summary(opened, args.step)
-  if args.json:
-    print(json.dumps(files.with_aliases(about, ALIASES)))
+  show(summary(opened, args.step), _report, args.json, ALIASES)
+
+
+def show(facts: dict[str, Any], report, as_json: bool, aliases: dict[str, str]):
+  """Print facts as JSON, with the old names of renamed keys, or as the lines of `report(facts)`."""
+  if as_json:
+    print(json.dumps(files.with_aliases(facts, aliases)))
     return
   sys.stdout.reconfigure(errors="backslashreplace")  # the terminal may lack some characters
-  print("\n".join(console.visible(line.rstrip()) for line in _report(about)))
+  print("\n".join(console.visible(line.rstrip()) for line in report(facts)))
 
 
 def summary(run: run_lib.Run, step: int | None = None) -> dict[str, Any]:
@@ -72,13 +76,18 @@ def summary(run: run_lib.Run, step: int | None = None) -> dict[str, Any]:
       problems.append(str(error))
       return None
 
-  kept, memory = _list_checkpoints(run)
+  kept, seconds = _list_checkpoints(run)
   origin = attempt(lambda: run.origin) or {}
   config = attempt(lambda: run.config)
   tokenizer = attempt(lambda: run.tokenizer)
   lines = attempt(lambda: run.metrics) or []
   steps, per_epoch = (attempt(lambda: run.length) if config and origin else None) or (None, None)
   step_reached = max([kept["newest"] or 0, *(line["step"] for line in lines)])
+  train, valid = (
+    [{"step": step, "loss": loss} for step, loss in metrics.curve(lines, name)]
+    for name in ("train/loss", "valid/loss")
+  )
+  rates = [rate for _, rate in metrics.curve(lines, "chars_per_second")]
   return {
     "run": str(run.path),
     **{name: origin.get(name) for name in ("experiment", "variant", "corpus", "launches")},
@@ -90,21 +99,28 @@ def summary(run: run_lib.Run, step: int | None = None) -> dict[str, Any]:
     },
     "tokenizer": tokenizer and tokenizer.to_json(),
     "config": config and config_lib.to_json(config),
-    "history": _history(lines) | {"seconds": memory.get("seconds")},
+    "history": {
+      "first_train": train[0] if train else None,
+      "last_train": train[-1] if train else None,
+      "best_valid": min(valid, key=lambda point: point["loss"], default=None),
+      "valid": valid,
+      "characters_per_second": statistics.median(rates) if rates else None,
+      "seconds": seconds,
+    },
     "checkpoints": kept,
     "parameters": attempt(lambda: _parameters(run, kept, step)),
     "problems": problems,
   }
 
 
-def _list_checkpoints(run: run_lib.Run) -> tuple[dict[str, Any], dict[str, Any]]:
-  """Return the checkpoints, without reading their arrays, and the newest state of the loop.
+def _list_checkpoints(run: run_lib.Run) -> tuple[dict[str, Any], float | None]:
+  """Return the checkpoints, without reading their arrays, and the seconds of training.
 
   `whole`: the metadata match their digest and no array is missing.
   """
   folder = run.path / "checkpoints"
   steps: list[dict[str, Any]] = []
-  memory: dict[str, Any] = {}
+  seconds = None
   for step in run.steps:
     try:
       meta = checkpoints.read_meta(folder, step)
@@ -113,7 +129,8 @@ def _list_checkpoints(run: run_lib.Run) -> tuple[dict[str, Any], dict[str, Any]]
       meta, whole = {}, False
     if not whole and run.is_deleted(step):
       continue
-    memory = meta.get("memory", memory)
+    if "memory" in meta:
+      seconds = meta["memory"].get("seconds")
     steps.append({"step": step, "valid_loss": meta.get("valid_loss"), "whole": whole})
   losses = {entry["step"]: entry["valid_loss"] for entry in steps if entry["whole"]}
   return {
@@ -122,59 +139,36 @@ def _list_checkpoints(run: run_lib.Run) -> tuple[dict[str, Any], dict[str, Any]]
     "newest": max(losses, default=None),
     "unfinished": sorted(path.name for path in folder.glob("*.orbax-checkpoint-tmp*")),
     "quarantined": sorted(path.name for path in (run.path / "damaged").glob("*")),
-  }, memory
-
-
-def _history(lines) -> dict[str, Any]:
-  train, valid = (
-    [{"step": step, "loss": loss} for step, loss in metrics.curve(lines, name)]
-    for name in ("train/loss", "valid/loss")
-  )
-  rates = [rate for _, rate in metrics.curve(lines, "chars_per_second")]
-  return {
-    "first_train": train[0] if train else None,
-    "last_train": train[-1] if train else None,
-    "best_valid": min(valid, key=lambda point: point["loss"], default=None),
-    "valid": valid,
-    "characters_per_second": statistics.median(rates) if rates else None,
-  }
+  }, seconds
 
 
 def _parameters(run, kept, step: int | None) -> dict[str, Any] | None:
   """Return a description of the arrays of a step, by default of the best; None if there is none."""
   if step is not None:
-    return {"step": step, **_describe(run.arrays(step, PARAMS))}
+    return _describe(run, step)
   best = [kept["best"]] if kept["best"] is not None else []
   for candidate in [*best, *(entry["step"] for entry in reversed(kept["steps"]))]:
     # Training may delete a step meanwhile: describe the next one.
     with contextlib.suppress(run_lib.DeletedError):
-      return {"step": candidate, **_describe(run.arrays(candidate, PARAMS))}
+      return _describe(run, candidate)
   return None
 
 
-def _describe(arrays: checkpoints.Arrays) -> dict[str, Any]:
-  rows, union = [], arrays.whole | arrays.damaged
+def _describe(run, step: int) -> dict[str, Any]:
+  arrays, rows, size = run.arrays(step, "params"), [], 0
+  union = arrays.whole | arrays.damaged
   for name in sorted(union, key=checkpoints.natural_key):
-    array = union[name]
-    row = {"name": name.removeprefix(f"{PARAMS}/"), "whole": name in arrays.whole}
+    array, row = union[name], {"name": name.removeprefix("params/"), "whole": name in arrays.whole}
     if array is not None:
-      shape = list(array.shape)
-      row |= {"shape": shape, "dtype": np.dtype(array.dtype).name, "size": math.prod(shape)}
+      shape, dtype = list(array.shape), np.dtype(array.dtype)
+      row |= {"shape": shape, "dtype": dtype.name, "size": math.prod(shape)}
+      size += row["size"] * dtype.itemsize
     if row["whole"]:
-      row |= _statistics(array.astype(np.float64))
+      numbers = array.astype(np.float64).ravel()
+      row |= {statistic: finite(value(numbers)) for statistic, value in STATISTICS.items()}
     rows.append(row)
-  sizes = [(row["size"], np.dtype(row["dtype"]).itemsize) for row in rows if "size" in row]
-  return {
-    "arrays": rows,
-    "total": sum(size for size, _ in sizes),
-    "bytes": sum(size * itemsize for size, itemsize in sizes),
-  }
-
-
-def _statistics(array: np.ndarray) -> dict[str, float | None]:
-  numbers = {"norm": np.linalg.norm(array.ravel()), "min": array.min(), "max": array.max()}
-  numbers |= {"mean": array.mean(), "std": array.std()}
-  return {name: finite(number) for name, number in numbers.items()}
+  total = sum(row.get("size", 0) for row in rows)
+  return {"step": step, "arrays": rows, "total": total, "bytes": size}
 
 
 def finite(value: float) -> float | None:
@@ -184,7 +178,6 @@ def finite(value: float) -> float | None:
 
 def _report(about) -> Iterator[str]:
   yield from _origin(about)
-  yield from _launches(about["launches"] or [])
   yield ""
   yield from _config(about["config"] or {})
   yield ""
@@ -210,8 +203,9 @@ def row(label: str, text: str, lines: int | None = None) -> Iterator[str]:
 
 def _origin(about):
   yield from row("run", about["run"])
-  variant = about["variant"]
-  yield from row("experiment", (about["experiment"] or "?") + (f":{variant}" if variant else ""))
+  yield from row(
+    "experiment", ":".join(filter(None, [about["experiment"] or "?", about["variant"]]))
+  )
   yield from row("status", _status(about["progress"]))
   if about["config"] and not models.has_gradient(about["config"]["model"]):
     yield from row("", "an n-gram: steps are orders, of which the best is kept")
@@ -223,8 +217,24 @@ def _origin(about):
     sizes += " files" if corpus["files"] > 1 else " file"
     yield from row("corpus", ", ".join([f"{corpus['source']}: {sizes}", *extra]))
     yield from row("", f"sha256 {corpus['sha256']}")
-  if about["tokenizer"]:
-    yield from row("vocabulary", _vocabulary(about["tokenizer"]), lines=MAX_VOCABULARY_LINES)
+  if tokenizer := about["tokenizer"]:
+    if tokenizer["kind"] == "byte":
+      text = f"all 256 bytes, of which {sum(map(bool, tokenizer['counts']))} occur"
+    else:
+      text = f"{len(tokenizer['tokens'])} characters: {' '.join(_ranges(tokenizer['tokens']))}"
+    yield from row("vocabulary", text, lines=MAX_VOCABULARY_LINES)
+  launches = about["launches"] or []
+  for launch in launches[-MAX_LAUNCHES:]:
+    time = launch["time"].replace("T", " ").replace("+00:00", " UTC")
+    commit = f", git {launch['git'][:12]}" if launch["git"] else ""
+    commit += " with changes" if commit and launch["git"].endswith("+") else ""
+    yield from row("launched", f"{time} on {launch['devices']}{commit}")
+    yield from row("", launch["command"])
+  if launches:
+    versions = {"python": launches[-1]["python"], **launches[-1]["packages"]}
+    yield from row("versions", ", ".join(f"{name} {value}" for name, value in versions.items()))
+  if len(launches) > MAX_LAUNCHES:
+    yield from row("", f"({len(launches)} launches in all; --json has them)")
 
 
 def _status(progress) -> str:
@@ -234,14 +244,6 @@ def _status(progress) -> str:
     text += f" ({step / steps:.0%})"
   text += "" if progress["epochs"] is None else f", {progress['epochs']:.2f} epochs"
   return text + ("; the same command resumes it" if status in status_lib.RESUMABLE else "")
-
-
-def _vocabulary(tokenizer) -> str:
-  if tokenizer["kind"] == "byte":
-    used = sum(map(bool, tokenizer["counts"]))
-    return f"all 256 bytes, of which {used} occur"
-  tokens = tokenizer["tokens"]
-  return f"{len(tokens)} characters: {' '.join(_ranges(tokens))}"
 
 
 def _ranges(tokens) -> Iterator[str]:
@@ -261,26 +263,10 @@ def _ranges(tokens) -> Iterator[str]:
       yield from ("space" if token == " " else console.visible(token) for token in run)
 
 
-def _launches(launches):
-  """Yield the latest launches, and the package versions of the last one."""
-  for launch in launches[-MAX_LAUNCHES:]:
-    time = launch["time"].replace("T", " ").replace("+00:00", " UTC")
-    commit = f", git {launch['git'][:12]}" if launch["git"] else ""
-    commit += " with changes" if commit and launch["git"].endswith("+") else ""
-    yield from row("launched", f"{time} on {launch['devices']}{commit}")
-    yield from row("", launch["command"])
-  if launches:
-    versions = {"python": launches[-1]["python"], **launches[-1]["packages"]}
-    yield from row("versions", ", ".join(f"{name} {value}" for name, value in versions.items()))
-  if len(launches) > MAX_LAUNCHES:
-    yield from row("", f"({len(launches)} launches in all; --json has them)")
-
-
 def _config(config):
   top = {name: value for name, value in config.items() if not isinstance(value, dict)}
-  sections = {name: value for name, value in config.items() if isinstance(value, dict)}
-  for name, fields in {"config": top, **sections}.items():
-    label = name if fields is top else f"  {name}"
+  sections = {f"  {name}": value for name, value in config.items() if isinstance(value, dict)}
+  for label, fields in {"config": top, **sections}.items():
     yield from row(label, "  ".join(f"{field}={_value(value)}" for field, value in fields.items()))
 
 
@@ -321,13 +307,14 @@ def _evaluations(points, best):
 
 
 def _checkpoints(kept):
-  marks = {kept["best"]: ["best"]}
-  marks.setdefault(kept["newest"], []).append("newest")
   label = "checkpoints"
   for entry in kept["steps"]:
-    loss = "not evaluated" if entry["valid_loss"] is None else f"loss {entry['valid_loss']:.4f}"
-    text = ", ".join(marks.get(entry["step"], [])) if entry["whole"] else "DAMAGED or incomplete"
-    yield f"{label:<{LABEL}}step {entry['step']:>9,}  {loss if entry['whole'] else '':<13}  {text}"
+    text, loss = "DAMAGED or incomplete", ""
+    if entry["whole"]:
+      text = ", ".join(name for name in ("best", "newest") if kept[name] == entry["step"])
+      loss = entry["valid_loss"]
+      loss = "not evaluated" if loss is None else f"loss {loss:.4f}"
+    yield f"{label:<{LABEL}}step {entry['step']:>9,}  {loss:<13}  {text}"
     label = ""
   if not kept["steps"]:
     yield from row(label, "none yet")
@@ -344,12 +331,11 @@ def _parameter_table(parameters):
   rows = []
   for array in arrays:
     shape = " x ".join(map(str, array.get("shape", "?")))
-    row = [array["name"], array.get("dtype", "?"), shape, f"{array.get('size', 0):,}"]
+    values = ["DAMAGED"]
     if array["whole"]:
-      values = [array[name] for name in STATISTICS]
-      row += ["nan" if value is None else f"{value:.3g}" for value in values]
-    else:
-      row += ["DAMAGED"]
-    rows.append(row)
-  header = ["array", "dtype", "shape", "numbers", *STATISTICS]
+      numbers = [array[name] for name in SHOWN_STATISTICS]
+      values = ["nan" if number is None else f"{number:.3g}" for number in numbers]
+    size = f"{array.get('size', 0):,}"
+    rows.append([array["name"], array.get("dtype", "?"), shape, size, *values])
+  header = ["array", "dtype", "shape", "numbers", *SHOWN_STATISTICS]
   yield from (f"  {line}" for line in console.table(header, rows, names=2))

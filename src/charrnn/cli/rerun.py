@@ -31,8 +31,7 @@ def add_arguments(parser):
 
 
 def run(args):
-  original = run_lib.Run.open(pathlib.Path(args.run).resolve())
-  path = original.path
+  original = run_lib.Run.open(path := pathlib.Path(args.run).resolve())
   workdir = pathlib.Path(args.workdir or path.with_name(f"{path.name}-rerun")).resolve()
   launch = _launch(original)
   _check_workdir(original, workdir)
@@ -42,9 +41,17 @@ def run(args):
     overrides=launch.get("overrides", {}),
     original=provenance.Original(path, launch),
   )
-  with _launch_directory(launch):  # the text may have a relative path
+  directory = launch.get("directory")
+  exists = isinstance(directory, str) and os.path.isdir(directory)
+  # The text may have a relative path.
+  with contextlib.chdir(directory) if exists else contextlib.nullcontext():
     line = line._replace(config=_use_same_devices(path, launch, line.config))
-    _check_sources(original, line.config)
+    original.check_corpus(run_lib.load_corpus(line.config))
+    weights, source = original.origin.get("weights"), line.config.init_from
+    if weights is not None and weights != provenance.initial_weights(source):
+      raise errors.UserError(
+        f"the weights of {source} have changed since {path} started from them: restore them"
+      )
     try:
       code = train.run(line, workdir)
     except errors.UserError as error:
@@ -60,9 +67,7 @@ def _launch(run: run_lib.Run) -> dict[str, Any]:
   launches = run.origin["launches"]
   made = [each for each in launches if "startup_seconds" in each] or launches[:1]
   if not DEVICES.match(str(made[0].get("devices"))):
-    raise errors.UserError(
-      f"{run.path / 'run.json'} is damaged: restore it from a copy of the same run"
-    )
+    raise files.damaged(run.path / "run.json")
   for number, each in enumerate(made[1:], 2):
     if lines := list(provenance.differences(made[0], each)):
       names = ", ".join(line.partition(":")[0] for line in lines)
@@ -83,29 +88,8 @@ def _check_workdir(run: run_lib.Run, workdir: pathlib.Path):
       raise errors.UserError(f"{workdir} contains something else: give another --workdir")
 
 
-def _launch_directory(launch):
-  """Return a context in the directory of the launch, if it still exists."""
-  directory = launch.get("directory")
-  exists = isinstance(directory, str) and os.path.isdir(directory)
-  return contextlib.chdir(directory) if exists else contextlib.nullcontext()
-
-
-def _check_sources(run: run_lib.Run, config):
-  """Raise UserError if the text or the initial weights have changed."""
-  run.check_corpus(run_lib.load_corpus(config))
-  weights = run.origin.get("weights")
-  if weights is not None and weights != provenance.initial_weights(config.init_from):
-    raise errors.UserError(
-      f"the weights of {config.init_from} have changed since {run.path} started from them: "
-      "restore them"
-    )
-
-
 def _use_same_devices(path: pathlib.Path, launch, config):
-  """Make JAX use as many devices as the launch; return the config that says so.
-
-  Raises UserError if there are fewer.
-  """
+  """Make JAX use the devices of the launch, or raise UserError; return the config for them."""
   count, kind = DEVICES.match(launch["devices"]).groups()
   if " in " in kind:
     raise errors.UserError(
@@ -143,10 +127,8 @@ def _compare(original: run_lib.Run, again: run_lib.Run) -> int:
       f"{original.path} was stopped before its first numbers: nothing to compare with"
     )
   if common:
-    step = max(common)
-    old, new = (
-      checkpoints.read_meta(run.path / "checkpoints", step)["arrays"] for run in (original, again)
-    )
+    step, folders = max(common), (run.path / "checkpoints" for run in (original, again))
+    old, new = (checkpoints.read_meta(folder, step)["arrays"] for folder in folders)
     if wrong := sorted(name for name in old.keys() | new.keys() if old.get(name) != new.get(name)):
       print(f"different: step {step}, {', '.join(wrong[:3])}")
       return 1

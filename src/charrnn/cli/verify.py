@@ -41,7 +41,7 @@ def _check(run: run_lib.Run) -> Iterator[dict[str, Any]]:
   """Yield {"part", "damaged": names or messages, "found": a summary} of every file and step."""
   checks = {
     "config.json": lambda: f"{len(config_lib.flatten(config_lib.to_json(run.config)))} fields",
-    "run.json": lambda: _check_launches(run),
+    "run.json": lambda: f"{(n := len(run.origin['launches']))} launch{'es' * (n != 1)}",
     "alphabet.json": lambda: _check_vocabulary(run),
     "metrics.jsonl": lambda: _check_metrics(run),
   }
@@ -62,18 +62,11 @@ def _line(part) -> str:
   return f"{part['part']:<13}  {state}"
 
 
-def _check_launches(run) -> str:
-  count = len(run.origin["launches"])
-  return f"{count} launch{'es' * (count != 1)}"
-
-
 def _check_vocabulary(run) -> str:
   tokenizer, corpus = run.tokenizer, run.provenance
   # The file has no digest, but it has the number of occurrences of every token in the corpus.
-  if (tokenizer.vocab_size, sum(tokenizer.counts)) != (
-    corpus["alphabet"]["size"],
-    corpus["characters"],
-  ):
+  expected = corpus["alphabet"]["size"], corpus["characters"]
+  if (tokenizer.vocab_size, sum(tokenizer.counts)) != expected:
     raise errors.UserError("not the vocabulary of the corpus in run.json")
   return f"{tokenizer.vocab_size} tokens"
 

@@ -66,7 +66,14 @@ def has_gradient(fields: Mapping) -> bool:
 
 def make(vocab_size: int, fields: Mapping) -> Model:
   """Return the model that the fields of `config.model` describe; raise UserError if none does."""
-  return _implementation(fields).make(vocab_size, **fields)
+  # Imported here because both import JAX.
+  if has_gradient(fields):
+    from charrnn.models import rnn
+
+    return rnn.make(vocab_size, **fields)
+  from charrnn.models import ngram
+
+  return ngram.Model(vocab_size, fields["order"])
 
 
 def restore(vocab_size: int, fields: Mapping, params: Params) -> Model:
@@ -74,17 +81,6 @@ def restore(vocab_size: int, fields: Mapping, params: Params) -> Model:
   if not has_gradient(fields):
     return make(vocab_size, {**fields, "order": len(params)})  # its best order, not the highest
   return make(vocab_size, {**fields, "unroll": "auto"})
-
-
-def _implementation(fields):
-  # Imported here because both import JAX.
-  if has_gradient(fields):
-    from charrnn.models import rnn
-
-    return rnn
-  from charrnn.models import ngram
-
-  return ngram
 
 
 def parameter_count(vocab_size: int, cell: str, layers: int, hidden: int, embed: int = 0) -> int:

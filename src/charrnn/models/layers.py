@@ -35,16 +35,12 @@ def select(ids, W):
   return jnp.take(W, ids, axis=0, mode="clip").astype(jnp.float32)  # ids are in range: no check
 
 
-def _select_forward(ids, W):
-  return select(ids, W), (ids, W)
-
-
 def _select_backward(saved, dy):
   ids, W = saved
   return None, select_gradient(ids, dy.astype(W.dtype), len(W)).astype(W.dtype)
 
 
-select.defvjp(_select_forward, _select_backward)
+select.defvjp(lambda ids, W: (select(ids, W), (ids, W)), _select_backward)
 
 
 def select_gradient(ids, dy, vocab):
@@ -58,17 +54,13 @@ def linear(x_TxBxD, W, dtype):
   return cells.dot(x_TxBxD, W.astype(dtype))
 
 
-def _linear_forward(x_TxBxD, W, dtype):
-  return linear(x_TxBxD, W, dtype), (x_TxBxD, W)
-
-
 def _linear_backward(dtype, saved, dy):
   x_TxBxD, W = saved
   dx = cells.dot(dy, W.T.astype(dtype)).astype(x_TxBxD.dtype)
   return dx, weight_gradient(x_TxBxD.astype(dtype), dy.astype(dtype))
 
 
-linear.defvjp(_linear_forward, _linear_backward)
+linear.defvjp(lambda x, W, dtype: (linear(x, W, dtype), (x, W)), _linear_backward)
 
 
 def weight_gradient(x_TxBxD, dy_TxBxG):

@@ -25,7 +25,7 @@ from jax import lax
 from charrnn import errors, runtime
 
 EMPTY = 1  # the number of the string of no tokens
-WORKING = 64  # bytes for each token of the text that `count` takes, besides the levels
+WORKING = 64  # bytes for each token of the text that `fit` takes, besides the levels
 FALLBACK = (0.5, 1.0, 1.5)  # KenLM's --discount_fallback
 
 Progress = Callable[[int, int], None]  # (level, its number of strings), after each level
@@ -87,8 +87,8 @@ class NGram(NamedTuple):
     order = self.order if order is None else order
     tree = {}
     for n, level in enumerate(self.levels[:order], 1):
-      own, rest = _weigh(level, level.raw if n == order else level.continuation)
-      own, rest = own.astype(np.float32), rest.astype(np.float32)
+      weights = _weigh(level, level.raw if n == order else level.continuation)
+      own, rest = (weight.astype(np.float32) for weight in weights)
       arrays = {"first": level.first, "symbols": level.symbols, "own": own, "rest": rest}
       tree[f"level_{n}"] = arrays
     return tree
@@ -108,52 +108,39 @@ def check_order(option: str, order: int, spans):
 def fit(
   ids, order: int, vocab: int, spans=None, progress: Progress = lambda n, strings: None
 ) -> NGram:
-  """Count the strings of up to `order` tokens in a text, or in spans of it; see `count`."""
-  if order < 1:
-    raise errors.UserError(f"--config.model.order={order}: must be at least 1")
-  try:
-    levels = count(ids, order, vocab, spans, progress)
-  except MemoryError as error:
-    raise errors.UserError(
-      f"order {order} takes too much memory: {error}; take a lower one"
-    ) from error
-  if not levels[0].raw.any():
-    raise errors.UserError("there is no text to count")
-  return NGram(vocab, levels)
-
-
-def count(
-  ids, order: int, vocab: int, spans=None, progress: Progress = lambda n, strings: None
-) -> tuple[Level, ...]:
-  """Return the levels 1 to `order` of a text of ids below `vocab`, or of spans of it.
+  """Count the strings of 1 to `order` tokens in a text of ids below `vocab`, or in spans of it.
 
   There are no marks of a beginning or an end, and no string crosses the ends of a span: its first
   tokens have shorter contexts. The start of a span counts as one more different token before the
   string that it opens with, so that no string has a continuation count of 0.
 
-  Raises MemoryError before a level for which too little memory is free.
+  Raises UserError if too little memory is free for a level.
   """
-  text, starts = join(ids, spans)
-  if text.max(initial=0) >= vocab:
-    raise ValueError(f"symbol {text.max()} in a vocabulary of {vocab}")
-  levels = []
-  contexts, shorter = np.full(len(text), EMPTY), None
-  for n in range(1, order + 1):
-    needed, free = WORKING * len(text), runtime.free_memory()
-    if needed > free:
-      raise MemoryError(
-        f"strings of {n} symbols take {needed / 1e9:.1f} GB, and {free / 1e9:.1f} GB are free"
-      )
-    size = levels[-1].raw.size if levels else EMPTY + 1
-    level, strings, one_each = _level(text, contexts, size, vocab)
-    if levels:
-      counts = np.bincount(shorter[one_each], minlength=size)
-      counts[np.unique(shorter[(shorter > 0) & (contexts == 0)])] += 1  # these open a span
-      levels[-1] = levels[-1]._replace(continuation=_smallest(counts))
-    levels.append(level)
-    contexts, shorter = _previous(strings, starts), strings
-    progress(n, len(level.symbols) - 1)
-  return tuple(levels)
+  try:
+    text, starts = join(ids, spans)
+    if text.max(initial=0) >= vocab:
+      raise ValueError(f"symbol {text.max()} in a vocabulary of {vocab}")
+    levels = []
+    contexts, shorter = np.full(len(text), EMPTY), None
+    for n in range(1, order + 1):
+      needed, free = WORKING * len(text), runtime.free_memory()
+      if needed > free:
+        raise MemoryError(
+          f"strings of {n} symbols take {needed / 1e9:.1f} GB, and {free / 1e9:.1f} GB are free"
+        )
+      size = levels[-1].raw.size if levels else EMPTY + 1
+      level, strings, one_each = _level(text, contexts, size, vocab)
+      if levels:
+        counts = np.bincount(shorter[one_each], minlength=size)
+        counts[np.unique(shorter[(shorter > 0) & (contexts == 0)])] += 1  # these open a span
+        levels[-1] = levels[-1]._replace(continuation=_smallest(counts))
+      levels.append(level)
+      contexts, shorter = _previous(strings, starts), strings
+      progress(n, len(level.symbols) - 1)
+  except MemoryError as error:
+    text = f"order {order} takes too much memory: {error}; take a lower one"
+    raise errors.UserError(text) from error
+  return NGram(vocab, tuple(levels))
 
 
 def _level(text, contexts, size, vocab):
@@ -251,7 +238,7 @@ class Model:
   def init(self, key):
     """Return the counts of no text, which leave all tokens equally likely."""
     del key
-    return NGram(self.vocab_size, count(np.zeros(0, int), self.order, self.vocab_size)).params()
+    return fit(np.zeros(0, int), self.order, self.vocab_size).params()
 
   def initial_carry(self, batch):
     """Return the numbers of the strings of 1 to N - 1 tokens that were read last, [batch] each."""
@@ -294,9 +281,3 @@ class Model:
     low, _ = lax.fori_loop(0, self.vocab_size.bit_length(), halve, (low, end))
     # JAX clips an index beyond the end to the last symbol.
     return jnp.where((low < end) & (symbols[low] == symbol), low, 0)
-
-
-def make(vocab_size: int, *, order, **fields) -> Model:
-  """Return the n-gram of an order; the fields of networks do not apply to it."""
-  del fields
-  return Model(vocab_size, order)

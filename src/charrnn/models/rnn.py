@@ -49,9 +49,6 @@ INITIALIZERS = {
 }
 
 
-UNROLLS = ("auto", "scan", "cudnn")
-
-
 class Embed(nn.Module):
   vocab: int
   width: int
@@ -86,14 +83,11 @@ class Layer(nn.Module):
     dtype = jnp.dtype(self.compute_dtype)
     if record or clamp or not self.cell.update:
       return layers_lib.scan_layer(self.cell, layers_lib.cast(params, dtype), state, x, clamp)
-    if self._uses_cudnn(len(x)):
-      return *layers_lib.cudnn_layer(params, state, x), None
-    return *layers_lib.fast_layer(self.cell, dtype, params, state, x), None
-
-  def _uses_cudnn(self, steps):
     enabled = self.unroll == "cudnn" or (self.unroll == "auto" and layers_lib.has_cudnn())
     # A single step, as in sampling, is left to XLA: expected to be faster, not measured.
-    return enabled and self.cell == cells.CELLS["lstm"] and steps > 1
+    if enabled and self.cell == cells.CELLS["lstm"] and len(x) > 1:
+      return *layers_lib.cudnn_layer(params, state, x), None
+    return *layers_lib.fast_layer(self.cell, dtype, params, state, x), None
 
   def _bias(self, key, shape):
     """Return b_h with the LSTM's forget gate open at first (Gers 2000)."""
@@ -148,15 +142,8 @@ class Network(nn.Module):
       x = Embed(self.vocab, width, initializers["table"], name="embed")(x)
     for n, before in enumerate(carry):
       name = f"layer_{n}"
-      layer = Layer(
-        cells.CELLS[self.cell],
-        self.hidden,
-        initializers,
-        self.forget_bias,
-        self.compute_dtype,
-        self.unroll,
-        name=name,
-      )
+      cell, settings = cells.CELLS[self.cell], (self.forget_bias, self.compute_dtype, self.unroll)
+      layer = Layer(cell, self.hidden, initializers, *settings, name=name)
       state, x, recorded[name] = layer(x, width, before, record, (clamp or {}).get(name))
       width = self.hidden
       after.append(state)
@@ -195,8 +182,8 @@ class RNN:
 
   def initial_carry(self, batch):
     """Return a state of zeros for every layer, each array [batch, H]."""
-    hidden, depth = self.network.hidden, self.network.layers
-    return tuple(self.cell.zero_state(batch, hidden) for _ in range(depth))
+    network = self.network
+    return tuple(self.cell.zero_state(batch, network.hidden) for _ in range(network.layers))
 
   def prepare(self, params):
     """Return the weights of products in the compute dtype, so that no step converts them again."""
@@ -212,10 +199,6 @@ def make(vocab_size: int, *, init="modern", order=None, **fields) -> RNN:
   """Return the network of these fields of `config.model`; raise UserError if they contradict."""
   network = Network(vocab_size, initializer=init, **fields)
   cell, unroll, forget_bias = network.cell, network.unroll, network.forget_bias
-  choices = {"cell": (cell, cells.CELLS), "init": (init, INITIALIZERS), "unroll": (unroll, UNROLLS)}
-  for name, (value, known) in choices.items():
-    if value not in known:
-      raise errors.UserError(f"--config.model.{name}={value}: use one of {', '.join(known)}")
   if order is not None:
     raise errors.UserError(f"--config.model.order={order}: only an ngram has one, not a {cell}")
   if forget_bias != 1 and "f" not in cells.CELLS[cell].gates:

@@ -9,6 +9,7 @@ read or written: they take seconds, and a list of steps does not need them.
 import contextlib
 import errno
 import hashlib
+import itertools
 import json
 import os
 import pathlib
@@ -90,15 +91,12 @@ class Writer:
 def steps(folder: pathlib.Path) -> list[int]:
   """Return the steps in a folder, oldest first. They may be incomplete."""
   try:
-    return sorted(int(path.name) for path in pathlib.Path(folder).iterdir() if _is_step(path))
+    paths = [path for path in pathlib.Path(folder).iterdir() if path.is_dir()]
   except OSError as error:
     if error.errno in MISSING:
       return []
     raise errors.UserError(f"cannot read {folder}: {error.strerror}") from error
-
-
-def _is_step(path: pathlib.Path) -> bool:
-  return re.fullmatch(r"0|[1-9][0-9]*", path.name) is not None and path.is_dir()
+  return sorted(int(path.name) for path in paths if re.fullmatch(r"0|[1-9][0-9]*", path.name))
 
 
 def read_meta(folder: pathlib.Path, step: int) -> dict[str, Any]:
@@ -170,23 +168,19 @@ def metadata(folder: pathlib.Path, step: int, prefix: str = "") -> Tree:
 
 def shapes(folder: pathlib.Path, step: int) -> dict[str, Any]:
   """Return shapes and dtypes of all arrays by name; an empty dict if they are damaged."""
-  try:
+  with contextlib.suppress(DamagedError):
     tree = flatten(metadata(folder, step))
-  except DamagedError:
-    return {}
-  return {name: leaf for name, leaf in tree.items() if hasattr(leaf, "shape")}
+    return {name: leaf for name, leaf in tree.items() if hasattr(leaf, "shape")}
+  return {}
 
 
-def flatten(tree: Tree, prefix: str = "") -> dict[str, Any]:
+def flatten(tree: Tree) -> dict[str, Any]:
   """Return the arrays of nested dicts by name, such as layer_0/W_xh, in natural order."""
-  flat = {}
-  for name in sorted(tree, key=natural_key):
-    value = tree[name]
-    if isinstance(value, dict):
-      flat |= flatten(value, f"{prefix}{name}/")
-    elif value is not None:
-      flat[f"{prefix}{name}"] = value
-  return flat
+  from flax import traverse_util
+
+  flat = {path: leaf for path, leaf in traverse_util.flatten_dict(tree).items() if leaf is not None}
+  paths = sorted(flat, key=lambda path: [natural_key(name) for name in path])
+  return {"/".join(path): flat[path] for path in paths}
 
 
 def natural_key(name: str) -> list[int | str]:
@@ -209,27 +203,24 @@ def _classify_errors(folder: pathlib.Path, step: int, part: str) -> Iterator[Non
   try:
     yield
   except Exception as error:  # Orbax, TensorStore and zstd raise many kinds at a damaged file
-    if reason := _temporary_reason(error):
-      raise errors.UserError(f"cannot read checkpoint {step} in {folder}: {reason}") from error
-    raise DamagedError(folder, step, part) from error
-
-
-def _temporary_reason(error: Exception) -> str | None:
-  """Return why a file cannot be read now, or None if the error means damage."""
-  if isinstance(error, MemoryError):
-    return str(error) or "out of memory"
-  match = re.search(r"os_error_code='(\d+)'", str(error))  # of TensorStore
-  code = getattr(error, "errno", None) or (match and int(match[1]))
-  return os.strerror(code) if code and code not in MISSING else None
+    match = re.search(r"os_error_code='(\d+)'", str(error))  # of TensorStore
+    code = getattr(error, "errno", None) or (match and int(match[1]))
+    if isinstance(error, MemoryError):
+      reason = str(error) or "out of memory"
+    elif code and code not in MISSING:
+      reason = os.strerror(code)
+    else:
+      raise DamagedError(folder, step, part) from error
+    raise errors.UserError(f"cannot read checkpoint {step} in {folder}: {reason}") from error
 
 
 def losses(folder: pathlib.Path) -> dict[int, float | None]:
   """Return the validation loss (or None) of every step with undamaged metadata."""
-  found = {}
+  losses_by_step = {}
   for step in steps(folder):
     with contextlib.suppress(DamagedError):
-      found[step] = read_meta(folder, step)["valid_loss"]
-  return found
+      losses_by_step[step] = read_meta(folder, step)["valid_loss"]
+  return losses_by_step
 
 
 def best(losses_by_step: dict[int, float | None]) -> int | None:
@@ -239,7 +230,7 @@ def best(losses_by_step: dict[int, float | None]) -> int | None:
 
 
 def best_step(folder: pathlib.Path) -> int | None:
-  """Return the step of the lowest validation loss, else the newest; None if none is undamaged."""
+  """Return the step of the lowest validation loss, else the newest; None if all are damaged."""
   return best(losses(folder))
 
 
@@ -272,21 +263,20 @@ def quarantine(folder: pathlib.Path, after: int):
     if step > after:
       target = folder.parent / "damaged" / str(step)
       target.parent.mkdir(exist_ok=True)
-      number = 0
+      numbers = itertools.count(1)
       while target.exists():
-        number += 1
-        target = target.with_name(f"{step}.{number}")
+        target = target.with_name(f"{step}.{next(numbers)}")
       (folder / str(step)).rename(target)
 
 
 def digests(tree: Tree) -> dict[str, str]:
   """Return the SHA-256 of every array's dtype, shape and bytes by name."""
-  return {name: _digest(np.asarray(array)) for name, array in flatten(tree).items()}
-
-
-def _digest(array: np.ndarray) -> str:
-  head = f"{array.dtype.name}{array.shape}".encode()
-  return hashlib.sha256(head + array.tobytes()).hexdigest()
+  digests_by_name = {}
+  for name, leaf in flatten(tree).items():
+    array = np.asarray(leaf)
+    content = f"{array.dtype.name}{array.shape}".encode() + array.tobytes()
+    digests_by_name[name] = hashlib.sha256(content).hexdigest()
+  return digests_by_name
 
 
 def _seal(meta: dict[str, Any]) -> dict[str, Any]:

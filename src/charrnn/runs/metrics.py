@@ -45,7 +45,7 @@ def read(workdir: pathlib.Path) -> list[dict[str, Any]]:
   """Return the objects of metrics.jsonl. Lines that are incomplete or damaged are skipped."""
   path = workdir / "metrics.jsonl"
   lines = path.read_bytes().splitlines() if path.exists() else []
-  return [line for line in map(parse, lines) if line is not None]
+  return list(filter(None, map(parse, lines)))  # a line has a step, so it is not empty
 
 
 def parse(line: bytes) -> dict[str, Any] | None:
@@ -68,13 +68,11 @@ def plot(workdir: pathlib.Path, title: str, xlabel: str = "step"):
   train, valid = curve(lines, "train/loss"), curve(lines, "valid/loss")
   with plotting.figure(workdir / "loss.png", title, figsize=(7, 4.5)) as figure:
     axes = figure.subplots()
-    for points, label, style in (
-      (train, "train/loss", {"lw": 0.9}),
-      (valid, "valid/loss", {"marker": "o", "ms": 4}),
-    ):
-      if points:
-        axes.plot(*zip(*points), label=label, color=plotting.COLORS[label == "valid/loss"], **style)
+    if train:
+      axes.plot(*zip(*train), label="train/loss", color=plotting.COLORS[0], lw=0.9)
     if valid:
+      color = plotting.COLORS[1]
+      axes.plot(*zip(*valid), label="valid/loss", color=color, marker="o", ms=4)
       losses = [loss for _, loss in valid]
       axes.axhline(min(losses), color="grey", lw=0.7, ls=":", label=f"best {min(losses):.4f}")
       # The limit is a little above the first validation loss: the fall from log V hides the rest.

@@ -63,7 +63,9 @@ def record_launch(line, workdir: pathlib.Path, corpus, devices: str) -> dict[str
     record["weights"] = initial_weights(line.config.init_from)
   if line.original:
     record["rerun_of"] = str(line.original.path)
-    _report_differences(line.original.launch, launch)
+    same = "nothing: machine, packages and code are those of the record"
+    for difference in list(differences(line.original.launch, launch)) or [same]:
+      console.say(f"different {difference}")
   record["launches"] = [*before.get("launches", []), launch]
   files.write_json(path, record)
   # Last: a directory with a config.json is a run directory.
@@ -92,20 +94,14 @@ def initial_weights(path: str | pathlib.Path) -> dict[str, Any]:
   return {"step": step, "sha256": hashlib.sha256(json.dumps(digests).encode()).hexdigest()}
 
 
-def _report_differences(original: dict, launch: dict):
-  lines = list(differences(original, launch))
-  for line in lines or ["nothing: machine, packages and code are those of the record"]:
-    console.say(f"different {line}")
-
-
 def differences(then: dict, now: dict) -> Iterator[str]:
   """Yield a line for each difference of two launches. What `then` lacks is skipped."""
   names = ("devices", "processor", "cores", "driver", "platform", "python", "git", "uncommitted")
   pairs = {name: (then.get(name), now[name]) for name in names if name in then}
   pairs |= {name: (old, now["packages"].get(name)) for name, old in then["packages"].items()}
   if "settings" in then:
-    for name in sorted(then["settings"].keys() | now["settings"].keys()):
-      pairs[name] = then["settings"].get(name), now["settings"].get(name)
+    old, new = then["settings"], now["settings"]
+    pairs |= {name: (old.get(name), new.get(name)) for name in sorted(old.keys() | new.keys())}
   for name, (old, new) in pairs.items():
     if old != new:
       yield f"{name}: {old or 'none'}, now {new or 'none'}"

@@ -42,7 +42,14 @@ class Run:
     `step`: the checkpoint of `params`; None: the best by validation loss, else the newest.
     """
     run = cls(path, step)
-    _check_directory(run.path)
+    if not run.path.exists():
+      raise errors.UserError(f"no run directory {path}: `ls runs` shows those of launch.py")
+    if not run.path.is_dir():
+      raise errors.UserError(f"{path} is a file: give a run directory, such as runs/shakespeare")
+    if not (run.path / "config.json").exists():
+      is_empty = not any(run.path.iterdir())
+      problem = "is empty" if is_empty else "is not a run directory (no config.json)"
+      raise errors.UserError(f"{path} {problem}: make one with python launch.py --config=...")
     if step is not None and step not in run.steps:
       kept = f"kept are {', '.join(map(str, run.steps))}" if run.steps else "it has none yet"
       raise errors.UserError(f"{path} has no step {step}: {kept}")
@@ -64,7 +71,7 @@ class Run:
         raise ValueError("it was not resolved")
       return config_dict.FrozenConfigDict(config)
     except (TypeError, AttributeError, ValueError, KeyError) as error:
-      raise _damaged(path) from error
+      raise files.damaged(path) from error
 
   @functools.cached_property
   def tokenizer(self) -> tokenizers.Tokenizer:
@@ -76,7 +83,7 @@ class Run:
     """The content of run.json: the corpus and the launches."""
     value = files.read_json(self.path / "run.json") | {"corpus": self.provenance}
     if not isinstance(value.get("launches"), list) or not value["launches"]:
-      raise _damaged(self.path / "run.json")
+      raise files.damaged(self.path / "run.json")
     return value
 
   @functools.cached_property
@@ -85,7 +92,7 @@ class Run:
     corpus = files.read_json(self.path / "run.json").get("corpus")
     is_known = isinstance(corpus, dict) and {"sha256", "characters"} <= corpus.keys()
     if not is_known or not isinstance(corpus["characters"], int):
-      raise _damaged(self.path / "run.json")
+      raise files.damaged(self.path / "run.json")
     return corpus
 
   @property
@@ -149,14 +156,13 @@ class Run:
       return status_lib.RunStatus.FINISHED if steps else None
     if max([0, *steps, *(line["step"] for line in lines)]) >= self.length[0]:
       return status_lib.RunStatus.FINISHED
-    valid = [loss for line in lines if (loss := line.get("valid/loss")) is not None]
+    valid = [loss for _, loss in metrics_lib.curve(lines, "valid/loss")]
     stale = len(valid) - 1 - valid.index(min(valid)) if valid else 0
     if config.patience and stale >= config.patience:
       return status_lib.RunStatus.FINISHED
-    train = [loss for line in lines if (loss := line.get("train/loss")) is not None]
-    return (
-      status_lib.RunStatus.DIVERGED if train and train[-1] > config.diverged * train[0] else None
-    )
+    train = [loss for _, loss in metrics_lib.curve(lines, "train/loss")]
+    is_diverged = train and train[-1] > config.diverged * train[0]
+    return status_lib.RunStatus.DIVERGED if is_diverged else None
 
   def corpus(self) -> corpora.Corpus:
     """Load the corpus; raise UserError if it is missing or has changed since training."""
@@ -191,8 +197,8 @@ class Run:
     """Return the arrays of a step, each verified by itself; raise the errors of `checkpoint`."""
     with self._detect_deletion(step):
       arrays = checkpoints.read_arrays(self.path / "checkpoints", step, prefix)
-    if arrays.damaged and self.is_deleted(step):
-      raise self._deleted(step)
+    if arrays.damaged:
+      self._check_deletion(step)
     return arrays
 
   @functools.cached_property
@@ -200,9 +206,8 @@ class Run:
     if self._step is not None:
       return self.checkpoint(self._step, "params")
     if not self.steps:
-      every = filter(None, (self.config.eval_every, self.config.checkpoint_every))
-      first = min(every, default=None)
-      when = f": the first is written after step {first}" if first else ""
+      every = [n for n in (self.config.eval_every, self.config.checkpoint_every) if n]
+      when = f": the first is written after step {min(every)}" if every else ""
       raise errors.UserError(f"{self.path} has no checkpoint yet{when}")
     folder = self.path / "checkpoints"
     for _ in range(BEST_TRIES):
@@ -219,9 +224,13 @@ class Run:
     try:
       yield
     except checkpoints.DamagedError as error:
-      if self.is_deleted(step):
-        raise self._deleted(step) from error
+      self._check_deletion(step, error)
       raise
+
+  def _check_deletion(self, step: int, cause: Exception | None = None):
+    if self.is_deleted(step):
+      text = f"step {step} of {self.path} was deleted while it was read: try another"
+      raise DeletedError(text) from cause
 
   def is_deleted(self, step: int) -> bool:
     """Return whether a step is gone. Wait a moment while a trainer may be deleting it."""
@@ -231,34 +240,11 @@ class Run:
       time.sleep(0.05)
     return not folder.is_dir()
 
-  def _deleted(self, step: int) -> DeletedError:
-    return DeletedError(f"step {step} of {self.path} was deleted while it was read: try another")
-
-
-def _check_directory(path: pathlib.Path):
-  if not path.exists():
-    raise errors.UserError(f"no run directory {path}: `ls runs` shows those of launch.py")
-  if not path.is_dir():
-    raise errors.UserError(f"{path} is a file: give a run directory, such as runs/shakespeare")
-  if not (path / "config.json").exists():
-    problem = "is empty" if not any(path.iterdir()) else "is not a run directory (no config.json)"
-    raise errors.UserError(f"{path} {problem}: make one with python launch.py --config=...")
-
-
-def _damaged(path: pathlib.Path) -> errors.UserError:
-  return errors.UserError(f"{path} is damaged: restore it from a copy of the same run")
-
 
 def load_corpus(config) -> corpora.Corpus:
   """Load the corpus that `config.text` names."""
-  text = config.text
-  return corpora.load(
-    text.source,
-    tokenizer=text.tokenizer,
-    encoding=text.encoding,
-    newlines=text.newlines,
-    limit=text.limit,
-  )
+  names = ("tokenizer", "encoding", "newlines", "limit")
+  return corpora.load(config.text.source, **{name: config.text[name] for name in names})
 
 
 def common_splits(runs: Sequence[Run]) -> splits_lib.Splits:
