@@ -34,7 +34,7 @@ def test_the_documentation_lists_every_field():
 
 @pytest.mark.parametrize("name", CHOICES)
 def test_a_choice_is_one_of_those_there_are(name):
-  known = config_lib.choices(config_lib.BY_NAME[name])
+  known = config_lib.BY_NAME[name].choices
   for choice in known:
     config_lib.check(config_lib.replace(config_lib.default(), {name: choice}))
   other = config_lib.replace(config_lib.default(), {name: "other"})
@@ -159,7 +159,7 @@ def test_resolve_keeps_the_values_of_the_experiment():
 
 
 def test_resolve_prefers_the_stored_config_to_the_amount_of_text():
-  stored = config_lib.to_json(config_lib.resolve(config_lib.default(), 10 * LENGTH).config)
+  stored = config_lib.to_json(config_lib.resolve(config_lib.default(), 10 * LENGTH)[0])
   c, chosen = config_lib.resolve(config_lib.default(), LENGTH, stored=stored)
   assert config_lib.to_json(c) == stored and not chosen
 
@@ -180,16 +180,14 @@ def test_the_device_is_asked_for_when_its_number_can_be_chosen():
     assert None not in (config.batch_size, config.model.hidden, config.eval_every)
     return types.SimpleNamespace(platform="gpu", compute_capability="7.5")
 
-  assert (
-    config_lib.resolve(config_lib.default(), LENGTH, device=device).config.model["compute_dtype"]
-    == "float32"
-  )
+  c, _ = config_lib.resolve(config_lib.default(), LENGTH, device=device)
+  assert c.model.compute_dtype == "float32"
 
 
 @pytest.mark.parametrize("length", [300, 3_000, 30_000, 3_000_000, 300_000_000])
 def test_larger_texts_get_larger_models_and_small_ones_fewer_streams(length):
   smaller, larger = (
-    config_lib.resolve(config_lib.default(), n).config for n in (length, 10 * length)
+    config_lib.resolve(config_lib.default(), each)[0] for each in (length, 10 * length)
   )
   assert smaller.model.hidden <= larger.model.hidden and smaller.batch_size <= larger.batch_size
   assert config_lib.steps_per_epoch(smaller, length) > 10 or smaller.batch_size == 1

@@ -37,17 +37,16 @@ def parse(argv: Sequence[str], define: Callable = lambda flag_values: None) -> C
   The argument of --config is an experiment file, with a variant after a colon, or the config.json
   of a run. `define(flag_values)` adds other flags. Raises UserError.
   """
-  argv = [_with_current_name(arg) for arg in argv]
-  argument = _argument(argv)
+  argument, argv = _take_config(argv)
   is_stored = argument.endswith(".json")
   path, colon, variant = (argument, "", "") if is_stored else argument.partition(":")
-  _check_arguments(argv, path)
+  _check(path, argv)
   module = None
   if is_stored:
     config = _stored_config(path)
   else:
     config, module = _experiment(path, *([variant] if colon else []))
-  argv, values = _without_config(argv), flags.FlagValues()
+  values = flags.FlagValues()
   config_flags.DEFINE_config_dict("config", config, "", flag_values=values, sys_argv=argv)
   define(values)
   try:
@@ -57,7 +56,9 @@ def parse(argv: Sequence[str], define: Callable = lambda flag_values: None) -> C
   if len(rest) > 1:
     raise errors.UserError(f"{rest[1]!r} is not an option: options are --name=value")
   overrides = config_flags.get_override_values(values["config"])
-  return CommandLine(values.config, overrides, _title(path), variant, values, argument, module)
+  file = pathlib.Path(path)
+  title = file.resolve().parent.name if file.name == "config.json" else file.stem
+  return CommandLine(values.config, overrides, title, variant, values, argument, module)
 
 
 def run_name(line: CommandLine) -> str:
@@ -81,49 +82,39 @@ def experiment_files() -> list[str]:
   return sorted(str(path) for path in paths if path.stem != "common")
 
 
-def _with_current_name(arg: str) -> str:
-  dashes, name, equals, value = re.fullmatch(r"(-*)([^=]*)(=?)(.*)", arg, re.DOTALL).groups()
-  if not dashes or not name.startswith("config."):
-    return arg
-  return f"{dashes}config.{config_lib.current_name(name)}{equals}{value}"
+def _take_config(argv: Sequence[str]) -> tuple[str, list[str]]:
+  """Return the value of the last --config, and the other arguments with current field names."""
+  argument, others, words = None, [], iter(argv)
+  for word in words:
+    dashes, name, equals, value = re.fullmatch(r"(-*)([^=]*)(=?)(.*)", word, re.DOTALL).groups()
+    if dashes and name == "config":
+      argument = value if equals else next(words, "")
+    elif dashes and name.startswith("config."):
+      others.append(f"{dashes}config.{config_lib.current_name(name)}{equals}{value}")
+    else:
+      others.append(word)
+  if argument is None:
+    if _fields(others):
+      raise errors.UserError("--config is missing: it comes before the fields that it overrides")
+    raise errors.UserError("--config is missing: try --config=experiments/shakespeare.py")
+  return argument, others
 
 
-def _argument(argv: Sequence[str]) -> str:
-  """Return the value of the last --config."""
-  value = ""
-  for arg, after in zip(argv, [*argv[1:], ""]):
-    name, equals, rest = arg.lstrip("-").partition("=")
-    if arg.startswith("-") and name == "config":
-      value = rest if equals else after
-  return value
+def _fields(argv: Sequence[str]) -> list[str]:
+  """Return the fields that a command line overrides."""
+  matches = (re.match(r"-+config\.([^=]*)", word) for word in argv)
+  return [match[1] for match in matches if match]
 
 
-def _check_arguments(argv: Sequence[str], path: str):
+def _check(path: str, argv: Sequence[str]):
   """Raise UserError for a file that does not exist and for fields that do not exist."""
-  names = [arg.lstrip("-").partition("=")[0] for arg in argv[1:] if arg.startswith("-")]
-  fields = [name.removeprefix("config.") for name in names if name.startswith("config.")]
-  if "config" not in names:
-    example = "--config is missing: try --config=experiments/shakespeare.py"
-    late = "--config is missing: it comes before the fields that it overrides"
-    raise errors.UserError(late if fields else example)
   if not os.path.isfile(path):
     known = experiment_files()
-    raise errors.UserError(
-      f"no experiment file {path}" + (f": there are {', '.join(known)}" if known else "")
-    )
-  for field in fields:
+    there = f": there are {', '.join(known)}" if known else ""
+    raise errors.UserError(f"no experiment file {path}{there}")
+  for field in _fields(argv):
     if field not in config_lib.BY_NAME:
       raise errors.UserError(config_lib.unknown_field(field))
-
-
-def _without_config(argv: Sequence[str]) -> list[str]:
-  """Return the command line without --config and its value."""
-  names = [arg.lstrip("-") if arg.startswith("-") else "" for arg in argv]
-  return [
-    arg
-    for arg, name, before in zip(argv, names, ["", *names])
-    if name.partition("=")[0] != "config" and before != "config"
-  ]
 
 
 def _stored_config(path: str) -> config_dict.ConfigDict:
@@ -131,7 +122,7 @@ def _stored_config(path: str) -> config_dict.ConfigDict:
   config = config_lib.default()
   usual = config_lib.flatten(config.to_dict())
   try:
-    value = config_lib.with_current_names(json.loads(pathlib.Path(path).read_bytes()))
+    value = json.loads(pathlib.Path(path).read_bytes())
     for name, each in config_lib.flatten(value).items():
       if name not in usual or (each is None and usual[name] is not None):
         raise errors.UserError(f"{path} has {name}={each}: docs/config.md lists all fields")
@@ -143,12 +134,6 @@ def _stored_config(path: str) -> config_dict.ConfigDict:
   except TypeError as error:
     raise errors.UserError(f"{path}: {_first_line(error)}") from error
   return config
-
-
-def _title(path: str) -> str:
-  """Return the name of an experiment file, or of the run of a config.json."""
-  file = pathlib.Path(path)
-  return file.resolve().parent.name if file.name == "config.json" else file.stem
 
 
 def _experiment(path: str, *variant: str) -> tuple[config_dict.ConfigDict, types.ModuleType]:

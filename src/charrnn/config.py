@@ -4,14 +4,12 @@ An experiment file returns `default()` with values of its own. `resolve` gives t
 None a value, once. The resolved config is frozen and stored as config.json.
 """
 
-import dataclasses
 import difflib
-import enum
 import importlib
 import json
 import math
 import pathlib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 from ml_collections import config_dict
@@ -32,31 +30,21 @@ AT_LEAST_0 = Bounds("at least 0", lambda value: value >= 0)
 AT_LEAST_1 = Bounds("at least 1", lambda value: value >= 1)
 ABOVE_0 = Bounds("above 0", lambda value: 0 < value < math.inf)
 FRACTION = Bounds("at least 0 and below 1", lambda value: 0 <= value < 1)
+# Whether a run may be resumed with another value of a field.
+FIXED = "no"
+FREE = "yes"  # it does not decide what is computed next, except for rounding
+LENGTH = "unless schedule.name is cosine"  # the cosine ends at the last step
 
 
-class Resume(enum.StrEnum):
-  """Whether a run may be resumed with another value of a field."""
-
-  FIXED = "no"
-  FREE = "yes"  # it does not decide what is computed next, except for rounding
-  LENGTH = "unless schedule.name is cosine"  # the cosine ends at the last step
-
-
-NETWORK, NGRAM = "network", "ngram"  # kinds of models
-ANY = (NETWORK, NGRAM)
-
-
-@dataclasses.dataclass(frozen=True)
-class Field:
+class Field(NamedTuple):
   """One field of a config."""
 
   name: str  # dotted
   value: Any  # the default; a type stands for None, which `resolve` fills in
   help: str
-  bounds: Bounds = AT_LEAST_0  # of numbers
-  choices: tuple[str, ...] = ()  # values, or registries as MODULE:NAME that are imported to check
-  resume: Resume = Resume.FIXED
-  models: tuple[str, ...] = (NETWORK,)  # the kinds that use it
+  # Bounds of numbers; or choices: values, and registries as MODULE:NAME that are imported to check.
+  values: Bounds | tuple[str, ...] = AT_LEAST_0
+  resume: str = FIXED
 
   @property
   def default(self) -> Any:
@@ -66,51 +54,46 @@ class Field:
   def type(self) -> type:
     return self.value if isinstance(self.value, type) else type(self.value)
 
+  @property
+  def choices(self) -> tuple[str, ...]:
+    """The only values that the field may have; empty if there are others."""
+    known: list[str] = []
+    for each in () if isinstance(self.values, Bounds) else self.values:
+      module, _, name = each.partition(":")
+      known += getattr(importlib.import_module(f"charrnn.{module}"), name) if name else [each]
+    return tuple(known)
 
-def _text(key, value, text, **options):
-  return Field(f"text.{key}", value, text, models=ANY, **options)
 
-
-def _free(name, value, text, **options):
-  return Field(name, value, text, resume=Resume.FREE, **options)
-
-
-OPTIMIZER = "charrnn.training.optimizer"
 FIELDS = (
-  Field("seed", 1, "Seed of the parameters, of dropout and of samples.", models=ANY),
+  Field("seed", 1, "Seed of the parameters, of dropout and of samples."),
   Field("init_from", "", "Run directory to take the weights from; its vocabulary may differ."),
-  _text("source", "shakespeare", "Name of a corpus, or a file, folder, glob or URL[#sha256=HEX]."),
-  _text(
-    "tokenizer",
+  Field(
+    "text.source", "shakespeare", "Name of a corpus, or a file, folder, glob or URL[#sha256=HEX]."
+  ),
+  Field(
+    "text.tokenizer",
     "char",
     "char: the characters that occur; byte: all 256 bytes. Formerly `text.alphabet`.",
-    choices=("charrnn.data.tokenizers:KINDS",),
+    ("data.tokenizers:KINDS",),
   ),
-  _text("encoding", "utf-8", "Encoding of the source, for the tokenizer char."),
-  _text("newlines", "keep", "lf: CRLF and CR become LF.", choices=("keep", "lf")),
-  _text("limit", 0, "Use only the first N characters; 0: all."),
-  _text(
-    "split",
+  Field("text.encoding", "utf-8", "Encoding of the source, for the tokenizer char."),
+  Field("text.newlines", "keep", "lf: CRLF and CR become LF.", ("keep", "lf")),
+  Field("text.limit", 0, "Use only the first N characters; 0: all."),
+  Field(
+    "text.split",
     "tail",
     "How the corpus is split: as nanoGPT (tail), torch-rnn (middle) or char-rnn (streams) does.",
-    choices=("charrnn.data.splits:SPLITS",),
+    ("data.splits:SPLITS",),
   ),
-  _text("valid_fraction", 0.05, "Share of the validation split.", bounds=FRACTION),
-  _text("test_fraction", 0.05, "Share of the test split.", bounds=FRACTION),
+  Field("text.valid_fraction", 0.05, "Share of the validation split.", FRACTION),
+  Field("text.test_fraction", 0.05, "Share of the test split.", FRACTION),
   Field(
     "model.cell",
     "lstm",
     "The recurrent cell; or ngram, which counts the text instead of training a network.",
-    choices=("charrnn.models.cells:CELLS", "ngram"),
-    models=ANY,
+    ("models.cells:CELLS", "ngram"),
   ),
-  Field(
-    "model.order",
-    int,
-    "Length of the longest n-grams. The best order up to it is stored.",
-    AT_LEAST_1,
-    models=(NGRAM,),
-  ),
+  Field("model.order", int, "ngram: the largest n. The best n up to it is stored.", AT_LEAST_1),
   Field("model.layers", int, "Number of recurrent layers.", AT_LEAST_1),
   Field("model.hidden", int, "Units in each layer.", AT_LEAST_1),
   Field("model.embed", 0, "Width of a learned embedding; 0: one-hot input."),
@@ -119,31 +102,31 @@ FIELDS = (
     "model.init",
     "modern",
     "uniform: U(-0.08, 0.08), as in 2015; modern: scaled and orthogonal.",
-    choices=("charrnn.models.rnn:INITIALIZERS",),
+    ("models.rnn:INITIALIZERS",),
   ),
   Field("model.forget_bias", 1.0, "Initial bias of the LSTM's forget gate.", FINITE),
   Field(
     "model.compute_dtype",
     str,
-    "Type of matrix products; sums, states and parameters stay float32. Chosen: bfloat16 where it "
-    "is native (TPUs, GPUs since Ampere, CPUs with AVX512-BF16 or AMX).",
-    choices=("float32", "bfloat16"),
+    "Type of matrix products; all else is float32. Chosen: bfloat16 where the device has it.",
+    ("float32", "bfloat16"),
   ),
-  _free(
+  Field(
     "model.unroll",
     "auto",
     "scan; cudnn: NVIDIA's LSTM, in TF32; auto: cudnn where there is one.",
-    choices=("auto", "scan", "cudnn"),
+    ("auto", "scan", "cudnn"),
+    FREE,
   ),
   Field("batch_size", int, "Streams that are read in parallel, over all devices.", AT_LEAST_1),
   Field("window", 64, "Tokens of a stream in one update, for the truncated gradient.", AT_LEAST_1),
   Field("accumulate", 1, "Split each batch into N parts, to save memory.", AT_LEAST_1),
-  Field("remat", 0, "Store every N-th state only and recompute the rest, to save memory; 0: off."),
-  Field("epochs", float, "Length of training.", ABOVE_0, resume=Resume.LENGTH),
-  Field("max_steps", 0, "End training at this step; 0: after `epochs`.", resume=Resume.LENGTH),
-  _free("cpu_devices", 0, "Devices of a CPU; 0: chosen by its cores, batch_size and hidden."),
-  Field("optimizer.name", "adam", "The update rule.", choices=(f"{OPTIMIZER}:OPTIMIZERS",)),
-  Field("optimizer.learning_rate", float, "The largest one.", ABOVE_0),
+  Field("remat", 0, "Store every N-th state and recompute the rest, to save memory; 0: off."),
+  Field("epochs", float, "Length of training.", ABOVE_0, LENGTH),
+  Field("max_steps", 0, "End training at this step; 0: after `epochs`.", resume=LENGTH),
+  Field("cpu_devices", 0, "Devices of a CPU; 0: by its cores, batch_size and hidden.", resume=FREE),
+  Field("optimizer.name", "adam", "The update rule.", ("training.optimizer:OPTIMIZERS",)),
+  Field("optimizer.learning_rate", float, "The largest learning rate.", ABOVE_0),
   Field("optimizer.b1", 0.9, "adam: decay of the mean of gradients.", FRACTION),
   Field("optimizer.b2", 0.99, "adam: decay of the mean of their squares.", FRACTION),
   Field("optimizer.decay", 0.95, "rmsprop: decay of the mean of squares.", FRACTION),
@@ -152,23 +135,23 @@ FIELDS = (
   Field("optimizer.eps", 1e-8, "Added to denominators.", ABOVE_0),
   Field("optimizer.clip_element", 0.0, "Clip each gradient to [-x, x]; 0: off."),
   Field("optimizer.clip_norm", 1.0, "Clip the norm of all gradients; 0: off."),
-  Field("schedule.name", "cosine", "Learning rate by step.", choices=(f"{OPTIMIZER}:SCHEDULES",)),
+  Field("schedule.name", "cosine", "Learning rate by step.", ("training.optimizer:SCHEDULES",)),
   Field("schedule.warmup_steps", 50, "Steps in which the learning rate rises from 0."),
   Field("schedule.final_fraction", 0.01, "cosine: share of the learning rate at the end."),
   Field("schedule.decay", 0.97, "epoch_decay: factor per epoch."),
   Field("schedule.decay_after", 10.0, "epoch_decay: epochs before the decay starts."),
   Field("schedule.halve_every", 5.0, "halving: epochs between two halvings.", ABOVE_0),
-  _free("log_every", 20, "Steps between two lines of metrics.jsonl.", bounds=AT_LEAST_1),
+  Field("log_every", 20, "Steps between two lines of metrics.jsonl.", AT_LEAST_1, FREE),
   Field("eval_every", int, "Steps between evaluations. Chosen: a tenth of all steps.", AT_LEAST_1),
   Field("eval_streams", 64, "Streams that an evaluation reads in parallel.", AT_LEAST_1),
   Field("eval_burn_in", 512, "Tokens that each of these reads before those that it scores."),
-  _free("patience", 0, "Stop after N evaluations without a better loss; 0: never."),
-  _free("diverged", 3.0, "Stop at a loss of more than N times the first.", bounds=AT_LEAST_1),
-  _free("checkpoint_every", 0, "Steps between checkpoints besides those at evaluations; 0: none."),
-  _free("keep", 3, "Newest checkpoints that are kept, besides the best.", bounds=AT_LEAST_1),
-  _free("sample.length", 300, "Characters to sample at evaluations; 0: none.", models=ANY),
-  _free("sample.temperature", 0.8, "Their temperature.", models=ANY),
-  _free("sample.prime", "", "Their prompt.", models=ANY),
+  Field("patience", 0, "Stop after N evaluations without a better loss; 0: never.", resume=FREE),
+  Field("diverged", 3.0, "Stop at a loss of more than N times the first.", AT_LEAST_1, FREE),
+  Field("checkpoint_every", 0, "Steps between further checkpoints; 0: none.", resume=FREE),
+  Field("keep", 3, "Newest checkpoints that are kept, besides the best.", AT_LEAST_1, FREE),
+  Field("sample.length", 300, "Characters to sample at evaluations; 0: none.", resume=FREE),
+  Field("sample.temperature", 0.8, "Temperature of these samples.", resume=FREE),
+  Field("sample.prime", "", "Prompt of these samples.", resume=FREE),
 )
 BY_NAME = {field.name: field for field in FIELDS}
 SECTIONS = tuple(dict.fromkeys(name.partition(".")[0] for name in BY_NAME if "." in name))
@@ -189,61 +172,52 @@ class Section(config_dict.ConfigDict):
       raise AttributeError(unknown_field(key))
     super().__setattr__(key, value)
 
+  def __setitem__(self, key, value):
+    super().__setitem__(_FORMER_KEYS.get(key, key), value)
+
 
 def default() -> config_dict.ConfigDict:
   """Return a config with the default of every field. No field can be added to it."""
+  values = {
+    field.name: config_dict.placeholder(field.type) if field.default is None else field.default
+    for field in FIELDS
+  }
   config = Section()
-  for field in FIELDS:
-    section, _, key = field.name.rpartition(".")
-    if section and section not in config:
-      config[section] = Section()
-    value = config_dict.placeholder(field.type) if field.default is None else field.default
-    (config[section] if section else config)[key] = value
+  for name, value in _nest(values).items():
+    config[name] = Section(value) if name in SECTIONS else value
   return config.lock()
 
 
 def unknown_field(name: str) -> str:
   """Return a message for a field that does not exist."""
   if name in SECTIONS:
-    first = next(field.name for field in FIELDS if field.name.startswith(f"{name}."))
+    first = next(known for known in BY_NAME if known.startswith(f"{name}."))
     return f"{name} is a section: set one of its fields, such as {first}"
-  last = {known.rpartition(".")[2]: known for known in reversed(BY_NAME)}
-  near = difflib.get_close_matches(name, BY_NAME, n=1, cutoff=0.8)
-  near = near or [
-    last[key] for key in difflib.get_close_matches(name.rpartition(".")[2], last, n=1)
-  ]
+  by_key = {known.rpartition(".")[2]: known for known in reversed(BY_NAME)}
+  keys = difflib.get_close_matches(name.rpartition(".")[2], by_key, n=1)
+  near = difflib.get_close_matches(name, BY_NAME, n=1, cutoff=0.8) or [by_key[key] for key in keys]
   hint = f"did you mean {near[0]}?" if near else "docs/config.md lists all fields"
   return f"no field {name!r} in the config: {hint}"
 
 
 def check(config: config_dict.ConfigDict):
   """Raise UserError for numbers and names that no program could run with."""
-  for field in FIELDS:
-    value = config[field.name]
-    if value is None:
+  for name, field in BY_NAME.items():
+    if (value := config[name]) in (None, field.default):
       continue
-    if field.choices and value != field.default and value not in (known := choices(field)):
-      raise errors.UserError(f"--config.{field.name}={value}: use one of {', '.join(known)}")
-    if isinstance(value, int | float) and not field.bounds.holds(value):
-      raise errors.UserError(f"--config.{field.name}={value}: must be {field.bounds.words}")
+    if field.choices and value not in field.choices:
+      raise errors.UserError(f"--config.{name}={value}: use one of {', '.join(field.choices)}")
+    if isinstance(field.values, Bounds) and field.type is not str and not field.values.holds(value):
+      raise errors.UserError(f"--config.{name}={value}: must be {field.values.words}")
   if config.remat and config.window % config.remat:
     raise errors.UserError(
       f"--config.remat={config.remat}: must divide --config.window={config.window}"
     )
 
 
-def choices(field: Field) -> tuple[str, ...]:
-  """Return the values that a field may have."""
-  known: list[str] = []
-  for each in field.choices:
-    module, _, registry = each.partition(":")
-    known += getattr(importlib.import_module(module), registry) if registry else [each]
-  return tuple(known)
-
-
 def is_free(name: str) -> bool:
   """Return whether a run may always be resumed with another value of a field."""
-  return name in BY_NAME and BY_NAME[name].resume == Resume.FREE
+  return name in BY_NAME and BY_NAME[name].resume == FREE
 
 
 def current_name(name: str) -> str:
@@ -254,50 +228,43 @@ def current_name(name: str) -> str:
 
 def used_fields(config: config_dict.ConfigDict) -> set[str]:
   """Return the names of the fields that have an effect on the model of a config."""
-  names = {field.name for field in FIELDS if _kind(config) in field.models}
-  return names | ({"batch_size", "window"} if config.text.split == "streams" else set())
-
-
-def _kind(config) -> str:
-  return NGRAM if config.model.cell == "ngram" else NETWORK
+  if config.model.cell != "ngram":
+    return BY_NAME.keys() - {"model.order"}
+  used = {"seed", "model.cell", "model.order"}
+  used |= {name for name in BY_NAME if name.startswith(("text.", "sample."))}
+  return used | ({"batch_size", "window"} if config.text.split == "streams" else set())
 
 
 def to_json(config: config_dict.ConfigDict) -> dict[str, Any]:
   """Return a config as JSON, in the order of FIELDS."""
   values = flatten(json.loads(config.to_json()))
-  nested: dict[str, Any] = {}
-  for name in dict.fromkeys([*BY_NAME, *values]):
-    section, _, key = name.rpartition(".")
-    if name in values:
-      (nested.setdefault(section, {}) if section else nested)[key] = values[name]
-  return nested
+  return _nest({name: values[name] for name in [*BY_NAME, *values] if name in values})
 
 
 def from_json(value: Mapping[str, Any]) -> config_dict.ConfigDict:
   """Return the config of a run as it was stored; a field that it lacks has its default."""
   config = default()
   with config.ignore_type(), config.unlocked():
-    config.update(with_current_names(value))
+    config.update(value)
   return config
 
 
-def with_current_names(value: Mapping[str, Any]) -> dict[str, Any]:
-  """Return a stored config with the current names of its fields."""
-  return {
-    key: {_FORMER_KEYS.get(name, name): each for name, each in child.items()}
-    if isinstance(child, dict)
-    else child
-    for key, child in value.items()
-  }
-
-
 def flatten(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-  """Return nested dicts as one dict by dotted name."""
+  """Return nested dicts as one dict by the current dotted name."""
   flat = {}
   for key, child in value.items():
-    name = f"{prefix}{key}"
+    name = current_name(f"{prefix}{key}")
     flat |= flatten(child, f"{name}.") if isinstance(child, dict) else {name: child}
   return flat
+
+
+def _nest(flat: Mapping[str, Any]) -> dict[str, Any]:
+  """Return a dict by dotted name as nested dicts."""
+  nested: dict[str, Any] = {}
+  for name, value in flat.items():
+    section, _, key = name.rpartition(".")
+    (nested.setdefault(section, {}) if section else nested)[key] = value
+  return nested
 
 
 def short(name: str) -> str:
@@ -309,34 +276,27 @@ def short(name: str) -> str:
 def replace(config: config_dict.ConfigDict, values: Mapping[str, Any]) -> config_dict.ConfigDict:
   """Return a copy of a config with other values, by dotted name."""
   config = config_dict.ConfigDict(config).copy_and_resolve_references()
-  for name, value in values.items():
-    section, _, key = name.rpartition(".")
-    (config[section] if section else config)[key] = value
+  config.update_from_flattened_dict(values)
   return config
 
 
 def fill(config: config_dict.ConfigDict, values: Mapping[str, Any]) -> config_dict.ConfigDict:
-  """Return a copy of a config in which fields that are None have these values, by dotted name."""
+  """Return a copy of a config in which fields that are None have the values of another (JSON)."""
+  values = flatten(values)
   known = values.keys() & BY_NAME.keys()
   return replace(config, {name: values[name] for name in known if config[name] is None})
 
 
-def fill_stored(config: config_dict.ConfigDict, stored: Mapping[str, Any]):
-  """Return a copy of a config in which fields that are None are as in a stored config (JSON)."""
-  return fill(config, flatten(with_current_names(stored)))
-
-
 def check_resumable(old: Mapping[str, Any], new: Mapping[str, Any]):
   """Raise UserError for the first field that must not change and differs in two JSON configs."""
-  allowed = {Resume.FREE} if new["schedule"]["name"] == "cosine" else {Resume.FREE, Resume.LENGTH}
-  free = {field.name for field in FIELDS if field.resume in allowed}
-  # The digest of the corpus is compared, not its name.
-  free |= {"text.source"}
   old, new = flatten(to_json(from_json(old))), flatten(new)
-  names = sorted((old.keys() | new.keys()) - free - {"model.cell"})
+  allowed = (FREE,) if new["schedule.name"] == "cosine" else (FREE, LENGTH)
+  free = {field.name for field in FIELDS if field.resume in allowed}
+  free |= {"text.source"}  # the digest of the corpus is compared, not its name
   remedy = ", with --config.init_from=RUN to start from its weights"
-  if NGRAM in (old["model.cell"], new["model.cell"]):
+  if "ngram" in (old["model.cell"], new["model.cell"]):
     remedy = ""
+  names = sorted((old.keys() | new.keys()) - free)
   for name in ("model.cell", *names):  # the cell first: it decides which of the others are used
     if old.get(name) != new.get(name):
       raise errors.UserError(
@@ -347,15 +307,9 @@ def check_resumable(old: Mapping[str, Any], new: Mapping[str, Any]):
 
 def split(config: config_dict.ConfigDict, length: int) -> splits.Splits:
   """Return the splits of a corpus of `length` tokens."""
-  text = config.text
-  return splits.split(
-    length,
-    text.split,
-    text.valid_fraction,
-    text.test_fraction,
-    streams=config.batch_size,
-    window=config.window,
-  )
+  kind, fractions = config.text.split, (config.text.valid_fraction, config.text.test_fraction)
+  batch = {"streams": config.batch_size, "window": config.window}
+  return splits.split(length, kind, *fractions, **batch)
 
 
 def steps_per_epoch(config: config_dict.ConfigDict, length: int) -> float:
@@ -370,11 +324,6 @@ def total_steps(config: config_dict.ConfigDict, steps_per_epoch: float) -> int:
   return min(steps, config.max_steps) if config.max_steps else steps
 
 
-class Resolved(NamedTuple):
-  config: config_dict.FrozenConfigDict
-  chosen: dict[str, Any]  # the values that depend on the amount of text, by dotted name
-
-
 def resolve(
   config: config_dict.ConfigDict,
   length: int,
@@ -382,43 +331,39 @@ def resolve(
   stored: Mapping[str, Any] | None = None,
   source: Mapping[str, Any] | None = None,
   device: Callable[[config_dict.ConfigDict], Any] | None = None,
-) -> Resolved:
+) -> tuple[config_dict.FrozenConfigDict, dict[str, Any]]:
   """Return a config in which every field that the model uses has a value.
 
-  `length`: tokens of the corpus. `stored`: the config (JSON) of the run that is resumed, and
-  `source` that of the run whose weights are taken; both decide what the experiment leaves open.
-  `device(config)` starts JAX and returns a device. It is called when all other fields have their
-  values, because the number of CPU devices depends on them.
+  Also returns the values that depend on the amount of text, by dotted name. `length`: tokens of the
+  corpus. `stored`: the config (JSON) of the run that is resumed, and `source` that of the run whose
+  weights are taken; both decide what the experiment leaves open. `device(config)` starts JAX and
+  returns a device. It is called when all other fields have their values, because the number of CPU
+  devices depends on them.
   """
   if stored:
-    config = fill_stored(config, stored)
+    config = fill(config, stored)
   elif source:
     if source["model"]["cell"] == "ngram":
       raise errors.UserError(
         f"--config.init_from={config.init_from} is an ngram: it has no weights"
       )
-    config = fill_stored(config, {"model": {**source["model"], "compute_dtype": None}})
+    config = fill(config, {"model": source["model"] | {"compute_dtype": None}})
   fractions = config.text.valid_fraction, config.text.test_fraction
   # By the length alone: the split `streams` depends on the batch size, which may be chosen here.
   sizes = _sizes(round(length * (1 - fractions[0] - fractions[1])), config.window)
   chosen = {name: value for name, value in sizes.items() if config[name] is None}
-  config = fill(config, chosen)
+  config = replace(config, chosen)
   steps = total_steps(config, steps_per_epoch(config, length))
   config = fill(config, {"eval_every": max(1, -(-steps // 10))})  # about ten evaluations
   if device:
     config = fill(config, {"model.compute_dtype": _native_dtype(device(config))})
-  return Resolved(config_dict.FrozenConfigDict(config), chosen)
+  return config_dict.FrozenConfigDict(config), chosen
 
 
 # By the number of training characters up to which they apply. Small texts overfit, so they get
 # small models and dropout; large texts fill larger models, as far as a few cores can train them.
 _SIZE_FIELDS = (
-  "model.layers",
-  "model.hidden",
-  "model.dropout",
-  "batch_size",
-  "epochs",
-  "optimizer.learning_rate",
+  "model.layers model.hidden model.dropout batch_size epochs optimizer.learning_rate".split()
 )
 _SIZES = (
   (100_000, (1, 128, 0.3, 8, 30.0, 8e-3)),
@@ -442,11 +387,9 @@ def _sizes(characters: int, window: int) -> dict[str, Any]:
 
 def _native_dtype(device) -> str:
   if device.platform == "cpu":
-    try:
-      info = pathlib.Path("/proc/cpuinfo").read_text()
-    except OSError:
-      info = ""
-    native = "avx512_bf16" in info or "amx_bf16" in info
+    info = pathlib.Path("/proc/cpuinfo")
+    flags = info.read_text() if info.exists() else ""
+    native = "avx512_bf16" in flags or "amx_bf16" in flags
   else:
     # "9.0" on NVIDIA's, "gfx90a" on AMD's, and nothing on a TPU.
     major = str(getattr(device, "compute_capability", "")).partition(".")[0]
@@ -456,18 +399,11 @@ def _native_dtype(device) -> str:
 
 def documentation() -> str:
   """Return the table of all fields in Markdown, as it stands in docs/config.md."""
-  return "\n".join(_rows()) + "\n"
-
-
-def _rows() -> Iterable[str]:
-  yield "| field | default | meaning | values | may change on resume |"
-  yield "|---|---|---|---|---|"
+  rows = [("field", "default", "meaning", "values", "may change on resume"), ("---",) * 5]
   for field in FIELDS:
     usual = "chosen" if field.default is None else f"`{json.dumps(field.default)}`"
-    if field.name == "model.order":
-      usual = "required by ngram"
-    if field.choices:
-      values = ", ".join(f"`{each}`" for each in choices(field))
-    else:
-      values = "text" if field.type is str else field.bounds.words
-    yield f"| `{field.name}` | {usual} | {field.help} | {values} | {field.resume} |"
+    usual = "required by ngram" if field.name == "model.order" else usual
+    values = ", ".join(f"`{each}`" for each in field.choices)
+    values = values or ("text" if field.type is str else field.values.words)
+    rows.append((f"`{field.name}`", usual, field.help, values, field.resume))
+  return "".join(f"| {' | '.join(row)} |\n" for row in rows)

@@ -266,7 +266,7 @@ def _check_stored(trial: outcomes.Trial, config):
   """Raise UserError if the run in a trial's folder cannot become the trial."""
   try:
     stored = config_lib.to_json(run_lib.Run.open(trial.folder).config)
-    config = config_lib.fill_stored(config, stored)
+    config = config_lib.fill(config, stored)
     config_lib.check_resumable(stored, config_lib.to_json(config))
   except errors.UserError as error:
     raise errors.UserError(f"trial {trial.name}: {error}") from error
