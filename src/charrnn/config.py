@@ -363,7 +363,12 @@ def resolve(
 # By the number of training characters up to which they apply. Small texts overfit, so they get
 # small models and dropout; large texts fill larger models, as far as a few cores can train them.
 _SIZE_FIELDS = (
-  "model.layers model.hidden model.dropout batch_size epochs optimizer.learning_rate".split()
+  "model.layers",
+  "model.hidden",
+  "model.dropout",
+  "batch_size",
+  "epochs",
+  "optimizer.learning_rate",
 )
 _SIZES = (
   (100_000, (1, 128, 0.3, 8, 30.0, 8e-3)),
