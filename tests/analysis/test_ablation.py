@@ -1,5 +1,7 @@
 """Units clamped while a text is scored, and while text is sampled."""
 
+import types
+
 import jax
 import made_up
 import numpy as np
@@ -107,7 +109,9 @@ def test_measures():
 def test_writing_with_a_cell_set(net):
   model, params, _ = net
   rows = {"free": [], "set": [clamps.Clamp(1, 3, 9.0)]}
-  texts = ablation.sample(model, params, [1], lambda ids: "".join(map(chr, 65 + ids)), rows)
+  tokenizer = types.SimpleNamespace(decode=lambda ids: "".join(map(chr, 65 + ids)))
+  run = types.SimpleNamespace(model=model, params=params, tokenizer=tokenizer)
+  texts = ablation.sample(run, [1], rows, 0, lambda *_: None)
   assert {len(each) for each in texts.values()} == {ablation.SAMPLES}
   assert {len(text) for each in texts.values() for text in each} == {ablation.LENGTH}
   assert texts["free"] != texts["set"]

@@ -26,16 +26,15 @@ def test_exactly_the_planted_units_are_found(text, tmp_path):
     net, ids, recorded.values, targets, design, tmp_path / "s", count=19
   )
   units = [column.unit for column in recorded.columns]
-  found = matching.match(
-    recorded.values, recorded.columns, targets, design, bars=compared.to_beat, units=units
-  )
+  bars = {name: each.to_beat for name, each in compared.items()}
+  found = matching.match(recorded.values, recorded.columns, targets, design, bars=bars, units=units)
   best = {each.hypothesis: each for each in found.findings}
   for name, unit in (("in-quotes", planted.QUOTES), ("line-position", planted.COLUMN)):
     assert best[name].name in (f"0:c{unit}", f"0:h{unit}")
     assert best[name].significant
     assert best[name].confirmation.score > 0.99
     assert best[name].confirmation.score > best[name].untrained
-    assert compared.family_p[name] == pytest.approx(1 / 20)
+    assert compared[name].family_p == pytest.approx(1 / 20)
   # The line position says where the end of the line is: the same unit, and no other.
   assert units[best["near-line-end"].column] == planted.COLUMN
   assert found.interpretable.count == 2
@@ -80,7 +79,7 @@ def test_strengths_are_the_largest_effects_of_a_match(text):
   values = np.random.default_rng(0).standard_normal((len(text), 5)).astype(np.float32)
   targets, design = planted.prepare(text, NAMES, shifts=0)
   result = matching.match(values, "abcde", targets, design)
-  expected = dict(zip(result.hypotheses, np.abs(result.effects).max(axis=0)))
+  expected = dict(zip(NAMES, np.abs(result.effects).max(axis=0)))
   assert matching.strengths(values, "abcde", targets, design) == pytest.approx(expected, rel=1e-5)
 
 

@@ -110,9 +110,13 @@ enum { A, B };
 """
 
 
+def _function(name):
+  return hypotheses.HYPOTHESES[name].function
+
+
 @pytest.mark.parametrize(("name", "shown", "expected"), CASES)
 def test_labels_are_as_written(name, shown, expected):
-  aligned.check(hypotheses.HYPOTHESES[name].function, shown, expected)
+  aligned.check(_function(name), shown, expected)
 
 
 def test_every_hypothesis_of_c_is_written_out():
@@ -121,7 +125,7 @@ def test_every_hypothesis_of_c_is_written_out():
 
 @pytest.mark.parametrize("name", TOKENS)
 def test_what_tokens_tell_looks_at_the_past_alone(name):
-  function, rng = hypotheses.HYPOTHESES[name].function, random.Random(0)
+  function, rng = _function(name), random.Random(0)
   pieces = [
     *"a'\"\\\r\n\n(){}[]/*é",
     "/*",
@@ -148,56 +152,56 @@ def _covering(spans):
 
 
 def test_the_clean_text_parses_whole():
-  assert c_labels.if_body(CLEAN).mask.all()
+  assert _function("if-body")(CLEAN).mask.all()
 
 
 def test_tokens_and_tree_agree_on_comments():
   whole = [(start + 1, stop - (CLEAN[start + 1] == "*")) for start, stop in _spans("comment")]
-  assert c_labels.comment(CLEAN).values.tolist() == _covering(whole)
+  assert _function("comment")(CLEAN).values.tolist() == _covering(whole)
   assert len(whole) == 3
 
 
 def test_tokens_and_tree_agree_on_strings():
   strings = [(start, stop - 1) for start, stop in _spans("string_literal")]
-  assert c_labels.string(CLEAN).values.tolist() == _covering(strings)
+  assert _function("string")(CLEAN).values.tolist() == _covering(strings)
   assert len(strings) == 2
 
 
 def test_tokens_and_tree_agree_on_braces():
   kinds = "compound_statement", "enumerator_list"
   blocks = [(start, stop - 1) for start, stop in _spans(*kinds)]
-  assert c_labels.brace_depth(CLEAN).values.tolist() == _covering(blocks)
+  assert _function("brace-depth")(CLEAN).values.tolist() == _covering(blocks)
   assert len(blocks) == 5
 
 
 def test_an_error_is_masked_where_it_is():
   aligned.check(
-    c_labels.if_condition,
+    _function("if-condition"),
     "void f(){if(a[)b;}¶int g(){if(a)b;}",
     "0000000000011.000000000000000110000",
   )
 
 
 def test_what_lacks_a_token_is_masked():
-  aligned.check(c_labels.syntax_depth, "void f(){{a;}{b}{c;}}", "00000000122212.122210")
+  aligned.check(_function("syntax-depth"), "void f(){{a;}{b}{c;}}", "00000000122212.122210")
 
 
 def test_a_function_in_an_error_is_believed():
   # The block of f seems to hold g.
   shown = "int f(){if(a){(;¶int g(){{b;}}"
-  aligned.check(c_labels.syntax_depth, shown, "." * 17 + "0000000122210")
-  aligned.check(c_labels.if_body, shown, "." * 17 + "0000000000000")
+  aligned.check(_function("syntax-depth"), shown, "." * 17 + "0000000122210")
+  aligned.check(_function("if-body"), shown, "." * 17 + "0000000000000")
 
 
 def test_a_function_at_the_end_of_an_error_is_at_no_depth_below_zero():
   shown = "int f(){if(a){b;}¶int g(){c;}"
-  aligned.check(c_labels.syntax_depth, shown, "0000000...........00000001110")
+  aligned.check(_function("syntax-depth"), shown, "0000000...........00000001110")
 
 
 def test_what_is_no_c_is_masked():
   text = "First Citizen:\nBefore we proceed any further, hear me speak.\n" * 5
-  assert c_labels.if_body(text).mask.mean() < 0.1
-  assert c_labels.comment(text).mask.all()
+  assert _function("if-body")(text).mask.mean() < 0.1
+  assert _function("comment")(text).mask.all()
 
 
 def test_the_parser_sees_one_byte_a_character():

@@ -263,7 +263,8 @@ def test_the_result_is_json():
   labels |= {"never": ("binary", _label(np.zeros(3000)))}
   result = _match(recording, labels, make={"confounds": {"runs": ["position"]}})
   data = json.loads(json.dumps(study.plain(result._asdict()), allow_nan=False))
-  assert data["hypotheses"] == [*labels, "runs | position"] and len(data["effects"]) == 6
+  assert [each["hypothesis"] for each in data["findings"]] == [*labels, "runs | position"]
+  assert len(data["effects"]) == 6
   assert data["findings"][4]["reason"] == "no positives in the discovery half"
   assert [row[4] for row in data["effects"]] == [None] * 6
   assert data["spacing"] == 1498 // 40

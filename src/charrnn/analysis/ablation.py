@@ -6,10 +6,11 @@ similar variance that no finding is about.
 """
 
 import functools
+import itertools
 import math
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -17,7 +18,6 @@ import numpy as np
 from charrnn.analysis import effects, inference, labels, recording
 from charrnn.evaluation import score
 from charrnn.models import layers
-from charrnn.runs import run as run_lib
 from charrnn.sampling import clamps, sampler
 
 BURN_IN = 256  # characters read before units are clamped; `hold` keeps their last values
@@ -35,6 +35,9 @@ EXCERPT = 400
 _QUOTE = re.compile(r'"([^"]*?)("|\n[ \t\r]*\n|\Z)', re.DOTALL)
 
 
+Row = Sequence[clamps.Clamp]  # of one row of a batch
+
+
 class Unit(NamedTuple):
   layer: int
   unit: int
@@ -50,30 +53,23 @@ class Effect(NamedTuple):
   outside: float | None
 
 
-class Subject(NamedTuple):
-  """A run and its recording of a text, and the unit of each finding."""
-
-  run: run_lib.Run
-  text: recording.Text
-  recording: recording.Recording
-  units: Mapping[str, Unit]
-  seed: int = 0
-
-  def controls(self, count: int) -> dict[Unit, list[Unit]]:
-    units = list(dict.fromkeys(self.units.values()))
-    return {unit: control_units(self.recording, unit, count, units, self.seed) for unit in units}
-
-  def clamps(self, units: Iterable[Unit], settings: Sequence[str]) -> dict[tuple, list]:
-    """Return the clamps of each (unit, setting), from the recorded values of the units' memory."""
-    number = {column: n for n, column in enumerate(self.recording.columns)}
-    memory = self.run.model.states[-1]
-    columns = {unit: number[unit.layer, memory, unit.unit] for unit in units}
-    values = recording.read_columns(self.recording.values, list(columns.values()))
-    return {
-      (unit, setting): [clamps.Clamp(*unit, setting_value(np.float32(values[n]), setting))]
-      for unit, n in columns.items()
-      for setting in settings
-    }
+def _with_controls(
+  subject: recording.Subject, units: Mapping[str, Unit], count: int, settings: Sequence[str]
+) -> tuple[dict[Unit, list[Unit]], dict[tuple, list[clamps.Clamp]]]:
+  """Return the controls of each unit, and the clamps of all of these by (unit, setting)."""
+  recorded, seed = subject.recording, subject.settings.seed
+  chosen = list(dict.fromkeys(units.values()))
+  controls = {unit: control_units(recorded, unit, count, chosen, seed) for unit in chosen}
+  number = {column: n for n, column in enumerate(recorded.columns)}
+  memory = subject.run.model.states[-1]
+  everyone = dict.fromkeys([*chosen, *itertools.chain(*controls.values())])
+  columns = {unit: number[unit.layer, memory, unit.unit] for unit in everyone}
+  values = recording.read_columns(recorded.values, list(columns.values()))
+  return controls, {
+    (unit, setting): [clamps.Clamp(*unit, setting_value(np.float32(values[n]), setting))]
+    for unit, n in columns.items()
+    for setting in settings
+  }
 
 
 def control_units(
@@ -105,11 +101,7 @@ def setting_value(column: np.ndarray, setting: str) -> float:
 
 
 def losses(
-  model,
-  params,
-  ids_N: np.ndarray,
-  rows: Sequence[Sequence[clamps.Clamp]],
-  progress: effects.Progress | None = None,
+  model, params, ids_N: np.ndarray, rows: Sequence[Row], progress: effects.Progress | None = None
 ) -> np.ndarray:
   """Return -log p of the next character for each row of clamps, [R, N].
 
@@ -164,58 +156,37 @@ def p_value(observed: float, controls: Sequence[float]) -> float:
 
 
 def ablate(
-  subject: Subject,
-  labelled: Mapping[str, labels.Label],
-  confirmation: Sequence[inference.Span],
-  *,
-  setting: str,
-  controls: int,
-  progress: effects.Progress,
+  subject: recording.Subject, units: Mapping[str, Unit], confirmation: Sequence[inference.Span]
 ) -> list[dict]:
-  """Return the change of the loss by clamping each unit, and each of its control units."""
+  """Return the change of the loss by clamping the unit of each finding, and its control units.
+
+  p is the share of control units whose ablation is at least as selective: costs as much more
+  inside than outside. It is not corrected for many hypotheses.
+  """
+  setting, progress = subject.settings.ablation, subject.progress("ablation")
   counted = np.zeros(len(subject.text.ids_N), bool)
   for start, stop in confirmation:
     counted[start:stop] = True
   last = np.searchsorted(np.cumsum(counted), min(ABLATED, counted.sum()))
   counted = counted[: int(last) + 1]
-  others = subject.controls(controls)
-  units = _with_controls(others)
-  rows = [[], *subject.clamps(units, [setting]).values()]
+  others, rows = _with_controls(subject, units, subject.settings.controls, [setting])
   ids = subject.text.ids_N[: len(counted)]
-  nats = losses(subject.run.model, subject.run.params, ids, rows, progress)
-  changes = dict(zip(units, nats[1:] - nats[0]))
+  nats = losses(subject.run.model, subject.run.params, ids, [[], *rows.values()], progress)
+  changes = dict(zip(rows, nats[1:] - nats[0]))
   entries = []
-  for name, unit in subject.units.items():
-    label = labelled[effects.base(name)].first(len(counted))
+  for name, unit in units.items():
+    label = subject.labels[effects.base(name)].first(len(counted))
     label = label._replace(mask=label.mask & counted)
-    own, *rest = (effect(changes[each], label) for each in (unit, *others[unit]))
-    entry = {"hypothesis": name, "cell": str(unit), "setting": setting}
-    entries.append(entry | _compared(own, rest))
+    own, *controls = (effect(changes[each, setting], label) for each in (unit, *others[unit]))
+    p = None
+    if None in own:
+      controls = []
+    else:
+      p = p_value(own.inside - own.outside, [each.inside - each.outside for each in controls])
+    entry = {"hypothesis": name, "cell": str(unit), "setting": setting, **own._asdict()}
+    entry["controls"] = {key: [getattr(each, key) for each in controls] for key in Effect._fields}
+    entries.append(entry | {"p": p})
   return entries
-
-
-def _with_controls(others: Mapping[Unit, Sequence[Unit]]) -> list[Unit]:
-  return list(dict.fromkeys([*others, *(unit for several in others.values() for unit in several)]))
-
-
-def _compared(own: Effect, controls: Sequence[Effect]) -> dict:
-  """Compare the effect of a unit with those of its controls on the same characters.
-
-  p is the share of control units whose ablation is at least as selective: costs as much more
-  inside than outside. It is not corrected for many hypotheses.
-  """
-  known = None not in own
-  controls = controls if known else []
-  selective = [each.inside - each.outside for each in (own, *controls)] if known else []
-  return {
-    "inside": own.inside,
-    "outside": own.outside,
-    "controls": {
-      "inside": [each.inside for each in controls],
-      "outside": [each.outside for each in controls],
-    },
-    "p": p_value(selective[0], selective[1:]) if known else None,
-  }
 
 
 class Measure(NamedTuple):
@@ -262,64 +233,66 @@ def measure_of(hypothesis: labels.Hypothesis) -> Measure:
   return Measure(hypothesis.name, unit, mean)
 
 
-def steer(
-  subject: Subject, hypotheses: Mapping[str, labels.Hypothesis], *, progress: effects.Progress
-) -> list[dict]:
-  """Return measures of samples with each unit at zero, low and high, and its controls likewise."""
-  others = subject.controls(STEERING_CONTROLS)
-  rows = {"free": []} | subject.clamps(_with_controls(others), STEERING)
+def steer(subject: recording.Subject, units: Mapping[str, Unit]) -> list[dict]:
+  """Return measures of samples with the unit of each finding at zero, low and high.
+
+  Its control units likewise.
+  """
+  progress = subject.progress("steering")
+  others, rows = _with_controls(subject, units, STEERING_CONTROLS, STEERING)
+  rows = {"free": []} | rows
   run, beginning = subject.run, subject.text.texts[0][:BURN_IN]
   # The prompt ends with a line, if it has one.
   prompt = subject.text.ids_N[: beginning.rfind("\n") + 1 or len(beginning)]
-  texts = sample(
-    run.model, run.params, prompt, run.tokenizer.decode, rows, seed=subject.seed, progress=progress
-  )
+  texts = sample(run, prompt, rows, subject.settings.seed, progress)
   entries, measured = [], set()
-  for name, unit in subject.units.items():
+  for name, unit in units.items():
     # The standard measures of a unit stand with the first of its findings.
     standard = () if unit in measured else MEASURES
     measured.add(unit)
-    for measure in (measure_of(hypotheses[effects.base(name)]), *standard):
-      entries.append(_steered(name, unit, measure, texts, rows, others[unit]))
-  return [entry for entry in entries if _is_measurable(entry)]
+    for measure in (measure_of(subject.hypotheses[effects.base(name)]), *standard):
+      entry = {"hypothesis": name, "cell": str(unit)}
+      entries.append(entry | _steered(unit, measure, texts, rows, others[unit]))
+  # A measure may not apply: verse has no indentation, and some texts have no quotes.
+  return [
+    entry
+    for entry in entries
+    if entry["free"] is not None
+    and any(each["result"] or any(each["controls"]) for each in entry["settings"])
+  ]
 
 
 def sample(
-  model,
-  params,
-  prompt_ids: np.ndarray,
-  decode: Callable,
-  rows: Mapping[object, Sequence[clamps.Clamp]],
-  *,
-  seed: int = 0,
-  progress: effects.Progress | None = None,
-) -> dict[object, list[str]]:
-  """Sample SAMPLES texts for each row of clamps, by the keys of the rows, at temperature 1."""
+  run, prompt_ids: np.ndarray, rows: Mapping[Any, Row], seed: int, progress: effects.Progress
+) -> dict[Any, list[str]]:
+  """Sample SAMPLES texts for each row of clamps, by the keys of the rows, at temperature 1.
+
+  `run` has a model, params and a tokenizer.
+  """
   keys = [key for key in rows for _ in range(SAMPLES)]
   numbers = np.tile(np.arange(SAMPLES), len(rows))
   groups = np.array_split(np.arange(len(keys)), -(-len(keys) // ROWS))
   texts = {key: [] for key in rows}
   for done, group in enumerate(groups):
     blocks = sampler.draw(
-      model,
-      params,
+      run.model,
+      run.params,
       prompt_ids,
       length=LENGTH,
       num=len(group),
       seed=seed,
       settings=sampler.Settings(),
-      clamp=clamps.arrays([rows[keys[row]] for row in group], model),
+      clamp=clamps.arrays([rows[keys[row]] for row in group], run.model),
       rows=numbers[group],
     )
     ids_BxN = np.concatenate([block.ids_BxN for block in blocks], axis=1)
     for row, ids_N in zip(group, ids_BxN):
-      texts[keys[row]].append(decode(ids_N))
-    if progress:
-      progress(done + 1, len(groups))
+      texts[keys[row]].append(run.tokenizer.decode(ids_N))
+    progress(done + 1, len(groups))
   return texts
 
 
-def _steered(name, unit, measure, texts, rows, controls) -> dict:
+def _steered(unit, measure, texts, rows, controls) -> dict:
   def result(key):
     value = measure.function(texts[key])
     return None if math.isnan(value) else value
@@ -335,18 +308,9 @@ def _steered(name, unit, measure, texts, rows, controls) -> dict:
   ]
   keys = {"free": "free"} | {setting: (unit, setting) for setting in STEERING}
   return {
-    "hypothesis": name,
-    "cell": str(unit),
     "measure": measure.name,
     "unit": measure.unit,
     "free": result("free"),
     "settings": settings,
     "excerpts": {setting: texts[key][0][:EXCERPT] for setting, key in keys.items()},
   }
-
-
-def _is_measurable(entry) -> bool:
-  """Whether a measure applies: verse has no indentation, and some texts have no quotes."""
-  return entry["free"] is not None and any(
-    each["result"] or any(each["controls"]) for each in entry["settings"]
-  )

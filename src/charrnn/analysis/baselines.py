@@ -19,13 +19,12 @@ CHARACTERS = 40_000  # of the text, for each untrained network
 
 
 class Untrained(NamedTuple):
-  """Results by hypothesis; effects are in 0 to 1, see `matching.Result`."""
+  """The comparison for a hypothesis; effects are in 0 to 1, see `matching.Result`."""
 
-  observed: dict[str, float]  # of the trained network on the same text
-  median: dict[str, float]  # of the best unit of each untrained network
-  p: dict[str, float]
-  family_p: dict[str, float]
-  to_beat: dict[str, float]  # for family_p <= alpha; NaN with too few networks for that
+  median: float  # of the best unit of each untrained network
+  p: float
+  family_p: float
+  to_beat: float  # for family_p <= alpha; NaN with too few networks for that
 
 
 def compare_untrained(
@@ -39,16 +38,16 @@ def compare_untrained(
   count: int,
   seed: int = 0,
   progress: effects.Progress | None = None,
-) -> Untrained:
+) -> dict[str, Untrained]:
   """Compare a trained network's recording [N, C] of `ids_N` with `count` untrained networks.
 
-  `scratch` is the file for their recordings.
+  By the names of the hypotheses that are scored. `scratch` is the file for their recordings.
   """
   columns = recording.columns(model)
   observed = matching.strengths(values, columns, targets, design)
   null, init = [], jax.jit(model.init)
   if not observed:  # nothing to compare
-    return Untrained({}, {}, {}, {}, {})
+    return {}
   for number in range(count):
     # Seeds far from those that users choose for runs.
     params = init(jax.random.fold_in(jax.random.key(seed), 1_000_003 + number))
@@ -59,7 +58,7 @@ def compare_untrained(
   null = np.array(null)
   judged = inference.significance(np.array(list(observed.values())), null, design.alpha)
   arrays = np.median(null, axis=0), judged.p, judged.family_p, judged.family_to_beat
-  return Untrained(observed, *(dict(zip(observed, array.tolist())) for array in arrays))
+  return dict(zip(observed, map(Untrained, *(array.tolist() for array in arrays))))
 
 
 def contexts(ids_N: np.ndarray, k: int, documents: Sequence[inference.Span]) -> list[np.ndarray]:

@@ -5,9 +5,10 @@ others come from tokens, which are right on broken text too, and inside the bodi
 the tree does not analyse.
 """
 
+import collections
 import functools
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -48,76 +49,9 @@ _LOOP_MACRO = re.compile(r"^([ \t]+)(?=\w*for_each)(\w+)(?=[ \t]*\()", re.MULTIL
 _NOT_ASCII = re.compile(r"[^\x01-\x7f]")
 
 _BLOCKS = {"compound_statement", "field_declaration_list", "enumerator_list"}
+_DEPTHS = ("parentheses", "brackets", "braces", "directives")
 _LAYOUT = ("line-position", "indentation")
 _WITH_BODY = {"for_statement", "while_statement", "do_statement", "switch_statement"}
-
-
-@labels.graded("brace-depth", "open braces outside comments and literals", "c")
-def brace_depth(text: str) -> labels.Label:
-  return _depth(text, "braces")
-
-
-@labels.graded("syntax-depth", "enclosing blocks, and one for each body without braces", "c")
-def syntax_depth(text: str) -> labels.Label:
-  # Blocks also of struct, union and enum. Initializers and `else if` add nothing.
-  return _nesting(text, "levels")
-
-
-@labels.binary(
-  "if-condition",
-  "in the condition of an if, from its (",
-  "c",
-  confounds=("line-position", "c-parenthesis-depth"),
-)
-def if_condition(text: str) -> labels.Label:
-  return _within(text, "conditions")
-
-
-@labels.binary("if-body", "in what an if governs, at any depth", "c", confounds=_LAYOUT)
-def if_body(text: str) -> labels.Label:
-  return _within(text, "consequences")
-
-
-@labels.binary("else-body", "in what a plain else governs", "c", confounds=_LAYOUT)
-def else_body(text: str) -> labels.Label:
-  return _within(text, "alternatives")
-
-
-@labels.binary("comment", "in a comment of either kind", "c")
-def comment(text: str) -> labels.Label:
-  return _in_tokens(text, "block", "line")
-
-
-@labels.binary("block-comment", "in a comment /* like this */", "c")
-def block_comment(text: str) -> labels.Label:
-  return _in_tokens(text, "block")
-
-
-@labels.binary("line-comment", "in a comment // like this", "c")
-def line_comment(text: str) -> labels.Label:
-  return _in_tokens(text, "line")
-
-
-@labels.binary("string", "in a string, between double quotes", "c")
-def string(text: str) -> labels.Label:
-  # Not in character literals, in which the state lasts for one character.
-  return _in_tokens(text, "string")
-
-
-@labels.graded("c-parenthesis-depth", "open parentheses outside comments and literals", "c")
-def parenthesis_depth(text: str) -> labels.Label:
-  return _depth(text, "parentheses")
-
-
-@labels.graded("c-bracket-depth", "open square brackets outside comments and literals", "c")
-def bracket_depth(text: str) -> labels.Label:
-  return _depth(text, "brackets")
-
-
-@labels.graded("directive-depth", "open #if, #ifdef and #ifndef outside comments", "c")
-def directive_depth(text: str) -> labels.Label:
-  # Changes after the word: at `#if` alone nothing tells it from `#ifdef`.
-  return _depth(text, "directives")
 
 
 class _State(NamedTuple):
@@ -134,150 +68,113 @@ class _State(NamedTuple):
       return self._replace(braces=self.braces + 1, outside=self)
     if bracket == "}":
       return outside
-    if bracket in "()":
-      step = 1 if bracket == "(" else -1
-      return self._replace(parentheses=max(outside.parentheses, self.parentheses + step))
-    step = 1 if bracket == "[" else -1
-    return self._replace(brackets=max(outside.brackets, self.brackets + step))
-
-
-class _Change(NamedTuple):
-  position: int
-  parentheses: int
-  brackets: int
-  braces: int
-  directives: int
-
-
-class _Tokens(NamedTuple):
-  """Spans of comments and literals by kind, and every change of a depth."""
-
-  spans: dict[str, list[tuple[int, int]]]
-  changes: list[_Change]
+    kind, step = "parentheses" if bracket in "()" else "brackets", 1 if bracket in "([" else -1
+    return self._replace(**{kind: max(getattr(outside, kind), getattr(self, kind) + step)})
 
 
 @functools.lru_cache(maxsize=1)
-def _tokens(text: str) -> _Tokens:
-  tokens = _Tokens({"block": [], "line": [], "string": [], "character": []}, [])
+def _tokens(text: str) -> dict[str, list[tuple[int, int]]]:
+  """Return spans of comments and literals by kind; (position, depth) by kind of bracket."""
+  tokens = collections.defaultdict(list)
   state, branches, before_macro = _State(), [], None
   for match in TOKENS.finditer(text):
     kind, position = match.lastgroup, match.start()
-    if kind in tokens.spans:
-      tokens.spans[kind].append(match.span(kind))
-      continue
     if kind == "bracket":
       state = state.after(match[kind])
     elif kind == "directive":
-      position = match.end()
-      before_macro = state if match[kind] == "define" else None
-      state = _after_directive(match[kind], state, branches)
+      position, word = match.end(), match[kind]
+      before_macro = state if word == "define" else None
+      # Each branch starts as the first did; the state after the last one stays.
+      if word.startswith("if"):
+        branches.append(state)
+      elif word == "endif" and branches:
+        branches.pop()
+      elif word.startswith("el") and branches:
+        state = branches[-1]
+    elif kind != "newline":
+      tokens[kind].append(match.span(kind))
+      continue
     elif before_macro is None:
       continue
     else:  # The body of a macro ends with its line; what it leaves open counts no longer.
       state, before_macro = before_macro, None
-    tokens.changes.append(_Change(position, *state[:3], len(branches)))
+    for name, depth in zip(_DEPTHS, (*state[:3], len(branches))):
+      tokens[name].append((position, depth))
   return tokens
 
 
-def _after_directive(word: str, state: _State, branches: list[_State]) -> _State:
-  """Return the state after a directive: each branch starts as the first did; the last one stays."""
-  if word.startswith("if"):
-    branches.append(state)
-  elif word == "endif" and branches:
-    branches.pop()
-  elif word.startswith("el") and branches:
-    return branches[-1]
-  return state
+def _depth(kind: str) -> Callable:
+  return lambda text: labels.everywhere(labels.steps(len(text), _tokens(text)[kind]))
 
 
-def _depth(text: str, field: str) -> labels.Label:
-  changes = ((change.position, getattr(change, field)) for change in _tokens(text).changes)
-  return labels.everywhere(labels.steps(len(text), changes))
+def _in_tokens(*kinds: str) -> Callable:
+  def inside(text: str) -> labels.Label:
+    spans = [span for kind in kinds for span in _tokens(text)[kind]]
+    return labels.everywhere(labels.covering(len(text), spans))
+
+  return inside
 
 
-def _in_tokens(text: str, *kinds: str) -> labels.Label:
-  spans = [span for kind in kinds for span in _tokens(text).spans[kind]]
-  return labels.everywhere(labels.covering(len(text), spans))
+def _in_syntax(kind: str, highest: float = 1) -> Callable:
+  """Return the label function of the depth of nesting in spans of a kind, up to `highest`."""
 
+  def nesting(text: str) -> labels.Label:
+    spans, verdicts = _syntax(text)
+    depth, parsed = labels.covering(len(text), spans[kind]), np.ones(len(text), bool)
+    for start, stop, verdict in verdicts:
+      if verdict and not parsed[start:stop].all():
+        # Blocks that the error seemed to open around the function do not exist.
+        depth[start:stop] = np.maximum(0, depth[start:stop] - depth[start])
+      parsed[start:stop] = verdict
+    return labels.Label(np.minimum(depth, highest).astype(np.float32), parsed)
 
-class _Syntax(NamedTuple):
-  """Spans by construct, and verdicts: spans (start, stop, parsed), later ones overruling earlier.
-
-  A syntax error may span half a file, but a complete function inside it has been parsed.
-  """
-
-  levels: list[tuple[int, int]]
-  conditions: list[tuple[int, int]]
-  consequences: list[tuple[int, int]]
-  alternatives: list[tuple[int, int]]
-  verdicts: list[tuple[int, int, bool]]
-
-
-def _nesting(text: str, field: str) -> labels.Label:
-  """Return the depth of nesting in spans of a field of _Syntax."""
-  syntax = _syntax(text)
-  depth = labels.covering(len(text), getattr(syntax, field))
-  parsed = np.ones(len(text), bool)
-  for start, stop, verdict in syntax.verdicts:
-    if verdict and not parsed[start:stop].all():
-      # Blocks that the error seemed to open around the function do not exist.
-      depth[start:stop] = np.maximum(0, depth[start:stop] - depth[start])
-    parsed[start:stop] = verdict
-  return labels.Label(depth.astype(np.float32), parsed)
-
-
-def _within(text: str, field: str) -> labels.Label:
-  label = _nesting(text, field)
-  return label._replace(values=np.minimum(label.values, 1))
+  return nesting
 
 
 def understood(tree: tree_sitter.Tree, length: int) -> np.ndarray:
   """Return bool [length]: which characters were parsed, including functions inside an error."""
-  syntax, parsed = _Syntax([], [], [], [], []), np.ones(length, bool)
-  for node in nodes(tree):
-    _judge(node, syntax)
-  for start, stop, verdict in syntax.verdicts:
+  parsed = np.ones(length, bool)
+  for start, stop, verdict in _verdicts(nodes(tree)):
     parsed[start:stop] = verdict
   return parsed
 
 
+def _verdicts(nodes: Iterable[tree_sitter.Node]) -> list[tuple[int, int, bool]]:
+  """Return spans (start, stop, parsed), of which later ones overrule earlier ones.
+
+  A syntax error may span half a file, but a complete function inside it has been parsed.
+  """
+  verdicts = []
+  for node in nodes:
+    # The parser inserts a missing token to complete the parent, which makes the parent a guess.
+    failed = node.is_error or (node.has_error and any(child.is_missing for child in node.children))
+    if failed or node.type == "function_definition":
+      verdicts.append((node.start_byte, node.end_byte, not failed))
+  return verdicts
+
+
 @functools.lru_cache(maxsize=1)
-def _syntax(text: str) -> _Syntax:
-  syntax = _Syntax([], [], [], [], [])
-  for node in nodes(parser().parse(parseable(text))):
-    _judge(node, syntax)
-    _note(node, syntax)
-  return syntax
-
-
-def _judge(node: tree_sitter.Node, syntax: _Syntax):
-  # The parser inserts a missing token to complete the parent, which makes the parent a guess.
-  failed = node.is_error or (node.has_error and any(child.is_missing for child in node.children))
-  if failed or node.type == "function_definition":
-    syntax.verdicts.append((node.start_byte, node.end_byte, not failed))
-
-
-def _note(node: tree_sitter.Node, syntax: _Syntax):
-  if node.type in _BLOCKS:
-    syntax.levels.append(_span(node))
-  elif node.type == "if_statement":
-    if condition := node.child_by_field_name("condition"):
-      syntax.conditions.append(_span(condition))
-    _note_body(node.child_by_field_name("consequence"), syntax, syntax.consequences)
-  elif node.type == "else_clause":
-    body = node.named_children[-1] if node.named_children else None
-    if body is not None and body.type != "if_statement":
-      _note_body(body, syntax, syntax.alternatives)
-  elif node.type in _WITH_BODY:
-    _note_body(node.child_by_field_name("body"), syntax, [])
-
-
-def _note_body(body: tree_sitter.Node | None, syntax: _Syntax, kind: list[tuple[int, int]]):
-  if body is None:
-    return
-  kind.append(_span(body))
-  if body.type != "compound_statement":
-    syntax.levels.append(_span(body))
+def _syntax(text: str) -> tuple[dict[str, list[tuple[int, int]]], list[tuple[int, int, bool]]]:
+  """Return spans by construct, and verdicts."""
+  found, spans = list(nodes(parser().parse(parseable(text)))), collections.defaultdict(list)
+  for node in found:
+    body, kind = None, "loop"
+    if node.type in _BLOCKS:
+      spans["level"].append(_span(node))
+    elif node.type == "if_statement":
+      if condition := node.child_by_field_name("condition"):
+        spans["condition"].append(_span(condition))
+      body, kind = node.child_by_field_name("consequence"), "consequence"
+    elif node.type == "else_clause" and node.named_children:
+      last, kind = node.named_children[-1], "alternative"
+      body = None if last.type == "if_statement" else last
+    elif node.type in _WITH_BODY:
+      body = node.child_by_field_name("body")
+    if body is not None:
+      spans[kind].append(_span(body))
+      if body.type != "compound_statement":
+        spans["level"].append(_span(body))
+  return spans, _verdicts(found)
 
 
 def _span(node: tree_sitter.Node) -> tuple[int, int]:
@@ -308,3 +205,37 @@ def parseable(text: str) -> bytes:
 @functools.cache
 def parser() -> tree_sitter.Parser:
   return tree_sitter.Parser(tree_sitter.Language(tree_sitter_c.language()))
+
+
+labels.graded("brace-depth", "open braces outside comments and literals", "c")(_depth("braces"))
+# Blocks also of struct, union and enum. Initializers and `else if` add nothing.
+labels.graded("syntax-depth", "enclosing blocks, and one for each body without braces", "c")(
+  _in_syntax("level", np.inf)
+)
+labels.binary(
+  "if-condition",
+  "in the condition of an if, from its (",
+  "c",
+  confounds=("line-position", "c-parenthesis-depth"),
+)(_in_syntax("condition"))
+labels.binary("if-body", "in what an if governs, at any depth", "c", confounds=_LAYOUT)(
+  _in_syntax("consequence")
+)
+labels.binary("else-body", "in what a plain else governs", "c", confounds=_LAYOUT)(
+  _in_syntax("alternative")
+)
+labels.binary("comment", "in a comment of either kind", "c")(_in_tokens("block", "line"))
+labels.binary("block-comment", "in a comment /* like this */", "c")(_in_tokens("block"))
+labels.binary("line-comment", "in a comment // like this", "c")(_in_tokens("line"))
+# Not in character literals, in which the state lasts for one character.
+labels.binary("string", "in a string, between double quotes", "c")(_in_tokens("string"))
+labels.graded("c-parenthesis-depth", "open parentheses outside comments and literals", "c")(
+  _depth("parentheses")
+)
+labels.graded("c-bracket-depth", "open square brackets outside comments and literals", "c")(
+  _depth("brackets")
+)
+# Changes after the word: at `#if` alone nothing tells it from `#ifdef`.
+labels.graded("directive-depth", "open #if, #ifdef and #ifndef outside comments", "c")(
+  _depth("directives")
+)

@@ -66,7 +66,7 @@ class Design:
     """Return the positions of a half (0: discovery) where the target is defined at every lag."""
     inside = self.inside[half]
     positions = inside[np.logical_and.reduce([target.mask[inside - lag] for lag in self.lags])]
-    return positions[: inference.whole(len(positions), self.turns)]
+    return positions[: len(positions) - len(positions) % self.turns]
 
 
 class Group(NamedTuple):
@@ -77,11 +77,6 @@ class Group(NamedTuple):
   spectra: np.ndarray  # complex64 [rows, turns // 2 + 1, n / turns], of the vectors
   scales: np.ndarray  # [rows]
   by_norm: np.ndarray  # [rows]: whether to divide by the norm of the column's ranks too
-
-
-class Scan(NamedTuple):
-  effects: list[np.ndarray]  # of each half, float32 [C, H, lags]
-  null: np.ndarray  # [S, H]: the largest |effect| of all columns and lags, discovery half
 
 
 def prepare(
@@ -112,8 +107,25 @@ def make_targets(
   A hypothesis with confounds makes units interpretable only when it is controlled for them.
   """
   confounded = [h for h in hypotheses if h.confounds and labelled.keys() >= {*h.confounds}]
-  plain = {each.name: _target(each, labelled[each.name], confounded) for each in hypotheses}
-  return [*plain.values(), *(_controlled(plain, each) for each in confounded)]
+  targets = {}
+  for each in hypotheses:
+    name, (values, mask) = each.name, labelled[each.name]
+    if not np.isfinite(values[mask]).all():
+      raise errors.UserError(f"label {name!r} is not finite at some characters: mask these")
+    if each.kind == "binary" and not np.isin(values[mask], (0, 1)).all():
+      raise errors.UserError(f"label {name!r} is binary, but has other values than 0 and 1")
+    counts = not each.predicts and each not in confounded
+    targets[name] = Target(name, each.kind, values.astype(np.float64), mask, each, None, counts)
+  for each in confounded:
+    plain, confounds = targets[each.name], [targets[name] for name in each.confounds]
+    mask = np.logical_and.reduce([plain.mask, *(confound.mask for confound in confounds)])
+    strata = np.zeros(len(mask), np.intp)
+    if mask.any():
+      strata[mask] = inference.strata([confound.values[mask] for confound in confounds])
+    name = f"{each.name}{CONTROLLING}{', '.join(each.confounds)}"
+    counts = not each.predicts
+    targets[name] = Target(name, "controlled", plain.values, mask, each, strata, counts)
+  return list(targets.values())
 
 
 def base(name: str) -> str:
@@ -121,34 +133,13 @@ def base(name: str) -> str:
   return name.partition(CONTROLLING)[0]
 
 
-def _target(hypothesis, label, confounded) -> Target:
-  name, values, mask = hypothesis.name, np.asarray(label.values), np.asarray(label.mask, bool)
-  defined = values[mask]
-  if not np.isfinite(defined).all():
-    raise errors.UserError(f"label {name!r} is not finite at some characters: mask these")
-  if hypothesis.kind == "binary" and not np.isin(defined, (0, 1)).all():
-    raise errors.UserError(f"label {name!r} is binary, but has other values than 0 and 1")
-  counts = not hypothesis.predicts and hypothesis not in confounded
-  return Target(name, hypothesis.kind, values.astype(np.float64), mask, hypothesis, None, counts)
-
-
-def _controlled(plain, hypothesis) -> Target:
-  confounds = [plain[name] for name in hypothesis.confounds]
-  values, mask = plain[hypothesis.name].values, plain[hypothesis.name].mask
-  mask = np.logical_and.reduce([mask, *(each.mask for each in confounds)])
-  strata = np.zeros(len(mask), np.intp)
-  if mask.any():
-    strata[mask] = inference.strata([each.values[mask] for each in confounds])
-  name = f"{hypothesis.name}{CONTROLLING}{', '.join(hypothesis.confounds)}"
-  return Target(name, "controlled", values, mask, hypothesis, strata, not hypothesis.predicts)
-
-
 def vector(target: Target, positions: np.ndarray) -> tuple[np.ndarray, float]:
   """Return a vector v and a scale, which is 0 where there is nothing to score.
 
   With r the centred ranks of a column divided by n, the effect is scale * (v @ r), which is
   2 AUROC - 1, for binary labels, and scale * (v @ r) / |r|, which is Spearman's or the semipartial
-  rank correlation, for others.
+  rank correlation, for others. The latter is never more than the partial one: a unit that is nearly
+  a function of the confounds gets next to nothing, however well the rest of it fits.
   """
   values = target.values[positions]
   if target.kind == "binary":
@@ -185,8 +176,12 @@ def scan(
   design: Design,
   halves: Sequence[int] = (0, 1),
   progress: Progress | None = None,
-) -> Scan:
-  """Compute the effects of all columns of a recording [N, C] on H scorable targets."""
+) -> tuple[list[np.ndarray], np.ndarray]:
+  """Return the effects of all columns of a recording [N, C] on H scorable targets, and the null.
+
+  The effects of each half are float32 [C, H, lags]. The null [S, H] is the largest |effect| of all
+  columns and lags on the discovery half.
+  """
   (length, width), shape = values.shape, (len(targets), len(design.lags))
   groups = [(half, group) for half in halves for group in _groups(targets, half, design)]
   found = [np.empty((width, *shape), np.float32) for _ in halves]
@@ -203,7 +198,7 @@ def scan(
         null[:, group.members] = np.maximum(null[:, group.members], best)
     if progress:
       progress(slab.stop, width)
-  return Scan(found, null)
+  return found, null
 
 
 def _groups(targets, half, design) -> list[Group]:
@@ -214,11 +209,11 @@ def _groups(targets, half, design) -> list[Group]:
     together.setdefault(positions.tobytes(), (positions, []))[1].append(index)
   groups = []
   for positions, members in together.values():
-    rows = [vector(targets[m], positions - lag) for m in members for lag in design.lags]
-    vectors, scales = np.array([one for one, _ in rows], np.float32), [scale for _, scale in rows]
+    rows = (vector(targets[m], positions - lag) for m in members for lag in design.lags)
+    vectors, scales = map(np.array, zip(*rows))
+    spectra = inference.spectrum(vectors.astype(np.float32), design.turns)
     by_norm = np.repeat([targets[m].kind != "binary" for m in members], len(design.lags))
-    spectra = inference.spectrum(vectors, design.turns)
-    groups.append(Group(members, positions, spectra, np.array(scales), by_norm))
+    groups.append(Group(members, positions, spectra, scales, by_norm))
   return groups
 
 

@@ -4,6 +4,7 @@ The recorded data stands in JSON blocks beside the script, see `evaluation.pages
 """
 
 import base64
+import json
 import math
 import os
 import pathlib
@@ -58,7 +59,9 @@ def write(
   quantities: first those of findings, then the next best. Raises UserError if not even the coarsest
   levels fit.
   """
-  blocks = {"study": _short(dict(study)), "excerpt": _excerpt(excerpt)}
+  # Floats of the study get five digits: three are shown.
+  short = json.loads(json.dumps(study), parse_float=lambda digits: float(f"{float(digits):.5g}"))
+  blocks = {"study": short, "excerpt": _excerpt(excerpt)}
   title = f"{study['run']}: charrnn explorer"
   units = sorted({(layer, unit) for layer, _, unit in excerpt.columns})
   head = {"main": excerpt.main_quantity, "cells": units, "coarse": [], "fine": {}}
@@ -73,15 +76,6 @@ def _page(title: str, blocks: Mapping[str, Any]) -> str:
   script = "\n".join(pages.source(f"{name}.js") for name in SCRIPTS)
   style = pages.source("page.css")
   return pages.page("page.html", title, style, script, data=pages.blocks(blocks))
-
-
-def _short(value):
-  """Return JSON data whose floats have five digits: three are shown."""
-  if isinstance(value, dict):
-    return {key: _short(each) for key, each in value.items()}
-  if isinstance(value, list):
-    return [_short(each) for each in value]
-  return float(f"{value:.5g}") if isinstance(value, float) else value
 
 
 def _excerpt(excerpt: Excerpt) -> dict[str, Any]:
@@ -185,7 +179,10 @@ def _trace(values: np.ndarray, levels: int) -> dict[str, Any]:
     )
   scale = (levels - 1) / (high - low) if high > low else 0.0
   codes = np.round((values - low) * scale).astype(np.uint8)
-  whole, steps = zlib.compress(codes), _huffman(np.diff(codes, prepend=np.uint8(0)))
+  # Without a search for repetitions: in differences there are hardly any.
+  deflater = zlib.compressobj(strategy=zlib.Z_HUFFMAN_ONLY)
+  steps = deflater.compress(np.diff(codes, prepend=np.uint8(0))) + deflater.flush()
+  whole = zlib.compress(codes)
   return {
     "low": float(f"{low:.5g}"),
     "high": float(f"{high:.5g}"),
@@ -193,12 +190,6 @@ def _trace(values: np.ndarray, levels: int) -> dict[str, Any]:
     "steps": len(steps) < len(whole),
     "data": base64.b64encode(min(whole, steps, key=len)).decode(),
   }
-
-
-def _huffman(data) -> bytes:
-  """Deflate without a search for repetitions: in differences there are hardly any."""
-  deflater = zlib.compressobj(strategy=zlib.Z_HUFFMAN_ONLY)
-  return deflater.compress(data) + deflater.flush()
 
 
 def _size(value) -> int:

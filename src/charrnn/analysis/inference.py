@@ -38,7 +38,13 @@ def halve(documents: Sequence[Span], seed: int = 0) -> Halves:
     min(dealt, key=_length).append(documents[index])
   if len(documents) >= MIN_DOCUMENTS and min(map(_length, dealt)) >= 0.4 * _length(documents):
     return Halves(*(tuple(sorted(half)) for half in dealt), "documents")
-  blocks = _blocks(documents)
+  length = max(MIN_BLOCK, _length(documents) // BLOCKS)
+  blocks = []
+  for start, stop in documents:
+    pieces = max(1, round((stop - start) / length))
+    cuts = np.linspace(start, stop, pieces + 1).astype(int).tolist()
+    # The first block of a document follows nothing, so it needs no gap.
+    blocks += [(a + GAP * (a > start), b) for a, b in itertools.pairwise(cuts)]
   return Halves(tuple(blocks[::2]), tuple(blocks[1::2]), "blocks")
 
 
@@ -51,17 +57,6 @@ def inner(spans: Sequence[Span], lags: Sequence[int]) -> np.ndarray:
 
 def _length(spans) -> int:
   return sum(stop - start for start, stop in spans)
-
-
-def _blocks(documents) -> list[Span]:
-  length = max(MIN_BLOCK, _length(documents) // BLOCKS)
-  blocks = []
-  for start, stop in documents:
-    pieces = max(1, round((stop - start) / length))
-    cuts = np.linspace(start, stop, pieces + 1).astype(int).tolist()
-    # The first block of a document follows nothing, so it needs no gap.
-    blocks += [(a + GAP * (a > start), b) for a, b in itertools.pairwise(cuts)]
-  return blocks
 
 
 def centred_ranks(values) -> np.ndarray:
@@ -159,32 +154,18 @@ def strata(confounds: Sequence, bins: int = 64) -> np.ndarray:
   """
   merged = np.zeros(len(confounds[0]), np.intp)
   for values in confounds:
-    part = _binned(values, bins)
+    levels, part = np.unique(values, return_inverse=True)
+    if len(levels) > bins:
+      cuts = np.unique(np.quantile(values, np.linspace(0, 1, bins + 1)[1:-1]))
+      part = np.unique(np.searchsorted(cuts, values, side="right"), return_inverse=True)[1]
     merged = np.unique(merged * (int(part.max()) + 1) + part, return_inverse=True)[1]
   return merged
-
-
-def _binned(values, bins: int) -> np.ndarray:
-  levels, where = np.unique(values, return_inverse=True)
-  if len(levels) <= bins:
-    return where
-  cuts = np.unique(np.quantile(values, np.linspace(0, 1, bins + 1)[1:-1]))
-  return np.unique(np.searchsorted(cuts, values, side="right"), return_inverse=True)[1]
 
 
 def residual(values, stratum) -> np.ndarray:
   """Return values minus the mean of their stratum."""
   means = np.bincount(stratum, weights=values) / np.maximum(np.bincount(stratum), 1)
   return values - means[stratum]
-
-
-def semipartial(x, y, stratum) -> float:
-  """Correlate the ranks of x with the residual ranks of y.
-
-  Never more than the partial score: a unit that is nearly a function of the confounds gets next to
-  nothing, however well the rest of it fits.
-  """
-  return correlation(centred_ranks(x), residual(centred_ranks(y), stratum))
 
 
 def partial(x, y, stratum) -> float:
@@ -217,11 +198,6 @@ def stratified_auroc(x, y, stratum) -> float:
 # out at either side, 6 to 7% of noise was significant at 5%. `turns` is S + 1.
 
 
-def whole(length: int, turns: int) -> int:
-  """Return the largest multiple of `turns` that is at most `length`."""
-  return length - length % turns
-
-
 def spectrum(rows, turns: int) -> np.ndarray:
   """Return the Fourier transform over the turns of rows [k, n]: [k, turns // 2 + 1, n / turns]."""
   return fft.rfft(rows.reshape(len(rows), turns, -1), axis=1)
@@ -251,15 +227,18 @@ class Significance(NamedTuple):
   family_to_beat: np.ndarray
 
 
-def significance(observed, null, alpha: float) -> Significance:
+def significance(observed, null, alpha: float) -> Significance | None:
   """Compare observed effects [H] with null [S, H], for each hypothesis and for the family of all.
 
+  None for an empty null.
   p = (1 + number of null >= observed) / (1 + S). For the family every hypothesis is put on one
   scale, T = (z - median) / MAD with Fisher's z = arctanh(effect), and compared with the largest T
   of each shift: the single-step max-T of Westfall & Young (1993). Median and MAD (median absolute
   deviation) are taken over null and observed values together, so that under the null none of the
   1 + S values differs from the others.
   """
+  if not null.size:
+    return None
   together = np.arctanh(np.clip(np.concatenate([observed[None], null]), -MAX_EFFECT, MAX_EFFECT))
   middle = np.median(together, axis=0)
   spread = np.median(np.abs(together - middle), axis=0)

@@ -52,19 +52,18 @@ class Hypothesis(NamedTuple):
 HYPOTHESES: dict[str, Hypothesis] = {}
 
 
-def binary(name: str, about: str, language: str = "any", **options) -> Callable:
-  """Return a decorator that registers a function of 0 or 1; `options` are fields of Hypothesis."""
-  return functools.partial(_register, name, "binary", language, about, options)
+def _register(kind: str, name: str, about: str, language: str = "any", **options) -> Callable:
+  """Return a decorator that registers a label function; `options` are fields of Hypothesis."""
+
+  def decorate(function):
+    HYPOTHESES[name] = Hypothesis(name, kind, language, about, function, **options)
+    return function
+
+  return decorate
 
 
-def graded(name: str, about: str, language: str = "any", **options) -> Callable:
-  """Return a decorator that registers a function of any numbers."""
-  return functools.partial(_register, name, "graded", language, about, options)
-
-
-def _register(name, kind, language, about, options, function):
-  HYPOTHESES[name] = Hypothesis(name, kind, language, about, function, **options)
-  return function
+binary = functools.partial(_register, "binary")  # 0 or 1
+graded = functools.partial(_register, "graded")  # any number
 
 
 def everywhere(values: np.ndarray) -> Label:

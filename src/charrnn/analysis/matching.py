@@ -5,7 +5,7 @@ Scores are judged against the best score of all columns under circular shifts of
 
 import dataclasses
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -73,7 +73,6 @@ class Interpretable:
 class Result(NamedTuple):
   """Effects are in -1 to 1: 2 AUROC - 1, or a rank correlation; each at its best lag."""
 
-  hypotheses: tuple[str, ...]
   findings: tuple[Finding, ...]
   effects: np.ndarray  # float32 [C, H], discovery; NaN where the hypothesis is not scored
   confirmed: np.ndarray  # float32 [C, H], confirmation, at the same lag
@@ -83,26 +82,11 @@ class Result(NamedTuple):
 
 
 class Half(NamedTuple):
-  """The chosen column and its target on one half; x has the sign that makes it high with y."""
+  """A column and its target on one half; x has the sign that makes it high with y."""
 
   x: np.ndarray
   y: np.ndarray
   positions: np.ndarray  # of the label: the lag is taken off
-
-
-class Choice(NamedTuple):
-  """The column, lag and direction that are best on discovery."""
-
-  target: effects.Target
-  column: int
-  lag: int
-  direction: int
-  values: np.ndarray  # float64 [N], of the column
-
-  def half(self, design: effects.Design, half: int) -> Half:
-    positions = design.positions(self.target, half)
-    labelled = positions - self.lag
-    return Half(self.direction * self.values[positions], self.target.values[labelled], labelled)
 
 
 def match(
@@ -126,29 +110,25 @@ def match(
   reasons = [effects.why_unscored(target, design) for target in targets]
   where = [n for n, reason in enumerate(reasons) if not reason]
   scored = [targets[n] for n in where]
-  scan = effects.scan(values, columns, scored, design, progress=progress)
-  best = _best_lags(scan, scored, design)
-  judged = _significance(np.abs(best[0]).max(axis=0), scan.null, design.alpha)
-  findings = [
+  halves, null = effects.scan(values, columns, scored, design, progress=progress)
+  lags = _allowed(halves[0], scored, design).argmax(axis=2)  # the best on discovery
+  best = [np.take_along_axis(half, lags[..., None], axis=2)[..., 0] for half in halves]
+  best.append(np.asarray(design.lags, np.int8)[lags])
+  judged = inference.significance(np.abs(best[0]).max(axis=0), null, design.alpha)
+  found = _findings(values, columns, targets, scored, best, judged, design, bars)
+  findings = tuple(
     Finding(target.name, target.kind, STATISTICS[target.kind], False, reason)
+    if reason
+    else next(found)
     for target, reason in zip(targets, reasons)
-  ]
-  for n, finding in zip(
-    where, _findings(values, columns, targets, scored, best, judged, design, bars)
-  ):
-    findings[n] = finding
+  )
   shape = len(columns), len(targets)
   arrays = [np.full(shape, np.nan, np.float32) for _ in range(2)] + [np.zeros(shape, np.int8)]
-  for array, found in zip(arrays, best):
-    array[:, where] = found
+  for array, of_scored in zip(arrays, best):
+    array[:, where] = of_scored
   units = range(len(columns)) if units is None else units
-  return Result(
-    tuple(target.name for target in targets),
-    tuple(findings),
-    *arrays,
-    _interpretable(best, judged, scored, units, bars),
-    min(map(len, design.inside)) // design.turns,
-  )
+  interpretable = _interpretable(best, judged, scored, units, bars)
+  return Result(findings, *arrays, interpretable, min(map(len, design.inside)) // design.turns)
 
 
 def strengths(
@@ -157,8 +137,8 @@ def strengths(
   """Return the largest |effect| of any column on the discovery half, by hypothesis scored there."""
   design = dataclasses.replace(design, shifts=0)
   scored = [target for target in targets if not effects.why_unscored(target, design, [0])]
-  scan = effects.scan(values, columns, scored, design, [0])
-  best = np.minimum(_allowed(scan.effects[0], scored, design), 1).max(axis=(0, 2))
+  (found,), _ = effects.scan(values, columns, scored, design, [0])
+  best = np.minimum(_allowed(found, scored, design), 1).max(axis=(0, 2))
   return dict(zip([target.name for target in scored], best.tolist()))
 
 
@@ -174,8 +154,8 @@ def rescore(
   if effects.why_unscored(target, design, [1]):
     return None
   column = recording.read_columns(values, [finding.column])[finding.column]
-  choice = Choice(target, finding.column, finding.lag, finding.direction, column)
-  return to_score(finding.kind, _exact_effects(choice.half(design, 1), target, 1)[0])
+  half = _half(finding.direction * column, target, finding.lag, design, 1)
+  return to_score(finding.kind, _exact_effects(half, target, 1)[0])
 
 
 def to_score(kind: str, effect: float) -> float | None:
@@ -191,25 +171,23 @@ def _allowed(found, targets, design) -> np.ndarray:
   return np.where(late, 0, np.abs(found))
 
 
-def _best_lags(scan, targets, design):
-  """Return effects, confirmed effects and lags [C, H] at the lag that is best on discovery."""
-  where = _allowed(scan.effects[0], targets, design).argmax(axis=2)
-  best = [np.take_along_axis(half, where[..., None], axis=2)[..., 0] for half in scan.effects]
-  return *best, np.asarray(design.lags, np.int8)[where]
+def _half(column, target, lag, design, half) -> Half:
+  positions = design.positions(target, half)
+  return Half(column[positions], target.values[positions - lag], positions - lag)
 
 
-def _significance(observed, null, alpha) -> inference.Significance | None:
-  return inference.significance(observed, null, alpha) if null.size else None
-
-
-def _findings(values, columns, targets, scored, best, judged, design, bars) -> list[Finding]:
-  choices = _choices(values, scored, best)
-  halves = [[choice.half(design, half) for half in (0, 1)] for choice in choices]
-  exact = [_exact_effects(test, t, design.turns) for (_, test), t in zip(halves, scored)]
+def _findings(values, columns, targets, scored, best, judged, design, bars) -> Iterator[Finding]:
+  (found, _, lags), choices = best, []
+  chosen = np.abs(found).argmax(axis=0).tolist()
+  read = recording.read_columns(values, chosen)
+  for n, (target, column) in enumerate(zip(scored, chosen)):
+    lag, direction = int(lags[column, n]), -1 if found[column, n] < 0 else 1
+    halves = [_half(direction * read[column], target, lag, design, half) for half in (0, 1)]
+    choices.append((target, column, lag, direction, *halves))
+  exact = [_exact_effects(test, target, design.turns) for target, *_, test in choices]
   exact = np.array(exact).reshape(len(scored), design.turns).T
-  confirmed = _significance(exact[0], exact[1:], design.alpha)
-  findings = []
-  for row, (target, choice, (fit, test)) in enumerate(zip(scored, choices, halves)):
+  confirmed = inference.significance(exact[0], exact[1:], design.alpha)
+  for row, (target, column, lag, direction, fit, test) in enumerate(choices):
     first = _exact_effects(fit, target, 1)[0]
     both = _scored(target, first, judged, row), _scored(target, exact[0, row], confirmed, row)
     bar = to_score(target.kind, (bars or {}).get(target.name, math.nan))
@@ -217,34 +195,21 @@ def _findings(values, columns, targets, scored, best, judged, design, bars) -> l
     if both[0].family_p is not None and (bars is None or bar is not None):
       significant = max(half.family_p for half in both) <= design.alpha
       significant &= bar is None or min(half.score for half in both) > bar
-    finding = Finding(
+    yield Finding(
       target.name,
       target.kind,
       STATISTICS[target.kind],
       scored=True,
-      column=choice.column,
-      name=str(columns[choice.column]),
-      lag=choice.lag,
-      direction=choice.direction,
+      column=column,
+      name=str(columns[column]),
+      lag=lag,
+      direction=direction,
       discovery=both[0],
       confirmation=both[1],
       significant=significant,
       untrained=bar,
-      **_details(fit, test),
-      **_partial(target, test, targets),
+      **_details(target, fit, test, targets),
     )
-    findings.append(finding)
-  return findings
-
-
-def _choices(values, scored, best) -> list[Choice]:
-  found, _, lags = best
-  columns = np.abs(found).argmax(axis=0).tolist()
-  read = recording.read_columns(values, columns)
-  return [
-    Choice(target, column, int(lags[column, n]), -1 if found[column, n] < 0 else 1, read[column])
-    for n, (target, column) in enumerate(zip(scored, columns))
-  ]
 
 
 def _exact_effects(half: Half, target: effects.Target, turns: int) -> np.ndarray:
@@ -265,31 +230,27 @@ def _scored(target, effect, judged, row) -> Scored:
   return Scored(score, p, family_p, *(to_score(target.kind, bar) for bar in to_beat))
 
 
-def _details(fit: Half, test: Half) -> dict[str, float]:
-  """Return further statistics on the confirmation half."""
+def _details(target, fit: Half, test: Half, targets) -> dict[str, float]:
+  """Return further statistics on the confirmation half, and scores controlling for confounds."""
+  details = {"characters": len(test.y)}
   if set(np.unique(test.y)) != {0, 1}:
-    return {"characters": len(test.y), "isotonic_r2": inference.isotonic_r2(fit[:2], test[:2])}
-  threshold = inference.best_threshold(fit.x, fit.y)
-  return {
-    "characters": len(test.y),
-    "share": float(test.y.mean()),
-    "average_precision": inference.average_precision(test.x, test.y),
-    "threshold": threshold,
-    "mcc": inference.mcc_at(threshold, test.x, test.y),
-  }
-
-
-def _partial(target, test: Half, targets) -> dict[str, float]:
-  """Return the scores controlling for the hypothesis's confounds, if it has any."""
-  same = [t for t in targets if t.hypothesis == target.hypothesis and t.strata is not None]
-  if not same:
-    return {}
-  kept = same[0].mask[test.positions]
-  x, y, stratum = test.x[kept], test.y[kept], same[0].strata[test.positions[kept]]
-  partial = {"partial": inference.partial(x, y, stratum)}
-  if target.kind == "binary":
-    partial["stratified_auroc"] = inference.stratified_auroc(x, y, stratum)
-  return partial
+    details["isotonic_r2"] = inference.isotonic_r2(fit[:2], test[:2])
+  else:
+    threshold = inference.best_threshold(fit.x, fit.y)
+    details |= {
+      "share": float(test.y.mean()),
+      "average_precision": inference.average_precision(test.x, test.y),
+      "threshold": threshold,
+      "mcc": inference.mcc_at(threshold, test.x, test.y),
+    }
+  for same in targets:
+    if same.hypothesis == target.hypothesis and same.strata is not None:
+      kept = same.mask[test.positions]
+      x, y, stratum = test.x[kept], test.y[kept], same.strata[test.positions[kept]]
+      details["partial"] = inference.partial(x, y, stratum)
+      if target.kind == "binary":
+        details["stratified_auroc"] = inference.stratified_auroc(x, y, stratum)
+  return details
 
 
 def _interpretable(best, judged, scored, units, bars) -> Interpretable | None:

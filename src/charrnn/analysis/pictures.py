@@ -6,13 +6,7 @@ from charrnn import plotting
 
 OWN, OTHER, BAR = "#1f5f8b", "#8a8f98", "#23262c"
 UNTRAINED = {"color": OTHER, "ls": ":"}
-GATES = {
-  "i": "input gate",
-  "f": "forget gate",
-  "o": "output gate",
-  "r": "reset gate",
-  "z": "update gate",
-}
+GATES = {"i": "input", "f": "forget", "o": "output", "r": "reset", "z": "update"}
 CHANCE = {"auroc": 0.5, "spearman": 0.0, "semipartial": 0.0}
 
 
@@ -25,13 +19,24 @@ def findings(study, path):
     axes = figure.subplots()
     for row, finding in enumerate(found):
       _finding(axes, row, finding)
-    axes.set_yticks(range(len(found)), [_name(finding) for finding in found])
+    marks = [" ✓" if each["significant"] else "" for each in found]
+    names = [f"{each['hypothesis']}  {each['name']}{mark}" for each, mark in zip(found, marks)]
+    axes.set_yticks(range(len(found)), map(plotting.plain, names))
     axes.set(xlim=(-0.03, 1.03), ylim=(-0.7, max(len(found), 1) - 0.3))
     axes.set_xlabel("from chance (0) to perfect (1): 2 AUROC - 1, or a rank correlation")
     axes.grid(axis="x")
     axes.spines["left"].set_visible(False)
     axes.tick_params(axis="y", length=0)
-    _key(figure, axes)
+    styles = {
+      "confirmation": {"marker": "o", "ls": "", "color": OWN, "ms": 7},
+      "discovery": {"marker": "o", "ls": "", "color": OWN, "ms": 7, "mfc": "none"},
+      "to beat: shifted labels": {"color": BAR, "lw": 2},
+      "to beat: untrained networks": {"lw": 2, **UNTRAINED},
+      "their median": {"marker": "D", "ls": "", "color": OTHER, "ms": 5},
+      "last-k baseline": {"marker": "$k$", "ls": "", "color": BAR},
+    }
+    handles = [axes.plot([], [], label=label, **style)[0] for label, style in styles.items()]
+    figure.legend(handles=handles, loc="outside lower center", ncols=3, fontsize=8)
 
 
 def saturation(study, path):
@@ -41,7 +46,15 @@ def saturation(study, path):
   with _figure(study, path, "how often gates are shut and open", figsize=size) as figure:
     panels = figure.subplots(1, max(1, len(gates)), squeeze=False)[0]
     for axes, gate in zip(panels, gates):
-      _gates(axes, gate, [entry for entry in study["saturation"] if entry["gate"] == gate])
+      for entry in (each for each in study["saturation"] if each["gate"] == gate):
+        style = {"color": plotting.COLORS[entry["layer"] % len(plotting.COLORS)], "s": 12, "lw": 0}
+        label = f"layer {entry['layer']}"
+        axes.scatter(entry["left"], entry["right"], alpha=0.6, label=label, **style)
+      axes.plot([0, 1], [1, 0], color="#b9b5ad", lw=1)
+      title = f"{GATES[gate]} gate" if gate in GATES else gate
+      axes.set(title=title, xlabel="fraction of time below 0.1", aspect="equal")
+      axes.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02))
+      axes.grid()
     if gates:
       panels[0].set_ylabel("fraction of time above 0.9")
       panels[-1].legend(loc="upper right", handletextpad=0)
@@ -58,7 +71,13 @@ def emergence(study, path):
   with _figure(study, path, "emergence of the findings", figsize=size) as figure:
     panels = figure.subplots(rows, columns, squeeze=False).flat
     for axes, entry in zip(panels, entries):
-      _emergence(axes, entry)
+      # None, where a step was not scored, becomes NaN and a gap.
+      best, own = (np.array(entry[name], float) for name in ("best", "score"))
+      axes.plot(entry["steps"], best, color=OTHER, ls="--", lw=1.2, label="best at that step")
+      axes.plot(entry["steps"], own, color=OWN, lw=1.6, marker="o", ms=2.5, label="the finding")
+      title = plotting.plain(f"{entry['hypothesis']}  {entry['column']}")
+      axes.set(title=title, xlabel="training step")
+      axes.grid()
     if entries:
       panels[0].legend(loc="best", fontsize=8)
     else:
@@ -77,11 +96,6 @@ def _effect(finding, score) -> float:
   return np.nan if score is None else (score - chance) / (1 - chance)
 
 
-def _name(finding) -> str:
-  mark = " ✓" if finding["significant"] else ""
-  return plotting.plain(f"{finding['hypothesis']}  {finding['name']}{mark}")
-
-
 def _finding(axes, row, finding):
   effect = lambda score: _effect(finding, score)  # noqa: E731
   confirmed, untrained = finding["confirmation"], finding["untrained_baseline"] or {}
@@ -96,40 +110,6 @@ def _finding(axes, row, finding):
       axes.annotate(str(last["k"]), place, ha="center", va="bottom", size=7)
   axes.plot(effect(finding["discovery"]["score"]), row, "o", color=OWN, ms=7, mfc="none")
   axes.plot(effect(confirmed["score"]), row, "o", color=OWN, ms=7)
-
-
-def _key(figure, axes):
-  none = [np.nan]
-  handles = [
-    axes.plot(none, none, "o", color=OWN, ms=7, label="confirmation")[0],
-    axes.plot(none, none, "o", color=OWN, ms=7, mfc="none", label="discovery")[0],
-    axes.plot(none, none, color=BAR, lw=2, label="to beat: shifted labels")[0],
-    axes.plot(none, none, lw=2, **UNTRAINED, label="to beat: untrained networks")[0],
-    axes.plot(none, none, "D", color=OTHER, ms=5, label="their median")[0],
-    axes.plot(none, none, marker="$k$", ls="", color=BAR, label="last-k baseline")[0],
-  ]
-  figure.legend(handles=handles, loc="outside lower center", ncols=3, fontsize=8)
-
-
-def _gates(axes, gate, entries):
-  for entry in entries:
-    color = plotting.COLORS[entry["layer"] % len(plotting.COLORS)]
-    label = f"layer {entry['layer']}"
-    axes.scatter(entry["left"], entry["right"], s=12, lw=0, alpha=0.6, color=color, label=label)
-  axes.plot([0, 1], [1, 0], color="#b9b5ad", lw=1)
-  axes.set(title=GATES.get(gate, gate), xlabel="fraction of time below 0.1", aspect="equal")
-  axes.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02))
-  axes.grid()
-
-
-def _emergence(axes, entry):
-  # None, where a step was not scored, becomes NaN and a gap.
-  best, own = (np.array(entry[name], float) for name in ("best", "score"))
-  axes.plot(entry["steps"], best, color=OTHER, ls="--", lw=1.2, label="best at that step")
-  axes.plot(entry["steps"], own, color=OWN, lw=1.6, marker="o", ms=2.5, label="the finding")
-  title = plotting.plain(f"{entry['hypothesis']}  {entry['column']}")
-  axes.set(title=title, xlabel="training step")
-  axes.grid()
 
 
 def _nothing(axes, text):

@@ -4,6 +4,7 @@ The text is read as one stream with the carry kept, as in training. N characters
 one for each quantity of each unit of each layer, ordered by layer, quantity and unit.
 """
 
+import dataclasses
 import pathlib
 import shutil
 from collections.abc import Callable, Sequence
@@ -12,6 +13,7 @@ from typing import NamedTuple
 import numpy as np
 
 from charrnn import errors, models
+from charrnn.analysis import effects, labels
 from charrnn.data import splits
 from charrnn.evaluation import score
 from charrnn.runs import run as run_lib
@@ -44,6 +46,41 @@ class Recording(NamedTuple):
   columns: tuple[Column, ...]
   values: np.ndarray  # float32 [N, C], mapped from a file
   predictions: score.Prediction  # [N], of the character after each; nats is NaN at the last
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+  untrained: int = 19
+  shifts: int = 199
+  controls: int = 19
+  ablation: str = "zero"  # of ablation.ABLATIONS
+  alpha: float = 0.05
+  seed: int = 0
+  extra: Sequence[labels.Hypothesis] = ()
+
+
+class Subject(NamedTuple):
+  """A run under study, a text, its labels and its recording."""
+
+  run: run_lib.Run
+  text: Text
+  settings: Settings
+  hypotheses: dict[str, labels.Hypothesis]
+  labels: dict[str, labels.Label]
+  recording: Recording
+  scratch: pathlib.Path  # for further recordings
+  progress: Callable[[str], Callable]  # begins a phase and returns its callback (done, total)
+
+  @property
+  def shape(self) -> tuple[int, int, int]:
+    """The numbers of layers, of quantities, and of units of a layer."""
+    quantities = self.run.model.units["layer_0"]
+    return len(self.run.model.units), len(quantities), quantities["h"]
+
+  def prepare(self, **options) -> tuple[list[effects.Target], effects.Design]:
+    options |= {"alpha": self.settings.alpha, "seed": self.settings.seed}
+    labelled, documents = self.labels, self.text.documents
+    return effects.prepare(list(self.hypotheses.values()), labelled, documents, **options)
 
 
 def held_out_text(run: run_lib.Run, characters: int) -> Text:
@@ -94,11 +131,7 @@ def columns(model: models.Model) -> tuple[Column, ...]:
 
 
 def record(
-  model,
-  params,
-  ids_N: Sequence[int],
-  path: pathlib.Path,
-  progress: Callable[[int, int], None] | None = None,
+  model, params, ids_N: Sequence[int], path: pathlib.Path, progress: effects.Progress | None = None
 ) -> Recording:
   """Record all columns in a file at `path` (8 GB for 500,000 characters x 4,096 columns)."""
   names, N = columns(model), len(ids_N)

@@ -7,25 +7,16 @@ checkpoints.
 
 import dataclasses
 import functools
-import math
+import json
 import pathlib
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import numpy as np
 
 from charrnn import errors
-from charrnn.analysis import (
-  ablation,
-  baselines,
-  effects,
-  explorer,
-  hypotheses,
-  labels,
-  matching,
-  recording,
-)
+from charrnn.analysis import ablation, baselines, effects, explorer, hypotheses, matching, recording
 from charrnn.runs import checkpoints
 from charrnn.runs import run as run_lib
 
@@ -45,45 +36,10 @@ ALIASES = {
 }
 
 
-@dataclasses.dataclass(frozen=True)
-class Settings:
-  untrained: int = 19
-  shifts: int = 199
-  controls: int = 19
-  ablation: str = "zero"  # of ablation.ABLATIONS
-  alpha: float = 0.05
-  seed: int = 0
-  extra: Sequence[labels.Hypothesis] = ()
-
-
-class Subject(NamedTuple):
-  """What is studied: a run, a text, its labels and its recording."""
-
-  run: run_lib.Run
-  text: recording.Text
-  settings: Settings
-  hypotheses: dict[str, labels.Hypothesis]
-  labels: dict[str, labels.Label]
-  recording: recording.Recording
-  scratch: pathlib.Path  # for further recordings
-  progress: Callable[[str], Callable]  # begins a phase and returns its callback (done, total)
-
-  @property
-  def shape(self) -> tuple[int, int, int]:
-    """The numbers of layers, of quantities, and of units of a layer."""
-    quantities = self.run.model.units["layer_0"]
-    return len(self.run.model.units), len(quantities), quantities["h"]
-
-  def prepare(self, **options) -> tuple[list[effects.Target], effects.Design]:
-    options |= {"alpha": self.settings.alpha, "seed": self.settings.seed}
-    labelled, documents = self.labels, self.text.documents
-    return effects.prepare(list(self.hypotheses.values()), labelled, documents, **options)
-
-
 def study(
   run: run_lib.Run,
   text: recording.Text,
-  settings: Settings,
+  settings: recording.Settings,
   path: pathlib.Path,
   scratch: pathlib.Path,
   progress: Callable[[str], Callable],
@@ -95,31 +51,31 @@ def study(
   """
   chosen = [*hypotheses.choose(text.language), *settings.extra]
   recorded = recording.record(run.model, run.params, text.ids_N, path, progress("recording"))
-  subject = Subject(
-    run,
-    text,
-    settings,
-    {each.name: each for each in chosen},
-    hypotheses.label_documents(chosen, text.texts),
-    recorded,
-    scratch,
-    progress,
-  )
-  untrained = _compare_untrained(subject) if settings.untrained else None
+  by_name = {each.name: each for each in chosen}
+  labelled = hypotheses.label_documents(chosen, text.texts)
+  subject = recording.Subject(run, text, settings, by_name, labelled, recorded, scratch, progress)
+  untrained = _compare_untrained(subject) if settings.untrained else {}
   targets, design = subject.prepare(shifts=settings.shifts)
-  result = _match(subject, targets, design, untrained)
+  bars = {name: each.to_beat for name, each in untrained.items()}
+  cells = [ablation.Unit(column.layer, column.unit) for column in recorded.columns]
+  update, columns = progress("matching"), recorded.columns
+  result = matching.match(
+    recorded.values, columns, targets, design, bars=bars, units=cells, progress=update
+  )
   scored = [finding for finding in result.findings if finding.scored]
   if not scored:
     reasons = "; ".join(f"{each.hypothesis}: {each.reason}" for each in result.findings[:3])
     raise errors.UserError(
       f"{text.name}: there is nothing to score ({reasons}): give a longer text"
     )
+  units = {finding.hypothesis: cells[finding.column] for finding in scored}
   found = {
     **_about(subject, result, design, targets),
     "findings": _findings(subject, result, design, targets, untrained),
     "scores": _scores(subject, result),
     "interpretable": result.interpretable,
-    **_interventions(subject, scored, design),
+    "ablations": ablation.ablate(subject, units, design.halves.confirmation),
+    "steering": ablation.steer(subject, units),
     "saturation": _saturation(recorded, subject.shape[2]),
     "emergence": _emergence(subject, scored),
     "notes": _notes(subject, result, untrained),
@@ -129,19 +85,17 @@ def study(
 
 def plain(value):
   """Return JSON data: dataclasses as dicts, arrays as lists with four decimals, NaN as None."""
-  if dataclasses.is_dataclass(value):
-    return plain(dataclasses.asdict(value))
-  if isinstance(value, dict):
-    return {key: plain(each) for key, each in value.items()}
-  if isinstance(value, np.ndarray):
+
+  def convert(value):
+    if dataclasses.is_dataclass(value):
+      return dataclasses.asdict(value)
     floats = value.dtype.kind == "f"
-    return plain((np.round(value.astype(np.float64), 4) if floats else value).tolist())
-  if isinstance(value, list | tuple):
-    return [plain(each) for each in value]
-  return None if isinstance(value, float) and not math.isfinite(value) else value
+    return (np.round(value.astype(np.float64), 4) if floats else value).tolist()
+
+  return json.loads(json.dumps(value, default=convert), parse_constant=lambda _: None)
 
 
-def _compare_untrained(subject) -> baselines.Untrained:
+def _compare_untrained(subject) -> dict[str, baselines.Untrained]:
   N = min(baselines.CHARACTERS, len(subject.text.ids_N))
   return baselines.compare_untrained(
     subject.run.model,
@@ -152,18 +106,6 @@ def _compare_untrained(subject) -> baselines.Untrained:
     count=subject.settings.untrained,
     seed=subject.settings.seed,
     progress=subject.progress("untrained networks"),
-  )
-
-
-def _match(subject, targets, design, untrained) -> matching.Result:
-  return matching.match(
-    subject.recording.values,
-    subject.recording.columns,
-    targets,
-    design,
-    bars=untrained.to_beat if untrained else {},
-    units=[(column.layer, column.unit) for column in subject.recording.columns],
-    progress=subject.progress("matching"),
   )
 
 
@@ -207,10 +149,16 @@ def _findings(subject, result, design, targets, untrained) -> list[dict]:
     if finding.scored:
       column = subject.recording.columns[finding.column]
       entry |= {"layer": column.layer, "quantity": column.quantity, "cell": column.unit}
-      entry["untrained_baseline"] = baseline = _untrained_baseline(finding, untrained)
-      if baseline and entry["significant"]:
-        # The bar is for all of the text; it must be beaten on the baseline's own text as well.
-        entry["significant"] = baseline["family_p"] <= subject.settings.alpha
+      if baseline := untrained.get(finding.hypothesis):
+        entry["untrained_baseline"] = {
+          "score": matching.to_score(finding.kind, baseline.median),
+          "p": baseline.p,
+          "family_p": baseline.family_p,
+          "to_beat": matching.to_score(finding.kind, baseline.to_beat),
+        }
+        if entry["significant"]:
+          # The bar is for all of the text; it must be beaten on the baseline's own text as well.
+          entry["significant"] = baseline.family_p <= subject.settings.alpha
       if target.strata is None:
         scores = baselines.last_k_scores(contexts, target, design, finding.lag)
         entry["last_k"] = [{"k": k, "score": scores[k]} for k in LAST_K]
@@ -220,22 +168,10 @@ def _findings(subject, result, design, targets, untrained) -> list[dict]:
   controlled = {t.hypothesis.name: t.name for t in targets if t.strata is not None}
   for entry in entries:
     name = entry["hypothesis"]
-    confounded = bool(entry["significant"]) and not significant[controlled.get(name, name)]
-    entry["confounded"] = confounded
-    entry["significant"] = False if confounded else entry["significant"]
+    entry["confounded"] = bool(entry["significant"]) and not significant[controlled.get(name, name)]
+    if entry["confounded"]:
+      entry["significant"] = False
   return entries
-
-
-def _untrained_baseline(finding, untrained) -> dict | None:
-  name = finding.hypothesis
-  if not untrained or name not in untrained.observed:
-    return None
-  return {
-    "score": matching.to_score(finding.kind, untrained.median[name]),
-    "p": untrained.p[name],
-    "family_p": untrained.family_p[name],
-    "to_beat": matching.to_score(finding.kind, untrained.to_beat[name]),
-  }
 
 
 def _scores(subject, result) -> dict[str, np.ndarray]:
@@ -248,25 +184,8 @@ def _scores(subject, result) -> dict[str, np.ndarray]:
     for values in (result.effects, result.confirmed)
   )
   best = np.nan_to_num(np.abs(found)).argmax(axis=1)[:, None]
-  return dict(zip(result.hypotheses, np.take_along_axis(confirmed, best, axis=1)[:, 0].T))
-
-
-def _interventions(subject, scored, design) -> dict[str, list[dict]]:
-  columns, settings = subject.recording.columns, subject.settings
-  chosen = {finding.hypothesis: columns[finding.column] for finding in scored}
-  units = {name: ablation.Unit(column.layer, column.unit) for name, column in chosen.items()}
-  cases = ablation.Subject(subject.run, subject.text, subject.recording, units, settings.seed)
-  return {
-    "ablations": ablation.ablate(
-      cases,
-      subject.labels,
-      design.halves.confirmation,
-      setting=settings.ablation,
-      controls=settings.controls,
-      progress=subject.progress("ablation"),
-    ),
-    "steering": ablation.steer(cases, subject.hypotheses, progress=subject.progress("steering")),
-  }
+  names = [finding.hypothesis for finding in result.findings]
+  return dict(zip(names, np.take_along_axis(confirmed, best, axis=1)[:, 0].T))
 
 
 def _saturation(recorded, hidden) -> list[dict]:
@@ -288,16 +207,10 @@ def _emergence(subject, scored) -> list[dict]:
     loads.insert(0, (0, lambda: run.model.init(jax.random.key(run.config.seed))))
   N = min(baselines.CHARACTERS, len(subject.text.ids_N))
   targets, design = subject.prepare(first=N, shifts=0)
-  return trace(
-    run.model,
-    loads,
-    subject.text.ids_N[:N],
-    [target for target in targets if target.strata is None],
-    design,
-    [finding for finding in scored if finding.kind != "controlled"],
-    subject.scratch,
-    progress=subject.progress("emergence"),
-  )
+  targets = [target for target in targets if target.strata is None]
+  scored = [finding for finding in scored if finding.kind != "controlled"]
+  ids, update = subject.text.ids_N[:N], subject.progress("emergence")
+  return trace(run.model, loads, ids, targets, design, scored, subject.scratch, update)
 
 
 def _params(run, step):
@@ -344,13 +257,11 @@ def trace(
     result = matching.match(values, columns, targets, design)
     best = {each.hypothesis: each for each in result.findings if each.scored}
     for entry, finding in zip(entries, findings):
-      if finding.hypothesis not in best:
-        continue
-      top = best[finding.hypothesis]
-      entry["steps"].append(step)
-      entry["score"].append(matching.rescore(values, finding, targets, design))
-      entry["best"].append(top.confirmation.score)
-      entry["best_column"].append(top.name)
+      if top := best.get(finding.hypothesis):
+        entry["steps"].append(step)
+        entry["score"].append(matching.rescore(values, finding, targets, design))
+        entry["best"].append(top.confirmation.score)
+        entry["best_column"].append(top.name)
     if progress:
       progress(done + 1, len(checkpoints))
   return [entry for entry in entries if entry["steps"]]
@@ -368,7 +279,7 @@ def _notes(subject, result, untrained) -> list[str]:
       f"{finding.hypothesis}: not in the first {baselines.CHARACTERS:,} characters, so not "
       "compared with untrained networks"
       for finding in result.findings
-      if finding.scored and finding.hypothesis not in untrained.observed
+      if finding.scored and finding.hypothesis not in untrained
     ]
   if len(subject.run.steps) < MIN_CHECKPOINTS:
     notes.append("few checkpoints were kept to show emergence: train with --config.keep=100")

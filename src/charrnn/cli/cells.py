@@ -38,47 +38,23 @@ significant controlling for the confounds."""
 def add_arguments(parser):
   add = parser.add_argument
   add("run", metavar="RUN", help="a run directory of an rnn, gru or lstm")
-  add(
-    "--text",
-    metavar="FILE",
-    nargs="+",
-    help="texts to study, each a document (default: the run's validation and test parts)",
-  )
+  text = "texts to study, each a document (default: the run's validation and test parts)"
+  add("--text", metavar="FILE", nargs="+", help=text)
   arguments.add_out(parser, "where to write (default: RUN/cells)")
   arguments.add_step(parser)
-  add(
-    "--characters",
-    metavar="N",
-    type=int,
-    default=CHARACTERS,
-    help=f"how much of the text to study (default: {CHARACTERS:,})",
-  )
-  add(
-    "--regex",
-    metavar="NAME=PATTERN",
-    action="append",
-    default=[],
-    help="a hypothesis of your own: inside a match of PATTERN (repeatable)",
-  )
+  text = f"how much of the text to study (default: {CHARACTERS:,})"
+  add("--characters", metavar="N", type=int, default=CHARACTERS, help=text)
+  text = "a hypothesis of your own: inside a match of PATTERN (repeatable)"
+  add("--regex", metavar="NAME=PATTERN", action="append", default=[], help=text)
   add("--language", choices=hypotheses.LANGUAGES, help="default: c for .c and .h, else prose")
-  add(
-    "--untrained",
-    metavar="N",
-    type=int,
-    default=19,
-    help="untrained networks to compare with; 5%% needs at least 19 (default: 19)",
-  )
+  text = "untrained networks to compare with; 5%% needs at least 19 (default: 19)"
+  add("--untrained", metavar="N", type=int, default=19, help=text)
   # The former name, for one release.
   add("--twins", dest="untrained", type=int, default=argparse.SUPPRESS, help=argparse.SUPPRESS)
-  add(
-    "--shifts", metavar="N", type=int, default=199, help="of the labels, at least 19 (default: 199)"
-  )
-  add(
-    "--ablation",
-    choices=ablation.ABLATIONS,
-    default="zero",
-    help="clamp units to 0, to their mean, or to their last value (default: zero)",
-  )
+  text = "of the labels, at least 19 (default: 199)"
+  add("--shifts", metavar="N", type=int, default=199, help=text)
+  text = "clamp units to 0, to their mean, or to their last value (default: zero)"
+  add("--ablation", choices=ablation.ABLATIONS, default="zero", help=text)
   arguments.add_seed(parser)
   add("--keep-recording", action="store_true", help="leave recording.f32 in DIR, N x C float32")
   arguments.add_json(parser, "cells.json to stdout instead of the table")
@@ -99,7 +75,7 @@ def run(args):
   else:
     text = recording.held_out_text(loaded, args.characters)
   text = text._replace(language=args.language or text.language)
-  settings = study.Settings(
+  settings = recording.Settings(
     untrained=args.untrained,
     shifts=args.shifts,
     ablation=args.ablation,
