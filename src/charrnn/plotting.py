@@ -1,24 +1,25 @@
-"""The style and colours of all pictures."""
+"""The style, the colours, and the kinds of axes of all pictures."""
 
 import contextlib
 import pathlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 REAL = "#23262c"  # of real text, or what others are compared with
+TEXT, GRAY, EDGE, GRID = "#50545c", "#8a8f98", "#b9b5ad", "#e6e2da"
 COLORS = ("#0072b2", "#d55e00", "#007d5d", "#b0568f", "#8a6d00", "#555b66")
 _STYLE = {
   "font.size": 9,
   "axes.titlesize": 10,
   "axes.spines.top": False,
   "axes.spines.right": False,
-  "axes.edgecolor": "#b9b5ad",
-  "axes.labelcolor": "#50545c",
+  "axes.edgecolor": EDGE,
+  "axes.labelcolor": TEXT,
   "axes.axisbelow": True,
-  "grid.color": "#e6e2da",
+  "grid.color": GRID,
   "legend.frameon": False,
-  "xtick.color": "#50545c",
-  "ytick.color": "#50545c",
+  "xtick.color": TEXT,
+  "ytick.color": TEXT,
 }
 
 
@@ -37,6 +38,42 @@ def figure(path: pathlib.Path, title: str, **options) -> Iterator[Any]:
     made.suptitle(plain(title), size=11)
     yield made
     made.savefig(path, dpi=130)
+
+
+def color(number: int) -> str:
+  """Return a colour; after the last one they begin again."""
+  return COLORS[number % len(COLORS)]
+
+
+def panels(figure, count: int, columns: int, **options) -> list[Any]:
+  """Return the axes of `count` panels, at most `columns` in a row. `options`: of subplots."""
+  axes = figure.subplots(-(-count // columns), min(columns, count), squeeze=False, **options)
+  for unused in axes.flat[count:]:
+    unused.remove()
+  return list(axes.flat[:count])
+
+
+def label_rows(axes, names: Sequence[str]):
+  """Name the rows of a picture whose first one, at 0, is at the top."""
+  axes.set_yticks(range(len(names)), [plain(name) for name in names])
+  axes.set_ylim(len(names) - 0.4, -0.6)
+  axes.tick_params(axis="y", length=0)
+  axes.grid(axis="x")
+
+
+def log_ticks(axis, formatter="{x:g}"):
+  """Put the ticks of a logarithmic axis at 1, 2 and 5 times the powers of ten."""
+  from matplotlib import ticker
+
+  axis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5)))
+  axis.set_major_formatter(formatter)
+  axis.set_minor_locator(ticker.NullLocator())
+
+
+def write(axes, text: str):
+  """Write a text in the place of a plot."""
+  axes.text(0.5, 0.5, text, ha="center", transform=axes.transAxes)
+  axes.set_axis_off()
 
 
 def plain(text: str) -> str:

@@ -12,10 +12,9 @@ SHORT = ticker.EngFormatter(sep="")  # 12.5k
 
 def machine(facts: dict) -> str:
   """Return the facts of a machine in one line."""
-  count = f"{facts['devices']} x {facts['device']}"
-  device = "" if facts["platform"] == "cpu" else f", {count}"
+  devices = f", {facts['devices']} x {facts['device']}" if facts["platform"] != "cpu" else ""
   versions = f"Python {facts['python']}, jax {facts['packages']['jax']}"
-  return f"{facts['processor']}, {facts['cores']} cores{device}; {versions}"
+  return f"{facts['processor']}, {facts['cores']} cores{devices}; {versions}"
 
 
 def lines(result: dict):
@@ -35,22 +34,18 @@ def _comparison(result):
   for name, row in result["implementations"].items():
     elsewhere = own and row["platform"] != own["platform"]
     version = f"{name} {row['version']}" + (f" on {row['platform']}" if elsewhere else "")
-    ratio = result.get("ratios", {}).get(name)
-    rows.append((version, *_measured(row), f"{ratio:.2f} x" if ratio else ""))
+    rows.append((version, *_measured(row), _ratio(result.get("ratios", {}).get(name))))
   yield result["title"]
   yield from _table(("", *MEASURED, "charrnn is"), rows)
   rows = []
   for label, row in result["rooflines"].items():
     unit = "GB/s" if label.startswith("reading") else "GFLOP/s"
-    rows.append((label, f"{_giga(row['median'])} {unit}", _span(row["rates"], _giga)))
-  yield ""
-  yield from _table(("roofline", "median", "min - max"), rows)
-  if result.get("limit"):
-    limit = _number(result["limits"][result["limit"]])
-    yield (
-      f"  charrnn reaches {result['utilization']:.0%} of the {limit} characters/s that "
-      f"{LIMITS[result['limit']]} would allow"
-    )
+    rates = [rate / 1e9 for rate in row["rates"]]
+    rows.append((label, f"{_number(row['median'] / 1e9)} {unit}", _span(rates)))
+  yield from ("", *_table(("roofline", "median", "min - max"), rows))
+  if kind := result.get("limit"):
+    share, limit = f"{result['utilization']:.0%}", _number(result["limits"][kind])
+    yield f"  charrnn reaches {share} of the {limit} characters/s that {LIMITS[kind]} would allow"
 
 
 def _scale(result):
@@ -60,24 +55,20 @@ def _scale(result):
     first = f"{title} {points[0]['workload'][name]}" if points else title
     for point in points:
       share = "" if point["utilization"] is None else f"{point['utilization']:.0%}"
-      ratio = "" if point["against_first"] is None else f"{point['against_first']:.2f} x"
+      ratio = _ratio(point["against_first"])
       rows.append((str(point["workload"][name]), *_measured(point), share, ratio))
-    yield ""
-    yield from _table((title, *MEASURED, "of products", f"to {first}"), rows)
+    yield from ("", *_table((title, *MEASURED, "of products", f"to {first}"), rows))
   rows = []
   for point in result["memory"]:
     window, remat = (str(point["workload"][name] or "off") for name in ("window", "remat"))
     rows.append((window, remat, _number(point["median"]), _memory(point)))
-  yield ""
-  yield from _table(("window", "remat", "characters/s", "memory"), rows)
+  yield from ("", *_table(("window", "remat", "characters/s", "memory"), rows))
 
 
 def _profile(result):
-  total = sum(result["parts"].values())
-  rows = [
-    (name, f"{seconds * 1e3:.1f}", f"{seconds / total:.0%}" if total else "")
-    for name, seconds in result["parts"].items()
-  ]
+  total, rows = sum(result["parts"].values()), []
+  for name, seconds in result["parts"].items():
+    rows.append((name, f"{seconds * 1e3:.1f}", f"{seconds / total:.0%}" if total else ""))
   rows.append(("not in the record", f"{result['unrecorded'] * 1e3:.1f}", ""))
   yield result["title"]
   yield from _table(("", "ms a step", "share"), rows)
@@ -103,20 +94,20 @@ def _cells(result):
 
 
 def _measured(row):
-  rates = _span(row["rates"], _number)
-  return _number(row["median"]), rates, f"{row['compile_seconds']:.1f} s", _memory(row)
+  compiling = f"{row['compile_seconds']:.1f} s"
+  return _number(row["median"]), _span(row["rates"]), compiling, _memory(row)
 
 
 def _memory(row):
   return "" if row["memory_bytes"] is None else f"{row['memory_bytes'] / 2**20:,.0f} MiB"
 
 
-def _span(rates, text):
-  return f"{text(min(rates))} - {text(max(rates))}"
+def _span(rates):
+  return f"{_number(min(rates))} - {_number(max(rates))}"
 
 
-def _giga(rate):
-  return _number(rate / 1e9)
+def _ratio(ratio):
+  return f"{ratio:.2f} x" if ratio else ""
 
 
 def _number(x):
@@ -126,23 +117,18 @@ def _number(x):
 def plot(report: dict, path):
   """Write a picture of the results: bars for each comparison, or the curves of `scale`."""
   results = report["results"]
-  if results[0]["kind"] == "scale":
-    title = f"Cost of training: {results[0]['title']}"
-    with plotting.figure(path, title, figsize=(12, 7.2)) as figure:
+  if is_scale := results[0]["kind"] == "scale":
+    title, size = f"Cost of training: {results[0]['title']}", (12, 7.2)
+  else:
+    title = "characters a second: medians, and the slowest and fastest round"
+    size = 5.5 * min(2, len(results)), 1.9 * -(-len(results) // 2) + 0.9
+  with plotting.figure(path, title, figsize=size) as figure:
+    if is_scale:
       _plot_scale(figure, results[0])
-      _footer(figure, report)
-    return
-  columns = min(2, len(results))
-  rows = -(-len(results) // columns)
-  title = "characters a second: medians, and the slowest and fastest round"
-  with plotting.figure(path, title, figsize=(5.5 * columns, 1.9 * rows + 0.9)) as figure:
-    for n, result in enumerate(results, 1):
-      _plot_comparison(figure.add_subplot(rows, columns, n), result)
-    _footer(figure, report)
-
-
-def _footer(figure, report):
-  figure.supxlabel(machine(report["machine"]), size=7, color="gray")
+    else:
+      for axes, result in zip(plotting.panels(figure, len(results), 2), results):
+        _plot_comparison(axes, result)
+    figure.supxlabel(machine(report["machine"]), size=7, color="gray")
 
 
 def _plot_comparison(axes, result):
@@ -152,8 +138,8 @@ def _plot_comparison(axes, result):
     low, high = min(row["rates"]), max(row["rates"])
     spans = [[row["median"] - low], [high - row["median"]]]
     axes.barh(name, row["median"], color=color, xerr=spans, error_kw={"lw": 0.8, "capsize": 2})
-    ratio = result.get("ratios", {}).get(name)
-    text = _number(row["median"]) + (f": charrnn is {ratio:.2f} x" if ratio else "")
+    ratio = _ratio(result.get("ratios", {}).get(name))
+    text = _number(row["median"]) + (f": charrnn is {ratio}" if ratio else "")
     axes.annotate(text, (high, name), (5, 0), textcoords="offset points", va="center")
   most = max((max(row["rates"]) for row in entries.values()), default=1)
   axes.set(title=result["title"], xlim=(0, 1.6 * most))
@@ -162,7 +148,7 @@ def _plot_comparison(axes, result):
 
 
 def _plot_scale(figure, result):
-  panels = figure.subplots(2, 3).flat
+  *panels, last = plotting.panels(figure, len(studies.TITLES) + 1, 3)
   for axes, (name, points) in zip(panels, result["sweeps"].items()):
     title, label = studies.TITLES[name]
     title += "" if name == "devices" else f" (base {result['base'][name]})"
@@ -170,8 +156,8 @@ def _plot_scale(figure, result):
     _plot_sweep(axes, points, sizes)
     _set_sizes(axes, sizes, log=name not in ("layers", "devices"))
     axes.set(title=title, xlabel=label, ylabel="characters/s")
-  figure.axes[0].legend(fontsize=8, loc="upper left")
-  _plot_memory(figure.axes[-1], result["memory"])
+  panels[0].legend(fontsize=8, loc="upper left")
+  _plot_memory(last, result["memory"])
 
 
 def _plot_sweep(axes, points, sizes):
@@ -185,15 +171,13 @@ def _plot_sweep(axes, points, sizes):
   if all(limits):
     label = "limit by matrix products (%: reached of it)"
     axes.plot(sizes, limits, color=other, ls="--", lw=1, label=label)
+  place = {"xytext": (0, -13), "textcoords": "offset points", "ha": "center", "size": 8}
   for size, rate, point in zip(sizes, rates, points):
     if point["utilization"] is not None:
-      place = {"xytext": (0, -13), "textcoords": "offset points", "ha": "center", "size": 8}
       axes.annotate(f"{point['utilization']:.0%}", (size, rate), **place)
   limits = [*lows, *highs, *filter(None, limits)] or [1]
   axes.set(yscale="log", ylim=(0.5 * min(limits), 4 * max(limits)))
-  axes.yaxis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5)))
-  axes.yaxis.set_major_formatter(SHORT)
-  axes.yaxis.set_minor_formatter(ticker.NullFormatter())
+  plotting.log_ticks(axes.yaxis, SHORT)
 
 
 def _plot_memory(axes, points):

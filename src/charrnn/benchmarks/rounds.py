@@ -10,6 +10,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
+from typing import Any
 
 from charrnn import errors, runtime
 from charrnn.benchmarks import implementations, workloads
@@ -27,21 +28,20 @@ class FailedError(Exception):
   """An implementation that cannot go on; the reason in one line."""
 
 
+@dataclasses.dataclass
 class Worker:
   """The process of an implementation, with turns of about `seconds`; `with` starts and ends it."""
 
-  def __init__(self, name: str, kind: str, workload, seconds: float):
-    self.name, self.kind, self.workload, self.seconds = name, kind, workload, seconds
+  name: str
+  kind: str
+  workload: Any
+  seconds: float
 
   def __enter__(self):
     self._stderr = tempfile.TemporaryFile("w+", errors="replace")  # a pipe would fill up unread
-    self._process = subprocess.Popen(
-      [*_command(self.name, self.kind), json.dumps(dataclasses.asdict(self.workload))],
-      stdin=subprocess.PIPE,
-      stdout=subprocess.PIPE,
-      stderr=self._stderr,
-      text=True,
-    )
+    command = _command(self.name, self.kind, json.dumps(dataclasses.asdict(self.workload)))
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": self._stderr}
+    self._process = subprocess.Popen(command, text=True, **pipes)
     return self
 
   def __exit__(self, *_):
@@ -72,6 +72,18 @@ def _command(*arguments):
   return [sys.executable, "-P", "-m", "charrnn.benchmarks.worker", *arguments]
 
 
+def output(name: str, command, timeout: float = TIMEOUT) -> str:
+  """Return the stdout of a program; raise UserError if it fails, with its last line of stderr."""
+  try:
+    done = subprocess.run(command, capture_output=True, text=True, timeout=timeout, check=False)
+  except subprocess.TimeoutExpired as error:
+    raise errors.UserError(f"{name} took more than {timeout} seconds: try again") from error
+  if done.returncode:
+    last = (done.stderr.strip().splitlines() or ["no message"])[-1]
+    raise errors.UserError(f"{name} ended with exit code {done.returncode}: {last}")
+  return done.stdout
+
+
 def run(workers: dict, *, rounds: int, update=lambda done, total, note: None):
   """Time workers {label: Worker} -> ({label: measurements}, {label: reason of its failure}).
 
@@ -90,8 +102,7 @@ def run(workers: dict, *, rounds: int, update=lambda done, total, note: None):
         rows.pop(label, None)
 
     def start(label, worker):
-      stack.enter_context(worker)
-      ready = worker.answer()
+      ready = stack.enter_context(worker).answer()
       once = worker.turn(1)["seconds"]
       rows[label] = ready | {"count": max(1, round(worker.seconds / once)), "rates": []}
 
@@ -175,27 +186,14 @@ def utilization(workload, own: dict, best: dict) -> dict:
 
 def machine() -> dict:
   """Return processor, cores, versions, and the devices that JAX finds in a process that ends."""
-  try:
-    done = subprocess.run(
-      _command("devices"), capture_output=True, text=True, timeout=DEVICES_TIMEOUT, check=False
-    )
-  except subprocess.TimeoutExpired as error:
-    raise errors.UserError(
-      f"JAX found no devices in {DEVICES_TIMEOUT} seconds: try again"
-    ) from error
-  if done.returncode:
-    last = (done.stderr.strip().splitlines() or ["no message"])[-1]
-    raise errors.UserError(f"JAX does not start here: {last}")
-  devices = json.loads(done.stdout.splitlines()[-1])
+  answer = output("the start of JAX", _command("devices"), DEVICES_TIMEOUT)
+  devices = json.loads(answer.splitlines()[-1])
+  found = ((name, importlib.metadata.distributions(name=name)) for name in PACKAGES)
   return {
     "processor": provenance.processor(),
     "cores": len(runtime.cores()),
     "system": platform.platform(),
     "python": platform.python_version(),
-    "packages": {
-      name: found.version
-      for name in PACKAGES
-      for found in importlib.metadata.distributions(name=name)
-    },
+    "packages": {name: each.version for name, versions in found for each in versions},
     **{name: devices[name] for name in ("platform", "device", "devices")},
   }

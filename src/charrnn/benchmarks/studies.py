@@ -3,11 +3,11 @@
 import collections
 import dataclasses
 import itertools
+import math
 import pathlib
 import re
 import resource
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
@@ -58,13 +58,12 @@ SHIFTS = 199
 
 def scale(base, machine: dict, *, count: int, seconds: float, progress) -> dict:
   """Measure training with one size of `base` changed at a time, and the memory of long windows."""
-  sweeps, failed = {}, {}
+  sweeps, memory, failed = {}, [], {}
+  limits = rounds.rooflines(base, 2 * seconds)
   for name, tasks in plan(base, device_counts(base, machine)).items():
     values = ", ".join(str(getattr(task, name)) for task in tasks)
     update = progress(f"scale, {TITLES[name][0]} {values}")
-    limits = rounds.rooflines(base, 2 * seconds)
     sweeps[name] = _measure(tasks, limits, count, seconds, update, failed)
-  memory = []
   for task in memory_plan(base):
     update = progress(f"scale, memory at window {task.window}, remat {task.remat or 'off'}")
     memory += _measure([task], {}, count, seconds, update, failed)
@@ -93,7 +92,7 @@ def memory_plan(base) -> list:
   tasks = []
   for window in (base.window * factor for factor in LONG):
     # The largest divisor that is not above the root takes the least memory.
-    root = max(n for n in range(1, window + 1) if n * n <= window and window % n == 0)
+    root = next(n for n in range(math.isqrt(window), 0, -1) if window % n == 0)
     tasks += [dataclasses.replace(base, window=window, remat=remat) for remat in (0, root)]
   return tasks
 
@@ -104,7 +103,7 @@ def device_counts(base, machine: dict) -> list[int]:
   A CPU can pose as one device per core.
   """
   most = machine["cores"] if machine["platform"] == "cpu" else machine["devices"]
-  counts = {2**n for n in range(most.bit_length()) if 2**n <= most} | {most}
+  counts = {2**n for n in range(most.bit_length())} | {most}
   return [n for n in sorted(counts) if base.batch % n == 0]
 
 
@@ -114,18 +113,13 @@ def _measure(tasks, rooflines, count, seconds, update, failed):
   rows, reasons = rounds.run(workers | rooflines, rounds=count, update=update)
   for label, reason in reasons.items():
     failed[str(tasks[int(label)]) if label in workers else label] = reason
-  best = {label: rows[label] for label in rooflines if label in rows}
-  first = rows.get("0", {}).get("median")
-  return [
-    {
-      "workload": dataclasses.asdict(tasks[int(label)]),
-      **rows[label],
-      **rounds.utilization(tasks[int(label)], rows[label], best),
-      "against_first": rows[label]["median"] / first if first else None,
-    }
-    for label in workers
-    if label in rows
-  ]
+  best = {label: row for label, row in rows.items() if label not in workers}
+  first, points = rows.get("0", {}).get("median"), []
+  for label, task in zip(workers, tasks):
+    if row := rows.get(label):
+      point = {"workload": dataclasses.asdict(task)} | row | rounds.utilization(task, row, best)
+      points.append(point | {"against_first": row["median"] / first if first else None})
+  return points
 
 
 def check_startup():
@@ -136,14 +130,13 @@ def check_startup():
 def startup_time(count: int, progress) -> dict:
   """Launch `count` + 1 times; the first launch fills the caches and is not counted."""
   check_startup()
-  update = progress(f"startup, python {PROGRAM} --config={EXPERIMENT}")
+  update, launches = progress(f"startup, python {PROGRAM} --config={EXPERIMENT}"), []
   with tempfile.TemporaryDirectory(prefix="charrnn-bench-") as folder:
-    update(0, count + 1, "a first launch fills the caches")
-    _launch(pathlib.Path(folder) / "0")
-    launches = []
-    for n in range(1, count + 1):
-      update(n, count + 1, f"launch {n} of {count}")
+    for n in range(count + 1):
+      note = f"launch {n} of {count}" if n else "a first launch fills the caches"
+      update(n, count + 1, note)
       launches.append(_launch(pathlib.Path(folder) / str(n)))
+  del launches[0]
   medians = {name: statistics.median(x[name] for x in launches) for name in launches[0]}
   return {"kind": "startup", "launches": launches, "medians": medians}
 
@@ -152,15 +145,7 @@ def _launch(workdir):
   """Return {phase: seconds} of a run of two steps, from its run.json."""
   options = [f"--config={EXPERIMENT}", "--config.max_steps=2", "--config.sample.length=0"]
   command = [sys.executable, str(PROGRAM), *options, f"--workdir={workdir}"]
-  try:
-    done = subprocess.run(
-      command, capture_output=True, text=True, timeout=rounds.TIMEOUT, check=False
-    )
-  except subprocess.TimeoutExpired as error:
-    raise errors.UserError(f"{PROGRAM} took more than {rounds.TIMEOUT} seconds") from error
-  if done.returncode:
-    last = (done.stderr.strip().splitlines() or ["no message"])[-1]
-    raise errors.UserError(f"{PROGRAM} ended with exit code {done.returncode}: {last}")
+  rounds.output(str(PROGRAM), command)
   return files.read_json(workdir / "run.json")["launches"][-1]["startup_seconds"]
 
 
@@ -219,11 +204,12 @@ def cells(count: int, progress) -> dict:
   with tempfile.TemporaryDirectory(prefix="charrnn-bench-") as folder:
     update = progress(f"writing a recording, {CHARACTERS} characters x {COLUMNS} columns")
     values = _recording(rng, pathlib.Path(folder) / "values", update)
-    labelled = {f"label {n}": _label(rng, n) for n in range(HYPOTHESES)}
-    hypotheses = [
-      labels.Hypothesis(name, ("binary", "graded")[n % 2], "any", "", labels.everywhere)
-      for n, name in enumerate(labelled)
-    ]
+    hypotheses, labelled = [], {}
+    for n in range(HYPOTHESES):  # spans of some tens of characters; half of the labels are graded
+      spans = np.repeat(rng.random(CHARACTERS // 40 + 1), 40)[:CHARACTERS]
+      kind, label = ("graded", np.round(9 * spans)) if n % 2 else ("binary", spans < 0.1)
+      labelled[f"label {n}"] = labels.everywhere(label)
+      hypotheses.append(labels.Hypothesis(f"label {n}", kind, "any", "", labels.everywhere))
     targets, design = effects.prepare(hypotheses, labelled, [(0, CHARACTERS)], shifts=SHIFTS)
     for _ in range(count):
       update = progress(f"matching, {CHARACTERS} characters x {COLUMNS} columns")
@@ -247,18 +233,9 @@ def _recording(rng, path, update):
   """Return decaying random walks, like states of units, in a file as `recording` writes it."""
   recording.check_disk_space(path, CHARACTERS * COLUMNS * 4)
   values = np.memmap(path, np.float32, mode="w+", shape=(CHARACTERS, COLUMNS))
-  block = 2000
-  for start in range(0, CHARACTERS, block):
-    shape = min(block, CHARACTERS - start), COLUMNS
-    walks = np.cumsum(rng.standard_normal(shape, np.float32), 0)
-    values[start : start + shape[0]] = np.tanh(walks / 30)
+  for start in range(0, CHARACTERS, 2000):
+    block = values[start : start + 2000]
+    walks = np.cumsum(rng.standard_normal(block.shape, np.float32), 0)
+    np.tanh(walks / 30, out=block)
     update(start, CHARACTERS)
   return values
-
-
-def _label(rng, n):
-  """Return spans of some tens of characters: half of the labels are binary, half are graded."""
-  spans = np.repeat(rng.random(CHARACTERS // 40 + 1), 40)[:CHARACTERS]
-  if n % 2:
-    return labels.everywhere(np.round(9 * spans))
-  return labels.everywhere(spans < 0.1)

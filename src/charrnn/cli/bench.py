@@ -70,9 +70,8 @@ def run(args):
   names = [args.study] if args.study else ["train", "sample"]
   for name in names:
     _check(args, name)
-  folder = None
-  if args.out is not None or args.study == "scale":
-    folder = files.output_folder(args.out, pathlib.Path("bench"))
+  has_folder = args.out is not None or args.study == "scale"
+  folder = files.output_folder(args.out, pathlib.Path("bench")) if has_folder else None
   baselines = _baselines(args) if "baselines" in OPTIONS[names[0]] else []
   machine = rounds.machine()
   if not args.json:
@@ -119,9 +118,9 @@ def _results(name, args, baselines, machine, progress):
     kind, chosen = workloads.KINDS[name], [sizes] if sizes else [{}, small]
     tasks = [kind(**values, dtype=dtype) for values in chosen for dtype in dtypes]
     for n, task in enumerate(tasks, 1):
+      options = {"rounds": count, "seconds": seconds}
       update = progress(f"{name} {n} of {len(tasks)}, {task}")
-      options = {"rounds": count, "seconds": seconds, "update": update}
-      yield rounds.compare(name, task, baselines, **options)
+      yield rounds.compare(name, task, baselines, **options, update=update)
 
 
 def _check(args, study):
@@ -133,7 +132,7 @@ def _check(args, study):
   for name in ("rounds", *SIZES[1:]):
     if (value := getattr(args, name)) is not None and value < 1:
       raise errors.UserError(f"--{name}={value}: must be at least 1")
-  if args.seconds is not None and not (args.seconds > 0 and math.isfinite(args.seconds)):
+  if args.seconds is not None and not 0 < args.seconds < math.inf:
     raise errors.UserError(f"--seconds={args.seconds:g}: must be above 0")
   if study == "startup":
     studies.check_startup()

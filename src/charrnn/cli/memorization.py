@@ -3,8 +3,9 @@
 import json
 import re
 
-from charrnn import console, errors, files, runtime
+from charrnn import console, files, runtime
 from charrnn.cli import arguments
+from charrnn.sampling import sampler
 from charrnn.scorecards import memorization, metrics, report, systems
 
 HELP = """\
@@ -32,24 +33,19 @@ def add_arguments(parser):
 
 def run(args):
   if not 0 <= args.copies <= MAX_COPIES:
-    raise errors.UserError(f"--copies={args.copies}: must be from 0 to {MAX_COPIES}")
-  request = systems.check(args, FOLDER, ANY.source)
+    sampler.refuse("copies", args.copies, f"must be from 0 to {MAX_COPIES}")
+  compared, out = systems.check(args, FOLDER, ANY.source)
   runtime.start()
   with console.Progress() as progress:
-    samples = systems.sample(args, request, ANY, progress)
+    samples = systems.sample(args, compared, ANY, progress)
     progress("matches")
     matches = memorization.match_systems(samples.training.text, samples.texts)
     sources = memorization.Sources(samples.training)
     measured = memorization.measure(samples.texts, matches, sources, MAX_COPIES)
-  found = {
-    "training": samples.training.name,
-    "settings": {name: getattr(args, name) for name in systems.SETTINGS},
-    "steps": samples.steps,
-    "systems": measured,
-  }
+  found = samples.facts | {"systems": measured}
   data = files.with_aliases(found, metrics.OLD_KEYS | systems.OLD_NAMES)
   title = f"sequences that are not in {found['training']}"
-  with files.replace_in_folder(request.out) as new:
+  with files.replace_in_folder(out) as new:
     files.write_json(new / "memorization.json", data)
     memorization.plot(measured, systems.HELD_OUT, new / "memorization.png", title)
     systems.write_samples(new / f"{FOLDER}-samples", samples.texts)
@@ -57,7 +53,7 @@ def run(args):
       with (new / "matches.tsv").open("w", encoding="utf-8", errors="replace", newline="") as file:
         lines = memorization.tsv(samples.texts, matches, sources)
         file.writelines(f"{line}\n" for line in lines)
-  print(json.dumps(data) if args.json else "\n".join(_lines(found, args.copies, request.out)))
+  print(json.dumps(data) if args.json else "\n".join(_lines(found, args.copies, out)))
 
 
 def _lines(found, count, out):
@@ -66,9 +62,9 @@ def _lines(found, count, out):
   header = ("", "characters", *memorization.QUANTILES, *(f"new {size}" for size in SHOWN))
   rows = []
   for name, system in found["systems"].items():
-    shares = {each["size"]: each["share"] for each in system["novelty"]}
-    quantiles = [f"{system['match'][key]:.0f}" for key in memorization.QUANTILES]
-    new = ["-" if shares[size] is None else f"{shares[size]:.1%}" for size in SHOWN]
+    quantiles = [f"{value:.0f}" for value in system["match"].values()]
+    shares = [each["share"] for each in system["novelty"] if each["size"] in SHOWN]
+    new = ["-" if share is None else f"{share:.1%}" for share in shares]
     rows.append((name, f"{system['characters']:,}", *quantiles, *new))
   copies = {name: system["copies"] for name, system in found["systems"].items()}
   yield from ("", *console.table(header, rows), "", *report.copies(copies, count), "")

@@ -34,28 +34,22 @@ def run(args):
   name = OLD_DOMAINS.get(args.domain, args.domain)
   domain = report.DOMAINS[name]
   # The old name of a domain also selects its old output folder.
-  request = systems.check(args, FOLDER.format(args.domain), domain.source)
+  compared, out = systems.check(args, FOLDER.format(args.domain), domain.source)
   runtime.start()
   with console.Progress() as progress:
-    samples = systems.sample(args, request, domain, progress)
+    samples = systems.sample(args, compared, domain, progress)
     progress("metrics")
-    scorecard = report.build(domain, samples, args.seed)
-  scorecard |= {
-    "domain": name,
-    "training": samples.training.name,
-    "settings": {name: getattr(args, name) for name in systems.SETTINGS},
-    "steps": samples.steps,
-  }
+    scorecard = report.build(domain, samples, args.seed) | {"domain": name} | samples.facts
   data = report.to_json(scorecard, kind=args.domain)
   title = (
     f"metrics of {name} (bars: 95% intervals over samples; band: that of held-out text, or its "
     f"noise floor; hollow: fewer than {metrics.MIN_ITEMS} items)"
   )
-  with files.replace_in_folder(request.out) as new:
+  with files.replace_in_folder(out) as new:
     files.write_json(new / "scorecard.json", data)
     report.plot(scorecard, new / "scorecard.png", title)
     systems.write_samples(new / SAMPLES, samples.texts)
-  print(json.dumps(data) if args.json else "\n".join(_lines(scorecard, request.out)))
+  print(json.dumps(data) if args.json else "\n".join(_lines(scorecard, out)))
 
 
 def _lines(scorecard, out):

@@ -4,7 +4,7 @@ import json
 import math
 import textwrap
 
-from charrnn import console, errors, files, runtime
+from charrnn import console, files, runtime
 from charrnn.cli import arguments
 from charrnn.runs import held_out
 from charrnn.runs import run as run_lib
@@ -45,14 +45,8 @@ COLUMNS = (
 def add_arguments(parser):
   arguments.add_run(parser)
   add = parser.add_argument
-  add(
-    "--temperatures",
-    metavar="T",
-    type=float,
-    nargs="+",
-    default=TEMPERATURES,
-    help="0 is greedy, inf uniform (default: 16 from 0 to inf)",
-  )
+  text = "0 is greedy, inf uniform (default: 16 from 0 to inf)"
+  add("--temperatures", metavar="T", type=float, nargs="+", default=TEMPERATURES, help=text)
   add("--num", metavar="N", type=int, default=16, help="texts of each (default 16)")
   add("--length", metavar="N", type=int, default=2000, help="tokens of each (default 2000)")
   add("--prime", metavar="TEXT", default="", help="a prompt for all (default: a line end)")
@@ -69,9 +63,7 @@ def run(args):
   loaded = run_lib.Run.open(args.run, args.step).load()
   corpus = held_out.load(loaded)
   held_out_BxN = temperature.held_out_samples(corpus, args.length, max(HELD_OUT, 4 * args.num))
-  prompt_ids = (
-    loaded.tokenizer.encode(args.prime) if args.prime else [loaded.tokenizer.default_id()]
-  )
+  prompt_ids = sampler.first_ids(loaded, loaded.tokenizer.encode(args.prime))
   out = files.output_folder(args.out, loaded.path / "temperature")
   size = {name: getattr(args, name) for name in ("num", "length", "seed")}
   report = {
@@ -92,33 +84,28 @@ def _settings(args) -> dict[str, sampler.Settings]:
   """Return the settings of the sampler by the name of the temperature, in ascending order."""
   sampler.check(length=args.length, num=args.num, seed=args.seed)
   if args.length < diversity.MIN_LOOP:
-    raise errors.UserError(
-      f"--length={args.length}: must be at least {diversity.MIN_LOOP}, the shortest loop"
-    )
+    remedy = f"must be at least {diversity.MIN_LOOP}, the shortest loop"
+    sampler.refuse("length", args.length, remedy)
   for T in args.temperatures:
     if not T >= 0:  # also true of NaN
-      raise errors.UserError(f"--temperatures={T:g}: must be 0, a positive number or inf")
-  return {
-    f"{T!r}".removesuffix(".0"): sampler.Settings(
-      min(T, temperature.MAX_TEMPERATURE) if math.isinf(T) else T, args.top_k, args.top_p
-    )
-    for T in sorted({T + 0.0 for T in args.temperatures})  # -0.0 becomes 0
-  }
+      sampler.refuse("temperatures", f"{T:g}", "must be 0, a positive number or inf")
+  settings = {}
+  for T in sorted({T + 0.0 for T in args.temperatures}):  # -0.0 becomes 0
+    finite = temperature.MAX_TEMPERATURE if math.isinf(T) else T
+    settings[f"{T!r}".removesuffix(".0")] = sampler.Settings(finite, args.top_k, args.top_p)
+  return settings
 
 
 def _lines(report, out):
-  settings = report["settings"]
-  yield (
-    f"{report['run']}, step {report['step']}: {settings['num']} texts of {settings['length']:,} "
-    f"tokens each, beside {report['text']}"
-  )
+  texts = f"{report['settings']['num']} texts of {report['settings']['length']:,} tokens each"
+  yield f"{report['run']}, step {report['step']}: {texts}, beside {report['text']}"
   by_metric = {row["name"]: row["systems"] for row in report["metrics"]}
   names = [*report["temperatures"], report["reference"]]
   width = max(map(len, ("temperature", *names)))
-  rows = [
-    (name.rjust(width), *(_cell(by_metric[metric], name, *how) for _, metric, *how in COLUMNS))
-    for name in names
-  ]
+  rows = []
+  for name in names:
+    cells = [_cell(by_metric[metric], name, *how) for _, metric, *how in COLUMNS]
+    rows.append((name.rjust(width), *cells))
   yield from ("", *console.table(("temperature", *(title for title, *_ in COLUMNS)), rows), "")
   yield from (*textwrap.wrap(LEGEND, 98), "")
   for name, text in report["excerpts"].items():

@@ -10,7 +10,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-from matplotlib import ticker
 
 from charrnn import plotting
 from charrnn.runs import held_out
@@ -70,10 +69,10 @@ def _encode(texts: Sequence[str]) -> np.ndarray:
   points = [_points(text) for text in texts]
   used = np.unique(np.concatenate([np.unique(each) for each in points]))
   dtype = np.min_scalar_type(len(used) + _FIRST - 1)
-  ends = [_TRAINING_END] + [_TEXT_END] * (len(points) - 1)
   codes = []
-  for each, end in zip(points, ends):
-    codes += [(np.searchsorted(used, each) + _FIRST).astype(dtype), np.array([end], dtype)]
+  for n, each in enumerate(points):
+    codes += [(np.searchsorted(used, each) + _FIRST).astype(dtype)]
+    codes += [np.array([_TEXT_END if n else _TRAINING_END], dtype)]
   return np.concatenate(codes)
 
 
@@ -151,11 +150,9 @@ def longest_copies(
   texts: Sequence[str], matches: Sequence[Matches], sources: Sources, count: int = 5
 ) -> list[Copy]:
   """Return the longest copies in all samples, each text once."""
-  copies = [
-    copy._replace(sample=sample)
-    for sample, pair in enumerate(zip(texts, matches), 1)
-    for copy in copies_in(*pair, sources, count)
-  ]
+  copies = []
+  for sample, pair in enumerate(zip(texts, matches), 1):
+    copies += [copy._replace(sample=sample) for copy in copies_in(*pair, sources, count)]
   first: dict[str, Copy] = {}
   for copy in sorted(copies, key=lambda copy: (-copy.length, copy.sample, copy.position)):
     first.setdefault(copy.text, copy)
@@ -213,17 +210,15 @@ def plot(systems: dict[str, Any], reference: str, path, title: str):
       points = [each for each in system["novelty"] if each["share"] is not None]
       sizes = [each["size"] for each in points]
       shares = [100 * each["share"] for each in points]
-      color = plotting.COLORS[(number - 1) % len(plotting.COLORS)]
-      color, width = (plotting.REAL, 2.5) if name == reference else (color, 1.5)
+      is_real = name == reference
+      color, width = (plotting.REAL, 2.5) if is_real else (plotting.color(number - 1), 1.5)
       axes.plot(sizes, shares, color=color, lw=width, label=plotting.plain(name))
       if all(each["interval"] for each in points):
         ends = np.array([each["interval"] for each in points]).T * 100
         axes.fill_between(sizes, *ends, color=color, alpha=0.18, lw=0)
-    axes.set_xscale("log")
-    axes.set_xticks([1, 2, 3, 5, 7, 10, 15, 20, 30, 50, 100])
-    axes.xaxis.set_major_formatter(ticker.ScalarFormatter())
-    axes.xaxis.set_minor_locator(ticker.NullLocator())
     axes.set(xlabel="characters in a row", ylabel="not in the training text, %", ylim=(-2, 102))
+    axes.set_xscale("log")
+    plotting.log_ticks(axes.xaxis)
     axes.grid()
     axes.legend(loc="lower right")
 

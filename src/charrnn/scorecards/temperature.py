@@ -4,7 +4,6 @@ import math
 from typing import Any
 
 import numpy as np
-from matplotlib import ticker
 
 from charrnn import console, errors, plotting
 from charrnn.data import splits
@@ -82,65 +81,54 @@ def plot(report: dict[str, Any], path):
   rows = {row["name"]: row["systems"] for row in report["metrics"]}
   settings, temperatures = report["settings"], report["temperatures"]
   xs = [_x(float(temperature)) for temperature in temperatures]
-  title = (
-    f"{report['run']}, step {report['step']}: {settings['num']} texts of {settings['length']:,} "
-    "tokens at each temperature"
-  )
+  texts = f"{settings['num']} texts of {settings['length']:,} tokens"
+  title = f"{report['run']}, step {report['step']}: {texts} at each temperature"
   with plotting.figure(path, title, figsize=(13, 6.2)) as figure:
-    *panels, last = figure.subplots(2, 4).flat
+    *panels, last = plotting.panels(figure, len(_PANELS) + 1, 4)
     for axes, (head, unit, names, key) in zip(panels, _PANELS):
       for name, color in zip(names, plotting.COLORS):
         values = [rows[name][temperature] for temperature in temperatures]
-        _line(axes, xs, values, key, color, name)
         held_out = rows[name][report["reference"]]
-        _reference(axes, held_out, values, key, plotting.REAL if len(names) == 1 else color)
+        real_color = plotting.REAL if len(names) == 1 else color
+        _curve(axes, xs, values, held_out, key, label=name, colors=(color, real_color))
       if len(names) > 1:
         axes.legend(loc="lower right", frameon=True, edgecolor="none")
+      if names == ("loss",):  # at infinity it is many times that of readable text
+        axes.set_yscale("log")
+        plotting.log_ticks(axes.yaxis)
+      else:
+        axes.set_ylim(bottom=0)
+      labels = ["\u221e" if math.isinf(tick) else f"{tick:g}" for tick in _TICKS]
+      axes.set_xticks([_x(tick) for tick in _TICKS], labels)
+      axes.set(ylabel=unit, xlim=(xs[0] - 0.06, xs[-1] + 0.06))
       axes.set_title(head, loc="left")
-      axes.set_ylabel(unit)
-      _scale(axes, xs, logarithmic=names == ("loss",))
+      axes.grid()
     for x, temperature in zip(xs, temperatures):
       if rows["loop period"][temperature]["items"]:
         period = rows["loop period"][temperature]["quantiles"]["0.5"]
         point = (x, rows["loops"][temperature]["value"])
         panels[-1].annotate(f"{period:g}", point, (5, 0), textcoords="offset points", size=8)
     _legend(last, report["text"])
-    figure.supxlabel("temperature T, spaced as T / (1 + T)", size=9, color="#50545c")
+    figure.supxlabel("temperature T, spaced as T / (1 + T)", size=9, color=plotting.TEXT)
 
 
 def _x(temperature: float) -> float:
   return 1.0 if math.isinf(temperature) else temperature / (1 + temperature)
 
 
-def _line(axes, xs, values, key, color, label):
-  if key == "value":
-    # None, where there was nothing to measure, becomes NaN and a gap.
-    ends = np.array([value["interval"] or (None, None) for value in values], float)
-    axes.fill_between(xs, *ends.T, color=color, alpha=0.2, lw=0)
-  ys = np.array([value[key] for value in values], float)
-  axes.plot(xs, ys, "o-", color=color, ms=3.5, lw=1.4, label=label)
-
-
-def _reference(axes, held_out, values, key, color):
+def _curve(axes, xs, values, held_out, key, *, label, colors):
+  color, real_color = colors
   level = held_out["value"] if key == "value" else values[0]["noise_floor"]
   if level is not None:
-    axes.axhline(level, color=color, lw=1, ls="--", zorder=1)
-  if key == "value" and held_out["interval"]:
-    axes.axhspan(*held_out["interval"], color=color, alpha=0.12, lw=0, zorder=0)
-
-
-def _scale(axes, xs, logarithmic: bool):
-  if logarithmic:  # the loss at infinity is many times that of readable text
-    axes.set_yscale("log")
-    axes.yaxis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5)))
-    axes.yaxis.set_major_formatter("{x:g}")
-    axes.yaxis.set_minor_locator(ticker.NullLocator())
-  else:
-    axes.set_ylim(bottom=0)
-  labels = ["\u221e" if math.isinf(tick) else f"{tick:g}" for tick in _TICKS]
-  axes.set_xticks([_x(tick) for tick in _TICKS], labels)
-  axes.set_xlim(xs[0] - 0.06, xs[-1] + 0.06)
-  axes.grid()
+    axes.axhline(level, color=real_color, lw=1, ls="--", zorder=1)
+  # None, where there was nothing to measure, becomes NaN and a gap.
+  ys = np.array([value[key] for value in values], float)
+  axes.plot(xs, ys, "o-", color=color, ms=3.5, lw=1.4, label=label)
+  if key == "value":
+    ends = np.array([value["interval"] or (None, None) for value in values], float)
+    axes.fill_between(xs, *ends.T, color=color, alpha=0.2, lw=0)
+    if held_out["interval"]:
+      axes.axhspan(*held_out["interval"], color=real_color, alpha=0.12, lw=0, zorder=0)
 
 
 def _legend(axes, text: str):
@@ -152,5 +140,5 @@ def _legend(axes, text: str):
     "distance: of the frequencies from those\nof held-out text (total variation);\n"
     "dashed: its noise floor\n\nnumbers at loops: the median period"
   )
-  axes.text(0.03, 0.55, note, va="top", color="#50545c", transform=axes.transAxes)
+  axes.text(0.03, 0.55, note, va="top", color=plotting.TEXT, transform=axes.transAxes)
   axes.set_axis_off()
