@@ -63,6 +63,11 @@ def test_a_cut_character_at_the_end_is_reported(tmp_path):
     corpora.load(_write(tmp_path / "cut.txt", b"ab\xc3"))
 
 
+def test_utf16_without_a_byte_order_mark_is_reported(tmp_path):
+  with pytest.raises(errors.UserError, match="byte 0 is not utf-16"):
+    corpora.load(_write(tmp_path / "a.txt", "text"), encoding="utf-16")
+
+
 def test_one_long_line_is_no_special_case(tmp_path):
   path = _write(tmp_path / "long.txt", b"abcde" * 2_000_000)
   began = time.monotonic()

@@ -32,7 +32,7 @@ def search(k, length, require=(), forbid=(), stop=None, **more):
   result = beam.search_ids(
     CHAIN, TABLE.astype(np.float32), [0], length=length, beam=k, automaton=automaton, **more
   )
-  return [(ABC.decode(text.ids_N), text.log_p) for text in result]
+  return [(ABC.decode(ids_N), log_p) for ids_N, log_p in result]
 
 
 def ranked(texts):
@@ -65,23 +65,23 @@ def test_one_at_a_time_is_temperature_0(lstm):
   greedy = sampler.draw(
     model, params, [3, 1], length=200, num=1, seed=0, settings=sampler.Settings(0)
   )
-  (text,) = beam.search_ids(model, params, [3, 1], length=200, beam=1)
+  ((ids_N, _),) = beam.search_ids(model, params, [3, 1], length=200, beam=1)
   np.testing.assert_array_equal(
-    text.ids_N, np.concatenate([block.ids_BxN for block in greedy], axis=1)[0]
+    ids_N, np.concatenate([block.ids_BxN for block in greedy], axis=1)[0]
   )
 
 
 def test_log_p_is_that_of_the_text_read_again(lstm):
   model, params = lstm
   result = beam.search_ids(model, params, [3, 1], length=70, beam=6)
-  ids_BxN = np.stack([text.ids_N for text in result])
+  ids_BxN = np.stack([ids_N for ids_N, _ in result])
   assert len({tuple(ids_N) for ids_N in ids_BxN.tolist()}) == 6
   read = score.rescore(model, params, [3, 1], ids_BxN, sampler.Settings())
   log_p = -read.nats_BxN.sum(1, dtype=float)
-  np.testing.assert_allclose([text.log_p for text in result], log_p, atol=2e-3)
+  np.testing.assert_allclose([each for _, each in result], log_p, atol=2e-3)
   assert sorted(log_p, reverse=True) == pytest.approx(log_p, abs=2e-3)
-  (greedy,) = beam.search_ids(model, params, [3, 1], length=70, beam=1)
-  assert result[0].log_p > greedy.log_p
+  ((_, greedy),) = beam.search_ids(model, params, [3, 1], length=70, beam=1)
+  assert result[0][1] > greedy
 
 
 def test_under_a_constraint_it_is_enumeration_of_the_good():

@@ -177,11 +177,6 @@ def test_prompts_of_any_length_share_two_programs():
   assert [a - b for a, b in zip(after, before)] == [1, 1]
 
 
-def test_an_empty_prompt_is_refused():
-  with pytest.raises(ValueError, match="empty prompt"):
-    sampler.prime(toys.Chain(), toys.cycle(3), [], 1)
-
-
 def test_greedy_is_argmax_by_hand(lstm):
   model, params = lstm
   logits, carry, _ = model.apply(params, jnp.array(PROMPT)[:, None], model.initial_carry(1))

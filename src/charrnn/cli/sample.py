@@ -8,7 +8,7 @@ import pathlib
 import secrets
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 
 from charrnn import console, errors, files, runtime
 from charrnn.cli import arguments
@@ -80,17 +80,15 @@ def add_arguments(parser):
 
 
 def run(args):
-  settings, seed = _check(args)
+  settings = _check(args)
   required = [constraints.Regex("--require", text) for text in args.require]
   forbidden = [constraints.Regex("--forbid", text) for text in args.forbid]
   clamped = [clamps.parse(each) for each in args.clamp]
-  prompt = _read_prompt(args)
-  paths = None if args.out is None else _new_files(args.out, args.num)
 
   runtime.start()
   source = run_lib.Run.open(args.run, args.step).load()
   tokenizer = source.tokenizer
-  prompt_ids = tokenizer.encode(_decode_prompt(prompt, tokenizer, args.prime_file))
+  prompt_ids = tokenizer.encode(_read_prompt(args, tokenizer))
   if args.interactive and args.stop is None and "\n" in tokenizer.tokens:
     args.stop = "\n\n"
   unknown = set(args.stop or "") - set(tokenizer.tokens)
@@ -103,11 +101,12 @@ def run(args):
     "clamp": clamps.arrays([clamped], source.model) if clamped else None,
     "automaton": constraints.build(required, forbidden, args.stop, tokenizer, args.length),
   }
-  options |= {"beam": args.beam} if args.beam else {"seed": seed, "settings": settings}
+  options |= {"beam": args.beam} if args.beam else {"seed": args.seed, "settings": settings}
+  paths = None if args.out is None else _new_files(args.out, args.num)
   say = (lambda _: None) if args.quiet else console.say
   loss = source.meta.get("valid_loss")
   known = "" if loss is None else f", validation loss {loss:.4f}"
-  mode = f"--beam={args.beam}" if args.beam else f"--seed={seed}"
+  mode = f"--beam={args.beam}" if args.beam else f"--seed={args.seed}"
   say(f"{source.path}: step {source.step}{known}, {mode}")
   if args.interactive:
     _converse(source, prompt_ids, options)
@@ -115,51 +114,40 @@ def run(args):
     _write(args, source, prompt_ids, options, paths, say)
 
 
-def _check(args) -> tuple[sampler.Settings, int]:
-  """Check what does not depend on the run; return the settings and the seed."""
-  for mode, others in EXCLUDED.items():
-    for name in others if _is_set(args, mode) else ():
-      if _is_set(args, name):
+def _check(args) -> sampler.Settings:
+  """Check what does not depend on the run, and fill in defaults; return the settings."""
+  is_set = {name for name, value in vars(args).items() if value is not None and value is not False}
+  for mode, names in EXCLUDED.items():
+    for name in names:
+      if {mode, name} <= is_set:
         raise errors.UserError(f"--{name.replace('_', '-')}: has no meaning with --{mode}")
   args.temperature = 1.0 if args.temperature is None else args.temperature
   args.num = 1 if args.num is None else args.num
+  args.seed = secrets.randbelow(2**32) if args.seed is None else args.seed
   settings = sampler.Settings(args.temperature, args.top_k, args.top_p)
-  seed = secrets.randbelow(2**32) if args.seed is None else args.seed
-  sampler.check(length=args.length, num=args.num, seed=seed)
+  sampler.check(length=args.length, num=args.num, seed=args.seed)
   if args.beam is not None:
     beam.check(args.beam, args.num)
   if args.stop == "":
     raise errors.UserError("--stop: the text is empty")
   if args.interactive and args.prime_file == "-":
     raise errors.UserError("--prime-file=-: stdin is for the lines of --interactive")
-  return settings, seed
+  return settings
 
 
-def _is_set(args, name: str) -> bool:
-  return getattr(args, name) is not None and getattr(args, name) is not False
-
-
-def _read_prompt(args) -> bytes | str:
-  """Return the prompt as bytes or, from the command line, as text."""
+def _read_prompt(args, tokenizer) -> str:
+  """Return the prompt unaltered; only a byte tokenizer takes what is not UTF-8."""
   if not args.prime_file:
     return args.prime
   try:
-    if args.prime_file == "-":
-      return sys.stdin.buffer.read()
-    return pathlib.Path(args.prime_file).read_bytes()
+    is_stdin = args.prime_file == "-"
+    prompt = sys.stdin.buffer.read() if is_stdin else pathlib.Path(args.prime_file).read_bytes()
+    return prompt.decode("utf-8", "surrogateescape" if tokenizer.kind == "byte" else "strict")
   except OSError as error:
     raise errors.UserError(f"--prime-file={args.prime_file}: {error.strerror}") from error
-
-
-def _decode_prompt(prompt: bytes | str, tokenizer, name: str) -> str:
-  """Return the unaltered prompt as text; only a byte tokenizer takes what is not UTF-8."""
-  if isinstance(prompt, str):
-    return prompt
-  try:
-    return prompt.decode("utf-8", "surrogateescape" if tokenizer.kind == "byte" else "strict")
   except UnicodeDecodeError as error:
     raise errors.UserError(
-      f"--prime-file={name}: not UTF-8 at byte {error.start}: convert it first"
+      f"--prime-file={args.prime_file}: not UTF-8 at byte {error.start}: convert it first"
     ) from error
 
 
@@ -167,38 +155,38 @@ def _write(args, source, prompt_ids, options, paths, say):
   """Write texts to stdout or to files; report their scores, the estimate and the speed."""
   prompt = streaming.TextStream(source.tokenizer, prompt_ids).prompt
   has_scores = bool(args.require or args.forbid or args.beam)
-  is_live = args.num == 1 and not (args.beam or args.json or paths)  # print a text as it comes
-  clock, progress = _Clock(), console.Progress()
+  is_printed = not (args.json or paths)
+  is_live = is_printed and args.num == 1 and not args.beam  # print a text as it comes
+  write, progress = _stdout(source.tokenizer), console.Progress()
   options = options | {"num": args.num, "stop": args.stop}
   if (args.beam or paths) and not args.quiet:
     options["progress"] = progress("searching" if args.beam else "writing")
-  write = _stdout(source.tokenizer)
-
-  def watch(pieces):
-    return _print_live(clock.watch(pieces), prompt, write) if is_live else clock.watch(pieces)
-
+  if is_live:
+    write(prompt)
+  times, counts = [time.perf_counter()], []
   if args.beam:
     samples = beam.search(source, prompt_ids, **options)
     progress.end()
   else:
+    watch = functools.partial(_watch, times, counts, write if is_live else lambda _: None)
     samples = sampler.sample(source, prompt_ids, watch=watch, **options)
+  record = functools.partial(_record, args, source.step, prompt)
   if paths:
-    samples = _save(samples, prompt, paths, source.tokenizer)
-  elif not (is_live or args.json):
+    samples = _save(samples, prompt, paths, source.tokenizer, record)
+  elif is_printed and not is_live:
     num = len(samples) if args.beam else args.num
     samples = _print_all(samples, prompt, num, write, say, has_scores)
-  record = functools.partial(_record, args, source, prompt, options)
-  collected = _collect(samples, paths, record)
+  collected = list(samples)
+  if is_printed and sys.stdout.isatty() and not (prompt + collected[-1].text).endswith("\n"):
+    write("\n")  # keep the shell's next prompt off the text
   progress.end()
   if len(collected) < args.num:
     say(f"there are no more than {len(collected)} such texts")
   if is_live and has_scores:
     say(_score(collected[0]))
-  estimate = _estimate(args, collected) if has_scores else None
-  if estimate:
-    say(_report(estimate, len(collected)))
+  estimate = _estimate(args, collected, say) if has_scores else None
   if not args.beam:
-    say(str(clock))
+    say(_speed(times, counts))
   lines = record(collected, estimate)
   if paths:
     _write_new(paths[-1], lines.encode())
@@ -206,29 +194,46 @@ def _write(args, source, prompt_ids, options, paths, say):
     print(lines, end="", flush=True)
 
 
-def _collect(samples, paths, record) -> list[sampler.Sample]:
-  """Return all samples; on Ctrl-C write the lines of those whose files are complete."""
-  collected = []
+def _watch(times: list[float], counts: list[int], write, batches) -> sampler.Pieces:
+  """Pass on pieces of text; write those of a single text, and note the time and the characters."""
+  for pieces in batches:
+    times.append(time.perf_counter())
+    counts.append(sum(map(len, pieces)))
+    write(pieces[0])
+    yield pieces
+
+
+def _print_all(samples, prompt, num, write, say, has_scores) -> Iterator[sampler.Sample]:
+  """Pass on samples; print each as it comes, with an empty line between them."""
+  for n, sample in enumerate(samples, 1):
+    text = prompt + sample.text
+    say(f"--- sample {n} of {num}" + (f": {_score(sample)}" if has_scores else ""))
+    write(text)
+    if n < num:
+      write("\n" if text.endswith("\n") else "\n\n")
+    yield sample
+
+
+def _save(samples, prompt, paths, tokenizer, record) -> Iterator[sampler.Sample]:
+  """Pass on samples; write each to its file, and on Ctrl-C the lines of those that are complete."""
+  saved = []
   try:
-    for sample in samples:
-      collected.append(sample)
+    for path, sample in zip(paths, samples):
+      _write_new(path, streaming.encode(prompt + sample.text, tokenizer))
+      saved.append(sample)
+      yield sample
   except KeyboardInterrupt:
-    if paths:
-      _write_new(paths[-1], record(collected, None).encode())
+    _write_new(paths[-1], record(saved, None).encode())
     raise
-  return collected
 
 
-def _record(args, source, prompt: str, options, samples, estimate) -> str:
+def _record(args, step: int, prompt: str, samples, estimate) -> str:
   """Return a line of JSON for each sample."""
-  common = {"prime": prompt, "step": source.step, "clamp": args.clamp}
-  common |= {"require": args.require, "forbid": args.forbid}
-  if args.beam:
-    common |= {"beam": args.beam}
-  else:
-    common |= {"seed": options["seed"], "temperature": args.temperature}
-    common |= {"top_k": args.top_k, "top_p": args.top_p}
-    common |= {"estimate": estimate and _plain(estimate)}
+  settings = ("beam",) if args.beam else ("seed", "temperature", "top_k", "top_p")
+  names = ("clamp", "require", "forbid", *settings)
+  common = {"prime": prompt, "step": step} | {name: getattr(args, name) for name in names}
+  if not args.beam:
+    common["estimate"] = estimate and _plain(estimate)
   records = (_plain(sample) | {"sample": n} | common for n, sample in enumerate(samples, 1))
   lines = (json.dumps(files.with_aliases(each, {"tokens": "symbols"})) for each in records)
   return "".join(f"{line}\n" for line in lines)
@@ -240,25 +245,14 @@ def _plain(record) -> dict:
   return {k: None if isinstance(v, float) and math.isinf(v) else v for k, v in items}
 
 
-class _Clock:
-  """The speed of texts. The first piece, which includes reading and compiling, is set apart."""
-
-  def __init__(self):
-    self._times, self._counts = [time.perf_counter()], []
-
-  def watch(self, batches: Iterable[list[str]]) -> Iterator[list[str]]:
-    for pieces in batches:
-      self._times.append(time.perf_counter())
-      self._counts.append(sum(map(len, pieces)))
-      yield pieces
-
-  def __str__(self):
-    start, first, *_, last = *self._times, self._times[-1]
-    line = f"{sum(self._counts)} characters in {last - start:.2f} s"
-    if later := sum(self._counts[1:]):
-      speed = later / (last - first)
-      line += f": {first - start:.2f} s to the first, then {speed:.0f} characters/s"
-    return line
+def _speed(times: list[float], counts: list[int]) -> str:
+  """Report the speed. The first piece, which includes reading and compiling, is set apart."""
+  start, first, *_, last = *times, times[-1]
+  line = f"{sum(counts)} characters in {last - start:.2f} s"
+  if later := sum(counts[1:]):
+    speed = later / (last - first)
+    line += f": {first - start:.2f} s to the first, then {speed:.0f} characters/s"
+  return line
 
 
 def _score(sample: sampler.Sample) -> str:
@@ -268,20 +262,21 @@ def _score(sample: sampler.Sample) -> str:
   return f"log p {sample.log_p:.2f}, {mean:.3f} a token of {sample.tokens}"
 
 
-def _estimate(args, samples) -> sampler.Estimate | None:
+def _estimate(args, samples, say) -> sampler.Estimate | None:
+  """Report and return the estimate, if the settings allow one."""
   # Filters make some texts impossible, and no weights of the others can replace them.
   is_filtered = args.beam or args.temperature == 0 or args.top_k or args.top_p
-  return None if is_filtered or len(samples) < 2 else sampler.estimate(samples)
-
-
-def _report(estimate: sampler.Estimate, num: int) -> str:
+  if is_filtered or len(samples) < 2:
+    return None
+  estimate = sampler.estimate(samples)
   # A few large weights make up most of a mean, and may not have been sampled yet.
-  too_small = estimate.effective < min(MIN_EFFECTIVE, 0.8 * num)
-  return (
+  too_small = estimate.effective < min(MIN_EFFECTIVE, 0.8 * len(samples))
+  say(
     f"probability of such a text without the constraint: {math.exp(estimate.log_p):.3g} "
     f"(log p {estimate.log_p:.2f}) +- {estimate.error:.0%}, effective sample size "
     f"{estimate.effective:.1f}" + (": too small, probably far too low" if too_small else "")
   )
+  return estimate
 
 
 def _stdout(tokenizer):
@@ -297,36 +292,6 @@ def _stdout(tokenizer):
   return write
 
 
-def _end_line(write, text: str):
-  """Keep the shell's next prompt off the text."""
-  if sys.stdout.isatty() and not text.endswith("\n"):
-    write("\n")
-
-
-def _print_live(batches: Iterable[list[str]], prompt: str, write) -> Iterator[list[str]]:
-  """Pass on the pieces of a single text; print each as it comes."""
-  write(prompt)
-  last = prompt
-  for (piece,) in batches:
-    write(piece)
-    last = piece or last
-    yield [piece]
-  _end_line(write, last)
-
-
-def _print_all(samples, prompt, num, write, say, has_scores) -> Iterator[sampler.Sample]:
-  """Pass on samples; print each as it comes, with an empty line between them."""
-  for n, sample in enumerate(samples, 1):
-    text = prompt + sample.text
-    say(f"--- sample {n} of {num}" + (f": {_score(sample)}" if has_scores else ""))
-    write(text)
-    if n < num:
-      write("\n" if text.endswith("\n") else "\n\n")
-    else:
-      _end_line(write, text)
-    yield sample
-
-
 def _new_files(out: str, num: int) -> list[pathlib.Path]:
   """Make a folder; return the paths of `num` texts and of LINES, none of which may exist."""
   if not out:
@@ -338,13 +303,6 @@ def _new_files(out: str, num: int) -> list[pathlib.Path]:
     name = min(existing).name
     raise errors.UserError(f"--out={out}: {name} exists already: choose another folder")
   return paths
-
-
-def _save(samples, prompt, paths, tokenizer) -> Iterator[sampler.Sample]:
-  """Pass on samples; write each to its file as it comes."""
-  for path, sample in zip(paths, samples):
-    _write_new(path, streaming.encode(prompt + sample.text, tokenizer))
-    yield sample
 
 
 def _write_new(path: pathlib.Path, content: bytes):
@@ -388,7 +346,15 @@ def _lines(is_typed: bool) -> Iterator[str]:
       import readline  # noqa: F401 (gives input() line editing, where there is one)
   while True:
     try:
-      line = _ask() if is_typed else sys.stdin.readline()
+      if is_typed and sys.stdout.isatty():
+        line = input(MARK) + "\n"
+      else:
+        if is_typed:  # input() would write the mark to stdout, which goes elsewhere
+          console.write(MARK)
+        line = sys.stdin.readline()
+    except EOFError:
+      console.say()
+      return
     except KeyboardInterrupt:
       if not is_typed:
         raise
@@ -397,15 +363,3 @@ def _lines(is_typed: bool) -> Iterator[str]:
     if not line:
       return
     yield line
-
-
-def _ask() -> str:
-  # If stdout goes elsewhere, input() would write the mark there.
-  if not sys.stdout.isatty():
-    console.write(MARK)
-    return sys.stdin.readline()
-  try:
-    return input(MARK) + "\n"
-  except EOFError:
-    console.say()
-    return ""

@@ -84,9 +84,11 @@ class _Reader(NamedTuple):
           yield text
       if text := decoder.decode(b"", final=True):
         yield text
-    except UnicodeDecodeError as error:
-      # error.object is the block, after the bytes that the decoder kept of the one before.
-      offset = size - len(error.object) + error.start
+    except UnicodeError as error:
+      offset = 0  # a UnicodeError without a place: UTF-16 text has no byte order mark
+      if isinstance(error, UnicodeDecodeError):
+        # error.object is the block, after the bytes that the decoder kept of the one before.
+        offset = size - len(error.object) + error.start
       raise errors.UserError(
         f"{file.path}: byte {offset} is not {self.encoding} text\n"
         "use --config.text.tokenizer=byte, or name the encoding, as --config.text.encoding=latin-1"

@@ -21,11 +21,6 @@ from charrnn.sampling import sampler, streaming
 MAX_BEAM = 4096
 
 
-class Hypothesis(NamedTuple):
-  ids_N: np.ndarray
-  log_p: float  # of these ids, under the model
-
-
 class _Step(NamedTuple):
   """One step of all hypotheses, [K] each, most probable first."""
 
@@ -44,9 +39,8 @@ def check(beam: int, num: int):
 
 def search(source: sampler.Source, prompt_ids, *, num: int, stop=None, **options):
   """Return the `num` most probable texts as Samples; see `search_ids` for the options."""
-  start = sampler.first_ids(source, prompt_ids)
-  samples = []
-  for ids_N, log_p in search_ids(source.model, source.params, start, **options)[:num]:
+  samples, first_ids = [], sampler.first_ids(source, prompt_ids)
+  for ids_N, log_p in search_ids(source.model, source.params, first_ids, **options)[:num]:
     stream = streaming.TextStream(source.tokenizer, prompt_ids, stop)
     text = stream.push(ids_N, final=True)
     samples.append(sampler.Sample(text, stream.stopped, len(ids_N), log_p))
@@ -55,14 +49,14 @@ def search(source: sampler.Source, prompt_ids, *, num: int, stop=None, **options
 
 def search_ids(
   model, params, prompt_ids, *, length, beam, block=64, clamp=None, automaton=None, progress=None
-) -> list[Hypothesis]:
-  """Return at most `beam` hypotheses after a prompt, most probable first.
+) -> list[tuple[np.ndarray, float]]:
+  """Return ids [N] and log p of at most `beam` hypotheses after a prompt, most probable first.
 
   With K >= V^(length - 1) for V tokens they are the most probable texts of all. `automaton`: the
   texts that are allowed, see `constraints`.
   """
   if not length:
-    return [Hypothesis(np.zeros(0, np.int32), 0.0)]
+    return [(np.zeros(0, np.int32), 0.0)]
   params = jax.device_put(model.prepare(params))
   # All rows are equal at first: one of them is a hypothesis, the rest are not.
   score_K = jnp.where(jnp.arange(beam) == 0, 0.0, -jnp.inf)
@@ -80,7 +74,7 @@ def search_ids(
     if ((blocks[-1].ids[-1] == sampler.ENDED) | (blocks[-1].log_p[-1] == -np.inf)).all():
       break
   steps = _Step(*[np.concatenate(arrays)[:length] for arrays in zip(*blocks)])
-  return sorted(_trace(steps), key=lambda hypothesis: -hypothesis.log_p)
+  return sorted(_trace(steps), key=lambda hypothesis: -hypothesis[1])
 
 
 @functools.partial(jax.jit, static_argnames=("model", "block"))
@@ -115,8 +109,8 @@ def _run(model, params, state, start, block, allowed, clamp):
   return lax.scan(step, state, start + jnp.arange(block))
 
 
-def _trace(steps: _Step) -> Iterator[Hypothesis]:
-  """Follow the parents from the last step to the first; yield the hypotheses."""
+def _trace(steps: _Step) -> Iterator[tuple[np.ndarray, float]]:
+  """Follow the parents from the last step to the first; yield ids and log p."""
   at_K = np.arange(steps.ids.shape[1])
   ids_NxK, log_p_NxK = np.empty_like(steps.ids), np.empty(steps.ids.shape)
   for n in reversed(range(len(steps.ids))):
@@ -124,4 +118,4 @@ def _trace(steps: _Step) -> Iterator[Hypothesis]:
     at_K = steps.parents[n, at_K]
   for ids_N, log_p_N in zip(ids_NxK.T, log_p_NxK.T):
     if np.isfinite(log_p_N).all():
-      yield Hypothesis(ids_N[ids_N != sampler.ENDED], float(log_p_N.sum()))
+      yield ids_N[ids_N != sampler.ENDED], float(log_p_N.sum())

@@ -14,7 +14,7 @@ import numpy as np
 from charrnn import errors
 
 HOLD = math.nan  # keep the value from before the step
-_NAME = re.compile(r"(?P<layer>[0-9]{1,9}):(?P<quantity>[a-z]?)(?P<unit>[0-9]{1,9})")
+_NAME = re.compile(r"([0-9]{1,9}):([a-z]?)([0-9]{1,9})")
 
 
 class Clamp(NamedTuple):
@@ -26,17 +26,17 @@ class Clamp(NamedTuple):
 
 def parse(argument: str) -> Clamp:
   """Parse the argument LAYER:UNIT=VALUE of --clamp; VALUE is a number or `hold`."""
-  name, _, text = argument.partition("=")
-  match = _NAME.fullmatch(name.strip())
+  name, text = (side.strip() for side in argument.partition("=")[::2])
+  match = _NAME.fullmatch(name)
   try:
-    value = HOLD if text.strip() == "hold" else float(text)
+    value = HOLD if text == "hold" else float(text)
   except ValueError:
     value = math.inf
-  if not match or math.isinf(value) or (math.isnan(value) and text.strip() != "hold"):
+  if not match or not (text == "hold" or math.isfinite(value)):
     raise errors.UserError(
       f"--clamp {argument}: write LAYER:UNIT=VALUE, such as 1:37=2.5 or 1:37=hold, both from 0"
     )
-  return Clamp(int(match["layer"]), int(match["unit"]), value, match["quantity"])
+  return Clamp(int(match[1]), int(match[3]), value, match[2])
 
 
 def arrays(rows: Sequence[Sequence[Clamp]], model) -> dict[str, dict[str, tuple]]:
@@ -45,37 +45,23 @@ def arrays(rows: Sequence[Sequence[Clamp]], model) -> dict[str, dict[str, tuple]
   Raise UserError for units that the model does not have, and for two clamps of one quantity.
   """
   clamp = {}
-  for row, clamps in enumerate(rows):
-    for each in clamps:
-      quantity, units = _resolve(each, model)
-      layer = clamp.setdefault(f"layer_{each.layer}", {})
-      if quantity not in layer:
-        layer[quantity] = np.zeros((len(rows), units), bool), np.zeros((len(rows), units), "f4")
-      mask, values = layer[quantity]
-      if mask[row, each.unit]:
-        raise errors.UserError(f"--clamp {each.layer}:{quantity}{each.unit} is set twice")
-      mask[row, each.unit], values[row, each.unit] = True, each.value
+  for row, each in ((row, each) for row, clamps in enumerate(rows) for each in clamps):
+    quantity, problem = each.quantity, None
+    if not model.units:
+      problem = "an n-gram has no units to set"
+    elif f"layer_{each.layer}" not in model.units:
+      problem = f"there is no layer {each.layer}, the last is {len(model.units) - 1}"
+    elif (quantity := each.quantity or model.states[-1]) not in model.states:
+      problem = f"{quantity} cannot be set, only what lasts from step to step: "
+      problem += ", ".join(model.states)
+    elif each.unit >= (count := model.units[f"layer_{each.layer}"][quantity]):
+      problem = f"there is no unit {each.unit}, the last is {count - 1}"
+    if problem:
+      raise errors.UserError(f"--clamp {each.layer}:{each.quantity}{each.unit}: {problem}")
+    arrays_RxH = np.zeros((len(rows), count), bool), np.zeros((len(rows), count), "f4")
+    layer = clamp.setdefault(f"layer_{each.layer}", {})
+    mask_RxH, values_RxH = layer.setdefault(quantity, arrays_RxH)
+    if mask_RxH[row, each.unit]:
+      raise errors.UserError(f"--clamp {each.layer}:{quantity}{each.unit} is set twice")
+    mask_RxH[row, each.unit], values_RxH[row, each.unit] = True, each.value
   return clamp
-
-
-def _resolve(clamp: Clamp, model) -> tuple[str, int]:
-  """Return the quantity that a clamp sets, and the number of units of its layer."""
-  name = f"--clamp {clamp.layer}:{clamp.quantity}{clamp.unit}"
-  if not model.units:
-    raise errors.UserError(f"{name}: an n-gram has no units to set")
-  quantity = clamp.quantity or model.states[-1]
-  layer = model.units.get(f"layer_{clamp.layer}")
-  if layer is None:
-    raise errors.UserError(
-      f"{name}: there is no layer {clamp.layer}, the last is {len(model.units) - 1}"
-    )
-  if quantity not in model.states:
-    raise errors.UserError(
-      f"{name}: {quantity} cannot be set, only what lasts from step to step: "
-      f"{', '.join(model.states)}"
-    )
-  if clamp.unit >= layer[quantity]:
-    raise errors.UserError(
-      f"{name}: there is no unit {clamp.unit}, the last is {layer[quantity] - 1}"
-    )
-  return quantity, layer[quantity]

@@ -11,9 +11,10 @@ The library greenery parses them. Its own finite automata are over all of Unicod
 for 14 lines of 30 to 45 characters, and have no limit of size.
 """
 
+import functools
 import re
 import warnings
-from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import greenery
@@ -59,28 +60,30 @@ class Regex:
         "and ^ and $ at the ends alone"
       ) from error
 
+  # Each of these methods adds states that lead to the state `after`, and returns the first.
+
   def _search(self, at_start: bool, pattern, at_end: bool) -> int:
-    """Add a match of the pattern, anywhere unless it is anchored; return its first state."""
-    first = self._pattern(pattern, END if at_end else FOUND)
-    if at_start:
-      return first
-    loop = self._add(first)
-    self.after[loop] += (self._add(loop, label=ANY),)
+    """Add a match of the pattern, anywhere unless it is anchored."""
+    first = self._once(pattern, END if at_end else FOUND)
+    return first if at_start else self._loop(ANY, first)
+
+  def _once(self, part, after: int) -> int:
+    if isinstance(part, greenery.Charclass):
+      return self._add(after, label=part)
+    return self._add(
+      *[functools.reduce(self._repeat, reversed(conc.mults), after) for conc in part.concs]
+    )
+
+  def _loop(self, part, after: int) -> int:
+    """Add any number of matches of a part."""
+    loop = self._add(after)
+    self.after[loop] += (self._once(part, loop),)
     return loop
 
-  def _pattern(self, pattern, after: int) -> int:
-    return self._add(*[self._sequence(conc.mults, after) for conc in pattern.concs])
-
-  def _sequence(self, mults, after: int) -> int:
-    for mult in reversed(mults):
-      after = self._repeated(mult.multiplicand, mult.multiplier, after)
-    return after
-
-  def _repeated(self, part, times, after: int) -> int:
+  def _repeat(self, after: int, mult) -> int:
+    part, times = mult.multiplicand, mult.multiplier
     if times.max.v is None:
-      loop = self._add(after)
-      self.after[loop] += (self._once(part, loop),)
-      after = loop
+      after = self._loop(part, after)
     else:
       done = after
       for _ in range(times.optional.v):
@@ -89,13 +92,7 @@ class Regex:
       after = self._once(part, after)
     return after
 
-  def _once(self, part, after: int) -> int:
-    if isinstance(part, greenery.Charclass):
-      return self._add(after, label=part)
-    return self._pattern(part, after)
-
   def _add(self, *after: int, label=None) -> int:
-    """Add a state; return its number."""
     if len(self.labels) == MAX_REGEX_STATES:
       raise errors.UserError(f"{self.name}: too large")
     self.labels.append(label)
@@ -171,12 +168,11 @@ def build(
   """
   if not (required or forbidden or stop):
     return None
-  names = " ".join(regex.name for regex in (*required, *forbidden)) or "--stop"
-  stop_ids = tokenizer.encode(stop or "")
-  class_of_V, classes = _classes((*required, *forbidden), stop_ids, tokenizer)
-  subsets = [_Subsets(regex, True, classes) for regex in required]
-  subsets += [_Subsets(regex, False, classes) for regex in forbidden]
+  regexes, stop_ids = [*required, *forbidden], tokenizer.encode(stop or "")
+  names = " ".join(regex.name for regex in regexes) or "--stop"
+  class_of_V, classes = _classes(regexes, stop_ids, tokenizer)
   try:
+    subsets = [_Subsets(each, n < len(required), classes) for n, each in enumerate(regexes)]
     next_SxC, good_S = _product(subsets, int(class_of_V.max()) + 1)
     if stop:
       next_SxC, good_S = _until(class_of_V[stop_ids].tolist(), next_SxC, good_S)
@@ -305,7 +301,7 @@ def _until(stop_K: list[int], next_SxC: np.ndarray, good_S: np.ndarray):
   return after_SxC, np.array(good, bool)
 
 
-def _explore(start: Hashable, follow: Callable[[Hashable], Iterable[Hashable]]):
+def _explore(start, follow):
   """Return all states reachable from `start`, in the order of discovery, and next_SxC."""
   numbers, states, rows = {start: 0}, [start], []
   for state in states:
@@ -343,9 +339,9 @@ def _tables(next_SxC, distance_S, class_of_V):
     raise _TooLargeError(f"{MAX_ENTRIES:,} entries")
   number_S = np.full(len(distance_S), size - 1)
   number_S[live] = np.arange(len(live))
-  next_SxC = next_SxC[live]
-  next_SxV = np.full((size, len(class_of_V)), size - 1, np.int32)
-  next_SxV[: len(live)] = number_S[next_SxC][:, class_of_V]
-  remaining_SxV = np.full((size, len(class_of_V)), NEVER, np.int32)
-  remaining_SxV[: len(live)] = distance_S[next_SxC][:, class_of_V]
-  return Automaton(next_SxV, remaining_SxV)
+  next_SxV = next_SxC[live][:, class_of_V]
+  padding = ((0, size - len(live)), (0, 0))
+  return Automaton(
+    np.pad(number_S[next_SxV].astype(np.int32), padding, constant_values=size - 1),
+    np.pad(distance_S[next_SxV].astype(np.int32), padding, constant_values=NEVER),
+  )

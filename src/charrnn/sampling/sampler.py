@@ -120,8 +120,6 @@ def _keep_largest(logits, falling, count):
 
 def prime(model, params, prompt_ids_P, batch: int):
   """Read the same prompt into `batch` rows; return logits_BxV of the next token, and the carry."""
-  if not len(prompt_ids_P):
-    raise ValueError("an empty prompt leaves nothing to predict from")
   state = read(model, jax.device_put(params), prompt_ids_P, model.initial_carry(1))
   return jax.tree.map(lambda leaf: jnp.repeat(leaf, batch, axis=0), state)
 
@@ -172,7 +170,7 @@ class Block(NamedTuple):
 
 
 def draw(
-  model, params, prompt_ids, *, length: int, num: int, seed: int, rows=None, **options
+  model, params, prompt_ids_P, *, length: int, num: int, seed: int, rows=None, **options
 ) -> Iterator[Block]:
   """Draw `num` texts after a prompt of at least one id; see `draw_from` for the other options.
 
@@ -181,19 +179,14 @@ def draw(
   `rows`: the numbers r, if not 0 to num - 1; rows of the same number differ only by their clamps.
   """
   check(length=length, num=num, seed=seed)
-  keys_B = row_keys(seed, jnp.arange(num) if rows is None else jnp.asarray(rows))
-
-  def blocks():
-    on_device = jax.device_put(model.prepare(params))
-    state = prime(model, on_device, prompt_ids, num)
-    yield from draw_from(model, on_device, state, keys_B, length=length, **options)
-
-  return blocks() if length else iter(())
+  params = jax.device_put(model.prepare(params))
+  state = prime(model, params, prompt_ids_P, num)
+  keys_B = _row_keys(seed, np.arange(num) if rows is None else np.asarray(rows))
+  return draw_from(model, params, state, keys_B, length=length, **options)
 
 
-def row_keys(seed: int, rows):
-  """Return the random keys of rows, [B]."""
-  return jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(seed), rows)
+def _row_keys(seed: int, rows_B: np.ndarray):
+  return jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(seed), rows_B)
 
 
 def draw_from(
@@ -283,17 +276,14 @@ class Session:
   """A single row that reads and writes in turn and keeps its carry.
 
   Token t of all that is written (not of what is read) is drawn with a key of (seed, t). A clamp
-  holds while it writes. The automaton starts anew each time.
+  holds while it writes. The automaton starts anew each time. See `draw_from` for the options.
   """
 
-  def __init__(
-    self, source: Source, prompt_ids, *, length, seed, settings, clamp=None, automaton=None
-  ):
-    self._model, self._tokenizer = source.model, source.tokenizer
+  def __init__(self, source: Source, prompt_ids, *, seed: int, clamp=None, **options):
+    self._model, self._tokenizer, self._clamp = source.model, source.tokenizer, clamp
     self._params = jax.device_put(source.model.prepare(source.params))
-    self._keys = row_keys(seed, np.arange(1))
-    self._clamp = clamp
-    self._options = {"length": length, "settings": settings, "automaton": automaton}
+    self._keys = _row_keys(seed, np.arange(1))
+    self._options = {"clamp": clamp, "block": SESSION_BLOCK, **options}
     self._written = 0
     self._state = None, source.model.initial_carry(1)
     self.read(prompt_ids)
@@ -307,14 +297,8 @@ class Session:
     if self._state[0] is None:
       self.read([self._tokenizer.default_id()])
     stream = streaming.TextStream(self._tokenizer)
-    blocks = draw_from(
-      *(self._model, self._params, self._state, self._keys),
-      start=self._written,
-      block=SESSION_BLOCK,
-      clamp=self._clamp,
-      **self._options,
-    )
-    for block in blocks:
+    drawn_from = self._model, self._params, self._state, self._keys
+    for block in draw_from(*drawn_from, start=self._written, **self._options):
       (ids_N,) = block.ids_BxN
       ids_N = ids_N[ids_N >= 0]
       if len(ids_N) == SESSION_BLOCK:
@@ -337,7 +321,6 @@ class Sample(NamedTuple):
 
 
 Pieces = Iterator[Sequence[str]]  # new pieces of text, one for each text of a batch
-Progress = Callable[[float, float], None]  # (done, total)
 
 
 def sample(
@@ -348,12 +331,12 @@ def sample(
   length: int,
   stop: str | None = None,
   watch: Callable[[Pieces], Pieces] = iter,
-  progress: Progress | None = None,
+  progress: Callable[[float, float], None] | None = None,
   **options,
 ) -> Iterator[Sample]:
   """Yield `num` samples; see `draw` for the other options.
 
-  `watch` passes on the pieces of text of each batch as they come.
+  `watch` passes on the pieces of text of each batch as they come; `progress` takes (done, total).
   """
   batches = _batches(num, source.tokenizer.vocab_size)
   for n, rows in enumerate(batches):
@@ -375,9 +358,8 @@ def sample_ids(source: Source, prompt_ids, *, num: int, length: int, **options) 
   batches = []
   for rows in _batches(num, source.tokenizer.vocab_size):
     blocks = _draw_rows(source, prompt_ids, rows, length=length, **options)
-    ids_BxN = np.concatenate([block.ids_BxN for block in blocks], axis=1)
-    batches.append(ids_BxN[rows < num])
-  return np.concatenate(batches)
+    batches.append(np.concatenate([block.ids_BxN for block in blocks], axis=1))
+  return np.concatenate(batches)[:num]
 
 
 def sample_texts(source: Source, *, prompt: str = "", **options) -> list[str]:
@@ -385,9 +367,9 @@ def sample_texts(source: Source, *, prompt: str = "", **options) -> list[str]:
 
   The prompt is not part of them. See `sample` for the options.
   """
-  samples = sample(source, source.tokenizer.encode(prompt), **options)
-  encoded = (streaming.encode(sample.text, source.tokenizer) for sample in samples)
-  return [text.decode("utf-8", "replace") for text in encoded]
+  tokenizer = source.tokenizer
+  samples = sample(source, tokenizer.encode(prompt), **options)
+  return [streaming.encode(each.text, tokenizer).decode("utf-8", "replace") for each in samples]
 
 
 def first_ids(source: Source, prompt_ids):
@@ -410,9 +392,8 @@ def _add_up(blocks: Iterator[Block], totals_3xB: np.ndarray) -> Iterator[np.ndar
 
 def _batches(num: int, vocab_size: int) -> np.ndarray:
   """Return row numbers [batches, rows of each]; those from `num` on fill up the last batch."""
-  most = min(MAX_ROWS, max(MAX_NOISE // vocab_size, 1))
-  count = -(-num // most)
-  size = -(-num // count)
+  count = math.ceil(num / min(MAX_ROWS, max(MAX_NOISE // vocab_size, 1)))
+  size = math.ceil(num / count)
   return np.arange(count * size).reshape(count, size)
 
 

@@ -28,17 +28,14 @@ class TextStream:
     text = self._held + self._decoder.decode(ids, final)
     if not self._stop:
       return text
-    end = text.find(self._stop)
-    self.stopped = end >= 0
-    if not self.stopped:
-      end = len(text) - (0 if final else self._begun(text))
-      self._held = text[end:]
+    text, stop, _ = text.partition(self._stop)
+    self.stopped = bool(stop)
+    if stop or final:
+      return text
+    lengths = range(min(len(text), len(self._stop) - 1), -1, -1)
+    end = len(text) - next(n for n in lengths if text.endswith(self._stop[:n]))
+    self._held = text[end:]
     return text[:end]
-
-  def _begun(self, text: str) -> int:
-    """Return the length of the longest end of `text` that begins the stop text."""
-    lengths = range(min(len(text), len(self._stop) - 1), 0, -1)
-    return next((n for n in lengths if text.endswith(self._stop[:n])), 0)
 
 
 def encode(text: str, tokenizer: tokenizers.Tokenizer) -> bytes:
