@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from charrnn import runtime
+from charrnn.cli import ngrams
 from charrnn.data import batches
-from charrnn.evaluation import ngrams
 from charrnn.models import ngram
 from charrnn.runs import run as run_lib
 

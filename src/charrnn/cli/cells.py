@@ -9,7 +9,6 @@ import tempfile
 from charrnn import console, errors, files, runtime
 from charrnn.analysis import ablation, explorer, hypotheses, pictures, recording, study
 from charrnn.cli import arguments
-from charrnn.evaluation import texts
 from charrnn.runs import run as run_lib
 
 HELP = """\
@@ -67,11 +66,10 @@ def run(args):
   loaded = run_lib.Run.open(args.run, args.step)
   if not loaded.model.units:
     raise errors.UserError(f"{args.run} has no units to study: give a run of an rnn, gru or lstm")
-  sources = [(path, texts.read(path, loaded.config.text)) for path in args.text or []]
+  documents = [(path, loaded.encode_file(path)) for path in args.text or []]
   out = files.make_folder(args.out, pathlib.Path(args.run) / "cells")
-  if sources:
-    ids = [(path, texts.encode(loaded.tokenizer, path, text)) for path, text in sources]
-    text = recording.text_of_files(loaded, ids, args.characters)
+  if documents:
+    text = recording.text_of_files(loaded, documents, args.characters)
   else:
     text = recording.held_out_text(loaded, args.characters)
   text = text._replace(language=args.language or text.language)

@@ -1,19 +1,19 @@
 """`charrnn eval`: the loss of a run on a split of its corpus, or on texts."""
 
 import argparse
+import itertools
 import json
 import math
 import pathlib
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from charrnn import config as config_lib
 from charrnn import console, errors, files, models, runtime
 from charrnn.cli import arguments
+from charrnn.data import batches
 from charrnn.evaluation import dynamic, error_analysis, pages, score
-from charrnn.evaluation import texts as texts_lib
 from charrnn.runs import run as run_lib
 
 HELP = """\
@@ -41,33 +41,22 @@ def add_arguments(parser):
   add("files", metavar="FILE", nargs="*", help="texts to score instead of a split")
   add("--split", choices=("train", "valid", "test"), help="default: valid")
   arguments.add_step(parser)
-  add(
-    "--streams",
-    type=int,
-    help="parts that are read in parallel, each after some of the text before it (default: as in "
-    "training); 1 reads the whole text in order with the state carried along",
+  text = (
+    "parts that are read in parallel, each after some of the text before it (default: as in "
+    "training); 1 reads the whole text in order with the state carried along"
   )
-  add(
-    "--state",
-    choices=("carried", "reset"),
-    help="from document to document (default: reset for FILEs, each of which is a document, and "
-    "carried for a split)",
+  add("--streams", type=int, help=text)
+  text = (
+    "from document to document (default: reset for FILEs, each of which is a document, and "
+    "carried for a split)"
   )
+  add("--state", choices=("carried", "reset"), help=text)
   add("--characters", metavar="N", type=int, help="only the first N of the split or of each FILE")
-  add(
-    "--dynamic",
-    metavar="RATE",
-    nargs="?",
-    type=_rate,
-    const=RATE,
-    help=f"dynamic evaluation, in one stream (default {RATE}: the best of 5 for Shakespeare)",
-  )
+  text = f"dynamic evaluation, in one stream (default {RATE}: the best of 5 for Shakespeare)"
+  add("--dynamic", metavar="RATE", nargs="?", type=_rate, const=RATE, help=text)
   add("--errors", action="store_true", help="count the errors by type")
-  add(
-    "--tsv",
-    metavar="F",
-    help="write a line a character: its place in the text or corpus, itself, nats, p, rank",
-  )
+  text = "write a line a character: its place in the text or corpus, itself, nats, p, rank"
+  add("--tsv", metavar="F", help=text)
   add("--html", metavar="F", help="write a page: the text coloured by surprisal")
   arguments.add_json(parser)
 
@@ -86,20 +75,17 @@ def run(args):
   config = loaded.config
   if args.dynamic is not None and not models.has_gradient(config.model):
     raise errors.UserError(f"--dynamic: {args.run} is an ngram, which has no gradient to follow")
-  contents = [(path, texts_lib.read(path, config.text)) for path in args.files]
-  streams = args.streams or config.eval_streams
+  documents = [(path, loaded.encode_file(path)[: args.characters]) for path in args.files]
   runtime.start()
-  runtime.set_cpu_devices(0, streams, 1)
+  runtime.set_cpu_devices(0, args.streams or config.eval_streams, 1)
   loaded.load()
-  corpus = loaded.corpus() if args.errors or not contents else None
-  state = args.state or ("reset" if contents else "carried")
-  how = {"carried": state == "carried", "characters": args.characters}
-  if contents:
-    text = texts_lib.from_files(loaded.tokenizer, contents, **how)
-  else:
-    text = texts_lib.from_split(loaded, corpus, args.split or "valid", **how)
+  corpus = loaded.corpus() if args.errors or not documents else None
+  state = args.state or ("reset" if documents else "carried")
+  text = _join(documents) if documents else _split(loaded, corpus, args)
+  if state == "carried":
+    text = text._replace(starts=[0])
   with console.Progress() as progress:
-    result = _score(args, loaded, text, streams, corpus, progress)
+    result = _score(args, loaded, text, corpus, progress)
   origin = {"run": str(args.run), "step": loaded.step, "state": state, "dynamic": args.dynamic}
   print(json.dumps(origin | result) if args.json else "\n".join(_lines(origin | result)))
 
@@ -124,9 +110,7 @@ def _check(args):
 def _check_outputs(args):
   """Raise UserError for files that cannot be written, or that are read as well."""
   names = {"--tsv": args.tsv, "--html": args.html}
-  outputs = {
-    f"{option}={name}": pathlib.Path(name) for option, name in names.items() if name is not None
-  }
+  outputs = {f"{key}={name}": pathlib.Path(name) for key, name in names.items() if name is not None}
   if outputs and len(args.files) > 1:
     raise errors.UserError(f"{next(iter(outputs))}: it is of one text: give one FILE")
   for option, path in outputs.items():
@@ -137,11 +121,57 @@ def _check_outputs(args):
     raise errors.UserError(f"--tsv and --html are both {args.tsv}: give two names")
 
 
-def _score(args, loaded, text, streams, corpus, progress) -> dict[str, Any]:
+class Text(NamedTuple):
+  """A text to score. Each of its parts is some spans that are scored under one name."""
+
+  ids: np.ndarray
+  parts: list[tuple[str, list[tuple[int, int]]]]
+  starts: list[int]  # of documents: the tokens there have no context; 0 is one of them
+
+  def counts(self) -> list[int]:
+    """Return the number of tokens of each part that can be scored."""
+    scorable = (batches.scorable_spans(spans, self.starts) for _, spans in self.parts)
+    return [sum(stop - first for first, stop in spans) for spans in scorable]
+
+
+def _join(documents: list[tuple[str, np.ndarray]]) -> Text:
+  """Return files (path, ids) as one text, in which each is a part."""
+  ids = [ids for _, ids in documents]
+  cuts = [0, *np.cumsum([len(each) for each in ids]).tolist()]
+  spans = itertools.pairwise(cuts)
+  return Text(np.concatenate(ids), [(path, [next(spans)]) for path, _ in documents], cuts[:-1])
+
+
+def _split(run, corpus, args) -> Text:
+  """Return a split of a run's corpus, up to a number of characters."""
+  name, kind = args.split or "valid", run.config.text.split
+  if not (spans := getattr(run.splits(), name)):
+    raise errors.UserError(f"the {kind} split of this run has no {name} part")
+  left, truncated = args.characters or len(corpus.ids), []
+  for start, stop in spans:
+    if left > 0:
+      truncated.append((start, min(stop, start + left)))
+    left -= stop - start
+  starts = [document.start for document in corpus.documents]
+  return Text(corpus.ids, [(f"{name} ({kind} split)", truncated)], starts)
+
+
+def _score(args, loaded, text, corpus, progress) -> dict[str, Any]:
   """Return the loss of every part of the text, and write the files for single characters."""
-  if args.dynamic is None and not (args.tsv or args.html or args.errors):
-    return _summary(text, _losses(loaded, text, streams))
-  scores = _scores(loaded, text, streams, args.dynamic, progress)
+  config, model = loaded.config, (loaded.model, loaded.params, text.ids)
+  reading = {"burn_in": config.eval_burn_in, "starts": text.starts}
+  parallel = {"streams": args.streams or config.eval_streams, "window": config.window}
+  if args.dynamic is not None:
+    spans = [span for _, spans in text.parts for span in spans]
+    update = progress("reading and learning")
+    whole = dynamic.score(*model, spans, rate=args.dynamic, progress=update, **reading)
+    scores = [whole.within(spans) for _, spans in text.parts]
+  elif args.tsv or args.html or args.errors:
+    parallel["progress"] = progress("reading")
+    scores = [score.score(*model, spans, **reading, **parallel) for _, spans in text.parts]
+  else:
+    losses = [score.loss(*model, spans, **reading, **parallel) for _, spans in text.parts]
+    return _summary(text, losses)
   result = _summary(text, [each.mean for each in scores])
   if args.errors:
     result["errors"] = _errors(loaded, text, scores, corpus, progress)
@@ -158,48 +188,11 @@ def _score(args, loaded, text, streams, corpus, progress) -> dict[str, Any]:
   return result
 
 
-def _reading(loaded, text, streams: int) -> dict[str, Any]:
-  """Return how `score.loss` and `score.score` read the text."""
-  config = loaded.config
-  reading = {"streams": streams, "window": config.window, "burn_in": config.eval_burn_in}
-  return {**reading, "starts": text.starts}
-
-
-def _losses(loaded, text, streams: int) -> list[float]:
-  """Return the mean nats of each part, computed on all devices."""
-  reading = _reading(loaded, text, streams)
-  losses = [
-    score.loss(loaded.model, loaded.params, text.ids, part.spans, **reading) for part in text.parts
-  ]
-  for nats, part in zip(losses, text.parts):
-    if not math.isfinite(nats):
-      reason = "its training has diverged" if text.count(part) else "there is nothing to score"
-      raise errors.UserError(f"no loss on {part.name}: {reason}")
-  return losses
-
-
-def _scores(loaded, text, streams: int, rate: float | None, progress) -> list:
-  """Return the score.Scores of each part. `rate`: of dynamic evaluation."""
-  model, reading = (loaded.model, loaded.params, text.ids), _reading(loaded, text, streams)
-  if rate is None:
-    update = progress("reading")
-    return [score.score(*model, part.spans, progress=update, **reading) for part in text.parts]
-  scores = dynamic.score(
-    *model,
-    text.spans,
-    rate=rate,
-    burn_in=reading["burn_in"],
-    starts=text.starts,
-    progress=progress("reading and learning"),
-  )
-  return [scores.within(part.spans) for part in text.parts]
-
-
 def _errors(loaded, text, scores: list, corpus, progress) -> dict[str, Any]:
   """Return the numbers of errors of all parts, see error_analysis.table."""
   progress("counting the training text")
-  spans = config_lib.split(loaded.config, len(corpus.ids)).train
-  training = error_analysis.count_training(corpus.ids, spans, loaded.tokenizer.tokens)
+  tokens = loaded.tokenizer.tokens
+  training = error_analysis.count_training(corpus.ids, loaded.splits().train, tokens)
   progress("errors")
   types = [
     error_analysis.classify(training, text.ids, each.positions, np.exp(-each.nats), text.starts)
@@ -210,8 +203,11 @@ def _errors(loaded, text, scores: list, corpus, progress) -> dict[str, Any]:
 
 def _summary(text, losses: list[float]) -> dict[str, Any]:
   """Return the result of each part, and of several the result of all characters."""
-  counts = [text.count(part) for part in text.parts]
-  names = [part.name for part in text.parts]
+  names, counts = [name for name, _ in text.parts], text.counts()
+  for name, count, nats in zip(names, counts, losses):
+    if not math.isfinite(nats):
+      reason = "its training has diverged" if count else "there is nothing to score"
+      raise errors.UserError(f"no loss on {name}: {reason}")
   summary: dict[str, Any] = {"results": list(map(_result, names, counts, losses))}
   if len(names) > 1:
     mean = sum(map(math.prod, zip(counts, losses))) / sum(counts)

@@ -1,11 +1,17 @@
-"""`charrnn ngrams`: runs beside n-grams of the text that they were trained on."""
+"""`charrnn ngrams`: runs beside n-grams of their training text, as in table 2 of 1506.02078."""
 
 import json
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Sequence
+from typing import Any
 
-from charrnn import console, errors, files, runtime
+import jax
+import numpy as np
+from scipy import optimize
+
+from charrnn import console, errors, files, plotting, runtime
 from charrnn.cli import arguments
-from charrnn.evaluation import ngrams
+from charrnn.evaluation import score
 from charrnn.models import ngram
 from charrnn.runs import run as run_lib
 
@@ -15,6 +21,8 @@ compare runs with n-grams of their training text
 Counts the training part of the text that all the runs have, and scores n-grams of n = 1 to --order
 (modified Kneser-Ney) and the runs on the same characters, as table 2 of arXiv 1506.02078 does.
 Writes ngrams.json and ngrams.png."""
+LABEL_DISTANCE = 0.045  # in heights of the axes
+MAX_NAME = 28
 
 
 def add_arguments(parser):
@@ -39,7 +47,11 @@ def run(args):
   corpus = runs[0].corpus()
   runs = [run.load() for run in runs]
   with console.Progress() as progress:
-    grams, scored = ngrams.compare(runs, corpus, splits.train, spans, args.order, progress)
+    grams = _score_ngrams(corpus, splits.train, spans, args.order, progress)
+    scored = []
+    for run in runs:
+      progress(f"scoring {run.path}")
+      scored.append(_score(run, corpus, spans))
   result = {
     "text": corpus.name,
     "part": args.split,
@@ -50,8 +62,98 @@ def run(args):
   }
   with files.replace_in_folder(out) as new:
     files.write_json(new / "ngrams.json", result)
-    ngrams.plot(result, new / "ngrams.png")
+    plot(result, new / "ngrams.png")
   print(json.dumps(result) if args.json else "\n".join(_report(result, out)))
+
+
+def _score_ngrams(corpus, training, spans, order: int, progress) -> list[dict[str, Any]]:
+  """Return the number of n-grams of the training spans and their loss on others, for every n."""
+  update, counts = progress(f"counting {order} orders"), []
+
+  def on_order(n, strings):
+    counts.append(strings)
+    update(n, order)
+
+  model = ngram.fit(corpus.ids, order, corpus.tokenizer.vocab_size, training, on_order)
+  progress("scoring them")
+  rows = enumerate(zip(counts, model.losses(corpus.ids, spans)), 1)
+  return [{"n": n, "strings": strings, **_loss(nats)} for n, (strings, nats) in rows]
+
+
+def _score(run, corpus, spans) -> dict[str, Any]:
+  """Return the size of a run and its loss on spans of a corpus, as `charrnn eval` computes it."""
+  config = run.config
+  m, reading = config.model, {"streams": config.eval_streams, "burn_in": config.eval_burn_in}
+  nats = score.loss(run.model, run.params, corpus.ids, spans, window=config.window, **reading)
+  parameters = sum(leaf.size for leaf in jax.tree.leaves(run.params))
+  size = {"layers": m.layers, "hidden": m.hidden, "parameters": parameters}
+  if not run.model.has_gradient:
+    size = dict.fromkeys(size) | {"n": run.model.order}
+  return {"run": str(run.path), "step": run.step, "cell": m.cell, **size, **_loss(nats)}
+
+
+def _loss(nats: float) -> dict[str, float | None]:
+  """Return a loss as JSON, which has no NaN."""
+  nats = float(nats) if math.isfinite(nats) else None
+  return {"nats": nats, "bits": nats and nats / math.log(2)}
+
+
+def _kind(run: dict[str, Any]) -> str:
+  """Return a short name of a run's model."""
+  return f"{run['n']}-gram" if "n" in run else f"{run['cell']} {run['layers']} x {run['hidden']}"
+
+
+def plot(result: dict[str, Any], path):
+  """Plot loss against n, and a line for each run."""
+  grams, runs = result["ngrams"], [run for run in result["runs"] if run["nats"] is not None]
+  runs.sort(key=lambda run: run["nats"])
+  title = f"{result['text']}: {result['part']} part, {result['characters']:,} characters"
+  with plotting.figure(path, title, figsize=(9.5, 5.2)) as figure:
+    axes = figure.subplots()
+    n, nats = zip(*((gram["n"], gram["nats"]) for gram in grams))
+    label = f"n-grams, modified Kneser-Ney: best {min(nats):.3f} at n = {n[np.argmin(nats)]}"
+    axes.plot(n, nats, "o-", color=plotting.REAL, lw=1.4, ms=4.5, label=label)
+    losses = [*nats, *(run["nats"] for run in runs)]
+    edge = 0.05 * (max(losses) - min(losses)) or 0.1
+    low, high = min(losses) - edge, max(losses) + edge
+    heights = [(run["nats"] - low) / (high - low) for run in runs]
+    for number, (run, *place) in enumerate(zip(runs, heights, spread(heights, LABEL_DISTANCE))):
+      color = plotting.COLORS[number % len(plotting.COLORS)]
+      axes.axhline(run["nats"], ls=("-", "--")[number // 6 % 2], color=color, lw=1.4)
+      _label(axes, run, color, *place)
+    axes.set(xlabel="n: characters of the longest strings", ylabel="nats per character")
+    axes.set(ylim=(low, high))
+    axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.grid()
+    axes.legend(loc="upper right")
+
+
+def _label(axes, run, color, height: float, y: float):
+  """Write a run's name to the right of the axes, joined to its line."""
+  name = run["run"].rstrip("/").rpartition("/")[2]
+  if len(name) > MAX_NAME:
+    name = f"…{name[1 - MAX_NAME :]}"  # the runs of a sweep differ at the end
+  axes.annotate(
+    plotting.plain(f"{run['nats']:.3f}  {_kind(run)}  {name}"),
+    xy=(1, height),
+    xytext=(1.04, y),
+    xycoords="axes fraction",
+    color=color,
+    va="center",
+    arrowprops={"arrowstyle": "-", "color": color, "lw": 0.8, "relpos": (0, 0.5)},
+  )
+
+
+def spread(heights: Sequence[float], distance: float) -> np.ndarray:
+  """Return rising heights from 0 to 1, moved as little as possible to be `distance` apart.
+
+  Heights less `distance` times their rank must not fall: that is an isotonic fit.
+  """
+  if not len(heights):
+    return np.zeros(0)
+  ranks = distance * np.arange(len(heights))
+  fitted = optimize.isotonic_regression(np.asarray(heights) - ranks).x
+  return np.clip(fitted, 0, max(0, 1 - ranks[-1])) + ranks
 
 
 def _report(result, out) -> Iterator[str]:
@@ -74,8 +176,7 @@ def _report(result, out) -> Iterator[str]:
 def _row(run, best) -> tuple[str, ...]:
   parameters = "-" if run["parameters"] is None else f"{run['parameters']:,}"
   difference = "-" if run["nats"] is None else f"{round(run['nats'] - best['nats'], 4) + 0.0:+.4f}"
-  numbers = _numbers(run)
-  return run["run"], ngrams.kind(run), f"{run['step']:,}", parameters, *numbers, difference
+  return run["run"], _kind(run), f"{run['step']:,}", parameters, *_numbers(run), difference
 
 
 def _numbers(losses) -> list[str]:

@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+import numpy as np
 from ml_collections import config_dict
 
 from charrnn import config as config_lib
@@ -184,6 +185,28 @@ class Run:
   def splits(self) -> splits_lib.Splits:
     """Return the spans of the training, validation and test text."""
     return config_lib.split(self.config, self.provenance["characters"])
+
+  def encode_file(self, path: str) -> np.ndarray:
+    """Return the ids of a file, read as the corpus was; raise UserError if that cannot be done."""
+    text = self.config.text
+    encoding = "latin-1" if text.tokenizer == "byte" else text.encoding
+    newline = None if text.newlines == "lf" else ""
+    try:
+      with open(path, encoding=encoding, newline=newline) as file:
+        content = file.read()
+    except OSError as error:
+      raise errors.UserError(f"cannot read {path}: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+      raise errors.UserError(
+        f"{path} is not {encoding} at byte {error.start}, as the run's text was: convert it"
+      ) from error
+    if len(content) < 2:
+      raise errors.UserError(f"{path} has fewer than two characters: there is nothing to predict")
+    try:
+      points = np.frombuffer(content.encode("utf-32-le", "surrogatepass"), "<u4")
+      return self.tokenizer.encode_points(points)
+    except errors.UserError as error:
+      raise errors.UserError(f"{path}: {error}") from error
 
   def checkpoint(self, step: int, prefix: str = "") -> tuple[checkpoints.Tree, dict[str, Any]]:
     """Return the verified arrays of a step at or below the name `prefix`, and the metadata.
