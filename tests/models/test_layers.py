@@ -44,7 +44,7 @@ def test_memory_of_the_backward_pass():
   T, B, H = 16, 4, 32
   params = {"W_xh": jnp.ones((8, 4 * H)), "W_hh": jnp.ones((H, 4 * H)), "b_h": jnp.ones(4 * H)}
   cell, x = cells.CELLS["lstm"], jnp.ones((T, B, 8))
-  state = cell.zero_state(B, H)
+  state = cells.LSTMState(*jnp.zeros((2, B, H)))
   for dtype, width in (("float32", 4), ("bfloat16", 2)):
     _, saved = jax.eval_shape(
       functools.partial(layers._forward, cell, jnp.dtype(dtype)), params, state, x

@@ -38,15 +38,15 @@ class Parser(argparse.ArgumentParser):
 def parser(command: str) -> Parser:
   """Return the parser of a subcommand; `run` of its namespace is the program."""
   module = importlib.import_module(f"charrnn.cli.{command}")
-  found = Parser(
+  subparser = Parser(
     prog=f"charrnn {command}",
     description=module.HELP,
     formatter_class=argparse.RawDescriptionHelpFormatter,
     allow_abbrev=False,
   )
-  module.add_arguments(found)
-  found.set_defaults(run_command=module.run)
-  return found
+  module.add_arguments(subparser)
+  subparser.set_defaults(run_command=module.run)
+  return subparser
 
 
 def _choose(argv: Sequence[str]) -> tuple[str, Sequence[str]]:

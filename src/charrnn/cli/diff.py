@@ -141,10 +141,10 @@ def _report(result) -> Iterator[str]:
 
 
 def _vocabularies(result) -> str:
-  found = result["vocabulary"]
-  text = " | ".join(f"{found[side]['kind']} of {found[side]['size']}" for side in "ab")
+  vocabulary = result["vocabulary"]
+  text = " | ".join(f"{vocabulary[side]['kind']} of {vocabulary[side]['size']}" for side in "ab")
   for side in "ab":
-    if only := found[f"only_{side}"]:
+    if only := vocabulary[f"only_{side}"]:
       text += f"; only in {side.upper()}: {' '.join(map(repr, only[:MAX_TOKENS]))}"
       text += f" and {len(only) - MAX_TOKENS} more" if len(only) > MAX_TOKENS else ""
   return text

@@ -178,27 +178,24 @@ def finite(value: float) -> float | None:
 
 def _report(about) -> Iterator[str]:
   yield from _origin(about)
-  yield ""
-  yield from _config(about["config"] or {})
-  yield ""
-  yield from _losses(about["history"])
-  yield ""
-  yield from _checkpoints(about["checkpoints"])
+  yield from ["", *_config(about["config"] or {})]
+  yield from ["", *_losses(about["history"])]
+  yield from ["", *_checkpoints(about["checkpoints"])]
   if about["parameters"]:
-    yield ""
-    yield from _parameter_table(about["parameters"])
+    yield from ["", *_parameter_table(about["parameters"])]
   if about["problems"]:
     yield ""
-    for problem in about["problems"]:
-      yield from row("PROBLEM", problem)
+  for problem in about["problems"]:
+    yield from row("PROBLEM", problem)
 
 
 def row(label: str, text: str, lines: int | None = None) -> Iterator[str]:
   """Yield the lines of a label and its text, wrapped, with control characters as escapes."""
   text = console.visible(text)
   wrapped = textwrap.wrap(text, WIDTH - LABEL, break_on_hyphens=False, max_lines=lines) or [""]
-  for number, line in enumerate(wrapped):
-    yield f"{label if number == 0 else '':<{LABEL}}{line}"
+  for line in wrapped:
+    yield f"{label:<{LABEL}}{line}"
+    label = ""
 
 
 def _origin(about):
@@ -287,23 +284,19 @@ def _losses(history):
   if best := history["best_valid"]:
     loss = console.nats_and_bits(best["loss"])
     yield from row("valid loss", f"best {loss} at step {best['step']:,}")
-    yield from _evaluations(history["valid"], best)
+    # A table of evenly spaced evaluations, with the best among them.
+    points, count = history["valid"], MAX_EVALUATIONS - 1
+    chosen = {round(n * (len(points) - 1) / (count - 1)) for n in range(count)}
+    shown = [point for n, point in enumerate(points) if n in chosen or point is best]
+    header = ["step", *(f"{point['step']:,}" for point in shown)]
+    losses = ["loss", *(f"{point['loss']:.4f}" for point in shown)]
+    yield from (f"{'':<{LABEL}}{line}" for line in console.table(header, [losses]))
+    if len(shown) < len(points):
+      yield from row("", f"({len(points)} evaluations in all; --json has them)")
   if rate := history["characters_per_second"]:
     seconds = history["seconds"]
     spent = "" if seconds is None else f"; {console.duration(seconds)} up to the newest checkpoint"
     yield from row("speed", f"{rate:,.0f} characters/s{spent}")
-
-
-def _evaluations(points, best):
-  """Yield a table of evenly spaced evaluations, with the best among them."""
-  count = MAX_EVALUATIONS - 1
-  chosen = {round(n * (len(points) - 1) / (count - 1)) for n in range(count)}
-  shown = [point for n, point in enumerate(points) if n in chosen or point is best]
-  header = ["step", *(f"{point['step']:,}" for point in shown)]
-  losses = ["loss", *(f"{point['loss']:.4f}" for point in shown)]
-  yield from (f"{'':<{LABEL}}{line}" for line in console.table(header, [losses]))
-  if len(shown) < len(points):
-    yield from row("", f"({len(points)} evaluations in all; --json has them)")
 
 
 def _checkpoints(kept):

@@ -10,8 +10,9 @@ pre-activations, `update` maps (state, pre-activations) to (new state, gates), e
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -152,16 +153,9 @@ class Cell:
       values = jnp.where(jnp.isnan(values), getattr(before, name), values)
       return state._replace(**{name: jnp.where(mask, values, getattr(state, name))})
 
-    memory = [name for name in self.state._fields[1:] if name in clamp]
-    for name in memory:
-      after = put(after, name)
-    if memory:
-      after = self.output(after, gates)
+    if memory := [name for name in self.state._fields[1:] if name in clamp]:
+      after = self.output(functools.reduce(put, memory, after), gates)
     return put(after, "h") if "h" in clamp else after
-
-  def zero_state(self, batch: int, hidden: int) -> Any:
-    # One buffer each: arrays that alias cannot be donated.
-    return self.state(*(jnp.zeros((batch, hidden)) for _ in self.state._fields))
 
 
 CELLS = {

@@ -182,8 +182,10 @@ class RNN:
 
   def initial_carry(self, batch):
     """Return a state of zeros for every layer, each array [batch, H]."""
-    network = self.network
-    return tuple(self.cell.zero_state(batch, network.hidden) for _ in range(network.layers))
+    state, shape = self.cell.state, (batch, self.network.hidden)
+    # A buffer for each array: arrays that alias cannot be donated.
+    layers = range(self.network.layers)
+    return tuple(state(*(jnp.zeros(shape) for _ in state._fields)) for _ in layers)
 
   def prepare(self, params):
     """Return the weights of products in the compute dtype, so that no step converts them again."""

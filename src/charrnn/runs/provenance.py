@@ -29,6 +29,7 @@ PACKAGES = (
 # Environment variables that change JAX's results. NPROC: the number of its threads on a CPU.
 SETTINGS = re.compile(r"JAX_.*|XLA_FLAGS|NPROC|LIBTPU_INIT_ARGS|NVIDIA_TF32_OVERRIDE")
 PACKAGE = pathlib.Path(__file__).parents[1]
+DRIVER = pathlib.Path("/proc/driver/nvidia/version")  # the first line has the version
 # A diff that does not depend on the user's git settings.
 DIFF = ("diff", "--no-color", "--no-ext-diff", "--no-textconv", "--no-relative")
 DIFF += ("--src-prefix=a/", "--dst-prefix=b/")
@@ -116,7 +117,7 @@ def facts(workdir: pathlib.Path) -> dict[str, Any]:
     "platform": platform.platform(),
     "processor": processor(),
     "cores": len(runtime.cores()),
-    "driver": _driver(),
+    "driver": DRIVER.read_text().splitlines()[0] if DRIVER.exists() else None,
     "packages": {name: version for name in PACKAGES if (version := _version(name))},
     "settings": {k: v for k, v in sorted(os.environ.items()) if SETTINGS.fullmatch(k)},
     "git": commit and commit + ("+" if changes else ""),
@@ -140,13 +141,6 @@ def processor() -> str:
   lines = path.read_text().splitlines() if path.exists() else []
   names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
   return names[0] if names else platform.processor() or platform.machine()
-
-
-def _driver() -> str | None:
-  """Return the version line of NVIDIA's driver, if there is one."""
-  with contextlib.suppress(OSError):
-    return pathlib.Path("/proc/driver/nvidia/version").read_text().splitlines()[0]
-  return None
 
 
 def _version(name: str) -> str | None:
