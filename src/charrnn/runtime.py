@@ -70,8 +70,7 @@ def keep_memory():
   if sys.platform != "linux":
     return
   M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_MAX, M_ARENA_MAX = -1, -2, -4, -8
-  mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # not in every C library
-  if mallopt:
+  if mallopt := getattr(ctypes.CDLL(None), "mallopt", None):  # not in every C library
     mallopt(M_MMAP_MAX, 0)
     mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
     mallopt(M_TOP_PAD, 64 << 20)
@@ -80,12 +79,10 @@ def keep_memory():
 
 def free_memory() -> int:
   """Return the bytes that can still be allocated, within the limit of a container."""
-  free = psutil.virtual_memory().available
+  free, group = psutil.virtual_memory().available, pathlib.Path("/sys/fs/cgroup")
   with contextlib.suppress(OSError, ValueError):  # no container, or the limit "max"
-    limit, used, stat = (
-      pathlib.Path(f"/sys/fs/cgroup/memory.{name}").read_text()
-      for name in ("max", "current", "stat")
-    )
+    names = ("memory.max", "memory.current", "memory.stat")
+    limit, used, stat = ((group / name).read_text() for name in names)
     numbers = dict(line.split() for line in stat.splitlines())
     cached = int(numbers.get("active_file", 0)) + int(numbers.get("inactive_file", 0))
     free = min(free, int(limit) - int(used) + cached)

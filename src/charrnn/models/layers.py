@@ -162,12 +162,9 @@ def _backward(cell, dtype, residuals, cotangents):
     parts = (dx_h,) if dx_h is dh_h else (dx_h, dh_h)  # the same where `join` adds: store it once
     return (dbefore, jax.tree.map(jnp.add, dbiases, new)), _pack((parts, dx), dtype)
 
-  (dfirst, dbiases), (parts, dx) = lax.scan(
-    step,
-    (dlast, jax.tree.map(jnp.zeros_like, biases)),
-    (dh_TxBxH, before_TxBxH, saved),
-    reverse=True,
-  )
+  carry = dlast, jax.tree.map(jnp.zeros_like, biases)
+  inputs = dh_TxBxH, before_TxBxH, saved
+  (dfirst, dbiases), (parts, dx) = lax.scan(step, carry, inputs, reverse=True)
   dx_h, dh_h = _bits_to(parts[0], dtype), _bits_to(parts[-1], dtype)
   if is_ids:
     dx, dW_xh = None, select_gradient(x, dx_h, len(params["W_xh"]))

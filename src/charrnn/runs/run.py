@@ -155,11 +155,10 @@ class Run:
     config, steps, lines = self.config, self.steps, self.metrics
     if not models.has_gradient(config.model):  # the checkpoint comes last
       return status_lib.RunStatus.FINISHED if steps else None
-    if max([0, *steps, *(line["step"] for line in lines)]) >= self.length[0]:
-      return status_lib.RunStatus.FINISHED
     valid = [loss for _, loss in metrics_lib.curve(lines, "valid/loss")]
     stale = len(valid) - 1 - valid.index(min(valid)) if valid else 0
-    if config.patience and stale >= config.patience:
+    is_whole = max([0, *steps, *(line["step"] for line in lines)]) >= self.length[0]
+    if is_whole or (config.patience and stale >= config.patience):
       return status_lib.RunStatus.FINISHED
     train = [loss for _, loss in metrics_lib.curve(lines, "train/loss")]
     is_diverged = train and train[-1] > config.diverged * train[0]
@@ -234,8 +233,7 @@ class Run:
       raise errors.UserError(f"{self.path} has no checkpoint yet{when}")
     folder = self.path / "checkpoints"
     for _ in range(BEST_TRIES):
-      step = checkpoints.best_step(folder)
-      if step is None:
+      if (step := checkpoints.best_step(folder)) is None:
         raise errors.UserError(f"every checkpoint in {folder} is damaged: restore one from a copy")
       with contextlib.suppress(DeletedError):  # training found a better one: read that
         return self.checkpoint(step, "params")
