@@ -6,16 +6,18 @@
                    [--backend=slurm] [--workdir=SWEEP] [--time_limit=MINUTES] [--dry_run]
   python launch.py --config=experiments/learning_rate.py --search=optuna [--trials=N] ...
 
---config       an experiment file, with one of its variants after a colon; or a run's config.json
+--config       an experiment file, optionally with a variant after a colon; or a run's config.json
 --config.x.y   another value of a field; docs/config.md explains each
 --workdir      the run directory; default: runs/<experiment>[-variant][-overrides], so the same
                command resumes the run
---distributed  this process is one of several, started by SLURM or a TPU pod
+--distributed  this process is one of several: started by SLURM or a TPU pod, or by hand with
+               CHARRNN_COORDINATOR, see docs/sweeps.md
 --sweep        run the trials of the experiment file's sweep(), or the product of sweep_NAME()s;
                the same command runs the trials that are missing
---search       random or optuna: run so many --trials (default 20) of the experiment file's space()
---backend      local; or slurm, an array of jobs with the resources of the experiment's slurm()
---parallel     number of trials at a time, which share cores and devices (default 1)
+--search       random or optuna: run --trials (default: 20) trials of the experiment file's space()
+--backend      local (default), or slurm: an array of jobs with the resources of the experiment
+               file's slurm()
+--parallel     number of trials at a time, which share cores and devices (default: 1)
 --time_limit   minutes after which a trial saves and ends
 --dry_run      print the commands of the trials
 

@@ -43,13 +43,19 @@ def add_systems(parser: argparse.ArgumentParser, folder: str):
   """Add the arguments of the commands that compare systems; `folder` is their output folder."""
   add = parser.add_argument
   add("targets", metavar="RUN|FILE", nargs="+", help="run directories, and texts as files")
-  text = "the steps of stored checkpoints, a system each (default: the best by validation loss)"
+  text = "steps of stored checkpoints; each becomes a system (default: the best by validation loss)"
   add("--step", metavar="N", type=int, nargs="+", help=text)
-  add("--num", metavar="N", type=int, help="samples of each model (default 40)")
-  add("--length", metavar="N", type=int, default=2500, help="characters of each (default 2500)")
+  add("--num", metavar="N", type=int, help="samples of each model (default: 40)")
+  add("--length", metavar="N", type=int, default=2500, help="tokens of a sample (default: 2500)")
   add_temperature(parser)
   add_filters(parser)
-  add("--order", metavar="N", type=int, default=10, help="of the n-gram; 0: none (default 10)")
-  add("--corpus", metavar="NAME|PATH", help="the held-out text, if all targets are FILEs")
+  add(
+    "--order",
+    metavar="N",
+    type=int,
+    default=10,
+    help="order of the n-gram; 0 leaves it out (default: 10)",
+  )
+  add("--corpus", metavar="NAME|PATH", help="held-out text, if all targets are FILEs")
   add_out(parser, f"output folder (default: RUN/{folder}, or {folder} here)")
   add_seed(parser)

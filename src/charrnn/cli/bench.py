@@ -50,20 +50,35 @@ OLD_STUDIES = {"split": "profile"}
 def add_arguments(parser):
   add = parser.add_argument
   add("study", nargs="?", type=lambda name: OLD_STUDIES.get(name, name), choices=OPTIONS,
-      metavar="|".join(OPTIONS), help="see above")  # fmt: skip
-  add("--baselines", metavar="NAMES", help="default: torch,flax; --baselines= for none")
+      metavar="|".join(OPTIONS), help="default: train and sample")  # fmt: skip
+  add(
+    "--baselines", metavar="NAMES", help="baselines, with commas (default: torch,flax); empty: none"
+  )
   add("--peers", dest="baselines", help=argparse.SUPPRESS)
-  add("--rounds", metavar="N", type=int, help="default: 5, for scale and startup 3, cells 1")
-  add("--seconds", metavar="S", type=float, help="of a turn, about (default 2, for scale 0.5)")
-  size = parser.add_argument_group("one size of your own, or of what scale varies")
-  size.add_argument("--cell", choices=cells.CELLS, help="default: lstm")
-  size.add_argument("--layers", metavar="N", type=int)
+  add(
+    "--rounds",
+    metavar="N",
+    type=int,
+    help="rounds of turns (default: 5; scale and startup: 3; cells: 1)",
+  )
+  add(
+    "--seconds", metavar="S", type=float, help="seconds of a turn, roughly (default: 2; scale: 0.5)"
+  )
+  size = parser.add_argument_group(
+    "the size of one network instead of the standard ones, or the size that scale varies"
+  )
+  size.add_argument("--cell", choices=cells.CELLS, help="the recurrent cell (default: lstm)")
+  size.add_argument("--layers", metavar="N", type=int, help="number of recurrent layers")
   size.add_argument("--hidden", metavar="N", type=int, help="units in each layer")
   size.add_argument("--batch", metavar="N", type=int, help="streams or texts side by side")
   size.add_argument("--window", metavar="N", type=int, help="characters between updates")
-  add("--dtype", choices=workloads.BYTES, help="of products; default: both, for scale float32")
-  add("--out", metavar="DIR", help="a picture and JSON there (scale: default bench)")
-  add("--json", action="store_true", help="every number exactly, one JSON object")
+  add(
+    "--dtype",
+    choices=workloads.BYTES,
+    help="type of matrix products (default: both; scale: float32)",
+  )
+  add("--out", metavar="DIR", help="write a picture and JSON to DIR (default for scale: bench)")
+  add("--json", action="store_true", help="one JSON object with exact values")
 
 
 def run(args):

@@ -12,7 +12,7 @@ from charrnn.cli import arguments
 from charrnn.runs import run as run_lib
 
 HELP = """\
-find the units that track structure, and explore the network in a page
+find the units that follow structure of the text, and explore the network in a page
 
 Every quantity of every unit (an LSTM's h, c, i, f, g, o) is scored for every hypothesis on one half
 of a text and scored again on the other. A finding is significant if it beats the scores of shifted
@@ -25,37 +25,43 @@ HEADER = (
   *("inside", "outside", "p", ""),
 )
 LEGEND = """
-column: layer, quantity, unit; lag +1: a character late. discovery, confirm: the scores on the two
-halves, AUROC for binary labels, else (graded ones, and NAME | CONFOUNDS, which is controlled for
-them) a rank correlation. To beat: the scores that shifted labels and untrained networks reach in
-5% of all cases. last 6: the score of a table of the last six characters. inside, outside: the
-increase of the loss in nats with the unit clamped ({ablation}), where the label holds and
-elsewhere; p: share of control units whose ablation is at least as selective. confounded: not
-significant controlling for the confounds."""
+column: layer, quantity, unit. lag +1: the unit follows the label one character later. discovery,
+confirm: the scores on the two halves, AUROC for binary labels; for graded ones, and for
+NAME | CONFOUNDS (NAME controlling for CONFOUNDS), a rank correlation. shifted, untrained: scores to
+beat; circular shifts of the labels and untrained networks exceed them with probability 5%. last 6:
+the score of a table of the last six characters. inside, outside: the increase of the loss in nats
+with the unit clamped ({ablation}), where the label holds and elsewhere. p: share of control units
+whose ablation is at least as selective. confounded: not significant after controlling for the
+confounds."""
 
 
 def add_arguments(parser):
   add = parser.add_argument
-  add("run", metavar="RUN", help="a run directory of an rnn, gru or lstm")
-  text = "texts to study, each a document (default: the run's validation and test parts)"
+  add("run", metavar="RUN", help="a run directory of a recurrent network")
+  text = "texts to study, each a document (default: the run's validation and test splits)"
   add("--text", metavar="FILE", nargs="+", help=text)
   arguments.add_out(parser, "where to write (default: RUN/cells)")
   arguments.add_step(parser)
-  text = f"how much of the text to study (default: {CHARACTERS:,})"
+  text = f"length of the studied text (default: {CHARACTERS:,})"
   add("--characters", metavar="N", type=int, default=CHARACTERS, help=text)
   text = "a hypothesis of your own: inside a match of PATTERN (repeatable)"
   add("--regex", metavar="NAME=PATTERN", action="append", default=[], help=text)
-  add("--language", choices=hypotheses.LANGUAGES, help="default: c for .c and .h, else prose")
+  add(
+    "--language",
+    choices=hypotheses.LANGUAGES,
+    help="language of the hypotheses (default: c for .c and .h, else prose)",
+  )
   text = "untrained networks to compare with; 5%% needs at least 19 (default: 19)"
   add("--untrained", metavar="N", type=int, default=19, help=text)
   # The former name, for one release.
   add("--twins", dest="untrained", type=int, default=argparse.SUPPRESS, help=argparse.SUPPRESS)
-  text = "of the labels, at least 19 (default: 199)"
+  text = "circular shifts of the labels, at least 19 (default: 199)"
   add("--shifts", metavar="N", type=int, default=199, help=text)
-  text = "clamp units to 0, to their mean, or to their last value (default: zero)"
+  text = "clamp units to 0, to their mean, or to their previous value (default: zero)"
   add("--ablation", choices=ablation.ABLATIONS, default="zero", help=text)
   arguments.add_seed(parser)
-  add("--keep-recording", action="store_true", help="leave recording.f32 in DIR, N x C float32")
+  text = f"keep {RECORDING} in the output folder (characters x columns, float32)"
+  add("--keep-recording", action="store_true", help=text)
   arguments.add_json(parser, "cells.json to stdout instead of the table")
 
 
@@ -65,7 +71,7 @@ def run(args):
   runtime.start()
   loaded = run_lib.Run.open(args.run, args.step)
   if not loaded.model.units:
-    raise errors.UserError(f"{args.run} has no units to study: give a run of an rnn, gru or lstm")
+    raise errors.UserError(f"{args.run} has no units to study: give a run of a recurrent network")
   documents = [(path, loaded.encode_file(path)) for path in args.text or []]
   out = files.make_folder(args.out, pathlib.Path(args.run) / "cells")
   if documents:

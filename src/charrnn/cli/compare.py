@@ -9,18 +9,19 @@ from charrnn.sweeps import comparison, comparison_pictures, comparison_report
 HELP = """\
 compare runs and sweeps: a table by validation loss, loss curves, grids, seeds and sizes
 
-A directory stands for all runs in it, also those that train, have failed, or are still to come. Of
-the config, the table has the fields that differ. Runs that differ in seed alone are one setting,
-with the mean of those that have finished and its 95% interval by Student's t. Seconds are of
-training, evaluation and saving. Floating point operations are 6 for each weight that multiplies and
-each character (Kaplan et al. 2020, arXiv 2001.08361), look-ups aside. Writes compare.md,
+A directory stands for all runs in it, including runs still training, failed or not started. The
+table has the config fields that differ. Runs that differ only in their seed are one setting, with
+the mean of the finished ones and its 95% interval (Student's t). Seconds include training,
+evaluation and saving. Floating point operations: 6 per multiplied weight and character, not
+counting look-ups (Kaplan et al. 2020, arXiv 2001.08361). Writes compare.md,
 compare.csv, compare.json, curves.png, settings.png, grid.png and sizes.png."""
 
 
 def add_arguments(parser):
   add = parser.add_argument
   add("targets", metavar="RUN|SWEEP", nargs="+", help="a run directory, or one with runs in it")
-  add("--out", metavar="DIR", help="where to write (default: SWEEP/compare; of several, compare)")
+  text = "output folder (default: compare/ in the target, or here if there are several)"
+  add("--out", metavar="DIR", help=text)
   only = parser.add_mutually_exclusive_group()
   for name, file in (("markdown", "compare.md"), ("csv", "compare.csv"), ("json", "compare.json")):
     text = f"{file} to stdout instead of the table"

@@ -23,7 +23,7 @@ MAX_TOKENS = 20
 
 def add_arguments(parser):
   parser.add_argument("a", metavar="RUN_A", help="a run directory")
-  parser.add_argument("b", metavar="RUN_B", help="another, or the same with another step")
+  parser.add_argument("b", metavar="RUN_B", help="another run, or the same one with another step")
   for side in "ab":
     text = f"a step of RUN_{side.upper()} with a checkpoint (default: the best)"
     parser.add_argument(f"--step-{side}", metavar="N", type=int, help=text)

@@ -20,8 +20,8 @@ HELP = """\
 the loss of a run on a split of its corpus or on files, in nats and bits a character
 
 A character is scored given all characters before it. The first one of a text has none and is not
-scored. With --state=reset that holds for each document: no state, no learning and no memory
-crosses its beginning. With --state=carried the documents are one text.
+scored. --state=reset: each document starts afresh, without state, learning or memory from the
+ones before. --state=carried: the documents are one text.
 
 --dynamic also learns from the text: after every 20 scored characters the parameters take a step
 that makes them more probable. The run itself is not changed.
@@ -29,8 +29,8 @@ that makes them more probable. The run itself is not changed.
 --errors counts why characters got p < 0.5 (arXiv 1506.02078), each error under the first type that
 applies. n-gram: the 1- to 9-grams of the training text predict it; memory n: the rest of a word
 that occurs in the last n characters; rare word: at most 5 times in the training text; word start:
-the first character of a word, or after white space or a double quote; punctuation; boost b: p is
-too low by up to b."""
+the first character of a word, or after white space or a double quote; punctuation; boost b: p + b
+reaches 0.5."""
 RATE = 0.3  # the best of those measured, see evaluation/dynamic.py
 MAX_EXPONENT = 700.0  # nats whose exponential is still a float
 
@@ -39,23 +39,23 @@ def add_arguments(parser):
   add = parser.add_argument
   arguments.add_run(parser)
   add("files", metavar="FILE", nargs="*", help="texts to score instead of a split")
-  add("--split", choices=("train", "valid", "test"), help="default: valid")
+  add("--split", choices=("train", "valid", "test"), help="the split to score (default: valid)")
   arguments.add_step(parser)
   text = (
     "parts that are read in parallel, each after some of the text before it (default: as in "
     "training); 1 reads the whole text in order with the state carried along"
   )
-  add("--streams", type=int, help=text)
+  add("--streams", metavar="N", type=int, help=text)
   text = (
-    "from document to document (default: reset for FILEs, each of which is a document, and "
+    "at the start of a document (default: reset for FILEs, each of which is a document, and "
     "carried for a split)"
   )
   add("--state", choices=("carried", "reset"), help=text)
   add("--characters", metavar="N", type=int, help="only the first N of the split or of each FILE")
-  text = f"dynamic evaluation, in one stream (default {RATE}: the best of 5 for Shakespeare)"
+  text = f"dynamic evaluation, in one stream (default: {RATE}, the best of 5 for Shakespeare)"
   add("--dynamic", metavar="RATE", nargs="?", type=_rate, const=RATE, help=text)
   add("--errors", action="store_true", help="count the errors by type")
-  text = "write a line a character: its place in the text or corpus, itself, nats, p, rank"
+  text = "write a line for each character; columns: index, character, nats, p, rank"
   add("--tsv", metavar="F", help=text)
   add("--html", metavar="F", help="write a page: the text coloured by surprisal")
   arguments.add_json(parser)

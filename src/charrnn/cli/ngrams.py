@@ -18,8 +18,9 @@ from charrnn.runs import run as run_lib
 HELP = """\
 compare runs with n-grams of their training text
 
-Counts the training part of the text that all the runs have, and scores n-grams of n = 1 to --order
-(modified Kneser-Ney) and the runs on the same characters, as table 2 of arXiv 1506.02078 does.
+All runs must have one text and one split. Counts the n-grams of the training split (modified
+Kneser-Ney), and scores n = 1 to --order and the runs on the same characters, as in table 2 of
+arXiv 1506.02078.
 Writes ngrams.json and ngrams.png."""
 LABEL_DISTANCE = 0.045  # in heights of the axes
 MAX_NAME = 28
@@ -28,9 +29,14 @@ MAX_NAME = 28
 def add_arguments(parser):
   add = parser.add_argument
   add("runs", metavar="RUN", nargs="+", help="run directories, of one text and split")
-  add("--order", metavar="N", type=int, default=10, help="the longest n-grams (default 10)")
-  add("--split", choices=("valid", "test"), default="valid", help="what to score (default valid)")
-  arguments.add_out(parser, "where to write (default: ngrams in the first RUN)")
+  add("--order", metavar="N", type=int, default=10, help="the longest n-grams (default: 10)")
+  add(
+    "--split",
+    choices=("valid", "test"),
+    default="valid",
+    help="the split to score (default: valid)",
+  )
+  arguments.add_out(parser, "output folder (default: ngrams/ in the first RUN)")
   arguments.add_json(parser, "ngrams.json to stdout instead of the table")
 
 

@@ -14,12 +14,12 @@ from charrnn.runs import checkpoints, provenance
 from charrnn.runs import run as run_lib
 from charrnn.sweeps import local
 
-HELP = """make a run again from its record, and compare
+HELP = """train a run again from its record, and compare
 
 Trains the config.json of RUN in a new directory, on as many devices and cores as before.
 Differences from the record (packages, code, machine) are reported first; another text, or other
 weights to start from, are refused. At the end all losses and the arrays of the last common
-checkpoint are compared, to the bit. The same command resumes a rerun that was stopped.
+checkpoint are compared bit by bit. The same command resumes a rerun that was stopped.
 Exit code 0: identical; 1: different; 2: it cannot be made again; 75: stopped by a signal."""
 NUMBERS = ("step", "epoch", "train/loss", "grad_norm", "learning_rate", "valid/loss")
 DEVICES = re.compile(r"(\d+) x (.+)")  # number and kind, as in run.json
@@ -27,7 +27,7 @@ DEVICES = re.compile(r"(\d+) x (.+)")  # number and kind, as in run.json
 
 def add_arguments(parser):
   arguments.add_run(parser)
-  parser.add_argument("--workdir", metavar="DIR", help="the new directory (default RUN-rerun)")
+  parser.add_argument("--workdir", metavar="DIR", help="the new directory (default: RUN-rerun)")
 
 
 def run(args):

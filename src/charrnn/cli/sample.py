@@ -18,27 +18,28 @@ from charrnn.sampling import beam, clamps, constraints, sampler, streaming
 HELP = """\
 write text with a trained model
 
-The text begins with the prompt. Without one, the model starts after a line end, which is not
-printed. Only text goes to stdout; all messages go to stderr. In a pipe or a file the text is
-exactly what the model wrote. On a terminal, control characters except line ends and tabs are shown
-as \\x1b and the like.
+The text begins with the prompt. Without one, the model starts after a line end (else the most
+frequent character), which is not printed. Texts go to stdout, status lines to stderr. In a pipe or
+a file the text is exactly what the model wrote. On a terminal, control characters except line ends
+and tabs are shown as \\x1b and the like.
 
---require and --forbid constrain what is written, not the prompt and not the stop text. Each step
-leaves out the tokens after which no allowed text can be completed; a text ends where no token is
-left. The constraint ignores how probable a continuation is: a required match that has not appeared
-is written where no room for more is left. So these texts are not distributed like the model's own
-texts that satisfy the constraint. Weights exp(log p - log q) correct this: log p is the model's,
-log q that of the constrained draw.
+--require and --forbid constrain the generated text, not the prompt and not the stop text. Each step
+leaves out the tokens after which no allowed text can be completed. A text stops before --length
+only at --stop or when no further token is allowed. This is not the model's distribution conditioned
+on the constraint: each step checks what is possible, not what is probable, so a required match may
+appear only at the very end. Weights exp(log p - log q) correct for it: log p is the model's
+log-probability of the text, log q that of sampling it under the constraint.
 A REGEX has Python's syntax, restricted to literals, . \\d \\w \\s [...] (...) | * + ? {m,n}, and
-^ $ at the ends of alternatives; $ is the very end. With a byte vocabulary it must be ASCII, and the
-dot is one byte.
+^ $ at the ends of alternatives: the beginning and the end of the generated text. With a byte
+vocabulary it must be ASCII, and the dot is one byte.
 
 --beam compares texts by log p, not divided by their length: texts that --stop or a REGEX ends early
-have an advantage.
+have an advantage. It excludes --temperature, --top-k, --top-p and --seed.
 
 --interactive reads one line after another, with its line end, and continues after each up to --stop
 (by default an empty line), which is written too, or for --length tokens. The network keeps its
-state. After an empty line it just continues; Ctrl-C stops a text, Ctrl-D ends."""
+state. After an empty line it just continues; Ctrl-C stops a text, Ctrl-D ends. Excludes --beam,
+--num, --json and --out."""
 
 EXCLUDED = {  # options that have no meaning with a mode
   "interactive": ("beam", "num", "json", "out"),
@@ -53,7 +54,7 @@ def add_arguments(parser):
   add = parser.add_argument
   arguments.add_run(parser)
   prompt = parser.add_mutually_exclusive_group()
-  prompt.add_argument("--prime", metavar="TEXT", default="", help="the prompt")
+  prompt.add_argument("--prime", metavar="TEXT", default="", help="the prompt (default: none)")
   text = "a UTF-8 file with the prompt; - is stdin"
   prompt.add_argument("--prime-file", metavar="FILE", help=text)
   add("--length", metavar="N", type=int, default=1000, help="tokens of a text (default: 1000)")
@@ -63,12 +64,12 @@ def add_arguments(parser):
   arguments.add_seed(parser, None)
   text = (
     "set a unit at every step after the prompt, as 1:37=2.5, or freeze it with 1:37=hold; 1:37 is "
-    "an LSTM's c, or h if there is no c; 1:h37 is h (repeat for several units)"
+    "an LSTM's c, or h if there is no c; 1:h37 is h; both count from 0 (repeatable)"
   )
   add("--clamp", metavar="LAYER:UNIT=VALUE", action="append", default=[], help=text)
   add("--stop", metavar="TEXT", help="end before the first TEXT that the model writes")
   for name, relation in (("require", "with"), ("forbid", "without")):
-    text = f"only texts {relation} a match of REGEX, where ^ and $ are the ends (may be repeated)"
+    text = f"only texts {relation} a match of REGEX, where ^ and $ are the ends (repeatable)"
     add(f"--{name}", metavar="REGEX", action="append", default=[], help=text)
   text = "search for the --num most probable texts among K at a time instead of sampling"
   add("--beam", metavar="K", type=int, help=text)
@@ -76,7 +77,7 @@ def add_arguments(parser):
   arguments.add_out(parser, f"write each text to a file: 001.txt and so on, and {LINES}")
   arguments.add_step(parser)
   add("--quiet", action="store_true", help="write only errors to stderr")
-  arguments.add_json(parser, "one JSON object a line for each text")
+  arguments.add_json(parser, "one JSON object on a line for each text")
 
 
 def run(args):

@@ -12,9 +12,10 @@ measure generated plays or C beside held-out text, an n-gram and the shuffled co
 
 A system is a set of samples of about the same size: held-out text of the corpus, samples of each
 RUN, each FILE, samples of an n-gram of the same training text, and the held-out samples with their
-words shuffled. A sample ends with a speech or a function; samples in which none ends are left out.
+words shuffled. A sample ends with a complete speech or function; samples without one are dropped.
 Writes scorecard.json, scorecard.png and the samples. Without a RUN, held-out text is that of
---corpus, by default of the corpus shakespeare or linux (a download of 153 MB)."""
+--corpus, by default of the corpus shakespeare or linux (downloaded, about 150 MB, unless the source
+is on this machine)."""
 FOLDER = "scorecard-{}"
 SAMPLES = "scorecard-samples"
 OLD_DOMAINS = {"shakespeare": "plays"}
@@ -27,7 +28,7 @@ def add_arguments(parser):
   listed = f"{{{','.join(report.DOMAINS)}}}"
   domain.add_argument("--domain", choices=names, metavar=listed, help="the metrics to use")
   domain.add_argument("--kind", dest="domain", choices=names, help=argparse.SUPPRESS)
-  arguments.add_json(parser, "print scorecard.json, not the tables")
+  arguments.add_json(parser, "scorecard.json to stdout instead of the tables")
 
 
 def run(args):

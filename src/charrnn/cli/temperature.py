@@ -12,8 +12,7 @@ from charrnn.sampling import sampler
 from charrnn.scorecards import diversity, metrics, temperature
 
 HELP = """\
-sample at a range of temperatures, and measure the diversity of the texts and their likeness to
-held-out text
+sample at a range of temperatures; measure diversity, and distance from held-out text
 
 The texts are those of `charrnn sample` with the same --seed and --num. The model scores them, and
 held-out text of the same length in the same way. Writes temperature.png and temperature.json."""
@@ -22,12 +21,13 @@ HELD_OUT = 100  # samples of held-out text, or four times as many as the texts
 SETTINGS = ("num", "length", "prime", "top_k", "top_p", "seed")
 _GLYPHS = console.CONTROLS | {ord("\n"): "\u21b5", ord("\t"): "\u21e5"}
 LEGEND = f"""\
-entropy: nats, of the distribution that each token was sampled from. loss: nats a token, under the
-model at temperature 1. distinct-n: different ones among all sequences of n words of a text. known:
-words of the training text. loops: texts that end in a loop of two periods and {diversity.MIN_LOOP}
-characters; start and period: its medians. {diversity.GRAM}-grams (of characters) and words:
-distance of their frequencies from those of held-out text, from 0 to 1; in its own row, the noise
-floor. The entropy of held-out text is at temperature 1. At 0 all texts are the same."""
+entropy: nats, of the distribution that each token was sampled from. loss: nats per token, under the
+model at temperature 1. distinct-n: share of different ones among all sequences of n words of a
+text. known: share of words that the training text has. loops: texts ending in a loop of at least
+two periods and {diversity.MIN_LOOP} characters; start, period: medians over these.
+{diversity.GRAM}-grams (of characters), words: distance of their frequencies from those of held-out
+text, from 0 to 1; in the row of held-out text, the noise floor. The entropy of held-out text is at
+temperature 1. At 0 all texts are the same."""
 # Title, metric, key of the metric value, and format.
 COLUMNS = (
   ("entropy", "entropy", "value", ".3f"),
@@ -45,16 +45,17 @@ COLUMNS = (
 def add_arguments(parser):
   arguments.add_run(parser)
   add = parser.add_argument
-  text = "0 is greedy, inf uniform (default: 16 from 0 to inf)"
+  text = "0 is greedy, inf uniform (default: 16 values from 0 to inf)"
   add("--temperatures", metavar="T", type=float, nargs="+", default=TEMPERATURES, help=text)
-  add("--num", metavar="N", type=int, default=16, help="texts of each (default 16)")
-  add("--length", metavar="N", type=int, default=2000, help="tokens of each (default 2000)")
-  add("--prime", metavar="TEXT", default="", help="a prompt for all (default: a line end)")
+  add("--num", metavar="N", type=int, default=16, help="texts of each temperature (default: 16)")
+  add("--length", metavar="N", type=int, default=2000, help="tokens of a text (default: 2000)")
+  text = "prompt of all texts (default: a line end, else the most frequent character)"
+  add("--prime", metavar="TEXT", default="", help=text)
   arguments.add_filters(parser)
   arguments.add_step(parser)
   arguments.add_seed(parser)
   arguments.add_out(parser, "output folder (default: RUN/temperature)")
-  arguments.add_json(parser, "print temperature.json, not the table")
+  arguments.add_json(parser, "temperature.json to stdout instead of the table")
 
 
 def run(args):
