@@ -9,6 +9,7 @@ with N parameters and N_0 their geometric mean (Kaplan et al. 2020, arXiv 2001.0
 E that no size falls below, Hoffmann et al. 2022, arXiv 2203.15556).
 """
 
+import collections
 import dataclasses
 import functools
 import math
@@ -64,29 +65,29 @@ class ComparedRun:
 
   @functools.cached_property
   def points(self) -> list[Point]:
-    return list(self._points())
-
-  def _points(self):
-    chars, seconds, previous = self._characters_per_step, 0.0, 0
+    points, chars, seconds, previous = [], self._characters_per_step, 0.0, 0
     for line in self.lines:
       step, rate = line["step"], number(line.get("chars_per_second")) or self.rate
       if (stored := number(line.get("seconds"))) is not None:
         seconds = stored
       elif step > previous:  # older versions did not store seconds
-        known = bool(chars and rate)
-        seconds = (seconds or 0.0) + (step - previous) * chars / rate if known else None
+        seconds = (seconds or 0.0) + (step - previous) * chars / rate if chars and rate else None
       previous = step
       characters = step * chars if chars else None
       flops = characters * self.flops if characters and self.flops else None
       losses = (number(line.get(name)) for name in ("train/loss", "valid/loss"))
-      yield Point(step, characters, seconds, flops, *losses)
+      points.append(Point(step, characters, seconds, flops, *losses))
+    return points
+
+  @property
+  def has_gradient(self) -> bool:
+    """Return whether steps are updates; those of an n-gram are orders."""
+    return models.has_gradient({"cell": self.fields.get("model.cell")})
 
   @property
   def _characters_per_step(self):
-    if self.fields.get("model.cell") == "ngram":  # its steps are orders
-      return None
     factors = [number(self.fields.get(name)) for name in ("batch_size", "window")]
-    return None if None in factors else math.prod(factors)
+    return math.prod(factors) if self.has_gradient and None not in factors else None
 
   @property
   def last(self) -> Point | None:
@@ -101,7 +102,7 @@ class ComparedRun:
   @functools.cached_property
   def rate(self) -> float | None:
     """Return the median of characters a second."""
-    rates = [number(line.get("chars_per_second")) for line in self.lines]
+    rates = (number(line.get("chars_per_second")) for line in self.lines)
     rates = [rate for rate in rates if rate is not None]
     return float(np.median(rates)) if rates else None
 
@@ -112,7 +113,7 @@ class ComparedRun:
   @property
   def estimates_seconds(self) -> bool:
     """Return whether seconds are estimated from characters a second."""
-    is_known = self.last is not None and self.last.seconds is not None
+    is_known = bool(self.last) and self.last.seconds is not None
     return is_known and any(number(line.get("seconds")) is None for line in self.lines)
 
 
@@ -150,8 +151,8 @@ class Setting(NamedTuple):
 
   @property
   def name(self) -> str:
-    known = {field: value for field, value in self.values.items() if value is not None}
-    pairs = [f"{config_lib.short(field)}={value_text(value)}" for field, value in known.items()]
+    values = {config_lib.short(field): value for field, value in self.values.items()}
+    pairs = [f"{name}={value_text(value)}" for name, value in values.items() if value is not None]
     seeds = len({run.fields.get("seed") for run in self.runs})
     return ", ".join(pairs) or (f"{seeds} seeds" if seeds > 1 else self.runs[0].name)
 
@@ -181,10 +182,7 @@ class Comparison(NamedTuple):
   @property
   def compares(self) -> bool:
     """Return whether all losses are on the same characters."""
-    return len({self.text_of(run) for run in self.runs if run.best}) <= 1
-
-  def text_of(self, run: ComparedRun) -> int:
-    return _text_of(self.texts, run)
+    return len({text_of(self.texts, run) for run in self.runs if run.best}) <= 1
 
 
 def number(value) -> float | None:
@@ -206,10 +204,13 @@ def value_text(value) -> str:
 
 def interval(values: Sequence[float]) -> tuple[float, float] | None:
   """Return the 95% interval of the mean by Student's t; None for fewer than two values."""
-  if len(values) < 2:
-    return None
-  half = stats.t.ppf(0.975, len(values) - 1) * stats.sem(values)
-  return float(np.mean(values) - half), float(np.mean(values) + half)
+  n = len(values)
+  return _interval(np.mean(values), stats.sem(values), n - 1) if n > 1 else None
+
+
+def _interval(estimate, standard_error, freedom: int) -> tuple[float, float]:
+  half = stats.t.ppf(0.975, freedom) * standard_error
+  return float(estimate - half), float(estimate + half)
 
 
 def compare(runs: Iterable[ComparedRun]) -> Comparison:
@@ -218,7 +219,7 @@ def compare(runs: Iterable[ComparedRun]) -> Comparison:
   for run in runs:
     if run.text is not None and run.text not in texts:
       texts.append(run.text)
-  runs.sort(key=lambda run: (_text_of(texts, run), _rank(run.best and run.best.valid), run.name))
+  runs.sort(key=lambda run: (text_of(texts, run), _rank(run.best and run.best.valid), run.name))
   fields = differing([run.fields for run in runs])
   settings = _settings(runs, texts, fields)
   axes = find_axes([setting.place for setting in settings])
@@ -230,7 +231,8 @@ def compare(runs: Iterable[ComparedRun]) -> Comparison:
   return Comparison(runs, fields, texts, settings, axes)
 
 
-def _text_of(texts, run: ComparedRun) -> int:
+def text_of(texts: list[dict[str, Any]], run: ComparedRun) -> int:
+  """Return the number of a run's text; that of an unknown text comes after all others."""
   return texts.index(run.text) if run.text is not None else len(texts)
 
 
@@ -238,8 +240,7 @@ def _rank(loss: float | None) -> float:
   return math.inf if loss is None else loss
 
 
-def _is_in(names: set[str], field: str) -> bool:
-  """Return whether a field or its section is among `names`."""
+def _is_in(names: set[str], field: str) -> bool:  # by itself or by its section
   return not names.isdisjoint({field, field.partition(".")[0]})
 
 
@@ -249,15 +250,14 @@ def differing(configs: Sequence[dict[str, Any]]) -> list[str]:
   for config in configs:
     for name, value in config.items():
       values.setdefault(name, set()).add(repr(value))
-  differs = [name for name, different in values.items() if len(different) > 1]
-  return [name for name in differs if not _is_in(UNCOMPARED, name)]
+  return [name for name in values if len(values[name]) > 1 and not _is_in(UNCOMPARED, name)]
 
 
 def _settings(runs, texts, fields) -> list[Setting]:
   settings: dict[str, Setting] = {}
   for run in runs:
     if run.fields:
-      text = _text_of(texts, run)
+      text = text_of(texts, run)
       values = {name: run.fields.get(name) for name in fields if name != "seed"}
       setting = settings.setdefault(repr((text, values)), Setting(values, text, [], values))
       setting.runs.append(run)
@@ -294,59 +294,49 @@ def size_groups(parameters: Iterable[int]) -> dict[int, int]:
 
 def find_axes(settings: Sequence[dict[str, Any]]) -> list[Axis]:
   """Return the fields that span the settings, without those that another field determines."""
-  fields = [
-    name
-    for name in differing(settings)
-    if not _is_in(NO_AXES, name) and not config_lib.is_free(name)
-  ]
+  names = [name for name in differing(settings) if not _is_in(NO_AXES, name)]
+  fields = [name for name in names if not config_lib.is_free(name)]
   columns = {name: [repr(setting.get(name)) for setting in settings] for name in fields}
   axes: list[Axis] = []
   # Those of many values first: a field never depends on one of fewer values.
   for name in sorted(fields, key=lambda name: -len(set(columns[name]))):
-    leaders = (axis for axis in axes if _determines(columns[axis.field], columns[name]))
-    if leader := next(leaders, None):
-      leader.followers.append(name)
+    for axis in axes:  # does its value determine that of the field?
+      leader = columns[axis.field]
+      if len(set(zip(leader, columns[name]))) == len(set(leader)):
+        axis.followers.append(name)
+        break
     else:
       axes.append(Axis(name, ordered(setting.get(name) for setting in settings), []))
   return sorted(axes, key=lambda axis: fields.index(axis.field))
 
 
-def _determines(column: list[str], other: list[str]) -> bool:
-  """Return whether settings with the same value in `column` have the same value in `other`."""
-  return len(set(zip(column, other))) == len(set(column))
-
-
 def ordered(values: Iterable) -> list:
   """Return the different values: numbers by size, then names."""
   different = {repr(value): value for value in values}.values()
-  numbers = sorted(value for value in different if number(value) is not None)
-  return numbers + sorted((value for value in different if number(value) is None), key=str)
+  numbers = [value for value in different if number(value) is not None]
+  return sorted(numbers) + sorted((value for value in different if number(value) is None), key=str)
 
 
 def losses_by_size(result: Comparison) -> dict[str, dict[int, float]]:
   """Return, for each cell, the best loss of finished settings at each size."""
-  points: dict[str, list[tuple[float, int]]] = {}
+  points = collections.defaultdict(list)
   for setting in result.settings if result.compares else ():
-    size = setting.runs[0].parameters
-    if setting.loss and setting.loss > 0 and size:
-      cell = str(setting.runs[0].fields["model.cell"])
-      points.setdefault(cell, []).append((setting.loss, size))
-  return {cell: _best_of_each_size(points[cell]) for cell in sorted(points)}
+    run = setting.runs[0]
+    if setting.loss and setting.loss > 0 and run.parameters:
+      points[str(run.fields["model.cell"])].append((setting.loss, run.parameters))
+  curves = {}
+  for cell, own in sorted(points.items()):
+    groups, best = size_groups(size for _, size in own), {}
+    for loss, size in sorted(own):
+      best.setdefault(groups[size], (size, loss))
+    curves[cell] = dict(sorted(best.values()))
+  return curves
 
 
-def _best_of_each_size(points: list[tuple[float, int]]) -> dict[int, float]:
-  groups, best = size_groups(size for _, size in points), {}
-  for loss, size in sorted(points):
-    best.setdefault(groups[size], (size, loss))
-  return dict(sorted(best.values()))
-
-
-def power_laws(curve: dict[int, float]) -> Iterator[dict[str, Any]]:
-  """Yield the power laws through the losses of sizes, as plain data; none for too few sizes."""
-  if len(curve) >= MIN_SIZES:
-    yield _fit(curve, floor=False)
-  if len(curve) > MIN_SIZES and (law := _fit(curve, floor=True)):
-    yield law
+def power_laws(curve: dict[int, float]) -> list[dict[str, Any]]:
+  """Return the power laws through the losses of sizes, as plain data; none for too few sizes."""
+  laws = [_fit(curve, floor) for floor in (False, True) if len(curve) >= MIN_SIZES + floor]
+  return [law for law in laws if law]
 
 
 def law_loss(law: dict[str, Any], sizes) -> np.ndarray:
@@ -385,19 +375,14 @@ def _fit(curve: dict[int, float], floor: bool) -> dict[str, Any] | None:
     "exponent": float(fitted[1]),
     "floor": float(fitted[2]) if floor else 0.0,
     "sizes": len(sizes),
-    "interval": _fit_interval(fitted[1], covariance[1, 1], len(sizes) - len(fitted)),
+    "interval": None,
   }
+  freedom, variance = len(sizes) - len(fitted), covariance[1, 1]
+  if freedom and np.isfinite(variance):
+    law["interval"] = _interval(fitted[1], variance**0.5, freedom)
   total = ((losses - losses.mean()) ** 2).sum()
   residual = ((losses - law_loss(law, sizes)) ** 2).sum()
   return law | {"r2": float(1 - residual / total) if total else None}
-
-
-def _fit_interval(value, variance, freedom: int) -> list[float] | None:
-  """Return the 95% interval of a fitted value by Student's t, if it has one."""
-  if freedom < 1 or not np.isfinite(variance):
-    return None
-  half = stats.t.ppf(0.975, freedom) * variance**0.5
-  return [float(value - half), float(value + half)]
 
 
 def find_runs(targets: Sequence[str]) -> list[pathlib.Path]:
@@ -421,10 +406,8 @@ def _runs_in(target: pathlib.Path) -> Iterator[pathlib.Path]:
         yield path
       continue
     folders.sort()
-    if "sweep.json" in names:
-      yield from (
-        path / name for name in _trial_names(path) if not (path / name / "config.json").exists()
-      )
+    trials = [path / name for name in _trial_names(path)] if "sweep.json" in names else []
+    yield from (trial for trial in trials if not (trial / "config.json").exists())
 
 
 def _is_rerun(path: pathlib.Path) -> bool:

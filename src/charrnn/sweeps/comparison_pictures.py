@@ -2,7 +2,6 @@
 
 import itertools
 import math
-from typing import NamedTuple
 
 import numpy as np
 from matplotlib import ticker
@@ -30,11 +29,6 @@ CURVES = {
 ESTIMATED = "seconds (of some runs estimated from characters/s: steps alone)"
 
 
-class Style(NamedTuple):
-  color: str
-  label: str | None  # in the key; None for curves that are drawn thin
-
-
 def curves(result: comparison.Comparison, path):
   """Plot losses against steps, characters, seconds and operations, a panel each.
 
@@ -42,8 +36,7 @@ def curves(result: comparison.Comparison, path):
   the validation loss.
   """
   title = "validation loss (solid) and training loss (faint)"
-  if not result.compares:
-    title += "; different texts: losses do not compare"
+  title += "" if result.compares else f"; {DIFFERENT_TEXTS}"
   trained = [setting for setting in result.settings if _has_curve(setting)]
   ngrams = [s for s in result.settings if not _has_curve(s) and s.so_far is not None]
   with plotting.figure(path, title, figsize=(13, 8)) as figure:
@@ -54,16 +47,14 @@ def curves(result: comparison.Comparison, path):
       for setting in ngrams:
         axes.axhline(setting.so_far, **NGRAM, label=plotting.plain(setting.label))
       for setting, style in reversed(list(zip(trained, styles))):  # the best one on top
-        _curve(axes, setting, key, style)
+        _curve(axes, setting, key, *style)
       _scale(axes, label, trained, ngrams)
     if any(len(line.get_xdata()) for line in axes.lines):
       axes.set_xscale("log")
     handles, labels = axes.get_legend_handles_labels()
     if handles:
-      is_thin = any(style.label is None for style in styles)
-      title = (
-        "thick: best of its colour; thin: other settings, validation only" if is_thin else None
-      )
+      thin = "thick: best of its colour; thin: other settings, validation only"
+      title = thin if any(label is None for _, label in styles) else None
       columns = min(3, 150 // max(map(len, labels)))  # MAX_LABEL makes it at least 2
       place = {"loc": "outside lower center", "ncols": columns, "title": title}
       figure.legend(handles[::-1], labels[::-1], **place)
@@ -73,19 +64,22 @@ def _has_curve(setting) -> bool:
   return any(point.characters for run in setting.runs for point in run.points)
 
 
-def _styles(result, settings) -> list[Style]:
-  """Return a color for each of few settings, or for each value of the first field with few."""
-  best = [Style(color, setting.label) for color, setting in zip(COLORS, settings)]
+def _styles(result, settings) -> list[tuple[str, str | None]]:
+  """Return the colours of curves and their labels in the key; no label: the curve is thin.
+
+  Each of few settings has a colour, or each value of the first field with few values.
+  """
+  best = [(color, setting.label) for color, setting in zip(COLORS, settings)]
   if len(settings) <= len(COLORS):
     return best
   field = next((axis for axis in result.axes if len(axis.values) <= len(COLORS)), None)
   if field is None:
-    return best + [Style(OTHERS, None)] * (len(settings) - len(best))
+    return best + [(OTHERS, None)] * (len(settings) - len(best))
   colors, styles = dict(zip(map(repr, field.values), COLORS)), []
   for setting in settings:
     color = colors[repr(setting.place[field.field])]
-    is_best = color not in [style.color for style in styles]
-    styles.append(Style(color, setting.label if is_best else None))
+    is_best = color not in dict(styles)
+    styles.append((color, setting.label if is_best else None))
   return styles
 
 
@@ -106,16 +100,15 @@ def mean_curve(setting: comparison.Setting, key: str, loss: str) -> np.ndarray:
   return np.array(rows).reshape(-1, 3)
 
 
-def _curve(axes, setting, key, style):
+def _curve(axes, setting, key, color, label):
   x, mean, half = mean_curve(setting, key, "valid").T
-  if style.label is None:
-    axes.plot(x, mean, color=style.color, lw=0.8, alpha=0.7)
+  if label is None:
+    axes.plot(x, mean, color=color, lw=0.8, alpha=0.7)
     return
-  label = plotting.plain(style.label)
-  axes.plot(x, mean, color=style.color, lw=2, marker="o", ms=3, label=label)
-  axes.fill_between(x, mean - half, mean + half, color=style.color, alpha=0.2, lw=0)
+  axes.plot(x, mean, color=color, lw=2, marker="o", ms=3, label=plotting.plain(label))
+  axes.fill_between(x, mean - half, mean + half, color=color, alpha=0.2, lw=0)
   x, mean, _ = mean_curve(setting, key, "train").T
-  axes.plot(x, mean, color=style.color, lw=0.7, alpha=0.4)
+  axes.plot(x, mean, color=color, lw=0.7, alpha=0.4)
 
 
 def _scale(axes, label, settings, ngrams):
@@ -148,7 +141,12 @@ def settings(result: comparison.Comparison, path):
       _write(axes, "no run has a validation loss yet")
       return
     for row, setting in enumerate(shown):
-      _row(axes, row, setting)
+      axes.axhline(row, color="#e6e2da", lw=1, zorder=0)
+      for run in setting.usable_runs:
+        axes.plot(run.best.valid, row, "o", color=BLUE, mfc=_face(run), ms=6, alpha=0.8)
+      if setting.interval:
+        axes.plot(setting.interval, [row, row], color=INK, lw=1.4)
+        axes.plot(setting.loss, row, "|", color=INK, ms=13, mew=2)
     axes.set_yticks(range(len(shown)), [plotting.plain(setting.label) for setting in shown])
     axes.set(ylim=(len(shown) - 0.4, -0.6), xlabel=NATS)
     # By the runs, since the interval of two can be much wider.
@@ -167,19 +165,8 @@ def _face(run) -> str:
   return BLUE if run.status == RunStatus.FINISHED else "none"
 
 
-def _row(axes, row, setting):
-  axes.axhline(row, color="#e6e2da", lw=1, zorder=0)
-  for run in setting.usable_runs:
-    axes.plot(run.best.valid, row, "o", color=BLUE, mfc=_face(run), ms=6, alpha=0.8)
-  if setting.interval:
-    axes.plot(setting.interval, [row, row], color=INK, lw=1.4)
-    axes.plot(setting.loss, row, "|", color=INK, ms=13, mew=2)
-
-
 def _key(figure, axes, shown, left_out):
-  runs = [run for setting in shown for run in setting.usable_runs]
-  faces = {_face(run) for run in runs}
-  handles = []
+  faces, handles = {_face(run) for setting in shown for run in setting.usable_runs}, []
   if len(faces) == 2:
     handles += axes.plot([], [], "o", color=BLUE, ms=6, label="a finished run")
   if "none" in faces:
@@ -241,26 +228,20 @@ def _map(axes, settings, down, across, ends):
   image = axes.imshow(losses_DxA, cmap="viridis_r", aspect="auto", **ends)
   axes.set_facecolor("#efece6")
   best = min(places, key=lambda place: places[place].loss or math.inf, default=None)
-  for place, setting in places.items():
-    _map_cell(axes, place, setting, image, place == best)
+  for (row, column), setting in places.items():
+    color, text = FAINT, setting.runs[0].status
+    if setting.loss is not None:
+      red, green, blue, _ = image.to_rgba(setting.loss)
+      color = "white" if 0.3 * red + 0.6 * green + 0.1 * blue < 0.5 else INK
+      text = f"{setting.loss:.3f}"
+    elif setting.so_far is not None:
+      text += f"\n{setting.so_far:.3f}"
+    style = {"color": color, "weight": "bold" if (row, column) == best else "normal", "size": 8}
+    axes.text(column, row, text, ha="center", va="center", **style)
   axes.set_xticks(range(len(across.values)), [_tick(value) for value in across.values])
   axes.set_yticks(range(len(down.values)), [_tick(value) for value in down.values])
   axes.tick_params(length=0)
   return image
-
-
-def _map_cell(axes, place, setting, image, is_best):
-  row, column = place
-  if setting.loss is not None:
-    red, green, blue, _ = image.to_rgba(setting.loss)
-    color = "white" if 0.3 * red + 0.6 * green + 0.1 * blue < 0.5 else INK
-    text = f"{setting.loss:.3f}"
-  else:
-    color = FAINT
-    text = setting.runs[0].status
-    text += "" if setting.so_far is None else f"\n{setting.so_far:.3f}"
-  weight = "bold" if is_best else "normal"
-  axes.text(column, row, text, ha="center", va="center", color=color, weight=weight, size=8)
 
 
 def _tick(value) -> str:
@@ -281,9 +262,9 @@ def _axis_label(axis) -> str:
 
 def _fields(result, path):
   """Plot a panel for each field, and for those that depend on it."""
-  names = list(itertools.chain(*((axis.field, *axis.followers) for axis in result.axes)))
+  names = [name for axis in result.axes for name in (axis.field, *axis.followers)]
   columns = min(3, len(names))
-  rows = -(-len(names) // columns)
+  rows = math.ceil(len(names) / columns)
   size = (1 + 3.6 * columns, 0.8 + 3 * rows)
   with plotting.figure(path, "the best validation loss by each field", figsize=size) as figure:
     panels = figure.subplots(rows, columns, squeeze=False, sharey=True)
@@ -310,10 +291,8 @@ def _field(axes, settings, name):
       axes.annotate(setting.runs[0].status, (x, 0.96), size=7, color=FAINT, **top)
   if is_numeric and values[0] > 0 and values[-1] > 8 * values[0]:
     axes.set_xscale("log")
-  if not is_numeric:
-    axes.set_xticks(range(len(values)), [_tick(value) for value in values])
-  elif len(values) <= MAX_TICKS:
-    axes.set_xticks(values, [_tick(value) for value in values])
+  if not is_numeric or len(values) <= MAX_TICKS:
+    axes.set_xticks(list(place.values()), [_tick(value) for value in values])
     axes.minorticks_off()
   axes.set_xlabel(config_lib.short(name))
   axes.grid()
@@ -330,7 +309,14 @@ def sizes(result: comparison.Comparison, path):
     for color, (cell, curve) in zip(COLORS, by_cell.items()):
       own = [s for s in result.settings if s.runs[0].fields["model.cell"] == cell]
       _size(axes, cell, curve, own, color)
-    _use_logarithms(axes)
+    axes.set_xscale("log")
+    axes.set_yscale("log")
+    axes.yaxis.set_major_locator(ticker.MaxNLocator(7, min_n_ticks=3))
+    axes.yaxis.set_major_formatter("{x:g}")
+    axes.xaxis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5)))
+    axes.xaxis.set_major_formatter(ticker.EngFormatter(sep=""))
+    axes.minorticks_off()
+    axes.grid()
     axes.set(xlabel="parameters", ylabel=NATS)
     axes.legend(title="the best of each size, and a power law through it", loc="best")
 
@@ -338,7 +324,7 @@ def sizes(result: comparison.Comparison, path):
 def _size(axes, cell, curve, settings, color):
   points = [(s.runs[0].parameters, s.loss) for s in settings if s.loss is not None]
   axes.plot(*zip(*points), "o", color=color, ms=4, alpha=0.35)
-  sizes, laws = np.geomspace(min(curve), max(curve), 50), list(comparison.power_laws(curve))
+  sizes, laws = np.geomspace(min(curve), max(curve), 50), comparison.power_laws(curve)
   for law, style in zip(laws, ("-", ":")):
     floor = f" with a floor of {law['floor']:.3f}" if law["floor"] else ""
     fit = "all losses are the same" if law["r2"] is None else f"R\u00b2 {law['r2']:.3f}"
@@ -348,18 +334,6 @@ def _size(axes, cell, curve, settings, color):
   if not laws:
     label = f"{cell}: too few sizes for a law"
     axes.plot(*zip(*curve.items()), "o--", color=color, ms=6, lw=0.8, label=label)
-
-
-def _use_logarithms(axes):
-  axes.set_xscale("log")
-  axes.set_yscale("log")
-  axes.yaxis.set_major_locator(ticker.MaxNLocator(7, min_n_ticks=3))
-  axes.yaxis.set_major_formatter("{x:g}")
-  axes.yaxis.set_minor_locator(ticker.NullLocator())
-  axes.xaxis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5)))
-  axes.xaxis.set_major_formatter(ticker.EngFormatter(sep=""))
-  axes.xaxis.set_minor_locator(ticker.NullLocator())
-  axes.grid()
 
 
 def _write(axes, text):

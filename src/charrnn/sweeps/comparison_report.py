@@ -5,14 +5,14 @@ import csv
 import io
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from charrnn import config as config_lib
 from charrnn import console, files
 from charrnn.runs.status import RunStatus
 from charrnn.sweeps import comparison, outcomes
 
-Rows = list[tuple[str, ...]]
+Rows = list[dict[str, str]]  # cells by column
 MISSING = "-"
 PICTURES = ("curves", "settings", "grid", "sizes")
 NAMES = 2  # first columns, which are names
@@ -20,29 +20,28 @@ NAMES = 2  # first columns, which are names
 
 def terminal(result: comparison.Comparison) -> str:
   """Return aligned tables and notes."""
-  blocks = [console.table(*_split(rows), names=NAMES) for rows in _tables(result)]
-  blocks.append(list(_notes(result)))
-  blocks = [[console.visible(line) for line in block] for block in blocks if block]
-  return "\n".join("".join(f"{line}\n" for line in block) for block in blocks)
-
-
-def _split(rows: Rows):
-  return rows[0], rows[1:]
+  blocks = [
+    console.table(list(rows[0]), [list(row.values()) for row in rows], names=NAMES)
+    for rows in _tables(result)
+  ]
+  blocks += [notes] if (notes := list(_notes(result))) else []
+  return _join([console.visible(line) for line in block] for block in blocks)
 
 
 def markdown(result: comparison.Comparison) -> str:
   """Return Markdown with the tables, the notes and the pictures."""
-  blocks = [list(_markdown_table(rows)) for rows in _tables(result)]
+  blocks = []
+  for rows in _tables(result):
+    rules = ["---" if n < NAMES else "---:" for n in range(len(rows[0]))]
+    header, *rest = ([_escaped(cell) for cell in row] for row in (rows[0], *map(dict.values, rows)))
+    blocks.append([f"| {' | '.join(cells)} |" for cells in (header, rules, *rest)])
   blocks += [[_escaped(note)] for note in _notes(result)]
   blocks += [[f"![{name}]({name}.png)"] for name in PICTURES]
+  return _join(blocks)
+
+
+def _join(blocks: Iterable[list[str]]) -> str:
   return "\n".join("".join(f"{line}\n" for line in block) for block in blocks)
-
-
-def _markdown_table(rows: Rows) -> Iterator[str]:
-  header, *rest = ([_escaped(cell) for cell in row] for row in rows)
-  rules = ["---" if n < NAMES else "---:" for n in range(len(header))]
-  for cells in (header, rules, *rest):
-    yield f"| {' | '.join(cells)} |"
 
 
 def _escaped(text: str) -> str:
@@ -55,35 +54,27 @@ def _escaped(text: str) -> str:
 
 def _tables(result) -> Iterator[Rows]:
   yield _runs(result)
-  if any(len(setting.runs) > 1 for setting in result.settings):
-    yield _seeds(result)
-  if len(laws := _laws(result)) > 1:
-    yield laws
+  yield from filter(None, (_seeds(result), _laws(result)))
 
 
 def _runs(result) -> Rows:
-  has_texts = len(result.texts) > 1
-  header = ["run", "status", *(["text"] if has_texts else []), "nats", "bits", "at step", "epoch"]
-  header += ["characters/s", "seconds", "parameters", *map(config_lib.short, result.fields)]
-  rows = [tuple(header)]
+  rows = []
   for run in result.runs:
-    loss = run.best and run.best.valid
-    cells = [run.name, run.status, *([_text_name(result, run)] if has_texts else [])]
-    cells += [_loss(loss), _loss(_bits(loss)), _number(run.best and run.best.step)]
-    cells += [_number(run.epochs, ",.2f"), _number(run.rate), _seconds(run)]
-    cells += [_number(run.parameters)]
-    cells += [comparison.value_text(run.fields.get(field)) for field in result.fields]
-    rows.append(tuple(cells))
+    cells = {"run": run.name, "status": run.status}
+    if len(result.texts) > 1:
+      text = comparison.text_of(result.texts, run)
+      cells["text"] = "?" if text == len(result.texts) else _letter(text)
+    step, loss = (run.best.step, run.best.valid) if run.best else (None, None)
+    cells |= {"nats": _loss(loss), "bits": _loss(_bits(loss)), "at step": _number(step)}
+    cells |= {"epoch": _number(run.epochs, ",.2f"), "characters/s": _number(run.rate)}
+    cells |= {"seconds": _seconds(run), "parameters": _number(run.parameters)}
+    values = {config_lib.short(field): run.fields.get(field) for field in result.fields}
+    rows.append(cells | {name: comparison.value_text(value) for name, value in values.items()})
   return rows
 
 
-def _text_name(result, run) -> str:
-  """Return A, B and so on, the names of texts in the notes."""
-  text = result.text_of(run)
-  return "?" if text == len(result.texts) else _letter(text)
-
-
 def _letter(number: int) -> str:
+  """Return A, B and so on, the names of texts in the notes."""
   return chr(ord("A") + number) if number < 26 else str(number + 1)
 
 
@@ -103,32 +94,34 @@ def _seconds(run) -> str:
   seconds = run.last and run.last.seconds
   if seconds is None:
     return MISSING
-  return ("~" if run.estimates_seconds else "") + _number(
-    seconds, ",.0f" if seconds >= 10 else ".1f"
-  )
+  text = _number(seconds, ",.0f" if seconds >= 10 else ".1f")
+  return f"~{text}" if run.estimates_seconds else text
 
 
 def _seeds(result) -> Rows:
-  rows = [("setting", "not finished", "n", "mean nats", "95% interval", "mean bits")]
+  header, rows = ("setting", "not finished", "n", "mean nats", "95% interval", "mean bits"), []
   for setting in (each for each in result.settings if len(each.runs) > 1):
     unfinished = [run.status for run in setting.runs if run.status != RunStatus.FINISHED]
     counts = collections.Counter(unfinished).items()
     others = ", ".join(f"{count} {status}" for status, count in counts) or MISSING
     ends = setting.interval and " to ".join(map(_loss, setting.interval))
     numbers = (_loss(setting.loss), ends or MISSING, _loss(_bits(setting.loss)))
-    rows.append((setting.name, others, str(len(setting.losses)), *numbers))
+    cells = (setting.name, others, str(len(setting.losses)), *numbers)
+    rows.append(dict(zip(header, cells)))
   return rows
 
 
 def _laws(result) -> Rows:
-  rows = [("loss by size", "L(N), N parameters", "exponent", "95% interval", "R\u00b2", "sizes")]
+  header = ("loss by size", "L(N), N parameters", "exponent", "95% interval", "R\u00b2", "sizes")
+  rows = []
   for cell, curve in comparison.losses_by_size(result).items():
     for law in comparison.power_laws(curve):
       floor = f"{law['floor']:.3f} + " if law["floor"] else ""
       formula = f"{floor}{law['factor']:.3f} (N / {law['middle']:,.0f})^-{law['exponent']:.3f}"
       ends = law["interval"] and "{:.3f} to {:.3f}".format(*law["interval"])
       numbers = (f"{law['exponent']:.3f}", ends or MISSING, _number(law["r2"], ".4f"))
-      rows.append((cell, formula.replace("^--", "^"), *numbers, str(law["sizes"])))
+      cells = (cell, formula.replace("^--", "^"), *numbers, str(law["sizes"]))
+      rows.append(dict(zip(header, cells)))
   return rows
 
 
@@ -145,7 +138,7 @@ def _notes(result) -> Iterator[str]:
       yield f"Text {_letter(number)}, {example.fields.get('text.source')}: {pairs}"
   if any(run.estimates_seconds for run in result.runs):
     yield "~ seconds are estimated from characters/s, for training steps alone"
-  if any(run.fields.get("model.cell") == "ngram" for run in result.runs):
+  if not all(run.has_gradient for run in result.runs):
     yield "Steps of an ngram are orders; its counts are not among the parameters."
   for run in result.runs:
     for problem in run.problems:
@@ -154,15 +147,14 @@ def _notes(result) -> Iterator[str]:
 
 def csv_text(result: comparison.Comparison) -> str:
   """Return CSV with a row for each run, in full precision, and the fields that differ."""
+  rows = [_record(result, run) for run in result.runs]
+  for row in rows:
+    del row["problems"]
+    row |= {f"config.{name}": value for name, value in row.pop("fields").items()}
   file = io.StringIO()
-  columns = [name for name in _record(result, result.runs[0]) if name not in ("fields", "problems")]
-  fields = {f"config.{name}": name for name in result.fields}
-  writer = csv.writer(file, lineterminator="\n")
-  writer.writerow([*columns, *fields])
-  for run in result.runs:
-    record = _record(result, run)
-    values = [record["fields"].get(name) for name in fields.values()]
-    writer.writerow([record[name] for name in columns] + values)
+  writer = csv.DictWriter(file, rows[0], lineterminator="\n")
+  writer.writeheader()
+  writer.writerows(rows)
   return file.getvalue()
 
 
@@ -177,7 +169,7 @@ def json_text(result: comparison.Comparison) -> str:
     "sizes": {
       cell: {
         "points": [{"parameters": size, "nats": loss} for size, loss in curve.items()],
-        "fits": list(comparison.power_laws(curve)),
+        "fits": comparison.power_laws(curve),
       }
       for cell, curve in comparison.losses_by_size(result).items()
     },
@@ -186,7 +178,7 @@ def json_text(result: comparison.Comparison) -> str:
 
 
 def _record(result, run: comparison.ComparedRun) -> dict:
-  text, best, last = result.text_of(run), run.best, run.last
+  text, best, last = comparison.text_of(result.texts, run), run.best, run.last
   record = {
     "run": run.name,
     "path": run.path,

@@ -48,20 +48,17 @@ def shares(parallel: int) -> list[Share]:
 
 def _divide(devices: Sequence, count: int) -> list[list]:
   """Return `count` equal parts without the remainder; too few devices are in several parts."""
-  size = len(devices) // count
-  if not size:
-    return [[devices[i % len(devices)]] for i in range(count)]
-  return [list(devices[i * size : (i + 1) * size]) for i in range(count)]
+  size = max(1, len(devices) // count)
+  return [[devices[(i * size + n) % len(devices)] for n in range(size)] for i in range(count)]
 
 
 def gpu_names() -> list[str]:
   """Return the usable NVIDIA GPUs as CUDA_VISIBLE_DEVICES names them, without starting JAX."""
   if (names := _visible("CUDA_VISIBLE_DEVICES")) is not None:
     return names
+  options = {"capture_output": True, "text": True, "timeout": 30, "check": True}
   try:
-    listing = subprocess.run(
-      ["nvidia-smi", "-L"], capture_output=True, text=True, timeout=30, check=True
-    ).stdout
+    listing = subprocess.run(["nvidia-smi", "-L"], **options).stdout
   except (OSError, subprocess.SubprocessError):
     return []
   return [str(n) for n in range(sum(line[:3] == "GPU" for line in listing.splitlines()))]
@@ -103,8 +100,8 @@ class Pool:
 
   def __init__(self, trials: Iterable[outcomes.Trial], parallel: int, limit: float | None):
     self._waiting, self._exhausted = iter(trials), False
-    self.shares = shares(parallel)
-    self.limit = limit
+    self._shares = shares(parallel)
+    self._limit = limit
     self.running: list[_Running] = []
     self._ending: dict[str, tuple[RunStatus, float]] = {}  # name -> reason and time of SIGTERM
     self.stopping = 0  # number of calls of `stop`
@@ -138,14 +135,17 @@ class Pool:
       running.process.terminate()
 
   def _start(self):
-    free = set(range(len(self.shares))) - {running.share for running in self.running}
+    free = set(range(len(self._shares))) - {running.share for running in self.running}
     while free and not (self._exhausted or self.stopping):
       if (trial := next(self._waiting, None)) is None:
         self._exhausted = True
         return
       share = free.pop()
       outcomes.begin(trial)
-      process = _launch(trial, self.shares[share])
+      cores, limits = self._shares[share]
+      environment = {**os.environ, **limits}
+      # In a session of its own: Ctrl-C is for the launcher, which passes it on.
+      process = launch(trial, cores, env=environment, start_new_session=True)
       self.running.append(_Running(trial, process, share, time.monotonic()))
 
   def _reap(self):
@@ -164,7 +164,7 @@ class Pool:
         running.process.kill()
       elif self.stopping:
         self._terminate(running)
-      elif self.limit is not None and now - running.start > self.limit:
+      elif self._limit is not None and now - running.start > self._limit:
         self._terminate(running, RunStatus.TIMEOUT)
 
   def _end_all(self):
@@ -180,13 +180,9 @@ class Pool:
     self._reap()
 
 
-def _launch(trial: outcomes.Trial, share: Share) -> subprocess.Popen:
+def launch(trial: outcomes.Trial, cores: Sequence[int] = (), **options) -> subprocess.Popen:
+  """Start a trial's process, which ends when this one does and writes to the trial's log."""
+  command = attached.command(trial.command, cores)
+  streams = {"stdin": subprocess.DEVNULL, "stderr": subprocess.STDOUT}
   with trial.log.open("ab") as log:
-    return subprocess.Popen(
-      attached.command(trial.command, share.cores),
-      stdin=subprocess.DEVNULL,
-      stdout=log,
-      stderr=subprocess.STDOUT,
-      env={**os.environ, **share.environment},
-      start_new_session=True,  # Ctrl-C is for the launcher, which passes it on
-    )
+    return subprocess.Popen(command, stdout=log, **streams, **options)

@@ -9,13 +9,17 @@ SWEEP/
 """
 
 import csv
+import hashlib
 import io
+import json
 import pathlib
+import re
 import signal
 import time
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+from charrnn import config as config_lib
 from charrnn import console, files
 from charrnn.runs import metrics
 from charrnn.runs import run as run_lib
@@ -27,6 +31,7 @@ FINAL = (RunStatus.FINISHED, RunStatus.PRUNED)  # need no other launch
 # In a search a trial that diverged is final too: it shows which values are bad.
 FINAL_IN_SEARCH = (*FINAL, RunStatus.DIVERGED)
 UNUSABLE = (RunStatus.FAILED, RunStatus.DIVERGED, RunStatus.KILLED)  # losses measure nothing
+MAX_NAME = 100  # characters of a trial's name
 LAUNCH = "---- launched"  # first words of a launch in a log
 ALIASES = {"status": "state"}  # former name of a column
 REDRAW = 1.0  # seconds between two drawings of the table
@@ -44,6 +49,17 @@ class Trial(NamedTuple):
   @property
   def log(self) -> pathlib.Path:
     return self.folder / "log.txt"
+
+
+def trial_name(overrides: dict[str, Any]) -> str:
+  """Return field=value,field=value: safe as a folder's name, and unique to the overrides."""
+  pairs = [f"{config_lib.short(field)}={value}" for field, value in overrides.items()]
+  text = ",".join(pairs) or "only"
+  safe = re.sub(r"[^A-Za-z0-9_.,=+-]+", "_", text)
+  if safe == text and len(safe) <= MAX_NAME and not text.startswith("."):
+    return safe
+  digest = hashlib.sha256(json.dumps(overrides).encode()).hexdigest()[:8]
+  return f"{safe[: MAX_NAME - 9].strip('_.')}-{digest}"
 
 
 def last(trial: Trial) -> status_lib.Outcome:
@@ -100,13 +116,11 @@ def tail(path: pathlib.Path, count: int) -> list[str]:
 
 def progress(folder: pathlib.Path) -> tuple[dict[str, Any], dict[str, Any]]:
   """Return the latest value of each metric, and the line of the best validation loss, if any."""
-  latest, best = {}, {}
-  for line in metrics.read(folder):
+  latest, lines = {}, metrics.read(folder)
+  for line in lines:
     latest |= line
-    loss = line.get("valid/loss")
-    if loss is not None and (not best or loss < best["valid/loss"]):
-      best = line
-  return latest, best
+  evaluated = [line for line in lines if line.get("valid/loss") is not None]
+  return latest, min(evaluated, key=lambda line: line["valid/loss"], default={})
 
 
 def summary(trials: Sequence[Trial]) -> str:
@@ -114,8 +128,7 @@ def summary(trials: Sequence[Trial]) -> str:
   fields = list(dict.fromkeys(field for trial in trials for field in trial.overrides))
   columns = ("trial", "status", "exit", "seconds", "step", "valid/loss", "at step", *fields)
   file = io.StringIO()
-  header = [*columns, *ALIASES.values()]
-  writer = csv.DictWriter(file, header, restval="", lineterminator="\n")
+  writer = csv.DictWriter(file, [*columns, *ALIASES.values()], restval="", lineterminator="\n")
   writer.writeheader()
   for trial in trials:
     outcome, (latest, best) = last(trial), progress(trial.folder)
@@ -126,22 +139,15 @@ def summary(trials: Sequence[Trial]) -> str:
   return file.getvalue()
 
 
-class StatusTable:
+class StatusTable(console.LiveTable):
   """A table of all trials that is redrawn on a terminal; in a log, a line for each change.
 
-  A context manager. It reads the trials' folders, whoever runs them.
+  It reads the trials' folders, whoever runs them.
   """
 
   def __init__(self, trials: Sequence[Trial]):
-    self._trials, self._live = trials, console.LiveTable()
-    self._time, self._statuses, self._note = 0.0, {}, ""
-
-  def __enter__(self):
-    self._live.__enter__()
-    return self
-
-  def __exit__(self, *error):
-    self._live.__exit__(*error)
+    super().__init__()
+    self._trials, self._time, self._statuses, self._note = trials, 0.0, {}, ""
 
   def update(self, statuses: dict[str, RunStatus], final: bool = False, note: str = ""):
     """Show the statuses by the trials' names, and a note below them."""
@@ -161,10 +167,9 @@ class StatusTable:
     # Failures first; trials that do not fit are in the counts alone.
     rank = {status: n for n, status in enumerate(_ORDER)}
     trials = sorted(self._trials, key=lambda trial: rank.get(statuses[trial.name], len(rank)))
-    height = max(1, self._live.height - 5)
-    rows = [row(trial, statuses[trial.name]) for trial in trials[:height]]
+    rows = [row(trial, statuses[trial.name]) for trial in trials[: max(1, self.height - 5)]]
     lines = console.table(HEADER, rows, names=2)
-    self._live.draw([*lines, counts(statuses), *filter(None, [self._note])])
+    self.draw([*lines, counts(statuses), *filter(None, [self._note])])
 
   def _log(self, statuses):
     for trial in self._trials:
@@ -194,10 +199,8 @@ def row(trial: Trial, status: RunStatus) -> tuple[str, ...]:
     trial.name,
     status,
     "" if step is None else f"{step:,}",
-    "" if train is None else loss_text(train),
-    "" if valid is None else loss_text(valid),
-    f"{rate:,.0f}" if rate else "",
-    time_left(trial, step, rate) if rate else "",
+    *("" if loss is None else loss_text(loss) for loss in (train, valid)),
+    *((f"{rate:,.0f}", time_left(trial, step, rate)) if rate else ("", "")),
   )
 
 
@@ -210,7 +213,7 @@ def time_left(trial: Trial, step: int, rate: float) -> str:
   """Return the time to the end of training at `rate` characters a second; "" if it is unknown."""
   try:
     run = run_lib.Run.open(trial.folder)
-    steps, config = run.length[0] - step, run.config
-    return console.duration(max(0, steps) * config.batch_size * config.window / rate)
+    characters = max(0, run.length[0] - step) * run.config.batch_size * run.config.window
+    return console.duration(characters / rate)
   except Exception:  # the run is just starting; it reports errors in its log itself
     return ""

@@ -11,15 +11,12 @@ A trial is a dict of overrides by dotted field name, and a sweep a list of trial
 the names `zipit` and `chainit`. The prefix "config." of a field is dropped.
 """
 
-import hashlib
 import inspect
 import itertools
-import json
 import math
 import os
 import pathlib
 import random
-import re
 import sys
 import types
 from collections.abc import Callable, Iterable
@@ -31,7 +28,6 @@ from charrnn.runs import run as run_lib
 from charrnn.sweeps import outcomes, spaces
 
 Trials = list[dict[str, Any]]
-MAX_NAME = 100  # characters
 
 
 def discrete(values: Iterable[Any]) -> list[Any]:
@@ -131,23 +127,12 @@ def by_name(trials: Trials) -> dict[str, dict[str, Any]]:
         raise errors.UserError(f"a sweep sets {field!r}: {config_lib.unknown_field(field)}")
       if not isinstance(value, bool | int | float | str):
         raise errors.UserError(f"a sweep sets {field} to {value!r}: numbers and text can be set")
-    if (name := trial_name(overrides)) in named:
+    if (name := outcomes.trial_name(overrides)) in named:
       raise errors.UserError(f"two trials of the sweep are the same: {name}")
     named[name] = overrides
   if not named:
     raise errors.UserError("the sweep has no trials")
   return named
-
-
-def trial_name(overrides: dict[str, Any]) -> str:
-  """Return field=value,field=value: safe as a folder's name, and unique to the overrides."""
-  pairs = [f"{config_lib.short(field)}={value}" for field, value in overrides.items()]
-  text = ",".join(pairs) or "only"
-  safe = re.sub(r"[^A-Za-z0-9_.,=+-]+", "_", text)
-  if safe == text and len(safe) <= MAX_NAME and not text.startswith("."):
-    return safe
-  digest = hashlib.sha256(json.dumps(overrides).encode()).hexdigest()[:8]
-  return f"{safe[: MAX_NAME - 9].strip('_.')}-{digest}"
 
 
 def experiment(line: command_line.CommandLine) -> types.ModuleType:
@@ -220,7 +205,7 @@ def read_space(line: command_line.CommandLine) -> spaces.Space:
   if line.config.text.valid_fraction == 0:
     raise errors.UserError("--search: it needs validation losses: set --config.text.valid_fraction")
   for overrides in spaces.extremes(space):
-    _parse(make(line, pathlib.Path(), trial_name(overrides), overrides))
+    _parse(make(line, pathlib.Path(), outcomes.trial_name(overrides), overrides))
   return space
 
 
