@@ -1,11 +1,16 @@
-"""Spaces: what is drawn from them, and which are none."""
+"""Spaces, random values from them, and searches by Optuna.
+
+The trials of the searches write losses without training anything.
+"""
 
 import math
+import sys
 
 import pytest
 
 from charrnn import errors
-from charrnn.sweeps import spaces
+from charrnn.runs import status as status_lib
+from charrnn.sweeps import local, outcomes, spaces
 
 SPACE = {
   "optimizer.learning_rate": spaces.log_uniform(1e-4, 1e-1),
@@ -68,3 +73,143 @@ def test_ends():
 def test_what_is_no_space(make, named):
   with pytest.raises(errors.UserError, match=named):
     make()
+
+
+RATES = {"optimizer.learning_rate": spaces.log_uniform(1e-4, 1.0)}
+# A valley at 0.01; further losses come only to a trial that nobody ends.
+PROGRAM = """
+import json, math, pathlib, signal, sys, time
+signal.signal(signal.SIGTERM, lambda *_: sys.exit(75))
+folder, rate = pathlib.Path(sys.argv[1]), float(sys.argv[2])
+with (folder / "launches").open("a") as file:
+  file.write("x")
+loss = 1 + math.log10(rate / 0.01) ** 2
+with (folder / "metrics.jsonl").open("w") as file:
+  for step in range(1, 7):
+    print(json.dumps({"step": step, "valid/loss": loss + 1 / step}), file=file, flush=True)
+    time.sleep(PAUSE)
+"""
+QUICK = PROGRAM.replace("PAUSE", "0")
+
+
+@pytest.fixture
+def look(monkeypatch):
+  """At all losses, all the time."""
+  monkeypatch.setattr(local, "POLL", 0.02)
+  monkeypatch.setattr(spaces, "POLL", 0.0)
+
+
+def _search(folder, count, program=QUICK, **about):
+  def make(name, overrides):
+    own = folder / name
+    rate = overrides["optimizer.learning_rate"]
+    command = [sys.executable, "-c", program, str(own), str(rate)]
+    return outcomes.Trial(name, overrides, own, command)
+
+  folder.mkdir(exist_ok=True)
+  return spaces.Search(folder, RATES, count, 0, make, about)
+
+
+def _run(found, parallel=1, watch=lambda pool: None):
+  def both(pool):
+    found.watch(pool)
+    watch(pool)
+
+  local.Pool(found.ask(), parallel, None).run(both)
+  return found
+
+
+def _states(found):
+  ended = [status_lib.read_outcome(trial.folder) for trial in found.trials]
+  return [each and each.status for each in ended]
+
+
+def _launches(trial):
+  return len((trial.folder / "launches").read_text())
+
+
+def test_it_learns_where_to_look(tmp_path, look):
+  found = _run(_search(tmp_path / "s", 24))
+  assert found.done == found.total == 24 and set(_states(found)) <= {"finished", "pruned"}
+  rates = [trial.overrides["optimizer.learning_rate"] for trial in found.trials]
+  far = [abs(math.log10(rate / 0.01)) for rate in rates]
+  # At random 0.15 of them would be so near, 1.8 of 12.
+  assert sum(each < 0.3 for each in far[-12:]) >= 4
+  assert min(far) < 0.05
+
+
+def test_what_is_worse_than_the_others_is_ended_early(tmp_path, look):
+  found = _run(_search(tmp_path / "s", 9, PROGRAM.replace("PAUSE", "0.3")), parallel=3)
+  states = _states(found)
+  assert states.count("finished") >= spaces.MIN_TRIALS and "pruned" in states
+  losses = {state: [] for state in states}
+  for trial, state in zip(found.trials, states):
+    losses[state].append(abs(math.log10(trial.overrides["optimizer.learning_rate"] / 0.01)))
+  assert min(losses["pruned"]) > min(losses["finished"])
+  lines = [len((each.folder / "metrics.jsonl").read_text().splitlines()) for each in found.trials]
+  assert {n for n, state in zip(lines, states) if state == "finished"} == {6}
+  assert min(n for n, state in zip(lines, states) if state == "pruned") < 6
+
+
+def test_only_what_failed_runs_again_and_in_its_place(tmp_path, look, monkeypatch):
+  monkeypatch.setattr(spaces, "MIN_TRIALS", 100)
+  fails = QUICK + "if rate < 0.01: raise SystemExit(3)"
+  first = _run(_search(tmp_path / "s", 6, fails))
+  states = dict(zip([trial.name for trial in first.trials], _states(first)))
+  failed = [name for name, state in states.items() if state == "failed"]
+  assert 0 < len(failed) < 6
+  again = _search(tmp_path / "s", 8)
+  assert (again.done, again.total) == (6 - len(failed), 8)
+  _run(again)
+  assert [trial.name for trial in again.trials][:6] == list(states) and len(again.trials) == 8
+  assert {trial.name for trial in again.trials if _launches(trial) == 2} == set(failed)
+  assert _search(tmp_path / "s", 8).done == 8
+
+
+def test_it_goes_on_where_it_was_stopped_or_killed(tmp_path, look):
+  slow = PROGRAM.replace("PAUSE", "30")
+  stopped = _search(tmp_path / "s", 3, slow)
+
+  def stop(pool):
+    begun = [each.trial.folder / "metrics.jsonl" for each in pool.running]
+    if len(begun) == 2 and not pool.stopping and all(path.exists() for path in begun):
+      pool.stop()
+
+  _run(stopped, parallel=2, watch=stop)
+  assert _states(stopped) == ["stopped", "stopped"]
+  # Killed: nobody told Optuna, nor wrote how it ended.
+  (stopped.trials[0].folder / "outcome.json").unlink()
+  again = _run(_search(tmp_path / "s", 3))
+  assert [trial.name for trial in again.trials[:2]] == [trial.name for trial in stopped.trials]
+  assert _states(again) == ["finished"] * 3
+  assert [_launches(trial) for trial in again.trials] == [2, 2, 1]
+
+
+def test_what_a_launcher_had_not_told_before_it_died_is_told_by_the_next(
+  tmp_path, look, monkeypatch
+):
+  first = _search(tmp_path / "s", 2)
+  with monkeypatch.context() as patch:
+    patch.setattr(spaces.Search, "_tell", lambda self, trial, folder: False)
+    _run(first)
+  assert _states(first) == ["finished", "finished"] and first.done == 0
+  # Nor had it let go of the journal, nor written all of its last line.
+  path = tmp_path / "s" / spaces.FILE
+  path.with_name(f"{spaces.FILE}.lock").symlink_to(path)
+  with path.open("a") as file:
+    file.write('{"op_code": 5, "wor')
+  again = _run(_search(tmp_path / "s", 2))
+  assert again.done == 2 and [_launches(trial) for trial in again.trials] == [1, 1]
+
+
+def test_what_diverged_is_a_bad_place_and_not_tried_again(tmp_path, look):
+  program = "raise SystemExit('launch.py: error: training diverged at step 3: NaN')"
+  found = _run(_search(tmp_path / "s", 2, program))
+  assert _states(found) == ["diverged", "diverged"] and found.done == 2
+
+
+def test_another_space_is_another_search(tmp_path):
+  _search(tmp_path / "s", 2, space=("a", 1), config={"epochs": 3})
+  _search(tmp_path / "s", 5, space=("a", 1), config={"epochs": 3})
+  with pytest.raises(errors.UserError, match="another config: give another --workdir"):
+    _search(tmp_path / "s", 2, space=("a", 1), config={"epochs": 4})

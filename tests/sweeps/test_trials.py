@@ -6,7 +6,7 @@ import re
 import pytest
 
 from charrnn import config, errors
-from charrnn.sweeps import trials
+from charrnn.sweeps import outcomes, trials
 
 
 def test_combinators():
@@ -91,7 +91,7 @@ def test_names_are_safe_and_never_collide():
   names = list(trials.by_name([{"text.source": value} for value in HOSTILE]))
   assert len(set(names)) == len(HOSTILE)
   for name in names:
-    assert re.fullmatch(r"[A-Za-z0-9=][A-Za-z0-9_.,=+-]*", name) and len(name) <= trials.MAX_NAME
+    assert re.fullmatch(r"[A-Za-z0-9=][A-Za-z0-9_.,=+-]*", name) and len(name) <= outcomes.MAX_NAME
     assert pathlib.PurePath(name).name == name
 
 

@@ -37,7 +37,6 @@ MIN_SIZES = 3  # for a power law; one more for a law with a floor
 # Fields that change neither losses nor speed.
 UNCOMPARED = {"sample", "log_every", "checkpoint_every", "keep", "diverged"}
 NO_AXES = {"seed", "text"}  # texts are distinguished in other ways
-_DAMAGE = (ValueError, TypeError, KeyError, AttributeError)
 
 
 class Point(NamedTuple):
@@ -65,7 +64,9 @@ class ComparedRun:
 
   @functools.cached_property
   def points(self) -> list[Point]:
-    points, chars, seconds, previous = [], self._characters_per_step, 0.0, 0
+    factors = [number(self.fields.get(name)) for name in ("batch_size", "window")]
+    chars = math.prod(factors) if self.has_gradient and None not in factors else None
+    points, seconds, previous = [], 0.0, 0
     for line in self.lines:
       step, rate = line["step"], number(line.get("chars_per_second")) or self.rate
       if (stored := number(line.get("seconds"))) is not None:
@@ -85,11 +86,6 @@ class ComparedRun:
     return models.has_gradient({"cell": self.fields.get("model.cell")})
 
   @property
-  def _characters_per_step(self):
-    factors = [number(self.fields.get(name)) for name in ("batch_size", "window")]
-    return math.prod(factors) if self.has_gradient and None not in factors else None
-
-  @property
   def last(self) -> Point | None:
     return self.points[-1] if self.points else None
 
@@ -107,14 +103,10 @@ class ComparedRun:
     return float(np.median(rates)) if rates else None
 
   @property
-  def epochs(self) -> float | None:
-    return number(self.lines[-1].get("epoch")) if self.lines else None
-
-  @property
   def estimates_seconds(self) -> bool:
     """Return whether seconds are estimated from characters a second."""
-    is_known = bool(self.last) and self.last.seconds is not None
-    return is_known and any(number(line.get("seconds")) is None for line in self.lines)
+    stored = [number(line.get("seconds")) for line in self.lines]
+    return bool(self.last) and self.last.seconds is not None and None in stored
 
 
 class Setting(NamedTuple):
@@ -159,17 +151,14 @@ class Setting(NamedTuple):
   @property
   def label(self) -> str:
     """Return a name of at most MAX_LABEL characters; that of the best run if it is shorter."""
-    name = self.name
-    text = min(name, self.runs[0].name, key=len) if len(name) > MAX_LABEL else name
-    return shorten(text, MAX_LABEL)
+    names = [self.name, self.runs[0].name]
+    return shorten(min(names, key=len) if len(names[0]) > MAX_LABEL else names[0], MAX_LABEL)
 
 
 class Axis(NamedTuple):
-  """A field that settings differ in, and fields whose values depend on its value."""
-
-  field: str
+  field: str  # one that settings differ in
   values: list
-  followers: list[str]
+  followers: list[str]  # fields that it determines
 
 
 class Comparison(NamedTuple):
@@ -187,8 +176,7 @@ class Comparison(NamedTuple):
 
 def number(value) -> float | None:
   """Return a finite number, or None for anything else that a file may contain."""
-  is_number = isinstance(value, int | float) and not isinstance(value, bool)
-  return value if is_number and math.isfinite(value) else None
+  return value if type(value) in (int, float) and math.isfinite(value) else None
 
 
 def shorten(text: str, longest: int) -> str:
@@ -215,13 +203,23 @@ def _interval(estimate, standard_error, freedom: int) -> tuple[float, float]:
 
 def compare(runs: Iterable[ComparedRun]) -> Comparison:
   """Sort runs, group them into settings, and find the axes that span the settings."""
+
+  def rank(loss: float | None) -> float:
+    return math.inf if loss is None else loss
+
   runs, texts = list(runs), []
   for run in runs:
     if run.text is not None and run.text not in texts:
       texts.append(run.text)
-  runs.sort(key=lambda run: (text_of(texts, run), _rank(run.best and run.best.valid), run.name))
+  runs.sort(key=lambda run: (text_of(texts, run), rank(run.best and run.best.valid), run.name))
   fields = differing([run.fields for run in runs])
-  settings = _settings(runs, texts, fields)
+  by_values: dict[str, Setting] = {}
+  for run in (run for run in runs if run.fields):
+    text, values = text_of(texts, run), {name: run.fields.get(name) for name in fields}
+    values.pop("seed", None)
+    setting = by_values.setdefault(repr((text, values)), Setting(values, text, [], values))
+    setting.runs.append(run)
+  settings = sorted(by_values.values(), key=lambda each: (each.text, rank(each.so_far)))
   axes = find_axes([setting.place for setting in settings])
   if not is_grid(axes, settings):
     sized = _place_by_size(settings)
@@ -233,11 +231,7 @@ def compare(runs: Iterable[ComparedRun]) -> Comparison:
 
 def text_of(texts: list[dict[str, Any]], run: ComparedRun) -> int:
   """Return the number of a run's text; that of an unknown text comes after all others."""
-  return texts.index(run.text) if run.text is not None else len(texts)
-
-
-def _rank(loss: float | None) -> float:
-  return math.inf if loss is None else loss
+  return len(texts) if run.text is None else texts.index(run.text)
 
 
 def _is_in(names: set[str], field: str) -> bool:  # by itself or by its section
@@ -251,17 +245,6 @@ def differing(configs: Sequence[dict[str, Any]]) -> list[str]:
     for name, value in config.items():
       values.setdefault(name, set()).add(repr(value))
   return [name for name in values if len(values[name]) > 1 and not _is_in(UNCOMPARED, name)]
-
-
-def _settings(runs, texts, fields) -> list[Setting]:
-  settings: dict[str, Setting] = {}
-  for run in runs:
-    if run.fields:
-      text = text_of(texts, run)
-      values = {name: run.fields.get(name) for name in fields if name != "seed"}
-      setting = settings.setdefault(repr((text, values)), Setting(values, text, [], values))
-      setting.runs.append(run)
-  return sorted(settings.values(), key=lambda setting: (setting.text, _rank(setting.so_far)))
 
 
 def is_grid(axes: Sequence[Axis], settings: Sequence[Setting]) -> bool:
@@ -313,8 +296,7 @@ def find_axes(settings: Sequence[dict[str, Any]]) -> list[Axis]:
 def ordered(values: Iterable) -> list:
   """Return the different values: numbers by size, then names."""
   different = {repr(value): value for value in values}.values()
-  numbers = [value for value in different if number(value) is not None]
-  return sorted(numbers) + sorted((value for value in different if number(value) is None), key=str)
+  return sorted(different, key=lambda each: (1, str(each)) if number(each) is None else (0, each))
 
 
 def losses_by_size(result: Comparison) -> dict[str, dict[int, float]]:
@@ -339,10 +321,9 @@ def power_laws(curve: dict[int, float]) -> list[dict[str, Any]]:
   return [law for law in laws if law]
 
 
-def law_loss(law: dict[str, Any], sizes) -> np.ndarray:
+def law_loss(law: dict[str, Any], sizes: np.ndarray) -> np.ndarray:
   """Return the losses that a power law predicts for sizes."""
-  x = np.asarray(sizes, float) / law["middle"]
-  return _law(x, law["factor"], law["exponent"], law["floor"])
+  return _law(sizes / law["middle"], law["factor"], law["exponent"], law["floor"])
 
 
 def _law(x, factor, exponent, floor=0.0):
@@ -356,9 +337,9 @@ def _fit(curve: dict[int, float], floor: bool) -> dict[str, Any] | None:
   line = stats.linregress(np.log(sizes / middle), np.log(losses))
   start, bounds = [np.exp(line.intercept), -line.slope], [(0, -np.inf), (np.inf, np.inf)]
   if floor:
-    lowest = losses.min()
     if line.slope >= 0:
       return None
+    lowest = losses.min()
     start = [losses.mean() - 0.9 * lowest, -line.slope, 0.9 * lowest]
     bounds = [(0, 0, 0), (np.inf, np.inf, lowest)]
   try:
@@ -369,17 +350,11 @@ def _fit(curve: dict[int, float], floor: bool) -> dict[str, Any] | None:
     return None
   if floor and fitted[2] < 1e-3 * losses.min():  # the same as the law without a floor
     return None
-  law = {
-    "factor": float(fitted[0]),
-    "middle": middle,
-    "exponent": float(fitted[1]),
-    "floor": float(fitted[2]) if floor else 0.0,
-    "sizes": len(sizes),
-    "interval": None,
-  }
+  law = {"factor": float(fitted[0]), "middle": middle, "exponent": float(fitted[1])}
+  law |= {"floor": float(fitted[2]) if floor else 0.0, "sizes": len(sizes)}
   freedom, variance = len(sizes) - len(fitted), covariance[1, 1]
-  if freedom and np.isfinite(variance):
-    law["interval"] = _interval(fitted[1], variance**0.5, freedom)
+  known = freedom and np.isfinite(variance)
+  law["interval"] = _interval(fitted[1], variance**0.5, freedom) if known else None
   total = ((losses - losses.mean()) ** 2).sum()
   residual = ((losses - law_loss(law, sizes)) ** 2).sum()
   return law | {"r2": float(1 - residual / total) if total else None}
@@ -389,8 +364,7 @@ def find_runs(targets: Sequence[str]) -> list[pathlib.Path]:
   """Return the folders of all runs in run directories and sweeps, and of trials still to come."""
   paths: dict[pathlib.Path, None] = {}
   for target in map(pathlib.Path, targets):
-    inside = list(_runs_in(target)) if target.is_dir() else []
-    if not inside:
+    if not (inside := list(_runs_in(target))):
       run_lib.Run.open(target)
       raise errors.UserError(f"{target} cannot be read")
     paths |= dict.fromkeys(path.resolve() for path in inside)
@@ -402,28 +376,22 @@ def _runs_in(target: pathlib.Path) -> Iterator[pathlib.Path]:
     path = pathlib.Path(folder)
     if "config.json" in names:
       folders.clear()
-      if path == target or not _is_rerun(path):
+      # What `charrnn rerun` made repeats another run.
+      if path == target or "rerun_of" not in _read_json(path / "run.json"):
         yield path
       continue
     folders.sort()
-    trials = [path / name for name in _trial_names(path)] if "sweep.json" in names else []
-    yield from (trial for trial in trials if not (trial / "config.json").exists())
+    trials = _read_json(path / "sweep.json").get("trials")
+    for name in trials if isinstance(trials, dict) else ():
+      if pathlib.Path(name).name == name and not (path / name / "config.json").exists():
+        yield path / name
 
 
-def _is_rerun(path: pathlib.Path) -> bool:
-  """Return whether `charrnn rerun` made the run; it repeats another one."""
+def _read_json(path: pathlib.Path) -> dict[str, Any]:
   try:
-    return "rerun_of" in files.read_json(path / "run.json")
+    return files.read_json(path)
   except errors.UserError:
-    return False
-
-
-def _trial_names(path: pathlib.Path) -> list[str]:
-  try:
-    names = list(files.read_json(path / "sweep.json")["trials"])
-  except (errors.UserError, *_DAMAGE):
-    return []
-  return [name for name in names if isinstance(name, str) and pathlib.Path(name).name == name]
+    return {}
 
 
 def read_runs(paths: Sequence[pathlib.Path]) -> list[ComparedRun]:
@@ -442,9 +410,8 @@ def _read(path: pathlib.Path, name: str) -> ComparedRun:
       problems.append(f"cannot read {error.filename}: {error.strerror}")
     except errors.UserError as error:
       problems.append(str(error))
-    except _DAMAGE as error:
-      kind = type(error).__name__
-      problems.append(f"{path / 'config.json'} is damaged: {kind}: {error}")
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+      problems.append(f"{path / 'config.json'} is damaged: {type(error).__name__}: {error}")
     return default
 
   if not (path / "config.json").exists():
@@ -455,15 +422,16 @@ def _read(path: pathlib.Path, name: str) -> ComparedRun:
   config, lines = attempt(lambda: run.config), attempt(lambda: run.metrics, [])
   if config is None:
     return ComparedRun(name, str(path), DAMAGED, tuple(problems), lines=lines)
-  fields, cost = attempt(lambda: _fields(config), {}), attempt(lambda: _cost(run), (None, None))
+  fields, cost = attempt(lambda: _fields(run), {}), attempt(lambda: _cost(run), (None, None))
   status, text = attempt(lambda: run.status, RunStatus.STOPPED), attempt(lambda: _text(run))
   return ComparedRun(name, str(path), status, tuple(problems), fields, text, lines, *cost)
 
 
-def _fields(config) -> dict[str, Any]:
+def _fields(run: run_lib.Run) -> dict[str, Any]:
   """Return the fields that the model uses."""
-  used, fields = config_lib.used_fields(config), config_lib.flatten(config_lib.to_json(config))
-  return {name: value for name, value in fields.items() if value is not None and name in used}
+  used, fields = config_lib.used_fields(run.config), config_lib.to_json(run.config)
+  pairs = config_lib.flatten(fields).items()
+  return {name: value for name, value in pairs if value is not None and name in used}
 
 
 def _text(run: run_lib.Run) -> dict[str, Any]:

@@ -66,7 +66,7 @@ def _runs(result) -> Rows:
       cells["text"] = "?" if text == len(result.texts) else _letter(text)
     step, loss = (run.best.step, run.best.valid) if run.best else (None, None)
     cells |= {"nats": _loss(loss), "bits": _loss(_bits(loss)), "at step": _number(step)}
-    cells |= {"epoch": _number(run.epochs, ",.2f"), "characters/s": _number(run.rate)}
+    cells |= {"epoch": _number(_epochs(run), ",.2f"), "characters/s": _number(run.rate)}
     cells |= {"seconds": _seconds(run), "parameters": _number(run.parameters)}
     values = {config_lib.short(field): run.fields.get(field) for field in result.fields}
     rows.append(cells | {name: comparison.value_text(value) for name, value in values.items()})
@@ -88,6 +88,10 @@ def _loss(value: float | None) -> str:
 
 def _number(value, style: str = ",.0f") -> str:
   return MISSING if value is None else format(value, style)
+
+
+def _epochs(run) -> float | None:
+  return comparison.number(run.lines[-1].get("epoch")) if run.lines else None
 
 
 def _seconds(run) -> str:
@@ -188,7 +192,7 @@ def _record(result, run: comparison.ComparedRun) -> dict:
     "bits": _bits(best and best.valid),
     "best_step": best and best.step,
     "step": last and last.step,
-    "epochs": run.epochs,
+    "epochs": _epochs(run),
     "characters": last and last.characters,
     "characters_per_second": run.rate,
     "seconds": last and last.seconds,

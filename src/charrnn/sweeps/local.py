@@ -56,9 +56,9 @@ def gpu_names() -> list[str]:
   """Return the usable NVIDIA GPUs as CUDA_VISIBLE_DEVICES names them, without starting JAX."""
   if (names := _visible("CUDA_VISIBLE_DEVICES")) is not None:
     return names
-  options = {"capture_output": True, "text": True, "timeout": 30, "check": True}
   try:
-    listing = subprocess.run(["nvidia-smi", "-L"], **options).stdout
+    options = {"stderr": subprocess.DEVNULL, "text": True, "timeout": 30}
+    listing = subprocess.check_output(["nvidia-smi", "-L"], **options)
   except (OSError, subprocess.SubprocessError):
     return []
   return [str(n) for n in range(sum(line[:3] == "GPU" for line in listing.splitlines()))]
@@ -181,7 +181,7 @@ class Pool:
 
 
 def launch(trial: outcomes.Trial, cores: Sequence[int] = (), **options) -> subprocess.Popen:
-  """Start a trial's process, which ends when this one does and writes to the trial's log."""
+  """Start a trial's process, attached to this one, because not every SLURM ends its children."""
   command = attached.command(trial.command, cores)
   streams = {"stdin": subprocess.DEVNULL, "stderr": subprocess.STDOUT}
   with trial.log.open("ab") as log:

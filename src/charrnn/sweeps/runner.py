@@ -7,7 +7,6 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
 
 from charrnn import command_line, console, errors, files
 from charrnn import config as config_lib
@@ -16,11 +15,8 @@ from charrnn.runs import lock
 from charrnn.runs import status as status_lib
 from charrnn.runs.status import RunStatus
 from charrnn.sweeps import local, outcomes, slurm, spaces
-from charrnn.sweeps import search as search_lib
 from charrnn.sweeps import trials as trials_lib
 
-BACKENDS = ("local", "slurm")
-SEARCHES = ("random", "optuna")
 STOPPING = "stopping: trials save and end; once more to end them at once"
 
 
@@ -32,7 +28,10 @@ def run(line: command_line.CommandLine, folder: pathlib.Path) -> int:
     raise errors.UserError(f"{folder} is a run: give another --workdir")
   if flags.search == "optuna":
     return _run_optuna(line, folder, trials_lib.read_space(line))
-  overrides = _overrides(line)
+  if flags.search is None:
+    overrides = trials_lib.expand(line)
+  else:
+    overrides = spaces.draw(trials_lib.read_space(line), flags.trials, line.config.seed)
   trials = trials_lib.make_all(line, folder, trials_lib.by_name(overrides))
   resources = None
   if flags.backend == "slurm":
@@ -47,7 +46,6 @@ def run(line: command_line.CommandLine, folder: pathlib.Path) -> int:
     sources.resolve(source)
   final = outcomes.FINAL if flags.search is None else outcomes.FINAL_IN_SEARCH
   with lock.hold(folder):
-    _check_same_sweep(folder, line)
     _write_sweep(folder, line, trials)
     missing = [trial for trial in trials if outcomes.last(trial).status not in final]
     console.say(
@@ -57,19 +55,12 @@ def run(line: command_line.CommandLine, folder: pathlib.Path) -> int:
       interrupted = slurm.run(trials, missing, flags, resources)
     else:
       interrupted = _run_local(folder, trials, missing, len(trials), flags)
-    (folder / "summary.csv").write_text(outcomes.summary(trials))
-  return report(folder, trials, interrupted, final, len(trials))
-
-
-def _overrides(line) -> trials_lib.Trials:
-  if line.flags.search is None:
-    return trials_lib.expand(line)
-  return spaces.draw(trials_lib.read_space(line), line.flags.trials, line.config.seed)
+    return report(folder, trials, interrupted, final, len(trials))
 
 
 def _run_optuna(line, folder, space: spaces.Space) -> int:
   flags, count = line.flags, line.flags.trials
-  search_lib.check()
+  spaces.check_optuna()
   sources.resolve(line.config.text.source)
   fields = config_lib.flatten(config_lib.to_json(line.config))
   about = {
@@ -78,8 +69,8 @@ def _run_optuna(line, folder, space: spaces.Space) -> int:
   }
   make = functools.partial(trials_lib.make, line, folder)
   with lock.hold(folder):
-    _check_same_sweep(folder, line)
-    search = search_lib.Search(folder, space, count, line.config.seed, make, about)
+    _write_sweep(folder, line, [])
+    search = spaces.Search(folder, space, count, line.config.seed, make, about)
     _write_sweep(folder, line, search.trials)
     console.say(f"search    {folder}: {search.total} trials, {search.done} done before")
 
@@ -89,81 +80,64 @@ def _run_optuna(line, folder, space: spaces.Space) -> int:
         yield trial
 
     interrupted = _run_local(folder, search.trials, ask(), count, flags, search.watch)
-    (folder / "summary.csv").write_text(outcomes.summary(search.trials))
-  return report(folder, search.trials, interrupted, outcomes.FINAL_IN_SEARCH, search.total)
+    return report(folder, search.trials, interrupted, outcomes.FINAL_IN_SEARCH, search.total)
 
 
 def _check(flags):
   """Raise UserError for options that are wrong or exclude each other."""
-  if flags.backend not in BACKENDS:
-    raise errors.UserError(f"--backend={flags.backend}: use {' or '.join(BACKENDS)}")
-  if flags.parallel < 1:
-    raise errors.UserError(f"--parallel={flags.parallel}: must be at least 1")
-  if flags.time_limit is not None and not flags.time_limit > 0:
-    raise errors.UserError(f"--time_limit={flags.time_limit}: must be minutes above 0")
-  if flags.distributed:
-    raise errors.UserError("--distributed is for the processes of one run: leave it out")
-  if flags.search is not None:
-    _check_search(flags)
-  elif flags["trials"].present:
-    raise errors.UserError("--trials is an option of a search: add --search, or leave it out")
-
-
-def _check_search(flags):
-  if flags.sweep is not None:
-    raise errors.UserError("--sweep and --search exclude each other: leave one out")
-  if flags.search not in SEARCHES:
-    raise errors.UserError(f"--search={flags.search}: use {' or '.join(SEARCHES)}")
-  if flags.trials < 1:
-    raise errors.UserError(f"--trials={flags.trials}: must be at least 1")
-  if flags.search == "optuna" and flags.backend != "local":
-    raise errors.UserError(
+  search, is_optuna = flags.search is not None, flags.search == "optuna"
+  problems = (
+    (flags.backend not in ("local", "slurm"), f"--backend={flags.backend}: use local or slurm"),
+    (flags.parallel < 1, f"--parallel={flags.parallel}: must be at least 1"),
+    (
+      flags.time_limit is not None and not flags.time_limit > 0,
+      f"--time_limit={flags.time_limit}: must be minutes above 0",
+    ),
+    (flags.distributed, "--distributed is for the processes of one run: leave it out"),
+    (
+      flags["trials"].present and not search,
+      "--trials is an option of a search: add --search, or leave it out",
+    ),
+    (search and flags.sweep is not None, "--sweep and --search exclude each other: leave one out"),
+    (
+      flags.search not in (None, "random", "optuna"),
+      f"--search={flags.search}: use random or optuna",
+    ),
+    (search and flags.trials < 1, f"--trials={flags.trials}: must be at least 1"),
+    (
+      is_optuna and flags.backend != "local",
       f"--search=optuna runs on this machine alone: with --backend={flags.backend} use "
-      "--search=random"
-    )
-  if flags.search == "optuna" and flags.dry_run:
-    raise errors.UserError(
-      "--dry_run: Optuna chooses a trial by the losses of others: --search=random shows all"
-    )
-
-
-def _identity(line) -> dict[str, Any]:
-  """Return what must stay the same in a sweep's folder."""
-  names = {"experiment": line.experiment, "variant": line.variant}
-  return names | {"sweep": line.flags.sweep, "search": line.flags.search}
-
-
-def _read_sweep(folder) -> dict[str, Any]:
-  path = folder / "sweep.json"
-  return files.read_json(path) if path.exists() else {}
-
-
-def _check_same_sweep(folder, line):
-  """Raise UserError if the folder belongs to another sweep."""
-  stored = _read_sweep(folder)
-  for name, value in _identity(line).items():
-    if stored and stored.get(name) != value:
-      raise errors.UserError(
-        f"{folder} is of {name} {stored.get(name)!r}, not {value!r}: give another --workdir"
-      )
+      "--search=random",
+    ),
+    (
+      is_optuna and flags.dry_run,
+      "--dry_run: Optuna chooses a trial by the losses of others: --search=random shows all",
+    ),
+  )
+  for is_wrong, message in problems:
+    if is_wrong:
+      raise errors.UserError(message)
 
 
 def _write_sweep(folder, line, trials: Sequence[outcomes.Trial]):
-  """Write sweep.json, which keeps trials of earlier launches that have a folder."""
-  begun = {
-    name: overrides
-    for name, overrides in _read_sweep(folder).get("trials", {}).items()
-    if (folder / name).is_dir()
-  }
-  files.write_json(
-    folder / "sweep.json",
-    {
-      **_identity(line),
-      "overrides": line.overrides,
-      "command": shlex.join(sys.argv),
-      "trials": begun | {trial.name: trial.overrides for trial in trials},
-    },
-  )
+  """Write sweep.json, which keeps trials of earlier launches that have a folder.
+
+  Raises UserError if the folder belongs to another sweep.
+  """
+  path = folder / "sweep.json"
+  stored = files.read_json(path) if path.exists() else {}
+  value = {"experiment": line.experiment, "variant": line.variant}
+  value |= {"sweep": line.flags.sweep, "search": line.flags.search}
+  if different := [name for name in value if stored and stored.get(name) != value[name]]:
+    name = different[0]
+    raise errors.UserError(
+      f"{folder} is of {name} {stored.get(name)!r}, not {value[name]!r}: give another --workdir"
+    )
+  before = stored.get("trials", {}).items()
+  named = {name: overrides for name, overrides in before if (folder / name).is_dir()}
+  named |= {trial.name: trial.overrides for trial in trials}
+  value |= {"overrides": line.overrides, "command": shlex.join(sys.argv), "trials": named}
+  files.write_json(path, value)
 
 
 def _run_local(
@@ -179,7 +153,7 @@ def _run_local(
   limit = flags.time_limit * 60 if flags.time_limit else None
   pool = local.Pool(missing, min(flags.parallel, count), limit)
 
-  def stop(number, frame):
+  def stop(*_):
     pool.stop()
 
   def update(pool):
@@ -219,28 +193,23 @@ def _statuses(trials, pool) -> dict[str, RunStatus]:
 
 
 def report(folder, trials, interrupted: bool, final: Sequence[RunStatus], total: int) -> int:
-  """Print failures with the ends of their logs, the best trial and what is missing.
+  """Write summary.csv; print failures with the ends of their logs, and the best trial.
 
   `final`: statuses of trials that need no other launch; `total`: trials that there will be.
   Returns the exit code.
   """
+  (folder / "summary.csv").write_text(outcomes.summary(trials))
   ended = [(trial, outcomes.last(trial)) for trial in trials]
-  failures = [
-    (trial, outcome)
-    for trial, outcome in ended
-    if outcome.status in outcomes.FAILURES and outcome.status not in final
-  ]
-  for trial, outcome in failures:
-    code = outcome.code or 0
-    reason = f"signal {-code}" if code < 0 else f"exit code {outcome.code}"
-    seconds = f"{outcome.seconds:.0f} s"
-    console.say(f"\n{trial.name}: {outcome.status} ({reason}) after {seconds}, {trial.log}")
+  failed = set(outcomes.FAILURES) - set(final)
+  failures = [(trial, outcome) for trial, outcome in ended if outcome.status in failed]
+  for trial, (status, code, seconds) in failures:
+    reason = f"signal {-code}" if code and code < 0 else f"exit code {code}"
+    console.say(f"\n{trial.name}: {status} ({reason}) after {seconds:.0f} s, {trial.log}")
     for text in outcomes.tail(trial.log, 3):
       console.say(f"    {text[:160]}")
   usable = [trial for trial, outcome in ended if outcome.status not in outcomes.UNUSABLE]
-  bests = [(trial.name, outcomes.progress(trial.folder)[1]) for trial in usable]
-  losses = [(best["valid/loss"], name) for name, best in bests if best]
-  if losses:
+  bests = ((outcomes.progress(trial.folder)[1], trial.name) for trial in usable)
+  if losses := [(best["valid/loss"], name) for best, name in bests if best]:
     loss, name = min(losses)
     console.say(f"\nbest      {name}: validation loss {loss:.4f}")
   if missing := total - sum(outcome.status in final for _, outcome in ended):

@@ -26,7 +26,7 @@ from typing import Any, NamedTuple
 from charrnn import console, errors, files
 from charrnn.runs import status as status_lib
 from charrnn.runs.status import RunStatus
-from charrnn.sweeps import attached, local, outcomes
+from charrnn.sweeps import local, outcomes
 from charrnn.sweeps import trials as trials_lib
 
 QUERY = 5.0  # seconds between queries of SLURM
@@ -34,8 +34,11 @@ POLL = 0.5  # seconds between looks at the trials
 LOST = 15.0  # seconds for an outcome to arrive over a network's file system, after the job's end
 SAVE = signal.SIGUSR2  # asks a job to save and to be queued again
 # States of a job that is over, and of one that has not begun.
-OVER = "COMPLETED FAILED CANCELLED TIMEOUT OUT_OF_MEMORY NODE_FAIL BOOT_FAIL DEADLINE PREEMPTED"
-PENDING = "PENDING CONFIGURING REQUEUED REQUEUE_HOLD REQUEUE_FED SPECIAL_EXIT"
+OVER = {
+  *("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "OUT_OF_MEMORY", "NODE_FAIL", "BOOT_FAIL"),
+  *("DEADLINE", "PREEMPTED"),
+}
+PENDING = {*("PENDING", "CONFIGURING", "REQUEUED", "REQUEUE_HOLD", "REQUEUE_FED", "SPECIAL_EXIT")}
 # The options of sbatch for the fields of Resources, and those that belong to the launcher.
 OPTIONS = {
   "partition": "partition",
@@ -62,10 +65,6 @@ class Resources(NamedTuple):
   sbatch: dict[str, Any] = {}  # noqa: RUF012 (never changed); other options, by their long names
 
   @property
-  def processes(self) -> int:
-    return self.nodes * self.tasks
-
-  @property
   def options(self) -> dict[str, Any]:
     """Return the options of sbatch by their long names."""
     values = {option: getattr(self, name) for name, option in OPTIONS.items()}
@@ -87,7 +86,7 @@ def read_resources(module, variant: str = "") -> Resources:
   resources = Resources(**values)
   for name, value in resources.sbatch.items():
     _check_option(where, name, value)
-  if resources.processes > 1 and resources.gpus and resources.gpus != resources.tasks:
+  if resources.nodes * resources.tasks > 1 and resources.gpus not in (0, resources.tasks):
     raise errors.UserError(
       f"{where}: of several processes each has one GPU: set gpus to tasks, {resources.tasks}"
     )
@@ -108,15 +107,18 @@ def _check_field(where, name, value):
 
 
 def _check_option(where, name, value):
-  plain = str(name).lstrip("-").replace("_", "-")
+  plain, problem = str(name).lstrip("-").replace("_", "-"), None
+  fields = {option: field for field, option in OPTIONS.items()}
   if plain in RESERVED:
-    raise errors.UserError(f"{where}: sbatch: {name!r} is set by launch.py")
-  if fields := [field for field, option in OPTIONS.items() if option == plain]:
-    raise errors.UserError(f"{where}: sbatch: {name!r} is the field {fields[0]!r}")
-  if plain != name:
-    raise errors.UserError(f"{where}: sbatch: {name!r} is written {plain!r}")
-  if value is not True and (value is False or not isinstance(value, str | int | float)):
-    raise errors.UserError(f"{where}: sbatch: {name} is {value!r}: use text, a number or True")
+    problem = f"{name!r} is set by launch.py"
+  elif plain in fields:
+    problem = f"{name!r} is the field {fields[plain]!r}"
+  elif plain != name:
+    problem = f"{name!r} is written {plain!r}"
+  elif value is False or not isinstance(value, str | int | float):
+    problem = f"{name} is {value!r}: use text, a number or True"
+  if problem:
+    raise errors.UserError(f"{where}: sbatch: {problem}")
 
 
 def describe(trials, resources: Resources, parallel: int) -> str:
@@ -129,10 +131,8 @@ def describe(trials, resources: Resources, parallel: int) -> str:
 
 
 def _with_processes(trial: outcomes.Trial, resources: Resources) -> outcomes.Trial:
-  """Return the trial with the command that each of its processes runs."""
-  if resources.processes == 1:
-    return trial
-  return trial._replace(command=[*trial.command, "--distributed"])
+  flags = ["--distributed"] if resources.nodes * resources.tasks > 1 else []
+  return trial._replace(command=[*trial.command, *flags])
 
 
 def check():
@@ -157,18 +157,19 @@ def _job_states() -> dict[str, str]:
 def query() -> dict[str, str] | None:
   """Return the states of our jobs that run, wait or have ended lately; None without an answer."""
   command = ["squeue", "--me", "--array", "--states=all", "--noheader", "--format=%i %T"]
+  options = {"stderr": subprocess.DEVNULL, "text": True, "timeout": 60}
   try:
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
+    lines = subprocess.check_output(command, **options).splitlines()
   except (OSError, subprocess.SubprocessError):
     return None
-  return dict(line.split(maxsplit=1) for line in done.stdout.splitlines() if " " in line.strip())
+  return dict(line.split(maxsplit=1) for line in lines if " " in line.strip())
 
 
 def has_jobs(folder: pathlib.Path) -> bool:
   """Return whether SLURM says that a job of a trial in `folder` waits or runs."""
   jobs = _stored_jobs(folder)
   states = (jobs and query()) or {}
-  return any(states.get(number, "COMPLETED") not in OVER.split() for number in jobs.values())
+  return any(states.get(number, "COMPLETED") not in OVER for number in jobs.values())
 
 
 def _stored_jobs(folder: pathlib.Path) -> dict[str, str]:
@@ -181,13 +182,8 @@ def run(trials, missing, flags, resources: Resources) -> bool:
   """Submit missing trials that have no job, and watch all; return whether a signal ended that."""
   folder = trials[0].folder.parent
   jobs, states = _stored_jobs(folder), _job_states()
-  new = [
-    trial
-    for trial in missing
-    if not _continues(
-      status_lib.read_outcome(trial.folder), states.get(jobs.get(trial.name, ""), "")
-    )
-  ]
+  job_states = (states.get(jobs.get(trial.name, ""), "") for trial in missing)
+  new = [trial for trial, state in zip(missing, job_states) if not _continues(trial, state)]
   if count := len(missing) - len(new):
     console.say(f"slurm     {count} trials have jobs already")
   if new:
@@ -211,10 +207,10 @@ def run(trials, missing, flags, resources: Resources) -> bool:
   return False
 
 
-def _continues(outcome: status_lib.Outcome | None, job_state: str) -> bool:
+def _continues(trial: outcomes.Trial, job_state: str) -> bool:
   """Return whether a job still has to run its trial, and not only to clean up after it."""
-  is_over = outcome is not None and outcome.status != RunStatus.STOPPED
-  return bool(job_state) and job_state not in OVER.split() and not is_over
+  has_ended = outcomes.last(trial).status not in (RunStatus.WAITING, RunStatus.STOPPED)
+  return bool(job_state) and job_state not in OVER and not has_ended
 
 
 def submit(folder: pathlib.Path, trials, flags, resources: Resources) -> dict[str, str]:
@@ -261,36 +257,33 @@ class Watch:
 
   def _query(self):
     if time.monotonic() - self._query_time >= QUERY:
-      states = query()
-      self._job_states = self._job_states if states is None else states
+      if (states := query()) is not None:
+        self._job_states = states
       self._query_time = time.monotonic()
 
   def _status(self, trial) -> RunStatus:
-    outcome = status_lib.read_outcome(trial.folder)
-    if trial.name in self.jobs:
-      job_state = self._job_states.get(self.jobs[trial.name], "")
-      if _continues(outcome, job_state):
+    if (job := self.jobs.get(trial.name)) is not None:
+      job_state = self._job_states.get(job, "")
+      if _continues(trial, job_state):
         self._lost_since.pop(trial.name, None)
-        return RunStatus.WAITING if job_state in PENDING.split() else RunStatus.RUNNING
-      if outcome is None and not self._is_lost(trial):
-        return RunStatus.WAITING
-      outcome = outcome or _conclude(trial, self.jobs[trial.name], job_state)
+        return RunStatus.WAITING if job_state in PENDING else RunStatus.RUNNING
+      if outcomes.last(trial).status == RunStatus.WAITING:
+        since = self._lost_since.setdefault(trial.name, time.monotonic())
+        if time.monotonic() - since <= LOST:
+          return RunStatus.WAITING
+        _conclude(trial, job, job_state)
       del self.jobs[trial.name]
-    return outcome.status if outcome else RunStatus.WAITING
-
-  def _is_lost(self, trial) -> bool:
-    since = self._lost_since.setdefault(trial.name, time.monotonic())
-    return time.monotonic() - since > LOST
+    return outcomes.last(trial).status
 
 
-def _conclude(trial, job: str, job_state: str) -> status_lib.Outcome:
+def _conclude(trial, job: str, job_state: str):
   """Write the outcome of a trial whose job could not write it."""
   log = trial.folder.parent / "slurm" / f"{job}_0_log.out"
   trial.folder.mkdir(parents=True, exist_ok=True)  # the job may never have begun
   with trial.log.open("a") as file:
     file.write(f"job {job} of SLURM has ended, {job_state or 'reason unknown'}; see {log}\n")
   code = status_lib.STOPPED_CODE if job_state == "CANCELLED" else -signal.SIGKILL
-  return outcomes.conclude(trial, code, 0.0)
+  outcomes.conclude(trial, code, 0.0)
 
 
 def run_job(trial: outcomes.Trial, limit: float | None = None):
@@ -300,19 +293,11 @@ def run_job(trial: outcomes.Trial, limit: float | None = None):
   is not used: it needs the run's process to be the job's, and it knows no such limit.
   """
   start, is_first = time.monotonic(), os.environ.get("SLURM_PROCID", "0") == "0"
-  previous = status_lib.read_outcome(trial.folder)
-  spent = previous.seconds if previous else 0.0
+  spent = outcomes.last(trial).seconds
   if is_first:
     outcomes.begin(trial)
   trial.folder.mkdir(parents=True, exist_ok=True)
-  with trial.log.open("ab") as log:
-    process = subprocess.Popen(
-      attached.command(trial.command),  # not every SLURM ends the children of a killed process
-      stdin=subprocess.DEVNULL,
-      stdout=log,
-      stderr=subprocess.STDOUT,
-    )
-  signals = []
+  process, signals = local.launch(trial), []
 
   def stop(*_):
     if not signals:  # a second SIGTERM would end the run before it has saved

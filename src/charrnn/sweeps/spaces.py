@@ -1,4 +1,6 @@
-"""Search spaces as data: the values that fields may have, for random search and for Optuna.
+"""Search spaces as data, random search, and search by Optuna.
+
+A space has the values that fields may have:
 
 def space():
   return {
@@ -6,15 +8,33 @@ def space():
     "model.hidden": spaces.integers(64, 256, step=32),
     "model.cell": spaces.choice(["gru", "lstm"]),
   }
+
+SEARCH/optuna.jsonl is the study in Optuna's journal format, which Optuna's own dashboard reads.
+Optuna chooses each trial by the losses of earlier ones, and bad ones end early. The trials'
+processes do not use the study: their losses are read from their metrics.jsonl.
 """
 
+import dataclasses
+import importlib.util
+import json
 import math
+import os
+import pathlib
 import random
-from collections.abc import Iterable, Iterator
+import time
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
 
 from charrnn import config as config_lib
 from charrnn import errors
+from charrnn.runs import metrics
+from charrnn.runs.status import RunStatus
+from charrnn.sweeps import outcomes
+
+FILE = "optuna.jsonl"
+POLL = 1.0  # seconds between looks at the losses
+MIN_TRIALS = 4  # that finish before one may be pruned
+MIN_EVALUATIONS = 2  # of a trial before it may be pruned
 
 
 class Floats(NamedTuple):
@@ -26,9 +46,6 @@ class Floats(NamedTuple):
     value = rounded(source.suggest_float(field, self.low, self.high, log=self.log))
     return min(max(value, self.low), self.high)
 
-  def extremes(self) -> tuple:
-    return self.low, self.high
-
 
 class Integers(NamedTuple):
   low: int
@@ -38,18 +55,12 @@ class Integers(NamedTuple):
   def suggest(self, source, field: str) -> int:
     return source.suggest_int(field, self.low, self.high, step=self.step)
 
-  def extremes(self) -> tuple:
-    return self.low, self.high
-
 
 class Choice(NamedTuple):
   values: tuple
 
   def suggest(self, source, field: str):
     return source.suggest_categorical(field, self.values)
-
-  def extremes(self) -> tuple:
-    return self.values
 
 
 Space = dict[str, Floats | Integers | Choice]
@@ -110,7 +121,8 @@ def suggest(space: Space, source) -> dict[str, Any]:
 def extremes(space: Space) -> Iterator[dict[str, Any]]:
   """Yield each field's least and largest value, or each of its choices, one at a time."""
   for field, values in space.items():
-    yield from ({field: value} for value in values.extremes())
+    ends = values.values if isinstance(values, Choice) else (values.low, values.high)
+    yield from ({field: value} for value in ends)
 
 
 class RandomSource(NamedTuple):
@@ -147,3 +159,151 @@ def draw(space: Space, count: int, seed: int) -> list[dict[str, Any]]:
     if len(trials) == count:
       return list(trials.values())
   raise errors.UserError(f"--trials={count}: the space has only {len(trials)} different trials")
+
+
+def check_optuna():
+  """Raise UserError if Optuna is not installed."""
+  if importlib.util.find_spec("optuna") is None:
+    raise errors.UserError("--search=optuna needs Optuna: pip install 'charrnn[search]'")
+
+
+@dataclasses.dataclass
+class _Asked:  # a trial that runs
+  trial: outcomes.Trial
+  optuna: Any  # Optuna's trial
+  reported: int = 0  # evaluations
+
+  def report(self) -> bool:
+    """Report new losses to Optuna; return whether there were any."""
+    losses = metrics.curve(metrics.read(self.trial.folder), "valid/loss")[self.reported :]
+    for _, loss in losses:
+      self.reported += 1  # not the step: trials may differ in the characters of a step
+      self.optuna.report(loss, self.reported)
+    return bool(losses)
+
+
+class Search:
+  """The study in `folder`, which provides trials until there are `count`.
+
+  `make` makes a trial from its name and overrides. `about` is everything that a loss depends on
+  besides the space; it has to be the same whenever the study continues.
+  """
+
+  def __init__(
+    self,
+    folder: pathlib.Path,
+    space: Space,
+    count: int,
+    seed: int,
+    make: Callable[[str, dict[str, Any]], outcomes.Trial],
+    about: dict,
+  ):
+    import optuna  # an optional extra
+    from optuna.storages import journal
+
+    path = folder.resolve() / FILE  # Optuna's lock is a symbolic link to it
+    _repair(path)
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    self._space, self._count, self._make = space, count, make
+    self._states = optuna.trial.TrialState
+    self._study = optuna.create_study(
+      storage=optuna.storages.JournalStorage(journal.JournalFileBackend(str(path))),
+      study_name="search",
+      pruner=optuna.pruners.MedianPruner(MIN_TRIALS, MIN_EVALUATIONS),
+      load_if_exists=True,
+    )
+    # Each launch has another seed, or it would suggest the same trials again.
+    self._study.sampler = optuna.samplers.TPESampler(
+      seed=(seed + len(self._study.trials)) % 2**32, n_startup_trials=max(4, count // 4)
+    )
+    about = json.loads(json.dumps(about))  # as Optuna stores it
+    if "about" not in self._study.user_attrs:
+      self._study.set_user_attr("about", about)
+    for name, value in self._study.user_attrs["about"].items():
+      if value != about[name]:
+        raise errors.UserError(
+          f"the search in {folder} was begun with another {name}: give another --workdir"
+        )
+    overrides = {name: stored.user_attrs["overrides"] for name, stored in self._stored().items()}
+    self.trials = [make(name, values) for name, values in overrides.items()]
+    self._running: dict[str, _Asked] = {}
+    self._poll_time = 0.0
+    self._queue_again()
+
+  def _stored(self) -> dict[str, Any]:
+    """Return Optuna's record of each trial by name, the last one if it was launched again."""
+    named = (stored for stored in self._study.trials if "name" in stored.user_attrs)
+    return {stored.user_attrs["name"]: stored for stored in named}
+
+  def _queue_again(self):
+    """Queue trials that failed, were stopped, or were running when a launcher was killed."""
+    for trial, stored in zip(self.trials, self._stored().values()):
+      if stored.state == self._states.RUNNING and not self._tell(stored.number, trial):
+        self._study.tell(stored.number, state=self._states.FAIL)
+    for stored in self._stored().values():
+      if stored.state == self._states.FAIL:
+        self._study.enqueue_trial(stored.params, user_attrs=stored.user_attrs)
+
+  @property
+  def total(self) -> int:
+    """Return the number of trials that the search will have in the end."""
+    return max(len(self.trials), self._count)
+
+  @property
+  def done(self) -> int:
+    """Return the number of trials that need no other launch."""
+    final = (self._states.COMPLETE, self._states.PRUNED)
+    return sum(stored.state in final for stored in self._stored().values())
+
+  def ask(self) -> Iterator[outcomes.Trial]:
+    """Yield the trials to run, each chosen only when it is requested."""
+    queued = {"deepcopy": False, "states": (self._states.WAITING,)}
+    while self._study.get_trials(**queued) or len(self._stored()) < self._count:
+      asked = self._study.ask()
+      overrides = suggest(self._space, asked)
+      new_name = f"{asked.number:03d},{outcomes.trial_name(overrides)}"
+      name = asked.user_attrs.get("name", new_name)
+      trial = self._make(name, overrides)
+      if "name" not in asked.user_attrs:
+        asked.set_user_attr("overrides", overrides)
+        asked.set_user_attr("name", name)
+        self.trials.append(trial)
+      self._running[name] = _Asked(trial, asked)
+      yield trial
+
+  def watch(self, pool):
+    """Tell Optuna how the trials of a local.Pool do; end those that it prunes."""
+    names = {running.trial.name for running in pool.running}
+    is_time = time.monotonic() - self._poll_time >= POLL
+    for name, asked in list(self._running.items()):
+      if name not in names:
+        asked.report()
+        self._tell(asked.optuna, asked.trial)
+        del self._running[name]
+      elif is_time and asked.report() and asked.optuna.should_prune():
+        pool.end(name, RunStatus.PRUNED)
+    if is_time:
+      self._poll_time = time.monotonic()
+
+  def _tell(self, asked, trial: outcomes.Trial) -> bool:
+    """Tell Optuna how the last launch ended; return False if the trial has to be launched again."""
+    status, (_, best) = outcomes.last(trial).status, outcomes.progress(trial.folder)
+    if status in (RunStatus.WAITING, RunStatus.STOPPED):
+      return False
+    if status == RunStatus.FINISHED and best:
+      self._study.tell(asked, best["valid/loss"])
+    elif status in (RunStatus.PRUNED, RunStatus.DIVERGED):
+      self._study.tell(asked, state=self._states.PRUNED)  # Optuna learns from these, not from FAIL
+    else:
+      self._study.tell(asked, state=self._states.FAIL)
+    return True
+
+
+def _repair(path: pathlib.Path):
+  """Remove what a killed launcher or a full disk left: Optuna's lock and half a line at the end.
+
+  The search's folder has a lock of its own, so nobody holds Optuna's.
+  """
+  pathlib.Path(f"{path}.lock").unlink(missing_ok=True)
+  if path.exists() and not (text := path.read_bytes()).endswith(b"\n"):
+    os.truncate(path, text.rfind(b"\n") + 1)

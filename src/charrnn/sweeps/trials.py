@@ -11,6 +11,7 @@ A trial is a dict of overrides by dotted field name, and a sweep a list of trial
 the names `zipit` and `chainit`. The prefix "config." of a field is dropped.
 """
 
+import functools
 import inspect
 import itertools
 import math
@@ -103,15 +104,15 @@ def _merge(trials) -> dict[str, Any]:
 
 def as_list(trials: Iterable[dict[str, Any]]) -> Trials:
   """Return the result of a sweep function as a list with plain numbers instead of NumPy's."""
+
+  def plain(value):
+    return value.item() if hasattr(value, "item") and not getattr(value, "shape", ()) else value
+
   trials = list(trials)
   for trial in trials:
     if not isinstance(trial, dict):
       raise errors.UserError(f"a sweep gives dicts of overrides, not {trial!r}")
-  return [{str(field): _plain(value) for field, value in trial.items()} for trial in trials]
-
-
-def _plain(value):
-  return value.item() if hasattr(value, "item") and not getattr(value, "shape", ()) else value
+  return [{str(field): plain(value) for field, value in trial.items()} for trial in trials]
 
 
 def by_name(trials: Trials) -> dict[str, dict[str, Any]]:
@@ -143,7 +144,7 @@ def experiment(line: command_line.CommandLine) -> types.ModuleType:
 
 
 def call(
-  module: types.ModuleType, function: str, variant: str, *arguments, convert: Callable = list
+  module: types.ModuleType, function: str, variant: str, convert: Callable, arguments: tuple = ()
 ) -> Any:
   """Return convert(result) of an experiment file's function, with the variant if it takes one.
 
@@ -163,33 +164,22 @@ def call(
 
 def expand(line: command_line.CommandLine) -> Trials:
   """Return the product of the sweeps that --sweep names; without names, the file's own sweep."""
-  names = [name for name in line.flags.sweep.split(",") if name]
   module = experiment(line)
-  if not names:
-    return _default_sweep(module, line.variant)
-  return product([_named_sweep(module, name, line.variant) for name in names])
-
-
-def _default_sweep(module, variant: str) -> Trials:
+  result = functools.partial(call, module, variant=line.variant, convert=as_list)
+  known = [name.removeprefix("sweep_") for name in vars(module) if name.startswith("sweep_")]
+  names = [name for name in line.flags.sweep.split(",") if name]
+  for name in names:
+    if name not in known:
+      remedy = f"there are {', '.join(known)}" if known else "it has no named sweeps"
+      raise errors.UserError(f"--sweep={name}: {module.__file__} has no sweep_{name}(): {remedy}")
+  if names:
+    return product([result(f"sweep_{name}") for name in names])
   if callable(getattr(module, "sweep", None)) and module.sweep is not sweep:
-    return call(module, "sweep", variant, convert=as_list)
+    return result("sweep")
   if hasattr(module, "get_hyper"):
-    return call(module, "get_hyper", variant, sys.modules[__name__], convert=as_list)
-  names = _sweep_names(module)
-  remedy = f"name one: --sweep={names[0]}" if names else "write a function sweep() in it"
+    return result("get_hyper", arguments=(sys.modules[__name__],))
+  remedy = f"name one: --sweep={known[0]}" if known else "write a function sweep() in it"
   raise errors.UserError(f"{module.__file__} has no sweep() of its own: {remedy}")
-
-
-def _named_sweep(module, name: str, variant: str) -> Trials:
-  if f"sweep_{name}" not in vars(module):
-    names = _sweep_names(module)
-    remedy = f"there are {', '.join(names)}" if names else "it has no named sweeps"
-    raise errors.UserError(f"--sweep={name}: {module.__file__} has no sweep_{name}(): {remedy}")
-  return call(module, f"sweep_{name}", variant, convert=as_list)
-
-
-def _sweep_names(module) -> list[str]:
-  return [name.removeprefix("sweep_") for name in vars(module) if name.startswith("sweep_")]
 
 
 def read_space(line: command_line.CommandLine) -> spaces.Space:
