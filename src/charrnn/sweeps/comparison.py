@@ -9,7 +9,6 @@ with N parameters and N_0 their geometric mean (Kaplan et al. 2020, arXiv 2001.0
 E that no size falls below, Hoffmann et al. 2022, arXiv 2203.15556).
 """
 
-import collections
 import dataclasses
 import functools
 import math
@@ -29,7 +28,7 @@ from charrnn.runs.status import RunStatus
 from charrnn.sweeps import outcomes
 
 DAMAGED = "damaged"  # status of a run whose config cannot be read
-UNUSABLE = (*outcomes.UNUSABLE, DAMAGED)  # losses are no measure of a setting
+UNUSABLE = (*outcomes.UNUSABLE, DAMAGED)  # their losses are not compared
 MAX_LABEL = 64  # characters
 SIZE = "parameters"  # an axis that replaces units, if networks of one size have different units
 SAME_SIZE = 1.05  # largest ratio of sizes that count as one
@@ -151,8 +150,8 @@ class Setting(NamedTuple):
   @property
   def label(self) -> str:
     """Return a name of at most MAX_LABEL characters; that of the best run if it is shorter."""
-    names = [self.name, self.runs[0].name]
-    return shorten(min(names, key=len) if len(names[0]) > MAX_LABEL else names[0], MAX_LABEL)
+    names = (self.name, self.runs[0].name)
+    return shorten(names[0] if len(names[0]) <= MAX_LABEL else min(names, key=len), MAX_LABEL)
 
 
 class Axis(NamedTuple):
@@ -203,15 +202,13 @@ def _interval(estimate, standard_error, freedom: int) -> tuple[float, float]:
 
 def compare(runs: Iterable[ComparedRun]) -> Comparison:
   """Sort runs, group them into settings, and find the axes that span the settings."""
-
-  def rank(loss: float | None) -> float:
-    return math.inf if loss is None else loss
-
   runs, texts = list(runs), []
   for run in runs:
     if run.text is not None and run.text not in texts:
       texts.append(run.text)
-  runs.sort(key=lambda run: (text_of(texts, run), rank(run.best and run.best.valid), run.name))
+  runs.sort(
+    key=lambda run: (text_of(texts, run), not run.best, run.best and run.best.valid, run.name)
+  )
   fields = differing([run.fields for run in runs])
   by_values: dict[str, Setting] = {}
   for run in (run for run in runs if run.fields):
@@ -219,7 +216,9 @@ def compare(runs: Iterable[ComparedRun]) -> Comparison:
     values.pop("seed", None)
     setting = by_values.setdefault(repr((text, values)), Setting(values, text, [], values))
     setting.runs.append(run)
-  settings = sorted(by_values.values(), key=lambda each: (each.text, rank(each.so_far)))
+  settings = sorted(
+    by_values.values(), key=lambda each: (each.text, each.so_far is None, each.so_far)
+  )
   axes = find_axes([setting.place for setting in settings])
   if not is_grid(axes, settings):
     sized = _place_by_size(settings)
@@ -301,11 +300,12 @@ def ordered(values: Iterable) -> list:
 
 def losses_by_size(result: Comparison) -> dict[str, dict[int, float]]:
   """Return, for each cell, the best loss of finished settings at each size."""
-  points = collections.defaultdict(list)
+  points: dict[str, list[tuple[float, int]]] = {}
   for setting in result.settings if result.compares else ():
     run = setting.runs[0]
     if setting.loss and setting.loss > 0 and run.parameters:
-      points[str(run.fields["model.cell"])].append((setting.loss, run.parameters))
+      own = points.setdefault(str(run.fields["model.cell"]), [])
+      own.append((setting.loss, run.parameters))
   curves = {}
   for cell, own in sorted(points.items()):
     groups, best = size_groups(size for _, size in own), {}

@@ -115,8 +115,8 @@ def _scale(axes, label, settings, ngrams):
   axes.set(xlabel=label, ylabel="nats a character")
   axes.xaxis.set_major_formatter(ticker.EngFormatter(sep=""))
   axes.grid(which="both")
-  usable = [run for s in settings for run in s.runs if run.status not in comparison.UNUSABLE]
-  points = [point for run in usable for point in run.points]
+  runs = [run for setting in settings for run in setting.runs]
+  points = [p for run in runs if run.status not in comparison.UNUSABLE for p in run.points]
   train = [point.train for point in points if point.train is not None]
   valid = [point.valid for point in points if point.valid is not None]
   valid += [setting.so_far for setting in ngrams]

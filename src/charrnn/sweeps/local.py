@@ -116,7 +116,11 @@ class Pool:
         watch(self)
         time.sleep(POLL)
     finally:
-      self._end_all()
+      while self.running:  # after an exception
+        self.stopping = max(1, self.stopping)
+        self._enforce()
+        time.sleep(POLL)
+        self._reap()
 
   def stop(self):
     """Let the running trials save and end; a second call ends them at once. For signal handlers."""
@@ -167,22 +171,10 @@ class Pool:
       elif self._limit is not None and now - running.start > self._limit:
         self._terminate(running, RunStatus.TIMEOUT)
 
-  def _end_all(self):
-    for running in self.running:
-      self._terminate(running)
-    deadline = time.monotonic() + GRACE
-    while self.running and time.monotonic() < deadline:
-      self._reap()
-      time.sleep(POLL)
-    for running in self.running:
-      running.process.kill()
-      running.process.wait()
-    self._reap()
-
 
 def launch(trial: outcomes.Trial, cores: Sequence[int] = (), **options) -> subprocess.Popen:
-  """Start a trial's process, attached to this one, because not every SLURM ends its children."""
-  command = attached.command(trial.command, cores)
+  """Start a trial's process, which ends when this one does, with its output in the trial's log."""
+  command = attached.command(trial.command, cores)  # not every SLURM ends a dead process's children
   streams = {"stdin": subprocess.DEVNULL, "stderr": subprocess.STDOUT}
   with trial.log.open("ab") as log:
     return subprocess.Popen(command, stdout=log, **streams, **options)

@@ -30,7 +30,7 @@ FAILURES = (RunStatus.FAILED, RunStatus.DIVERGED, RunStatus.KILLED, RunStatus.TI
 FINAL = (RunStatus.FINISHED, RunStatus.PRUNED)  # need no other launch
 # In a search a trial that diverged is final too: it shows which values are bad.
 FINAL_IN_SEARCH = (*FINAL, RunStatus.DIVERGED)
-UNUSABLE = (RunStatus.FAILED, RunStatus.DIVERGED, RunStatus.KILLED)  # losses measure nothing
+UNUSABLE = (RunStatus.FAILED, RunStatus.DIVERGED, RunStatus.KILLED)  # their losses are not compared
 MAX_NAME = 100  # characters of a trial's name
 LAUNCH = "---- launched"  # first words of a launch in a log
 ALIASES = {"status": "state"}  # former name of a column

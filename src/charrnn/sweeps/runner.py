@@ -7,6 +7,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
+from typing import Any
 
 from charrnn import command_line, console, errors, files
 from charrnn import config as config_lib
@@ -69,7 +70,7 @@ def _run_optuna(line, folder, space: spaces.Space) -> int:
   }
   make = functools.partial(trials_lib.make, line, folder)
   with lock.hold(folder):
-    _write_sweep(folder, line, [])
+    _read_sweep(folder, line)  # raises UserError before anything is written
     search = spaces.Search(folder, space, count, line.config.seed, make, about)
     _write_sweep(folder, line, search.trials)
     console.say(f"search    {folder}: {search.total} trials, {search.done} done before")
@@ -85,59 +86,56 @@ def _run_optuna(line, folder, space: spaces.Space) -> int:
 
 def _check(flags):
   """Raise UserError for options that are wrong or exclude each other."""
-  search, is_optuna = flags.search is not None, flags.search == "optuna"
-  problems = (
-    (flags.backend not in ("local", "slurm"), f"--backend={flags.backend}: use local or slurm"),
-    (flags.parallel < 1, f"--parallel={flags.parallel}: must be at least 1"),
-    (
-      flags.time_limit is not None and not flags.time_limit > 0,
-      f"--time_limit={flags.time_limit}: must be minutes above 0",
-    ),
-    (flags.distributed, "--distributed is for the processes of one run: leave it out"),
-    (
-      flags["trials"].present and not search,
-      "--trials is an option of a search: add --search, or leave it out",
-    ),
-    (search and flags.sweep is not None, "--sweep and --search exclude each other: leave one out"),
-    (
-      flags.search not in (None, "random", "optuna"),
-      f"--search={flags.search}: use random or optuna",
-    ),
-    (search and flags.trials < 1, f"--trials={flags.trials}: must be at least 1"),
-    (
-      is_optuna and flags.backend != "local",
+  is_search, is_optuna = flags.search is not None, flags.search == "optuna"
+  if flags.backend not in ("local", "slurm"):
+    raise errors.UserError(f"--backend={flags.backend}: use local or slurm")
+  if flags.parallel < 1:
+    raise errors.UserError(f"--parallel={flags.parallel}: must be at least 1")
+  if flags.time_limit is not None and not flags.time_limit > 0:
+    raise errors.UserError(f"--time_limit={flags.time_limit}: must be minutes above 0")
+  if flags.distributed:
+    raise errors.UserError("--distributed is for the processes of one run: leave it out")
+  if flags["trials"].present and not is_search:
+    raise errors.UserError("--trials is an option of a search: add --search, or leave it out")
+  if is_search and flags.sweep is not None:
+    raise errors.UserError("--sweep and --search exclude each other: leave one out")
+  if flags.search not in (None, "random", "optuna"):
+    raise errors.UserError(f"--search={flags.search}: use random or optuna")
+  if is_search and flags.trials < 1:
+    raise errors.UserError(f"--trials={flags.trials}: must be at least 1")
+  if is_optuna and flags.backend != "local":
+    raise errors.UserError(
       f"--search=optuna runs on this machine alone: with --backend={flags.backend} use "
-      "--search=random",
-    ),
-    (
-      is_optuna and flags.dry_run,
-      "--dry_run: Optuna chooses a trial by the losses of others: --search=random shows all",
-    ),
-  )
-  for is_wrong, message in problems:
-    if is_wrong:
-      raise errors.UserError(message)
+      "--search=random"
+    )
+  if is_optuna and flags.dry_run:
+    raise errors.UserError(
+      "--dry_run: Optuna chooses a trial by the losses of others: --search=random shows all"
+    )
 
 
-def _write_sweep(folder, line, trials: Sequence[outcomes.Trial]):
-  """Write sweep.json, which keeps trials of earlier launches that have a folder.
+def _read_sweep(folder, line) -> tuple[dict[str, Any], dict[str, Any]]:
+  """Return the sweep's identity, and trials of earlier launches that have a folder.
 
   Raises UserError if the folder belongs to another sweep.
   """
-  path = folder / "sweep.json"
-  stored = files.read_json(path) if path.exists() else {}
-  value = {"experiment": line.experiment, "variant": line.variant}
-  value |= {"sweep": line.flags.sweep, "search": line.flags.search}
-  if different := [name for name in value if stored and stored.get(name) != value[name]]:
-    name = different[0]
-    raise errors.UserError(
-      f"{folder} is of {name} {stored.get(name)!r}, not {value[name]!r}: give another --workdir"
-    )
-  before = stored.get("trials", {}).items()
-  named = {name: overrides for name, overrides in before if (folder / name).is_dir()}
+  path, identity = folder / "sweep.json", {"experiment": line.experiment, "variant": line.variant}
+  identity |= {"sweep": line.flags.sweep, "search": line.flags.search}
+  stored = files.read_json(path) if path.exists() else identity
+  for name, value in identity.items():
+    if stored.get(name) != value:
+      raise errors.UserError(
+        f"{folder} is of {name} {stored.get(name)!r}, not {value!r}: give another --workdir"
+      )
+  trials = stored.get("trials", {}).items()
+  return identity, {name: values for name, values in trials if (folder / name).is_dir()}
+
+
+def _write_sweep(folder, line, trials: Sequence[outcomes.Trial]):
+  value, named = _read_sweep(folder, line)
   named |= {trial.name: trial.overrides for trial in trials}
   value |= {"overrides": line.overrides, "command": shlex.join(sys.argv), "trials": named}
-  files.write_json(path, value)
+  files.write_json(folder / "sweep.json", value)
 
 
 def _run_local(

@@ -1,8 +1,8 @@
 """The SLURM backend: trials as one array of jobs, submitted by submitit and watched from here.
 
 SWEEP/slurm.json maps trials to jobs, so that the same command finds those that still run.
-SWEEP/slurm/ has the output of the jobs themselves. Nobody need be watching: before its time is up,
-or when SLURM needs the node for another job, a job gets SIGUSR2. Then its run saves, and the job is
+SWEEP/slurm/ has the output of the jobs themselves. They need no launcher: before its time is up, or
+when SLURM needs the node for another job, a job gets SIGUSR2. Then its run saves, and the job is
 queued again. On SIGTERM, which scancel sends to every process, the run saves and the job ends.
 
 An experiment file says what its trials need:
@@ -30,7 +30,7 @@ from charrnn.sweeps import local, outcomes
 from charrnn.sweeps import trials as trials_lib
 
 QUERY = 5.0  # seconds between queries of SLURM
-POLL = 0.5  # seconds between looks at the trials
+POLL = 0.5  # seconds between two readings of the outcomes
 LOST = 15.0  # seconds for an outcome to arrive over a network's file system, after the job's end
 SAVE = signal.SIGUSR2  # asks a job to save and to be queued again
 # States of a job that is over, and of one that has not begun.

@@ -32,7 +32,7 @@ from charrnn.runs.status import RunStatus
 from charrnn.sweeps import outcomes
 
 FILE = "optuna.jsonl"
-POLL = 1.0  # seconds between looks at the losses
+POLL = 1.0  # seconds between two readings of the losses
 MIN_TRIALS = 4  # that finish before one may be pruned
 MIN_EVALUATIONS = 2  # of a trial before it may be pruned
 
@@ -101,7 +101,7 @@ def choice(values: Iterable[Any]) -> Choice:
 
 
 def checked(space: Any) -> Space:
-  """Return the result of an experiment's space(); raise UserError if it is no space."""
+  """Return the result of an experiment's space(); raise UserError if it is not a space."""
   if not isinstance(space, dict) or not space:
     raise errors.UserError("return a dict with a space for each field")
   space = {config_lib.current_name(str(field)): values for field, values in space.items()}
@@ -228,21 +228,18 @@ class Search:
     self.trials = [make(name, values) for name, values in overrides.items()]
     self._running: dict[str, _Asked] = {}
     self._poll_time = 0.0
-    self._queue_again()
-
-  def _stored(self) -> dict[str, Any]:
-    """Return Optuna's record of each trial by name, the last one if it was launched again."""
-    named = (stored for stored in self._study.trials if "name" in stored.user_attrs)
-    return {stored.user_attrs["name"]: stored for stored in named}
-
-  def _queue_again(self):
-    """Queue trials that failed, were stopped, or were running when a launcher was killed."""
+    # Queue trials that failed, were stopped, or were running when a launcher was killed.
     for trial, stored in zip(self.trials, self._stored().values()):
       if stored.state == self._states.RUNNING and not self._tell(stored.number, trial):
         self._study.tell(stored.number, state=self._states.FAIL)
     for stored in self._stored().values():
       if stored.state == self._states.FAIL:
         self._study.enqueue_trial(stored.params, user_attrs=stored.user_attrs)
+
+  def _stored(self) -> dict[str, Any]:
+    """Return Optuna's record of each trial by name, the last one if it was launched again."""
+    named = (stored for stored in self._study.trials if "name" in stored.user_attrs)
+    return {stored.user_attrs["name"]: stored for stored in named}
 
   @property
   def total(self) -> int:
@@ -272,7 +269,7 @@ class Search:
       yield trial
 
   def watch(self, pool):
-    """Tell Optuna how the trials of a local.Pool do; end those that it prunes."""
+    """Report losses and ends of a local.Pool's trials to Optuna; end those that it prunes."""
     names = {running.trial.name for running in pool.running}
     is_time = time.monotonic() - self._poll_time >= POLL
     for name, asked in list(self._running.items()):
