@@ -59,16 +59,16 @@ def _tables(result) -> Iterator[Rows]:
 
 def _runs(result) -> Rows:
   rows = []
-  for run in result.runs:
+  for run, record in ((run, _record(result, run)) for run in result.runs):
     cells = {"run": run.name, "status": run.status}
     if len(result.texts) > 1:
-      text = comparison.text_of(result.texts, run)
-      cells["text"] = "?" if text == len(result.texts) else _letter(text)
-    step, loss = (run.best.step, run.best.valid) if run.best else (None, None)
-    cells |= {"nats": _loss(loss), "bits": _loss(_bits(loss)), "at step": _number(step)}
-    cells |= {"epoch": _number(_epochs(run), ",.2f"), "characters/s": _number(run.rate)}
-    cells |= {"seconds": _seconds(run), "parameters": _number(run.parameters)}
-    values = {config_lib.short(field): run.fields.get(field) for field in result.fields}
+      cells["text"] = "?" if record["text"] is None else _letter(record["text"])
+    cells |= {"nats": _loss(record["nats"]), "bits": _loss(record["bits"])}
+    cells |= {"at step": _number(record["best_step"]), "epoch": _number(record["epochs"], ",.2f")}
+    seconds = _number(record["seconds"], ",.0f" if (record["seconds"] or 0) >= 10 else ".1f")
+    cells |= {"characters/s": _number(run.rate), "seconds": "~" * run.estimates_seconds + seconds}
+    cells["parameters"] = _number(run.parameters)
+    values = {config_lib.short(field): value for field, value in record["fields"].items()}
     rows.append(cells | {name: comparison.value_text(value) for name, value in values.items()})
   return rows
 
@@ -88,18 +88,6 @@ def _loss(value: float | None) -> str:
 
 def _number(value, style: str = ",.0f") -> str:
   return MISSING if value is None else format(value, style)
-
-
-def _epochs(run) -> float | None:
-  return comparison.number(run.lines[-1].get("epoch")) if run.lines else None
-
-
-def _seconds(run) -> str:
-  seconds = run.last and run.last.seconds
-  if seconds is None:
-    return MISSING
-  text = _number(seconds, ",.0f" if seconds >= 10 else ".1f")
-  return f"~{text}" if run.estimates_seconds else text
 
 
 def _seeds(result) -> Rows:
@@ -183,6 +171,7 @@ def json_text(result: comparison.Comparison) -> str:
 
 def _record(result, run: comparison.ComparedRun) -> dict:
   text, best, last = comparison.text_of(result.texts, run), run.best, run.last
+  epochs = comparison.number(run.lines[-1].get("epoch")) if run.lines else None
   record = {
     "run": run.name,
     "path": run.path,
@@ -192,7 +181,7 @@ def _record(result, run: comparison.ComparedRun) -> dict:
     "bits": _bits(best and best.valid),
     "best_step": best and best.step,
     "step": last and last.step,
-    "epochs": _epochs(run),
+    "epochs": epochs,
     "characters": last and last.characters,
     "characters_per_second": run.rate,
     "seconds": last and last.seconds,
