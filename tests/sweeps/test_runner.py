@@ -257,7 +257,7 @@ def test_a_launcher_killed_midway(work):
     (["--sweep", "--parallel=0"], "--parallel=0"),
     (["--sweep", "--time_limit=0"], "--time_limit=0"),
     (["--sweep", "--distributed"], "--distributed"),
-    (["--parallel=2"], "--parallel is of a sweep"),
+    (["--parallel=2"], "--parallel is for a sweep"),
     (["--trials=3"], "--trials is for a sweep or a search"),
     (["--sweep", "--trials=3"], "--trials is an option of a search"),
     (["--search"], "--search=: use random or optuna"),

@@ -212,13 +212,11 @@ def compare(runs: Iterable[ComparedRun]) -> Comparison:
   fields = differing([run.fields for run in runs])
   by_values: dict[str, Setting] = {}
   for run in (run for run in runs if run.fields):
-    text, values = text_of(texts, run), {name: run.fields.get(name) for name in fields}
-    values.pop("seed", None)
-    setting = by_values.setdefault(repr((text, values)), Setting(values, text, [], values))
-    setting.runs.append(run)
-  settings = sorted(
-    by_values.values(), key=lambda each: (each.text, each.so_far is None, each.so_far)
-  )
+    values = {name: run.fields.get(name) for name in fields if name != "seed"}
+    setting = Setting(values, text_of(texts, run), [], values)
+    by_values.setdefault(repr((setting.text, values)), setting).runs.append(run)
+  settings = list(by_values.values())
+  settings.sort(key=lambda each: (each.text, each.so_far is None, each.so_far))
   axes = find_axes([setting.place for setting in settings])
   if not is_grid(axes, settings):
     sized = _place_by_size(settings)

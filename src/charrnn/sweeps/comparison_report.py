@@ -66,7 +66,8 @@ def _runs(result) -> Rows:
     cells |= {"nats": _loss(record["nats"]), "bits": _loss(record["bits"])}
     cells |= {"at step": _number(record["best_step"]), "epoch": _number(record["epochs"], ",.2f")}
     seconds = _number(record["seconds"], ",.0f" if (record["seconds"] or 0) >= 10 else ".1f")
-    cells |= {"characters/s": _number(run.rate), "seconds": "~" * run.estimates_seconds + seconds}
+    seconds = f"~{seconds}" if run.estimates_seconds else seconds
+    cells |= {"characters/s": _number(run.rate), "seconds": seconds}
     cells["parameters"] = _number(run.parameters)
     values = {config_lib.short(field): value for field, value in record["fields"].items()}
     rows.append(cells | {name: comparison.value_text(value) for name, value in values.items()})
