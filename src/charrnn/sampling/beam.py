@@ -8,7 +8,6 @@ text that ends early has an advantage.
 
 import functools
 from collections.abc import Iterator
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -19,14 +18,6 @@ from charrnn import errors
 from charrnn.sampling import sampler, streaming
 
 MAX_BEAM = 4096
-
-
-class _Step(NamedTuple):
-  """One step of all hypotheses, [K] each, most probable first."""
-
-  parents: jax.Array  # the hypotheses of the step before that they continue
-  ids: jax.Array  # ENDED where no token was added
-  log_p: jax.Array  # of the id; -inf where there are fewer than K hypotheses
 
 
 def check(beam: int, num: int):
@@ -66,20 +57,25 @@ def search_ids(
   for start in range(0, length, block):
     state, steps = _run(model, params, state, start, block, allowed, clamp)
     blocks.append(jax.device_get(steps))
+    _, ids_NxK, log_p_NxK = blocks[-1]
     # The best hypothesis has a finite log p, unless the model's logits are not finite.
-    if not np.isfinite(blocks[-1].log_p[:, 0]).all():
+    if not np.isfinite(log_p_NxK[:, 0]).all():
       raise errors.UserError(sampler.DIVERGED)
     if progress:
       progress(min(start + block, length), length)
-    if ((blocks[-1].ids[-1] == sampler.ENDED) | (blocks[-1].log_p[-1] == -np.inf)).all():
+    if ((ids_NxK[-1] == sampler.ENDED) | (log_p_NxK[-1] == -np.inf)).all():
       break
-  steps = _Step(*[np.concatenate(arrays)[:length] for arrays in zip(*blocks)])
-  return sorted(_trace(steps), key=lambda hypothesis: -hypothesis[1])
+  steps = (np.concatenate(arrays)[:length] for arrays in zip(*blocks))
+  return sorted(_trace(*steps), key=lambda hypothesis: -hypothesis[1])
 
 
 @functools.partial(jax.jit, static_argnames=("model", "block"))
 def _run(model, params, state, start, block, allowed, clamp):
-  """Run `block` steps; return the state and a _Step of [N, K] arrays."""
+  """Run `block` steps; return the state, and parents, ids and log p of the hypotheses, [N, K] each.
+
+  The most probable one comes first. It continues its parent, a hypothesis of the step before, by
+  an id, or by ENDED if no token was added. log p is -inf where there are fewer than K hypotheses.
+  """
   K, V = state[0].shape
 
   def step(state, t):
@@ -104,18 +100,18 @@ def _run(model, params, state, start, block, allowed, clamp):
     logits_KxV, carry = sampler.read_chunk(model, params, ids_K[None], carry, clamp)
     # Relative to the best: differences stay exact, however long the text.
     state = logits_KxV, carry, score_K - score_K[0], at_K
-    return state, _Step(parents_K, jnp.where(ended_K, sampler.ENDED, ids_K), log_p_K)
+    return state, (parents_K, jnp.where(ended_K, sampler.ENDED, ids_K), log_p_K)
 
   return lax.scan(step, state, start + jnp.arange(block))
 
 
-def _trace(steps: _Step) -> Iterator[tuple[np.ndarray, float]]:
+def _trace(parents_NxK, ids_NxK, log_p_NxK) -> Iterator[tuple[np.ndarray, float]]:
   """Follow the parents from the last step to the first; yield ids and log p."""
-  at_K = np.arange(steps.ids.shape[1])
-  ids_NxK, log_p_NxK = np.empty_like(steps.ids), np.empty(steps.ids.shape)
-  for n in reversed(range(len(steps.ids))):
-    ids_NxK[n], log_p_NxK[n] = steps.ids[n, at_K], steps.log_p[n, at_K]
-    at_K = steps.parents[n, at_K]
-  for ids_N, log_p_N in zip(ids_NxK.T, log_p_NxK.T):
+  path_NxK = np.empty_like(parents_NxK)
+  at_K = np.arange(path_NxK.shape[1])
+  for n in reversed(range(len(path_NxK))):
+    path_NxK[n], at_K = at_K, parents_NxK[n, at_K]
+  ids_NxK, log_p_NxK = (np.take_along_axis(each, path_NxK, 1) for each in (ids_NxK, log_p_NxK))
+  for ids_N, log_p_N in zip(ids_NxK.T, log_p_NxK.T.astype(float)):
     if np.isfinite(log_p_N).all():
       yield ids_N[ids_N != sampler.ENDED], float(log_p_N.sum())

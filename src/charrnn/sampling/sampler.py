@@ -76,19 +76,15 @@ def refuse(option: str, value, remedy: str):
 
 def filter_logits(logits, temperature, top_k=None, top_p=None):
   """Apply the temperature, then top-k, then top-p to what remains."""
-  logits = scale(logits, temperature)
+  # The temperature 0 keeps only the first of the largest.
+  is_first = jnp.arange(logits.shape[-1]) == logits.argmax(-1, keepdims=True)
+  greedy = jnp.where(is_first, 0.0, -jnp.inf)
+  # Below the largest, a quotient by a small temperature overflows to -inf, never to inf - inf.
+  below = logits - logits.max(-1, keepdims=True)
+  logits = jnp.where(temperature < TINY, greedy, below / jnp.maximum(temperature, TINY))
   if top_k is not None:
     logits = keep_top_k(logits, top_k)
   return logits if top_p is None else keep_top_p(logits, top_p)
-
-
-def scale(logits, temperature):
-  """Divide the logits by the temperature; 0 keeps only the first of the largest."""
-  # Below the largest, a quotient by a small temperature overflows to -inf, never to inf - inf.
-  below = logits - logits.max(-1, keepdims=True)
-  first = jnp.arange(logits.shape[-1]) == logits.argmax(-1, keepdims=True)
-  greedy = jnp.where(first, 0.0, -jnp.inf)
-  return jnp.where(temperature < TINY, greedy, below / jnp.maximum(temperature, TINY))
 
 
 def keep_top_k(logits, k):
