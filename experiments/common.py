@@ -23,7 +23,7 @@ def variant(
 
 
 def lstm256(c):
-  """2 layers of 256 units: of the models that a few cores train in minutes, the best."""
+  """Set 2 layers of 256 units, the best of the models that a few cores train in minutes."""
   c.model.layers, c.model.hidden = 2, 256
   c.batch_size = 32  # small: in minutes the number of updates counts
   c.window = 64
@@ -31,13 +31,13 @@ def lstm256(c):
 
 
 def smoke(c):
-  """A small model for 100 steps."""
+  """Set a small model for 100 steps."""
   c.model.hidden = 64
   c.max_steps = 100
 
 
 def small_lstm(c):
-  """A run of a minute on a CPU core, for sweeps."""
+  """Set a run of a minute on a CPU core, for sweeps."""
   c.text.source = "shakespeare"
   c.text.limit = 1_000_000
   c.model.layers, c.model.hidden, c.model.dropout = 1, 128, 0.1
@@ -48,7 +48,7 @@ def small_lstm(c):
 
 
 def training2015(c, window=100):
-  """The training of char-rnn, the blog and the paper (arXiv 1506.02078), with its batch of 100."""
+  """Set the training of char-rnn, the blog and the paper (arXiv 1506.02078): its batch is 100."""
   c.model.init = "uniform"
   c.batch_size = c.window = window
   c.epochs = 50.0
@@ -63,6 +63,6 @@ def training2015(c, window=100):
 
 
 def kernel_of_paper(c):
-  """The paper's preparation of the Linux kernel."""
+  """Set the paper's preparation of the Linux kernel."""
   c.text.source = "linux:paper"
   c.text.encoding = "latin-1"  # a byte is a character, as in char-rnn

@@ -1,4 +1,4 @@
-"""The grid of the 2015 paper (arXiv 1506.02078): which cell, how deep, how large.
+"""The grid of the 2015 paper (arXiv 1506.02078): cells, numbers of layers, and sizes.
 
   python launch.py --config=experiments/grid2015.py --sweep --parallel=N
   python launch.py --config=experiments/grid2015.py:small --sweep --parallel=2
@@ -8,8 +8,8 @@ number of parameters, that of one layer of 64, 128, 256 or 512 LSTM units (49, 1
 thousand), and every other network has the number of units that comes closest to it. The training is
 the paper's too: RMSProp, batches of 100, windows of 100, U(-0.08, 0.08), 50 epochs.
 
-The best network of the paper has 0.84 nats a character on the test split of its text of the kernel.
-The kernel here is a later one, so the losses do not compare; their order does. The paper chose
+The best network of the paper has 0.84 nats per character on the test split of its kernel source.
+The kernel here is a later one, so losses are not comparable; their order is. The paper chose
 dropout for each network by its validation loss and does not list it. Here it is 0, and
 --sweep=grid,dropout tries three values for each network.
 
@@ -47,9 +47,7 @@ def shakespeare(c):
 def small(c):
   shakespeare(c)
   c.text.limit = 1_000_000
-  common.training2015(
-    c, window=50
-  )  # four times as many updates in an epoch, of which there are few
+  common.training2015(c, window=50)  # four times as many updates per epoch, for a short training
   c.epochs = 12.0
   c.schedule.decay, c.schedule.decay_after = 0.8, 6.0
 
@@ -92,7 +90,7 @@ def sweep_dropout():
 
 
 def grid(variant):
-  """Sizes, layers and cells; the quickest come first."""
+  """Return sizes, layers and cells; the fastest to train come first."""
   is_small = variant == "small"
   return [
     (size, layers, cell)

@@ -1,4 +1,4 @@
-"""The learning rate, and what goes with it: which is best, and how far off still works.
+"""The learning rate, gradient clipping and warm-up: the best values, and how sensitive they are.
 
   python launch.py --config=experiments/learning_rate.py --sweep --parallel=2
   python launch.py --config=experiments/learning_rate.py --sweep=random,clip --parallel=2
@@ -7,11 +7,11 @@ A small LSTM on the first million characters of Shakespeare, as in seeds.py: a m
 CPU core, 4 minutes for the 8 of --sweep on two. Another cell, or another optimizer:
 --config.model.cell=gru, --config.optimizer.name=rmsprop
 
---sweep=lr       8 learning rates, each twice the one before, as --sweep alone
---sweep=random   8 drawn between 1e-4 and 1e-1, uniform in their logarithm
+--sweep=lr       8 learning rates, each twice the previous one; --sweep alone is the same
+--sweep=random   8 random ones between 1e-4 and 1e-1, uniform in their logarithm
 --sweep=clip     gradients clipped to a norm of 0.25, 1 or 4, or not at all
 --sweep=warmup   0, 50 or 200 steps in which the learning rate rises
---sweep=lr,clip  and the like: every one of one with every one of the other
+--sweep=lr,clip  the product of two sweeps; any of them combine
 
 All of these at once, searched by Optuna, which ends bad trials early (needs charrnn[search]):
 

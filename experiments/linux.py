@@ -3,16 +3,17 @@
   python launch.py --config=experiments/linux.py
   charrnn cells runs/linux
 
-Reaches 1.22 nats a character on the validation part (of Linux 6.12) in 43 minutes on 2 CPU cores
-that had much other work; at the rate of shakespeare.py, which has the same model, it is about 10.
-All checkpoints are kept, to see when cells emerge. docs/texts.md says where the source comes from
-and how to take another part of it; losses on two versions of the kernel do not compare.
+Reaches 1.22 nats per character on the validation split (of Linux 6.12) in 43 minutes on 2 CPU
+cores of a heavily loaded machine; at the speed of shakespeare.py, which has the same model, it
+takes about 10. All checkpoints are kept, to see when units begin to follow structure. docs/texts.md
+says where the source comes from and how to use another part of it. Losses on different versions of
+the kernel are not comparable.
 
 Variants:
   smoke   a small model for 100 steps, 15 seconds: shows that everything works
   paper   the 2015 paper's preparation and LSTM (arXiv 1506.02078): 6.2 million bytes of all the
-          kernel's files, 2 x 512; by the rate of shakespeare.py:blog 5 hours on 2 CPU cores. The
-          paper's text was of the kernel of 2015, so that its 0.84 nats do not compare.
+          kernel's files, 2 x 512; at the speed of shakespeare.py:blog 5 hours on 2 CPU cores. The
+          paper used the kernel of 2015, so its 0.84 nats are not comparable.
   blog    the blog's: the whole tree, 1.2 billion characters, and 3 layers; for accelerators
 """
 
@@ -46,7 +47,7 @@ def paper(c):
 
 
 def blog(c):
-  """As the paper where the blog says nothing, except for the epochs of so much text."""
+  """The paper's settings where the blog gives none, but one epoch, since the text is long."""
   paper(c)
   c.text.source = "linux:all"
   c.model.layers = 3

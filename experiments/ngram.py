@@ -3,9 +3,9 @@
   python launch.py --config=experiments/ngram.py
   python launch.py --config=experiments/ngram.py:path/to/book.txt
 
-Reaches 1.4706 nats a character on the validation part of Shakespeare, with strings of 7 characters,
-in 20 seconds on 2 CPU cores; metrics.jsonl has the loss of every order up to 12. The variant is a
-text, as in own_text.py. A comparison with a network: charrnn ngrams runs/shakespeare
+Reaches 1.4706 nats per character on the validation split of Shakespeare, with strings of 7
+characters, in 20 seconds on 2 CPU cores; metrics.jsonl has the loss of every order up to 12. The
+variant is a text, as in own_text.py. To compare with a network: charrnn ngrams runs/shakespeare
 """
 
 from charrnn import config as config_lib

@@ -7,7 +7,7 @@ Width, batch, dropout, epochs and learning rate are chosen by the amount of text
 src/charrnn/config.py) and reported when training starts. A value of the command line, such as
 --config.model.hidden=512, is kept.
 
-On 2 CPU cores 12 epochs of 1 million characters take about 4 minutes, by the speed of
+On 2 CPU cores 12 epochs of 1 million characters take about 4 minutes at the speed of
 shakespeare.py, which has the same model.
 """
 

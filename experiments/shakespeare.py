@@ -2,13 +2,13 @@
 
   python launch.py --config=experiments/shakespeare.py
 
-Reaches 1.42 nats a character on the validation part in 5 to 6 minutes on 2 CPU cores.
+Reaches 1.42 nats per character on the validation split in about 6 minutes on 2 CPU cores.
 
 Variants:
   smoke   a small model for 100 steps, 15 seconds: shows that everything works
   blog    the blog's model and training: 2 x 512, dropout 0.5, batch 100, window 100, RMSProp;
-          at its rate of 16 thousand characters a second on 2 cores, 50 epochs take 3 1/2 hours
-  cells   the standard one with twenty checkpoints, to see when its cells emerge:
+          at the measured 16 thousand characters/s on 2 cores, 50 epochs take 3 1/2 hours
+  cells   the standard network with twenty checkpoints, to see when units begin to follow structure:
           charrnn cells runs/shakespeare-cells
 """
 
@@ -39,7 +39,7 @@ def cells(c):
 
 
 def blog(c):
-  """The blog's; as the 2015 paper (arXiv 1506.02078) where the blog says nothing."""
+  """The blog's settings; the 2015 paper's (arXiv 1506.02078) where the blog gives none."""
   common.training2015(c)
   c.text.source = "shakespeare"
   c.model.layers, c.model.hidden, c.model.dropout = 2, 512, 0.5

@@ -3,15 +3,15 @@
   python launch.py --config=experiments/tinyshakespeare.py:charrnn
   python launch.py --config=experiments/tinyshakespeare.py:nanogpt
 
-The text is fetched from char-rnn's repository and checked; without a network give your copy:
+The text is downloaded from char-rnn's repository and checked. Without a network, give your copy:
   --config.text.source=path/to/input.txt
 
-charrnn  char-rnn's defaults and split: 1.373 nats a character at epoch 25 of 50, in 3 1/2 of 7
-         minutes on 2 CPU cores. Users of char-rnn report 1.394 after 26 epochs.
+charrnn  char-rnn's defaults and split: 1.373 nats per character at epoch 25 of 50, in 3 1/2 of
+         7 minutes on 2 CPU cores; 1.394 after 26 epochs as reported by users of char-rnn.
 nanogpt  (without a variant) nanoGPT's split, the last tenth for validation, and an LSTM of 2 x 512
-         as the blog's: 1.450 at epoch 7.5 of 15, in 8 of 16 minutes on 2 CPU cores that
-         had other work too. nanoGPT's transformer of 10.7 million parameters reports 1.470.
-The two losses are of different splits: they do not compare.
+         as the blog's: 1.450 at epoch 7.5 of 15, in 8 of 16 minutes on 2 CPU cores of a loaded
+         machine; 1.470 as reported for nanoGPT's transformer of 10.7 million parameters.
+The two losses are of different splits and are not comparable.
 """
 
 import common

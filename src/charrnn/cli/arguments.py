@@ -49,13 +49,8 @@ def add_systems(parser: argparse.ArgumentParser, folder: str):
   add("--length", metavar="N", type=int, default=2500, help="tokens of a sample (default: 2500)")
   add_temperature(parser)
   add_filters(parser)
-  add(
-    "--order",
-    metavar="N",
-    type=int,
-    default=10,
-    help="order of the n-gram; 0 leaves it out (default: 10)",
-  )
+  text = "order of the n-gram; 0 leaves it out (default: 10)"
+  add("--order", metavar="N", type=int, default=10, help=text)
   add("--corpus", metavar="NAME|PATH", help="held-out text, if all targets are FILEs")
   add_out(parser, f"output folder (default: RUN/{folder}, or {folder} here)")
   add_seed(parser)

@@ -51,32 +51,22 @@ def add_arguments(parser):
   add = parser.add_argument
   add("study", nargs="?", type=lambda name: OLD_STUDIES.get(name, name), choices=OPTIONS,
       metavar="|".join(OPTIONS), help="default: train and sample")  # fmt: skip
-  add(
-    "--baselines", metavar="NAMES", help="baselines, with commas (default: torch,flax); empty: none"
-  )
+  text = "baselines, with commas between them (default: torch,flax); empty: none"
+  add("--baselines", metavar="NAMES", help=text)
   add("--peers", dest="baselines", help=argparse.SUPPRESS)
-  add(
-    "--rounds",
-    metavar="N",
-    type=int,
-    help="rounds of turns (default: 5; scale and startup: 3; cells: 1)",
-  )
-  add(
-    "--seconds", metavar="S", type=float, help="seconds of a turn, roughly (default: 2; scale: 0.5)"
-  )
-  size = parser.add_argument_group(
-    "the size of one network instead of the standard ones, or the size that scale varies"
-  )
+  text = "rounds of turns (default: 5; scale and startup: 3; cells: 1)"
+  add("--rounds", metavar="N", type=int, help=text)
+  text = "seconds of a turn, roughly (default: 2; scale: 0.5)"
+  add("--seconds", metavar="S", type=float, help=text)
+  text = "the size of one network instead of the standard ones, or the size that scale varies"
+  size = parser.add_argument_group(text)
   size.add_argument("--cell", choices=cells.CELLS, help="the recurrent cell (default: lstm)")
   size.add_argument("--layers", metavar="N", type=int, help="number of recurrent layers")
   size.add_argument("--hidden", metavar="N", type=int, help="units in each layer")
   size.add_argument("--batch", metavar="N", type=int, help="streams or texts side by side")
   size.add_argument("--window", metavar="N", type=int, help="characters between updates")
-  add(
-    "--dtype",
-    choices=workloads.BYTES,
-    help="type of matrix products (default: both; scale: float32)",
-  )
+  text = "type of matrix products (default: both; scale: float32)"
+  add("--dtype", choices=workloads.BYTES, help=text)
   add("--out", metavar="DIR", help="write a picture and JSON to DIR (default for scale: bench)")
   add("--json", action="store_true", help="one JSON object with exact values")
 

@@ -46,11 +46,8 @@ def add_arguments(parser):
   add("--characters", metavar="N", type=int, default=CHARACTERS, help=text)
   text = "a hypothesis of your own: inside a match of PATTERN (repeatable)"
   add("--regex", metavar="NAME=PATTERN", action="append", default=[], help=text)
-  add(
-    "--language",
-    choices=hypotheses.LANGUAGES,
-    help="language of the hypotheses (default: c for .c and .h, else prose)",
-  )
+  text = "language of the hypotheses (default: c for .c and .h, else prose)"
+  add("--language", choices=hypotheses.LANGUAGES, help=text)
   text = "untrained networks to compare with; 5%% needs at least 19 (default: 19)"
   add("--untrained", metavar="N", type=int, default=19, help=text)
   # The former name, for one release.

@@ -12,12 +12,8 @@ HELP = "list the named corpora, or show one: its origin, size, vocabulary and be
 
 def add_arguments(parser):
   add = parser.add_argument
-  add(
-    "source",
-    metavar="NAME|PATH|URL",
-    nargs="?",
-    help="the corpus to show (default: list the names)",
-  )
+  text = "the corpus to show (default: list the names)"
+  add("source", metavar="NAME|PATH|URL", nargs="?", help=text)
   add("--tokenizer", default="char", help="char or byte (default: char)")
   add("--alphabet", dest="tokenizer", default="char", help=argparse.SUPPRESS)  # the former name
   add("--encoding", default="utf-8", help="encoding of the text (default: utf-8)")

@@ -26,13 +26,8 @@ ANY = metrics.Domain({}, lambda _: str, re.compile(r"\n"), re.compile(r"(?P<toke
 def add_arguments(parser):
   arguments.add_systems(parser, FOLDER)
   add = parser.add_argument
-  add(
-    "--copies",
-    metavar="N",
-    type=int,
-    default=3,
-    help="copies to print per system, at most 10 (default: 3)",
-  )
+  text = f"copies to print per system, at most {MAX_COPIES} (default: 3)"
+  add("--copies", metavar="N", type=int, default=3, help=text)
   add("--tsv", action="store_true", help="write matches.tsv, a line for each character")
   arguments.add_json(parser, "memorization.json to stdout instead of the table")
 

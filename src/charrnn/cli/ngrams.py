@@ -30,12 +30,8 @@ def add_arguments(parser):
   add = parser.add_argument
   add("runs", metavar="RUN", nargs="+", help="run directories, of one text and split")
   add("--order", metavar="N", type=int, default=10, help="the longest n-grams (default: 10)")
-  add(
-    "--split",
-    choices=("valid", "test"),
-    default="valid",
-    help="the split to score (default: valid)",
-  )
+  text = "the split to score (default: valid)"
+  add("--split", choices=("valid", "test"), default="valid", help=text)
   arguments.add_out(parser, "output folder (default: ngrams/ in the first RUN)")
   arguments.add_json(parser, "ngrams.json to stdout instead of the table")
 

@@ -1,6 +1,6 @@
 """Splits of a corpus into training, validation and test spans, as in three published programs.
 
-Losses on different splits do not compare.
+Losses on different splits are not comparable.
 """
 
 import itertools
