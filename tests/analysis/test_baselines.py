@@ -22,9 +22,8 @@ def test_exactly_the_planted_units_are_found(text, tmp_path):
   net = planted.model(len(symbols))
   recorded = recording.record(net, planted.params(net, symbols), ids, tmp_path / "r")
   targets, design = planted.prepare(text, NAMES)
-  compared = baselines.compare_untrained(
-    net, ids, recorded.values, targets, design, tmp_path / "s", count=19
-  )
+  subject = planted.subject(net, text, NAMES, recorded, tmp_path / "s")
+  compared = baselines.compare_untrained(subject)
   units = [column.unit for column in recorded.columns]
   bars = {name: each.to_beat for name, each in compared.items()}
   found = matching.match(recorded.values, recorded.columns, targets, design, bars=bars, units=units)

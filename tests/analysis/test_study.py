@@ -16,7 +16,8 @@ def test_a_unit_that_emerges_between_two_checkpoints(tmp_path):
   recorded = recording.record(model, late, ids, tmp_path / "r")
   found = matching.match(recorded.values, recorded.columns, targets, design).findings
   checkpoints = [(10, lambda: early), (15, lambda: None), (20, lambda: late)]
-  (entry,) = study.trace(model, checkpoints, ids, targets, design, found, tmp_path / "s")
+  subject = planted.subject(model, text, ["in-quotes"], recorded, tmp_path / "s")
+  (entry,) = study.trace(subject, checkpoints, found)
   assert entry["steps"] == [10, 20]
   assert abs(entry["score"][0] - 0.5) < 0.1
   assert entry["score"][1] > 0.99

@@ -1,9 +1,11 @@
 """An LSTM with weights set by hand: one cell tracks quotes, another counts columns."""
 
+import types
+
 import jax
 import numpy as np
 
-from charrnn.analysis import effects, hypotheses
+from charrnn.analysis import effects, hypotheses, recording
 from charrnn.models import rnn
 
 QUOTES, COLUMN = 3, 7
@@ -41,8 +43,26 @@ def ids(text):
   return symbols, np.array([symbols.index(each) for each in text], np.uint8)
 
 
+def _labelled(text, names):
+  chosen = [hypotheses.HYPOTHESES[name]._replace(confounds=()) for name in names]
+  return chosen, hypotheses.label_documents(chosen, [text])
+
+
 def prepare(text, names, **options):
   """Return targets and design for a text that is one document."""
-  chosen = [hypotheses.HYPOTHESES[name]._replace(confounds=()) for name in names]
-  labelled = hypotheses.label_documents(chosen, [text])
-  return effects.prepare(chosen, labelled, [(0, len(text))], **options)
+  return effects.prepare(*_labelled(text, names), [(0, len(text))], **options)
+
+
+def subject(net, text, names, recorded, scratch):
+  """Return a recording of a text that is one document as the subject of a study."""
+  chosen, labelled = _labelled(text, names)
+  return recording.Subject(
+    types.SimpleNamespace(model=net),
+    recording.Text("planted", ids(text)[1], ((0, len(text)),), "prose", (text,)),
+    recording.Settings(),
+    {each.name: each for each in chosen},
+    labelled,
+    recorded,
+    scratch,
+    lambda phase: lambda done, total: None,
+  )

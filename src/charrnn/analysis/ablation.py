@@ -26,6 +26,7 @@ ROWS = 384  # side by side
 MIN_CHARACTERS = 30  # of a mean
 ABLATED = 20_000  # characters of the confirmation half, for each clamped unit
 ABLATIONS = ("zero", "mean", "hold")
+CONTROLS = 19  # for each unit
 
 STEERING = ("zero", "low", "high")
 STEERING_CONTROLS = 4
@@ -33,8 +34,6 @@ SAMPLES = 8  # rows of each setting, with the same random numbers in all setting
 LENGTH = 600
 EXCERPT = 400
 _QUOTE = re.compile(r'"([^"]*?)("|\n[ \t\r]*\n|\Z)', re.DOTALL)
-
-
 Row = Sequence[clamps.Clamp]  # of one row of a batch
 
 
@@ -169,7 +168,7 @@ def ablate(
     counted[start:stop] = True
   last = np.searchsorted(np.cumsum(counted), min(ABLATED, counted.sum()))
   counted = counted[: int(last) + 1]
-  others, rows = _with_controls(subject, units, subject.settings.controls, [setting])
+  others, rows = _with_controls(subject, units, CONTROLS, [setting])
   ids = subject.text.ids_N[: len(counted)]
   nats = losses(subject.run.model, subject.run.params, ids, [[], *rows.values()], progress)
   changes = dict(zip(rows, nats[1:] - nats[0]))
@@ -178,11 +177,9 @@ def ablate(
     label = subject.labels[effects.base(name)].first(len(counted))
     label = label._replace(mask=label.mask & counted)
     own, *controls = (effect(changes[each, setting], label) for each in (unit, *others[unit]))
-    p = None
-    if None in own:
-      controls = []
-    else:
-      p = p_value(own.inside - own.outside, [each.inside - each.outside for each in controls])
+    controls = [] if None in own else controls
+    differences = [each.inside - each.outside for each in controls]
+    p = None if None in own else p_value(own.inside - own.outside, differences)
     entry = {"hypothesis": name, "cell": str(unit), "setting": setting, **own._asdict()}
     entry["controls"] = {key: [getattr(each, key) for each in controls] for key in Effect._fields}
     entries.append(entry | {"p": p})
@@ -234,10 +231,7 @@ def measure_of(hypothesis: labels.Hypothesis) -> Measure:
 
 
 def steer(subject: recording.Subject, units: Mapping[str, Unit]) -> list[dict]:
-  """Return measures of samples with the unit of each finding at zero, low and high.
-
-  Its control units likewise.
-  """
+  """Return measures of samples with each finding's unit, or a control, at zero, low and high."""
   progress = subject.progress("steering")
   others, rows = _with_controls(subject, units, STEERING_CONTROLS, STEERING)
   rows = {"free": []} | rows
@@ -251,15 +245,12 @@ def steer(subject: recording.Subject, units: Mapping[str, Unit]) -> list[dict]:
     standard = () if unit in measured else MEASURES
     measured.add(unit)
     for measure in (measure_of(subject.hypotheses[effects.base(name)]), *standard):
-      entry = {"hypothesis": name, "cell": str(unit)}
-      entries.append(entry | _steered(unit, measure, texts, rows, others[unit]))
-  # A measure may not apply: verse has no indentation, and some texts have no quotes.
-  return [
-    entry
-    for entry in entries
-    if entry["free"] is not None
-    and any(each["result"] or any(each["controls"]) for each in entry["settings"])
-  ]
+      entry = _steered(unit, measure, texts, rows, others[unit])
+      # A measure may not apply: verse has no indentation, and some texts have no quotes.
+      varies = any(each["result"] or any(each["controls"]) for each in entry["settings"])
+      if entry["free"] is not None and varies:
+        entries.append({"hypothesis": name, "cell": str(unit)} | entry)
+  return entries
 
 
 def sample(

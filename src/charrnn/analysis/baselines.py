@@ -6,7 +6,6 @@ seeds therefore form a null of their own: the best of all units and hypotheses o
 """
 
 import dataclasses
-import pathlib
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -15,7 +14,7 @@ import numpy as np
 
 from charrnn.analysis import effects, inference, matching, recording
 
-CHARACTERS = 40_000  # of the text, for each untrained network
+CHARACTERS = 40_000  # the first of the text, for each untrained network
 
 
 class Untrained(NamedTuple):
@@ -27,34 +26,22 @@ class Untrained(NamedTuple):
   to_beat: float  # for family_p <= alpha; NaN with too few networks for that
 
 
-def compare_untrained(
-  model,
-  ids_N: np.ndarray,
-  values: np.ndarray,
-  targets: Sequence[effects.Target],
-  design: effects.Design,
-  scratch: pathlib.Path,
-  *,
-  count: int,
-  seed: int = 0,
-  progress: effects.Progress | None = None,
-) -> dict[str, Untrained]:
-  """Compare a trained network's recording [N, C] of `ids_N` with `count` untrained networks.
-
-  By the names of the hypotheses that are scored. `scratch` is the file for their recordings.
-  """
-  columns = recording.columns(model)
+def compare_untrained(subject: recording.Subject) -> dict[str, Untrained]:
+  """Compare a trained network with untrained ones, by the hypotheses that are scored."""
+  model, settings, columns = subject.run.model, subject.settings, subject.recording.columns
+  ids_N, progress = subject.text.ids_N[:CHARACTERS], subject.progress("untrained networks")
+  targets, design = subject.prepare(first=len(ids_N))
+  values = subject.recording.values[: len(ids_N)]
   observed = matching.strengths(values, columns, targets, design)
   null, init = [], jax.jit(model.init)
   if not observed:  # nothing to compare
     return {}
-  for number in range(count):
+  for number in range(settings.untrained):
     # Seeds far from those that users choose for runs.
-    params = init(jax.random.fold_in(jax.random.key(seed), 1_000_003 + number))
-    recorded = recording.record(model, params, ids_N, scratch).values
+    params = init(jax.random.fold_in(jax.random.key(settings.seed), 1_000_003 + number))
+    recorded = recording.record(model, params, ids_N, subject.scratch).values
     null.append(list(matching.strengths(recorded, columns, targets, design).values()))
-    if progress:
-      progress(number + 1, count)
+    progress(number + 1, settings.untrained)
   null = np.array(null)
   judged = inference.significance(np.array(list(observed.values())), null, design.alpha)
   arrays = np.median(null, axis=0), judged.p, judged.family_p, judged.family_to_beat

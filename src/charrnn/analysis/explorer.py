@@ -9,7 +9,7 @@ import math
 import os
 import pathlib
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -37,7 +37,7 @@ class Excerpt(NamedTuple):
 
   text: str  # N code points
   symbols: list[str]  # V
-  columns: list[tuple[int, str, int]]  # C times (layer, quantity, unit)
+  columns: Sequence[tuple[int, str, int]]  # C times (layer, quantity, unit)
   recording: np.ndarray  # float32 [N, C], may lie on a disk
   top_ids: np.ndarray  # [N, 5], the most probable next characters after reading character t
   top_p: np.ndarray  # [N, 5]

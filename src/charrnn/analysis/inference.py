@@ -230,7 +230,8 @@ class Significance(NamedTuple):
 def significance(observed, null, alpha: float) -> Significance | None:
   """Compare observed effects [H] with null [S, H], for each hypothesis and for the family of all.
 
-  None for an empty null.
+  Return None for an empty null.
+
   p = (1 + number of null >= observed) / (1 + S). For the family every hypothesis is put on one
   scale, T = (z - median) / MAD with Fisher's z = arctanh(effect), and compared with the largest T
   of each shift: the single-step max-T of Westfall & Young (1993). Median and MAD (median absolute

@@ -142,7 +142,7 @@ def indentation(text: str) -> Label:
   begins = np.zeros(len(text), bool)
   begins[[stop for _, stop in blanks]] = True
   values = steps(len(text), widths).astype(np.float32)
-  return Label(values, _last(begins) > _last(_newlines(text)))
+  return Label(values, _last(begins) > _last(_points(text) == ord("\n")))
 
 
 @binary("url", "from http:// or https:// to white space")
@@ -204,10 +204,6 @@ def _points(text: str) -> np.ndarray:
   return np.frombuffer(text.encode("utf-32-le", "surrogatepass"), "<u4")
 
 
-def _newlines(text: str) -> np.ndarray:
-  return _points(text) == ord("\n")
-
-
 def _last(where: np.ndarray) -> np.ndarray:
   """Return for each position the last true one up to it, or -1."""
   return np.maximum.accumulate(np.where(where, np.arange(len(where)), -1))
@@ -215,7 +211,7 @@ def _last(where: np.ndarray) -> np.ndarray:
 
 def _columns(text: str) -> np.ndarray:
   """Return the characters since the newline: 0 at the newline, 1 at the first of a line."""
-  return np.arange(len(text)) - _last(_newlines(text))
+  return np.arange(len(text)) - _last(_points(text) == ord("\n"))
 
 
 def _width(text: str) -> float:

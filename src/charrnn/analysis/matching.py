@@ -115,20 +115,20 @@ def match(
   best = [np.take_along_axis(half, lags[..., None], axis=2)[..., 0] for half in halves]
   best.append(np.asarray(design.lags, np.int8)[lags])
   judged = inference.significance(np.abs(best[0]).max(axis=0), null, design.alpha)
-  found = _findings(values, columns, targets, scored, best, judged, design, bars)
-  findings = tuple(
-    Finding(target.name, target.kind, STATISTICS[target.kind], False, reason)
-    if reason
-    else next(found)
-    for target, reason in zip(targets, reasons)
-  )
+  scores, findings = _scores(values, columns, targets, scored, best, judged, design, bars), []
+  for target, reason in zip(targets, reasons):
+    fields = {} if reason else next(scores)
+    statistic = STATISTICS[target.kind]
+    findings.append(Finding(target.name, target.kind, statistic, not reason, reason, **fields))
   shape = len(columns), len(targets)
   arrays = [np.full(shape, np.nan, np.float32) for _ in range(2)] + [np.zeros(shape, np.int8)]
   for array, of_scored in zip(arrays, best):
     array[:, where] = of_scored
   units = range(len(columns)) if units is None else units
   interpretable = _interpretable(best, judged, scored, units, bars)
-  return Result(findings, *arrays, interpretable, min(map(len, design.inside)) // design.turns)
+  return Result(
+    tuple(findings), *arrays, interpretable, min(map(len, design.inside)) // design.turns
+  )
 
 
 def strengths(
@@ -176,7 +176,8 @@ def _half(column, target, lag, design, half) -> Half:
   return Half(column[positions], target.values[positions - lag], positions - lag)
 
 
-def _findings(values, columns, targets, scored, best, judged, design, bars) -> Iterator[Finding]:
+def _scores(values, columns, targets, scored, best, judged, design, bars) -> Iterator[dict]:
+  """Yield the fields of the finding of each scored target."""
   (found, _, lags), choices = best, []
   chosen = np.abs(found).argmax(axis=0).tolist()
   read = recording.read_columns(values, chosen)
@@ -195,21 +196,16 @@ def _findings(values, columns, targets, scored, best, judged, design, bars) -> I
     if both[0].family_p is not None and (bars is None or bar is not None):
       significant = max(half.family_p for half in both) <= design.alpha
       significant &= bar is None or min(half.score for half in both) > bar
-    yield Finding(
-      target.name,
-      target.kind,
-      STATISTICS[target.kind],
-      scored=True,
-      column=column,
-      name=str(columns[column]),
-      lag=lag,
-      direction=direction,
-      discovery=both[0],
-      confirmation=both[1],
-      significant=significant,
-      untrained=bar,
-      **_details(target, fit, test, targets),
-    )
+    yield {
+      "column": column,
+      "name": str(columns[column]),
+      "lag": lag,
+      "direction": direction,
+      "discovery": both[0],
+      "confirmation": both[1],
+      "significant": significant,
+      "untrained": bar,
+    } | _details(target, fit, test, targets)
 
 
 def _exact_effects(half: Half, target: effects.Target, turns: int) -> np.ndarray:

@@ -1,5 +1,7 @@
 """Pictures of a study: findings, saturation of the gates, and emergence."""
 
+import functools
+
 import numpy as np
 
 from charrnn import plotting
@@ -97,7 +99,7 @@ def _effect(finding, score) -> float:
 
 
 def _finding(axes, row, finding):
-  effect = lambda score: _effect(finding, score)  # noqa: E731
+  effect = functools.partial(_effect, finding)
   confirmed, untrained = finding["confirmation"], finding["untrained_baseline"] or {}
   by_chance = confirmed["family_to_beat"] or confirmed["to_beat"]
   axes.axhline(row, color="#e6e2da", lw=1)

@@ -52,9 +52,7 @@ class Recording(NamedTuple):
 class Settings:
   untrained: int = 19
   shifts: int = 199
-  controls: int = 19
   ablation: str = "zero"  # of ablation.ABLATIONS
-  alpha: float = 0.05
   seed: int = 0
   extra: Sequence[labels.Hypothesis] = ()
 
@@ -78,9 +76,8 @@ class Subject(NamedTuple):
     return len(self.run.model.units), len(quantities), quantities["h"]
 
   def prepare(self, **options) -> tuple[list[effects.Target], effects.Design]:
-    options |= {"alpha": self.settings.alpha, "seed": self.settings.seed}
-    labelled, documents = self.labels, self.text.documents
-    return effects.prepare(list(self.hypotheses.values()), labelled, documents, **options)
+    chosen, seed = list(self.hypotheses.values()), self.settings.seed
+    return effects.prepare(chosen, self.labels, self.text.documents, seed=seed, **options)
 
 
 def held_out_text(run: run_lib.Run, characters: int) -> Text:
@@ -115,9 +112,8 @@ def _text(run, name, documents, characters) -> Text:
   points = np.array([ord(symbol) for symbol in run.tokenizer.tokens], "<u4")
   texts = tuple(points[ids].tobytes().decode("utf-32-le", "surrogatepass") for ids in parts)
   suffixes = [pathlib.Path(path).suffix.lower() for (path, _), _ in zip(documents, spans)]
-  c = sum(suffix in (".c", ".h") for suffix in suffixes)
-  language = "c" if c > len(suffixes) / 2 else "prose"
-  return Text(name, np.concatenate(parts), tuple(spans), language, texts)
+  is_c = sum(suffix in (".c", ".h") for suffix in suffixes) > len(suffixes) / 2
+  return Text(name, np.concatenate(parts), tuple(spans), "c" if is_c else "prose", texts)
 
 
 def columns(model: models.Model) -> tuple[Column, ...]:
@@ -161,10 +157,7 @@ def _measure(logits_TxBxV, y_TxB, recorded):
 
 def check_disk_space(path: pathlib.Path, size: int):
   """Raise UserError if a file of `size` bytes does not fit at `path`."""
-  try:
-    free = shutil.disk_usage(path.parent).free
-  except OSError as error:
-    raise errors.UserError(f"cannot write to {path.parent}: {error.strerror}") from error
+  free = shutil.disk_usage(path.parent).free
   if size > free - (1 << 28):
     raise errors.UserError(
       f"the recording takes {size / 1e9:.1f} GB and {path.parent} has {free / 1e9:.1f} GB free: "

@@ -16,10 +16,11 @@ import jax
 import numpy as np
 
 from charrnn import errors
-from charrnn.analysis import ablation, baselines, effects, explorer, hypotheses, matching, recording
+from charrnn.analysis import ablation, baselines, explorer, hypotheses, matching, recording
 from charrnn.runs import checkpoints
 from charrnn.runs import run as run_lib
 
+RECORDING = "recording.f32"
 LAST_K = (1, 3, 6)
 SHUT, OPEN = 0.1, 0.9  # arXiv 1506.02078: left- and right-saturated
 EXCERPT = 20_000  # characters in the explorer, with at most EXCERPT_UNITS units
@@ -40,21 +41,23 @@ def study(
   run: run_lib.Run,
   text: recording.Text,
   settings: recording.Settings,
-  path: pathlib.Path,
-  scratch: pathlib.Path,
+  folder: pathlib.Path,
   progress: Callable[[str], Callable],
 ) -> tuple[dict[str, Any], explorer.Excerpt]:
   """Return the results as JSON data, and the first characters with their recording.
 
-  The recording is written to `path`, further ones to `scratch`. `progress` begins a phase and
-  returns its callback (done, total).
+  The recording is written to `folder`. `progress` begins a phase and returns its callback (done,
+  total).
   """
   chosen = [*hypotheses.choose(text.language), *settings.extra]
-  recorded = recording.record(run.model, run.params, text.ids_N, path, progress("recording"))
+  path, update = folder / RECORDING, progress("recording")
+  recorded = recording.record(run.model, run.params, text.ids_N, path, update)
   by_name = {each.name: each for each in chosen}
   labelled = hypotheses.label_documents(chosen, text.texts)
-  subject = recording.Subject(run, text, settings, by_name, labelled, recorded, scratch, progress)
-  untrained = _compare_untrained(subject) if settings.untrained else {}
+  subject = recording.Subject(
+    run, text, settings, by_name, labelled, recorded, folder / "scratch.f32", progress
+  )
+  untrained = baselines.compare_untrained(subject) if settings.untrained else {}
   targets, design = subject.prepare(shifts=settings.shifts)
   bars = {name: each.to_beat for name, each in untrained.items()}
   cells = [ablation.Unit(column.layer, column.unit) for column in recorded.columns]
@@ -78,7 +81,7 @@ def study(
     "steering": ablation.steer(subject, units),
     "saturation": _saturation(recorded, subject.shape[2]),
     "emergence": _emergence(subject, scored),
-    "notes": _notes(subject, result, untrained),
+    "notes": _notes(subject, result, design, untrained),
   }
   return plain(found), _excerpt(subject)
 
@@ -93,20 +96,6 @@ def plain(value):
     return (np.round(value.astype(np.float64), 4) if floats else value).tolist()
 
   return json.loads(json.dumps(value, default=convert), parse_constant=lambda _: None)
-
-
-def _compare_untrained(subject) -> dict[str, baselines.Untrained]:
-  N = min(baselines.CHARACTERS, len(subject.text.ids_N))
-  return baselines.compare_untrained(
-    subject.run.model,
-    subject.text.ids_N[:N],
-    subject.recording.values[:N],
-    *subject.prepare(first=N),
-    subject.scratch,
-    count=subject.settings.untrained,
-    seed=subject.settings.seed,
-    progress=subject.progress("untrained networks"),
-  )
 
 
 def _about(subject, result, design, targets) -> dict:
@@ -125,9 +114,9 @@ def _about(subject, result, design, targets) -> dict:
     "settings": {
       "untrained_networks": settings.untrained,
       "shifts": settings.shifts,
-      "controls": settings.controls,
+      "controls": ablation.CONTROLS,
       "ablation": settings.ablation,
-      "alpha": settings.alpha,
+      "alpha": design.alpha,
       "seed": settings.seed,
       "spacing": result.spacing,
       "halves": design.halves.by,
@@ -158,7 +147,7 @@ def _findings(subject, result, design, targets, untrained) -> list[dict]:
         }
         if entry["significant"]:
           # The bar is for all of the text; it must be beaten on the baseline's own text as well.
-          entry["significant"] = baseline.family_p <= subject.settings.alpha
+          entry["significant"] = baseline.family_p <= design.alpha
       if target.strata is None:
         scores = baselines.last_k_scores(contexts, target, design, finding.lag)
         entry["last_k"] = [{"k": k, "score": scores[k]} for k in LAST_K]
@@ -205,12 +194,7 @@ def _emergence(subject, scored) -> list[dict]:
   loads = [(step, functools.partial(_params, run, step)) for step in spread(run.steps)]
   if not run.config.init_from:
     loads.insert(0, (0, lambda: run.model.init(jax.random.key(run.config.seed))))
-  N = min(baselines.CHARACTERS, len(subject.text.ids_N))
-  targets, design = subject.prepare(first=N, shifts=0)
-  targets = [target for target in targets if target.strata is None]
-  scored = [finding for finding in scored if finding.kind != "controlled"]
-  ids, update = subject.text.ids_N[:N], subject.progress("emergence")
-  return trace(run.model, loads, ids, targets, design, scored, subject.scratch, update)
+  return trace(subject, loads, scored)
 
 
 def _params(run, step):
@@ -230,21 +214,18 @@ def spread(steps: Sequence[int]) -> list[int]:
 
 
 def trace(
-  model,
-  checkpoints: Sequence[tuple[int, Callable]],
-  ids_N: np.ndarray,
-  targets: Sequence[effects.Target],
-  design: effects.Design,
-  findings: Sequence[matching.Finding],
-  scratch: pathlib.Path,
-  progress: effects.Progress | None = None,
+  subject: recording.Subject, checkpoints: Sequence[tuple[int, Callable]], findings: Sequence
 ) -> list[dict]:
   """Return the emergence of findings: the scores at each checkpoint, on the confirmation half.
 
-  `checkpoints` are pairs of a step and a function that returns its parameters, or None. "score" is
-  of the finding's column, "best" of the column that is best at that step.
+  `findings` are those of a match, `checkpoints` pairs of a step and a function that returns its
+  parameters, or None. "score" is of the finding's column, "best" of the best one at that step.
   """
-  columns = recording.columns(model)
+  model, columns = subject.run.model, subject.recording.columns
+  ids_N, progress = subject.text.ids_N[: baselines.CHARACTERS], subject.progress("emergence")
+  targets, design = subject.prepare(first=len(ids_N), shifts=0)
+  targets = [target for target in targets if target.strata is None]
+  findings = [finding for finding in findings if finding.kind != "controlled"]
   entries = [
     {"hypothesis": each.hypothesis, "column": each.name}
     | {key: [] for key in ("steps", "score", "best", "best_column")}
@@ -253,7 +234,7 @@ def trace(
   for done, (step, load) in enumerate(checkpoints):
     if (params := load()) is None:
       continue
-    values = recording.record(model, params, ids_N, scratch).values
+    values = recording.record(model, params, ids_N, subject.scratch).values
     result = matching.match(values, columns, targets, design)
     best = {each.hypothesis: each for each in result.findings if each.scored}
     for entry, finding in zip(entries, findings):
@@ -262,15 +243,14 @@ def trace(
         entry["score"].append(matching.rescore(values, finding, targets, design))
         entry["best"].append(top.confirmation.score)
         entry["best_column"].append(top.name)
-    if progress:
-      progress(done + 1, len(checkpoints))
+    progress(done + 1, len(checkpoints))
   return [entry for entry in entries if entry["steps"]]
 
 
-def _notes(subject, result, untrained) -> list[str]:
+def _notes(subject, result, design, untrained) -> list[str]:
   count, unscored = subject.settings.untrained, [f for f in result.findings if not f.scored]
   notes = [f"{finding.hypothesis}: not scored, {finding.reason}" for finding in unscored]
-  if count < 1 / subject.settings.alpha - 1:
+  if count < 1 / design.alpha - 1:
     notes.append(
       f"compared with {count} untrained networks: with fewer than 19 nothing is called significant"
     )
@@ -294,7 +274,7 @@ def _excerpt(subject) -> explorer.Excerpt:
   return explorer.Excerpt(
     "".join(text.texts)[:N],
     list(subject.run.tokenizer.tokens),
-    [tuple(column) for column in subject.recording.columns],
+    subject.recording.columns,
     subject.recording.values[:N],
     predictions.top_ids[:N],
     predictions.top_p[:N],

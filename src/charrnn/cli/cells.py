@@ -19,7 +19,6 @@ of a text and scored again on the other. A finding is significant if it beats th
 labels and of untrained networks. Its unit is then clamped: the loss and the samples change.
 Writes cells.json, explorer.html and pictures."""
 CHARACTERS = 200_000
-RECORDING = "recording.f32"
 HEADER = (
   *("hypothesis", "column", "lag", "discovery", "confirm", "shifted", "untrained", "last 6"),
   *("inside", "outside", "p", ""),
@@ -64,7 +63,12 @@ def add_arguments(parser):
 
 def run(args):
   extra = hypotheses.parse_regexes(args.regex)
-  _check(args)
+  if args.seed >= 2**32:
+    raise errors.UserError(f"--seed={args.seed}: must be from 0 to 2^32 - 1")
+  minima = {"characters": recording.MIN_CHARACTERS, "untrained": 0, "shifts": 19, "seed": 0}
+  for name, minimum in minima.items():
+    if getattr(args, name) < minimum:
+      raise errors.UserError(f"--{name}={getattr(args, name)}: must be at least {minimum}")
   runtime.start()
   loaded = run_lib.Run.open(args.run, args.step)
   if not loaded.model.units:
@@ -76,37 +80,18 @@ def run(args):
   else:
     text = recording.held_out_text(loaded, args.characters)
   text = text._replace(language=args.language or text.language)
-  settings = recording.Settings(
-    untrained=args.untrained,
-    shifts=args.shifts,
-    ablation=args.ablation,
-    seed=args.seed,
-    extra=extra,
-  )
-  with (
-    files.replace_in_folder(out) as new,
-    tempfile.TemporaryDirectory(prefix=".", dir=out) as folder,
-  ):
-    recorded, scratch = pathlib.Path(folder) / RECORDING, pathlib.Path(folder) / "scratch.f32"
+  settings = recording.Settings(args.untrained, args.shifts, args.ablation, args.seed, extra)
+  with files.replace_in_folder(out) as new, tempfile.TemporaryDirectory(prefix=".", dir=out) as tmp:
     with console.Progress() as progress:
-      found, excerpt = study.study(loaded, text, settings, recorded, scratch, progress)
+      found, excerpt = study.study(loaded, text, settings, pathlib.Path(tmp), progress)
     explorer.write(new / "explorer.html", found, excerpt)
     for picture in (pictures.findings, pictures.saturation, pictures.emergence):
       picture(found, new / f"{picture.__name__}.png")
     found = files.with_aliases(found, study.ALIASES)
     files.write_json(new / "cells.json", found)
     if args.keep_recording:
-      os.replace(recorded, new / RECORDING)
+      os.replace(pathlib.Path(tmp) / study.RECORDING, new / study.RECORDING)
   print(json.dumps(found) if args.json else "\n".join(_report(found, out)))
-
-
-def _check(args):
-  if args.seed >= 2**32:
-    raise errors.UserError(f"--seed={args.seed}: must be from 0 to 2^32 - 1")
-  minima = {"characters": recording.MIN_CHARACTERS, "untrained": 0, "shifts": 19, "seed": 0}
-  for name, minimum in minima.items():
-    if getattr(args, name) < minimum:
-      raise errors.UserError(f"--{name}={getattr(args, name)}: must be at least {minimum}")
 
 
 def _report(found, out):
