@@ -56,7 +56,7 @@ def add_arguments(parser):
   text = "clamp units to 0, to their mean, or to their previous value (default: zero)"
   add("--ablation", choices=ablation.ABLATIONS, default="zero", help=text)
   arguments.add_seed(parser)
-  text = f"keep {RECORDING} in the output folder (characters x columns, float32)"
+  text = f"keep {study.RECORDING} in the output folder (characters x columns, float32)"
   add("--keep-recording", action="store_true", help=text)
   arguments.add_json(parser, "cells.json to stdout instead of the table")
 
