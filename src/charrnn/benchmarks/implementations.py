@@ -25,13 +25,10 @@ def train_step(training):
   from charrnn.training import steps
 
   model, optimizer, devices = _model(training), _optimizer(), steps.all_devices()
-  if training.devices:
-    devices = devices._replace(local=training.devices, total=training.devices)
-  elif steps.device().platform != "cpu":
-    devices = devices._replace(local=1, total=1)
-  step = steps.TrainStep(
-    model, optimizer, batch=training.batch, seed=0, remat=training.remat, devices=devices
-  )
+  if count := training.devices or int(steps.device().platform != "cpu"):
+    devices = devices._replace(local=count, total=count)
+  options = {"batch": training.batch, "remat": training.remat, "devices": devices}
+  step = steps.TrainStep(model, optimizer, seed=0, **options)
   state = step.put(steps.create_state(model, optimizer, training.batch, 0))
   return step, state, workloads.random_windows(training)
 
@@ -62,10 +59,8 @@ def charrnn_sample(sampling):
   params = model.init(jax.random.key(0))
 
   def run(count):
-    length, settings = sampling.block * count, sampler.Settings()
-    for _ in sampler.draw(
-      model, params, [0], length=length, num=sampling.batch, seed=0, settings=settings
-    ):
+    options = {"length": sampling.block * count, "num": sampling.batch, "seed": 0}
+    for _ in sampler.draw(model, params, [0], settings=sampler.Settings(), **options):
       pass
 
   return run
@@ -74,13 +69,8 @@ def charrnn_sample(sampling):
 def _model(network):
   from charrnn.models import rnn
 
-  return rnn.make(
-    network.vocab_size,
-    cell=network.cell,
-    layers=network.layers,
-    hidden=network.hidden,
-    compute_dtype=network.dtype,
-  )
+  sizes = {name: getattr(network, name) for name in ("cell", "layers", "hidden")}
+  return rnn.make(network.vocab_size, compute_dtype=network.dtype, **sizes)
 
 
 def _optimizer():
@@ -140,10 +130,8 @@ def torch_train(training):
   device, layers, head, one_hot = _torch_model(training)
   params = [*layers.parameters(), *head.parameters()]
   optimizer = torch.optim.Adam(params, LEARNING_RATE, fused=True)
-  pairs = [
-    tuple(torch.from_numpy(ids).long().to(device) for ids in pair)
-    for pair in workloads.random_windows(training)
-  ]
+  windows = torch.from_numpy(np.array(workloads.random_windows(training)))
+  pairs = list(map(tuple, windows.long().to(device)))
   carry = None
 
   def step(x, y):

@@ -129,7 +129,6 @@ def check_startup():
 
 def startup_time(count: int, progress) -> dict:
   """Launch `count` + 1 times; the first launch fills the caches and is not counted."""
-  check_startup()
   update, launches = progress(f"startup, python {PROGRAM} --config={EXPERIMENT}"), []
   with tempfile.TemporaryDirectory(prefix="charrnn-bench-") as folder:
     for n in range(count + 1):

@@ -3,7 +3,7 @@
 import json
 import re
 
-from charrnn import console, files, runtime
+from charrnn import console, files
 from charrnn.cli import arguments
 from charrnn.sampling import sampler
 from charrnn.scorecards import memorization, metrics, report, systems
@@ -35,10 +35,8 @@ def add_arguments(parser):
 def run(args):
   if not 0 <= args.copies <= MAX_COPIES:
     sampler.refuse("copies", args.copies, f"must be from 0 to {MAX_COPIES}")
-  compared, out = systems.check(args, FOLDER, ANY.source)
-  runtime.start()
   with console.Progress() as progress:
-    samples = systems.sample(args, compared, ANY, progress)
+    samples = systems.sample(args, FOLDER, ANY, progress)
     progress("matches")
     matches = memorization.match_systems(samples.training.text, samples.texts)
     sources = memorization.Sources(samples.training)
@@ -46,7 +44,7 @@ def run(args):
   found = samples.facts | {"systems": measured}
   data = files.with_aliases(found, metrics.OLD_KEYS | systems.OLD_NAMES)
   title = f"sequences that are not in {found['training']}"
-  with files.replace_in_folder(out) as new:
+  with files.replace_in_folder(samples.out) as new:
     files.write_json(new / "memorization.json", data)
     memorization.plot(measured, systems.HELD_OUT, new / "memorization.png", title)
     systems.write_samples(new / f"{FOLDER}-samples", samples.texts)
@@ -54,7 +52,7 @@ def run(args):
       with (new / "matches.tsv").open("w", encoding="utf-8", errors="replace", newline="") as file:
         lines = memorization.tsv(samples.texts, matches, sources)
         file.writelines(f"{line}\n" for line in lines)
-  print(json.dumps(data) if args.json else "\n".join(_lines(found, args.copies, out)))
+  print(json.dumps(data) if args.json else "\n".join(_lines(found, args.copies, samples.out)))
 
 
 def _lines(found, count, out):

@@ -3,7 +3,7 @@
 import argparse
 import json
 
-from charrnn import console, files, runtime
+from charrnn import console, files
 from charrnn.cli import arguments
 from charrnn.scorecards import metrics, report, systems
 
@@ -34,11 +34,9 @@ def add_arguments(parser):
 def run(args):
   name = OLD_DOMAINS.get(args.domain, args.domain)
   domain = report.DOMAINS[name]
-  # The old name of a domain also selects its old output folder.
-  compared, out = systems.check(args, FOLDER.format(args.domain), domain.source)
-  runtime.start()
   with console.Progress() as progress:
-    samples = systems.sample(args, compared, domain, progress)
+    # The old name of a domain also selects its old output folder.
+    samples = systems.sample(args, FOLDER.format(args.domain), domain, progress)
     progress("metrics")
     scorecard = report.build(domain, samples, args.seed) | {"domain": name} | samples.facts
   data = report.to_json(scorecard, kind=args.domain)
@@ -46,11 +44,11 @@ def run(args):
     f"metrics of {name} (bars: 95% intervals over samples; band: that of held-out text, or its "
     f"noise floor; hollow: fewer than {metrics.MIN_ITEMS} items)"
   )
-  with files.replace_in_folder(out) as new:
+  with files.replace_in_folder(samples.out) as new:
     files.write_json(new / "scorecard.json", data)
     report.plot(scorecard, new / "scorecard.png", title)
     systems.write_samples(new / SAMPLES, samples.texts)
-  print(json.dumps(data) if args.json else "\n".join(_lines(scorecard, out)))
+  print(json.dumps(data) if args.json else "\n".join(_lines(scorecard, samples.out)))
 
 
 def _lines(scorecard, out):

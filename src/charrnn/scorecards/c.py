@@ -1,6 +1,7 @@
 """Metrics of C: syntax errors, brackets, directives, indentation, declared and used names."""
 
 import functools
+import itertools
 import re
 from collections.abc import Iterator
 from typing import NamedTuple
@@ -12,7 +13,7 @@ from charrnn.analysis import c_labels, labels
 from charrnn.scorecards import metrics
 
 METRICS: dict[str, metrics.Metric] = {}
-_OPENING = {")": "(", "]": "["}
+_OPENING = {")": "(", "]": "[", "}": "{"}
 _STATEMENT = re.compile(r"(?<!\w)(?:if|for|while|switch)[ \t]*\Z")
 _MAX_STATEMENT = 16  # characters before a parenthesis that _STATEMENT looks at
 _MACRO = re.compile(r"[A-Z][A-Z0-9_]*")
@@ -72,9 +73,10 @@ def _syntax_errors(source: Source) -> np.ndarray:
 @_metric("clean functions", "share", "functions without a syntax error")
 def _clean_functions(source: Source) -> list[bool]:
   # A function that is too broken is not one in the tree, so they are counted by their tokens.
-  functions = (n for n in c_labels.nodes(source.tree) if n.type == "function_definition")
-  bodies = (node.child_by_field_name("body") for node in functions if not node.has_error)
-  clean = {body.start_byte for body in bodies if body}
+  clean = set()
+  for node in c_labels.nodes(source.tree):
+    if node.type == "function_definition" and not node.has_error:
+      clean.update(body.start_byte for body in node.children_by_field_name("body"))
   return [body in clean for body in _function_bodies(source.code)]
 
 
@@ -86,25 +88,20 @@ def _matched(source: Source, kinds: str) -> list[bool]:
   The end of a block closes what was left open in it. The kinds are matched independently, so a
   missing bracket makes no bracket of another kind wrong.
   """
-  brackets, matched = [], []
-  blocks = [(None, {"(": [], "[": []})]  # the opening brace, and the open brackets inside
-  for match in _compiled_tokens(source.code):
-    bracket, partner = match["bracket"], None
-    if bracket is None:
-      continue
+  brackets = [match["bracket"] for match in _compiled_tokens(source.code) if match["bracket"]]
+  matched = [False] * len(brackets)
+  blocks = [{"(": [], "[": []}]  # open brackets of each open block, and the brace that opened it
+  for n, bracket in enumerate(brackets):
     if bracket == "{":
-      blocks.append((len(brackets), {"(": [], "[": []}))
-    elif bracket == "}":
-      partner = blocks.pop()[0] if len(blocks) > 1 else None
-    elif bracket in _OPENING:
-      opened = blocks[-1][1][_OPENING[bracket]]
-      partner = opened.pop() if opened else None
-    else:
-      blocks[-1][1][bracket].append(len(brackets))
-    brackets.append(bracket)
-    matched.append(partner is not None)
-    if partner is not None:
-      matched[partner] = True
+      blocks.append({"(": [], "[": [], "{": [n]})
+      continue
+    opened = blocks[-1].get(_OPENING.get(bracket, bracket), [])
+    if bracket not in _OPENING:
+      opened.append(n)
+    elif opened:
+      matched[n] = matched[opened.pop()] = True
+      if bracket == "}":
+        blocks.pop()
   return [each for bracket, each in zip(brackets, matched) if bracket in kinds]
 
 
@@ -134,13 +131,12 @@ def _indented(source: Source) -> list[bool]:
   widths = [len(margin.expandtabs(labels.TAB)) for margin in margins]
   result = []
   for owner, statements in _bodies(source.tree):
-    outside, before = widths[owner.start_point.row], None
-    for statement in statements:
-      row, column = statement.start_point
-      if column == len(margins[row]):
-        width = widths[row]
-        result.append(width > outside if before is None else width == before)
-        before = width
+    rows = [
+      row for row, column in (s.start_point for s in statements) if column == len(margins[row])
+    ]
+    inside = [widths[row] for row in rows]
+    result += [width > widths[owner.start_point.row] for width in inside[:1]]
+    result += [width == before for before, width in itertools.pairwise(inside)]
   return result
 
 
@@ -171,7 +167,7 @@ def _line_lengths(source: Source) -> list[int]:
 @_metric("tokens", "distribution", "tokens; comments and literals by their opening")
 def _tokens(source: Source) -> list[str]:
   tokens = (match["token"] for match in _TOKENS.finditer(source.text))
-  return [_QUOTED.match(token)[0] if _QUOTED.match(token) else token for token in tokens]
+  return [match[0] if (match := _QUOTED.match(token)) else token for token in tokens]
 
 
 def _conditionals(code: str) -> tuple[list[bool], list[tuple[int, int]]]:
@@ -253,11 +249,8 @@ def _bodies(tree: tree_sitter.Tree) -> Iterator[tuple[tree_sitter.Node, list[tre
 
 
 def _statements(node: tree_sitter.Node) -> list[tree_sitter.Node]:
-  return [
-    child
-    for child in node.named_children
-    if child.type.endswith(("_statement", "declaration")) and child.type not in _OUTDENTED
-  ]
+  children = (child for child in node.named_children if child.type not in _OUTDENTED)
+  return [child for child in children if child.type.endswith(("_statement", "declaration"))]
 
 
 def _names(tree: tree_sitter.Tree) -> tuple[list[Function], set[str]]:
@@ -275,7 +268,7 @@ def _names(tree: tree_sitter.Tree) -> tuple[list[Function], set[str]]:
         functions += [] if node.has_error else [function]
     elif node.type == "identifier":
       if function and node.start_byte not in declarations:
-        function.used.add(_name(node))
+        function.used.add(node.text.decode())
     elif node.type == "declaration":
       variables = function.variables if function else file
       _add(node, variables, declarations, function and function.declared)
@@ -284,12 +277,13 @@ def _names(tree: tree_sitter.Tree) -> tuple[list[Function], set[str]]:
     elif node.type == "call_expression":
       callee = node.child_by_field_name("function")
       if function and callee and callee.type == "identifier":
-        function.called.add(_name(callee))
+        function.called.add(callee.text.decode())
         declarations.add(callee.start_byte)
     elif node.type in _NO_USE:
       identifiers = [child for child in node.children if child.type == "identifier"]
       declarations.update(child.start_byte for child in identifiers)
-      file.update(map(_name, identifiers if node.type in _FILE_SCOPE else ()))
+      if node.type in _FILE_SCOPE:
+        file.update(child.text.decode() for child in identifiers)
   return functions, file
 
 
@@ -297,23 +291,15 @@ def _add(node, variables: set[str], declarations: set[int], prototypes: set[str]
   """Add the names of a declaration to variables; those of functions to prototypes, if any."""
   for declarator in node.children_by_field_name("declarator"):
     name, is_prototype = declarator, False
-    while name is not None and name.type != "identifier":
+    while name and name.type != "identifier":
       is_prototype = name.type == "function_declarator"
-      name = name.child_by_field_name("declarator") or _in_parentheses(name)
-    if name is not None:
+      inside = name.named_children if name.type == "parenthesized_declarator" else []
+      inside = [child for child in inside if child.type.endswith(("declarator", "identifier"))]
+      name = name.child_by_field_name("declarator") or next(iter(inside), None)
+    if name:
       declarations.add(name.start_byte)
-      (prototypes if is_prototype and prototypes is not None else variables).add(_name(name))
-
-
-def _in_parentheses(node: tree_sitter.Node) -> tree_sitter.Node | None:
-  if node.type != "parenthesized_declarator":
-    return None
-  kinds = ("declarator", "identifier")
-  return next((child for child in node.named_children if child.type.endswith(kinds)), None)
-
-
-def _name(node: tree_sitter.Node) -> str:
-  return node.text.decode("ascii")
+      names = prototypes if is_prototype and prototypes is not None else variables
+      names.add(name.text.decode())
 
 
 DOMAIN = metrics.Domain(

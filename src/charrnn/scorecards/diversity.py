@@ -46,23 +46,17 @@ def find_loop(text: Sequence) -> Loop | None:
   the reversed text this is a prefix, and the smallest period of a prefix is its length minus its
   longest border (Knuth, Morris & Pratt 1977), which takes linear time.
   """
-  borders = _borders(text[::-1])
+  backward, borders, border = text[::-1], [0], 0  # the borders of all prefixes
+  for character in itertools.islice(backward, 1, None):
+    while border and character != backward[border]:
+      border = borders[border - 1]
+    border += character == backward[border]
+    borders.append(border)
   for length in range(len(text), MIN_LOOP - 1, -1):
     period = length - borders[length - 1]
     if 2 * period <= length:
       return Loop(len(text) - length, period)
   return None
-
-
-def _borders(text: Sequence) -> list[int]:
-  """Return for each prefix the length of its longest proper prefix that is also its suffix."""
-  borders, border = [0] if len(text) else [], 0
-  for character in itertools.islice(text, 1, None):
-    while border and character != text[border]:
-      border = borders[border - 1]
-    border += character == text[border]
-    borders.append(border)
-  return borders
 
 
 def _grams(units: Sequence, size: int) -> list[tuple]:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 from charrnn import config as config_lib
-from charrnn import console, errors, files
+from charrnn import console, errors, files, runtime
 from charrnn.models import ngram
 from charrnn.runs import held_out
 from charrnn.runs import run as run_lib
@@ -41,13 +41,13 @@ class Samples(NamedTuple):
   parse: Callable[[str], Any]  # a sample -> input of the domain's metrics
   texts: dict[str, list[str]]  # by system
   facts: dict[str, Any]  # for JSON: the training text, settings, and best steps of runs
+  out: pathlib.Path  # the output folder
 
 
-def check(args, folder: str, source: str | None) -> tuple[list[System], pathlib.Path]:
-  """Check the arguments before anything is loaded, and fill in --num and --temperature.
+def _check(args, folder: str, source: str | None) -> tuple[list[System], pathlib.Path]:
+  """Return the systems and the output folder, and fill in --num and --temperature.
 
-  `source`: the corpus if neither a run nor --corpus names it. Returns the systems and the output
-  folder. Raises UserError.
+  `source`: the corpus if neither a run nor --corpus names it. Raises UserError.
   """
   if importlib.util.find_spec("pydivsufsort") is None:
     raise errors.UserError("pydivsufsort is missing: pip install 'charrnn[scorecards]'")
@@ -108,10 +108,13 @@ def _systems(args) -> list[System]:
   return systems
 
 
-def sample(
-  args, systems: list[System], domain: metrics.Domain, progress: console.Progress
-) -> Samples:
-  """Load the corpus and the models, and return the samples of every system."""
+def sample(args, folder: str, domain: metrics.Domain, progress: console.Progress) -> Samples:
+  """Return the samples of every system. Checks all arguments before anything is loaded.
+
+  `folder`: the name of the default output folder.
+  """
+  systems, out = _check(args, folder, domain.source)
+  runtime.start()
   progress("held-out text")
   runs = [system for system in systems if system.target.is_dir()]
   loaded = {each: run_lib.Run.open(each.target, each.step).load() for each in runs}
@@ -130,9 +133,8 @@ def sample(
   read = {each: _read(each.target, config.text) for each in systems if each not in loaded}
   parse = domain.parser(corpus.training.text)
   texts = {HELD_OUT: held_out_samples(domain, corpus.held_out, args.length)}
-
-  options = {name: getattr(args, name) for name in ("num", "length", "seed")}
-  options |= {"settings": _settings(args)}
+  options = {"settings": _settings(args)}
+  options |= {name: getattr(args, name) for name in ("num", "length", "seed")}
 
   def sample_model(source, update) -> list[str]:
     prompt = "".join(token for token in domain.prompt if token in source.tokenizer.tokens)
@@ -158,7 +160,7 @@ def sample(
     "settings": {name: getattr(args, name) for name in SETTINGS},
     "steps": {system.name: run.step for system, run in loaded.items() if system.step is None},
   }
-  return Samples(corpus.training, parse, texts, facts)
+  return Samples(corpus.training, parse, texts, facts, out)
 
 
 def _read(path: pathlib.Path, text_config) -> str:
