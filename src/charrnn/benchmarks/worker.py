@@ -69,9 +69,8 @@ def _jax(name, kind, workload):
     devices = getattr(workload, "devices", 0) or 1
   version = {"charrnn": charrnn, "flax": flax}.get(name, jax).__version__
   about = {"version": version, "platform": device.platform, "device": device.device_kind}
-  return about | {"devices": devices}, lambda: (device.memory_stats() or {}).get(
-    "peak_bytes_in_use"
-  )
+  peak = lambda: (device.memory_stats() or {}).get("peak_bytes_in_use")  # noqa: E731
+  return about | {"devices": devices}, peak
 
 
 def peak_memory() -> int:

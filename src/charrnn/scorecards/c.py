@@ -131,10 +131,8 @@ def _indented(source: Source) -> list[bool]:
   widths = [len(margin.expandtabs(labels.TAB)) for margin in margins]
   result = []
   for owner, statements in _bodies(source.tree):
-    rows = [
-      row for row, column in (s.start_point for s in statements) if column == len(margins[row])
-    ]
-    inside = [widths[row] for row in rows]
+    starts = (statement.start_point for statement in statements)
+    inside = [widths[row] for row, column in starts if column == len(margins[row])]
     result += [width > widths[owner.start_point.row] for width in inside[:1]]
     result += [width == before for before, width in itertools.pairwise(inside)]
   return result
@@ -152,11 +150,10 @@ def _undeclared_names(source: Source) -> list[bool]:
 
 @_metric("unused variables", "share", "variables declared in a function and never used")
 def _unused_variables(source: Source) -> list[bool]:
-  return [
-    name not in function.used and name not in function.called
-    for function in source.functions
-    for name in function.variables
-  ]
+  result = []
+  for function in source.functions:
+    result += [name not in function.used | function.called for name in function.variables]
+  return result
 
 
 @_metric("line length", "mean", "characters of a line that is not blank")
@@ -256,28 +253,29 @@ def _statements(node: tree_sitter.Node) -> list[tree_sitter.Node]:
 def _names(tree: tree_sitter.Tree) -> tuple[list[Function], set[str]]:
   """Return the outermost functions that parse, and the names declared outside of functions."""
   functions, file = [], set()
-  function = None  # the outermost function around the node
+  outside = Function(tree.root_node.end_byte + 1, file, file, set(), set())
+  scope = outside  # or the outermost function around the node
   declarations = set()  # positions of identifiers that are not a use of a name
   for node in c_labels.nodes(tree):  # parents before children
-    if function and node.start_byte >= function.stop:
-      function = None
+    if node.start_byte >= scope.stop:
+      scope = outside
     if node.type == "function_definition":
-      _add(node, function.declared if function else file, declarations)
-      if function is None:
-        function = Function(node.end_byte, set(), set(), set(), set())
-        functions += [] if node.has_error else [function]
+      _add(node, scope.declared, scope.declared, declarations)
+      if scope is outside:
+        scope = Function(node.end_byte, set(), set(), set(), set())
+        functions += [] if node.has_error else [scope]
     elif node.type == "identifier":
-      if function and node.start_byte not in declarations:
-        function.used.add(node.text.decode())
+      if node.start_byte not in declarations:
+        scope.used.add(node.text.decode())
     elif node.type == "declaration":
-      variables = function.variables if function else file
-      _add(node, variables, declarations, function and function.declared)
+      _add(node, scope.variables, scope.declared, declarations)
     elif node.type == "parameter_declaration":
-      _add(node, function.declared if function else set(), declarations)
+      names = set() if scope is outside else scope.declared
+      _add(node, names, names, declarations)
     elif node.type == "call_expression":
       callee = node.child_by_field_name("function")
-      if function and callee and callee.type == "identifier":
-        function.called.add(callee.text.decode())
+      if callee and callee.type == "identifier":
+        scope.called.add(callee.text.decode())
         declarations.add(callee.start_byte)
     elif node.type in _NO_USE:
       identifiers = [child for child in node.children if child.type == "identifier"]
@@ -287,18 +285,17 @@ def _names(tree: tree_sitter.Tree) -> tuple[list[Function], set[str]]:
   return functions, file
 
 
-def _add(node, variables: set[str], declarations: set[int], prototypes: set[str] | None = None):
-  """Add the names of a declaration to variables; those of functions to prototypes, if any."""
+def _add(node, variables: set[str], functions: set[str], declarations: set[int]):
+  """Add the names that a declaration declares, and their positions to `declarations`."""
   for declarator in node.children_by_field_name("declarator"):
-    name, is_prototype = declarator, False
+    name, names = declarator, variables
     while name and name.type != "identifier":
-      is_prototype = name.type == "function_declarator"
+      names = functions if name.type == "function_declarator" else variables
       inside = name.named_children if name.type == "parenthesized_declarator" else []
       inside = [child for child in inside if child.type.endswith(("declarator", "identifier"))]
       name = name.child_by_field_name("declarator") or next(iter(inside), None)
     if name:
       declarations.add(name.start_byte)
-      names = prototypes if is_prototype and prototypes is not None else variables
       names.add(name.text.decode())
 
 

@@ -149,7 +149,7 @@ def distance(kind: Kind, a: Items, b: Items) -> float | None:
   total variation, sum |p - q| / 2, from 0 to 1. It grows as texts shrink, so compare it with the
   noise floor.
   """
-  if not len(a) or not len(b):
+  if not (len(a) and len(b)):
     return None
   if kind == "share":
     return float(abs(np.mean(a) - np.mean(b)))
@@ -169,10 +169,10 @@ def noise_floor(kind: Kind, samples: Sequence[Items], count: int, seed: int = 0)
   rng = np.random.default_rng(seed)
   distances = []
   for _ in range(DIVISIONS if count else 0):
-    order = rng.permutation(len(samples))
-    parts = ([samples[i] for i in order[:count]], [samples[i] for i in order[count:]])
-    distances.append(distance(kind, *map(_pool, parts)))
-  distances = [each for each in distances if each is not None]
+    parts = np.split(rng.permutation(len(samples)), [count])
+    pools = [_pool([samples[i] for i in part]) for part in parts]
+    if all(len(pool) for pool in pools):
+      distances.append(distance(kind, *pools))
   return math.fsum(distances) / len(distances) if distances else None
 
 
