@@ -18,14 +18,14 @@ from charrnn.models import cells
 from charrnn.runs import provenance
 
 PACKAGES = ("charrnn", "jax", "jaxlib", "flax", "torch", "numpy")
-TIMEOUT = 900  # seconds that an implementation may be silent, besides its turn
+TIMEOUT = 900  # seconds without an answer from an implementation, besides its turn
 DEVICES_TIMEOUT = 300  # seconds in which JAX must find its devices
 # The best measured rate is the roofline, so its turns may be short.
 ROOFLINE_SHARE = 0.25
 
 
 class FailedError(Exception):
-  """An implementation that cannot go on; the reason in one line."""
+  """The failure of an implementation, with the reason in one line."""
 
 
 @dataclasses.dataclass
@@ -62,7 +62,7 @@ class Worker:
     raise FailedError(lines[-1] if lines and code > 0 else ended)
 
   def turn(self, count: int) -> dict:
-    with contextlib.suppress(BrokenPipeError):  # it has ended, and `answer` tells why
+    with contextlib.suppress(BrokenPipeError):  # the process has ended; `answer` reports why
       print(count, file=self._process.stdin, flush=True)
     return self.answer()
 
@@ -117,7 +117,7 @@ def run(workers: dict, *, rounds: int, update=lambda done, total, note: None):
       attempt(start, label)
     for n in range(rounds):
       update(len(workers) + n, total, f"round {n + 1} of {rounds}")
-      for label in list(rows)[:: -1 if n % 2 else 1]:  # in both directions: none is always first
+      for label in list(rows)[:: -1 if n % 2 else 1]:  # in turn, so that none is always first
         attempt(turn, label)
   for label, row in rows.items():
     row["median"] = statistics.median(row["rates"])

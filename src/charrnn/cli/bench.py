@@ -9,6 +9,7 @@ import pathlib
 
 from charrnn import console, errors, files
 from charrnn.benchmarks import implementations, report, rounds, studies, workloads
+from charrnn.cli import arguments
 from charrnn.models import cells
 
 HELP = """\
@@ -67,8 +68,8 @@ def add_arguments(parser):
   size.add_argument("--window", metavar="N", type=int, help="characters between updates")
   text = "type of matrix products (default: both; scale: float32)"
   add("--dtype", choices=workloads.BYTES, help=text)
-  add("--out", metavar="DIR", help="write a picture and JSON to DIR (default for scale: bench)")
-  add("--json", action="store_true", help="one JSON object with exact values")
+  arguments.add_out(parser, "write a picture and JSON to DIR (default for scale: bench)")
+  arguments.add_json(parser)
 
 
 def run(args):

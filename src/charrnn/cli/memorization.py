@@ -41,9 +41,9 @@ def run(args):
     matches = memorization.match_systems(samples.training.text, samples.texts)
     sources = memorization.Sources(samples.training)
     measured = memorization.measure(samples.texts, matches, sources, MAX_COPIES)
-  found = samples.facts | {"systems": measured}
-  data = files.with_aliases(found, metrics.OLD_KEYS | systems.OLD_NAMES)
-  title = f"sequences that are not in {found['training']}"
+  result = samples.facts | {"systems": measured}
+  data = files.with_aliases(result, metrics.OLD_KEYS | systems.OLD_NAMES)
+  title = f"sequences that are not in {result['training']}"
   with files.replace_in_folder(samples.out) as new:
     files.write_json(new / "memorization.json", data)
     memorization.plot(measured, systems.HELD_OUT, new / "memorization.png", title)
@@ -52,19 +52,19 @@ def run(args):
       with (new / "matches.tsv").open("w", encoding="utf-8", errors="replace", newline="") as file:
         lines = memorization.tsv(samples.texts, matches, sources)
         file.writelines(f"{line}\n" for line in lines)
-  print(json.dumps(data) if args.json else "\n".join(_lines(found, args.copies, samples.out)))
+  print(json.dumps(data) if args.json else "\n".join(_lines(result, args.copies, samples.out)))
 
 
-def _lines(found, count, out):
-  yield f"longest match with {found['training']} from each character on; share of new sequences"
-  yield from report.steps(found["steps"])
+def _lines(result, count, out):
+  yield f"longest match with {result['training']} from each character on; share of new sequences"
+  yield from report.steps(result["steps"])
   header = ("", "characters", *memorization.QUANTILES, *(f"new {size}" for size in SHOWN))
   rows = []
-  for name, system in found["systems"].items():
+  for name, system in result["systems"].items():
     quantiles = [f"{value:.0f}" for value in system["match"].values()]
     shares = [each["share"] for each in system["novelty"] if each["size"] in SHOWN]
     new = ["-" if share is None else f"{share:.1%}" for share in shares]
     rows.append((name, f"{system['characters']:,}", *quantiles, *new))
-  copies = {name: system["copies"] for name, system in found["systems"].items()}
+  copies = {name: system["copies"] for name, system in result["systems"].items()}
   yield from ("", *console.table(header, rows), "", *report.copies(copies, count), "")
   yield f"picture: {out / 'memorization.png'}    data: {out / 'memorization.json'}"

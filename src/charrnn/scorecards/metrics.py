@@ -28,7 +28,6 @@ class Metric(NamedTuple):
   value, only a distance from the reference.
   """
 
-  name: str
   kind: Kind
   meaning: str
   items: Callable[[Any], Items]
@@ -52,7 +51,7 @@ def register(metrics: dict[str, Metric], name: str, kind: Kind, meaning: str, *a
   """
 
   def add(items):
-    metrics[name] = Metric(name, kind, meaning, lambda sample: items(sample, *arguments))
+    metrics[name] = Metric(kind, meaning, lambda sample: items(sample, *arguments))
     return items
 
   return add
@@ -81,7 +80,7 @@ def compare(
   """
   counts = {name: len(next(iter(items.values()), [])) for name, items in systems.items()}
   rows = []
-  for name, (_, kind, meaning, _) in metrics.items():
+  for name, (kind, meaning, _) in metrics.items():
     samples = {system: items[name] for system, items in systems.items()}
     values = _compare(kind, samples, reference, seed)
     rows.append({"name": name, "kind": kind, "meaning": meaning, "systems": values})

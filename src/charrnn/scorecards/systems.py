@@ -7,7 +7,7 @@ import os
 import pathlib
 import random
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from charrnn import config as config_lib
@@ -130,7 +130,8 @@ def sample(args, folder: str, domain: metrics.Domain, progress: console.Progress
     corpus = held_out.divide(whole, config_lib.split(config, len(whole.ids)), tokenizer)
   if args.order:
     ngram.check_order("--order", args.order, corpus.splits.train)
-  read = {each: _read(each.target, config.text) for each in systems if each not in loaded}
+  others = [system for system in systems if system not in loaded]
+  read = {each: _file_samples(each.target, config.text, domain, args.length) for each in others}
   parse = domain.parser(corpus.training.text)
   texts = {HELD_OUT: held_out_samples(domain, corpus.held_out, args.length)}
   options = {"settings": _settings(args)}
@@ -142,10 +143,10 @@ def sample(args, folder: str, domain: metrics.Domain, progress: console.Progress
     return complete(samples, domain.boundary)
 
   for system in systems:
-    if system in read:
-      texts[system.name] = file_samples(domain, read[system], args.length)
-    else:
+    if system in loaded:
       texts[system.name] = sample_model(loaded[system], progress(system.name))
+    else:
+      texts[system.name] = read[system]
   if args.order:
     name = f"{args.order}-gram"
     update = progress(name)
@@ -163,8 +164,11 @@ def sample(args, folder: str, domain: metrics.Domain, progress: console.Progress
   return Samples(corpus.training, parse, texts, facts, out)
 
 
-def _read(path: pathlib.Path, text_config) -> str:
-  """Decode a file like the corpus, with U+FFFD for what is not text."""
+def _file_samples(path: pathlib.Path, text_config, domain: metrics.Domain, size: int) -> list[str]:
+  """Return the samples of a file: all of it if the domain has no metrics or the text is short.
+
+  The file is decoded like the corpus, with U+FFFD for what is not text.
+  """
   encoding = "utf-8" if text_config.tokenizer == "byte" else text_config.encoding
   try:
     text = path.read_bytes().decode(encoding, "replace")
@@ -172,8 +176,11 @@ def _read(path: pathlib.Path, text_config) -> str:
     raise errors.UserError(f"cannot read {path}: {error.strerror}") from error
   if not text:
     raise errors.UserError(f"{path} is empty: there is nothing to measure")
-  lf = text_config.newlines == "lf"
-  return text.replace("\r\n", "\n").replace("\r", "\n") if lf else text
+  if text_config.newlines == "lf":
+    text = text.replace("\r\n", "\n").replace("\r", "\n")
+  if not domain.metrics:
+    return [text]
+  return complete(cut(text, size, domain.boundary) or [text], domain.boundary)
 
 
 def held_out_samples(domain: metrics.Domain, part: held_out.Text, size: int) -> list[str]:
@@ -192,24 +199,16 @@ def held_out_samples(domain: metrics.Domain, part: held_out.Text, size: int) -> 
   return [samples[i * len(samples) // count] for i in range(count)]
 
 
-def file_samples(domain: metrics.Domain, text: str, size: int) -> list[str]:
-  """Return the samples of a file: all of it if the domain has no metrics or the text is short."""
-  if not domain.metrics:
-    return [text]
-  return complete(cut(text, size, domain.boundary) or [text], domain.boundary)
-
-
 def trim(text: str, boundary: re.Pattern) -> str:
   """Return the text up to its last boundary; "" if there is none."""
   return text[: max((match.end() for match in boundary.finditer(text)), default=0)]
 
 
-def complete(texts: Iterable[str], boundary: re.Pattern) -> list[str]:
+def complete(texts: list[str], boundary: re.Pattern) -> list[str]:
   """Trim all texts, so that their cut ends do not count as errors.
 
   Texts without a boundary are left out. If no text has one, all are returned as they are.
   """
-  texts = list(texts)
   return [trimmed for text in texts if (trimmed := trim(text, boundary))] or texts
 
 
