@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 REAL = "#23262c"  # of real text, or what others are compared with
-TEXT, GRAY, EDGE, GRID = "#50545c", "#8a8f98", "#b9b5ad", "#e6e2da"
+BLUE, GRAY, EDGE, TEXT, GRID = "#1f5f8b", "#8a8f98", "#b9b5ad", "#50545c", "#e6e2da"
 COLORS = ("#0072b2", "#d55e00", "#007d5d", "#b0568f", "#8a6d00", "#555b66")
 _STYLE = {
   "font.size": 9,

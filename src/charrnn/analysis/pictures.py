@@ -6,7 +6,7 @@ import numpy as np
 
 from charrnn import plotting
 
-OWN, OTHER, BAR = "#1f5f8b", "#8a8f98", "#23262c"
+OWN, OTHER, BAR = plotting.BLUE, plotting.GRAY, plotting.REAL
 UNTRAINED = {"color": OTHER, "ls": ":"}
 GATES = {"i": "input", "f": "forget", "o": "output", "r": "reset", "z": "update"}
 CHANCE = {"auroc": 0.5, "spearman": 0.0, "semipartial": 0.0}
@@ -23,12 +23,10 @@ def findings(study, path):
       _finding(axes, row, finding)
     marks = [" ✓" if each["significant"] else "" for each in found]
     names = [f"{each['hypothesis']}  {each['name']}{mark}" for each, mark in zip(found, marks)]
-    axes.set_yticks(range(len(found)), map(plotting.plain, names))
+    plotting.label_rows(axes, names)
     axes.set(xlim=(-0.03, 1.03), ylim=(-0.7, max(len(found), 1) - 0.3))
     axes.set_xlabel("from chance (0) to perfect (1): 2 AUROC - 1, or a rank correlation")
-    axes.grid(axis="x")
     axes.spines["left"].set_visible(False)
-    axes.tick_params(axis="y", length=0)
     styles = {
       "confirmation": {"marker": "o", "ls": "", "color": OWN, "ms": 7},
       "discovery": {"marker": "o", "ls": "", "color": OWN, "ms": 7, "mfc": "none"},
@@ -49,10 +47,10 @@ def saturation(study, path):
     panels = figure.subplots(1, max(1, len(gates)), squeeze=False)[0]
     for axes, gate in zip(panels, gates):
       for entry in (each for each in study["saturation"] if each["gate"] == gate):
-        style = {"color": plotting.COLORS[entry["layer"] % len(plotting.COLORS)], "s": 12, "lw": 0}
+        style = {"color": plotting.color(entry["layer"]), "s": 12, "lw": 0}
         label = f"layer {entry['layer']}"
         axes.scatter(entry["left"], entry["right"], alpha=0.6, label=label, **style)
-      axes.plot([0, 1], [1, 0], color="#b9b5ad", lw=1)
+      axes.plot([0, 1], [1, 0], color=plotting.EDGE, lw=1)
       title = f"{GATES[gate]} gate" if gate in GATES else gate
       axes.set(title=title, xlabel="fraction of time below 0.1", aspect="equal")
       axes.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02))
@@ -61,17 +59,16 @@ def saturation(study, path):
       panels[0].set_ylabel("fraction of time above 0.9")
       panels[-1].legend(loc="upper right", handletextpad=0)
     else:
-      _nothing(panels[0], "no gates between 0 and 1")
+      plotting.write(panels[0], "no gates between 0 and 1")
 
 
 def emergence(study, path):
   """Plot by checkpoint the scores of each finding's column, and of the best column of the step."""
   entries = study["emergence"]
-  columns = min(3, max(1, len(entries)))
-  rows = -(-max(1, len(entries)) // columns)
-  size = (3.4 * columns, 2.4 * rows + 0.6)
+  count = max(1, len(entries))
+  size = (3.4 * min(3, count), 2.4 * -(-count // 3) + 0.6)
   with _figure(study, path, "emergence of the findings", figsize=size) as figure:
-    panels = figure.subplots(rows, columns, squeeze=False).flat
+    panels = plotting.panels(figure, count, 3)
     for axes, entry in zip(panels, entries):
       # None, where a step was not scored, becomes NaN and a gap.
       best, own = (np.array(entry[name], float) for name in ("best", "score"))
@@ -83,9 +80,7 @@ def emergence(study, path):
     if entries:
       panels[0].legend(loc="best", fontsize=8)
     else:
-      _nothing(panels[0], "no earlier steps were kept")
-    for axes in panels[max(1, len(entries)) :]:
-      axes.remove()
+      plotting.write(panels[0], "no earlier steps were kept")
 
 
 def _figure(study, path, title, **options):
@@ -102,7 +97,7 @@ def _finding(axes, row, finding):
   effect = functools.partial(_effect, finding)
   confirmed, untrained = finding["confirmation"], finding["untrained_baseline"] or {}
   by_chance = confirmed["family_to_beat"] or confirmed["to_beat"]
-  axes.axhline(row, color="#e6e2da", lw=1)
+  axes.axhline(row, color=plotting.GRID, lw=1)
   for bar, style in ((by_chance, {"color": BAR}), (untrained.get("to_beat"), UNTRAINED)):
     axes.plot([effect(bar)] * 2, [row - 0.32, row + 0.32], lw=2, **style)
   axes.plot(effect(untrained.get("score")), row, "D", color=OTHER, ms=5)
@@ -112,8 +107,3 @@ def _finding(axes, row, finding):
       axes.annotate(str(last["k"]), place, ha="center", va="bottom", size=7)
   axes.plot(effect(finding["discovery"]["score"]), row, "o", color=OWN, ms=7, mfc="none")
   axes.plot(effect(confirmed["score"]), row, "o", color=OWN, ms=7)
-
-
-def _nothing(axes, text):
-  axes.text(0.5, 0.5, text, ha="center", transform=axes.transAxes)
-  axes.set_axis_off()

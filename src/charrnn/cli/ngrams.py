@@ -120,7 +120,7 @@ def plot(result: dict[str, Any], path):
     low, high = min(losses) - edge, max(losses) + edge
     heights = [(run["nats"] - low) / (high - low) for run in runs]
     for number, (run, *place) in enumerate(zip(runs, heights, spread(heights, LABEL_DISTANCE))):
-      color = plotting.COLORS[number % len(plotting.COLORS)]
+      color = plotting.color(number)
       axes.axhline(run["nats"], ls=("-", "--")[number // 6 % 2], color=color, lw=1.4)
       _label(axes, run, color, *place)
     axes.set(xlabel="n: characters of the longest strings", ylabel="nats per character")

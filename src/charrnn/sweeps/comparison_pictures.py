@@ -1,6 +1,5 @@
 """Pictures of a comparison: loss curves, settings from the best down, a grid, and loss by size."""
 
-import itertools
 import math
 
 import numpy as np
@@ -11,7 +10,7 @@ from charrnn import plotting
 from charrnn.runs.status import RunStatus
 from charrnn.sweeps import comparison
 
-BLUE, INK, FAINT, OTHERS = "#1f5f8b", "#23262c", "#8a8f98", "#b9b5ad"
+BLUE, INK, FAINT, OTHERS = plotting.BLUE, plotting.REAL, plotting.GRAY, plotting.EDGE
 COLORS = ("#0072b2", "#d55e00", "#007d5d", "#b0568f", "#8a6d00", "#56b4e9", "#555b66", "#e69f00")
 NGRAM = {"color": INK, "ls": "--", "lw": 1}
 MAX_SETTINGS = 40  # in a picture
@@ -138,25 +137,23 @@ def settings(result: comparison.Comparison, path):
   with plotting.figure(path, title, figsize=size) as figure:
     axes = figure.subplots()
     if not shown:
-      _write(axes, "no run has a validation loss yet")
+      plotting.write(axes, "no run has a validation loss yet")
       return
     for row, setting in enumerate(shown):
-      axes.axhline(row, color="#e6e2da", lw=1, zorder=0)
+      axes.axhline(row, color=plotting.GRID, lw=1, zorder=0)
       for run in setting.usable_runs:
         axes.plot(run.best.valid, row, "o", color=BLUE, mfc=_face(run), ms=6, alpha=0.8)
       if setting.interval:
         axes.plot(setting.interval, [row, row], color=INK, lw=1.4)
         axes.plot(setting.loss, row, "|", color=INK, ms=13, mew=2)
-    axes.set_yticks(range(len(shown)), [plotting.plain(setting.label) for setting in shown])
-    axes.set(ylim=(len(shown) - 0.4, -0.6), xlabel=NATS)
+    plotting.label_rows(axes, [setting.label for setting in shown])
+    axes.set_xlabel(NATS)
     # By the runs, since the interval of two can be much wider.
     losses = [run.best.valid for setting in shown for run in setting.usable_runs]
     margin = 0.08 * (max(losses) - min(losses)) or 0.05
     axes.set_xlim(min(losses) - margin, max(losses) + margin)
     bits = (lambda nats: nats / math.log(2), lambda bits: bits * math.log(2))
     axes.secondary_xaxis("top", functions=bits).set_xlabel("bits")
-    axes.grid(axis="x")
-    axes.tick_params(axis="y", length=0)
     _key(figure, axes, shown, len(result.settings) - len(shown))
 
 
@@ -185,7 +182,7 @@ def grid(result: comparison.Comparison, path):
   if not result.compares or not result.axes:
     text = DIFFERENT_TEXTS if result.axes else "the runs differ in no field that affects the loss"
     with plotting.figure(path, "the loss by the fields that differ", figsize=(8, 3)) as figure:
-      _write(figure.subplots(), text)
+      plotting.write(figure.subplots(), text)
   elif comparison.is_grid(result.axes, result.settings):
     _maps(result, path)
   else:
@@ -267,13 +264,10 @@ def _fields(result, path):
   rows = math.ceil(len(names) / columns)
   size = (1 + 3.6 * columns, 0.8 + 3 * rows)
   with plotting.figure(path, "the best validation loss by each field", figsize=size) as figure:
-    panels = figure.subplots(rows, columns, squeeze=False, sharey=True)
-    for axes, name in itertools.zip_longest(panels.flat, names):
-      if name is None:
-        axes.remove()
-      else:
-        _field(axes, result.settings, name)
-    for axes in panels[:, 0]:
+    panels = plotting.panels(figure, len(names), columns, sharey=True)
+    for axes, name in zip(panels, names):
+      _field(axes, result.settings, name)
+    for axes in panels[::columns]:
       axes.set_ylabel("nats a character")
 
 
@@ -304,7 +298,8 @@ def sizes(result: comparison.Comparison, path):
   with plotting.figure(path, "loss by size", figsize=(8.5, 5.5)) as figure:
     axes = figure.subplots()
     if not any(len(curve) > 1 for curve in by_cell.values()):
-      _write(axes, "needs finished runs of several sizes" if result.compares else DIFFERENT_TEXTS)
+      text = "needs finished runs of several sizes" if result.compares else DIFFERENT_TEXTS
+      plotting.write(axes, text)
       return
     for color, (cell, curve) in zip(COLORS, by_cell.items()):
       own = [s for s in result.settings if s.runs[0].fields["model.cell"] == cell]
@@ -313,8 +308,7 @@ def sizes(result: comparison.Comparison, path):
     axes.set_yscale("log")
     axes.yaxis.set_major_locator(ticker.MaxNLocator(7, min_n_ticks=3))
     axes.yaxis.set_major_formatter("{x:g}")
-    axes.xaxis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5)))
-    axes.xaxis.set_major_formatter(ticker.EngFormatter(sep=""))
+    plotting.log_ticks(axes.xaxis, ticker.EngFormatter(sep=""))
     axes.minorticks_off()
     axes.grid()
     axes.set(xlabel="parameters", ylabel=NATS)
@@ -334,9 +328,3 @@ def _size(axes, cell, curve, settings, color):
   if not laws:
     label = f"{cell}: too few sizes for a law"
     axes.plot(*zip(*curve.items()), "o--", color=color, ms=6, lw=0.8, label=label)
-
-
-def _write(axes, text):
-  """Write a text in the place of a plot."""
-  axes.text(0.5, 0.5, text, ha="center", transform=axes.transAxes)
-  axes.set_axis_off()
