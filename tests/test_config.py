@@ -8,6 +8,7 @@ import pytest
 
 from charrnn import config as config_lib
 from charrnn import errors
+from charrnn.training import optimizer
 
 ROOT = pathlib.Path(__file__).parents[1]
 CHOICES = [field.name for field in config_lib.FIELDS if field.choices]
@@ -125,10 +126,13 @@ def test_what_does_not_may_change(fields):
 
 
 @pytest.mark.parametrize("fields", [{"epochs": 9.0}, {"max_steps": 900}])
-def test_a_run_may_be_made_longer_unless_its_cosine_hangs_on_the_length(fields):
+def test_a_run_may_be_made_longer_unless_its_schedule_depends_on_the_length(fields, monkeypatch):
   config_lib.check_resumable(changed("constant"), changed("constant", **fields))
   with pytest.raises(errors.UserError, match="made with"):
     config_lib.check_resumable(changed("cosine"), changed("cosine", **fields))
+  monkeypatch.setitem(optimizer.SCHEDULES, "linear", optimizer.entry(None, uses_steps=True))
+  with pytest.raises(errors.UserError, match="made with"):
+    config_lib.check_resumable(changed("linear"), changed("linear", **fields))
   with pytest.raises(errors.UserError, match=r"schedule\.name"):
     config_lib.check_resumable(changed("cosine"), changed("constant"))
 

@@ -33,7 +33,7 @@ FRACTION = Bounds("at least 0 and below 1", lambda value: 0 <= value < 1)
 # Whether a run may be resumed with another value of a field.
 FIXED = "no"
 FREE = "yes"  # it does not decide what is computed next, except for rounding
-LENGTH = "unless schedule.name is cosine"  # the cosine ends at the last step
+LENGTH = "unless the schedule depends on the length of training"
 
 
 class Field(NamedTuple):
@@ -290,9 +290,13 @@ def fill(config: config_dict.ConfigDict, values: Mapping[str, Any]) -> config_di
 def check_resumable(old: Mapping[str, Any], new: Mapping[str, Any]):
   """Raise UserError for the first field that must not change and differs in two JSON configs."""
   old, new = flatten(to_json(from_json(old))), flatten(new)
-  allowed = (FREE,) if new["schedule.name"] == "cosine" else (FREE, LENGTH)
-  free = {field.name for field in FIELDS if field.resume in allowed}
+  free = {field.name for field in FIELDS if field.resume == FREE}
   free |= {"text.source"}  # the digest of the corpus is compared, not its name
+  length = {field.name for field in FIELDS if field.resume == LENGTH}
+  if any(old[name] != new[name] for name in length):
+    # Imported here because the optimizer imports JAX, and this module.
+    schedules = importlib.import_module("charrnn.training.optimizer").SCHEDULES
+    free |= set() if schedules[new["schedule.name"]].uses_steps else length
   remedy = ", with --config.init_from=RUN to start from its weights"
   if "ngram" in (old["model.cell"], new["model.cell"]):
     remedy = ""

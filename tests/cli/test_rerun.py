@@ -9,7 +9,7 @@ import sys
 
 import pytest
 
-from charrnn import files
+from charrnn import errors, files
 from charrnn.launching import train
 from charrnn.runs import checkpoints, metrics, provenance
 from charrnn.runs import run as run_lib
@@ -124,6 +124,14 @@ def rewrite(workdir, number, **values):
   lines[number] |= values
   text = "".join(json.dumps(line) + "\n" for line in lines)
   (workdir / "metrics.jsonl").write_text(text)
+
+
+def test_divergence_ends_a_rerun_as_it_ended_the_run(made):
+  def diverge(workdir):
+    raise errors.DivergedError("training diverged")
+
+  done = made(diverge)
+  assert done.code == 0 and done.out.startswith("identical: ") and "training diverged" in done.err
 
 
 def test_the_same_numbers_at_another_speed_are_identical(made):

@@ -17,7 +17,7 @@ def test_parameters_are_those_that_a_model_makes(cell, layers, embed):
   # All matrices but those that are looked up in: the embedding, or else the first layer's input.
   looked_up = params["embed"]["W_e"] if embed else params["layer_0"]["W_xh"]
   matrices = [leaf.size for leaf in jax.tree.leaves(params) if leaf.ndim == 2]
-  assert models.multiplied_weights(7, **shape) == sum(matrices) - looked_up.size
+  assert models.matmul_parameters(7, **shape) == sum(matrices) - looked_up.size
 
 
 @pytest.mark.parametrize("cell", cells.CELLS)

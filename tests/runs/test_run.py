@@ -10,6 +10,7 @@ import pytest
 from charrnn import errors
 from charrnn.runs import checkpoints, lock
 from charrnn.runs import run as run_lib
+from charrnn.runs import status as status_lib
 
 
 def edit(path, **values):
@@ -52,6 +53,10 @@ def test_status_by_patience_and_divergence(a):
     assert status(a) == expected
   edit(a / "config.json", patience=0)
   path.write_text(before + '{"step": 15, "train/loss": 99}\n')
+  assert status(a) == "diverged"
+  path.write_text(before)
+  assert status(a) == "stopped"
+  status_lib.diverged_file(a).touch()
   assert status(a) == "diverged"
 
 

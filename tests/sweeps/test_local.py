@@ -22,7 +22,7 @@ time.sleep(600)
 PROGRAMS = {
   "good": "print('fine')",
   "raises": "raise ValueError('it broke')",
-  "diverges": "import sys; sys.exit('launch.py: error: training diverged at step 3: NaN')",
+  "diverges": "import sys; open(f'{sys.argv[1]}/diverged.txt', 'w').close(); sys.exit(2)",
   "killed": "import os, signal; os.kill(os.getpid(), signal.SIGKILL)",
   "hangs": SLEEP,
   "stopped": "import sys; sys.exit(75)",
@@ -30,7 +30,7 @@ PROGRAMS = {
 
 
 def _trial(folder, name, program=None):
-  command = [sys.executable, "-c", program or PROGRAMS[name]]
+  command = [sys.executable, "-c", program or PROGRAMS[name], str(folder / name)]
   return outcomes.Trial(name, {"seed": 1}, folder / name, command)
 
 

@@ -103,6 +103,7 @@ def test_what_fails_is_named_and_only_that_runs_again(work):
   good = {"cell=rnn,learning_rate=0.01", "cell=gru,learning_rate=0.01"}
   assert {name for name, row in rows.items() if row["status"] == "finished"} == good
   assert {row["status"] for name, row in rows.items() if name not in good} == {"diverged"}
+  assert all((work / "all" / name / "loss.png").exists() for name in rows)
   assert all(float(rows[name]["valid/loss"]) < 4 for name in good)
   assert "training diverged" in err and "log.txt" in err and "best " in err
   logs = {name: (work / "all" / name / "log.txt").read_text() for name in rows}

@@ -1,6 +1,6 @@
 """Ablation, clamping and steering: the loss and the samples of a network with units clamped.
 
-The memory of a unit (an LSTM's c, the h of other cells) is clamped after every step, and affects
+The state of a unit (the c of an LSTM, the h of other cells) is clamped after every step and affects
 everything else from there. A unit is compared with control units: units of the same layer with
 similar variance that no finding is about.
 """
@@ -60,9 +60,9 @@ def _with_controls(
   chosen = list(dict.fromkeys(units.values()))
   controls = {unit: control_units(recorded, unit, count, chosen, seed) for unit in chosen}
   number = {column: n for n, column in enumerate(recorded.columns)}
-  memory = subject.run.model.states[-1]
+  quantity = subject.run.model.states[-1]
   everyone = dict.fromkeys([*chosen, *itertools.chain(*controls.values())])
-  columns = {unit: number[unit.layer, memory, unit.unit] for unit in everyone}
+  columns = {unit: number[unit.layer, quantity, unit.unit] for unit in everyone}
   values = recording.read_columns(recorded.values, list(columns.values()))
   return controls, {
     (unit, setting): [clamps.Clamp(*unit, setting_value(np.float32(values[n]), setting))]

@@ -30,7 +30,7 @@ def halve(documents: Sequence[Span], seed: int = 0) -> Halves:
   """Deal whole documents at random, or alternate blocks if documents are few or very unequal.
 
   Blocks are a twentieth of the text, at least 2000 characters, with a gap of 250: long compared
-  with the memory of a unit and with the runs of the labels, which are tens to hundreds.
+  with how slowly a unit changes and with the runs of the labels, which are tens to hundreds.
   """
   documents = [(int(start), int(stop)) for start, stop in documents if start < stop]
   dealt = [], []  # in random order, each document to the half with fewer characters

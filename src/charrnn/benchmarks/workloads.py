@@ -26,7 +26,7 @@ class Network:
   @property
   def weights(self) -> int:
     """Return the number of weights that a character is multiplied with."""
-    return models.multiplied_weights(self.vocab_size, self.cell, self.layers, self.hidden)
+    return models.matmul_parameters(self.vocab_size, self.cell, self.layers, self.hidden)
 
   def __str__(self):
     return f"{self.cell} {self.layers} x {self.hidden}, batch {self.batch}, {self.dtype}"

@@ -54,9 +54,7 @@ def run(args):
       )
     try:
       code = train.run(line, workdir)
-    except errors.UserError as error:
-      if "training diverged" not in str(error):
-        raise
+    except errors.DivergedError as error:
       console.say(f"charrnn rerun: {error}")  # the original may have diverged too
       code = 0
   return code or _compare(original, run_lib.Run(workdir))

@@ -5,6 +5,7 @@ steps of an n-gram run are orders: metrics.jsonl has the loss of each up to mode
 checkpoint is the model of the best one. A count takes minutes at most and is not resumed.
 """
 
+import contextlib
 import math
 import pathlib
 import shlex
@@ -13,7 +14,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from charrnn import command_line, console, errors, models, runtime
+from charrnn import command_line, console, errors, files, models, runtime
 from charrnn.data import batches, corpora, tokenizers
 from charrnn.data import splits as splits_lib
 from charrnn.evaluation import score
@@ -81,7 +82,17 @@ def train(job: Job, chosen: dict[str, Any], watch: runtime.Stopwatch) -> int:
     if record:
       loop.say(provenance.record_startup(job.workdir, record, watch.seconds()))
 
-  _, interrupted = trainer.train(state, on_first_step)
+  diverged = status_lib.diverged_file(job.workdir)
+  if loop.is_main():
+    diverged.unlink(missing_ok=True)
+  try:
+    _, interrupted = trainer.train(state, on_first_step)
+  except errors.DivergedError as error:
+    if loop.is_main():
+      files.write_text(diverged, f"{error}\n")
+      with contextlib.suppress(Exception):  # no problem of the picture may hide the divergence
+        metrics.plot(job.workdir, job.title)
+    raise
   if loop.is_main():
     metrics.plot(job.workdir, job.title)
   if interrupted:

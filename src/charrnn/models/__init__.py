@@ -29,7 +29,9 @@ class Model(Protocol):
   has_gradient: bool  # False: its parameters are counted instead of trained
   # {layer: {quantity: units}}, states before gates. Empty: there is nothing to record or clamp.
   units: Mapping[str, Mapping[str, int]]
-  states: tuple[str, ...]  # the quantities that can be clamped; the last is the cell's memory
+  states: tuple[
+    str, ...
+  ]  # the quantities that can be clamped; the last is an LSTM's cell state c, h for RNN and GRU
 
   def init(self, key: "jax.Array") -> Params:
     """Return parameters to start from, float32."""
@@ -91,10 +93,10 @@ def parameter_count(vocab_size: int, cell: str, layers: int, hidden: int, embed:
   return vocab_size * embed + rows * G * hidden + layers * (G + biases) * hidden + head
 
 
-def multiplied_weights(vocab_size: int, cell: str, layers: int, hidden: int, embed: int = 0) -> int:
-  """Return the number of weights that a token is multiplied with; look-ups do not count.
+def matmul_parameters(vocab_size: int, cell: str, layers: int, hidden: int, embed: int = 0) -> int:
+  """Return the number of weights in matrix products, per token; look-ups do not count.
 
-  Training takes 6 floating point operations a weight and token, 2 of them forward and 4
+  Training takes 6 floating point operations per weight and token, 2 of them forward and 4
   backward: C = 6 N D, with N without embeddings (Kaplan et al. 2020, arXiv 2001.08361).
   """
   G, _ = _gates(cell)

@@ -3,10 +3,11 @@
 Parameters of a layer are a dict with the names of the equations: `W_xh [D, G*H]`, `W_hh [H, G*H]`,
 `b_h [G*H]`. Rows are vectors, so a product reads `x @ W_xh`.
 
-`rnn_step`, `gru_step` and `lstm_step` define the cells. The layers compute the same from a
-factorization into two matrix products, which they can hoist out of the scan and whose gradients
-they take themselves, and two functions around these products: `join` adds them up to the
-pre-activations, `update` maps (state, pre-activations) to (new state, gates), element by element.
+`rnn_step`, `gru_step`, `lstm_step` are the reference; tests compare with them, nothing runs them.
+What runs is `join` and `update` below: to change a cell, change both. Layers compute the two matrix
+products, hoist them out of the scan where they can, and take their gradients themselves. `join`
+adds the products up to the pre-activations. `update` maps (state, pre-activations) to (new state,
+gates), element by element.
 """
 
 import dataclasses
@@ -30,7 +31,7 @@ class GRUState(NamedTuple):
 
 class LSTMState(NamedTuple):
   h: jax.Array  # [B, H], the output
-  c: jax.Array  # [B, H], the memory
+  c: jax.Array  # [B, H], the cell state
 
 
 def rnn_step(params, state: RNNState, x) -> tuple[RNNState, jax.Array]:
@@ -47,20 +48,24 @@ def gru_step(params, state: GRUState, x) -> tuple[GRUState, jax.Array]:
 
   r = sigmoid(W_xr x + W_hr h + b_r)                (reset gate)
   z = sigmoid(W_xz x + W_hz h + b_z)                (update gate)
-  n = tanh(W_xn x + b_n + r * (W_hn h + b_hn))      (candidate)
+  a = W_hn h + b_hn                                 (recurrent term of the candidate)
+  n = tanh(W_xn x + b_n + r * a)                    (candidate)
   h' = (1 - z) * n + z * h
   """
   x_r, x_z, x_n = jnp.split(x @ params["W_xh"] + params["b_h"], 3, axis=-1)
   h_r, h_z, h_n = jnp.split(state.h @ params["W_hh"], 3, axis=-1)
   r = sigmoid(x_r + h_r)
   z = sigmoid(x_z + h_z)
-  n = jnp.tanh(x_n + r * (h_n + params["b_hn"]))
+  a = h_n + params["b_hn"]
+  n = jnp.tanh(x_n + r * a)
   h = (1 - z) * n + z * state.h
   return GRUState(h), h
 
 
 def lstm_step(params, state: LSTMState, x) -> tuple[LSTMState, jax.Array]:
-  """Take one step of the long short-term memory (Hochreiter 1997, Gers 2000; no peepholes).
+  """Take one step of the long short-term memory, without peepholes.
+
+  Hochreiter & Schmidhuber 1997; Gers et al. 2000 (forget gate).
 
   i = sigmoid(W_xi x + W_hi h + b_i)                (input gate)
   f = sigmoid(W_xf x + W_hf h + b_f)                (forget gate)
@@ -139,13 +144,14 @@ class Cell:
   # The factorization. `join` is linear in (x_h, h_h, biases): it never multiplies two of these.
   update: Callable | None = None  # (state, pre) -> (state, {recorded: [B, H]})
   join: Callable = join_sum  # (params, x_h [B, G*H], h_h [B, G*H]) -> pre, a tree of arrays
-  output: Callable = lambda state, gates: state  # recomputes h after the memory was clamped
+  output: Callable = lambda state, gates: state  # recomputes h after c was clamped
+  cudnn: bool = False  # the equations are those of cuDNN's LSTM, which may run instead of them
 
   def clamp(self, before, after, gates, clamp: Mapping[str, tuple]):
     """Return the state after a step with some of its entries set from outside.
 
     `clamp`: {field of the state: (mask, values)}, each [H] or [B, H]; the value NaN keeps what the
-    entry was before the step. The memory is set before the output h, which depends on it.
+    entry was before the step. The cell state is set before the output h, which depends on it.
     """
 
     def put(state, name):
@@ -153,8 +159,8 @@ class Cell:
       values = jnp.where(jnp.isnan(values), getattr(before, name), values)
       return state._replace(**{name: jnp.where(mask, values, getattr(state, name))})
 
-    if memory := [name for name in self.state._fields[1:] if name in clamp]:
-      after = self.output(functools.reduce(put, memory, after), gates)
+    if inner := [name for name in self.state._fields[1:] if name in clamp]:
+      after = self.output(functools.reduce(put, inner, after), gates)
     return put(after, "h") if "h" in clamp else after
 
 
@@ -176,5 +182,6 @@ CELLS = {
     recorded=("i", "f", "g", "o"),
     update=lstm_update,
     output=lstm_output,
+    cudnn=True,  # not for other equations: cuDNN would run in their place
   ),
 }

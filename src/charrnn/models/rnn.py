@@ -85,12 +85,12 @@ class Layer(nn.Module):
       return layers_lib.scan_layer(self.cell, layers_lib.cast(params, dtype), state, x, clamp)
     enabled = self.unroll == "cudnn" or (self.unroll == "auto" and layers_lib.has_cudnn())
     # A single step, as in sampling, is left to XLA: expected to be faster, not measured.
-    if enabled and self.cell == cells.CELLS["lstm"] and len(x) > 1:
+    if enabled and self.cell.cudnn and len(x) > 1:
       return *layers_lib.cudnn_layer(params, state, x), None
     return *layers_lib.fast_layer(self.cell, dtype, params, state, x), None
 
   def _bias(self, key, shape):
-    """Return b_h with the LSTM's forget gate open at first (Gers 2000)."""
+    """Return b_h with the LSTM's forget gate open at first (Gers et al. 2000)."""
     b_h = self.initializers["bias"](key, shape, jnp.float32)
     if "f" not in self.cell.gates:
       return b_h
@@ -205,8 +205,8 @@ def make(vocab_size: int, *, init="modern", order=None, **fields) -> RNN:
     raise errors.UserError(f"--config.model.order={order}: only an ngram has one, not a {cell}")
   if forget_bias != 1 and "f" not in cells.CELLS[cell].gates:
     raise errors.UserError(f"--config.model.forget_bias={forget_bias}: a {cell} has no forget gate")
-  if unroll == "cudnn" and not (cell == "lstm" and layers_lib.has_cudnn()):
+  if unroll == "cudnn" and not (cells.CELLS[cell].cudnn and layers_lib.has_cudnn()):
     raise errors.UserError(
-      "--config.model.unroll=cudnn: it has an lstm alone, on NVIDIA GPUs; use auto"
+      "--config.model.unroll=cudnn: cuDNN provides only the LSTM, on NVIDIA GPUs: use auto"
     )
   return RNN(network)

@@ -155,6 +155,8 @@ class Run:
     config, steps, lines = self.config, self.steps, self.metrics
     if not models.has_gradient(config.model):  # the checkpoint comes last
       return status_lib.RunStatus.FINISHED if steps else None
+    if status_lib.diverged_file(self.path).exists():
+      return status_lib.RunStatus.DIVERGED
     valid = [loss for _, loss in metrics_lib.curve(lines, "valid/loss")]
     stale = len(valid) - 1 - valid.index(min(valid)) if valid else 0
     is_whole = max([0, *steps, *(line["step"] for line in lines)]) >= self.length[0]

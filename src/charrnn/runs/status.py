@@ -47,6 +47,11 @@ def read_outcome(workdir: pathlib.Path) -> Outcome | None:
     return None
 
 
+def diverged_file(workdir: pathlib.Path) -> pathlib.Path:
+  """Return the path of the file that a training which diverged leaves, with its message."""
+  return workdir / "diverged.txt"
+
+
 def write_outcome(workdir: pathlib.Path, outcome: Outcome):
   """Write outcome.json."""
   value = files.with_aliases(outcome._asdict(), {"status": "state"})

@@ -1,7 +1,7 @@
 """Units whose values are set from outside while a network runs.
 
 A unit is named LAYER:UNIT, both counted from 0, and its quantities 1:c37 and 1:h37. Without a
-letter the quantity is the cell's memory (an LSTM's c, otherwise h), which determines the rest.
+letter the quantity is the cell state c of an LSTM, otherwise h; it determines the rest.
 """
 
 import math
@@ -21,7 +21,7 @@ class Clamp(NamedTuple):
   layer: int
   unit: int
   value: float
-  quantity: str = ""  # a field of the cell's state; empty: its memory
+  quantity: str = ""  # a field of the cell's state; empty: its last
 
 
 def parse(argument: str) -> Clamp:

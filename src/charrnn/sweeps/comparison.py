@@ -446,4 +446,4 @@ def _cost(run: run_lib.Run) -> tuple[int | None, float | None]:
   if not models.has_gradient(m):
     return None, None
   shape = run.tokenizer.vocab_size, m.cell, m.layers, m.hidden, m.embed
-  return models.parameter_count(*shape), 6.0 * models.multiplied_weights(*shape)
+  return models.parameter_count(*shape), 6.0 * models.matmul_parameters(*shape)

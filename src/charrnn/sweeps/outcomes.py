@@ -71,6 +71,7 @@ def begin(trial: Trial):
   """Prepare a launch: make the folder, mark the log, and remove the last outcome."""
   trial.folder.mkdir(parents=True, exist_ok=True)
   (trial.folder / "outcome.json").unlink(missing_ok=True)
+  status_lib.diverged_file(trial.folder).unlink(missing_ok=True)
   with trial.log.open("a") as log:
     log.write(f"{LAUNCH} {time.strftime('%Y-%m-%d %H:%M:%S')}\n")
 
@@ -91,7 +92,7 @@ def conclude(
     status = RunStatus.STOPPED
   elif code < 0:
     status = RunStatus.KILLED
-  elif "training diverged" in "".join(tail(trial.log, 3)):
+  elif status_lib.diverged_file(trial.folder).exists():
     status = RunStatus.DIVERGED
   else:
     status = RunStatus.FAILED

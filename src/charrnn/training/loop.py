@@ -87,7 +87,7 @@ class StopRequest:
       signal.signal(number, self._former[number])
 
   def is_requested(self) -> bool:
-    """Whether any process has got a signal. All processes must ask at the same step."""
+    """Return whether any process has received a signal. All processes must ask at the same step."""
     if jax.process_count() == 1:
       return self._is_requested
     return bool(multihost_utils.process_allgather(np.int32(self._is_requested)).any())
@@ -289,7 +289,7 @@ class Trainer:
     return bool(self.config.patience) and self.memory.stale >= self.config.patience
 
   def _record(self, step, out, first):
-    """Wait for the metrics of a step and log them; raise UserError if training has diverged."""
+    """Wait for the metrics of a step and log them; raise DivergedError if training has diverged."""
     memory, loss = self.memory, float(out["loss"])
     is_finite = math.isfinite(loss) and math.isfinite(float(out["grad_norm"]))
     self._pace.finish()
@@ -330,7 +330,7 @@ class Trainer:
 
   def _raise_diverged(self, step, reason):
     is_saved = bool(checkpoints.steps(self.workdir / "checkpoints"))
-    raise errors.UserError(
+    raise errors.DivergedError(
       f"training diverged at step {step}: {reason}. Lower --config.optimizer.learning_rate "
       f"(now {self.config.optimizer.learning_rate}) in another --workdir"
       + (f"; {self.workdir} keeps its checkpoints" if is_saved else "")

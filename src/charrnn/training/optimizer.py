@@ -1,7 +1,8 @@
 """Optimizers and learning rate schedules by name.
 
 A new one is a function and its entry in OPTIMIZERS or SCHEDULES, with the fields of the config
-section that it reads.
+section that it reads. A schedule that reads `steps` has uses_steps=True: its runs cannot be made
+longer.
 """
 
 from collections.abc import Callable
@@ -21,10 +22,11 @@ class Entry(NamedTuple):
 
   function: Callable
   fields: frozenset[str]
+  uses_steps: bool  # of schedules: the rate depends on the length of training
 
 
-def entry(function: Callable, *fields: str) -> Entry:
-  return Entry(function, frozenset(fields))
+def entry(function: Callable, *fields: str, uses_steps: bool = False) -> Entry:
+  return Entry(function, frozenset(fields), uses_steps)
 
 
 def rmsprop(c, learning_rate: optax.Schedule) -> optax.GradientTransformation:
@@ -88,7 +90,7 @@ SCHEDULES = {
   "constant": entry(constant),
   "epoch_decay": entry(epoch_decay, "decay", "decay_after"),
   "halving": entry(halving, "halve_every"),
-  "cosine": entry(cosine, "final_fraction"),
+  "cosine": entry(cosine, "final_fraction", uses_steps=True),
 }
 
 
