@@ -77,7 +77,7 @@ def test_steps_and_missing_runs(run, whole, tmp_path):
   older = charrnn.load(whole, step=run.steps[0])
   assert older.step == run.steps[0] != run.step
   assert not np.array_equal(older.params["head"]["b_y"], run.params["head"]["b_y"])
-  with pytest.raises(errors.UserError, match="no run directory"):
+  with pytest.raises(errors.UserError, match="does not exist"):
     charrnn.load(tmp_path / "none")
 
 

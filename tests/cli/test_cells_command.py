@@ -150,7 +150,7 @@ def test_a_damaged_checkpoint_on_the_way_is_passed_over(charrnn, a, tmp_path):
 
 
 def test_no_run_and_no_place_to_write(charrnn, trained, tmp_path):
-  assert "no run directory" in charrnn("cells", tmp_path / "nowhere").err
+  assert "does not exist" in charrnn("cells", tmp_path / "nowhere").err
   (tmp_path / "file").write_text("")
   result = charrnn("cells", trained["a"], "--out", tmp_path / "file" / "o")
   assert result.code == 2 and "give another --out" in result.err

@@ -218,7 +218,7 @@ def test_it_reads_without_jax_and_takes_no_lock(sweep):
 @pytest.mark.parametrize(
   ("make", "message"),
   [
-    (lambda path: None, "no run directory"),
+    (lambda path: None, "does not exist"),
     (lambda path: path.write_text(""), "is a file"),
     (lambda path: path.mkdir(), "is empty"),
     (lambda path: (path / "sub").mkdir(parents=True), "no config.json"),

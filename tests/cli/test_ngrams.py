@@ -94,7 +94,7 @@ def test_runs_of_other_texts_or_splits_are_refused(charrnn, trained, tmp_path):
     (("--order", "999999"), "--order=999999: the longest stretch of training text has"),
     (("--order", "two"), "invalid int value"),
     (("--split", "train"), "invalid choice"),
-    (("nowhere",), "no run directory nowhere"),
+    (("nowhere",), "nowhere does not exist"),
     ((__file__,), "is a file: give a run directory"),
     (("--out", f"{__file__}/x"), "cannot write to"),
   ],

@@ -249,7 +249,7 @@ def test_other_weights_to_start_from_are_refused(made, a, trained, monkeypatch):
 
 
 def test_runs_with_nothing_to_compare_or_that_are_damaged(charrnn, a, tmp_path):
-  assert "no run directory" in charrnn("rerun", tmp_path / "none").err
+  assert "does not exist" in charrnn("rerun", tmp_path / "none").err
   config = (a / "config.json").read_text()
   (a / "config.json").write_text(config.replace('"seed": 1', '"sed": 1'))
   done = charrnn("rerun", a)

@@ -64,7 +64,7 @@ def test_bad_fractions_are_reported(fractions):
 
 @pytest.mark.parametrize("kind", splits.SPLITS)
 def test_a_short_text_is_reported(kind):
-  with pytest.raises(errors.UserError, match="too short for a"):
+  with pytest.raises(errors.UserError, match="too short for a validation part"):
     splits.split(9, kind, 0.05, 0.05, streams=2, window=2)
 
 

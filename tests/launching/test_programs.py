@@ -258,5 +258,5 @@ def test_nothing_in_common_is_refused(source):
 
 
 def test_what_is_no_run_is_refused(tmp_path):
-  with pytest.raises(errors.UserError, match="no run directory"):
+  with pytest.raises(errors.UserError, match="does not exist"):
     programs_lib.transferred_params(tmp_path / "none", {}, {}, None)

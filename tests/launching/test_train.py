@@ -112,7 +112,7 @@ def test_command_lines_and_experiment_files(refused, arguments, message):
     ("text.valid_fraction=0.97", "bad split fractions"),
     ("sample.prime=\u2603", "not in the vocabulary: '\u2603'"),
     ("sample.temperature=-1", "temperature=-1.0: must be"),
-    ("init_from=none", "no run directory none"),
+    ("init_from=none", "none does not exist"),
   ],
 )
 def test_fields(refused, field, message):

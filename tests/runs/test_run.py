@@ -90,7 +90,8 @@ def test_reading_changes_nothing(trained):
   before = contents()
   run = run_lib.Run.open(trained["a"])
   assert run.model.vocab_size == run.tokenizer.vocab_size == len(run.params["head"]["b_y"])
-  assert run.length == (20, pytest.approx(run.metrics[-1]["step"] / run.metrics[-1]["epoch"]))
+  assert run.total_steps == 20
+  assert run.steps_per_epoch == pytest.approx(run.metrics[-1]["step"] / run.metrics[-1]["epoch"])
   assert run.corpus().provenance == run.provenance == run.origin["corpus"]
   assert run.status == "finished" and run.steps == [10, 20] and run.step in run.steps
   assert contents() == before

@@ -42,14 +42,13 @@ def windows(c, length=1000):
   )
 
 
-def trainer(workdir, c, messages=None, samples=None, losses=None, **fields):
+def trainer(workdir, c, samples=None, losses=None, **fields):
   """Return a Trainer whose last 200 characters are for validation.
 
-  Its status lines go to `messages`, and the parameters that it would sample with to `samples`.
+  The parameters that it would sample with go to `samples`.
   `losses`: validation losses instead of those of the model; None yields no metric.
   """
   workdir.mkdir(exist_ok=True)
-  messages = [] if messages is None else messages
   samples = {} if samples is None else samples
   w, net = windows(c), model(**{"layers": 1} | fields)
   n = len(w.ids)
@@ -65,9 +64,7 @@ def trainer(workdir, c, messages=None, samples=None, losses=None, **fields):
   def writer(params, step):
     samples[step] = params
 
-  return loop.Trainer(
-    c, workdir, net, w, evaluators=[evaluator], writers=[writer], say=messages.append
-  )
+  return loop.Trainer(c, workdir, net, w, evaluators=[evaluator], writers=[writer])
 
 
 class Steps:

@@ -4,6 +4,7 @@ import math
 import os
 import shutil
 import signal
+from unittest import mock
 
 import jax
 import jax.numpy as jnp
@@ -38,8 +39,10 @@ def whole(tmp_path_factory):
 def resume(workdir, **overrides):
   messages, samples = [], {}
   c = tiny.config(checkpoint_every=2, **overrides)
-  trainer = tiny.trainer(workdir, c, messages, samples, dropout=0.3)
-  return (*trainer.train(trainer.restore()), messages, samples, trainer)
+  trainer = tiny.trainer(workdir, c, samples, dropout=0.3)
+  with mock.patch.object(loop, "say", messages.append):
+    result = trainer.train(trainer.restore())
+  return (*result, messages, samples, trainer)
 
 
 def test_a_run_logs_evaluates_and_keeps(whole):
@@ -93,7 +96,7 @@ def test_a_finished_run_trains_nothing(whole, tmp_path):
   workdir = shutil.copytree(whole, tmp_path / "run")
   state, interrupted, _, samples, trainer = resume(workdir)
   assert state.step == 12 and not interrupted and not samples
-  assert trainer.memory.best_step == 12
+  assert trainer.loop_state.best_step == 12
   assert digests(workdir, 12) == digests(whole, 12)
   assert (workdir / "metrics.jsonl").read_bytes() == (whole / "metrics.jsonl").read_bytes()
 
@@ -174,32 +177,33 @@ def test_a_loss_far_above_the_first_ends_it(tmp_path):
 
 
 def with_validation(workdir, losses, **overrides):
-  """Return a trainer that reports these validation losses, and its status lines."""
-  messages = []
-  trainer = tiny.trainer(workdir, tiny.config(eval_every=2, **overrides), messages, losses=losses)
+  """Return a trainer that reports these validation losses."""
+  trainer = tiny.trainer(workdir, tiny.config(eval_every=2, **overrides), losses=losses)
   replace_steps(trainer, [2.0] * 12)
-  return trainer, messages
+  return trainer
 
 
-def test_patience_ends_it_early_and_for_good(tmp_path):
+def test_patience_ends_it_early_and_for_good(tmp_path, monkeypatch):
+  messages = []
+  monkeypatch.setattr(loop, "say", messages.append)
   losses = [2.0, 1.0, 1.5, 1.0, 0.5, 0.4]
-  trainer, messages = with_validation(tmp_path, losses, patience=2)
+  trainer = with_validation(tmp_path, losses, patience=2)
   state, interrupted = trainer.train(trainer.restore())
   assert state.step == 8 and not interrupted
   assert messages[-1] == "stops early: no better loss for 2 evaluations"
   assert checkpoints.best_step(tmp_path / "checkpoints") == 4
-  again, _ = with_validation(tmp_path, [], patience=2)
+  again = with_validation(tmp_path, [], patience=2)
   state, _ = again.train(again.restore())
   assert state.step == 8
-  longer, _ = with_validation(tmp_path, [0.5, 0.4], patience=3)
+  longer = with_validation(tmp_path, [0.5, 0.4], patience=3)
   state, _ = longer.train(longer.restore())
   assert state.step == 12
 
 
 def test_without_validation_text_it_trains_all_the_same(tmp_path):
-  trainer, _ = with_validation(tmp_path, [None] * 6)
+  trainer = with_validation(tmp_path, [None] * 6)
   state, _ = trainer.train(trainer.restore())
-  assert state.step == 12 and trainer.memory.best_loss is None
+  assert state.step == 12 and trainer.loop_state.best_loss is None
   assert checkpoints.best_step(tmp_path / "checkpoints") == 12
   assert not [line for line in metrics.read(tmp_path) if "valid/loss" in line]
 

@@ -87,7 +87,7 @@ def held_out_text(run: run_lib.Run, characters: int) -> Text:
   if not held_out:
     raise errors.UserError(f"{run.path} was trained on all of its text: give another with --text")
   spans = sorted((*span, each.name) for each, *span in splits.intersect(corpus.documents, held_out))
-  name = f"{corpus.name} (valid and test part)" if split.test else f"{corpus.name} (valid part)"
+  name = f"{corpus.name} ({'validation and test' if split.test else 'validation'} part)"
   documents = [(document, corpus.ids[start:stop]) for start, stop, document in spans]
   return _text(run, name, documents, characters)
 

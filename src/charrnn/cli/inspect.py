@@ -81,7 +81,9 @@ def summary(run: run_lib.Run, step: int | None = None) -> dict[str, Any]:
   config = attempt(lambda: run.config)
   tokenizer = attempt(lambda: run.tokenizer)
   lines = attempt(lambda: run.metrics) or []
-  steps, per_epoch = (attempt(lambda: run.length) if config and origin else None) or (None, None)
+  is_readable = config and origin
+  steps = attempt(lambda: run.total_steps) if is_readable else None
+  per_epoch = run.steps_per_epoch if steps is not None else None
   step_reached = max([kept["newest"] or 0, *(line["step"] for line in lines)])
   train, valid = (
     [{"step": step, "loss": loss} for step, loss in metrics.curve(lines, name)]
@@ -127,7 +129,7 @@ def _list_checkpoints(run: run_lib.Run) -> tuple[dict[str, Any], float | None]:
       whole = checkpoints.shapes(folder, step).keys() == meta["arrays"].keys()
     except checkpoints.DamagedError:
       meta, whole = {}, False
-    if not whole and run.is_deleted(step):
+    if not whole and run.await_deletion(step):
       continue
     if "memory" in meta:
       seconds = meta["memory"].get("seconds")

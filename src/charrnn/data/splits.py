@@ -26,9 +26,9 @@ class Splits(NamedTuple):
 
 def split(
   length: int,
-  kind: str = "tail",
-  valid_fraction: float = 0.1,
-  test_fraction: float = 0.0,
+  kind: str,
+  valid_fraction: float,
+  test_fraction: float,
   *,
   streams: int = 1,
   window: int = 1,
@@ -42,14 +42,15 @@ def split(
     raise errors.UserError(f"no split {kind!r}: --config.text.split is one of {', '.join(SPLITS)}")
   if not (valid_fraction >= 0 and test_fraction >= 0 and valid_fraction + test_fraction < 1):
     raise errors.UserError(
-      f"bad split fractions: valid {valid_fraction} and test {test_fraction} must not be "
+      f"bad split fractions: validation {valid_fraction} and test {test_fraction} must not be "
       "negative, and must leave something to train on"
     )
   splits = SPLITS[kind](length, valid_fraction, test_fraction, streams, window)
-  for name, fraction, spans in zip(Splits._fields, (1, valid_fraction, test_fraction), splits):
+  names, fractions = ("training", "validation", "test"), (1, valid_fraction, test_fraction)
+  for name, fraction, spans in zip(names, fractions, splits):
     if fraction and not spans:
       raise errors.UserError(
-        f"a text of {length} characters is too short for a {name} part ({kind} split, valid "
+        f"a text of {length} characters is too short for a {name} part ({kind} split, validation "
         f"{valid_fraction}, test {test_fraction}): use a longer text or other fractions"
       )
   return splits

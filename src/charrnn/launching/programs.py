@@ -97,11 +97,11 @@ def train(job: Job, chosen: dict[str, Any], watch: runtime.Stopwatch) -> int:
     metrics.plot(job.workdir, job.title)
   if interrupted:
     return status_lib.STOPPED_CODE
-  memory = trainer.memory
-  if memory.best_loss is not None:
-    best = console.nats_and_bits(memory.best_loss)
-    loop.say(f"\nbest validation loss {best} per character, at step {memory.best_step}")
-  loop.say(f"{console.duration(memory.seconds)} of training; the run is in {job.workdir}")
+  reached = trainer.loop_state
+  if reached.best_loss is not None:
+    best = console.nats_and_bits(reached.best_loss)
+    loop.say(f"\nbest validation loss {best} per character, at step {reached.best_step}")
+  loop.say(f"{console.duration(reached.seconds)} of training; the run is in {job.workdir}")
   _show_next_commands(job)
   return 0
 

@@ -47,7 +47,7 @@ def divide(
   """Divide a corpus; raise UserError if all of it is training text."""
   if not parts.valid + parts.test:
     raise errors.UserError(f"{corpus.name} is all training text: there is none to compare with")
-  unseen = "valid and test part" if parts.test else "valid part"
+  unseen = "validation and test part" if parts.test else "validation part"
   return DividedCorpus(
     corpus,
     parts,

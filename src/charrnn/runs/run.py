@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+import os
 import pathlib
 import time
 from collections.abc import Iterator, Sequence
@@ -42,15 +43,8 @@ class Run:
 
     `step`: the checkpoint of `params`; None: the best by validation loss, else the newest.
     """
+    check_directory(path)
     run = cls(path, step)
-    if not run.path.exists():
-      raise errors.UserError(f"no run directory {path}: `ls runs` shows those of launch.py")
-    if not run.path.is_dir():
-      raise errors.UserError(f"{path} is a file: give a run directory, such as runs/shakespeare")
-    if not (run.path / "config.json").exists():
-      is_empty = not any(run.path.iterdir())
-      problem = "is empty" if is_empty else "is not a run directory (no config.json)"
-      raise errors.UserError(f"{path} {problem}: make one with python launch.py --config=...")
     if step is not None and step not in run.steps:
       kept = f"kept are {', '.join(map(str, run.steps))}" if run.steps else "it has none yet"
       raise errors.UserError(f"{path} has no step {step}: {kept}")
@@ -127,13 +121,19 @@ class Run:
     return models.restore(self.tokenizer.vocab_size, self.config.model, self.params)
 
   @functools.cached_property
-  def length(self) -> tuple[int, float | None]:
-    """The number of steps of the whole training, and of an epoch (None of an n-gram's orders)."""
-    config = self.config
-    if not models.has_gradient(config.model):
-      return config.model.order, None
-    per_epoch = config_lib.steps_per_epoch(config, self.provenance["characters"])
-    return config_lib.total_steps(config, per_epoch), per_epoch
+  def steps_per_epoch(self) -> float | None:
+    """The number of updates in an epoch; None of an n-gram."""
+    if not models.has_gradient(self.config.model):
+      return None
+    return config_lib.steps_per_epoch(self.config, self.provenance["characters"])
+
+  @property
+  def total_steps(self) -> int:
+    """The number of updates of the whole training; of an n-gram, the number of orders."""
+    per_epoch = self.steps_per_epoch
+    if per_epoch is None:
+      return self.config.model.order
+    return config_lib.total_steps(self.config, per_epoch)
 
   @property
   def status(self) -> status_lib.RunStatus:
@@ -159,7 +159,7 @@ class Run:
       return status_lib.RunStatus.DIVERGED
     valid = [loss for _, loss in metrics_lib.curve(lines, "valid/loss")]
     stale = len(valid) - 1 - valid.index(min(valid)) if valid else 0
-    is_whole = max([0, *steps, *(line["step"] for line in lines)]) >= self.length[0]
+    is_whole = max([0, *steps, *(line["step"] for line in lines)]) >= self.total_steps
     if is_whole or (config.patience and stale >= config.patience):
       return status_lib.RunStatus.FINISHED
     train = [loss for _, loss in metrics_lib.curve(lines, "train/loss")]
@@ -251,17 +251,39 @@ class Run:
       raise
 
   def _check_deletion(self, step: int, cause: Exception | None = None):
-    if self.is_deleted(step):
+    if self.await_deletion(step):
       text = f"step {step} of {self.path} was deleted while it was read: try another"
       raise DeletedError(text) from cause
 
-  def is_deleted(self, step: int) -> bool:
-    """Return whether a step is gone. Wait a moment while a trainer may be deleting it."""
+  def await_deletion(self, step: int) -> bool:
+    """Wait a moment while a trainer may be deleting a step; return whether it is gone."""
     folder = self.path / "checkpoints" / str(step)
     end = time.monotonic() + DELETION_SECONDS
     while folder.is_dir() and lock.is_held(self.path) and time.monotonic() < end:
       time.sleep(0.05)
     return not folder.is_dir()
+
+
+def check_exists(path: str | pathlib.Path):
+  """Raise UserError if there is nothing at `path`."""
+  if not os.path.exists(path):
+    raise errors.UserError(
+      f"{path} does not exist: give the directory of a run, such as runs/shakespeare"
+    )
+
+
+def check_directory(path: str | pathlib.Path):
+  """Raise UserError if `path` is not the directory of a run."""
+  check_exists(path)
+  names = os.listdir(path) if os.path.isdir(path) else None
+  if names is None:
+    raise errors.UserError(f"{path} is a file: give a run directory, such as runs/shakespeare")
+  if "config.json" in names:
+    return
+  if "sweep.json" in names:
+    raise errors.UserError(f"{path} is a sweep: give one of its trials, or use charrnn compare")
+  problem = "is not a run directory (no config.json)" if names else "is empty"
+  raise errors.UserError(f"{path} {problem}: make one with python launch.py --config=...")
 
 
 def load_corpus(config) -> corpora.Corpus:

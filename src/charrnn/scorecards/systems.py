@@ -3,7 +3,6 @@
 import bisect
 import collections
 import importlib.util
-import os
 import pathlib
 import random
 import re
@@ -85,8 +84,7 @@ def _settings(args) -> sampler.Settings:
 def _systems(args) -> list[System]:
   targets = [pathlib.Path(target) for target in args.targets]
   for target in targets:
-    if not os.path.exists(target):
-      raise errors.UserError(f"there is no {target}: give a run directory or a text file")
+    run_lib.check_exists(target)
   folders = [target for target in targets if target.is_dir()]
   if args.step and not folders:
     sampler.refuse("step", args.step[0], "a FILE has no steps: leave it out")

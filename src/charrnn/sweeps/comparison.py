@@ -363,7 +363,7 @@ def find_runs(targets: Sequence[str]) -> list[pathlib.Path]:
   paths: dict[pathlib.Path, None] = {}
   for target in map(pathlib.Path, targets):
     if not (inside := list(_runs_in(target))):
-      run_lib.Run.open(target)
+      run_lib.check_directory(target)
       raise errors.UserError(f"{target} cannot be read")
     paths |= dict.fromkeys(path.resolve() for path in inside)
   return list(paths)

@@ -214,7 +214,7 @@ def time_left(trial: Trial, step: int, rate: float) -> str:
   """Return the time to the end of training at `rate` characters a second; "" if it is unknown."""
   try:
     run = run_lib.Run.open(trial.folder)
-    characters = max(0, run.length[0] - step) * run.config.batch_size * run.config.window
+    characters = max(0, run.total_steps - step) * run.config.batch_size * run.config.window
     return console.duration(characters / rate)
   except Exception:  # the run is just starting; it reports errors in its log itself
     return ""

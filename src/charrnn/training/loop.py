@@ -44,7 +44,7 @@ def say(text: str):
 
 
 @dataclasses.dataclass
-class Memory:
+class LoopState:
   """The state of the loop that a restart needs besides the TrainState; JSON in the checkpoint."""
 
   first_loss: float | None = None  # first logged mean
@@ -148,15 +148,15 @@ class Trainer:
     *,
     evaluators: Iterable[Evaluator] = (),
     writers: Iterable[Callable[[Any, int], None]] = (),
-    say: Callable[[str], None] = say,
   ):
-    """`windows`: training windows.
+    """Prepare the training. `config`: resolved; `windows`: `batches.TrainingWindows`.
 
-    At every evaluation all processes run the evaluators. Then the process that writes the logs
-    runs the writers. Both get (params, step). The checkpoint is written last.
+    `evaluators` and `writers` are called with (params, step) at every evaluation: first the
+    evaluators, by all processes, then the writers, by the one that writes the logs. The checkpoint
+    is written last.
     """
     self.config, self.workdir, self.model, self.windows = config, workdir, model, windows
-    self.evaluators, self.writers, self.say = evaluators, writers, say
+    self.evaluators, self.writers = evaluators, writers
     self._chars = config.batch_size * config.window  # of a step
     self.steps = config_lib.total_steps(config, windows.steps_per_epoch)
     self.learning_rate = optimizer.schedule(
@@ -175,7 +175,12 @@ class Trainer:
     # argument, so that all seeds share one program.
     create = functools.partial(steps.create_state, model, self.optimizer, config.batch_size)
     self._create = functools.partial(jax.jit(create), np.uint32(config.seed))
-    self.memory = Memory()
+    # The rest belongs to a call of `train`.
+    self._log: metrics.MetricsLog | None = None
+    self._progress = console.Progress(every=10.0)
+    self._pace, self._clock = Pace(), time.monotonic()
+    self._on_first_step: Callable[[], None] = lambda: None
+    self.loop_state = LoopState()
 
   def shapes(self):
     """Return the shapes of the parameters, without computing them."""
@@ -187,13 +192,13 @@ class Trainer:
     `init_params` maps the parameters of a fresh state to those to start from.
     """
     folder = self.workdir / "checkpoints"
-    newest = checkpoints.read_newest(folder, say=self.say)
+    newest = checkpoints.read_newest(folder, say=say)
     if newest:
       arrays, meta = newest
       state = serialization.from_state_dict(jax.eval_shape(self._create), arrays)
-      self.memory = Memory(**meta["memory"])
+      self.loop_state = LoopState(**meta["memory"])
       is_done = meta["step"] >= self.steps
-      self.say(f"{'finished at' if is_done else 'resumes after'} step {meta['step']}")
+      say(f"{'finished at' if is_done else 'resumes after'} step {meta['step']}")
     else:
       state = self._create()
       if init_params:
@@ -225,7 +230,7 @@ class Trainer:
       state, interrupted = self._loop(start, state, writer, stop)
     if interrupted:
       step = int(state.step)
-      self.say(f"stopped by a signal, saved after step {step}: the same command resumes")
+      say(f"stopped by a signal, saved after step {step}: the same command resumes")
     return state, interrupted
 
   def _loop(self, step, state, writer, stop):
@@ -255,18 +260,18 @@ class Trainer:
       self._record(step, previous, first)
       previous = None
       loss = self._evaluate(step, state.params) if evaluates else None
-      self.memory.seconds, self._clock = self._seconds(), time.monotonic()
-      meta = {"memory": dataclasses.asdict(self.memory), "valid_loss": loss}
+      self.loop_state.seconds, self._clock = self._seconds(), time.monotonic()
+      meta = {"memory": dataclasses.asdict(self.loop_state), "valid_loss": loss}
       writer.save(step, self.train_step.get(state), meta)
       self._pace.resume()
       if self._is_out_of_patience():
-        self.say(f"stops early: no better loss for {self.memory.stale} evaluations")
+        say(f"stops early: no better loss for {self.loop_state.stale} evaluations")
         break
     return state, interrupted
 
   def _seconds(self):
     """Return the seconds of training, evaluation and saving so far, over all launches."""
-    return self.memory.seconds + time.monotonic() - self._clock
+    return self.loop_state.seconds + time.monotonic() - self._clock
 
   def _batch(self, step):
     return self.windows.window_at(step, self.train_step.rows)
@@ -286,27 +291,27 @@ class Trainer:
     return stop.is_requested()
 
   def _is_out_of_patience(self):
-    return bool(self.config.patience) and self.memory.stale >= self.config.patience
+    return bool(self.config.patience) and self.loop_state.stale >= self.config.patience
 
   def _record(self, step, out, first):
     """Wait for the metrics of a step and log them; raise DivergedError if training has diverged."""
-    memory, loss = self.memory, float(out["loss"])
+    loop_state, loss = self.loop_state, float(out["loss"])
     is_finite = math.isfinite(loss) and math.isfinite(float(out["grad_norm"]))
     self._pace.finish()
     if step == first:
       self._on_first_step()
-    memory.nonfinite = 0 if is_finite else memory.nonfinite + 1
+    loop_state.nonfinite = 0 if is_finite else loop_state.nonfinite + 1
     if is_finite:
-      memory.pending.append(loss)
-    if memory.nonfinite >= MAX_NONFINITE:
+      loop_state.pending.append(loss)
+    if loop_state.nonfinite >= MAX_NONFINITE:
       self._raise_diverged(step, f"{MAX_NONFINITE} updates in a row were not finite")
     if is_main():
       self._show_progress(step, loss)
-    if step % self.config.log_every or not memory.pending:
+    if step % self.config.log_every or not loop_state.pending:
       return
-    mean = math.fsum(memory.pending) / len(memory.pending)
-    reference = memory.first_loss or memory.pending[0]
-    memory.first_loss, memory.pending = memory.first_loss or mean, []
+    mean = math.fsum(loop_state.pending) / len(loop_state.pending)
+    reference = loop_state.first_loss or loop_state.pending[0]
+    loop_state.first_loss, loop_state.pending = loop_state.first_loss or mean, []
     if self._log:
       values = {
         "epoch": step / self.windows.steps_per_epoch,
@@ -346,17 +351,19 @@ class Trainer:
     if loss is not None:
       self._rank(step, loss)
     for name, value in values.items():
-      self.say(f"step {step}  {name} {value:.4f}")
+      say(f"step {step}  {name} {value:.4f}")
     if is_main():  # before the checkpoint: a kill between the two must not cost the sample
       for write in self.writers:
         write(params, step)
     return loss
 
   def _rank(self, step, loss):
-    memory = self.memory
-    is_better = memory.best_loss is None or loss < memory.best_loss
-    memory.stale = 0 if is_better else memory.stale + 1
+    loop_state = self.loop_state
+    is_better = loop_state.best_loss is None or loss < loop_state.best_loss
+    loop_state.stale = 0 if is_better else loop_state.stale + 1
     if is_better:
-      memory.best_loss, memory.best_step = loss, step
-    rank = "best" if is_better else f"best was {memory.best_loss:.4f} at step {memory.best_step}"
-    self.say(f"step {step}  validation {console.nats_and_bits(loss)}  {rank}")
+      loop_state.best_loss, loop_state.best_step = loss, step
+    rank = (
+      "best" if is_better else f"best was {loop_state.best_loss:.4f} at step {loop_state.best_step}"
+    )
+    say(f"step {step}  validation {console.nats_and_bits(loss)}  {rank}")
