@@ -50,14 +50,14 @@ def trainer(workdir, c, samples=None, losses=None, **fields):
   """
   workdir.mkdir(exist_ok=True)
   samples = {} if samples is None else samples
-  w, net = windows(c), model(**{"layers": 1} | fields)
-  n = len(w.ids)
+  w, text, net = windows(c), ids(), model(**{"layers": 1} | fields)
+  n = len(text)
   settings = {"streams": c.eval_streams, "window": c.window, "burn_in": c.eval_burn_in}
 
   def evaluator(params, step):
     if losses is None:
       segments = [splits.Span(n - 200, n)]
-      yield "valid/loss", score.loss(net, params, w.ids, segments, **settings)
+      yield "valid/loss", score.loss(net, params, text, segments, **settings)
     elif (loss := losses.pop(0)) is not None:
       yield "valid/loss", loss
 
