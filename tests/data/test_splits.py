@@ -70,7 +70,7 @@ def test_a_short_text_is_reported(kind):
 
 def test_an_unknown_kind_is_reported():
   with pytest.raises(errors.UserError, match="tail, middle, streams"):
-    splits.split(1000, "head")
+    splits.split(1000, "head", 0.1, 0.1)
 
 
 def test_adjacent_spans_are_merged_in_order():
