@@ -1,4 +1,4 @@
-"""The same run with several seeds: how much of the difference between two runs is chance.
+"""The same run with several seeds, to measure the differences that are due to chance.
 
   python launch.py --config=experiments/seeds.py --sweep --parallel=2
   python launch.py --config=experiments/seeds.py:10 --sweep --parallel=2 --config.model.cell=gru

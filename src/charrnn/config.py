@@ -30,6 +30,15 @@ AT_LEAST_0 = Bounds("at least 0", lambda value: value >= 0)
 AT_LEAST_1 = Bounds("at least 1", lambda value: value >= 1)
 ABOVE_0 = Bounds("above 0", lambda value: 0 < value < math.inf)
 FRACTION = Bounds("at least 0 and below 1", lambda value: 0 <= value < 1)
+# Choices: values, and registries as MODULE:NAME, which are imported only to check a value.
+TOKENIZERS = ("data.tokenizers:KINDS",)
+SPLITS = ("data.splits:SPLITS",)
+CELLS = ("models.cells:CELLS", "ngram")
+INITS = ("models.rnn:INITIALIZERS",)
+DTYPES = ("float32", "bfloat16")
+UNROLL = ("auto", "scan", "cudnn")
+OPTIMIZERS = ("training.optimizer:OPTIMIZERS",)
+SCHEDULES = ("training.optimizer:SCHEDULES",)
 # Whether a run may be resumed with another value of a field.
 FIXED = "no"
 FREE = "yes"  # it does not decide what is computed next, except for rounding
@@ -42,8 +51,7 @@ class Field(NamedTuple):
   name: str  # dotted
   value: Any  # the default; a type stands for None, which `resolve` fills in
   help: str
-  # Bounds of numbers; or choices: values, and registries as MODULE:NAME that are imported to check.
-  values: Bounds | tuple[str, ...] = AT_LEAST_0
+  values: Bounds | tuple[str, ...] = AT_LEAST_0  # of numbers; or choices
   resume: str = FIXED
 
   @property
@@ -67,57 +75,24 @@ class Field(NamedTuple):
 FIELDS = (
   Field("seed", 1, "Seed of the parameters, of dropout and of samples."),
   Field("init_from", "", "Run directory to take the weights from; its vocabulary may differ."),
-  Field(
-    "text.source", "shakespeare", "Name of a corpus, or a file, folder, glob or URL[#sha256=HEX]."
-  ),
-  Field(
-    "text.tokenizer",
-    "char",
-    "char: the characters that occur; byte: all 256 bytes. Formerly `text.alphabet`.",
-    ("data.tokenizers:KINDS",),
-  ),
+  Field("text.source", "shakespeare", "A corpus by name, file, folder, glob or URL[#sha256=HEX]."),
+  Field("text.tokenizer", "char", "char: those that occur; byte: all 256 bytes.", TOKENIZERS),
   Field("text.encoding", "utf-8", "Encoding of the source, for the tokenizer char."),
   Field("text.newlines", "keep", "lf: CRLF and CR become LF.", ("keep", "lf")),
   Field("text.limit", 0, "Use only the first N characters; 0: all."),
-  Field(
-    "text.split",
-    "tail",
-    "How the corpus is split: as nanoGPT (tail), torch-rnn (middle) or char-rnn (streams) does.",
-    ("data.splits:SPLITS",),
-  ),
+  Field("text.split", "tail", "As nanoGPT (tail), torch-rnn (middle), char-rnn (streams).", SPLITS),
   Field("text.valid_fraction", 0.05, "Share of the validation split.", FRACTION),
   Field("text.test_fraction", 0.05, "Share of the test split.", FRACTION),
-  Field(
-    "model.cell",
-    "lstm",
-    "The recurrent cell; or ngram, which counts the text instead of training a network.",
-    ("models.cells:CELLS", "ngram"),
-  ),
+  Field("model.cell", "lstm", "The recurrent cell; ngram: counts instead of a network.", CELLS),
   Field("model.order", int, "ngram: the largest n. The best n up to it is stored.", AT_LEAST_1),
   Field("model.layers", int, "Number of recurrent layers.", AT_LEAST_1),
   Field("model.hidden", int, "Units in each layer.", AT_LEAST_1),
   Field("model.embed", 0, "Width of a learned embedding; 0: one-hot input."),
   Field("model.dropout", float, "Dropout between layers and before the output layer.", FRACTION),
-  Field(
-    "model.init",
-    "modern",
-    "uniform: U(-0.08, 0.08), as in 2015; modern: scaled and orthogonal.",
-    ("models.rnn:INITIALIZERS",),
-  ),
+  Field("model.init", "modern", "uniform: U(-0.08, 0.08); modern: scaled and orthogonal.", INITS),
   Field("model.forget_bias", 1.0, "Initial bias of the LSTM's forget gate.", FINITE),
-  Field(
-    "model.compute_dtype",
-    str,
-    "Type of matrix products; all else is float32. Chosen: bfloat16 where the device has it.",
-    ("float32", "bfloat16"),
-  ),
-  Field(
-    "model.unroll",
-    "auto",
-    "scan; cudnn: NVIDIA's LSTM, in TF32; auto: cudnn where there is one.",
-    ("auto", "scan", "cudnn"),
-    FREE,
-  ),
+  Field("model.compute_dtype", str, "Type in matrix products. Chosen: bfloat16 if native.", DTYPES),
+  Field("model.unroll", "auto", "cudnn: NVIDIA's LSTM, in TF32; auto: if available.", UNROLL, FREE),
   Field("batch_size", int, "Streams that are read in parallel, over all devices.", AT_LEAST_1),
   Field("window", 64, "Tokens of a stream in one update, for the truncated gradient.", AT_LEAST_1),
   Field("accumulate", 1, "Split each batch into N parts, to save memory.", AT_LEAST_1),
@@ -125,7 +100,7 @@ FIELDS = (
   Field("epochs", float, "Length of training.", ABOVE_0, LENGTH),
   Field("max_steps", 0, "End training at this step; 0: after `epochs`.", resume=LENGTH),
   Field("cpu_devices", 0, "Devices of a CPU; 0: by its cores, batch_size and hidden.", resume=FREE),
-  Field("optimizer.name", "adam", "The update rule.", ("training.optimizer:OPTIMIZERS",)),
+  Field("optimizer.name", "adam", "The update rule.", OPTIMIZERS),
   Field("optimizer.learning_rate", float, "The largest learning rate.", ABOVE_0),
   Field("optimizer.b1", 0.9, "adam: decay of the mean of gradients.", FRACTION),
   Field("optimizer.b2", 0.99, "adam: decay of the mean of their squares.", FRACTION),
@@ -135,7 +110,7 @@ FIELDS = (
   Field("optimizer.eps", 1e-8, "Added to denominators.", ABOVE_0),
   Field("optimizer.clip_element", 0.0, "Clip each gradient to [-x, x]; 0: off."),
   Field("optimizer.clip_norm", 1.0, "Clip the norm of all gradients; 0: off."),
-  Field("schedule.name", "cosine", "Learning rate by step.", ("training.optimizer:SCHEDULES",)),
+  Field("schedule.name", "cosine", "Learning rate by step.", SCHEDULES),
   Field("schedule.warmup_steps", 50, "Steps in which the learning rate rises from 0."),
   Field("schedule.final_fraction", 0.01, "cosine: share of the learning rate at the end."),
   Field("schedule.decay", 0.97, "epoch_decay: factor per epoch."),

@@ -227,11 +227,10 @@ def _result(name: str, characters: int, nats: float) -> dict[str, Any]:
 
 def _lines(result) -> Iterator[str]:
   yield f"{result['run']}, step {result['step']}{_learning(result['dynamic'])}"
-  for each in [*result["results"], *([result["overall"]] if "overall" in result else [])]:
-    yield (
-      f"{each['characters']:>12,} characters  {each['nats']:.4f} nats  {each['bits']:.4f} bits  "
-      f"perplexity {_perplexity(each)}  {each['text']}"
-    )
+  for each in [*result["results"], result.get("overall")]:
+    if each:
+      losses = f"{each['nats']:.4f} nats  {each['bits']:.4f} bits  perplexity {_perplexity(each)}"
+      yield f"{each['characters']:>12,} characters  {losses}  {each['text']}"
   if "errors" in result:
     yield ""
     yield from error_analysis.lines(result["errors"])

@@ -110,9 +110,7 @@ def glyph(tokenizer, token: str) -> str:
 
 def _pairs(ids, p) -> list:
   """Return [id, p, id, p, ...]; nothing for a token without a prediction."""
-  if math.isnan(p[0]):
-    return []
-  return [value for pair in zip(ids, p) for value in (pair[0], round(pair[1], 4))]
+  return [] if math.isnan(p[0]) else [each for i, q in zip(ids, p) for each in (i, round(q, 4))]
 
 
 def _character(tokenizer, index: int, bits: float) -> str:

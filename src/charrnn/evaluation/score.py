@@ -1,4 +1,4 @@
-"""Scores of given text: the loop that runs a model over it, and what is computed from its logits.
+"""Scores of text: the loop that runs a model over it, and the measurements of its logits.
 
 B: streams, T: window, N: tokens, K: the most probable tokens that are stored.
 """
@@ -194,19 +194,15 @@ def gather(pieces, spans, starts, remedy: str) -> Scores:
     raise errors.UserError("there is nothing to score: a text needs at least two characters")
   # The order of the streams is that of the text.
   weight_BxT = np.concatenate([weight for _, weight in pieces]).T
-  fields = zip(*(prediction for prediction, _ in pieces))
-  values = [np.concatenate(field).swapaxes(0, 1)[weight_BxT == 1] for field in fields]
-  if not np.isfinite(values[0]).all():
+  scattered = []  # NaN or 0 for the tokens that are not scored
+  for field in zip(*(prediction for prediction, _ in pieces)):
+    values = np.concatenate(field).swapaxes(0, 1)[weight_BxT == 1]
+    missing = np.nan if values.dtype.kind == "f" else 0
+    scattered.append(np.full((len(positions), *values.shape[1:]), missing, values.dtype))
+    scattered[-1][is_scored] = values
+  if not np.isfinite(scattered[0][is_scored]).all():
     raise errors.UserError(DIVERGED + remedy)
-  return Scores(positions, *(_scatter(field, is_scored) for field in values))
-
-
-def _scatter(field, is_scored):
-  """Return values of the scored tokens with NaN or 0 for the others."""
-  missing = np.nan if field.dtype.kind == "f" else 0
-  scattered = np.full((len(is_scored), *field.shape[1:]), missing, field.dtype)
-  scattered[is_scored] = field
-  return scattered
+  return Scores(positions, *scattered)
 
 
 class Rescored(NamedTuple):
