@@ -1,4 +1,4 @@
-"""char-rnn's tinyshakespeare (1.1 million characters), with the settings of char-rnn and of nanoGPT.
+"""char-rnn's tinyshakespeare (1.1 million characters), trained as by char-rnn and by nanoGPT.
 
   python launch.py --config=experiments/tinyshakespeare.py:charrnn
   python launch.py --config=experiments/tinyshakespeare.py:nanogpt

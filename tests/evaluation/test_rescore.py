@@ -62,21 +62,21 @@ def logits_by_hand(model, params, ids_N):
 @pytest.mark.parametrize("T", [0.3, 2.5])
 def test_figures_are_those_of_numpy(lstm, T):
   ids_BxN, settings = write(*lstm, temperature=T)
-  found = score.rescore(*lstm, PROMPT, ids_BxN, settings)
+  entropies_BxN, nats_BxN = score.rescore(*lstm, PROMPT, ids_BxN, settings)
   for row, ids_N in enumerate(ids_BxN):
     logits_NxV = logits_by_hand(*lstm, ids_N)
     p = special.softmax(logits_NxV / T, axis=-1)
-    np.testing.assert_allclose(found.entropies_BxN[row], stats.entropy(p, axis=-1), atol=2e-5)
+    np.testing.assert_allclose(entropies_BxN[row], stats.entropy(p, axis=-1), atol=2e-5)
     nats = -special.log_softmax(logits_NxV, axis=-1)[np.arange(len(ids_N)), ids_N]
-    np.testing.assert_allclose(found.nats_BxN[row], nats, atol=1e-4)
+    np.testing.assert_allclose(nats_BxN[row], nats, atol=1e-4)
 
 
 def test_filters_count(lstm):
   ids_BxN, settings = write(*lstm, temperature=2, top_k=3)
-  found = score.rescore(*lstm, PROMPT, ids_BxN, settings)
+  entropies_BxN, _ = score.rescore(*lstm, PROMPT, ids_BxN, settings)
   largest = np.sort(logits_by_hand(*lstm, ids_BxN[0]), axis=-1)[:, -3:]
   expected = stats.entropy(special.softmax(largest / 2, axis=-1), axis=-1)
-  np.testing.assert_allclose(found.entropies_BxN[0], expected, atol=2e-5)
+  np.testing.assert_allclose(entropies_BxN[0], expected, atol=2e-5)
 
 
 @pytest.mark.parametrize("N", [1, *(score.RESCORING_WINDOW + n for n in (-1, 0, 1))])
@@ -96,16 +96,16 @@ def test_the_loss_is_that_of_evaluation(lstm):
   segments = [(len(PROMPT), len(read))]
   how = {"streams": 1, "window": len(read), "burn_in": len(PROMPT)}
   loss = score.loss(model, params, read, segments, **how)
-  found = score.rescore(*lstm, PROMPT, ids_BxN, settings)
-  assert found.nats_BxN.mean() == pytest.approx(loss, abs=1e-5)
+  _, nats_BxN = score.rescore(*lstm, PROMPT, ids_BxN, settings)
+  assert nats_BxN.mean() == pytest.approx(loss, abs=1e-5)
 
 
 def test_zero_is_always_the_likeliest_and_ends_in_a_loop(lstm):
   ids_BxN, settings = write(*lstm, length=500, num=3, temperature=0)
   np.testing.assert_array_equal(ids_BxN[0], logits_by_hand(*lstm, ids_BxN[0]).argmax(-1))
   np.testing.assert_array_equal(ids_BxN[0], ids_BxN[1])
-  found = score.rescore(*lstm, PROMPT, ids_BxN, settings)
-  assert not found.entropies_BxN.any()
+  entropies_BxN, _ = score.rescore(*lstm, PROMPT, ids_BxN, settings)
+  assert not entropies_BxN.any()
   loop = diversity.find_loop(ids_BxN[0].tolist())
   assert loop is not None
   text = ids_BxN[0][loop.start :]
@@ -113,8 +113,8 @@ def test_zero_is_always_the_likeliest_and_ends_in_a_loop(lstm):
 
 
 def test_the_coldest_above_zero_is_sure_too(lstm):
-  found = score.rescore(*lstm, PROMPT, *write(*lstm, temperature=1e-6))
-  np.testing.assert_allclose(found.entropies_BxN, 0, atol=1e-6)
+  entropies_BxN, _ = score.rescore(*lstm, PROMPT, *write(*lstm, temperature=1e-6))
+  np.testing.assert_allclose(entropies_BxN, 0, atol=1e-6)
 
 
 def test_the_hottest_is_uniform(lstm):
@@ -123,8 +123,8 @@ def test_the_hottest_is_uniform(lstm):
   assert stats.chisquare(counts).pvalue > 0.001
   pairs = np.bincount((VOCAB * ids_BxN[:, 1:] + ids_BxN[:, :-1]).ravel(), minlength=VOCAB**2)
   assert stats.chisquare(pairs).pvalue > 0.001
-  found = score.rescore(*lstm, PROMPT, ids_BxN, settings)
-  np.testing.assert_allclose(found.entropies_BxN, np.log(VOCAB), rtol=1e-6)
+  entropies_BxN, _ = score.rescore(*lstm, PROMPT, ids_BxN, settings)
+  np.testing.assert_allclose(entropies_BxN, np.log(VOCAB), rtol=1e-6)
 
 
 def test_one_is_the_model_and_other_temperatures_are_not(lstm):
@@ -139,8 +139,8 @@ def test_one_is_the_model_and_other_temperatures_are_not(lstm):
 
 
 def test_at_one_the_loss_is_the_entropy_but_for_chance(lstm):
-  found = score.rescore(*lstm, PROMPT, *write(*lstm, length=640, num=30))
-  surplus = (found.nats_BxN - found.entropies_BxN).ravel()  # each of mean 0, given what was read
+  entropies_BxN, nats_BxN = score.rescore(*lstm, PROMPT, *write(*lstm, length=640, num=30))
+  surplus = (nats_BxN - entropies_BxN).ravel()  # each of mean 0, given what was read
   assert abs(surplus.mean()) < 4 * surplus.std() / np.sqrt(len(surplus))
 
 
@@ -150,12 +150,12 @@ def test_an_ngram_is_read_likewise():
   counted = ngram.fit(ids, 3, VOCAB, [(0, len(ids))])
   model, params = ngram.Model(VOCAB, 3), counted.params()
   ids_BxN, settings = write(model, params, temperature=0.5)
-  found = score.rescore(model, params, PROMPT, ids_BxN, settings)
+  entropies_BxN, nats_BxN = score.rescore(model, params, PROMPT, ids_BxN, settings)
   read = [*PROMPT, *ids_BxN[0]]
   for n, symbol in enumerate(ids_BxN[0]):
     p = ngram_scores.distribution(counted, [read[: len(PROMPT) + n]])[0]
-    assert found.nats_BxN[0, n] == pytest.approx(-np.log(p[symbol]), abs=1e-4)
-    assert found.entropies_BxN[0, n] == pytest.approx(stats.entropy(p**2), abs=1e-4)
+    assert nats_BxN[0, n] == pytest.approx(-np.log(p[symbol]), abs=1e-4)
+    assert entropies_BxN[0, n] == pytest.approx(stats.entropy(p**2), abs=1e-4)
 
 
 def test_a_diverged_model_is_named(lstm):

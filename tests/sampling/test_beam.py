@@ -76,8 +76,8 @@ def test_log_p_is_that_of_the_text_read_again(lstm):
   result = beam.search_ids(model, params, [3, 1], length=70, beam=6)
   ids_BxN = np.stack([ids_N for ids_N, _ in result])
   assert len({tuple(ids_N) for ids_N in ids_BxN.tolist()}) == 6
-  read = score.rescore(model, params, [3, 1], ids_BxN, sampler.Settings())
-  log_p = -read.nats_BxN.sum(1, dtype=float)
+  _, nats_BxN = score.rescore(model, params, [3, 1], ids_BxN, sampler.Settings())
+  log_p = -nats_BxN.sum(1, dtype=float)
   np.testing.assert_allclose([each for _, each in result], log_p, atol=2e-3)
   assert sorted(log_p, reverse=True) == pytest.approx(log_p, abs=2e-3)
   ((_, greedy),) = beam.search_ids(model, params, [3, 1], length=70, beam=1)

@@ -324,8 +324,8 @@ def test_log_p_is_that_of_the_text_read_again(lstm):
     model, params, LETTERS, automaton, num=1, length=90, prompt=[2, 3], temperature=0.7
   )
   ids_BxN = LETTERS.encode(sample.text)[None]
-  read = score.rescore(model, params, [2, 3], ids_BxN, sampler.Settings())
-  assert sample.log_p == pytest.approx(-read.nats_BxN.sum(), abs=1e-3)
+  _, nats_BxN = score.rescore(model, params, [2, 3], ids_BxN, sampler.Settings())
+  assert sample.log_p == pytest.approx(-nats_BxN.sum(), abs=1e-3)
   free = draw(model, params, LETTERS, None, num=3, length=90, prompt=[2, 3])
   assert [each.log_p for each in free] == pytest.approx([each.log_q for each in free], abs=1e-4)
 

@@ -205,34 +205,24 @@ def gather(pieces, spans, starts, remedy: str) -> Scores:
   return Scores(positions, *scattered)
 
 
-class Rescored(NamedTuple):
-  """Nats of every token of B sampled texts."""
+def rescore(
+  model, params, prompt_ids_P, ids_BxN: np.ndarray, settings: sampler.Settings
+) -> list[np.ndarray]:
+  """Score sampled texts again, each after the same prompt.
 
-  entropies_BxN: np.ndarray  # of the distribution that it was sampled from
-  nats_BxN: np.ndarray  # -log p by the model itself
-
-
-def rescore(model, params, prompt_ids_P, ids_BxN: np.ndarray, settings: sampler.Settings):
-  """Return Rescored: sampled texts, each after the same prompt, scored again."""
+  Return two arrays [B, N], in nats: the entropy of the distribution that each token was sampled
+  from, and its -log p by the model itself.
+  """
   (B, N), P = ids_BxN.shape, len(prompt_ids_P)
   ids = np.concatenate([np.tile(np.asarray(prompt_ids_P, np.int32), (B, 1)), ids_BxN], axis=1)
   starts = np.arange(B) * (P + N)
-  pieces = windows(
-    model,
-    params,
-    ids.ravel(),
-    [(start + P, start + P + N) for start in starts.tolist()],
-    measure=jax.tree_util.Partial(_measure_draw, dataclasses.astuple(settings)),
-    window=RESCORING_WINDOW,
-    streams=B,
-    burn_in=P,
-    starts=starts,
-  )
-  values, weights = zip(*((values, weight) for values, _, weight in pieces))
-  is_scored_BxT = np.concatenate(weights).T == 1
-  rescored = Rescored(
-    *(np.concatenate(field).T[is_scored_BxT].reshape(B, N) for field in zip(*values))
-  )
+  spans = [(start + P, start + P + N) for start in starts.tolist()]
+  measure = jax.tree_util.Partial(_measure_draw, dataclasses.astuple(settings))
+  how = {"window": RESCORING_WINDOW, "streams": B, "burn_in": P, "starts": starts}
+  pieces = list(windows(model, params, ids.ravel(), spans, measure=measure, **how))
+  is_scored_BxT = np.concatenate([weight for *_, weight in pieces]).T == 1
+  fields = zip(*(values for values, *_ in pieces))
+  rescored = [np.concatenate(field).T[is_scored_BxT].reshape(B, N) for field in fields]
   if not np.isfinite(rescored).all():
     raise errors.UserError(sampler.DIVERGED)
   return rescored
