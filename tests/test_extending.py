@@ -25,7 +25,7 @@ MODULES = {
   "A schedule": optimizer,
   "A split": splits,
   "A hypothesis": labels,
-  "A metric": plays,
+  "A metric of a scorecard": plays,
 }
 REGISTRIES = (
   cells.CELLS,
