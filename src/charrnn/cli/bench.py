@@ -15,7 +15,7 @@ from charrnn.models import cells
 HELP = """\
 time training and sampling beside PyTorch and Flax
 
-train    updates of two standard networks, in characters a second
+train    updates of two standard networks, in characters/s
 sample   sampling characters one by one, of one text and of 64 at once
 profile  where the time of a train step goes
 scale    how the cost of training grows with width, depth, batch, window and devices

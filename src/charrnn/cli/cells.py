@@ -39,7 +39,7 @@ def add_arguments(parser):
   add("run", metavar="RUN", help="a run directory of a recurrent network")
   text = "texts to study, each a document (default: the run's validation and test splits)"
   add("--text", metavar="FILE", nargs="+", help=text)
-  arguments.add_out(parser, "where to write (default: RUN/cells)")
+  arguments.add_out(parser, "output folder (default: RUN/cells)")
   arguments.add_step(parser)
   text = f"length of the studied text (default: {CHARACTERS:,})"
   add("--characters", metavar="N", type=int, default=CHARACTERS, help=text)

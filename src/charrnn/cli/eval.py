@@ -17,7 +17,7 @@ from charrnn.evaluation import dynamic, error_analysis, pages, score
 from charrnn.runs import run as run_lib
 
 HELP = """\
-the loss of a run on a split of its corpus or on files, in nats and bits a character
+the loss of a run on a split of its corpus or on files, in nats and bits per character
 
 A character is scored given all characters before it. The first one of a text has none and is not
 scored. --state=reset: each document starts afresh, without state, learning or memory from the
@@ -42,8 +42,8 @@ def add_arguments(parser):
   add("--split", choices=("train", "valid", "test"), help="the split to score (default: valid)")
   arguments.add_step(parser)
   text = (
-    "parts that are read in parallel, each after some of the text before it (default: as in "
-    "training); 1 reads the whole text in order with the state carried along"
+    "streams that are read in parallel, each after some of the text before it (default: as in "
+    "training); 1 reads the whole text in order"
   )
   add("--streams", metavar="N", type=int, help=text)
   text = (
