@@ -107,8 +107,8 @@ def test_a_pattern_is_true_inside_its_matches(pattern, shown, expected):
 @pytest.mark.parametrize(
   ("argument", "message"),
   [
-    ("a=(", r"a: '\(' is no regular expression: missing \), unterminated subpattern"),
-    ("a=a{99999999999}", "is no regular expression"),
+    ("a=(", r"a: '\(' is not a regular expression: missing \), unterminated subpattern"),
+    ("a=a{99999999999}", "is not a regular expression"),
     ("a=b*", r"a: 'b\*' matches the empty string"),
     ("a=^", "matches the empty string"),
     ("a", "--regex a: write NAME=PATTERN"),

@@ -149,18 +149,18 @@ def test_stratified_auroc_by_hand():
   assert np.isnan(inference.stratified_auroc(x, y, np.arange(8)))
 
 
-@pytest.mark.parametrize("turns", [1, 2, 7, 20])
+@pytest.mark.parametrize("n_shifts", [1, 2, 7, 20])
 @pytest.mark.parametrize("chunk", [3, 4096])
-def test_turned_sums_are_those_of_rolled_labels(monkeypatch, turns, chunk):
+def test_shifted_sums_are_those_of_rolled_labels(monkeypatch, n_shifts, chunk):
   monkeypatch.setattr(inference, "CHUNK", chunk)
-  rng = np.random.default_rng(turns)
+  rng = np.random.default_rng(n_shifts)
   x, y = rng.standard_normal((3, 140)), rng.standard_normal((2, 140))
-  spectra = (inference.spectrum(rows, turns) for rows in (x, y))
-  found = inference.shifted_sums(*spectra, turns)
-  assert found.shape == (3, turns, 2)
-  for turn in range(turns):
-    expected = x @ np.roll(y, -turn * 140 // turns, axis=1).T
-    np.testing.assert_allclose(found[:, turn], expected, atol=1e-12)
+  spectra = (inference.spectrum(rows, n_shifts) for rows in (x, y))
+  found = inference.shifted_sums(*spectra, n_shifts)
+  assert found.shape == (3, n_shifts, 2)
+  for shift in range(n_shifts):
+    expected = x @ np.roll(y, -shift * 140 // n_shifts, axis=1).T
+    np.testing.assert_allclose(found[:, shift], expected, atol=1e-12)
 
 
 def test_p_values_by_hand():

@@ -52,7 +52,7 @@ def _mixed(seed=0, n=3000):
   return recording, labels
 
 
-def _places(label, spans, lags, turns):
+def _places(label, spans, lags, n_shifts):
   """Written again: the label is defined at every lag, and the lags stay inside of the span."""
   places = [
     t
@@ -60,7 +60,7 @@ def _places(label, spans, lags, turns):
     for t in range(start, stop)
     if all(start <= t - lag < stop and label.mask[t - lag] for lag in lags)
   ]
-  return np.array(places[: len(places) - len(places) % turns])
+  return np.array(places[: len(places) - len(places) % n_shifts])
 
 
 def _scipys(kind, x, y):
@@ -108,15 +108,15 @@ def test_the_null_is_that_of_rolled_labels(kind):
   found = effects.group_effects(effects.encode(x, slice(0, 2), ["a", "b"]), group, 20)
   aims = inference.centred_ranks(label.values)
   aims = inference.residual(aims, stratum) if kind == "controlled" else aims
-  for turn in range(20):
+  for shift in range(20):
     for column in range(2):
-      y = np.roll(label.values, -30 * turn)
+      y = np.roll(label.values, -30 * shift)
       expected = _scipys(kind, x[:, column], y)
       if kind == "controlled":
         expected = inference.correlation(
-          inference.centred_ranks(x[:, column]), np.roll(aims, -30 * turn)
+          inference.centred_ranks(x[:, column]), np.roll(aims, -30 * shift)
         )
-      assert found[column, turn, 0, 0] == pytest.approx(expected, abs=1e-4)
+      assert found[column, shift, 0, 0] == pytest.approx(expected, abs=1e-4)
 
 
 @pytest.mark.parametrize("direction", [-1, 1])

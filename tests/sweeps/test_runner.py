@@ -152,7 +152,7 @@ def test_what_was_done_is_not_taken_for_something_else(kept, main):
   for arguments, named in [
     (["--sweep=cell", "--config.max_steps=30"], "trial cell=rnn is finished with max_steps=20"),
     (["--sweep=cell", "--config.model.hidden=9"], "trial cell=rnn: this run was made with model.h"),
-    (["--sweep=seed"], "kept is of sweep 'cell', not 'seed'"),
+    (["--sweep=seed"], "kept belongs to a sweep with sweep 'cell', not 'seed'"),
     (["--config.seed=3"], "kept is a sweep"),
     (["--sweep=seed", "--workdir=kept/cell=rnn"], "is a run"),
   ]:

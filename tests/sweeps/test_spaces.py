@@ -56,9 +56,9 @@ def test_ends():
 @pytest.mark.parametrize(
   ("make", "named"),
   [
-    (lambda: spaces.uniform(2, 1), "no range"),
-    (lambda: spaces.uniform(0, math.nan), "no range"),
-    (lambda: spaces.log_uniform(0, 1), "no range above 0"),
+    (lambda: spaces.uniform(2, 1), "not a range"),
+    (lambda: spaces.uniform(0, math.nan), "not a range"),
+    (lambda: spaces.log_uniform(0, 1), "not a range above 0"),
     (lambda: spaces.integers(4, 2), "has no values"),
     (lambda: spaces.integers(1, 8, step=0), "has no values"),
     (lambda: spaces.integers(1, 2.5), "has no values"),

@@ -70,7 +70,7 @@ def test_samples_hang_on_the_seed_alone():
   [
     (lambda: trials.zipit(trials.sweep("seed", [1]), trials.sweep("window", [1, 2])), "lengths"),
     (lambda: trials.product(trials.sweep("seed", [1]), trials.sweep("config.seed", [2])), "seed"),
-    (lambda: trials.log_uniform("seed", 0, 1, 3), "no range above 0"),
+    (lambda: trials.log_uniform("seed", 0, 1, 3), "not a range above 0"),
     (lambda: trials.by_name([{"model.width": 3}]), "'model.width'"),
     (lambda: trials.by_name([{"seed": [1, 2]}]), "numbers and text"),
     (lambda: trials.by_name([{"epochs": None}]), "numbers and text"),

@@ -54,7 +54,8 @@ class Design:
   alpha: float = 0.05
 
   @property
-  def turns(self) -> int:
+  def n_shifts(self) -> int:
+    """The number of shifts, counting shift 0."""
     return 1 + self.shifts
 
   @functools.cached_property
@@ -66,7 +67,7 @@ class Design:
     """Return the positions of a half (0: discovery) where the target is defined at every lag."""
     inside = self.inside[half]
     positions = inside[np.logical_and.reduce([target.mask[inside - lag] for lag in self.lags])]
-    return positions[: len(positions) - len(positions) % self.turns]
+    return positions[: len(positions) - len(positions) % self.n_shifts]
 
 
 class Group(NamedTuple):
@@ -74,7 +75,7 @@ class Group(NamedTuple):
 
   members: list[int]
   positions: np.ndarray  # [n]
-  spectra: np.ndarray  # complex64 [rows, turns // 2 + 1, n / turns], of the vectors
+  spectra: np.ndarray  # complex64 [rows, n_shifts // 2 + 1, n / n_shifts], of the vectors
   scales: np.ndarray  # [rows]
   by_norm: np.ndarray  # [rows]: whether to divide by the norm of the column's ranks too
 
@@ -158,7 +159,7 @@ def why_unscored(target: Target, design: Design, halves: Sequence[int] = (0, 1))
   """Return why a target cannot be scored on halves; empty if it can."""
   for half in halves:
     positions, name = design.positions(target, half), ("discovery", "confirmation")[half]
-    if len(positions) < max(1, design.min_characters, design.turns):
+    if len(positions) < max(1, design.min_characters, design.n_shifts):
       count, least = len(positions), design.min_characters
       return f"defined at {count} characters of the {name} half, fewer than {least}"
     if not all(vector(target, positions - lag)[1] for lag in design.lags):
@@ -191,7 +192,7 @@ def scan(
     slab = slice(start, min(start + step, width))
     coded = encode(values, slab, columns)
     for half, group in groups:
-      effects = group_effects(coded, group, design.turns)
+      effects = group_effects(coded, group, design.n_shifts)
       found[half][slab, group.members] = effects[:, 0]
       if half == 0:
         best = np.abs(effects[:, 1:]).max(axis=(0, 3))
@@ -211,21 +212,21 @@ def _groups(targets, half, design) -> list[Group]:
   for positions, members in together.values():
     rows = (vector(targets[m], positions - lag) for m in members for lag in design.lags)
     vectors, scales = map(np.array, zip(*rows))
-    spectra = inference.spectrum(vectors.astype(np.float32), design.turns)
+    spectra = inference.spectrum(vectors.astype(np.float32), design.n_shifts)
     by_norm = np.repeat([targets[m].kind != "binary" for m in members], len(design.lags))
     groups.append(Group(members, positions, spectra, scales, by_norm))
   return groups
 
 
-def group_effects(coded: np.ndarray, group: Group, turns: int) -> np.ndarray:
-  """Return effects [columns, turns, members, lags]; 0 for a constant column."""
+def group_effects(coded: np.ndarray, group: Group, n_shifts: int) -> np.ndarray:
+  """Return effects [columns, n_shifts, members, lags]; 0 for a constant column."""
   ranks, norms = np.empty((len(coded), len(group.positions)), np.float32), np.empty(len(coded))
   for place, column in enumerate(coded):
     ranks[place], norms[place] = ranks_of_codes(column[group.positions])
-  sums = inference.shifted_sums(inference.spectrum(ranks, turns), group.spectra, turns)
+  sums = inference.shifted_sums(inference.spectrum(ranks, n_shifts), group.spectra, n_shifts)
   sums *= group.scales
   sums[:, :, group.by_norm] /= np.where(norms > 0, norms, 1.0)[:, None, None]
-  return sums.reshape(len(coded), turns, len(group.members), -1)
+  return sums.reshape(len(coded), n_shifts, len(group.members), -1)
 
 
 def encode(values: np.ndarray, slab: slice, columns: Sequence) -> np.ndarray:

@@ -46,7 +46,7 @@ def from_regex(name: str, pattern: str) -> labels.Hypothesis:
   try:
     compiled = re.compile(pattern, re.MULTILINE)
   except (re.error, OverflowError, RecursionError) as error:
-    raise errors.UserError(f"{name}: {pattern!r} is no regular expression: {error}") from error
+    raise errors.UserError(f"{name}: {pattern!r} is not a regular expression: {error}") from error
   if compiled.search(""):
     raise errors.UserError(f"{name}: {pattern!r} matches the empty string, which is everywhere")
 

@@ -195,16 +195,20 @@ def stratified_auroc(x, y, stratum) -> float:
 # its runs and loses its relation to the text. The shifts are the multiples of n / (S + 1): a group,
 # in which no shift differs from the observed text (shift 0) under the null, if text and units are
 # stationary. Random shifts outside a neighbourhood of 0 are no group: with n = 3000 and 200 left
-# out at either side, 6 to 7% of noise was significant at 5%. `turns` is S + 1.
+# out at either side, 6 to 7% of noise was significant at 5%. `n_shifts` is S + 1:
+# it counts shift 0.
 
 
-def spectrum(rows, turns: int) -> np.ndarray:
-  """Return the Fourier transform over the turns of rows [k, n]: [k, turns // 2 + 1, n / turns]."""
-  return fft.rfft(rows.reshape(len(rows), turns, -1), axis=1)
+def spectrum(rows, n_shifts: int) -> np.ndarray:
+  """Return the Fourier transform over the shifts of rows [k, n].
+
+  Its shape is [k, n_shifts // 2 + 1, n / n_shifts].
+  """
+  return fft.rfft(rows.reshape(len(rows), n_shifts, -1), axis=1)
 
 
-def shifted_sums(one, other, turns: int) -> np.ndarray:
-  """Return the sums over t of x[c, t] * y[k, t + j * n / turns]: float64 [c, turns j, k].
+def shifted_sums(one, other, n_shifts: int) -> np.ndarray:
+  """Return the sums over t of x[c, t] * y[k, t + j * n / n_shifts]: float64 [c, n_shifts, k].
 
   `one` and `other` are the spectra of x and y. By the correlation theorem the cost, 4 n c k
   multiplications and additions, is independent of the number of shifts.
@@ -215,7 +219,7 @@ def shifted_sums(one, other, turns: int) -> np.ndarray:
     piece = slice(start, start + CHUNK)
     for frequency in range(frequencies):
       total[frequency] += one[:, frequency, piece].conj() @ other[:, frequency, piece].T
-  return fft.irfft(total, turns, axis=0).transpose(1, 0, 2)
+  return fft.irfft(total, n_shifts, axis=0).transpose(1, 0, 2)
 
 
 class Significance(NamedTuple):

@@ -18,10 +18,11 @@ STATISTICS = {"binary": "auroc", "graded": "spearman", "controlled": "semipartia
 
 @dataclasses.dataclass(frozen=True)
 class Scored:
-  """The score on a half in the direction chosen on discovery, and what it has to beat.
+  """The score on a half in the direction chosen on discovery, its p-values, and the scores to beat.
 
-  The null is the best of all columns and lags on discovery, and the chosen one on confirmation;
-  `family_` is of all hypotheses. None without shifts, or with too few for alpha.
+  to_beat: the score needed for p <= alpha. The null on discovery is the maximum over all columns
+  and lags; on confirmation it is the chosen column only. family_*: corrected for all hypotheses.
+  None without shifts, or with too few for alpha.
   """
 
   score: float | None
@@ -127,7 +128,7 @@ def match(
   units = range(len(columns)) if units is None else units
   interpretable = _interpretable(best, judged, scored, units, bars)
   return Result(
-    tuple(findings), *arrays, interpretable, min(map(len, design.inside)) // design.turns
+    tuple(findings), *arrays, interpretable, min(map(len, design.inside)) // design.n_shifts
   )
 
 
@@ -185,8 +186,8 @@ def _scores(values, columns, targets, scored, best, judged, design, bars) -> Ite
     lag, direction = int(lags[column, n]), -1 if found[column, n] < 0 else 1
     halves = [_half(direction * read[column], target, lag, design, half) for half in (0, 1)]
     choices.append((target, column, lag, direction, *halves))
-  exact = [_exact_effects(test, target, design.turns) for target, *_, test in choices]
-  exact = np.array(exact).reshape(len(scored), design.turns).T
+  exact = [_exact_effects(test, target, design.n_shifts) for target, *_, test in choices]
+  exact = np.array(exact).reshape(len(scored), design.n_shifts).T
   confirmed = inference.significance(exact[0], exact[1:], design.alpha)
   for row, (target, column, lag, direction, fit, test) in enumerate(choices):
     first = _exact_effects(fit, target, 1)[0]
@@ -208,14 +209,14 @@ def _scores(values, columns, targets, scored, best, judged, design, bars) -> Ite
     } | _details(target, fit, test, targets)
 
 
-def _exact_effects(half: Half, target: effects.Target, turns: int) -> np.ndarray:
-  """Return the effect of every turn [turns], the observed text first, from values in float64."""
+def _exact_effects(half: Half, target: effects.Target, n_shifts: int) -> np.ndarray:
+  """Return the effect of every shift [n_shifts] in float64, the observed text first."""
   vector, scale = effects.vector(target, half.positions)
   ranks = inference.centred_ranks(half.x) / len(half.x)
   if target.kind != "binary":
     scale /= np.linalg.norm(ranks) or 1.0
-  spectra = (inference.spectrum(row[None], turns) for row in (ranks, vector))
-  return scale * inference.shifted_sums(*spectra, turns)[0, :, 0]
+  spectra = (inference.spectrum(row[None], n_shifts) for row in (ranks, vector))
+  return scale * inference.shifted_sums(*spectra, n_shifts)[0, :, 0]
 
 
 def _scored(target, effect, judged, row) -> Scored:

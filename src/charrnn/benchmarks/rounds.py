@@ -68,7 +68,7 @@ class Worker:
 
 
 def _command(*arguments):
-  # -P: files of this directory are no modules.
+  # -P: keep the working directory off sys.path.
   return [sys.executable, "-P", "-m", "charrnn.benchmarks.worker", *arguments]
 
 

@@ -101,7 +101,9 @@ def _check(args):
     if not 0 <= args.dynamic < math.inf:
       raise errors.UserError(f"--dynamic={args.dynamic}: must be 0 or more, and finite")
     if (args.streams or 1) > 1:
-      raise errors.UserError(f"--streams={args.streams}: --dynamic has one: leave it out")
+      raise errors.UserError(
+        f"--streams={args.streams}: --dynamic reads a single stream: omit --streams"
+      )
   if args.errors and args.split == "train":
     raise errors.UserError("--errors --split=train: the oracles know that text: use another split")
   _check_outputs(args)
@@ -112,7 +114,7 @@ def _check_outputs(args):
   names = {"--tsv": args.tsv, "--html": args.html}
   outputs = {f"{key}={name}": pathlib.Path(name) for key, name in names.items() if name is not None}
   if outputs and len(args.files) > 1:
-    raise errors.UserError(f"{next(iter(outputs))}: it is of one text: give one FILE")
+    raise errors.UserError(f"{next(iter(outputs))}: it covers one text: give one FILE")
   for option, path in outputs.items():
     files.check_output(path, option)
     if path.resolve() in [pathlib.Path(name).resolve() for name in args.files]:

@@ -13,7 +13,7 @@ from charrnn.runs import run as run_lib
 HELP = """check a run: every array of every checkpoint, and the other files
 
 A checkpoint is checked against its digests, the vocabulary against the corpus in run.json.
-Exit code 0: everything is whole; 1: something is damaged; 2: this is no run, or it
+Exit code 0: everything is whole; 1: something is damaged; 2: this is not a run, or it
 cannot be read."""
 MAX_NAMES = 6  # damaged arrays on a line
 

@@ -14,6 +14,15 @@ from charrnn import errors
 from charrnn.data import splits
 
 
+def check_length(length: int, batch: int, window: int):
+  """Raise UserError if a training text is shorter than what one step reads."""
+  if length < batch * window:
+    raise errors.UserError(
+      f"{length} characters to train on are fewer than one step reads, {batch} "
+      f"streams x {window} characters: use a longer text, a smaller batch or window"
+    )
+
+
 class TrainingWindows:
   """The training text as a circle that B equally spaced streams read without a jump.
 
@@ -25,12 +34,8 @@ class TrainingWindows:
   def __init__(self, ids: np.ndarray, spans: Sequence[splits.Span], batch: int, window: int):
     self._ids_N, self.batch, self._window = np.asarray(ids), batch, window
     self._length = sum(stop - start for start, stop in spans)
+    check_length(self._length, batch, window)
     self.steps_per_epoch = self._length / (batch * window)
-    if self.steps_per_epoch < 1:
-      raise errors.UserError(
-        f"{self._length} characters to train on are fewer than one step reads, {batch} "
-        f"streams x {window} characters: use a longer text, a smaller batch or window"
-      )
     # The end of each span on the circle, and its shift: the position in the text minus this.
     self._stops = np.cumsum([stop - start for start, stop in spans], dtype=np.int64)
     self._shifts = np.array([stop for _, stop in spans], np.int64) - self._stops
@@ -65,11 +70,11 @@ def scoring_windows(
 ) -> Iterator[ScoringWindow]:
   """Yield windows that score the spans once.
 
-  Every token of `scorable_spans` is a target of weight 1 exactly once. About `streams` streams
-  share these spans by length: at least one for each span, each with at least a window to read. The
-  order of the streams is that of the text. A stream first reads up to `burn_in` earlier tokens at
-  weight 0; they may lie before the span, but not before a document's start (`starts`, 0 is one).
-  Streams that are done read id 0 at weight 0.
+  Every token of `scorable_spans` is a target of weight 1 exactly once. Each span gets streams in
+  proportion to its length: at least one, and none shorter than a window where the span allows it;
+  about `streams` in all. The order of the streams is that of the text. A stream first reads up to
+  `burn_in` earlier tokens at weight 0; they may lie before the span, but not before a document's
+  start (`starts`, 0 is one). Streams that are done read id 0 at weight 0.
   """
   edges, scorable = [], list(scorable_spans(spans, starts))
   total = sum(stop - start for start, stop in scorable)

@@ -28,9 +28,9 @@ from charrnn.data import batches, splits
 from charrnn.evaluation import score as score_lib
 from charrnn.models import layers
 
-SEGMENT = 20  # tokens
+SEGMENT_LENGTH = 20  # tokens
 MAX_NORM = 5.0  # of the gradient: few segments exceed it, and they would do harm
-SEGMENTS = 50  # of one call
+SEGMENTS_PER_CALL = 50
 MAX_LOSS = 100  # nats per token
 
 
@@ -47,9 +47,8 @@ def score(
 ) -> score_lib.Scores:
   """Return the scores of all tokens of spans, in one stream.
 
-  At a document's start the parameters are the trained ones again, and the carry is the initial
-  one. Elsewhere both go on from span to span; after a gap the carry comes from the `burn_in` tokens
-  before the span, which are not learned from.
+  Parameters reset at each document and otherwise carry over. The carry is rebuilt from the
+  `burn_in` tokens before each span that follows a gap.
   """
   spans, pieces, done = splits.merge(spans), [], 0
   scorable, document_starts = list(batches.scorable_spans(spans, starts)), set(starts)
@@ -59,8 +58,10 @@ def score(
     if first - 1 in document_starts:
       adapted = trained
     state = adapted, model.initial_carry(1)
-    window = SEGMENTS * SEGMENT
-    whole = burn_in // SEGMENT * SEGMENT  # so that the first segment begins with the first target
+    window = SEGMENTS_PER_CALL * SEGMENT_LENGTH
+    whole = (
+      burn_in // SEGMENT_LENGTH * SEGMENT_LENGTH
+    )  # so that the first segment begins with the first target
     for x, y, weight, _ in batches.scoring_windows(ids, [(first, stop)], 1, window, whole, starts):
       state, prediction = _score_and_learn(model, rate, state, x, y, weight)
       pieces.append((jax.device_get(prediction), weight))
@@ -92,6 +93,6 @@ def _score_and_learn(model, rate, state, x_Tx1, y_Tx1, weight_Tx1):
     params = jax.tree.map(lambda leaf, grad: leaf - scale * grad, params, grads)
     return (params, carry), prediction
 
-  segments = [array.reshape(-1, SEGMENT, 1) for array in (x_Tx1, y_Tx1, weight_Tx1)]
+  segments = [array.reshape(-1, SEGMENT_LENGTH, 1) for array in (x_Tx1, y_Tx1, weight_Tx1)]
   state, prediction = jax.lax.scan(step, state, tuple(segments))
   return state, jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), prediction)

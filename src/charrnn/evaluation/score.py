@@ -1,6 +1,6 @@
 """Scores of text: the loop that runs a model over it, and the measurements of its logits.
 
-B: streams, T: window, N: tokens, K: the most probable tokens that are stored.
+B: streams, T: window, N: tokens, K: number of most probable tokens stored.
 """
 
 import dataclasses
@@ -23,14 +23,13 @@ from charrnn.training import steps
 
 K = 5
 RESCORING_WINDOW = 64
-DIVERGED = "the model's logits are not finite: "
 Progress = Callable[[int, int], None]  # (done, total)
 
 
 class Prediction(NamedTuple):
   """A model's prediction of tokens, [T, B] each."""
 
-  nats: Any  # -log p of the token that came
+  nats: Any  # -log p of the observed token
   rank: Any  # the number of tokens that were at least as probable, itself included
   top_ids: Any  # [T, B, K], the most probable tokens; fewer in a small vocabulary
   top_p: Any  # [T, B, K]
@@ -170,7 +169,7 @@ def score(
     done += int(weight.sum())
     if progress:
       progress(done, total)
-  return gather(pieces, spans, starts, "its training has diverged; choose an earlier --step")
+  return gather(pieces, spans, starts)
 
 
 def predict(logits_TxBxV, y_TxB, recorded=None) -> Prediction:
@@ -183,10 +182,10 @@ def predict(logits_TxBxV, y_TxB, recorded=None) -> Prediction:
   return Prediction(nats_TxB, rank_TxB, top_ids, jnp.exp(top))
 
 
-def gather(pieces, spans, starts, remedy: str) -> Scores:
+def gather(pieces, spans, starts, *remedy: str) -> Scores:
   """Return windows of (prediction, weight_TxB), cut by `scoring_windows`, in the order of the text.
 
-  Raises UserError with a remedy if a prediction is not finite.
+  `remedy`: of `sampler.not_finite`, which is raised if a prediction is not finite.
   """
   positions = np.concatenate([np.zeros(0, np.int64), *(np.arange(*span) for span in spans)])
   is_scored = ~np.isin(positions, starts)
@@ -201,7 +200,7 @@ def gather(pieces, spans, starts, remedy: str) -> Scores:
     scattered.append(np.full((len(positions), *values.shape[1:]), missing, values.dtype))
     scattered[-1][is_scored] = values
   if not np.isfinite(scattered[0][is_scored]).all():
-    raise errors.UserError(DIVERGED + remedy)
+    raise sampler.not_finite(*remedy)
   return Scores(positions, *scattered)
 
 
@@ -224,7 +223,7 @@ def rescore(
   fields = zip(*(values for values, *_ in pieces))
   rescored = [np.concatenate(field).T[is_scored_BxT].reshape(B, N) for field in fields]
   if not np.isfinite(rescored).all():
-    raise errors.UserError(sampler.DIVERGED)
+    raise sampler.not_finite()
   return rescored
 
 

@@ -78,7 +78,8 @@ def _resolve(line, corpus, stored, watch, distributed):
   def start_device(config):
     # The error about a text that is too short comes before JAX starts.
     spans = config_lib.split(config, len(corpus.ids)).train
-    batches.TrainingWindows(corpus.ids, spans, config.batch_size, config.window)
+    length = sum(stop - start for start, stop in spans)
+    batches.check_length(length, config.batch_size, config.window)
     watch.mark("text")
     runtime.start()
     parts = config.accumulate * (runtime.join_processes() if distributed else 1)

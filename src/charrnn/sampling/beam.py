@@ -14,7 +14,6 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from charrnn import errors
 from charrnn.sampling import sampler, streaming
 
 MAX_BEAM = 4096
@@ -60,7 +59,7 @@ def search_ids(
     _, ids_NxK, log_p_NxK = blocks[-1]
     # The best hypothesis has a finite log p, unless the model's logits are not finite.
     if not np.isfinite(log_p_NxK[:, 0]).all():
-      raise errors.UserError(sampler.DIVERGED)
+      raise sampler.not_finite()
     if progress:
       progress(min(start + block, length), length)
     if ((ids_NxK[-1] == sampler.ENDED) | (log_p_NxK[-1] == -np.inf)).all():

@@ -28,8 +28,14 @@ MAX_NOISE = 2**20  # rows x vocabulary of a batch: a block of 64 steps has 256 M
 CHUNK = 128  # tokens of a prompt that are read at once
 SESSION_BLOCK = 16  # steps of a block in a session: someone waits for them
 ENDED, BROKEN = -1, -2  # in place of ids
-DIVERGED = "the model's logits are not finite: its training has diverged; choose an earlier --step"
 TINY = jnp.finfo(jnp.float32).tiny
+
+
+def not_finite(
+  remedy: str = "its training has diverged; choose an earlier --step",
+) -> errors.UserError:
+  """Return the error of a model whose logits are not finite."""
+  return errors.UserError(f"the model's logits are not finite: {remedy}")
 
 
 class Source(NamedTuple):
@@ -220,7 +226,7 @@ def draw_from(
   for (arrays, after, n), _ in itertools.pairwise(itertools.chain(blocks(), [None])):
     fetched = Block(*[np.asarray(array_NxB).T[:, :n] for array_NxB in arrays], after)
     if fetched.ids_BxN.min() == BROKEN:
-      raise errors.UserError(DIVERGED)
+      raise not_finite()
     yield fetched
     if (fetched.ids_BxN[:, -1] == ENDED).all():
       return

@@ -77,7 +77,7 @@ def _labelled_blocks(play: Play) -> list[bool]:
   return [block.speaker is not None for block in play.blocks]
 
 
-@_metric("known speakers", "share", "labels with a name of the training text")
+@_metric("known speakers", "share", "speaker labels that occur in the training text")
 def _known_speakers(play: Play) -> list[bool]:
   return [speaker in play.known_speakers for speaker in play.speakers]
 
@@ -113,7 +113,7 @@ def _all_words(play: Play) -> list[str]:
   return [word for line in play.words for word in line]
 
 
-@_metric("known words", "share", "words of the training text")
+@_metric("known words", "share", "words that occur in the training text")
 def _known_words(play: Play) -> list[bool]:
   return [word in play.known_words for word in _all_words(play)]
 
@@ -128,12 +128,12 @@ def _syllables(play: Play) -> list[int]:
   return [syllables(line) for line in _scannable(play)]
 
 
-@_metric("pentameters", "share", "such lines with 10 or 11 syllables")
+@_metric("pentameters", "share", "scannable lines (all words in CMUdict) with 10 or 11 syllables")
 def _pentameters(play: Play) -> list[bool]:
   return [is_pentameter(line) for line in _scannable(play)]
 
 
-@_metric("iambic lines", "share", "such lines with 10 or 11 syllables in the iambic pattern")
+@_metric("iambic lines", "share", "scannable lines with 10 or 11 syllables in the iambic pattern")
 def _iambic_lines(play: Play) -> list[bool]:
   return [is_pentameter(line, iambic=True) for line in _scannable(play)]
 

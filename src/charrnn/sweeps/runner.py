@@ -92,7 +92,7 @@ def _check(flags):
   if flags.parallel < 1:
     raise errors.UserError(f"--parallel={flags.parallel}: must be at least 1")
   if flags.time_limit is not None and not flags.time_limit > 0:
-    raise errors.UserError(f"--time_limit={flags.time_limit}: must be minutes above 0")
+    raise errors.UserError(f"--time_limit={flags.time_limit}: must be a positive number of minutes")
   if flags.distributed:
     raise errors.UserError("--distributed is for the processes of one run: leave it out")
   if flags["trials"].present and not is_search:
@@ -125,7 +125,8 @@ def _read_sweep(folder, line) -> tuple[dict[str, Any], dict[str, Any]]:
   for name, value in identity.items():
     if stored.get(name) != value:
       raise errors.UserError(
-        f"{folder} is of {name} {stored.get(name)!r}, not {value!r}: give another --workdir"
+        f"{folder} belongs to a sweep with {name} {stored.get(name)!r}, not {value!r}: "
+        "give another --workdir"
       )
   trials = stored.get("trials", {}).items()
   return identity, {name: values for name, values in trials if (folder / name).is_dir()}
@@ -173,7 +174,7 @@ def _wait_for_others(folder, trials):
   """Wait until trials of a killed launcher have saved; raise UserError if they do not end."""
   if slurm.has_jobs(folder):
     raise errors.UserError(
-      f"SLURM has trials of {folder}: watch them with --backend=slurm, or end them by scancel"
+      f"SLURM has trials of {folder}: watch them with --backend=slurm, or cancel them with scancel"
     )
   deadline, is_reported = time.monotonic() + local.GRACE, False
   while locked := [trial for trial in trials if lock.is_held(trial.folder)]:

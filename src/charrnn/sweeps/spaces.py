@@ -74,14 +74,14 @@ def rounded(value: float) -> float:
 def uniform(low: float, high: float) -> Floats:
   """Return the numbers from low to high."""
   if not -math.inf < low <= high < math.inf:
-    raise errors.UserError(f"uniform({low}, {high}) is no range")
+    raise errors.UserError(f"uniform({low}, {high}) is not a range")
   return Floats(float(low), float(high), log=False)
 
 
 def log_uniform(low: float, high: float) -> Floats:
   """Return the numbers from low to high, uniform in their logarithm."""
   if not 0 < low <= high < math.inf:
-    raise errors.UserError(f"log_uniform({low}, {high}) is no range above 0")
+    raise errors.UserError(f"log_uniform({low}, {high}) is not a range above 0")
   return Floats(float(low), float(high), log=True)
 
 

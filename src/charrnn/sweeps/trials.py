@@ -70,7 +70,7 @@ def chainit(*sweeps: Trials | list[Trials]) -> Trials:
 def log_uniform(field: str, low: float, high: float, count: int, seed: int = 0) -> Trials:
   """Return `count` random values, uniform in their logarithm; they depend on the seed alone."""
   if not 0 < low <= high:
-    raise errors.UserError(f"log_uniform({field}): {low} to {high} is no range above 0")
+    raise errors.UserError(f"log_uniform({field}): {low} to {high} is not a range above 0")
   logarithms = _random(field, math.log(low), math.log(high), count, seed)
   return sweep(field, map(spaces.rounded, map(math.exp, logarithms)))
 
