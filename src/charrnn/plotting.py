@@ -7,7 +7,9 @@ from typing import Any
 
 REAL = "#23262c"  # of real text, or what others are compared with
 BLUE, GRAY, EDGE, TEXT, GRID = "#1f5f8b", "#8a8f98", "#b9b5ad", "#50545c", "#e6e2da"
+SHADE = "#efece6"  # behind data
 COLORS = ("#0072b2", "#d55e00", "#007d5d", "#b0568f", "#8a6d00", "#555b66")
+MORE_COLORS = (*COLORS[:5], "#56b4e9", COLORS[5], "#e69f00")  # harder to tell apart
 _STYLE = {
   "font.size": 9,
   "axes.titlesize": 10,

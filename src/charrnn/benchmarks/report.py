@@ -128,7 +128,7 @@ def plot(report: dict, path):
     else:
       for axes, result in zip(plotting.panels(figure, len(results), 2), results):
         _plot_comparison(axes, result)
-    figure.supxlabel(machine(report["machine"]), size=7, color="gray")
+    figure.supxlabel(machine(report["machine"]), size=7, color=plotting.GRAY)
 
 
 def _plot_comparison(axes, result):

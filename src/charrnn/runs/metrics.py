@@ -74,7 +74,9 @@ def plot(workdir: pathlib.Path, title: str, xlabel: str = "step"):
       color = plotting.COLORS[1]
       axes.plot(*zip(*valid), label="valid/loss", color=color, marker="o", ms=4)
       losses = [loss for _, loss in valid]
-      axes.axhline(min(losses), color="grey", lw=0.7, ls=":", label=f"best {min(losses):.4f}")
+      axes.axhline(
+        min(losses), color=plotting.GRAY, lw=0.7, ls=":", label=f"best {min(losses):.4f}"
+      )
       # The limit is a little above the first validation loss: the fall from log V hides the rest.
       lowest = min(loss for _, loss in train + valid)
       axes.set_ylim(lowest - 0.05, max(losses[0], min(losses) + 0.3) + 0.1)

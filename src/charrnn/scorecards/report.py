@@ -130,7 +130,7 @@ def _panel(axes, row: dict[str, Any], key: str, names: list[str], reference: str
   else:
     band = [scale * end for end in by_system[reference]["interval"] or []]
   if band:
-    axes.axvspan(*band, color="#e8e4dc", lw=0, zorder=0)
+    axes.axvspan(*band, color=plotting.GRID, lw=0, zorder=0)
   axes.set_title(plotting.plain(row["name"]) + unit, loc="left", size=9)
   plotting.label_rows(axes, names)
   axes.spines["left"].set_visible(False)

@@ -11,7 +11,7 @@ from charrnn.runs.status import RunStatus
 from charrnn.sweeps import comparison
 
 BLUE, INK, FAINT, OTHERS = plotting.BLUE, plotting.REAL, plotting.GRAY, plotting.EDGE
-COLORS = ("#0072b2", "#d55e00", "#007d5d", "#b0568f", "#8a6d00", "#56b4e9", "#555b66", "#e69f00")
+COLORS = plotting.MORE_COLORS
 NGRAM = {"color": INK, "ls": "--", "lw": 1}
 MAX_SETTINGS = 40  # in a picture
 MAX_TICKS = 6  # up to so many values, each has a tick
@@ -223,7 +223,7 @@ def _map(axes, settings, down, across, ends):
   for place, setting in places.items():
     losses_DxA[place] = np.nan if setting.loss is None else setting.loss
   image = axes.imshow(losses_DxA, cmap="viridis_r", aspect="auto", **ends)
-  axes.set_facecolor("#efece6")
+  axes.set_facecolor(plotting.SHADE)
   best = min(places, key=lambda place: places[place].loss or math.inf, default=None)
   for (row, column), setting in places.items():
     color, text = FAINT, setting.runs[0].status
