@@ -82,6 +82,12 @@ def test_a_damaged_record_has_a_status(a):
   assert status(a) == "stopped"
 
 
+def test_a_sweep_is_not_a_run(tmp_path):
+  (tmp_path / "sweep.json").write_text("{}")
+  with pytest.raises(errors.UserError, match="is a sweep: give one of its trials"):
+    run_lib.Run.open(tmp_path)
+
+
 def test_reading_changes_nothing(trained):
   def contents():
     paths = [path for path in trained["a"].rglob("*") if path.is_file()]

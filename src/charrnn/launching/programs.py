@@ -1,8 +1,9 @@
 """The training program, and the counting program of n-grams.
 
-Both fill a run directory with config.json, run.json, metrics, samples, checkpoints and a plot. The
-steps of an n-gram run are orders: metrics.jsonl has the loss of each up to model.order, and the
-checkpoint is the model of the best one. A count takes minutes at most and is not resumed.
+Both fill a run directory with config.json, run.json, metrics, samples, checkpoints and a plot,
+and with diverged.txt if training diverges. The steps of an n-gram run are orders: metrics.jsonl
+has the loss of each up to model.order, and the checkpoint is the model of the best one. A count
+takes minutes at most and is not resumed.
 """
 
 import contextlib

@@ -363,8 +363,9 @@ def find_runs(targets: Sequence[str]) -> list[pathlib.Path]:
   paths: dict[pathlib.Path, None] = {}
   for target in map(pathlib.Path, targets):
     if not (inside := list(_runs_in(target))):
-      run_lib.check_directory(target)
-      raise errors.UserError(f"{target} cannot be read")
+      if not (target / "sweep.json").exists():
+        run_lib.check_directory(target)
+      raise errors.UserError(f"{target} has no runs that can be read")
     paths |= dict.fromkeys(path.resolve() for path in inside)
   return list(paths)
 

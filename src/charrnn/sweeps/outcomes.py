@@ -5,6 +5,7 @@ SWEEP/
   NAME/                      a run directory, with
     log.txt                  output of its process, launch after launch
     outcome.json             how the last launch ended; absent before that
+    diverged.txt             the message of a training that diverged
   summary.csv
 """
 
