@@ -51,7 +51,7 @@ def test_inspect(charrnn, counted):
   result = charrnn("inspect", counted)
   step = run_lib.Run.open(counted).step
   assert result.code == 0
-  assert "state        finished" in result.out and "steps are orders" in result.out
+  assert "status       finished" in result.out and "steps are orders" in result.out
   assert f"level_{step}/own" in result.out
   facts = charrnn("inspect", counted, "--json").json
   assert facts["problems"] == [] and facts["progress"]["steps"] == 5

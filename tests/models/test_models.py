@@ -3,7 +3,7 @@
 import jax
 import pytest
 
-from charrnn import models
+from charrnn import errors, models
 from charrnn.models import cells
 
 
@@ -26,3 +26,10 @@ def test_units_for_a_count_come_closest_to_it(cell):
   for count in (1, sizes[9], sizes[9] + 1, (sizes[20] + sizes[21]) // 2, sizes[30] - 1):
     closest = min(range(39), key=lambda n: abs(sizes[n] - count)) + 1
     assert models.units_for(count, 7, cell, 2) == closest
+
+
+@pytest.mark.parametrize("field", ["cell", "init", "unroll"])
+def test_unknown_names_are_refused(field):
+  fields = {"cell": "lstm", "layers": 1, "hidden": 4} | {field: "nothing"}
+  with pytest.raises(errors.UserError, match=rf"model\.{field}=nothing: use one of "):
+    models.make(7, fields)
