@@ -223,12 +223,12 @@ def test_wrong_targets_are_one_line(charrnn, trained, tmp_path, play):
   for name in ("real", "a b", "a-b"):
     (tmp_path / name).write_text("x\n" * 500)
   for targets, named in (
-    ([tmp_path / "absent"], "there is no"),
+    ([tmp_path / "absent"], "does not exist"),
     ([tmp_path / "folder"], "is empty"),
     ([tmp_path / "empty", trained["a"]], "is empty"),
     ([tmp_path / "real", trained["a"]], "named real"),
     ([play], "--corpus"),
-    (["x" * 300], "there is no"),
+    (["x" * 300], "does not exist"),
     ([tmp_path / "a b", tmp_path / "a-b", "--corpus", play], "two systems would be named"),
     ([play, "--corpus", play, "--step", "3"], "--step=3: a FILE has no steps"),
     ([play, "--corpus", play, "--copies", "-1"], "--copies=-1"),
