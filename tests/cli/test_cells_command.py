@@ -102,7 +102,7 @@ def test_a_text_that_cannot_be_studied(charrnn, trained, tmp_path, content, mess
     (["--twins=-1"], "--untrained=-1: must be at least 0"),
     (["--shifts=3"], "--shifts=3: must be at least 19"),
     (["--regex=year"], "write NAME=PATTERN"),
-    (["--regex=a=[", "--regex=b=c"], "no regular expression"),
+    (["--regex=a=[", "--regex=b=c"], "is not a regular expression"),
     (["--regex=a=b", "--regex=a=c"], "two hypotheses are named a"),
     (["--regex=url=b"], "there is a url already"),
     (["--regex=a|b=c"], "write NAME=PATTERN"),

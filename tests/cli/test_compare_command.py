@@ -174,7 +174,7 @@ def test_different_texts_are_said(charrnn, sweep):
   about["corpus"]["sha256"] = "0" * 64
   (sweep / "b" / "run.json").write_text(json.dumps(about))
   result = charrnn("compare", sweep)
-  assert "losses do not compare" in result.out and "sha256 000000000000" in result.out
+  assert "losses are not comparable" in result.out and "sha256 000000000000" in result.out
   assert {name: row["text"] for name, row in rows(result).items()}["b"] == "B"
 
 

@@ -18,7 +18,7 @@ MAX_TICKS = 6  # up to so many values, each has a tick
 MAX_VALUE = 20  # characters of a value
 MAX_FIELD = 24  # characters of a field's name
 NATS = "best validation loss, nats a character"
-DIFFERENT_TEXTS = "different texts: losses do not compare"
+DIFFERENT_TEXTS = "different texts: losses are not comparable"
 CURVES = {
   "step": "steps",
   "characters": "characters of training",

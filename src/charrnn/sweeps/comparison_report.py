@@ -120,7 +120,7 @@ def _laws(result) -> Rows:
 
 def _notes(result) -> Iterator[str]:
   if not result.compares:
-    yield "These are runs on different texts or splits: losses do not compare between them."
+    yield "These are runs on different texts or splits: losses are not comparable between them."
     names = comparison.differing(result.texts)
     for number, text in enumerate(result.texts):
       values = {name: text.get(name) for name in names}
