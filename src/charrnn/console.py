@@ -1,4 +1,4 @@
-"""What people read on stderr and stdout: status lines, progress, tables and exit codes."""
+"""Output for people on stderr and stdout: status lines, progress, tables and exit codes."""
 
 import contextlib
 import errno
@@ -78,7 +78,7 @@ def size() -> rich.console.ConsoleDimensions:
 
 
 def is_live() -> bool:
-  """Whether stderr is a terminal on which lines can be redrawn."""
+  """Return whether stderr is a terminal on which lines can be redrawn."""
   return _console.is_terminal and not _console.is_dumb_terminal
 
 

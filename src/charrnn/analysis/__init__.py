@@ -1,1 +1,1 @@
-"""What the cells of a trained network respond to, and what generated text is like."""
+"""Tests of hypotheses about the units of trained networks, and an explorer page."""

@@ -53,7 +53,7 @@ RESERVED = ("array", "error", "job-name", "open-mode", "output", "requeue", "sig
 
 
 class Resources(NamedTuple):
-  """What each trial gets; the fields that slurm() may set."""
+  """Resources of each trial: the fields that slurm() may set."""
 
   partition: str = ""  # "": SLURM's default
   nodes: int = 1
