@@ -6,6 +6,7 @@ The whole suite runs in several processes (`-n 0`: in one), each with its own ca
 import os
 import pathlib
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -27,6 +28,8 @@ ROOT = pathlib.Path(__file__).parents[1]
 SIZES = {"a": ("8", "0.01"), "b": ("6", "0.002")}  # hidden units, learning rate
 
 sys.path.insert(0, str(ROOT))
+# A shell starts what runs in the background with SIGINT ignored, and programs inherit that.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 jax.config.update("jax_num_cpu_devices", 8)
 runtime.keep_memory = lambda: None  # for this process: freed memory goes back to the system
 

@@ -152,6 +152,7 @@ def _baselines(args):
   for name in names:
     if name not in known:
       raise errors.UserError(f"--baselines: no baseline {name!r}; there are {', '.join(known)}")
+  for name in names:
     if not is_installed(name):
       console.say(f"{name} is not installed, so it is left out: pip install 'charrnn[bench]'")
   return [name for name in names if is_installed(name)]
