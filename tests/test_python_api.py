@@ -40,6 +40,11 @@ def test_a_sample_has_the_probability_that_its_score_says(run):
     nats = run.score("to be" + sample.text).nats[len("to be") :]
     assert sample.log_p == pytest.approx(-nats.sum(), abs=1e-2)
   assert run.sample("to be", length=30, num=3, temperature=0.7, seed=5) == samples
+  (sample,) = run.sample("to be", length=40, require="que", seed=5)
+  assert "que" in sample.text
+  for values in ({"num": 0}, {"length": -1}, {"seed": -1}, {"temperature": -1.0}):
+    with pytest.raises(errors.UserError):
+      run.sample("to be", **values)
 
 
 def test_sample_is_the_command(run, whole, capsys):

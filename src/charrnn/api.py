@@ -38,8 +38,8 @@ class Run(run_lib.Run):
     top_p: float | None = None,
     seed: int = 0,
     stop: str | None = None,
-    require: Sequence[str] = (),
-    forbid: Sequence[str] = (),
+    require: str | Sequence[str] = (),
+    forbid: str | Sequence[str] = (),
     clamp: Clamps | None = None,
   ) -> list[sampler.Sample]:
     """Return `num` samples of up to `length` tokens after a prompt; see `charrnn sample --help`.
@@ -47,9 +47,10 @@ class Run(run_lib.Run):
     A sample has its `text` (without the prompt), its log-probability `log_p` in nats under the
     model, and `log_q` under the settings that it was drawn with. The same seed gives the same text.
     """
+    sampler.check(length=length, num=num, seed=seed)
     regexes = [
       [constraints.Regex(f"--{option}", text) for text in texts]
-      for option, texts in (("require", require), ("forbid", forbid))
+      for option, texts in (("require", _as_list(require)), ("forbid", _as_list(forbid)))
     ]
     samples = sampler.sample(
       self,
@@ -92,6 +93,10 @@ class Run(run_lib.Run):
       return None
     parsed = [clamps.parse(f"{name}={value}") for name, value in values.items()]
     return clamps.arrays([parsed], self.model)
+
+
+def _as_list(texts: str | Sequence[str]) -> Sequence[str]:
+  return [texts] if isinstance(texts, str) else texts
 
 
 def load(path: str | pathlib.Path, step: int | None = None) -> Run:

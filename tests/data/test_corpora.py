@@ -342,3 +342,8 @@ def test_names_describe_each_known_corpus():
 
 def test_ids_are_mapped_not_read(tmp_path):
   assert isinstance(corpora.load(_write(tmp_path / "a.txt", "abc")).ids, np.memmap)
+
+
+def test_an_empty_name_is_refused():
+  with pytest.raises(errors.UserError, match="is empty"):
+    corpora.load("")

@@ -14,8 +14,7 @@ from charrnn import errors
 EXPERIMENT = (
   programs.EXPERIMENT
   + """
-from charrnn.sweeps import spaces
-from charrnn.sweeps import sweep as s  # the former name of trials
+from charrnn.launching import spaces, sweep as s  # as in version 0.1.0
 
 of_tiny = get_config
 

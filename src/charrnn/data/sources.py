@@ -66,6 +66,10 @@ def names() -> dict[str, str]:
 
 def resolve(source: str) -> Source:
   """Return the source of a corpus name, path, glob or URL; raise UserError if there is none."""
+  if not source:
+    raise errors.UserError(
+      "the name of the corpus is empty: give a name, file, folder, glob or URL"
+    )
   if source in CORPORA:
     return CORPORA[source][1]()
   if source.startswith("linux:"):
