@@ -1,21 +1,9 @@
 """The `charrnn bench` command in this process; implementations are always other processes."""
 
-import json
-from typing import NamedTuple
-
 import pytest
+from commands import Result
 
 from charrnn import cli
-
-
-class Result(NamedTuple):
-  code: int
-  out: str
-  err: str
-
-  @property
-  def json(self):
-    return json.loads(self.out)
 
 
 @pytest.fixture

@@ -1,23 +1,12 @@
 """The `charrnn` command in this process."""
 
-import json
 import sys
-from typing import NamedTuple
 
 import jax
 import pytest
+from commands import Result
 
 from charrnn import cli
-
-
-class Result(NamedTuple):
-  code: int
-  out: str
-  err: str
-
-  @property
-  def json(self):
-    return json.loads(self.out)
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -1,4 +1,4 @@
-"""How a run starts, and the programs that train a network or count an n-gram."""
+"""The start of a run, and the programs that train a network or count an n-gram."""
 
 import importlib
 
