@@ -87,4 +87,4 @@ print(sorted({"jax", "scipy", "matplotlib"} & {m.split(".")[0] for m in sys.modu
 
 def test_every_command_has_a_module_and_every_module_is_a_command():
   modules = {path.stem for path in (ROOT / "cli").glob("*.py")}
-  assert modules == set(cli.COMMANDS) | {"__init__", "__main__", "arguments"}
+  assert modules == set(cli.COMMANDS) | {"__init__", "__main__", "arguments", "reference"}
