@@ -197,7 +197,7 @@ def test_a_smaller_limit_costs_levels_and_then_is_refused(tmp_path):
     featured.append(len(packed["fine"]))
   assert levels[0] == levels[1] == explorer.FINE > levels[2]
   assert featured[0] == 16 > featured[1] > featured[2]
-  with pytest.raises(errors.UserError, match="4000 characters of 16 cells do not fit"):
+  with pytest.raises(errors.UserError, match="4000 characters of 16 units exceed the size limit"):
     explorer.write(path, study, excerpt, rest + 5_000)
 
 

@@ -109,12 +109,12 @@ def test_a_pattern_is_true_inside_its_matches(pattern, shown, expected):
   [
     ("a=(", r"a: '\(' is not a regular expression: missing \), unterminated subpattern"),
     ("a=a{99999999999}", "is not a regular expression"),
-    ("a=b*", r"a: 'b\*' matches the empty string"),
-    ("a=^", "matches the empty string"),
-    ("a", "--regex a: write NAME=PATTERN"),
-    ("a=", "write NAME=PATTERN"),
-    (" =a", "write NAME=PATTERN"),
-    ("url=a", "there is a url already"),
+    ("a=b*", r"a: 'b\*' must not match the empty string"),
+    ("a=^", "must not match the empty string"),
+    ("a", "--regex a: must be NAME=PATTERN"),
+    ("a=", "must be NAME=PATTERN"),
+    (" =a", "must be NAME=PATTERN"),
+    ("url=a", "the name url is in use"),
   ],
 )
 def test_bad_patterns_are_told_in_a_line(argument, message):

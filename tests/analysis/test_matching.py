@@ -310,7 +310,7 @@ def test_a_function_of_its_confounds_is_not_scored_beyond_them():
   recording, labels = _mixed()
   labels["late"] = "binary", _label(labels["position"][1].values > 20)
   late = _match(recording, labels, make={"confounds": {"late": ["position"]}}).findings[-1]
-  assert late.reason == "a function of its confounds in the discovery half"
+  assert late.reason == "determined by its confounds in the discovery half"
 
 
 def test_tiny_texts_and_constant_columns_are_no_failure():
@@ -328,7 +328,7 @@ def test_tiny_texts_and_constant_columns_are_no_failure():
 def test_values_that_are_not_finite_are_told(bad):
   recording, labels = _mixed()
   recording[1234, 4] = bad
-  with pytest.raises(errors.UserError, match="column c4 has values that are not finite"):
+  with pytest.raises(errors.UserError, match="column c4 contains values that are not finite"):
     _match(recording, labels)
 
 

@@ -51,5 +51,5 @@ def test_a_recording_that_does_not_fit_is_refused(tmp_path, monkeypatch):
     recording.shutil, "disk_usage", lambda path: type("", (), {"free": 1 << 20})()
   )
   model = tiny.model()
-  with pytest.raises(errors.UserError, match="fewer --characters"):
+  with pytest.raises(errors.UserError, match="reduce --characters"):
     recording.record(model, model.init(jax.random.key(0)), tiny.ids(300), tmp_path / "r")

@@ -36,7 +36,7 @@ def test_cells_json_tells_all(studied):
   assert by_name["line-position"]["scored"] and by_name["seven"]["scored"]
   assert by_name["url"]["reason"] == "no positives in the discovery half"
   assert any(note.startswith("url: not scored") for note in found["notes"])
-  assert any("nothing is called significant" in note for note in found["notes"])
+  assert any("no finding can be significant" in note for note in found["notes"])
   assert {each["significant"] for each in found["findings"]} == {None}
   assert found["interpretable"] is None
   # The former names of keys stand beside the new ones.
@@ -83,7 +83,7 @@ def test_json_and_out(charrnn, trained, tmp_path):
   ("content", "message"),
   [
     ("", "fewer than two characters"),
-    ("12 green bottles\n" * 9, "153 characters are too few"),
+    ("12 green bottles\n" * 9, "has 153 characters: use a text of at least 5000"),
     ("12 green bottles ü\n" * 300, "'ü' (U+00FC)"),
   ],
 )
@@ -101,11 +101,11 @@ def test_a_text_that_cannot_be_studied(charrnn, trained, tmp_path, content, mess
     (["--characters=10"], "--characters=10: must be at least 5000"),
     (["--twins=-1"], "--untrained=-1: must be at least 0"),
     (["--shifts=3"], "--shifts=3: must be at least 19"),
-    (["--regex=year"], "write NAME=PATTERN"),
+    (["--regex=year"], "must be NAME=PATTERN"),
     (["--regex=a=[", "--regex=b=c"], "is not a regular expression"),
     (["--regex=a=b", "--regex=a=c"], "two hypotheses are named a"),
-    (["--regex=url=b"], "there is a url already"),
-    (["--regex=a|b=c"], "write NAME=PATTERN"),
+    (["--regex=url=b"], "the name url is in use"),
+    (["--regex=a|b=c"], "must be NAME=PATTERN"),
     (["--step=15"], "has no step 15: kept are 10, 20"),
     (["--text=absent.txt"], "cannot read absent.txt"),
     ([f"--seed={2**32}"], "must be from 0 to 2^32 - 1"),
@@ -125,7 +125,7 @@ def test_documents_too_short_to_be_scored(charrnn, trained, tmp_path):
     text.write_text("12\n")
   result = charrnn("cells", trained["a"], "--out", tmp_path / "o", *FAST, "--text", *texts)
   assert result.code == 2
-  assert "there is nothing to score" in result.err and "Traceback" not in result.err
+  assert "no hypothesis can be scored" in result.err and "Traceback" not in result.err
   assert list((tmp_path / "o").iterdir()) == []
 
 

@@ -92,7 +92,7 @@ def test_cells_are_refused(charrnn, counted):
   result = charrnn("cells", counted)
   assert result.code == 2
   assert result.err == (
-    f"charrnn: error: {counted} has no units to study: give a run of a recurrent network\n"
+    f"charrnn: error: {counted}: has no units to study: use a run of a recurrent network\n"
   )
   assert not (counted / "cells").exists()
 

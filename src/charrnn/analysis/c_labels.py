@@ -207,35 +207,40 @@ def parser() -> tree_sitter.Parser:
   return tree_sitter.Parser(tree_sitter.Language(tree_sitter_c.language()))
 
 
-labels.graded("brace-depth", "open braces outside comments and literals", "c")(_depth("braces"))
-# Blocks also of struct, union and enum. Initializers and `else if` add nothing.
-labels.graded("syntax-depth", "enclosing blocks, and one for each body without braces", "c")(
-  _in_syntax("level", np.inf)
+labels.graded("brace-depth", "number of open braces, outside comments and literals", "c")(
+  _depth("braces")
 )
+# Blocks also of struct, union and enum. Initializers and `else if` add nothing.
+labels.graded(
+  "syntax-depth", "number of enclosing blocks; a body without braces counts as one", "c"
+)(_in_syntax("level", np.inf))
 labels.binary(
   "if-condition",
-  "in the condition of an if, from its (",
+  "in the parentheses of an if condition",
   "c",
   confounds=("line-position", "c-parenthesis-depth"),
 )(_in_syntax("condition"))
-labels.binary("if-body", "in what an if governs, at any depth", "c", confounds=_LAYOUT)(
+labels.binary("if-body", "in the body of an if, at any depth", "c", confounds=_LAYOUT)(
   _in_syntax("consequence")
 )
-labels.binary("else-body", "in what a plain else governs", "c", confounds=_LAYOUT)(
-  _in_syntax("alternative")
-)
-labels.binary("comment", "in a comment of either kind", "c")(_in_tokens("block", "line"))
-labels.binary("block-comment", "in a comment /* like this */", "c")(_in_tokens("block"))
-labels.binary("line-comment", "in a comment // like this", "c")(_in_tokens("line"))
+labels.binary(
+  "else-body",
+  "in the body of an else (but not of an else if), at any depth",
+  "c",
+  confounds=_LAYOUT,
+)(_in_syntax("alternative"))
+labels.binary("comment", "in a comment, /* ... */ or // ...", "c")(_in_tokens("block", "line"))
+labels.binary("block-comment", "in a comment /* ... */", "c")(_in_tokens("block"))
+labels.binary("line-comment", "in a comment // ...", "c")(_in_tokens("line"))
 # Not in character literals, in which the state lasts for one character.
-labels.binary("string", "in a string, between double quotes", "c")(_in_tokens("string"))
-labels.graded("c-parenthesis-depth", "open parentheses outside comments and literals", "c")(
-  _depth("parentheses")
-)
-labels.graded("c-bracket-depth", "open square brackets outside comments and literals", "c")(
-  _depth("brackets")
-)
+labels.binary("string", "in a string literal, between double quotes", "c")(_in_tokens("string"))
+labels.graded(
+  "c-parenthesis-depth", "number of open parentheses, outside comments and literals", "c"
+)(_depth("parentheses"))
+labels.graded(
+  "c-bracket-depth", "number of open square brackets, outside comments and literals", "c"
+)(_depth("brackets"))
 # Changes after the word: at `#if` alone nothing tells it from `#ifdef`.
-labels.graded("directive-depth", "open #if, #ifdef and #ifndef outside comments", "c")(
+labels.graded("directive-depth", "number of open #if, #ifdef and #ifndef, outside comments", "c")(
   _depth("directives")
 )

@@ -161,9 +161,9 @@ def why_unscored(target: Target, design: Design, halves: Sequence[int] = (0, 1))
     positions, name = design.positions(target, half), ("discovery", "confirmation")[half]
     if len(positions) < max(1, design.min_characters, design.n_shifts):
       count, least = len(positions), design.min_characters
-      return f"defined at {count} characters of the {name} half, fewer than {least}"
+      return f"defined at {count} characters of the {name} half, needs at least {least}"
     if not all(vector(target, positions - lag)[1] for lag in design.lags):
-      reason = {"graded": "constant", "controlled": "a function of its confounds"}.get(target.kind)
+      reason = {"graded": "constant", "controlled": "determined by its confounds"}.get(target.kind)
       if target.kind == "binary":
         reason = "no negatives" if target.values[positions].any() else "no positives"
       return f"{reason} in the {name} half"
@@ -240,7 +240,9 @@ def encode(values: np.ndarray, slab: slice, columns: Sequence) -> np.ndarray:
     # A NaN comes through the minimum; an infinity is one of the extremes.
     if not (np.isfinite(column.min()) and np.isfinite(column.max())):
       name = columns[slab.start + place]
-      raise errors.UserError(f"column {name} has values that are not finite: record it again")
+      raise errors.UserError(
+        f"column {name} contains values that are not finite: use an earlier step"
+      )
     coded[place] = codes(column)
   return coded
 

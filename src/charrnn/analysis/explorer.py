@@ -129,8 +129,8 @@ def _coarse(main: Mapping[Unit, np.ndarray], room: int) -> dict[Unit, dict]:
       return traces
   characters = len(next(iter(main.values())))
   raise errors.UserError(
-    f"{characters} characters of {len(main)} cells do not fit into the explorer's limit: "
-    "show fewer characters, or raise the limit"
+    f"{characters} characters of {len(main)} units exceed the size limit of the explorer: "
+    "use fewer characters, or raise the limit"
   )
 
 
@@ -174,8 +174,8 @@ def _trace(values: np.ndarray, levels: int) -> dict[str, Any]:
   low, high = float(values.min()), float(values.max())
   if not math.isfinite(low) or not math.isfinite(high):
     raise errors.UserError(
-      "the recording holds values that are not finite: the network has diverged, take an earlier "
-      "step"
+      "the recording contains values that are not finite because the network has diverged: use an "
+      "earlier step"
     )
   scale = (levels - 1) / (high - low) if high > low else 0.0
   codes = np.round((values - low) * scale).astype(np.uint8)

@@ -85,12 +85,15 @@ def steps(length: int, changes: Iterable[tuple[int, float]]) -> np.ndarray:
   return np.repeat(values, lengths)
 
 
-@graded("line-position", "characters since the newline")
+@graded("line-position", "number of characters since the last newline")
 def line_position(text: str) -> Label:
   return everywhere(_columns(text))
 
 
-@binary("near-line-end", f"past {NEAR:.0%} of the length that 95% of the document's lines keep to")
+@binary(
+  "near-line-end",
+  f"past {NEAR:.0%} of the document's width, which is the 95th percentile of its line lengths",
+)
 def near_line_end(text: str) -> Label:
   # Measured by the text's own width, so that verse has line ends as prose has.
   return everywhere(_columns(text) > NEAR * _width(text))
@@ -98,7 +101,7 @@ def near_line_end(text: str) -> Label:
 
 @binary(
   "next-is-newline",
-  "the next character ends the line (looks ahead)",
+  "the next character is a line break (looks ahead)",
   predicts=True,
   of_next=True,
   confounds=("line-position",),
@@ -112,7 +115,7 @@ def next_is_newline(text: str) -> Label:
 
 @binary(
   "word-does-not-fit",
-  "the next word would pass the length that 95% of the lines keep to (looks ahead)",
+  "the next word would exceed the document's width, as for near-line-end (looks ahead)",
   predicts=True,
   of_next=True,
 )
@@ -134,7 +137,7 @@ def word_does_not_fit(text: str) -> Label:
 
 @graded(
   "indentation",
-  f"width of the line's leading blank, once it has ended (tabs to multiples of {TAB})",
+  f"width of the line's leading whitespace, defined after it (a tab stop every {TAB} columns)",
 )
 def indentation(text: str) -> Label:
   blanks = [match.span() for match in _LEADING_BLANK.finditer(text)]
@@ -145,14 +148,14 @@ def indentation(text: str) -> Label:
   return Label(values, _last(begins) > _last(_points(text) == ord("\n")))
 
 
-@binary("url", "from http:// or https:// to white space")
+@binary("url", "in a URL, from http:// or https:// to the next whitespace")
 def url(text: str) -> Label:
   # From the second slash on: at `http` alone nothing tells a URL from a word.
   spans = [match.span("inside") for match in _URL.finditer(text)]
   return everywhere(covering(len(text), spans))
 
 
-@binary("wiki-link", "from [[ to ]]")
+@binary("wiki-link", "between [[ and ]]")
 def wiki_link(text: str) -> Label:
   return everywhere(_depth(text, "[[", "]]") > 0)
 
@@ -170,7 +173,7 @@ def in_quotes(text: str) -> Label:
 
 @binary(
   "speaker",
-  "in a line `Name:` after a blank one (looks ahead to the colon)",
+  "in a line `Name:` after a blank line (looks ahead to the colon)",
   "prose",
   predicts=True,
 )
@@ -179,12 +182,12 @@ def speaker(text: str) -> Label:
   return everywhere(covering(len(text), spans))
 
 
-@graded("parenthesis-depth", "open parentheses", "prose")
+@graded("parenthesis-depth", "number of open parentheses", "prose")
 def parenthesis_depth(text: str) -> Label:
   return everywhere(_depth(text, "(", ")"))
 
 
-@graded("bracket-depth", "open square brackets", "prose")
+@graded("bracket-depth", "number of open square brackets", "prose")
 def bracket_depth(text: str) -> Label:
   return everywhere(_depth(text, "[", "]"))
 

@@ -7,84 +7,125 @@ import numpy as np
 from charrnn import plotting
 
 OWN, OTHER, BAR = plotting.BLUE, plotting.GRAY, plotting.REAL
+CONTEXT = plotting.COLORS[1]
 UNTRAINED = {"color": OTHER, "ls": ":"}
 GATES = {"i": "input", "f": "forget", "o": "output", "r": "reset", "z": "update"}
 CHANCE = {"auroc": 0.5, "spearman": 0.0, "semipartial": 0.0}
+STATISTICS = {"auroc": "AUROC", "spearman": "rank correlation"}
 
 
 def findings(study, path):
-  """Plot for each hypothesis the best unit's score and all that it has to beat."""
-  found = [finding for finding in study["findings"] if finding["scored"]]
-  found.sort(key=lambda finding: _effect(finding, finding["confirmation"]["score"]))
-  size = (8.5, 1.7 + 0.36 * max(1, len(found)))
-  with _figure(study, path, "the best unit of each hypothesis", figsize=size) as figure:
+  """Plot the score of the best unit of each hypothesis, and the scores that it must exceed."""
+  scored = [finding for finding in study["findings"] if finding["scored"]]
+  scored.sort(key=lambda finding: _effect(finding, finding["confirmation"]["score"]))
+  size = (9, 2.1 + 0.42 * max(1, len(scored)))
+  title = "Best unit of each hypothesis: its score and the scores that it must exceed"
+  with _figure(study, path, title, figsize=size) as figure:
     axes = figure.subplots()
-    for row, finding in enumerate(found):
+    for row, finding in enumerate(scored):
       _finding(axes, row, finding)
-    marks = [" ✓" if each["significant"] else "" for each in found]
-    names = [f"{each['hypothesis']}  {each['name']}{mark}" for each, mark in zip(found, marks)]
-    plotting.label_rows(axes, names)
-    axes.set(xlim=(-0.03, 1.03), ylim=(-0.7, max(len(found), 1) - 0.3))
-    axes.set_xlabel("from chance (0) to perfect (1): 2 AUROC - 1, or a rank correlation")
+    plotting.label_rows(axes, [_row_name(finding) for finding in scored])
+    axes.tick_params(axis="y", labelsize=8)
+    low = min([0, *(_effect(each, each["confirmation"]["score"]) for each in scored)])
+    axes.set(xlim=(low - 0.03, 1.03), ylim=(-0.7, max(len(scored), 1) - 0.3))
+    axes.set_xlabel(
+      "score, where 0 is chance and 1 is perfect\n"
+      "(2 AUROC − 1 for binary labels, rank correlation for others)\n"
+      "1:c153 is quantity c of unit 153 of layer 1; A | B is A, controlling for B"
+    )
     axes.spines["left"].set_visible(False)
     styles = {
-      "confirmation": {"marker": "o", "ls": "", "color": OWN, "ms": 7},
-      "discovery": {"marker": "o", "ls": "", "color": OWN, "ms": 7, "mfc": "none"},
-      "to beat: shifted labels": {"color": BAR, "lw": 2},
-      "to beat: untrained networks": {"lw": 2, **UNTRAINED},
-      "their median": {"marker": "D", "ls": "", "color": OTHER, "ms": 5},
-      "last-k baseline": {"marker": "$k$", "ls": "", "color": BAR},
+      "trained network, confirmation half": {"marker": "o", "ls": "", "color": OWN, "ms": 7},
+      "trained network, discovery half": {
+        "marker": "o",
+        "ls": "",
+        "color": OWN,
+        "ms": 5,
+        "mfc": "none",
+      },
+      "significant: exceeds both, not confounded": {
+        "marker": "$✓$",
+        "ls": "",
+        "color": plotting.TEXT,
+      },
+      "threshold: circularly shifted labels": {"color": BAR, "lw": 2},
+      "threshold: untrained networks": {"lw": 2, **UNTRAINED},
+      "median of the untrained networks": {"marker": "D", "ls": "", "color": OTHER, "ms": 5},
     }
+    if k := max((last["k"] for each in scored for last in each["last_k"]), default=0):
+      label = f"predictor that sees only the last {k} characters"
+      styles[label] = {"marker": "^", "ls": "", "color": CONTEXT, "ms": 5}
     handles = [axes.plot([], [], label=label, **style)[0] for label, style in styles.items()]
     figure.legend(handles=handles, loc="outside lower center", ncols=3, fontsize=8)
 
 
 def saturation(study, path):
-  """Plot the fractions of time that gates are nearly shut and nearly open (arXiv 1506.02078)."""
+  """Plot how often gates are nearly closed and nearly open (arXiv 1506.02078)."""
   gates = list(dict.fromkeys(entry["gate"] for entry in study["saturation"]))
-  size = (3.3 * max(1, len(gates)), 3.9)
-  with _figure(study, path, "how often gates are shut and open", figsize=size) as figure:
+  size = (3.3 * max(2, len(gates)), 4.4)
+  title = "How often each gate is nearly closed and nearly open; one point per unit"
+  with _figure(study, path, title, figsize=size) as figure:
     panels = figure.subplots(1, max(1, len(gates)), squeeze=False)[0]
     for axes, gate in zip(panels, gates):
+      axes.plot([0, 1], [1, 0], color=plotting.EDGE, lw=1, label="always nearly closed or open")
       for entry in (each for each in study["saturation"] if each["gate"] == gate):
         style = {"color": plotting.color(entry["layer"]), "s": 12, "lw": 0}
-        label = f"layer {entry['layer']}"
+        label = f"units of layer {entry['layer']}"
         axes.scatter(entry["left"], entry["right"], alpha=0.6, label=label, **style)
-      axes.plot([0, 1], [1, 0], color=plotting.EDGE, lw=1)
-      title = f"{GATES[gate]} gate" if gate in GATES else gate
-      axes.set(title=title, xlabel="fraction of time below 0.1", aspect="equal")
-      axes.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02))
+      title = f"{GATES[gate]} gate" if gate in GATES else f"gate {gate}"
+      axes.set(title=title, xlabel="nearly closed (below 0.1),\nshare of characters")
+      axes.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02), aspect="equal")
       axes.grid()
     if gates:
-      panels[0].set_ylabel("fraction of time above 0.9")
-      panels[-1].legend(loc="upper right", handletextpad=0)
+      panels[0].set_ylabel("nearly open (above 0.9),\nshare of characters")
+      handles, labels = panels[0].get_legend_handles_labels()
+      order = [*range(1, len(handles)), 0]
+      handles, labels = ([each[n] for n in order] for each in (handles, labels))
+      style = {"loc": "outside lower center", "ncols": len(order), "fontsize": 8}
+      figure.legend(handles, labels, **style)
     else:
-      plotting.write(panels[0], "no gates between 0 and 1")
+      plotting.write(panels[0], "this network has no gates with values from 0 to 1")
 
 
 def emergence(study, path):
-  """Plot by checkpoint the scores of each finding's column, and of the best column of the step."""
+  """Plot the score of each finding's column at every checkpoint, and of the best column there."""
   entries = study["emergence"]
+  statistics = {finding["hypothesis"]: finding["statistic"] for finding in study["findings"]}
   count = max(1, len(entries))
-  size = (3.4 * min(3, count), 2.4 * -(-count // 3) + 0.6)
-  with _figure(study, path, "emergence of the findings", figsize=size) as figure:
+  size = (3.4 * min(3, max(2, count)), 2.4 * -(-count // 3) + 0.9)
+  title = "Emergence: score of each finding's unit during training"
+  with _figure(study, path, title, figsize=size) as figure:
     panels = plotting.panels(figure, count, 3)
     for axes, entry in zip(panels, entries):
-      # None, where a step was not scored, becomes NaN and a gap.
+      # A step without a score is None, which becomes NaN and a gap in the line.
       best, own = (np.array(entry[name], float) for name in ("best", "score"))
-      axes.plot(entry["steps"], best, color=OTHER, ls="--", lw=1.2, label="best at that step")
-      axes.plot(entry["steps"], own, color=OWN, lw=1.6, marker="o", ms=2.5, label="the finding")
-      title = plotting.plain(f"{entry['hypothesis']}  {entry['column']}")
-      axes.set(title=title, xlabel="training step")
+      statistic = statistics[entry["hypothesis"]]
+      axes.axhline(CHANCE[statistic], color=plotting.EDGE, lw=1, label="chance")
+      axes.plot(entry["steps"], best, color=OTHER, ls="--", lw=1.2, label="best unit at each step")
+      style = {"color": OWN, "lw": 1.6, "marker": "o", "ms": 2.5}
+      axes.plot(
+        entry["steps"], own, label=f"unit of the finding, selected at step {study['step']}", **style
+      )
+      title = plotting.plain(f"{entry['hypothesis']}: {entry['column']}")
+      axes.set(title=title, xlabel="training step", ylabel=STATISTICS[statistic])
+      axes.locator_params(axis="x", nbins=5)
       axes.grid()
     if entries:
-      panels[0].legend(loc="best", fontsize=8)
+      handles, labels = panels[0].get_legend_handles_labels()
+      figure.legend(handles, labels, loc="outside lower center", ncols=3, fontsize=8)
     else:
-      plotting.write(panels[0], "no earlier steps were kept")
+      plotting.write(panels[0], "no score at any checkpoint")
 
 
 def _figure(study, path, title, **options):
-  return plotting.figure(path, f"{study['run']}, step {study['step']}: {title}", **options)
+  about = f"{study['run']}, step {study['step']}, on {study['text']['name']}"
+  return plotting.figure(path, f"{title}\n{about}", **options)
+
+
+def _row_name(finding) -> str:
+  name, _, confounds = finding["hypothesis"].partition(" | ")
+  mark = "  ✓" if finding["significant"] else ""
+  return f"{name}: {finding['name']}{mark}" + (f"\n| {confounds}" if confounds else "")
 
 
 def _effect(finding, score) -> float:
@@ -99,11 +140,11 @@ def _finding(axes, row, finding):
   by_chance = confirmed["family_to_beat"] or confirmed["to_beat"]
   axes.axhline(row, color=plotting.GRID, lw=1)
   for bar, style in ((by_chance, {"color": BAR}), (untrained.get("to_beat"), UNTRAINED)):
-    axes.plot([effect(bar)] * 2, [row - 0.32, row + 0.32], lw=2, **style)
+    axes.plot([effect(bar)] * 2, [row - 0.36, row + 0.36], lw=2, **style)
+  # Marks whose scores are often nearly equal are at different heights.
   axes.plot(effect(untrained.get("score")), row, "D", color=OTHER, ms=5)
-  for last in finding["last_k"]:
-    if last["score"] is not None:
-      place = max(0, effect(last["score"])), row + 0.2
-      axes.annotate(str(last["k"]), place, ha="center", va="bottom", size=7)
-  axes.plot(effect(finding["discovery"]["score"]), row, "o", color=OWN, ms=7, mfc="none")
+  if finding["last_k"]:
+    last = max(finding["last_k"], key=lambda each: each["k"])
+    axes.plot(effect(last["score"]), row - 0.27, "^", color=CONTEXT, ms=5)
+  axes.plot(effect(finding["discovery"]["score"]), row + 0.27, "o", color=OWN, ms=5, mfc="none")
   axes.plot(effect(confirmed["score"]), row, "o", color=OWN, ms=7)

@@ -85,9 +85,9 @@ def held_out_text(run: run_lib.Run, characters: int) -> Text:
   corpus, split = run.corpus(), run.splits()
   held_out = [*split.valid, *split.test]
   if not held_out:
-    raise errors.UserError(f"{run.path} was trained on all of its text: give another with --text")
+    raise errors.UserError(f"{run.path} has no held-out text: set the text to study with --text")
   spans = sorted((*span, each.name) for each, *span in splits.intersect(corpus.documents, held_out))
-  name = f"{corpus.name} ({'validation and test' if split.test else 'validation'} part)"
+  name = f"{corpus.name} ({'validation and test splits' if split.test else 'validation split'})"
   documents = [(document, corpus.ids[start:stop]) for start, stop, document in spans]
   return _text(run, name, documents, characters)
 
@@ -105,7 +105,7 @@ def _text(run, name, documents, characters) -> Text:
   spans = [(a, b) for a, b in zip([0, *stops], stops) if a < b]
   if stops[-1] < MIN_CHARACTERS:
     raise errors.UserError(
-      f"{name}: {stops[-1]} characters are too few to study, give {MIN_CHARACTERS} or more"
+      f"{name}: has {stops[-1]} characters: use a text of at least {MIN_CHARACTERS}"
     )
   parts = [np.asarray(ids[: b - a]) for (_, ids), (a, b) in zip(documents, spans)]
   # With a byte vocabulary, each byte is a character.
@@ -160,8 +160,8 @@ def check_disk_space(path: pathlib.Path, size: int):
   free = shutil.disk_usage(path.parent).free
   if size > free - (1 << 28):
     raise errors.UserError(
-      f"the recording takes {size / 1e9:.1f} GB and {path.parent} has {free / 1e9:.1f} GB free: "
-      "give another --out, or fewer --characters"
+      f"{path.parent}: the recording needs {size / 1e9:.1f} GB, but only {free / 1e9:.1f} GB are "
+      "free: set another --out, or reduce --characters"
     )
 
 

@@ -1,7 +1,8 @@
 """The study of a trained network that `charrnn cells` runs, and its results as JSON data.
 
-Record a text; match every feature column with every hypothesis; compare with untrained networks and
-with the last k characters; ablate and steer the units of the findings; follow the findings over the
+A study records the network on a text and matches every feature column with every hypothesis. It
+compares the findings with untrained networks and with predictors that see only the last k
+characters. It then ablates and steers the units of the findings, and scores the findings at earlier
 checkpoints.
 """
 
@@ -21,13 +22,14 @@ from charrnn.runs import checkpoints
 from charrnn.runs import run as run_lib
 
 RECORDING = "recording.f32"
-LAST_K = (1, 3, 6)
-SHUT, OPEN = 0.1, 0.9  # arXiv 1506.02078: left- and right-saturated
-EXCERPT = 20_000  # characters in the explorer, with at most EXCERPT_UNITS units
+LAST_K = (1, 3, 6)  # context lengths of the last-k baseline
+# Thresholds of left- and right-saturated gates in arXiv 1506.02078.
+SHUT, OPEN = 0.1, 0.9
+EXCERPT = 20_000  # number of characters in the explorer for up to EXCERPT_UNITS units
 EXCERPT_UNITS = 1024
-MAX_CHECKPOINTS = 12
-MIN_CHECKPOINTS = 6  # for a picture of emergence
-# Keys of cells.json that were renamed, with their former names.
+MAX_CHECKPOINTS = 12  # maximum number of checkpoints scored for emergence
+MIN_CHECKPOINTS = 6  # minimum number of checkpoints for a useful picture of emergence
+# Former names of keys in cells.json, by their current names.
 ALIASES = {
   "significant": "survives",
   "untrained_baseline": "twins",
@@ -44,16 +46,16 @@ def study(
   folder: pathlib.Path,
   progress: Callable[[str], Callable],
 ) -> tuple[dict[str, Any], explorer.Excerpt]:
-  """Return the results as JSON data, and the first characters with their recording.
+  """Return the results as JSON data, and an excerpt with the first characters of the text.
 
-  The recording is written to `folder`. `progress` begins a phase and returns its callback (done,
-  total).
+  The recording is written to `folder`. `progress(name)` starts a phase and returns its callback,
+  which takes (done, total).
   """
-  chosen = [*hypotheses.choose(text.language), *settings.extra]
+  selected = [*hypotheses.choose(text.language), *settings.extra]
   path, update = folder / RECORDING, progress("recording")
   recorded = recording.record(run.model, run.params, text.ids_N, path, update)
-  by_name = {each.name: each for each in chosen}
-  labelled = hypotheses.label_documents(chosen, text.texts)
+  by_name = {each.name: each for each in selected}
+  labelled = hypotheses.label_documents(selected, text.texts)
   subject = recording.Subject(
     run, text, settings, by_name, labelled, recorded, folder / "scratch.f32", progress
   )
@@ -69,10 +71,10 @@ def study(
   if not scored:
     reasons = "; ".join(f"{each.hypothesis}: {each.reason}" for each in result.findings[:3])
     raise errors.UserError(
-      f"{text.name}: there is nothing to score ({reasons}): give a longer text"
+      f"{text.name}: no hypothesis can be scored ({reasons}): use a longer text"
     )
   units = {finding.hypothesis: cells[finding.column] for finding in scored}
-  found = {
+  results = {
     **_about(subject, result, design, targets),
     "findings": _findings(subject, result, design, targets, untrained),
     "scores": _scores(subject, result),
@@ -83,11 +85,11 @@ def study(
     "emergence": _emergence(subject, scored),
     "notes": _notes(subject, result, design, untrained),
   }
-  return plain(found), _excerpt(subject)
+  return plain(results), _excerpt(subject)
 
 
 def plain(value):
-  """Return JSON data: dataclasses as dicts, arrays as lists with four decimals, NaN as None."""
+  """Convert dataclasses to dicts, arrays to lists with four decimals, and NaN to None."""
 
   def convert(value):
     if dataclasses.is_dataclass(value):
@@ -130,7 +132,7 @@ def _about(subject, result, design, targets) -> dict:
 
 
 def _findings(subject, result, design, targets, untrained) -> list[dict]:
-  """Return the findings with their baselines, and whether they are significant beside those."""
+  """Return the findings with their baselines; update whether each is significant."""
   entries, progress = [], subject.progress("last-k baseline")
   contexts = baselines.contexts(subject.text.ids_N, max(LAST_K), subject.text.documents)
   for target, finding in zip(targets, result.findings):
@@ -146,7 +148,8 @@ def _findings(subject, result, design, targets, untrained) -> list[dict]:
           "to_beat": matching.to_score(finding.kind, baseline.to_beat),
         }
         if entry["significant"]:
-          # The bar is for all of the text; it must be beaten on the baseline's own text as well.
+          # `matching` compared the score on the full text with the baseline's threshold. The score
+          # on the shorter text of the baseline must be significant too.
           entry["significant"] = baseline.family_p <= design.alpha
       if target.strata is None:
         scores = baselines.last_k_scores(contexts, target, design, finding.lag)
@@ -164,21 +167,27 @@ def _findings(subject, result, design, targets, untrained) -> list[dict]:
 
 
 def _scores(subject, result) -> dict[str, np.ndarray]:
-  """Return by hypothesis the confirmed effect of each unit's best column on discovery."""
+  """Return each unit's effects by hypothesis.
+
+  The column of a unit is selected on the discovery half; its effect is of the confirmation half.
+  """
   layers, quantities, units = subject.shape
-  found, confirmed = (
+  selected, confirmed = (
     values.reshape(layers, quantities, units, -1)
     .swapaxes(1, 2)
     .reshape(-1, quantities, values.shape[1])
     for values in (result.effects, result.confirmed)
   )
-  best = np.nan_to_num(np.abs(found)).argmax(axis=1)[:, None]
+  best = np.nan_to_num(np.abs(selected)).argmax(axis=1)[:, None]
   names = [finding.hypothesis for finding in result.findings]
   return dict(zip(names, np.take_along_axis(confirmed, best, axis=1)[:, 0].T))
 
 
 def _saturation(recorded, hidden) -> list[dict]:
-  """Return how often each gate, a quantity from 0 to 1, is nearly shut and nearly open."""
+  """Return the share of characters at which each gate is nearly closed, and nearly open.
+
+  A gate is a quantity whose values are all in 0 to 1.
+  """
   entries = []
   for start in range(0, len(recorded.columns), hidden):
     column = recorded.columns[start]
@@ -198,7 +207,7 @@ def _emergence(subject, scored) -> list[dict]:
 
 
 def _params(run, step):
-  """Return the parameters of a checkpoint; None if it is damaged, or dropped in the meantime."""
+  """Return the parameters of a checkpoint; None if it is damaged or has been deleted."""
   try:
     return run.checkpoint(step, "params")[0]["params"]
   except (checkpoints.DamagedError, run_lib.DeletedError):
@@ -206,20 +215,21 @@ def _params(run, step):
 
 
 def spread(steps: Sequence[int]) -> list[int]:
-  """Return at most MAX_CHECKPOINTS of the steps, denser among the early ones."""
+  """Return at most MAX_CHECKPOINTS of the steps, more densely among the early steps."""
   if len(steps) <= MAX_CHECKPOINTS:
     return list(steps)
-  chosen = np.round(np.geomspace(1, len(steps), MAX_CHECKPOINTS)).astype(int) - 1
-  return [steps[place] for place in dict.fromkeys(chosen.tolist())]
+  indices = np.round(np.geomspace(1, len(steps), MAX_CHECKPOINTS)).astype(int) - 1
+  return [steps[index] for index in dict.fromkeys(indices.tolist())]
 
 
 def trace(
   subject: recording.Subject, checkpoints: Sequence[tuple[int, Callable]], findings: Sequence
 ) -> list[dict]:
-  """Return the emergence of findings: the scores at each checkpoint, on the confirmation half.
+  """Return the scores of findings at each checkpoint, on the confirmation half.
 
-  `findings` are those of a match, `checkpoints` pairs of a step and a function that returns its
-  parameters, or None. "score" is of the finding's column, "best" of the best one at that step.
+  `findings` come from `matching.match`. `checkpoints` are pairs of a step and a function that
+  returns its parameters, or None to skip the step. "score" is the score of the finding's column;
+  "best" is the score of the best column at that step.
   """
   model, columns = subject.run.model, subject.recording.columns
   ids_N, progress = subject.text.ids_N[: baselines.CHARACTERS], subject.progress("emergence")
@@ -249,25 +259,28 @@ def trace(
 
 def _notes(subject, result, design, untrained) -> list[str]:
   count, unscored = subject.settings.untrained, [f for f in result.findings if not f.scored]
-  notes = [f"{finding.hypothesis}: not scored, {finding.reason}" for finding in unscored]
+  notes = [f"{finding.hypothesis}: not scored: {finding.reason}" for finding in unscored]
   if count < 1 / design.alpha - 1:
     notes.append(
-      f"compared with {count} untrained networks: with fewer than 19 nothing is called significant"
+      f"no finding can be significant: {count} untrained networks, but at least 19 are needed"
     )
   else:
     notes += [
-      f"{finding.hypothesis}: not in the first {baselines.CHARACTERS:,} characters, so not "
-      "compared with untrained networks"
+      f"{finding.hypothesis}: not compared with untrained networks: cannot be scored on the first "
+      f"{baselines.CHARACTERS:,} characters"
       for finding in result.findings
       if finding.scored and finding.hypothesis not in untrained
     ]
   if len(subject.run.steps) < MIN_CHECKPOINTS:
-    notes.append("few checkpoints were kept to show emergence: train with --config.keep=100")
+    notes.append(
+      f"emergence: only {len(subject.run.steps)} checkpoints are available: train with "
+      "--config.keep=100 to keep more"
+    )
   return notes
 
 
 def _excerpt(subject) -> explorer.Excerpt:
-  # Fewer characters of a larger network, so that the page keeps its size.
+  # A larger network gets a shorter excerpt, so that the page stays about as large.
   text, (layers, _, units) = subject.text, subject.shape
   N = min(EXCERPT, len(text.ids_N), EXCERPT * EXCERPT_UNITS // (layers * units))
   predictions = subject.recording.predictions

@@ -1,4 +1,4 @@
-"""`charrnn cells`: the units of a network that follow hypotheses, and a page to explore it."""
+"""`charrnn cells`: find the units that follow hypotheses, and write a page to explore them."""
 
 import argparse
 import json
@@ -12,53 +12,62 @@ from charrnn.cli import arguments
 from charrnn.runs import run as run_lib
 
 HELP = """\
-find the units that follow structure of the text, and explore the network in a page
+find the units that follow structure of the text, and write a page to explore the network
 
-Every quantity of every unit (an LSTM's h, c, i, f, g, o) is scored for every hypothesis on one half
-of a text and scored again on the other. A finding is significant if it beats the scores of shifted
-labels and of untrained networks. Its unit is then clamped: the loss and the samples change.
-Writes cells.json, explorer.html and pictures."""
+Score every quantity of every unit (an LSTM's h, c, i, f, g, o) for every hypothesis on one half of
+a text, and score the best one again on the other half. A finding is significant if its score
+exceeds the scores of circularly shifted labels and of untrained networks. Then clamp the unit of
+each finding, and measure how the loss and the samples change. Write cells.json, explorer.html and
+three pictures."""
 CHARACTERS = 200_000
 HEADER = (
-  *("hypothesis", "column", "lag", "discovery", "confirm", "shifted", "untrained", "last 6"),
-  *("inside", "outside", "p", ""),
+  *("hypothesis", "column", "lag", "discovery", "confirmation", "shifted", "untrained", "last 6"),
+  *("inside", "outside", "p", "result"),
 )
 LEGEND = """
-column: layer, quantity, unit. lag +1: the unit follows the label one character later. discovery,
-confirm: the scores on the two halves, AUROC for binary labels; for graded ones, and for
-NAME | CONFOUNDS (NAME controlling for CONFOUNDS), a rank correlation. shifted, untrained: scores to
-beat; circular shifts of the labels and untrained networks exceed them with probability 5%. last 6:
-the score of a table of the last six characters. inside, outside: the increase of the loss in nats
-with the unit clamped ({ablation}), where the label holds and elsewhere. p: share of control units
-whose ablation is at least as selective. confounded: not significant after controlling for the
-confounds."""
+A | B            hypothesis A, controlling for the hypotheses B
+column           the feature column with the best score: layer, quantity, unit
+lag              +1: the column follows the label one character late; -1: one character early
+discovery        score on the half of the text that the column was selected on
+confirmation     score on the other half: AUROC if the label is binary; rank correlation if it is
+                 graded, and for A | B
+shifted          score to exceed: 5% error probability with circularly shifted labels
+untrained        score to exceed: 5% error probability with untrained networks
+last 6           score of a predictor that sees only the last 6 characters
+inside, outside  increase of the loss, in nats per character, with the unit clamped ({ablation}):
+                 where the label is true or in its top quarter, and elsewhere
+p                share of control units, this unit included, that are at least as selective:
+                 their difference of inside and outside is at least as large
+confounded       not significant when controlling for the confounds"""
 
 
 def add_arguments(parser):
   add = parser.add_argument
   add("run", metavar="RUN", help="a run directory of a recurrent network")
-  text = "texts to study, each a document (default: the run's validation and test splits)"
+  text = (
+    "texts to study, one document per file (default: the validation and test splits of the run)"
+  )
   add("--text", metavar="FILE", nargs="+", help=text)
   arguments.add_out(parser, "output folder (default: RUN/cells)")
   arguments.add_step(parser)
-  text = f"length of the studied text (default: {CHARACTERS:,})"
+  text = f"number of characters to study (default: {CHARACTERS:,})"
   add("--characters", metavar="N", type=int, default=CHARACTERS, help=text)
-  text = "a hypothesis of your own: inside a match of PATTERN (repeatable)"
+  text = "add a hypothesis that is true inside each match of a regular expression (repeatable)"
   add("--regex", metavar="NAME=PATTERN", action="append", default=[], help=text)
-  text = "language of the hypotheses (default: c for .c and .h, else prose)"
+  text = "language of the hypotheses (default: c for .c and .h files, prose for others)"
   add("--language", choices=hypotheses.LANGUAGES, help=text)
-  text = "untrained networks to compare with; 5%% needs at least 19 (default: 19)"
+  text = "number of untrained networks; significance needs at least 19 (default: 19)"
   add("--untrained", metavar="N", type=int, default=19, help=text)
-  # The former name, for one release.
+  # The former name still works for one release.
   add("--twins", dest="untrained", type=int, default=argparse.SUPPRESS, help=argparse.SUPPRESS)
-  text = "circular shifts of the labels, at least 19 (default: 199)"
+  text = "number of circular shifts of the labels, at least 19 (default: 199)"
   add("--shifts", metavar="N", type=int, default=199, help=text)
-  text = "clamp units to 0, to their mean, or to their previous value (default: zero)"
+  text = "clamp units to 0, to their mean, or to their last unclamped value (default: zero)"
   add("--ablation", choices=ablation.ABLATIONS, default="zero", help=text)
   arguments.add_seed(parser)
-  text = f"keep {study.RECORDING} in the output folder (characters x columns, float32)"
+  text = f"keep {study.RECORDING} (float32, characters x feature columns) in the output folder"
   add("--keep-recording", action="store_true", help=text)
-  arguments.add_json(parser, "cells.json to stdout instead of the table")
+  arguments.add_json(parser, "print cells.json to stdout instead of the table")
 
 
 def run(args):
@@ -72,7 +81,7 @@ def run(args):
   runtime.start()
   loaded = run_lib.Run.open(args.run, args.step)
   if not loaded.model.units:
-    raise errors.UserError(f"{args.run} has no units to study: give a run of a recurrent network")
+    raise errors.UserError(f"{args.run}: has no units to study: use a run of a recurrent network")
   documents = [(path, loaded.encode_file(path)) for path in args.text or []]
   out = files.make_folder(args.out, pathlib.Path(args.run) / "cells")
   if documents:
@@ -83,40 +92,41 @@ def run(args):
   settings = recording.Settings(args.untrained, args.shifts, args.ablation, args.seed, extra)
   with files.replace_in_folder(out) as new, tempfile.TemporaryDirectory(prefix=".", dir=out) as tmp:
     with console.Progress() as progress:
-      found, excerpt = study.study(loaded, text, settings, pathlib.Path(tmp), progress)
-    explorer.write(new / "explorer.html", found, excerpt)
+      results, excerpt = study.study(loaded, text, settings, pathlib.Path(tmp), progress)
+    explorer.write(new / "explorer.html", results, excerpt)
     for picture in (pictures.findings, pictures.saturation, pictures.emergence):
-      picture(found, new / f"{picture.__name__}.png")
-    found = files.with_aliases(found, study.ALIASES)
-    files.write_json(new / "cells.json", found)
+      picture(results, new / f"{picture.__name__}.png")
+    results = files.with_aliases(results, study.ALIASES)
+    files.write_json(new / "cells.json", results)
     if args.keep_recording:
       os.replace(pathlib.Path(tmp) / study.RECORDING, new / study.RECORDING)
-  print(json.dumps(found) if args.json else "\n".join(_report(found, out)))
+  print(json.dumps(results) if args.json else "\n".join(_report(results, out)))
 
 
-def _report(found, out):
-  model, text = found["model"], found["text"]
+def _report(results, out):
+  model, text = results["model"], results["text"]
   size = f"{model['layers']} x {model['hidden']} {model['cell']}"
-  yield f"{found['run']}, step {found['step']}: {size}"
+  yield f"{results['run']}, step {results['step']}: {size}"
   yield (
     f"{text['name']}: {text['characters']:,} characters, {text['documents']} documents, "
-    f"{text['nats']:.4f} nats"
+    f"{text['nats']:.4f} nats per character"
   )
   yield ""
-  ablations = {each["hypothesis"]: each for each in found["ablations"]}
-  scored = [each for each in found["findings"] if each["scored"]]
+  ablations = {each["hypothesis"]: each for each in results["ablations"]}
+  scored = [each for each in results["findings"] if each["scored"]]
   rows = [_row(each, ablations[each["hypothesis"]]) for each in scored]
   yield from console.table(HEADER, rows)
-  yield LEGEND.format(ablation=found["settings"]["ablation"])
+  yield LEGEND.format(ablation=results["settings"]["ablation"])
   yield ""
-  yield from found["notes"]
-  if share := found["interpretable"]:
+  yield from results["notes"]
+  if share := results["interpretable"]:
     yield (
-      "units that follow a hypothesis which does not look ahead: "
+      "units that follow a hypothesis that does not look ahead: "
       f"{share['count']} of {share['of']} ({share['share']:.1%}, "
       f"95% interval {share['low']:.1%} to {share['high']:.1%})"
     )
-  yield f"explore: {out / 'explorer.html'}    data: {out / 'cells.json'}    pictures: {out}/*.png"
+  yield f"explorer: {out / 'explorer.html'} (open it in a browser)"
+  yield f"data: {out / 'cells.json'}    pictures: {out}/*.png"
 
 
 def _row(finding, ablation):
