@@ -30,7 +30,7 @@ def findings(study, path):
     axes.set(xlim=(low - 0.03, 1.03), ylim=(-0.7, max(len(scored), 1) - 0.3))
     axes.set_xlabel(
       "score, where 0 is chance and 1 is perfect\n"
-      "(2 AUROC − 1 for binary labels, rank correlation for others)\n"
+      "(2 AUROC - 1 for binary labels, rank correlation for others)\n"
       "1:c153 is quantity c of unit 153 of layer 1; A | B is A, controlling for B"
     )
     axes.spines["left"].set_visible(False)
