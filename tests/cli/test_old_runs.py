@@ -86,7 +86,7 @@ def test_a_stopped_run_is_resumed_to_the_old_result(old):
   kept = "".join(line for line in text if json.loads(line)["step"] <= 40)
   (old / "lstm" / "metrics.jsonl").write_text(kept)
   assert run_lib.Run.open("lstm").status == "stopped"
-  assert "resumes after step 40" in launch("lstm").stderr
+  assert "resuming from step 40" in launch("lstm").stderr
   after = run_lib.Run.open("lstm")
   # Other processors and packages round otherwise.
   then, now = after.origin["launches"]

@@ -95,7 +95,7 @@ def test_a_signal_to_one_stops_both_and_both_go_on(folder, alone):
   assert step < STEPS
   results = [programs.finish(p) for p in start_two(folder, ["stopped-two"] * 2, devices=1)]
   assert [code for code, _ in results] == [0, 0], results
-  assert f"resumes after step {step}" in results[0][1]
+  assert f"resuming from step {step}" in results[0][1]
   assert_same(folder / "stopped-two", alone)
 
 

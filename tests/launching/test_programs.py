@@ -74,9 +74,9 @@ def test_a_run_directory_like_any_other(count, capsys):
   (launch,) = json.loads((workdir / "run.json").read_text())["launches"]
   assert launch["overrides"]["model.order"] == ORDER
   assert not out
-  assert len(re.findall(r"^order +\d  +[\d,]+ strings counted$", err, re.MULTILINE)) == ORDER
-  assert len(re.findall(r"^order +\d  validation \d\.\d{4} nats", err, re.MULTILINE)) == ORDER
-  assert f"of order {best}\n" in err and f"charrnn sample {workdir}" in err
+  assert len(re.findall(r"^order +\d  +[\d,]+ distinct n-grams$", err, re.MULTILINE)) == ORDER
+  assert len(re.findall(r"^order +\d  validation loss \d\.\d{4} nats", err, re.MULTILINE)) == ORDER
+  assert f"at order {best}\n" in err and f"charrnn sample {workdir}" in err
 
 
 def test_it_is_loaded_as_the_model_of_the_best_order(count):
@@ -94,7 +94,7 @@ def test_the_same_command_again_counts_nothing(count, monkeypatch, capsys):
   before = (workdir / "metrics.jsonl").read_bytes()
   monkeypatch.setattr(ngram, "fit", lambda *arguments: pytest.fail("it counts again"))
   count("sample.length=0")
-  assert "finished before" in capsys.readouterr().err
+  assert "already finished" in capsys.readouterr().err
   assert (workdir / "metrics.jsonl").read_bytes() == before
   assert len(json.loads((workdir / "run.json").read_text())["launches"]) == 2
 
@@ -248,7 +248,7 @@ def test_a_larger_alphabet_takes_symbol_by_symbol(source):
   [({"cell": "gru"}, "cell=lstm"), ({"hidden": 9}, "hidden=8"), ({"layers": 1}, "layers=2")],
 )
 def test_another_shape_is_refused_by_name(source, fields, field):
-  with pytest.raises(errors.UserError, match=rf"has model\.{field}.*give --config.model.{field}"):
+  with pytest.raises(errors.UserError, match=rf"has model\.{field}.*use --config.model.{field}"):
     transferred(source, OLD, **fields)
 
 

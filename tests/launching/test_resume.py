@@ -59,8 +59,8 @@ def test_stopped_by_a_signal_while_another_process_wants_its_directory(folder, w
   assert code == 75
   step = checkpoints.steps(workdir / "checkpoints")[-1]
   assert step < programs.STEPS
-  assert f"stopped by a signal, saved after step {step}: the same command resumes" in err
-  assert f"resumes after step {step}" in run_on(folder, "stopped")
+  assert f"stopped by a signal, saved after step {step}: run the same command to resume" in err
+  assert f"resuming from step {step}" in run_on(folder, "stopped")
   assert programs.result(workdir) == programs.result(whole)
 
 
@@ -90,7 +90,7 @@ def test_a_closed_terminal_stops_it_and_nothing_is_lost(folder):
   programs.wait_for_step(process, folder / "closed", saved + 10)
   process.send_signal(signal.SIGTERM)
   code, err = programs.finish(process)
-  assert code == 75 and f"resumes after step {saved}" in err
+  assert code == 75 and f"resuming from step {saved}" in err
 
 
 @pytest.fixture

@@ -188,13 +188,13 @@ def _goes_on(work, folder, *names):
   process = _launch(work, "--sweep=long,seed", f"--workdir={folder}", "--parallel=2")
   for name in names:
     # Not a step: a trial whose launcher was killed makes some more before it saves and ends.
-    programs.wait_for_log(process, work / folder / name, "resumes after step")
+    programs.wait_for_log(process, work / folder / name, "resuming from step")
   process.send_signal(signal.SIGINT)
   code, err = programs.finish(process)
   assert code == 75, err
   assert {_rows(work / folder)[name]["status"] for name in names} == {"stopped"}
   for name in names:
-    assert "resumes after step" in (work / folder / name / "log.txt").read_text()
+    assert "resuming from step" in (work / folder / name / "log.txt").read_text()
   return err
 
 

@@ -84,7 +84,7 @@ def test_a_sweep_is_asked_to_save_goes_on_and_only_what_failed_runs_again(place,
   assert states(folder, first) == ["finished", "diverged", "finished"], err
   assert BAD in err and "training diverged" in err
   log = (folder / LONG / "log.txt").read_text()
-  assert "stopped by a signal, saved after step" in log and "resumes after step" in log
+  assert "stopped by a signal, saved after step" in log and "resuming from step" in log
   assert [line["step"] for line in metrics.read(folder / LONG)][-1] == 800
   assert len(files.read_json(folder / LONG / "run.json")["launches"]) == 2
   assert "3 trials" in err and (folder / "summary.csv").read_text().count("\n") == 4
@@ -138,7 +138,7 @@ def test_two_processes_of_one_job_train_one_run_together(place, environment):
   log = (folder / GOOD / "log.txt").read_text()
   assert code == 0, err + log
   assert log.count("2 x cpu in 2 processes") == 2 and log.count("best validation loss") == 1
-  assert "saved after step" in log and "resumes after step" in log
+  assert "saved after step" in log and "resuming from step" in log
   assert len(files.read_json(folder / GOOD / "run.json")["launches"]) == 2
   lines = [line["step"] for line in metrics.read(folder / GOOD)]
   assert lines == sorted(lines) and lines[-1] == steps

@@ -73,7 +73,7 @@ def test_a_run_that_a_signal_stopped_resumes_to_the_same_result(whole, tmp_path,
   assert interrupted
   assert checkpoints.steps(tmp_path / "checkpoints")[-1] == stopped_after
   _, interrupted, messages, _, _ = resume(tmp_path)
-  assert not interrupted and f"resumes after step {stopped_after}" in messages
+  assert not interrupted and f"resuming from step {stopped_after}" in messages
   assert digests(tmp_path, 12) == digests(whole, 12)
   assert numbers(tmp_path) == numbers(whole)
 
@@ -85,7 +85,7 @@ def test_a_damaged_checkpoint_is_skipped_and_the_result_is_the_same(whole, tmp_p
   (workdir / "checkpoints" / "9999").mkdir()
   _, _, messages, samples, _ = resume(workdir)
   assert [text.split()[1] for text in messages[:3]] == ["9999", "12", "10"]
-  assert messages[3] == "resumes after step 8"
+  assert messages[3] == "resuming from step 8"
   assert sorted(p.name for p in (workdir / "damaged").iterdir()) == ["10", "12", "9999"]
   assert digests(workdir, 12) == digests(whole, 12)
   assert numbers(workdir) == numbers(whole)
@@ -151,7 +151,7 @@ def test_many_updates_in_a_row_that_are_not_finite_end_it(tmp_path, bad):
   trainer = with_losses(tmp_path, [*few, 2.0], max_steps=len(few) + 1, eval_every=100)
   trainer.train(trainer.restore())
   trainer = with_losses(tmp_path / "b", [2.0, *[bad] * 50], max_steps=40, eval_every=100)
-  with pytest.raises(errors.UserError, match=r"step 11: 10 updates in a row .*learning_rate"):
+  with pytest.raises(errors.UserError, match=r"step 11: 10 consecutive updates .*learning_rate"):
     trainer.train(trainer.restore())
 
 
@@ -166,13 +166,17 @@ def test_training_restores_the_handlers_of_signals(tmp_path):
 def test_the_first_mean_is_compared_with_the_first_loss(tmp_path):
   trainer = with_losses(tmp_path, [2.0, 9.0, 9.0, 9.0], max_steps=4)
   trainer.config.log_every = 4
-  with pytest.raises(errors.UserError, match=r"step 4: the loss 7\.250 is far above the first, 2"):
+  with pytest.raises(
+    errors.UserError, match=r"step 4: the training loss 7\.250 is more than 3 times the first, 2"
+  ):
     trainer.train(trainer.restore())
 
 
 def test_a_loss_far_above_the_first_ends_it(tmp_path):
   trainer = with_losses(tmp_path, [2.0, 5.9, 6.1], max_steps=3, diverged=3.0)
-  with pytest.raises(errors.UserError, match=r"diverged at step 3: the loss 6\.100 is far above"):
+  with pytest.raises(
+    errors.UserError, match=r"diverged at step 3: the training loss 6\.100 is more than"
+  ):
     trainer.train(trainer.restore())
 
 
@@ -190,7 +194,10 @@ def test_patience_ends_it_early_and_for_good(tmp_path, monkeypatch):
   trainer = with_validation(tmp_path, losses, patience=2)
   state, interrupted = trainer.train(trainer.restore())
   assert state.step == 8 and not interrupted
-  assert messages[-1] == "stops early: no better loss for 2 evaluations"
+  assert messages[-1] == (
+    "stopped early at step 8: the validation loss did not improve in 2 evaluations "
+    "(--config.patience)"
+  )
   assert checkpoints.best_step(tmp_path / "checkpoints") == 4
   again = with_validation(tmp_path, [], patience=2)
   state, _ = again.train(again.restore())

@@ -1,9 +1,9 @@
-"""The training program, and the counting program of n-grams.
+"""The program that trains a network and the program that counts n-grams.
 
-Both fill a run directory with config.json, run.json, metrics, samples, checkpoints and a plot,
-and with diverged.txt if training diverges. The steps of an n-gram run are orders: metrics.jsonl
-has the loss of each up to model.order, and the checkpoint is the model of the best one. A count
-takes minutes at most and is not resumed.
+Both programs write config.json, run.json, metrics.jsonl, samples, checkpoints and loss.png to the
+run directory. If training diverges, they also write diverged.txt. In an n-gram run the steps are
+orders: metrics.jsonl contains the loss of each order up to model.order, and the checkpoint is the
+model of the best order. Counting takes minutes at most, so it is not resumed.
 """
 
 import contextlib
@@ -26,13 +26,13 @@ from charrnn.runs import status as status_lib
 from charrnn.sampling import sampler, streaming
 from charrnn.training import loop, steps
 
-SHOWN_LINES = 6  # of a sample in the log
-# Axes of parameters that count the tokens of the vocabulary.
+SHOWN_LINES = 6  # maximum number of lines of a sample in the log
+# The axis of each parameter that is indexed by the tokens of the vocabulary.
 TOKEN_AXES = {("embed", "W_e"): 0, ("head", "W_hy"): 1, ("head", "b_y"): 0}
 
 
 class Job(NamedTuple):
-  """A run to be made. The config of its command line is resolved."""
+  """A run to train or count. The config of its command line is resolved."""
 
   line: command_line.CommandLine
   workdir: pathlib.Path
@@ -47,11 +47,16 @@ class Job(NamedTuple):
   def title(self) -> str:
     return f"{self.line.experiment} {self.line.variant}".strip()
 
+  @property
+  def unit(self) -> str:
+    return "byte" if self.config.text.tokenizer == "byte" else "character"
+
 
 def train(job: Job, chosen: dict[str, Any], watch: runtime.Stopwatch) -> int:
   """Train a network, or resume its training; return the exit code.
 
-  `chosen`: the config values that were chosen by the amount of text. `watch` measures the start.
+  `chosen` contains the config values that depend on the size of the corpus. `watch` measures the
+  startup time.
   """
   watch.mark("jax")
   config, corpus = job.config, job.corpus
@@ -91,24 +96,24 @@ def train(job: Job, chosen: dict[str, Any], watch: runtime.Stopwatch) -> int:
   except errors.DivergedError as error:
     if loop.is_main():
       files.write_text(diverged, f"{error}\n")
-      with contextlib.suppress(Exception):  # no problem of the picture may hide the divergence
-        metrics.plot(job.workdir, job.title)
+      with contextlib.suppress(Exception):  # A failing plot must not hide the divergence.
+        metrics.plot(job.workdir, job.title, unit=job.unit)
     raise
   if loop.is_main():
-    metrics.plot(job.workdir, job.title)
+    metrics.plot(job.workdir, job.title, unit=job.unit)
   if interrupted:
     return status_lib.STOPPED_CODE
-  reached = trainer.loop_state
-  if reached.best_loss is not None:
-    best = console.nats_and_bits(reached.best_loss)
-    loop.say(f"\nbest validation loss {best} per character, at step {reached.best_step}")
-  loop.say(f"{console.duration(reached.seconds)} of training; the run is in {job.workdir}")
+  end = trainer.loop_state
+  if end.best_loss is not None:
+    best = console.nats_and_bits(end.best_loss)
+    loop.say(f"\nbest validation loss {best} per {job.unit}, at step {end.best_step}")
+  loop.say(f"training time: {console.duration(end.seconds)}")
   _show_next_commands(job)
   return 0
 
 
 def _validation(job, model) -> loop.Evaluator:
-  """Return the evaluator of the loss on the validation split."""
+  """Return an evaluator that computes the loss on the validation split."""
 
   def evaluator(params, _):
     nats = score.loss(
@@ -127,23 +132,24 @@ def _validation(job, model) -> loop.Evaluator:
 
 
 def _announce(job, chosen, trainer):
-  """Report what is trained on what."""
+  """Report the corpus, the model and the settings of the training."""
   config, corpus = job.config, job.corpus
   train, valid, test = (sum(stop - start for start, stop in spans) for spans in job.splits)
   params = sum(leaf.size for leaf in jax.tree.leaves(trainer.shapes()))
   m, o = config.model, config.optimizer
-  inputs = f"embedding {m.embed}" if m.embed else "one-hot input"
-  unit = "bytes" if config.text.tokenizer == "byte" else "characters"
+  inputs = f"embedding of width {m.embed}" if m.embed else "one-hot input"
+  unit = f"{job.unit}s"
   values = ", ".join(f"{name}={value:g}" for name, value in chosen.items())
-  rows = {"chosen": f"by the amount of text: {values}"} if chosen else {}
+  rows = {"defaults": f"chosen for the size of the corpus: {values}"} if chosen else {}
   rows |= {
     "corpus": f"{corpus.name}: {len(corpus.ids):,} {unit} in {len(corpus.documents)} documents, "
-    f"vocabulary of {corpus.tokenizer.vocab_size}",
-    "split": f"{config.text.split}: {train:,} to train, {valid:,} validation, {test:,} test",
-    "model": f"{m.cell} {m.layers} x {m.hidden}, {inputs}, dropout {m.dropout:g}: {params:,} "
-    f"parameters, products in {m.compute_dtype}",
-    "training": f"{o.name} {o.learning_rate:g} {config.schedule.name}, {config.batch_size} streams "
-    f"x {config.window} {unit}, {trainer.steps:,} steps "
+    f"vocabulary of {corpus.tokenizer.vocab_size} {unit}",
+    "split": f"{config.text.split}: {train:,} training, {valid:,} validation and {test:,} test "
+    f"{unit}",
+    "model": f"{m.cell}, {m.layers} x {m.hidden} units, {inputs}, dropout {m.dropout:g}, "
+    f"{params:,} parameters, {m.compute_dtype} matrix products",
+    "training": f"{o.name}, learning rate {o.learning_rate:g} ({config.schedule.name} schedule), "
+    f"batches of {config.batch_size} streams x {config.window} {unit}, {trainer.steps:,} steps "
     f"({trainer.steps / trainer.windows.steps_per_epoch:.2f} epochs)",
     "devices": trainer.train_step.devices.text,
     "run": str(job.workdir),
@@ -153,32 +159,34 @@ def _announce(job, chosen, trainer):
 
 
 def transferred_params(source: str | pathlib.Path, fields, params: models.Params, tokenizer):
-  """Return `params` with the values of the run `source`, token by token where they depend on it.
+  """Return `params` with the weights of the run `source`, matched by token where they depend on it.
 
-  Tokens that the source does not know keep their fresh values. `fields`: config.model of the new
-  run. Raises UserError if the source has another shape, or no token in common.
+  Tokens that are not in the vocabulary of the source keep their values in `params`. `fields` is the
+  config.model of the new run. Raises UserError if the shapes of the models differ, or if the
+  vocabularies have no token in common.
   """
   run = run_lib.Run.open(source).load()
   for field in ("cell", "layers", "hidden", "embed"):
     ours, theirs = fields[field], run.config.model[field]
     if ours != theirs:
       raise errors.UserError(
-        f"--config.init_from={source} has model.{field}={theirs}, this run {ours}: "
-        f"give --config.model.{field}={theirs}"
+        f"--config.init_from={source} has model.{field}={theirs}, but this run has {ours}: "
+        f"use --config.model.{field}={theirs}"
       )
   known = {token: n for n, token in enumerate(run.tokenizer.tokens)}
   pairs = [(n, known[token]) for n, token in enumerate(tokenizer.tokens) if token in known]
   if run.tokenizer.kind != tokenizer.kind or not pairs:
     raise errors.UserError(
-      f"--config.init_from={source} has no token in common with this text "
-      f"({run.tokenizer.kind} vocabulary of {run.tokenizer.vocab_size})"
+      f"--config.init_from={source} has no token in common with this corpus (its vocabulary has "
+      f"{run.tokenizer.vocab_size} tokens, tokenizer {run.tokenizer.kind}): choose another run"
     )
   loop.say(
-    f"weights   from {source}, step {run.step}: it knows {len(pairs)} of the "
-    f"{tokenizer.vocab_size} tokens"
+    f"weights   from {source}, step {run.step}; {len(pairs)} of the {tokenizer.vocab_size} tokens "
+    "are in its vocabulary"
   )
   new, old = np.array(pairs).T
-  axes = TOKEN_AXES | ({} if fields["embed"] else {("layer_0", "W_xh"): 0})  # one-hot input
+  # With one-hot input, the rows of the first layer's W_xh are tokens.
+  axes = TOKEN_AXES | ({} if fields["embed"] else {("layer_0", "W_xh"): 0})
 
   def move(path, fresh, value):
     axis = axes.get(tuple(key.key for key in path))
@@ -192,7 +200,7 @@ def transferred_params(source: str | pathlib.Path, fields, params: models.Params
 
 
 def count(job: Job) -> int:
-  """Count the n-grams of the training text, unless that has been done; return the exit code."""
+  """Count the n-grams of the training split unless the run is finished; return the exit code."""
   order = job.config.model.order
   ngram.check_order("--config.model.order", order, job.splits.train)
   newest = checkpoints.read_newest(job.workdir / "checkpoints", loop.say)
@@ -200,36 +208,40 @@ def count(job: Job) -> int:
   if not newest:
     length = sum(stop - start for start, stop in job.splits.train)
     total = len(job.corpus.ids)
-    loop.say(f"corpus    {job.corpus.name}: {length:,} of {total:,} characters to count")
+    loop.say(f"corpus    {job.corpus.name}: {total:,} {job.unit}s, {length:,} of them for training")
     loop.say(f"run       {job.workdir}")
     counts = ngram.fit(
       job.corpus.ids,
       order,
       job.corpus.tokenizer.vocab_size,
       job.splits.train,
-      lambda n, strings: loop.say(f"order {n:3}  {strings:11,} strings counted"),
+      lambda n, strings: loop.say(f"order {n:3}  {strings:11,} distinct n-grams"),
     )
   provenance.record_launch(job.line, job.workdir, job.corpus, steps.all_devices().text)
   meta = newest[1] if newest else _store_best_order(job, counts)
   if job.splits.valid:
-    metrics.plot(job.workdir, job.title, "order")
+    metrics.plot(job.workdir, job.title, "n-gram order", job.unit)
     loss = console.nats_and_bits(meta["valid_loss"])
-    loop.say(f"\nbest validation loss {loss} per character, of order {meta['step']}")
-  loop.say(f"{'finished before' if newest else 'finished'}: the run is in {job.workdir}")
+    loop.say(f"\nbest validation loss {loss} per {job.unit}, at order {meta['step']}")
+  if newest:
+    loop.say("this run is already finished; nothing was counted")
   _show_next_commands(job)
   return 0
 
 
 def _store_best_order(job, counts) -> dict[str, Any]:
-  """Write the loss of every order, and a sample and checkpoint of the best; return its meta."""
+  """Log the loss of every order; write a sample and a checkpoint of the best order.
+
+  Return the metadata of the checkpoint.
+  """
   corpus, valid = job.corpus, job.splits.valid
   losses = counts.losses(corpus.ids, valid) if valid else np.array([])
   log = metrics.MetricsLog(job.workdir, 0)
   for order, loss in enumerate(losses, 1):
-    loop.say(f"order {order:3}  validation {console.nats_and_bits(loss)}")
+    loop.say(f"order {order:3}  validation loss {console.nats_and_bits(loss)} per {job.unit}")
     log.write(order, {"valid/loss": float(loss)})
   log.close()
-  # Without a validation split the highest order is the best, as the last step of a network is.
+  # Without a validation split, the highest order counts as the best.
   best = int(np.argmin(losses)) + 1 if len(losses) else counts.order
   params = counts.params(best)
   write_sample(job, ngram.Model(corpus.tokenizer.vocab_size, best), params, best)
@@ -241,7 +253,7 @@ def _store_best_order(job, counts) -> dict[str, Any]:
 
 
 def check_sample(config, tokenizer: tokenizers.Tokenizer):
-  """Raise UserError for fields that would stop the first evaluation, hours later."""
+  """Raise UserError for values of config.sample that would fail only at the first evaluation."""
   try:
     sampler.check(length=config.sample.length, num=1, seed=config.seed)
     sampler.Settings(config.sample.temperature)
@@ -251,7 +263,7 @@ def check_sample(config, tokenizer: tokenizers.Tokenizer):
 
 
 def write_sample(job: Job, model: models.Model, params: models.Params, step: int):
-  """Write samples/STEP.txt, and its first lines to the log."""
+  """Write a sample to samples/STEP.txt and its first lines to the log."""
   c, tokenizer = job.config.sample, job.corpus.tokenizer
   if not c.length:
     return
@@ -268,11 +280,13 @@ def write_sample(job: Job, model: models.Model, params: models.Params, step: int
   folder = job.workdir / "samples"
   folder.mkdir(exist_ok=True)
   (folder / f"{step}.txt").write_bytes(streaming.encode(text, tokenizer))
+  loop.say(f"  first lines of samples/{step}.txt:")
   for line in text.strip("\n").split("\n")[:SHOWN_LINES]:
     loop.say(f"    {line.translate(console.CONTROLS)}")
 
 
 def _show_next_commands(job):
+  loop.say(f"run directory: {job.workdir}")
   folder, picture = shlex.quote(str(job.workdir)), job.workdir / "loss.png"
   if picture.exists():
     loop.say(f"loss curve: {picture}")

@@ -62,26 +62,27 @@ def curve(lines: list[dict[str, Any]], name: str) -> list[tuple[int, float]]:
   return [(line["step"], line[name]) for line in lines if line.get(name) is not None]
 
 
-def plot(workdir: pathlib.Path, title: str, xlabel: str = "step"):
-  """Write loss.png: training and validation loss by step."""
+def plot(workdir: pathlib.Path, title: str, xlabel: str = "training step", unit: str = "character"):
+  """Write loss.png, the training and validation loss by step, in nats per `unit`."""
   lines = read(workdir)
   train, valid = curve(lines, "train/loss"), curve(lines, "valid/loss")
+  title = f"{title}: loss by {xlabel}"
   with plotting.figure(workdir / "loss.png", title, figsize=(7, 4.5)) as figure:
     axes = figure.subplots()
     if train:
-      axes.plot(*zip(*train), label="train/loss", color=plotting.COLORS[0], lw=0.9)
+      axes.plot(*zip(*train), label="training loss", color=plotting.COLORS[0], lw=0.9)
     if valid:
       color = plotting.COLORS[1]
-      axes.plot(*zip(*valid), label="valid/loss", color=color, marker="o", ms=4)
+      axes.plot(*zip(*valid), label="validation loss", color=color, marker="o", ms=4)
       losses = [loss for _, loss in valid]
-      axes.axhline(
-        min(losses), color=plotting.GRAY, lw=0.7, ls=":", label=f"best {min(losses):.4f}"
-      )
-      # The limit is a little above the first validation loss: the fall from log V hides the rest.
+      label = f"lowest validation loss: {min(losses):.4f}"
+      axes.axhline(min(losses), color=plotting.GRAY, lw=0.7, ls=":", label=label)
+      # The training loss starts near log V. Showing all of it would flatten the rest of the curve,
+      # so the axis ends a little above the first validation loss.
       lowest = min(loss for _, loss in train + valid)
       axes.set_ylim(lowest - 0.05, max(losses[0], min(losses) + 0.3) + 0.1)
     axes.xaxis.get_major_locator().set_params(integer=True)
-    axes.set(xlabel=xlabel, ylabel="nats per character")
+    axes.set(xlabel=xlabel, ylabel=f"loss (nats per {unit})")
     axes.grid(True)
     if train or valid:
       axes.legend()

@@ -82,7 +82,7 @@ def record_startup(workdir: pathlib.Path, record: dict[str, Any], seconds: dict[
   record["launches"][-1]["startup_seconds"] = seconds
   files.write_json(workdir / "run.json", record)
   phases = ", ".join(f"{name} {value:.1f}" for name, value in seconds.items() if name != "total")
-  return f"first step after {seconds['total']:.1f} s ({phases})"
+  return f"startup   {seconds['total']:.1f} s until the end of the first step ({phases})"
 
 
 def initial_weights(path: str | pathlib.Path) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """The training loop: updates, log lines, evaluations and checkpoints.
 
-Config and checkpoint decide all that is computed: a run that was killed resumes to the same result.
+Everything that is computed depends only on the config and the checkpoint. A run that is killed and
+resumed therefore reaches the same result as an uninterrupted one.
 """
 
 import collections
@@ -26,19 +27,19 @@ from charrnn import console, errors
 from charrnn.runs import checkpoints, metrics
 from charrnn.training import optimizer, steps
 
-MAX_NONFINITE = 10  # updates in a row that are not finite before training is given up
+MAX_NONFINITE = 10  # consecutive non-finite updates after which training is aborted
 RANKING = "valid/loss"  # the metric by which checkpoints are ranked
 
-Evaluator = Callable[[Any, int], Iterable[tuple[str, float]]]  # (params, step) -> names and values
+Evaluator = Callable[[Any, int], Iterable[tuple[str, float]]]  # (params, step) -> (name, value)s
 
 
 def is_main() -> bool:
-  """Return whether this process writes the logs and the files of the run."""
+  """Return whether this process writes the log and the files of the run."""
   return jax.process_index() == 0
 
 
 def say(text: str):
-  """Write a status line, once however many processes there are."""
+  """Write a status line, in the main process only."""
   if is_main():
     console.say(text)
 
@@ -47,20 +48,21 @@ def say(text: str):
 class LoopState:
   """The state of the loop that a restart needs besides the TrainState; JSON in the checkpoint."""
 
-  first_loss: float | None = None  # first logged mean
-  best_loss: float | None = None
+  first_loss: float | None = None  # the training loss of the first log line
+  best_loss: float | None = None  # the lowest validation loss
   best_step: int | None = None
-  stale: int = 0  # evaluations since the best
-  nonfinite: int = 0  # updates in a row that were not made
+  stale: int = 0  # evaluations since the best one
+  nonfinite: int = 0  # consecutive updates that were skipped because they were not finite
   pending: list = dataclasses.field(default_factory=list)  # losses since the last log line
-  seconds: float = 0.0  # spent on training, evaluation and saving
+  seconds: float = 0.0  # time spent on training, evaluation and saving
 
 
 class StopRequest:
   """Request a graceful stop after the current step on SIGTERM, SIGINT or SIGHUP.
 
-  A second SIGTERM ends the process at once, a second SIGINT raises KeyboardInterrupt. SIGHUP is
-  sent when a terminal or a launcher is gone, often several times; it is ignored under nohup.
+  A second SIGTERM ends the process at once; a second SIGINT raises KeyboardInterrupt. SIGHUP is
+  sent when the terminal or the launcher is closed, often several times, so it never ends the
+  process at once. It is ignored under nohup.
   """
 
   def __init__(self):
@@ -68,8 +70,8 @@ class StopRequest:
     self._former = {}
 
   def __enter__(self):
-    if threading.current_thread() is not threading.main_thread():  # only that one gets signals
-      return self
+    if threading.current_thread() is not threading.main_thread():
+      return self  # Only the main thread receives signals.
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
       if number != signal.SIGHUP or signal.getsignal(number) is not signal.SIG_IGN:
         self._former[number] = signal.signal(number, self._request)
@@ -77,7 +79,7 @@ class StopRequest:
 
   def __exit__(self, *_):
     for number, handler in self._former.items():
-      # A process that was asked to stop is not killed by a further signal while it finishes.
+      # After a stop request, a further signal must not kill the process while it finishes.
       if number == signal.SIGINT or not self._is_requested:
         signal.signal(number, handler)
 
@@ -87,35 +89,36 @@ class StopRequest:
       signal.signal(number, self._former[number])
 
   def is_requested(self) -> bool:
-    """Return whether any process has received a signal. All processes must ask at the same step."""
+    """Return whether any process has received a signal. All processes must call this together."""
     if jax.process_count() == 1:
       return self._is_requested
     return bool(multihost_utils.process_allgather(np.int32(self._is_requested)).any())
 
 
 class Pace:
-  """The speed of the steps, and the share of their time in which the devices are idle."""
+  """The time per step, and the share of this time in which the devices are idle."""
 
   def __init__(self):
-    self._recent = collections.deque(maxlen=50)  # seconds of recent steps
+    self._recent = collections.deque(maxlen=50)  # seconds of each recent step
     self._clock = time.monotonic()
-    self._compiles = True  # the first step does, and does not count
+    self._compiles = True  # The first step includes compilation and is not counted.
     self._stepping = self._idle = 0.0
 
   def resume(self):
-    """Start the clock again after a pause."""
+    """Restart the clock after a pause."""
     self._clock = time.monotonic()
 
   def dispatch(self, previous: dict | None):
-    """Note that the next step is about to be dispatched; `previous`: the metrics of the one before.
+    """Record that the next step is about to be dispatched.
 
-    If those are ready, the devices have been idle, at most since the loop stopped waiting for them.
+    `previous` contains the metrics of the previous step. If they are ready, the devices have been
+    idle, at most since the loop last waited for them. That upper bound is counted.
     """
     if previous is not None and previous["loss"].is_ready():
       self._idle += time.monotonic() - self._clock
 
   def finish(self):
-    """Note that the metrics of a step have arrived."""
+    """Record that the metrics of a step have arrived."""
     now = time.monotonic()
     if self._compiles:
       self._compiles, self._idle = False, 0.0
@@ -126,18 +129,18 @@ class Pace:
 
   @property
   def seconds(self) -> float:
-    """Return the seconds per step: the median of recent steps, which no interruption moves."""
+    """Return the median seconds per step; short interruptions hardly affect a median."""
     return statistics.median(self._recent) if self._recent else math.nan
 
   def take_idle(self) -> float:
-    """Return the share of the steps' time since the last call in which the devices were idle."""
+    """Return the share of the step time since the last call in which the devices were idle."""
     idle = self._idle / self._stepping if self._stepping else math.nan
     self._stepping = self._idle = 0.0
     return idle
 
 
 class Trainer:
-  """The training of one run in one directory."""
+  """The training of one run in its run directory."""
 
   def __init__(
     self,
@@ -149,15 +152,14 @@ class Trainer:
     evaluators: Iterable[Evaluator] = (),
     writers: Iterable[Callable[[Any, int], None]] = (),
   ):
-    """Prepare the training. `config`: resolved; `windows`: `batches.TrainingWindows`.
+    """Prepare the training with a resolved config and the windows of `batches.TrainingWindows`.
 
-    `evaluators` and `writers` are called with (params, step) at every evaluation: first the
-    evaluators, by all processes, then the writers, by the one that writes the logs. The checkpoint
-    is written last.
+    `evaluators` and `writers` are called with (params, step) at every evaluation. All processes
+    call the evaluators; then the main process calls the writers. The checkpoint is written last.
     """
     self.config, self.workdir, self.model, self.windows = config, workdir, model, windows
     self.evaluators, self.writers = evaluators, writers
-    self._chars = config.batch_size * config.window  # of a step
+    self._chars = config.batch_size * config.window  # tokens per step
     self.steps = config_lib.total_steps(config, windows.steps_per_epoch)
     self.learning_rate = optimizer.schedule(
       config.schedule, config.optimizer.learning_rate, windows.steps_per_epoch, self.steps
@@ -171,11 +173,11 @@ class Trainer:
       accumulate=config.accumulate,
       remat=config.remat,
     )
-    # Compiled as a whole: one by one its operations take seconds to compile. The seed is an
-    # argument, so that all seeds share one program.
+    # The initialization is compiled as a whole, because compiling each operation separately takes
+    # seconds. The seed is an argument, so that all seeds share one compiled program.
     create = functools.partial(steps.create_state, model, self.optimizer, config.batch_size)
     self._create = functools.partial(jax.jit(create), np.uint32(config.seed))
-    # The rest belongs to a call of `train`.
+    # The following attributes are set by `train`.
     self._log: metrics.MetricsLog | None = None
     self._progress = console.Progress(every=10.0)
     self._pace, self._clock = Pace(), time.monotonic()
@@ -187,9 +189,9 @@ class Trainer:
     return jax.eval_shape(self._create).params
 
   def restore(self, init_params: Callable[[Any], Any] | None = None) -> steps.TrainState:
-    """Return the newest whole checkpoint, else a fresh state.
+    """Return the state of the newest undamaged checkpoint, or a fresh state if there is none.
 
-    `init_params` maps the parameters of a fresh state to those to start from.
+    `init_params` maps the parameters of a fresh state to the initial parameters of the run.
     """
     folder = self.workdir / "checkpoints"
     newest = checkpoints.read_newest(folder, say=say)
@@ -198,7 +200,7 @@ class Trainer:
       state = serialization.from_state_dict(jax.eval_shape(self._create), arrays)
       self.loop_state = LoopState(**meta["memory"])
       is_done = meta["step"] >= self.steps
-      say(f"{'finished at' if is_done else 'resumes after'} step {meta['step']}")
+      say(f"{'already finished at' if is_done else 'resuming from'} step {meta['step']}")
     else:
       state = self._create()
       if init_params:
@@ -211,7 +213,7 @@ class Trainer:
   def train(
     self, state: steps.TrainState, on_first_step: Callable[[], None] = lambda: None
   ) -> tuple[steps.TrainState, bool]:
-    """Train to the end or to a signal; return the state and whether it was interrupted.
+    """Train until the end or a signal; return the state and whether training was interrupted.
 
     `on_first_step` is called when the first step is done.
     """
@@ -230,14 +232,14 @@ class Trainer:
       state, interrupted = self._loop(start, state, writer, stop)
     if interrupted:
       step = int(state.step)
-      say(f"stopped by a signal, saved after step {step}: the same command resumes")
+      say(f"stopped by a signal, saved after step {step}: run the same command to resume")
     return state, interrupted
 
   def _loop(self, step, state, writer, stop):
-    """Dispatch step t, then log step t - 1, so that the devices need not wait for the loop.
+    """Dispatch step t, then log step t - 1, so that the devices do not wait for the loop.
 
-    At a checkpoint they wait while the state is copied and digested; it is written beside the
-    steps that follow.
+    At a checkpoint, the devices wait while the state is copied and its digests are computed. The
+    files are written in parallel with the following steps.
     """
     state = self.train_step.put(state)
     self._clock, self._pace = time.monotonic(), Pace()
@@ -265,12 +267,15 @@ class Trainer:
       writer.save(step, self.train_step.get(state), meta)
       self._pace.resume()
       if self._is_out_of_patience():
-        say(f"stops early: no better loss for {self.loop_state.stale} evaluations")
+        say(
+          f"stopped early at step {step}: the validation loss did not improve in "
+          f"{self.loop_state.stale} evaluations (--config.patience)"
+        )
         break
     return state, interrupted
 
   def _seconds(self):
-    """Return the seconds of training, evaluation and saving so far, over all launches."""
+    """Return the seconds of training, evaluation and saving so far, summed over all launches."""
     return self.loop_state.seconds + time.monotonic() - self._clock
 
   def _batch(self, step):
@@ -278,14 +283,14 @@ class Trainer:
 
   def _update(self, step, state, batch):
     """Dispatch a step; return the state and its metrics, with the learning rate if it is logged."""
-    # The rate first: it is a program of its own, and after the step it would have to wait for it.
+    # The learning rate is a separate program, which would wait for a step dispatched before it.
     is_logged = (step + 1) % self.config.log_every == 0
     rate = {"learning_rate": self.learning_rate(step)} if is_logged else {}
     state, out = self.train_step(state, *batch)
     return state, out | rate
 
   def _is_interrupted(self, stop, step):
-    # Several processes ask each other at log lines only: it costs a round trip.
+    # With several processes, this is checked only at log lines, because it costs a round trip.
     if jax.process_count() > 1 and step % self.config.log_every:
       return False
     return stop.is_requested()
@@ -304,7 +309,7 @@ class Trainer:
     if is_finite:
       loop_state.pending.append(loss)
     if loop_state.nonfinite >= MAX_NONFINITE:
-      self._raise_diverged(step, f"{MAX_NONFINITE} updates in a row were not finite")
+      self._raise_diverged(step, f"{MAX_NONFINITE} consecutive updates were not finite")
     if is_main():
       self._show_progress(step, loss)
     if step % self.config.log_every or not loop_state.pending:
@@ -324,7 +329,8 @@ class Trainer:
       }
       self._log.write(step, values)
     if mean > self.config.diverged * reference:
-      self._raise_diverged(step, f"the loss {mean:.3f} is far above the first, {reference:.3f}")
+      factor = f"more than {self.config.diverged:g} times the first"
+      self._raise_diverged(step, f"the training loss {mean:.3f} is {factor}, {reference:.3f}")
 
   def _show_progress(self, step, loss):
     seconds = self._pace.seconds
@@ -336,13 +342,13 @@ class Trainer:
   def _raise_diverged(self, step, reason):
     is_saved = bool(checkpoints.steps(self.workdir / "checkpoints"))
     raise errors.DivergedError(
-      f"training diverged at step {step}: {reason}. Lower --config.optimizer.learning_rate "
-      f"(now {self.config.optimizer.learning_rate}) in another --workdir"
-      + (f"; {self.workdir} keeps its checkpoints" if is_saved else "")
+      f"training diverged at step {step}: {reason}. Use another --workdir and a lower "
+      f"--config.optimizer.learning_rate (here {self.config.optimizer.learning_rate})"
+      + (f"; the checkpoints in {self.workdir} are kept" if is_saved else "")
     )
 
   def _evaluate(self, step, params):
-    """Run evaluators and writers, and log the metrics; return the one that ranks, or None."""
+    """Run the evaluators and the writers; return the metric that ranks checkpoints, or None."""
     values = dict(item for evaluator in self.evaluators for item in evaluator(params, step))
     if self._log and values:
       epoch = {"epoch": step / self.windows.steps_per_epoch}
@@ -352,7 +358,7 @@ class Trainer:
       self._rank(step, loss)
     for name, value in values.items():
       say(f"step {step}  {name} {value:.4f}")
-    if is_main():  # before the checkpoint: a kill between the two must not cost the sample
+    if is_main():  # The checkpoint comes later, so a kill in between does not lose the sample.
       for write in self.writers:
         write(params, step)
     return loss
@@ -364,6 +370,8 @@ class Trainer:
     if is_better:
       loop_state.best_loss, loop_state.best_step = loss, step
     rank = (
-      "best" if is_better else f"best was {loop_state.best_loss:.4f} at step {loop_state.best_step}"
+      "best so far"
+      if is_better
+      else f"best: {loop_state.best_loss:.4f} nats at step {loop_state.best_step}"
     )
-    say(f"step {step}  validation {console.nats_and_bits(loss)}  {rank}")
+    say(f"step {step}  validation loss {console.nats_and_bits(loss)}  {rank}")
