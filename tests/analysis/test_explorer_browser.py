@@ -92,7 +92,7 @@ def _heading(page):
 
 
 def test_it_opens_on_the_best_finding_with_its_label_and_its_colours(page):
-  assert _heading(page) == "Cell 1:3, tanh(c): the best of 16 for in-quotes"
+  assert _heading(page) == "Unit 1:3, tanh(c): best of 16 units for in-quotes"
   assert "AUROC 0.97" in page.locator("#verdict").inner_text()
   assert "✓ Significant." in page.locator("#verdict").inner_text()
   quote = TEXT.index('"')
@@ -103,16 +103,16 @@ def test_it_opens_on_the_best_finding_with_its_label_and_its_colours(page):
 
 def test_a_hypothesis_and_a_cell_are_chosen(page):
   page.select_option("#hypothesis", "line-position")
-  sync_api.expect(page.locator("#shown")).to_contain_text("0:5, tanh(c): the best of 16")
+  sync_api.expect(page.locator("#shown")).to_contain_text("0:5, tanh(c): best of 16")
   early, late = (TEXT.index("\n", 200) + n for n in (3, 48))
   assert _shade(page, early)[0] == BLUE and _shade(page, late)[0] == ORANGE
   page.fill("#search", "1:2")
   assert page.locator("#cells-body tr").count() == 1
   page.keyboard.press("Enter")
-  sync_api.expect(page.locator("#shown")).to_have_text("Cell 1:2, tanh(c) and line-position")
+  sync_api.expect(page.locator("#shown")).to_have_text("Unit 1:2, tanh(c), for line-position")
   page.fill("#search", "QUOTES")
   page.keyboard.press("Enter")
-  sync_api.expect(page.locator("#shown")).to_contain_text("1:3, tanh(c): the best of 16")
+  sync_api.expect(page.locator("#shown")).to_contain_text("1:3, tanh(c): best of 16")
 
 
 def test_the_table_is_sorted_and_filtered(page):
@@ -120,14 +120,14 @@ def test_the_table_is_sorted_and_filtered(page):
   scores = made_up.study()["scores"]["in-quotes"]
   best = sorted(range(16), key=lambda index: -abs(scores[index]))
   assert [name.strip() for name in first.all_inner_texts()] == [f"{i // 8}:{i % 8}" for i in best]
-  page.get_by_role("button", name="Cell", exact=True).click()
+  page.get_by_role("button", name="Unit", exact=True).click()
   assert first.first.inner_text().strip() == "0:0"
-  page.get_by_role("button", name="Cell ↓").click()
+  page.get_by_role("button", name="Unit ↓").click()
   assert first.first.inner_text().strip() == "1:7"
   page.select_option("#layer", "0")
   assert first.first.inner_text().strip() == "0:7" and first.count() == 8
   first.first.click()
-  sync_api.expect(page.locator("#shown")).to_contain_text("Cell 0:7")
+  sync_api.expect(page.locator("#shown")).to_contain_text("Unit 0:7")
 
 
 def test_a_character_is_looked_at_by_pointer_and_by_keys(page):
@@ -137,7 +137,7 @@ def test_a_character_is_looked_at_by_pointer_and_by_keys(page):
   value = excerpt.recording[20, excerpt.columns.index((1, "f", 3))]
   row = look.locator("dt", has_text=re.compile("^f$")).locator("+ dd")
   sync_api.expect(row).to_have_text(f"{value:.3f}")
-  sync_api.expect(look).to_contain_text(f"at {excerpt.nats[20]:.2f} nats")
+  sync_api.expect(look).to_contain_text(f"loss {excerpt.nats[20]:.2f} nats")
   assert look.locator(".predictions li").count() == (excerpt.top_p[20] * 65535 >= 0.5).sum()
   page.locator("#text .ch").nth(20).click()
   page.keyboard.press("t")
@@ -155,10 +155,10 @@ def test_quantities_are_switched_and_a_cell_without_them_says_so(page):
   assert quantity.locator("option").all_inner_texts() == ["tanh(c)", "h", "c", "i", "f", "g", "o"]
   before = [_shade(page, t) for t in range(40)]
   quantity.select_option("i")
-  sync_api.expect(page.locator("#shown")).to_contain_text("Cell 1:3, i")
+  sync_api.expect(page.locator("#shown")).to_contain_text("Unit 1:3, i")
   assert [_shade(page, t) for t in range(40)] != before
   page.locator("#cells-body tr", has=page.locator("button:not(.fine)")).first.click()
-  sync_api.expect(page.locator("#look")).to_contain_text("This file has only tanh(c) of this cell")
+  sync_api.expect(page.locator("#look")).to_contain_text("This page contains only tanh(c) of this unit")
   assert quantity.is_disabled()
 
 
@@ -206,26 +206,26 @@ def test_similar_places_are_found_from_a_selection_by_mouse(page):
   page.mouse.move(stop["x"] + 1, stop["y"] + 8, steps=4)
   page.mouse.up()
   assert page.locator("#text .sel").count() in (10, 11)
-  page.get_by_role("button", name="Find places like these").click()
+  page.get_by_role("button", name="Find places similar to these").click()
   assert page.locator(".places button").count() == 12
 
 
 def test_layers_are_jumped_between(page):
   page.keyboard.press("l")
-  sync_api.expect(page.locator("#shown")).to_contain_text("Cell 0:3")
+  sync_api.expect(page.locator("#shown")).to_contain_text("Unit 0:3")
   page.keyboard.press("b")
-  sync_api.expect(page.locator("#shown")).to_contain_text("Cell 1:3")
+  sync_api.expect(page.locator("#shown")).to_contain_text("Unit 1:3")
   scores = made_up.study()["scores"]["in-quotes"][:8]
   best = max(range(8), key=lambda index: abs(scores[index]))
-  page.get_by_role("button", name="best in layer 0").click()
-  sync_api.expect(page.locator("#shown")).to_contain_text(f"Cell 0:{best}")
+  page.get_by_role("button", name="best unit in layer 0").click()
+  sync_api.expect(page.locator("#shown")).to_contain_text(f"Unit 0:{best}")
 
 
 def test_all_views_are_there_and_lead_back_to_cells(page):
   page.keyboard.press("2")
   assert page.locator(".findings tbody tr").count() == len(made_up.NAMES)
   assert "not scored: only one value" in page.locator(".findings").inner_text()
-  assert "12.5% of cells follow some hypothesis: 2 of 16" in page.locator(".fraction").inner_text()
+  assert "12.5% of units follow a hypothesis: 2 of 16" in page.locator(".fraction").inner_text()
   page.get_by_role("tab", name="Findings").press("ArrowRight")
   ablation = page.locator("#view-ablation")
   assert ablation.locator(".card").count() == 3
@@ -238,7 +238,7 @@ def test_all_views_are_there_and_lead_back_to_cells(page):
   assert "Made up: no network was trained" in page.locator("#view-notes").inner_text()
   page.keyboard.press("4")
   page.locator("circle.gate[data-cell='0:2']").first.click(force=True)
-  sync_api.expect(page.locator("#shown")).to_contain_text("Cell 0:")
+  sync_api.expect(page.locator("#shown")).to_contain_text("Unit 0:")
   assert page.locator("#text").is_visible()
 
 
@@ -255,7 +255,7 @@ def test_hostile_text_is_shown_as_signs(page):
 
 def test_keys_are_listed_and_do_nothing_while_one_types(page):
   page.keyboard.press("?")
-  assert "next, previous cell" in page.locator("#keys").inner_text()
+  assert "next, previous unit" in page.locator("#keys").inner_text()
   page.keyboard.press("Escape")
   page.keyboard.press("/")
   page.keyboard.type("2p")

@@ -9,20 +9,22 @@ function showAblation() {
     make(
       "p",
       { class: "lead" },
-      "The increase of the loss with the cell clamped: where the hypothesis holds, and elsewhere. ",
-      "Grey dots are control cells, clamped likewise.",
+      "The increase of the loss when the unit is clamped: inside, where the label is true (graded ",
+      "labels: in their top quarter), and elsewhere. Gray dots are control units, clamped in the ",
+      "same way.",
     ),
     study.ablations.length
       ? make("div", { class: "cards" }, study.ablations.map(ablationCard))
-      : nothing("No cell was ablated."),
+      : nothing("No unit was ablated."),
     make("h2", {}, "Steering"),
     make(
       "p",
       { class: "lead" },
-      "Measures of sampled text with the cell clamped. ",
-      "The upright line is the network without clamps; grey dots are control cells.",
+      "Measures of text sampled while the unit is clamped: to zero, low (its 5th percentile) and ",
+      "high (its 95th). The vertical line is the network without clamps. Gray dots are control ",
+      "units.",
     ),
-    study.steering.length ? steeringCards() : nothing("No cell was steered."),
+    study.steering.length ? steeringCards() : nothing("No unit was steered."),
   );
 }
 
@@ -35,38 +37,46 @@ function range(values, pad = 0.08) {
 }
 
 const controlMarks = (values, unit) =>
-  values.map((value) => ({ value, kind: "control", title: `control ${number(value, 3)} ${unit}` }));
+  values.map((value) => ({
+    value,
+    kind: "control",
+    title: `control unit: ${number(value, 3)} ${unit}`,
+  }));
 
-// A line of a card: a name, the result among its controls, the result as a figure.
+// Returns a line of a card: a name, a strip with the result and its controls, and the result.
 function stripLine({ name, about, value, controls, unit, free, low, high, labelled, digits }) {
-  const told = `${number(value, digits)} ${unit}`;
-  const asItIs = { value: free, kind: "bar", title: `as it is: ${number(free, digits)} ${unit}` };
+  const result = `${number(value, digits)} ${unit}`;
+  const unclamped = {
+    value: free,
+    kind: "bar",
+    title: `not clamped: ${number(free, digits)} ${unit}`,
+  };
   return [
-    make("span", {}, name, about ? make("span", { class: "quiet" }, ` ${about}`) : null),
+    make("span", {}, name, about ? make("span", { class: "quiet" }, ` (${about})`) : null),
     strip({
       low,
       high,
       at: ticks(low, high, 4),
       width: 360,
       labelled,
-      name: `${name}: ${told}, beside ${controls.length} controls`,
+      name: `${name}: ${result}, with ${controls.length} control units`,
       marks: [
         ...controlMarks(controls, unit),
-        asItIs,
-        { value, kind: "confirmation", title: told },
+        unclamped,
+        { value, kind: "confirmation", title: result },
       ],
     }),
     make("span", { class: "figure" }, number(value, digits)),
   ];
 }
 
-const WAYS = {
-  free: "as it is",
-  zero: "held at zero",
-  mean: "held at its mean",
-  hold: "held where it was",
-  low: "held low",
-  high: "held high",
+const SETTINGS = {
+  free: "not clamped",
+  zero: "clamped to zero",
+  mean: "clamped to its mean",
+  hold: "frozen at its previous value",
+  low: "clamped low",
+  high: "clamped high",
 };
 
 function ablationCard({ hypothesis, cell, setting, inside, outside, controls, p }) {
@@ -76,7 +86,7 @@ function ablationCard({ hypothesis, cell, setting, inside, outside, controls, p 
   return make(
     "article",
     { class: "card" },
-    make("h3", {}, cellLink(cell, hypothesis), ` and ${hypothesis}`),
+    make("h3", {}, "Unit ", cellLink(cell, hypothesis), `, ${hypothesis}`),
     make(
       "div",
       { class: "strips" },
@@ -86,13 +96,13 @@ function ablationCard({ hypothesis, cell, setting, inside, outside, controls, p 
     make(
       "p",
       { class: "quiet" },
-      `nats per character, ${WAYS[setting ?? "zero"] ?? setting}`,
-      p === null ? null : `; p ${number(p, 3)} against ${controls.inside.length} controls`,
+      `In nats per character; the unit is ${SETTINGS[setting ?? "zero"] ?? setting}.`,
+      p === null ? null : ` p = ${number(p, 3)} against ${controls.inside.length} control units.`,
     ),
   );
 }
 
-// Entries of one cell for one hypothesis are one card: they tell of the same texts.
+// Entries of one unit and one hypothesis share a card, because they measure the same texts.
 function steeringCards() {
   const cards = new Map();
   for (const entry of study.steering) {
@@ -108,12 +118,12 @@ function steeringCard(entries, index) {
   return make(
     "article",
     { class: "card" },
-    make("h3", {}, cellLink(cell, hypothesis), ` and ${hypothesis}`),
+    make("h3", {}, "Unit ", cellLink(cell, hypothesis), `, ${hypothesis}`),
     make("div", { class: "measures" }, entries.map(measureOf)),
     make(
       "details",
       { open: index === 0 },
-      make("summary", {}, "What it writes"),
+      make("summary", {}, "Sampled text"),
       make(
         "div",
         { class: "excerpts" },
@@ -121,7 +131,7 @@ function steeringCard(entries, index) {
           make(
             "figure",
             {},
-            make("figcaption", {}, WAYS[setting] ?? setting),
+            make("figcaption", {}, SETTINGS[setting] ?? setting),
             make("pre", {}, safe(text)),
           ),
         ),
@@ -138,14 +148,20 @@ function measureOf({ measure, unit, free, settings }) {
   return make(
     "div",
     {},
-    make("p", {}, make("b", {}, measure), unit ? `, ${unit}` : "", `: ${number(free)} as it is`),
+    make(
+      "p",
+      {},
+      make("b", {}, measure),
+      unit ? ` (${unit})` : "",
+      `: ${number(free)} without clamps`,
+    ),
     make(
       "div",
       { class: "strips" },
       settings.map(({ setting, value, result, controls }, n) =>
         stripLine({
-          name: WAYS[setting] ?? setting,
-          about: number(value),
+          name: SETTINGS[setting] ?? setting,
+          about: setting === "zero" ? null : number(value),
           value: result,
           controls,
           unit,
@@ -160,5 +176,5 @@ function measureOf({ measure, unit, free, settings }) {
   );
 }
 
-// Line ends stay; other characters as in the text.
+// Keeps line ends; shows other characters as in the text view.
 const safe = (text) => [...text].map((each) => (each === "\n" ? each : shownAs(each)[0])).join("");

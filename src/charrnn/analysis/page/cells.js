@@ -1,15 +1,15 @@
-// Choosing: the hypothesis, and the cell in a table sorted by how well it follows that.
+// Selection of the hypothesis, and of the unit in a table sorted by its score for the hypothesis.
 
-const FIRST = 150; // rows of the table before one asks for more
+const FIRST = 150; // rows of the table before the button for all units is pressed
 const table = { by: "score", down: true, all: false, words: "", layer: "" };
 
 function buildChooser() {
   const select = byId("hypothesis");
   for (const { name, kind } of hypotheses.values()) {
     const finding = findings.get(name);
-    const told = finding?.scored ? statistic(finding) : "not scored";
-    select.append(make("option", { value: name }, `${name} · ${told}`));
-    select.lastChild.title = kind;
+    const score = finding?.scored ? statistic(finding) : "not scored";
+    select.append(make("option", { value: name }, `${name} · ${score}`));
+    select.lastChild.title = `${kind} label`;
   }
   select.addEventListener("change", () => chooseHypothesis(select.value));
   const layer = byId("layer");
@@ -19,7 +19,7 @@ function buildChooser() {
   const search = byId("search");
   search.addEventListener("input", () => listCells({ words: search.value.trim(), all: false }));
   search.addEventListener("keydown", (event) => {
-    if (event.key === "Enter") searched(search.value.trim());
+    if (event.key === "Enter") openSearched(search.value.trim());
   });
   byId("more").addEventListener("click", () => listCells({ all: true }));
   byId("cells-body").addEventListener("click", (event) => {
@@ -33,8 +33,9 @@ const STATISTICS = { auroc: "AUROC", spearman: "ρ", semipartial: "semipartial �
 const statistic = (finding, half = "confirmation") =>
   `${STATISTICS[finding.statistic] ?? finding.statistic} ${number(finding[half].score)}`;
 
-// Enter: a hypothesis by (a part of) its name if there is one, else the first cell of the table.
-function searched(words) {
+// Opens, on Enter, the unit of that name, else the first hypothesis whose name contains the words,
+// else the first unit of the table.
+function openSearched(words) {
   const names = [...hypotheses.keys()];
   const lower = words.toLowerCase();
   const cell = cellNamed.get(words) ?? null;
@@ -58,7 +59,7 @@ function rowKeys(event) {
   chooseCell(cells[next.dataset.index]);
 }
 
-// The cells of the table, in its order.
+// Returns the units of the table in its order.
 function listed() {
   const words = table.words.toLowerCase();
   const fits = (cell) =>
@@ -76,17 +77,17 @@ function listed() {
 
 function listCells(change = {}) {
   Object.assign(table, change);
-  const found = listed();
-  const shown = table.all ? found : found.slice(0, FIRST);
+  const matches = listed();
+  const shown = table.all ? matches : matches.slice(0, FIRST);
   byId("cells-head").replaceChildren(
-    heading("cell", "Cell", "by layer and number"),
-    heading("score", "Score", `for ${state.hypothesis}: −1 to 1, confirmation half`),
-    heading("best", "Best at", "the hypothesis it follows best"),
+    heading("cell", "Unit", "layer and number"),
+    heading("score", "Score", `score for ${state.hypothesis}: −1 to 1, on the confirmation half`),
+    heading("best", "Follows best", "score of the hypothesis that each unit follows best"),
   );
   byId("cells-body").replaceChildren(...shown.map(cellRow));
   const more = byId("more");
-  more.hidden = shown.length === found.length;
-  more.textContent = `All ${thousands(found.length)} cells`;
+  more.hidden = shown.length === matches.length;
+  more.textContent = `Show all ${thousands(matches.length)} units`;
 }
 
 function heading(by, text, title) {
@@ -97,7 +98,7 @@ function heading(by, text, title) {
   return make(
     "th",
     { scope: "col", "aria-sort": isChosen ? order : null },
-    button(text + arrow, sort, { title: `Sort: ${title}` }),
+    button(text + arrow, sort, { title: `Sort by ${title}` }),
   );
 }
 
@@ -105,7 +106,7 @@ function cellRow(cell) {
   const score = scoreOf(state.hypothesis, cell);
   const best = bestOf[cell.index];
   const isShown = cell === state.cell;
-  const about = cell.name in traces.fine ? "all quantities are here" : `only ${MAIN} is here`;
+  const quantities = cell.name in traces.fine ? "all quantities" : `only ${MAIN}`;
   return make(
     "tr",
     { "data-index": cell.index, class: isShown ? "chosen" : null },
@@ -114,7 +115,7 @@ function cellRow(cell) {
       {},
       button(cell.name, () => {}, {
         "aria-current": isShown ? "true" : null,
-        title: about,
+        title: `This page contains ${quantities} of this unit`,
         class: cell.name in traces.fine ? "cell fine" : "cell",
       }),
     ),
@@ -144,7 +145,7 @@ function markChosen() {
   }
 }
 
-// The best cell for the chosen hypothesis, in one layer or in all.
+// Returns the best unit for the current hypothesis, in one layer or in all.
 function bestCell(layer = null) {
   let best = null;
   for (const cell of cells) {

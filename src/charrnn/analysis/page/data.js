@@ -1,4 +1,4 @@
-// What the page holds, and how its numbers are unpacked. Nothing here touches what is shown.
+// The data of the page, and the decoding of its numbers. Nothing here changes the display.
 
 const readBlock = (id) => JSON.parse(document.getElementById(id).textContent);
 const study = readBlock("study");
@@ -17,7 +17,7 @@ const topP = await inflate(excerpt.top_p, Uint16Array);
 const nats = await inflate(excerpt.nats, Float32Array);
 const N = points.length;
 const TOP = topIds.length / N;
-const lines = new Uint32Array(N); // the line of the text that each character is in
+const lines = new Uint32Array(N); // index of the line that contains each character
 for (let t = 1; t < N; t++) lines[t] = lines[t - 1] + (points[t - 1] === 10 ? 1 : 0);
 
 const cells = traces.cells.map(([layer, cell], index) => ({
@@ -37,7 +37,7 @@ function quantitiesOf(cell) {
 
 const unpacked = new Map();
 
-// float32 [N]: a quantity of a cell.
+// Returns a quantity of a unit after each character: float32 [N].
 async function traceOf(cell, quantity) {
   const key = `${cell.name} ${quantity}`;
   if (!unpacked.has(key)) {
@@ -60,8 +60,8 @@ async function unpack(packed) {
 
 const labels = new Map();
 
-// float32 [N], NaN where the label is undefined; null where there is no such label. One that is
-// controlled for others, "a | b", is shown by its own.
+// Returns a label as float32 [N], NaN where it is undefined, or null if the page does not have it.
+// A hypothesis that controls for others, "a | b", has the label of a.
 async function labelOf(whole) {
   const name = whole in excerpt.labels ? whole : whole.split(" | ")[0];
   if (!(name in excerpt.labels)) return null;
@@ -78,8 +78,8 @@ for (const name of findings.keys()) {
 }
 const scoreOf = (name, cell) => study.scores[name]?.[cell.index] ?? null;
 
-// The hypothesis that each cell follows best: [name, score] or null. States only: most cells predict
-// line ends, and a controlled hypothesis is no name for a cell.
+// The hypothesis that each unit follows best: [name, score] or null. Hypotheses that look ahead are
+// excluded, because most units predict line ends; so are those that control for others.
 const isState = ({ kind, predicts }) => kind !== "controlled" && !predicts;
 const bestOf = cells.map((cell) => {
   let best = null;
@@ -93,8 +93,8 @@ const bestOf = cells.map((cell) => {
 const hex = (point) => point.toString(16).toUpperCase().padStart(4, "0");
 const UNSEEN = /^[\p{C}\p{Z}]$/u;
 
-// How a character is shown and the class that says so. What could not be seen, or would turn the
-// text around, is shown by its number; so is a surrogate, which is no character by itself.
+// Returns the visible form of a character and its CSS class. Characters that are invisible or
+// change the direction of the text are shown as code points, as are lone surrogates.
 function shownAs(symbol) {
   const point = symbol.codePointAt(0);
   if ([...symbol].length > 1) return [[...symbol].map((each) => shownAs(each)[0]).join(""), ""];
@@ -112,9 +112,9 @@ function shownAs(symbol) {
 const symbolAt = (t) => String.fromCodePoint(points[t]);
 const visible = (symbol) => (symbol === " " ? "␣" : shownAs(symbol)[0]);
 
-// The text from `start` to `stop` in one line.
+// Returns the text from `start` to `stop` on one line.
 function passage(start, stop) {
-  let said = "";
-  for (let t = Math.max(0, start); t < Math.min(N, stop); t++) said += shownAs(symbolAt(t))[0];
-  return said;
+  let text = "";
+  for (let t = Math.max(0, start); t < Math.min(N, stop); t++) text += shownAs(symbolAt(t))[0];
+  return text;
 }

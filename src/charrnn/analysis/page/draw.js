@@ -1,4 +1,4 @@
-// Elements, numbers and plots. Text goes in as text nodes, never as markup.
+// HTML elements, number formats and plots. Text is inserted as text nodes, never as markup.
 
 const byId = (id) => document.getElementById(id);
 
@@ -39,17 +39,17 @@ function ticks(low, high, about = 5) {
   const raw = (high - low) / about || 1;
   const power = 10 ** Math.floor(Math.log10(raw));
   const step = power * [1, 2, 5, 10].find((each) => each * power >= raw);
-  const found = [];
+  const values = [];
   for (let n = Math.ceil(low / step - 1e-9); n * step <= high + 1e-9 * step; n++) {
-    found.push(Number((n * step).toPrecision(12)));
+    values.push(Number((n * step).toPrecision(12)));
   }
-  return found;
+  return values;
 }
 
 const short = (value) =>
   Math.abs(value) >= 1000 ? `${+(value / 1000).toPrecision(3)}k` : `${value}`.replace("-", "−");
 
-// An SVG with axes: X and Y turn values into places, `node` takes what is drawn.
+// Returns an SVG with axes as `node`, and X and Y, which map values to coordinates in it.
 function plot({ width, height, x, y, xLabel, yLabel, name, left = 44, bottom = 40, top = 8 }) {
   const right = 12;
   const X = (v) => left + ((v - x[0]) / (x[1] - x[0] || 1)) * (width - left - right);
@@ -114,10 +114,11 @@ function plot({ width, height, x, y, xLabel, yLabel, name, left = 44, bottom = 4
 const path = (xs, ys, { X, Y }) =>
   xs.map((x, n) => `${n ? "L" : "M"}${X(x).toFixed(1)} ${Y(ys[n]).toFixed(1)}`).join("");
 
-// Values on one horizontal axis: `marks` are {value, class, title}; dots beyond the ends stay at
-// them. A strip for tables: no ticks but those asked for.
+// Returns an SVG with values on one horizontal axis, for tables. `marks` are {value, kind, title,
+// text}. Values outside [low, high] are drawn at the nearer end. Ticks are drawn only for `at`.
 function strip({ low, high, marks, at = [], name, width = 260, height = 26, labelled = false }) {
   const X = (v) => 8 + ((clamp(v, low, high) - low) / (high - low || 1)) * (width - 16);
+  const y = height - 13; // of the rail; space above it is for the numbers of `last` marks
   const tall = height + (labelled ? 15 : 0);
   const node = shape("svg", {
     viewBox: `0 0 ${width} ${tall}`,
@@ -126,11 +127,11 @@ function strip({ low, high, marks, at = [], name, width = 260, height = 26, labe
     "aria-label": name,
   });
   node.append(
-    shape("line", { class: "rail", x1: 8, x2: width - 8, y1: height / 2, y2: height / 2 }),
+    shape("line", { class: "rail", x1: 8, x2: width - 8, y1: y, y2: y }),
   );
   for (const value of at) {
     node.append(
-      shape("line", { class: "grid", x1: X(value), x2: X(value), y1: 3, y2: height - 3 }),
+      shape("line", { class: "grid", x1: X(value), x2: X(value), y1: y - 10, y2: y + 10 }),
     );
     if (labelled) {
       node.append(
@@ -142,14 +143,21 @@ function strip({ low, high, marks, at = [], name, width = 260, height = 26, labe
       );
     }
   }
-  for (const mark of marks) {
-    if (mark.value !== null && mark.value !== undefined) node.append(markOf(mark, X, height / 2));
+  const known = marks.filter(({ value }) => value !== null && value !== undefined);
+  const numbers = known.filter(({ kind }) => kind === "last").sort((a, b) => a.value - b.value);
+  let free = -Infinity; // smallest x at which a number does not cover the one before it
+  for (const mark of numbers) {
+    const x = Math.max(free, X(mark.value));
+    free = x + 6 * mark.text.length + 3;
+    node.append(markOf(mark, x, y));
+  }
+  for (const mark of known) {
+    if (mark.kind !== "last") node.append(markOf(mark, X(mark.value), y));
   }
   return node;
 }
 
-function markOf({ value, kind, title, text }, X, y) {
-  const x = X(value);
+function markOf({ kind, title, text }, x, y) {
   const inside = [shape("title", {}, title)];
   if (kind.startsWith("bar")) {
     return shape("line", { class: `mark ${kind}`, x1: x, x2: x, y1: y - 9, y2: y + 9 }, inside);
@@ -160,7 +168,7 @@ function markOf({ value, kind, title, text }, X, y) {
   if (kind === "last") {
     return shape(
       "text",
-      { class: "mark last", x, y: y - 4, "text-anchor": "middle" },
+      { class: "mark last", x, y: Math.max(9, y - 13), "text-anchor": "middle" },
       inside,
       text,
     );

@@ -1,14 +1,14 @@
-// What was found: a row a hypothesis, the share of cells that follow one, and the notes.
+// The findings, one row per hypothesis; the share of units that follow a hypothesis; the notes.
 
 const CHANCE = { auroc: 0.5, spearman: 0, semipartial: 0 };
 
-// 0 for chance, 1 for perfect, whatever the statistic.
+// Maps a score of any statistic to a scale on which chance is 0 and a perfect score is 1.
 const effect = (finding, score) => {
   if (score === null || score === undefined) return null;
   const chance = CHANCE[finding.statistic];
   return (score - chance) / (1 - chance);
 };
-// By chance, and what the best cell of an untrained network reaches: both are to be beaten.
+// Scores that a significant finding exceeds: of shifted labels, and of untrained networks.
 const chanceBar = ({ confirmation }) => confirmation.family_to_beat ?? confirmation.to_beat ?? null;
 const untrainedBar = (finding) => finding.untrained ?? finding.untrained_baseline?.to_beat ?? null;
 
@@ -19,8 +19,22 @@ function barOf(finding) {
 
 function directionOf({ direction, kind }) {
   if (direction > 0) return "";
-  return kind === "binary" ? ", low where it holds" : ", the lower the more";
+  return kind === "binary" ? ", low where true" : ", falls as the label rises";
 }
+
+// Headings of the table and their tooltips.
+const COLUMNS = [
+  ["Hypothesis", "What a label says about each character"],
+  ["Unit", "Best unit on the discovery half, as layer:number, and its quantity"],
+  ["From chance to perfect", "All scores of the row, drawn on one scale"],
+  ["Score", "Score on the confirmation half"],
+  ["Shifted", "Threshold from shifted labels"],
+  ["Untrained", "Threshold from untrained networks, and their median"],
+  ["Discovery", "Score on the discovery half"],
+  ["p, all", "p-value over all hypotheses together"],
+  ["Last k", "Scores of the baselines that see only the last k characters"],
+  ["Significant", "Whether the score exceeds both thresholds"],
+];
 
 function showFindings() {
   const rows = study.findings.map(findingRow);
@@ -30,8 +44,9 @@ function showFindings() {
     make(
       "p",
       { class: "lead" },
-      "For every hypothesis the cell that follows it best: chosen on one half of the text, scored ",
-      "once on the other. A score counts where it passes both bars.",
+      "The best unit for each hypothesis, selected on the discovery half of the text and scored ",
+      "on the confirmation half. A finding is significant if its score exceeds the thresholds ",
+      "from shifted labels and from untrained networks.",
     ),
     interpretable(),
     keyOfMarks(),
@@ -47,18 +62,7 @@ function showFindings() {
           make(
             "tr",
             {},
-            [
-              "Hypothesis",
-              "Cell",
-              "Chance to perfect",
-              "Score",
-              "By chance",
-              "Untrained",
-              "Discovery",
-              "p, family",
-              "Last k",
-              "Significant",
-            ].map((text) => make("th", { scope: "col" }, text)),
+            COLUMNS.map(([text, title]) => make("th", { scope: "col", title }, text)),
           ),
         ),
         make("tbody", {}, rows),
@@ -75,7 +79,10 @@ function findingRow(finding) {
     hypotheses.get(finding.hypothesis)?.predicts
       ? make(
           "span",
-          { class: "tag", title: "It looks at characters to come: no state" },
+          {
+            class: "tag",
+            title: "Depends on later characters: a unit that follows it predicts the text",
+          },
           "looks ahead",
         )
       : null,
@@ -160,16 +167,17 @@ function findingStrip(finding) {
     low: 0,
     high: 1,
     at: [0, 0.5, 1],
+    height: 38,
     name: `${finding.hypothesis}: ${statistic(finding)}`,
     marks: [
       ...(finding.last_k ?? []).map(({ k, score }) =>
         mark(score, "last", `last ${k} characters`, `${k}`),
       ),
-      mark(chanceBar(finding), "bar", "to beat by chance"),
-      mark(untrainedBar(finding), "bar untrained", "to beat of untrained networks"),
-      mark(untrained?.score, "median", "untrained, the median"),
-      mark(discovery.score, "discovery", "discovery"),
-      mark(confirmation.score, "confirmation", "confirmation"),
+      mark(chanceBar(finding), "bar", "threshold from shifted labels"),
+      mark(untrainedBar(finding), "bar untrained", "threshold from untrained networks"),
+      mark(untrained?.score, "median", "median of untrained networks"),
+      mark(discovery.score, "discovery", "discovery half"),
+      mark(confirmation.score, "confirmation", "confirmation half"),
     ],
   });
 }
@@ -191,26 +199,26 @@ function keyOfMarks() {
   return make(
     "p",
     { class: "marks" },
-    sample("confirmation", "confirmation"),
-    sample("discovery", "discovery"),
-    sample("bar", "to beat, by chance"),
-    sample("bar untrained", "to beat, of untrained networks"),
-    sample("median", "their median"),
-    sample("last", "the last k characters alone", "4"),
+    sample("confirmation", "score, confirmation half"),
+    sample("discovery", "score, discovery half"),
+    sample("bar", "threshold from shifted labels"),
+    sample("bar untrained", "threshold from untrained networks"),
+    sample("median", "median of untrained networks"),
+    sample("last", "last-k baseline, here k = 4", "4"),
   );
 }
 
 function interpretable() {
-  const found = study.interpretable;
-  if (!found) {
+  const follow = study.interpretable;
+  if (!follow) {
     return make(
       "p",
       { class: "quiet" },
-      "How many cells follow some hypothesis was not counted: too few shifts.",
+      "The share of units that follow a hypothesis was not computed: there are too few shifts.",
     );
   }
-  const high = Math.max(0.1, Math.ceil(12 * found.high) / 10);
-  const names = Object.entries(found.by_hypothesis)
+  const high = Math.max(0.1, Math.ceil(12 * follow.high) / 10);
+  const names = Object.entries(follow.by_hypothesis)
     .filter(([, count]) => count)
     .sort((a, b) => b[1] - a[1]);
   const { node, X, Y } = plot({
@@ -218,20 +226,20 @@ function interpretable() {
     height: 72,
     x: [0, 100 * Math.min(1, high)],
     y: [0, 1],
-    xLabel: "% of cells, with the 95% interval",
-    name: "share of cells",
+    xLabel: "% of units, with the 95% interval",
+    name: "share of units that follow a hypothesis",
     left: 14,
   });
   for (const text of node.querySelectorAll(".tick[text-anchor=end]")) text.remove();
   node.append(
     shape("line", {
       class: "interval",
-      x1: X(100 * found.low),
-      x2: X(100 * found.high),
+      x1: X(100 * follow.low),
+      x2: X(100 * follow.high),
       y1: Y(0.5),
       y2: Y(0.5),
     }),
-    shape("circle", { class: "mark confirmation", cx: X(100 * found.share), cy: Y(0.5), r: 6 }),
+    shape("circle", { class: "mark confirmation", cx: X(100 * follow.share), cy: Y(0.5), r: 6 }),
   );
   return make(
     "div",
@@ -239,16 +247,17 @@ function interpretable() {
     make(
       "p",
       { class: "big" },
-      make("b", {}, percent(found.share, 1)),
-      " of cells follow some hypothesis: ",
-      `${found.count} of ${thousands(found.of)}, between ${percent(found.low, 1)} and ${percent(found.high, 1)}.`,
+      make("b", {}, percent(follow.share, 1)),
+      " of units follow a hypothesis: ",
+      `${follow.count} of ${thousands(follow.of)} `,
+      `(95% interval ${percent(follow.low, 1)} to ${percent(follow.high, 1)}).`,
     ),
     node,
     names.length
       ? make(
           "p",
           { class: "quiet" },
-          "By hypothesis: ",
+          "Units by hypothesis: ",
           names.map(([name, count]) => `${name} ${count}`).join(", "),
           ".",
         )
@@ -268,10 +277,10 @@ function showNotes() {
     make(
       "p",
       {},
-      `Shown here: ${thousands(N)} characters, ${thousands(cells.length)} cells, `,
-      `${thousands(Object.keys(traces.fine).length)} of them with all quantities; ${MAIN} in `,
-      `${levels.join(" or ")} levels. Scores are from the whole text of `,
-      `${thousands(study.text.characters)} characters. Layers and cells count from 0.`,
+      `This page contains ${thousands(N)} characters and ${thousands(cells.length)} units, `,
+      `${thousands(Object.keys(traces.fine).length)} of them with all quantities. ${MAIN} has `,
+      `${levels.join(" or ")} levels. Scores are computed on all `,
+      `${thousands(study.text.characters)} characters. Layers and units count from 0.`,
     ),
   );
   show(

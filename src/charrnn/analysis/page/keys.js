@@ -1,23 +1,23 @@
-// Keys and the mouse: what they do.
+// Actions of the keyboard and the mouse.
 
 const KEYS = [
-  ["/", "search for a cell or a hypothesis"],
-  ["j, k", "next, previous cell of the table"],
+  ["/", "search for a unit or a hypothesis"],
+  ["j, k", "next, previous unit in the table"],
   ["[, ]", "previous, next hypothesis"],
-  ["l", "the same cell in the next layer"],
-  ["b", "the best cell for the hypothesis in the next layer"],
-  ["q", "the next quantity of the cell"],
-  ["c", "full contrast"],
-  ["u", "the label, by underlines"],
-  ["p", "predictions under the text"],
-  ["t", "to the text"],
-  ["arrows, Home, End, Page", "move in the text; Ctrl for its ends"],
-  ["Shift and these", "select"],
-  ["s or Enter", "places like the selection"],
-  ["Esc", "drop the selection"],
-  ["1 to 6", "views"],
-  ["d", "dark or light"],
-  ["?", "this list"],
+  ["l", "unit with the same number in the next layer"],
+  ["b", "best unit of the next layer for the hypothesis"],
+  ["q", "next quantity of the unit"],
+  ["c", "full contrast on, off"],
+  ["u", "underlines of the label on, off"],
+  ["p", "predictions under the text on, off"],
+  ["t", "go to the text"],
+  ["arrows, Home, End, Page", "move in the text; with Ctrl, Home and End go to its ends"],
+  ["Shift with these keys", "select text"],
+  ["s or Enter", "find places similar to the selection"],
+  ["Esc", "clear the selection"],
+  ["1 to 6", "open a view"],
+  ["d", "dark or light colors"],
+  ["?", "show this list"],
 ];
 
 function step(list, item, by) {
@@ -76,7 +76,7 @@ function pressed(event) {
   event.preventDefault();
 }
 
-let anchor = null; // where a selection by keys began
+let anchor = null; // character at which a selection by keys began
 
 function textKeys(event) {
   const next = event.altKey || event.metaKey ? null : moved(event.key, event.ctrlKey);
@@ -125,7 +125,7 @@ function watchControls() {
     const top = marks[caret].getBoundingClientRect().top;
     byId("text").classList.toggle("guessing", event.target.checked);
     repaint({ guesses: event.target.checked });
-    // The lines move apart: what is read stays where it is.
+    // The line spacing changes: keep the character at the caret in place.
     byId("text").scrollTop += marks[caret].getBoundingClientRect().top - top;
   });
   byId("theme").addEventListener("click", switchTheme);

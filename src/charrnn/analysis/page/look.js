@@ -1,16 +1,16 @@
-// A closer look: what the network did at one character, and where a cell behaves alike.
+// Details of the network at one character, and places where a unit behaves similarly.
 
-const AROUND = 48; // characters on either side in the little curve
+const AROUND = 48; // characters on either side in the small plot
 const MOST_SIMILAR = 12;
 let similar = null; // {start, stop, places: [{start, distance}]}
 
-const UNIT = new Set(["i", "f", "o", "r", "z"]); // gates, between 0 and 1
+const UNIT = new Set(["i", "f", "o", "r", "z"]); // gates, with values between 0 and 1
 
 async function lookAt(t) {
   const cell = state.cell;
   const names = quantitiesOf(cell);
   const values = await Promise.all(names.map((name) => traceOf(cell, name)));
-  if (cell !== state.cell || t !== state.at) return; // the next one has come
+  if (cell !== state.cell || t !== state.at) return; // the selection has changed
   const symbol = symbolAt(t);
   const column = t - lines.indexOf(lines[t]);
   show(
@@ -22,7 +22,7 @@ async function lookAt(t) {
       make("small", {}, ` U+${hex(points[t])} · line ${lines[t] + 1}, column ${column + 1}`),
     ),
     curveAround(t),
-    make("h3", {}, `Cell ${cell.name} here`),
+    make("h3", {}, `Unit ${cell.name} at this character`),
     make(
       "dl",
       { class: "values" },
@@ -33,7 +33,8 @@ async function lookAt(t) {
       : make(
           "p",
           { class: "quiet" },
-          `This file has only ${MAIN} of this cell, in ${traces.coarse[cell.index].levels} levels.`,
+          `This page contains only ${MAIN} of this unit, `,
+          `in ${traces.coarse[cell.index].levels} levels.`,
         ),
     labelRow(t),
     nextRows(t),
@@ -61,34 +62,36 @@ function quantityRow(name, value) {
 }
 
 function labelRow(t) {
-  if (!paint.label) return make("p", { class: "quiet" }, `${state.hypothesis} has no label here.`);
+  if (!paint.label) {
+    return make("p", { class: "quiet" }, `This page contains no labels for ${state.hypothesis}.`);
+  }
   const value = paint.label[t];
   const kind = hypotheses.get(state.hypothesis).kind;
-  const told = Number.isNaN(value)
+  const text = Number.isNaN(value)
     ? "undefined"
     : kind === "binary"
       ? value
         ? "true"
         : "false"
       : `${+value.toFixed(2)}`;
-  return make("p", { class: "label-here" }, `${state.hypothesis}: `, make("b", {}, told));
+  return make("p", { class: "label-here" }, `Label ${state.hypothesis}: `, make("b", {}, text));
 }
 
 function nextRows(t) {
   const guesses = guessesOf(t);
   const next = t + 1 < N ? visible(symbolAt(t + 1)) : null;
-  const came =
+  const actual =
     next === null
       ? "The text ends here."
       : [
-          "Then came ",
+          "Actual next character: ",
           make("b", { class: "glyph" }, next),
           Number.isNaN(nats[t])
-            ? "."
-            : `, at ${number(nats[t])} nats (p ${percent(Math.exp(-nats[t]), 1)}).`,
+            ? ""
+            : ` (p = ${percent(Math.exp(-nats[t]), 1)}, loss ${number(nats[t])} nats)`,
         ];
   return [
-    make("h3", {}, "Predicted next"),
+    make("h3", {}, "Predicted next character"),
     make(
       "ol",
       { class: "predictions" },
@@ -102,18 +105,18 @@ function nextRows(t) {
         ),
       ),
     ),
-    make("p", {}, came),
+    make("p", {}, actual),
   ];
 }
 
-// The cell over the characters around t; where the hypothesis holds is shaded.
+// Plots the unit over the characters around t; shading shows the label.
 function curveAround(t) {
   const width = 280;
   const height = 74;
   const start = clamp(t - AROUND, 0, Math.max(0, N - 2 * AROUND));
   const stop = Math.min(N, start + 2 * AROUND + 1);
   const X = (s) => ((s - start + 0.5) / (stop - start)) * width;
-  const Y = (v) => height / 2 - clamp((v - paint.centre) / paint.half, -1, 1) * (height / 2 - 5);
+  const Y = (v) => height / 2 - clamp((v - paint.center) / paint.half, -1, 1) * (height / 2 - 5);
   const node = shape("svg", {
     viewBox: `0 0 ${width} ${height}`,
     class: "plot curve",
@@ -150,8 +153,8 @@ function curveAround(t) {
   return node;
 }
 
-// The root mean square of the difference to the trace in the span, in standard deviations of the
-// cell: levels count, not shapes alone. Places overlap neither each other nor the span.
+// Returns the places where the unit is most similar to its trace in the span, by root mean square
+// difference in standard deviations of the unit. Places overlap neither each other nor the span.
 function findSimilar([start, stop], values) {
   const length = stop - start;
   const mean = values.reduce((a, b) => a + b, 0) / N;
@@ -184,7 +187,7 @@ function listSimilar() {
   const pane = byId("similar");
   const count = span ? span[1] - span[0] : 0;
   const find = span
-    ? button(`Find places like these ${thousands(count)} characters (s)`, showSimilar, {
+    ? button(`Find places similar to these ${thousands(count)} characters (s)`, showSimilar, {
         id: "find",
       })
     : null;
@@ -196,7 +199,8 @@ function listSimilar() {
         make(
           "p",
           { class: "quiet" },
-          "Select some of the text, by mouse or by Shift and arrows, to find where this cell behaves alike.",
+          "Select text, with the mouse or with Shift and the arrow keys, to find places where ",
+          "this unit behaves similarly.",
         ),
     );
     return;
@@ -222,18 +226,18 @@ function listSimilar() {
     );
   show(
     pane,
-    make("h3", {}, `Where ${state.cell.name} behaves as in`),
+    make("h3", {}, `Where unit ${state.cell.name} behaves as in`),
     make(
       "p",
       { class: "where" },
       make("mark", {}, passage(similar.start, Math.min(similar.stop, similar.start + 60))),
     ),
     make("ol", { class: "places" }, similar.places.map(entry)),
-    similar.places.length ? null : make("p", {}, "The text is too short for another such place."),
+    similar.places.length ? null : make("p", {}, "The text is too short to contain another place."),
     make(
       "p",
       { class: "quiet" },
-      "Root mean square difference, in the cell’s standard deviations.",
+      "Numbers are root mean square differences, in standard deviations of the unit.",
     ),
     find,
   );

@@ -1,4 +1,4 @@
-// The network: saturation of its gates, and emergence of the findings.
+// Saturation of the gates, and emergence of the findings during training.
 
 function showGates() {
   const view = byId("view-gates");
@@ -7,8 +7,9 @@ function showGates() {
     make(
       "p",
       { class: "lead" },
-      "A dot is a gate of a cell. To the right: nearly always shut (below 0.1). To the top: nearly ",
-      "always open (above 0.9). At the origin: in between, or moving. A click opens the cell.",
+      "Each dot is a gate of one unit. At the right it is nearly always closed (below 0.1), at ",
+      "the top nearly always open (above 0.9), near the origin rarely either. Click a dot to open ",
+      "its unit.",
     ),
   );
   const gates = [...new Set(study.saturation.map(({ gate }) => gate))];
@@ -63,7 +64,11 @@ function gatePanel(gate) {
             r: 3,
             "data-cell": `${layer}:${cell}`,
           },
-          shape("title", {}, `${layer}:${cell} shut ${percent(x)}, open ${percent(right[cell])}`),
+          shape(
+            "title",
+            {},
+            `unit ${layer}:${cell}: closed ${percent(x)}, open ${percent(right[cell])} of the time`,
+          ),
         ),
       ),
     );
@@ -82,17 +87,21 @@ function showEmergence() {
     make(
       "p",
       { class: "lead" },
-      "The score of each finding's cell at the stored checkpoints, and of the best cell of each ",
-      "checkpoint. Where the two differ, another cell followed the hypothesis first.",
+      "The score of each finding’s unit at the stored checkpoints, and of the best unit at each ",
+      "checkpoint. Where the two differ, another unit followed the hypothesis better at that step.",
     ),
   );
-  if (!study.emergence.length) return view.append(nothing("No earlier steps were kept."));
+  if (!study.emergence.length) return view.append(nothing("No earlier checkpoints were stored."));
   view.append(
     make(
       "p",
       { class: "marks" },
-      make("span", { class: "sample" }, make("span", { class: "dash solid" }), "the cell"),
-      make("span", { class: "sample" }, make("span", { class: "dash" }), "the best at that step"),
+      ...[
+        ["dash solid", "unit of the finding"],
+        ["dash", "best unit at each checkpoint"],
+      ].map(([dash, text]) =>
+        make("span", { class: "sample" }, make("span", { class: dash }), text),
+      ),
     ),
     make("div", { class: "panels" }, study.emergence.map(emergencePanel)),
   );

@@ -1,8 +1,8 @@
-// The page: what is chosen, the views, and the start.
+// The state of the page, its views, and its start.
 
 const state = { cell: null, hypothesis: null, quantity: MAIN, stretch: false, at: 0, view: "text" };
 const VIEWS = [
-  ["text", "Cells in text"],
+  ["text", "Units in text"],
   ["findings", "Findings"],
   ["ablation", "Ablation"],
   ["gates", "Gates"],
@@ -16,7 +16,7 @@ async function chooseHypothesis(name) {
   byId("hypothesis-about").textContent = [
     about,
     predicts && !about.includes("looks ahead") ? "looks ahead" : "",
-    kind,
+    kind === "controlled" ? "controls for other labels" : `${kind} label`,
   ]
     .filter(Boolean)
     .join(" · ");
@@ -35,7 +35,7 @@ async function chooseCell(cell) {
   if (!quantitiesOf(cell).includes(state.quantity)) state.quantity = MAIN;
   const quantity = state.quantity;
   const trace = await traceOf(cell, quantity);
-  if (state.cell !== cell || state.quantity !== quantity) return; // another was chosen meanwhile
+  if (state.cell !== cell || state.quantity !== quantity) return; // the selection has changed
   similar = null;
   repaint({ trace, ...scaleOf(trace, quantity) });
   describe();
@@ -44,12 +44,12 @@ async function chooseCell(cell) {
   listSimilar();
 }
 
-// Colours: no value, or a gate half open, is blank.
+// Returns the range of the color scale. Its center, 0 or a half-open gate, has no color.
 function scaleOf(trace, quantity) {
-  const centre = UNIT.has(quantity) ? 0.5 : 0;
-  const most = trace.reduce((a, b) => Math.max(a, Math.abs(b - centre)), 1e-6);
+  const center = UNIT.has(quantity) ? 0.5 : 0;
+  const most = trace.reduce((a, b) => Math.max(a, Math.abs(b - center)), 1e-6);
   const unbounded = quantity === "c" || quantity === "a";
-  return { centre, half: state.stretch || unbounded ? most : UNIT.has(quantity) ? 0.5 : 1 };
+  return { center, half: state.stretch || unbounded ? most : UNIT.has(quantity) ? 0.5 : 1 };
 }
 
 function describe() {
@@ -58,9 +58,9 @@ function describe() {
   const isBest = finding?.scored && finding.layer === cell.layer && finding.cell === cell.cell;
   show(
     byId("shown"),
-    `Cell ${cell.name}, `,
+    `Unit ${cell.name}, `,
     make("span", { class: "glyph" }, quantity),
-    isBest ? `: the best of ${thousands(cells.length)} for ${hypothesis}` : ` and ${hypothesis}`,
+    isBest ? `: best of ${thousands(cells.length)} units for ${hypothesis}` : `, for ${hypothesis}`,
   );
   show(byId("verdict"), isBest ? verdict(finding) : comparison(cell, hypothesis));
   const quantities = quantitiesOf(cell);
@@ -69,7 +69,9 @@ function describe() {
   );
   byId("quantity").disabled = quantities.length < 2;
   byId("quantity").title =
-    quantities.length < 2 ? `This file has only ${MAIN} of this cell` : "(q)";
+    quantities.length < 2
+      ? `This page contains only ${MAIN} of this unit`
+      : "Quantity that colors the text (q)";
   show(byId("jumps"), jumps());
   legend();
 }
@@ -80,9 +82,9 @@ function comparison(cell, hypothesis) {
   const [name, best] = bestOf[cell.index];
   const rest =
     name === hypothesis
-      ? "there is nothing that it follows better."
-      : `what it follows best is ${name}, ${signed(best)}.`;
-  return `Its score on the other half of the text is ${signed(score)}, of −1 to 1; ${rest}`;
+      ? "It follows no other hypothesis better."
+      : `It follows ${name} best (${signed(best)}).`;
+  return `Score ${signed(score)} on the confirmation half, on a scale from −1 to 1. ${rest}`;
 }
 
 function verdict(finding) {
@@ -90,12 +92,10 @@ function verdict(finding) {
   const late = finding.lag
     ? `, ${Math.abs(finding.lag)} character ${finding.lag > 0 ? "late" : "early"}`
     : "";
-  const said =
-    `${finding.quantity} has ${statistic(finding)} on the other half of the text` +
-    `${directionOf(finding)}${late}` +
-    (bar === null ? ". " : `; to beat ${number(bar)}. `);
+  const threshold = bar === null ? "" : ` (threshold ${number(bar)})`;
   return [
-    said,
+    `Its ${finding.quantity} scores ${statistic(finding)} on the confirmation half${threshold}` +
+      `${directionOf(finding)}${late}. `,
     (finding.significant ?? null) === null
       ? ""
       : make(
@@ -113,12 +113,12 @@ function jumps() {
   const best = bestCell(layer);
   return [
     same
-      ? button(`same cell in layer ${layer}: ${same.name}`, () => chooseCell(same), {
-          title: "The same cell in the next layer (l)",
+      ? button(`same number in layer ${layer}: ${same.name}`, () => chooseCell(same), {
+          title: "Unit with the same number in the next layer (l)",
         })
       : null,
-    button(`best in layer ${layer}: ${best.name}`, () => chooseCell(best), {
-      title: "The best cell for this hypothesis in the next layer (b)",
+    button(`best unit in layer ${layer}: ${best.name}`, () => chooseCell(best), {
+      title: "Best unit of the next layer for this hypothesis (b)",
     }),
   ];
 }
@@ -126,25 +126,25 @@ function jumps() {
 const nextLayer = () => layers[(layers.indexOf(state.cell.layer) + 1) % layers.length];
 
 function legend() {
-  const { centre, half } = paint;
+  const { center, half } = paint;
   const kind = hypotheses.get(state.hypothesis).kind;
   const end = (value) =>
     make("span", { class: "figure" }, number(value, Math.abs(value) < 1 ? 2 : 1));
   show(
     byId("legend"),
     make("span", { class: "glyph" }, state.quantity),
-    end(centre - half),
+    end(center - half),
     make("span", { class: "ramp", role: "img", "aria-label": "blue is low, orange is high" }),
-    end(centre + half),
+    end(center + half),
     make(
       "span",
       { class: "held" },
       paint.label
         ? [
             make("span", { class: "ch u4" }, "underlined"),
-            ` ${state.hypothesis}${kind === "binary" ? "" : ", the thicker the more"}`,
+            `: ${state.hypothesis}${kind === "binary" ? "" : " (thicker is higher)"}`,
           ]
-        : "no label here",
+        : "no labels for this hypothesis",
     ),
   );
 }
@@ -189,7 +189,8 @@ async function openCell(cell, hypothesis = null) {
   await chooseCell(cell);
 }
 
-// The view at first: of the significant states the one with the best score.
+// Returns the hypothesis shown first: the significant one with the best score, if possible one that
+// does not look ahead.
 function clearest() {
   const rank = (finding) =>
     !finding.scored
@@ -217,10 +218,10 @@ function showHead() {
   byId("run").textContent = study.run;
   byId("about").textContent =
     `${model.layers} × ${model.hidden} ${model.cell.toUpperCase()}, step ` +
-    `${thousands(study.step)} · ${text.name}, ${number(text.nats, 3)} nats per character`;
+    `${thousands(study.step)} · ${text.name}, loss ${number(text.nats, 3)} nats per character`;
   byId("theme").textContent = isDark() ? "Light" : "Dark";
   byId("keys").append(
-    make("h2", {}, "Keys"),
+    make("h2", {}, "Keyboard shortcuts"),
     make(
       "dl",
       {},

@@ -1,6 +1,6 @@
-// What the model said at the character under the pointer. Text goes in as text nodes, never as
-// markup. A character n: data.ids[n], data.bits[n] (null where nothing stands before it),
-// data.rank[n] and, for the likeliest, data.top[n] as [id, p, id, p, ...].
+// Shows the predictions of the model for the character under the pointer. Text is inserted as text
+// nodes, never as markup. Character n has data.ids[n], data.bits[n] (null for the first character of
+// a text), data.rank[n], and data.top[n], the most probable tokens as [id, p, id, p, ...].
 
 const data = JSON.parse(document.getElementById("scores").textContent);
 const text = document.getElementById("text");
@@ -29,12 +29,12 @@ function row(id, p, came) {
 }
 
 function expected(n, p) {
-  const table = make("table", {}, make("caption", {}, "expected here, most likely first"));
-  const likeliest = data.top[n];
-  for (let k = 0; k < likeliest.length; k += 2) {
-    table.append(row(likeliest[k], likeliest[k + 1], likeliest[k] === data.ids[n]));
+  const table = make("table", {}, make("caption", {}, "predicted here, most probable first"));
+  const predictions = data.top[n];
+  for (let k = 0; k < predictions.length; k += 2) {
+    table.append(row(predictions[k], predictions[k + 1], predictions[k] === data.ids[n]));
   }
-  const listed = likeliest.some((id, k) => k % 2 === 0 && id === data.ids[n]);
+  const listed = predictions.some((id, k) => k % 2 === 0 && id === data.ids[n]);
   if (!listed) table.append(row(data.ids[n], p, true));
   return table;
 }
@@ -47,15 +47,15 @@ function show(n) {
   const place = `character ${(data.places[n]).toLocaleString("en-US")}`;
   const title = make("h2", {}, data.symbols[data.ids[n]], " ", make("small", {}, place));
   if (bits === null) {
-    look.replaceChildren(title, make("p", { class: "quiet" }, "Nothing stands before it."));
+    look.replaceChildren(title, make("p", { class: "quiet" }, "The first character has no prediction."));
     return;
   }
   const p = 2 ** -bits;
   const facts = make("dl");
   for (const [name, value] of [
-    ["surprise", `${bits.toFixed(2)} bits`],
-    ["p", p >= 0.001 ? p.toFixed(3) : p.toExponential(1)],
-    ["guess", `no. ${data.rank[n]}`],
+    ["surprisal", `${bits.toFixed(2)} bits`],
+    ["probability", p >= 0.001 ? p.toFixed(3) : p.toExponential(1)],
+    ["rank", `${data.rank[n]}`],
   ]) {
     facts.append(make("dt", {}, name), make("dd", {}, value));
   }

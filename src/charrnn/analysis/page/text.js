@@ -1,21 +1,21 @@
-// The text, a span a character. Rows are dressed when they come into view: a change of colour
-// costs what is on the screen, however long the text.
+// The text, one element per character. Rows are styled when they come into view, so that the cost
+// of a color change does not depend on the length of the text.
 
-const STEPS = 16; // shades on either side of nothing
-const LONGEST = 400; // characters in a row; a longer line goes on in the next
+const STEPS = 16; // shades on either side of the blank center
+const LONGEST = 400; // characters in a row; longer lines are wrapped
 const GUESS_STEPS = 8;
 
 const paint = {
   trace: null,
   label: null,
-  centre: 0,
+  center: 0,
   half: 1,
   underline: true,
   guesses: false,
   high: 1,
 };
 let caret = 0;
-let span = null; // [start, stop) that is selected
+let span = null; // selected characters: [start, stop)
 const marks = [];
 const bases = [];
 const rows = [];
@@ -27,7 +27,7 @@ function addShades() {
   const sheet = document.styleSheets[0];
   const add = (rule) => sheet.insertRule(rule, sheet.cssRules.length);
   for (let n = 1; n <= STEPS; n++) {
-    // A little more than linear: what is nearly nothing should look so.
+    // Slightly convex, so that small values stay nearly blank.
     const part = (100 * (n / STEPS) ** 1.15).toFixed(1);
     add(`.h${n}{background:color-mix(in oklab,var(--high) ${part}%,transparent)}`);
     add(`.l${n}{background:color-mix(in oklab,var(--low) ${part}%,transparent)}`);
@@ -77,7 +77,7 @@ function rowsMoved(entries) {
   }
 }
 
-// After a change of what is shown.
+// Applies a change of the settings to the visible rows.
 function repaint(change) {
   Object.assign(paint, change);
   if (paint.label) paint.high = paint.label.reduce((a, b) => (b > a ? b : a), 1);
@@ -106,12 +106,12 @@ function dress(t) {
 }
 
 function shade(t) {
-  const part = (paint.trace[t] - paint.centre) / paint.half;
+  const part = (paint.trace[t] - paint.center) / paint.half;
   const n = Math.round(STEPS * clamp(Math.abs(part), 0, 1));
   return n ? (part > 0 ? "h" : "l") + n : "";
 }
 
-// Lines from thin to thick: a graded label by its share of the largest in the text.
+// Returns the class of an underline, which is thicker for larger values of the label.
 function underlined(value) {
   if (Number.isNaN(value)) return "unknown";
   return value > 0 ? `u${Math.ceil((4 * value) / paint.high)}` : "";
@@ -139,16 +139,16 @@ function guessesAt(t) {
   return stack;
 }
 
-// The likeliest characters after reading the one at t, without those that have no chance.
+// Returns the most probable next characters after character t, without those of probability 0.
 function guessesOf(t) {
   const next = t + 1 < N ? symbolAt(t + 1) : null;
-  const found = [];
+  const guesses = [];
   for (let n = 0; n < TOP; n++) {
     const p = topP[t * TOP + n] / 65535;
     const symbol = excerpt.symbols[topIds[t * TOP + n]];
-    if (p > 0) found.push({ symbol, p, came: symbol === next });
+    if (p > 0) guesses.push({ symbol, p, came: symbol === next });
   }
-  return found;
+  return guesses;
 }
 
 function redress(start, stop) {
@@ -169,21 +169,21 @@ function setSpan(next) {
   for (const each of [before, span]) if (each) redress(...each);
 }
 
-// The character above or below, by where it is on the screen.
+// Returns the character above or below, by its place on the screen.
 function vertical(t, direction) {
   const from = marks[t].getBoundingClientRect();
   let best = t;
-  let found = null; // the top of the line that was come to
+  let lineTop = null; // vertical position of the adjacent line
   for (let s = t + direction; s >= 0 && s < N; s += direction) {
     const box = marks[s].getBoundingClientRect();
     if (Math.abs(box.top - from.top) < 4) continue;
-    if (found !== null && Math.abs(box.top - found) >= 4) break;
+    if (lineTop !== null && Math.abs(box.top - lineTop) >= 4) break;
     const isNearer =
-      found === null ||
+      lineTop === null ||
       Math.abs(box.left - from.left) <
         Math.abs(marks[best].getBoundingClientRect().left - from.left);
     if (isNearer) best = s;
-    found = box.top;
+    lineTop = box.top;
   }
   return best;
 }
@@ -203,7 +203,7 @@ function moved(key, ctrl) {
   return key in moves ? clamp(moves[key](), 0, N - 1) : null;
 }
 
-// What the mouse has selected in the text, as [start, stop).
+// Returns the characters selected with the mouse: [start, stop), or null.
 function selectedByMouse() {
   const selection = getSelection();
   if (selection.isCollapsed || !selection.rangeCount) return null;
