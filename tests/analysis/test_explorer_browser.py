@@ -158,7 +158,9 @@ def test_quantities_are_switched_and_a_cell_without_them_says_so(page):
   sync_api.expect(page.locator("#shown")).to_contain_text("Unit 1:3, i")
   assert [_shade(page, t) for t in range(40)] != before
   page.locator("#cells-body tr", has=page.locator("button:not(.fine)")).first.click()
-  sync_api.expect(page.locator("#look")).to_contain_text("This page contains only tanh(c) of this unit")
+  sync_api.expect(page.locator("#look")).to_contain_text(
+    "This page contains only tanh(c) of this unit"
+  )
   assert quantity.is_disabled()
 
 

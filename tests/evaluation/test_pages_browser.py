@@ -1,4 +1,4 @@
-"""The page of a text coloured by surprisal, in a browser without a screen."""
+"""The surprisal page of a text, in a headless browser."""
 
 import shutil
 
@@ -32,38 +32,38 @@ def url(tmp_path_factory):
 
 @pytest.fixture
 def page(url):
-  """The page, open; at the end nothing may have gone wrong, and nothing been asked for."""
-  said, asked = [], []
+  """Yield the open page; check afterwards that it had no errors and requested no other files."""
+  messages, requests = [], []
   with sync_api.sync_playwright() as playwright:
     browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
     page = browser.new_page(viewport={"width": 900, "height": 700})
     page.set_default_timeout(10_000)
-    page.on("console", lambda message: said.append(message.text))
-    page.on("pageerror", lambda error: said.append(str(error)))
-    page.on("request", lambda request: asked.append(request.url))
+    page.on("console", lambda message: messages.append(message.text))
+    page.on("pageerror", lambda error: messages.append(str(error)))
+    page.on("request", lambda request: requests.append(request.url))
     page.goto(url)
     yield page
     browser.close()
-  assert said == [] and asked == [url]
+  assert messages == [] and requests == [url]
 
 
-def test_what_was_expected_under_the_pointer(page):
+def test_hovering_shows_the_predictions_at_a_character(page):
   look = page.locator("#look")
   assert "Point at a character" in look.inner_text()
-  page.locator("#text i").nth(2).hover()  # the R, which is not among the likeliest
+  page.locator("#text i").nth(2).hover()  # the R, which is not among the most probable tokens
   assert [row.split() for row in look.locator("tr").all_inner_texts()] == [
     ["e", "50.0%"],
     ["o", "25.0%"],
     ["R", "12.5%"],
   ]
-  assert "3.00 bits" in look.inner_text() and "no. 3" in look.inner_text()
-  page.locator("#text i").nth(6).hover()  # an o, which is
+  assert look.locator("dd").all_inner_texts() == ["3.00 bits", "0.125", "3"]
+  page.locator("#text i").nth(6).hover()  # an o, which is among them
   assert look.locator("tr.came").inner_text().split() == ["o", "25.0%"]
   page.locator("#text i").nth(0).hover()
-  assert "Nothing stands before it" in look.inner_text()
+  assert "The first character has no prediction" in look.inner_text()
 
 
-def test_by_keyboard_and_as_text(page):
+def test_the_arrow_keys_move_and_the_text_has_visible_characters(page):
   assert page.locator("#text i").all_inner_texts() == [*"O Romeo↵<b>&", "202e", " "]
   assert page.title() == page.locator("h1").inner_text() == "a <b>title"
   page.locator("#text").focus()
