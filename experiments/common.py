@@ -1,4 +1,4 @@
-"""Settings that several experiments share. Files in this folder import it as `common`."""
+"""Settings that several experiments share. The files in this folder import it as `common`."""
 
 import pathlib
 from collections.abc import Callable, Mapping
@@ -12,22 +12,26 @@ from charrnn import errors
 def variant(
   file: str, name: str, variants: Mapping[str, Callable[[config_dict.ConfigDict], None]]
 ) -> config_dict.ConfigDict:
-  """Return the default config as changed by the function of a variant of an experiment file."""
+  """Return the default config after the function of the variant `name` has changed it.
+
+  `variants` maps the names to functions that modify a config; "" is the standard variant. Raise
+  UserError for an unknown name. `file` is the experiment file, for the message.
+  """
   if name not in variants:
     *others, last = filter(None, variants)
-    known = f"variants are {', '.join(others)} and {last}" if others else f"its variant is {last}"
-    raise errors.UserError(f"{pathlib.Path(file).name}:{name}: {known}")
+    known = f"{', '.join(others)} or {last}" if others else last
+    raise errors.UserError(f"{pathlib.Path(file).name}:{name}: unknown variant; use {known}")
   c = config_lib.default()
   variants[name](c)
   return c
 
 
 def lstm256(c):
-  """Set 2 layers of 256 units, the best of the models that a few cores train in minutes."""
+  """Set 2 layers of 256 units, the best model found that a few cores train in minutes."""
   c.model.layers, c.model.hidden = 2, 256
-  c.batch_size = 32  # small: in minutes the number of updates counts
+  c.batch_size = 32  # A small batch allows more updates, which matter most in a short training.
   c.window = 64
-  c.optimizer.learning_rate = 8e-3  # high; the cosine brings it down
+  c.optimizer.learning_rate = 8e-3  # A high peak value; the cosine schedule reduces it.
 
 
 def smoke(c):
@@ -37,7 +41,7 @@ def smoke(c):
 
 
 def small_lstm(c):
-  """Set a run of a minute on a CPU core, for sweeps."""
+  """Set a small LSTM that trains in a minute on one CPU core, for sweeps."""
   c.text.source = "shakespeare"
   c.text.limit = 1_000_000
   c.model.layers, c.model.hidden, c.model.dropout = 1, 128, 0.1
@@ -48,14 +52,18 @@ def small_lstm(c):
 
 
 def training2015(c, window=100):
-  """Set the training of char-rnn, the blog and the paper (arXiv 1506.02078): its batch is 100."""
+  """Set the training of char-rnn, the blog and the paper (arXiv 1506.02078).
+
+  `window` is also the batch size: 100 in the paper, 50 in char-rnn.
+  """
   c.model.init = "uniform"
   c.batch_size = c.window = window
   c.epochs = 50.0
   c.optimizer.name = "rmsprop"
   c.optimizer.learning_rate = 2e-3
   c.optimizer.decay = 0.95
-  c.optimizer.clip_element = 5 / window  # its gradients are sums over the window, ours are means
+  # The original clips sums over the window at 5. Gradients here are means over the window.
+  c.optimizer.clip_element = 5 / window
   c.optimizer.clip_norm = 0.0
   c.schedule.name = "epoch_decay"
   c.schedule.warmup_steps = 0
@@ -63,6 +71,6 @@ def training2015(c, window=100):
 
 
 def kernel_of_paper(c):
-  """Set the paper's preparation of the Linux kernel."""
+  """Set the Linux kernel text, prepared as in the paper."""
   c.text.source = "linux:paper"
-  c.text.encoding = "latin-1"  # a byte is a character, as in char-rnn
+  c.text.encoding = "latin-1"  # One byte is one character, as in char-rnn.

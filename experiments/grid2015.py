@@ -1,33 +1,37 @@
-"""The grid of the 2015 paper (arXiv 1506.02078): cells, numbers of layers, and sizes.
+"""The grid of the 2015 paper (arXiv 1506.02078): 3 cells x 3 numbers of layers x 4 sizes.
 
   python launch.py --config=experiments/grid2015.py --sweep --parallel=N
   python launch.py --config=experiments/grid2015.py:small --sweep --parallel=2
 
-36 networks: RNN, GRU and LSTM, with 1, 2 and 3 layers, of four sizes. As in the paper a size is a
-number of parameters, that of one layer of 64, 128, 256 or 512 LSTM units (49, 131, 393 and 1,309
-thousand), and every other network has the number of units that comes closest to it. The training is
-the paper's too: RMSProp, batches of 100, windows of 100, U(-0.08, 0.08), 50 epochs.
+The best network in the paper reaches 0.84 nats per character on the test split of its kernel
+source. The kernel here is newer, so compare the order of the networks, not their losses. The small
+variant takes 10 minutes on 2 CPU cores; the time of the full grid was not measured.
 
-The best network of the paper has 0.84 nats per character on the test split of its kernel source.
-The kernel here is a later one, so losses are not comparable; their order is. The paper chose
-dropout for each network by its validation loss and does not list it. Here it is 0, and
---sweep=grid,dropout tries three values for each network.
+The 36 networks are RNNs, GRUs and LSTMs with 1, 2 and 3 layers. As in the paper, a size is a number
+of parameters: that of an LSTM with one layer of 64, 128, 256 or 512 units (49, 131, 393 and 1,309
+thousand). Every other network has the number of units that comes closest to this size. Training
+also follows the paper: RMSProp, batch 100, window 100, initial weights from U(-0.08, 0.08), 50
+epochs. The paper selected the dropout rate of each network by validation loss and does not list
+the rates. Here dropout is 0; use --sweep=grid,dropout to try three rates for each network.
 
---sweep=grid     the grid, as --sweep alone
---sweep=units    the grid with 64 to 512 units in every layer instead
---sweep=dropout  0, 0.25 and 0.5
+Sweeps:
+  --sweep=grid     the grid; the same as --sweep alone
+  --sweep=units    the grid with 64, 128, 256 or 512 units in every layer
+  --sweep=dropout  dropout rates 0, 0.25 and 0.5
 
 Variants:
-  shakespeare  on all of Shakespeare's plays. On any other text: --config.text.source=PATH
-  small        12 networks on a million characters of Shakespeare: 1 and 2 layers of the two smaller
-               sizes, 12 epochs in smaller batches; 10 minutes on 2 CPU cores
+  shakespeare  the grid on all of Shakespeare's plays; for another text add
+               --config.text.source=PATH
+  small        12 networks on the first million characters of Shakespeare: 1 and 2 layers, the two
+               smaller sizes, 12 epochs, batch 50 and window 50
 """
 
 import common
 from charrnn import models
 from charrnn.sweeps import trials
 
-VOCAB_SIZE = {"": 101, "shakespeare": 69, "small": 63}  # the kernel's was 101 in 2015
+# Vocabulary size by variant. For the kernel it is the paper's; newer kernels differ slightly.
+VOCAB_SIZE = {"": 101, "shakespeare": 69, "small": 63}
 
 
 def get_config(variant=""):
@@ -47,20 +51,20 @@ def shakespeare(c):
 def small(c):
   shakespeare(c)
   c.text.limit = 1_000_000
-  common.training2015(c, window=50)  # four times as many updates per epoch, for a short training
+  common.training2015(c, window=50)  # four times as many updates per epoch as with 100
   c.epochs = 12.0
   c.schedule.decay, c.schedule.decay_after = 0.8, 6.0
 
 
 def network(c):
-  """The network without a sweep."""
+  """Set the network that is trained without --sweep."""
   common.training2015(c)
   c.model.cell, c.model.layers, c.model.hidden, c.model.dropout = "lstm", 1, 128, 0.0
-  c.keep = 1  # besides the best
+  c.keep = 1  # Keep only the newest checkpoint and the best.
 
 
 def sweep(variant=""):
-  """By the number of parameters."""
+  """Return the trials of the grid with sizes in parameters."""
   vocab_size = VOCAB_SIZE[variant]
 
   def units(cell, layers, size):
@@ -78,7 +82,7 @@ sweep_grid = sweep
 
 
 def sweep_units(variant=""):
-  """By the number of units."""
+  """Return the trials of the grid with sizes in units per layer."""
   return [
     {"model.cell": cell, "model.layers": layers, "model.hidden": size}
     for size, layers, cell in grid(variant)
@@ -90,7 +94,7 @@ def sweep_dropout():
 
 
 def grid(variant):
-  """Return sizes, layers and cells; the fastest to train come first."""
+  """Return (size, layers, cell) of each trial; the networks that train fastest come first."""
   is_small = variant == "small"
   return [
     (size, layers, cell)

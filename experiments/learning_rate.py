@@ -1,19 +1,21 @@
-"""The learning rate, gradient clipping and warm-up: the best values, and how sensitive they are.
+"""Sweeps over the learning rate, gradient clipping and warm-up of a small LSTM.
 
   python launch.py --config=experiments/learning_rate.py --sweep --parallel=2
   python launch.py --config=experiments/learning_rate.py --sweep=random,clip --parallel=2
 
-A small LSTM on the first million characters of Shakespeare, as in seeds.py: a minute a run on a
-CPU core, 4 minutes for the 8 of --sweep on two. Another cell, or another optimizer:
---config.model.cell=gru, --config.optimizer.name=rmsprop
+The LSTM trains on the first million characters of Shakespeare, as in seeds.py. A run takes a minute
+on one CPU core; the 8 runs of --sweep take 4 minutes on 2 cores. To sweep with another cell or
+optimizer, add --config.model.cell=gru or --config.optimizer.name=rmsprop.
 
---sweep=lr       8 learning rates, each twice the previous one; --sweep alone is the same
---sweep=random   8 random ones between 1e-4 and 1e-1, uniform in their logarithm
---sweep=clip     gradients clipped to a norm of 0.25, 1 or 4, or not at all
---sweep=warmup   0, 50 or 200 steps in which the learning rate rises
---sweep=lr,clip  the product of two sweeps; any of them combine
+Sweeps:
+  --sweep=lr       8 learning rates from 5e-4 to 6.4e-2; the same as --sweep alone
+  --sweep=random   8 random learning rates from 1e-4 to 1e-1, log-uniform
+  --sweep=clip     gradients clipped to norm 0.25, 1 or 4, or not clipped
+  --sweep=warmup   0, 50 or 200 warm-up steps
+  --sweep=lr,clip  all combinations of two sweeps; any sweeps can be combined
 
-All of these at once, searched by Optuna, which ends bad trials early (needs charrnn[search]):
+To search over all of these and the dropout rate with Optuna, which stops bad trials early (install
+charrnn[search] first):
 
   python launch.py --config=experiments/learning_rate.py --search=optuna --trials=20 --parallel=2
 """
@@ -26,7 +28,9 @@ from charrnn.sweeps import spaces, trials
 
 def get_config(variant=""):
   if variant:
-    raise errors.UserError(f"learning_rate.py:{variant}: it has no variants")
+    raise errors.UserError(
+      f"learning_rate.py:{variant}: unknown variant; use learning_rate.py without a variant"
+    )
   c = config_lib.default()
   common.small_lstm(c)
   return c

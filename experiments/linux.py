@@ -1,20 +1,21 @@
-"""The Linux kernel's C source: its folder kernel/, 12 to 13 million characters in 500 files.
+"""An LSTM on the C source of the Linux kernel: 12 to 13 million characters in the folder kernel/.
 
   python launch.py --config=experiments/linux.py
   charrnn cells runs/linux
 
-Reaches 1.22 nats per character on the validation split (of Linux 6.12) in 43 minutes on 2 CPU
-cores of a heavily loaded machine; at the speed of shakespeare.py, which has the same model, it
-takes about 10. All checkpoints are kept, to see when units begin to follow structure. docs/texts.md
-says where the source comes from and how to use another part of it. Losses on different versions of
-the kernel are not comparable.
+Reaches 1.22 nats per character on the validation split (Linux 6.12) in 43 minutes on 2 CPU cores of
+a heavily loaded machine. At the speed of shakespeare.py, which has the same model, it takes about
+10 minutes. Losses on different versions of the kernel are not comparable. All checkpoints are kept
+for `charrnn cells`, which shows when units begin to follow the structure of the code. docs/texts.md
+describes where the source comes from and how to use other folders.
 
 Variants:
-  smoke   a small model for 100 steps, 15 seconds: shows that everything works
-  paper   the 2015 paper's preparation and LSTM (arXiv 1506.02078): 6.2 million bytes of all the
-          kernel's files, 2 x 512; at the speed of shakespeare.py:blog 5 hours on 2 CPU cores. The
-          paper used the kernel of 2015, so its 0.84 nats are not comparable.
-  blog    the blog's: the whole tree, 1.2 billion characters, and 3 layers; for accelerators
+  smoke   a small model for 100 steps, to test the installation; 15 seconds
+  paper   the text and LSTM of the 2015 paper (arXiv 1506.02078): 6.2 million bytes from all files
+          of the kernel, 2 layers of 512; 5 hours on 2 CPU cores at the speed of
+          shakespeare.py:blog. The paper's kernel is older, so its 0.84 nats are not comparable.
+  blog    the model of the blog: the whole tree (1.2 billion characters), 3 layers of 512; for
+          accelerators
 """
 
 import common
@@ -28,10 +29,10 @@ def get_config(variant=""):
 def standard(c):
   common.lstm256(c)
   c.text.source = "linux"
-  c.model.dropout = 0.0  # no text is read more than twice
+  c.model.dropout = 0.0  # Each character is read only twice, so overfitting is unlikely.
   c.epochs = 2.0
   c.eval_every = 500
-  c.keep = 100  # all of them: 7 MB each
+  c.keep = 100  # Keep all checkpoints; each takes 7 MB.
 
 
 def smoke(c):
@@ -47,7 +48,7 @@ def paper(c):
 
 
 def blog(c):
-  """The paper's settings where the blog gives none, but one epoch, since the text is long."""
+  """Set the blog's model with the paper's training, but one epoch, because the text is long."""
   paper(c)
   c.text.source = "linux:all"
   c.model.layers = 3

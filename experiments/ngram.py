@@ -1,11 +1,14 @@
-"""N-grams of characters with modified Kneser-Ney smoothing: the baseline of the networks.
+"""A character n-gram model with modified Kneser-Ney smoothing: the baseline for the networks.
 
   python launch.py --config=experiments/ngram.py
   python launch.py --config=experiments/ngram.py:path/to/book.txt
 
-Reaches 1.4706 nats per character on the validation split of Shakespeare, with strings of 7
-characters, in 20 seconds on 2 CPU cores; metrics.jsonl has the loss of every order up to 12. The
-variant is a text, as in own_text.py. To compare with a network: charrnn ngrams runs/shakespeare
+The best order on Shakespeare is 7: it reaches 1.4706 nats per character on the validation split, in
+20 seconds on 2 CPU cores. metrics.jsonl contains the loss of every order up to 12. To compare it
+with a network, run `charrnn ngrams runs/shakespeare`.
+
+Variants:
+  PATH_OR_URL  a text of your own, as in own_text.py
 """
 
 from charrnn import config as config_lib

@@ -1,12 +1,15 @@
-"""The same run with several seeds, to measure the differences that are due to chance.
+"""The same run with several seeds, to measure how much results vary by chance.
 
   python launch.py --config=experiments/seeds.py --sweep --parallel=2
   python launch.py --config=experiments/seeds.py:10 --sweep --parallel=2 --config.model.cell=gru
 
-The variant is the number of seeds, by default 5. The runs, a small LSTM on the first million
-characters of Shakespeare, differ in nothing else; the seed decides the initial parameters and
-dropout. A difference between two other runs means something only if it is larger than these. A run
-takes a minute on a CPU core, all five 3 minutes on two.
+The runs train a small LSTM on the first million characters of Shakespeare. They differ only in the
+seed, which determines the initial parameters and dropout. A difference between other runs is
+meaningful only if it is larger than the differences between these. A run takes a minute on one CPU
+core; 5 runs take 3 minutes on 2 cores.
+
+Variants:
+  N   the number of seeds (default: 5)
 """
 
 import common
@@ -17,7 +20,9 @@ from charrnn.sweeps import trials
 
 def get_config(variant=""):
   if variant and not (variant.isdecimal() and int(variant)):
-    raise errors.UserError(f"seeds.py:{variant}: the variant is a number of seeds, such as 10")
+    raise errors.UserError(
+      f"seeds.py:{variant}: the variant must be a number of seeds, for example seeds.py:10"
+    )
   c = config_lib.default()
   common.small_lstm(c)
   return c

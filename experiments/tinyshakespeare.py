@@ -1,17 +1,17 @@
-"""char-rnn's tinyshakespeare (1.1 million characters), trained as by char-rnn and by nanoGPT.
+"""LSTMs on tinyshakespeare (1.1 million characters), with the splits of char-rnn and nanoGPT.
 
   python launch.py --config=experiments/tinyshakespeare.py:charrnn
   python launch.py --config=experiments/tinyshakespeare.py:nanogpt
 
-The text is downloaded from char-rnn's repository and checked. Without a network, give your copy:
-  --config.text.source=path/to/input.txt
+The text is downloaded from the char-rnn repository and verified. To use a copy of the file, add
+--config.text.source=path/to/input.txt.
 
-charrnn  char-rnn's defaults and split: 1.373 nats per character at epoch 25 of 50, in 3 1/2 of
-         7 minutes on 2 CPU cores; 1.394 after 26 epochs as reported by users of char-rnn.
-nanogpt  (without a variant) nanoGPT's split, the last tenth for validation, and an LSTM of 2 x 512
-         as the blog's: 1.450 at epoch 7.5 of 15, in 8 of 16 minutes on 2 CPU cores of a loaded
-         machine; 1.470 as reported for nanoGPT's transformer of 10.7 million parameters.
-The two losses are of different splits and are not comparable.
+Variants (their splits differ, so their losses are not comparable):
+  charrnn  the defaults and the split of char-rnn: 1.373 nats per character at epoch 25 of 50; the
+           50 epochs take 7 minutes on 2 CPU cores. Users of char-rnn report 1.394 after 26 epochs.
+  nanogpt  (default) nanoGPT's split, with the last tenth for validation, and the blog's LSTM (2
+           layers of 512): 1.450 at epoch 7.5 of 15; the 15 epochs take 16 minutes on 2 CPU cores of
+           a loaded machine. nanoGPT's transformer of 10.7 million parameters reportedly has 1.470.
 """
 
 import common
@@ -24,7 +24,7 @@ def get_config(variant="nanogpt"):
 def charrnn(c):
   common.training2015(c, window=50)
   c.text.source = "tinyshakespeare"
-  c.text.split = "streams"  # the tail of every stream
+  c.text.split = "streams"  # The end of every stream is for validation.
   c.text.valid_fraction, c.text.test_fraction = 0.05, 0.0
   c.model.layers, c.model.hidden, c.model.dropout = 2, 128, 0.0
   c.schedule.decay = 0.97
@@ -36,7 +36,7 @@ def nanogpt(c):
   c.text.split = "tail"
   c.text.valid_fraction, c.text.test_fraction = 0.1, 0.0
   c.model.layers, c.model.hidden = 2, 512
-  c.model.dropout = 0.5  # it would overfit within five epochs
+  c.model.dropout = 0.5  # Without dropout it overfits within five epochs.
   c.batch_size = 64
   c.window = 128
   c.epochs = 15.0

@@ -1,4 +1,4 @@
-"""Every test has a cache folder of its own, and asks no proxy."""
+"""Fixtures for the tests of charrnn.data: a cache folder for each test, and a local web server."""
 
 import threading
 from http import server
@@ -8,6 +8,7 @@ import pytest
 
 @pytest.fixture(autouse=True)
 def cache_folder(tmp_path, monkeypatch):
+  """Give each test a separate cache folder, and disable proxies."""
   folder = tmp_path / "cache"
   monkeypatch.setenv("CHARRNN_CACHE", str(folder))
   monkeypatch.setenv("no_proxy", "*")
@@ -16,7 +17,10 @@ def cache_folder(tmp_path, monkeypatch):
 
 @pytest.fixture
 def site():
-  """An HTTP server: yields its address and what it serves, path -> bytes."""
+  """Run an HTTP server; yield its address and a dict of the pages to serve: path -> bytes.
+
+  A page that ends with CUT is sent without these bytes, as if the connection broke.
+  """
   pages = {}
 
   class Handler(server.BaseHTTPRequestHandler):

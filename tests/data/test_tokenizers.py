@@ -1,4 +1,4 @@
-"""Text -> ids -> text loses nothing, and what cannot be read is named."""
+"""Encoding and decoding are lossless, and unknown characters are reported."""
 
 import dataclasses
 import json
@@ -20,7 +20,7 @@ def _random_texts(seed=0, count=30):
 
 
 @pytest.mark.parametrize("kind", tokenizers.KINDS)
-def test_round_trips(kind):
+def test_decoding_inverts_encoding(kind):
   for text in _random_texts():
     tokenizer = tokenizers.Tokenizer.from_text(text, kind)
     ids = tokenizer.encode(text)
@@ -30,7 +30,7 @@ def test_round_trips(kind):
     assert list(tokenizer.tokens) == sorted(set(tokenizer.tokens))
 
 
-def test_odd_characters_survive_ids_and_json(tmp_path):
+def test_unusual_characters_are_preserved_in_ids_and_json(tmp_path):
   tokenizer = tokenizers.Tokenizer.from_text(ODD)
   tokenizer.save(tmp_path / "alphabet.json")
   loaded = tokenizers.Tokenizer.load(tmp_path / "alphabet.json")
@@ -40,14 +40,14 @@ def test_odd_characters_survive_ids_and_json(tmp_path):
 
 
 @pytest.mark.parametrize("size, dtype", [(256, np.uint8), (257, np.uint16), (70_000, np.uint32)])
-def test_ids_are_as_small_as_they_can_be(size, dtype):
+def test_ids_have_the_smallest_possible_type(size, dtype):
   points = np.delete(np.arange(0x20000), np.s_[0xD800:0xE000])[:size]
   tokenizer = tokenizers.Tokenizer.from_text("".join(map(chr, points)))
   assert tokenizer.dtype == dtype
   assert tokenizer.encode(tokenizer.tokens[-1]) == [size - 1]
 
 
-def test_foreign_characters_are_named_with_place_and_remedy():
+def test_unknown_characters_are_reported_with_position_and_remedy():
   tokenizer = tokenizers.Tokenizer.from_text("abc")
   with pytest.raises(errors.UserError) as caught:
     tokenizer.encode("ab\tcé" + "0123456789")
@@ -57,7 +57,7 @@ def test_foreign_characters_are_named_with_place_and_remedy():
   assert "--config.init_from" in message and "--config.text.tokenizer=byte" in message
 
 
-def test_bytes_read_any_text_also_what_a_shell_could_not_decode():
+def test_a_byte_tokenizer_encodes_any_text_and_undecodable_arguments():
   tokenizer = tokenizers.Tokenizer.from_text("abc", "byte")
   assert tokenizer.vocab_size == 256
   assert tokenizer.encode("é\udcff").tolist() == [0xC3, 0xA9, 0xFF]
@@ -67,7 +67,7 @@ def test_bytes_read_any_text_also_what_a_shell_could_not_decode():
 
 
 @pytest.mark.parametrize("kind", tokenizers.KINDS)
-def test_a_stream_decodes_as_the_whole(kind):
+def test_incremental_decoding_gives_the_same_text(kind):
   text = "é€😀" * 5
   tokenizer = tokenizers.Tokenizer.from_text(text, kind)
   ids, decoder = tokenizer.encode(text), tokenizer.decoder()
@@ -75,7 +75,7 @@ def test_a_stream_decodes_as_the_whole(kind):
   assert decoder.decode([], final=True) == ""
 
 
-def test_a_stream_that_ends_inside_a_character_says_so():
+def test_an_incomplete_character_at_the_end_becomes_a_replacement_character():
   decoder = tokenizers.Tokenizer.from_text("é", "byte").decoder()
   assert decoder.decode([0xC3]) == ""
   assert decoder.decode([], final=True) == "\ufffd"
@@ -83,7 +83,7 @@ def test_a_stream_that_ends_inside_a_character_says_so():
 
 @pytest.mark.parametrize("kind", tokenizers.KINDS)
 @pytest.mark.parametrize("text, start", [("aab\n", "\n"), ("abb", "b")])
-def test_default_prime_is_a_line_end_or_the_commonest(kind, text, start):
+def test_the_default_id_is_a_line_end_or_the_most_frequent_token(kind, text, start):
   tokenizer = tokenizers.Tokenizer.from_text(text, kind)
   assert tokenizer.tokens[tokenizer.default_id()] == start
 
@@ -106,14 +106,14 @@ def test_damaged_json_is_reported(tmp_path, damage):
     tokenizers.Tokenizer.load(path)
 
 
-def test_json_with_the_former_key_is_readable():
+def test_json_with_the_former_key_is_accepted():
   tokenizer = tokenizers.Tokenizer.from_text("abc")
   value = tokenizer.to_json()
   value["symbols"] = value.pop("tokens")
   assert tokenizers.Tokenizer.from_json(value) == tokenizer
 
 
-def test_cut_or_missing_json_is_reported(tmp_path):
+def test_truncated_or_missing_json_is_reported(tmp_path):
   path = tmp_path / "alphabet.json"
   with pytest.raises(errors.UserError, match="cannot read"):
     tokenizers.Tokenizer.load(path)

@@ -87,7 +87,7 @@ def test_command_lines_and_experiment_files(refused, arguments, message):
     ("remat=7", "remat=7: must divide --config.window="),
     ("remat=-1", "remat=-1: must be at least 0"),
     ("model.unroll=fast", "model.unroll=fast: use one of auto, scan, cudnn"),
-    ("model.unroll=cudnn", "model.unroll=cudnn: cuDNN provides only the LSTM, on NVIDIA GPUs"),
+    ("model.unroll=cudnn", "model.unroll=cudnn: cuDNN runs only the LSTM, and only on NVIDIA GPUs"),
     ("seed=-1", "seed=-1: must be at least 0"),
     ("seed=4294967296", "seed=4294967296: must be from 0 to"),
     ("epochs=0", "epochs=0.0: must be above 0"),

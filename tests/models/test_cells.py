@@ -1,4 +1,4 @@
-"""The step functions that define the cells, and the factorization that the layers compute."""
+"""The reference step functions of the cells, and the factorization that the layers use."""
 
 import dataclasses
 import functools
@@ -20,7 +20,7 @@ def scan_step(step, params, state, x):
 
 
 @pytest.mark.parametrize("cell", CELLS)
-def test_a_step_is_that_of_numpy(cell):
+def test_a_step_agrees_with_numpy(cell):
   params, state, x = small_layers.layer(cell)
   after, y = cells.CELLS[cell].step(params, state, x[0])
   p, carry = (numpy_reference.as_float64(tree) for tree in (params, state._asdict()))
@@ -30,11 +30,11 @@ def test_a_step_is_that_of_numpy(cell):
 
 
 @pytest.mark.parametrize("cell", CELLS)
-def test_the_factorization_is_the_definition_in_values_and_gradients(cell):
+def test_the_factorization_agrees_with_the_step_in_values_and_gradients(cell):
   params, state, x = small_layers.layer(cell)
   cell = cells.CELLS[cell]
-  definition = functools.partial(scan_step, cell.step)
-  expected = small_layers.gradients(definition, params, state, x)
+  reference = functools.partial(scan_step, cell.step)
+  expected = small_layers.gradients(reference, params, state, x)
   plain = functools.partial(layers.scan_layer, cell)
   small_layers.assert_close(small_layers.gradients(plain, params, state, x), expected, 1e-5)
 
@@ -71,7 +71,7 @@ MGU = cells.Cell(mgu_step, cells.RNNState, ("f",), ("b_hf",))
 FAST_MGU = dataclasses.replace(MGU, recorded=("f",), update=mgu_update, join=mgu_join)
 
 
-def test_a_cell_of_ones_own_has_the_fast_layer_too():
+def test_a_custom_cell_can_use_the_fast_layer():
   params, state, x = small_layers.layer("rnn")
   params["b_hf"] = jnp.linspace(-1, 1, H)
   expected = small_layers.gradients(functools.partial(scan_step, mgu_step), params, state, x)
@@ -79,7 +79,7 @@ def test_a_cell_of_ones_own_has_the_fast_layer_too():
   small_layers.assert_close(small_layers.gradients(fast, params, state, x), expected, 1e-5)
 
 
-def test_a_step_function_alone_makes_a_network(monkeypatch):
+def test_a_cell_needs_only_a_step_function(monkeypatch):
   outputs = []
   for cell in (MGU, FAST_MGU):
     monkeypatch.setitem(cells.CELLS, "mgu", cell)
@@ -91,5 +91,5 @@ def test_a_step_function_alone_makes_a_network(monkeypatch):
     for kwargs in ({}, {"record": True}, {"clamp": clamp}):
       logits, after, recorded = model.apply(params, ids_TxB, carry, **kwargs)
       outputs.append((logits, after, recorded and recorded["layer_1"]["h"]))
-  for alone, fast in zip(outputs[:3], outputs[3:]):
-    small_layers.assert_close(alone, fast, 1e-5)
+  for step_only, fast in zip(outputs[:3], outputs[3:]):
+    small_layers.assert_close(step_only, fast, 1e-5)

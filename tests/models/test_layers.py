@@ -1,6 +1,6 @@
-"""A layer: its own backward pass against a plain scan, memory, and cuDNN's LSTM.
+"""Layers: the custom backward pass against a plain scan, its memory, and cuDNN's LSTM.
 
-cuDNN's LSTM is replaced by JAX's plain reference of it, except on a GPU.
+Without a GPU, JAX's reference implementation replaces cuDNN's LSTM.
 """
 
 import functools
@@ -20,7 +20,7 @@ from charrnn.models import cells, layers
 @pytest.mark.parametrize("hoisted", [True, False])
 @pytest.mark.parametrize("ids", [True, False])
 @pytest.mark.parametrize("cell", CELLS)
-def test_the_fast_layer_is_the_plain_scan(monkeypatch, cell, ids, hoisted):
+def test_the_fast_layer_agrees_with_the_plain_scan(monkeypatch, cell, ids, hoisted):
   monkeypatch.setattr(layers, "_hoisted", lambda: hoisted)
   params, state, x = small_layers.layer(cell, ids=ids)
   cell = cells.CELLS[cell]
@@ -29,7 +29,7 @@ def test_the_fast_layer_is_the_plain_scan(monkeypatch, cell, ids, hoisted):
   assert_close(gradients(fast, params, state, x), plain, 1e-5)
 
 
-def test_gradients_of_parameters_are_float32_sums_in_bfloat16_too():
+def test_parameter_gradients_in_bfloat16_are_summed_in_float32():
   params, state, x = small_layers.layer("lstm", T=40)
   fast = functools.partial(layers.fast_layer, cells.CELLS["lstm"], jnp.dtype("bfloat16"))
   grads = gradients(fast, params, state, x)[1][0]
@@ -40,7 +40,7 @@ def test_gradients_of_parameters_are_float32_sums_in_bfloat16_too():
 
 
 def test_memory_of_the_backward_pass():
-  """G + S blocks of H a token without the input's product, and half of the bytes in bfloat16."""
+  """Per token, G pre-activations and 2 states of size H are stored; bfloat16 halves the bytes."""
   T, B, H = 16, 4, 32
   params = {"W_xh": jnp.ones((8, 4 * H)), "W_hh": jnp.ones((H, 4 * H)), "b_h": jnp.ones(4 * H)}
   cell, x = cells.CELLS["lstm"], jnp.ones((T, B, 8))
@@ -61,7 +61,7 @@ def reference(x, h, c, weights, lengths, *sizes):
 
 
 @pytest.mark.parametrize("ids", [True, False])
-def test_cudnn_is_the_plain_scan(monkeypatch, ids):
+def test_cudnn_agrees_with_the_plain_scan(monkeypatch, ids):
   if not layers.has_cudnn():
     monkeypatch.setattr(jax_rnn, "lstm", reference)
   params, state, x = small_layers.layer("lstm", ids=ids)
@@ -94,8 +94,8 @@ def test_a_network_uses_cudnn_for_windows_and_not_for_single_steps(monkeypatch):
   assert_close(after, jax.tree.map(np.asarray, expected[1]), 1e-5)
 
 
-def test_cudnn_can_be_differentiated_inside_of_pmap(monkeypatch):
-  """Traced only: the call is cuDNN's own, which no CPU can run."""
+def test_cudnn_can_be_differentiated_inside_pmap(monkeypatch):
+  """The computation is only traced, because a CPU cannot run cuDNN."""
   sizes = "compute_rnn_workspace_reserve_space_sizes"
   monkeypatch.setattr(jax_rnn.gpu_rnn, sizes, lambda *_: (0, 64), raising=False)
   params, state, x = small_layers.layer("lstm")
@@ -109,7 +109,7 @@ def test_cudnn_can_be_differentiated_inside_of_pmap(monkeypatch):
   assert out["W_hh"].shape == (1, *params["W_hh"].shape)
 
 
-@pytest.mark.skipif(layers.has_cudnn(), reason="there is an NVIDIA GPU")
-def test_cudnn_without_a_gpu_is_refused():
+@pytest.mark.skipif(layers.has_cudnn(), reason="this machine has an NVIDIA GPU")
+def test_cudnn_without_a_gpu_is_rejected():
   with pytest.raises(errors.UserError, match=r"unroll=cudnn.*NVIDIA"):
     network("lstm", unroll="cudnn")

@@ -1,4 +1,4 @@
-"""The NumPy reference against central finite differences, and against PyTorch where installed."""
+"""The NumPy reference agrees with finite differences, and with PyTorch if it is installed."""
 
 import numpy as np
 import numpy_reference as reference
@@ -18,7 +18,10 @@ def random_problem(cell, E):
 
 
 def finite_differences(f, array, step=1e-3):
-  """Central, fourth order: f' = (8 (f(+1) - f(-1)) - (f(+2) - f(-2))) / (12 step), in place."""
+  """Return the gradient of f() by the array, which is modified in place and restored.
+
+  Central differences of fourth order: f' = (8 (f(+1) - f(-1)) - (f(+2) - f(-2))) / (12 step).
+  """
   d_array = np.zeros_like(array)
   for index in np.ndindex(array.shape):
     value, at = array[index], {}
@@ -31,7 +34,7 @@ def finite_differences(f, array, step=1e-3):
 
 
 def assert_close(actual, expected, tolerance, name):
-  """The error relative to the norm of the expected array."""
+  """Compare arrays; the tolerance is relative to the norm of the expected array."""
   assert actual.shape == expected.shape, name
   error = np.linalg.norm(actual - expected) / np.linalg.norm(expected)
   assert error < tolerance, f"{name}: relative error {error:.1e}"
@@ -72,7 +75,7 @@ def test_final_carry_continues_the_sequence(cell):
       assert_close(end[k][key], final[k][key], 1e-12, f"carry_{k}/{key}")
 
 
-def test_no_information_uniform_loss():
+def test_zero_output_weights_give_the_loss_of_a_uniform_distribution():
   params, x_TxB, y_TxB, carry = random_problem("rnn", 0)
   params["head"] = {"W_hy": np.zeros((H, V)), "b_y": np.zeros(V)}
   loss = reference.loss_and_gradients("rnn", params, x_TxB, y_TxB, carry)[0]
@@ -81,7 +84,7 @@ def test_no_information_uniform_loss():
 
 @pytest.mark.parametrize("E", EMBEDDINGS)
 @pytest.mark.parametrize("cell", CELLS)
-def test_matches_pytorch(cell, E):
+def test_gradients_match_pytorch(cell, E):
   torch = pytest.importorskip("torch")
   params, x_TxB, y_TxB, carry = random_problem(cell, E)
   ours = reference.loss_and_gradients(cell, params, x_TxB, y_TxB, carry)
@@ -90,7 +93,7 @@ def test_matches_pytorch(cell, E):
   def leaf(array):
     return torch.tensor(array, dtype=torch.float64, requires_grad=True)
 
-  # torch keeps W transposed and has two biases: bias_ih is our b_h; bias_hh is 0, or gru's b_hn.
+  # PyTorch transposes the weights and has two biases: bias_ih is b_h, and bias_hh is 0 (GRU: b_hn).
   module = {"rnn": torch.nn.RNN, "lstm": torch.nn.LSTM, "gru": torch.nn.GRU}[cell]
   network = module(E or V, H, num_layers=LAYERS).double()
   with torch.no_grad():

@@ -1,4 +1,4 @@
-"""The network: values and gradients of an independent NumPy implementation, and properties."""
+"""The network agrees with an independent NumPy implementation and has the expected properties."""
 
 import jax
 import jax.numpy as jnp
@@ -49,7 +49,7 @@ def test_agrees_with_numpy_in_values_and_gradients(cell, embed, dtype, record, t
 
 
 @pytest.mark.parametrize("cell", CELLS)
-def test_causal_and_rows_apart(cell):
+def test_outputs_are_causal_and_rows_are_independent(cell):
   model = small_layers.network(cell)
   params, carry = model.init(jax.random.key(0)), model.initial_carry(3)
   x = np.random.default_rng(0).integers(0, 7, (8, 3))
@@ -62,7 +62,7 @@ def test_causal_and_rows_apart(cell):
 
 
 @pytest.mark.parametrize("cell", CELLS)
-def test_two_windows_with_the_carry_are_one(cell):
+def test_the_carry_connects_two_windows(cell):
   model = small_layers.network(cell)
   params, carry = model.init(jax.random.key(0)), model.initial_carry(2)
   x = np.random.default_rng(0).integers(0, 7, (10, 2))
@@ -74,7 +74,7 @@ def test_two_windows_with_the_carry_are_one(cell):
 
 
 @pytest.mark.parametrize(("cell", "embed"), [("rnn", 0), ("gru", 0), ("lstm", 5)])
-def test_prepared_parameters_give_the_same_to_the_bit(cell, embed):
+def test_prepared_parameters_give_bit_identical_results(cell, embed):
   model = small_layers.network(cell, embed=embed, compute_dtype="bfloat16")
   params, carry = model.init(jax.random.key(0)), model.initial_carry(2)
   x = np.random.default_rng(0).integers(0, 7, (10, 2))
@@ -87,7 +87,7 @@ def test_prepared_parameters_give_the_same_to_the_bit(cell, embed):
     )
 
 
-def test_dropout_masks_a_row_by_its_key_alone():
+def test_the_dropout_mask_of_a_row_depends_only_on_its_key():
   model = small_layers.network("lstm", dropout=0.5)
   params, x = model.init(jax.random.key(0)), np.zeros((6, 4), int)
   keys = jax.random.split(jax.random.key(1), 4)
@@ -98,7 +98,7 @@ def test_dropout_masks_a_row_by_its_key_alone():
   assert np.abs(four[:, 0] - four[:, 1]).max() > 1e-3 and np.abs(four - plain).max() > 1e-3
 
 
-def test_dropout_keeps_the_mean():
+def test_dropout_preserves_the_mean():
   x = jnp.ones((50, 64, 32))
   dropped = rnn.dropout(x, jax.random.split(jax.random.key(0), 64), 0, 0.25)
   assert abs(float(dropped.mean()) - 1) < 0.01
@@ -106,7 +106,7 @@ def test_dropout_keeps_the_mean():
 
 
 @pytest.mark.parametrize("init", rnn.INITIALIZERS)
-def test_initialisation(init):
+def test_initialization(init):
   params = small_layers.network("lstm", init=init, hidden=32).init(jax.random.key(0))
   forget = np.asarray(params["layer_1"]["b_h"]).reshape(4, 32)[1]
   np.testing.assert_array_equal(forget, 1.0)
@@ -120,7 +120,7 @@ def test_initialisation(init):
 
 
 @pytest.mark.parametrize("cell", CELLS)
-def test_units_are_what_is_recorded(cell):
+def test_units_describe_the_recorded_quantities(cell):
   model = small_layers.network(cell)
   params, carry = model.init(jax.random.key(0)), model.initial_carry(3)
   _, after, recorded = model.apply(params, np.zeros((5, 3), int), carry, record=True)

@@ -1,4 +1,4 @@
-"""`charrnn corpus`: list the named corpora, or show what a name, path or URL resolves to."""
+"""The command `charrnn corpus`: list the named corpora, or describe one corpus."""
 
 import argparse
 import json
@@ -7,17 +7,18 @@ from charrnn import files
 from charrnn.cli import arguments
 from charrnn.data import corpora, sources
 
-HELP = "list the named corpora, or show one: its origin, size, vocabulary and beginning"
+HELP = "list the named corpora, or show the origin, size, vocabulary and beginning of one"
 
 
 def add_arguments(parser):
   add = parser.add_argument
-  text = "the corpus to show (default: list the names)"
+  text = "the corpus to show (default: list the named corpora)"
   add("source", metavar="NAME|PATH|URL", nargs="?", help=text)
   add("--tokenizer", default="char", help="char or byte (default: char)")
-  add("--alphabet", dest="tokenizer", default="char", help=argparse.SUPPRESS)  # the former name
+  add("--alphabet", dest="tokenizer", default="char", help=argparse.SUPPRESS)  # former name
   add("--encoding", default="utf-8", help="encoding of the text (default: utf-8)")
-  add("--newlines", default="keep", help="keep or lf (default: keep)")
+  text = "keep, or lf to convert CRLF and CR to LF (default: keep)"
+  add("--newlines", default="keep", help=text)
   arguments.add_json(parser)
 
 

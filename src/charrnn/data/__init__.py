@@ -1,1 +1,1 @@
-"""Text becomes a stream of ids: corpora, tokenizers, splits and windows. Does not use JAX."""
+"""Corpora, tokenizers, splits and windows: from text to batches of ids. Does not import JAX."""

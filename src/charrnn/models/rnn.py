@@ -1,8 +1,8 @@
-"""The recurrent network: ids in, a stack of recurrent layers, logits out.
+"""The recurrent network: an optional embedding, a stack of recurrent layers, and an output layer.
 
-Parameters, named as in the equations:
+The input is ids and the output is logits. Parameters, named as in the equations:
 
-  embed     W_e [V, E]                                        (only if there is an embedding)
+  embed     W_e [V, E]                                        (only with an embedding)
   layer_0   W_xh [V or E, G*H], W_hh [H, G*H], b_h [G*H]      (G gates; the GRU adds b_hn [H])
   layer_1   W_xh [H, G*H], ...
   head      W_hy [H, V], b_y [V]
@@ -20,21 +20,22 @@ from charrnn.models import layers as layers_lib
 
 
 def uniform(scale):
+  """Return an initializer that samples from U(-scale, scale)."""
   return lambda key, shape, dtype=jnp.float32: jax.random.uniform(key, shape, dtype, -scale, scale)
 
 
 def orthogonal_blocks(key, shape, dtype=jnp.float32):
-  """Return an orthogonal [H, H] matrix for every gate (Saxe et al. 2013): [H, G*H]."""
+  """Return one orthogonal [H, H] matrix per gate (Saxe et al. 2013), concatenated to [H, G*H]."""
   H, GH = shape
   keys = jax.random.split(key, GH // H)
   return jnp.concatenate([nn.initializers.orthogonal()(k, (H, H), dtype) for k in keys], axis=1)
 
 
-# Initial parameters by role. `uniform` is that of 2015: all of them from U(-0.08, 0.08). `modern`:
-# orthogonal recurrence, no biases, and input weights large enough for one token to saturate a
-# gate; the layer above gets pre-activations about as large as the states below, which are about
-# 0.3 at first. 600 steps on Shakespeare at a rate of 4e-3 reach 1.7 nats a character, and 2.2 from
-# the usual U(-1, 1) / sqrt(H).
+# Initial parameters by role. `uniform`: all from U(-0.08, 0.08), as in the work of 2015. `modern`:
+# orthogonal recurrent weights, zero biases, and input weights large enough for one token to
+# saturate a gate. In higher layers, pre-activations are about as large as the states of the layer
+# below, initially about 0.3. With learning rate 4e-3, 600 steps on Shakespeare reach 1.7 nats per
+# character; the common U(-1, 1) / sqrt(H) reaches 2.2.
 INITIALIZERS = {
   "uniform": lambda H: dict.fromkeys(
     ("one_hot", "table", "input", "recurrent", "bias"), uniform(0.08)
@@ -50,6 +51,8 @@ INITIALIZERS = {
 
 
 class Embed(nn.Module):
+  """A learned embedding: ids [T, B] -> [T, B, width]."""
+
   vocab: int
   width: int
   table: nn.initializers.Initializer
@@ -60,6 +63,8 @@ class Embed(nn.Module):
 
 
 class Layer(nn.Module):
+  """A recurrent layer; selects the implementation by the arguments and the device."""
+
   cell: cells.Cell
   hidden: int
   initializers: dict
@@ -69,7 +74,7 @@ class Layer(nn.Module):
 
   @nn.compact
   def __call__(self, x, width, state, record, clamp):
-    """Return state, h_TxBxH and what is recorded, from x [T, B, width] or ids [T, B]."""
+    """Run the layer on x [T, B, width] or ids [T, B]; return (state, h_TxBxH, recorded)."""
     H, GH = self.hidden, self.hidden * len(self.cell.gates)
     reads_ids = jnp.issubdtype(x.dtype, jnp.integer)
     input_initializer = self.initializers["one_hot" if reads_ids else "input"]
@@ -84,13 +89,13 @@ class Layer(nn.Module):
     if record or clamp or not self.cell.update:
       return layers_lib.scan_layer(self.cell, layers_lib.cast(params, dtype), state, x, clamp)
     enabled = self.unroll == "cudnn" or (self.unroll == "auto" and layers_lib.has_cudnn())
-    # A single step, as in sampling, is left to XLA: expected to be faster, not measured.
+    # XLA computes single steps, as in sampling. It should be faster there; this was not measured.
     if enabled and self.cell.cudnn and len(x) > 1:
       return *layers_lib.cudnn_layer(params, state, x), None
     return *layers_lib.fast_layer(self.cell, dtype, params, state, x), None
 
   def _bias(self, key, shape):
-    """Return b_h with the LSTM's forget gate open at first (Gers et al. 2000)."""
+    """Return the initial b_h, with `forget_bias` for the forget gate (Gers et al. 2000)."""
     b_h = self.initializers["bias"](key, shape, jnp.float32)
     if "f" not in self.cell.gates:
       return b_h
@@ -99,6 +104,8 @@ class Layer(nn.Module):
 
 
 class Head(nn.Module):
+  """The output layer: h [T, B, H] -> logits [T, B, vocab]."""
+
   vocab: int
   initializers: dict
   compute_dtype: str
@@ -111,7 +118,10 @@ class Head(nn.Module):
 
 
 def dropout(x_TxBxH, rngs, layer: int, rate: float):
-  """Zero entries at `rate`, with a key for each row: any number of devices gives the same mask."""
+  """Set a share `rate` of entries to zero and rescale the others, with one key per row.
+
+  The mask of a row depends only on its key, so it is the same on any number of devices.
+  """
   T, _, H = x_TxBxH.shape
 
   def bits(key):
@@ -122,6 +132,8 @@ def dropout(x_TxBxH, rngs, layer: int, rate: float):
 
 
 class Network(nn.Module):
+  """The network as a Flax module; the fields are those of `config.model`."""
+
   vocab: int
   cell: str
   layers: int
@@ -181,16 +193,16 @@ class RNN:
     return self.network.init(key, ids_TxB, self.initial_carry(1))["params"]
 
   def initial_carry(self, batch):
-    """Return a state of zeros for every layer, each array [batch, H]."""
+    """Return a zero state for every layer; each array is [batch, H]."""
     state, shape = self.cell.state, (batch, self.network.hidden)
-    # A buffer for each array: arrays that alias cannot be donated.
+    # Create a separate buffer for each array, because aliased arrays cannot be donated.
     layers = range(self.network.layers)
     return tuple(state(*(jnp.zeros(shape) for _ in state._fields)) for _ in layers)
 
   def prepare(self, params):
-    """Return the weights of products in the compute dtype, so that no step converts them again."""
+    """Cast the weights of matrix products to the compute dtype once, instead of at every step."""
     dtype = jnp.dtype(self.network.compute_dtype)
-    table = {"embed": params["embed"]} if "embed" in params else {}  # in no product
+    table = {"embed": params["embed"]} if "embed" in params else {}  # used for look-up only
     return {name: layers_lib.cast(part, dtype) for name, part in params.items()} | table
 
   def apply(self, params, ids_TxB, carry, *, rngs=None, record=False, clamp=None):
@@ -198,7 +210,7 @@ class RNN:
 
 
 def make(vocab_size: int, *, init="modern", order=None, **fields) -> RNN:
-  """Return the network of these fields of `config.model`; raise UserError if they contradict."""
+  """Return the network for these fields of `config.model`; raise UserError if they are invalid."""
   for name, value, known in (
     ("cell", fields["cell"], cells.CELLS),
     ("init", init, INITIALIZERS),
@@ -209,11 +221,17 @@ def make(vocab_size: int, *, init="modern", order=None, **fields) -> RNN:
   network = Network(vocab_size, initializer=init, **fields)
   cell, unroll, forget_bias = network.cell, network.unroll, network.forget_bias
   if order is not None:
-    raise errors.UserError(f"--config.model.order={order}: only an ngram has one, not a {cell}")
+    raise errors.UserError(
+      f"--config.model.order={order}: the cell {cell} has no order; remove this option, or use "
+      "--config.model.cell=ngram"
+    )
   if forget_bias != 1 and "f" not in cells.CELLS[cell].gates:
-    raise errors.UserError(f"--config.model.forget_bias={forget_bias}: a {cell} has no forget gate")
+    raise errors.UserError(
+      f"--config.model.forget_bias={forget_bias}: the cell {cell} has no forget gate; "
+      "remove this option"
+    )
   if unroll == "cudnn" and not (cells.CELLS[cell].cudnn and layers_lib.has_cudnn()):
     raise errors.UserError(
-      "--config.model.unroll=cudnn: cuDNN provides only the LSTM, on NVIDIA GPUs: use auto"
+      "--config.model.unroll=cudnn: cuDNN runs only the LSTM, and only on NVIDIA GPUs; use auto"
     )
   return RNN(network)
