@@ -1,8 +1,8 @@
-"""Ablation, clamping and steering: the loss and the samples of a network with units clamped.
+"""Ablation and steering: how clamping a unit changes the loss and the samples of a network.
 
-The state of a unit (the c of an LSTM, the h of other cells) is clamped after every step and affects
-everything else from there. A unit is compared with control units: units of the same layer with
-similar variance that no finding is about.
+The state of a unit (c of an LSTM, h of other cells) is clamped after every step, and so affects all
+later computations. Each unit is compared with control units. These are units of the same layer with
+similar variance that belong to no finding.
 """
 
 import functools
@@ -20,21 +20,21 @@ from charrnn.evaluation import score
 from charrnn.models import layers
 from charrnn.sampling import clamps, sampler
 
-BURN_IN = 256  # characters read before units are clamped; `hold` keeps their last values
-WINDOW = 32
-ROWS = 384  # side by side
-MIN_CHARACTERS = 30  # of a mean
-ABLATED = 20_000  # characters of the confirmation half, for each clamped unit
-ABLATIONS = ("zero", "mean", "hold")
-CONTROLS = 19  # for each unit
+BURN_IN = 256  # number of characters that are read before units are clamped
+WINDOW = 32  # number of characters per call of the model
+ROWS = 384  # maximum number of rows in a batch
+MIN_CHARACTERS = 30  # minimum number of characters for a mean
+ABLATED = 20_000  # number of characters of the confirmation half on which the loss is measured
+ABLATIONS = ("zero", "mean", "hold")  # `hold` keeps the last value before clamping
+CONTROLS = 19  # number of control units per unit
 
 STEERING = ("zero", "low", "high")
-STEERING_CONTROLS = 4
-SAMPLES = 8  # rows of each setting, with the same random numbers in all settings
-LENGTH = 600
-EXCERPT = 400
+STEERING_CONTROLS = 4  # number of control units per unit
+SAMPLES = 8  # number of samples per setting, with the same random numbers in all settings
+LENGTH = 600  # number of characters per sample
+EXCERPT = 400  # number of characters of a sample shown in the explorer
 _QUOTE = re.compile(r'"([^"]*?)("|\n[ \t\r]*\n|\Z)', re.DOTALL)
-Row = Sequence[clamps.Clamp]  # of one row of a batch
+Row = Sequence[clamps.Clamp]  # clamps of one row of a batch
 
 
 class Unit(NamedTuple):
@@ -46,22 +46,22 @@ class Unit(NamedTuple):
 
 
 class Effect(NamedTuple):
-  """Increase of the loss by clamping, in nats a character; None for too few characters."""
+  """Increase of the loss by clamping, in nats per character; None for too few characters."""
 
   inside: float | None  # where the label is true, or in the top quarter of its values
-  outside: float | None
+  outside: float | None  # elsewhere
 
 
 def _with_controls(
   subject: recording.Subject, units: Mapping[str, Unit], count: int, settings: Sequence[str]
 ) -> tuple[dict[Unit, list[Unit]], dict[tuple, list[clamps.Clamp]]]:
-  """Return the controls of each unit, and the clamps of all of these by (unit, setting)."""
+  """Return the control units of each unit, and the clamps of all these units by setting."""
   recorded, seed = subject.recording, subject.settings.seed
-  chosen = list(dict.fromkeys(units.values()))
-  controls = {unit: control_units(recorded, unit, count, chosen, seed) for unit in chosen}
+  distinct = list(dict.fromkeys(units.values()))
+  controls = {unit: control_units(recorded, unit, count, distinct, seed) for unit in distinct}
   number = {column: n for n, column in enumerate(recorded.columns)}
   quantity = subject.run.model.states[-1]
-  everyone = dict.fromkeys([*chosen, *itertools.chain(*controls.values())])
+  everyone = dict.fromkeys([*distinct, *itertools.chain(*controls.values())])
   columns = {unit: number[unit.layer, quantity, unit.unit] for unit in everyone}
   values = recording.read_columns(recorded.values, list(columns.values()))
   return controls, {
@@ -74,9 +74,9 @@ def _with_controls(
 def control_units(
   recorded: recording.Recording, unit: Unit, count: int, avoid: Iterable[Unit], seed: int = 0
 ) -> list[Unit]:
-  """Return random units of the layer, from the third of them with the most similar spread of h.
+  """Return random units of the same layer, from the third with the most similar spread of h.
 
-  Fewer than `count` if there are not as many; none of those in `avoid`.
+  Units in `avoid` are excluded. There may be fewer than `count` units in a small layer.
   """
   columns = [i for i, column in enumerate(recorded.columns) if column[:2] == (unit.layer, "h")]
   step = max(1, len(recorded.values) // 1000)
@@ -85,14 +85,14 @@ def control_units(
   taken = {each.unit for each in avoid if each.layer == unit.layer} | {unit.unit}
   near = [index for index in np.argsort(distance, kind="stable").tolist() if index not in taken]
   near = near[: max(count, len(spread) // 3)]
-  chosen = np.random.default_rng([seed, *unit]).permutation(len(near))[:count]
-  return [Unit(unit.layer, near[index]) for index in chosen]
+  picks = np.random.default_rng([seed, *unit]).permutation(len(near))[:count]
+  return [Unit(unit.layer, near[index]) for index in picks]
 
 
 def setting_value(column: np.ndarray, setting: str) -> float:
-  """Return the value that a setting of ABLATIONS or STEERING clamps a unit to.
+  """Return the value to which a setting of ABLATIONS or STEERING clamps a unit.
 
-  `column` are its values on a text, of which low and high are the 5th and 95th percentiles.
+  `column` contains the unit's values on a text. Low and high are their 5th and 95th percentiles.
   """
   if setting in ("low", "high"):
     return float(np.quantile(column, 0.05 if setting == "low" else 0.95))
@@ -102,9 +102,10 @@ def setting_value(column: np.ndarray, setting: str) -> float:
 def losses(
   model, params, ids_N: np.ndarray, rows: Sequence[Row], progress: effects.Progress | None = None
 ) -> np.ndarray:
-  """Return -log p of the next character for each row of clamps, [R, N].
+  """Return -log p of the next character for each row of clamps, float32 [R, N].
 
-  The text is read as one stream, unclamped for BURN_IN characters. NaN there and at the end.
+  The text is read as one stream, without clamps for the first BURN_IN characters. The values there
+  and at the last character are NaN.
   """
   N, nats_RxN = len(ids_N), np.full((len(rows), len(ids_N)), np.nan, np.float32)
   _, first = sampler.prime(model, model.prepare(params), ids_N[:BURN_IN], 1)
@@ -134,7 +135,7 @@ def _nats(logits_TxBxV, y_TxB, recorded):
 
 
 def inside(label: labels.Label) -> np.ndarray:
-  """Return bool [N]: where a label is true, or in the top quarter of its values."""
+  """Return where a label is true, or in the top quarter of its values: bool [N]."""
   defined = label.values[label.mask]
   if not len(defined):
     return np.zeros(len(label.mask), bool)
@@ -143,14 +144,14 @@ def inside(label: labels.Label) -> np.ndarray:
 
 
 def effect(changes: np.ndarray, label: labels.Label) -> Effect:
-  """Return the mean change of the loss [N] inside a label and outside of it."""
+  """Return the mean change of the loss [N] inside and outside a label."""
   within, finite = inside(label), np.isfinite(changes)
   places = within & finite, label.mask & ~within & finite
   return Effect(*(float(changes[p].mean()) if p.sum() >= MIN_CHARACTERS else None for p in places))
 
 
 def p_value(observed: float, controls: Sequence[float]) -> float:
-  """Return the share of a unit and its controls whose effect is at least as large."""
+  """Return the share of the unit and its controls whose effect is at least `observed`."""
   return (1 + sum(control >= observed for control in controls)) / (1 + len(controls))
 
 
@@ -159,8 +160,9 @@ def ablate(
 ) -> list[dict]:
   """Return the change of the loss by clamping the unit of each finding, and its control units.
 
-  p is the share of control units whose ablation is at least as selective: costs as much more
-  inside than outside. It is not corrected for many hypotheses.
+  Selectivity is the increase of the loss inside the label minus the increase outside. p is the
+  share of the unit and its controls that are at least as selective as the unit. It is not corrected
+  for the number of hypotheses.
   """
   setting, progress = subject.settings.ablation, subject.progress("ablation")
   counted = np.zeros(len(subject.text.ids_N), bool)
@@ -189,23 +191,23 @@ def ablate(
 class Measure(NamedTuple):
   name: str
   unit: str
-  function: Callable[[Sequence[str]], float]  # of samples; NaN where there is nothing to measure
+  function: Callable[[Sequence[str]], float]  # maps samples to a number; NaN if undefined
 
 
 def line_length(texts: Sequence[str]) -> float:
-  """Return the mean length of complete lines that are not blank."""
+  """Return the mean length of complete, non-blank lines."""
   lengths = [len(line) for text in texts for line in text.split("\n")[:-1] if line.strip()]
   return float(np.mean(lengths)) if lengths else math.nan
 
 
 def closed_quotes(texts: Sequence[str]) -> float:
-  """Return the share of double quotes that are closed before a blank line or the end."""
+  """Return the share of double quotes that are closed before a blank line or the end of text."""
   ends = [end for text in texts for _, end in _QUOTE.findall(text)]
   return float(np.mean([end == '"' for end in ends])) if ends else math.nan
 
 
 def indentation(texts: Sequence[str]) -> float:
-  """Return the mean width of the leading blanks of lines that are not blank."""
+  """Return the mean width of the leading spaces and tabs of non-blank lines."""
   lines = [line.expandtabs(labels.TAB) for text in texts for line in text.split("\n")]
   widths = [len(line) - len(line.lstrip(" ")) for line in lines if line.strip()]
   return float(np.mean(widths)) if widths else math.nan
@@ -219,7 +221,7 @@ MEASURES = (
 
 
 def measure_of(hypothesis: labels.Hypothesis) -> Measure:
-  """Return the measure that is the mean of a hypothesis's label over samples."""
+  """Return a measure of samples: the mean of the label of a hypothesis."""
 
   def mean(texts: Sequence[str]) -> float:
     labelled = [hypothesis.function(text) for text in texts]
@@ -231,22 +233,22 @@ def measure_of(hypothesis: labels.Hypothesis) -> Measure:
 
 
 def steer(subject: recording.Subject, units: Mapping[str, Unit]) -> list[dict]:
-  """Return measures of samples with each finding's unit, or a control, at zero, low and high."""
+  """Return measures of samples with the unit of each finding, or a control unit, clamped."""
   progress = subject.progress("steering")
   others, rows = _with_controls(subject, units, STEERING_CONTROLS, STEERING)
   rows = {"free": []} | rows
   run, beginning = subject.run, subject.text.texts[0][:BURN_IN]
-  # The prompt ends with a line, if it has one.
+  # The prompt ends after its last line break, if it has one.
   prompt = subject.text.ids_N[: beginning.rfind("\n") + 1 or len(beginning)]
   texts = sample(run, prompt, rows, subject.settings.seed, progress)
   entries, measured = [], set()
   for name, unit in units.items():
-    # The standard measures of a unit stand with the first of its findings.
+    # A unit has one entry for each standard measure, with its first finding.
     standard = () if unit in measured else MEASURES
     measured.add(unit)
     for measure in (measure_of(subject.hypotheses[effects.base(name)]), *standard):
       entry = _steered(unit, measure, texts, rows, others[unit])
-      # A measure may not apply: verse has no indentation, and some texts have no quotes.
+      # Skip measures that do not apply. For example, verse has no indentation.
       varies = any(each["result"] or any(each["controls"]) for each in entry["settings"])
       if entry["free"] is not None and varies:
         entries.append({"hypothesis": name, "cell": str(unit)} | entry)
@@ -256,9 +258,9 @@ def steer(subject: recording.Subject, units: Mapping[str, Unit]) -> list[dict]:
 def sample(
   run, prompt_ids: np.ndarray, rows: Mapping[Any, Row], seed: int, progress: effects.Progress
 ) -> dict[Any, list[str]]:
-  """Sample SAMPLES texts for each row of clamps, by the keys of the rows, at temperature 1.
+  """Return SAMPLES texts for each row of clamps, by key of the row, at temperature 1.
 
-  `run` has a model, params and a tokenizer.
+  `run` needs a model, params and a tokenizer.
   """
   keys = [key for key in rows for _ in range(SAMPLES)]
   numbers = np.tile(np.arange(SAMPLES), len(rows))

@@ -1,8 +1,8 @@
-"""Baselines that a trained network has to beat: untrained networks, and the last k characters.
+"""Baselines for a trained network: untrained networks, and predictors of the last k characters.
 
-Some of the hundreds of units of an untrained network follow any label a little, because the network
-reads the text. Circular shifts call that significant, and rightly so. Untrained networks with other
-seeds therefore form a null of their own: the best of all units and hypotheses of each.
+An untrained network reads the text too, so some of its hundreds of units follow any label a little.
+Compared with circular shifts, this is significant, and correctly so. Untrained networks therefore
+provide a second null: the best score of each network over all its units.
 """
 
 import dataclasses
@@ -14,20 +14,20 @@ import numpy as np
 
 from charrnn.analysis import effects, inference, matching, recording
 
-CHARACTERS = 40_000  # the first of the text, for each untrained network
+CHARACTERS = 40_000  # number of characters of the text that each untrained network reads
 
 
 class Untrained(NamedTuple):
-  """The comparison for a hypothesis; effects are in 0 to 1, see `matching.Result`."""
+  """The comparison for a hypothesis. Effects are absolute, see `matching.Result`."""
 
-  median: float  # of the best unit of each untrained network
+  median: float  # median over the untrained networks of the best unit's effect
   p: float
   family_p: float
-  to_beat: float  # for family_p <= alpha; NaN with too few networks for that
+  to_beat: float  # threshold for family_p <= alpha; NaN if there are too few networks
 
 
 def compare_untrained(subject: recording.Subject) -> dict[str, Untrained]:
-  """Compare a trained network with untrained ones, by the hypotheses that are scored."""
+  """Compare a trained network with untrained networks; return the results by hypothesis."""
   model, settings, columns = subject.run.model, subject.settings, subject.recording.columns
   ids_N, progress = subject.text.ids_N[:CHARACTERS], subject.progress("untrained networks")
   targets, design = subject.prepare(first=len(ids_N))
@@ -37,7 +37,7 @@ def compare_untrained(subject: recording.Subject) -> dict[str, Untrained]:
   if not observed:  # nothing to compare
     return {}
   for number in range(settings.untrained):
-    # Seeds far from those that users choose for runs.
+    # The offset keeps these seeds distinct from the usual seeds of runs.
     params = init(jax.random.fold_in(jax.random.key(settings.seed), 1_000_003 + number))
     recorded = recording.record(model, params, ids_N, subject.scratch).values
     null.append(list(matching.strengths(recorded, columns, targets, design).values()))
@@ -49,34 +49,35 @@ def compare_untrained(subject: recording.Subject) -> dict[str, Untrained]:
 
 
 def contexts(ids_N: np.ndarray, k: int, documents: Sequence[inference.Span]) -> list[np.ndarray]:
-  """Return numbers [N] of the last 0, 1, ..., k characters, up to the document's start.
+  """Return the contexts of 0, 1, ..., k characters as arrays [N] of context numbers.
 
-  The last characters at t include the one at t.
+  The context at t includes character t. It does not extend before the document's start.
   """
   since_start = np.full(len(ids_N), -1)
   for start, stop in documents:
     since_start[start:stop] = np.arange(stop - start)
   tokens = np.unique(ids_N, return_inverse=True)[1] + 1
-  found = [np.zeros(len(ids_N), np.int64)]
+  numbers = [np.zeros(len(ids_N), np.int64)]
   for back in range(k):
-    older = np.zeros(len(ids_N), np.int64)  # 0: before the document
+    older = np.zeros(len(ids_N), np.int64)  # 0 means before the start of the document
     older[back:] = tokens[: len(ids_N) - back]
     older[since_start < back] = 0
-    merged = found[-1] * (int(tokens.max()) + 1) + older
-    found.append(np.unique(merged, return_inverse=True)[1])
-  return found
+    merged = numbers[-1] * (int(tokens.max()) + 1) + older
+    numbers.append(np.unique(merged, return_inverse=True)[1])
+  return numbers
 
 
 def last_k_scores(
   contexts: Sequence[np.ndarray], target: effects.Target, design: effects.Design, lag: int
 ) -> list[float]:
-  """Score predictions of a label from the last 0, 1, ..., k characters, for each k.
+  """Return the scores of predictors of a label from the last 0, 1, ..., k characters.
 
-  A table from contexts to labels is made on discovery and scored on confirmation; at t it predicts
-  the label at t - lag, as a column does. With n_k(c) occurrences of the context c of length k and
-  the sum s_k(c) of the label (of its ranks, if it is graded), the prediction is
-  f_k(c) = (s_k(c) + f_(k-1)(c')) / (n_k(c) + 1), where c' is c without its oldest character and f_0
-  the mean: the Dirichlet back-off of MacKay & Peto (1995) with the weight 1.
+  A predictor is a table from contexts to labels. It is fitted on the discovery half and scored on
+  the confirmation half. At t it predicts the label at t - lag, like a column. Let n_k(c) be the
+  number of occurrences of a context c of length k, and s_k(c) the sum of the label there (of its
+  ranks, if it is graded). The prediction is f_k(c) = (s_k(c) + f_(k-1)(c')) / (n_k(c) + 1), where
+  c' is c without its oldest character and f_0 is the mean. This is the Dirichlet back-off of
+  MacKay & Peto (1995) with weight 1.
   """
   binary, design = target.kind == "binary", dataclasses.replace(design, lags=(lag,), shifts=0)
   fit, test = (design.positions(target, half) for half in (0, 1))
@@ -93,7 +94,7 @@ def last_k_scores(
 
 
 def back_off(context: np.ndarray, shorter: np.ndarray, fit: np.ndarray, aims: np.ndarray):
-  """Return predictions [N] from contexts [N] and the predictions [N] from shorter ones."""
+  """Return predictions [N] from contexts [N] and the predictions [N] of shorter contexts."""
   size = int(context.max()) + 1
   counts = np.bincount(context[fit], minlength=size)
   sums = np.bincount(context[fit], weights=aims, minlength=size)

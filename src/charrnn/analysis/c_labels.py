@@ -1,8 +1,8 @@
 """Labels of C, from its tokens and its syntax tree.
 
-Labels from the tree (if and else, syntax depth) are undefined where the text does not parse. The
-others come from tokens, which are right on broken text too, and inside the bodies of macros, which
-the tree does not analyse.
+Labels from the tree (if, else and syntax depth) are undefined where the text does not parse. The
+other labels come from tokens, which are correct even in broken text and in macro bodies. The tree
+does not analyze macro bodies.
 """
 
 import collections
@@ -17,7 +17,7 @@ import tree_sitter_c
 
 from charrnn.analysis import labels
 
-# Each group spans the characters after which the state is inside.
+# Each named group spans the characters after which the state is inside.
 TOKENS = re.compile(
   r"""
     /(?P<block>\*.*?(?:\*(?=/)|\Z))/?
@@ -31,7 +31,7 @@ TOKENS = re.compile(
   re.VERBOSE | re.MULTILINE | re.DOTALL,
 )
 
-# Annotations of the Linux kernel that are not in the grammar of C.
+# Annotations in the Linux kernel that are not part of the grammar of C.
 _ANNOTATIONS = re.compile(
   r"(?<!define[ \t])(?<!\w)(?:"
   r"__(?:(?:dev|cpu|mem|net_)?(?:init|exit)(?:data|const)?|user|kernel|iomem|percpu|rcu|force"
@@ -43,7 +43,7 @@ _ANNOTATIONS = re.compile(
   r"[ \t]*\([^()\n]*\)"
   r")(?!\w)"
 )
-# Macros with types as arguments and macros that loop; the grammar takes both for function calls.
+# Macros with types as arguments, and macros that loop. The grammar parses both as function calls.
 _TYPE_ARGUMENT = re.compile(r"(?<=,)(\s*)(struct|union)(?=\s+\w+\s*[,)])")
 _LOOP_MACRO = re.compile(r"^([ \t]+)(?=\w*for_each)(\w+)(?=[ \t]*\()", re.MULTILINE)
 _NOT_ASCII = re.compile(r"[^\x01-\x7f]")
@@ -55,7 +55,7 @@ _WITH_BODY = {"for_statement", "while_statement", "do_statement", "switch_statem
 
 
 class _State(NamedTuple):
-  """Depths, and the state before the current block: its end closes what was left open in it."""
+  """Nesting depths, and the state before the current block, which the end of the block restores."""
 
   parentheses: int = 0
   brackets: int = 0
@@ -74,7 +74,7 @@ class _State(NamedTuple):
 
 @functools.lru_cache(maxsize=1)
 def _tokens(text: str) -> dict[str, list[tuple[int, int]]]:
-  """Return spans of comments and literals by kind; (position, depth) by kind of bracket."""
+  """Return the spans of comments and literals, and the (position, depth) of brackets, by kind."""
   tokens = collections.defaultdict(list)
   state, branches, before_macro = _State(), [], None
   for match in TOKENS.finditer(text):
@@ -84,7 +84,7 @@ def _tokens(text: str) -> dict[str, list[tuple[int, int]]]:
     elif kind == "directive":
       position, word = match.end(), match[kind]
       before_macro = state if word == "define" else None
-      # Each branch starts as the first did; the state after the last one stays.
+      # Each branch starts in the same state. The last branch sets the state after #endif.
       if word.startswith("if"):
         branches.append(state)
       elif word == "endif" and branches:
@@ -96,7 +96,7 @@ def _tokens(text: str) -> dict[str, list[tuple[int, int]]]:
       continue
     elif before_macro is None:
       continue
-    else:  # The body of a macro ends with its line; what it leaves open counts no longer.
+    else:  # A macro body ends with its line; brackets that it leaves open do not count after it.
       state, before_macro = before_macro, None
     for name, depth in zip(_DEPTHS, (*state[:3], len(branches))):
       tokens[name].append((position, depth))
@@ -116,14 +116,14 @@ def _in_tokens(*kinds: str) -> Callable:
 
 
 def _in_syntax(kind: str, highest: float = 1) -> Callable:
-  """Return the label function of the depth of nesting in spans of a kind, up to `highest`."""
+  """Return a label function: the nesting depth in spans of a kind, at most `highest`."""
 
   def nesting(text: str) -> labels.Label:
     spans, verdicts = _syntax(text)
     depth, parsed = labels.covering(len(text), spans[kind]), np.ones(len(text), bool)
     for start, stop, verdict in verdicts:
       if verdict and not parsed[start:stop].all():
-        # Blocks that the error seemed to open around the function do not exist.
+        # Ignore the blocks that the parser opened before the function because of the error.
         depth[start:stop] = np.maximum(0, depth[start:stop] - depth[start])
       parsed[start:stop] = verdict
     return labels.Label(np.minimum(depth, highest).astype(np.float32), parsed)
@@ -132,7 +132,7 @@ def _in_syntax(kind: str, highest: float = 1) -> Callable:
 
 
 def understood(tree: tree_sitter.Tree, length: int) -> np.ndarray:
-  """Return bool [length]: which characters were parsed, including functions inside an error."""
+  """Return which characters were parsed, bool [length], including functions inside an error."""
   parsed = np.ones(length, bool)
   for start, stop, verdict in _verdicts(nodes(tree)):
     parsed[start:stop] = verdict
@@ -140,13 +140,13 @@ def understood(tree: tree_sitter.Tree, length: int) -> np.ndarray:
 
 
 def _verdicts(nodes: Iterable[tree_sitter.Node]) -> list[tuple[int, int, bool]]:
-  """Return spans (start, stop, parsed), of which later ones overrule earlier ones.
+  """Return spans (start, stop, parsed). Later spans override earlier ones.
 
-  A syntax error may span half a file, but a complete function inside it has been parsed.
+  A syntax error may span half a file, but complete functions inside it are parsed.
   """
   verdicts = []
   for node in nodes:
-    # The parser inserts a missing token to complete the parent, which makes the parent a guess.
+    # The parser inserts missing tokens to complete a node. Such a node is a guess, so it failed.
     failed = node.is_error or (node.has_error and any(child.is_missing for child in node.children))
     if failed or node.type == "function_definition":
       verdicts.append((node.start_byte, node.end_byte, not failed))
@@ -155,9 +155,9 @@ def _verdicts(nodes: Iterable[tree_sitter.Node]) -> list[tuple[int, int, bool]]:
 
 @functools.lru_cache(maxsize=1)
 def _syntax(text: str) -> tuple[dict[str, list[tuple[int, int]]], list[tuple[int, int, bool]]]:
-  """Return spans by construct, and verdicts."""
-  found, spans = list(nodes(parser().parse(parseable(text)))), collections.defaultdict(list)
-  for node in found:
+  """Return the spans of each construct, and the spans (start, stop, parsed) of `_verdicts`."""
+  tree_nodes, spans = list(nodes(parser().parse(parseable(text)))), collections.defaultdict(list)
+  for node in tree_nodes:
     body, kind = None, "loop"
     if node.type in _BLOCKS:
       spans["level"].append(_span(node))
@@ -174,16 +174,16 @@ def _syntax(text: str) -> tuple[dict[str, list[tuple[int, int]]], list[tuple[int
       spans[kind].append(_span(body))
       if body.type != "compound_statement":
         spans["level"].append(_span(body))
-  return spans, _verdicts(found)
+  return spans, _verdicts(tree_nodes)
 
 
 def _span(node: tree_sitter.Node) -> tuple[int, int]:
-  """Return the characters after which the state is inside: all but the last, which closes."""
+  """Return the characters after which the state is inside: all but the last character."""
   return node.start_byte, max(node.start_byte, node.end_byte - 1)
 
 
 def nodes(tree: tree_sitter.Tree) -> Iterator[tree_sitter.Node]:
-  """Yield all nodes, parents first, without recursion: texts are nested at any depth."""
+  """Yield all nodes, parents first. Avoid recursion, since texts can be nested deeply."""
   cursor = tree.walk()
   while True:
     yield cursor.node
@@ -195,7 +195,7 @@ def nodes(tree: tree_sitter.Tree) -> Iterator[tree_sitter.Node]:
 
 
 def parseable(text: str) -> bytes:
-  """Return a copy for the parser with one byte a character, so that offsets are the same."""
+  """Return a copy for the parser with one byte per character, so that offsets are the same."""
   text = _ANNOTATIONS.sub(lambda match: " " * len(match[0]), text)
   text = _TYPE_ARGUMENT.sub(lambda match: match[1] + " " * len(match[2]), text)
   text = _LOOP_MACRO.sub(lambda match: match[1] + "while".ljust(len(match[2])), text)
@@ -210,7 +210,7 @@ def parser() -> tree_sitter.Parser:
 labels.graded("brace-depth", "number of open braces, outside comments and literals", "c")(
   _depth("braces")
 )
-# Blocks also of struct, union and enum. Initializers and `else if` add nothing.
+# The bodies of struct, union and enum are blocks. Initializers and `else if` do not count.
 labels.graded(
   "syntax-depth", "number of enclosing blocks; a body without braces counts as one", "c"
 )(_in_syntax("level", np.inf))
@@ -232,7 +232,7 @@ labels.binary(
 labels.binary("comment", "in a comment, /* ... */ or // ...", "c")(_in_tokens("block", "line"))
 labels.binary("block-comment", "in a comment /* ... */", "c")(_in_tokens("block"))
 labels.binary("line-comment", "in a comment // ...", "c")(_in_tokens("line"))
-# Not in character literals, in which the state lasts for one character.
+# Character literals are excluded: the state would last for one character only.
 labels.binary("string", "in a string literal, between double quotes", "c")(_in_tokens("string"))
 labels.graded(
   "c-parenthesis-depth", "number of open parentheses, outside comments and literals", "c"
@@ -240,7 +240,7 @@ labels.graded(
 labels.graded(
   "c-bracket-depth", "number of open square brackets, outside comments and literals", "c"
 )(_depth("brackets"))
-# Changes after the word: at `#if` alone nothing tells it from `#ifdef`.
+# The depth changes after the whole word, since `#if` may be the start of `#ifdef`.
 labels.graded("directive-depth", "number of open #if, #ifdef and #ifndef, outside comments", "c")(
   _depth("directives")
 )

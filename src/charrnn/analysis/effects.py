@@ -1,7 +1,7 @@
 """Effects of all feature columns on all hypotheses, at every lag and circular shift.
 
-An effect is 2 AUROC - 1 for binary labels and a rank correlation for others. It is a product of
-the column's ranks with a vector made of the label, so that all of them are matrix products.
+An effect is 2 AUROC - 1 for binary labels and a rank correlation for others. It is the product of
+the column's ranks with a vector derived from the label, so all effects are matrix products.
 """
 
 import dataclasses
@@ -16,25 +16,26 @@ from charrnn.analysis import inference, labels
 
 Progress = Callable[[int, int], None]  # (done, total)
 
-CONTROLLING = " | "  # between a hypothesis and the confounds that it is controlled for
-LEVELS = 1 << 16
-MAX_WRONG_TIES = 1e-3  # share of pairs of characters with one code and two values
-SAMPLE = 4096
-ROWS = 128  # of a recording read at a time
-SLAB_BYTES = 1 << 30  # the peak is about twice as high
-# Of a column and character: value and code; then code, half of a rank and half of a spectrum.
+CONTROLLING = " | "  # separates a hypothesis from the confounds that are controlled for
+LEVELS = 1 << 16  # number of codes of a column's values
+MAX_WRONG_TIES = 1e-3  # maximum share of pairs with equal codes but different values
+SAMPLE = 4096  # approximate number of characters from which the share of ties is estimated
+ROWS = 128  # number of rows of a recording that are read at once
+SLAB_BYTES = 1 << 30  # size of a slab of columns in memory; the peak is about twice as high
+# Bytes per column and character: a float32 value and a uint16 code. Later, the code, half of the
+# ranks and half of a spectrum.
 BYTES = 6
 
 
 class Target(NamedTuple):
-  """A hypothesis on a text, or a hypothesis controlling for its confounds."""
+  """The label of a hypothesis on a text, possibly controlling for the confounds."""
 
   name: str
   kind: str  # "binary", "graded", or "controlled"
   values: np.ndarray  # float64 [N]
   mask: np.ndarray  # bool [N]
   hypothesis: labels.Hypothesis
-  strata: np.ndarray | None = None  # [N], of the confounds
+  strata: np.ndarray | None = None  # [N], strata of the confounds
   counts: bool = True  # whether a unit that follows it is interpretable
 
   @property
@@ -50,34 +51,34 @@ class Design:
   halves: inference.Halves
   lags: tuple[int, ...] = (-1, 0, 1)  # a column at t is scored against the label at t - lag
   shifts: int = 199
-  min_characters: int = 1000  # of a half at which a label is defined
+  min_characters: int = 1000  # minimum number of characters per half where a label is defined
   alpha: float = 0.05
 
   @property
   def n_shifts(self) -> int:
-    """The number of shifts, counting shift 0."""
+    """The number of shifts, including shift 0."""
     return 1 + self.shifts
 
   @functools.cached_property
   def inside(self) -> list[np.ndarray]:
-    """The positions of both halves from which every lag stays inside the same span."""
+    """The positions of both halves at which every lag stays within the same span."""
     return [inference.inner(spans, self.lags) for spans in self.halves[:2]]
 
   def positions(self, target: Target, half: int) -> np.ndarray:
-    """Return the positions of a half (0: discovery) where the target is defined at every lag."""
+    """Return the positions of a half (0: discovery) at which the target is defined at every lag."""
     inside = self.inside[half]
     positions = inside[np.logical_and.reduce([target.mask[inside - lag] for lag in self.lags])]
     return positions[: len(positions) - len(positions) % self.n_shifts]
 
 
 class Group(NamedTuple):
-  """Targets that are defined at the same n positions of one half; rows are (member, lag)."""
+  """Targets that are defined at the same n positions of a half. A row is a (member, lag)."""
 
   members: list[int]
   positions: np.ndarray  # [n]
-  spectra: np.ndarray  # complex64 [rows, n_shifts // 2 + 1, n / n_shifts], of the vectors
+  spectra: np.ndarray  # complex64 [rows, n_shifts // 2 + 1, n / n_shifts]
   scales: np.ndarray  # [rows]
-  by_norm: np.ndarray  # [rows]: whether to divide by the norm of the column's ranks too
+  by_norm: np.ndarray  # bool [rows], whether to divide by the norm of the column's ranks
 
 
 def prepare(
@@ -89,9 +90,9 @@ def prepare(
   seed: int = 0,
   **options,
 ) -> tuple[list[Target], Design]:
-  """Return targets and design for a text, or for its first characters.
+  """Return targets and design for a text, or for its first `first` characters.
 
-  `labelled` are labels by hypothesis; `options` are fields of Design.
+  `labelled` maps names of hypotheses to labels. `options` are fields of Design.
   """
   if first is not None:
     labelled = {name: label.first(first) for name, label in labelled.items()}
@@ -103,18 +104,22 @@ def prepare(
 def make_targets(
   hypotheses: Sequence[labels.Hypothesis], labelled: Mapping[str, labels.Label]
 ) -> list[Target]:
-  """Return a target for each hypothesis, then one for each controlling for its confounds.
+  """Return a target for each hypothesis, and a controlled target for each that has confounds.
 
-  A hypothesis with confounds makes units interpretable only when it is controlled for them.
+  If a hypothesis has confounds, only its controlled target counts for interpretable units.
   """
   confounded = [h for h in hypotheses if h.confounds and labelled.keys() >= {*h.confounds}]
   targets = {}
   for each in hypotheses:
     name, (values, mask) = each.name, labelled[each.name]
     if not np.isfinite(values[mask]).all():
-      raise errors.UserError(f"label {name!r} is not finite at some characters: mask these")
+      raise errors.UserError(
+        f"label {name!r} is not finite at some characters: mask these characters"
+      )
     if each.kind == "binary" and not np.isin(values[mask], (0, 1)).all():
-      raise errors.UserError(f"label {name!r} is binary, but has other values than 0 and 1")
+      raise errors.UserError(
+        f"label {name!r} is binary, but has other values than 0 and 1: make it graded"
+      )
     counts = not each.predicts and each not in confounded
     targets[name] = Target(name, each.kind, values.astype(np.float64), mask, each, None, counts)
   for each in confounded:
@@ -130,17 +135,17 @@ def make_targets(
 
 
 def base(name: str) -> str:
-  """Return the hypothesis's own name from the name of a target."""
+  """Return the name of a target's hypothesis, without the confounds."""
   return name.partition(CONTROLLING)[0]
 
 
 def vector(target: Target, positions: np.ndarray) -> tuple[np.ndarray, float]:
-  """Return a vector v and a scale, which is 0 where there is nothing to score.
+  """Return a vector v, and a scale that is 0 if the target cannot be scored.
 
-  With r the centred ranks of a column divided by n, the effect is scale * (v @ r), which is
-  2 AUROC - 1, for binary labels, and scale * (v @ r) / |r|, which is Spearman's or the semipartial
-  rank correlation, for others. The latter is never more than the partial one: a unit that is nearly
-  a function of the confounds gets next to nothing, however well the rest of it fits.
+  Let r be the centered ranks of a column divided by n. For binary labels, the effect is
+  scale * (v @ r), which is 2 AUROC - 1. For others it is scale * (v @ r) / |r|, which is Spearman's
+  or the semipartial rank correlation. The semipartial correlation is at most the partial one. A
+  unit that is nearly a function of the confounds gets a score near 0, even if its residual fits.
   """
   values = target.values[positions]
   if target.kind == "binary":
@@ -156,7 +161,7 @@ def vector(target: Target, positions: np.ndarray) -> tuple[np.ndarray, float]:
 
 
 def why_unscored(target: Target, design: Design, halves: Sequence[int] = (0, 1)) -> str:
-  """Return why a target cannot be scored on halves; empty if it can."""
+  """Return the reason why a target cannot be scored on `halves`; empty if it can be scored."""
   for half in halves:
     positions, name = design.positions(target, half), ("discovery", "confirmation")[half]
     if len(positions) < max(1, design.min_characters, design.n_shifts):
@@ -180,12 +185,12 @@ def scan(
 ) -> tuple[list[np.ndarray], np.ndarray]:
   """Return the effects of all columns of a recording [N, C] on H scorable targets, and the null.
 
-  The effects of each half are float32 [C, H, lags]. The null [S, H] is the largest |effect| of all
-  columns and lags on the discovery half.
+  The effects of each half are float32 [C, H, lags]. The null [S, H] is the largest |effect| over
+  all columns and lags on the discovery half.
   """
   (length, width), shape = values.shape, (len(targets), len(design.lags))
   groups = [(half, group) for half in halves for group in _groups(targets, half, design)]
-  found = [np.empty((width, *shape), np.float32) for _ in halves]
+  results = [np.empty((width, *shape), np.float32) for _ in halves]
   null = np.zeros((design.shifts, len(targets)))
   step = max(1, min(width, SLAB_BYTES // (BYTES * max(1, length))))
   for start in range(0, width, step):
@@ -193,17 +198,17 @@ def scan(
     coded = encode(values, slab, columns)
     for half, group in groups:
       effects = group_effects(coded, group, design.n_shifts)
-      found[half][slab, group.members] = effects[:, 0]
+      results[half][slab, group.members] = effects[:, 0]
       if half == 0:
         best = np.abs(effects[:, 1:]).max(axis=(0, 3))
         null[:, group.members] = np.maximum(null[:, group.members], best)
     if progress:
       progress(slab.stop, width)
-  return found, null
+  return results, null
 
 
 def _groups(targets, half, design) -> list[Group]:
-  """Group targets by their positions: each group needs ranks of its own, of every column."""
+  """Group targets by their positions, since every column must be ranked again for each group."""
   together = {}
   for index, target in enumerate(targets):
     positions = design.positions(target, half)
@@ -219,7 +224,7 @@ def _groups(targets, half, design) -> list[Group]:
 
 
 def group_effects(coded: np.ndarray, group: Group, n_shifts: int) -> np.ndarray:
-  """Return effects [columns, n_shifts, members, lags]; 0 for a constant column."""
+  """Return effects [columns, n_shifts, members, lags]; 0 for constant columns."""
   ranks, norms = np.empty((len(coded), len(group.positions)), np.float32), np.empty(len(coded))
   for place, column in enumerate(coded):
     ranks[place], norms[place] = ranks_of_codes(column[group.positions])
@@ -230,14 +235,14 @@ def group_effects(coded: np.ndarray, group: Group, n_shifts: int) -> np.ndarray:
 
 
 def encode(values: np.ndarray, slab: slice, columns: Sequence) -> np.ndarray:
-  """Return the codes uint16 [columns, N] of a slab of columns, read in the order on the disk."""
+  """Return the codes of a slab of columns, uint16 [columns, N]; read it in the order on disk."""
   length, width = values.shape[0], slab.stop - slab.start
   copy = np.empty((width, length), np.float32)
   for row in range(0, length, ROWS):
     copy[:, row : row + ROWS] = values[row : row + ROWS, slab].T
   coded = np.empty((width, length), np.uint16)
   for place, column in enumerate(copy):
-    # A NaN comes through the minimum; an infinity is one of the extremes.
+    # The minimum is NaN if any value is NaN. An infinity is the minimum or the maximum.
     if not (np.isfinite(column.min()) and np.isfinite(column.max())):
       name = columns[slab.start + place]
       raise errors.UserError(
@@ -248,17 +253,17 @@ def encode(values: np.ndarray, slab: slice, columns: Sequence) -> np.ndarray:
 
 
 def codes(column: np.ndarray) -> np.ndarray:
-  """Return codes uint16 [n] in the order of float32 values, whose ranks need no sorting.
+  """Return codes, uint16 [n], in the order of float32 values, so that ranking needs no sorting.
 
-  The values are cut into 65536 equal steps from the least to the greatest; where these are too
-  coarse (a gate that is nearly always shut), into steps with equally many characters. A share t of
-  wrongly equal pairs moves an AUROC with the share p of positives by at most t / (4 p (1 - p)): t
-  is below 1e-3, and about 1e-5 for a bell-shaped column.
+  The values from minimum to maximum are quantized to 65536 equal steps. If these are too coarse
+  (for example for a gate that is nearly always closed), the steps have equal numbers of characters.
+  If a share t of the pairs is wrongly equal and a share p of labels is positive, the error of the
+  AUROC is at most t / (4 p (1 - p)). t is below 1e-3, and about 1e-5 for a bell-shaped column.
   """
   low, high = float(column.min()), float(column.max())
   if low == high:
     return np.zeros(len(column), np.uint16)
-  if 1e-30 < high - low < 1e30:  # else the steps would over- or underflow
+  if 1e-30 < high - low < 1e30:  # otherwise the steps would overflow or underflow
     linear = ((column - low) * ((LEVELS - 1) / (high - low))).astype(np.uint16)
     sample = slice(None, None, max(1, len(column) // SAMPLE))
     if _ties(linear[sample]) - _ties(column[sample]) <= MAX_WRONG_TIES:
@@ -277,7 +282,7 @@ def _ties(values) -> float:
 
 
 def ranks_of_codes(coded: np.ndarray) -> tuple[np.ndarray, float]:
-  """Return mid-ranks, centred and divided by n, float32 [n]; and their Euclidean norm."""
+  """Return centered mid-ranks divided by n, float32 [n], and their Euclidean norm."""
   counts = np.bincount(coded, minlength=LEVELS)
   n = len(coded)
   table = (np.cumsum(counts) - counts / 2 - n / 2) / n

@@ -1,6 +1,6 @@
-"""The explorer: one HTML file that shows what every unit does on an excerpt of the text.
+"""The explorer: one HTML file that shows the activity of every unit on an excerpt of the text.
 
-The recorded data stands in JSON blocks beside the script, see `evaluation.pages`.
+The file contains the recorded data as JSON blocks, see `evaluation.pages`.
 """
 
 import base64
@@ -18,35 +18,35 @@ from charrnn import errors
 from charrnn.analysis import recording
 from charrnn.evaluation import pages
 
-# Joined in this order to the one script.
+# The script of the page is the concatenation of these files, in this order.
 SCRIPTS = (
   *("data", "draw", "text", "cells", "look"),
   *("findings", "ablation", "network", "keys", "page"),
 )
-FINE = 256  # levels of all quantities of featured units
-LEVELS = (256, 128, 64, 32, 24, 16, 12, 10, 8, 6, 4)  # of the main quantity of all others
-MAIN_SHARE = 0.7  # of the bytes for traces, that main quantities may take
-_SAMPLE = 24  # units from which the size of all is estimated
-_BATCH = 16  # featured units read at once: the recording lies row by row on the disk
+FINE = 256  # number of levels for all quantities of featured units
+LEVELS = (256, 128, 64, 32, 24, 16, 12, 10, 8, 6, 4)  # choices for the main quantity of other units
+MAIN_SHARE = 0.7  # maximum share of the bytes for traces that main quantities may use
+_SAMPLE = 24  # number of units from which the size of all units is estimated
+_BATCH = 16  # number of featured units read at once, since the recording is stored by rows
 
-Unit = tuple[int, int]  # layer, number
+Unit = tuple[int, int]  # layer and index
 
 
 class Excerpt(NamedTuple):
-  """N characters of the text with the recording of C columns; V tokens."""
+  """The first N characters of a text, with the recording of C columns; V is the vocabulary size."""
 
   text: str  # N code points
-  symbols: list[str]  # V
-  columns: Sequence[tuple[int, str, int]]  # C times (layer, quantity, unit)
-  recording: np.ndarray  # float32 [N, C], may lie on a disk
+  symbols: list[str]  # the V tokens of the vocabulary
+  columns: Sequence[tuple[int, str, int]]  # (layer, quantity, unit) of each of the C columns
+  recording: np.ndarray  # float32 [N, C], may be memory-mapped
   top_ids: np.ndarray  # [N, 5], the most probable next characters after reading character t
-  top_p: np.ndarray  # [N, 5]
-  nats: np.ndarray  # [N], -log p of the next character; NaN at the last
+  top_p: np.ndarray  # [N, 5], their probabilities
+  nats: np.ndarray  # [N], -log p of the next character; NaN at the last position
   labels: dict[str, tuple[np.ndarray, np.ndarray]]  # values float32 [N], mask bool [N]
 
   @property
   def main_quantity(self) -> str:
-    """The quantity that every unit is shown by: c (through tanh) if there is one, else h."""
+    """The quantity that is shown for every unit: c (as tanh(c)) if it exists, otherwise h."""
     return "c" if any(quantity == "c" for _, quantity, _ in self.columns) else "h"
 
 
@@ -55,11 +55,11 @@ def write(
 ) -> int:
   """Write the page for the JSON data of a study and return its size in bytes, at most `limit`.
 
-  Every unit has its main quantity, in as many levels as fit. As many units as fit have all
-  quantities: first those of findings, then the next best. Raises UserError if not even the coarsest
-  levels fit.
+  The page contains the main quantity of every unit, with as many levels as fit. It contains all
+  quantities of as many units as fit: first the units of findings, then the others by score. Raises
+  UserError if not even the coarsest levels fit.
   """
-  # Floats of the study get five digits: three are shown.
+  # Five digits are enough, since the page shows at most three.
   short = json.loads(json.dumps(study), parse_float=lambda digits: float(f"{float(digits):.5g}"))
   blocks = {"study": short, "excerpt": _excerpt(excerpt)}
   title = f"{study['run']}: charrnn explorer"
@@ -79,7 +79,7 @@ def _page(title: str, blocks: Mapping[str, Any]) -> str:
 
 
 def _excerpt(excerpt: Excerpt) -> dict[str, Any]:
-  # Code points and not a string: JavaScript would join two surrogates to one character.
+  # Code points are stored, because JavaScript would join two surrogates in a string.
   points = np.frombuffer(excerpt.text.encode("utf-32-le", "surrogatepass"), "<u4")
   labels = {
     name: _stream(np.where(mask, values, np.nan).astype("<f4"))
@@ -100,13 +100,13 @@ def _stream(array: np.ndarray) -> str:
 
 
 def _traces(study, excerpt: Excerpt, units: list[Unit], room: int) -> dict[str, Any]:
-  """Return the main quantity of every unit, and all of the featured ones, in `room` bytes."""
+  """Return traces within `room` bytes: main quantities of all units, all of featured units."""
   quantity = excerpt.main_quantity
   number = {column: index for index, column in enumerate(excerpt.columns)}
-  wanted = {unit: number[unit[0], quantity, unit[1]] for unit in units}
-  values = recording.read_columns(excerpt.recording, list(wanted.values()))
+  main_columns = {unit: number[unit[0], quantity, unit[1]] for unit in units}
+  values = recording.read_columns(excerpt.recording, list(main_columns.values()))
   squash = np.tanh if quantity == "c" else np.asarray
-  main = {unit: squash(values.pop(column)) for unit, column in wanted.items()}
+  main = {unit: squash(values.pop(column)) for unit, column in main_columns.items()}
   coarse = _coarse(main, room)
   room -= sum(map(_size, coarse.values()))
   fine = {}
@@ -135,10 +135,10 @@ def _coarse(main: Mapping[Unit, np.ndarray], room: int) -> dict[Unit, dict]:
 
 
 def _featured(study, excerpt: Excerpt, main, number) -> Iterator[tuple[Unit, dict, dict]]:
-  """Yield units with their traces by quantity and their main trace, the most wanted first."""
+  """Yield (unit, traces by quantity, main trace) in the order of `_ranked`."""
   ranked, shown = _ranked(study, list(main)), excerpt.main_quantity
   quantities = list(dict.fromkeys(quantity for _, quantity, _ in excerpt.columns))
-  # tanh(c) stands beside c, but h would be there twice.
+  # The main quantity tanh(c) does not replace c, but a main quantity h would be stored twice.
   others = [quantity for quantity in quantities if quantity != shown or shown == "c"]
   for start in range(0, len(ranked), _BATCH):
     batch = ranked[start : start + _BATCH]
@@ -150,13 +150,13 @@ def _featured(study, excerpt: Excerpt, main, number) -> Iterator[tuple[Unit, dic
 
 
 def _ranked(study, units: list[Unit]) -> list[Unit]:
-  """Return the units of findings, ablations and steering, then all others, best first."""
+  """Return the units of findings, ablations and steering, then all others by score."""
   scored = [finding for finding in study["findings"] if finding["scored"]]
   scored.sort(key=lambda finding: not finding["significant"])
   named = [(finding["layer"], finding["cell"]) for finding in scored]
   for entry in (*study["ablations"], *study["steering"]):
     named.append(tuple(map(int, entry["cell"].split(":"))))
-  # Nearly every unit predicts a line end, so predictions rank nothing.
+  # Scores of predictions are ignored, because nearly every unit predicts line ends a little.
   states = {each["name"] for each in study["hypotheses"] if not each["predicts"]}
   best = dict.fromkeys(units, 0.0)
   for name, column in study["scores"].items():
@@ -167,9 +167,10 @@ def _ranked(study, units: list[Unit]) -> list[Unit]:
 
 
 def _trace(values: np.ndarray, levels: int) -> dict[str, Any]:
-  """Return values in `levels` equal steps from `low` to `high`, deflated as such or as differences.
+  """Return values quantized to `levels` equal steps from `low` to `high`, and compressed.
 
-  Differences are modulo 256. They are shorter where a state drifts and longer where a gate snaps.
+  Either the codes or their differences modulo 256 are stored, whichever is shorter. Differences are
+  shorter if a state changes slowly, and longer if a gate changes abruptly.
   """
   low, high = float(values.min()), float(values.max())
   if not math.isfinite(low) or not math.isfinite(high):
@@ -179,7 +180,7 @@ def _trace(values: np.ndarray, levels: int) -> dict[str, Any]:
     )
   scale = (levels - 1) / (high - low) if high > low else 0.0
   codes = np.round((values - low) * scale).astype(np.uint8)
-  # Without a search for repetitions: in differences there are hardly any.
+  # Differences are compressed without a search for repetitions, which are rare in them.
   deflater = zlib.compressobj(strategy=zlib.Z_HUFFMAN_ONLY)
   steps = deflater.compress(np.diff(codes, prepend=np.uint8(0))) + deflater.flush()
   whole = zlib.compress(codes)
@@ -193,4 +194,4 @@ def _trace(values: np.ndarray, levels: int) -> dict[str, Any]:
 
 
 def _size(value) -> int:
-  return len(pages.plain_json(value)) + 1  # and a comma
+  return len(pages.plain_json(value)) + 1  # 1 byte for a comma

@@ -1,6 +1,6 @@
-"""Statistical inference: halves of a text, scores of a column against a label, significance.
+"""Statistical inference: halves of a text, scores of a column for a label, and significance.
 
-Scores take a column x and a label y of one shape [n], without masks.
+Scores take a column x and a label y of the same shape [n], without masks.
 """
 
 import itertools
@@ -12,11 +12,11 @@ import numpy as np
 from scipy import fft, optimize, stats
 
 Span = tuple[int, int]
-MIN_DOCUMENTS = 8
-BLOCKS = 20
-MIN_BLOCK = 2000
-GAP = 250  # characters left out between blocks: what a unit may remember of the other half
-CHUNK = 4096  # positions multiplied at a time; float32 sums of chunks are added in float64
+MIN_DOCUMENTS = 8  # minimum number of documents to split a text by documents
+BLOCKS = 20  # approximate number of blocks of a text that is split by blocks
+MIN_BLOCK = 2000  # minimum length of a block, in characters
+GAP = 250  # characters skipped between blocks, since a unit may remember the other half
+CHUNK = 4096  # positions per matrix product; the float32 products are added in float64
 MAX_EFFECT = 1 - 1e-6  # keeps Fisher's z finite
 
 
@@ -27,13 +27,14 @@ class Halves(NamedTuple):
 
 
 def halve(documents: Sequence[Span], seed: int = 0) -> Halves:
-  """Deal whole documents at random, or alternate blocks if documents are few or very unequal.
+  """Split documents into two halves: at random, or into alternating blocks of text.
 
-  Blocks are a twentieth of the text, at least 2000 characters, with a gap of 250: long compared
-  with how slowly a unit changes and with the runs of the labels, which are tens to hundreds.
+  Blocks are used if there are few documents, or if their lengths are very unequal. A block is a
+  twentieth of the text, at least 2000 characters, with a gap of 250 characters before it. This is
+  long compared with the memory of a unit and with runs of labels (tens to hundreds of characters).
   """
   documents = [(int(start), int(stop)) for start, stop in documents if start < stop]
-  dealt = [], []  # in random order, each document to the half with fewer characters
+  dealt = [], []  # each document, in random order, goes to the half with fewer characters
   for index in np.random.default_rng(seed).permutation(len(documents)):
     min(dealt, key=_length).append(documents[index])
   if len(documents) >= MIN_DOCUMENTS and min(map(_length, dealt)) >= 0.4 * _length(documents):
@@ -43,13 +44,13 @@ def halve(documents: Sequence[Span], seed: int = 0) -> Halves:
   for start, stop in documents:
     pieces = max(1, round((stop - start) / length))
     cuts = np.linspace(start, stop, pieces + 1).astype(int).tolist()
-    # The first block of a document follows nothing, so it needs no gap.
+    # The first block of a document needs no gap, because no other block precedes it.
     blocks += [(a + GAP * (a > start), b) for a, b in itertools.pairwise(cuts)]
   return Halves(tuple(blocks[::2]), tuple(blocks[1::2]), "blocks")
 
 
 def inner(spans: Sequence[Span], lags: Sequence[int]) -> np.ndarray:
-  """Return the positions of spans from which every lag stays inside the same span."""
+  """Return the positions in spans at which every lag stays within the same span."""
   before, after = max(0, *lags), max(0, *(-lag for lag in lags))
   positions = [np.arange(start + before, stop - after) for start, stop in spans]
   return np.concatenate([np.empty(0, np.intp), *positions]).astype(np.intp)
@@ -60,12 +61,12 @@ def _length(spans) -> int:
 
 
 def centred_ranks(values) -> np.ndarray:
-  """Return mid-ranks (ties share the mean of their ranks) minus their mean (n + 1) / 2."""
+  """Return mid-ranks (ties get the mean of their ranks) minus their mean (n + 1) / 2."""
   return stats.rankdata(np.asarray(values, np.float64)) - (len(values) + 1) / 2
 
 
 def correlation(a, b) -> float:
-  """Return Pearson's correlation of two centred arrays; 0 where one of them is constant."""
+  """Return Pearson's correlation of two centered arrays; 0 if one of them is constant."""
   scale = math.sqrt((a @ a) * (b @ b))
   return float(a @ b) / scale if scale else 0.0
 
@@ -75,7 +76,7 @@ def spearman(x, y) -> float:
 
 
 def auroc(x, y) -> float:
-  """Return P(x of a positive > x of a negative) + P(they are equal) / 2."""
+  """Return P(x of a positive > x of a negative) + P(both are equal) / 2."""
   positive = np.asarray(y, bool)
   count = int(positive.sum())
   pairs = count * (len(positive) - count)
@@ -83,10 +84,10 @@ def auroc(x, y) -> float:
 
 
 def _curve(x, y) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-  """Return thresholds, hits and false alarms of "x >= threshold", for all x in falling order."""
+  """Return thresholds in descending order, and hits and false alarms of x >= threshold."""
   order = np.argsort(-np.asarray(x, np.float64), kind="stable")
   x, y = np.asarray(x)[order], np.asarray(y, bool)[order]
-  last = np.flatnonzero(np.append(x[1:] != x[:-1], True))  # of several equal ones
+  last = np.flatnonzero(np.append(x[1:] != x[:-1], True))  # last index of each run of equal x
   hits = np.cumsum(y)[last]
   return x[last], hits, last + 1 - hits
 
@@ -94,7 +95,7 @@ def _curve(x, y) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 def average_precision(x, y) -> float:
   """Return the sum of (R_i - R_(i-1)) P_i over the thresholds; chance is the share of positives.
 
-  Without interpolation, as scikit-learn's average_precision_score.
+  There is no interpolation, as in scikit-learn's average_precision_score.
   """
   _, hits, false_alarms = _curve(x, y)
   if not hits[-1]:
@@ -104,16 +105,16 @@ def average_precision(x, y) -> float:
 
 
 def _mcc(tp, fp, fn, tn):
-  """Return Matthews' correlation of a prediction and a label; 0 where either is constant."""
+  """Return Matthews' correlation coefficient (MCC); 0 if the prediction or label is constant."""
   tp, fp, fn, tn = (np.asarray(count, np.float64) for count in (tp, fp, fn, tn))
   scale = np.sqrt((tp + fp) * (tp + fn) * (tn + fp) * (tn + fn))
   return np.where(scale > 0, (tp * tn - fp * fn) / np.where(scale > 0, scale, 1), 0.0)
 
 
 def best_threshold(x, y) -> float:
-  """Return the threshold whose prediction x >= threshold has the best MCC.
+  """Return the threshold at which the prediction x >= threshold has the best MCC.
 
-  It lies halfway to the next smaller x, so that it carries over to other data.
+  It is the midpoint to the next smaller x, so that it generalizes to other data.
   """
   thresholds, tp, fp = _curve(x, y)
   best = int(np.argmax(_mcc(tp, fp, tp[-1] - tp, fp[-1] - fp)))
@@ -131,9 +132,9 @@ def mcc_at(threshold: float, x, y) -> float:
 def isotonic_r2(fit, test) -> float:
   """Return R^2 on `test` of the increasing function x = f(y) fitted to `fit`; both are (x, y).
 
-  The column as a function of the label: a line-length cell is flat for half of the line, so f is
-  monotone but has no inverse. R^2 = 1 - SSE / SST may be negative; f is linear between the labels
-  of `fit` and constant beyond them.
+  The column x is a function of the label y, and not the reverse: a line-length unit is constant for
+  half of the line, so f has no inverse. R^2 = 1 - SSE / SST may be negative. f is linear between
+  the labels of `fit` and constant beyond them.
   """
   (x, y), (x_test, y_test) = fit, test
   levels, where = np.unique(y, return_inverse=True)
@@ -147,10 +148,10 @@ def isotonic_r2(fit, test) -> float:
 
 
 def strata(confounds: Sequence, bins: int = 64) -> np.ndarray:
-  """Return numbers [n] of the strata in which every confound is (nearly) constant.
+  """Return the stratum of each position [n]; in a stratum every confound is (nearly) constant.
 
-  A confound with more than `bins` values is cut at its quantiles. The strata are all combinations,
-  so nothing is assumed about how the confounds act.
+  A confound with more than `bins` values is binned at its quantiles. Every combination of values is
+  a stratum, so no assumption is made about the effect of the confounds.
   """
   merged = np.zeros(len(confounds[0]), np.intp)
   for values in confounds:
@@ -163,20 +164,20 @@ def strata(confounds: Sequence, bins: int = 64) -> np.ndarray:
 
 
 def residual(values, stratum) -> np.ndarray:
-  """Return values minus the mean of their stratum."""
+  """Return the values minus the mean of their stratum."""
   means = np.bincount(stratum, weights=values) / np.maximum(np.bincount(stratum), 1)
   return values - means[stratum]
 
 
 def partial(x, y, stratum) -> float:
-  """Correlate the residual ranks of x and y: Quade (1967), with a mean for each stratum."""
+  """Return the correlation of the residual ranks of x and y within strata, as in Quade (1967)."""
   return correlation(residual(centred_ranks(x), stratum), residual(centred_ranks(y), stratum))
 
 
 def stratified_auroc(x, y, stratum) -> float:
-  """Return the mean AUROC of the strata with the weights positives * negatives / (n + 1).
+  """Return the mean AUROC of the strata, weighted by positives * negatives / (n + 1).
 
-  These are van Elteren's (1960). NaN if no stratum has both classes.
+  The weights are from van Elteren (1960). NaN if no stratum has both classes.
   """
   x, y, order = np.asarray(x), np.asarray(y), np.argsort(stratum, kind="stable")
   cuts = np.flatnonzero(np.diff(np.asarray(stratum)[order])) + 1
@@ -190,28 +191,28 @@ def stratified_auroc(x, y, stratum) -> float:
   return total / weights if weights else math.nan
 
 
-# The circular-shift null. Neighbouring characters depend on each other, so textbook p-values and
-# those of shuffled characters are wrong. A label that is shifted round the circle of its text keeps
-# its runs and loses its relation to the text. The shifts are the multiples of n / (S + 1): a group,
-# in which no shift differs from the observed text (shift 0) under the null, if text and units are
-# stationary. Random shifts outside a neighbourhood of 0 are no group: with n = 3000 and 200 left
-# out at either side, 6 to 7% of noise was significant at 5%. `n_shifts` is S + 1:
-# it counts shift 0.
+# The circular-shift null. Neighboring characters depend on each other, so textbook p-values and
+# p-values from shuffled characters are wrong. A circular shift of a label keeps its runs, but
+# removes its relation to the text. The shifts are the multiples of n / (S + 1), which form a group. If text
+# and units are stationary, shift 0 (the observed labels) is exchangeable with the others under the
+# null. Random shifts that exclude a neighborhood of 0 are not a group: with n = 3000 and 200
+# characters excluded on each side, 6 to 7% of noise was significant at 5%. `n_shifts` is S + 1,
+# which includes shift 0.
 
 
 def spectrum(rows, n_shifts: int) -> np.ndarray:
-  """Return the Fourier transform over the shifts of rows [k, n].
+  """Return the Fourier transform of rows [k, n] over the shifts.
 
-  Its shape is [k, n_shifts // 2 + 1, n / n_shifts].
+  The shape is [k, n_shifts // 2 + 1, n / n_shifts].
   """
   return fft.rfft(rows.reshape(len(rows), n_shifts, -1), axis=1)
 
 
 def shifted_sums(one, other, n_shifts: int) -> np.ndarray:
-  """Return the sums over t of x[c, t] * y[k, t + j * n / n_shifts]: float64 [c, n_shifts, k].
+  """Return the sums over t of x[c, t] * y[k, t + j * n / n_shifts], float64 [c, n_shifts, k].
 
-  `one` and `other` are the spectra of x and y. By the correlation theorem the cost, 4 n c k
-  multiplications and additions, is independent of the number of shifts.
+  `one` and `other` are the spectra of x and y. By the correlation theorem, the cost does not depend
+  on the number of shifts: 4 n c k multiplications and additions.
   """
   count, frequencies, length = one.shape
   total = np.zeros((frequencies, count, len(other)), np.complex128)
@@ -223,7 +224,7 @@ def shifted_sums(one, other, n_shifts: int) -> np.ndarray:
 
 
 class Significance(NamedTuple):
-  """Arrays [H]; `to_beat` are effects, NaN where no effect would be significant."""
+  """Arrays [H]. `to_beat` are effects; NaN if no effect can be significant."""
 
   p: np.ndarray
   family_p: np.ndarray
@@ -232,15 +233,15 @@ class Significance(NamedTuple):
 
 
 def significance(observed, null, alpha: float) -> Significance | None:
-  """Compare observed effects [H] with null [S, H], for each hypothesis and for the family of all.
+  """Compare observed effects [H] with a null [S, H]: each hypothesis, and the family of all.
 
   Return None for an empty null.
 
-  p = (1 + number of null >= observed) / (1 + S). For the family every hypothesis is put on one
-  scale, T = (z - median) / MAD with Fisher's z = arctanh(effect), and compared with the largest T
-  of each shift: the single-step max-T of Westfall & Young (1993). Median and MAD (median absolute
-  deviation) are taken over null and observed values together, so that under the null none of the
-  1 + S values differs from the others.
+  p = (1 + number of null effects >= observed) / (1 + S). For the family, effects of all hypotheses
+  are converted to one scale, T = (z - median) / MAD with Fisher's z = arctanh(effect). They are
+  compared with the largest T of each shift: the single-step max-T procedure of Westfall & Young
+  (1993). Median and MAD (median absolute deviation) are of null and observed effects together, so
+  that under the null the 1 + S values are exchangeable.
   """
   if not null.size:
     return None
@@ -263,6 +264,6 @@ def _p(observed, null):
 
 
 def _to_beat(null, alpha: float) -> float:
-  """Return what a value must exceed for p <= alpha; NaN if there are too few shifts for that."""
+  """Return the value that must be exceeded for p <= alpha; NaN if there are too few shifts."""
   allowed = math.floor(alpha * (1 + len(null)) + 1e-9) - 1
   return float(np.sort(null)[::-1][allowed]) if 0 <= allowed < len(null) else math.nan

@@ -1,7 +1,7 @@
-"""Labels of texts, and the registry of hypotheses; those of any language and of prose.
+"""Labels of texts, the registry of hypotheses, and the hypotheses for any language and for prose.
 
-A label function maps a text of N code points to a Label: for every character the state after
-reading it. Closing characters count as outside.
+A label function maps a text of N code points to a Label. The label of a character is the state
+after that character has been read, so a closing character counts as outside.
 """
 
 import functools
@@ -11,14 +11,15 @@ from typing import NamedTuple
 
 import numpy as np
 
-TAB = 8  # columns from one tab stop to the next
-NEAR = 0.75  # share of the text's width from which on the end of the line is near
-_WIDTH_QUANTILE = 0.95  # of the lengths of the lines: the text's width
+TAB = 8  # number of columns between tab stops
+NEAR = 0.75  # share of the text's width beyond which a character is near the line end
+_WIDTH_QUANTILE = 0.95  # quantile of the line lengths that defines the text's width
 
 _BLANK_LINE = r"\n[ \t\r]*\n"
 _LEADING_BLANK = re.compile(r"^[ \t]*(?=[^ \t\r\n])", re.MULTILINE)
 _QUOTES = re.compile(rf'["“”]|{_BLANK_LINE}')
-# Labels in capitals alone would miss a fifth of the speakers in Shakespeare.
+# Capitals and lowercase letters: a pattern for capitals only misses a fifth of Shakespeare's
+# speakers.
 _SPEAKER = re.compile(
   r"(?:\A|^[ \t\r]*\n)(?P<label>[A-Z][A-Za-z'& -]{0,40}:)(?=\r?$)", re.MULTILINE
 )
@@ -27,7 +28,7 @@ _WORD = re.compile(r"\S+")
 
 
 class Label(NamedTuple):
-  """Values float32 [N], and the mask bool [N] of the characters at which they are defined."""
+  """Values, float32 [N], and a mask, bool [N], of the characters where they are defined."""
 
   values: np.ndarray
   mask: np.ndarray
@@ -40,13 +41,13 @@ class Hypothesis(NamedTuple):
   """A property of the text that a unit may follow."""
 
   name: str
-  kind: str  # binary: 0 or 1; graded: any number
-  language: str  # any, or the language in which it makes sense
+  kind: str  # "binary": the label is 0 or 1; "graded": any number
+  language: str  # "any", or the only language that it applies to
   about: str
   function: Callable[[str], Label]
-  predicts: bool = False  # looks at characters to come: a prediction, not a state
-  of_next: bool = False  # concerns the next character alone: after it, the answer is known
-  confounds: tuple[str, ...] = ()  # scored again controlling for these hypotheses
+  predicts: bool = False  # whether the label depends on later characters
+  of_next: bool = False  # whether reading the next character reveals the label
+  confounds: tuple[str, ...] = ()  # hypotheses to control for in a second score
 
 
 HYPOTHESES: dict[str, Hypothesis] = {}
@@ -62,8 +63,8 @@ def _register(kind: str, name: str, about: str, language: str = "any", **options
   return decorate
 
 
-binary = functools.partial(_register, "binary")  # 0 or 1
-graded = functools.partial(_register, "graded")  # any number
+binary = functools.partial(_register, "binary")
+graded = functools.partial(_register, "graded")
 
 
 def everywhere(values: np.ndarray) -> Label:
@@ -72,14 +73,14 @@ def everywhere(values: np.ndarray) -> Label:
 
 
 def covering(length: int, spans: Iterable[tuple[int, int]]) -> np.ndarray:
-  """Count the spans [start, stop) that hold each position: int [length]."""
+  """Return the number of spans [start, stop) that contain each position, int [length]."""
   starts, stops = np.array([*spans, (length, length)], np.int64).T
   changes = np.bincount(starts, minlength=length + 1) - np.bincount(stops, minlength=length + 1)
   return np.cumsum(changes)[:length]
 
 
 def steps(length: int, changes: Iterable[tuple[int, float]]) -> np.ndarray:
-  """Return a step function [length]: 0 at first, and from each (position, value) on its value."""
+  """Return a step function [length] that starts at 0 and changes at each (position, value)."""
   positions, values = np.array([(0, 0), *changes]).T
   lengths = np.diff(positions.astype(np.int64), append=length)
   return np.repeat(values, lengths)
@@ -95,7 +96,7 @@ def line_position(text: str) -> Label:
   f"past {NEAR:.0%} of the document's width, which is the 95th percentile of its line lengths",
 )
 def near_line_end(text: str) -> Label:
-  # Measured by the text's own width, so that verse has line ends as prose has.
+  # The threshold is relative to the text's width, so that it suits short lines of verse too.
   return everywhere(_columns(text) > NEAR * _width(text))
 
 
@@ -107,7 +108,7 @@ def near_line_end(text: str) -> Label:
   confounds=("line-position",),
 )
 def next_is_newline(text: str) -> Label:
-  """Label the character before a LF or CRLF; undefined at the last character."""
+  """Label the character before LF or CRLF; the last character of the text has no label."""
   ends = np.isin(_points(text), [ord("\n"), ord("\r")])
   defined = np.arange(len(text)) < len(text) - 1
   return Label(np.append(ends, False)[1:].astype(np.float32), defined)
@@ -122,7 +123,7 @@ def next_is_newline(text: str) -> Label:
 def word_does_not_fit(text: str) -> Label:
   """Label characters whose next word, appended to the line, would exceed the text's width.
 
-  Undefined where no more words follow.
+  The label is undefined where no word follows.
   """
   words = np.array([match.span() for match in _WORD.finditer(text)], np.int64).reshape(-1, 2)
   starts, stops = np.append(words, [[len(text), len(text)]] * 2, axis=0).T
@@ -150,7 +151,7 @@ def indentation(text: str) -> Label:
 
 @binary("url", "in a URL, from http:// or https:// to the next whitespace")
 def url(text: str) -> Label:
-  # From the second slash on: at `http` alone nothing tells a URL from a word.
+  # The label starts at the second slash, since `http` alone does not distinguish a URL from a word.
   spans = [match.span("inside") for match in _URL.finditer(text)]
   return everywhere(covering(len(text), spans))
 
@@ -162,10 +163,10 @@ def wiki_link(text: str) -> Label:
 
 @binary("in-quotes", "between double quotes, straight or curly", "prose")
 def in_quotes(text: str) -> Label:
-  """Toggle at straight quotes, open and close at curly ones, reset at a blank line."""
+  """Toggle at straight quotes, open and close at curly quotes, and reset at blank lines."""
   changes, inside = [], False
   for match in _QUOTES.finditer(text):
-    # The closing curly quote and the blank line both end a quotation.
+    # A closing curly quote or a blank line ends a quotation.
     inside = not inside if match[0] == '"' else match[0] == "“"
     changes.append((match.end() - 1, inside))
   return everywhere(steps(len(text), changes))
@@ -193,7 +194,7 @@ def bracket_depth(text: str) -> Label:
 
 
 def _depth(text: str, opening: str, closing: str) -> np.ndarray:
-  """Return the nesting depth, reset at blank lines: an unclosed bracket must not last for ever."""
+  """Return the nesting depth; blank lines reset it, so that unclosed brackets have an end."""
   tokens = "|".join([re.escape(opening), re.escape(closing), _BLANK_LINE])
   changes, depth = [], 0
   for match in re.finditer(tokens, text):
@@ -208,16 +209,16 @@ def _points(text: str) -> np.ndarray:
 
 
 def _last(where: np.ndarray) -> np.ndarray:
-  """Return for each position the last true one up to it, or -1."""
+  """Return the last position up to each position where `where` is true, or -1."""
   return np.maximum.accumulate(np.where(where, np.arange(len(where)), -1))
 
 
 def _columns(text: str) -> np.ndarray:
-  """Return the characters since the newline: 0 at the newline, 1 at the first of a line."""
+  """Return the distance from the last newline: 0 at the newline, 1 at a line's first character."""
   return np.arange(len(text)) - _last(_points(text) == ord("\n"))
 
 
 def _width(text: str) -> float:
-  """Return the length that all but the longest lines keep to: that of the wrapping, if any."""
+  """Return the text's width: a high quantile of its line lengths, near any wrapping width."""
   lengths = [len(line) for line in map(str.rstrip, text.split("\n")) if line]
   return float(np.quantile(lengths or [0], _WIDTH_QUANTILE, method="higher"))

@@ -1,6 +1,6 @@
-"""The best feature column of each hypothesis: chosen on one half, scored once on the other.
+"""The best feature column of each hypothesis: selected on one half, scored once on the other.
 
-Scores are judged against the best score of all columns under circular shifts of the labels.
+Significance is relative to the best score of all columns under circular shifts of the labels.
 """
 
 import dataclasses
@@ -18,11 +18,12 @@ STATISTICS = {"binary": "auroc", "graded": "spearman", "controlled": "semipartia
 
 @dataclasses.dataclass(frozen=True)
 class Scored:
-  """The score on a half in the direction chosen on discovery, its p-values, and the scores to beat.
+  """The score on a half, its p-values, and the scores that it must exceed to be significant.
 
-  to_beat: the score needed for p <= alpha. The null on discovery is the maximum over all columns
-  and lags; on confirmation it is the chosen column only. family_*: corrected for all hypotheses.
-  None without shifts, or with too few for alpha.
+  The direction is selected on the discovery half. `to_beat` is the threshold for p <= alpha. The
+  null on the discovery half is the maximum over all columns and lags; on the confirmation half it
+  is the selected column only. `family_*` are corrected for the number of hypotheses. Fields are
+  None without shifts, or with too few shifts for alpha.
   """
 
   score: float | None
@@ -34,7 +35,7 @@ class Scored:
 
 @dataclasses.dataclass(frozen=True)
 class Finding:
-  """The best column of a hypothesis; if it was not scored, the reason and nothing else."""
+  """The best column of a hypothesis, or the reason why the hypothesis was not scored."""
 
   hypothesis: str
   kind: str
@@ -43,51 +44,52 @@ class Finding:
   reason: str = ""
   column: int | None = None
   name: str | None = None
-  lag: int | None = None  # +1: the column is one character behind the label
-  direction: int | None = None  # -1: the column is low where the label is high
+  lag: int | None = None  # +1: the column follows the label one character late
+  direction: int | None = None  # 1, or -1 if the column is low where the label is high
   discovery: Scored | None = None
   confirmation: Scored | None = None
   significant: bool | None = None  # family_p <= alpha on both halves, and above `untrained`
-  untrained: float | None = None  # the score that untrained networks reach
-  characters: int | None = None  # of the confirmation half, as all below
-  share: float | None = None  # of positives: the average precision of a guess
+  untrained: float | None = None  # threshold from untrained networks
+  # The remaining fields are measured on the confirmation half.
+  characters: int | None = None  # number of characters where the label is defined
+  share: float | None = None  # share of positives, which is the average precision of chance
   average_precision: float | None = None
-  threshold: float | None = None  # of direction * column, by the best MCC on discovery
+  threshold: float | None = None  # of direction * column; has the best MCC on the discovery half
   mcc: float | None = None
   isotonic_r2: float | None = None
-  partial: float | None = None  # rank correlation controlling for the confounds
-  stratified_auroc: float | None = None  # inside strata of the confounds
+  partial: float | None = None  # rank correlation, controlling for the confounds
+  stratified_auroc: float | None = None  # mean AUROC within strata of the confounds
 
 
 @dataclasses.dataclass(frozen=True)
 class Interpretable:
-  """The units with a column that beats the family's bar on discovery and on confirmation."""
+  """The units with a column that exceeds the family's threshold on both halves."""
 
   count: int
   of: int
   share: float
-  low: float  # Wilson's 95% interval, as if units were independent
+  low: float  # lower end of Wilson's 95% interval, which assumes independent units
   high: float
-  by_hypothesis: dict[str, int]  # of all scored ones, also those that do not count
+  by_hypothesis: dict[str, int]  # for all scored hypotheses, including those that do not count
 
 
 class Result(NamedTuple):
-  """Effects are in -1 to 1: 2 AUROC - 1, or a rank correlation; each at its best lag."""
+  """Findings and effects. An effect, from -1 to 1, is 2 AUROC - 1 or a rank correlation."""
 
   findings: tuple[Finding, ...]
-  effects: np.ndarray  # float32 [C, H], discovery; NaN where the hypothesis is not scored
-  confirmed: np.ndarray  # float32 [C, H], confirmation, at the same lag
-  lags: np.ndarray  # int8 [C, H]
-  interpretable: Interpretable | None  # None without shifts, or with too few for alpha
-  spacing: int  # characters between shifts
+  effects: np.ndarray  # float32 [C, H], discovery half, best lag; NaN if not scored
+  confirmed: np.ndarray  # float32 [C, H], confirmation half, at the same lag
+  lags: np.ndarray  # int8 [C, H], the best lags
+  interpretable: Interpretable | None  # None without shifts, or with too few shifts for alpha
+  spacing: int  # number of characters between shifts
 
 
 class Half(NamedTuple):
-  """A column and its target on one half; x has the sign that makes it high with y."""
+  """A column x and its target y on one half. The sign of x makes it high where y is high."""
 
   x: np.ndarray
   y: np.ndarray
-  positions: np.ndarray  # of the label: the lag is taken off
+  positions: np.ndarray  # positions of the label, which are those of the column minus the lag
 
 
 def match(
@@ -102,17 +104,17 @@ def match(
 ) -> Result:
   """Match the columns of a recording [N, C] with hypotheses.
 
-  `bars` are effects by hypothesis, such as untrained networks reach, that have to be beaten on both
-  halves beside the nulls. With `bars`, a hypothesis without one, or with NaN, is neither
-  significant nor not. `units` [C] tells which columns belong to one unit.
+  `bars` maps hypotheses to further effects that must be exceeded on both halves, for example the
+  effects of untrained networks. If `bars` is set but has no value, or NaN, for a hypothesis, its
+  `significant` is None. `units` [C] identifies the unit of each column.
 
-  Each set of positions that labels are defined at costs another ranking of all columns.
+  All columns are ranked once for each distinct set of positions where labels are defined.
   """
   reasons = [effects.why_unscored(target, design) for target in targets]
   where = [n for n, reason in enumerate(reasons) if not reason]
   scored = [targets[n] for n in where]
   halves, null = effects.scan(values, columns, scored, design, progress=progress)
-  lags = _allowed(halves[0], scored, design).argmax(axis=2)  # the best on discovery
+  lags = _allowed(halves[0], scored, design).argmax(axis=2)  # best lag on the discovery half
   best = [np.take_along_axis(half, lags[..., None], axis=2)[..., 0] for half in halves]
   best.append(np.asarray(design.lags, np.int8)[lags])
   judged = inference.significance(np.abs(best[0]).max(axis=0), null, design.alpha)
@@ -135,7 +137,7 @@ def match(
 def strengths(
   values: np.ndarray, columns: Sequence, targets: Sequence[effects.Target], design: effects.Design
 ) -> dict[str, float]:
-  """Return the largest |effect| of any column on the discovery half, by hypothesis scored there."""
+  """Return the largest |effect| of all columns on the discovery half, by scorable hypothesis."""
   design = dataclasses.replace(design, shifts=0)
   scored = [target for target in targets if not effects.why_unscored(target, design, [0])]
   (found,), _ = effects.scan(values, columns, scored, design, [0])
@@ -146,9 +148,9 @@ def strengths(
 def rescore(
   values: np.ndarray, finding: Finding, targets: Sequence[effects.Target], design: effects.Design
 ) -> float | None:
-  """Score a finding's column, lag and direction in another recording of the same text.
+  """Return the score of a finding's column, lag and direction in another recording of the text.
 
-  On the confirmation half; None where nothing is defined or varies.
+  The score is measured on the confirmation half. None if the label is undefined or constant there.
   """
   target = next(each for each in targets if each.name == finding.hypothesis)
   design = dataclasses.replace(design, shifts=0, min_characters=0)
@@ -160,14 +162,14 @@ def rescore(
 
 
 def to_score(kind: str, effect: float) -> float | None:
-  """Return an effect as an AUROC for binary labels, as it is for others; None for NaN."""
+  """Convert an effect to an AUROC if the label is binary; return others unchanged, NaN as None."""
   if math.isnan(effect):
     return None
   return float(0.5 + effect / 2 if kind == "binary" else effect)
 
 
 def _allowed(found, targets, design) -> np.ndarray:
-  """Return |effects| [C, H, lags], 0 at lags at which the column has read what comes next."""
+  """Return |effects| [C, H, lags], with 0 at lags at which the column has read the answer."""
   late = np.outer([target.hypothesis.of_next for target in targets], np.array(design.lags) > 0)
   return np.where(late, 0, np.abs(found))
 
@@ -178,7 +180,7 @@ def _half(column, target, lag, design, half) -> Half:
 
 
 def _scores(values, columns, targets, scored, best, judged, design, bars) -> Iterator[dict]:
-  """Yield the fields of the finding of each scored target."""
+  """Yield the fields of the Finding of each scored target."""
   (found, _, lags), choices = best, []
   chosen = np.abs(found).argmax(axis=0).tolist()
   read = recording.read_columns(values, chosen)
@@ -210,7 +212,7 @@ def _scores(values, columns, targets, scored, best, judged, design, bars) -> Ite
 
 
 def _exact_effects(half: Half, target: effects.Target, n_shifts: int) -> np.ndarray:
-  """Return the effect of every shift [n_shifts] in float64, the observed text first."""
+  """Return the effect of every shift, float64 [n_shifts], starting with the unshifted labels."""
   vector, scale = effects.vector(target, half.positions)
   ranks = inference.centred_ranks(half.x) / len(half.x)
   if target.kind != "binary":
@@ -228,7 +230,7 @@ def _scored(target, effect, judged, row) -> Scored:
 
 
 def _details(target, fit: Half, test: Half, targets) -> dict[str, float]:
-  """Return further statistics on the confirmation half, and scores controlling for confounds."""
+  """Return further statistics of the confirmation half, some controlling for the confounds."""
   details = {"characters": len(test.y)}
   if set(np.unique(test.y)) != {0, 1}:
     details["isotonic_r2"] = inference.isotonic_r2(fit[:2], test[:2])
@@ -251,12 +253,12 @@ def _details(target, fit: Half, test: Half, targets) -> dict[str, float]:
 
 
 def _interpretable(best, judged, scored, units, bars) -> Interpretable | None:
-  """Count the units that beat the discovery half's bar on both halves."""
+  """Count the units that exceed the discovery half's threshold on both halves."""
   if judged is None or np.isnan(judged.family_to_beat).any():
     return None
   (found, confirmed, _), to_beat = best, judged.family_to_beat
   names = [target.name for target in scored]
-  if bars is not None:  # NaN, where there is no bar, is beaten by nothing
+  if bars is not None:  # nothing exceeds NaN, which stands for a missing bar
     to_beat = np.maximum(to_beat, [bars.get(name, math.nan) for name in names])
     if np.isnan(to_beat).all():
       return None

@@ -1,7 +1,8 @@
 """Recordings: the text under study, and all states, gates and predictions of a network on it.
 
-The text is read as one stream with the carry kept, as in training. N characters, C feature columns:
-one for each quantity of each unit of each layer, ordered by layer, quantity and unit.
+The text is read as one stream with carried state, as in training. A recording has N characters and
+C feature columns. There is a column for each quantity of each unit of each layer, ordered by layer,
+quantity and unit.
 """
 
 import dataclasses
@@ -18,18 +19,18 @@ from charrnn.data import splits
 from charrnn.evaluation import score
 from charrnn.runs import run as run_lib
 
-MIN_CHARACTERS = 5000  # enough for two halves
-WINDOW = 1024  # characters in one call of the model
+MIN_CHARACTERS = 5000  # minimum length of a text that is split into two halves
+WINDOW = 1024  # number of characters per call of the model
 
 
 class Text(NamedTuple):
-  """A text under study, in documents."""
+  """A text under study, split into documents."""
 
   name: str
   ids_N: np.ndarray
   documents: tuple[tuple[int, int], ...]  # spans of the ids
-  language: str  # of `hypotheses.LANGUAGES`
-  texts: tuple[str, ...]  # of the documents, one code point for each id
+  language: str  # one of `hypotheses.LANGUAGES`
+  texts: tuple[str, ...]  # text of each document, with one code point per id
 
 
 class Column(NamedTuple):
@@ -38,21 +39,21 @@ class Column(NamedTuple):
   unit: int
 
   def __str__(self):
-    """Format as `charrnn sample --clamp` reads it."""
+    """Return the name of the column in the format of `charrnn sample --clamp`."""
     return f"{self.layer}:{self.quantity}{self.unit}"
 
 
 class Recording(NamedTuple):
   columns: tuple[Column, ...]
-  values: np.ndarray  # float32 [N, C], mapped from a file
-  predictions: score.Prediction  # [N], of the character after each; nats is NaN at the last
+  values: np.ndarray  # float32 [N, C], memory-mapped
+  predictions: score.Prediction  # [N], predictions of the next character; the last nats is NaN
 
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
   untrained: int = 19
   shifts: int = 199
-  ablation: str = "zero"  # of ablation.ABLATIONS
+  ablation: str = "zero"  # one of ablation.ABLATIONS
   seed: int = 0
   extra: Sequence[labels.Hypothesis] = ()
 
@@ -66,22 +67,22 @@ class Subject(NamedTuple):
   hypotheses: dict[str, labels.Hypothesis]
   labels: dict[str, labels.Label]
   recording: Recording
-  scratch: pathlib.Path  # for further recordings
-  progress: Callable[[str], Callable]  # begins a phase and returns its callback (done, total)
+  scratch: pathlib.Path  # file for the recordings of other networks
+  progress: Callable[[str], Callable]  # starts a phase, returns its callback(done, total)
 
   @property
   def shape(self) -> tuple[int, int, int]:
-    """The numbers of layers, of quantities, and of units of a layer."""
+    """The number of layers, of quantities per unit, and of units per layer."""
     quantities = self.run.model.units["layer_0"]
     return len(self.run.model.units), len(quantities), quantities["h"]
 
   def prepare(self, **options) -> tuple[list[effects.Target], effects.Design]:
-    chosen, seed = list(self.hypotheses.values()), self.settings.seed
-    return effects.prepare(chosen, self.labels, self.text.documents, seed=seed, **options)
+    hypotheses, seed = list(self.hypotheses.values()), self.settings.seed
+    return effects.prepare(hypotheses, self.labels, self.text.documents, seed=seed, **options)
 
 
 def held_out_text(run: run_lib.Run, characters: int) -> Text:
-  """Return the first characters of the validation and test parts of the run's corpus."""
+  """Return the first characters of the validation and test splits of the run's corpus."""
   corpus, split = run.corpus(), run.splits()
   held_out = [*split.valid, *split.test]
   if not held_out:
@@ -95,7 +96,7 @@ def held_out_text(run: run_lib.Run, characters: int) -> Text:
 def text_of_files(
   run: run_lib.Run, files: Sequence[tuple[str, np.ndarray]], characters: int
 ) -> Text:
-  """Return the first characters of files (path, ids), each of which is a document."""
+  """Return the first characters of files (path, ids). Each file is a document."""
   name = files[0][0] if len(files) == 1 else f"{files[0][0]} and {len(files) - 1} more"
   return _text(run, name, files, characters)
 
@@ -108,7 +109,7 @@ def _text(run, name, documents, characters) -> Text:
       f"{name}: has {stops[-1]} characters: use a text of at least {MIN_CHARACTERS}"
     )
   parts = [np.asarray(ids[: b - a]) for (_, ids), (a, b) in zip(documents, spans)]
-  # With a byte vocabulary, each byte is a character.
+  # In a byte vocabulary, each byte is a character.
   points = np.array([ord(symbol) for symbol in run.tokenizer.tokens], "<u4")
   texts = tuple(points[ids].tobytes().decode("utf-32-le", "surrogatepass") for ids in parts)
   suffixes = [pathlib.Path(path).suffix.lower() for (path, _), _ in zip(documents, spans)]
@@ -129,11 +130,11 @@ def columns(model: models.Model) -> tuple[Column, ...]:
 def record(
   model, params, ids_N: Sequence[int], path: pathlib.Path, progress: effects.Progress | None = None
 ) -> Recording:
-  """Record all columns in a file at `path` (8 GB for 500,000 characters x 4,096 columns)."""
+  """Record all columns in a file at `path` (8 GB for 500,000 characters and 4,096 columns)."""
   names, N = columns(model), len(ids_N)
   check_disk_space(path, N * len(names) * 4)
   values = np.memmap(path, np.float32, mode="w+", shape=(N, len(names)))
-  # The token after the last one is none of the text; its prediction is dropped.
+  # The appended token is not part of the text. Its score is set to NaN below.
   windows = score.windows(
     model, params, np.append(ids_N, 0), [(1, N + 1)], measure=_measure, window=WINDOW, record=True
   )
@@ -156,7 +157,7 @@ def _measure(logits_TxBxV, y_TxB, recorded):
 
 
 def check_disk_space(path: pathlib.Path, size: int):
-  """Raise UserError if a file of `size` bytes does not fit at `path`."""
+  """Raise UserError if there is no space for a file of `size` bytes at `path`."""
   free = shutil.disk_usage(path.parent).free
   if size > free - (1 << 28):
     raise errors.UserError(
@@ -166,9 +167,9 @@ def check_disk_space(path: pathlib.Path, size: int):
 
 
 def read_columns(values, numbers: Sequence[int], rows: int = 4096) -> dict[int, np.ndarray]:
-  """Return some columns of a recording [N, C] as float64 [N], read in the order on the disk."""
+  """Return columns of a recording [N, C] as float64 [N] by number, read in the order on disk."""
   numbers = sorted(set(numbers))
-  chosen = np.empty((len(numbers), len(values)))
+  selected = np.empty((len(numbers), len(values)))
   for row in range(0, len(values), rows):
-    chosen[:, row : row + rows] = values[row : row + rows][:, numbers].T
-  return dict(zip(numbers, chosen))
+    selected[:, row : row + rows] = values[row : row + rows][:, numbers].T
+  return dict(zip(numbers, selected))
