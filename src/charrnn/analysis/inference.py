@@ -193,10 +193,10 @@ def stratified_auroc(x, y, stratum) -> float:
 
 # The circular-shift null. Neighboring characters depend on each other, so textbook p-values and
 # p-values from shuffled characters are wrong. A circular shift of a label keeps its runs, but
-# removes its relation to the text. The shifts are the multiples of n / (S + 1), which form a group. If text
-# and units are stationary, shift 0 (the observed labels) is exchangeable with the others under the
-# null. Random shifts that exclude a neighborhood of 0 are not a group: with n = 3000 and 200
-# characters excluded on each side, 6 to 7% of noise was significant at 5%. `n_shifts` is S + 1,
+# removes its relation to the text. The shifts are the multiples of n / (S + 1), which form a group.
+# If text and units are stationary, shift 0 (the observed labels) is exchangeable with the others
+# under the null. Random shifts that exclude a neighborhood of 0 are not a group: with n = 3000 and
+# 200 characters excluded on each side, 6 to 7% of noise was significant at 5%. `n_shifts` is S + 1,
 # which includes shift 0.
 
 
