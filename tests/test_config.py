@@ -1,6 +1,7 @@
-"""The table of fields, and what is derived from it."""
+"""Tests of the config fields: defaults, validation, documentation and resolution."""
 
 import json
+import math
 import pathlib
 import types
 
@@ -14,32 +15,39 @@ ROOT = pathlib.Path(__file__).parents[1]
 CHOICES = [field.name for field in config_lib.FIELDS if field.choices]
 
 
-def test_defaults_pass_the_checks_and_have_the_type_of_their_field():
+def test_defaults_are_valid_and_have_the_type_of_their_field():
   c = config_lib.default()
   config_lib.check(c)
   for field in config_lib.FIELDS:
     assert c[field.name] == field.default
     section, _, key = field.name.rpartition(".")
-    holder = c[section] if section else c
-    setattr(holder, key, field.type(1))
+    parent = c[section] if section else c
+    setattr(parent, key, field.type(1))
     with pytest.raises(TypeError):
-      setattr(holder, key, [1])
+      setattr(parent, key, [1])
 
 
-def test_the_documentation_lists_every_field():
+def test_documentation_lists_every_field():
   text = config_lib.documentation()
   assert text in (ROOT / "docs" / "config.md").read_text()
   for field in config_lib.FIELDS:
     assert f"| `{field.name}` |" in text and field.help in text and field.help.endswith(".")
 
 
+def test_documentation_lists_the_values_chosen_from_the_corpus_length():
+  page = (ROOT / "docs" / "config.md").read_text()
+  for limit, values in config_lib._SIZES:
+    label = f"up to {limit:,}" if math.isfinite(limit) else "more"
+    assert f"| {' | '.join([label, *(f'{value:g}' for value in values)])} |" in page
+
+
 @pytest.mark.parametrize("name", CHOICES)
-def test_a_choice_is_one_of_those_there_are(name):
-  known = config_lib.BY_NAME[name].choices
-  for choice in known:
+def test_only_listed_choices_are_accepted(name):
+  choices = config_lib.BY_NAME[name].choices
+  for choice in choices:
     config_lib.check(config_lib.replace(config_lib.default(), {name: choice}))
   other = config_lib.replace(config_lib.default(), {name: "other"})
-  with pytest.raises(errors.UserError, match=f"{name}=other: use one of {', '.join(known)}$"):
+  with pytest.raises(errors.UserError, match=f"{name}=other: use one of {', '.join(choices)}$"):
     config_lib.check(other)
 
 
@@ -58,22 +66,22 @@ def test_a_choice_is_one_of_those_there_are(name):
     ("model.forget_bias", float("nan"), "must be a finite number"),
   ],
 )
-def test_numbers_out_of_bounds(name, value, message):
+def test_numbers_out_of_bounds_are_errors(name, value, message):
   with pytest.raises(errors.UserError, match=f"^--config.{name}={value}: {message}$"):
     config_lib.check(config_lib.replace(config_lib.default(), {name: value}))
 
 
 @pytest.mark.parametrize(
-  ("section", "key", "near"),
+  ("section", "key", "similar"),
   [("model", "hiden", "model.hidden"), ("", "batchsize", "batch_size"), ("", "epoch", "epochs")],
 )
-def test_a_misspelt_field_is_an_error_that_names_the_nearest(section, key, near):
+def test_error_for_a_misspelled_field_suggests_a_similar_name(section, key, similar):
   c = config_lib.default()
-  with pytest.raises(AttributeError, match=f"no field '{key}' .* did you mean {near}\\?$"):
+  with pytest.raises(AttributeError, match=f"no field '{key}' .* did you mean {similar}\\?$"):
     setattr(c[section] if section else c, key, 3)
 
 
-def test_the_former_name_of_a_field_in_an_experiment_and_in_a_stored_config():
+def test_former_field_name_is_accepted_in_experiments_and_stored_configs():
   c = config_lib.default()
   c.text.alphabet = "byte"
   assert c.text.tokenizer == c.text.alphabet == "byte"
@@ -81,11 +89,11 @@ def test_the_former_name_of_a_field_in_an_experiment_and_in_a_stored_config():
   old["text"]["alphabet"] = old["text"].pop("tokenizer")
   assert config_lib.from_json(old).text.tokenizer == "byte"
   config_lib.check_resumable(old, config_lib.to_json(c))
-  with pytest.raises(errors.UserError, match=r"made with text\.tokenizer=byte"):
+  with pytest.raises(errors.UserError, match=r"the run has text\.tokenizer=byte"):
     config_lib.check_resumable(old, config_lib.to_json(config_lib.default()))
 
 
-def test_json_and_back():
+def test_json_round_trip():
   c = config_lib.replace(config_lib.default(), {"optimizer.learning_rate": 0.003})
   stored = config_lib.to_json(c)
   assert stored["batch_size"] is None and stored["optimizer"]["learning_rate"] == 0.003
@@ -93,7 +101,7 @@ def test_json_and_back():
   assert config_lib.to_json(config_lib.from_json(stored)) == stored
 
 
-def test_a_field_that_an_older_run_lacks_has_its_default():
+def test_fields_missing_in_an_older_config_get_their_defaults():
   stored = config_lib.to_json(config_lib.default())
   del stored["accumulate"], stored["sample"]
   stored["keep"] = 9
@@ -110,10 +118,10 @@ def changed(schedule="cosine", **fields):
   return config_lib.to_json(c)
 
 
-def test_what_decides_the_result_must_stay():
-  with pytest.raises(errors.UserError, match=r"made with model.hidden=64 .* with model.hidden=65:"):
+def test_resume_rejects_changes_that_affect_the_result():
+  with pytest.raises(errors.UserError, match=r"model.hidden=65: the run has model.hidden=64,"):
     config_lib.check_resumable(changed(model__hidden=64), changed(model__hidden=65))
-  with pytest.raises(errors.UserError, match=r"window=64 .* window=32"):
+  with pytest.raises(errors.UserError, match=r"window=32: the run has window=64"):
     config_lib.check_resumable(changed(), changed(window=32, log_every=1))
 
 
@@ -121,33 +129,33 @@ def test_what_decides_the_result_must_stay():
   "fields",
   [{}, {"log_every": 1}, {"sample__length": 3, "keep": 9}, {"patience": 4, "diverged": 9.0}],
 )
-def test_what_does_not_may_change(fields):
+def test_resume_accepts_changes_that_do_not_affect_the_result(fields):
   config_lib.check_resumable(changed(), changed(**fields))
 
 
 @pytest.mark.parametrize("fields", [{"epochs": 9.0}, {"max_steps": 900}])
-def test_a_run_may_be_made_longer_unless_its_schedule_depends_on_the_length(fields, monkeypatch):
+def test_training_length_may_change_unless_the_schedule_depends_on_it(fields, monkeypatch):
   config_lib.check_resumable(changed("constant"), changed("constant", **fields))
-  with pytest.raises(errors.UserError, match="made with"):
+  with pytest.raises(errors.UserError, match="cannot change on resume"):
     config_lib.check_resumable(changed("cosine"), changed("cosine", **fields))
   monkeypatch.setitem(optimizer.SCHEDULES, "linear", optimizer.entry(None, uses_steps=True))
-  with pytest.raises(errors.UserError, match="made with"):
+  with pytest.raises(errors.UserError, match="cannot change on resume"):
     config_lib.check_resumable(changed("linear"), changed("linear", **fields))
   with pytest.raises(errors.UserError, match=r"schedule\.name"):
     config_lib.check_resumable(changed("cosine"), changed("constant"))
 
 
-LENGTH = 1_000_000  # tokens of a corpus
+LENGTH = 1_000_000  # number of tokens in a corpus
 
 
 def test_resolve_fills_every_field_that_a_network_uses():
-  given = config_lib.default()
-  before = config_lib.to_json(given)
-  cpu = types.SimpleNamespace(platform="tpu")
-  c, chosen = config_lib.resolve(given, LENGTH, device=lambda config: cpu)
+  original = config_lib.default()
+  before = config_lib.to_json(original)
+  tpu = types.SimpleNamespace(platform="tpu")
+  c, chosen = config_lib.resolve(original, LENGTH, device=lambda config: tpu)
   assert all(c[name] is not None for name in config_lib.used_fields(c))
   assert c.model.hidden == chosen["model.hidden"] == 256 and c.model.compute_dtype == "bfloat16"
-  assert config_lib.to_json(given) == before
+  assert config_lib.to_json(original) == before
   with pytest.raises(AttributeError, match="immutable"):
     c.model.hidden = 3
   assert json.loads(c.to_json()) == config_lib.to_json(c)
@@ -155,31 +163,31 @@ def test_resolve_fills_every_field_that_a_network_uses():
 
 def test_resolve_keeps_the_values_of_the_experiment():
   values = {"model.hidden": 7, "batch_size": 3, "eval_every": 11, "model.compute_dtype": "float32"}
-  given = config_lib.replace(config_lib.default(), values)
+  original = config_lib.replace(config_lib.default(), values)
   gpu = types.SimpleNamespace(platform="gpu", compute_capability="9.0")
-  c, chosen = config_lib.resolve(given, LENGTH, device=lambda config: gpu)
+  c, chosen = config_lib.resolve(original, LENGTH, device=lambda config: gpu)
   assert {name: c[name] for name in values} == values
   assert not values.keys() & chosen.keys()
 
 
-def test_resolve_prefers_the_stored_config_to_the_amount_of_text():
+def test_resolve_prefers_the_stored_config_to_the_corpus_length():
   stored = config_lib.to_json(config_lib.resolve(config_lib.default(), 10 * LENGTH)[0])
   c, chosen = config_lib.resolve(config_lib.default(), LENGTH, stored=stored)
   assert config_lib.to_json(c) == stored and not chosen
 
 
-def test_resolve_takes_the_model_of_the_run_whose_weights_it_starts_from():
+def test_resolve_uses_the_model_fields_of_the_init_from_run():
   values = {"model.hidden": 9, "batch_size": 5, "model.compute_dtype": "bfloat16"}
   source = config_lib.to_json(config_lib.replace(config_lib.default(), values))
-  given = config_lib.replace(config_lib.default(), {"init_from": "runs/a"})
-  c, chosen = config_lib.resolve(given, LENGTH, source=source)
+  original = config_lib.replace(config_lib.default(), {"init_from": "runs/a"})
+  c, chosen = config_lib.resolve(original, LENGTH, source=source)
   assert c.model.hidden == 9 and c.model.compute_dtype is None and "batch_size" in chosen
   source["model"]["cell"] = "ngram"
-  with pytest.raises(errors.UserError, match="init_from=runs/a is an ngram"):
-    config_lib.resolve(given, LENGTH, source=source)
+  with pytest.raises(errors.UserError, match="init_from=runs/a is an n-gram run"):
+    config_lib.resolve(original, LENGTH, source=source)
 
 
-def test_the_device_is_asked_for_when_its_number_can_be_chosen():
+def test_device_starts_after_all_other_fields_are_filled_in():
   def device(config):
     assert None not in (config.batch_size, config.model.hidden, config.eval_every)
     return types.SimpleNamespace(platform="gpu", compute_capability="7.5")
@@ -189,7 +197,7 @@ def test_the_device_is_asked_for_when_its_number_can_be_chosen():
 
 
 @pytest.mark.parametrize("length", [300, 3_000, 30_000, 3_000_000, 300_000_000])
-def test_larger_texts_get_larger_models_and_small_ones_fewer_streams(length):
+def test_longer_texts_get_larger_models_and_batches(length):
   smaller, larger = (
     config_lib.resolve(config_lib.default(), each)[0] for each in (length, 10 * length)
   )
@@ -197,13 +205,13 @@ def test_larger_texts_get_larger_models_and_small_ones_fewer_streams(length):
   assert config_lib.steps_per_epoch(smaller, length) > 10 or smaller.batch_size == 1
 
 
-def test_the_number_of_steps():
+def test_total_steps():
   c = config_lib.replace(config_lib.default(), {"epochs": 2.5})
   assert config_lib.total_steps(c, 10.2) == 26 and config_lib.total_steps(c, 0.01) == 1
   assert config_lib.total_steps(config_lib.replace(c, {"max_steps": 7}), 10.2) == 7
 
 
-def test_an_ngram_uses_few_fields():
+def test_used_fields_of_an_ngram():
   c = config_lib.replace(config_lib.default(), {"model.cell": "ngram"})
   used = config_lib.used_fields(c)
   assert {"model.order", "seed", "text.source", "sample.length"} <= used
@@ -213,7 +221,7 @@ def test_an_ngram_uses_few_fields():
   assert "model.order" not in config_lib.used_fields(config_lib.default())
 
 
-def test_short_names_identify_a_field():
+def test_short_names_are_unique():
   shorts = [config_lib.short(name) for name in config_lib.BY_NAME]
   assert len(set(shorts)) == len(shorts)
   assert config_lib.short("model.hidden") == "hidden"

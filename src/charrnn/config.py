@@ -1,7 +1,7 @@
-"""The fields of a config: defaults, checks, JSON, and the values that are chosen for a corpus.
+"""The fields of a config: defaults, validation, JSON conversion, and values chosen for a corpus.
 
-An experiment file returns `default()` with values of its own. `resolve` gives the fields that are
-None a value, once. The resolved config is frozen and stored as config.json.
+An experiment file returns `default()` with some fields changed. When a run starts, `resolve` fills
+in the fields that are still None. The resolved config is frozen and stored as config.json.
 """
 
 import difflib
@@ -19,10 +19,10 @@ from charrnn.data import splits
 
 
 class Bounds(NamedTuple):
-  """A condition on numbers, and its name in messages."""
+  """The numbers that a field accepts, with a description for messages."""
 
-  words: str
-  holds: Callable[[float], bool]
+  description: str
+  accepts: Callable[[float], bool]
 
 
 FINITE = Bounds("a finite number", math.isfinite)
@@ -30,7 +30,8 @@ AT_LEAST_0 = Bounds("at least 0", lambda value: value >= 0)
 AT_LEAST_1 = Bounds("at least 1", lambda value: value >= 1)
 ABOVE_0 = Bounds("above 0", lambda value: 0 < value < math.inf)
 FRACTION = Bounds("at least 0 and below 1", lambda value: 0 <= value < 1)
-# Choices: values, and registries as MODULE:NAME, which are imported only to check a value.
+# The choices of a field: literal values, or MODULE:NAME for a registry whose keys are the values.
+# A registry is imported only when a value is checked.
 TOKENIZERS = ("data.tokenizers:KINDS",)
 SPLITS = ("data.splits:SPLITS",)
 CELLS = ("models.cells:CELLS", "ngram")
@@ -39,19 +40,19 @@ DTYPES = ("float32", "bfloat16")
 UNROLL = ("auto", "scan", "cudnn")
 OPTIMIZERS = ("training.optimizer:OPTIMIZERS",)
 SCHEDULES = ("training.optimizer:SCHEDULES",)
-# Whether a run may be resumed with another value of a field.
+# Answers to: may a run be resumed with another value of this field?
 FIXED = "no"
-FREE = "yes"  # it does not decide what is computed next, except for rounding
+FREE = "yes"  # The field does not affect what is computed, except for rounding.
 LENGTH = "unless the schedule depends on the length of training"
 
 
 class Field(NamedTuple):
   """One field of a config."""
 
-  name: str  # dotted
-  value: Any  # the default; a type stands for None, which `resolve` fills in
+  name: str  # the dotted name
+  value: Any  # the default value; or a type, if the default is None and `resolve` fills it in
   help: str
-  values: Bounds | tuple[str, ...] = AT_LEAST_0  # of numbers; or choices
+  values: Bounds | tuple[str, ...] = AT_LEAST_0  # the bounds of a number, or the choices
   resume: str = FIXED
 
   @property
@@ -64,78 +65,264 @@ class Field(NamedTuple):
 
   @property
   def choices(self) -> tuple[str, ...]:
-    """The only values that the field may have; empty if there are others."""
-    known: list[str] = []
+    """The values that the field accepts, or an empty tuple if they cannot be enumerated."""
+    choices: list[str] = []
     for each in () if isinstance(self.values, Bounds) else self.values:
       module, _, name = each.partition(":")
-      known += getattr(importlib.import_module(f"charrnn.{module}"), name) if name else [each]
-    return tuple(known)
+      choices += getattr(importlib.import_module(f"charrnn.{module}"), name) if name else [each]
+    return tuple(choices)
 
 
 FIELDS = (
-  Field("seed", 1, "Seed of the parameters, of dropout and of samples."),
-  Field("init_from", "", "Run directory to take the weights from; its vocabulary may differ."),
-  Field("text.source", "shakespeare", "A corpus by name, file, folder, glob or URL[#sha256=HEX]."),
-  Field("text.tokenizer", "char", "char: those that occur; byte: all 256 bytes.", TOKENIZERS),
-  Field("text.encoding", "utf-8", "Encoding of the source, for the tokenizer char."),
-  Field("text.newlines", "keep", "lf: CRLF and CR become LF.", ("keep", "lf")),
-  Field("text.limit", 0, "Use only the first N characters; 0: all."),
-  Field("text.split", "tail", "As nanoGPT (tail), torch-rnn (middle), char-rnn (streams).", SPLITS),
-  Field("text.valid_fraction", 0.05, "Share of the validation split.", FRACTION),
-  Field("text.test_fraction", 0.05, "Share of the test split.", FRACTION),
-  Field("model.cell", "lstm", "The recurrent cell; ngram: counts instead of a network.", CELLS),
-  Field("model.order", int, "ngram: the largest n. The best n up to it is stored.", AT_LEAST_1),
-  Field("model.layers", int, "Number of recurrent layers.", AT_LEAST_1),
-  Field("model.hidden", int, "Units in each layer.", AT_LEAST_1),
-  Field("model.embed", 0, "Width of a learned embedding; 0: one-hot input."),
-  Field("model.dropout", float, "Dropout between layers and before the output layer.", FRACTION),
-  Field("model.init", "modern", "uniform: U(-0.08, 0.08); modern: scaled and orthogonal.", INITS),
-  Field("model.forget_bias", 1.0, "Initial bias of the LSTM's forget gate.", FINITE),
+  Field("seed", 1, "Random seed of the initial parameters, dropout and samples."),
+  Field(
+    "init_from",
+    "",
+    "Run directory whose best weights training starts from; empty: random weights. The "
+    "vocabulary may differ.",
+  ),
+  Field(
+    "text.source",
+    "shakespeare",
+    "Corpus: a name that `charrnn corpus` lists, or a file, folder, glob or URL[#sha256=HEX].",
+  ),
+  Field(
+    "text.tokenizer",
+    "char",
+    "`char`: one token per distinct character of the corpus. `byte`: one token per byte value.",
+    TOKENIZERS,
+  ),
+  Field(
+    "text.encoding",
+    "utf-8",
+    "Encoding of the files, as named in Python. Ignored by the tokenizer `byte`.",
+  ),
+  Field(
+    "text.newlines",
+    "keep",
+    "`keep` leaves line ends unchanged; `lf` converts CRLF and CR to LF.",
+    ("keep", "lf"),
+  ),
+  Field("text.limit", 0, "Use only the first N characters of the corpus; 0: use the whole corpus."),
+  Field(
+    "text.split",
+    "tail",
+    "Splitting method of nanoGPT (`tail`), torch-rnn (`middle`) or char-rnn (`streams`).",
+    SPLITS,
+  ),
+  Field(
+    "text.valid_fraction",
+    0.05,
+    "Fraction of the corpus in the validation split; 0: none.",
+    FRACTION,
+  ),
+  Field("text.test_fraction", 0.05, "Fraction of the corpus in the test split; 0: none.", FRACTION),
+  Field(
+    "model.cell", "lstm", "Recurrent cell of a network, or `ngram` for an n-gram model.", CELLS
+  ),
+  Field(
+    "model.order",
+    int,
+    "Maximum order of the n-gram; the best order is stored. Only for `ngram`.",
+    AT_LEAST_1,
+  ),
+  Field(
+    "model.layers", int, "Number of recurrent layers. Chosen from the corpus length.", AT_LEAST_1
+  ),
+  Field(
+    "model.hidden", int, "Number of units per layer. Chosen from the corpus length.", AT_LEAST_1
+  ),
+  Field("model.embed", 0, "Width of the learned token embedding; 0: one-hot input."),
+  Field(
+    "model.dropout",
+    float,
+    "Dropout rate of each layer's output; 0: off. Chosen from the corpus length.",
+    FRACTION,
+  ),
+  Field(
+    "model.init",
+    "modern",
+    "Initial weights. `uniform`: U(-0.08, 0.08), as in char-rnn. `modern`: scaled input weights "
+    "and orthogonal recurrent weights.",
+    INITS,
+  ),
+  Field("model.forget_bias", 1.0, "Initial bias of the forget gate. Only for `lstm`.", FINITE),
   Field(
     "model.compute_dtype",
     str,
-    "Type of matrix products, with float32 sums (cuDNN: TF32). Chosen: bfloat16 if native.",
+    "Data type of matrix products; sums are float32. cuDNN uses TF32 instead. Chosen from the "
+    "device: bfloat16 if native, else float32.",
     DTYPES,
   ),
-  Field("model.unroll", "auto", "cudnn: NVIDIA's LSTM, in TF32; auto: if available.", UNROLL, FREE),
-  Field("batch_size", int, "Streams that are read in parallel, over all devices.", AT_LEAST_1),
-  Field("window", 64, "Sequence length of truncated backpropagation through time.", AT_LEAST_1),
-  Field("accumulate", 1, "Split each batch into N parts, to save memory.", AT_LEAST_1),
-  Field("remat", 0, "Store every N-th state and recompute the rest, to save memory; 0: off."),
-  Field("epochs", float, "Length of training.", ABOVE_0, LENGTH),
-  Field("max_steps", 0, "End training at this step; 0: after `epochs`.", resume=LENGTH),
-  Field("cpu_devices", 0, "Devices of a CPU; 0: by its cores, batch_size and hidden.", resume=FREE),
-  Field("optimizer.name", "adam", "The update rule.", OPTIMIZERS),
-  Field("optimizer.learning_rate", float, "Peak learning rate.", ABOVE_0),
-  Field("optimizer.b1", 0.9, "adam, adamw: decay of the mean of gradients.", FRACTION),
-  Field("optimizer.b2", 0.99, "adam, adamw: decay of the mean of their squares.", FRACTION),
-  Field("optimizer.decay", 0.95, "rmsprop: decay of the mean of squares.", FRACTION),
-  Field("optimizer.momentum", 0.0, "sgd: momentum.", FRACTION),
-  Field("optimizer.weight_decay", 0.0, "adamw: decay of weights, not of biases."),
-  Field("optimizer.eps", 1e-8, "Added to denominators.", ABOVE_0),
-  Field("optimizer.clip_element", 0.0, "Clip each gradient to [-x, x]; 0: off."),
-  Field("optimizer.clip_norm", 1.0, "Clip the norm of all gradients; 0: off."),
-  Field("schedule.name", "cosine", "Learning rate by step.", SCHEDULES),
-  Field("schedule.warmup_steps", 50, "Steps of linear warm-up."),
-  Field("schedule.final_fraction", 0.01, "cosine: share of the learning rate at the end."),
-  Field("schedule.decay", 0.97, "epoch_decay: factor per epoch."),
-  Field("schedule.decay_after", 10.0, "epoch_decay: epochs before the decay starts."),
-  Field("schedule.halve_every", 5.0, "halving: epochs between two halvings.", ABOVE_0),
-  Field("log_every", 20, "Steps between two lines of metrics.jsonl.", AT_LEAST_1, FREE),
-  Field("eval_every", int, "Steps between evaluations. Chosen: a tenth of all steps.", AT_LEAST_1),
-  Field("eval_streams", 64, "Streams that an evaluation reads in parallel.", AT_LEAST_1),
-  Field("eval_burn_in", 512, "Tokens that each of these reads before those that it scores."),
-  Field("patience", 0, "Stop after N evaluations without a better loss; 0: never.", resume=FREE),
-  Field("diverged", 3.0, "Stop at a loss of more than N times the first.", AT_LEAST_1, FREE),
-  Field("checkpoint_every", 0, "Steps between further checkpoints; 0: none.", resume=FREE),
-  Field("keep", 3, "Newest checkpoints that are kept, besides the best.", AT_LEAST_1, FREE),
-  Field("sample.length", 300, "Characters to sample at evaluations; 0: none.", resume=FREE),
-  Field("sample.temperature", 0.8, "Temperature of these samples.", resume=FREE),
-  Field("sample.prime", "", "Prompt of these samples.", resume=FREE),
+  Field(
+    "model.unroll",
+    "auto",
+    "Implementation of the layers. `scan`: JAX; `cudnn`: NVIDIA's LSTM, in TF32; `auto`: cuDNN "
+    "if available, else JAX.",
+    UNROLL,
+    FREE,
+  ),
+  Field(
+    "batch_size",
+    int,
+    "Number of streams in a batch, over all devices. Chosen from the corpus length.",
+    AT_LEAST_1,
+  ),
+  Field(
+    "window",
+    64,
+    "Tokens per stream and step: the length of truncated backpropagation through time.",
+    AT_LEAST_1,
+  ),
+  Field(
+    "accumulate",
+    1,
+    "Split each batch into N parts and average their gradients, to save memory; 1: no split.",
+    AT_LEAST_1,
+  ),
+  Field(
+    "remat",
+    0,
+    "Store every N-th state of a window and recompute the others, to save memory; 0: store all. "
+    "N must divide `window`.",
+  ),
+  Field(
+    "epochs",
+    float,
+    "Maximum number of passes over the training split. Chosen from the corpus length.",
+    ABOVE_0,
+    LENGTH,
+  ),
+  Field("max_steps", 0, "Maximum number of steps; 0: train for `epochs`.", resume=LENGTH),
+  Field(
+    "cpu_devices",
+    0,
+    "Number of devices that the CPU is divided into; 0: chosen from the cores, `batch_size` and "
+    "`model.hidden`.",
+    resume=FREE,
+  ),
+  Field("optimizer.name", "adam", "Optimizer that updates the parameters.", OPTIMIZERS),
+  Field(
+    "optimizer.learning_rate", float, "Peak learning rate. Chosen from the corpus length.", ABOVE_0
+  ),
+  Field(
+    "optimizer.b1",
+    0.9,
+    "Decay rate of the mean of gradients. Only for `adam` and `adamw`.",
+    FRACTION,
+  ),
+  Field(
+    "optimizer.b2",
+    0.99,
+    "Decay rate of the mean of squared gradients. Only for `adam` and `adamw`.",
+    FRACTION,
+  ),
+  Field(
+    "optimizer.decay",
+    0.95,
+    "Decay rate of the mean of squared gradients. Only for `rmsprop`.",
+    FRACTION,
+  ),
+  Field(
+    "optimizer.momentum", 0.0, "Momentum; 0: plain gradient descent. Only for `sgd`.", FRACTION
+  ),
+  Field(
+    "optimizer.weight_decay",
+    0.0,
+    "Weight decay of matrices, not of biases. Only for `adamw`, which requires a value above 0.",
+  ),
+  Field(
+    "optimizer.eps", 1e-8, "Constant added to the denominators of updates. Not for `sgd`.", ABOVE_0
+  ),
+  Field("optimizer.clip_element", 0.0, "Clip each element of the gradient to [-x, x]; 0: off."),
+  Field(
+    "optimizer.clip_norm",
+    1.0,
+    "Maximum norm of the gradient; larger gradients are scaled down. 0: off.",
+  ),
+  Field(
+    "schedule.name", "cosine", "Shape of the learning rate schedule after the warm-up.", SCHEDULES
+  ),
+  Field(
+    "schedule.warmup_steps",
+    50,
+    "Number of steps in which the learning rate rises linearly; 0: none.",
+  ),
+  Field(
+    "schedule.final_fraction", 0.01, "Final learning rate, relative to the peak. Only for `cosine`."
+  ),
+  Field(
+    "schedule.decay",
+    0.97,
+    "Factor applied to the learning rate once per epoch. Only for `epoch_decay`.",
+  ),
+  Field(
+    "schedule.decay_after", 10.0, "Number of epochs before the first decay. Only for `epoch_decay`."
+  ),
+  Field(
+    "schedule.halve_every", 5.0, "Number of epochs between halvings. Only for `halving`.", ABOVE_0
+  ),
+  Field(
+    "log_every",
+    20,
+    "Number of steps between lines of training metrics in metrics.jsonl.",
+    AT_LEAST_1,
+    FREE,
+  ),
+  Field(
+    "eval_every",
+    int,
+    "Number of steps between evaluations; each saves a checkpoint. Chosen: a tenth of all steps, "
+    "rounded up.",
+    AT_LEAST_1,
+  ),
+  Field(
+    "eval_streams",
+    64,
+    "Approximate number of streams that an evaluation scores in parallel.",
+    AT_LEAST_1,
+  ),
+  Field(
+    "eval_burn_in",
+    512,
+    "Maximum number of tokens that each of these streams reads, as context, before it scores.",
+  ),
+  Field(
+    "patience",
+    0,
+    "Stop after N evaluations in a row without a new lowest validation loss; 0: never.",
+    resume=FREE,
+  ),
+  Field(
+    "diverged",
+    3.0,
+    "Stop if the training loss exceeds N times the first logged loss.",
+    AT_LEAST_1,
+    FREE,
+  ),
+  Field(
+    "checkpoint_every",
+    0,
+    "Steps between extra checkpoints; 0: save at evaluations only.",
+    resume=FREE,
+  ),
+  Field(
+    "keep", 3, "Number of newest checkpoints to keep, in addition to the best.", AT_LEAST_1, FREE
+  ),
+  Field(
+    "sample.length",
+    300,
+    "Number of tokens in the sample that each evaluation writes; 0: no sample.",
+    resume=FREE,
+  ),
+  Field(
+    "sample.temperature", 0.8, "Sampling temperature of these samples; 0: greedy.", resume=FREE
+  ),
+  Field("sample.prime", "", "Prompt of these samples; empty: no prompt.", resume=FREE),
 )
 BY_NAME = {field.name: field for field in FIELDS}
 SECTIONS = tuple(dict.fromkeys(name.partition(".")[0] for name in BY_NAME if "." in name))
-# Former names, which command lines, experiment files and stored configs may still have.
+# Former names of fields, which are still accepted in command lines, experiments and stored configs.
 FORMER = {"text.alphabet": "text.tokenizer"}
 _FORMER_KEYS = {old.rpartition(".")[2]: new.rpartition(".")[2] for old, new in FORMER.items()}
 
@@ -157,7 +344,7 @@ class Section(config_dict.ConfigDict):
 
 
 def default() -> config_dict.ConfigDict:
-  """Return a config with the default of every field. No field can be added to it."""
+  """Return a config in which every field has its default. It is locked: fields cannot be added."""
   values = {
     field.name: config_dict.placeholder(field.type) if field.default is None else field.default
     for field in FIELDS
@@ -169,26 +356,28 @@ def default() -> config_dict.ConfigDict:
 
 
 def unknown_field(name: str) -> str:
-  """Return a message for a field that does not exist."""
+  """Return the error message for a field that does not exist."""
   if name in SECTIONS:
-    first = next(known for known in BY_NAME if known.startswith(f"{name}."))
+    first = next(field for field in BY_NAME if field.startswith(f"{name}."))
     return f"{name} is a section: set one of its fields, such as {first}"
-  by_key = {known.rpartition(".")[2]: known for known in reversed(BY_NAME)}
+  by_key = {field.rpartition(".")[2]: field for field in reversed(BY_NAME)}
   keys = difflib.get_close_matches(name.rpartition(".")[2], by_key, n=1)
-  near = difflib.get_close_matches(name, BY_NAME, n=1, cutoff=0.8) or [by_key[key] for key in keys]
-  hint = f"did you mean {near[0]}?" if near else "docs/config.md lists all fields"
+  similar = difflib.get_close_matches(name, BY_NAME, n=1, cutoff=0.8)
+  similar = similar or [by_key[key] for key in keys]
+  hint = f"did you mean {similar[0]}?" if similar else "see docs/config.md for all fields"
   return f"no field {name!r} in the config: {hint}"
 
 
 def check(config: config_dict.ConfigDict):
-  """Raise UserError for numbers and names that no program could run with."""
+  """Raise UserError for a value that a field does not accept."""
   for name, field in BY_NAME.items():
     if (value := config[name]) in (None, field.default):
       continue
     if field.choices and value not in field.choices:
       raise errors.UserError(f"--config.{name}={value}: use one of {', '.join(field.choices)}")
-    if isinstance(field.values, Bounds) and field.type is not str and not field.values.holds(value):
-      raise errors.UserError(f"--config.{name}={value}: must be {field.values.words}")
+    bounds = field.values if isinstance(field.values, Bounds) and field.type is not str else None
+    if bounds and not bounds.accepts(value):
+      raise errors.UserError(f"--config.{name}={value}: must be {bounds.description}")
   if config.remat and config.window % config.remat:
     raise errors.UserError(
       f"--config.remat={config.remat}: must divide --config.window={config.window}"
@@ -196,18 +385,18 @@ def check(config: config_dict.ConfigDict):
 
 
 def is_free(name: str) -> bool:
-  """Return whether a run may always be resumed with another value of a field."""
+  """Return whether a run can always be resumed with another value of this field."""
   return name in BY_NAME and BY_NAME[name].resume == FREE
 
 
 def current_name(name: str) -> str:
-  """Return the dotted name of a field whose name may be a former one, or begin with `config.`."""
+  """Return the current dotted name of a field. Accepts former names and the prefix `config.`."""
   name = name.removeprefix("config.")
   return FORMER.get(name, name)
 
 
 def used_fields(config: config_dict.ConfigDict) -> set[str]:
-  """Return the names of the fields that have an effect on the model of a config."""
+  """Return the dotted names of the fields that affect a run with this model and split."""
   if config.model.cell != "ngram":
     return BY_NAME.keys() - {"model.order"}
   used = {"seed", "model.cell", "model.order"}
@@ -222,7 +411,7 @@ def to_json(config: config_dict.ConfigDict) -> dict[str, Any]:
 
 
 def from_json(value: Mapping[str, Any]) -> config_dict.ConfigDict:
-  """Return the config of a run as it was stored; a field that it lacks has its default."""
+  """Return a config from JSON. Fields that are missing in the JSON get their defaults."""
   config = default()
   with config.ignore_type(), config.unlocked():
     config.update(value)
@@ -230,7 +419,7 @@ def from_json(value: Mapping[str, Any]) -> config_dict.ConfigDict:
 
 
 def flatten(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-  """Return nested dicts as one dict by the current dotted name."""
+  """Flatten nested dicts into one dict with current dotted names as keys."""
   flat = {}
   for key, child in value.items():
     name = current_name(f"{prefix}{key}")
@@ -239,7 +428,7 @@ def flatten(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def _nest(flat: Mapping[str, Any]) -> dict[str, Any]:
-  """Return a dict by dotted name as nested dicts."""
+  """Convert a dict with dotted names as keys to nested dicts."""
   nested: dict[str, Any] = {}
   for name, value in flat.items():
     section, _, key = name.rpartition(".")
@@ -248,44 +437,44 @@ def _nest(flat: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def short(name: str) -> str:
-  """Return the last part of a field's name if it identifies the field, else the whole name."""
+  """Return the last part of a field's name if it is unique among all fields, else the full name."""
   last = name.rpartition(".")[2]
   return last if [each.rpartition(".")[2] for each in BY_NAME].count(last) == 1 else name
 
 
 def replace(config: config_dict.ConfigDict, values: Mapping[str, Any]) -> config_dict.ConfigDict:
-  """Return a copy of a config with other values, by dotted name."""
+  """Return a copy of a config with the given values, whose keys are dotted names."""
   config = config_dict.ConfigDict(config).copy_and_resolve_references()
   config.update_from_flattened_dict(values)
   return config
 
 
 def fill(config: config_dict.ConfigDict, values: Mapping[str, Any]) -> config_dict.ConfigDict:
-  """Return a copy of a config in which fields that are None have the values of another (JSON)."""
+  """Return a copy of a config whose None fields are filled in from a JSON config."""
   values = flatten(values)
-  known = values.keys() & BY_NAME.keys()
-  return replace(config, {name: values[name] for name in known if config[name] is None})
+  names = values.keys() & BY_NAME.keys()
+  return replace(config, {name: values[name] for name in names if config[name] is None})
 
 
 def check_resumable(old: Mapping[str, Any], new: Mapping[str, Any]):
-  """Raise UserError for the first field that must not change and differs in two JSON configs."""
+  """Raise UserError if two JSON configs differ in a field that must not change on resume."""
   old, new = flatten(to_json(from_json(old))), flatten(new)
   free = {field.name for field in FIELDS if field.resume == FREE}
-  free |= {"text.source"}  # the digest of the corpus is compared, not its name
+  free |= {"text.source"}  # Callers compare the digest of the corpus instead of its name.
   length = {field.name for field in FIELDS if field.resume == LENGTH}
   if any(old[name] != new[name] for name in length):
-    # Imported here because the optimizer imports JAX, and this module.
+    # Import late: the optimizer module imports this one, and it imports JAX, which is slow.
     schedules = importlib.import_module("charrnn.training.optimizer").SCHEDULES
     free |= set() if schedules[new["schedule.name"]].uses_steps else length
-  remedy = ", with --config.init_from=RUN to start from its weights"
+  remedy = "; add --config.init_from=RUN to start from its weights"
   if "ngram" in (old["model.cell"], new["model.cell"]):
     remedy = ""
   names = sorted((old.keys() | new.keys()) - free)
-  for name in ("model.cell", *names):  # the cell first: it decides which of the others are used
+  for name in ("model.cell", *names):  # Check the cell first: it determines which fields are used.
     if old.get(name) != new.get(name):
       raise errors.UserError(
-        f"this run was made with {name}={old.get(name)} and is asked for with "
-        f"{name}={new.get(name)}: give another --workdir{remedy}"
+        f"--config.{name}={new.get(name)}: the run has {name}={old.get(name)}, which cannot change "
+        f"on resume: use another --workdir{remedy}"
       )
 
 
@@ -297,13 +486,13 @@ def split(config: config_dict.ConfigDict, length: int) -> splits.Splits:
 
 
 def steps_per_epoch(config: config_dict.ConfigDict, length: int) -> float:
-  """Return the number of updates in an epoch of a corpus of `length` tokens."""
+  """Return the number of steps per epoch, not rounded, for a corpus of `length` tokens."""
   tokens = sum(stop - start for start, stop in split(config, length).train)
   return tokens / (config.batch_size * config.window)
 
 
 def total_steps(config: config_dict.ConfigDict, steps_per_epoch: float) -> int:
-  """Return the number of updates of a whole run."""
+  """Return the number of steps of a complete run."""
   steps = max(1, round(config.epochs * steps_per_epoch))
   return min(steps, config.max_steps) if config.max_steps else steps
 
@@ -316,36 +505,43 @@ def resolve(
   source: Mapping[str, Any] | None = None,
   device: Callable[[config_dict.ConfigDict], Any] | None = None,
 ) -> tuple[config_dict.FrozenConfigDict, dict[str, Any]]:
-  """Return a config in which every field that the model uses has a value.
+  """Return (config, chosen): the resolved config, and the values chosen from the corpus length.
 
-  Also returns the values that depend on the amount of text, by dotted name. `length`: tokens of the
-  corpus. `stored`: the config (JSON) of the run that is resumed, and `source` that of the run whose
-  weights are taken; both decide what the experiment leaves open. `device(config)` starts JAX and
-  returns a device. It is called when all other fields have their values, because the number of CPU
-  devices depends on them.
+  In the resolved config, every field that the model uses has a value. `chosen` has dotted names as
+  keys. `length` is the number of tokens in the corpus.
+
+  Fields that are None take their values from `stored`, the JSON config of the run that is resumed.
+  A new run takes the fields of its model from `source`, the JSON config of the run that provides
+  the initial weights. All other values are chosen from the corpus length and the device.
+
+  `device(config)` starts JAX and returns a device. It is called after all other fields are filled
+  in, because the number of CPU devices depends on them.
   """
   if stored:
     config = fill(config, stored)
   elif source:
     if source["model"]["cell"] == "ngram":
       raise errors.UserError(
-        f"--config.init_from={config.init_from} is an ngram: it has no weights"
+        f"--config.init_from={config.init_from} is an n-gram run, which has no weights: use "
+        "a run of a network"
       )
     config = fill(config, {"model": source["model"] | {"compute_dtype": None}})
   fractions = config.text.valid_fraction, config.text.test_fraction
-  # By the length alone: the split `streams` depends on the batch size, which may be chosen here.
+  # Estimate the training length from the fractions. The exact length cannot be computed yet: the
+  # split `streams` depends on the batch size, which may be chosen here.
   sizes = _sizes(round(length * (1 - fractions[0] - fractions[1])), config.window)
   chosen = {name: value for name, value in sizes.items() if config[name] is None}
   config = replace(config, chosen)
   steps = total_steps(config, steps_per_epoch(config, length))
-  config = fill(config, {"eval_every": max(1, -(-steps // 10))})  # about ten evaluations
+  config = fill(config, {"eval_every": max(1, -(-steps // 10))})  # at most ten evaluations
   if device:
     config = fill(config, {"model.compute_dtype": _native_dtype(device(config))})
   return config_dict.FrozenConfigDict(config), chosen
 
 
-# By the number of training characters up to which they apply. Small texts overfit, so they get
-# small models and dropout; large texts fill larger models, as far as a few cores can train them.
+# Each row: the maximum number of training tokens, and the values of _SIZE_FIELDS up to there.
+# Small corpora overfit, so they get small models and more dropout. Large corpora get larger models,
+# as far as a machine with a few CPU cores can train them.
 _SIZE_FIELDS = (
   "model.layers",
   "model.hidden",
@@ -364,35 +560,36 @@ _SIZES = (
 )
 
 
-def _sizes(characters: int, window: int) -> dict[str, Any]:
-  """Return the sizes of model and training for so many training characters."""
-  values = next(values for limit, values in _SIZES if characters <= limit)
+def _sizes(length: int, window: int) -> dict[str, Any]:
+  """Return the values of _SIZE_FIELDS for `length` training tokens."""
+  values = next(values for limit, values in _SIZES if length <= limit)
   sizes = dict(zip(_SIZE_FIELDS, values))
-  # A text of a few lines is too short for many streams.
-  while sizes["batch_size"] > 1 and sizes["batch_size"] * window * 20 > characters:
+  # Halve the batch until an epoch has at least 20 steps: short texts cannot feed many streams.
+  while sizes["batch_size"] > 1 and sizes["batch_size"] * window * 20 > length:
     sizes["batch_size"] //= 2
   return sizes
 
 
 def _native_dtype(device) -> str:
+  """Return bfloat16 if the hardware supports it natively, else float32."""
   if device.platform == "cpu":
     info = pathlib.Path("/proc/cpuinfo")
     flags = info.read_text() if info.exists() else ""
     native = "avx512_bf16" in flags or "amx_bf16" in flags
   else:
-    # "9.0" on NVIDIA's, "gfx90a" on AMD's, and nothing on a TPU.
+    # compute_capability is "9.0" on an NVIDIA GPU, "gfx90a" on an AMD GPU, and absent on a TPU.
     major = str(getattr(device, "compute_capability", "")).partition(".")[0]
     native = not major.isdigit() or int(major) >= 8
   return "bfloat16" if native else "float32"
 
 
 def documentation() -> str:
-  """Return the table of all fields in Markdown, as it stands in docs/config.md."""
+  """Return the Markdown table of all fields, which docs/config.md must contain."""
   rows = [("field", "default", "meaning", "values", "may change on resume"), ("---",) * 5]
   for field in FIELDS:
-    usual = "chosen" if field.default is None else f"`{json.dumps(field.default)}`"
-    usual = "required by ngram" if field.name == "model.order" else usual
+    default = "chosen" if field.default is None else f"`{json.dumps(field.default)}`"
+    default = "required for `ngram`" if field.name == "model.order" else default
     values = ", ".join(f"`{each}`" for each in field.choices)
-    values = values or ("text" if field.type is str else field.values.words)
-    rows.append((f"`{field.name}`", usual, field.help, values, field.resume))
+    values = values or ("text" if field.type is str else field.values.description)
+    rows.append((f"`{field.name}`", default, field.help, values, field.resume))
   return "".join(f"| {' | '.join(row)} |\n" for row in rows)

@@ -190,7 +190,7 @@ def test_a_directory_keeps_to_its_run(main, count, whole, tmp_path):
 
 def test_a_network_does_not_start_from_counts(main, count, tmp_path):
   workdir = count("sample.length=0")
-  with pytest.raises(errors.UserError, match="is an ngram: it has no weights"):
+  with pytest.raises(errors.UserError, match="is an n-gram run, which has no weights"):
     main("--config=tiny.py", f"--config.init_from={workdir}", f"--workdir={tmp_path / 'new'}")
   with pytest.raises(errors.UserError, match=r"model\.order=3: the cell \w+ has no order"):
     main("--config=tiny.py", "--config.model.order=3", f"--workdir={tmp_path / 'new'}")

@@ -119,7 +119,7 @@ def test_a_finished_run_is_left_as_it_is(main, copy, whole, capsys):
 )
 def test_another_value_that_matters_is_refused(main, copy, field, old):
   before = programs.contents(copy)
-  with pytest.raises(errors.UserError, match=f"was made with {old} and is asked for with {field}:"):
+  with pytest.raises(errors.UserError, match=f"{field}: the run has {old}, which cannot change"):
     main("--config=tiny.py", f"--workdir={copy}", f"--config.{field}")
   assert programs.contents(copy) == before
 

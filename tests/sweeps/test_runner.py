@@ -150,7 +150,10 @@ def test_what_was_done_is_not_taken_for_something_else(kept, main):
   before = programs.contents(kept)
   for arguments, named in [
     (["--sweep=cell", "--config.max_steps=30"], "trial cell=rnn is finished with max_steps=20"),
-    (["--sweep=cell", "--config.model.hidden=9"], "trial cell=rnn: this run was made with model.h"),
+    (
+      ["--sweep=cell", "--config.model.hidden=9"],
+      "trial cell=rnn: --config.model.hidden=9: the run",
+    ),
     (["--sweep=seed"], "kept belongs to a sweep with sweep 'cell', not 'seed'"),
     (["--config.seed=3"], "kept is a sweep"),
     (["--sweep=seed", "--workdir=kept/cell=rnn"], "is a run"),
