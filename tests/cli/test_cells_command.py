@@ -106,7 +106,7 @@ def test_a_text_that_cannot_be_studied(charrnn, trained, tmp_path, content, mess
     (["--regex=a=b", "--regex=a=c"], "two hypotheses are named a"),
     (["--regex=url=b"], "the name url is in use"),
     (["--regex=a|b=c"], "must be NAME=PATTERN"),
-    (["--step=15"], "has no step 15: kept are 10, 20"),
+    (["--step=15"], "has no step 15: use one of 10, 20"),
     (["--text=absent.txt"], "cannot read absent.txt"),
     ([f"--seed={2**32}"], "must be from 0 to 2^32 - 1"),
     (["--ablation=half"], "invalid choice"),

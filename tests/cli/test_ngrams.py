@@ -95,7 +95,7 @@ def test_runs_of_other_texts_or_splits_are_refused(charrnn, trained, tmp_path):
     (("--order", "two"), "invalid int value"),
     (("--split", "train"), "invalid choice"),
     (("nowhere",), "nowhere does not exist"),
-    ((__file__,), "is a file: give a run directory"),
+    ((__file__,), "is a file: use a run directory"),
     (("--out", f"{__file__}/x"), "cannot write to"),
   ],
 )

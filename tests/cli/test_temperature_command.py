@@ -111,7 +111,7 @@ def test_earlier_results_survive_a_failure(charrnn, trained, tmp_path, monkeypat
     (["--seed=-1"], "--seed=-1: must be from 0"),
     (["--top-k=0"], "--top-k=0: must be from 1"),
     (["--top-p=nan"], "--top-p=nan: must be above 0"),
-    (["--step=15"], "has no step 15: kept are 10, 20"),
+    (["--step=15"], "has no step 15: use one of 10, 20"),
     (["--length=200", "--prime=\u00fc"], "'\u00fc' (U+00FC)"),
   ],
 )

@@ -1,4 +1,4 @@
-"""Round trips, every kind of damage, and which steps stay."""
+"""Tests of checkpoints: round trips, damage of all kinds, and which steps are kept."""
 
 import json
 import resource
@@ -30,7 +30,7 @@ def save(folder, keep, *losses, first=1):
 
 
 def assert_is_state(arrays, step):
-  """Bit for bit, types and all."""
+  """Assert that arrays equal the saved state of a step exactly, including their types."""
   expected = checkpoints.digests(arrays)
   assert expected == checkpoints.digests(serialization.to_state_dict(some_state(step)))
 
@@ -47,7 +47,7 @@ def folder(saved, tmp_path):
   return shutil.copytree(saved, tmp_path / "run" / "checkpoints")
 
 
-def test_comes_back_bit_for_bit(saved):
+def test_round_trip_is_bit_exact(saved):
   arrays, meta = checkpoints.read(saved, 2)
   assert_is_state(arrays, 2)
   assert meta["step"] == 2 and meta["valid_loss"] == 2.0 and meta["memory"] == {"stale": 2}
@@ -55,11 +55,11 @@ def test_comes_back_bit_for_bit(saved):
   assert shapes == jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), arrays)
 
 
-def test_some_of_the_arrays_can_be_read_alone(saved):
-  whole, _ = checkpoints.read(saved, 2)
+def test_read_with_a_prefix_returns_only_these_arrays(saved):
+  tree, _ = checkpoints.read(saved, 2)
   params, meta = checkpoints.read(saved, 2, "params")
   assert params.keys() == {"params"} and meta["step"] == 2
-  assert checkpoints.digests(params["params"]) == checkpoints.digests(whole["params"])
+  assert checkpoints.digests(params["params"]) == checkpoints.digests(tree["params"])
   one, _ = checkpoints.read(saved, 2, "params/layer_0/W_xh")
   assert checkpoints.digests(one).keys() == {"params/layer_0/W_xh"}
   assert not checkpoints.is_below("params/layer_0/W_xh", "param")
@@ -75,61 +75,61 @@ def flip(path):
   path.write_bytes(content)
 
 
-# Orbax drops coroutines when it fails.
+# Orbax does not await its coroutines when it fails, which causes a warning.
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.parametrize("damage", [flip, lambda path: path.unlink()], ids=["flip", "delete"])
-def test_a_damaged_file_is_found_wherever_it_matters(folder, damage):
-  """What is read is either exactly what was saved, or the step before, and that is said."""
-  passed_over = []
+def test_any_damaged_file_is_detected_or_harmless(folder, damage):
+  """Reading returns either the saved arrays or, with a message, those of the step before."""
+  damaging = []  # files whose damage was detected
   for name in files_of(folder, 2):
-    whole = (folder / name).read_bytes()
+    content = (folder / name).read_bytes()
     damage(folder / name)
-    said = []
-    arrays, meta = checkpoints.read_newest(folder, said.append)
+    messages = []
+    arrays, meta = checkpoints.read_newest(folder, messages.append)
     assert_is_state(arrays, meta["step"])
     if meta["step"] == 1:
-      passed_over.append(name)
-      assert len(said) == 1 and "checkpoint 2" in said[0] and "damaged" in said[0]
-    (folder / name).write_bytes(whole)
-  assert {name.parts[1] for name in passed_over} == {"meta", "state"}
+      damaging.append(name)
+      assert len(messages) == 1 and "checkpoint 2" in messages[0] and "damaged" in messages[0]
+    (folder / name).write_bytes(content)
+  assert {name.parts[1] for name in damaging} == {"meta", "state"}
   assert checkpoints.read_newest(folder)[1]["step"] == 2
 
 
-def test_changed_meta_data_are_found(folder):
+def test_changed_metadata_is_detected(folder):
   path = folder / "2" / "meta" / "metadata"
   meta = json.loads(path.read_text())
   path.write_text(json.dumps(meta | {"valid_loss": 0.5}))
-  with pytest.raises(checkpoints.DamagedError, match="meta data"):
+  with pytest.raises(checkpoints.DamagedError, match=r"\(metadata\)"):
     checkpoints.read_meta(folder, 2)
   assert checkpoints.best_step(folder) == 1
 
 
-def test_damage_elsewhere_does_not_matter_to_what_is_read(folder):
+def test_read_with_a_prefix_ignores_damage_to_other_arrays(folder):
   path = folder / "2" / "meta" / "metadata"
   meta = json.loads(path.read_text())
   del meta["sha256"]
   meta["arrays"]["step"] = "0" * 64
   path.write_text(json.dumps(checkpoints._seal(meta)))
-  with pytest.raises(checkpoints.DamagedError, match=r"\(step\): choose another --step"):
+  with pytest.raises(checkpoints.DamagedError, match=r"\(step\): use another --step"):
     checkpoints.read(folder, 2)
   assert "layer_0" in checkpoints.read(folder, 2, "params")[0]["params"]
 
 
-def test_arrays_of_another_step_are_found(folder):
+def test_arrays_of_another_step_are_detected(folder):
   shutil.rmtree(folder / "2" / "state")
   shutil.copytree(folder / "1" / "state", folder / "2" / "state")
   with pytest.raises(checkpoints.DamagedError, match=r"checkpoint 2 .* damaged \(.*more\)"):
     checkpoints.read(folder, 2)
 
 
-def test_what_a_killed_save_or_deletion_leaves_does_no_harm(folder):
+def test_remains_of_an_interrupted_save_or_deletion_are_ignored(folder):
   (folder / "50").mkdir()
   (folder / "40" / "state").mkdir(parents=True)
   (folder / "60.orbax-checkpoint-tmp" / "state").mkdir(parents=True)
   (folder / "70").write_text("a file")
-  said = []
-  assert checkpoints.read_newest(folder, said.append)[1]["step"] == 2
-  assert [text.split()[1] for text in said] == ["50", "40"]
+  messages = []
+  assert checkpoints.read_newest(folder, messages.append)[1]["step"] == 2
+  assert [text.split()[1] for text in messages] == ["50", "40"]
   checkpoints.quarantine(folder, 2)
   assert checkpoints.steps(folder) == [1, 2]
   assert sorted(p.name for p in (folder.parent / "damaged").iterdir()) == ["40", "50"]
@@ -138,60 +138,62 @@ def test_what_a_killed_save_or_deletion_leaves_does_no_harm(folder):
   assert_is_state(checkpoints.read(folder, 60)[0], 60)
 
 
-def assert_is_refused(folder, why):
-  """And not taken for damage: else a resume would put whole checkpoints aside."""
-  with pytest.raises(errors.UserError, match=why) as caught:
+def assert_is_no_damage(folder, message):
+  """Assert that reading fails with an error that is not a DamagedError.
+
+  On a DamagedError, a resumed run would move intact checkpoints to quarantine.
+  """
+  with pytest.raises(errors.UserError, match=message) as error:
     checkpoints.read_newest(folder)
-  assert not isinstance(caught.value, checkpoints.DamagedError)
+  assert not isinstance(error.value, checkpoints.DamagedError)
 
 
-def test_a_lack_of_files_is_no_damage(folder, monkeypatch):
-  monkeypatch.setattr(checkpoints, "steps", lambda folder: [1, 2])  # it opens one itself
+def test_too_many_open_files_is_not_reported_as_damage(folder, monkeypatch):
+  monkeypatch.setattr(checkpoints, "steps", lambda folder: [1, 2])  # the original opens a file
   soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
   resource.setrlimit(resource.RLIMIT_NOFILE, (3, hard))
   try:
-    assert_is_refused(folder, r"cannot read checkpoint 2 in .*: Too many open files")
+    assert_is_no_damage(folder, r"cannot read checkpoint 2 in .*: Too many open files")
   finally:
     resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-def test_what_the_system_refuses_to_tensorstore_is_no_damage(folder):
+def test_system_error_in_tensorstore_is_not_reported_as_damage(folder):
   (name,) = (n for n in files_of(folder, 2) if n.parts[1:3] == ("state", "d"))
   (folder / name).unlink()
-  (folder / name).symlink_to(name.name)  # to itself: not missing, yet it cannot be opened
-  assert_is_refused(folder, r"cannot read checkpoint 2 in .*: Too many levels of symbolic links")
+  (folder / name).symlink_to(name.name)  # a link to itself exists, but cannot be opened
+  assert_is_no_damage(folder, r"cannot read checkpoint 2 in .*: Too many levels of symbolic links")
 
 
-def test_a_lack_of_memory_is_no_damage(folder, monkeypatch):
+def test_out_of_memory_is_not_reported_as_damage(folder, monkeypatch):
   def fail(tree):
     raise MemoryError
 
   monkeypatch.setattr(checkpoints, "digests", fail)
-  assert_is_refused(folder, r"cannot read checkpoint 2 in .*: out of memory")
+  assert_is_no_damage(folder, r"cannot read checkpoint 2 in .*: out of memory")
 
 
-def test_where_no_step_is_whole_nothing_begins_anew(folder, tmp_path):
+def test_error_if_all_steps_are_damaged(folder, tmp_path):
   (tmp_path / "other" / "50").mkdir(parents=True)
   for step in (1, 2):
     flip(folder / str(step) / "meta" / "metadata")
   for damaged, count in ((folder, 2), (tmp_path / "other", 1)):
-    said = []
+    messages = []
     with pytest.raises(errors.UserError, match=r"every checkpoint in .* is damaged: restore one"):
-      checkpoints.read_newest(damaged, said.append)
-    assert len(said) == len(checkpoints.steps(damaged)) == count
-    assert "--step" not in "".join(said)
+      checkpoints.read_newest(damaged, messages.append)
+    assert len(messages) == len(checkpoints.steps(damaged)) == count
+    assert "--step" not in "".join(messages)
 
 
-def test_what_is_put_aside_overwrites_nothing(folder):
+def test_quarantine_overwrites_nothing(folder):
   for _ in range(2):
     (folder / "50").mkdir()
     checkpoints.quarantine(folder, 2)
   assert sorted(p.name for p in (folder.parent / "damaged").iterdir()) == ["50", "50.1"]
 
 
-def test_a_damaged_older_step_does_not_stop_a_writer(folder):
-  """Not even the best one, which it should have kept."""
+def test_writer_works_after_the_best_step_was_damaged(folder):
   for name in files_of(folder, 1):
     flip(folder / name)
   save(folder, 1, 1.5, first=3)
@@ -199,28 +201,28 @@ def test_a_damaged_older_step_does_not_stop_a_writer(folder):
   assert checkpoints.best_step(folder) == 3
 
 
-def test_the_best_and_the_newest_stay(tmp_path):
+def test_best_and_newest_steps_are_kept(tmp_path):
   save(tmp_path / "a", 1, 3.0, 1.0, 2.0, 4.0)
   assert checkpoints.steps(tmp_path / "a") == [2, 4]
   assert checkpoints.best_step(tmp_path / "a") == 2
-  save(tmp_path / "a", 1, 5.0, first=5)  # by a writer that did not see the best
+  save(tmp_path / "a", 1, 5.0, first=5)  # a new writer reads the losses of earlier steps
   assert checkpoints.steps(tmp_path / "a") == [2, 5]
   save(tmp_path / "b", 2, None, None, 3.0, None, 2.0, None, None)
   assert checkpoints.steps(tmp_path / "b") == [5, 6, 7]
 
 
-def test_without_any_validation_loss_the_newest_is_the_best(tmp_path):
+def test_newest_step_is_the_best_without_validation_losses(tmp_path):
   save(tmp_path, 2, None, None, None)
   assert checkpoints.steps(tmp_path) == [2, 3]
   assert checkpoints.best_step(tmp_path) == 3
 
 
-def test_of_equal_losses_the_first_is_the_best(tmp_path):
+def test_first_of_equal_losses_is_the_best(tmp_path):
   save(tmp_path, 3, 2.0, 1.0, 1.0)
   assert checkpoints.best_step(tmp_path) == checkpoints.best({3: 1.0, 2: 1.0, 4: None}) == 2
 
 
-def test_nothing_there(tmp_path):
+def test_missing_folder(tmp_path):
   assert checkpoints.steps(tmp_path / "none") == []
   assert checkpoints.read_newest(tmp_path / "none") is None
   assert checkpoints.best_step(tmp_path / "none") is None
@@ -228,7 +230,7 @@ def test_nothing_there(tmp_path):
     checkpoints.read(tmp_path, 3)
 
 
-def test_is_read_while_it_is_written(folder):
+def test_reading_while_a_step_is_written(folder):
   writer = checkpoints.Writer(folder, 3)
   assert checkpoints.read_newest(folder)[1]["step"] == 2
   writer.save(3, some_state(3), {"valid_loss": None})

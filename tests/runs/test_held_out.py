@@ -1,4 +1,4 @@
-"""The training part and the held-out part of a corpus of several documents."""
+"""Tests of dividing a corpus of several documents into training and held-out text."""
 
 import pathlib
 
@@ -26,28 +26,29 @@ def config(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("kind", ["tail", "middle", "streams"])
 @pytest.mark.parametrize("tokenizer", ["char", "byte"])
-def test_the_parts_are_the_corpus_and_know_their_places(config, kind, tokenizer):
+def test_texts_and_passages_match_the_corpus(config, kind, tokenizer):
   config.text.split, config.text.tokenizer = kind, tokenizer
   corpus = run_lib.load_corpus(config)
-  found = held_out.divide(corpus, config_lib.split(config, len(corpus.ids)), corpus.tokenizer)
-  whole = corpus.tokenizer.decode(corpus.ids[:])
-  for part, segments in (
-    (found.training, found.splits.train),
-    (found.held_out, [*found.splits.valid, *found.splits.test]),
+  splits = config_lib.split(config, len(corpus.ids))
+  divided = held_out.divide(corpus, splits, corpus.tokenizer)
+  decoded = corpus.tokenizer.decode(corpus.ids[:])
+  for text, spans in (
+    (divided.training, splits.train),
+    (divided.held_out, [*splits.valid, *splits.test]),
   ):
-    assert part.text == "".join(whole[a:b] for a, b in sorted(segments))
-    assert [each.start for each in part.passages[1:]] == [e.stop for e in part.passages[:-1]]
-    for passage in part.passages:
-      lines = part.text[passage.start : passage.stop].split("\n")
-      # The second line is whole, if there is one: it says its number, which counts from 0.
+    assert text.text == "".join(decoded[a:b] for a, b in sorted(spans))
+    assert [each.start for each in text.passages[1:]] == [e.stop for e in text.passages[:-1]]
+    for passage in text.passages:
+      lines = text.text[passage.start : passage.stop].split("\n")
+      # The second of several lines is complete. It contains its number in the document, from 0.
       if len(lines) > 2:
         name = pathlib.Path(passage.name).stem
         assert lines[1] == f"{name} line {passage.line}"
 
 
-def test_no_held_out_text_is_one_line(config):
+def test_error_without_held_out_text(config):
   config.text.valid_fraction = config.text.test_fraction = 0.0
   corpus = run_lib.load_corpus(config)
   splits = config_lib.split(config, len(corpus.ids))
-  with pytest.raises(errors.UserError, match="all training text"):
+  with pytest.raises(errors.UserError, match="has no held-out text"):
     held_out.divide(corpus, splits, corpus.tokenizer)

@@ -1,4 +1,4 @@
-"""Run: its status, and reading beside a trainer."""
+"""Tests of Run: its status, and reading during training."""
 
 import json
 import shutil
@@ -17,8 +17,8 @@ def edit(path, **values):
   path.write_text(json.dumps(json.loads(path.read_text()) | values))
 
 
-def keep_until(workdir, step):
-  """Remove what a run has written after a step."""
+def truncate(workdir, step):
+  """Remove the metrics and checkpoints of a run after a step."""
   path = workdir / "metrics.jsonl"
   lines = path.read_text().splitlines(keepends=True)
   path.write_text("".join(line for line in lines if json.loads(line)["step"] <= step))
@@ -31,7 +31,7 @@ def status(workdir):
   return str(run_lib.Run(workdir).status)
 
 
-def test_status_by_metrics_and_checkpoints(a, counted):
+def test_status_from_metrics_and_checkpoints(a, counted):
   assert status(a) == status(counted) == "finished"
   (a / "metrics.jsonl").unlink()
   assert status(a) == "finished"
@@ -43,8 +43,8 @@ def test_status_by_metrics_and_checkpoints(a, counted):
   assert status(a) == "waiting"
 
 
-def test_status_by_patience_and_divergence(a):
-  keep_until(a, 10)
+def test_status_from_patience_and_divergence(a):
+  truncate(a, 10)
   path = a / "metrics.jsonl"
   before = path.read_text()
   path.write_text(before + "".join(f'{{"step": 10, "valid/loss": {x}}}\n' for x in (0.1, 0.1, 5)))
@@ -61,14 +61,14 @@ def test_status_by_patience_and_divergence(a):
 
 
 @pytest.mark.parametrize("key", ["status", "state"])
-def test_status_by_the_launcher(a, key):
+def test_status_from_the_outcome_file(a, key):
   path = a / "outcome.json"
   path.write_text(json.dumps({key: "timeout", "code": 75, "seconds": 1}))
-  assert status(a) == "finished"  # another launch has resumed it since
-  keep_until(a, 10)
+  assert status(a) == "finished"  # metrics show that a later launch finished the run
+  truncate(a, 10)
   assert status(a) == "timeout"
-  for word, expected in (("done", "finished"), ("pruned", "pruned"), ("failed", "failed")):
-    edit(path, **{key: word})
+  for value, expected in (("done", "finished"), ("pruned", "pruned"), ("failed", "failed")):
+    edit(path, **{key: value})
     assert status(a) == expected
   edit(path, **{key: "unknown"})
   assert status(a) == "stopped"
@@ -76,15 +76,15 @@ def test_status_by_the_launcher(a, key):
     assert status(a) == "running"
 
 
-def test_a_damaged_record_has_a_status(a):
+def test_status_with_a_damaged_run_json(a):
   (a / "run.json").write_text("{")
-  keep_until(a, 10)
+  truncate(a, 10)
   assert status(a) == "stopped"
 
 
-def test_a_sweep_is_not_a_run(tmp_path):
+def test_error_for_a_sweep_folder(tmp_path):
   (tmp_path / "sweep.json").write_text("{}")
-  with pytest.raises(errors.UserError, match="is a sweep: give one of its trials"):
+  with pytest.raises(errors.UserError, match="is a sweep: use one of its trials"):
     run_lib.Run.open(tmp_path)
 
 
@@ -104,7 +104,7 @@ def test_reading_changes_nothing(trained):
 
 
 def delete_soon(workdir, step):
-  """Delete a step as Orbax does: its contents first, its folder a moment later."""
+  """Delete a step like Orbax: first its contents, and its folder a moment later."""
   folder = workdir / "checkpoints" / str(step)
   for path in list(folder.iterdir()):
     shutil.rmtree(path) if path.is_dir() else path.unlink()
@@ -116,7 +116,7 @@ def delete_soon(workdir, step):
   threading.Thread(target=finish).start()
 
 
-def test_the_best_step_is_deleted_while_it_is_read(a, monkeypatch):
+def test_reading_falls_back_to_another_step_if_the_best_is_deleted(a, monkeypatch):
   best = run_lib.Run.open(a).step
   (other,) = {10, 20} - {best}
   read = checkpoints.read
@@ -132,7 +132,7 @@ def test_the_best_step_is_deleted_while_it_is_read(a, monkeypatch):
     assert run.step == other and "layer_0" in run.params
 
 
-def test_a_step_that_is_deleted_is_not_damaged(a):
+def test_deleted_step_is_not_reported_as_damaged(a):
   with lock.hold(a):
     delete_soon(a, 10)
     with pytest.raises(run_lib.DeletedError, match=r"step 10 .* was deleted while it was read"):
@@ -142,8 +142,8 @@ def test_a_step_that_is_deleted_is_not_damaged(a):
       run_lib.Run.open(a, 20).arrays(20)
 
 
-def test_open_names_what_is_missing(a):
-  with pytest.raises(errors.UserError, match="no step 3: kept are 10, 20"):
+def test_errors_name_what_is_missing(a):
+  with pytest.raises(errors.UserError, match="no step 3: use one of 10, 20"):
     run_lib.Run.open(a, 3)
   shutil.rmtree(a / "checkpoints")
   with pytest.raises(errors.UserError, match="no checkpoint yet: the first is written after step"):

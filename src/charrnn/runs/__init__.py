@@ -1,1 +1,1 @@
-"""Run directories: configs, checkpoints, metrics and provenance."""
+"""Run directories: reading and writing of configs, checkpoints, metrics and provenance."""

@@ -1,9 +1,9 @@
-"""Orbax checkpoints of NumPy arrays, with a SHA-256 of every array.
+"""Orbax checkpoints of NumPy arrays, with a SHA-256 digest of every array.
 
-Orbax does not notice a flipped bit. Each step therefore has, beside its arrays, a JSON item with
-their digests and a digest of itself, which are checked on reading. Reading takes no lock and
-writes nothing, so it works while the run is training. JAX and Orbax are imported where arrays are
-read or written: they take seconds, and a list of steps does not need them.
+Orbax does not detect flipped bits. Each checkpoint therefore has a JSON item, the metadata, with
+the digests of all arrays and a digest of the metadata itself. Readers verify these digests. They
+take no lock and write nothing, so a checkpoint can be read while the run is training. JAX and Orbax
+take seconds to import, so only the functions that read or write arrays import them.
 """
 
 import contextlib
@@ -21,18 +21,18 @@ import numpy as np
 
 from charrnn import errors
 
-# System errors of a missing file. Every other system error may be temporary.
+# System errors that mean a missing file. All other system errors may be temporary.
 MISSING = {errno.ENOENT, errno.ENOTDIR, errno.EISDIR}
-MAX_NAMES = 3  # damaged arrays in a message
+MAX_NAMES = 3  # maximum number of damaged arrays that a message names
 
 Tree = dict[str, Any]  # nested dicts of arrays
 
 
 class Arrays(NamedTuple):
-  """The arrays of a step by name, such as params/layer_0/W_xh."""
+  """The arrays of a step. The keys are names such as params/layer_0/W_xh."""
 
-  whole: dict[str, np.ndarray]  # they match their digests
-  damaged: dict[str, Any]  # shape and dtype, or None if these are lost as well
+  whole: dict[str, np.ndarray]  # arrays that match their digests
+  damaged: dict[str, Any]  # shape and dtype of each damaged array; None if these are lost too
 
 
 class DamagedError(errors.UserError):
@@ -40,16 +40,16 @@ class DamagedError(errors.UserError):
 
   def __init__(self, folder: pathlib.Path, step: int, parts: str):
     self.finding = f"checkpoint {step} in {folder} is incomplete or damaged ({parts})"
-    super().__init__(f"{self.finding}: choose another --step")
+    super().__init__(f"{self.finding}: use another --step")
 
 
 class Writer:
-  """Writes checkpoints and keeps the newest `keep` and the best one by validation loss."""
+  """A writer of checkpoints. It keeps the `keep` newest ones, and the best by validation loss."""
 
   def __init__(self, folder: pathlib.Path, keep: int):
     from orbax.checkpoint import checkpoint_managers as managers
 
-    # The losses are read from our own metadata: Orbax's have no digest.
+    # Read the losses from our own metadata, because Orbax's metadata has no digest.
     self._losses = losses(folder)
     self._keep = keep
     options = managers.CheckpointManagerOptions(
@@ -58,16 +58,16 @@ class Writer:
     self._manager = managers.CheckpointManager(pathlib.Path(folder).absolute(), options=options)
 
   def should_preserve(self, checkpoints, *, context) -> list[bool]:
-    """Return for each step, oldest first, whether Orbax should keep it."""
+    """Tell Orbax which steps to keep: return one bool per step, oldest first."""
     del context
-    kept = {info.step for info in checkpoints[-self._keep :]} | {best(self._losses)}
-    return [info.step in kept for info in checkpoints]
+    preserved = {info.step for info in checkpoints[-self._keep :]} | {best(self._losses)}
+    return [info.step in preserved for info in checkpoints]
 
   def save(self, step: int, state: Any, meta: dict):
-    """Start to write a step; it is complete when the next `save` or `close` returns.
+    """Start writing a step. The step is complete when the next `save` or `close` returns.
 
-    `state`: a tree of NumPy arrays. `meta`: JSON values that a restart needs;
-    meta["valid_loss"] (or None) ranks the step.
+    `state` is a tree of NumPy arrays. `meta` has the JSON values that are needed to resume.
+    meta["valid_loss"] is the validation loss that ranks the step, or None.
     """
     import jax
     import orbax.checkpoint as ocp
@@ -83,13 +83,13 @@ class Writer:
     )
 
   def close(self):
-    """Wait until all steps are written."""
+    """Wait until all steps are written, and release the writer."""
     self._manager.wait_until_finished()
     self._manager.close()
 
 
 def steps(folder: pathlib.Path) -> list[int]:
-  """Return the steps in a folder, oldest first. They may be incomplete."""
+  """Return the steps in a folder, oldest first, including incomplete ones."""
   try:
     paths = [path for path in pathlib.Path(folder).iterdir() if path.is_dir()]
   except OSError as error:
@@ -102,27 +102,27 @@ def steps(folder: pathlib.Path) -> list[int]:
 def read_meta(folder: pathlib.Path, step: int) -> dict[str, Any]:
   """Return the verified JSON item of a step."""
   path = pathlib.Path(folder) / str(step) / "meta" / "metadata"
-  with _classify_errors(folder, step, "its meta data"):
+  with _classify_errors(folder, step, "metadata"):
     meta = json.loads(path.read_bytes())
     if meta != _seal({k: v for k, v in meta.items() if k != "sha256"}):
-      raise ValueError("the digest differs")
+      raise ValueError("the digest does not match")
   return meta
 
 
 def read(folder: pathlib.Path, step: int, prefix: str = "") -> tuple[Tree, dict[str, Any]]:
-  """Return the verified arrays of a step as nested dicts of NumPy arrays, and its metadata.
+  """Return (tree, meta): the verified NumPy arrays of a step as nested dicts, and its metadata.
 
-  `prefix`: read only the arrays at or below this name, such as params or params/layer_0/W_xh.
-  Raise DamagedError, or a plain UserError for errors that may be temporary, such as missing
-  permissions or memory.
+  `prefix`: read only the arrays at or below this name, for example params or params/layer_0/W_xh.
+  Raises DamagedError if a digest does not match. Raises a plain UserError for errors that may be
+  temporary, such as a lack of permissions or memory.
   """
   import jax
   import orbax.checkpoint as ocp
 
   meta = read_meta(folder, step)
   shapes = metadata(folder, step, prefix)
-  with _classify_errors(folder, step, "its arrays"):
-    # A target of NumPy arrays: the checkpoint of any device is read without a device.
+  with _classify_errors(folder, step, "arrays"):
+    # With NumPy arrays as the target, checkpoints from any device can be read without that device.
     like = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), shapes)
     with ocp.PyTreeCheckpointer() as checkpointer:
       args = ocp.args.PyTreeRestore(like, partial_restore=True)
@@ -137,28 +137,31 @@ def read(folder: pathlib.Path, step: int, prefix: str = "") -> tuple[Tree, dict[
 
 
 def read_arrays(folder: pathlib.Path, step: int, prefix: str = "") -> Arrays:
-  """Return the arrays of a step, each verified by itself; DamagedError if the digests are lost."""
+  """Return the arrays of a step, verified individually.
+
+  Raises DamagedError if the digests are lost.
+  """
   try:
     return Arrays(flatten(read(folder, step, prefix)[0]), {})
   except DamagedError:
-    known = shapes(folder, step)
-  names = known.keys() | read_meta(folder, step)["arrays"].keys()
+    shapes_by_name = shapes(folder, step)
+  names = shapes_by_name.keys() | read_meta(folder, step)["arrays"].keys()
   whole, damaged = {}, {}
   for name in sorted((name for name in names if is_below(name, prefix)), key=natural_key):
     try:
       whole |= flatten(read(folder, step, name)[0])
     except DamagedError:
-      damaged[name] = known.get(name)
+      damaged[name] = shapes_by_name.get(name)
   return Arrays(whole, damaged)
 
 
 def metadata(folder: pathlib.Path, step: int, prefix: str = "") -> Tree:
-  """Return shapes and dtypes of a step's arrays as nested dicts, without loading an array."""
+  """Return the shapes and dtypes of a step's arrays as nested dicts, without loading the arrays."""
   import orbax.checkpoint as ocp
   from flax import traverse_util
 
-  with _classify_errors(folder, step, "its arrays"):
-    # A PyTreeCheckpointer would hide the reason of a failure.
+  with _classify_errors(folder, step, "arrays"):
+    # Use the handler directly: PyTreeCheckpointer would hide the cause of a failure.
     with contextlib.closing(ocp.PyTreeCheckpointHandler()) as handler:
       tree = handler.metadata(_state_folder(folder, step)).tree
     flat = traverse_util.flatten_dict(tree, keep_empty_nodes=True, sep="/")
@@ -167,7 +170,7 @@ def metadata(folder: pathlib.Path, step: int, prefix: str = "") -> Tree:
 
 
 def shapes(folder: pathlib.Path, step: int) -> dict[str, Any]:
-  """Return shapes and dtypes of all arrays by name; an empty dict if they are damaged."""
+  """Return the shapes and dtypes of all arrays by name, or an empty dict if they are damaged."""
   with contextlib.suppress(DamagedError):
     tree = flatten(metadata(folder, step))
     return {name: leaf for name, leaf in tree.items() if hasattr(leaf, "shape")}
@@ -175,7 +178,7 @@ def shapes(folder: pathlib.Path, step: int) -> dict[str, Any]:
 
 
 def flatten(tree: Tree) -> dict[str, Any]:
-  """Return the arrays of nested dicts by name, such as layer_0/W_xh, in natural order."""
+  """Return the arrays of nested dicts by name (for example layer_0/W_xh), in natural order."""
   from flax import traverse_util
 
   flat = {path: leaf for path, leaf in traverse_util.flatten_dict(tree).items() if leaf is not None}
@@ -189,7 +192,7 @@ def natural_key(name: str) -> list[int | str]:
 
 
 def is_below(name: str, prefix: str) -> bool:
-  """Return whether an array has this name, or is in a group of this name."""
+  """Return whether `name` is `prefix`, or an array in the group `prefix`. All are below ""."""
   return not prefix or f"{name}/".startswith(f"{prefix}/")
 
 
@@ -199,11 +202,11 @@ def _state_folder(folder: pathlib.Path, step: int) -> pathlib.Path:
 
 @contextlib.contextmanager
 def _classify_errors(folder: pathlib.Path, step: int, part: str) -> Iterator[None]:
-  """Raise DamagedError for a damaged part of a step, a plain UserError for temporary errors."""
+  """Raise DamagedError if `part` of a step is damaged, UserError if an error may be temporary."""
   try:
     yield
-  except Exception as error:  # Orbax, TensorStore and zstd raise many kinds at a damaged file
-    match = re.search(r"os_error_code='(\d+)'", str(error))  # of TensorStore
+  except Exception as error:  # Damaged files cause many types of errors: Orbax, TensorStore, zstd.
+    match = re.search(r"os_error_code='(\d+)'", str(error))  # TensorStore's format
     code = getattr(error, "errno", None) or (match and int(match[1]))
     if isinstance(error, MemoryError):
       reason = str(error) or "out of memory"
@@ -215,7 +218,7 @@ def _classify_errors(folder: pathlib.Path, step: int, part: str) -> Iterator[Non
 
 
 def losses(folder: pathlib.Path) -> dict[int, float | None]:
-  """Return the validation loss (or None) of every step with undamaged metadata."""
+  """Return the validation loss (or None) of every step whose metadata is intact."""
   losses_by_step = {}
   for step in steps(folder):
     with contextlib.suppress(DamagedError):
@@ -224,23 +227,23 @@ def losses(folder: pathlib.Path) -> dict[int, float | None]:
 
 
 def best(losses_by_step: dict[int, float | None]) -> int | None:
-  """Return the first step of the lowest loss, or the newest if no step has one."""
-  known = [(loss, step) for step, loss in losses_by_step.items() if loss is not None]
-  return min(known)[1] if known else max(losses_by_step, default=None)
+  """Return the first step with the lowest loss, or the newest step if no step has a loss."""
+  pairs = [(loss, step) for step, loss in losses_by_step.items() if loss is not None]
+  return min(pairs)[1] if pairs else max(losses_by_step, default=None)
 
 
 def best_step(folder: pathlib.Path) -> int | None:
-  """Return the step of the lowest validation loss, else the newest; None if all are damaged."""
+  """Return the step with the lowest validation loss, else the newest; None if none is intact."""
   return best(losses(folder))
 
 
 def read_newest(
   folder: pathlib.Path, say: Callable[[str], None] = lambda text: None
 ) -> tuple[Tree, dict[str, Any]] | None:
-  """Return (arrays, meta) of the newest undamaged step; None if there are no steps.
+  """Return (tree, meta) of the newest intact step, or None if there are no steps.
 
-  Each damaged step is reported with `say`. If all steps are damaged, raise UserError: a new start
-  would overwrite checkpoints that may be repaired.
+  Calls `say` with a message about each damaged step. Raises UserError if all steps are damaged,
+  because a restart from step 0 would overwrite checkpoints that could be repaired.
   """
   existing = steps(folder)
   for step in reversed(existing):
@@ -250,14 +253,14 @@ def read_newest(
       say(error.finding)
   if existing:
     raise errors.UserError(
-      f"every checkpoint in {folder} is damaged: restore one from a copy, or start anew in "
+      f"every checkpoint in {folder} is damaged: restore one from a copy, or train again in "
       "another --workdir"
     )
   return None
 
 
 def quarantine(folder: pathlib.Path, after: int):
-  """Move the steps beyond `after`, which are damaged, to the folder `damaged` of the run."""
+  """Move the steps above `after`, all of which are damaged, to the run's folder `damaged`."""
   folder = pathlib.Path(folder)
   for step in steps(folder):
     if step > after:
@@ -270,7 +273,7 @@ def quarantine(folder: pathlib.Path, after: int):
 
 
 def digests(tree: Tree) -> dict[str, str]:
-  """Return the SHA-256 of every array's dtype, shape and bytes by name."""
+  """Return a SHA-256 digest of each array's dtype, shape and bytes, by name."""
   digests_by_name = {}
   for name, leaf in flatten(tree).items():
     array = np.asarray(leaf)
@@ -280,6 +283,6 @@ def digests(tree: Tree) -> dict[str, str]:
 
 
 def _seal(meta: dict[str, Any]) -> dict[str, Any]:
-  """Return JSON metadata with a digest of itself."""
+  """Return a copy of JSON metadata with its own SHA-256 digest added."""
   text = json.dumps(meta, sort_keys=True)
   return {**json.loads(text), "sha256": hashlib.sha256(text.encode()).hexdigest()}

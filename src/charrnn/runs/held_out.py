@@ -1,4 +1,4 @@
-"""The corpus of a run, divided into training text and held-out text."""
+"""The corpus of a run, split into training text and held-out text."""
 
 from typing import NamedTuple
 
@@ -11,16 +11,16 @@ from charrnn.runs import run as run_lib
 
 
 class Passage(NamedTuple):
-  """A document, or as much of it as is in the text."""
+  """The span of a `Text` that comes from one document of the corpus."""
 
-  name: str
-  start: int  # position in the text
+  name: str  # name of the document
+  start: int  # position of the first character in the text
   stop: int
-  line: int = 1  # line of the document in which the passage begins
+  line: int = 1  # number of the line in the document at which the passage starts
 
 
 class Text(NamedTuple):
-  """Passages of a corpus, joined."""
+  """The concatenated passages of a corpus that belong to some spans."""
 
   name: str
   text: str
@@ -28,7 +28,7 @@ class Text(NamedTuple):
 
 
 class DividedCorpus(NamedTuple):
-  """A corpus, its splits, and two texts; `held_out` is validation and test text."""
+  """A corpus, its splits, and two texts. `held_out` has the validation and test splits."""
 
   corpus: corpora.Corpus
   splits: splits_lib.Splits
@@ -37,26 +37,29 @@ class DividedCorpus(NamedTuple):
 
 
 def load(run: run_lib.Run) -> DividedCorpus:
-  """Load and divide the corpus of a run; raise UserError if it has changed."""
+  """Load the corpus of a run and return it divided; raise UserError if it has changed."""
   return divide(run.corpus(), run.splits(), run.tokenizer)
 
 
 def divide(
-  corpus: corpora.Corpus, parts: splits_lib.Splits, tokenizer: tokenizers.Tokenizer
+  corpus: corpora.Corpus, splits: splits_lib.Splits, tokenizer: tokenizers.Tokenizer
 ) -> DividedCorpus:
-  """Divide a corpus; raise UserError if all of it is training text."""
-  if not parts.valid + parts.test:
-    raise errors.UserError(f"{corpus.name} is all training text: there is none to compare with")
-  unseen = "validation and test part" if parts.test else "validation part"
+  """Divide a corpus by its splits; raise UserError if it has no validation or test split."""
+  if not splits.valid + splits.test:
+    raise errors.UserError(
+      f"{corpus.name} has no held-out text: use a run with a validation or test split"
+    )
+  names = "validation and test splits" if splits.test else "validation split"
   return DividedCorpus(
     corpus,
-    parts,
-    _text(f"{corpus.name} (training part)", corpus, tokenizer, parts.train),
-    _text(f"{corpus.name} ({unseen})", corpus, tokenizer, [*parts.valid, *parts.test]),
+    splits,
+    _text(f"{corpus.name} (training split)", corpus, tokenizer, splits.train),
+    _text(f"{corpus.name} ({names})", corpus, tokenizer, [*splits.valid, *splits.test]),
   )
 
 
 def _text(name, corpus, tokenizer, spans) -> Text:
+  """Return the text of `spans`, with one passage for each document that they intersect."""
   texts, passages, length = [], [], 0
   for document, start, stop in splits_lib.intersect(corpus.documents, spans):
     text = tokenizer.decode(np.asarray(corpus.ids[start:stop]))

@@ -1,4 +1,4 @@
-"""The lock of a directory that one process writes to."""
+"""An exclusive lock for a run or sweep directory, so that only one process writes to it."""
 
 import contextlib
 import fcntl
@@ -11,14 +11,15 @@ from charrnn import errors
 
 @contextlib.contextmanager
 def hold(workdir: pathlib.Path) -> Iterator[None]:
-  """Hold a run or sweep directory; raise UserError if another process holds it.
+  """Hold the lock of a run or sweep directory; raise UserError if another process holds it.
 
-  Two writers would overwrite each other's checkpoints silently. The kernel releases the lock when
-  the process ends. A directory in which nothing else was written is removed again.
+  Without the lock, two processes could silently overwrite each other's checkpoints. The directory
+  is created if necessary. On exit it is removed if nothing but the lock was written to it. The
+  kernel releases the lock when the process ends.
   """
   try:
     workdir.mkdir(parents=True, exist_ok=True)
-    file = open(workdir / "lock", "a")  # noqa: SIM115 (held open on purpose)
+    file = open(workdir / "lock", "a")  # noqa: SIM115 (stays open while the lock is held)
   except OSError as error:
     raise errors.UserError(f"cannot write to {workdir}: {error.strerror}") from error
   with file:
@@ -26,11 +27,11 @@ def hold(workdir: pathlib.Path) -> Iterator[None]:
       fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:
       raise errors.UserError(
-        f"another process is training in {workdir}: wait for it, or give another --workdir"
+        f"another process is training in {workdir}: wait for it, or use another --workdir"
       ) from error
     except OSError as error:
       raise errors.UserError(
-        f"cannot lock {workdir}: {error.strerror}; give a --workdir on another file system"
+        f"cannot lock {workdir}: {error.strerror}: use a --workdir on another file system"
       ) from error
     try:
       yield
@@ -41,13 +42,13 @@ def hold(workdir: pathlib.Path) -> Iterator[None]:
 
 
 def is_held(workdir: pathlib.Path) -> bool:
-  """Return whether a process holds the lock at this moment."""
+  """Return whether a process currently holds the lock."""
   try:
     with open(workdir / "lock", "rb") as file:
-      # A shared lock, so that two readers do not take each other for a trainer.
+      # Try a shared lock, so that two readers do not mistake each other for a training process.
       fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
   except BlockingIOError:
     return True
-  except OSError:  # there is no lock file, or we may not open it
+  except OSError:  # The lock file does not exist, or this user must not open it.
     return False
   return False

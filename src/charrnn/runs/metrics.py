@@ -1,4 +1,4 @@
-"""metrics.jsonl of a run, its copy for TensorBoard, and the loss curve."""
+"""The metrics of a run: metrics.jsonl, a copy of it for TensorBoard, and a plot of the losses."""
 
 import json
 import math
@@ -10,10 +10,10 @@ from charrnn import files, plotting
 
 
 class MetricsLog:
-  """Writer of metrics.jsonl, one object a line, and of the same numbers for TensorBoard."""
+  """A writer of metrics.jsonl, with one object per line, and of the same values for TensorBoard."""
 
   def __init__(self, workdir: pathlib.Path, after_step: int):
-    """Drop the lines beyond `after_step`: a run that was killed computes those steps again."""
+    """Remove the lines after step `after_step`, because a resumed run computes them again."""
     self._path = workdir / "metrics.jsonl"
     lines = [line for line in read(workdir) if line["step"] <= after_step]
     files.write_text(self._path, "".join(json.dumps(line) + "\n" for line in lines))
@@ -21,7 +21,7 @@ class MetricsLog:
     self._first_step, self._board = after_step + 1, None
 
   def write(self, step: int, values: Mapping[str, float]):
-    """Write numbers by name. JSON has no NaN or infinity: they become null."""
+    """Write the values of a step by name. NaN and infinity become null, since JSON has neither."""
     finite = {k: v if math.isfinite(v) else None for k, v in values.items()}
     self._file.write(json.dumps({"step": step, **finite}) + "\n")
     self._file.flush()
@@ -30,7 +30,7 @@ class MetricsLog:
       self._board.add_scalar(name, value, step)
 
   def _open_board(self):
-    # Not before the first step: it imports PyTorch if that is installed, which takes a second.
+    # Import this after the first step: it imports PyTorch if installed, which takes a second.
     from tensorboardX import SummaryWriter
 
     return SummaryWriter(str(self._path.parent), purge_step=self._first_step)
@@ -42,14 +42,14 @@ class MetricsLog:
 
 
 def read(workdir: pathlib.Path) -> list[dict[str, Any]]:
-  """Return the objects of metrics.jsonl. Lines that are incomplete or damaged are skipped."""
+  """Return the objects in metrics.jsonl. Incomplete and damaged lines are skipped."""
   path = workdir / "metrics.jsonl"
   lines = path.read_bytes().splitlines() if path.exists() else []
-  return list(filter(None, map(parse, lines)))  # a line has a step, so it is not empty
+  return list(filter(None, map(parse, lines)))  # A valid object has a step, so it is not empty.
 
 
 def parse(line: bytes) -> dict[str, Any] | None:
-  """Return the object of a line, or None if it is damaged."""
+  """Return the object in a line, or None if the line is damaged."""
   try:
     value = json.loads(line)
   except ValueError:
@@ -58,7 +58,7 @@ def parse(line: bytes) -> dict[str, Any] | None:
 
 
 def curve(lines: list[dict[str, Any]], name: str) -> list[tuple[int, float]]:
-  """Return the points (step, value) of a metric, such as valid/loss."""
+  """Return the points (step, value) of a metric, for example valid/loss."""
   return [(line["step"], line[name]) for line in lines if line.get(name) is not None]
 
 

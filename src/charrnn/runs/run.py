@@ -1,4 +1,7 @@
-"""Run directories: the only reader of their config, vocabulary, provenance and checkpoints."""
+"""Reading of run directories: config, vocabulary, provenance, metrics, status and checkpoints.
+
+All other modules read run directories through `Run`.
+"""
 
 import contextlib
 import functools
@@ -19,19 +22,19 @@ from charrnn.runs import checkpoints, lock
 from charrnn.runs import metrics as metrics_lib
 from charrnn.runs import status as status_lib
 
-DELETION_SECONDS = 2.0  # wait for a step that seems damaged and may be in deletion
-BEST_TRIES = 3
+DELETION_SECONDS = 2.0  # maximum wait for the deletion of a step that seems damaged
+BEST_TRIES = 3  # maximum number of attempts to read the best step while training replaces it
 
 
 class DeletedError(errors.UserError):
-  """A step was deleted while it was read, as training deletes old ones."""
+  """Training deleted a step while it was read."""
 
 
 class Run:
-  """A run directory. Its properties are read when they are used first.
+  """A run directory. Its files are read on first use.
 
-  Reading never writes or locks anything and needs no device, so it works beside a trainer. A
-  missing or damaged file raises UserError.
+  Reading never writes or locks anything and needs no device, so it works while the run is training.
+  A missing or damaged file raises UserError.
   """
 
   def __init__(self, path: str | pathlib.Path, step: int | None = None):
@@ -39,19 +42,20 @@ class Run:
 
   @classmethod
   def open(cls, path: str | pathlib.Path, step: int | None = None) -> "Run":
-    """Return the run at `path`; raise UserError if there is none, or no such step.
+    """Return the run at `path`; raise UserError if the run or the step does not exist.
 
-    `step`: the checkpoint of `params`; None: the best by validation loss, else the newest.
+    `step` selects the checkpoint of `params`. The default is the best by validation loss; a run
+    without validation losses uses the newest.
     """
     check_directory(path)
     run = cls(path, step)
     if step is not None and step not in run.steps:
-      kept = f"kept are {', '.join(map(str, run.steps))}" if run.steps else "it has none yet"
-      raise errors.UserError(f"{path} has no step {step}: {kept}")
+      steps = f"use one of {', '.join(map(str, run.steps))}" if run.steps else "it has none yet"
+      raise errors.UserError(f"{path} has no step {step}: {steps}")
     return run
 
   def load(self) -> "Run":
-    """Read the parameters now, so that damage is found before other work; return this run."""
+    """Read the parameters now, so that damage is reported before other work; return this run."""
     _ = self._checkpoint
     return self
 
@@ -63,19 +67,19 @@ class Run:
       config = config_lib.from_json(files.read_json(path))
       names = config_lib.used_fields(config)
       if any(config[name] is None for name in ("model.layers", "model.hidden") if name in names):
-        raise ValueError("it was not resolved")
+        raise ValueError("the config is not resolved")
       return config_dict.FrozenConfigDict(config)
     except (TypeError, AttributeError, ValueError, KeyError) as error:
       raise files.damaged(path) from error
 
   @functools.cached_property
   def tokenizer(self) -> tokenizers.Tokenizer:
-    """The vocabulary."""
+    """The tokenizer with the vocabulary of the run."""
     return tokenizers.Tokenizer.load(self.path / "alphabet.json")
 
   @functools.cached_property
   def origin(self) -> dict[str, Any]:
-    """The content of run.json: the corpus and the launches."""
+    """The content of run.json: the provenance of the corpus, and all launches."""
     value = files.read_json(self.path / "run.json") | {"corpus": self.provenance}
     if not isinstance(value.get("launches"), list) or not value["launches"]:
       raise files.damaged(self.path / "run.json")
@@ -83,31 +87,31 @@ class Run:
 
   @functools.cached_property
   def provenance(self) -> dict[str, Any]:
-    """The provenance of the corpus in run.json."""
+    """The provenance of the corpus, from run.json."""
     corpus = files.read_json(self.path / "run.json").get("corpus")
-    is_known = isinstance(corpus, dict) and {"sha256", "characters"} <= corpus.keys()
-    if not is_known or not isinstance(corpus["characters"], int):
+    is_complete = isinstance(corpus, dict) and {"sha256", "characters"} <= corpus.keys()
+    if not is_complete or not isinstance(corpus["characters"], int):
       raise files.damaged(self.path / "run.json")
     return corpus
 
   @property
   def metrics(self) -> list[dict[str, Any]]:
-    """The lines of metrics.jsonl."""
+    """The objects in metrics.jsonl, one for each line."""
     return metrics_lib.read(self.path)
 
   @property
   def steps(self) -> list[int]:
-    """The steps of the checkpoints, oldest first. They may be incomplete."""
+    """The steps of the checkpoints, oldest first, including incomplete ones."""
     return checkpoints.steps(self.path / "checkpoints")
 
   @property
   def step(self) -> int:
-    """The step of `params`."""
+    """The training step of `params`."""
     return self.meta["step"]
 
   @property
   def meta(self) -> dict[str, Any]:
-    """The metadata of the checkpoint of `params`."""
+    """The metadata of the checkpoint that `params` is from."""
     return self._checkpoint[1]
 
   @property
@@ -117,19 +121,19 @@ class Run:
 
   @functools.cached_property
   def model(self) -> models.Model:
-    """The model that `params` belong to."""
+    """The model of `params`."""
     return models.restore(self.tokenizer.vocab_size, self.config.model, self.params)
 
   @functools.cached_property
   def steps_per_epoch(self) -> float | None:
-    """The number of updates in an epoch; None of an n-gram."""
+    """The number of steps per epoch, not rounded; None for an n-gram run."""
     if not models.has_gradient(self.config.model):
       return None
     return config_lib.steps_per_epoch(self.config, self.provenance["characters"])
 
   @property
   def total_steps(self) -> int:
-    """The number of updates of the whole training; of an n-gram, the number of orders."""
+    """The number of steps of the complete run. The steps of an n-gram run are orders."""
     per_epoch = self.steps_per_epoch
     if per_epoch is None:
       return self.config.model.order
@@ -137,37 +141,40 @@ class Run:
 
   @property
   def status(self) -> status_lib.RunStatus:
-    """The status by lock, outcome.json, metrics and checkpoints. A trial may lack config.json."""
+    """The status of the run, from its lock, outcome.json, metrics and checkpoints.
+
+    This also works for a trial that has no config.json yet.
+    """
     if lock.is_held(self.path):
       return status_lib.RunStatus.RUNNING
     outcome = status_lib.read_outcome(self.path)
-    ended = outcome.status if outcome else status_lib.RunStatus.WAITING
+    status = outcome.status if outcome else status_lib.RunStatus.WAITING
     if not (self.path / "config.json").exists():
-      return ended
-    if ended in (status_lib.RunStatus.WAITING, *status_lib.RESUMABLE):
-      # Another launch may have resumed the run since.
+      return status
+    if status in (status_lib.RunStatus.WAITING, *status_lib.RESUMABLE):
+      # Another launch may have resumed the run since outcome.json was written.
       with contextlib.suppress(errors.UserError):
-        ended = self._result() or ended
-    return status_lib.RunStatus.STOPPED if ended == status_lib.RunStatus.WAITING else ended
+        status = self._result() or status
+    return status_lib.RunStatus.STOPPED if status == status_lib.RunStatus.WAITING else status
 
   def _result(self) -> status_lib.RunStatus | None:
-    """Return how the training ended by its own numbers; None if it is not at its end."""
+    """Return FINISHED or DIVERGED if metrics and checkpoints say so; None if training can go on."""
     config, steps, lines = self.config, self.steps, self.metrics
-    if not models.has_gradient(config.model):  # the checkpoint comes last
+    if not models.has_gradient(config.model):  # An n-gram run writes its only checkpoint last.
       return status_lib.RunStatus.FINISHED if steps else None
     if status_lib.diverged_file(self.path).exists():
       return status_lib.RunStatus.DIVERGED
     valid = [loss for _, loss in metrics_lib.curve(lines, "valid/loss")]
     stale = len(valid) - 1 - valid.index(min(valid)) if valid else 0
-    is_whole = max([0, *steps, *(line["step"] for line in lines)]) >= self.total_steps
-    if is_whole or (config.patience and stale >= config.patience):
+    is_complete = max([0, *steps, *(line["step"] for line in lines)]) >= self.total_steps
+    if is_complete or (config.patience and stale >= config.patience):
       return status_lib.RunStatus.FINISHED
     train = [loss for _, loss in metrics_lib.curve(lines, "train/loss")]
     is_diverged = train and train[-1] > config.diverged * train[0]
     return status_lib.RunStatus.DIVERGED if is_diverged else None
 
   def corpus(self) -> corpora.Corpus:
-    """Load the corpus; raise UserError if it is missing or has changed since training."""
+    """Return the corpus; raise UserError if it is missing or has changed since training."""
     try:
       corpus = load_corpus(self.config)
     except errors.UserError as error:
@@ -180,7 +187,7 @@ class Run:
     if self.provenance["sha256"] != corpus.provenance["sha256"]:
       raise errors.UserError(
         f"{corpus.name} has changed since {self.path} was trained on it: restore the old text, or "
-        f"start anew in another --workdir (with --config.init_from={self.path} from its weights)"
+        f"train in another --workdir (add --config.init_from={self.path} to start from its weights)"
       )
 
   def splits(self) -> splits_lib.Splits:
@@ -188,7 +195,7 @@ class Run:
     return config_lib.split(self.config, self.provenance["characters"])
 
   def encode_file(self, path: str) -> np.ndarray:
-    """Return the ids of a file, read as the corpus was; raise UserError if that cannot be done."""
+    """Return the ids [N] of a file, decoded like the corpus; raise UserError if that fails."""
     text = self.config.text
     encoding = "latin-1" if text.tokenizer == "byte" else text.encoding
     newline = None if text.newlines == "lf" else ""
@@ -199,10 +206,11 @@ class Run:
       raise errors.UserError(f"cannot read {path}: {error.strerror}") from error
     except UnicodeDecodeError as error:
       raise errors.UserError(
-        f"{path} is not {encoding} at byte {error.start}, as the run's text was: convert it"
+        f"{path}: byte {error.start} is not {encoding} text: convert the file to {encoding}, the "
+        "encoding of the run's corpus"
       ) from error
     if len(content) < 2:
-      raise errors.UserError(f"{path} has fewer than two characters: there is nothing to predict")
+      raise errors.UserError(f"{path} has fewer than two characters: use a longer text")
     try:
       points = np.frombuffer(content.encode("utf-32-le", "surrogatepass"), "<u4")
       return self.tokenizer.encode_points(points)
@@ -210,15 +218,15 @@ class Run:
       raise errors.UserError(f"{path}: {error}") from error
 
   def checkpoint(self, step: int, prefix: str = "") -> tuple[checkpoints.Tree, dict[str, Any]]:
-    """Return the verified arrays of a step at or below the name `prefix`, and the metadata.
+    """Return (tree, meta): the verified arrays of a step at or below `prefix`, and its metadata.
 
-    Raise DeletedError if training deleted the step meanwhile, else DamagedError if it is damaged.
+    Raises DeletedError if training deleted the step meanwhile, and DamagedError if it is damaged.
     """
     with self._detect_deletion(step):
       return checkpoints.read(self.path / "checkpoints", step, prefix)
 
   def arrays(self, step: int, prefix: str = "") -> checkpoints.Arrays:
-    """Return the arrays of a step, each verified by itself; raise the errors of `checkpoint`."""
+    """Return the arrays of a step, verified individually; raise the same errors as `checkpoint`."""
     with self._detect_deletion(step):
       arrays = checkpoints.read_arrays(self.path / "checkpoints", step, prefix)
     if arrays.damaged:
@@ -237,13 +245,15 @@ class Run:
     for _ in range(BEST_TRIES):
       if (step := checkpoints.best_step(folder)) is None:
         raise errors.UserError(f"every checkpoint in {folder} is damaged: restore one from a copy")
-      with contextlib.suppress(DeletedError):  # training found a better one: read that
+      with contextlib.suppress(DeletedError):  # Training has saved a better step: read that one.
         return self.checkpoint(step, "params")
-    raise errors.UserError(f"the checkpoints in {folder} change too fast to be read: try again")
+    raise errors.UserError(
+      f"the checkpoints in {folder} were replaced while they were read: try again"
+    )
 
   @contextlib.contextmanager
   def _detect_deletion(self, step: int) -> Iterator[None]:
-    """Raise DeletedError instead of DamagedError if the step is being deleted."""
+    """Turn a DamagedError into a DeletedError if training is deleting the step."""
     try:
       yield
     except checkpoints.DamagedError as error:
@@ -251,12 +261,13 @@ class Run:
       raise
 
   def _check_deletion(self, step: int, cause: Exception | None = None):
+    """Raise DeletedError if training deletes the step."""
     if self.await_deletion(step):
-      text = f"step {step} of {self.path} was deleted while it was read: try another"
+      text = f"step {step} of {self.path} was deleted while it was read: use another --step"
       raise DeletedError(text) from cause
 
   def await_deletion(self, step: int) -> bool:
-    """Wait a moment while a trainer may be deleting a step; return whether it is gone."""
+    """Wait briefly if training may be deleting a step; return whether the step is gone."""
     folder = self.path / "checkpoints" / str(step)
     end = time.monotonic() + DELETION_SECONDS
     while folder.is_dir() and lock.is_held(self.path) and time.monotonic() < end:
@@ -265,35 +276,35 @@ class Run:
 
 
 def check_exists(path: str | pathlib.Path):
-  """Raise UserError if there is nothing at `path`."""
+  """Raise UserError if `path` does not exist."""
   if not os.path.exists(path):
     raise errors.UserError(
-      f"{path} does not exist: give the directory of a run, such as runs/shakespeare"
+      f"{path} does not exist: use a run directory, for example runs/shakespeare"
     )
 
 
 def check_directory(path: str | pathlib.Path):
-  """Raise UserError if `path` is not the directory of a run."""
+  """Raise UserError if `path` is not a run directory."""
   check_exists(path)
   names = os.listdir(path) if os.path.isdir(path) else None
   if names is None:
-    raise errors.UserError(f"{path} is a file: give a run directory, such as runs/shakespeare")
+    raise errors.UserError(f"{path} is a file: use a run directory, for example runs/shakespeare")
   if "config.json" in names:
     return
   if "sweep.json" in names:
-    raise errors.UserError(f"{path} is a sweep: give one of its trials, or use charrnn compare")
+    raise errors.UserError(f"{path} is a sweep: use one of its trials, or run charrnn compare")
   problem = "is not a run directory (no config.json)" if names else "is empty"
-  raise errors.UserError(f"{path} {problem}: make one with python launch.py --config=...")
+  raise errors.UserError(f"{path} {problem}: train a run with python launch.py --config=...")
 
 
 def load_corpus(config) -> corpora.Corpus:
-  """Load the corpus that `config.text` names."""
+  """Load and return the corpus that `config.text` describes."""
   names = ("tokenizer", "encoding", "newlines", "limit")
   return corpora.load(config.text.source, **{name: config.text[name] for name in names})
 
 
 def common_splits(runs: Sequence[Run]) -> splits_lib.Splits:
-  """Return the splits that runs have in common; raise UserError if their text or splits differ."""
+  """Return the splits of several runs; raise UserError if their texts or splits differ."""
   first, *others = runs
   for other in others:
     names = ("sha256", "characters", "alphabet")
@@ -307,5 +318,5 @@ def common_splits(runs: Sequence[Run]) -> splits_lib.Splits:
 
 
 def use_cpu():
-  """Keep JAX to the CPU: a command that only reads must not take memory of the training GPU."""
+  """Restrict JAX to the CPU, so that commands which only read do not use GPU memory."""
   runtime.start().config.update("jax_platforms", "cpu")

@@ -1,4 +1,4 @@
-"""The status of a run, and the file in which a launcher stores how a run ended."""
+"""The status of a run, and outcome.json, in which the sweep runner stores how a launch ended."""
 
 import enum
 import json
@@ -7,33 +7,33 @@ from typing import NamedTuple
 
 from charrnn import files
 
-STOPPED_CODE = 75  # exit code of a run that a signal stopped after it had saved
+STOPPED_CODE = 75  # exit code of a run that a signal stopped and that has saved a checkpoint
 
 
 class RunStatus(enum.StrEnum):
   WAITING = "waiting"  # not launched yet
   RUNNING = "running"
   FINISHED = "finished"
-  STOPPED = "stopped"  # by a signal; the same command resumes it
+  STOPPED = "stopped"  # stopped by a signal; the same command resumes it
   DIVERGED = "diverged"
   FAILED = "failed"
   KILLED = "killed"
-  PRUNED = "pruned"  # ended by a search because of its losses
+  PRUNED = "pruned"  # ended early by a search because of its losses
   TIMEOUT = "timeout"
 
   @classmethod
   def _missing_(cls, value):
-    return cls.FINISHED if value == "done" else None  # the word of older versions
+    return cls.FINISHED if value == "done" else None  # Older versions wrote "done".
 
 
 RESUMABLE = (RunStatus.STOPPED, RunStatus.KILLED, RunStatus.TIMEOUT)
 
 
 class Outcome(NamedTuple):
-  """The end of a launch."""
+  """The result of a launch."""
 
   status: RunStatus
-  code: int | None = None  # the exit code; negative: the signal that ended the process
+  code: int | None = None  # the exit code; a negative code is the signal that ended the process
   seconds: float = 0.0
 
 
@@ -48,7 +48,7 @@ def read_outcome(workdir: pathlib.Path) -> Outcome | None:
 
 
 def diverged_file(workdir: pathlib.Path) -> pathlib.Path:
-  """Return the path of the file that a training which diverged leaves, with its message."""
+  """Return the path of the file to which diverged training writes its error message."""
   return workdir / "diverged.txt"
 
 
