@@ -1,7 +1,7 @@
 """Character-level recurrent networks in JAX: training, sampling, scoring and inspection.
 
-`load` and `train` are the entry points for notebooks, see docs/python.md. Importing the package is
-fast: JAX is imported when one of its names is used first.
+`load` and `train` are the entry points for Python programs and notebooks; see docs/python.md.
+Importing this package is fast, because JAX is only imported when `load`, `train` or `Run` is used.
 """
 
 import importlib

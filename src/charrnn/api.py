@@ -1,4 +1,4 @@
-"""The Python interface: trained runs to sample from, to score text with and to look into."""
+"""The Python interface: train runs, load them, sample from them, score texts and record states."""
 
 import functools
 import pathlib
@@ -15,16 +15,19 @@ from charrnn.launching import train as train_lib
 from charrnn.runs import run as run_lib
 from charrnn.sampling import clamps, constraints, sampler
 
-SCORING_WINDOW = 64
+SCORING_WINDOW = 64  # number of tokens per call of the model when a text is scored
 
-Clamps = Mapping[str, float | str]  # {"1:37": 2.5, "0:h3": "hold"}: LAYER:UNIT, both from 0
+Clamps = Mapping[
+  str, float | str
+]  # {"LAYER:UNIT": value}, for example {"1:37": 2.5, "0:h3": "hold"}
 
 
 class Run(run_lib.Run):
-  """A trained run: what `runs.run.Run` reads from its directory, and its model at work.
+  """A trained run, with methods that use its model.
 
-  `params` are nested dicts of NumPy arrays, `model` and `tokenizer` the objects that they belong
-  to, `config` the resolved config, and `step` the training step of the parameters.
+  `params` is a nested dict of NumPy arrays, and `step` is the training step that it is from.
+  `model` and `tokenizer` belong to these parameters. `config` is the resolved config. The base
+  class `runs.run.Run` documents all properties.
   """
 
   def sample(
@@ -42,10 +45,11 @@ class Run(run_lib.Run):
     forbid: str | Sequence[str] = (),
     clamp: Clamps | None = None,
   ) -> list[sampler.Sample]:
-    """Return `num` samples of up to `length` tokens after a prompt; see `charrnn sample --help`.
+    """Return `num` samples of at most `length` tokens that continue a prompt.
 
-    A sample has its `text` (without the prompt), its log-probability `log_p` in nats under the
-    model, and `log_q` under the settings that it was drawn with. The same seed gives the same text.
+    A sample has its `text` without the prompt, and two log-probabilities in nats: `log_p` under the
+    model, and `log_q` under the sampling settings. The same seed gives the same samples.
+    `charrnn sample --help` explains the other parameters.
     """
     sampler.check(length=length, num=num, seed=seed)
     regexes = [
@@ -66,23 +70,25 @@ class Run(run_lib.Run):
     return list(samples)
 
   def score(self, text: str) -> score_lib.Scores:
-    """Return the predictions of the tokens of a text, each after all that stand before it.
+    """Return the prediction of each of the N tokens in a text, given all tokens before it.
 
-    `nats` [N] is -log p of each token; that of the first one is NaN. `rank`, `top_ids` and `top_p`
-    say what was predicted, and `mean` is the loss in nats per token.
+    `nats` [N] is -log p of each token; the first is NaN, because the first token is not predicted.
+    `rank`, `top_ids` and `top_p` describe the predictions. `mean` is the loss in nats per token.
     """
     ids_N = self.tokenizer.encode(text)
     spans = [(0, len(ids_N))]
     return score_lib.score(self.model, self.params, ids_N, spans, window=SCORING_WINDOW)
 
   def states(self, text: str, *, clamp: Clamps | None = None) -> dict[str, dict[str, np.ndarray]]:
-    """Return every state and gate after each token of a text.
+    """Return all states and gates after each token of a text, by layer and name.
 
-    states["layer_1"]["c"] has the shape [T, H]: T tokens, H units. The text is read at once: it
-    takes T times the memory of one step.
+    For example, states["layer_1"]["c"] has the shape [T, H] for T tokens and H units. The whole
+    text is processed at once, so the required memory is proportional to its length.
     """
     if not self.model.units:
-      raise errors.UserError(f"{self.path} is an n-gram run: it has no units to record")
+      raise errors.UserError(
+        f"{self.path} is an n-gram run, which has no states: use a run of a network"
+      )
     ids_Tx1 = np.asarray(self.tokenizer.encode(text), np.int32)[:, None]
     apply = jax.jit(functools.partial(self.model.apply, record=True, clamp=self._clamp(clamp)))
     _, _, recorded = apply(self.params, ids_Tx1, self.model.initial_carry(1))
@@ -100,20 +106,20 @@ def _as_list(texts: str | Sequence[str]) -> Sequence[str]:
 
 
 def load(path: str | pathlib.Path, step: int | None = None) -> Run:
-  """Return the run at `path` with the verified parameters of a step.
+  """Load and return the run at `path`, with the verified parameters of a checkpoint.
 
-  `step`: a checkpoint; None: the best by validation loss, else the newest. Raises UserError if
-  there is no such run or step, or if it is damaged.
+  `step` selects the checkpoint. The default is the best by validation loss; a run without
+  validation losses uses the newest. Raises UserError if the run or the step is missing or damaged.
   """
   runtime.start()
   return Run.open(path, step).load()
 
 
 def train(config: config_dict.ConfigDict, workdir: str | pathlib.Path) -> Run:
-  """Train what a config describes in the directory `workdir`, or resume there; return the run.
+  """Train a run in the directory `workdir`, or resume it there; return the run.
 
-  `config`: charrnn.config.default() with values of its own. An interrupt (Ctrl-C, or the stop
-  button of a notebook) ends training after the current step, and the run is saved.
+  `config` is `charrnn.config.default()` with some fields changed. An interrupt (Ctrl-C, or the stop
+  button of a notebook) ends training after the current step and saves a checkpoint.
   """
   workdir = pathlib.Path(workdir)
   line = command_line.CommandLine(config, {}, workdir.name, "", flags.FlagValues())

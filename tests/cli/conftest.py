@@ -1,4 +1,4 @@
-"""The `charrnn` command in this process."""
+"""A fixture that runs the `charrnn` command in the test process."""
 
 import sys
 
@@ -11,7 +11,7 @@ from charrnn import cli
 
 @pytest.fixture(scope="session", autouse=True)
 def _platforms():
-  """Start all devices before a command keeps JAX to the CPU; undo that at the end."""
+  """Start all devices before commands restrict JAX to the CPU. Undo the restriction at the end."""
   jax.devices()
   before = jax.config.jax_platforms
   with pytest.MonkeyPatch.context() as patch:
@@ -22,6 +22,8 @@ def _platforms():
 
 @pytest.fixture
 def charrnn(capsys):
+  """Return a function that runs the command with its arguments and returns its `Result`."""
+
   def run(*argv):
     code = cli.main([str(arg) for arg in argv])
     return Result(code, *capsys.readouterr())

@@ -1,3 +1,5 @@
+"""Tests of `charrnn export`."""
+
 import errno
 import json
 
@@ -13,7 +15,7 @@ from charrnn.runs import run as run_lib
 
 def read_safetensors(path):
   with safetensors.safe_open(path, "numpy") as file:
-    params = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no dict)
+    params = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
     return params, {name: json.loads(value) for name, value in file.metadata().items()}
 
 
@@ -24,7 +26,7 @@ def read_npz(path):
 
 
 @pytest.mark.parametrize("name, read", [("m.safetensors", read_safetensors), ("m.npz", read_npz)])
-def test_what_is_read_elsewhere_is_the_run(charrnn, trained, tmp_path, name, read):
+def test_exported_file_has_the_content_of_the_run(charrnn, trained, tmp_path, name, read):
   result = charrnn("export", trained["a"], tmp_path / name, "--step=10")
   assert (result.code, result.out) == (0, "")
   loaded = run_lib.Run.open(trained["a"], 10)
@@ -36,11 +38,11 @@ def test_what_is_read_elsewhere_is_the_run(charrnn, trained, tmp_path, name, rea
   stored = files.read_json(trained["a"] / "config.json")
   assert meta["config"] == files.with_aliases(stored, export.ALIASES)
   assert tokenizers.Tokenizer.from_json(meta["tokenizer"]) == loaded.tokenizer
-  assert meta["alphabet"]["symbols"] == list(loaded.tokenizer.tokens)  # the old names
+  assert meta["alphabet"]["symbols"] == list(loaded.tokenizer.tokens)  # old names of the keys
   assert (meta["step"], meta["valid_loss"]) == (10, loaded.meta["valid_loss"])
 
 
-def test_only_force_replaces_a_file(charrnn, trained, tmp_path):
+def test_existing_file_is_only_replaced_with_force(charrnn, trained, tmp_path):
   out = tmp_path / "m.npz"
   out.write_text("precious")
   result = charrnn("export", trained["a"], out)
@@ -51,19 +53,19 @@ def test_only_force_replaces_a_file(charrnn, trained, tmp_path):
   assert "layer_1/W_xh" in read_npz(out)[0]
 
 
-def test_bad_names_are_said(charrnn, trained, tmp_path):
+def test_errors_for_invalid_output_names(charrnn, trained, tmp_path):
   (tmp_path / "folder.npz").mkdir()
-  for name, why in (
+  for name, message in (
     ("m.pt", "must end in .safetensors or .npz"),
     ("folder.npz", "is a folder"),
     ("nowhere/m.npz", "there is no folder"),
   ):
     result = charrnn("export", trained["a"], tmp_path / name, "--force")
     assert result.code == 2
-    assert why in result.err
+    assert message in result.err
 
 
-def test_a_full_disk_leaves_the_old_file_and_nothing_else(charrnn, trained, tmp_path, monkeypatch):
+def test_full_disk_leaves_only_the_old_file(charrnn, trained, tmp_path, monkeypatch):
   out = tmp_path / "m.npz"
   out.write_text("precious")
 
@@ -79,7 +81,7 @@ def test_a_full_disk_leaves_the_old_file_and_nothing_else(charrnn, trained, tmp_
   assert out.read_text() == "precious"
 
 
-def test_a_run_by_cudnn_is_read_where_there_is_none(a, charrnn):
+def test_run_trained_with_cudnn_can_be_read_without_it(a, charrnn):
   path = a / "config.json"
   config = json.loads(path.read_text())
   config["model"]["unroll"] = "cudnn"

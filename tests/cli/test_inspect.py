@@ -1,3 +1,5 @@
+"""Tests of `charrnn inspect`."""
+
 import json
 import shutil
 import subprocess
@@ -11,7 +13,7 @@ from charrnn import files
 from charrnn.cli import inspect
 from charrnn.runs import checkpoints
 
-HOLD = """
+HOLD_LOCK = """
 import fcntl, sys
 file = open(sys.argv[1], "a")
 fcntl.flock(file, fcntl.LOCK_EX)
@@ -20,7 +22,7 @@ sys.stdin.read()
 """
 
 
-def test_numbers_are_numpys(charrnn, trained):
+def test_statistics_match_numpy(charrnn, trained):
   facts = charrnn("inspect", trained["a"], "--step=10", "--json").json
   tree, _ = checkpoints.read(trained["a"] / "checkpoints", 10)
   rows = {row["name"]: row for row in facts["parameters"]["arrays"]}
@@ -40,56 +42,55 @@ def test_numbers_are_numpys(charrnn, trained):
   assert facts["parameters"]["bytes"] == sum(array.nbytes for array in arrays.values())
 
 
-def test_facts_are_those_of_the_run(charrnn, trained):
+def test_json_describes_the_run(charrnn, trained):
   facts = charrnn("inspect", trained["a"], "--json").json
   assert facts["problems"] == []
   stored = files.read_json(trained["a"] / "config.json")
   assert facts["config"] == files.with_aliases(stored, inspect.ALIASES)
   assert facts["corpus"]["characters"] == sum(facts["tokenizer"]["counts"])
-  assert facts["alphabet"]["symbols"] == facts["tokenizer"]["tokens"]  # the old names
+  assert facts["alphabet"]["symbols"] == facts["tokenizer"]["tokens"]  # old names of the keys
   assert len(facts["launches"]) == 1
   assert facts["progress"]["status"] == "finished"
   assert facts["progress"]["step"] == facts["progress"]["steps"] == 20
   lines = [json.loads(line) for line in (trained["a"] / "metrics.jsonl").read_text().splitlines()]
-  # An epoch as training itself counts it.
   assert facts["progress"]["epochs"] == pytest.approx(lines[-1]["epoch"])
   losses = {line["step"]: line["valid/loss"] for line in lines if "valid/loss" in line}
-  kept = facts["checkpoints"]
-  assert {entry["step"]: entry["valid_loss"] for entry in kept["steps"]} == losses
-  assert kept["best"] == facts["parameters"]["step"] == min(losses, key=losses.get)
-  assert kept["newest"] == 20
+  listing = facts["checkpoints"]
+  assert {entry["step"]: entry["valid_loss"] for entry in listing["steps"]} == losses
+  assert listing["best"] == facts["parameters"]["step"] == min(losses, key=losses.get)
+  assert listing["newest"] == 20
 
 
-def test_a_page_is_narrow_and_says_it_all(charrnn, trained):
+def test_report_fits_the_width_and_is_complete(charrnn, trained):
   out = charrnn("inspect", trained["a"]).out
   assert max(map(len, out.splitlines())) <= inspect.WIDTH
   for text in ("finished: step 20 of 20", "hidden=8", "\\n space 0-9 b e g l n o r s t", "best"):
     assert text in out
 
 
-def test_a_damaged_array_is_marked_among_the_others(charrnn, a):
+def test_damaged_array_is_marked(charrnn, a):
   paths = sorted((a / "checkpoints/20/state/ocdbt.process_0/d").iterdir())
   for file in paths:
-    whole = file.read_bytes()
-    for offset in range(100, len(whole), 300):
+    content = file.read_bytes()
+    for offset in range(100, len(content), 300):
       bits.flip(file, offset)
       rows = charrnn("inspect", a, "--step=20", "--json").json["parameters"]["arrays"]
       if not all(row["whole"] for row in rows):
         assert 0 < sum("norm" in row for row in rows) < len(rows) == 8
         assert charrnn("inspect", a, "--step=20").out.count("DAMAGED") == 1
         return
-      file.write_bytes(whole)
+      file.write_bytes(content)
   pytest.fail("no flip hit a parameter")
 
 
-def test_a_step_that_goes_away_is_passed_over(charrnn, a, monkeypatch):
+def test_falls_back_to_another_step_if_the_best_is_deleted(charrnn, a, monkeypatch):
   best = charrnn("inspect", a, "--json").json["checkpoints"]["best"]
   (other,) = {10, 20} - {best}
   read_meta, calls = checkpoints.read_meta, []
 
   def vanish(folder, step):
     calls.append(step)
-    if calls.count(best) == 2:  # the first call was for the list of steps
+    if calls.count(best) == 2:  # The first call lists the steps.
       shutil.rmtree(folder / str(step))
     return read_meta(folder, step)
 
@@ -99,7 +100,7 @@ def test_a_step_that_goes_away_is_passed_over(charrnn, a, monkeypatch):
   assert facts["problems"] == []
 
 
-def test_a_run_without_checkpoints(charrnn, a):
+def test_run_without_checkpoints(charrnn, a):
   shutil.rmtree(a / "checkpoints")
   (a / "metrics.jsonl").unlink()
   (a / "lock").unlink()
@@ -113,8 +114,8 @@ def test_a_run_without_checkpoints(charrnn, a):
   assert "it has none yet" in charrnn("inspect", a, "--step=10").err
 
 
-def test_a_run_that_is_locked_is_training(charrnn, a):
-  command = [sys.executable, "-c", HOLD, a / "lock"]
+def test_locked_run_is_running(charrnn, a):
+  command = [sys.executable, "-c", HOLD_LOCK, a / "lock"]
   with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as holder:
     assert holder.stdout.readline() == b"held\n"
     assert charrnn("inspect", a, "--json").json["progress"]["status"] == "running"
@@ -123,16 +124,16 @@ def test_a_run_that_is_locked_is_training(charrnn, a):
   assert charrnn("inspect", a, "--json").json["progress"]["status"] == "finished"
 
 
-def test_what_is_no_run_is_said(charrnn, a, tmp_path):
+def test_errors_for_paths_that_are_not_runs(charrnn, a, tmp_path):
   (tmp_path / "empty").mkdir()
   for command in ("inspect", "verify"):
     for path in (tmp_path / "missing", tmp_path / "empty", tmp_path, a / "config.json"):
       result = charrnn(command, path)
       assert (result.code, result.out) == (2, "")
       assert str(path) in result.err
-  assert "kept are 10, 20" in charrnn("inspect", a, "--step=3").err
+  assert "use one of 10, 20" in charrnn("inspect", a, "--step=3").err
 
 
-def test_tokens_can_be_told_apart():
-  shown = list(inspect._ranges("\n\x1b !01239ABCDabdeé€"))
-  assert shown == ["\\n", "\\x1b", "space", "!", "0-3", "9", "A-D", "a", "b", "d", "e", "é", "€"]
+def test_ranges_of_tokens():
+  ranges = list(inspect._ranges("\n\x1b !01239ABCDabdeé€"))
+  assert ranges == ["\\n", "\\x1b", "space", "!", "0-3", "9", "A-D", "a", "b", "d", "e", "é", "€"]

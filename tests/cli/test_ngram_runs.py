@@ -1,4 +1,4 @@
-"""The commands on an n-gram's run directory: they do what they do for any, or refuse in a line."""
+"""Tests of all commands on the run of an n-gram: they work, or raise an error in one line."""
 
 import json
 import shutil
@@ -17,7 +17,7 @@ def _devices(monkeypatch):
 
 
 @pytest.mark.parametrize("split", ["valid", "test"])
-def test_eval_is_the_loss_by_counts(charrnn, counted, split):
+def test_eval_matches_the_loss_from_counts(charrnn, counted, split):
   run = run_lib.Run.open(counted)
   corpus, parts = run.corpus(), run.splits()
   model = ngram.fit(corpus.ids, 5, corpus.tokenizer.vocab_size, parts.train)
@@ -33,7 +33,7 @@ def test_eval_of_files(charrnn, counted, tmp_path):
   assert 0 < result["nats"] < 1
 
 
-def test_sample_with_all_options_but_clamps(charrnn, counted):
+def test_sample_accepts_all_options_except_clamps(charrnn, counted):
   options = ("--length", 30, "--prime", "7 green", "--temperature", 0.5, "--top-k", 3)
   options += ("--top-p", 0.9, "--num", 2, "--seed", 1, "--quiet", "--json")
   first, again = (charrnn("sample", counted, *options) for _ in range(2))
@@ -58,13 +58,13 @@ def test_inspect(charrnn, counted):
   assert [point["step"] for point in facts["history"]["valid"]] == [1, 2, 3, 4, 5]
 
 
-def test_inspect_of_one_that_was_killed_while_it_was_written(charrnn, counted, tmp_path):
+def test_inspect_without_a_checkpoint(charrnn, counted, tmp_path):
   killed = shutil.copytree(counted, tmp_path / "killed")
   shutil.rmtree(killed / "checkpoints")
   assert charrnn("inspect", killed, "--json").json["progress"]["state"] == "stopped"
 
 
-def test_verify_and_damage(charrnn, counted, tmp_path):
+def test_verify_detects_damage(charrnn, counted, tmp_path):
   assert charrnn("verify", counted).code == 0
   broken = shutil.copytree(counted, tmp_path / "broken")
   blob = max((broken / "checkpoints").rglob("*"), key=lambda p: p.is_file() and p.stat().st_size)
@@ -88,7 +88,7 @@ def test_export(charrnn, counted, tmp_path):
     np.testing.assert_array_equal(file["level_2/own"], loaded.params["level_2"]["own"])
 
 
-def test_cells_are_refused(charrnn, counted):
+def test_cells_raises_an_error(charrnn, counted):
   result = charrnn("cells", counted)
   assert result.code == 2
   assert result.err == (
@@ -97,7 +97,7 @@ def test_cells_are_refused(charrnn, counted):
   assert not (counted / "cells").exists()
 
 
-def test_a_run_from_before_there_were_ngrams_loads(charrnn, a):
+def test_config_without_model_order_loads(charrnn, a):
   config = json.loads((a / "config.json").read_text())
   del config["model"]["order"]
   (a / "config.json").write_text(json.dumps(config))

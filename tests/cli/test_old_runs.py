@@ -1,4 +1,4 @@
-"""Runs of an older version: every command reads them, and training resumes them."""
+"""Tests that all commands read the runs of version 0.1.0, and that training resumes them."""
 
 import json
 import os
@@ -29,34 +29,37 @@ COMMANDS = {
   "temperature": ["temperature", "RUN", "--num=2", "--length=100", "--temperatures", "1"],
   "compare": ["compare", "RUN"],
 }
-SAME_READER = {"ngrams", "scorecard", "memorization", "temperature"}  # one kind of run is enough
+# Commands that share the code that reads a run. They are tested with one run only.
+SAME_READER = {"ngrams", "scorecard", "memorization", "temperature"}
 CASES = [("lstm", command) for command in COMMANDS]
 CASES += [("ngram", command) for command in COMMANDS if command not in SAME_READER]
 
 
 @pytest.fixture
 def old(tmp_path, monkeypatch):
-  """A copy of the old runs, in the current directory: their text has a relative path."""
+  """Copy the old runs to the current directory, because the path of their text is relative."""
   shutil.copytree(OLD, tmp_path, dirs_exist_ok=True)
   monkeypatch.chdir(tmp_path)
-  monkeypatch.setattr(runtime, "set_cpu_devices", lambda *arguments: None)  # JAX has started
+  monkeypatch.setattr(
+    runtime, "set_cpu_devices", lambda *arguments: None
+  )  # JAX has already started
   return tmp_path
 
 
 @pytest.mark.parametrize(("name", "command"), CASES)
-def test_every_command_reads_them(charrnn, old, name, command):
+def test_all_commands_read_old_runs(charrnn, old, name, command):
   result = charrnn(*[argument.replace("RUN", name) for argument in COMMANDS[command]])
   assert result.code == 0 and "PROBLEM" not in result.out and "DAMAGED" not in result.out, result
 
 
-def test_cells(charrnn, old):
+def test_cells_reads_old_runs(charrnn, old):
   result = charrnn("cells", "lstm", "--twins=0", "--shifts=19", "--characters=5000", "--json")
   assert result.code == 0 and result.json["step"] == 60
   assert charrnn("cells", "ngram").code == 2
 
 
 @pytest.mark.parametrize("name", ["lstm", "ngram"])
-def test_their_numbers_are_those_of_the_old_version(charrnn, old, name):
+def test_losses_and_samples_match_the_old_version(charrnn, old, name):
   run = run_lib.Run.open(name)
   best = min(line["valid/loss"] for line in run.metrics if "valid/loss" in line)
   assert run.status == "finished" and run.meta["valid_loss"] == best
@@ -67,7 +70,7 @@ def test_their_numbers_are_those_of_the_old_version(charrnn, old, name):
 
 
 def launch(name):
-  """Repeat the old launch, but by its stored config."""
+  """Launch an old run again, from its stored config."""
   return subprocess.run(
     [sys.executable, ROOT / "launch.py", f"--config={name}/config.json", f"--workdir={name}"],
     env={**os.environ, "JAX_PLATFORMS": "cpu"},
@@ -77,20 +80,20 @@ def launch(name):
   )
 
 
-def test_a_stopped_run_is_resumed_to_the_old_result(old):
+def test_resumed_run_reproduces_the_old_result(old):
   before = run_lib.Run.open("lstm")
   arrays = checkpoints.flatten(before.params)
   lines = [[line.get(name) for name in NUMBERS] for line in before.metrics]
   shutil.rmtree(old / "lstm" / "checkpoints" / "60")
   text = (old / "lstm" / "metrics.jsonl").read_text().splitlines(keepends=True)
-  kept = "".join(line for line in text if json.loads(line)["step"] <= 40)
-  (old / "lstm" / "metrics.jsonl").write_text(kept)
+  truncated = "".join(line for line in text if json.loads(line)["step"] <= 40)
+  (old / "lstm" / "metrics.jsonl").write_text(truncated)
   assert run_lib.Run.open("lstm").status == "stopped"
   assert "resuming from step 40" in launch("lstm").stderr
   after = run_lib.Run.open("lstm")
-  # Other processors and packages round otherwise.
-  then, now = after.origin["launches"]
-  exact = all(then[name] == now[name] for name in ("processor", "packages"))
+  # Rounding differs between processors and between package versions.
+  old_launch, new_launch = after.origin["launches"]
+  exact = all(old_launch[name] == new_launch[name] for name in ("processor", "packages"))
   tolerance = {"rel": 0, "abs": 0} if exact else {"rel": 1e-3, "abs": 1e-4}
   for old_line, line in zip(lines, after.metrics, strict=True):
     for expected, name in zip(old_line, NUMBERS):
@@ -100,7 +103,7 @@ def test_a_stopped_run_is_resumed_to_the_old_result(old):
 
 
 @pytest.mark.parametrize("name", ["lstm", "ngram"])
-def test_a_finished_run_stays_finished(old, name):
+def test_finished_run_is_not_trained_again(old, name):
   before = checkpoints.digests(run_lib.Run.open(name).params)
   assert "finished" in launch(name).stderr
   run = run_lib.Run.open(name)

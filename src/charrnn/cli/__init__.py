@@ -1,4 +1,4 @@
-"""The `charrnn` command. Only the chosen subcommand's module is imported."""
+"""The `charrnn` command. It imports only the module of the subcommand that runs."""
 
 import argparse
 import difflib
@@ -10,33 +10,33 @@ from collections.abc import Sequence
 from charrnn import __version__, console, errors
 
 COMMANDS = {
-  "sample": "write text with a trained model",
-  "eval": "score a split of the corpus, or files",
-  "inspect": "show a run: origin, config, losses, checkpoints, parameters",
-  "diff": "compare two runs: config, corpus, versions, weights",
-  "verify": "check every array and file of a run",
-  "export": "write parameters, config and vocabulary to one file",
-  "rerun": "train a run again from its record, and compare",
-  "cells": "find the units that follow structure of the text, and explore them in a page",
-  "scorecard": "compare generated plays or C with held-out text and an n-gram",
-  "memorization": "find copies of the training text in generated text",
-  "temperature": "measure text at a range of sampling temperatures",
-  "ngrams": "compare a run with n-grams of every order",
+  "sample": "sample text from a trained model",
+  "eval": "compute the loss on a split of the corpus, or on files",
+  "inspect": "show the origin, config, losses, checkpoints and parameters of a run",
+  "diff": "compare the config, corpus, versions and weights of two runs",
+  "verify": "check all arrays and files of a run for damage",
+  "export": "write the parameters, config and vocabulary of a run to one file",
+  "rerun": "repeat a run from its provenance, and compare the results",
+  "cells": "find units that track structure in the text, and write an interactive page",
+  "scorecard": "compare generated plays or C code with held-out text and an n-gram",
+  "memorization": "find copies of training text in generated text",
+  "temperature": "measure generated text at several sampling temperatures",
+  "ngrams": "compare a run with n-grams of all orders",
   "compare": "compare runs and sweeps by validation loss",
-  "corpus": "list the known corpora, or show one",
-  "bench": "time training and sampling beside PyTorch and Flax",
+  "corpus": "list the named corpora, or describe one",
+  "bench": "measure the speed of training and sampling against PyTorch and Flax",
 }
 
 
 class Parser(argparse.ArgumentParser):
-  """A parser whose errors are one line."""
+  """An argument parser that reports errors as a UserError, in one line."""
 
   def error(self, message):
-    raise errors.UserError(f"{message} ({self.prog} --help shows all options)")
+    raise errors.UserError(f"{message} (run {self.prog} --help for all options)")
 
 
 def parser(command: str) -> Parser:
-  """Return the parser of a subcommand; `run` of its namespace is the program."""
+  """Return the parser of a subcommand. It sets `run_command` to the function that runs it."""
   module = importlib.import_module(f"charrnn.cli.{command}")
   subparser = Parser(
     prog=f"charrnn {command}",
@@ -50,13 +50,13 @@ def parser(command: str) -> Parser:
 
 
 def _choose(argv: Sequence[str]) -> tuple[str, Sequence[str]]:
-  """Return the subcommand and its arguments; exit after --help and --version."""
+  """Return the subcommand and its arguments; print and exit for --help and --version."""
   width = max(map(len, COMMANDS))
-  listed = "\n".join(f"  {name:<{width}}  {text}" for name, text in COMMANDS.items())
+  table = "\n".join(f"  {name:<{width}}  {text}" for name, text in COMMANDS.items())
   top = Parser(
     prog="charrnn",
-    description="Work with runs of launch.py and with texts.",
-    epilog=f"commands:\n{listed}\n\ncharrnn COMMAND --help shows the options of a command.",
+    description="Sample from, evaluate, analyze and compare the runs that launch.py has trained.",
+    epilog=f"commands:\n{table}\n\nRun charrnn COMMAND --help for the options of a command.",
     formatter_class=argparse.RawDescriptionHelpFormatter,
     usage="charrnn [-h] [--version] COMMAND ...",
     allow_abbrev=False,
@@ -68,20 +68,23 @@ def _choose(argv: Sequence[str]) -> tuple[str, Sequence[str]]:
   if options or not argv:
     top.error("no command")
   if (name := argv[0]) not in COMMANDS:
-    near = difflib.get_close_matches(name, COMMANDS, n=1)
-    top.error(f"no command {name!r}" + (f": did you mean {near[0]}?" if near else ""))
+    similar = difflib.get_close_matches(name, COMMANDS, n=1)
+    top.error(f"no command {name!r}" + (f": did you mean {similar[0]}?" if similar else ""))
   return name, argv[1:]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-  """Run a subcommand: 0 done, 1 something differs or is damaged, 2 bad usage."""
-  # A GPU may be training meanwhile: take the memory that is needed, not three quarters of it.
+  """Run a subcommand and return its exit code.
+
+  0: success; 1: a difference or damage was found; 2: wrong usage or an expected failure.
+  """
+  # JAX would reserve three quarters of the GPU memory, which a training process may need.
   os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
 
   def program():
     command, arguments = _choose(sys.argv[1:] if argv is None else list(argv))
     args = parser(command).parse_args(arguments)
-    sys.stdout.reconfigure(errors="replace")  # a name may hold what the terminal cannot show
+    sys.stdout.reconfigure(errors="replace")  # the terminal may not support every character
     return args.run_command(args)
 
   return console.run("charrnn", program)

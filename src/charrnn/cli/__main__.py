@@ -1,4 +1,4 @@
-"""`python -m charrnn.cli`."""
+"""Entry point of `python -m charrnn.cli`."""
 
 import sys
 

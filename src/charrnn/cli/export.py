@@ -1,4 +1,4 @@
-"""`charrnn export`: the parameters of a run in one file for other programs."""
+"""`charrnn export`: a file with the parameters of a run, for use in other programs."""
 
 import json
 import pathlib
@@ -12,11 +12,11 @@ from charrnn.cli import arguments
 from charrnn.runs import checkpoints
 from charrnn.runs import run as run_lib
 
-HELP = """write a run's parameters, config and vocabulary to one .safetensors or .npz file
+HELP = """write the parameters, config and vocabulary of a run to one .safetensors or .npz file
 
-Arrays have the names of charrnn inspect: layer_0/W_xh [inputs, gates * hidden] and so on. To read
-them elsewhere (those of an n-gram, level_1/first and so on, are explained in
-charrnn/models/ngram.py):
+The arrays have the same names as in charrnn inspect, for example layer_0/W_xh with the shape
+[inputs, gates * hidden]. The module charrnn/models/ngram.py explains the arrays of an n-gram.
+These Python programs read the file:
 
   file = safetensors.safe_open("OUT.safetensors", "numpy")
   params = {name: file.get_tensor(name) for name in file.keys()}
@@ -26,14 +26,14 @@ charrnn/models/ngram.py):
   params = {name: file[name] for name in file.files if name != "__meta__"}
   meta = json.loads(str(file["__meta__"]))
 
-meta has config, tokenizer (the vocabulary), step and valid_loss."""
+meta has the keys config, tokenizer (the vocabulary), step and valid_loss."""
 SUFFIXES = (".safetensors", ".npz")
 ALIASES = {"tokenizer": "alphabet", "tokens": "symbols"}
 
 
 def add_arguments(parser):
   arguments.add_run(parser)
-  parser.add_argument("out", metavar="OUT", help="a file that ends in .safetensors or .npz")
+  parser.add_argument("out", metavar="OUT", help="output file, *.safetensors or *.npz")
   arguments.add_step(parser)
   parser.add_argument("--force", action="store_true", help="replace OUT if it exists")
 
@@ -44,7 +44,7 @@ def run(args):
     raise errors.UserError(f"{out}: the name must end in {' or '.join(SUFFIXES)}")
   files.check_output(out)
   if out.exists() and not args.force:
-    raise errors.UserError(f"{out} exists: give --force to replace it")
+    raise errors.UserError(f"{out} exists: use --force to replace it")
   opened = run_lib.Run.open(args.run, args.step)
   run_lib.use_cpu()
   arrays = {name: np.ascontiguousarray(a) for name, a in checkpoints.flatten(opened.params).items()}

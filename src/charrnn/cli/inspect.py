@@ -1,4 +1,4 @@
-"""`charrnn inspect`: origin, progress and parameters of a run."""
+"""`charrnn inspect`: a description of a run, as text or JSON."""
 
 import contextlib
 import itertools
@@ -20,17 +20,17 @@ from charrnn.runs import checkpoints, metrics
 from charrnn.runs import run as run_lib
 from charrnn.runs import status as status_lib
 
-HELP = """show a run: origin, config, losses, checkpoints, parameters
+HELP = """show the origin, config, losses, checkpoints and parameters of a run
 
-Works while the run is training. The parameters are those of the best checkpoint by validation
-loss, or of --step. An array that does not match its digest is marked DAMAGED (charrnn verify
-checks all checkpoints). The norm is Euclidean, over all numbers of an array; std is the standard
-deviation."""
-WIDTH = 92
-LABEL = 13
-MAX_EVALUATIONS = 7  # columns of the table of evaluations
+The run may be training meanwhile. The table of parameters describes the best checkpoint by
+validation loss, or the one that --step selects. It gives the Euclidean norm of each array and the
+minimum, maximum and standard deviation of its elements. An array that does not match its digest is
+marked DAMAGED. Run charrnn verify to check all checkpoints."""
+WIDTH = 92  # maximum width of the output in characters
+LABEL = 13  # width of the column of labels
+MAX_EVALUATIONS = 7  # maximum number of columns in the table of evaluations
 MAX_VOCABULARY_LINES = 4
-MAX_LAUNCHES = 3
+MAX_LAUNCHES = 3  # maximum number of launches that are shown
 STATISTICS = {"norm": np.linalg.norm, "min": np.min, "max": np.max, "mean": np.mean, "std": np.std}
 SHOWN_STATISTICS = [name for name in STATISTICS if name != "mean"]
 ALIASES = {
@@ -54,18 +54,21 @@ def run(args):
 
 
 def show(facts: dict[str, Any], report, as_json: bool, aliases: dict[str, str]):
-  """Print facts as JSON, with the old names of renamed keys, or as the lines of `report(facts)`."""
+  """Print `facts` as JSON, or the lines that `report(facts)` yields.
+
+  `aliases` maps renamed JSON keys to their old names, which are printed as well.
+  """
   if as_json:
     print(json.dumps(files.with_aliases(facts, aliases)))
     return
-  sys.stdout.reconfigure(errors="backslashreplace")  # the terminal may lack some characters
+  sys.stdout.reconfigure(errors="backslashreplace")  # the terminal may not support every character
   print("\n".join(console.visible(line.rstrip()) for line in report(facts)))
 
 
 def summary(run: run_lib.Run, step: int | None = None) -> dict[str, Any]:
-  """Return everything about a run as JSON. Errors on the way are listed under `problems`.
+  """Return a description of a run as JSON. Errors are listed under `problems`, not raised.
 
-  `step`: the checkpoint whose parameters are described; None: the best.
+  `step` selects the checkpoint whose parameters are described. The default is the best.
   """
   problems: list[str] = []
 
@@ -76,7 +79,7 @@ def summary(run: run_lib.Run, step: int | None = None) -> dict[str, Any]:
       problems.append(str(error))
       return None
 
-  kept, seconds = _list_checkpoints(run)
+  listing, seconds = _list_checkpoints(run)
   origin = attempt(lambda: run.origin) or {}
   config = attempt(lambda: run.config)
   tokenizer = attempt(lambda: run.tokenizer)
@@ -84,7 +87,7 @@ def summary(run: run_lib.Run, step: int | None = None) -> dict[str, Any]:
   is_readable = config and origin
   steps = attempt(lambda: run.total_steps) if is_readable else None
   per_epoch = run.steps_per_epoch if steps is not None else None
-  step_reached = max([kept["newest"] or 0, *(line["step"] for line in lines)])
+  last_step = max([listing["newest"] or 0, *(line["step"] for line in lines)])
   train, valid = (
     [{"step": step, "loss": loss} for step, loss in metrics.curve(lines, name)]
     for name in ("train/loss", "valid/loss")
@@ -95,9 +98,9 @@ def summary(run: run_lib.Run, step: int | None = None) -> dict[str, Any]:
     **{name: origin.get(name) for name in ("experiment", "variant", "corpus", "launches")},
     "progress": {
       "status": run.status,
-      "step": step_reached,
+      "step": last_step,
       "steps": steps,
-      "epochs": step_reached / per_epoch if per_epoch else None,
+      "epochs": last_step / per_epoch if per_epoch else None,
     },
     "tokenizer": tokenizer and tokenizer.to_json(),
     "config": config and config_lib.to_json(config),
@@ -109,16 +112,16 @@ def summary(run: run_lib.Run, step: int | None = None) -> dict[str, Any]:
       "characters_per_second": statistics.median(rates) if rates else None,
       "seconds": seconds,
     },
-    "checkpoints": kept,
-    "parameters": attempt(lambda: _parameters(run, kept, step)),
+    "checkpoints": listing,
+    "parameters": attempt(lambda: _parameters(run, listing, step)),
     "problems": problems,
   }
 
 
 def _list_checkpoints(run: run_lib.Run) -> tuple[dict[str, Any], float | None]:
-  """Return the checkpoints, without reading their arrays, and the seconds of training.
+  """Return a list of the checkpoints, without reading arrays, and the seconds of training so far.
 
-  `whole`: the metadata match their digest and no array is missing.
+  A step is `whole` if its metadata matches its digest and no array is missing.
   """
   folder = run.path / "checkpoints"
   steps: list[dict[str, Any]] = []
@@ -144,19 +147,20 @@ def _list_checkpoints(run: run_lib.Run) -> tuple[dict[str, Any], float | None]:
   }, seconds
 
 
-def _parameters(run, kept, step: int | None) -> dict[str, Any] | None:
-  """Return a description of the arrays of a step, by default of the best; None if there is none."""
+def _parameters(run, listing, step: int | None) -> dict[str, Any] | None:
+  """Describe the arrays of a step, by default of the best; return None if there is no step."""
   if step is not None:
     return _describe(run, step)
-  best = [kept["best"]] if kept["best"] is not None else []
-  for candidate in [*best, *(entry["step"] for entry in reversed(kept["steps"]))]:
-    # Training may delete a step meanwhile: describe the next one.
+  best = [listing["best"]] if listing["best"] is not None else []
+  for candidate in [*best, *(entry["step"] for entry in reversed(listing["steps"]))]:
+    # If training deletes the step meanwhile, describe the next candidate.
     with contextlib.suppress(run_lib.DeletedError):
       return _describe(run, candidate)
   return None
 
 
 def _describe(run, step: int) -> dict[str, Any]:
+  """Return shape, dtype and statistics of each array of a step, and their total size."""
   arrays, rows, size = run.arrays(step, "params"), [], 0
   union = arrays.whole | arrays.damaged
   for name in sorted(union, key=checkpoints.natural_key):
@@ -174,7 +178,7 @@ def _describe(run, step: int) -> dict[str, Any]:
 
 
 def finite(value: float) -> float | None:
-  """Return a float for JSON: None for NaN and infinity."""
+  """Return a number as a float, or None for NaN and infinity, which JSON lacks."""
   return float(value) if math.isfinite(value) else None
 
 
@@ -192,7 +196,7 @@ def _report(about) -> Iterator[str]:
 
 
 def row(label: str, text: str, lines: int | None = None) -> Iterator[str]:
-  """Yield the lines of a label and its text, wrapped, with control characters as escapes."""
+  """Yield the lines of a label and its text, wrapped. Control characters are escaped."""
   text = console.visible(text)
   wrapped = textwrap.wrap(text, WIDTH - LABEL, break_on_hyphens=False, max_lines=lines) or [""]
   for line in wrapped:
@@ -207,18 +211,18 @@ def _origin(about):
   )
   yield from row("status", _status(about["progress"]))
   if about["config"] and not models.has_gradient(about["config"]["model"]):
-    yield from row("", "an n-gram: steps are orders, of which the best is kept")
+    yield from row("", "an n-gram: steps are orders; the checkpoint has the best order")
   if corpus := about["corpus"]:
-    known = {"source", "kind", "files", "bytes", "characters", "sha256", "options"}
-    known |= {"alphabet", "tokenizer"}
-    extra = [f"{name} {value}" for name, value in corpus.items() if name not in known]
+    standard = {"source", "kind", "files", "bytes", "characters", "sha256", "options"}
+    standard |= {"alphabet", "tokenizer"}
+    extra = [f"{name} {value}" for name, value in corpus.items() if name not in standard]
     sizes = f"{corpus['characters']:,} characters, {corpus['bytes']:,} bytes in {corpus['files']}"
     sizes += " files" if corpus["files"] > 1 else " file"
     yield from row("corpus", ", ".join([f"{corpus['source']}: {sizes}", *extra]))
     yield from row("", f"sha256 {corpus['sha256']}")
   if tokenizer := about["tokenizer"]:
     if tokenizer["kind"] == "byte":
-      text = f"all 256 bytes, of which {sum(map(bool, tokenizer['counts']))} occur"
+      text = f"256 bytes; {sum(map(bool, tokenizer['counts']))} of them occur in the corpus"
     else:
       text = f"{len(tokenizer['tokens'])} characters: {' '.join(_ranges(tokenizer['tokens']))}"
     yield from row("vocabulary", text, lines=MAX_VOCABULARY_LINES)
@@ -226,14 +230,14 @@ def _origin(about):
   for launch in launches[-MAX_LAUNCHES:]:
     time = launch["time"].replace("T", " ").replace("+00:00", " UTC")
     commit = f", git {launch['git'][:12]}" if launch["git"] else ""
-    commit += " with changes" if commit and launch["git"].endswith("+") else ""
+    commit += " with local changes" if commit and launch["git"].endswith("+") else ""
     yield from row("launched", f"{time} on {launch['devices']}{commit}")
     yield from row("", launch["command"])
   if launches:
     versions = {"python": launches[-1]["python"], **launches[-1]["packages"]}
     yield from row("versions", ", ".join(f"{name} {value}" for name, value in versions.items()))
   if len(launches) > MAX_LAUNCHES:
-    yield from row("", f"({len(launches)} launches in all; --json has them)")
+    yield from row("", f"(last {MAX_LAUNCHES} of {len(launches)} launches; --json lists all)")
 
 
 def _status(progress) -> str:
@@ -242,11 +246,11 @@ def _status(progress) -> str:
   if status == status_lib.RunStatus.RUNNING and steps:
     text += f" ({step / steps:.0%})"
   text += "" if progress["epochs"] is None else f", {progress['epochs']:.2f} epochs"
-  return text + ("; the same command resumes it" if status in status_lib.RESUMABLE else "")
+  return text + ("; run the same command to resume" if status in status_lib.RESUMABLE else "")
 
 
 def _ranges(tokens) -> Iterator[str]:
-  """Yield characters, with runs of more than three letters or digits as a-z."""
+  """Yield characters. More than three consecutive letters or digits become a range such as a-z."""
 
   def run_key(pair):
     position, token = pair
@@ -286,37 +290,37 @@ def _losses(history):
   if best := history["best_valid"]:
     loss = console.nats_and_bits(best["loss"])
     yield from row("valid loss", f"best {loss} at step {best['step']:,}")
-    # A table of evenly spaced evaluations, with the best among them.
+    # The table has evenly spaced evaluations and the best one.
     points, count = history["valid"], MAX_EVALUATIONS - 1
-    chosen = {round(n * (len(points) - 1) / (count - 1)) for n in range(count)}
-    shown = [point for n, point in enumerate(points) if n in chosen or point is best]
-    header = ["step", *(f"{point['step']:,}" for point in shown)]
-    losses = ["loss", *(f"{point['loss']:.4f}" for point in shown)]
+    positions = {round(n * (len(points) - 1) / (count - 1)) for n in range(count)}
+    columns = [point for n, point in enumerate(points) if n in positions or point is best]
+    header = ["step", *(f"{point['step']:,}" for point in columns)]
+    losses = ["loss", *(f"{point['loss']:.4f}" for point in columns)]
     yield from (f"{'':<{LABEL}}{line}" for line in console.table(header, [losses]))
-    if len(shown) < len(points):
-      yield from row("", f"({len(points)} evaluations in all; --json has them)")
+    if len(columns) < len(points):
+      yield from row("", f"({len(columns)} of {len(points)} evaluations; --json lists all)")
   if rate := history["characters_per_second"]:
     seconds = history["seconds"]
-    spent = "" if seconds is None else f"; {console.duration(seconds)} up to the newest checkpoint"
-    yield from row("speed", f"{rate:,.0f} characters/s{spent}")
+    time = "" if seconds is None else f"; {console.duration(seconds)} up to the newest checkpoint"
+    yield from row("speed", f"{rate:,.0f} characters/s{time}")
 
 
-def _checkpoints(kept):
+def _checkpoints(listing):
   label = "checkpoints"
-  for entry in kept["steps"]:
+  for entry in listing["steps"]:
     text, loss = "DAMAGED or incomplete", ""
     if entry["whole"]:
-      text = ", ".join(name for name in ("best", "newest") if kept[name] == entry["step"])
+      text = ", ".join(name for name in ("best", "newest") if listing[name] == entry["step"])
       loss = entry["valid_loss"]
       loss = "not evaluated" if loss is None else f"loss {loss:.4f}"
     yield f"{label:<{LABEL}}step {entry['step']:>9,}  {loss:<13}  {text}"
     label = ""
-  if not kept["steps"]:
+  if not listing["steps"]:
     yield from row(label, "none yet")
-  for name in kept["unfinished"]:
-    yield from row("", f"{name}: being written, or left by a kill")
-  if kept["quarantined"]:
-    yield from row("quarantine", f"damaged steps, in damaged/: {', '.join(kept['quarantined'])}")
+  for name in listing["unfinished"]:
+    yield from row("", f"{name}: being written, or incomplete because the process was killed")
+  if listing["quarantined"]:
+    yield from row("quarantine", f"damaged steps in damaged/: {', '.join(listing['quarantined'])}")
 
 
 def _parameter_table(parameters):

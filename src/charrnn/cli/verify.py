@@ -1,4 +1,4 @@
-"""`charrnn verify`: a check of all files and checkpoints of a run."""
+"""`charrnn verify`: a check of all files and checkpoints of a run for damage."""
 
 import json
 from collections.abc import Iterator
@@ -10,12 +10,12 @@ from charrnn.cli import arguments
 from charrnn.runs import checkpoints, metrics
 from charrnn.runs import run as run_lib
 
-HELP = """check a run: every array of every checkpoint, and the other files
+HELP = """check all arrays of all checkpoints, and the other files of a run, for damage
 
-A checkpoint is checked against its digests, the vocabulary against the corpus in run.json.
-Exit code 0: everything is whole; 1: something is damaged; 2: this is not a run, or it
+Checkpoints are compared with their digests, and the vocabulary with the record of the corpus in
+run.json. Exit codes: 0 if nothing is damaged; 1 if something is damaged; 2 if RUN is not a run or
 cannot be read."""
-MAX_NAMES = 6  # damaged arrays on a line
+MAX_NAMES = 6  # maximum number of damaged arrays that a line names
 
 
 def add_arguments(parser):
@@ -31,14 +31,17 @@ def run(args):
     parts.append(part)
     if not args.json:
       print(console.visible(_line(part)), flush=True)
-  whole = not any(part["damaged"] for part in parts)
+  is_intact = not any(part["damaged"] for part in parts)
   if args.json:
-    print(json.dumps({"run": str(opened.path), "whole": whole, "parts": parts}))
-  return 0 if whole else 1
+    print(json.dumps({"run": str(opened.path), "whole": is_intact, "parts": parts}))
+  return 0 if is_intact else 1
 
 
 def _check(run: run_lib.Run) -> Iterator[dict[str, Any]]:
-  """Yield {"part", "damaged": names or messages, "found": a summary} of every file and step."""
+  """Yield a dict for each file and step: its name `part`, and the results of its check.
+
+  `damaged` lists the names of damaged arrays, or messages. `found` is a summary of the content.
+  """
   checks = {
     "config.json": lambda: f"{len(config_lib.flatten(config_lib.to_json(run.config)))} fields",
     "run.json": lambda: f"{(n := len(run.origin['launches']))} launch{'es' * (n != 1)}",
@@ -64,33 +67,33 @@ def _line(part) -> str:
 
 def _check_vocabulary(run) -> str:
   tokenizer, corpus = run.tokenizer, run.provenance
-  # The file has no digest, but it has the number of occurrences of every token in the corpus.
+  # The file has no digest. But it counts the tokens of the corpus, whose number run.json records.
   expected = corpus["alphabet"]["size"], corpus["characters"]
   if (tokenizer.vocab_size, sum(tokenizer.counts)) != expected:
-    raise errors.UserError("not the vocabulary of the corpus in run.json")
+    raise errors.UserError("does not match the corpus in run.json")
   return f"{tokenizer.vocab_size} tokens"
 
 
 def _check_metrics(run) -> str:
   try:
-    *lines, rest = (run.path / "metrics.jsonl").read_bytes().split(b"\n")
+    *lines, remainder = (run.path / "metrics.jsonl").read_bytes().split(b"\n")
   except FileNotFoundError:
     return "no lines yet"
   except OSError as error:
     raise errors.UserError(f"cannot be read: {error.strerror}") from error
   if bad := [f"line {n}" for n, line in enumerate(lines, 1) if metrics.parse(line) is None]:
     raise errors.UserError(", ".join(bad[:MAX_NAMES]))
-  # A kill may leave an incomplete line; training drops it when it resumes.
-  return f"{len(lines)} lines{', the last one incomplete' if rest else ''}"
+  # A killed process may leave an incomplete last line. Training removes it when it resumes.
+  return f"{len(lines)} lines{' and an incomplete one' if remainder else ''}"
 
 
 def _check_step(run, step: int) -> tuple[list[str], str | None]:
-  """Return the names of damaged arrays, and a summary of what was read."""
+  """Return the names of damaged arrays, and a summary of the intact ones."""
   try:
     arrays = run.arrays(step)
   except run_lib.DeletedError:
     return [], "deleted by training meanwhile"
   except checkpoints.DamagedError:
-    return ["its metadata, and with them all digests"], None
+    return ["metadata, which contains all digests"], None
   size = sum(array.nbytes for array in arrays.whole.values())
   return list(arrays.damaged), f"{len(arrays.whole)} arrays  {size / 1e6:,.3f} MB"
