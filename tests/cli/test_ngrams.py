@@ -68,7 +68,7 @@ def test_the_table_and_where_it_is_written(charrnn, a):
   assert result.code == 0
   assert (a / "ngrams" / "ngrams.json").exists() and (a / "ngrams" / "ngrams.png").exists()
   assert "lstm 2 x 8" in result.out and result.out.count("best") == 1
-  assert "counting 3 orders" in result.err
+  assert "counting n-grams up to order 3" in result.err
 
 
 def test_runs_of_other_texts_or_splits_are_refused(charrnn, trained, tmp_path):

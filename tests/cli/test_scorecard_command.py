@@ -62,7 +62,7 @@ def test_the_tables(charrnn, trained, tmp_path):
     "held-out",
     "3-gram",
     "syntax errors",
-    "distance from held-out text",
+    "distances from held-out text",
     "scorecard.png",
   ):
     assert words in result.out
@@ -89,7 +89,7 @@ def test_steps_are_systems(charrnn, trained, tmp_path):
   # Nothing is left of the former systems.
   result = charrnn("scorecard", trained["a"], "--domain", "c", *SMALL, "--out", tmp_path)
   step = run_lib.Run.open(trained["a"]).step
-  assert f"steps: a {step}" in result.out
+  assert f"a at step {step}" in result.out
   names = sorted(path.name for path in (tmp_path / "scorecard-samples").iterdir())
   assert names == ["3-gram.txt", "a.txt", "held-out.txt", "shuffled.txt"]
 

@@ -70,12 +70,12 @@ def test_the_table_and_the_excerpts_go_to_stdout(charrnn, trained, tmp_path):
   result = charrnn("temperature", trained["a"], *FAST, "--top-k=2", "--out", tmp_path)
   assert result.code == 0
   lines = result.out.splitlines()
-  table = [line.split() for line in lines[3:8]]
+  table = [line.split() for line in lines[4:9]]
   assert [row[0] for row in table] == [*NAMES, "held-out"]
   assert table[3][1] == f"{math.log(2):.3f}"  # pure chance among two
   excerpts = [line for line in lines if line.lstrip().startswith("inf ")]
   assert len(excerpts) == 2 and "\u21b5" in "".join(lines[-8:])
-  assert "texts: " in result.err and "held-out text: " in result.err
+  assert "samples: " in result.err and "held-out text: " in result.err
 
 
 def test_json_and_the_usual_folder(charrnn, a):
@@ -106,7 +106,7 @@ def test_earlier_results_survive_a_failure(charrnn, trained, tmp_path, monkeypat
     (["--temperatures=nan"], "--temperatures=nan: must be 0, a positive number or inf"),
     (["--temperatures=warm"], "invalid float value"),
     (["--length=99"], "--length=99: must be at least 100"),
-    (["--length=100000"], "has room for two texts of "),
+    (["--length=100000"], "--length=100000: the held-out text is too short; use at most "),
     (["--num=0"], "--num=0: must be"),
     (["--seed=-1"], "--seed=-1: must be from 0"),
     (["--top-k=0"], "--top-k=0: must be from 1"),

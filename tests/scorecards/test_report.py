@@ -18,12 +18,12 @@ REPORT = metrics.compare(
 
 def cells(lines):
   """Return the words of each row, by the first one."""
-  return {(line.split() if line[0] != " " else [""])[0]: line.split() for line in lines}
+  return {line.split()[0]: line.split() for line in lines}
 
 
 def test_values_have_their_unit_and_an_interval_where_there_is_one():
   rows = cells(report.values(REPORT))
-  assert list(rows) == ["", "samples", "shouts", "length"]
+  assert list(rows) == ["metric", "samples", "shouts", "length"]
   low, high = REPORT["metrics"][0]["systems"]["held-out"]["interval"]
   # Two words are too few for a share, and one sample for an interval.
   held_out = ["33.3%", f"[{low:.1%},", f"{high:.1%}]"]
@@ -33,8 +33,8 @@ def test_values_have_their_unit_and_an_interval_where_there_is_one():
 
 def test_distances_stand_beside_their_noise_floor():
   rows = cells(report.distances(REPORT))
-  assert list(rows) == ["", "samples", "shouts", "length", "words"]
-  assert rows[""] == ["model", "nothing"]
+  assert list(rows) == ["metric", "samples", "shouts", "length", "words"]
+  assert rows["metric"] == ["metric", "model", "nothing"]
   assert rows["samples"] == ["samples", "1", "1"]
   value = REPORT["metrics"][1]["systems"]["model"]
   distance, floor = f"{value['distance']:.2f}", f"({value['noise_floor']:.2f})"
@@ -44,7 +44,7 @@ def test_distances_stand_beside_their_noise_floor():
 
 def test_every_metric_is_explained():
   explained = [line.split(maxsplit=1)[1] for line in report.meanings(REPORT)]
-  assert explained == ["meaning", *(metric.meaning for metric in METRICS.values())]
+  assert explained == ["definition", *(metric.meaning for metric in METRICS.values())]
 
 
 def test_old_keys_stand_beside_the_new_ones():

@@ -17,8 +17,13 @@ the longest of these matches, the share of sequences of n characters that the tr
 contain, and the longest copies with their sources. Writes memorization.json, memorization.png and
 the samples."""
 FOLDER = "memorization"
-MAX_COPIES = 10  # of a system
-SHOWN = (3, 5, 7, 10, 15, 20, 30, 50)  # characters
+SAMPLES = f"{FOLDER}-samples"
+MAX_COPIES = 10  # per system
+SHOWN = (3, 5, 7, 10, 15, 20, 30, 50)  # lengths of the sequences in the table, in characters
+LEGEND = (
+  "median, p95, longest: length of the longest match that begins at each position, in characters",
+  "new n: share of sequences of n characters that the training text does not contain",
+)
 # Text of any domain: no metrics, and samples that end with a line.
 ANY = metrics.Domain({}, lambda _: str, re.compile(r"\n"), re.compile(r"(?P<token>\w+)"), "", None)
 
@@ -43,11 +48,11 @@ def run(args):
     measured = memorization.measure(samples.texts, matches, sources, MAX_COPIES)
   result = samples.facts | {"systems": measured}
   data = files.with_aliases(result, metrics.OLD_KEYS | systems.OLD_NAMES)
-  title = f"sequences that are not in {result['training']}"
+  title = f"Novelty of character sequences; training text: {result['training']}"
   with files.replace_in_folder(samples.out) as new:
     files.write_json(new / "memorization.json", data)
     memorization.plot(measured, systems.HELD_OUT, new / "memorization.png", title)
-    systems.write_samples(new / f"{FOLDER}-samples", samples.texts)
+    systems.write_samples(new / SAMPLES, samples.texts)
     if args.tsv:
       with (new / "matches.tsv").open("w", encoding="utf-8", errors="replace", newline="") as file:
         lines = memorization.tsv(samples.texts, matches, sources)
@@ -56,15 +61,17 @@ def run(args):
 
 
 def _lines(result, count, out):
-  yield f"longest match with {result['training']} from each character on; share of new sequences"
+  yield f"copies of training text in each system; training text: {result['training']}"
   yield from report.steps(result["steps"])
-  header = ("", "characters", *memorization.QUANTILES, *(f"new {size}" for size in SHOWN))
+  yield from ("", *LEGEND, "")
+  header = ("system", "characters", *memorization.QUANTILES, *(f"new {size}" for size in SHOWN))
   rows = []
   for name, system in result["systems"].items():
     quantiles = [f"{value:.0f}" for value in system["match"].values()]
     shares = [each["share"] for each in system["novelty"] if each["size"] in SHOWN]
     new = ["-" if share is None else f"{share:.1%}" for share in shares]
-    rows.append((name, f"{system['characters']:,}", *quantiles, *new))
+    rows.append((systems.title(name), f"{system['characters']:,}", *quantiles, *new))
   copies = {name: system["copies"] for name, system in result["systems"].items()}
-  yield from ("", *console.table(header, rows), "", *report.copies(copies, count), "")
-  yield f"picture: {out / 'memorization.png'}    data: {out / 'memorization.json'}"
+  yield from (*console.table(header, rows), "", *report.copies(copies, count), "")
+  names = {"picture": "memorization.png", "data": "memorization.json", "samples": SAMPLES}
+  yield "    ".join(f"{label}: {out / name}" for label, name in names.items())

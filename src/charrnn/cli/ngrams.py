@@ -22,8 +22,10 @@ All runs must have one text and one split. Counts the n-grams of the training sp
 Kneser-Ney), and scores n = 1 to --order and the runs on the same characters, as in table 2 of
 arXiv 1506.02078.
 Writes ngrams.json and ngrams.png."""
-LABEL_DISTANCE = 0.045  # in heights of the axes
-MAX_NAME = 28
+LABEL_DISTANCE = 0.045  # minimum distance of two labels, as a fraction of the height of the axes
+MAX_NAME = 28  # characters of a run's name in the picture
+RUN_LABEL = "runs (at the right: loss, cell, layers x units, name)"
+SPLITS = {"valid": "validation split", "test": "test split"}
 
 
 def add_arguments(parser):
@@ -70,14 +72,14 @@ def run(args):
 
 def _score_ngrams(corpus, training, spans, order: int, progress) -> list[dict[str, Any]]:
   """Return the number of n-grams of the training spans and their loss on others, for every n."""
-  update, counts = progress(f"counting {order} orders"), []
+  update, counts = progress(f"counting n-grams up to order {order}"), []
 
   def on_order(n, strings):
     counts.append(strings)
     update(n, order)
 
   model = ngram.fit(corpus.ids, order, corpus.tokenizer.vocab_size, training, on_order)
-  progress("scoring them")
+  progress("scoring the n-grams")
   rows = enumerate(zip(counts, model.losses(corpus.ids, spans)), 1)
   return [{"n": n, "strings": strings, **_loss(nats)} for n, (strings, nats) in rows]
 
@@ -109,12 +111,15 @@ def plot(result: dict[str, Any], path):
   """Plot loss against n, and a line for each run."""
   grams, runs = result["ngrams"], [run for run in result["runs"] if run["nats"] is not None]
   runs.sort(key=lambda run: run["nats"])
-  title = f"{result['text']}: {result['part']} part, {result['characters']:,} characters"
+  scored = f"{SPLITS[result['part']]}, {result['characters']:,} characters"
+  title = f"Loss of n-grams and runs on {result['text']} ({scored})"
   with plotting.figure(path, title, figsize=(9.5, 5.2)) as figure:
     axes = figure.subplots()
     n, nats = zip(*((gram["n"], gram["nats"]) for gram in grams))
-    label = f"n-grams, modified Kneser-Ney: best {min(nats):.3f} at n = {n[np.argmin(nats)]}"
+    best = f"lowest loss {min(nats):.3f} at n = {n[np.argmin(nats)]}"
+    label = f"n-grams (modified Kneser-Ney smoothing); {best}"
     axes.plot(n, nats, "o-", color=plotting.REAL, lw=1.4, ms=4.5, label=label)
+    axes.plot([], [], color=plotting.GRAY, lw=1.4, label=RUN_LABEL)
     losses = [*nats, *(run["nats"] for run in runs)]
     edge = 0.05 * (max(losses) - min(losses)) or 0.1
     low, high = min(losses) - edge, max(losses) + edge
@@ -123,7 +128,7 @@ def plot(result: dict[str, Any], path):
       color = plotting.color(number)
       axes.axhline(run["nats"], ls=("-", "--")[number // 6 % 2], color=color, lw=1.4)
       _label(axes, run, color, *place)
-    axes.set(xlabel="n: characters of the longest strings", ylabel="nats per character")
+    axes.set(xlabel="order n of the n-gram", ylabel="loss, nats per character")
     axes.set(ylim=(low, high))
     axes.xaxis.get_major_locator().set_params(integer=True)
     axes.grid()
@@ -131,10 +136,10 @@ def plot(result: dict[str, Any], path):
 
 
 def _label(axes, run, color, height: float, y: float):
-  """Write a run's name to the right of the axes, joined to its line."""
+  """Write a run's loss, model and name to the right of the axes, with a connector to its line."""
   name = run["run"].rstrip("/").rpartition("/")[2]
   if len(name) > MAX_NAME:
-    name = f"…{name[1 - MAX_NAME :]}"  # the runs of a sweep differ at the end
+    name = f"…{name[1 - MAX_NAME :]}"  # the names of the runs of a sweep differ at the end
   axes.annotate(
     plotting.plain(f"{run['nats']:.3f}  {_kind(run)}  {name}"),
     xy=(1, height),
@@ -161,18 +166,27 @@ def spread(heights: Sequence[float], distance: float) -> np.ndarray:
 def _report(result, out) -> Iterator[str]:
   grams, runs = result["ngrams"], result["runs"]
   best = min(grams, key=lambda gram: gram["nats"])
-  yield f"{result['text']}, {result['part']} part: {result['characters']:,} characters"
+  scored = f"{SPLITS[result['part']]}, {result['characters']:,} characters"
+  yield f"loss on {result['text']} ({scored}), in nats and bits per character"
   yield ""
   rows = [
     (str(gram["n"]), f"{gram['strings']:,}", *_numbers(gram), "best" if gram is best else "")
     for gram in grams
   ]
-  yield from console.table(("n", "strings", "nats", "bits", ""), rows, names=0)
+  yield from console.table(("n", "distinct n-grams", "nats", "bits", ""), rows, names=0)
   yield ""
-  header = ("run", "model", "step", "parameters", "nats", "bits", f"against the {best['n']}-gram")
+  header = (
+    "run",
+    "model",
+    "step",
+    "parameters",
+    "nats",
+    "bits",
+    f"nats minus those of the {best['n']}-gram",
+  )
   yield from console.table(header, [_row(run, best) for run in runs], names=2)
   yield ""
-  yield f"data: {out / 'ngrams.json'}    picture: {out / 'ngrams.png'}"
+  yield f"picture: {out / 'ngrams.png'}    data: {out / 'ngrams.json'}"
 
 
 def _row(run, best) -> tuple[str, ...]:

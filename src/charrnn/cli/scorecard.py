@@ -19,6 +19,7 @@ is on this machine)."""
 FOLDER = "scorecard-{}"
 SAMPLES = "scorecard-samples"
 OLD_DOMAINS = {"shakespeare": "plays"}
+TITLES = {"plays": "plays", "c": "C source code"}
 
 
 def add_arguments(parser):
@@ -40,10 +41,7 @@ def run(args):
     progress("metrics")
     scorecard = report.build(domain, samples, args.seed) | {"domain": name} | samples.facts
   data = report.to_json(scorecard, kind=args.domain)
-  title = (
-    f"metrics of {name} (bars: 95% intervals over samples; band: that of held-out text, or its "
-    f"noise floor; hollow: fewer than {metrics.MIN_ITEMS} items)"
-  )
+  title = f"Scorecard for {TITLES[name]}: samples of each system compared with held-out text"
   with files.replace_in_folder(samples.out) as new:
     files.write_json(new / "scorecard.json", data)
     report.plot(scorecard, new / "scorecard.png", title)
@@ -52,12 +50,15 @@ def run(args):
 
 
 def _lines(scorecard, out):
-  yield f"{scorecard['domain']}, beside {scorecard['training']}; intervals: 95% over samples"
+  yield f"scorecard for {TITLES[scorecard['domain']]}, training text: {scorecard['training']}"
   yield from report.steps(scorecard["steps"])
+  few = f'"(of N)": only N items, fewer than {metrics.MIN_ITEMS}'
+  yield from ("", f"metric values, with 95% intervals over samples in brackets; {few}")
   yield from ("", *report.values(scorecard), "")
-  yield "distance from held-out text (in parentheses: the noise floor)"
+  yield "distances from held-out text, with noise floors in parentheses"
+  yield "(shares: difference; means: Wasserstein distance; frequencies: total variation, 0 to 1)"
   yield from ("", *report.distances(scorecard), "", *report.meanings(scorecard), "")
-  yield "the longest copies of the training text"
-  yield from (*report.copies(scorecard["copies"]), "")
-  names = {"picture": "scorecard.png", "data": "scorecard.json", "text": SAMPLES}
-  yield "    ".join(f"{what}: {out / name}" for what, name in names.items())
+  yield "longest copies of the training text"
+  yield from ("", *report.copies(scorecard["copies"]), "")
+  names = {"picture": "scorecard.png", "data": "scorecard.json", "samples": SAMPLES}
+  yield "    ".join(f"{label}: {out / name}" for label, name in names.items())

@@ -2,14 +2,13 @@
 
 import json
 import math
-import textwrap
 
 from charrnn import console, files, runtime
 from charrnn.cli import arguments
 from charrnn.runs import held_out
 from charrnn.runs import run as run_lib
 from charrnn.sampling import sampler
-from charrnn.scorecards import diversity, metrics, temperature
+from charrnn.scorecards import diversity, metrics, systems, temperature
 
 HELP = """\
 sample at a range of temperatures; measure diversity, and distance from held-out text
@@ -20,15 +19,20 @@ TEMPERATURES = (0, 0.02, 0.05, 0.1, 0.2, 0.4, 0.6, 0.8, 0.9, 1, 1.1, 1.25, 1.5, 
 HELD_OUT = 100  # samples of held-out text, or four times as many as the texts
 SETTINGS = ("num", "length", "prime", "top_k", "top_p", "seed")
 _GLYPHS = console.CONTROLS | {ord("\n"): "\u21b5", ord("\t"): "\u21e5"}
-LEGEND = f"""\
-entropy: nats, of the distribution that each token was sampled from. loss: nats per token, under the
-model at temperature 1. distinct-n: share of different ones among all sequences of n words of a
-text. known: share of words that the training text has. loops: texts ending in a loop of at least
-two periods and {diversity.MIN_LOOP} characters; start, period: medians over these.
-{diversity.GRAM}-grams (of characters), words: distance of their frequencies from those of held-out
-text, from 0 to 1; in the row of held-out text, the noise floor. The entropy of held-out text is at
-temperature 1. At 0 all texts are the same."""
-# Title, metric, key of the metric value, and format.
+LEGEND = (
+  ("entropy", "mean entropy of the sampling distribution, nats per token (held-out text: T = 1)"),
+  ("loss", "mean loss under the model at temperature 1, nats per token"),
+  ("distinct-n", "share of distinct sequences among all sequences of n words in a text"),
+  ("known", "share of words that the training text contains"),
+  ("loops", f"texts that end in a loop: at least two periods and {diversity.MIN_LOOP} characters"),
+  ("start, period", "median start and period of the loops, in characters"),
+  (
+    f"{diversity.GRAM}-grams, words",
+    f"distance of {diversity.GRAM}-character and word frequencies from those of held-out text:",
+  ),
+  ("", "0 if equal, 1 if disjoint; the row of held-out text shows the noise floor"),
+)
+# Title of the column, metric, key of the metric value, and format.
 COLUMNS = (
   ("entropy", "entropy", "value", ".3f"),
   ("loss", "loss", "value", ".3f"),
@@ -98,17 +102,20 @@ def _settings(args) -> dict[str, sampler.Settings]:
 
 
 def _lines(report, out):
-  texts = f"{report['settings']['num']} texts of {report['settings']['length']:,} tokens each"
-  yield f"{report['run']}, step {report['step']}: {texts}, beside {report['text']}"
+  texts = f"{report['settings']['num']} texts of {report['settings']['length']:,} tokens"
+  yield f"{report['run']}, step {report['step']}: {texts} per temperature"
+  yield f"held-out text: {report['text']}"
   by_metric = {row["name"]: row["systems"] for row in report["metrics"]}
   names = [*report["temperatures"], report["reference"]]
-  width = max(map(len, ("temperature", *names)))
+  width = max(map(len, ("temperature", *map(systems.title, names))))
   rows = []
   for name in names:
     cells = [_cell(by_metric[metric], name, *how) for _, metric, *how in COLUMNS]
-    rows.append((name.rjust(width), *cells))
+    rows.append((systems.title(name).rjust(width), *cells))
   yield from ("", *console.table(("temperature", *(title for title, *_ in COLUMNS)), rows), "")
-  yield from (*textwrap.wrap(LEGEND, 98), "")
+  yield from (*console.table(("column", "meaning"), LEGEND, names=2), "")
+  yield f"beginning of the first text at each temperature ({temperature.EXCERPT} characters)"
+  yield ""
   for name, text in report["excerpts"].items():
     yield f"{name:>{width}}  {text.translate(_GLYPHS)}"
   yield from ("", f"picture: {out / 'temperature.png'}    data: {out / 'temperature.json'}")

@@ -65,12 +65,12 @@ def parse(text: str) -> Source:
   return Source(text, code.decode("ascii"), tree, *_names(tree))
 
 
-@_metric("syntax errors", "share", "characters in syntax errors")
+@_metric("syntax errors", "share", "share of characters inside syntax errors")
 def _syntax_errors(source: Source) -> np.ndarray:
   return ~c_labels.understood(source.tree, len(source.text))
 
 
-@_metric("clean functions", "share", "functions without a syntax error")
+@_metric("clean functions", "share", "share of functions without a syntax error")
 def _clean_functions(source: Source) -> list[bool]:
   # A function that is too broken is not one in the tree, so they are counted by their tokens.
   clean = set()
@@ -80,8 +80,10 @@ def _clean_functions(source: Source) -> list[bool]:
   return [body in clean for body in _function_bodies(source.code)]
 
 
-@_metric("matched parentheses", "share", "parentheses and square brackets with a partner", "()[]")
-@_metric("matched braces", "share", "braces with a partner", "{}")
+@_metric(
+  "matched parentheses", "share", "share of parentheses and square brackets that match", "()[]"
+)
+@_metric("matched braces", "share", "share of braces that match", "{}")
 def _matched(source: Source, kinds: str) -> list[bool]:
   """Return whether each bracket of the kinds has a partner.
 
@@ -105,22 +107,22 @@ def _matched(source: Source, kinds: str) -> list[bool]:
   return [each for bracket, each in zip(brackets, matched) if bracket in kinds]
 
 
-@_metric("paired conditionals", "share", "#if, #else and #endif in a group from #if to #endif")
+@_metric("paired conditionals", "share", "share of #if, #else and #endif in complete groups")
 def _paired_conditionals(source: Source) -> list[bool]:
   return _conditionals(source.code)[0]
 
 
 @_metric(
-  "closed strings", "share", "strings and character literals that end", "string", "character"
+  "closed strings", "share", "share of quoted literals that are closed", "string", "character"
 )
-@_metric("closed comments", "share", "block comments that end", "block")
+@_metric("closed comments", "share", "share of block comments that are closed", "block")
 def _closed(source: Source, *kinds: str) -> list[bool]:
   matches = (each for each in c_labels.TOKENS.finditer(source.code) if each.lastgroup in kinds)
   # The match includes the closing character, the group does not.
   return [match.end() > match.end(match.lastgroup) for match in matches]
 
 
-@_metric("indentation", "share", "statements that are indented as they are nested")
+@_metric("indentation", "share", "share of statements indented according to their nesting")
 def _indented(source: Source) -> list[bool]:
   """Return whether each statement that begins a line agrees with the statements around it.
 
@@ -138,7 +140,7 @@ def _indented(source: Source) -> list[bool]:
   return result
 
 
-@_metric("undeclared names", "share", "names used in a function and declared nowhere")
+@_metric("undeclared names", "share", "share of names used in functions without a declaration")
 def _undeclared_names(source: Source) -> list[bool]:
   # Headers declare most called functions and names in capitals, so these are left out.
   result = []
@@ -148,7 +150,7 @@ def _undeclared_names(source: Source) -> list[bool]:
   return result
 
 
-@_metric("unused variables", "share", "variables declared in a function and never used")
+@_metric("unused variables", "share", "share of variables in functions that are never used")
 def _unused_variables(source: Source) -> list[bool]:
   result = []
   for function in source.functions:
@@ -156,12 +158,12 @@ def _unused_variables(source: Source) -> list[bool]:
   return result
 
 
-@_metric("line length", "mean", "characters of a line that is not blank")
+@_metric("line length", "mean", "mean number of characters per nonblank line")
 def _line_lengths(source: Source) -> list[int]:
   return [len(line) for line in source.text.split("\n") if line.strip()]
 
 
-@_metric("tokens", "distribution", "tokens; comments and literals by their opening")
+@_metric("tokens", "distribution", "token frequencies, ignoring the text of comments and literals")
 def _tokens(source: Source) -> list[str]:
   tokens = (match["token"] for match in _TOKENS.finditer(source.text))
   return [match[0] if (match := _QUOTED.match(token)) else token for token in tokens]

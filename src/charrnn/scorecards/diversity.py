@@ -63,12 +63,12 @@ def _grams(units: Sequence, size: int) -> list[tuple]:
   return list(zip(*(units[start:] for start in range(size))))
 
 
-@_metric("entropy", "mean", "nats, of the distribution that each token was sampled from")
+@_metric("entropy", "mean", "mean entropy of the sampling distribution, nats per token")
 def _entropies(sample: Sample) -> np.ndarray:
   return sample.entropies_N
 
 
-@_metric("loss", "mean", "nats a token, under the model itself at temperature 1")
+@_metric("loss", "mean", "mean loss under the model at temperature 1, nats per token")
 def _nats(sample: Sample) -> np.ndarray:
   return sample.nats_N
 
@@ -81,35 +81,38 @@ def _distinct(sample: Sample, size: int) -> np.ndarray:
 
 
 for _n in SIZES:
-  _meaning = f"different ones among all sequences of {_n} words of a text"
+  _meaning = f"share of distinct sequences among all sequences of {_n} words in a text"
   _metric(f"distinct-{_n}", "share", _meaning, _n)(_distinct)
 
 
-@_metric("known words", "share", "words (runs of letters) of the training text")
+@_metric("known words", "share", "share of words that occur in the training text")
 def _known_words(sample: Sample) -> list[bool]:
   return [word in sample.known_words for word in sample.words]
 
 
-@_metric("loops", "share", f"texts that end in a loop of two periods and {MIN_LOOP} characters")
+_meaning = f"share of texts that end in a loop of at least two periods and {MIN_LOOP} characters"
+
+
+@_metric("loops", "share", _meaning)
 def _loops(sample: Sample) -> list[bool]:
   return [sample.loop is not None]
 
 
-@_metric("loop start", "mean", "characters before the loop")
+@_metric("loop start", "mean", "mean number of characters before the loop")
 def _loop_start(sample: Sample) -> list[int]:
   return [sample.loop.start] if sample.loop else []
 
 
-@_metric("loop period", "mean", "characters of one period")
+@_metric("loop period", "mean", "mean length of one period, in characters")
 def _loop_period(sample: Sample) -> list[int]:
   return [sample.loop.period] if sample.loop else []
 
 
-@_metric(f"{GRAM}-grams", "distribution", f"sequences of {GRAM} characters")
+@_metric(f"{GRAM}-grams", "distribution", f"frequencies of {GRAM}-character sequences")
 def _character_grams(sample: Sample) -> list[tuple]:
   return _grams(sample.text, GRAM)
 
 
-@_metric("words", "distribution", "words, in lower case")
+@_metric("words", "distribution", "word frequencies, ignoring case")
 def _words(sample: Sample) -> list[str]:
   return sample.words

@@ -14,6 +14,7 @@ import numpy as np
 from charrnn import plotting
 from charrnn.runs import held_out
 from charrnn.scorecards import metrics
+from charrnn.scorecards import systems as systems_lib
 
 METRICS: dict[str, metrics.Metric] = {}
 SIZES = (5, 10, 15, 20, 30)  # characters, of the n-grams of the metrics
@@ -121,13 +122,13 @@ def novel(matches: Matches, size: int) -> np.ndarray:
   return matches.lengths[: max(0, len(matches.lengths) - size + 1)] < size
 
 
-@_metric("longest match", "mean", "characters, from each one on, that the training text contains")
+@_metric("longest match", "mean", "mean length of the longest match per position, in characters")
 def _lengths(matches: Matches) -> np.ndarray:
   return matches.lengths
 
 
 for _n in SIZES:
-  _meaning = f"sequences of {_n} characters that the training text does not contain"
+  _meaning = f"share of {_n}-character sequences not in the training text"
   _metric(f"novel {_n}-grams", "share", _meaning, _n)(novel)
 
 
@@ -203,24 +204,31 @@ def _novelty(matches: Sequence[Matches], size: int) -> dict[str, Any]:
 
 
 def plot(systems: dict[str, Any], reference: str, path, title: str):
-  """Plot novelty against the length of the sequences, a line for each system."""
+  """Plot the share of new sequences against their length, a line for each system."""
   with plotting.figure(path, title, figsize=(7.5, 4.6)) as figure:
     axes = figure.subplots()
     for number, (name, system) in enumerate(systems.items()):
       points = [each for each in system["novelty"] if each["share"] is not None]
       sizes = [each["size"] for each in points]
       shares = [100 * each["share"] for each in points]
-      is_real = name == reference
-      color, width = (plotting.REAL, 2.5) if is_real else (plotting.color(number - 1), 1.5)
-      axes.plot(sizes, shares, color=color, lw=width, label=plotting.plain(name))
+      is_reference = name == reference
+      color, width = (plotting.REAL, 2.5) if is_reference else (plotting.color(number - 1), 1.5)
+      label = plotting.plain(systems_lib.title(name))
+      axes.plot(sizes, shares, color=color, lw=width, label=label)
       if all(each["interval"] for each in points):
         ends = np.array([each["interval"] for each in points]).T * 100
-        axes.fill_between(sizes, *ends, color=color, alpha=0.18, lw=0)
-    axes.set(xlabel="characters in a row", ylabel="not in the training text, %", ylim=(-2, 102))
+        # The intervals of 0% and 100% are much wider than those of values close to them.
+        is_between = [0 < share < 100 for share in shares]
+        axes.fill_between(sizes, *ends, where=is_between, color=color, alpha=0.18, lw=0)
+    axes.set(ylabel="sequences that the training text does not contain, %", ylim=(-2, 102))
+    axes.set_xlabel("length of the sequences, characters (log scale)")
     axes.set_xscale("log")
     plotting.log_ticks(axes.xaxis)
     axes.grid()
-    axes.legend(loc="lower right")
+    handles, _ = axes.get_legend_handles_labels()
+    label = "95% interval over samples"
+    handles.append(axes.fill_between([], [], color=plotting.GRAY, alpha=0.4, lw=0, label=label))
+    axes.legend(handles=handles, loc="lower right")
 
 
 def tsv(

@@ -72,68 +72,70 @@ def words(text: str) -> list[str]:
   return [word.lower().replace("\u2019", "'") for word in _WORDS.findall(text)]
 
 
-@_metric("labelled blocks", "share", "blocks that begin with a speaker's label")
+@_metric("labelled blocks", "share", "share of blocks that begin with a speaker label")
 def _labelled_blocks(play: Play) -> list[bool]:
   return [block.speaker is not None for block in play.blocks]
 
 
-@_metric("known speakers", "share", "speaker labels that occur in the training text")
+@_metric("known speakers", "share", "share of speaker labels that occur in the training text")
 def _known_speakers(play: Play) -> list[bool]:
   return [speaker in play.known_speakers for speaker in play.speakers]
 
 
-@_metric("speech length", "mean", "lines of a speech")
+@_metric("speech length", "mean", "mean number of lines per speech")
 def _speech_lengths(play: Play) -> list[int]:
   return [len(block.lines) for block in play.blocks if block.speaker]
 
 
-@_metric("speaker changes", "share", "speeches by another speaker than the one before")
+@_metric("speaker changes", "share", "share of speeches with another speaker than the previous one")
 def _speaker_changes(play: Play) -> list[bool]:
   return [this != last for last, this in zip(play.speakers, play.speakers[1:])]
 
 
-@_metric("speaker returns", "share", "speeches by the speaker of the last speech but one")
+@_metric(
+  "speaker returns", "share", "share of speeches with the same speaker as two speeches earlier"
+)
 def _speaker_returns(play: Play) -> list[bool]:
   return [this == before for before, this in zip(play.speakers, play.speakers[2:])]
 
 
-@_metric("cast", "mean", f"speakers in {CAST_WINDOW} consecutive speeches")
+@_metric("cast", "mean", f"mean number of speakers in {CAST_WINDOW} consecutive speeches")
 def _casts(play: Play) -> list[int]:
   starts = range(len(play.speakers) - CAST_WINDOW + 1)
   return [len(set(play.speakers[start : start + CAST_WINDOW])) for start in starts]
 
 
-@_metric("line length", "mean", "characters of a line")
+@_metric("line length", "mean", "mean number of characters per line")
 def _line_lengths(play: Play) -> list[int]:
   return [len(line) for line in play.lines]
 
 
-@_metric("words", "distribution", "words, in lower case")
+@_metric("words", "distribution", "word frequencies, ignoring case")
 def _all_words(play: Play) -> list[str]:
   return [word for line in play.words for word in line]
 
 
-@_metric("known words", "share", "words that occur in the training text")
+@_metric("known words", "share", "share of words that occur in the training text")
 def _known_words(play: Play) -> list[bool]:
   return [word in play.known_words for word in _all_words(play)]
 
 
-@_metric("dictionary words", "share", "words in CMUdict")
+@_metric("dictionary words", "share", "share of words that CMUdict contains")
 def _dictionary_words(play: Play) -> list[bool]:
   return [word in stresses() for word in _all_words(play)]
 
 
-@_metric("syllables", "mean", "syllables of a line with all words in CMUdict")
+@_metric("syllables", "mean", "mean number of syllables per scannable line (all words in CMUdict)")
 def _syllables(play: Play) -> list[int]:
   return [syllables(line) for line in _scannable(play)]
 
 
-@_metric("pentameters", "share", "scannable lines (all words in CMUdict) with 10 or 11 syllables")
+@_metric("pentameters", "share", "share of scannable lines with 10 or 11 syllables")
 def _pentameters(play: Play) -> list[bool]:
   return [is_pentameter(line) for line in _scannable(play)]
 
 
-@_metric("iambic lines", "share", "scannable lines with 10 or 11 syllables in the iambic pattern")
+@_metric("iambic lines", "share", "share of scannable lines in iambic pentameter")
 def _iambic_lines(play: Play) -> list[bool]:
   return [is_pentameter(line, iambic=True) for line in _scannable(play)]
 

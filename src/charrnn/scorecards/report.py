@@ -1,17 +1,19 @@
 """Scorecards as JSON data, tables and a picture."""
 
 import functools
+import textwrap
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from matplotlib import ticker
+from matplotlib import lines, patches, ticker
 
 from charrnn import console, files, plotting
 from charrnn.scorecards import c, memorization, metrics, plays, systems
 
 DOMAINS = {"plays": plays.DOMAIN, "c": c.DOMAIN}
 _MAX_COPY = 70  # characters of a copy in the table
-_PANELS = 4  # in a row of the picture
+_PANELS = 4  # panels in a row of the picture
+_MAX_LABEL = 46  # characters in a line of an axis label
 
 
 def build(domain: metrics.Domain, samples: systems.Samples, seed: int = 0) -> dict[str, Any]:
@@ -62,7 +64,7 @@ def _table(report, rows, names: list[str], show: Callable[..., str]):
   for row in rows:
     number = functools.partial(_number, row["kind"])
     table.append([row["name"], *(show(number, row["systems"][name]) for name in names)])
-  return console.table(["", *names], table)
+  return console.table(["metric", *map(systems.title, names)], table)
 
 
 def _number(kind: str, number: float | None) -> str:
@@ -72,9 +74,9 @@ def _number(kind: str, number: float | None) -> str:
 
 
 def meanings(report: dict[str, Any]) -> list[str]:
-  """Return the table of what the metrics mean."""
+  """Return the table that defines each metric."""
   rows = [(row["name"], row["meaning"]) for row in report["metrics"]]
-  return console.table(("metric", "meaning"), rows, names=2)
+  return console.table(("metric", "definition"), rows, names=2)
 
 
 def copies(by_system: dict[str, list[dict[str, Any]]], count: int = 1) -> list[str]:
@@ -84,38 +86,40 @@ def copies(by_system: dict[str, list[dict[str, Any]]], count: int = 1) -> list[s
     for copy in longest[:count]:
       text, source = copy["text"], f"{copy['document']}:{copy['line']}"
       text = text if len(text) <= _MAX_COPY else f"{text[: _MAX_COPY - 1]}…"
-      rows.append((name, f"{copy['length']:,}", source, repr(text)))
-  return console.table(("", "characters", "source", "text"), rows, names=4) if rows else []
+      rows.append((systems.title(name), f"{copy['length']:,}", source, repr(text)))
+  header = ("system", "characters", "source (document:line)", "copied text")
+  return console.table(header, rows, names=4) if rows else []
 
 
 def steps(steps: dict[str, int]) -> Iterator[str]:
-  """Yield a line with the steps of the checkpoints that were chosen as the best ones."""
+  """Yield a line with the step of each run whose best checkpoint was used."""
   if steps:
-    yield "steps: " + ", ".join(f"{name} {step:,}" for name, step in steps.items())
+    listed = ", ".join(f"{name} at step {step:,}" for name, step in steps.items())
+    yield f"checkpoints with the lowest validation loss: {listed}"
 
 
 def plot(report: dict[str, Any], path, title: str):
   """Plot a panel for each metric with a row for each system.
 
-  Shares and means stand with their intervals beside the interval of the reference, distributions
-  by their distance from the reference beside the noise floor.
+  Shares and means are shown as values with intervals, in front of the interval of the reference.
+  Distributions are shown as distances from the reference, in front of the noise floor.
   """
-  rows = []  # with a value to show, and its key
+  rows = []  # metrics with a value to show, and the key of the value
   for row in report["metrics"]:
     key = "distance" if row["kind"] == "distribution" else "value"
     if any(value.get(key) is not None for value in row["systems"].values()):
       rows.append((row, key))
   names, high = list(report["samples"]), -(-len(rows) // _PANELS)
-  size = (3.1 * _PANELS, (0.95 + 0.19 * len(names)) * high + 0.6)
+  size = (3.3 * _PANELS, (1.35 + 0.19 * len(names)) * high + 0.9)
   with plotting.figure(path, title, figsize=size) as figure:
     for axes, row in zip(plotting.panels(figure, len(rows), _PANELS, sharey=True), rows):
       _panel(axes, *row, names, report["reference"])
+    _legend(figure)
 
 
 def _panel(axes, row: dict[str, Any], key: str, names: list[str], reference: str):
   kind, by_system = row["kind"], row["systems"]
   scale = 100 if kind == "share" else 1
-  unit = {"share": ", %", "mean": "", "distribution": ": distance"}[kind]
   for y, name in enumerate(names):
     color = plotting.REAL if name == reference else plotting.color(y - 1)
     value = by_system[name]
@@ -131,8 +135,31 @@ def _panel(axes, row: dict[str, Any], key: str, names: list[str], reference: str
     band = [scale * end for end in by_system[reference]["interval"] or []]
   if band:
     axes.axvspan(*band, color=plotting.GRID, lw=0, zorder=0)
-  axes.set_title(plotting.plain(row["name"]) + unit, loc="left", size=9)
-  plotting.label_rows(axes, names)
+  axes.set_title(plotting.plain(row["name"]), loc="left", size=9, weight="bold")
+  axes.set_xlabel(plotting.plain(textwrap.fill(_axis_label(row), _MAX_LABEL)), size=8)
+  plotting.label_rows(axes, [systems.title(name) for name in names])
   axes.spines["left"].set_visible(False)
   axes.margins(x=0.08)
   axes.xaxis.set_major_locator(ticker.MaxNLocator(4))
+
+
+def _axis_label(row: dict[str, Any]) -> str:
+  meaning = row["meaning"]
+  if row["kind"] == "distribution":
+    return f"distance from held-out text: {meaning}"
+  if row["kind"] == "share":
+    return meaning.replace("share", "%", 1) if meaning.startswith("share of") else f"{meaning}, %"
+  return meaning
+
+
+def _legend(figure):
+  style = {"marker": "o", "ls": "", "color": plotting.REAL, "ms": 5}
+  handles = [
+    lines.Line2D([], [], label="metric value or distance", **style),
+    lines.Line2D([], [], label=f"fewer than {metrics.MIN_ITEMS} items", mfc="none", **style),
+    lines.Line2D(
+      [], [], label="95% interval over samples", color=plotting.REAL, lw=2.5, alpha=0.45
+    ),
+    patches.Patch(label="95% interval of held-out text, or noise floor", color=plotting.GRID),
+  ]
+  figure.legend(handles=handles, loc="outside lower center", ncols=4)

@@ -19,6 +19,7 @@ from charrnn.scorecards import metrics
 
 HELD_OUT, SHUFFLED = "held-out", "shuffled"
 OLD_NAMES = {HELD_OUT: "real"}  # keys of JSON files
+_TITLES = {HELD_OUT: "held-out text", SHUFFLED: "shuffled control"}
 SAMPLING = ("num", "temperature", "top_k", "top_p")  # arguments that only models use
 SETTINGS = ("targets", "step", "num", "length", "temperature", "top_k", "top_p", "order", "seed")
 MAX_CHARACTERS = 100_000_000  # of a system
@@ -31,6 +32,11 @@ class System(NamedTuple):
   name: str
   target: pathlib.Path
   step: int | None = None
+
+
+def title(name: str) -> str:
+  """Return the name of a system as tables and pictures show it."""
+  return _TITLES.get(name, name)
 
 
 class Samples(NamedTuple):

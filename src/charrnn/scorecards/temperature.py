@@ -1,6 +1,7 @@
 """Metrics of sampled text against the sampling temperature: measurement and picture."""
 
 import math
+import textwrap
 from typing import Any
 
 import numpy as np
@@ -16,15 +17,18 @@ MAX_TEMPERATURE = 1e30  # of the sampler, in place of infinity: all logits becom
 EXCERPT = 160  # characters
 _TICKS = (0, 0.25, 0.5, 1, 2, 4, math.inf)
 _DISTINCT = tuple(f"distinct-{n}" for n in diversity.SIZES)
-# Title, unit, metrics, and the key of their values.
+_GRAMS = f"{diversity.GRAM}-grams"
+_DISTANCE = "distance from held-out text (0 to 1)"
+_MIN_GAP = 0.06  # minimum distance of two labeled loops on the x axis, whose length is 1
+# Title, label of the y axis, metrics, and the key of their values. Shares are shown in percent.
 _PANELS = (
-  ("entropy of the sampling distribution", "nats", ("entropy",), "value"),
-  ("loss of the text under the model", "nats a token", ("loss",), "value"),
-  ("known words", "share", ("known words",), "value"),
-  ("distinct sequences of n words", "share", _DISTINCT, "value"),
-  (f"{diversity.GRAM}-grams of characters", "distance", (f"{diversity.GRAM}-grams",), "distance"),
-  ("words", "distance", ("words",), "distance"),
-  ("texts that end in a loop", "share", ("loops",), "value"),
+  ("Entropy of the sampling distribution", "nats per token", ("entropy",), "value"),
+  ("Loss under the model at T = 1", "nats per token (log scale)", ("loss",), "value"),
+  ("Words that the training text contains", "% of words", ("known words",), "value"),
+  ("Distinct sequences of n words", "% of sequences in a text", _DISTINCT, "value"),
+  (f"Frequencies of {diversity.GRAM}-character sequences", _DISTANCE, (_GRAMS,), "distance"),
+  ("Word frequencies", _DISTANCE, ("words",), "distance"),
+  ("Texts that end in a loop", "% of texts", ("loops",), "value"),
 )
 
 
@@ -35,7 +39,7 @@ def held_out_samples(corpus: held_out.DividedCorpus, length: int, count: int) ->
   if len(starts) < 2:
     longest = max(stop - start for start, stop in spans) // 2
     raise errors.UserError(
-      f"--length={length}: {corpus.held_out.name} has room for two texts of {longest} at most"
+      f"--length={length}: the held-out text is too short; use at most {longest} tokens"
     )
   chosen = np.linspace(0, len(starts) - 1, min(count, len(starts))).astype(int)
   return np.stack([np.asarray(corpus.corpus.ids[starts[i] : starts[i] + length]) for i in chosen])
@@ -64,7 +68,7 @@ def measure(
   with console.Progress() as progress:
     progress("held-out text")
     by_system, excerpts = {systems.HELD_OUT: items(held_out_BxN, sampler.Settings())}, {}
-    update = progress("texts")
+    update = progress("samples")
     for n, (name, each) in enumerate(settings.items()):
       update(n, len(settings))
       # Texts of a byte tokenizer cannot be encoded again, so their ids are kept.
@@ -79,66 +83,76 @@ def measure(
 def plot(report: dict[str, Any], path):
   """Plot a panel for each group of metrics, with those of held-out text as dashed lines."""
   rows = {row["name"]: row["systems"] for row in report["metrics"]}
+  kinds = {row["name"]: row["kind"] for row in report["metrics"]}
   settings, temperatures = report["settings"], report["temperatures"]
   xs = [_x(float(temperature)) for temperature in temperatures]
   texts = f"{settings['num']} texts of {settings['length']:,} tokens"
-  title = f"{report['run']}, step {report['step']}: {texts} at each temperature"
+  run = f"{report['run']}, step {report['step']}"
+  title = f"Effect of the sampling temperature T on samples of {run} ({texts} per temperature)"
   with plotting.figure(path, title, figsize=(13, 6.2)) as figure:
     *panels, last = plotting.panels(figure, len(_PANELS) + 1, 4)
     for axes, (head, unit, names, key) in zip(panels, _PANELS):
       for name, color in zip(names, plotting.COLORS):
         values = [rows[name][temperature] for temperature in temperatures]
-        held_out = rows[name][report["reference"]]
-        real_color = plotting.REAL if len(names) == 1 else color
-        _curve(axes, xs, values, held_out, key, label=name, colors=(color, real_color))
+        reference = rows[name][report["reference"]]
+        reference_color = plotting.REAL if len(names) == 1 else color
+        scale = 100 if kinds[name] == "share" else 1
+        style = {"label": name.replace("distinct-", "n = "), "colors": (color, reference_color)}
+        _curve(axes, xs, values, reference, key, scale, has_intervals=len(names) == 1, **style)
       if len(names) > 1:
         axes.legend(loc="lower right", frameon=True, edgecolor="none")
-      if names == ("loss",):  # at infinity it is many times that of readable text
+      if names == ("loss",):  # at high temperatures it is many times that of readable text
         axes.set_yscale("log")
         plotting.log_ticks(axes.yaxis)
       else:
-        axes.set_ylim(bottom=0)
+        axes.set_ylim(0, {_DISTANCE: 1.08, "nats per token": None}.get(unit, 108))
       labels = ["\u221e" if math.isinf(tick) else f"{tick:g}" for tick in _TICKS]
       axes.set_xticks([_x(tick) for tick in _TICKS], labels)
       axes.set(ylabel=unit, xlim=(xs[0] - 0.06, xs[-1] + 0.06))
       axes.set_title(head, loc="left")
       axes.grid()
+    last_x = -math.inf
     for x, temperature in zip(xs, temperatures):
-      if rows["loop period"][temperature]["items"]:
+      if rows["loop period"][temperature]["items"] and x - last_x >= _MIN_GAP:
         period = rows["loop period"][temperature]["quantiles"]["0.5"]
-        point = (x, rows["loops"][temperature]["value"])
-        panels[-1].annotate(f"{period:g}", point, (5, 0), textcoords="offset points", size=8)
+        point = (x, 100 * rows["loops"][temperature]["value"])
+        panels[-1].annotate(f"{period:g}", point, (5, 3), textcoords="offset points", size=8)
+        last_x = x
     _legend(last, report["text"])
-    figure.supxlabel("temperature T, spaced as T / (1 + T)", size=9, color=plotting.TEXT)
+    label = "sampling temperature T (axis scaled as T / (1 + T))"
+    figure.supxlabel(label, size=9, color=plotting.TEXT)
 
 
 def _x(temperature: float) -> float:
   return 1.0 if math.isinf(temperature) else temperature / (1 + temperature)
 
 
-def _curve(axes, xs, values, held_out, key, *, label, colors):
-  color, real_color = colors
-  level = held_out["value"] if key == "value" else values[0]["noise_floor"]
+def _curve(axes, xs, values, reference, key, scale, *, label, colors, has_intervals):
+  color, reference_color = colors
+  level = reference["value"] if key == "value" else values[0]["noise_floor"]
   if level is not None:
-    axes.axhline(level, color=real_color, lw=1, ls="--", zorder=1)
+    axes.axhline(scale * level, color=reference_color, lw=1, ls="--", zorder=1)
   # None, where there was nothing to measure, becomes NaN and a gap.
-  ys = np.array([value[key] for value in values], float)
+  ys = scale * np.array([value[key] for value in values], float)
   axes.plot(xs, ys, "o-", color=color, ms=3.5, lw=1.4, label=label)
-  if key == "value":
-    ends = np.array([value["interval"] or (None, None) for value in values], float)
+  if key == "value" and has_intervals:  # the intervals of several curves would hide each other
+    ends = scale * np.array([value["interval"] or (None, None) for value in values], float)
     axes.fill_between(xs, *ends.T, color=color, alpha=0.2, lw=0)
-    if held_out["interval"]:
-      axes.axhspan(*held_out["interval"], color=real_color, alpha=0.12, lw=0, zorder=0)
+    if reference["interval"]:
+      ends = (scale * end for end in reference["interval"])
+      axes.axhspan(*ends, color=reference_color, alpha=0.12, lw=0, zorder=0)
 
 
 def _legend(axes, text: str):
   axes.plot([], [], "o-", color=plotting.COLORS[0], ms=3.5, lw=1.4, label="samples of the model")
-  axes.plot([], [], color=plotting.REAL, lw=1, ls="--", label=plotting.plain(text))
+  axes.plot([], [], color=plotting.REAL, lw=1, ls="--", label="held-out text")
   axes.fill_between([], [], color=plotting.REAL, alpha=0.2, lw=0, label="95% interval over texts")
   axes.legend(loc="upper left")
   note = (
-    "distance: of the frequencies from those\nof held-out text (total variation);\n"
-    "dashed: its noise floor\n\nnumbers at loops: the median period"
+    f"{textwrap.fill(plotting.plain(f'Held-out text: {text}.'), 46)}\n\n"
+    "Distance: total variation between frequencies.\n"
+    "Dashed: noise floor (held-out text against\nother held-out text).\n\n"
+    "Numbers in the panel of loops: median period\nof the loops, in characters."
   )
-  axes.text(0.03, 0.55, note, va="top", color=plotting.TEXT, transform=axes.transAxes)
+  axes.text(0.03, 0.62, note, va="top", size=8, color=plotting.TEXT, transform=axes.transAxes)
   axes.set_axis_off()
