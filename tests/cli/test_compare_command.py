@@ -97,7 +97,7 @@ def test_markdown_csv_and_json_say_the_same(charrnn, sweep, tmp_path):
   }
   lines = said["markdown"].splitlines()
   assert len({line.count("|") for line in lines[:4]}) == 1 and lines[1].startswith("| --- |")
-  assert "![curves](curves.png)" in lines
+  assert "![Loss curves](curves.png)" in lines
 
 
 def test_seeds_are_one_setting(charrnn, sweep):

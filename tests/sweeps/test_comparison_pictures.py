@@ -137,4 +137,4 @@ def test_sizes_are_on_log_axes_with_their_law(drawn, tmp_path):
   (axes,) = drawn[0].axes
   assert (axes.get_xscale(), axes.get_yscale()) == ("log", "log")
   (law, *_) = comparison.power_laws(comparison.losses_by_size(found)["lstm"])
-  assert f"exponent {law['exponent']:.3f}" in axes.get_legend().get_texts()[0].get_text()
+  assert f"exponent {law['exponent']:.3f}" in drawn[0].legends[0].get_texts()[0].get_text()

@@ -107,7 +107,7 @@ def test_what_fails_is_named_and_only_that_runs_again(work):
   assert "training diverged" in err and "log.txt" in err and "best " in err
   logs = {name: (work / "all" / name / "log.txt").read_text() for name in rows}
   code, err = _finish(work, "--sweep", "--parallel=2", "--workdir=all")
-  assert code == 1 and "4 trials, 2 done before" in err
+  assert code == 1 and "4 trials, 2 already done" in err
   after = {name: (work / "all" / name / "log.txt").read_text() for name in rows}
   assert {name for name in rows if after[name] == logs[name]} == good
   sweep = json.loads((work / "all" / "sweep.json").read_bytes())
@@ -156,7 +156,7 @@ def test_what_was_done_is_not_taken_for_something_else(kept, main):
     ),
     (["--sweep=seed"], "kept belongs to a sweep with sweep 'cell', not 'seed'"),
     (["--config.seed=3"], "kept is a sweep"),
-    (["--sweep=seed", "--workdir=kept/cell=rnn"], "is a run"),
+    (["--sweep=seed", "--workdir=kept/cell=rnn"], "is a run directory"),
   ]:
     with pytest.raises(errors.UserError) as error:
       main("--workdir=kept", *arguments)
@@ -182,7 +182,7 @@ def test_a_search_by_optuna(work):
   assert len(rows) == 2 and {row["status"] for row in rows.values()} == {"finished"}
   assert all(name.startswith(f"{n:03d},cell=") for n, name in enumerate(sorted(rows)))
   code, err = _finish(work, "--search=optuna", "--trials=2", "--workdir=optuna")
-  assert code == 0 and "2 trials, 2 done before" in err
+  assert code == 0 and "2 trials, 2 already done" in err
   assert _rows(work / "optuna") == rows
 
 
@@ -223,7 +223,7 @@ def test_one_of_two_goes_on_with_the_share_that_it_had(work):
   process.send_signal(signal.SIGINT)
   code, err = programs.finish(process)
   assert code == 75 and "stopping" in err
-  assert "2 of 2 trials are not done: the same command runs these only" in err
+  assert "2 of 2 trials are not done: repeat the command to run only these" in err
   outcome = work / "long" / names[0] / "outcome.json"
   outcome.write_text(outcome.read_text().replace("stopped", "done"))  # as older versions wrote it
   assert "1 of 2 trials are not done" in _goes_on(work, "long", names[1])
@@ -262,16 +262,16 @@ def test_a_launcher_killed_midway(work):
     (["--sweep", "--distributed"], "--distributed"),
     (["--parallel=2"], "--parallel is for a sweep"),
     (["--trials=3"], "--trials is for a sweep or a search"),
-    (["--sweep", "--trials=3"], "--trials is an option of a search"),
+    (["--sweep", "--trials=3"], "--trials needs --search"),
     (["--search"], "--search=: use random or optuna"),
     (["--search=grid"], "--search=grid: use random or optuna"),
     (["--search=random", "--sweep"], "exclude each other"),
     (["--search=random", "--trials=0"], "--trials=0"),
     (["--search=random", "--trials=9"], "--trials=9: the space has only 4 different trials"),
     (["--search=random", "--config.model.cell=gru"], "--config.model.cell: the trials set it too"),
-    (["--search=optuna", "--dry_run"], "--search=random shows all"),
+    (["--search=optuna", "--dry_run"], "use --search=random"),
     (["--search=optuna", "--config.text.source=none.txt"], "no corpus, file, folder or URL"),
-    (["--search=optuna", "--backend=slurm"], "runs on this machine alone"),
+    (["--search=optuna", "--backend=slurm"], "runs on this machine only"),
     (["--search=optuna", "--config.text.valid_fraction=0.0"], "needs validation losses"),
   ],
 )

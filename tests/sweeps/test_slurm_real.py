@@ -91,7 +91,7 @@ def test_a_sweep_is_asked_to_save_goes_on_and_only_what_failed_runs_again(place,
 
   before = {name: (folder / name / "log.txt").read_bytes() for name in first}
   code, err = programs.finish(start(place, environment, "--sweep", "--workdir=sweep"))
-  assert code == 1 and "2 done before" in err and "1 trials submitted" in err
+  assert code == 1 and "2 already done" in err and "1 trials submitted" in err
   after = {name: (folder / name / "log.txt").read_bytes() for name in first}
   assert [name for name in first if before[name] != after[name]] == [BAD]
   assert [name for name in first if first[name] != jobs(folder)[name]] == [BAD]

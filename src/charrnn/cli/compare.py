@@ -1,4 +1,4 @@
-"""`charrnn compare`: tables and pictures of runs and sweeps by validation loss."""
+"""`charrnn compare`: tables and pictures that compare runs and sweeps by validation loss."""
 
 import pathlib
 import sys
@@ -7,24 +7,29 @@ from charrnn import files
 from charrnn.sweeps import comparison, comparison_pictures, comparison_report
 
 HELP = """\
-compare runs and sweeps: a table by validation loss, loss curves, grids, seeds and sizes
+compare runs and sweeps by validation loss: tables, loss curves, grids, seeds and sizes
 
-A directory stands for all runs in it, including runs still training, failed or not started. The
-table has the config fields that differ. Runs that differ only in their seed are one setting, with
-the mean of the finished ones and its 95% interval (Student's t). Seconds include training,
-evaluation and saving. Floating point operations: 6 per multiplied weight and character, not
-counting look-ups (Kaplan et al. 2020, arXiv 2001.08361). Writes compare.md,
+For a directory, all runs in it are compared, including runs that are unfinished, failed or not
+started yet. The table shows the config fields that differ. Runs that differ only in their seed form
+one setting, with the mean loss of the finished runs and its 95% interval (Student's t). Seconds
+include training, evaluation and saving. FLOPs are 6 per multiplied weight and character; embedding
+look-ups do not count (Kaplan et al. 2020, arXiv 2001.08361). The command writes compare.md,
 compare.csv, compare.json, curves.png, settings.png, grid.png and sizes.png."""
 
 
 def add_arguments(parser):
   add = parser.add_argument
-  add("targets", metavar="RUN|SWEEP", nargs="+", help="a run directory, or one with runs in it")
-  text = "output folder (default: compare/ in the target, or here if there are several)"
+  add(
+    "targets",
+    metavar="RUN|SWEEP",
+    nargs="+",
+    help="a run directory, or a directory that contains runs",
+  )
+  text = "output folder (default: compare/ in the target; for several targets, ./compare/)"
   add("--out", metavar="DIR", help=text)
   only = parser.add_mutually_exclusive_group()
   for name, file in (("markdown", "compare.md"), ("csv", "compare.csv"), ("json", "compare.json")):
-    text = f"{file} to stdout instead of the table"
+    text = f"print {file} to stdout instead of the table"
     only.add_argument(f"--{name}", dest="to_stdout", action="store_const", const=file, help=text)
 
 
@@ -47,4 +52,4 @@ def run(args):
     comparison_pictures.sizes(result, new / "sizes.png")
   sys.stdout.reconfigure(errors="backslashreplace")
   print(texts.get(args.to_stdout) or comparison_report.terminal(result), end="")
-  print(f"\ncurves.png, settings.png, grid.png, sizes.png and the tables: {out}", file=sys.stderr)
+  print(f"\ntables, curves.png, settings.png, grid.png and sizes.png are in {out}", file=sys.stderr)

@@ -1,4 +1,4 @@
-"""Pictures of a comparison: loss curves, settings from the best down, a grid, and loss by size."""
+"""Pictures of a comparison: loss curves, settings sorted by loss, a grid, and loss by size."""
 
 import math
 
@@ -13,49 +13,53 @@ from charrnn.sweeps import comparison
 BLUE, INK, FAINT, OTHERS = plotting.BLUE, plotting.REAL, plotting.GRAY, plotting.EDGE
 COLORS = plotting.MORE_COLORS
 NGRAM = {"color": INK, "ls": "--", "lw": 1}
-MAX_SETTINGS = 40  # in a picture
-MAX_TICKS = 6  # up to so many values, each has a tick
-MAX_VALUE = 20  # characters of a value
-MAX_FIELD = 24  # characters of a field's name
-NATS = "best validation loss, nats a character"
-DIFFERENT_TEXTS = "different texts: losses are not comparable"
+MAX_SETTINGS = 40  # maximum number of rows in the settings picture
+MAX_TICKS = 6  # maximum number of numeric values that get a tick each
+MAX_VALUE = 20  # maximum length of a value in a tick label, in characters
+MAX_FIELD = 24  # maximum length of a field's name in a label, in characters
+TITLE_INCHES = 0.09  # approximate width of a character of a title
+NATS = "best validation loss (nats per character)"
+DIFFERENT_TEXTS = "The runs use different texts or splits: losses are not comparable."
 CURVES = {
-  "step": "steps",
-  "characters": "characters of training",
-  "seconds": "seconds of training, evaluation and saving",
-  "flops": "floating point operations, 6 x weights x characters (Kaplan et al. 2020)",
+  "step": "training steps",
+  "characters": "training characters",
+  "seconds": "seconds (training, evaluation and saving)",
+  "flops": "training FLOPs (6 \u00d7 multiplied weights \u00d7 characters, Kaplan et al. 2020)",
 }
-ESTIMATED = "seconds (of some runs estimated from characters/s: steps alone)"
+ESTIMATED = "seconds (some runs: training steps only, estimated from characters/s)"
+THIN = "Thick line: best setting of its color. Thin line: another setting, validation loss only."
+MEAN = "Lines: mean over seeds, up to the last step that all seeds have. Shading: 95% interval."
 
 
 def curves(result: comparison.Comparison, path):
-  """Plot losses against steps, characters, seconds and operations, a panel each.
+  """Plot losses against steps, characters, seconds and FLOPs, in one panel each.
 
-  Validation loss is solid, training loss faint. Over seeds, the mean is shown, and the interval of
-  the validation loss.
+  The validation loss is a solid line, the training loss a faint one. A setting with several seeds
+  is shown by its mean, with the 95% interval of the validation loss.
   """
-  title = "validation loss (solid) and training loss (faint)"
-  title += "" if result.compares else f"; {DIFFERENT_TEXTS}"
+  title = "Validation loss (solid) and training loss (faint) during training"
+  title += "" if result.compares else f"\n{DIFFERENT_TEXTS}"
   trained = [setting for setting in result.settings if _has_curve(setting)]
   ngrams = [s for s in result.settings if not _has_curve(s) and s.so_far is not None]
-  with plotting.figure(path, title, figsize=(13, 8)) as figure:
+  with plotting.figure(path, title, figsize=(12, 7.5)) as figure:
     styles = _styles(result, trained)
     estimated = any(run.estimates_seconds for setting in trained for run in setting.runs)
     labels = CURVES | ({"seconds": ESTIMATED} if estimated else {})
     for axes, (key, label) in zip(figure.subplots(2, 2, sharey=True).flat, labels.items()):
       for setting in ngrams:
         axes.axhline(setting.so_far, **NGRAM, label=plotting.plain(setting.label))
-      for setting, style in reversed(list(zip(trained, styles))):  # the best one on top
+      for setting, style in reversed(list(zip(trained, styles))):  # The best one is on top.
         _curve(axes, setting, key, *style)
       _scale(axes, label, trained, ngrams)
     if any(len(line.get_xdata()) for line in axes.lines):
-      axes.set_xscale("log")
+      axes.set_xscale("log")  # only the last panel, which shows FLOPs
+      _start_at_visible_points(axes)
     handles, labels = axes.get_legend_handles_labels()
     if handles:
-      thin = "thick: best of its colour; thin: other settings, validation only"
-      title = thin if any(label is None for _, label in styles) else None
-      columns = min(3, 150 // max(map(len, labels)))  # MAX_LABEL makes it at least 2
-      place = {"loc": "outside lower center", "ncols": columns, "title": title}
+      notes = [THIN] if any(label is None for _, label in styles) else []
+      notes += [MEAN] if any(_is_mean(setting) for setting in trained) else []
+      columns = min(3, 150 // max(map(len, labels)))  # at least 2, because of MAX_LABEL
+      place = {"loc": "outside lower center", "ncols": columns, "title": "\n".join(notes) or None}
       figure.legend(handles[::-1], labels[::-1], **place)
 
 
@@ -64,9 +68,10 @@ def _has_curve(setting) -> bool:
 
 
 def _styles(result, settings) -> list[tuple[str, str | None]]:
-  """Return the colours of curves and their labels in the key; no label: the curve is thin.
+  """Return the color of each curve and its label in the legend; a thin curve has no label.
 
-  Each of few settings has a colour, or each value of the first field with few values.
+  If there are few settings, each has its own color. Otherwise the colors show the values of the
+  first field with few values; if there is no such field, only the best settings have a color.
   """
   best = [(color, setting.label) for color, setting in zip(COLORS, settings)]
   if len(settings) <= len(COLORS):
@@ -83,9 +88,12 @@ def _styles(result, settings) -> list[tuple[str, str | None]]:
 
 
 def mean_curve(setting: comparison.Setting, key: str, loss: str) -> np.ndarray:
-  """Return rows (x, mean loss, half the interval or NaN) at the steps that all seeds have."""
+  """Return the mean curve over seeds at the steps that all seeds have: float [points, 3].
+
+  A row is (x, mean loss, half of the 95% interval); the last is NaN for a single seed.
+  """
   by_seed = {}
-  for run in setting.runs:  # best first
+  for run in setting.runs:  # The best run of a seed comes first.
     if run.status in comparison.UNUSABLE and len(setting.runs) > 1:
       continue
     points = {point.step: (getattr(point, key), getattr(point, loss)) for point in run.points}
@@ -97,6 +105,20 @@ def mean_curve(setting: comparison.Setting, key: str, loss: str) -> np.ndarray:
     low, high = comparison.interval(losses) or (math.nan, math.nan)
     rows.append((np.mean(places), np.mean(losses), (high - low) / 2))
   return np.array(rows).reshape(-1, 3)
+
+
+def _is_mean(setting: comparison.Setting) -> bool:
+  """Return whether the curve of a setting is a mean over seeds: only a mean has an interval."""
+  return bool(np.isfinite(mean_curve(setting, "step", "valid")[:, 2]).any())
+
+
+def _start_at_visible_points(axes):
+  """Start the x axis at the first point of a line that is below the top of the panel."""
+  top = axes.get_ylim()[1]
+  lines = [line.get_xydata() for line in axes.lines if line.get_transform() == axes.transData]
+  points = np.concatenate([np.empty((0, 2)), *lines])
+  if len(visible := points[points[:, 1] <= top, 0]):
+    axes.set_xlim(left=0.8 * visible.min())
 
 
 def _curve(axes, setting, key, color, label):
@@ -111,7 +133,7 @@ def _curve(axes, setting, key, color, label):
 
 
 def _scale(axes, label, settings, ngrams):
-  axes.set(xlabel=label, ylabel="nats a character")
+  axes.set(xlabel=label, ylabel="loss (nats per character)")
   axes.xaxis.set_major_formatter(ticker.EngFormatter(sep=""))
   axes.grid(which="both")
   runs = [run for setting in settings for run in setting.runs]
@@ -120,24 +142,24 @@ def _scale(axes, label, settings, ngrams):
   valid = [point.valid for point in points if point.valid is not None]
   valid += [setting.so_far for setting in ngrams]
   if valid or train:
-    # Without the first fall of the loss, and without what diverged.
+    # Leave out the steep fall at the start of training and runs that diverged.
     low, high = min(train + valid), float(np.quantile(valid or train, 0.9))
     margin = 0.05 * (high - low) + 0.01
     axes.set_ylim(low - margin, max(high, low) + margin)
-  axes.yaxis.set_major_locator(ticker.MaxNLocator(8))
+  axes.yaxis.set_major_locator(ticker.MaxNLocator(8, steps=(1, 2, 5, 10)))
 
 
 def settings(result: comparison.Comparison, path):
-  """Plot a dot for each run, a row for each setting, and over seeds the mean with its interval."""
+  """Plot the best loss of each run, in one row per setting, with means and intervals over seeds."""
   shown = [setting for setting in result.settings if setting.so_far is not None][:MAX_SETTINGS]
-  title = "the best validation loss of each setting"
-  title += "" if result.compares else f" ({DIFFERENT_TEXTS})"
+  title = "Best validation loss of each run, by setting"
+  title += "" if result.compares else f"\n{DIFFERENT_TEXTS}"
   longest = max((len(setting.label) for setting in shown), default=0)
   size = (6 + 0.08 * longest, 1.6 + 0.3 * max(2, len(shown)))
   with plotting.figure(path, title, figsize=size) as figure:
     axes = figure.subplots()
     if not shown:
-      plotting.write(axes, "no run has a validation loss yet")
+      plotting.write(axes, "No run has a usable validation loss yet.")
       return
     for row, setting in enumerate(shown):
       axes.axhline(row, color=plotting.GRID, lw=1, zorder=0)
@@ -148,40 +170,65 @@ def settings(result: comparison.Comparison, path):
         axes.plot(setting.loss, row, "|", color=INK, ms=13, mew=2)
     plotting.label_rows(axes, [setting.label for setting in shown])
     axes.set_xlabel(NATS)
-    # By the runs, since the interval of two can be much wider.
-    losses = [run.best.valid for setting in shown for run in setting.usable_runs]
-    margin = 0.08 * (max(losses) - min(losses)) or 0.05
-    axes.set_xlim(min(losses) - margin, max(losses) + margin)
+    axes.set_xlim(_limits(shown))
     bits = (lambda nats: nats / math.log(2), lambda bits: bits * math.log(2))
-    axes.secondary_xaxis("top", functions=bits).set_xlabel("bits")
-    _key(figure, axes, shown, len(result.settings) - len(shown))
+    axes.secondary_xaxis("top", functions=bits).set_xlabel("bits per character")
+    handles = _dots(axes, shown)
+    if any(setting.interval for setting in shown):
+      label = "mean over seeds, 95% interval (Student's t)"
+      handles += axes.plot([], [], color=INK, lw=1.4, marker="|", ms=13, mew=2, label=label)
+    without = sum(setting.so_far is None for setting in result.settings)
+    counts = {
+      "without a usable loss": without,
+      "with a higher loss": len(result.settings) - without - len(shown),
+    }
+    if left_out := ", ".join(f"{count} {reason}" for reason, count in counts.items() if count):
+      handles += axes.plot([], [], ls="", label=f"settings not shown: {left_out}")
+    _legend(figure, handles)
+
+
+def _limits(settings) -> tuple[float, float]:
+  """Return the limits of the loss axis: all runs, and intervals if they are not much wider."""
+  losses = [run.best.valid for setting in settings for run in setting.usable_runs]
+  low, high = min(losses), max(losses)
+  margin = 0.08 * (high - low) or 0.05
+  ends = [end for setting in settings for end in setting.interval or ()]
+  reach = high - low  # The interval of two seeds can be much wider: such an interval is clipped.
+  low, high = max(min([low, *ends]), low - reach), min(max([high, *ends]), high + reach)
+  return low - margin, high + margin
 
 
 def _face(run) -> str:
-  """Return the fill colour of a run's dot."""
+  """Return the fill color of a run's dot."""
   return BLUE if run.status == RunStatus.FINISHED else "none"
 
 
-def _key(figure, axes, shown, left_out):
-  faces, handles = {_face(run) for setting in shown for run in setting.usable_runs}, []
+def _dots(axes, settings) -> list:
+  """Return the legend handles of the runs' dots; none if all runs are finished."""
+  faces, handles = {_face(run) for setting in settings for run in setting.usable_runs}, []
   if len(faces) == 2:
-    handles += axes.plot([], [], "o", color=BLUE, ms=6, label="a finished run")
+    handles += axes.plot([], [], "o", color=BLUE, ms=6, label="finished run")
   if "none" in faces:
-    handles += axes.plot([], [], "o", color=BLUE, mfc="none", ms=6, label="an unfinished run")
-  if any(setting.interval for setting in shown):
-    label = "mean over seeds, 95% interval (t)"
-    handles += axes.plot([], [], color=INK, lw=1.4, marker="|", ms=13, mew=2, label=label)
-  if left_out:
-    handles += axes.plot([], [], ls="", label=f"{left_out} more settings, without a loss or worse")
+    handles += axes.plot([], [], "o", color=BLUE, mfc="none", ms=6, label="unfinished run")
+  return handles
+
+
+def _legend(figure, handles):
   if handles:
     figure.legend(handles=handles, loc="outside lower center", ncols=3)
 
 
 def grid(result: comparison.Comparison, path):
-  """Plot losses by two fields as a heat map, one for each value of a third; else a dot for each."""
+  """Plot losses by the fields that differ.
+
+  Two fields that form a grid make a heat map, and a third field a map for each of its values.
+  Otherwise each field has a panel with a dot per run.
+  """
   if not result.compares or not result.axes:
-    text = DIFFERENT_TEXTS if result.axes else "the runs differ in no field that affects the loss"
-    with plotting.figure(path, "the loss by the fields that differ", figsize=(8, 3)) as figure:
+    same = "The runs do not differ in any field that affects the loss."
+    text = same if result.compares else DIFFERENT_TEXTS
+    title = "Best validation loss by config field"
+    with plotting.figure(path, title, figsize=(6, 2.2)) as figure:
       plotting.write(figure.subplots(), text)
   elif comparison.is_grid(result.axes, result.settings):
     _maps(result, path)
@@ -190,7 +237,8 @@ def grid(result: comparison.Comparison, path):
 
 
 def _maps(result, path):
-  # Names and fields of few values separate maps; the field with most values goes across.
+  # Fields of names, then fields of few values, separate maps. The field with the most values goes
+  # across.
   pairs = sorted(result.axes, key=lambda axis: (_is_numeric(axis.values), len(axis.values)))
   third = pairs.pop(0) if len(pairs) == 3 else None
   down, across = sorted(pairs, key=lambda axis: len(axis.values))
@@ -199,9 +247,13 @@ def _maps(result, path):
   ends = {"vmin": min(losses, default=0), "vmax": max(losses, default=1)}
   width = 1.8 + len(values) * max(1.6, 0.75 * len(across.values))
   height = 1.5 + max(1.2, 0.5 * len(down.values))
-  title = "the best validation loss, nats a character"
-  title += " (bold: the best of each map)" if third else ""
-  with plotting.figure(path, title, figsize=(width, height)) as figure:
+  names = [_field_name(axis.field) for axis in (across, down, *filter(None, [third]))]
+  notes = ["Bold: lowest loss of each map." if third else "Bold: lowest loss."]
+  if any(setting.loss is None and setting.so_far is not None for setting in result.settings):
+    notes.append("Gray: best loss so far.")
+  title = f"Best validation loss by {', '.join(names[:-1])} and {names[-1]}\n{' '.join(notes)}"
+  width = max(width, TITLE_INCHES * max(map(len, title.split("\n"))))
+  with plotting.figure(path, title, figsize=(width, height + 0.2)) as figure:
     panels = figure.subplots(1, len(values), squeeze=False, sharey=True)[0]
     for axes, value in zip(panels, values):
       inside = [s for s in result.settings if not third or s.place.get(third.field) == value]
@@ -210,13 +262,13 @@ def _maps(result, path):
       if third:
         axes.set_title(f"{config_lib.short(third.field)} = {_tick(value)}")
     panels[0].set_ylabel(_axis_label(down))
-    figure.colorbar(image, ax=panels, shrink=0.9)
+    figure.colorbar(image, ax=panels, shrink=0.9, label="nats per character")
 
 
 def _map(axes, settings, down, across, ends):
-  """Plot a heat map; where a fourth field puts several settings in a place, the best is shown."""
+  """Plot a heat map; if several settings share a place, it shows the best one."""
   places = {}
-  for setting in settings:  # best first
+  for setting in settings:  # The best setting of a place comes first.
     place = tuple(axis.values.index(setting.place.get(axis.field)) for axis in (down, across))
     places.setdefault(place, setting)
   losses_DxA = np.full((len(down.values), len(across.values)), np.nan)
@@ -252,23 +304,33 @@ def _is_numeric(values) -> bool:
 
 
 def _axis_label(axis) -> str:
-  name, *others = (config_lib.short(field) for field in (axis.field, *axis.followers))
-  text = f"\nand {comparison.shorten(', '.join(others), MAX_FIELD)}" if others else ""
-  return comparison.shorten(name, MAX_FIELD) + text
+  others = ", ".join(config_lib.short(field) for field in axis.followers)
+  text = f"\n(also: {comparison.shorten(others, MAX_FIELD)})" if others else ""
+  return _field_name(axis.field) + text
+
+
+def _field_name(field: str) -> str:
+  return comparison.shorten(config_lib.short(field), MAX_FIELD)
 
 
 def _fields(result, path):
-  """Plot a panel for each field, and for those that depend on it."""
+  """Plot a panel with a dot per run for each axis and each field that an axis determines."""
   names = [name for axis in result.axes for name in (axis.field, *axis.followers)]
   columns = min(3, len(names))
   rows = math.ceil(len(names) / columns)
   size = (1 + 3.6 * columns, 0.8 + 3 * rows)
-  with plotting.figure(path, "the best validation loss by each field", figsize=size) as figure:
+  title = "Best validation loss of each run, by config field"
+  with plotting.figure(path, title, figsize=size) as figure:
     panels = plotting.panels(figure, len(names), columns, sharey=True)
     for axes, name in zip(panels, names):
       _field(axes, result.settings, name)
     for axes in panels[::columns]:
-      axes.set_ylabel("nats a character")
+      axes.set_ylabel("nats per character")
+    handles = _dots(panels[0], result.settings)
+    if any(not setting.usable_runs for setting in result.settings):
+      label = "no usable loss, with the run's status"
+      handles += panels[0].plot([], [], "x", color=FAINT, ms=6, label=label)
+    _legend(figure, handles)
 
 
 def _field(axes, settings, name):
@@ -280,9 +342,10 @@ def _field(axes, settings, name):
     for run in setting.usable_runs:
       axes.plot(x, run.best.valid, "o", color=BLUE, mfc=_face(run), ms=5, alpha=0.8)
     if not setting.usable_runs:
-      top = {"xycoords": axes.get_xaxis_transform(), "ha": "center", "va": "top", "rotation": 90}
-      axes.plot(x, 0.98, "x", color=FAINT, ms=6, transform=top["xycoords"])
-      axes.annotate(setting.runs[0].status, (x, 0.96), size=7, color=FAINT, **top)
+      # The mark is at the top edge and the status above it, so that neither covers a dot.
+      place = {"xycoords": axes.get_xaxis_transform(), "ha": "center", "va": "bottom"}
+      axes.plot(x, 1, "x", color=FAINT, ms=6, clip_on=False, transform=place["xycoords"])
+      axes.annotate(setting.runs[0].status, (x, 1.04), size=7, color=FAINT, rotation=90, **place)
   if is_numeric and values[0] > 0 and values[-1] > 8 * values[0]:
     axes.set_xscale("log")
   if not is_numeric or len(values) <= MAX_TICKS:
@@ -293,12 +356,14 @@ def _field(axes, settings, name):
 
 
 def sizes(result: comparison.Comparison, path):
-  """Plot loss against parameters: a dot for each setting, and power laws through the best ones."""
+  """Plot loss against parameters, with a dot per setting and power laws through the best ones."""
   by_cell = comparison.losses_by_size(result)
-  with plotting.figure(path, "loss by size", figsize=(8.5, 5.5)) as figure:
+  title = "Best validation loss by number of parameters"
+  with plotting.figure(path, title, figsize=(8.5, 6)) as figure:
     axes = figure.subplots()
     if not any(len(curve) > 1 for curve in by_cell.values()):
-      text = "needs finished runs of several sizes" if result.compares else DIFFERENT_TEXTS
+      needs = "This picture needs finished runs of at least two sizes."
+      text = needs if result.compares else DIFFERENT_TEXTS
       plotting.write(axes, text)
       return
     for color, (cell, curve) in zip(COLORS, by_cell.items()):
@@ -307,12 +372,15 @@ def sizes(result: comparison.Comparison, path):
     axes.set_xscale("log")
     axes.set_yscale("log")
     axes.yaxis.set_major_locator(ticker.MaxNLocator(7, min_n_ticks=3))
-    axes.yaxis.set_major_formatter("{x:g}")
+    axes.yaxis.set_major_formatter(ticker.ScalarFormatter(useOffset=False))
     plotting.log_ticks(axes.xaxis, ticker.EngFormatter(sep=""))
     axes.minorticks_off()
     axes.grid()
-    axes.set(xlabel="parameters", ylabel=NATS)
-    axes.legend(title="the best of each size, and a power law through it", loc="best")
+    axes.set(xlabel="number of parameters", ylabel=NATS)
+    title = (
+      "Large dot: best setting of its size. Pale dot: another setting. Line: fitted power law."
+    )
+    figure.legend(title=title, loc="outside lower center", ncols=2)
 
 
 def _size(axes, cell, curve, settings, color):
@@ -320,11 +388,11 @@ def _size(axes, cell, curve, settings, color):
   axes.plot(*zip(*points), "o", color=color, ms=4, alpha=0.35)
   sizes, laws = np.geomspace(min(curve), max(curve), 50), comparison.power_laws(curve)
   for law, style in zip(laws, ("-", ":")):
-    floor = f" with a floor of {law['floor']:.3f}" if law["floor"] else ""
-    fit = "all losses are the same" if law["r2"] is None else f"R\u00b2 {law['r2']:.3f}"
+    floor = f" with floor {law['floor']:.3f}" if law["floor"] else ""
+    fit = "all losses are equal" if law["r2"] is None else f"R\u00b2 {law['r2']:.3f}"
     label = f"{cell}{floor}: exponent {law['exponent']:.3f}, {fit}"
     axes.plot(sizes, comparison.law_loss(law, sizes), style, color=color, lw=1.4, label=label)
     axes.plot(*zip(*curve.items()), "o", color=color, ms=6)
   if not laws:
-    label = f"{cell}: too few sizes for a law"
+    label = f"{cell}: a fit needs at least {comparison.MIN_SIZES} sizes"
     axes.plot(*zip(*curve.items()), "o--", color=color, ms=6, lw=0.8, label=label)

@@ -1,4 +1,4 @@
-"""A comparison as text: a table for a terminal, Markdown, CSV and JSON."""
+"""Text reports of a comparison: tables for a terminal, Markdown, CSV and JSON."""
 
 import collections
 import csv
@@ -12,14 +12,23 @@ from charrnn import console, files
 from charrnn.runs.status import RunStatus
 from charrnn.sweeps import comparison, outcomes
 
-Rows = list[dict[str, str]]  # cells by column
+Rows = list[dict[str, str]]  # table rows: cells by column name
 MISSING = "-"
-PICTURES = ("curves", "settings", "grid", "sizes")
-NAMES = 2  # first columns, which are names
+PICTURES = {
+  "curves": "Loss curves",
+  "settings": "Best validation loss of each run, by setting",
+  "grid": "Best validation loss by config field",
+  "sizes": "Best validation loss by number of parameters",
+}
+NAMES = 2  # number of columns at the left that contain text; they are left-aligned
+UNITS = (
+  "nats, bits: best validation loss per character, and the step that reached it. "
+  "seconds: training, evaluation and saving."
+)
 
 
 def terminal(result: comparison.Comparison) -> str:
-  """Return aligned tables and notes."""
+  """Return aligned tables, followed by notes."""
   blocks = [
     console.table(list(rows[0]), [list(row.values()) for row in rows], names=NAMES)
     for rows in _tables(result)
@@ -29,14 +38,14 @@ def terminal(result: comparison.Comparison) -> str:
 
 
 def markdown(result: comparison.Comparison) -> str:
-  """Return Markdown with the tables, the notes and the pictures."""
+  """Return a Markdown report with the tables, the notes and links to the pictures."""
   blocks = []
   for rows in _tables(result):
     rules = ["---" if n < NAMES else "---:" for n in range(len(rows[0]))]
     header, *rest = ([_escaped(cell) for cell in row] for row in (rows[0], *map(dict.values, rows)))
     blocks.append([f"| {' | '.join(cells)} |" for cells in (header, rules, *rest)])
   blocks += [[_escaped(note)] for note in _notes(result)]
-  blocks += [[f"![{name}]({name}.png)"] for name in PICTURES]
+  blocks += [[f"![{title}]({name}.png)"] for name, title in PICTURES.items()]
   return _join(blocks)
 
 
@@ -45,7 +54,7 @@ def _join(blocks: Iterable[list[str]]) -> str:
 
 
 def _escaped(text: str) -> str:
-  """Escape pipes, tags, emphasis, code and links."""
+  """Escape Markdown: pipes, tags, emphasis, code and links."""
   text = console.visible(text).replace("\\", "\\\\").replace("<", "&lt;")
   for sign in "|*`[":
     text = text.replace(sign, f"\\{sign}")
@@ -75,7 +84,7 @@ def _runs(result) -> Rows:
 
 
 def _letter(number: int) -> str:
-  """Return A, B and so on, the names of texts in the notes."""
+  """Return the name of a text in the table and the notes: A to Z, then numbers."""
   return chr(ord("A") + number) if number < 26 else str(number + 1)
 
 
@@ -92,7 +101,10 @@ def _number(value, style: str = ",.0f") -> str:
 
 
 def _seeds(result) -> Rows:
-  header, rows = ("setting", "not finished", "n", "mean nats", "95% interval", "mean bits"), []
+  header, rows = (
+    ("setting", "unfinished", "finished seeds", "mean nats", "95% interval", "mean bits"),
+    [],
+  )
   for setting in (each for each in result.settings if len(each.runs) > 1):
     unfinished = [run.status for run in setting.runs if run.status != RunStatus.FINISHED]
     counts = collections.Counter(unfinished).items()
@@ -105,8 +117,8 @@ def _seeds(result) -> Rows:
 
 
 def _laws(result) -> Rows:
-  header = ("loss by size", "L(N), N parameters", "exponent", "95% interval", "R\u00b2", "sizes")
-  rows = []
+  formula = "fitted loss L(N), N parameters"
+  header, rows = ("cell", formula, "exponent", "95% interval", "R\u00b2", "sizes"), []
   for cell, curve in comparison.losses_by_size(result).items():
     for law in comparison.power_laws(curve):
       floor = f"{law['floor']:.3f} + " if law["floor"] else ""
@@ -119,8 +131,10 @@ def _laws(result) -> Rows:
 
 
 def _notes(result) -> Iterator[str]:
+  if any(run.best for run in result.runs):
+    yield UNITS
   if not result.compares:
-    yield "These are runs on different texts or splits: losses are not comparable between them."
+    yield "The runs use different texts or splits: losses are not comparable between them."
     names = comparison.differing(result.texts)
     for number, text in enumerate(result.texts):
       values = {name: text.get(name) for name in names}
@@ -128,18 +142,18 @@ def _notes(result) -> Iterator[str]:
         values["sha256"] = str(values["sha256"])[:12]
       example = next(run for run in result.runs if run.text == text)
       pairs = ", ".join(f"{name} {comparison.value_text(v)}" for name, v in values.items())
-      yield f"Text {_letter(number)}, {example.fields.get('text.source')}: {pairs}"
+      yield f"Text {_letter(number)} ({example.fields.get('text.source')}): {pairs}"
   if any(run.estimates_seconds for run in result.runs):
-    yield "~ seconds are estimated from characters/s, for training steps alone"
+    yield "~: seconds are estimated from characters/s and cover training steps only."
   if not all(run.has_gradient for run in result.runs):
-    yield "Steps of an ngram are orders; its counts are not among the parameters."
+    yield "The steps of an n-gram are orders. Its counts are not parameters."
   for run in result.runs:
     for problem in run.problems:
       yield f"{run.name}: {problem}"
 
 
 def csv_text(result: comparison.Comparison) -> str:
-  """Return CSV with a row for each run, in full precision, and the fields that differ."""
+  """Return CSV with a row per run: its metrics in full precision, and the fields that differ."""
   rows = [_record(result, run) for run in result.runs]
   for row in rows:
     del row["problems"]
@@ -152,7 +166,7 @@ def csv_text(result: comparison.Comparison) -> str:
 
 
 def json_text(result: comparison.Comparison) -> str:
-  """Return everything that the tables and pictures show as JSON."""
+  """Return the data of the tables and pictures as JSON, except the loss curves."""
   value = {
     "fields": result.fields,
     "compares": result.compares,

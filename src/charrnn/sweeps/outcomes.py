@@ -1,12 +1,12 @@
-"""Trials on disk: how their launches ended, how far they are, and the status table.
+"""Trials on disk: outcomes of launches, progress, summary.csv and the status table.
 
 SWEEP/
   sweep.json                 the trials: name -> overrides
   NAME/                      a run directory, with
-    log.txt                  output of its process, launch after launch
-    outcome.json             how the last launch ended; absent before that
-    diverged.txt             the message of a training that diverged
-  summary.csv
+    log.txt                  output of the trial's process, appended by each launch
+    outcome.json             how the last launch ended; absent until it has ended
+    diverged.txt             the error message, if training diverged
+  summary.csv                one row per trial
 """
 
 import csv
@@ -28,16 +28,16 @@ from charrnn.runs import status as status_lib
 from charrnn.runs.status import RunStatus
 
 FAILURES = (RunStatus.FAILED, RunStatus.DIVERGED, RunStatus.KILLED, RunStatus.TIMEOUT)
-FINAL = (RunStatus.FINISHED, RunStatus.PRUNED)  # need no other launch
-# In a search a trial that diverged is final too: it shows which values are bad.
+FINAL = (RunStatus.FINISHED, RunStatus.PRUNED)  # statuses that need no further launch
+# In a search, a diverged trial is final too: the search learns from it which values are bad.
 FINAL_IN_SEARCH = (*FINAL, RunStatus.DIVERGED)
-UNUSABLE = (RunStatus.FAILED, RunStatus.DIVERGED, RunStatus.KILLED)  # their losses are not compared
-MAX_NAME = 100  # characters of a trial's name
-LAUNCH = "---- launched"  # first words of a launch in a log
+UNUSABLE = (RunStatus.FAILED, RunStatus.DIVERGED, RunStatus.KILLED)  # losses are ignored
+MAX_NAME = 100  # maximum length of a trial's name, in characters
+LAUNCH = "---- launched"  # start of the line that marks a launch in a log
 ALIASES = {"status": "state"}  # former name of a column
-REDRAW = 1.0  # seconds between two drawings of the table
-REMIND = 60.0  # seconds between lines in a log while nothing changes
-HEADER = ("trial", "status", "step", "train", "best valid", "chars/s", "left")
+REDRAW = 1.0  # seconds between two updates of the table on a terminal
+REMIND = 60.0  # seconds between progress lines in a log while no status changes
+HEADER = ("trial", "status", "step", "train loss", "best valid loss", "characters/s", "time left")
 _ORDER = (*FAILURES, RunStatus.STOPPED, RunStatus.RUNNING, RunStatus.WAITING, RunStatus.PRUNED)
 
 
@@ -53,7 +53,7 @@ class Trial(NamedTuple):
 
 
 def trial_name(overrides: dict[str, Any]) -> str:
-  """Return field=value,field=value: safe as a folder's name, and unique to the overrides."""
+  """Return "field=value,field=value" as a safe folder name that is unique to the overrides."""
   pairs = [f"{config_lib.short(field)}={value}" for field, value in overrides.items()]
   text = ",".join(pairs) or "only"
   safe = re.sub(r"[^A-Za-z0-9_.,=+-]+", "_", text)
@@ -64,12 +64,12 @@ def trial_name(overrides: dict[str, Any]) -> str:
 
 
 def last(trial: Trial) -> status_lib.Outcome:
-  """Return how the last launch ended; WAITING if there was none or its end is unknown."""
+  """Return how the last launch ended: WAITING if there was none or its outcome is unknown."""
   return status_lib.read_outcome(trial.folder) or status_lib.Outcome(RunStatus.WAITING)
 
 
 def begin(trial: Trial):
-  """Prepare a launch: make the folder, mark the log, and remove the last outcome."""
+  """Prepare a launch: make the folder, remove the last outcome, and mark the launch in the log."""
   trial.folder.mkdir(parents=True, exist_ok=True)
   (trial.folder / "outcome.json").unlink(missing_ok=True)
   status_lib.diverged_file(trial.folder).unlink(missing_ok=True)
@@ -80,11 +80,12 @@ def begin(trial: Trial):
 def conclude(
   trial: Trial, code: int, seconds: float, reason: RunStatus | None = None
 ) -> status_lib.Outcome:
-  """Write and return how a launch ended, by its exit code.
+  """Write and return the outcome of a launch, from the exit code of its process.
 
-  `reason`: TIMEOUT, PRUNED or STOPPED if the launcher asked the trial to save and end.
+  `reason` is TIMEOUT, PRUNED or STOPPED if the launcher asked the trial to save and exit.
   """
-  stopped_early = reason == RunStatus.STOPPED and code == -signal.SIGTERM  # had nothing to save
+  # A trial that has nothing to save yet does not handle SIGTERM.
+  stopped_early = reason == RunStatus.STOPPED and code == -signal.SIGTERM
   if code == 0:
     status = RunStatus.FINISHED
   elif reason in (RunStatus.TIMEOUT, RunStatus.PRUNED):
@@ -104,7 +105,7 @@ def conclude(
 
 
 def tail(path: pathlib.Path, count: int) -> list[str]:
-  """Return the last non-empty lines of a log's last launch, as they looked after redrawing."""
+  """Return the last `count` non-empty lines of the last launch, as a terminal would show them."""
   try:
     with path.open("rb") as file:
       file.seek(max(0, path.stat().st_size - 20_000))
@@ -117,7 +118,7 @@ def tail(path: pathlib.Path, count: int) -> list[str]:
 
 
 def progress(folder: pathlib.Path) -> tuple[dict[str, Any], dict[str, Any]]:
-  """Return the latest value of each metric, and the line of the best validation loss, if any."""
+  """Return the latest value of each metric, and the line with the best validation loss, if any."""
   latest, lines = {}, metrics.read(folder)
   for line in lines:
     latest |= line
@@ -126,7 +127,7 @@ def progress(folder: pathlib.Path) -> tuple[dict[str, Any], dict[str, Any]]:
 
 
 def summary(trials: Sequence[Trial]) -> str:
-  """Return a CSV table of all trials: how they ended, their best loss, their overrides."""
+  """Return CSV with a row per trial: its outcome, its best validation loss and its overrides."""
   fields = list(dict.fromkeys(field for trial in trials for field in trial.overrides))
   columns = ("trial", "status", "exit", "seconds", "step", "valid/loss", "at step", *fields)
   file = io.StringIO()
@@ -142,9 +143,9 @@ def summary(trials: Sequence[Trial]) -> str:
 
 
 class StatusTable(console.LiveTable):
-  """A table of all trials that is redrawn on a terminal; in a log, a line for each change.
+  """A table of all trials on a terminal; in a log, a line for each change.
 
-  It reads the trials' folders, whoever runs them.
+  It reads the trials' folders, so it works for local processes and for SLURM jobs.
   """
 
   def __init__(self, trials: Sequence[Trial]):
@@ -152,7 +153,7 @@ class StatusTable(console.LiveTable):
     self._trials, self._time, self._statuses, self._note = trials, 0.0, {}, ""
 
   def update(self, statuses: dict[str, RunStatus], final: bool = False, note: str = ""):
-    """Show the statuses by the trials' names, and a note below them."""
+    """Show the status of each trial, by name, and a note below the table."""
     now, is_live = time.monotonic(), console.is_live()
     if note != self._note:
       self._note, self._time = note, 0.0
@@ -166,7 +167,7 @@ class StatusTable(console.LiveTable):
       self._time, self._statuses = now, dict(statuses)
 
   def _draw(self, statuses):
-    # Failures first; trials that do not fit are in the counts alone.
+    # Failures come first. Trials that do not fit on the terminal appear only in the counts.
     rank = {status: n for n, status in enumerate(_ORDER)}
     trials = sorted(self._trials, key=lambda trial: rank.get(statuses[trial.name], len(rank)))
     rows = [row(trial, statuses[trial.name]) for trial in trials[: max(1, self.height - 5)]]
@@ -185,7 +186,7 @@ class StatusTable(console.LiveTable):
 
 
 def counts(statuses: dict[str, RunStatus]) -> str:
-  """Return a line with the number of trials of each status."""
+  """Return a line with the time and the number of trials of each status."""
   values = list(statuses.values())
   names = [name for name in (RunStatus.FINISHED, *reversed(_ORDER)) if name in values]
   text = ", ".join(f"{values.count(name)} {name}" for name in names)
@@ -193,7 +194,7 @@ def counts(statuses: dict[str, RunStatus]) -> str:
 
 
 def row(trial: Trial, status: RunStatus) -> tuple[str, ...]:
-  """Return a trial's cells of the status table."""
+  """Return a trial's row of the status table."""
   latest, best = progress(trial.folder)
   step, train, valid = latest.get("step"), latest.get("train/loss"), best.get("valid/loss")
   rate = latest.get("chars_per_second") if status == RunStatus.RUNNING else None
@@ -207,15 +208,15 @@ def row(trial: Trial, status: RunStatus) -> tuple[str, ...]:
 
 
 def loss_text(value: float) -> str:
-  """Format a loss in nats, which may be huge after a divergence."""
+  """Format a loss; it may be huge after a divergence."""
   return f"{value:.4f}" if abs(value) < 1000 else f"{value:.2g}"
 
 
 def time_left(trial: Trial, step: int, rate: float) -> str:
-  """Return the time to the end of training at `rate` characters a second; "" if it is unknown."""
+  """Return the remaining training time at `rate` characters per second; "" if it is unknown."""
   try:
     run = run_lib.Run.open(trial.folder)
     characters = max(0, run.total_steps - step) * run.config.batch_size * run.config.window
     return console.duration(characters / rate)
-  except Exception:  # the run is just starting; it reports errors in its log itself
+  except Exception:  # The run may be starting. It reports its errors in its own log.
     return ""

@@ -1,4 +1,4 @@
-"""The sweep runner: expands a command line, runs the trials that are missing, and reports."""
+"""The sweep runner: expands a sweep or search into trials, runs missing trials, and reports."""
 
 import functools
 import pathlib
@@ -18,15 +18,15 @@ from charrnn.runs.status import RunStatus
 from charrnn.sweeps import local, outcomes, slurm, spaces
 from charrnn.sweeps import trials as trials_lib
 
-STOPPING = "stopping: trials save and end; once more to end them at once"
+STOPPING = "stopping: running trials save and exit. Press Ctrl-C again to kill them."
 
 
 def run(line: command_line.CommandLine, folder: pathlib.Path) -> int:
-  """Run what is missing of a sweep or a search in `folder`; return the exit code."""
+  """Run the missing trials of a sweep or search in `folder`; return the exit code."""
   flags = line.flags
   _check(flags)
   if (folder / "config.json").exists():
-    raise errors.UserError(f"{folder} is a run: give another --workdir")
+    raise errors.UserError(f"{folder} is a run directory: use another --workdir")
   if flags.search == "optuna":
     return _run_optuna(line, folder, trials_lib.read_space(line))
   if flags.search is None:
@@ -50,7 +50,7 @@ def run(line: command_line.CommandLine, folder: pathlib.Path) -> int:
     _write_sweep(folder, line, trials)
     missing = [trial for trial in trials if outcomes.last(trial).status not in final]
     console.say(
-      f"sweep     {folder}: {len(trials)} trials, {len(trials) - len(missing)} done before"
+      f"sweep     {folder}: {len(trials)} trials, {len(trials) - len(missing)} already done"
     )
     if resources:
       interrupted = slurm.run(trials, missing, flags, resources)
@@ -70,10 +70,10 @@ def _run_optuna(line, folder, space: spaces.Space) -> int:
   }
   make = functools.partial(trials_lib.make, line, folder)
   with lock.hold(folder):
-    _read_sweep(folder, line)  # raises UserError before anything is written
+    _read_sweep(folder, line)  # raises UserError for the wrong folder before anything is written
     search = spaces.Search(folder, space, count, line.config.seed, make, about)
     _write_sweep(folder, line, search.trials)
-    console.say(f"search    {folder}: {search.total} trials, {search.done} done before")
+    console.say(f"search    {folder}: {search.total} trials, {search.done} already done")
 
     def ask():
       for trial in search.ask():
@@ -85,37 +85,42 @@ def _run_optuna(line, folder, space: spaces.Space) -> int:
 
 
 def _check(flags):
-  """Raise UserError for options that are wrong or exclude each other."""
+  """Raise UserError for invalid options and for options that exclude each other."""
   is_search, is_optuna = flags.search is not None, flags.search == "optuna"
   if flags.backend not in ("local", "slurm"):
     raise errors.UserError(f"--backend={flags.backend}: use local or slurm")
   if flags.parallel < 1:
     raise errors.UserError(f"--parallel={flags.parallel}: must be at least 1")
   if flags.time_limit is not None and not flags.time_limit > 0:
-    raise errors.UserError(f"--time_limit={flags.time_limit}: must be a positive number of minutes")
+    raise errors.UserError(f"--time_limit={flags.time_limit}: must be above 0 minutes")
   if flags.distributed:
-    raise errors.UserError("--distributed is for the processes of one run: leave it out")
+    raise errors.UserError(
+      "--distributed trains a single run: it cannot be used with --sweep or --search"
+    )
   if flags["trials"].present and not is_search:
-    raise errors.UserError("--trials is an option of a search: add --search, or leave it out")
+    raise errors.UserError(
+      "--trials needs --search: add --search=random or --search=optuna, or remove --trials"
+    )
   if is_search and flags.sweep is not None:
-    raise errors.UserError("--sweep and --search exclude each other: leave one out")
+    raise errors.UserError("--sweep and --search exclude each other: remove one")
   if flags.search not in (None, "random", "optuna"):
     raise errors.UserError(f"--search={flags.search}: use random or optuna")
   if is_search and flags.trials < 1:
     raise errors.UserError(f"--trials={flags.trials}: must be at least 1")
   if is_optuna and flags.backend != "local":
     raise errors.UserError(
-      f"--search=optuna runs on this machine alone: with --backend={flags.backend} use "
-      "--search=random"
+      f"--search=optuna runs on this machine only: use --search=random with "
+      f"--backend={flags.backend}"
     )
   if is_optuna and flags.dry_run:
     raise errors.UserError(
-      "--dry_run: Optuna chooses a trial by the losses of others: --search=random shows all"
+      "--dry_run: Optuna chooses each trial from earlier losses, so the trials are not known yet: "
+      "use --search=random"
     )
 
 
 def _read_sweep(folder, line) -> tuple[dict[str, Any], dict[str, Any]]:
-  """Return the sweep's identity, and trials of earlier launches that have a folder.
+  """Return the identity of the sweep, and the trials of earlier launches that have a folder.
 
   Raises UserError if the folder belongs to another sweep.
   """
@@ -126,7 +131,7 @@ def _read_sweep(folder, line) -> tuple[dict[str, Any], dict[str, Any]]:
     if stored.get(name) != value:
       raise errors.UserError(
         f"{folder} belongs to a sweep with {name} {stored.get(name)!r}, not {value!r}: "
-        "give another --workdir"
+        "use another --workdir"
       )
   trials = stored.get("trials", {}).items()
   return identity, {name: values for name, values in trials if (folder / name).is_dir()}
@@ -143,11 +148,11 @@ def _run_local(
   folder: pathlib.Path,
   trials: Sequence[outcomes.Trial],
   missing: Iterable[outcomes.Trial],
-  count: int,  # of all trials, so that a trial gets the same share of the cores at every launch
+  count: int,  # number of all trials: with it, a trial gets the same share of cores at each launch
   flags,
   watch: Callable[[local.Pool], None] = lambda pool: None,
 ) -> bool:
-  """Run the missing trials on this machine; return whether a signal ended that early."""
+  """Run the missing trials on this machine; return whether a signal interrupted them."""
   _wait_for_others(folder, trials)
   limit = flags.time_limit * 60 if flags.time_limit else None
   pool = local.Pool(missing, min(flags.parallel, count), limit)
@@ -171,17 +176,17 @@ def _run_local(
 
 
 def _wait_for_others(folder, trials):
-  """Wait until trials of a killed launcher have saved; raise UserError if they do not end."""
+  """Wait until trials of a killed launcher have saved; raise UserError if they keep running."""
   if slurm.has_jobs(folder):
     raise errors.UserError(
-      f"SLURM has trials of {folder}: watch them with --backend=slurm, or cancel them with scancel"
+      f"SLURM jobs are running trials of {folder}: watch them with --backend=slurm, or cancel them"
     )
   deadline, is_reported = time.monotonic() + local.GRACE, False
   while locked := [trial for trial in trials if lock.is_held(trial.folder)]:
     if time.monotonic() > deadline:
-      raise errors.UserError(f"another process is training in {locked[0].folder}: end it first")
+      raise errors.UserError(f"another process is training in {locked[0].folder}: stop it first")
     if not is_reported:
-      console.say(f"waiting   for the process that trains in {locked[0].folder}")
+      console.say(f"waiting   for another process that is training in {locked[0].folder}")
       is_reported = True
     time.sleep(local.POLL)
 
@@ -192,10 +197,10 @@ def _statuses(trials, pool) -> dict[str, RunStatus]:
 
 
 def report(folder, trials, interrupted: bool, final: Sequence[RunStatus], total: int) -> int:
-  """Write summary.csv; print failures with the ends of their logs, and the best trial.
+  """Write summary.csv; print each failure with the end of its log, and the best trial.
 
-  `final`: statuses of trials that need no other launch; `total`: trials that there will be.
-  Returns the exit code.
+  `final` contains the statuses that need no further launch. `total` is the number of trials,
+  including those that the search has not chosen yet. Returns the exit code.
   """
   (folder / "summary.csv").write_text(outcomes.summary(trials))
   ended = [(trial, outcomes.last(trial)) for trial in trials]
@@ -212,7 +217,7 @@ def report(folder, trials, interrupted: bool, final: Sequence[RunStatus], total:
     loss, name = min(losses)
     console.say(f"\nbest      {name}: validation loss {loss:.4f}")
   if missing := total - sum(outcome.status in final for _, outcome in ended):
-    console.say(f"{missing} of {total} trials are not done: the same command runs these only")
+    console.say(f"{missing} of {total} trials are not done: repeat the command to run only these")
   console.say(f"summary   {folder / 'summary.csv'}")
   console.say(f"\nnext:\n  charrnn compare {shlex.quote(str(folder))}")
   if failures:
