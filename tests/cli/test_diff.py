@@ -1,3 +1,5 @@
+"""`charrnn diff`: which differences between two runs it reports, and its exit codes."""
+
 import json
 
 import numpy as np
@@ -12,27 +14,27 @@ def change(run, file, edit):
   (run / file).write_text(json.dumps(value))
 
 
-def test_a_copy_is_the_same(charrnn, trained, a):
+def test_copy_has_no_differences(charrnn, trained, a):
   result = charrnn("diff", trained["a"], a)
   assert result.code == 0
-  assert "8 of 8 arrays are the same" in result.out
-  assert result.out.splitlines()[-1] == "no difference that matters"
+  assert "8 of 8 arrays are bit-identical" in result.out
+  assert result.out.splitlines()[-1] == "no difference that affects results"
 
 
-def test_runs_of_other_configs_differ_there_and_in_shapes(charrnn, trained):
+def test_runs_with_other_configs_differ_in_fields_and_shapes(charrnn, trained):
   result = charrnn("diff", trained["a"], trained["b"], "--json")
   assert result.code == 1
-  found = result.json
-  fields = {field["field"]: (field["a"], field["b"]) for field in found["config"]}
+  differences = result.json
+  fields = {field["field"]: (field["a"], field["b"]) for field in differences["config"]}
   assert fields == {"model.hidden": (8, 6), "optimizer.learning_rate": (0.01, 0.002)}
-  assert found["same_by_part"] == {
+  assert differences["same_by_part"] == {
     "config": False,
     "corpus": True,
     "vocabulary": True,
     "alphabet": True,  # the old name
     "weights": False,
   }
-  by_name = {array["name"]: array for array in found["weights"]}
+  by_name = {array["name"]: array for array in differences["weights"]}
   assert (by_name["layer_0/W_hh"]["shape_a"], by_name["layer_0/W_hh"]["shape_b"]) == (
     [8, 32],
     [6, 24],
@@ -41,7 +43,7 @@ def test_runs_of_other_configs_differ_there_and_in_shapes(charrnn, trained):
   assert by_name["head/b_y"]["relative"] > 0
 
 
-def test_distances_are_numpys(charrnn, trained):
+def test_distances_match_numpy(charrnn, trained):
   result = charrnn("diff", trained["a"], trained["a"], "--step-a=10", "--step-b=20", "--json")
   assert result.code == 1
   (old, _), (new, _) = (checkpoints.read(trained["a"] / "checkpoints", step) for step in (10, 20))
@@ -53,7 +55,7 @@ def test_distances_are_numpys(charrnn, trained):
     assert row["same"] == (not row["max_abs"])
 
 
-def test_what_decides_no_number_does_not_matter(charrnn, trained, a):
+def test_fields_without_effect_do_not_count(charrnn, trained, a):
   change(a, "config.json", lambda config: config.update(log_every=7))
   change(a, "config.json", lambda config: config["text"].update(source="elsewhere.txt"))
   change(a, "run.json", lambda run: run["launches"][0]["packages"].update(jax="0.0.1"))
@@ -63,13 +65,13 @@ def test_what_decides_no_number_does_not_matter(charrnn, trained, a):
   assert "0.0.1" in result.out
 
 
-def test_another_text_matters(charrnn, trained, a):
+def test_other_corpus_counts(charrnn, trained, a):
   change(a, "run.json", lambda run: run["corpus"].update(sha256="0" * 64))
   result = charrnn("diff", trained["a"], a)
   assert result.code == 1
   assert result.out.splitlines()[-1] == "different: corpus"
 
 
-def test_errors_are_told_from_differences(charrnn, trained, tmp_path):
+def test_errors_have_exit_code_2(charrnn, trained, tmp_path):
   assert charrnn("diff", trained["a"], tmp_path).code == 2
   assert charrnn("diff", trained["a"], trained["b"], "--step-b=3").code == 2

@@ -1,4 +1,4 @@
-"""charrnn rerun: real runs come out the same to the bit, and what cannot is said or refused."""
+"""charrnn rerun: real runs are reproduced bit by bit; what cannot be reproduced is refused."""
 
 import json
 import os
@@ -21,23 +21,23 @@ CLOCKS = ("chars_per_second", "idle", "seconds")
 
 @pytest.fixture(scope="module")
 def pinned(trained):
-  """A run on one core, as a trial of a sweep is: of a variant, with dropout and overrides.
+  """Return a run on one core, like a trial of a sweep, with a variant, dropout and overrides.
 
-  Float32 and as wide as this, so that its sums hang on the number of cores.
+  It uses float32 and a wide layer, so that the rounding of its sums depends on the number of cores.
   """
   workdir = trained["a"].with_name("pinned")
   fields = ("text.source=text.txt", "text.limit=9000", "model.compute_dtype=float32")
   fields += ("model.hidden=256", "batch_size=8", "window=16", "max_steps=12", "eval_every=6")
-  keep_to = "import os, sys; os.sched_setaffinity(0, {%d}); os.execv(sys.argv[1], sys.argv[1:])"
+  pin = "import os, sys; os.sched_setaffinity(0, {%d}); os.execv(sys.argv[1], sys.argv[1:])"
   done = subprocess.run(
     [
-      *(sys.executable, "-c", keep_to % min(os.sched_getaffinity(0))),
+      *(sys.executable, "-c", pin % min(os.sched_getaffinity(0))),
       *(sys.executable, ROOT / "launch.py"),
       f"--config={ROOT}/experiments/shakespeare.py:smoke",
       *(f"--config.{field}" for field in (*fields, "log_every=1", "sample.length=5")),
       f"--workdir={workdir}",
     ],
-    cwd=workdir.parent,  # where alone text.txt is found
+    cwd=workdir.parent,  # text.txt is only in this folder
     env=ENVIRONMENT,
     check=False,
     capture_output=True,
@@ -55,7 +55,7 @@ def program(*arguments):
 
 
 def numbers(workdir):
-  """All that a run has computed, and no times."""
+  """Return everything that a run has computed, without times."""
   folder = workdir / "checkpoints"
   lines = [{k: v for k, v in x.items() if k not in CLOCKS} for x in metrics.read(workdir)]
   arrays = {
@@ -65,8 +65,10 @@ def numbers(workdir):
   return lines, arrays, samples
 
 
-@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="cores cannot be chosen here")
-def test_a_run_of_one_core_of_a_variant_and_with_overrides(pinned):
+@pytest.mark.skipif(
+  not hasattr(os, "sched_setaffinity"), reason="this system cannot restrict a process to cores"
+)
+def test_run_with_variant_and_overrides_on_one_core_is_reproduced(pinned):
   done = program(pinned)
   assert done.returncode == 0, done.stderr
   again = pinned.with_name("pinned-rerun")
@@ -83,7 +85,7 @@ def test_a_run_of_one_core_of_a_variant_and_with_overrides(pinned):
   assert old["overrides"] == new["overrides"] and "text.limit" in old["overrides"]
 
 
-def test_a_run_whose_devices_were_chosen(trained, tmp_path):
+def test_run_with_automatic_devices_is_reproduced(trained, tmp_path):
   (old,) = files.read_json(trained["a"] / "run.json")["launches"]
   count = old["devices"].partition(" ")[0]
   assert run_lib.Run.open(trained["a"]).config.cpu_devices == 0
@@ -93,7 +95,7 @@ def test_a_run_whose_devices_were_chosen(trained, tmp_path):
   assert run_lib.Run.open(tmp_path / "again").config.cpu_devices == int(count)
 
 
-def test_an_ngram(counted, tmp_path):
+def test_ngram_is_reproduced(counted, tmp_path):
   done = program(counted, "--workdir", tmp_path / "again")
   assert done.returncode == 0, done.stderr
   assert numbers(tmp_path / "again") == numbers(counted)
@@ -101,8 +103,8 @@ def test_an_ngram(counted, tmp_path):
 
 
 @pytest.fixture
-def made(a, charrnn, monkeypatch):
-  """rerun of a copy of run `a`, in this process, whose training is `change(new directory)`."""
+def rerun(a, charrnn, monkeypatch):
+  """Return a function that reruns a copy of run `a`, with `change(workdir)` instead of training."""
   monkeypatch.setattr(provenance, "use_cores", lambda count: None)
 
   def run(change=lambda workdir: None, *arguments):
@@ -119,88 +121,92 @@ def made(a, charrnn, monkeypatch):
 
 
 def rewrite(workdir, number, **values):
-  """Changes a line of metrics.jsonl."""
+  """Change a line of metrics.jsonl."""
   lines = metrics.read(workdir)
   lines[number] |= values
   text = "".join(json.dumps(line) + "\n" for line in lines)
   (workdir / "metrics.jsonl").write_text(text)
 
 
-def test_divergence_ends_a_rerun_as_it_ended_the_run(made):
+def test_rerun_that_diverges_like_the_run_is_identical(rerun):
   def diverge(workdir):
     raise errors.DivergedError("training diverged")
 
-  done = made(diverge)
+  done = rerun(diverge)
   assert done.code == 0 and done.out.startswith("identical: ") and "training diverged" in done.err
 
 
-def test_the_same_numbers_at_another_speed_are_identical(made):
-  done = made(lambda workdir: rewrite(workdir, 0, chars_per_second=1.0, idle=0.5))
+def test_speed_does_not_matter(rerun):
+  done = rerun(lambda workdir: rewrite(workdir, 0, chars_per_second=1.0, idle=0.5))
   assert done.code == 0 and done.out.startswith("identical: ")
 
 
-def test_the_first_number_that_differs_is_named(made):
+def test_first_difference_is_reported(rerun):
   def change(workdir):
     lines = metrics.read(workdir)
     rewrite(workdir, 1, **{"train/loss": lines[1]["train/loss"] + 1e-7})
     rewrite(workdir, 3, **{"train/loss": 9.0})
 
-  done = made(change)
+  done = rerun(change)
   assert done.code == 1
   assert done.out.startswith("different: step 10, train/loss: ") and done.out.count("\n") == 1
 
 
-def test_fewer_lines_and_other_arrays_are_different(made, a, trained):
+def test_fewer_lines_and_other_arrays_are_different(rerun, a, trained):
   lines = len(metrics.read(a))
-  done = made(lambda workdir: (workdir / "metrics.jsonl").write_text("") and 0)
-  assert (done.code, done.out) == (1, "different: it ends before step 5\n")
+  done = rerun(lambda workdir: (workdir / "metrics.jsonl").write_text("") and 0)
+  assert (done.code, done.out) == (1, "different: the rerun ends before step 5\n")
 
   def other_weights(workdir):
     shutil.rmtree(workdir / "checkpoints")
     shutil.copytree(trained["b"] / "checkpoints", workdir / "checkpoints")
 
-  done = made(other_weights)
+  done = rerun(other_weights)
   assert done.code == 1 and done.out.startswith("different: step 20, ")
-  done = made(lambda workdir: shutil.rmtree(workdir / "checkpoints"))
+  done = rerun(lambda workdir: shutil.rmtree(workdir / "checkpoints"))
   assert done.out == f"identical: {lines} lines of metrics.jsonl\n"
 
 
-def test_a_run_that_was_stopped_before_its_first_numbers_is_not_called_identical(made, a):
+def test_run_that_was_stopped_before_its_first_result_is_an_error(rerun, a):
   (a / "metrics.jsonl").write_text("")
 
   def other_steps(workdir):
     for folder in list((workdir / "checkpoints").iterdir()):
       folder.rename(folder.with_name(f"{folder.name}1"))
 
-  done = made(other_steps)
+  done = rerun(other_steps)
   assert done.code == 2 and "nothing to compare with" in done.err
 
 
-def test_as_far_as_the_run_came(made, a):
-  """A run that was stopped has less than its rerun."""
+def test_only_the_lines_of_the_original_are_compared(rerun, a):
+  """A run that was stopped has fewer lines than its rerun."""
   lines = metrics.read(a)
 
   def longer(workdir):
     with (workdir / "metrics.jsonl").open("a") as file:
       file.write(json.dumps({"step": 25, "train/loss": 1.0}) + "\n")
 
-  done = made(longer)
+  done = rerun(longer)
   assert done.code == 0 and f"{len(lines)} lines" in done.out
 
 
-def test_a_rerun_that_is_stopped_goes_on_with_the_same_command(made):
-  assert made(lambda workdir: 75).code == 75
-  assert made().code == 0
+def test_stopped_rerun_can_be_resumed(rerun):
+  assert rerun(lambda workdir: 75).code == 75
+  assert rerun().code == 0
 
 
-def test_a_directory_with_something_else_is_left_alone(made, a, tmp_path):
+def test_directory_with_other_content_is_not_changed(rerun, a, tmp_path):
   for workdir in (a, a.parent, ROOT):
     before = sorted(workdir.iterdir())
-    done = made(lambda workdir: pytest.fail("it trains"), "--workdir", workdir)
+    done = rerun(
+      lambda workdir: pytest.fail("the rerun has started training"), "--workdir", workdir
+    )
     assert done.code == 2 and "contains something else" in done.err
     assert sorted(workdir.iterdir()) == before
   (tmp_path / "file").write_text("")
-  done = made(lambda workdir: pytest.fail("it trains"), "--workdir", tmp_path / "file")
+  done = rerun(
+    lambda workdir: pytest.fail("the rerun has started training"), "--workdir", tmp_path / "file"
+  )
   assert done.code == 2 and "Not a directory" in done.err
 
 
@@ -218,37 +224,37 @@ def change_record(a, change):
     (lambda record, launch: launch.update(devices=3), "run.json is damaged"),
     (lambda record, launch: launch.pop("devices"), "run.json is damaged"),
     (lambda record, launch: launch.update(devices="2 x cpu in 2 processes"), "several processes"),
-    (lambda record, launch: launch.update(devices="3 x NVIDIA X"), "this machine has 2"),
+    (lambda record, launch: launch.update(devices="3 x NVIDIA X"), "this machine has only 2"),
   ],
 )
-def test_what_cannot_come_out_the_same_is_refused(made, a, change, message, monkeypatch):
+def test_run_that_cannot_be_repeated_is_refused(rerun, a, change, message, monkeypatch):
   monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,5")
   change_record(a, change)
-  done = made(lambda workdir: pytest.fail("it trains"))
+  done = rerun(lambda workdir: pytest.fail("the rerun has started training"))
   assert done.code == 2 and message in done.err and done.err.count("\n") == 1
   assert not a.with_name("a-rerun").exists()
 
 
-def test_as_many_gpus_are_taken_as_there_were(made, a, monkeypatch):
+def test_rerun_uses_as_many_gpus_as_the_run(rerun, a, monkeypatch):
   monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,5,6")
   change_record(a, lambda record, launch: launch.update(devices="2 x NVIDIA X"))
-  assert made().code == 0
+  assert rerun().code == 0
   assert os.environ["CUDA_VISIBLE_DEVICES"] == "4,5"
 
 
-def test_other_weights_to_start_from_are_refused(made, a, trained, monkeypatch):
+def test_changed_initial_weights_are_refused(rerun, a, trained, monkeypatch):
   source = trained["b"]
   config = files.read_json(a / "config.json") | {"init_from": str(source)}
   files.write_json(a / "config.json", config)
   change_record(a, lambda about, launch: about.update(weights=provenance.initial_weights(source)))
-  assert made().code == 0
+  assert rerun().code == 0
   shutil.rmtree(a.with_name("a-rerun"))
   change_record(a, lambda about, launch: about["weights"].update(sha256="0"))
-  done = made(lambda workdir: pytest.fail("it trains"))
+  done = rerun(lambda workdir: pytest.fail("the rerun has started training"))
   assert done.code == 2 and "have changed since" in done.err
 
 
-def test_runs_with_nothing_to_compare_or_that_are_damaged(charrnn, a, tmp_path):
+def test_damaged_runs_and_runs_without_results_are_refused(charrnn, a, tmp_path):
   assert "does not exist" in charrnn("rerun", tmp_path / "none").err
   config = (a / "config.json").read_text()
   (a / "config.json").write_text(config.replace('"seed": 1', '"sed": 1'))
@@ -258,17 +264,17 @@ def test_runs_with_nothing_to_compare_or_that_are_damaged(charrnn, a, tmp_path):
   shutil.rmtree(a / "checkpoints")
   (a / "metrics.jsonl").unlink()
   done = charrnn("rerun", a)
-  assert done.code == 2 and "nothing to compare with" in done.err
+  assert done.code == 2 and "no results to compare with" in done.err
 
 
-def test_launches_that_went_on_elsewhere_are_told(made, a):
+def test_later_launches_on_another_machine_are_reported(rerun, a):
   def add(record, launch):
     elsewhere = launch | {"devices": "9 x cpu", "cores": 77}
-    looked = {name: value for name, value in elsewhere.items() if name != "startup_seconds"}
-    # The first launch came to no step, so the second made the run.
-    record["launches"] = [looked, launch, looked, elsewhere]
+    aborted = {name: value for name, value in elsewhere.items() if name != "startup_seconds"}
+    # The first launch made no step, so the second one counts as the first.
+    record["launches"] = [aborted, launch, aborted, elsewhere]
 
   change_record(a, add)
-  done = made()
-  assert "launch 2 of the run differed from the first in: devices, cores\n" in done.err
-  assert done.err.count("differed") == 1
+  done = rerun()
+  assert "launch 2 of the run differs from the first launch in: devices, cores\n" in done.err
+  assert done.err.count("differs") == 1

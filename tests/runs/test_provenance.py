@@ -1,4 +1,4 @@
-"""The record of a run: its code, whatever git is set to, its machine, and its launches."""
+"""The record of a run: its code, with any git settings, its machine and its launches."""
 
 import os
 import shutil
@@ -38,7 +38,7 @@ def write(folder, files):
 
 @pytest.fixture
 def checkout(tmp_path, monkeypatch):
-  """A checkout with one commit, of a user with settings of their own."""
+  """Return a checkout with one commit, for a user with unusual git settings."""
   for name in [name for name in os.environ if name.startswith("GIT_")]:
     monkeypatch.delenv(name)
   monkeypatch.setenv("HOME", str(tmp_path / "home"))
@@ -57,13 +57,13 @@ def state(checkout):
   return provenance.code(checkout / "package")
 
 
-def test_a_clean_checkout(checkout):
+def test_clean_checkout_has_no_changes(checkout):
   commit, changes = state(checkout)
   assert commit == git(checkout, "rev-parse", "HEAD").stdout.decode().strip()
   assert changes == b""
 
 
-def test_the_commit_and_its_changes_give_the_code_again(checkout, tmp_path):
+def test_commit_and_changes_reproduce_the_code(checkout, tmp_path):
   changed = {
     "launch.py": "import package.a\n",
     "package/a.py": b"one = '\xe9\r'\n",  # not UTF-8
@@ -72,7 +72,7 @@ def test_the_commit_and_its_changes_give_the_code_again(checkout, tmp_path):
   others = {"docs/text.md": "other\n", "package/notes.txt": "mine", "private.py": "secret"}
   write(checkout, changed | others)
   (checkout / "package/inner/b.py").unlink()
-  git(checkout, "add", "launch.py")  # staged is not committed
+  git(checkout, "add", "launch.py")  # Staged changes are uncommitted changes.
   before = git(checkout, "status", "--porcelain").stdout
   commit, changes = state(checkout)
   assert git(checkout, "status", "--porcelain").stdout == before
@@ -81,42 +81,42 @@ def test_the_commit_and_its_changes_give_the_code_again(checkout, tmp_path):
   (tmp_path / "changes.diff").write_bytes(changes)
   git(tmp_path / "again", "apply", str(tmp_path / "changes.diff"))
   for name, content in changed.items():
-    want = content if isinstance(content, bytes) else content.encode()
-    assert (tmp_path / "again" / name).read_bytes() == want
+    expected = content if isinstance(content, bytes) else content.encode()
+    assert (tmp_path / "again" / name).read_bytes() == expected
   assert not (tmp_path / "again/package/inner/b.py").exists()
   for name in others:
     assert name.encode() not in changes
 
 
-def test_outside_of_git_there_is_no_commit(tmp_path, checkout, monkeypatch):
+def test_there_is_no_commit_outside_of_git(tmp_path, checkout, monkeypatch):
   (tmp_path / "plain").mkdir()
   assert provenance.code(tmp_path / "plain") == (None, b"")
-  # Installed into an environment within a checkout of something else.
+  # The package is installed in an environment inside a checkout of another project.
   write(checkout, {".gitignore": "env\n", "env/package/a.py": "one = 1\n"})
   assert provenance.code(checkout / "env" / "package") == (None, b"")
   monkeypatch.setenv("PATH", "")
   assert state(checkout) == (None, b"")
 
 
-def test_changes_are_kept_by_their_digest_and_cut_where_they_are_too_long(tmp_path, monkeypatch):
+def test_changes_are_stored_by_digest_and_truncated(tmp_path, monkeypatch):
   monkeypatch.setattr(provenance, "MAX_DIFF", 100)
   short, long, longer = b"x" * 100, b"x" * 101, b"x" * 102
   names = [provenance._store_changes(tmp_path, changes) for changes in (short, long, longer, short)]
   assert len(set(names)) == 3 and names[0] == names[3]
   assert (tmp_path / names[0]).read_bytes() == short
-  assert (tmp_path / names[1]).read_bytes() == short + b"\n(cut here: 101 bytes in all)\n"
+  assert (tmp_path / names[1]).read_bytes() == short + b"\n(truncated: 101 bytes in total)\n"
 
 
-def test_the_facts_are_plain_and_the_same_as_long_as_nothing_changes(tmp_path, monkeypatch):
+def test_facts_are_complete_and_reproducible(tmp_path, monkeypatch):
   monkeypatch.setattr(provenance, "code", lambda folder: ("c0ffee", b"changes"))
   monkeypatch.setenv("XLA_FLAGS", "--xla_one")
   monkeypatch.setenv("SECRET", "word")
-  found = provenance.facts(tmp_path)
-  assert found["git"] == "c0ffee+" and (tmp_path / found["uncommitted"]).exists()
-  assert found["settings"]["XLA_FLAGS"] == "--xla_one" and "word" not in str(found)
-  assert {"jax", "jaxlib", "numpy", "optax"} <= found["packages"].keys()
-  assert found["cores"] >= 1 and found["processor"]
-  assert list(provenance.differences(found, provenance.facts(tmp_path))) == []
+  facts = provenance.facts(tmp_path)
+  assert facts["git"] == "c0ffee+" and (tmp_path / facts["uncommitted"]).exists()
+  assert facts["settings"]["XLA_FLAGS"] == "--xla_one" and "word" not in str(facts)
+  assert {"jax", "jaxlib", "numpy", "optax"} <= facts["packages"].keys()
+  assert facts["cores"] >= 1 and facts["processor"]
+  assert list(provenance.differences(facts, provenance.facts(tmp_path))) == []
 
 
 def test_each_difference_is_a_line(tmp_path):
@@ -134,7 +134,7 @@ def test_each_difference_is_a_line(tmp_path):
   assert f"jax: 0.1, now {now['packages']['jax']}" in lines
   assert "gone: 2, now none" in lines and "NPROC: 3, now none" in lines
   assert len({line.partition(":")[0] for line in lines}) == len(lines)
-  old = {"packages": {}, "devices": "2 x cpu"}  # of an older version, which kept less
+  old = {"packages": {}, "devices": "2 x cpu"}  # An older version stored fewer fields.
   assert list(provenance.differences(old, now)) == []
 
 
@@ -142,7 +142,7 @@ def launches(workdir):
   return files.read_json(workdir / "run.json")["launches"]
 
 
-def test_where_the_time_went_until_the_first_step(whole):
+def test_startup_times_are_stored(whole):
   (launch,) = launches(whole)
   *phases, total = launch["startup_seconds"].values()
   assert list(launch["startup_seconds"]) == PHASES
@@ -150,7 +150,7 @@ def test_where_the_time_went_until_the_first_step(whole):
   assert total == pytest.approx(sum(phases), abs=0.01)
 
 
-def test_what_is_not_committed_is_kept_with_the_run(main, tmp_path, monkeypatch):
+def test_uncommitted_changes_are_stored_with_the_run(main, tmp_path, monkeypatch):
   monkeypatch.setattr(provenance, "code", lambda folder: ("c0ffee", b"changes"))
   main("--config=tiny.py", "--config.max_steps=1", f"--workdir={tmp_path / 'run'}")
   (launch,) = launches(tmp_path / "run")
@@ -158,18 +158,18 @@ def test_what_is_not_committed_is_kept_with_the_run(main, tmp_path, monkeypatch)
   assert (tmp_path / "run" / launch["uncommitted"]).read_bytes() == b"changes"
 
 
-def test_the_weights_that_a_run_began_with(main, whole, tmp_path):
+def test_initial_weights_are_recorded(main, whole, tmp_path):
   source = shutil.copytree(whole, tmp_path / "source")
   arguments = ("--config=tiny.py", f"--config.init_from={source}", "--config.max_steps=1")
   main(*arguments, f"--workdir={tmp_path / 'run'}")
-  kept = files.read_json(tmp_path / "run" / "run.json")["weights"]
-  assert kept == provenance.initial_weights(source) and kept["step"] == checkpoints.best_step(
+  weights = files.read_json(tmp_path / "run" / "run.json")["weights"]
+  assert weights == provenance.initial_weights(source) and weights["step"] == checkpoints.best_step(
     source / "checkpoints"
   )
-  # They are needed no more: a run goes on without them.
+  # A resumed run does not need them any more.
   shutil.rmtree(source / "checkpoints")
   main(*arguments, f"--workdir={tmp_path / 'run'}")
-  assert files.read_json(tmp_path / "run" / "run.json")["weights"] == kept
+  assert files.read_json(tmp_path / "run" / "run.json")["weights"] == weights
   older = files.read_json(tmp_path / "run" / "run.json")
   del older["weights"]
   files.write_json(tmp_path / "run" / "run.json", older)
@@ -178,33 +178,33 @@ def test_the_weights_that_a_run_began_with(main, whole, tmp_path):
     provenance.initial_weights(source)
 
 
-def test_a_run_made_again_says_what_is_different(main, whole, tmp_path, capsys):
+def test_rerun_reports_differences(main, whole, tmp_path, capsys):
   (launch,) = launches(whole)
 
-  def make_again(name, then):
+  def rerun(name, then):
     argument = f"--config={whole / 'config.json'}"
     line = command_line.parse(["launch.py", argument, "--config.max_steps=1"])
     line = line._replace(original=provenance.Original(whole, then))
     assert train.run(line, tmp_path / name) == 0
     return capsys.readouterr().err.splitlines()
 
-  lines = make_again("a", launch | {"python": "3.1", "devices": "99 x cpu"})
+  lines = rerun("a", launch | {"python": "3.1", "devices": "99 x cpu"})
   assert f"different python: 3.1, now {launch['python']}" in lines
   assert any(line.startswith("different devices: 99 x cpu, now ") for line in lines)
   assert files.read_json(tmp_path / "a" / "run.json")["rerun_of"] == str(whole)
   (again,) = launches(tmp_path / "a")
-  lines = [line for line in make_again("b", again) if line.startswith("different")]
-  assert lines == ["different nothing: machine, packages and code are those of the record"]
+  lines = [line for line in rerun("b", again) if line.startswith("different")]
+  assert lines == ["different nothing: machine, packages and code are the same as in the record"]
 
 
-def test_the_config_of_a_run_is_the_same_run(main, whole, tmp_path, capsys):
+def test_config_of_a_run_can_be_launched(main, whole, tmp_path, capsys):
   finished = shutil.copytree(whole, tmp_path / "finished")
   assert main(f"--config={finished / 'config.json'}", f"--workdir={finished}") == 0
   assert f"finished at step {programs.STEPS}" in capsys.readouterr().err
   assert programs.result(finished) == programs.result(whole)
 
 
-def test_a_launch_without_a_first_step_has_no_such_record(main, whole, tmp_path, monkeypatch):
+def test_launch_without_a_step_has_no_startup_times(main, whole, tmp_path, monkeypatch):
   finished = shutil.copytree(whole, tmp_path / "finished")
   assert main("--config=tiny.py", f"--workdir={finished}") == 0
   first, second = launches(finished)

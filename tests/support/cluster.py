@@ -1,4 +1,4 @@
-"""A SLURM of one machine in a folder of its own, from Debian's slurmctld, slurmd and munge."""
+"""A SLURM cluster of one machine in a temporary folder: Debian's slurmctld, slurmd and munge."""
 
 import contextlib
 import os
@@ -46,17 +46,17 @@ PartitionName=all Nodes={host} Default=YES MaxTime=60 State=UP
 
 
 def missing():
-  """Why there can be none here; "" if there can."""
+  """Return why SLURM cannot be started on this machine; "" if it can."""
   path = os.pathsep.join([os.environ.get("PATH", ""), "/usr/sbin", "/sbin"])
   absent = [name for name in PROGRAMS if not shutil.which(name, path=path)]
   if absent:
     return f"no {absent[0]}: apt-get install --no-install-recommends slurmctld slurmd munge"
-  return "" if os.geteuid() == 0 else "SLURM's daemons want root"
+  return "" if os.geteuid() == 0 else "SLURM's daemons must run as root"
 
 
 @contextlib.contextmanager
 def started(folder: pathlib.Path):
-  """Gives what the environment has to say for commands to find it."""
+  """Start a cluster in `folder`; yield the environment variables for its commands."""
   for name in ("state", "spool", "log", "run"):
     (folder / name).mkdir(mode=0o755)
   key = folder / "munge.key"
@@ -83,7 +83,7 @@ def started(folder: pathlib.Path):
   }
   try:
     for name, arguments in daemons.items():
-      # No pipes: a daemon would hold them open for ever.
+      # The output is not a pipe, because a daemon would keep it open forever.
       null = subprocess.DEVNULL
       environ = os.environ | environment
       subprocess.run([name, *arguments], env=environ, stdout=null, stderr=null, check=True)
@@ -98,7 +98,7 @@ def started(folder: pathlib.Path):
 
 
 def command(environment, *arguments):
-  """What a command of SLURM prints."""
+  """Run a SLURM command; return its output."""
   return subprocess.run(
     arguments,
     env=os.environ | environment,
@@ -110,8 +110,8 @@ def command(environment, *arguments):
 
 
 def _free_ports(count):
-  with contextlib.ExitStack() as held:
-    sockets = [held.enter_context(socket.socket()) for _ in range(count)]
+  with contextlib.ExitStack() as stack:
+    sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
     for each in sockets:
       each.bind(("127.0.0.1", 0))
     return [each.getsockname()[1] for each in sockets]

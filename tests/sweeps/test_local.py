@@ -1,4 +1,4 @@
-"""Trials as processes: those that end well, raise, are killed or hang, and their launchers."""
+"""Trials as processes that finish, raise, are killed or hang, and shares of the machine."""
 
 import os
 import signal
@@ -12,11 +12,11 @@ from charrnn import errors
 from charrnn.runs import status as status_lib
 from charrnn.sweeps import local, outcomes
 
-SLEEP = "import time; print('begun', flush=True); time.sleep(600)"
+SLEEP = "import time; print('started', flush=True); time.sleep(600)"
 SAVES = """
 import signal, sys, time
 signal.signal(signal.SIGTERM, lambda *a: sys.exit(75))
-print("begun", flush=True)
+print("started", flush=True)
 time.sleep(600)
 """
 PROGRAMS = {
@@ -37,25 +37,25 @@ def _trial(folder, name, program=None):
 def _wait(condition, seconds=30):
   until = time.monotonic() + seconds
   while not condition():
-    assert time.monotonic() < until, "it did not happen"
+    assert time.monotonic() < until, "the condition has not become true in time"
     time.sleep(0.02)
 
 
-def _begun(trial):
-  return outcomes.tail(trial.log, 1) == ["begun"]
+def _has_started(trial):
+  return outcomes.tail(trial.log, 1) == ["started"]
 
 
 @pytest.fixture
 def ended(tmp_path):
   trials = [_trial(tmp_path, name) for name in PROGRAMS]
   pool = local.Pool(trials, 2, limit=6)
-  most = []
-  pool.run(lambda pool: most.append(len(pool.running)))
-  assert max(most) == 2
+  counts = []
+  pool.run(lambda pool: counts.append(len(pool.running)))
+  assert max(counts) == 2
   return tmp_path, trials
 
 
-def test_none_stops_the_others(ended):
+def test_failures_do_not_stop_other_trials(ended):
   folder, trials = ended
   states = {trial.name: status_lib.read_outcome(trial.folder).status for trial in trials}
   assert states == {
@@ -70,15 +70,15 @@ def test_none_stops_the_others(ended):
   assert "it broke" in outcomes.tail(folder / "raises" / "log.txt", 1)[0]
   lines = outcomes.summary(trials).splitlines()
   assert len(lines) == 7 and lines[1].startswith("good,finished,0,")
-  states_of = outcomes.counts(states)
-  assert "6 trials: 1 finished" in states_of and "1 timeout" in states_of
+  text = outcomes.counts(states)
+  assert "6 trials: 1 finished" in text and "1 timeout" in text
 
 
-def test_what_takes_too_long_has_time_to_save(tmp_path):
+def test_trial_beyond_the_time_limit_can_save(tmp_path):
   slow = """
 import signal, sys, time
 def save(number, frame):
-  signal.signal(number, signal.SIG_DFL)  # as a run does: a second one would end it at once
+  signal.signal(number, signal.SIG_DFL)  # like a run: a second signal would end it immediately
   time.sleep(1.5)
   print("saved", flush=True)
   sys.exit(75)
@@ -87,17 +87,17 @@ time.sleep(600)
 """
   trial = _trial(tmp_path, "slow", slow)
   local.Pool([trial], 1, limit=4).run(lambda pool: None)
-  ended = status_lib.read_outcome(trial.folder)
-  assert (ended.status, ended.code) == ("timeout", 75)
+  outcome = status_lib.read_outcome(trial.folder)
+  assert (outcome.status, outcome.code) == ("timeout", 75)
   assert outcomes.tail(trial.log, 1) == ["saved"]
 
 
-def test_stopping_lets_them_save(tmp_path):
+def test_stopped_trials_can_save(tmp_path):
   trials = [_trial(tmp_path, name, SAVES) for name in ("a", "b", "later")]
   pool = local.Pool(trials, 2, limit=None)
 
   def watch(pool):
-    if not pool.stopping and all(map(_begun, trials[:2])):
+    if not pool.stopping and all(map(_has_started, trials[:2])):
       pool.stop()
 
   pool.run(watch)
@@ -105,13 +105,13 @@ def test_stopping_lets_them_save(tmp_path):
   assert [each and each.status for each in states] == ["stopped", "stopped", None]
 
 
-def test_stopping_twice_does_not_wait(tmp_path):
-  deaf = "import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN)\n" + SLEEP
-  trial = _trial(tmp_path, "deaf", deaf)
+def test_second_stop_kills(tmp_path):
+  ignores = "import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN)\n" + SLEEP
+  trial = _trial(tmp_path, "ignores", ignores)
   pool, since = local.Pool([trial], 1, limit=None), []
 
   def watch(pool):
-    if _begun(trial) and len(since) < 2:
+    if _has_started(trial) and len(since) < 2:
       since.append(time.monotonic())
       pool.stop()
 
@@ -120,14 +120,14 @@ def test_stopping_twice_does_not_wait(tmp_path):
   assert time.monotonic() - since[0] < 60
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="prctl is Linux's")
-def test_a_launcher_killed_has_its_trials_save(tmp_path):
-  """Each of its threads sends them a signal as it dies; and under nohup they hear of it too."""
+@pytest.mark.skipif(sys.platform != "linux", reason="prctl exists only on Linux")
+def test_trials_of_a_killed_launcher_save(tmp_path):
+  """Each thread of the launcher causes a signal. The launcher ignores SIGHUP, as under nohup."""
   saves = """
 import time
 from charrnn.training import loop
 stop = loop.StopRequest().__enter__()
-print("begun", flush=True)
+print("started", flush=True)
 while not stop.is_requested():
   time.sleep(0.01)
 time.sleep(0.3)
@@ -144,37 +144,39 @@ trial = outcomes.Trial("t", {{}}, pathlib.Path({str(tmp_path)!r}), command)
 local.Pool([trial], 1, None).run(lambda pool: None)
 """
   launcher = subprocess.Popen([sys.executable, "-c", program])
-  _wait(lambda: outcomes.tail(tmp_path / "log.txt", 1) == ["begun"])
+  _wait(lambda: outcomes.tail(tmp_path / "log.txt", 1) == ["started"])
   launcher.kill()
   launcher.communicate()
   _wait(lambda: outcomes.tail(tmp_path / "log.txt", 1) == ["saved"])
-  assert status_lib.read_outcome(tmp_path) is None  # nobody saw it: it will run again
+  assert (
+    status_lib.read_outcome(tmp_path) is None
+  )  # No launcher wrote an outcome, so the trial will run again.
 
 
 @pytest.mark.parametrize("parallel", [1, 2, 3, 7])
-def test_cores_are_shared_out(parallel):
+def test_cores_are_divided(parallel):
   cores = os.sched_getaffinity(0)
   shares = local.shares(parallel)
   assert len(shares) == parallel and all(set(share.cores) <= cores for share in shares)
   if parallel <= len(cores):
-    every = [core for share in shares for core in share.cores]
-    assert len(every) == len(set(every)) >= parallel * (len(cores) // parallel)
+    assigned = [core for share in shares for core in share.cores]
+    assert len(assigned) == len(set(assigned)) >= parallel * (len(cores) // parallel)
 
 
-def test_gpus_are_shared_out(monkeypatch):
+def test_gpus_are_divided(monkeypatch):
   monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1,4,5")
-  seen = lambda n: [share.environment for share in local.shares(n)]  # noqa: E731
-  assert [each["CUDA_VISIBLE_DEVICES"] for each in seen(2)] == ["0,1", "4,5"]
-  assert [each["CUDA_VISIBLE_DEVICES"] for each in seen(4)] == ["0", "1", "4", "5"]
-  assert "XLA_PYTHON_CLIENT_MEM_FRACTION" not in seen(4)[0]
-  crowded = seen(8)
+  environments = lambda n: [share.environment for share in local.shares(n)]  # noqa: E731
+  assert [each["CUDA_VISIBLE_DEVICES"] for each in environments(2)] == ["0,1", "4,5"]
+  assert [each["CUDA_VISIBLE_DEVICES"] for each in environments(4)] == ["0", "1", "4", "5"]
+  assert "XLA_PYTHON_CLIENT_MEM_FRACTION" not in environments(4)[0]
+  crowded = environments(8)
   assert [each["CUDA_VISIBLE_DEVICES"] for each in crowded] == ["0", "1", "4", "5"] * 2
   assert all(float(each["XLA_PYTHON_CLIENT_MEM_FRACTION"]) <= 0.45 for each in crowded)
   monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
-  assert seen(2) == [{}, {}]
+  assert environments(2) == [{}, {}]
 
 
-def test_tpu_chips_are_shared_out(monkeypatch):
+def test_tpu_chips_are_divided(monkeypatch):
   monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
   monkeypatch.setenv("TPU_VISIBLE_CHIPS", "0,1,2,3")
   shares = local.shares(4)
@@ -183,11 +185,11 @@ def test_tpu_chips_are_shared_out(monkeypatch):
   halves = [share.environment for share in local.shares(2)]
   assert [each["TPU_VISIBLE_CHIPS"] for each in halves] == ["0,1", "2,3"]
   assert {each["TPU_CHIPS_PER_PROCESS_BOUNDS"] for each in halves} == {"1,2,1"}
-  with pytest.raises(errors.UserError, match="takes one process and there are 4"):
+  with pytest.raises(errors.UserError, match="must be at most 4"):
     local.shares(5)
 
 
-def test_a_log_tells_its_launches_apart(tmp_path):
+def test_log_and_outcome_belong_to_the_last_launch(tmp_path):
   diverges = _trial(tmp_path, "t", PROGRAMS["diverges"])
   for trial, state in (
     (diverges, "diverged"),

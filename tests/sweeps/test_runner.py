@@ -1,4 +1,4 @@
-"""`launch.py --sweep` as a whole, on a tiny text."""
+"""`launch.py --sweep` and `--search` as processes, on a tiny text."""
 
 import csv
 import json
@@ -14,12 +14,12 @@ from charrnn import errors
 EXPERIMENT = (
   programs.EXPERIMENT
   + """
-from charrnn.launching import spaces, sweep as s  # as in version 0.1.0
+from charrnn.launching import spaces, sweep as s  # the modules of version 0.1.0
 
-of_tiny = get_config
+get_tiny_config = get_config
 
 def get_config(variant=""):
-  c = of_tiny()
+  c = get_tiny_config()
   c.max_steps, c.eval_every = 20, 10
   return c
 
@@ -85,7 +85,7 @@ def _finish(folder, *arguments):
 
 @pytest.fixture
 def main(work, monkeypatch):
-  """launch.py in this process, for what starts no trial."""
+  """Return launch.py's main for this process, for commands that start no trial."""
   monkeypatch.chdir(work)
   return lambda *arguments: launch.main(["launch.py", "--config=many.py", *arguments])
 
@@ -95,7 +95,7 @@ def _rows(folder):
     return {row["trial"]: row for row in csv.DictReader(file)}
 
 
-def test_what_fails_is_named_and_only_that_runs_again(work):
+def test_failures_are_reported_and_only_they_run_again(work):
   code, err = _finish(work, "--sweep", "--parallel=2", "--workdir=all")
   assert code == 1, err
   rows = _rows(work / "all")
@@ -115,30 +115,30 @@ def test_what_fails_is_named_and_only_that_runs_again(work):
 
 
 @pytest.fixture(scope="module")
-def kept(work):
-  """A finished sweep over two cells. Do not change it."""
-  code, err = _finish(work, "--sweep=cell", "--parallel=2", "--workdir=kept")
+def finished(work):
+  """Return a finished sweep over two cells. Do not change it."""
+  code, err = _finish(work, "--sweep=cell", "--parallel=2", "--workdir=finished")
   assert code == 0, err
-  return work / "kept"
+  return work / "finished"
 
 
-def test_a_trial_is_the_run_that_its_command_makes(work, kept):
+def test_trial_equals_a_run_of_the_same_command(work, finished):
   own = ("--config.model.cell=gru", "--config.cpu_devices=1")
   code, err = _finish(work, *own, "--workdir=alone")
   assert code == 0, err
-  swept, alone = (programs.result(folder) for folder in (kept / "cell=gru", work / "alone"))
-  # The share of the cores decides on how many devices the trial sums.
+  swept, alone = (programs.result(folder) for folder in (finished / "cell=gru", work / "alone"))
+  # The number of cores affects the order of sums, so the losses are only nearly equal.
   assert swept["metrics"][-1][5] == pytest.approx(alone["metrics"][-1][5], rel=1e-4)
-  assert len(_rows(kept)) == 2
+  assert len(_rows(finished)) == 2
 
 
-def test_named_sweeps_are_combined_by_their_product(main, capsys):
+def test_named_sweeps_are_combined_as_a_product(main, capsys):
   assert main("--sweep=cell,seed", "--dry_run", "--workdir=product") == 0
   names = [line.rpartition("/")[2] for line in capsys.readouterr().out.splitlines()]
   assert names == [f"cell={cell},seed={seed}" for cell in ("rnn", "gru") for seed in (1, 2)]
 
 
-def test_a_dry_run_prints_commands_and_writes_nothing(work, main, capsys):
+def test_dry_run_prints_commands_and_writes_nothing(work, main, capsys):
   assert main("--sweep=seed", "--dry_run", "--workdir=dry", "--config.epochs=3.0") == 0
   lines = capsys.readouterr().out.splitlines()
   assert len(lines) == 2 and all("--config.epochs=3.0" in line for line in lines)
@@ -146,25 +146,25 @@ def test_a_dry_run_prints_commands_and_writes_nothing(work, main, capsys):
   assert not (work / "dry").exists()
 
 
-def test_what_was_done_is_not_taken_for_something_else(kept, main):
-  before = programs.contents(kept)
-  for arguments, named in [
+def test_finished_sweep_is_not_reused_for_other_settings(finished, main):
+  before = programs.contents(finished)
+  for arguments, message in [
     (["--sweep=cell", "--config.max_steps=30"], "trial cell=rnn is finished with max_steps=20"),
     (
       ["--sweep=cell", "--config.model.hidden=9"],
       "trial cell=rnn: --config.model.hidden=9: the run",
     ),
-    (["--sweep=seed"], "kept belongs to a sweep with sweep 'cell', not 'seed'"),
-    (["--config.seed=3"], "kept is a sweep"),
-    (["--sweep=seed", "--workdir=kept/cell=rnn"], "is a run directory"),
+    (["--sweep=seed"], "finished belongs to a sweep with sweep 'cell', not 'seed'"),
+    (["--config.seed=3"], "finished is a sweep"),
+    (["--sweep=seed", "--workdir=finished/cell=rnn"], "is a run directory"),
   ]:
     with pytest.raises(errors.UserError) as error:
-      main("--workdir=kept", *arguments)
-    assert named in str(error.value) and "\n" not in str(error.value)
-  assert programs.contents(kept) == before
+      main("--workdir=finished", *arguments)
+    assert message in str(error.value) and "\n" not in str(error.value)
+  assert programs.contents(finished) == before
 
 
-def test_a_random_search_is_a_sweep_that_grows(main, capsys):
+def test_more_trials_of_a_random_search_keep_the_first_ones(main, capsys):
   lines = []
   for count in (2, 3):
     assert main("--search=random", f"--trials={count}", "--dry_run", "--workdir=random") == 0
@@ -175,7 +175,7 @@ def test_a_random_search_is_a_sweep_that_grows(main, capsys):
   )
 
 
-def test_a_search_by_optuna(work):
+def test_search_with_optuna(work):
   code, err = _finish(work, "--search=optuna", "--trials=2", "--parallel=2", "--workdir=optuna")
   assert code == 0, err
   rows = _rows(work / "optuna")
@@ -186,11 +186,11 @@ def test_a_search_by_optuna(work):
   assert _rows(work / "optuna") == rows
 
 
-def _goes_on(work, folder, *names):
-  """The same command until every trial has gone on from where it was; then Ctrl-C."""
+def _resume(work, folder, *names):
+  """Repeat the command until every trial has resumed, then send Ctrl-C; return stderr."""
   process = _launch(work, "--sweep=long,seed", f"--workdir={folder}", "--parallel=2")
   for name in names:
-    # Not a step: a trial whose launcher was killed makes some more before it saves and ends.
+    # Waiting for a step is not enough: trials of a killed launcher train on until they have saved.
     programs.wait_for_log(process, work / folder / name, "resuming from step")
   process.send_signal(signal.SIGINT)
   code, err = programs.finish(process)
@@ -201,7 +201,7 @@ def _goes_on(work, folder, *names):
   return err
 
 
-def test_stopped_at_once_is_stopped_and_not_killed(work):
+def test_early_stop_is_stopped_and_not_killed(work):
   process = _launch(work, "--sweep=long,seed", "--workdir=early", "--parallel=2")
   folders = [work / "early" / f"max_steps=100000,seed={seed}" for seed in (1, 2)]
   while not all((folder / "log.txt").exists() for folder in folders):
@@ -212,8 +212,8 @@ def test_stopped_at_once_is_stopped_and_not_killed(work):
   assert {row["status"] for row in _rows(work / "early").values()} == {"stopped"}
 
 
-def test_one_of_two_goes_on_with_the_share_that_it_had(work):
-  """With other cores it would be another run, to the bit."""
+def test_resumed_trial_gets_the_same_share_of_cores(work):
+  """With other cores, the results would not be bit-identical."""
   names = [f"max_steps=100000,seed={seed}" for seed in (1, 2)]
   process = _launch(work, "--sweep=long,seed", "--workdir=long", "--parallel=2")
   for name in names:
@@ -225,27 +225,27 @@ def test_one_of_two_goes_on_with_the_share_that_it_had(work):
   assert code == 75 and "stopping" in err
   assert "2 of 2 trials are not done: repeat the command to run only these" in err
   outcome = work / "long" / names[0] / "outcome.json"
-  outcome.write_text(outcome.read_text().replace("stopped", "done"))  # as older versions wrote it
-  assert "1 of 2 trials are not done" in _goes_on(work, "long", names[1])
+  outcome.write_text(outcome.read_text().replace("stopped", "done"))  # the word of older versions
+  assert "1 of 2 trials are not done" in _resume(work, "long", names[1])
   launches = json.loads((work / "long" / names[1] / "run.json").read_bytes())["launches"]
   assert len({(each["devices"], each["cores"]) for each in launches}) == 1
 
 
-def test_a_launcher_killed_midway(work):
+def test_next_launcher_resumes_trials_of_a_killed_one(work):
   process = _launch(work, "--sweep=long,seed", "--workdir=killed", "--parallel=2")
   names = [f"max_steps=100000,seed={seed}" for seed in (1, 2)]
   for name in names:
     programs.wait_for_step(process, work / "killed" / name, 10)
   process.kill()
   process.communicate()
-  # Its trials save and end by themselves, and the next launcher waits for that.
-  _goes_on(work, "killed", *names)
+  # The trials save and end by themselves, and the next launcher waits for them.
+  _resume(work, "killed", *names)
 
 
 @pytest.mark.parametrize(
-  ("arguments", "named"),
+  ("arguments", "message"),
   [
-    (["--sweep=nothing"], "no sweep_nothing(): there are seed, cell"),
+    (["--sweep=nothing"], "no sweep_nothing(): use seed, cell"),
     (["--sweep=raises"], "ZeroDivisionError"),
     (["--sweep=unknown"], "'model.width'"),
     (["--sweep=range"], "trial hidden=-1"),
@@ -254,8 +254,8 @@ def test_a_launcher_killed_midway(work):
     (["--sweep=quits"], "SystemExit: first line"),
     (["--sweep=twice"], "the same run: learning_rate=1 and learning_rate=1.0"),
     (["--sweep=texts"], "no corpus, file, folder or URL 'none.txt'"),
-    (["--sweep=seed,seed"], "seed is set by two sweeps"),
-    (["--sweep=seed", "--config.seed=3"], "--config.seed: the trials set it too"),
+    (["--sweep=seed,seed"], "seed is set by two of the combined sweeps"),
+    (["--sweep=seed", "--config.seed=3"], "--config.seed: the trials set this field too"),
     (["--sweep", "--backend=cloud"], "--backend=cloud"),
     (["--sweep", "--parallel=0"], "--parallel=0"),
     (["--sweep", "--time_limit=0"], "--time_limit=0"),
@@ -268,20 +268,23 @@ def test_a_launcher_killed_midway(work):
     (["--search=random", "--sweep"], "exclude each other"),
     (["--search=random", "--trials=0"], "--trials=0"),
     (["--search=random", "--trials=9"], "--trials=9: the space has only 4 different trials"),
-    (["--search=random", "--config.model.cell=gru"], "--config.model.cell: the trials set it too"),
+    (
+      ["--search=random", "--config.model.cell=gru"],
+      "--config.model.cell: the trials set this field too",
+    ),
     (["--search=optuna", "--dry_run"], "use --search=random"),
     (["--search=optuna", "--config.text.source=none.txt"], "no corpus, file, folder or URL"),
     (["--search=optuna", "--backend=slurm"], "runs on this machine only"),
     (["--search=optuna", "--config.text.valid_fraction=0.0"], "needs validation losses"),
   ],
 )
-def test_what_is_wrong_is_one_line_before_anything_starts(work, main, arguments, named):
+def test_errors_are_one_line_and_nothing_is_written(work, main, arguments, message):
   with pytest.raises(errors.UserError) as error:
     main(*arguments, "--workdir=wrong")
-  assert named in str(error.value) and "\n" not in str(error.value)
+  assert message in str(error.value) and "\n" not in str(error.value)
   assert not (work / "wrong").exists()
 
 
-def test_an_error_ends_the_program_with_code_2_and_one_line(work):
+def test_error_has_exit_code_2_and_one_line(work):
   code, err = _finish(work, "--sweep=nothing", "--workdir=wrong")
   assert code == 2 and len(err.splitlines()) == 1 and "no sweep_nothing()" in err

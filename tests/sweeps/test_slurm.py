@@ -1,4 +1,4 @@
-"""What is asked of SLURM and what is made of its answers, with scripts in its programs' place."""
+"""What the SLURM backend submits and how it reads answers, with scripts instead of SLURM."""
 
 import os
 import pathlib
@@ -30,8 +30,8 @@ def experiment(values):
   return types.SimpleNamespace(__file__="exp.py", slurm=lambda: values)
 
 
-def test_the_options_of_sbatch():
-  told = {
+def test_options_of_sbatch():
+  values = {
     "partition": "gpu",
     "nodes": 2,
     "tasks": 4,
@@ -41,7 +41,7 @@ def test_the_options_of_sbatch():
     "time": 2,
     "sbatch": {"account": "lab", "exclusive": True, "mail-type": "END"},
   }
-  assert slurm.read_resources(experiment(told)).options == {
+  assert slurm.read_resources(experiment(values)).options == {
     "partition": "gpu",
     "nodes": 2,
     "ntasks-per-node": 4,
@@ -55,12 +55,16 @@ def test_the_options_of_sbatch():
     "exclusive": True,
     "mail-type": "END",
   }
-  usual = slurm.read_resources(types.SimpleNamespace()).options
-  assert usual["signal"] == "USR2@90" and not usual.keys() & {"partition", "mem", "gpus-per-node"}
+  default = slurm.read_resources(types.SimpleNamespace()).options
+  assert default["signal"] == "USR2@90" and not default.keys() & {
+    "partition",
+    "mem",
+    "gpus-per-node",
+  }
 
 
 @pytest.mark.parametrize(
-  ("values", "said"),
+  ("values", "message"),
   [
     ({"gpu": 1}, "'gpu'"),
     ({"gpus": "1"}, "gpus to '1': use a value of type int"),
@@ -70,19 +74,19 @@ def test_the_options_of_sbatch():
     ({"memory": float("nan")}, "memory to nan"),
     ({"partition": 3}, "type str"),
     ({"sbatch": ["--account=lab"]}, "type dict"),
-    ({"sbatch": {"--account": "lab"}}, "is written 'account'"),
+    ({"sbatch": {"--account": "lab"}}, "write 'account'"),
     ({"sbatch": {"time": 3}}, "the field 'time'"),
     ({"sbatch": {"cpus_per_task": 3}}, "the field 'cpus'"),
     ({"sbatch": {"array": "0-3"}}, "'array' is set by launch.py"),
     ({"sbatch": {"exclusive": False}}, "exclusive is False"),
-    ({"nodes": 2, "gpus": 8}, "set gpus to tasks, 1"),
+    ({"nodes": 2, "gpus": 8}, "set gpus to 1, like tasks"),
     (3, "TypeError"),
   ],
 )
-def test_what_slurm_cannot_say_is_refused_in_a_line(values, said):
+def test_invalid_resources_are_one_line(values, message):
   with pytest.raises(errors.UserError) as error:
     slurm.read_resources(experiment(values))
-  assert said in str(error.value) and "\n" not in str(error.value)
+  assert message in str(error.value) and "\n" not in str(error.value)
   assert str(error.value).startswith("exp.py, slurm()")
 
 
@@ -92,7 +96,7 @@ def swept(folder):
   return ("--config=swept_slurm.py", "--sweep", "--backend=slurm", "--workdir=swept-slurm")
 
 
-def test_a_dry_run_prints_what_would_be_submitted(main, swept, capsys, folder):
+def test_dry_run_prints_options_and_commands(main, swept, capsys, folder):
   assert main(*swept, "--parallel=2", "--dry_run") == 0
   first, *commands = capsys.readouterr().out.splitlines()
   assert first.startswith("sbatch --array=0-2%2 --partition=gpu") and "--account=lab" in first
@@ -102,23 +106,23 @@ def test_a_dry_run_prints_what_would_be_submitted(main, swept, capsys, folder):
   assert not (folder / "swept-slurm").exists()
 
 
-def test_without_slurm_nothing_is_begun(main, swept, folder, monkeypatch, tmp_path):
+def test_without_slurm_nothing_is_written(main, swept, folder, monkeypatch, tmp_path):
   monkeypatch.setenv("PATH", str(tmp_path))
-  with pytest.raises(errors.UserError, match="no sbatch here") as error:
+  with pytest.raises(errors.UserError, match="no sbatch on this machine") as error:
     main(*swept)
   assert "\n" not in str(error.value) and not (folder / "swept-slurm").exists()
 
 
 @pytest.fixture
 def programs_of_slurm(tmp_path, monkeypatch):
-  """Scripts of the names of SLURM's; squeue prints the file it returns."""
+  """Put scripts with the names of SLURM's programs on PATH; squeue prints the returned file."""
   answers = tmp_path / "answers"
   answers.write_text("")
   scripts = {
     "sbatch": 'cp "$1" "$(dirname "$0")/script"; echo "Submitted batch job 7"',
     "srun": "",
     "squeue": f"cat {answers}",
-    "scontrol": f'echo "$@" >> {tmp_path}/asked',
+    "scontrol": f'echo "$@" >> {tmp_path}/requests',
   }
   (tmp_path / "bin").mkdir()
   for name, text in scripts.items():
@@ -130,20 +134,20 @@ def programs_of_slurm(tmp_path, monkeypatch):
 
 @pytest.fixture
 def pair(tmp_path):
-  """Two trials with their folders."""
-  made = [outcomes.Trial(name, {}, tmp_path / "sweep" / name, ["true", name]) for name in "ab"]
-  for trial in made:
+  """Return two trials with folders."""
+  trials = [outcomes.Trial(name, {}, tmp_path / "sweep" / name, ["true", name]) for name in "ab"]
+  for trial in trials:
     trial.folder.mkdir(parents=True)
-  return made
+  return trials
 
 
 def flags(parallel=2, time_limit=None):
   return types.SimpleNamespace(parallel=parallel, time_limit=time_limit)
 
 
-def test_one_array_for_all_trials(programs_of_slurm, pair, tmp_path):
-  wanted = slurm.Resources(tasks=2, cpus=3, sbatch={"account": "lab"})
-  jobs = slurm.submit(tmp_path / "sweep", pair, flags(time_limit=2), wanted)
+def test_all_trials_are_one_job_array(programs_of_slurm, pair, tmp_path):
+  resources = slurm.Resources(tasks=2, cpus=3, sbatch={"account": "lab"})
+  jobs = slurm.submit(tmp_path / "sweep", pair, flags(time_limit=2), resources)
   assert jobs == {"a": "7_0", "b": "7_1"}
   script = (tmp_path / "bin" / "script").read_text()
   lines = script.splitlines()
@@ -163,51 +167,53 @@ def ended(trial, state):
   outcomes.conclude(trial, codes[state], 1.0)
 
 
-def test_states_are_the_outcomes_and_before_those_what_slurm_says(programs_of_slurm, pair):
+def test_status_is_the_outcome_or_else_the_job_state(programs_of_slurm, pair):
   a, b = pair
   watch = slurm.Watch(pair, {"a": "7_0", "b": "7_1"})
 
-  def seen(answers):
+  def statuses(answers):
     programs_of_slurm.write_text(answers)
     watch._query_time = -1e9
     watch._query()
     return [watch._status(each) for each in pair]
 
-  assert seen("7_0 PENDING\n7_1 RUNNING\n6 COMPLETED\n") == ["waiting", "running"]
-  assert seen("7_0 RUNNING\n7_1 COMPLETING\n") == ["running", "running"]
-  ended(b, "stopped")  # and is queued again
-  assert seen("7_0 RUNNING\n7_1 PENDING\n") == ["running", "waiting"]
-  ended(a, "failed")  # though SLURM still tidies up
-  assert seen("7_0 COMPLETING\n7_1 RUNNING\n") == ["failed", "running"]
+  assert statuses("7_0 PENDING\n7_1 RUNNING\n6 COMPLETED\n") == ["waiting", "running"]
+  assert statuses("7_0 RUNNING\n7_1 COMPLETING\n") == ["running", "running"]
+  ended(b, "stopped")  # The job is requeued.
+  assert statuses("7_0 RUNNING\n7_1 PENDING\n") == ["running", "waiting"]
+  ended(a, "failed")  # SLURM is still cleaning up.
+  assert statuses("7_0 COMPLETING\n7_1 RUNNING\n") == ["failed", "running"]
   (programs_of_slurm.parent / "bin" / "squeue").write_text("#!/bin/sh\nexit 1\n")
-  assert seen("") == ["failed", "running"] and watch.jobs == {"b": "7_1"}
+  assert statuses("") == ["failed", "running"] and watch.jobs == {"b": "7_1"}
   ended(b, "finished")
-  assert seen("") == ["failed", "finished"] and not watch.jobs
+  assert statuses("") == ["failed", "finished"] and not watch.jobs
 
 
-@pytest.mark.parametrize(("told", "state"), [("OUT_OF_MEMORY", "killed"), ("CANCELLED", "stopped")])
-def test_a_job_that_ended_without_a_word(programs_of_slurm, pair, monkeypatch, told, state):
-  programs_of_slurm.write_text(f"7_0 {told}\n")
+@pytest.mark.parametrize(
+  ("job_state", "status"), [("OUT_OF_MEMORY", "killed"), ("CANCELLED", "stopped")]
+)
+def test_job_that_ended_without_an_outcome(programs_of_slurm, pair, monkeypatch, job_state, status):
+  programs_of_slurm.write_text(f"7_0 {job_state}\n")
   watch = slurm.Watch(pair[:1], {"a": "7_0"})
   watch._query()
-  assert watch._status(pair[0]) == "waiting"  # its outcome may be on its way
+  assert watch._status(pair[0]) == "waiting"  # Its outcome may still arrive.
   monkeypatch.setattr(slurm, "LOST", 0.0)
-  assert watch._status(pair[0]) == state and not watch.jobs
-  assert told in pair[0].log.read_text()
+  assert watch._status(pair[0]) == status and not watch.jobs
+  assert job_state in pair[0].log.read_text()
 
 
-def test_only_what_is_not_in_slurms_hands_is_submitted(programs_of_slurm, pair, tmp_path, capsys):
+def test_only_trials_without_a_job_are_submitted(programs_of_slurm, pair, tmp_path, capsys):
   b = pair[1]
   programs_of_slurm.write_text("5_0 PENDING\n5_1 COMPLETING\n")
   files.write_json(tmp_path / "sweep" / "slurm.json", {"jobs": {"a": "5_0", "b": "5_1"}})
   ended(b, "failed")
-  # What the submission would start ends at once.
+  # The submitted job ends immediately.
   (tmp_path / "bin" / "sbatch").write_text(
     "#!/bin/sh\necho Submitted batch job 7\n"
     + "".join(f"echo '{DONE}' > {each.folder}/outcome.json\n" for each in pair)
   )
   assert slurm.run(pair, pair, flags(), slurm.Resources()) is False
-  assert "1 trials have jobs already" in capsys.readouterr().err
+  assert "1 trials already have jobs" in capsys.readouterr().err
   assert slurm._stored_jobs(tmp_path / "sweep") == {"a": "5_0", "b": "7"}
 
 
@@ -234,15 +240,15 @@ time.sleep(60)
 
 @pytest.fixture
 def job(programs_of_slurm, tmp_path):
-  """A job's process, and the trial's folder."""
+  """Return a function that starts a job and returns its process and the trial's folder."""
   started = []
 
   def start(program, limit=None, **environment):
     text = JOB.format(folder=str(tmp_path / "a"), program=program, limit=limit)
-    told = {"SUBMITIT_EXECUTOR": "slurm", "SLURM_JOB_ID": "9", "SLURM_ARRAY_JOB_ID": "9"}
-    told |= {"SLURM_ARRAY_TASK_ID": "4"}
+    variables = {"SUBMITIT_EXECUTOR": "slurm", "SLURM_JOB_ID": "9", "SLURM_ARRAY_JOB_ID": "9"}
+    variables |= {"SLURM_ARRAY_TASK_ID": "4"}
     command = [sys.executable, "-c", text]
-    started.append(subprocess.Popen(command, env=os.environ | told | environment))
+    started.append(subprocess.Popen(command, env=os.environ | variables | environment))
     return started[-1], tmp_path / "a"
 
   yield start
@@ -252,7 +258,7 @@ def job(programs_of_slurm, tmp_path):
 
 
 def printed(log: pathlib.Path) -> str:
-  """A log without the lines that begin its launches."""
+  """Return a log without the lines that mark launches."""
   lines = log.read_text().splitlines(keepends=True)
   return "".join(line for line in lines if not line.startswith(outcomes.LAUNCH))
 
@@ -266,14 +272,14 @@ def wait_for(path: pathlib.Path, text):
 
 
 @pytest.mark.parametrize(("code", "state"), [(0, "finished"), (3, "failed")])
-def test_a_job_writes_how_it_ended(job, code, state):
+def test_job_writes_its_outcome(job, code, state):
   process, folder = job(f"print('hello'); raise SystemExit({code})")
   assert process.wait(30) == code
   assert printed(folder / "log.txt") == "hello\n"
   assert status_lib.read_outcome(folder)[:2] == (state, code)
 
 
-def test_a_job_that_is_asked_saves_once_and_is_queued_again(job, tmp_path):
+def test_signaled_job_saves_once_and_is_requeued(job, tmp_path):
   for launch in (1, 2):
     process, folder = job(SAVES)
     wait_for(folder / "log.txt", "ready\n" if launch == 1 else "saves\nready\n")
@@ -281,43 +287,45 @@ def test_a_job_that_is_asked_saves_once_and_is_queued_again(job, tmp_path):
       process.send_signal(slurm.SAVE)
     assert process.wait(30) == 75
     assert status_lib.read_outcome(folder).status == "stopped"
-    assert (tmp_path / "asked").read_text() == "requeue 9_4\n" * launch
-    assert status_lib.read_outcome(folder).seconds > 0.3 * launch  # that long it takes to save
+    assert (tmp_path / "requests").read_text() == "requeue 9_4\n" * launch
+    assert status_lib.read_outcome(folder).seconds > 0.3 * launch  # Saving takes this time.
   assert printed(folder / "log.txt") == "ready\nsaves\n" * 2
 
 
-def test_a_job_that_is_asked_before_it_has_anything_to_save_is_queued_again(job, tmp_path):
+def test_job_that_is_signaled_before_its_first_step_is_requeued(job, tmp_path):
   process, folder = job("import time; print('ready', flush=True); time.sleep(60)")
   wait_for(folder / "log.txt", "ready")
   process.send_signal(slurm.SAVE)
   assert process.wait(30) == 128 + signal.SIGTERM
   assert status_lib.read_outcome(folder).status == "stopped"
-  assert (tmp_path / "asked").read_text() == "requeue 9_4\n"
+  assert (tmp_path / "requests").read_text() == "requeue 9_4\n"
 
 
-def test_a_job_that_is_cancelled_is_not_queued_again(job, tmp_path):
-  process, folder = job("raise SystemExit(75)")  # as SIGTERM to all its processes has it end
+def test_canceled_job_is_not_requeued(job, tmp_path):
+  process, folder = job("raise SystemExit(75)")  # This is the exit code after SIGTERM.
   assert process.wait(30) == 75
-  assert status_lib.read_outcome(folder).status == "stopped" and not (tmp_path / "asked").exists()
+  assert (
+    status_lib.read_outcome(folder).status == "stopped" and not (tmp_path / "requests").exists()
+  )
 
 
-def test_a_job_has_a_limit_over_all_its_launches(job, tmp_path):
+def test_time_limit_includes_earlier_launches(job, tmp_path):
   outcomes.conclude(outcomes.Trial("a", {}, tmp_path / "a", []), 75, 100.0)
   process, folder = job(SAVES, limit=101)
   assert process.wait(30) == 75
-  found = status_lib.read_outcome(folder)
-  assert found.status == "timeout" and 101 <= found.seconds < 110
-  assert not (tmp_path / "asked").exists()
+  outcome = status_lib.read_outcome(folder)
+  assert outcome.status == "timeout" and 101 <= outcome.seconds < 110
+  assert not (tmp_path / "requests").exists()
 
 
-def test_the_first_process_alone_speaks_for_the_job(job, tmp_path):
+def test_only_the_first_process_writes_the_outcome(job, tmp_path):
   process, folder = job(SAVES, SLURM_PROCID="1")
   wait_for(folder / "log.txt", "ready")
   process.send_signal(slurm.SAVE)
   assert process.wait(30) == 75
-  assert status_lib.read_outcome(folder) is None and not (tmp_path / "asked").exists()
+  assert status_lib.read_outcome(folder) is None and not (tmp_path / "requests").exists()
 
 
-def test_a_signal_is_told_as_a_shell_does(job):
+def test_exit_code_of_a_signal_is_like_a_shells(job):
   process, folder = job("import os, signal; os.kill(os.getpid(), signal.SIGKILL)")
   assert process.wait(30) == 137 and status_lib.read_outcome(folder)[:2] == ("killed", -9)

@@ -1,4 +1,4 @@
-"""Sweeps as jobs of a real SLURM, where this machine can have one."""
+"""Sweeps on a real SLURM cluster of one machine; skipped if SLURM cannot be started."""
 
 import contextlib
 import os
@@ -20,10 +20,10 @@ EXPERIMENT = (
   + """
 from charrnn.sweeps import trials as s
 
-of_tiny = get_config
+get_tiny_config = get_config
 
 def get_config(variant=""):
-  c = of_tiny()
+  c = get_tiny_config()
   c.max_steps, c.eval_every, c.checkpoint_every = 40, 500, 0
   return c
 
@@ -50,34 +50,33 @@ def environment(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def place(folder):
+def work(folder):
   (folder / "swept.py").write_text(EXPERIMENT)
   (folder / "together.py").write_text(TOGETHER)
   return folder
 
 
-def start(place, environment, *arguments, file="swept.py"):
+def start(work, environment, *arguments, file="swept.py"):
   arguments = (f"--config={file}", "--backend=slurm", "--parallel=3", *arguments)
-  return programs.start(place, *arguments, environment=environment)
+  return programs.start(work, *arguments, environment=environment)
 
 
 def states(folder, names):
-  return [
-    found and found.status for found in (status_lib.read_outcome(folder / name) for name in names)
-  ]
+  read = (status_lib.read_outcome(folder / name) for name in names)
+  return [outcome and outcome.status for outcome in read]
 
 
 def jobs(folder):
   return files.read_json(folder / "slurm.json")["jobs"]
 
 
-def test_a_sweep_is_asked_to_save_goes_on_and_only_what_failed_runs_again(place, environment):
-  folder = place / "sweep"
-  process = start(place, environment, "--sweep", "--workdir=sweep")
+def test_sweep_is_requeued_on_a_signal_and_only_failures_run_again(work, environment):
+  folder = work / "sweep"
+  process = start(work, environment, "--sweep", "--workdir=sweep")
   programs.wait_for_step(process, folder / LONG, 10)
   first = jobs(folder)
   assert list(first) == [GOOD, BAD, LONG]
-  assert len({number.partition("_")[0] for number in first.values()}) == 1  # one array
+  assert len({number.partition("_")[0] for number in first.values()}) == 1  # all in one job array
   cluster.command(environment, "scancel", "--signal=USR2", first[LONG])
   code, err = programs.finish(process)
   assert code == 1, err
@@ -90,48 +89,48 @@ def test_a_sweep_is_asked_to_save_goes_on_and_only_what_failed_runs_again(place,
   assert "3 trials" in err and (folder / "summary.csv").read_text().count("\n") == 4
 
   before = {name: (folder / name / "log.txt").read_bytes() for name in first}
-  code, err = programs.finish(start(place, environment, "--sweep", "--workdir=sweep"))
+  code, err = programs.finish(start(work, environment, "--sweep", "--workdir=sweep"))
   assert code == 1 and "2 already done" in err and "1 trials submitted" in err
   after = {name: (folder / name / "log.txt").read_bytes() for name in first}
   assert [name for name in first if before[name] != after[name]] == [BAD]
   assert [name for name in first if first[name] != jobs(folder)[name]] == [BAD]
 
 
-def test_whoever_stops_watching_finds_the_job_again(place, environment):
-  folder, trial = place / "left", "learning_rate=0.02"
+def test_repeated_command_watches_the_same_job(work, environment):
+  folder, trial = work / "left", "learning_rate=0.02"
   arguments = ("--sweep=one", "--workdir=left", "--config.max_steps=100000")
-  process = start(place, environment, *arguments)
+  process = start(work, environment, *arguments)
   programs.wait_for_step(process, folder / trial, 10)
   process.send_signal(signal.SIGINT)
   code, err = programs.finish(process)
   number = jobs(folder)[trial]
   assert code == 75 and f"scancel {number}" in err
-  assert slurm_says(environment, number) == "RUNNING" and states(folder, [trial]) == [None]
+  assert slurm_state(environment, number) == "RUNNING" and states(folder, [trial]) == [None]
 
-  process = start(place, environment, *arguments)
-  while "already" not in (line := process.stderr.readline()):
+  process = start(work, environment, *arguments)
+  while "already have jobs" not in (line := process.stderr.readline()):
     assert line, "the launcher has ended"
   assert jobs(folder)[trial] == number
-  cluster.command(environment, "scancel", number)  # saves, and that is the end
+  cluster.command(environment, "scancel", number)  # The run saves and the job ends.
   code, err = programs.finish(process)
   assert code == 75, err
-  assert states(folder, [trial]) == ["stopped"] and slurm_says(environment, number) == "CANCELLED"
+  assert states(folder, [trial]) == ["stopped"] and slurm_state(environment, number) == "CANCELLED"
   assert checkpoints.steps(folder / trial / "checkpoints")[-1] >= 10
 
 
-def slurm_says(environment, number):
-  told = cluster.command(
+def slurm_state(environment, number):
+  output = cluster.command(
     environment, "squeue", "--noheader", "--states=all", "--format=%T", f"--jobs={number}"
   )
-  return told.strip()
+  return output.strip()
 
 
 @pytest.mark.long
-def test_two_processes_of_one_job_train_one_run_together(place, environment):
-  folder = place / "together"
+def test_two_processes_of_a_job_train_one_run(work, environment):
+  folder = work / "together"
   arguments = ("--sweep=one", "--workdir=together", "--config.cpu_devices=1")
   steps = 400
-  process = start(place, environment, *arguments, f"--config.max_steps={steps}", file="together.py")
+  process = start(work, environment, *arguments, f"--config.max_steps={steps}", file="together.py")
   programs.wait_for_step(process, folder / GOOD, 10)
   cluster.command(environment, "scancel", "--signal=USR2", jobs(folder)[GOOD])
   code, err = programs.finish(process)
@@ -144,19 +143,19 @@ def test_two_processes_of_one_job_train_one_run_together(place, environment):
   assert lines == sorted(lines) and lines[-1] == steps
 
 
-def test_what_sbatch_refuses_is_said_in_a_line(place, environment):
-  (place / "refused.py").write_text(EXPERIMENT.replace('"all"', '"none-such"'))
+def test_error_of_sbatch_is_one_line(work, environment):
+  (work / "refused.py").write_text(EXPERIMENT.replace('"all"', '"none-such"'))
   code, err = programs.finish(
-    start(place, environment, "--sweep", "--workdir=refused", file="refused.py")
+    start(work, environment, "--sweep", "--workdir=refused", file="refused.py")
   )
   assert code == 2 and "nvalid partition" in err and "Traceback" not in err, err
 
 
 @pytest.mark.long
-def test_a_trial_that_takes_too_long_saves_and_ends(place, environment):
-  folder = place / "limited"
+def test_trial_beyond_the_time_limit_saves_and_ends(work, environment):
+  folder = work / "limited"
   process = start(
-    place,
+    work,
     environment,
     "--sweep=one",
     "--workdir=limited",
@@ -169,18 +168,20 @@ def test_a_trial_that_takes_too_long_saves_and_ends(place, environment):
 
 
 @pytest.mark.long
-def test_a_job_that_is_killed_is_noticed_from_here(place, environment):
-  folder = place / "killed"
+def test_launcher_notices_a_killed_job(work, environment):
+  folder = work / "killed"
   arguments = ("--sweep=one", "--workdir=killed", "--config.max_steps=100000")
-  process = start(place, environment, *arguments)
+  process = start(work, environment, *arguments)
   programs.wait_for_step(process, folder / GOOD, 10)
   listed = cluster.command(environment, "scontrol", "listpids", jobs(folder)[GOOD])
   for pid in [int(line.split()[0]) for line in listed.splitlines()[1:]]:
     with contextlib.suppress(OSError):
       line = pathlib.Path(f"/proc/{pid}/cmdline").read_text().split("\0")
       if line[0] == sys.executable and "submitit.core._submit" in line:
-        os.kill(pid, signal.SIGKILL)  # as for lack of memory
+        os.kill(pid, signal.SIGKILL)  # like the kernel when memory runs out
   code, err = programs.finish(process)
   assert code == 1 and states(folder, [GOOD]) == ["killed"], err
-  assert "of SLURM has ended, FAILED" in err
-  assert "saved after step" in (folder / GOOD / "log.txt").read_text()  # it has not lived on
+  assert "has ended without an outcome (FAILED)" in err
+  assert (
+    "saved after step" in (folder / GOOD / "log.txt").read_text()
+  )  # Its process does not outlive the job.

@@ -1,4 +1,4 @@
-"""Sweeps as data, and the names of their trials."""
+"""Combinators of sweeps, and names of trials."""
 
 import pathlib
 import re
@@ -28,8 +28,7 @@ def test_combinators():
   assert trials.product([]) == trials.product(trials.sweep("seed", []), cells) == []
 
 
-def test_a_hyper_file_is_taken_as_it_is():
-  """As big_vision and scenic write them."""
+def test_get_hyper_of_big_vision_and_scenic_works():
 
   def get_hyper(hyper):
     return hyper.chainit(
@@ -52,7 +51,7 @@ def test_a_hyper_file_is_taken_as_it_is():
   assert len(trials.by_name(expanded)) == 5
 
 
-def test_samples_hang_on_the_seed_alone():
+def test_random_values_depend_only_on_the_seed():
   draw = lambda seed: [  # noqa: E731
     trial["optimizer.learning_rate"]
     for trial in trials.log_uniform("optimizer.learning_rate", 1e-4, 1e-1, 200, seed)
@@ -60,34 +59,34 @@ def test_samples_hang_on_the_seed_alone():
   values = draw(0)
   assert values == draw(0) != draw(1)
   assert all(1e-4 <= value <= 1e-1 for value in values)
-  # As many below the geometric mean as above.
+  # About half of the values are below the geometric mean of the limits.
   assert 70 < sum(value < 10**-2.5 for value in values) < 130
   assert all(0 <= trial["x"] <= 1 for trial in trials.uniform("x", 0, 1, 50))
 
 
 @pytest.mark.parametrize(
-  ("make", "named"),
+  ("make", "message"),
   [
     (lambda: trials.zipit(trials.sweep("seed", [1]), trials.sweep("window", [1, 2])), "lengths"),
     (lambda: trials.product(trials.sweep("seed", [1]), trials.sweep("config.seed", [2])), "seed"),
     (lambda: trials.log_uniform("seed", 0, 1, 3), "not a range above 0"),
     (lambda: trials.by_name([{"model.width": 3}]), "'model.width'"),
-    (lambda: trials.by_name([{"seed": [1, 2]}]), "numbers and text"),
-    (lambda: trials.by_name([{"epochs": None}]), "numbers and text"),
+    (lambda: trials.by_name([{"seed": [1, 2]}]), "use a number or text"),
+    (lambda: trials.by_name([{"epochs": None}]), "use a number or text"),
     (lambda: trials.by_name([{"seed": 1}, {"config.seed": 1}]), "the same: seed=1"),
     (lambda: trials.by_name([]), "no trials"),
     (lambda: trials.as_list(["seed"]), "dicts"),
   ],
 )
-def test_what_makes_no_sweep_is_named(make, named):
-  with pytest.raises(errors.UserError, match=re.escape(named)):
+def test_invalid_sweeps_are_refused(make, message):
+  with pytest.raises(errors.UserError, match=re.escape(message)):
     make()
 
 
 HOSTILE = ("../../x", "a b", "$(rm)", "x;y", "é\n", ".", "", "a" * 300, "A", "a", "a_b", "a?b", "~")
 
 
-def test_names_are_safe_and_never_collide():
+def test_names_are_safe_and_unique():
   names = list(trials.by_name([{"text.source": value} for value in HOSTILE]))
   assert len(set(names)) == len(HOSTILE)
   for name in names:
@@ -95,11 +94,11 @@ def test_names_are_safe_and_never_collide():
     assert pathlib.PurePath(name).name == name
 
 
-def test_a_name_hangs_on_its_own_trial_alone_and_is_short():
+def test_name_is_short_and_depends_only_on_its_trial():
   few = trials.by_name([{"model.hidden": 8, "optimizer.name": "adam"}])
   many = trials.by_name([{"seed": 1}, {"model.hidden": 8, "optimizer.name": "adam"}, {"seed": 2}])
   assert set(few) < set(many)
-  # `name` alone would be the schedule's too.
+  # The short form `name` would be ambiguous: the schedule has a field with this name.
   assert list(few) == ["hidden=8,optimizer.name=adam"]
   fields = config.flatten(config.default().to_dict())
   shorts = [config.short(field) for field in fields]

@@ -12,20 +12,21 @@ from charrnn.cli import inspect as inspect_lib
 from charrnn.runs import checkpoints
 from charrnn.runs import run as run_lib
 
-HELP = """compare two runs: config, corpus, vocabulary, versions, weights
+HELP = """compare two runs: config, corpus, vocabulary, versions and weights
 
-Exit code 0: the config, the text, the vocabulary and every bit of the weights are the same; 1:
-they are not; 2: an error. Config fields that do not affect the results (marked: no effect) and
-versions do not count. In the table, relative is |A - B| / |A| over all numbers of an array."""
-ALIASES = {"vocabulary": "alphabet"}
-MAX_TOKENS = 20
+Exit code 0: the config, the corpus, the vocabulary and every bit of the weights are the same; 1:
+something differs; 2: an error. Versions, and config fields that do not affect the results (marked
+"no effect"), do not count as differences. In the table, "relative" is |A - B| / |A|, with Euclidean
+norms over all numbers of an array."""
+ALIASES = {"vocabulary": "alphabet"}  # former names of JSON keys
+MAX_TOKENS = 20  # maximum number of tokens listed that only one vocabulary contains
 
 
 def add_arguments(parser):
   parser.add_argument("a", metavar="RUN_A", help="a run directory")
   parser.add_argument("b", metavar="RUN_B", help="another run, or the same one with another step")
   for side in "ab":
-    text = f"a step of RUN_{side.upper()} with a checkpoint (default: the best)"
+    text = f"use the checkpoint of step N of RUN_{side.upper()} (default: the best)"
     parser.add_argument(f"--step-{side}", metavar="N", type=int, help=text)
   arguments.add_json(parser)
 
@@ -39,7 +40,7 @@ def run(args):
 
 
 def compare(a: run_lib.Run, b: run_lib.Run) -> dict[str, Any]:
-  """Return the differences of two runs as JSON. A run without a checkpoint has no weights."""
+  """Return the differences of two runs as plain data; a run without a checkpoint has no weights."""
   config = _compare_configs(a, b)
   kinds, tokens = zip(*((run.tokenizer.kind, run.tokenizer.tokens) for run in (a, b)))
   corpora = [run.origin["corpus"] for run in (a, b)]
@@ -76,7 +77,7 @@ def compare(a: run_lib.Run, b: run_lib.Run) -> dict[str, Any]:
 
 
 def _compare_configs(a, b) -> list[dict[str, Any]]:
-  # The corpus is compared by its digest, not by its name.
+  # text.source does not matter, because the corpus is compared by its digest.
   a, b = (config_lib.flatten(config_lib.to_json(run.config)) for run in (a, b))
   return [
     {
@@ -91,7 +92,7 @@ def _compare_configs(a, b) -> list[dict[str, Any]]:
 
 
 def _compare_versions(a, b) -> dict[str, list[str | None]]:
-  """Return the packages, devices and JAX settings that differ between the last launches."""
+  """Return what differs between the last launches: packages, devices and JAX settings."""
   a, b = (
     {name: last[name] for name in ("python", "devices")}
     | last["packages"]
@@ -130,14 +131,14 @@ def _report(result) -> Iterator[str]:
     f"{corpus['source']}, {corpus['characters']:,} characters, {corpus['sha256'][:12]}"
     for corpus in result["corpus"].values()
   ]
-  yield from row("corpus", "the same text" if same["corpus"] else " | ".join(texts))
+  yield from row("corpus", "the same" if same["corpus"] else " | ".join(texts))
   yield from row("vocabulary", "the same" if same["vocabulary"] else _vocabularies(result))
   pairs = [f"{name} {old} | {new}" for name, (old, new) in result["versions"].items()]
   yield from row("versions", "; ".join(pairs) or "the same")
   yield from _weights(result["weights"])
   yield ""
   parts = [name for name, value in same.items() if not value]
-  yield f"different: {', '.join(parts)}" if parts else "no difference that matters"
+  yield f"different: {', '.join(parts)}" if parts else "no difference that affects results"
 
 
 def _vocabularies(result) -> str:
@@ -152,10 +153,10 @@ def _vocabularies(result) -> str:
 
 def _weights(arrays) -> Iterator[str]:
   if arrays is None:
-    yield from inspect_lib.row("weights", "not compared: a checkpoint is missing")
+    yield from inspect_lib.row("weights", "not compared: a run has no checkpoint")
     return
   count = sum(array["same"] for array in arrays)
-  text = f"{count} of {len(arrays)} arrays are the same, bit by bit"
+  text = f"{count} of {len(arrays)} arrays are bit-identical"
   yield from inspect_lib.row("weights", text)
   if count < len(arrays):
     header = ["array", "shape", "relative", "max |A-B|"]
@@ -164,7 +165,7 @@ def _weights(arrays) -> Iterator[str]:
 
 
 def _cells(array) -> list[str]:
-  """Return the shape, and the distance or what prevents one."""
+  """Return the cells of a row: the shapes, then the distances or why there are none."""
   shapes = [array["shape_a"], array["shape_b"]]
   texts = [" x ".join(map(str, shape)) for shape in shapes if shape is not None]
   if None in shapes:

@@ -1,4 +1,4 @@
-"""`charrnn rerun`: a second training of a run from its record, and a comparison."""
+"""`charrnn rerun`: repeat a run from its record and compare the results."""
 
 import contextlib
 import os
@@ -14,20 +14,20 @@ from charrnn.runs import checkpoints, provenance
 from charrnn.runs import run as run_lib
 from charrnn.sweeps import local
 
-HELP = """train a run again from its record, and compare
+HELP = """repeat a run from its record and compare the results
 
-Trains the config.json of RUN in a new directory, on as many devices and cores as before.
-Differences from the record (packages, code, machine) are reported first; another text, or other
-weights to start from, are refused. At the end all losses and the arrays of the last common
-checkpoint are compared bit by bit. The same command resumes a rerun that was stopped.
-Exit code 0: identical; 1: different; 2: it cannot be made again; 75: stopped by a signal."""
+The command trains config.json of RUN in a new directory, on as many devices and cores as before.
+First it reports what differs from the record: packages, code and machine. It is an error if the
+text or the initial weights have changed. At the end, it compares all losses and the arrays of the
+last common checkpoint bit by bit. To resume a rerun that was stopped, repeat the command.
+Exit code 0: identical; 1: different; 2: the run cannot be repeated; 75: stopped by a signal."""
 NUMBERS = ("step", "epoch", "train/loss", "grad_norm", "learning_rate", "valid/loss")
 DEVICES = re.compile(r"(\d+) x (.+)")  # number and kind, as in run.json
 
 
 def add_arguments(parser):
   arguments.add_run(parser)
-  parser.add_argument("--workdir", metavar="DIR", help="the new directory (default: RUN-rerun)")
+  parser.add_argument("--workdir", metavar="DIR", help="the new run directory (default: RUN-rerun)")
 
 
 def run(args):
@@ -43,7 +43,7 @@ def run(args):
   )
   directory = launch.get("directory")
   exists = isinstance(directory, str) and os.path.isdir(directory)
-  # The text may have a relative path.
+  # The path of the text may be relative to the directory of the launch.
   with contextlib.chdir(directory) if exists else contextlib.nullcontext():
     line = line._replace(config=_use_same_devices(path, launch, line.config))
     original.check_corpus(run_lib.load_corpus(line.config))
@@ -55,13 +55,13 @@ def run(args):
     try:
       code = train.run(line, workdir)
     except errors.DivergedError as error:
-      console.say(f"charrnn rerun: {error}")  # the original may have diverged too
+      console.say(f"charrnn rerun: {error}")  # The original may have diverged too.
       code = 0
   return code or _compare(original, run_lib.Run(workdir))
 
 
 def _launch(run: run_lib.Run) -> dict[str, Any]:
-  """Return the launch that made the run, the first with a step; report later ones that differ."""
+  """Return the first launch that made a step; report later launches that differ from it."""
   launches = run.origin["launches"]
   made = [each for each in launches if "startup_seconds" in each] or launches[:1]
   if not DEVICES.match(str(made[0].get("devices"))):
@@ -69,13 +69,13 @@ def _launch(run: run_lib.Run) -> dict[str, Any]:
   for number, each in enumerate(made[1:], 2):
     if lines := list(provenance.differences(made[0], each)):
       names = ", ".join(line.partition(":")[0] for line in lines)
-      console.say(f"launch {number} of the run differed from the first in: {names}")
+      console.say(f"launch {number} of the run differs from the first launch in: {names}")
   return made[0]
 
 
 def _check_workdir(run: run_lib.Run, workdir: pathlib.Path):
   if not (run.metrics or run.steps):
-    raise errors.UserError(f"{run.path} has nothing to compare with yet: launch it first")
+    raise errors.UserError(f"{run.path} has no results to compare with: train it first")
   try:
     is_used = workdir.exists() and set(os.listdir(workdir)) - {"lock"}
   except OSError as error:
@@ -83,15 +83,15 @@ def _check_workdir(run: run_lib.Run, workdir: pathlib.Path):
   if is_used:
     record = workdir / "run.json"
     if not record.exists() or files.read_json(record).get("rerun_of") != str(run.path):
-      raise errors.UserError(f"{workdir} contains something else: give another --workdir")
+      raise errors.UserError(f"{workdir} contains something else: use another --workdir")
 
 
 def _use_same_devices(path: pathlib.Path, launch, config):
-  """Make JAX use the devices of the launch, or raise UserError; return the config for them."""
+  """Make JAX use as many devices as the launch, or raise UserError; return the config for them."""
   count, kind = DEVICES.match(launch["devices"]).groups()
   if " in " in kind:
     raise errors.UserError(
-      f"{path} was made by several processes: launch them with launch.py --distributed "
+      f"{path} was trained by several processes: start them yourself with launch.py --distributed "
       f"--config={path / 'config.json'}"
     )
   provenance.use_cores(launch.get("cores", 0))
@@ -101,14 +101,14 @@ def _use_same_devices(path: pathlib.Path, launch, config):
   if gpus := local.gpu_names():
     if len(gpus) < int(count):
       raise errors.UserError(
-        f"{path} was made on {launch['devices']}: this machine has {len(gpus)}"
+        f"{path} was trained on {launch['devices']}: this machine has only {len(gpus)}"
       )
     os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(gpus[: int(count)])
   return config
 
 
 def _compare(original: run_lib.Run, again: run_lib.Run) -> int:
-  """Print the first difference of two runs, or that there is none; return the exit code."""
+  """Print the first difference between two runs or "identical"; return the exit code."""
   before, after = original.metrics, again.metrics
   for old, new in zip(before, after):
     for name in NUMBERS:
@@ -116,13 +116,13 @@ def _compare(original: run_lib.Run, again: run_lib.Run) -> int:
         print(f"different: step {old['step']}, {name}: {old.get(name)}, now {new.get(name)}")
         return 1
   if len(after) < len(before):
-    print(f"different: it ends before step {before[len(after)]['step']}")
+    print(f"different: the rerun ends before step {before[len(after)]['step']}")
     return 1
   compared = f"{len(before)} lines of metrics.jsonl"
   common = set(original.steps) & set(again.steps)
   if not (before or common):
     raise errors.UserError(
-      f"{original.path} was stopped before its first numbers: nothing to compare with"
+      f"{original.path} was stopped before its first result: there is nothing to compare with"
     )
   if common:
     step, folders = max(common), (run.path / "checkpoints" for run in (original, again))
@@ -130,6 +130,6 @@ def _compare(original: run_lib.Run, again: run_lib.Run) -> int:
     if wrong := sorted(name for name in old.keys() | new.keys() if old.get(name) != new.get(name)):
       print(f"different: step {step}, {', '.join(wrong[:3])}")
       return 1
-    compared += f", {len(old)} arrays of step {step}"
+    compared += f", {len(old)} arrays at step {step}"
   print(f"identical: {compared}")
   return 0

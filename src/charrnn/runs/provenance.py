@@ -1,4 +1,4 @@
-"""Provenance of a run: machine, packages, settings, code and launches, stored in run.json."""
+"""Provenance of a run, stored in run.json: machine, packages, settings, code and launches."""
 
 import contextlib
 import datetime
@@ -26,27 +26,27 @@ PACKAGES = (
   *("nvidia-cublas-cu12", "nvidia-cudnn-cu12", "nvidia-cuda-nvcc-cu12"),
   *("nvidia-cublas", "nvidia-cudnn-cu13", "nvidia-cuda-nvcc"),
 )
-# Environment variables that change JAX's results. NPROC: the number of its threads on a CPU.
+# Environment variables that change JAX's results. NPROC is the number of its CPU threads.
 SETTINGS = re.compile(r"JAX_.*|XLA_FLAGS|NPROC|LIBTPU_INIT_ARGS|NVIDIA_TF32_OVERRIDE")
 PACKAGE = pathlib.Path(__file__).parents[1]
 DRIVER = pathlib.Path("/proc/driver/nvidia/version")  # the first line has the version
-# A diff that does not depend on the user's git settings.
+# Arguments for a diff that does not depend on the user's git settings.
 DIFF = ("diff", "--no-color", "--no-ext-diff", "--no-textconv", "--no-relative")
 DIFF += ("--src-prefix=a/", "--dst-prefix=b/")
-MAX_DIFF = 1_000_000  # bytes of uncommitted changes that are stored
+MAX_DIFF = 1_000_000  # maximum number of bytes of uncommitted changes that are stored
 
 
 class Original(NamedTuple):
-  """The run that a rerun repeats, and its launch."""
+  """The run that a rerun repeats, and the launch that made it."""
 
   path: pathlib.Path
   launch: dict[str, Any]
 
 
 def record_launch(line, workdir: pathlib.Path, corpus, devices: str) -> dict[str, Any]:
-  """Write config.json and the vocabulary, add a launch to run.json; return its content.
+  """Write config.json and the vocabulary, and add a launch to run.json; return its content.
 
-  `line`: the config.CommandLine. `devices`: the number and kind of the devices.
+  `line` is a command_line.CommandLine. `devices` is the number and kind of the devices.
   """
   corpus.tokenizer.save(workdir / "alphabet.json")
   launch = {
@@ -64,20 +64,20 @@ def record_launch(line, workdir: pathlib.Path, corpus, devices: str) -> dict[str
     record["weights"] = initial_weights(line.config.init_from)
   if line.original:
     record["rerun_of"] = str(line.original.path)
-    same = "nothing: machine, packages and code are those of the record"
+    same = "nothing: machine, packages and code are the same as in the record"
     for difference in list(differences(line.original.launch, launch)) or [same]:
       console.say(f"different {difference}")
   record["launches"] = [*before.get("launches", []), launch]
   files.write_json(path, record)
-  # Last: a directory with a config.json is a run directory.
+  # config.json is written last, because it turns a directory into a run directory.
   files.write_json(workdir / "config.json", config_lib.to_json(line.config))
   return record
 
 
 def record_startup(workdir: pathlib.Path, record: dict[str, Any], seconds: dict[str, float]) -> str:
-  """Add the startup times of the last launch to run.json; return a line about them.
+  """Add the startup times of the last launch to run.json; return a line that reports them.
 
-  `seconds`: by phase, with their total.
+  `seconds` maps phases to seconds, and "total" to their sum.
   """
   record["launches"][-1]["startup_seconds"] = seconds
   files.write_json(workdir / "run.json", record)
@@ -86,17 +86,19 @@ def record_startup(workdir: pathlib.Path, record: dict[str, Any], seconds: dict[
 
 
 def initial_weights(path: str | pathlib.Path) -> dict[str, Any]:
-  """Return the step and digest of the weights that a run with init_from=`path` starts from."""
+  """Return the step and the digest of the initial weights of a run with init_from=`path`."""
   folder = pathlib.Path(path) / "checkpoints"
   if (step := checkpoints.best_step(folder)) is None:
-    raise errors.UserError(f"{path} has no undamaged checkpoint to start from")
+    raise errors.UserError(
+      f"{path} has no undamaged checkpoint to start from: use another init_from"
+    )
   arrays = checkpoints.read_meta(folder, step)["arrays"]
   digests = {name: arrays[name] for name in sorted(arrays) if checkpoints.is_below(name, "params")}
   return {"step": step, "sha256": hashlib.sha256(json.dumps(digests).encode()).hexdigest()}
 
 
 def differences(then: dict, now: dict) -> Iterator[str]:
-  """Yield a line for each difference of two launches. What `then` lacks is skipped."""
+  """Yield a line for each difference between two launches; fields that `then` lacks are skipped."""
   names = ("devices", "processor", "cores", "driver", "platform", "python", "git", "uncommitted")
   pairs = {name: (then.get(name), now[name]) for name in names if name in then}
   pairs |= {name: (old, now["packages"].get(name)) for name, old in then["packages"].items()}
@@ -109,7 +111,7 @@ def differences(then: dict, now: dict) -> Iterator[str]:
 
 
 def facts(workdir: pathlib.Path) -> dict[str, Any]:
-  """Return what affects results beside config and corpus; store uncommitted code in `workdir`."""
+  """Return everything but config and corpus that affects results; store uncommitted code."""
   commit, changes = code(PACKAGE)
   return {
     "directory": os.getcwd(),
@@ -126,9 +128,9 @@ def facts(workdir: pathlib.Path) -> dict[str, Any]:
 
 
 def use_cores(count: int):
-  """Restrict this process to `count` cores, if it has more: rounding depends on their number.
+  """Restrict this process to `count` cores if it has more, because their number affects rounding.
 
-  Call it before SciPy is imported, whose LAPACK reads the number of cores then.
+  Call this before importing SciPy: its LAPACK reads the number of cores on import.
   """
   cores = runtime.cores()
   if hasattr(os, "sched_setaffinity") and 0 < count < len(cores):
@@ -152,11 +154,11 @@ def _version(name: str) -> str | None:
 def code(folder: pathlib.Path) -> tuple[str | None, bytes]:
   """Return the git commit of the code in a folder, and the uncommitted changes as a diff.
 
-  The diff covers all Python files of the checkout, and untracked ones in the folder. Return
-  (None, b"") outside of git.
+  The diff covers all tracked Python files of the checkout, and untracked ones in the folder. The
+  result is (None, b"") if git does not track the folder.
   """
   try:
-    # An installed package may lie in a checkout of something else.
+    # An installed package may be inside a checkout of another project.
     if not _git(folder, "ls-files", "--", "."):
       return None, b""
     root = os.fsdecode(_git(folder, "rev-parse", "--show-toplevel")).rstrip("\n")
@@ -172,7 +174,7 @@ def code(folder: pathlib.Path) -> tuple[str | None, bytes]:
 
 def _git(folder, *arguments: str, codes: tuple[int, ...] = (0,)) -> bytes:
   command = ["git", "-C", str(folder), *arguments]
-  # Do not lock the index: several trials start at once.
+  # Do not lock the index, because several trials may start at the same time.
   environment = {**os.environ, "GIT_OPTIONAL_LOCKS": "0"}
   done = subprocess.run(command, capture_output=True, env=environment, check=False)
   if done.returncode not in codes:
@@ -181,9 +183,9 @@ def _git(folder, *arguments: str, codes: tuple[int, ...] = (0,)) -> bytes:
 
 
 def _store_changes(workdir: pathlib.Path, changes: bytes) -> str:
-  """Write a diff to a file that is named by its digest; return the name."""
+  """Write a diff to a file whose name contains its digest; return the name."""
   name = f"uncommitted-{hashlib.sha256(changes).hexdigest()[:8]}.diff"
   if len(changes) > MAX_DIFF:
-    changes = changes[:MAX_DIFF] + f"\n(cut here: {len(changes)} bytes in all)\n".encode()
+    changes = changes[:MAX_DIFF] + f"\n(truncated: {len(changes)} bytes in total)\n".encode()
   (workdir / name).write_bytes(changes)
   return name

@@ -1,1 +1,1 @@
-"""Sweeps, searches and the comparison of their runs."""
+"""Sweeps, searches and the comparison of runs."""

@@ -1,8 +1,9 @@
-"""A program that becomes a command which ends when its parent does, on some of the cores.
+"""A program that runs a command on some of the cores and ends it when the parent process dies.
 
   python -m charrnn.sweeps.attached PARENT [CORE,CORE...] -- COMMAND...
 
-It is a program because no Python may run between fork and exec in a process that has threads.
+It is a program, and not a `preexec_fn` of subprocess, because running Python between fork and exec
+is not safe in a process with threads.
 """
 
 import ctypes
@@ -13,7 +14,7 @@ from collections.abc import Sequence
 
 
 def command(arguments: Sequence[str], cores: Sequence[int] = ()) -> list[str]:
-  """Return the command line that runs a command attached to this process."""
+  """Return the command line that runs a command as described above, with this process as parent."""
   cores_text = [",".join(map(str, cores))] if cores else []
   program = [sys.executable, "-m", "charrnn.sweeps.attached", str(os.getpid()), *cores_text]
   return [*program, "--", *arguments]
@@ -24,23 +25,23 @@ def main(argv: Sequence[str]):
   parent, *cores = argv[:separator]
   if cores and hasattr(os, "sched_setaffinity"):
     os.sched_setaffinity(0, map(int, cores[0].split(",")))
-  # SLURM sends SIGUSR2 to all processes of a job step. It must not kill the command.
+  # SLURM sends SIGUSR2 to all processes of a job step, and it must not kill the command.
   signal.signal(signal.SIGUSR2, signal.SIG_IGN)
   _end_with(int(parent))
   os.execvp(argv[separator + 1], argv[separator + 1 :])
 
 
 def _end_with(parent: int):
-  """Have Linux send SIGHUP to this process when its parent dies, even by SIGKILL; see prctl(2).
+  """Make Linux send SIGHUP to this process when its parent dies, even by SIGKILL; see prctl(2).
 
-  The signal comes once for each thread of the parent. A run accepts any number of SIGHUPs, unlike
-  SIGTERMs.
+  The signal arrives once per thread of the parent. A run tolerates repeated SIGHUPs, but a second
+  SIGTERM would end it before it has saved.
   """
   PR_SET_PDEATHSIG = 1
   if sys.platform == "linux":
-    signal.signal(signal.SIGHUP, signal.SIG_DFL)  # a parent under nohup ignores it
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)  # Under nohup, the parent ignores SIGHUP.
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGHUP)
-    if os.getppid() != parent:  # it has died before prctl
+    if os.getppid() != parent:  # The parent died before prctl.
       os.kill(os.getpid(), signal.SIGHUP)
 
 

@@ -1,12 +1,13 @@
 """Comparison of runs: fields that differ, settings over seeds, axes, and power laws of size.
 
-A setting is the set of runs that differ in `seed` alone. Run directories are only read, also while
-they are written. The power laws are
+A setting is a set of runs that differ only in `seed`. Run directories are never written, and they
+may be read while a run is training. The power laws are
 
   L(N) = A (N / N_0)^-alpha          L(N) = E + A (N / N_0)^-alpha
 
-with N parameters and N_0 their geometric mean (Kaplan et al. 2020, arXiv 2001.08361; with the loss
-E that no size falls below, Hoffmann et al. 2022, arXiv 2203.15556).
+where N is the number of parameters and N_0 the geometric mean of the sizes. The first law is from
+Kaplan et al. 2020 (arXiv 2001.08361). The floor E is the loss of an infinitely large network
+(Hoffmann et al. 2022, arXiv 2203.15556).
 """
 
 import dataclasses
@@ -28,25 +29,25 @@ from charrnn.runs.status import RunStatus
 from charrnn.sweeps import outcomes
 
 DAMAGED = "damaged"  # status of a run whose config cannot be read
-UNUSABLE = (*outcomes.UNUSABLE, DAMAGED)  # their losses are not compared
-MAX_LABEL = 64  # characters
-SIZE = "parameters"  # an axis that replaces units, if networks of one size have different units
-SAME_SIZE = 1.05  # largest ratio of sizes that count as one
-MIN_SIZES = 3  # for a power law; one more for a law with a floor
+UNUSABLE = (*outcomes.UNUSABLE, DAMAGED)  # losses are ignored
+MAX_LABEL = 64  # maximum length of a label, in characters
+SIZE = "parameters"  # replaces the axis of units if networks of equal size have different units
+SAME_SIZE = 1.05  # maximum ratio of two sizes that count as the same
+MIN_SIZES = 3  # minimum number of sizes for a power law; a law with a floor needs one more
 # Fields that change neither losses nor speed.
 UNCOMPARED = {"sample", "log_every", "checkpoint_every", "keep", "diverged"}
-NO_AXES = {"seed", "text"}  # texts are distinguished in other ways
+NO_AXES = {"seed", "text"}  # fields that are never axes; texts are compared by their digests
 
 
 class Point(NamedTuple):
-  """A line of metrics.jsonl; None for values that it does not have."""
+  """A line of metrics.jsonl; a value that the line does not contain is None."""
 
   step: int
   characters: float | None
   seconds: float | None
   flops: float | None
-  train: float | None  # nats
-  valid: float | None
+  train: float | None  # training loss, nats per token
+  valid: float | None  # validation loss
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -55,11 +56,11 @@ class ComparedRun:
   path: str
   status: str  # a RunStatus, or DAMAGED
   problems: tuple[str, ...] = ()
-  fields: dict[str, Any] = dataclasses.field(default_factory=dict)  # of its config, by dotted name
-  text: dict[str, Any] | None = None  # what has to be the same for losses to compare
-  lines: Sequence[dict] = ()  # of metrics.jsonl
+  fields: dict[str, Any] = dataclasses.field(default_factory=dict)  # config fields by dotted name
+  text: dict[str, Any] | None = None  # losses are comparable if this is equal; None: unknown
+  lines: Sequence[dict] = ()  # lines of metrics.jsonl
   parameters: int | None = None
-  flops: float | None = None  # to train on one character
+  flops: float | None = None  # training FLOPs per character
 
   @functools.cached_property
   def points(self) -> list[Point]:
@@ -70,7 +71,7 @@ class ComparedRun:
       step, rate = line["step"], number(line.get("chars_per_second")) or self.rate
       if (stored := number(line.get("seconds"))) is not None:
         seconds = stored
-      elif step > previous:  # older versions did not store seconds
+      elif step > previous:  # Older versions did not store seconds.
         seconds = (seconds or 0.0) + (step - previous) * chars / rate if chars and rate else None
       previous = step
       characters = step * chars if chars else None
@@ -81,7 +82,7 @@ class ComparedRun:
 
   @property
   def has_gradient(self) -> bool:
-    """Return whether steps are updates; those of an n-gram are orders."""
+    """Return whether steps are gradient updates; the steps of an n-gram are its orders."""
     return models.has_gradient({"cell": self.fields.get("model.cell")})
 
   @property
@@ -96,27 +97,27 @@ class ComparedRun:
 
   @functools.cached_property
   def rate(self) -> float | None:
-    """Return the median of characters a second."""
+    """Return the median speed in characters per second."""
     rates = (number(line.get("chars_per_second")) for line in self.lines)
     rates = [rate for rate in rates if rate is not None]
     return float(np.median(rates)) if rates else None
 
   @property
   def estimates_seconds(self) -> bool:
-    """Return whether seconds are estimated from characters a second."""
+    """Return whether some seconds are estimated from the speed."""
     stored = [number(line.get("seconds")) for line in self.lines]
     return bool(self.last) and self.last.seconds is not None and None in stored
 
 
 class Setting(NamedTuple):
-  values: dict[str, Any]  # of the fields that differ, except the seed
-  text: int  # number of its text in `Comparison.texts`
-  runs: list[ComparedRun]  # best first
-  place: dict[str, Any]  # on the axes
+  values: dict[str, Any]  # values of the fields that differ, except the seed
+  text: int  # index of its text in `Comparison.texts`
+  runs: list[ComparedRun]  # sorted by loss
+  place: dict[str, Any]  # position on the axes: `values`, possibly with SIZE instead of units
 
   @property
   def losses(self) -> list[float]:
-    """Return the best loss of each seed that has a finished run."""
+    """Return the best validation loss of each seed that has a finished run."""
     finished = [run for run in self.runs if run.status == RunStatus.FINISHED and run.best]
     by_seed = {run.fields.get("seed"): run.best.valid for run in reversed(finished)}
     return list(by_seed.values())[::-1]
@@ -132,7 +133,7 @@ class Setting(NamedTuple):
 
   @property
   def so_far(self) -> float | None:
-    """Return the loss, or the best loss of a usable run if none has finished."""
+    """Return `loss`, or the best loss of the usable runs if no run has finished."""
     losses = [run.best.valid for run in self.usable_runs]
     return min(losses, default=None) if self.loss is None else self.loss
 
@@ -149,37 +150,40 @@ class Setting(NamedTuple):
 
   @property
   def label(self) -> str:
-    """Return a name of at most MAX_LABEL characters; that of the best run if it is shorter."""
+    """Return the name, or a shorter one if it is longer than MAX_LABEL characters.
+
+    The shorter one is the name of the best run, shortened in the middle if necessary.
+    """
     names = (self.name, self.runs[0].name)
     return shorten(names[0] if len(names[0]) <= MAX_LABEL else min(names, key=len), MAX_LABEL)
 
 
 class Axis(NamedTuple):
-  field: str  # one that settings differ in
+  field: str
   values: list
-  followers: list[str]  # fields that it determines
+  followers: list[str]  # fields whose values are determined by `field`
 
 
 class Comparison(NamedTuple):
-  runs: list[ComparedRun]  # best first, text by text; those without a loss last
-  fields: list[str]  # those that differ
+  runs: list[ComparedRun]  # grouped by text, then sorted by loss; runs without a loss come last
+  fields: list[str]  # fields that differ
   texts: list[dict[str, Any]]
-  settings: list[Setting]  # best first, text by text
+  settings: list[Setting]  # grouped by text, then sorted by loss
   axes: list[Axis]
 
   @property
   def compares(self) -> bool:
-    """Return whether all losses are on the same characters."""
+    """Return whether all losses are comparable: measured on the same characters."""
     return len({text_of(self.texts, run) for run in self.runs if run.best}) <= 1
 
 
 def number(value) -> float | None:
-  """Return a finite number, or None for anything else that a file may contain."""
+  """Return `value` if it is a finite number, else None; a file may contain anything."""
   return value if type(value) in (int, float) and math.isfinite(value) else None
 
 
 def shorten(text: str, longest: int) -> str:
-  """Return the text with an ellipsis in the middle if it is too long."""
+  """Return the text, with an ellipsis in the middle if it is longer than `longest`."""
   half = longest // 2
   return text if len(text) <= longest else f"{text[: half - 1]}\u2026{text[-half:]}"
 
@@ -190,7 +194,7 @@ def value_text(value) -> str:
 
 
 def interval(values: Sequence[float]) -> tuple[float, float] | None:
-  """Return the 95% interval of the mean by Student's t; None for fewer than two values."""
+  """Return the 95% confidence interval of the mean (Student's t), or None for a single value."""
   n = len(values)
   return _interval(np.mean(values), stats.sem(values), n - 1) if n > 1 else None
 
@@ -201,7 +205,7 @@ def _interval(estimate, standard_error, freedom: int) -> tuple[float, float]:
 
 
 def compare(runs: Iterable[ComparedRun]) -> Comparison:
-  """Sort runs, group them into settings, and find the axes that span the settings."""
+  """Sort runs, group them into settings, and return them with the axes that span the settings."""
   runs, texts = list(runs), []
   for run in runs:
     if run.text is not None and run.text not in texts:
@@ -227,16 +231,17 @@ def compare(runs: Iterable[ComparedRun]) -> Comparison:
 
 
 def text_of(texts: list[dict[str, Any]], run: ComparedRun) -> int:
-  """Return the number of a run's text; that of an unknown text comes after all others."""
+  """Return the index of a run's text in `texts`, or len(texts) if its text is unknown."""
   return len(texts) if run.text is None else texts.index(run.text)
 
 
-def _is_in(names: set[str], field: str) -> bool:  # by itself or by its section
+def _is_in(names: set[str], field: str) -> bool:
+  """Return whether the names contain a field or its section."""
   return not names.isdisjoint({field, field.partition(".")[0]})
 
 
 def differing(configs: Sequence[dict[str, Any]]) -> list[str]:
-  """Return the fields of which two configs have different values; absence is no difference."""
+  """Return the fields that have different values in two configs; a missing field does not count."""
   values: dict[str, set] = {}
   for config in configs:
     for name, value in config.items():
@@ -245,14 +250,14 @@ def differing(configs: Sequence[dict[str, Any]]) -> list[str]:
 
 
 def is_grid(axes: Sequence[Axis], settings: Sequence[Setting]) -> bool:
-  """Return whether two or three fields span the settings and half of their places are taken."""
+  """Return whether there are two or three axes and the settings fill at least half of the grid."""
   places = math.prod(len(axis.values) for axis in axes)
   taken = {repr([setting.place.get(axis.field) for axis in axes]) for setting in settings}
   return len(axes) in (2, 3) and 2 * len(taken) >= places
 
 
 def _place_by_size(settings: Sequence[Setting]) -> list[Setting]:
-  """Return the settings with sizes on the axes instead of units; none if one has no size."""
+  """Return the settings with SIZE instead of units as a field; [] if a size is unknown."""
   sizes = [setting.runs[0].parameters for setting in settings]
   if None in sizes:
     return []
@@ -264,7 +269,7 @@ def _place_by_size(settings: Sequence[Setting]) -> list[Setting]:
 
 
 def size_groups(parameters: Iterable[int]) -> dict[int, int]:
-  """Map each number of parameters to the least one of about the same size."""
+  """Map each number of parameters to the smallest one that counts as the same size."""
   least, groups = 0, {}
   for size in sorted(parameters):
     least = size if size > SAME_SIZE * least else least
@@ -273,14 +278,14 @@ def size_groups(parameters: Iterable[int]) -> dict[int, int]:
 
 
 def find_axes(settings: Sequence[dict[str, Any]]) -> list[Axis]:
-  """Return the fields that span the settings, without those that another field determines."""
+  """Return the fields that differ, without fields whose values another field determines."""
   names = [name for name in differing(settings) if not _is_in(NO_AXES, name)]
   fields = [name for name in names if not config_lib.is_free(name)]
   columns = {name: [repr(setting.get(name)) for setting in settings] for name in fields}
   axes: list[Axis] = []
-  # Those of many values first: a field never depends on one of fewer values.
+  # Fields with many values come first: a field is never determined by one with fewer values.
   for name in sorted(fields, key=lambda name: -len(set(columns[name]))):
-    for axis in axes:  # does its value determine that of the field?
+    for axis in axes:  # Check whether the axis determines the field.
       leader = columns[axis.field]
       if len(set(zip(leader, columns[name]))) == len(set(leader)):
         axis.followers.append(name)
@@ -291,13 +296,13 @@ def find_axes(settings: Sequence[dict[str, Any]]) -> list[Axis]:
 
 
 def ordered(values: Iterable) -> list:
-  """Return the different values: numbers by size, then names."""
+  """Return the distinct values: numbers in ascending order, then all others by name."""
   different = {repr(value): value for value in values}.values()
   return sorted(different, key=lambda each: (1, str(each)) if number(each) is None else (0, each))
 
 
 def losses_by_size(result: Comparison) -> dict[str, dict[int, float]]:
-  """Return, for each cell, the best loss of finished settings at each size."""
+  """Return the best loss of finished settings for each cell and size: cell -> size -> loss."""
   points: dict[str, list[tuple[float, int]]] = {}
   for setting in result.settings if result.compares else ():
     run = setting.runs[0]
@@ -314,13 +319,16 @@ def losses_by_size(result: Comparison) -> dict[str, dict[int, float]]:
 
 
 def power_laws(curve: dict[int, float]) -> list[dict[str, Any]]:
-  """Return the power laws through the losses of sizes, as plain data; none for too few sizes."""
+  """Fit power laws without and with a floor to the losses by size; return their parameters.
+
+  The list is empty if there are too few sizes.
+  """
   laws = [_fit(curve, floor) for floor in (False, True) if len(curve) >= MIN_SIZES + floor]
   return [law for law in laws if law]
 
 
 def law_loss(law: dict[str, Any], sizes: np.ndarray) -> np.ndarray:
-  """Return the losses that a power law predicts for sizes."""
+  """Return the losses that a power law predicts for the sizes."""
   return _law(sizes / law["middle"], law["factor"], law["exponent"], law["floor"])
 
 
@@ -329,7 +337,7 @@ def _law(x, factor, exponent, floor=0.0):
 
 
 def _fit(curve: dict[int, float], floor: bool) -> dict[str, Any] | None:
-  """Fit a power law by least squares of the losses; None if there is no such law."""
+  """Fit a power law by least squares of the losses; return None if the fit fails."""
   sizes, losses = np.array(list(curve), float), np.array(list(curve.values()), float)
   middle = float(np.exp(np.log(sizes).mean()))
   line = stats.linregress(np.log(sizes / middle), np.log(losses))
@@ -342,11 +350,11 @@ def _fit(curve: dict[int, float], floor: bool) -> dict[str, Any] | None:
     bounds = [(0, 0, 0), (np.inf, np.inf, lowest)]
   try:
     with warnings.catch_warnings():
-      warnings.simplefilter("ignore", optimize.OptimizeWarning)  # no covariance: no interval
+      warnings.simplefilter("ignore", optimize.OptimizeWarning)  # The covariance is unknown.
       fitted, covariance = optimize.curve_fit(_law, sizes / middle, losses, start, bounds=bounds)
   except RuntimeError:
     return None
-  if floor and fitted[2] < 1e-3 * losses.min():  # the same as the law without a floor
+  if floor and fitted[2] < 1e-3 * losses.min():  # The law without a floor is the same.
     return None
   law = {"factor": float(fitted[0]), "middle": middle, "exponent": float(fitted[1])}
   law |= {"floor": float(fitted[2]) if floor else 0.0, "sizes": len(sizes)}
@@ -359,13 +367,13 @@ def _fit(curve: dict[int, float], floor: bool) -> dict[str, Any] | None:
 
 
 def find_runs(targets: Sequence[str]) -> list[pathlib.Path]:
-  """Return the folders of all runs in run directories and sweeps, and of trials still to come."""
+  """Return the folders of all runs and waiting trials in run directories, sweeps and folders."""
   paths: dict[pathlib.Path, None] = {}
   for target in map(pathlib.Path, targets):
     if not (inside := list(_runs_in(target))):
       if not (target / "sweep.json").exists():
         run_lib.check_directory(target)
-      raise errors.UserError(f"{target} has no runs that can be read")
+      raise errors.UserError(f"{target} contains no runs that can be compared")
     paths |= dict.fromkeys(path.resolve() for path in inside)
   return list(paths)
 
@@ -375,7 +383,7 @@ def _runs_in(target: pathlib.Path) -> Iterator[pathlib.Path]:
     path = pathlib.Path(folder)
     if "config.json" in names:
       folders.clear()
-      # What `charrnn rerun` made repeats another run.
+      # A rerun repeats another run, so it is compared only if it is a target itself.
       if path == target or "rerun_of" not in _read_json(path / "run.json"):
         yield path
       continue
@@ -394,7 +402,7 @@ def _read_json(path: pathlib.Path) -> dict[str, Any]:
 
 
 def read_runs(paths: Sequence[pathlib.Path]) -> list[ComparedRun]:
-  """Read runs, which may be damaged; they are named by their paths below the common folder."""
+  """Read runs, which may be damaged. Their names are their paths relative to a common folder."""
   common = os.path.commonpath([path.parent for path in paths])
   return [_read(path, os.path.relpath(path, common)) for path in paths]
 
@@ -416,7 +424,7 @@ def _read(path: pathlib.Path, name: str) -> ComparedRun:
   if not (path / "config.json").exists():
     status = run.status
     if status not in (RunStatus.WAITING, RunStatus.RUNNING):
-      problems.append(f"it has no config.json: {path / 'log.txt'} may have the reason")
+      problems.append(f"it has no config.json: look for the reason in {path / 'log.txt'}")
     return ComparedRun(name, str(path), status, tuple(problems))
   config, lines = attempt(lambda: run.config), attempt(lambda: run.metrics, [])
   if config is None:
@@ -427,14 +435,14 @@ def _read(path: pathlib.Path, name: str) -> ComparedRun:
 
 
 def _fields(run: run_lib.Run) -> dict[str, Any]:
-  """Return the fields that the model uses."""
+  """Return the config fields that the model uses, by dotted name."""
   used, fields = config_lib.used_fields(run.config), config_lib.to_json(run.config)
   pairs = config_lib.flatten(fields).items()
   return {name: value for name, value in pairs if value is not None and name in used}
 
 
 def _text(run: run_lib.Run) -> dict[str, Any]:
-  """Return what has to be the same for losses to compare; a text counts by its digest."""
+  """Return the digest and split of a run's text: losses are comparable if these are equal."""
   fields = {name: value for name, value in run.config.text.to_dict().items() if name != "source"}
   if run.config.text.split == "streams":
     fields |= {"batch_size": run.config.batch_size, "window": run.config.window}
@@ -442,7 +450,7 @@ def _text(run: run_lib.Run) -> dict[str, Any]:
 
 
 def _cost(run: run_lib.Run) -> tuple[int | None, float | None]:
-  """Return the parameters and the operations to train on a character, if they are known."""
+  """Return the number of parameters and the training FLOPs per character; None if unknown."""
   m = run.config.model
   if not models.has_gradient(m):
     return None, None

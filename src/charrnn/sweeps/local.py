@@ -1,7 +1,7 @@
-"""The local backend: several trials at a time, each a process with its share of the machine.
+"""The local backend: trials as processes in parallel, each with its share of the machine.
 
-Trials save and exit with 75 on SIGTERM, which they get when the launcher ends, and on SIGHUP, which
-they get when it is killed.
+A trial saves and exits with code 75 on SIGTERM or SIGHUP. The launcher sends SIGTERM when it stops;
+Linux sends SIGHUP when the launcher is killed.
 """
 
 import os
@@ -15,45 +15,45 @@ from charrnn import errors, runtime
 from charrnn.runs.status import RunStatus
 from charrnn.sweeps import attached, outcomes
 
-POLL = 0.2  # seconds
-TPU_BOUNDS = {1: "1,1,1", 2: "1,2,1", 4: "2,2,1", 8: "2,4,1"}  # by the number of chips
-GRACE = 120.0  # seconds to save, between SIGTERM and SIGKILL
+POLL = 0.2  # seconds between two checks of the processes
+TPU_BOUNDS = {1: "1,1,1", 2: "1,2,1", 4: "2,2,1", 8: "2,4,1"}  # topology by number of chips
+GRACE = 120.0  # seconds between SIGTERM and SIGKILL, in which a trial can save
 
 
 class Share(NamedTuple):
   """The part of the machine that one of several processes uses."""
 
-  cores: tuple[int, ...]  # CPU
-  environment: dict[str, str]  # limits JAX to its accelerators
+  cores: tuple[int, ...]  # CPU cores
+  environment: dict[str, str]  # variables that restrict JAX to the accelerators of the share
 
 
 def shares(parallel: int) -> list[Share]:
-  """Divide the machine into equal shares, which overlap if there are fewer devices than shares."""
+  """Divide the machine into equal shares; they overlap if there are fewer devices than shares."""
   cores = _divide(runtime.cores(), parallel)
   gpus, tpus = gpu_names(), _tpu_chips()
   environments: list[dict[str, str]] = [{}] * parallel
   if gpus:
-    per_gpu = -(-parallel // len(gpus))  # processes
+    per_gpu = -(-parallel // len(gpus))  # processes per GPU
     fraction = {"XLA_PYTHON_CLIENT_MEM_FRACTION": f"{0.9 / per_gpu:.2f}"} if per_gpu > 1 else {}
     parts = _divide(gpus, parallel)
     environments = [{"CUDA_VISIBLE_DEVICES": ",".join(part)} | fraction for part in parts]
   elif tpus and parallel > 1:
     if parallel > len(tpus):
       raise errors.UserError(
-        f"--parallel={parallel}: a TPU chip takes one process and there are {len(tpus)}"
+        f"--parallel={parallel}: must be at most {len(tpus)}, because a TPU chip runs one process"
       )
     environments = [_tpu_environment(part) for part in _divide(tpus, parallel)]
   return [Share(tuple(part), each) for part, each in zip(cores, environments)]
 
 
 def _divide(devices: Sequence, count: int) -> list[list]:
-  """Return `count` equal parts without the remainder; too few devices are in several parts."""
+  """Return `count` equal parts, without the remainder; if devices are few, parts share them."""
   size = max(1, len(devices) // count)
   return [[devices[(i * size + n) % len(devices)] for n in range(size)] for i in range(count)]
 
 
 def gpu_names() -> list[str]:
-  """Return the usable NVIDIA GPUs as CUDA_VISIBLE_DEVICES names them, without starting JAX."""
+  """Return the names of the usable NVIDIA GPUs, as in CUDA_VISIBLE_DEVICES, without using JAX."""
   if (names := _visible("CUDA_VISIBLE_DEVICES")) is not None:
     return names
   try:
@@ -76,7 +76,7 @@ def _visible(variable: str) -> list[str] | None:
 
 
 def _tpu_environment(chips: list[str]) -> dict[str, str]:
-  """Limit JAX to as many of the chips as make a rectangle."""
+  """Return variables that restrict JAX to the largest number of the chips that form a rectangle."""
   count = max(n for n in TPU_BOUNDS if n <= len(chips))
   return {
     "TPU_VISIBLE_CHIPS": ",".join(chips[:count]),
@@ -93,9 +93,9 @@ class _Running(NamedTuple):
 
 
 class Pool:
-  """Runs trials, `parallel` at a time; `limit` is the seconds that each may take.
+  """Runs up to `parallel` trials at the same time; `limit` is the maximum seconds per trial.
 
-  The next trial is taken from `trials` only when a share is free.
+  `trials` is advanced only when a share is free, so it may choose a trial from earlier results.
   """
 
   def __init__(self, trials: Iterable[outcomes.Trial], parallel: int, limit: float | None):
@@ -103,11 +103,11 @@ class Pool:
     self._shares = shares(parallel)
     self._limit = limit
     self.running: list[_Running] = []
-    self._ending: dict[str, tuple[RunStatus, float]] = {}  # name -> reason and time of SIGTERM
+    self._ending: dict[str, tuple[RunStatus, float]] = {}  # name -> (reason, time of SIGTERM)
     self.stopping = 0  # number of calls of `stop`
 
   def run(self, watch: Callable[["Pool"], None]):
-    """Run all trials, or until `stop` is called; call `watch` after each poll."""
+    """Run trials until all have ended or `stop` is called; call `watch` after each check."""
     try:
       while self.running or not (self._exhausted or self.stopping):
         self._start()
@@ -116,24 +116,27 @@ class Pool:
         watch(self)
         time.sleep(POLL)
     finally:
-      while self.running:  # after an exception
+      while self.running:  # Only after an exception: end the remaining trials.
         self.stopping = max(1, self.stopping)
         self._enforce()
         time.sleep(POLL)
         self._reap()
 
   def stop(self):
-    """Let the running trials save and end; a second call ends them at once. For signal handlers."""
+    """Ask the running trials to save and exit; a second call kills them.
+
+    It may be called from a signal handler.
+    """
     self.stopping += 1
 
   def end(self, name: str, reason: RunStatus):
-    """Let a trial save and end, with `reason` as its status."""
+    """Ask a trial to save and exit, with `reason` as its status."""
     for running in self.running:
       if running.trial.name == name:
         self._terminate(running, reason)
 
   def _terminate(self, running: _Running, reason: RunStatus = RunStatus.STOPPED):
-    """Send SIGTERM once: a second one would end a run before it has saved."""
+    """Send SIGTERM, but only once: a second one would end a run before it has saved."""
     if running.trial.name not in self._ending:
       self._ending[running.trial.name] = reason, time.monotonic()
       running.process.terminate()
@@ -148,7 +151,7 @@ class Pool:
       outcomes.begin(trial)
       cores, limits = self._shares[share]
       environment = {**os.environ, **limits}
-      # In a session of its own: Ctrl-C is for the launcher, which passes it on.
+      # A new session keeps Ctrl-C away from the trial. The launcher sends it SIGTERM instead.
       process = launch(trial, cores, env=environment, start_new_session=True)
       self.running.append(_Running(trial, process, share, time.monotonic()))
 
@@ -160,7 +163,7 @@ class Pool:
         outcomes.conclude(running.trial, code, time.monotonic() - running.start, reason)
 
   def _enforce(self):
-    """Send SIGTERM to trials that are to stop or take too long, and SIGKILL after the grace."""
+    """Send SIGTERM to trials that must stop or take too long, and SIGKILL after GRACE seconds."""
     for running in self.running:
       now = time.monotonic()
       _, since = self._ending.get(running.trial.name, (None, now))
@@ -173,8 +176,9 @@ class Pool:
 
 
 def launch(trial: outcomes.Trial, cores: Sequence[int] = (), **options) -> subprocess.Popen:
-  """Start a trial's process, which ends when this one does, with its output in the trial's log."""
-  command = attached.command(trial.command, cores)  # not every SLURM ends a dead process's children
+  """Start a trial's process, with its output in the trial's log; it ends when this process dies."""
+  # Not every version of SLURM ends the children of a dead process.
+  command = attached.command(trial.command, cores)
   streams = {"stdin": subprocess.DEVNULL, "stderr": subprocess.STDOUT}
   with trial.log.open("ab") as log:
     return subprocess.Popen(command, stdout=log, **streams, **options)

@@ -1,11 +1,11 @@
-"""The SLURM backend: trials as one array of jobs, submitted by submitit and watched from here.
+"""The SLURM backend: trials as one job array, submitted with submitit and watched by the launcher.
 
-SWEEP/slurm.json maps trials to jobs, so that the same command finds those that still run.
-SWEEP/slurm/ has the output of the jobs themselves. They need no launcher: before its time is up, or
-when SLURM needs the node for another job, a job gets SIGUSR2. Then its run saves, and the job is
-queued again. On SIGTERM, which scancel sends to every process, the run saves and the job ends.
+SWEEP/slurm.json maps trials to jobs, so that a repeated command finds the jobs that are running.
+SWEEP/slurm/ contains the output of the jobs. Jobs do not need the launcher. SLURM sends SIGUSR2 to
+a job before its time limit or when another job needs the node: its run saves and the job is
+requeued. scancel sends SIGTERM to every process: the run saves and the job ends.
 
-An experiment file says what its trials need:
+An experiment file defines the resources of its trials:
 
 def slurm():
   return {"partition": "gpu", "gpus": 1, "cpus": 4, "time": 240, "sbatch": {"account": "lab"}}
@@ -31,15 +31,15 @@ from charrnn.sweeps import trials as trials_lib
 
 QUERY = 5.0  # seconds between queries of SLURM
 POLL = 0.5  # seconds between two readings of the outcomes
-LOST = 15.0  # seconds for an outcome to arrive over a network's file system, after the job's end
-SAVE = signal.SIGUSR2  # asks a job to save and to be queued again
-# States of a job that is over, and of one that has not begun.
+LOST = 15.0  # seconds after a job's end in which its outcome may arrive on a network file system
+SAVE = signal.SIGUSR2  # asks a job to save and requeue
+# Job states of SLURM: jobs that have ended, and jobs that have not started.
 OVER = {
   *("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "OUT_OF_MEMORY", "NODE_FAIL", "BOOT_FAIL"),
   *("DEADLINE", "PREEMPTED"),
 }
 PENDING = {*("PENDING", "CONFIGURING", "REQUEUED", "REQUEUE_HOLD", "REQUEUE_FED", "SPECIAL_EXIT")}
-# The options of sbatch for the fields of Resources, and those that belong to the launcher.
+# Options of sbatch: those that fields of Resources set, and those that only the launcher sets.
 OPTIONS = {
   "partition": "partition",
   "nodes": "nodes",
@@ -53,30 +53,30 @@ RESERVED = ("array", "error", "job-name", "open-mode", "output", "requeue", "sig
 
 
 class Resources(NamedTuple):
-  """Resources of each trial: the fields that slurm() may set."""
+  """Resources of a trial; slurm() of an experiment file may set these fields."""
 
-  partition: str = ""  # "": SLURM's default
+  partition: str = ""  # empty: SLURM's default partition
   nodes: int = 1
-  tasks: int = 1  # processes on a node; several processes train one run together
-  cpus: int = 1  # cores of a process
-  gpus: int = 0  # on a node
-  memory: float = 0.0  # GB on a node; 0: SLURM's default
-  time: int = 60  # minutes; a trial that needs longer saves, is queued again and goes on
+  tasks: int = 1  # processes per node; all processes of a trial train one run
+  cpus: int = 1  # cores per process
+  gpus: int = 0  # GPUs per node
+  memory: float = 0.0  # GB per node; 0: SLURM's default
+  time: int = 60  # minutes; a trial that needs more time saves, is requeued and resumes
   sbatch: dict[str, Any] = {}  # noqa: RUF012 (never changed); other options, by their long names
 
   @property
   def options(self) -> dict[str, Any]:
-    """Return the options of sbatch by their long names."""
+    """Return the values of the options of sbatch, by their long names."""
     values = {option: getattr(self, name) for name, option in OPTIONS.items()}
     if self.memory:
       values["mem"] = f"{self.memory * 1024:.0f}M"
-    notice = min(90, self.time * 60 // 3)  # seconds to save, not too many where the time is short
+    notice = min(90, self.time * 60 // 3)  # seconds to save before the time limit
     values |= {"requeue": True, "signal": f"{SAVE.name.removeprefix('SIG')}@{notice}"}
     return {name: value for name, value in values.items() if value} | self.sbatch
 
 
 def read_resources(module, variant: str = "") -> Resources:
-  """Return what an experiment file's slurm() asks for; raise UserError if it is not valid."""
+  """Return the resources that an experiment file's slurm() defines; raise UserError if invalid."""
   if not hasattr(module, "slurm"):
     return Resources()
   where = f"{module.__file__}, slurm()"
@@ -88,7 +88,7 @@ def read_resources(module, variant: str = "") -> Resources:
     _check_option(where, name, value)
   if resources.nodes * resources.tasks > 1 and resources.gpus not in (0, resources.tasks):
     raise errors.UserError(
-      f"{where}: of several processes each has one GPU: set gpus to tasks, {resources.tasks}"
+      f"{where}: each of several processes uses one GPU: set gpus to {resources.tasks}, like tasks"
     )
   return resources
 
@@ -97,7 +97,7 @@ def _check_field(where, name, value):
   defaults = Resources._field_defaults
   if name not in defaults:
     raise errors.UserError(
-      f"{where} sets {name!r}: use {', '.join(defaults)} (for all other options of sbatch)"
+      f"{where} sets {name!r}: use {', '.join(defaults)} (sbatch: other options of sbatch)"
     )
   kind, minimum = type(defaults[name]), int(bool(defaults[name]))
   if isinstance(value, bool) or not isinstance(value, int | float if kind is float else kind):
@@ -110,11 +110,11 @@ def _check_option(where, name, value):
   plain, problem = str(name).lstrip("-").replace("_", "-"), None
   fields = {option: field for field, option in OPTIONS.items()}
   if plain in RESERVED:
-    problem = f"{name!r} is set by launch.py"
+    problem = f"{name!r} is set by launch.py: remove it"
   elif plain in fields:
-    problem = f"{name!r} is the field {fields[plain]!r}"
+    problem = f"{name!r}: use the field {fields[plain]!r} of slurm() instead"
   elif plain != name:
-    problem = f"{name!r} is written {plain!r}"
+    problem = f"{name!r}: write {plain!r}"
   elif value is False or not isinstance(value, str | int | float):
     problem = f"{name} is {value!r}: use text, a number or True"
   if problem:
@@ -122,7 +122,7 @@ def _check_option(where, name, value):
 
 
 def describe(trials, resources: Resources, parallel: int) -> str:
-  """Return what would be submitted: the options of sbatch and the trials' commands."""
+  """Return the text of a dry run: the options of sbatch and the commands of the trials."""
   options = {"array": f"0-{len(trials) - 1}%{parallel}"} if len(trials) > 1 else {}
   options |= resources.options
   flags = [f"--{name}" if value is True else f"--{name}={value}" for name, value in options.items()]
@@ -136,11 +136,11 @@ def _with_processes(trial: outcomes.Trial, resources: Resources) -> outcomes.Tri
 
 
 def check():
-  """Raise UserError if no job can be submitted."""
+  """Raise UserError if jobs cannot be submitted from this machine."""
   if missing := [name for name in ("sbatch", "srun", "squeue") if not shutil.which(name)]:
     raise errors.UserError(
-      f"--backend=slurm: no {missing[0]} here: run it on a login node of the cluster, or use "
-      "--backend=local"
+      f"--backend=slurm: there is no {missing[0]} on this machine: use a login node of the cluster "
+      "or --backend=local"
     )
   if importlib.util.find_spec("submitit") is None:
     raise errors.UserError("--backend=slurm needs submitit: pip install 'charrnn[cluster]'")
@@ -148,14 +148,14 @@ def check():
 
 
 def _job_states() -> dict[str, str]:
-  """Return `query()`; raise UserError without an answer, since jobs would be submitted twice."""
+  """Return `query()`; raise UserError if it fails, because jobs could be submitted twice."""
   if (states := query()) is None:
-    raise errors.UserError("--backend=slurm: SLURM does not answer: try squeue")
+    raise errors.UserError("--backend=slurm: squeue gets no answer from SLURM: try again later")
   return states
 
 
 def query() -> dict[str, str] | None:
-  """Return the states of our jobs that run, wait or have ended lately; None without an answer."""
+  """Return the states of the user's current and recent jobs, by number; None on failure."""
   command = ["squeue", "--me", "--array", "--states=all", "--noheader", "--format=%i %T"]
   options = {"stderr": subprocess.DEVNULL, "text": True, "timeout": 60}
   try:
@@ -166,14 +166,14 @@ def query() -> dict[str, str] | None:
 
 
 def has_jobs(folder: pathlib.Path) -> bool:
-  """Return whether SLURM says that a job of a trial in `folder` waits or runs."""
+  """Return whether SLURM has a waiting or running job for a trial in `folder`."""
   jobs = _stored_jobs(folder)
   states = (jobs and query()) or {}
   return any(states.get(number, "COMPLETED") not in OVER for number in jobs.values())
 
 
 def _stored_jobs(folder: pathlib.Path) -> dict[str, str]:
-  """Return the last job of each trial."""
+  """Return the number of each trial's last job, by trial name."""
   path = folder / "slurm.json"
   return dict(files.read_json(path).get("jobs", {})) if path.exists() else {}
 
@@ -185,12 +185,13 @@ def run(trials, missing, flags, resources: Resources) -> bool:
   job_states = (states.get(jobs.get(trial.name, ""), "") for trial in missing)
   new = [trial for trial, state in zip(missing, job_states) if not _continues(trial, state)]
   if count := len(missing) - len(new):
-    console.say(f"slurm     {count} trials have jobs already")
+    console.say(f"slurm     {count} trials already have jobs")
   if new:
     jobs |= submit(folder, new, flags, resources)
     files.write_json(folder / "slurm.json", {"jobs": jobs})
     console.say(
-      f"slurm     {len(new)} trials submitted, {flags.parallel} at a time; Ctrl-C lets them run"
+      f"slurm     {len(new)} trials submitted, at most {flags.parallel} in parallel; Ctrl-C ends "
+      "only this program"
     )
   watch = Watch(trials, {trial.name: jobs[trial.name] for trial in missing})
   handler = signal.signal(signal.SIGTERM, signal.default_int_handler)
@@ -198,7 +199,7 @@ def run(trials, missing, flags, resources: Resources) -> bool:
     watch.run()
   except KeyboardInterrupt:
     console.say(
-      "\nthe jobs go on: the same command watches them again, and they save and end by\n"
+      "\nthe jobs keep running. Repeat the command to watch them; to make them save and end, run\n"
       f"  scancel {' '.join(sorted({job.partition('_')[0] for job in watch.jobs.values()}))}"
     )
     return True
@@ -208,13 +209,13 @@ def run(trials, missing, flags, resources: Resources) -> bool:
 
 
 def _continues(trial: outcomes.Trial, job_state: str) -> bool:
-  """Return whether a job still has to run its trial, and not only to clean up after it."""
+  """Return whether a job has not ended its trial yet; afterwards it only cleans up."""
   has_ended = outcomes.last(trial).status not in (RunStatus.WAITING, RunStatus.STOPPED)
   return bool(job_state) and job_state not in OVER and not has_ended
 
 
 def submit(folder: pathlib.Path, trials, flags, resources: Resources) -> dict[str, str]:
-  """Submit trials as one array; return their jobs by name."""
+  """Submit trials as one job array; return the number of each trial's job, by trial name."""
   import submitit  # an optional extra
 
   for trial in trials:
@@ -224,7 +225,7 @@ def submit(folder: pathlib.Path, trials, flags, resources: Resources) -> dict[st
     job_name=folder.name,
     array_parallelism=flags.parallel,
     additional_parameters=resources.options,
-    srun_args=[f"--cpus-per-task={resources.cpus}"],  # srun ignores sbatch's since 22.05
+    srun_args=[f"--cpus-per-task={resources.cpus}"],  # Since 22.05, srun ignores sbatch's value.
     stderr_to_stdout=True,
   )
   limit = flags.time_limit * 60 if flags.time_limit else None
@@ -238,14 +239,16 @@ def submit(folder: pathlib.Path, trials, flags, resources: Resources) -> dict[st
 
 
 class Watch:
-  """Follows jobs to their ends, by the outcomes of their trials and by the answers of SLURM."""
+  """Watches jobs until they end, from the outcomes of their trials and the job states of SLURM."""
 
   def __init__(self, trials, jobs: dict[str, str]):
-    self.jobs = dict(jobs)  # that have not ended, by their trials' names
+    self.jobs = dict(jobs)  # numbers of the jobs that have not ended, by trial name
     self._trials = trials
     self._job_states: dict[str, str] = {}
     self._query_time = -math.inf
-    self._lost_since: dict[str, float] = {}  # when a job was first seen ended without an outcome
+    self._lost_since: dict[
+      str, float
+    ] = {}  # time when a job was first seen ended without an outcome
 
   def run(self):
     with outcomes.StatusTable(self._trials) as table:
@@ -277,20 +280,21 @@ class Watch:
 
 
 def _conclude(trial, job: str, job_state: str):
-  """Write the outcome of a trial whose job could not write it."""
+  """Write the outcome of a trial whose job ended without writing it."""
   log = trial.folder.parent / "slurm" / f"{job}_0_log.out"
-  trial.folder.mkdir(parents=True, exist_ok=True)  # the job may never have begun
+  trial.folder.mkdir(parents=True, exist_ok=True)  # The job may never have started.
   with trial.log.open("a") as file:
-    file.write(f"job {job} of SLURM has ended, {job_state or 'reason unknown'}; see {log}\n")
+    state = job_state or "state unknown"
+    file.write(f"SLURM job {job} has ended without an outcome ({state}): see {log}\n")
   code = status_lib.STOPPED_CODE if job_state == "CANCELLED" else -signal.SIGKILL
   outcomes.conclude(trial, code, 0.0)
 
 
 def run_job(trial: outcomes.Trial, limit: float | None = None):
-  """Run a trial in a job and exit as its process does; submitit calls it in each task of the job.
+  """Run a trial in a job and exit with its exit code; submitit calls this in each task of the job.
 
-  `limit`: seconds that the trial may take, counted over all its launches. submitit's own requeueing
-  is not used: it needs the run's process to be the job's, and it knows no such limit.
+  `limit` is the maximum number of seconds of the trial, summed over all launches. submitit's own
+  requeueing is not used: it would have to train in the job's process, and it has no such limit.
   """
   start, is_first = time.monotonic(), os.environ.get("SLURM_PROCID", "0") == "0"
   spent = outcomes.last(trial).seconds
@@ -300,7 +304,7 @@ def run_job(trial: outcomes.Trial, limit: float | None = None):
   process, signals = local.launch(trial), []
 
   def stop(*_):
-    if not signals:  # a second SIGTERM would end the run before it has saved
+    if not signals:  # A second SIGTERM would end the run before it has saved.
       process.terminate()
     signals.append(True)
 
@@ -312,13 +316,15 @@ def run_job(trial: outcomes.Trial, limit: float | None = None):
     if signals and outcome.status == RunStatus.STOPPED:
       import submitit  # an optional extra
 
-      # Not by SLURM_JOB_ID: for the last job of an array it is the number of the whole array.
+      # SLURM_JOB_ID is not used: for the last job of an array it is the number of the whole array.
       subprocess.run(["scontrol", "requeue", submitit.JobEnvironment().job_id], check=True)
-  sys.exit(code if code >= 0 else 128 - code)  # a shell's code for a signal
+  sys.exit(
+    code if code >= 0 else 128 - code
+  )  # like a shell, for a process that was killed by a signal
 
 
 def _wait(process: subprocess.Popen, seconds: float | None, stop) -> tuple[int, bool]:
-  """Return the exit code, and whether the process was stopped for taking more than `seconds`."""
+  """Return the exit code, and whether the process was stopped because it exceeded `seconds`."""
   try:
     return process.wait(None if seconds is None else max(0.0, seconds)), False
   except subprocess.TimeoutExpired:

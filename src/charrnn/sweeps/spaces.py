@@ -1,6 +1,6 @@
-"""Search spaces as data, random search, and search by Optuna.
+"""Search spaces, random search, and search with Optuna.
 
-A space has the values that fields may have:
+A space maps fields to the values that they may have:
 
 def space():
   return {
@@ -9,9 +9,9 @@ def space():
     "model.cell": spaces.choice(["gru", "lstm"]),
   }
 
-SEARCH/optuna.jsonl is the study in Optuna's journal format, which Optuna's own dashboard reads.
-Optuna chooses each trial by the losses of earlier ones, and bad ones end early. The trials'
-processes do not use the study: their losses are read from their metrics.jsonl.
+SEARCH/optuna.jsonl contains the study in Optuna's journal format, which Optuna's dashboard reads.
+Optuna chooses each trial from the losses of earlier ones, and prunes bad trials. The processes of
+the trials do not use the study: the launcher reads their losses from metrics.jsonl.
 """
 
 import dataclasses
@@ -33,8 +33,8 @@ from charrnn.sweeps import outcomes
 
 FILE = "optuna.jsonl"
 POLL = 1.0  # seconds between two readings of the losses
-MIN_TRIALS = 4  # that finish before one may be pruned
-MIN_EVALUATIONS = 2  # of a trial before it may be pruned
+MIN_TRIALS = 4  # minimum number of finished trials before a trial may be pruned
+MIN_EVALUATIONS = 2  # minimum number of evaluations of a trial before it may be pruned
 
 
 class Floats(NamedTuple):
@@ -67,43 +67,49 @@ Space = dict[str, Floats | Integers | Choice]
 
 
 def rounded(value: float) -> float:
-  """Round to four significant digits, so that values can be read and typed."""
+  """Round to four significant digits, so that values are easy to read and type."""
   return float(f"{value:.4g}")
 
 
 def uniform(low: float, high: float) -> Floats:
-  """Return the numbers from low to high."""
+  """Return the space of all numbers from low to high."""
   if not -math.inf < low <= high < math.inf:
-    raise errors.UserError(f"uniform({low}, {high}) is not a range")
+    raise errors.UserError(
+      f"uniform({low}, {high}) is not a range: use finite numbers, low <= high"
+    )
   return Floats(float(low), float(high), log=False)
 
 
 def log_uniform(low: float, high: float) -> Floats:
-  """Return the numbers from low to high, uniform in their logarithm."""
+  """Return the space of all numbers from low to high, with uniform logarithms."""
   if not 0 < low <= high < math.inf:
-    raise errors.UserError(f"log_uniform({low}, {high}) is not a range above 0")
+    raise errors.UserError(
+      f"log_uniform({low}, {high}) is not a range above 0: use 0 < low <= high"
+    )
   return Floats(float(low), float(high), log=True)
 
 
 def integers(low: int, high: int, step: int = 1) -> Integers:
-  """Return low, low + step, and so on, up to `high`."""
+  """Return the space of low, low + step, and so on, up to high."""
   if not (low <= high and step >= 1 and {type(low), type(high), type(step)} == {int}):
-    raise errors.UserError(f"integers({low}, {high}, step={step}) has no values")
+    raise errors.UserError(
+      f"integers({low}, {high}, step={step}): use integers, low <= high, step >= 1"
+    )
   return Integers(low, high - (high - low) % step, step)
 
 
 def choice(values: Iterable[Any]) -> Choice:
-  """Return a choice of numbers or texts."""
+  """Return the space of the given numbers or texts."""
   values = tuple(values)
   if not values or not all(isinstance(value, bool | int | float | str) for value in values):
-    raise errors.UserError(f"choice({list(values)}): numbers and text can be chosen")
+    raise errors.UserError(f"choice({list(values)}): use at least one value, only numbers and text")
   return Choice(values)
 
 
 def checked(space: Any) -> Space:
   """Return the result of an experiment's space(); raise UserError if it is not a space."""
   if not isinstance(space, dict) or not space:
-    raise errors.UserError("return a dict with a space for each field")
+    raise errors.UserError("return a dict: field -> uniform, log_uniform, integers or choice")
   space = {config_lib.current_name(str(field)): values for field, values in space.items()}
   for field, values in space.items():
     if field not in config_lib.BY_NAME:
@@ -119,7 +125,7 @@ def suggest(space: Space, source) -> dict[str, Any]:
 
 
 def extremes(space: Space) -> Iterator[dict[str, Any]]:
-  """Yield each field's least and largest value, or each of its choices, one at a time."""
+  """Yield overrides of a single field: its smallest and largest value, or each of its choices."""
   for field, values in space.items():
     ends = values.values if isinstance(values, Choice) else (values.low, values.high)
     yield from ({field: value} for value in ends)
@@ -128,7 +134,7 @@ def extremes(space: Space) -> Iterator[dict[str, Any]]:
 class RandomSource(NamedTuple):
   """Suggests random values through the methods of an Optuna trial.
 
-  A field's value depends on seed, number and field alone, so it stays when other fields are added.
+  A value depends only on seed, number and field, so it does not change when fields are added.
   """
 
   seed: int
@@ -151,14 +157,16 @@ class RandomSource(NamedTuple):
 
 
 def draw(space: Space, count: int, seed: int) -> list[dict[str, Any]]:
-  """Return `count` different random trials; a larger count adds to those of a smaller one."""
+  """Return `count` different random trials; a larger count keeps the trials of a smaller one."""
   trials: dict[tuple, dict[str, Any]] = {}
   for number in range(100 * count):
     trial = suggest(space, RandomSource(seed, number))
     trials.setdefault(tuple(trial.values()), trial)
     if len(trials) == count:
       return list(trials.values())
-  raise errors.UserError(f"--trials={count}: the space has only {len(trials)} different trials")
+  raise errors.UserError(
+    f"--trials={count}: the space has only {len(trials)} different trials: use fewer"
+  )
 
 
 def check_optuna():
@@ -168,25 +176,27 @@ def check_optuna():
 
 
 @dataclasses.dataclass
-class _Asked:  # a trial that runs
+class _Asked:
+  """A running trial and its Optuna trial."""
+
   trial: outcomes.Trial
   optuna: Any  # Optuna's trial
-  reported: int = 0  # evaluations
+  reported: int = 0  # number of evaluations that were reported
 
   def report(self) -> bool:
     """Report new losses to Optuna; return whether there were any."""
     losses = metrics.curve(metrics.read(self.trial.folder), "valid/loss")[self.reported :]
     for _, loss in losses:
-      self.reported += 1  # not the step: trials may differ in the characters of a step
+      self.reported += 1  # The step is not used: trials may differ in characters per step.
       self.optuna.report(loss, self.reported)
     return bool(losses)
 
 
 class Search:
-  """The study in `folder`, which provides trials until there are `count`.
+  """An Optuna study in `folder` that chooses trials until there are `count`.
 
-  `make` makes a trial from its name and overrides. `about` is everything that a loss depends on
-  besides the space; it has to be the same whenever the study continues.
+  `make` returns a trial for a name and overrides. `about` describes the search: the space and the
+  config fields that affect the losses. It must be the same when the study is continued.
   """
 
   def __init__(
@@ -212,17 +222,17 @@ class Search:
       pruner=optuna.pruners.MedianPruner(MIN_TRIALS, MIN_EVALUATIONS),
       load_if_exists=True,
     )
-    # Each launch has another seed, or it would suggest the same trials again.
+    # Each launch uses a different seed; otherwise it would suggest the same trials again.
     self._study.sampler = optuna.samplers.TPESampler(
       seed=(seed + len(self._study.trials)) % 2**32, n_startup_trials=max(4, count // 4)
     )
-    about = json.loads(json.dumps(about))  # as Optuna stores it
+    about = json.loads(json.dumps(about))  # the form in which Optuna stores it
     if "about" not in self._study.user_attrs:
       self._study.set_user_attr("about", about)
     for name, value in self._study.user_attrs["about"].items():
       if value != about[name]:
         raise errors.UserError(
-          f"the search in {folder} was begun with another {name}: give another --workdir"
+          f"the search in {folder} was started with another {name}: use another --workdir"
         )
     overrides = {name: stored.user_attrs["overrides"] for name, stored in self._stored().items()}
     self.trials = [make(name, values) for name, values in overrides.items()]
@@ -237,23 +247,23 @@ class Search:
         self._study.enqueue_trial(stored.params, user_attrs=stored.user_attrs)
 
   def _stored(self) -> dict[str, Any]:
-    """Return Optuna's record of each trial by name, the last one if it was launched again."""
+    """Return Optuna's last record of each trial, by name."""
     named = (stored for stored in self._study.trials if "name" in stored.user_attrs)
     return {stored.user_attrs["name"]: stored for stored in named}
 
   @property
   def total(self) -> int:
-    """Return the number of trials that the search will have in the end."""
+    """Return the number of trials that the search will have when it is complete."""
     return max(len(self.trials), self._count)
 
   @property
   def done(self) -> int:
-    """Return the number of trials that need no other launch."""
+    """Return the number of trials that need no further launch."""
     final = (self._states.COMPLETE, self._states.PRUNED)
     return sum(stored.state in final for stored in self._stored().values())
 
   def ask(self) -> Iterator[outcomes.Trial]:
-    """Yield the trials to run, each chosen only when it is requested."""
+    """Yield the trials to run; each is chosen when the iterator is advanced."""
     queued = {"deepcopy": False, "states": (self._states.WAITING,)}
     while self._study.get_trials(**queued) or len(self._stored()) < self._count:
       asked = self._study.ask()
@@ -269,7 +279,7 @@ class Search:
       yield trial
 
   def watch(self, pool):
-    """Report losses and ends of a local.Pool's trials to Optuna; end those that it prunes."""
+    """Report new losses and outcomes of the pool's trials to Optuna, and end pruned trials."""
     names = {running.trial.name for running in pool.running}
     is_time = time.monotonic() - self._poll_time >= POLL
     for name, asked in list(self._running.items()):
@@ -283,23 +293,25 @@ class Search:
       self._poll_time = time.monotonic()
 
   def _tell(self, asked, trial: outcomes.Trial) -> bool:
-    """Tell Optuna how the last launch ended; return False if the trial has to be launched again."""
+    """Report a trial's outcome to Optuna; return False if the trial must be launched again."""
     status, (_, best) = outcomes.last(trial).status, outcomes.progress(trial.folder)
     if status in (RunStatus.WAITING, RunStatus.STOPPED):
       return False
     if status == RunStatus.FINISHED and best:
       self._study.tell(asked, best["valid/loss"])
     elif status in (RunStatus.PRUNED, RunStatus.DIVERGED):
-      self._study.tell(asked, state=self._states.PRUNED)  # Optuna learns from these, not from FAIL
+      self._study.tell(
+        asked, state=self._states.PRUNED
+      )  # Optuna learns from PRUNED, not from FAIL.
     else:
       self._study.tell(asked, state=self._states.FAIL)
     return True
 
 
 def _repair(path: pathlib.Path):
-  """Remove what a killed launcher or a full disk left: Optuna's lock and half a line at the end.
+  """Remove Optuna's lock and an incomplete last line, which a killed launcher may have left.
 
-  The search's folder has a lock of its own, so nobody holds Optuna's.
+  The launcher already holds the lock of the search's folder, so Optuna's lock is not in use.
   """
   pathlib.Path(f"{path}.lock").unlink(missing_ok=True)
   if path.exists() and not (text := path.read_bytes()).endswith(b"\n"):
