@@ -44,7 +44,7 @@ def test_sample_accepts_all_options_except_clamps(charrnn, counted):
   assert "\n" not in stopped.out
   result = charrnn("sample", counted, "--clamp", "0:1=2")
   assert (result.code, result.out) == (2, "")
-  assert result.err == "charrnn: error: --clamp 0:1: an n-gram has no units to set\n"
+  assert result.err == "charrnn: error: --clamp 0:1: an n-gram has no units to clamp\n"
 
 
 def test_inspect(charrnn, counted):

@@ -1,4 +1,4 @@
-"""`charrnn sample`, with a model that recites the alphabet in place of a run."""
+"""`charrnn sample`, with a model that recites the alphabet instead of a trained run."""
 
 import argparse
 import io
@@ -19,12 +19,12 @@ from charrnn.runs import run as run_lib
 from charrnn.sampling import sampler
 
 RECITED = "\nabcdefgh"
-CHAIN = toys.Chain()  # programs are compiled for an object
+CHAIN = toys.Chain()  # shared by all tests, because each object compiles its own programs
 
 
 @pytest.fixture
 def use(monkeypatch):
-  """use(tokenizer) makes it that of every run; the model counts through its ids."""
+  """Return a function that gives every run a tokenizer, and a model that counts through its ids."""
 
   def use(tokenizer, params=None):
     def load(path, step=None):
@@ -41,7 +41,7 @@ def use(monkeypatch):
       return run
 
     monkeypatch.setattr(run_lib.Run, "open", load)
-    monkeypatch.setattr(runtime, "start", lambda: None)  # would cache in the user's folder
+    monkeypatch.setattr(runtime, "start", lambda: None)  # would write to the user's cache folder
 
   use(tokenizers.Tokenizer.from_text(RECITED))
   return use
@@ -53,7 +53,7 @@ def run(*args):
   assert not sample.run(parser.parse_args(["runs/x", *args]))
 
 
-def test_without_a_prompt_a_line_end_stands_before_the_text(use, capsys):
+def test_empty_prompt_is_replaced_by_a_line_end(use, capsys):
   run("--length=20", "--seed=5")
   out, err = capsys.readouterr()
   assert out == (RECITED * 3)[1:21]
@@ -62,14 +62,14 @@ def test_without_a_prompt_a_line_end_stands_before_the_text(use, capsys):
   assert last.startswith("20 characters in ")
 
 
-def test_the_text_begins_with_the_prompt(use, capsys):
+def test_text_begins_with_the_prompt(use, capsys):
   run("--prime=cab", "--length=3", "--quiet", "--step=7")
   assert capsys.readouterr() == ("cabcde", "")
   run("--prime=cab", "--length=0", "--quiet")
   assert capsys.readouterr() == ("cab", "")
 
 
-def test_a_random_seed_is_reported_and_repeats_the_text(use, capsys):
+def test_random_seed_is_reported_and_reproduces_the_text(use, capsys):
   use(tokenizers.Tokenizer.from_text(RECITED), params=np.zeros((9, 9), np.float32))
   run("--length=40")
   text, err = capsys.readouterr()
@@ -82,7 +82,7 @@ def test_stop(use, capsys):
   assert capsys.readouterr().out == "abcdefgh\n"
 
 
-def test_samples_come_one_after_another(use, capsys):
+def test_several_samples(use, capsys):
   run("--num=3", "--prime=a", "--length=2")
   out, err = capsys.readouterr()
   assert out == "abc\n\nabc\n\nabc"
@@ -103,10 +103,10 @@ def test_json(use, capsys):
   assert json_lines(capsys) == [shared | {"sample": n} for n in (1, 2)]
 
 
-FLAT = np.zeros((9, 9), np.float32)  # what follows is any of the nine
+FLAT = np.zeros((9, 9), np.float32)  # all nine tokens are equally probable
 
 
-def test_texts_under_a_constraint(use, capsys):
+def test_constraints(use, capsys):
   use(tokenizers.Tokenizer.from_text(RECITED), params=FLAT)
   args = ["--require=^[abc]{3}", "--forbid=h$", "--length=4", "--seed=2"]
   run(*args)
@@ -125,13 +125,13 @@ def test_texts_under_a_constraint(use, capsys):
 
 
 @pytest.mark.parametrize("filters", ["--top-k=2", "--top-p=0.5", "--temperature=0"])
-def test_filters_leave_no_estimate(use, capsys, filters):
+def test_filters_prevent_an_estimate(use, capsys, filters):
   use(tokenizers.Tokenizer.from_text(RECITED), params=FLAT)
   run("--forbid=a", "--num=2", "--length=3", "--json", filters)
   assert {line["estimate"] for line in json_lines(capsys)} == {None}
 
 
-def test_the_likeliest_texts(use, capsys):
+def test_beam_search(use, capsys):
   rng = np.random.default_rng(0)
   table = rng.normal(size=(9, 9)).astype(np.float32)
   use(tokenizers.Tokenizer.from_text(RECITED), params=table)
@@ -150,7 +150,7 @@ def test_the_likeliest_texts(use, capsys):
   assert f"--- sample 1 of 2: log p {lines[0]['log_p']:.2f}, " in err
 
 
-def test_each_sample_in_a_file(use, capsys, tmp_path, monkeypatch):
+def test_samples_are_written_to_files(use, capsys, tmp_path, monkeypatch):
   use(tokenizers.Tokenizer.from_text(RECITED), params=FLAT)
   args = ["--num=7", "--length=5", "--seed=4", "--prime=ab"]
   run(*args, "--json")
@@ -166,21 +166,21 @@ def test_each_sample_in_a_file(use, capsys, tmp_path, monkeypatch):
   assert [json.loads(line) for line in (out / "samples.jsonl").read_text().splitlines()] == lines
   for line in lines:
     assert (out / f"00{line['sample']}.txt").read_bytes().decode() == "ab" + line["text"]
-  for taken in ("001.txt", "samples.jsonl"):
-    (tmp_path / taken).write_text("mine")
-    with pytest.raises(errors.UserError, match=f"^--out=.*: {taken} exists already"):
+  for name in ("001.txt", "samples.jsonl"):
+    (tmp_path / name).write_text("mine")
+    with pytest.raises(errors.UserError, match=f"^--out=.*: {name} already exists"):
       run(*args, f"--out={tmp_path}")
-    (tmp_path / taken).unlink()
+    (tmp_path / name).unlink()
   assert list(tmp_path.iterdir()) == [tmp_path / "deep"]
 
 
-def test_a_file_is_no_folder(use, tmp_path):
+def test_out_must_not_be_a_file(use, tmp_path):
   (tmp_path / "file").touch()
   with pytest.raises(errors.UserError, match=r"cannot write to .*file: Not a directory"):
     run(f"--out={tmp_path / 'file'}")
 
 
-def test_a_prompt_from_a_file_or_stdin_is_not_altered(use, capsys, tmp_path, monkeypatch):
+def test_prompt_from_a_file_or_stdin_is_exact(use, capsys, tmp_path, monkeypatch):
   use(tokenizers.Tokenizer.from_text("a\r\n"))
   (tmp_path / "prompt").write_bytes(b"\r\na\r")
   run(f"--prime-file={tmp_path / 'prompt'}", "--length=1", "--quiet")
@@ -190,7 +190,7 @@ def test_a_prompt_from_a_file_or_stdin_is_not_altered(use, capsys, tmp_path, mon
   assert capsys.readouterr().out == "\r\n"
 
 
-def test_a_byte_tokenizer_reads_and_writes_any_file(use, capsysbinary, tmp_path):
+def test_byte_tokenizer_accepts_invalid_utf8(use, capsysbinary, tmp_path):
   use(tokenizers.Tokenizer.from_text("x", "byte"))
   (tmp_path / "prompt").write_bytes("é".encode() + b"\xff\xc3")
   run(f"--prime-file={tmp_path / 'prompt'}", "--length=0", "--quiet")
@@ -207,36 +207,36 @@ def test_a_byte_tokenizer_reads_and_writes_any_file(use, capsysbinary, tmp_path)
     (["--num=0"], "--num=0: must be"),
     (["--num=1000000000"], "--num=1000000000: must be"),
     (["--length=3000000000"], "--length=3000000000: must be"),
-    (["--out="], "--out: the name of the folder is empty"),
+    (["--out="], "--out: must not be empty"),
     (["--seed=-1"], "--seed=-1: must be"),
-    (["--stop="], "--stop: the text is empty"),
+    (["--stop="], "--stop: must not be empty"),
     (["--stop=az"], "--stop: not in the run's vocabulary: 'z'"),
     (["--beam=0"], "--beam=0: must be from 1"),
     (["--beam=2", "--num=3"], "--num=3: must be at most --beam=2"),
-    (["--beam=2", "--temperature=0"], "--temperature: has no meaning with --beam"),
-    (["--beam=2", "--seed=0"], "--seed: has no meaning with --beam"),
-    (["--beam=2", "--top-k=2"], "--top-k: has no meaning with --beam"),
-    (["--interactive", "--json"], "--json: has no meaning with --interactive"),
-    (["--interactive", "--num=1"], "--num: has no meaning with --interactive"),
-    (["--interactive", "--beam=2"], "--beam: has no meaning with --interactive"),
-    (["--interactive", "--prime-file=-"], "--prime-file=-: stdin is for the lines"),
+    (["--beam=2", "--temperature=0"], "--temperature: cannot be combined with --beam"),
+    (["--beam=2", "--seed=0"], "--seed: cannot be combined with --beam"),
+    (["--beam=2", "--top-k=2"], "--top-k: cannot be combined with --beam"),
+    (["--interactive", "--json"], "--json: cannot be combined with --interactive"),
+    (["--interactive", "--num=1"], "--num: cannot be combined with --interactive"),
+    (["--interactive", "--beam=2"], "--beam: cannot be combined with --interactive"),
+    (["--interactive", "--prime-file=-"], "--prime-file=-: stdin is used by"),
     (["--require=("], "--require=(: missing ), unterminated subpattern"),
-    (["--forbid=\\b"], "--forbid=\\b: not understood"),
+    (["--forbid=\\b"], "--forbid=\\b: not supported"),
     (["--require=z"], "--require=z: not in the run's vocabulary: z"),
-    (["--require=abc", "--length=2"], "--length=2: --require=abc takes 3 at least"),
+    (["--require=abc", "--length=2"], "--length=2: must be at least 3 for --require=abc"),
     (["--require=a", "--forbid=a"], "--require=a --forbid=a: the constraints are contradictory"),
     (["--prime=az"], "not in the vocabulary: 'z'"),
     (["--prime-file=/nowhere/x"], "--prime-file=/nowhere/x: No such file"),
   ],
 )
-def test_bad_arguments_are_named(use, capsys, args, message):
+def test_invalid_arguments(use, capsys, args, message):
   with pytest.raises(errors.UserError) as error:
     run(*args)
   assert str(error.value).startswith(message)
   assert capsys.readouterr() == ("", "")
 
 
-def test_a_prompt_file_that_is_not_text_is_named(use, tmp_path):
+def test_prompt_file_that_is_not_utf8(use, tmp_path):
   (tmp_path / "prompt").write_bytes(b"ab\xff")
   with pytest.raises(errors.UserError, match="not UTF-8 at byte 2"):
     run(f"--prime-file={tmp_path / 'prompt'}")
@@ -253,16 +253,16 @@ def converse(monkeypatch, lines, *args, terminal=False):
   run("--interactive", *args)
 
 
-def test_prompts_in_turn(use, capsys, monkeypatch):
+def test_session(use, capsys, monkeypatch):
   converse(monkeypatch, "abc\n\ncab\nh", "--length=4", "--quiet")
-  # The line end of a line is read: what follows it is a; the last line has none.
+  # The model reads the line end of a line, then writes an a. The last line has no line end.
   assert capsys.readouterr() == ("abcd" + "efgh" + "abcd" + "\nabc", "")
   converse(monkeypatch, "\n", "--prime=ef", "--stop=h", "--seed=9")
   out, err = capsys.readouterr()
   assert (out, err) == ("efgh", "runs/x: step 500, validation loss 1.2500, --seed=9\n")
 
 
-def test_a_turn_ends_with_an_empty_line_if_nothing_else_is_asked(use, capsys, monkeypatch):
+def test_turn_ends_at_an_empty_line_by_default(use, capsys, monkeypatch):
   table = np.full((3, 3), -np.inf, np.float32)
   table[[0, 0, 1, 2], [0, 1, 2, 0]] = [-1.0, -2.0, 0.0, 0.0]
   use(tokenizers.Tokenizer.from_text("\nab"), params=table)
@@ -273,20 +273,20 @@ def test_a_turn_ends_with_an_empty_line_if_nothing_else_is_asked(use, capsys, mo
   assert capsys.readouterr().out == "yzxyzxyzxy"
 
 
-def test_foreign_characters_do_not_end_the_session(use, capsys, monkeypatch):
+def test_unknown_characters_do_not_end_the_session(use, capsys, monkeypatch):
   converse(monkeypatch, "é\na\n", "--length=2", "--quiet")
   out, err = capsys.readouterr()
   assert (out, err.count("\n")) == ("ab", 1) and "not in the vocabulary: 'é'" in err
 
 
-def test_a_terminal_has_a_mark_and_ctrl_c_stops_a_text(use, capsys, monkeypatch):
-  write, times = sampler.Session.write, []
+def test_terminal_shows_a_mark_and_ctrl_c_interrupts_a_text(use, capsys, monkeypatch):
+  write, calls = sampler.Session.write, []
 
   def interrupted(self):
-    times.append(0)
+    calls.append(0)
     for piece in write(self):
       yield piece
-      if len(times) == 1:
+      if len(calls) == 1:
         raise KeyboardInterrupt
 
   monkeypatch.setattr(sampler.Session, "write", interrupted)
@@ -295,11 +295,11 @@ def test_a_terminal_has_a_mark_and_ctrl_c_stops_a_text(use, capsys, monkeypatch)
   first, second = (RECITED * 9)[1:17], (RECITED * 9)[17:57]
   assert capsys.readouterr() == (first + second, "> \n> \n> ")
   with pytest.raises(KeyboardInterrupt):
-    times.clear()
+    calls.clear()
     converse(monkeypatch, "abc\n\n", *args)
 
 
-def printed(monkeypatch, file_type, *args):
+def run_with_stdout(monkeypatch, file_type, *args):
   raw = io.BytesIO()
   monkeypatch.setattr("sys.stdout", file_type(raw, encoding="utf-8"))
   run("--quiet", *args)
@@ -307,9 +307,9 @@ def printed(monkeypatch, file_type, *args):
   return raw.getvalue().decode()
 
 
-def test_a_terminal_is_not_given_control_characters(use, monkeypatch):
+def test_terminal_gets_escapes_for_control_characters(use, monkeypatch):
   use(tokenizers.Tokenizer.from_text("\t\n\r\x1bé\x9b\ud800"))
   text = "\n\r\x1b\x9bé?\t"
-  assert printed(monkeypatch, io.TextIOWrapper, "--prime=\t", "--length=7") == "\t" + text
+  assert run_with_stdout(monkeypatch, io.TextIOWrapper, "--prime=\t", "--length=7") == "\t" + text
   shown = "\t\n\\x0d\\x1b\\x9bé?\t\n"
-  assert printed(monkeypatch, Terminal, "--prime=\t", "--length=7") == shown
+  assert run_with_stdout(monkeypatch, Terminal, "--prime=\t", "--length=7") == shown

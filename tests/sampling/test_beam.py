@@ -1,4 +1,4 @@
-"""Beam search against enumeration, against greedy choice, and against the text read again."""
+"""Beam search agrees with enumeration, with greedy sampling and with rescored texts."""
 
 import itertools
 import re
@@ -14,9 +14,9 @@ from charrnn.evaluation import score
 from charrnn.sampling import beam, constraints, sampler
 
 ABC = tokenizers.Tokenizer.from_text("abc")
-LONGEST = 5
-# Texts of a plain chain tie: their order makes no difference.
-TABLE = np.random.default_rng(8).normal(size=(LONGEST, 3, 3))
+MAX_LENGTH = 5
+# Logits differ by step. In a plain Markov chain, texts with the same transitions would tie.
+TABLE = np.random.default_rng(8).normal(size=(MAX_LENGTH, 3, 3))
 CHAIN = toys.Clocked()
 
 
@@ -36,7 +36,7 @@ def search(k, length, require=(), forbid=(), stop=None, **more):
 
 
 def ranked(texts):
-  """Texts after an a with their log p, most probable first."""
+  """Return [(text, log p after an a)], most probable first."""
   log_p = special.log_softmax(TABLE, axis=-1)
   ids = {text: [0, *ABC.encode(text)] for text in texts}
   steps = {text: (range(len(text)), ids[text][:-1], ids[text][1:]) for text in texts}
@@ -44,23 +44,23 @@ def ranked(texts):
   return sorted(scored, key=lambda each: -each[1])
 
 
-def every(length):
+def all_texts(length):
   return ["".join(each) for each in itertools.product("abc", repeat=length)]
 
 
-def same(result, expected):
+def assert_same(result, expected):
   assert [text for text, _ in result] == [text for text, _ in expected]
   np.testing.assert_allclose([p for _, p in result], [p for _, p in expected], atol=1e-5)
 
 
 @pytest.mark.parametrize("block", [3, 64])
-def test_wide_enough_it_is_enumeration(block):
-  expected = ranked(every(4))
-  same(search(27, 4, block=block), expected[:27])
-  same(search(100, 4, block=block), expected)  # there are 81
+def test_wide_beam_equals_enumeration(block):
+  expected = ranked(all_texts(4))
+  assert_same(search(27, 4, block=block), expected[:27])
+  assert_same(search(100, 4, block=block), expected)  # only 81 texts exist
 
 
-def test_one_at_a_time_is_temperature_0(lstm):
+def test_beam_1_equals_temperature_0(lstm):
   model, params = lstm
   greedy = sampler.draw(
     model, params, [3, 1], length=200, num=1, seed=0, settings=sampler.Settings(0)
@@ -71,7 +71,7 @@ def test_one_at_a_time_is_temperature_0(lstm):
   )
 
 
-def test_log_p_is_that_of_the_text_read_again(lstm):
+def test_log_p_equals_that_of_the_rescored_text(lstm):
   model, params = lstm
   result = beam.search_ids(model, params, [3, 1], length=70, beam=6)
   ids_BxN = np.stack([ids_N for ids_N, _ in result])
@@ -84,37 +84,37 @@ def test_log_p_is_that_of_the_text_read_again(lstm):
   assert result[0][1] > greedy
 
 
-def test_under_a_constraint_it_is_enumeration_of_the_good():
-  good = [text for text in every(5) if re.search("bb", text) and not re.search("ca|^a", text)]
-  same(search(200, 5, ["bb"], ["ca|^a"]), ranked(good))
+def test_constrained_wide_beam_equals_enumeration_of_allowed_texts():
+  good = [text for text in all_texts(5) if re.search("bb", text) and not re.search("ca|^a", text)]
+  assert_same(search(200, 5, ["bb"], ["ca|^a"]), ranked(good))
 
 
-def test_texts_that_have_ended_compare_by_log_p():
-  stopped = [text + "cb" for n in range(4) for text in every(n) if "cb" not in text + "c"]
-  whole = [text for text in every(5) if "cb" not in text]
-  same(search(400, 5, stop="cb"), ranked(stopped + whole))
-  # Too narrow for all the others, it keeps one that has ended early on.
+def test_ended_texts_compete_by_total_log_p():
+  stopped = [text + "cb" for n in range(4) for text in all_texts(n) if "cb" not in text + "c"]
+  whole = [text for text in all_texts(5) if "cb" not in text]
+  assert_same(search(400, 5, stop="cb"), ranked(stopped + whole))
+  # A narrow beam keeps a text that ended early if it is probable enough.
   (best, _), *_ = ranked(stopped + whole)
   assert search(12, 5, stop="cb")[0][0] == best == "ccb"
 
 
-def test_it_ends_when_all_have_ended(monkeypatch):
-  run, started = beam._run, []
-  monkeypatch.setattr(beam, "_run", lambda *args: started.append(0) or run(*args))
+def test_search_stops_when_all_texts_have_ended(monkeypatch):
+  run, calls = beam._run, []
+  monkeypatch.setattr(beam, "_run", lambda *args: calls.append(0) or run(*args))
   assert search(2, 1000, ["^ab$"], block=4) == [("ab", pytest.approx(ranked(["ab"])[0][1]))]
-  assert len(started) == 1
+  assert len(calls) == 1
 
 
-def test_nothing_to_write():
+def test_length_0():
   assert search(4, 0) == [("", 0.0)]
 
 
-def test_a_diverged_model_is_named():
+def test_diverged_model_is_an_error():
   with pytest.raises(errors.UserError, match="diverged"):
     beam.search_ids(CHAIN, np.full((9, 3, 3), np.nan, np.float32), [0], length=3, beam=2)
 
 
 @pytest.mark.parametrize("k, num", [(0, 1), (-1, 1), (4097, 1), (2, 3)])
-def test_what_cannot_be_searched(k, num):
+def test_invalid_beam_and_num(k, num):
   with pytest.raises(errors.UserError, match=f"^--(beam={k}|num={num}): must be"):
     beam.check(k, num)

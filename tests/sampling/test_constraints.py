@@ -1,6 +1,7 @@
-"""The automaton leads to just the texts that Python's `re` allows, and sampling follows it.
+"""The automaton allows exactly the texts that Python's `re` allows, and samples obey it.
 
-All texts of a small vocabulary are enumerated. Weights restore the model's distribution.
+The tests enumerate all texts of a small vocabulary. They also check that importance weights recover
+the model's distribution.
 """
 
 import itertools
@@ -19,7 +20,7 @@ from charrnn.evaluation import score
 from charrnn.sampling import constraints, sampler
 
 DOTTED = tokenizers.Tokenizer.from_text("ab.\n")
-EVERY = ["".join(each) for n in range(6) for each in itertools.product(DOTTED.tokens, repeat=n)]
+ALL_TEXTS = ["".join(each) for n in range(6) for each in itertools.product(DOTTED.tokens, repeat=n)]
 
 
 def build(require=(), forbid=(), stop=None, length=5, tokenizer=DOTTED):
@@ -28,22 +29,22 @@ def build(require=(), forbid=(), stop=None, length=5, tokenizer=DOTTED):
   return constraints.build(required, forbidden, stop, tokenizer, length)
 
 
-def leads_to(automaton, length):
-  """All texts that end where nothing may come any more."""
+def texts_of(automaton, length):
+  """Return all texts that the automaton allows, sorted."""
 
   def walk(text, state):
     allowed_V = automaton.allowed(state, length - len(text))
     if not allowed_V.any():
       yield text
-    for symbol, allowed, after in zip(DOTTED.tokens, allowed_V, automaton.next_SxV[state]):
+    for token, allowed, after in zip(DOTTED.tokens, allowed_V, automaton.next_SxV[state]):
       if allowed:
-        yield from walk(text + symbol, after)
+        yield from walk(text + token, after)
 
   return sorted(walk("", 0))
 
 
 def good_texts(require, forbid, stop):
-  """The same from their definition: good, and with no good text that goes on from there."""
+  """Return the same texts by definition: good texts that no longer good text begins with."""
 
   def good(text):
     ended = stop and text.endswith(stop)
@@ -52,10 +53,10 @@ def good_texts(require, forbid, stop):
     result += [not re.search(re.sub(r"\$", r"\\Z", each), text, re.ASCII) for each in forbid]
     return all(result)
 
-  def over(text):  # a stop text may not stand before the last of what is drawn
+  def is_past_stop(text):  # a text ends at its first stop text
     return stop and stop in text[:-1]
 
-  texts = [text for text in EVERY if not over(text) and good(text)]
+  texts = [text for text in ALL_TEXTS if not is_past_stop(text) and good(text)]
   before = {text[:n] for text in texts for n in range(len(text))}
   return sorted(set(texts) - before)
 
@@ -83,27 +84,27 @@ PATTERNS = [
 
 @pytest.mark.parametrize("require, forbid", PATTERNS)
 @pytest.mark.parametrize("stop", [None, "\n", "ab", "aa", "aba"])
-def test_it_leads_to_all_good_texts_and_to_no_others(require, forbid, stop):
+def test_automaton_allows_exactly_the_good_texts(require, forbid, stop):
   if not good_texts(require, forbid, stop):
     with pytest.raises(errors.UserError, match="contradictory"):
       build(require, forbid, stop)
     return
   automaton = build(require, forbid, stop)
-  assert leads_to(automaton, 5) == good_texts(require, forbid, stop)
+  assert texts_of(automaton, 5) == good_texts(require, forbid, stop)
   assert automaton.next_SxV.shape[0].bit_count() == 1
 
 
-def test_nothing_asked_is_no_automaton():
+def test_no_constraints_need_no_automaton():
   assert build() is None
 
 
-def test_the_length_decides_where_a_text_ends():
+def test_text_ends_where_the_length_leaves_no_room():
   automaton = build(["^(ab){1,}$"], length=7)
-  assert leads_to(automaton, 5) == ["abab"]
-  assert leads_to(automaton, 3) == ["ab"]
+  assert texts_of(automaton, 5) == ["abab"]
+  assert texts_of(automaton, 3) == ["ab"]
 
 
-def test_bytes():
+def test_byte_vocabulary():
   tokenizer = tokenizers.Tokenizer.from_text("x", "byte")
   automaton = build(["^.{2}\\xff$"], tokenizer=tokenizer)
   assert automaton.next_SxV.shape[1] == 256
@@ -118,19 +119,19 @@ def test_bytes():
   [
     ({"require": ["abc"]}, "--require=abc: not in the run's vocabulary: c"),
     ({"forbid": ["\\d"]}, r"--forbid=\\d: not in the run's vocabulary: \\d"),
-    ({"require": ["a{6}"]}, "--length=5: --require=a.6. takes 6 at least"),
+    ({"require": ["a{6}"]}, "--length=5: must be at least 6 for --require=a.6."),
     (
       {"require": ["^a$"], "forbid": ["a"]},
       "--require=.* --forbid=a: the constraints are contradictory",
     ),
     ({"forbid": ["a*"]}, "contradictory"),
-    ({"require": ["a(a|b){20}a"]}, "too large: this takes more than 8,192 states"),
-    ({"require": ["^(.?){4000}$"]}, "too large: this takes more than"),
+    ({"require": ["a(a|b){20}a"]}, r"too large \(more than 8,192 states\)"),
+    ({"require": ["^(.?){4000}$"]}, r"too large \(more than"),
     ({"require": ["(.{999}){999}"]}, "too large"),
     ({"stop": "ab" * 5000}, "--stop: too large"),
   ],
 )
-def test_what_cannot_be(arguments, message):
+def test_impossible_constraints(arguments, message):
   start = time.monotonic()
   with pytest.raises(errors.UserError, match=message) as error:
     build(**arguments)
@@ -146,14 +147,14 @@ def test_what_cannot_be(arguments, message):
     ("a**", "multiple repeat"),
     ("[b-a]", "bad character range"),
     *(
-      (text, "not understood")
+      (text, "not supported")
       for text in ("\\bx", "(?=a)", "(a)\\1", "(^a)", "a$b", "(?i)a", "x{,3}")
     ),
-    ("(" * 5000 + ")" * 5000, "not understood"),
+    ("(" * 5000 + ")" * 5000, "not supported"),
     ("a\nb(", r"--require='a\\nb\('"),
   ],
 )
-def test_what_is_no_regular_expression(text, message):
+def test_invalid_regular_expression(text, message):
   with pytest.raises(errors.UserError, match=message) as error:
     constraints.Regex("--require", text)
   assert "\n" not in str(error.value)
@@ -163,7 +164,7 @@ ABC = tokenizers.Tokenizer.from_text("abc")
 TABLE = np.random.default_rng(3).normal(size=(3, 3)).astype(np.float32)
 LENGTH = 5
 SETTINGS = "temperature", "top_k", "top_p"
-CHAIN = toys.Chain()  # programs are compiled for an object
+CHAIN = toys.Chain()  # shared by all tests, because each object compiles its own programs
 
 
 def draw(model, params, tokenizer, automaton, *, prompt=(0,), length=LENGTH, seed=5, **options):
@@ -190,16 +191,16 @@ def matching(texts, require, forbid):
 
 
 def distributions(require, forbid, temperature=1.0, top_k=None, prompt="a"):
-  """log p and log q of all good texts of TABLE's chain after the prompt, symbol by symbol."""
-  every = ["".join(each) for n in range(LENGTH + 1) for each in itertools.product("abc", repeat=n)]
-  good = matching(every, require, forbid)
+  """Return {text: log p} and {text: log q} of all good texts of TABLE's chain after the prompt."""
+  texts = ["".join(each) for n in range(LENGTH + 1) for each in itertools.product("abc", repeat=n)]
+  good = matching(texts, require, forbid)
   before = {text[:n] for text in good for n in range(len(text))}
   begun, log_p, log_q = before | good, {}, {}
-  for text in good - before:  # a text goes on as long as it can
+  for text in good - before:  # a text ends only when no good text continues it
     log_p[text] = log_q[text] = 0.0
     for n in range(len(text)):
       logits = TABLE["abc".index((prompt + text)[n])].astype(float)
-      allowed = np.array([text[:n] + symbol in begun for symbol in "abc"])
+      allowed = np.array([text[:n] + token in begun for token in "abc"])
       masked = np.where(allowed, logits, -np.inf) / temperature
       if top_k:
         masked = np.where(masked >= np.sort(masked)[-top_k], masked, -np.inf)
@@ -218,15 +219,15 @@ CONSTRAINTS = [
 
 @pytest.mark.parametrize("require, forbid", CONSTRAINTS)
 @pytest.mark.parametrize("settings", [{"temperature": 0.5}, {"temperature": 2.0, "top_k": 2}])
-def test_texts_come_as_often_as_log_q_says(require, forbid, settings):
+def test_frequencies_agree_with_log_q(require, forbid, settings):
   log_p, log_q = distributions(require, forbid, **settings)
-  drawn = draw(CHAIN, TABLE, ABC, build(require, forbid, tokenizer=ABC), num=3000, **settings)
-  for sample in drawn[:50]:
+  samples = draw(CHAIN, TABLE, ABC, build(require, forbid, tokenizer=ABC), num=3000, **settings)
+  for sample in samples[:50]:
     assert sample.log_p == pytest.approx(log_p[sample.text], abs=1e-4)
     assert sample.log_q == pytest.approx(log_q[sample.text], abs=1e-4)
   texts = [text for text in log_q if log_q[text] > -np.inf]
-  assert {sample.text for sample in drawn} <= set(texts)
-  counts = np.array([sum(sample.text == text for sample in drawn) for text in texts])
+  assert {sample.text for sample in samples} <= set(texts)
+  counts = np.array([sum(sample.text == text for sample in samples) for text in texts])
   expected = 3000 * np.exp([log_q[text] for text in texts])
   often = expected >= 5
   counts, expected = (np.append(a[often], a[~often].sum()) for a in (counts, expected))
@@ -235,38 +236,40 @@ def test_texts_come_as_often_as_log_q_says(require, forbid, settings):
 
 @pytest.mark.parametrize("require, forbid", CONSTRAINTS)
 @pytest.mark.parametrize("temperature", [1.0, 1.5])
-def test_weights_give_the_model_s_own_texts_that_are_good(require, forbid, temperature):
+def test_weights_recover_the_conditional_distribution(require, forbid, temperature):
   log_p, log_q = distributions(require, forbid)
-  drawn = draw(
+  samples = draw(
     CHAIN, TABLE, ABC, build(require, forbid, tokenizer=ABC), num=3000, temperature=temperature
   )
   probability = sum(map(np.exp, log_p.values()))
-  result = sampler.estimate(drawn)
+  result = sampler.estimate(samples)
   assert np.exp(result.log_p) == pytest.approx(probability, rel=4 * result.error + 1e-5)
-  weights = np.exp([sample.log_p - sample.log_q for sample in drawn])
-  wrong = []
+  weights = np.exp([sample.log_p - sample.log_q for sample in samples])
+  deviations = []
   for text in log_p:
-    mine = np.array([sample.text == text for sample in drawn])
+    is_text = np.array([sample.text == text for sample in samples])
     share = np.exp(log_p[text]) / probability
-    error = np.sqrt((weights**2 * (mine - share) ** 2).sum()) / weights.sum()
-    wrong.append(abs((weights * mine).sum() / weights.sum() - share) / (error + 0.003))
-  assert max(wrong) < 4
-  # It can fail: step by step is not the conditional distribution.
+    error = np.sqrt((weights**2 * (is_text - share) ** 2).sum()) / weights.sum()
+    deviations.append(abs((weights * is_text).sum() / weights.sum() - share) / (error + 0.003))
+  assert max(deviations) < 4
+  # This test can fail: the step-by-step distribution differs from the conditional distribution.
   conditional = np.array([np.exp(log_p[text]) / probability for text in log_p])
   by_step = np.exp([log_q[text] for text in log_p])
   assert 0.5 * abs(conditional - by_step).sum() > 0.003
 
 
-def test_the_estimate_s_error_is_that_of_repeats():
+def test_error_of_the_estimate_matches_repeated_estimates():
   automaton = build(["bb"], tokenizer=ABC)
-  every = [sampler.estimate(draw(CHAIN, TABLE, ABC, automaton, num=200, seed=s)) for s in range(30)]
-  p = np.exp([each.log_p for each in every])
-  assert np.mean([each.error for each in every]) == pytest.approx(p.std() / p.mean(), rel=0.35)
+  estimates = [
+    sampler.estimate(draw(CHAIN, TABLE, ABC, automaton, num=200, seed=s)) for s in range(30)
+  ]
+  p = np.exp([each.log_p for each in estimates])
+  assert np.mean([each.error for each in estimates]) == pytest.approx(p.std() / p.mean(), rel=0.35)
 
 
-def test_weights_that_are_all_alike_or_all_nothing():
-  alike = sampler.estimate([sampler.Sample("", False, 1, -3.0, -1.0)] * 4)
-  assert alike == pytest.approx((-2.0, 0.0, 4.0))
+def test_estimate_from_equal_weights_and_from_zero_weights():
+  equal = sampler.estimate([sampler.Sample("", False, 1, -3.0, -1.0)] * 4)
+  assert equal == pytest.approx((-2.0, 0.0, 4.0))
   assert sampler.estimate([sampler.Sample("", False, 1, -np.inf, -1.0)] * 2).log_p == -np.inf
 
 
@@ -290,24 +293,29 @@ def lstm():
     ([], [r"^[^d]*$", "  "]),
   ],
 )
-def test_texts_satisfy_python_s_re(require, forbid):
+def test_samples_satisfy_the_constraints(require, forbid):
   automaton = build(require, forbid, length=40, tokenizer=LETTERS)
   for seed, (temperature, top_p) in enumerate([(1.0, 1.0), (0.0, 1.0), (1.0, 0.3), (9.0, 1.0)]):
-    settings = {"temperature": temperature, "top_p": top_p}  # one program for all
-    drawn = draw(CHAIN, LETTERS_TABLE, LETTERS, automaton, num=8, length=40, seed=seed, **settings)
-    for text in (sample.text for sample in drawn):
+    settings = {
+      "temperature": temperature,
+      "top_p": top_p,
+    }  # the same types of settings share one compiled program
+    samples = draw(
+      CHAIN, LETTERS_TABLE, LETTERS, automaton, num=8, length=40, seed=seed, **settings
+    )
+    for text in (sample.text for sample in samples):
       assert matching([text], require, forbid), text
       assert len(text) == (3 if require == [r"^\d{3}$"] else 40) or "{4}$" in require[0]
 
 
-def test_a_text_is_what_is_written_and_nothing_of_the_prompt():
+def test_constraints_do_not_apply_to_the_prompt():
   automaton = build(forbid=["ab"], tokenizer=ABC)
-  drawn = draw(CHAIN, TABLE, ABC, automaton, num=200, prompt=[0])
-  assert not any("ab" in sample.text for sample in drawn)
-  assert any(sample.text.startswith("b") for sample in drawn)
+  samples = draw(CHAIN, TABLE, ABC, automaton, num=200, prompt=[0])
+  assert not any("ab" in sample.text for sample in samples)
+  assert any(sample.text.startswith("b") for sample in samples)
 
 
-def test_the_stop_text_is_in_the_probabilities_alone():
+def test_only_probabilities_include_the_stop_text():
   automaton = build(require=["b"], forbid=["c"], stop="ca", tokenizer=ABC)
   for sample in draw(CHAIN, TABLE, ABC, automaton, num=100):
     before = sample.text.removesuffix("ca")
@@ -317,7 +325,7 @@ def test_the_stop_text_is_in_the_probabilities_alone():
     assert (sample.tokens, sample.log_p) == (len(sample.text), pytest.approx(log_p, abs=1e-4))
 
 
-def test_log_p_is_that_of_the_text_read_again(lstm):
+def test_log_p_equals_that_of_the_rescored_text(lstm):
   model, params = lstm
   automaton = build(["g"], ["f"], length=90, tokenizer=LETTERS)
   (sample,) = draw(
@@ -330,15 +338,15 @@ def test_log_p_is_that_of_the_text_read_again(lstm):
   assert [each.log_p for each in free] == pytest.approx([each.log_q for each in free], abs=1e-4)
 
 
-def test_the_block_changes_nothing(lstm):
-  automaton = build([r"^(\w\n){3,8}$"], length=20, tokenizer=LETTERS)  # 16 symbols
+def test_block_size_does_not_change_texts(lstm):
+  automaton = build([r"^(\w\n){3,8}$"], length=20, tokenizer=LETTERS)
   rows = draw(*lstm, LETTERS, automaton, num=3, length=20)
   assert [sample.text for sample in draw(*lstm, LETTERS, automaton, num=3, length=20, block=7)] == [
     sample.text for sample in rows
   ]
 
 
-def test_another_regex_of_the_same_size_compiles_nothing():
+def test_regexes_of_similar_size_share_a_program():
   model, table = toys.Chain(), jnp.asarray(TABLE)
   draw(model, table, ABC, build(["abc"], tokenizer=ABC), num=2)
   before = sampler._run._cache_size()
@@ -347,6 +355,6 @@ def test_another_regex_of_the_same_size_compiles_nothing():
   assert sampler._run._cache_size() == before
 
 
-def test_a_diverged_model_is_named():
+def test_diverged_model_is_an_error():
   with pytest.raises(errors.UserError, match="diverged"):
     draw(CHAIN, np.full((3, 3), np.nan, np.float32), ABC, build(["a"], tokenizer=ABC), num=1)

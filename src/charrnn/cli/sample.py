@@ -16,68 +16,100 @@ from charrnn.runs import run as run_lib
 from charrnn.sampling import beam, clamps, constraints, sampler, streaming
 
 HELP = """\
-write text with a trained model
+Write text with a trained model.
 
-The text begins with the prompt. Without one, the model starts after a line end (else the most
-frequent character), which is not printed. Texts go to stdout, status lines to stderr. In a pipe or
-a file the text is exactly what the model wrote. On a terminal, control characters except line ends
-and tabs are shown as \\x1b and the like.
+examples:
+  charrnn sample runs/shakespeare --prime "ROMEO:" --temperature 0.7
+  charrnn sample runs/shakespeare --num 3 --length 400 --top-p 0.9 --seed 7
+  charrnn sample runs/shakespeare --length 400 --require '^ROMEO:' --forbid '[0-9]'
+  charrnn sample runs/shakespeare --length 80 --beam 8
+  charrnn sample runs/shakespeare --interactive
+  charrnn sample runs/shakespeare --num 1000 --out texts
+"""
+DETAILS = """\
+prompt and output:
+  Each text begins with the prompt. Without a prompt, the model starts as if it had just read a line
+  end, or its most frequent character if the vocabulary has no line end. That character is not
+  printed. Texts go to stdout, status lines to stderr. A pipe or a file receives exactly the text. A
+  terminal shows control characters as escapes (\\x1b), except line ends and tabs.
 
---require and --forbid constrain the generated text, not the prompt and not the stop text. Each step
-leaves out the tokens after which no allowed text can be completed. A text stops before --length
-only at --stop or when no further token is allowed. This is not the model's distribution conditioned
-on the constraint: each step checks what is possible, not what is probable, so a required match may
-appear only at the very end. Weights exp(log p - log q) correct for it: log p is the model's
-log-probability of the text, log q that of sampling it under the constraint.
-A REGEX has Python's syntax, restricted to literals, . \\d \\w \\s [...] (...) | * + ? {m,n}, and
-^ $ at the ends of alternatives: the beginning and the end of the generated text. With a byte
-vocabulary it must be ASCII, and the dot is one byte.
+constraints (--require and --forbid):
+  REGEX applies to the generated text, neither to the prompt nor to the stop text. It has Python's
+  syntax, restricted to literals, . \\d \\w \\s [...] (...) | * + ? {m,n}, and ^ $ at the ends of an
+  alternative. ^ and $ match the beginning and the end of the generated text. With a byte
+  vocabulary, REGEX must be ASCII, and the dot matches one byte.
+  Each step excludes the tokens after which no allowed text can be completed within --length. A text
+  ends before --length only at --stop or when no further token is allowed.
+  This is not the model's distribution conditioned on the constraints: each step checks what is
+  possible, not what is probable. A required match may therefore appear only at the very end. The
+  weight exp(log p - log q) of a text corrects for this. log p is the log-probability of the text
+  under the model, and log q under constrained sampling.
 
---beam compares texts by log p, not divided by their length: texts that --stop or a REGEX ends early
-have an advantage. It excludes --temperature, --top-k, --top-p and --seed.
+beam search (--beam):
+  Finds texts with a high log p instead of sampling. log p is not divided by the length, so texts
+  that end early, at --stop or by a constraint, have an advantage. Cannot be combined with
+  --temperature, --top-k, --top-p or --seed.
 
---interactive reads one line after another, with its line end, and continues after each up to --stop
-(by default an empty line), which is written too, or for --length tokens. The network keeps its
-state. After an empty line it just continues; Ctrl-C stops a text, Ctrl-D ends. Excludes --beam,
---num, --json and --out."""
+sessions (--interactive):
+  Reads lines from a terminal or a pipe. After each line the model writes up to and including --stop
+  (default: an empty line), but at most --length tokens. It remembers everything read and written
+  before. An empty line continues the text. Ctrl-C interrupts a text; Ctrl-D ends the session.
+  Cannot be combined with --beam, --num, --json or --out.
+"""
 
-EXCLUDED = {  # options that have no meaning with a mode
+EXCLUDED = {  # options that cannot be combined with a mode
   "interactive": ("beam", "num", "json", "out"),
   "beam": ("temperature", "top_k", "top_p", "seed"),
 }
-MIN_EFFECTIVE = 10  # effective sample size of a reliable estimate
+MIN_EFFECTIVE = 10  # smallest effective sample size of a reliable estimate
 LINES = "samples.jsonl"
-MARK = "> "
+MARK = "> "  # prompt for input on a terminal
 
 
 def add_arguments(parser):
-  add = parser.add_argument
+  parser.epilog = DETAILS
   arguments.add_run(parser)
-  prompt = parser.add_mutually_exclusive_group()
-  prompt.add_argument("--prime", metavar="TEXT", default="", help="the prompt (default: none)")
-  text = "a UTF-8 file with the prompt; - is stdin"
-  prompt.add_argument("--prime-file", metavar="FILE", help=text)
-  add("--length", metavar="N", type=int, default=1000, help="tokens of a text (default: 1000)")
-  arguments.add_temperature(parser)
-  arguments.add_filters(parser)
-  add("--num", metavar="N", type=int, help="number of texts, sampled side by side (default: 1)")
-  arguments.add_seed(parser, None)
-  text = (
-    "set a unit at every step after the prompt, as 1:37=2.5, or freeze it with 1:37=hold; 1:37 is "
-    "an LSTM's c, or h if there is no c; 1:h37 is h; both count from 0 (repeatable)"
-  )
-  add("--clamp", metavar="LAYER:UNIT=VALUE", action="append", default=[], help=text)
-  add("--stop", metavar="TEXT", help="end before the first TEXT that the model writes")
-  for name, relation in (("require", "with"), ("forbid", "without")):
-    text = f"only texts {relation} a match of REGEX, where ^ and $ are the ends (repeatable)"
-    add(f"--{name}", metavar="REGEX", action="append", default=[], help=text)
-  text = "search for the --num most probable texts among K at a time instead of sampling"
-  add("--beam", metavar="K", type=int, help=text)
-  add("--interactive", action="store_true", help="read prompts from a terminal or a pipe")
-  arguments.add_out(parser, f"write each text to a file: 001.txt and so on, and {LINES}")
   arguments.add_step(parser)
-  add("--quiet", action="store_true", help="write only errors to stderr")
-  arguments.add_json(parser, "one JSON object on a line for each text")
+  prompt = parser.add_argument_group("prompt and length")
+  either = prompt.add_mutually_exclusive_group()
+  either.add_argument("--prime", metavar="TEXT", default="", help="the prompt (default: none)")
+  text = "read the prompt from a UTF-8 file, or from stdin if FILE is -"
+  either.add_argument("--prime-file", metavar="FILE", help=text)
+  text = "maximum number of tokens to generate per text (default: 1000)"
+  prompt.add_argument("--length", metavar="N", type=int, default=1000, help=text)
+  text = "end each text before the first TEXT that the model writes"
+  prompt.add_argument("--stop", metavar="TEXT", help=text)
+
+  sampling = parser.add_argument_group("sampling")
+  arguments.add_temperature(sampling)
+  arguments.add_filters(sampling)
+  arguments.add_seed(sampling, None)
+
+  control = parser.add_argument_group("constraints and clamps (all repeatable)")
+  for name, verb in (("require", "contains"), ("forbid", "does not contain")):
+    text = f"write only text that {verb} a match of REGEX; ^ and $ are its ends"
+    control.add_argument(f"--{name}", metavar="REGEX", action="append", default=[], help=text)
+  text = (
+    "set a unit to VALUE at every step after the prompt; hold as VALUE freezes it; 1:37=2.5 sets "
+    "unit 37 of layer 1 (both count from 0): the cell state c of an LSTM, or the hidden state h of "
+    "other cells; 1:h37=0.5 sets h"
+  )
+  control.add_argument(
+    "--clamp", metavar="LAYER:UNIT=VALUE", action="append", default=[], help=text
+  )
+
+  modes = parser.add_argument_group("beam search and sessions")
+  text = "find the --num most probable texts by beam search with K hypotheses"
+  modes.add_argument("--beam", metavar="K", type=int, help=text)
+  text = "read lines from a terminal or a pipe, and continue after each line"
+  modes.add_argument("--interactive", action="store_true", help=text)
+
+  output = parser.add_argument_group("output")
+  text = "number of texts, sampled in parallel (default: 1)"
+  output.add_argument("--num", metavar="N", type=int, help=text)
+  arguments.add_out(output, f"write each text to a file in DIR (001.txt, ...), and {LINES}")
+  arguments.add_json(output, "write one line of JSON per text to stdout")
+  output.add_argument("--quiet", action="store_true", help="write only errors to stderr")
 
 
 def run(args):
@@ -106,9 +138,9 @@ def run(args):
   paths = None if args.out is None else _new_files(args.out, args.num)
   say = (lambda _: None) if args.quiet else console.say
   loss = source.meta.get("valid_loss")
-  known = "" if loss is None else f", validation loss {loss:.4f}"
+  note = "" if loss is None else f", validation loss {loss:.4f}"
   mode = f"--beam={args.beam}" if args.beam else f"--seed={args.seed}"
-  say(f"{source.path}: step {source.step}{known}, {mode}")
+  say(f"{source.path}: step {source.step}{note}, {mode}")
   if args.interactive:
     _converse(source, prompt_ids, options)
   else:
@@ -116,12 +148,12 @@ def run(args):
 
 
 def _check(args) -> sampler.Settings:
-  """Check what does not depend on the run, and fill in defaults; return the settings."""
+  """Check the options that do not depend on the run, and fill in defaults; return the settings."""
   is_set = {name for name, value in vars(args).items() if value is not None and value is not False}
   for mode, names in EXCLUDED.items():
     for name in names:
       if {mode, name} <= is_set:
-        raise errors.UserError(f"--{name.replace('_', '-')}: has no meaning with --{mode}")
+        raise errors.UserError(f"--{name.replace('_', '-')}: cannot be combined with --{mode}: leave one out")
   args.temperature = 1.0 if args.temperature is None else args.temperature
   args.num = 1 if args.num is None else args.num
   args.seed = secrets.randbelow(2**32) if args.seed is None else args.seed
@@ -130,14 +162,14 @@ def _check(args) -> sampler.Settings:
   if args.beam is not None:
     beam.check(args.beam, args.num)
   if args.stop == "":
-    raise errors.UserError("--stop: the text is empty")
+    raise errors.UserError("--stop: must not be empty")
   if args.interactive and args.prime_file == "-":
-    raise errors.UserError("--prime-file=-: stdin is for the lines of --interactive")
+    raise errors.UserError("--prime-file=-: stdin is used by --interactive: use a file")
   return settings
 
 
 def _read_prompt(args, tokenizer) -> str:
-  """Return the prompt unaltered; only a byte tokenizer takes what is not UTF-8."""
+  """Return the prompt exactly as it is. Invalid UTF-8 is an error, except for a byte tokenizer."""
   if not args.prime_file:
     return args.prime
   try:
@@ -148,20 +180,20 @@ def _read_prompt(args, tokenizer) -> str:
     raise errors.UserError(f"--prime-file={args.prime_file}: {error.strerror}") from error
   except UnicodeDecodeError as error:
     raise errors.UserError(
-      f"--prime-file={args.prime_file}: not UTF-8 at byte {error.start}: convert it first"
+      f"--prime-file={args.prime_file}: not UTF-8 at byte {error.start}: convert the file"
     ) from error
 
 
 def _write(args, source, prompt_ids, options, paths, say):
-  """Write texts to stdout or to files; report their scores, the estimate and the speed."""
+  """Write the texts to stdout or to files; report their scores, the estimate and the speed."""
   prompt = streaming.TextStream(source.tokenizer, prompt_ids).prompt
   has_scores = bool(args.require or args.forbid or args.beam)
   is_printed = not (args.json or paths)
-  is_live = is_printed and args.num == 1 and not args.beam  # print a text as it comes
+  is_live = is_printed and args.num == 1 and not args.beam  # print the text while it is sampled
   write, progress = _stdout(source.tokenizer), console.Progress()
   options = options | {"num": args.num, "stop": args.stop}
   if (args.beam or paths) and not args.quiet:
-    options["progress"] = progress("searching" if args.beam else "writing")
+    options["progress"] = progress("searching" if args.beam else "sampling")
   if is_live:
     write(prompt)
   times, counts = [time.perf_counter()], []
@@ -177,18 +209,18 @@ def _write(args, source, prompt_ids, options, paths, say):
   elif is_printed and not is_live:
     num = len(samples) if args.beam else args.num
     samples = _print_all(samples, prompt, num, write, say, has_scores)
-  collected = list(samples)
-  if is_printed and sys.stdout.isatty() and not (prompt + collected[-1].text).endswith("\n"):
-    write("\n")  # keep the shell's next prompt off the text
+  results = list(samples)
+  if is_printed and sys.stdout.isatty() and not (prompt + results[-1].text).endswith("\n"):
+    write("\n")  # the shell's prompt must not follow the text on its line
   progress.end()
-  if len(collected) < args.num:
-    say(f"there are no more than {len(collected)} such texts")
+  if len(results) < args.num:
+    say(f"only {len(results)} texts are possible")
   if is_live and has_scores:
-    say(_score(collected[0]))
-  estimate = _estimate(args, collected, say) if has_scores else None
+    say(_score(results[0]))
+  estimate = _estimate(args, results, say) if has_scores else None
   if not args.beam:
     say(_speed(times, counts))
-  lines = record(collected, estimate)
+  lines = record(results, estimate)
   if paths:
     _write_new(paths[-1], lines.encode())
   if args.json:
@@ -196,7 +228,7 @@ def _write(args, source, prompt_ids, options, paths, say):
 
 
 def _watch(times: list[float], counts: list[int], write, batches) -> sampler.Pieces:
-  """Pass on pieces of text; write those of a single text, and note the time and the characters."""
+  """Yield the pieces of text of each batch; write a single text, and record times and counts."""
   for pieces in batches:
     times.append(time.perf_counter())
     counts.append(sum(map(len, pieces)))
@@ -205,7 +237,7 @@ def _watch(times: list[float], counts: list[int], write, batches) -> sampler.Pie
 
 
 def _print_all(samples, prompt, num, write, say, has_scores) -> Iterator[sampler.Sample]:
-  """Pass on samples; print each as it comes, with an empty line between them."""
+  """Yield each sample after printing it, with an empty line between samples."""
   for n, sample in enumerate(samples, 1):
     text = prompt + sample.text
     say(f"--- sample {n} of {num}" + (f": {_score(sample)}" if has_scores else ""))
@@ -216,20 +248,20 @@ def _print_all(samples, prompt, num, write, say, has_scores) -> Iterator[sampler
 
 
 def _save(samples, prompt, paths, tokenizer, record) -> Iterator[sampler.Sample]:
-  """Pass on samples; write each to its file, and on Ctrl-C the lines of those that are complete."""
-  saved = []
+  """Yield each sample after writing its file; on Ctrl-C, write the JSON of the complete ones."""
+  complete = []
   try:
     for path, sample in zip(paths, samples):
       _write_new(path, streaming.encode(prompt + sample.text, tokenizer))
-      saved.append(sample)
+      complete.append(sample)
       yield sample
   except KeyboardInterrupt:
-    _write_new(paths[-1], record(saved, None).encode())
+    _write_new(paths[-1], record(complete, None).encode())
     raise
 
 
 def _record(args, step: int, prompt: str, samples, estimate) -> str:
-  """Return a line of JSON for each sample."""
+  """Return one line of JSON per sample."""
   settings = ("beam",) if args.beam else ("seed", "temperature", "top_k", "top_p")
   names = ("clamp", "require", "forbid", *settings)
   common = {"prime": prompt, "step": step} | {name: getattr(args, name) for name in names}
@@ -241,13 +273,13 @@ def _record(args, step: int, prompt: str, samples, estimate) -> str:
 
 
 def _plain(record) -> dict:
-  """Return a NamedTuple for JSON, which has no infinity: null in its place."""
+  """Return a NamedTuple as a dict for JSON, which has no infinity: it becomes null."""
   items = record._asdict().items()
   return {k: None if isinstance(v, float) and math.isinf(v) else v for k, v in items}
 
 
 def _speed(times: list[float], counts: list[int]) -> str:
-  """Report the speed. The first piece, which includes reading and compiling, is set apart."""
+  """Return the speed as text. The first piece is separate: it includes compiling and the prompt."""
   start, first, *_, last = *times, times[-1]
   line = f"{sum(counts)} characters in {last - start:.2f} s"
   if later := sum(counts[1:]):
@@ -257,31 +289,33 @@ def _speed(times: list[float], counts: list[int]) -> str:
 
 
 def _score(sample: sampler.Sample) -> str:
+  """Return the log-probabilities of a sample as text."""
   if sample.log_q is not None:
     return f"log p {sample.log_p:.2f}, log q {sample.log_q:.2f}"
   mean = sample.log_p / max(sample.tokens, 1)
-  return f"log p {sample.log_p:.2f}, {mean:.3f} a token of {sample.tokens}"
+  return f"log p {sample.log_p:.2f}, {mean:.3f} per token, {sample.tokens} tokens"
 
 
 def _estimate(args, samples, say) -> sampler.Estimate | None:
-  """Report and return the estimate, if the settings allow one."""
-  # Filters make some texts impossible, and no weights of the others can replace them.
+  """Report the estimate and return it; return None if the settings allow no estimate."""
+  # Filters exclude some allowed texts, and weights of other texts cannot correct for that.
   is_filtered = args.beam or args.temperature == 0 or args.top_k or args.top_p
   if is_filtered or len(samples) < 2:
     return None
   estimate = sampler.estimate(samples)
-  # A few large weights make up most of a mean, and may not have been sampled yet.
+  # A few large weights dominate the mean, and may be missing from a small sample.
   too_small = estimate.effective < min(MIN_EFFECTIVE, 0.8 * len(samples))
   say(
-    f"probability of such a text without the constraint: {math.exp(estimate.log_p):.3g} "
+    f"probability of an allowed text without constraints: {math.exp(estimate.log_p):.3g} "
     f"(log p {estimate.log_p:.2f}) +- {estimate.error:.0%}, effective sample size "
-    f"{estimate.effective:.1f}" + (": too small, probably far too low" if too_small else "")
+    f"{estimate.effective:.1f}"
+    + (": unreliable and probably far too low; increase --num" if too_small else "")
   )
   return estimate
 
 
 def _stdout(tokenizer):
-  """Return write(text) for stdout: exact, except that a terminal gets no control characters."""
+  """Return a function that writes text to stdout; a terminal gets control characters as escapes."""
   is_terminal, is_byte = sys.stdout.isatty(), tokenizer.kind == "byte"
   invalid = "surrogateescape" if is_byte and not is_terminal else "replace"
   sys.stdout.reconfigure(errors=invalid, newline="\n")
@@ -294,19 +328,20 @@ def _stdout(tokenizer):
 
 
 def _new_files(out: str, num: int) -> list[pathlib.Path]:
-  """Make a folder; return the paths of `num` texts and of LINES, none of which may exist."""
+  """Create the folder; return the paths of `num` texts and LINES. Raise UserError if one exists."""
   if not out:
-    raise errors.UserError("--out: the name of the folder is empty")
+    raise errors.UserError("--out: must not be empty")
   folder = files.make_folder(out, pathlib.Path())
   digits = max(3, len(str(num)))
   paths = [folder / name for name in (*(f"{n:0{digits}}.txt" for n in range(1, num + 1)), LINES)]
   if existing := set(paths).intersection(folder.iterdir()):
     name = min(existing).name
-    raise errors.UserError(f"--out={out}: {name} exists already: choose another folder")
+    raise errors.UserError(f"--out={out}: {name} already exists: use another folder")
   return paths
 
 
 def _write_new(path: pathlib.Path, content: bytes):
+  """Write a file that must not exist yet."""
   try:
     with open(path, "xb") as file:
       file.write(content)
@@ -315,17 +350,17 @@ def _write_new(path: pathlib.Path, content: bytes):
 
 
 def _converse(source, prompt_ids, options):
-  """Read the prompt, then one line of stdin after another, and write on after each of these."""
-  is_typed, tokenizer = sys.stdin.isatty(), source.tokenizer
+  """Read the prompt, then continue the text after each line of stdin."""
+  is_terminal, tokenizer = sys.stdin.isatty(), source.tokenizer
   session = sampler.Session(source, prompt_ids, **options)
   write = _stdout(tokenizer)
   write(streaming.TextStream(tokenizer, prompt_ids).prompt)
-  for line in _lines(is_typed):
+  for line in _lines(is_terminal):
     text = "" if line == "\n" else line
     try:
       session.read(tokenizer.encode(text if "\n" in tokenizer.tokens else text.removesuffix("\n")))
     except errors.UserError as error:
-      console.say(f"not read: {error}")
+      console.say(f"line ignored: {error}")
       continue
     last = ""
     try:
@@ -333,31 +368,31 @@ def _converse(source, prompt_ids, options):
         write(piece)
         last = piece or last
     except KeyboardInterrupt:
-      if not is_typed:
+      if not is_terminal:
         raise
-    if is_typed and not last.endswith("\n"):
+    if is_terminal and not last.endswith("\n"):
       console.say()
 
 
-def _lines(is_typed: bool) -> Iterator[str]:
-  """Yield lines of stdin; on a terminal with a mark and line editing, and Ctrl-C for a new line."""
+def _lines(is_terminal: bool) -> Iterator[str]:
+  """Yield the lines of stdin. A terminal shows MARK and has line editing; Ctrl-C drops a line."""
   sys.stdin.reconfigure(errors="surrogateescape")
-  if is_typed:
+  if is_terminal:
     with contextlib.suppress(ImportError):
-      import readline  # noqa: F401 (gives input() line editing, where there is one)
+      import readline  # noqa: F401 (adds line editing to input(), where available)
   while True:
     try:
-      if is_typed and sys.stdout.isatty():
+      if is_terminal and sys.stdout.isatty():
         line = input(MARK) + "\n"
       else:
-        if is_typed:  # input() would write the mark to stdout, which goes elsewhere
+        if is_terminal:  # input() would write MARK to stdout, which is redirected
           console.write(MARK)
         line = sys.stdin.readline()
     except EOFError:
       console.say()
       return
     except KeyboardInterrupt:
-      if not is_typed:
+      if not is_terminal:
         raise
       console.say()
       continue

@@ -1,1 +1,1 @@
-"""Sampling from trained models: filters, constraints, beam search, clamped units."""
+"""Sampling from trained models: filters, constraints, beam search and clamped units."""

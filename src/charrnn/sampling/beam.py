@@ -1,9 +1,9 @@
-"""Beam search: the most probable texts among K hypotheses side by side.
+"""Beam search for the most probable texts.
 
-Each step keeps the K most probable of all continuations by one token. A hypothesis that has ended
-(at a stop text, or because nothing more is allowed) keeps its place as long as fewer than K others
-are more probable. Texts compare by log p of the whole text, not divided by its length, so that a
-text that ends early has an advantage.
+Each step extends all K hypotheses by every token and keeps the K most probable results. A
+hypothesis ends at the stop text or when no further token is allowed. It stays in the beam as long
+as it is among the K most probable. Texts are compared by their total log p, which is not divided by
+the length. A text that ends early therefore has an advantage.
 """
 
 import functools
@@ -20,15 +20,15 @@ MAX_BEAM = 4096
 
 
 def check(beam: int, num: int):
-  """Raise UserError for a beam out of range, or too narrow for `num` texts."""
+  """Raise UserError if `beam` is out of range or smaller than `num`."""
   if not 1 <= beam <= MAX_BEAM:
     sampler.refuse("beam", beam, f"must be from 1 to {MAX_BEAM}")
   if num > beam:
-    sampler.refuse("num", num, f"must be at most --beam={beam}, the number of texts that are found")
+    sampler.refuse("num", num, f"must be at most --beam={beam}, the number of hypotheses")
 
 
 def search(source: sampler.Source, prompt_ids, *, num: int, stop=None, **options):
-  """Return the `num` most probable texts as Samples; see `search_ids` for the options."""
+  """Return at most `num` Samples, most probable first; see `search_ids` for the options."""
   samples, first_ids = [], sampler.first_ids(source, prompt_ids)
   for ids_N, log_p in search_ids(source.model, source.params, first_ids, **options)[:num]:
     stream = streaming.TextStream(source.tokenizer, prompt_ids, stop)
@@ -40,15 +40,15 @@ def search(source: sampler.Source, prompt_ids, *, num: int, stop=None, **options
 def search_ids(
   model, params, prompt_ids, *, length, beam, block=64, clamp=None, automaton=None, progress=None
 ) -> list[tuple[np.ndarray, float]]:
-  """Return ids [N] and log p of at most `beam` hypotheses after a prompt, most probable first.
+  """Search for the most probable continuations of a prompt by at most `length` tokens.
 
-  With K >= V^(length - 1) for V tokens they are the most probable texts of all. `automaton`: the
-  texts that are allowed, see `constraints`.
+  Return at most `beam` pairs of ids [N] and log p in nats, most probable first. The search is exact
+  if `beam` >= V^(length - 1) for V tokens. `automaton` restricts the texts; see `constraints`.
   """
   if not length:
     return [(np.zeros(0, np.int32), 0.0)]
   params = jax.device_put(model.prepare(params))
-  # All rows are equal at first: one of them is a hypothesis, the rest are not.
+  # All rows are the same at first, so only row 0 counts as a hypothesis.
   score_K = jnp.where(jnp.arange(beam) == 0, 0.0, -jnp.inf)
   state = *sampler.prime(model, params, prompt_ids, beam), score_K, jnp.zeros(beam, jnp.int32)
   allowed = None if automaton is None else (jax.device_put(automaton), length)
@@ -57,7 +57,7 @@ def search_ids(
     state, steps = _run(model, params, state, start, block, allowed, clamp)
     blocks.append(jax.device_get(steps))
     _, ids_NxK, log_p_NxK = blocks[-1]
-    # The best hypothesis has a finite log p, unless the model's logits are not finite.
+    # Row 0 is the best hypothesis. Its log p is finite unless the model's logits are not.
     if not np.isfinite(log_p_NxK[:, 0]).all():
       raise sampler.not_finite()
     if progress:
@@ -70,10 +70,11 @@ def search_ids(
 
 @functools.partial(jax.jit, static_argnames=("model", "block"))
 def _run(model, params, state, start, block, allowed, clamp):
-  """Run `block` steps; return the state, and parents, ids and log p of the hypotheses, [N, K] each.
+  """Run `block` steps; return the state, and the arrays (parents, ids, log p), each [N, K].
 
-  The most probable one comes first. It continues its parent, a hypothesis of the step before, by
-  an id, or by ENDED if no token was added. log p is -inf where there are fewer than K hypotheses.
+  The hypotheses of a step are sorted, most probable first. A parent is the row of the previous step
+  that was extended by the id. The id is ENDED if the text had already ended. log p is that of the
+  id alone; it is -inf in rows without a hypothesis, if there are fewer than K.
   """
   K, V = state[0].shape
 
@@ -85,19 +86,19 @@ def _run(model, params, state, start, block, allowed, clamp):
       automaton, end = allowed
       allowed_KxV = automaton.allowed(at_K, end - t)
       ended_K = ~allowed_KxV.any(-1)
-      # A hypothesis that has ended has one continuation, at no cost.
+      # An ended hypothesis has a single continuation, whose log p is 0.
       single_KxV = jnp.where(jnp.arange(V) == 0, 0.0, -jnp.inf)
       log_p_KxV = jnp.where(allowed_KxV, log_p_KxV, -jnp.inf)
       log_p_KxV = jnp.where(ended_K[:, None], single_KxV, log_p_KxV)
-    score_K, chosen_K = lax.top_k((score_K[:, None] + log_p_KxV).ravel(), K)
-    parents_K, ids_K = chosen_K // V, chosen_K % V
+    score_K, best_K = lax.top_k((score_K[:, None] + log_p_KxV).ravel(), K)
+    parents_K, ids_K = best_K // V, best_K % V
     log_p_K = jnp.where(score_K > -jnp.inf, log_p_KxV[parents_K, ids_K], -jnp.inf)
     carry = jax.tree.map(lambda leaf_KxH: leaf_KxH[parents_K], carry)
     ended_K = ended_K[parents_K]
     if allowed is not None:
       at_K = automaton.next_SxV[at_K[parents_K], ids_K]
     logits_KxV, carry = sampler.read_chunk(model, params, ids_K[None], carry, clamp)
-    # Relative to the best: differences stay exact, however long the text.
+    # Scores relative to the best keep their precision in long texts.
     state = logits_KxV, carry, score_K - score_K[0], at_K
     return state, (parents_K, jnp.where(ended_K, sampler.ENDED, ids_K), log_p_K)
 
@@ -105,7 +106,7 @@ def _run(model, params, state, start, block, allowed, clamp):
 
 
 def _trace(parents_NxK, ids_NxK, log_p_NxK) -> Iterator[tuple[np.ndarray, float]]:
-  """Follow the parents from the last step to the first; yield ids and log p."""
+  """Follow the parents from the last step to the first; yield the ids and log p of each text."""
   path_NxK = np.empty_like(parents_NxK)
   at_K = np.arange(path_NxK.shape[1])
   for n in reversed(range(len(path_NxK))):

@@ -1,14 +1,15 @@
 """Constraints on sampled texts: regular expressions, compiled to one automaton over the vocabulary.
 
-A constraint concerns what is written, not the prompt, and judges the text before a stop text. This
-module does not use JAX.
+Constraints apply to the generated text, neither to the prompt nor to the stop text. This module
+does not use JAX.
 
-Regular expressions have Python's syntax, restricted to what is regular: literals, . \\d \\w \\s and
-the like (ASCII), [...], (...), |, repetition, and ^ and $ at the two ends of an alternative. The
-dot is any character except a line end, as in `re`; $ is the very end only, unlike in `re`.
+Regular expressions have Python's syntax, restricted to regular languages: literals, . \\d \\w \\s
+and similar classes (ASCII), [...], (...), |, repetition, and ^ and $ at the ends of an alternative.
+The dot matches any character except a line end, as in `re`. Unlike in `re`, $ matches only the very
+end of the text.
 
-The library greenery parses them. Its own finite automata are over all of Unicode: they take 15 s
-for 14 lines of 30 to 45 characters, and have no limit of size.
+The library greenery parses the expressions. We do not use its automata, which cover all of Unicode:
+building one for 14 lines of 30 to 45 characters takes 15 s, and their size is not limited.
 """
 
 import functools
@@ -25,21 +26,21 @@ from charrnn import errors
 from charrnn.data import tokenizers
 
 MAX_REGEX_STATES = 20_000
-MIN_STATES, MAX_STATES = 64, 8192  # of an automaton
-MAX_ENTRIES = 2**24  # of a table
-MAX_STEPS = 5_000_000  # visits of states of a regex while its subsets are built
+MIN_STATES, MAX_STATES = 64, 8192  # size of an automaton
+MAX_ENTRIES = 2**24  # size of a table of the automaton
+MAX_STEPS = 5_000_000  # visits to states of a regex while its subsets are built
 NEVER = np.iinfo(np.int32).max
-END, FOUND = 0, 1  # states of a regex: after a match at the end of the text, and after one anywhere
+END, FOUND = 0, 1  # states of a regex after a match: one with $ at its end, and any other
 ANY = ~greenery.Charclass()
 _PIECES = re.compile(r"\\.|\[\^?\]?(?:\\.|[^\]\\])*\]|.", re.DOTALL)
 
 
 class Regex:
-  """A nondeterministic automaton that reads a text from its first character and finds a match.
+  """A nondeterministic automaton that searches a text for a match.
 
-  State s reads a character of the class labels[s] and continues with any state of after[s]; with
-  the label None it continues without reading. Raise UserError, with the option's name, for a text
-  that is no such regular expression.
+  State s reads a character of the class labels[s] and continues in any state of after[s]. If the
+  label is None, it continues without reading. The constructor raises UserError if the text is not a
+  supported regular expression; the message contains `option`.
   """
 
   def __init__(self, option: str, text: str):
@@ -49,21 +50,21 @@ class Regex:
     if not text:
       raise errors.UserError(f"{option}: the regular expression is empty")
     try:
-      with warnings.catch_warnings(action="ignore"):  # about syntax that later Pythons may change
+      with warnings.catch_warnings(action="ignore"):  # warnings about future changes of syntax
         re.compile(text, re.ASCII)
       self.start = self._add(*[self._search(*each) for each in _alternatives(text)])
     except (re.error, OverflowError) as error:
       raise errors.UserError(f"{self.name}: {error}") from error
     except (NoMatch, ValueError, IndexError, RecursionError) as error:
       raise errors.UserError(
-        f"{self.name}: not understood: use literals, . \\d \\w \\s [...] (...) | * + ? {{m,n}}, "
-        "and ^ and $ at the ends alone"
+        f"{self.name}: not supported: use literals, . \\d \\w \\s [...] (...) | * + ? {{m,n}}, "
+        "and ^ $ at the ends of an alternative"
       ) from error
 
-  # Each of these methods adds states that lead to the state `after`, and returns the first.
+  # The methods below add states that lead to the state `after`, and return the first of them.
 
   def _search(self, at_start: bool, pattern, at_end: bool) -> int:
-    """Add a match of the pattern, anywhere unless it is anchored."""
+    """Add a search for the pattern, which may match anywhere unless it is anchored."""
     first = self._once(pattern, END if at_end else FOUND)
     return first if at_start else self._loop(ANY, first)
 
@@ -75,7 +76,7 @@ class Regex:
     )
 
   def _loop(self, part, after: int) -> int:
-    """Add any number of matches of a part."""
+    """Add any number of repetitions of `part`."""
     loop = self._add(after)
     self.after[loop] += (self._once(part, loop),)
     return loop
@@ -94,14 +95,14 @@ class Regex:
 
   def _add(self, *after: int, label=None) -> int:
     if len(self.labels) == MAX_REGEX_STATES:
-      raise errors.UserError(f"{self.name}: too large")
+      raise errors.UserError(f"{self.name}: too large: simplify it")
     self.labels.append(label)
     self.after.append(after)
     return len(self.labels) - 1
 
 
 def _alternatives(text: str) -> Iterator[tuple[bool, greenery.Pattern, bool]]:
-  """Yield (starts with ^, greenery's pattern, ends with $) of each alternative at the top level."""
+  """Yield (starts with ^, greenery pattern, ends with $) for each alternative at the top level."""
   depth, parts = 0, [[]]
   for piece in _PIECES.findall(text):
     depth += (piece == "(") - (piece == ")")
@@ -118,7 +119,7 @@ def _alternatives(text: str) -> Iterator[tuple[bool, greenery.Pattern, bool]]:
 
 
 def _translate(piece: str) -> str:
-  """Translate a piece of Python's syntax to greenery's, where the two differ."""
+  """Translate a piece of Python's syntax to greenery's syntax."""
   if piece == ".":
     return r"[^\n]"
   if len(piece) == 1:
@@ -138,15 +139,15 @@ def _translate(piece: str) -> str:
 class Automaton(NamedTuple):
   """A deterministic automaton over ids that starts in state 0.
 
-  A text ends where no token leads to an allowed text in time. S is a power of two, so that
-  automata of about the same size share a compiled program.
+  A text ends when no token can be extended to an allowed text within the length. The number of
+  states S is a power of two, so that automata of similar size share a compiled program.
   """
 
   next_SxV: np.ndarray  # int32
-  remaining_SxV: np.ndarray  # int32: tokens that an allowed text needs after this one, or NEVER
+  remaining_SxV: np.ndarray  # int32: fewest further tokens of an allowed text, or NEVER
 
   def allowed(self, state_B, length):
-    """Return which tokens are allowed next, bool [B, V], if at most `length` may still follow."""
+    """Return which tokens are allowed next, bool [B, V], if at most `length` tokens remain."""
     return self.remaining_SxV[state_B] < length
 
 
@@ -163,8 +164,8 @@ def build(
 ) -> Automaton | None:
   """Return the automaton of texts that match all of `required` and none of `forbidden`.
 
-  A text ends at the stop text, if there is one. Return None without any constraint; raise
-  UserError if no text of at most `length` tokens is allowed.
+  A text ends at the stop text, if there is one. Return None if there are no constraints and no stop
+  text. Raise UserError if no text of at most `length` tokens is allowed.
   """
   if not (required or forbidden or stop):
     return None
@@ -179,18 +180,20 @@ def build(
     distance_S = _distances(next_SxC, good_S)
     automaton = _tables(next_SxC, distance_S, class_of_V)
   except _TooLargeError as error:
-    raise errors.UserError(f"{names}: too large: this takes more than {error}") from error
+    raise errors.UserError(f"{names}: too large (more than {error}): simplify it") from error
   if distance_S[0] == NEVER:
-    raise errors.UserError(f"{names}: the constraints are contradictory: no text satisfies them")
+    raise errors.UserError(
+      f"{names}: the constraints are contradictory: no text satisfies them all"
+    )
   if distance_S[0] > length:
-    raise errors.UserError(f"--length={length}: {names} takes {distance_S[0]} at least")
+    raise errors.UserError(f"--length={length}: must be at least {distance_S[0]} for {names}")
   return automaton
 
 
 def _classes(regexes: Sequence[Regex], stop_ids, tokenizer):
-  """Divide the vocabulary into classes of tokens that all regexes and the stop text treat alike.
+  """Group tokens into classes that no regex and no stop text distinguishes.
 
-  Return class_of_V, and the classes of each label.
+  Return class_of_V, the class of each token, and {label: classes}.
   """
   labels = {label: regex for regex in regexes for label in regex.labels if label is not None}
   has_LxV = np.array([[label.accepts(s) for s in tokenizer.tokens] for label in labels], bool)
@@ -208,7 +211,7 @@ def _classes(regexes: Sequence[Regex], stop_ids, tokenizer):
 
 
 class _Subsets:
-  """The subsets of a regex's states that a text can lead to (Rabin & Scott 1959)."""
+  """The subset construction (Rabin & Scott 1959): sets of states that a text can reach."""
 
   def __init__(self, regex: Regex, required: bool, classes):
     self._regex, self._required = regex, required
@@ -221,11 +224,11 @@ class _Subsets:
     return self._required == bool(subset & {END, FOUND})
 
   def is_dead(self, subset) -> bool:
-    """Return whether no continuation can be good."""
+    """Return whether no continuation of the text can be good."""
     return not subset if self._required else FOUND in subset
 
   def moves(self, subset, count: int) -> list[frozenset]:
-    """Return the next subset after each of the `count` classes."""
+    """Return the next subset for each of the `count` classes of tokens."""
     if subset not in self._moves:
       after_C = [set() for _ in range(count)]
       for state in subset:
@@ -235,7 +238,10 @@ class _Subsets:
     return self._moves[subset]
 
   def _close(self, states) -> frozenset:
-    """Add what is reached without reading. Once a match is found, nothing else matters."""
+    """Return the subset with all states that are reached without reading.
+
+    Once a match is found, no other state matters.
+    """
     seen, queue = set(states), list(states)
     for state in queue:
       if self._regex.labels[state] is None:
@@ -251,7 +257,7 @@ class _Subsets:
 
 
 def _product(subsets: Sequence[_Subsets], count: int):
-  """Combine the regexes; return next_SxC and good_S. The state None stands for all dead ones."""
+  """Combine the regexes; return next_SxC and good_S. None represents all dead states."""
 
   def follow(state):
     if state is None:
@@ -268,23 +274,23 @@ def _product(subsets: Sequence[_Subsets], count: int):
 
 
 def _until(stop_K: list[int], next_SxC: np.ndarray, good_S: np.ndarray):
-  """Let texts also end at a stop text, which is read but not judged.
+  """Return next_SxC and good_S of texts that may also end at the stop text.
 
-  State (k, s): the last k classes are the longest beginning of the stop text; s is the state
-  before them.
+  The constraints do not apply to the stop text. State (k, s): the last k classes are the longest
+  match with the beginning of the stop text, and s is the state before them.
   """
   K, (S, C) = len(stop_K), next_SxC.shape
   if K * S > MAX_ENTRIES:
     raise _TooLargeError(f"{MAX_ENTRIES:,} entries")
   begun_KxC, fallback = [], [0] * C  # Knuth, Morris & Pratt 1977
-  ahead_KxS = [np.arange(S)]  # the state after stop_K[:k]
+  ahead_KxS = [np.arange(S)]  # state s after reading stop_K[:k]
   for k, c in enumerate(stop_K):
     begun_KxC.append([*fallback[:c], k + 1, *fallback[c + 1 :]])
     fallback = begun_KxC[fallback[c]] if k else begun_KxC[0]
     ahead_KxS.append(next_SxC[ahead_KxS[-1], c])
 
   def follow(state):
-    if isinstance(state, bool):  # the text has ended, and was good or not
+    if isinstance(state, bool):  # the text has ended, and the state is whether it was good
       return [False] * C
     return [move(*state, c) for c in range(C)]
 
@@ -292,7 +298,7 @@ def _until(stop_K: list[int], next_SxC: np.ndarray, good_S: np.ndarray):
     begun = begun_KxC[k][c]
     if begun == K:
       return bool(good_S[s])
-    passed = k + 1 - begun  # this many classes no longer belong to a beginning of the stop text
+    passed = k + 1 - begun  # number of classes that no longer match the stop text
     s = ahead_KxS[passed][s] if passed <= k else next_SxC[ahead_KxS[k][s], c]
     return begun, int(s)
 
@@ -302,7 +308,7 @@ def _until(stop_K: list[int], next_SxC: np.ndarray, good_S: np.ndarray):
 
 
 def _explore(start, follow):
-  """Return all states reachable from `start`, in the order of discovery, and next_SxC."""
+  """Return all states that are reachable from `start`, in order of discovery, and next_SxC."""
   numbers, states, rows = {start: 0}, [start], []
   for state in states:
     rows.append([])
@@ -317,7 +323,7 @@ def _explore(start, follow):
 
 
 def _distances(next_SxC, good_S):
-  """Return the smallest number of tokens from each state to a good one, or NEVER."""
+  """Return the smallest number of tokens from each state to a good state, or NEVER."""
   before = [[] for _ in next_SxC]
   for state, row in enumerate(next_SxC.tolist()):
     for after in set(row):
@@ -332,7 +338,7 @@ def _distances(next_SxC, good_S):
 
 
 def _tables(next_SxC, distance_S, class_of_V):
-  """Return the automaton without dead states: the last row stands for them all."""
+  """Return the automaton, with all dead states merged into the last row."""
   live = np.flatnonzero(distance_S < NEVER)
   size = max(MIN_STATES, 1 << len(live).bit_length())
   if size * len(class_of_V) > MAX_ENTRIES:

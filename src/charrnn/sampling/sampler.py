@@ -1,8 +1,8 @@
 """Sampling from a model: filters of the logits, blocks of tokens, and texts with log p and log q.
 
-Anything with `model`, `params` and `tokenizer` can be sampled, such as an opened run. Shapes: B
-texts side by side, N steps of a block, V tokens of the vocabulary, P tokens of a prompt. The model
-is a static argument of the compiled programs: they are compiled once for each object.
+Any object with `model`, `params` and `tokenizer` can be sampled, for example an opened run. Shapes:
+B texts sampled in parallel, N steps of a block, V tokens of the vocabulary, P tokens of a prompt.
+The model is a static argument of the compiled programs, so each model object compiles its own.
 """
 
 import dataclasses
@@ -21,25 +21,25 @@ from charrnn import errors
 from charrnn.data import tokenizers
 from charrnn.sampling import streaming
 
-MAX_LENGTH, MAX_NUM = 10**9, 10**7  # tokens of a text, and texts
+MAX_LENGTH, MAX_NUM = 10**9, 10**7  # maximum tokens of a text, and maximum number of texts
 MAX_SEED = 2**32 - 1
-MAX_ROWS = 1024  # texts of a batch
-MAX_NOISE = 2**20  # rows x vocabulary of a batch: a block of 64 steps has 256 MiB of noise
-CHUNK = 128  # tokens of a prompt that are read at once
-SESSION_BLOCK = 16  # steps of a block in a session: someone waits for them
-ENDED, BROKEN = -1, -2  # in place of ids
+MAX_ROWS = 1024  # maximum number of texts in a batch
+MAX_NOISE = 2**20  # maximum of rows x vocabulary: 64 steps then need 256 MiB of noise
+CHUNK = 128  # tokens of a prompt that one call reads
+SESSION_BLOCK = 16  # steps of a block in a session: small, because a user waits for the text
+ENDED, BROKEN = -1, -2  # special ids: after the end of a text; where logits are not finite
 TINY = jnp.finfo(jnp.float32).tiny
 
 
 def not_finite(
-  remedy: str = "its training has diverged; choose an earlier --step",
+  remedy: str = "its training has diverged; use an earlier --step",
 ) -> errors.UserError:
-  """Return the error of a model whose logits are not finite."""
+  """Return the error for logits that are not finite."""
   return errors.UserError(f"the model's logits are not finite: {remedy}")
 
 
 class Source(NamedTuple):
-  """A model to sample from. An opened run serves as well."""
+  """A model to sample from. An opened run has the same fields."""
 
   model: Any  # models.Model
   params: Any
@@ -48,14 +48,14 @@ class Source(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-  """Temperature and filters. None switches a filter off."""
+  """Temperature and filters. A filter is off if it is None."""
 
   temperature: float = 1.0
   top_k: int | None = None
   top_p: float | None = None
 
   def __post_init__(self):
-    # Written so that NaN fails. The upper end stays clear of float32's.
+    # NaN fails these comparisons. The upper limit is well below the largest float32.
     if not 0 <= self.temperature <= 1e30:
       refuse("temperature", self.temperature, "must be 0 (greedy) or a positive number up to 1e30")
     if self.top_k is not None and not 1 <= self.top_k < 2**31:
@@ -65,7 +65,7 @@ class Settings:
 
 
 def check(*, length: int, num: int, seed: int):
-  """Raise UserError for counts and seeds out of range."""
+  """Raise UserError if a count or the seed is out of range."""
   counts = ("length", length, 0, MAX_LENGTH), ("num", num, 1, MAX_NUM), ("seed", seed, 0, MAX_SEED)
   for option, value, low, high in counts:
     if not low <= value <= high:
@@ -73,19 +73,20 @@ def check(*, length: int, num: int, seed: int):
 
 
 def refuse(option: str, value, remedy: str):
+  """Raise the UserError for an option with a wrong value."""
   raise errors.UserError(f"--{option}={value}: {remedy}")
 
 
-# Filters map logits [..., V] to logits [..., V], with -inf for tokens that are left out. Their
-# settings may be traced, so that another temperature does not compile another program.
+# Filters map logits [..., V] to logits [..., V], with -inf for the tokens that they exclude. Their
+# settings may be traced, so that a new temperature does not trigger a new compilation.
 
 
 def filter_logits(logits, temperature, top_k=None, top_p=None):
-  """Apply the temperature, then top-k, then top-p to what remains."""
-  # The temperature 0 keeps only the first of the largest.
+  """Apply the temperature, then top-k, then top-p to the tokens that top-k keeps."""
+  # Temperature 0 keeps only the largest logit; in a tie, the one with the lowest id.
   is_first = jnp.arange(logits.shape[-1]) == logits.argmax(-1, keepdims=True)
   greedy = jnp.where(is_first, 0.0, -jnp.inf)
-  # Below the largest, a quotient by a small temperature overflows to -inf, never to inf - inf.
+  # Subtracting the maximum first lets a small temperature overflow only to -inf, never to NaN.
   below = logits - logits.max(-1, keepdims=True)
   logits = jnp.where(temperature < TINY, greedy, below / jnp.maximum(temperature, TINY))
   if top_k is not None:
@@ -94,26 +95,26 @@ def filter_logits(logits, temperature, top_k=None, top_p=None):
 
 
 def keep_top_k(logits, k):
-  """Keep the k largest and never more: of equal ones the lower id comes first."""
+  """Keep exactly the k largest logits; in a tie, lower ids come first."""
   count = jnp.full((*logits.shape[:-1], 1), k)
   return _keep_largest(logits, jnp.sort(logits, descending=True), count)
 
 
 def keep_top_p(logits, p):
-  """Keep the nucleus (Holtzman et al. 2019, arXiv 1904.09751): the fewest that reach mass p.
+  """Keep the nucleus (Holtzman et al. 2019, arXiv 1904.09751): the fewest tokens with mass p.
 
-  The largest always stays. Of equal ones the lower id comes first.
+  At least the most probable token is kept. In a tie, lower ids come first.
   """
   falling = jnp.sort(logits, descending=True)
-  # Summed from the small end: at the large end of the sum they would be rounded away.
+  # Sum from the smallest probability up, or rounding would lose the small ones.
   mass_from = lax.cumsum(jax.nn.softmax(falling), axis=logits.ndim - 1, reverse=True)
   count = jnp.sum(mass_from > 1 - p, axis=-1, keepdims=True)
   return _keep_largest(logits, falling, jnp.maximum(count, 1))
 
 
 def _keep_largest(logits, falling, count):
-  """Keep `count` [..., 1] of the logits, which are also passed in falling order."""
-  # Without the ids in falling order: sorting them too takes twice the time.
+  """Keep the `count` [..., 1] largest logits; `falling` has the logits in descending order."""
+  # Ids are not sorted with the logits, because that takes twice the time.
   last = jnp.take_along_axis(falling, jnp.minimum(count, logits.shape[-1]) - 1, -1)
   above, equal = logits > last, logits == last
   room = count - above.sum(-1, keepdims=True)
@@ -121,16 +122,16 @@ def _keep_largest(logits, falling, count):
 
 
 def prime(model, params, prompt_ids_P, batch: int):
-  """Read the same prompt into `batch` rows; return logits_BxV of the next token, and the carry."""
+  """Read one prompt for `batch` rows; return logits_BxV of the next token, and the carry."""
   state = read(model, jax.device_put(params), prompt_ids_P, model.initial_carry(1))
   return jax.tree.map(lambda leaf: jnp.repeat(leaf, batch, axis=0), state)
 
 
 def read(model, params, ids_P, carry, clamp=None):
-  """Read at least one id into a single row; return logits_1xV of the next token, and the carry.
+  """Read at least one id in a single row; return logits_1xV of the next token, and the carry.
 
-  Whole chunks are read by one program, the rest step by step by another. So a text of any length
-  compiles two programs at most.
+  One program reads whole chunks, and another reads the rest step by step. A text of any length thus
+  needs at most two compiled programs.
   """
   ids_Px1 = np.asarray(ids_P, np.int32)[:, None]
   for start in range(0, len(ids_P) - CHUNK + 1, CHUNK):
@@ -143,14 +144,14 @@ def read(model, params, ids_P, carry, clamp=None):
 
 @functools.partial(jax.jit, static_argnames="model")
 def read_chunk(model, params, ids_TxB, carry, clamp=None):
-  """Read ids from `carry` on; return logits_BxV of the next token, and the carry."""
+  """Read ids, starting from `carry`; return logits_BxV of the next token, and the new carry."""
   logits_TxBxV, carry, _ = model.apply(params, ids_TxB, carry, clamp=clamp)
   return logits_TxBxV[-1], carry
 
 
 @functools.partial(jax.jit, static_argnames="model")
 def _read_first(model, params, ids_TxB, count, carry, clamp):
-  """Read the first `count` (at least 1, traced) of the ids."""
+  """Read the first `count` ids (at least 1; may be traced); return the same as `read_chunk`."""
 
   def step(t, state):
     return read_chunk(model, params, lax.dynamic_slice_in_dim(ids_TxB, t, 1), state[1], clamp)
@@ -159,26 +160,28 @@ def _read_first(model, params, ids_TxB, count, carry, clamp):
 
 
 class Block(NamedTuple):
-  """Tokens of some steps and the logarithms of their probabilities, [B, N] each.
+  """Tokens of N steps, with their log-probabilities in nats.
 
-  log p is the model's; log q is that of the draw, with constraint, temperature and filters. After
-  the end of a text the id is ENDED and both are 0.
+  log p is the log-probability under the model. log q is the log-probability with which the token
+  was sampled: with constraints, temperature and filters. After the end of a text the id is ENDED,
+  and log p and log q are 0.
   """
 
   ids_BxN: np.ndarray
   log_p_BxN: np.ndarray
   log_q_BxN: np.ndarray
-  state: Any  # (logits_BxV, carry) after the steps of a whole block
+  state: Any  # (logits_BxV, carry) after a whole block, even if the ids are fewer
 
 
 def draw(
   model, params, prompt_ids_P, *, length: int, num: int, seed: int, rows=None, **options
 ) -> Iterator[Block]:
-  """Draw `num` texts after a prompt of at least one id; see `draw_from` for the other options.
+  """Sample `num` texts after a prompt of at least one id; see `draw_from` for the other options.
 
-  Token t of row r is drawn with a key of (seed, r, t) alone: neither the size of the blocks nor
-  `num` changes a row, except by rounding, since products of another shape sum in another order.
-  `rows`: the numbers r, if not 0 to num - 1; rows of the same number differ only by their clamps.
+  The key for token t of row r depends only on (seed, r, t). A row is therefore the same for any
+  block size and any `num`, except for rounding: the order of a sum depends on the shapes. `rows`
+  overrides the row numbers r, which are 0 to num - 1 by default. Rows with the same number differ
+  only by their clamps.
   """
   check(length=length, num=num, seed=seed)
   params = jax.device_put(model.prepare(params))
@@ -204,14 +207,16 @@ def draw_from(
   clamp=None,
   automaton=None,
 ) -> Iterator[Block]:
-  """Draw texts from a state of `prime` on, with prepared parameters; yield blocks of `block` steps.
+  """Sample texts from a state of `prime`, with prepared parameters; yield Blocks of `block` steps.
 
-  `start`: t of the first token. `clamp`: see models.Model.apply; it holds from the first token on.
+  `start` is the step t of the first token. `clamp` applies from the first sampled token; see
+  models.Model.apply.
 
-  With an automaton of `constraints`, only tokens are drawn after which an allowed text can still
-  be completed within the length. This is not the model's distribution on condition that the text
-  is allowed: that weighs each token by the probability of an allowed continuation, while this only
-  asks whether there is one. exp(log p - log q) of a text is the weight that corrects it.
+  With an automaton of `constraints`, each step excludes the tokens after which no allowed text can
+  be completed within the length. This is not the model's distribution conditioned on the
+  constraints. That distribution would weight each token by the probability of an allowed
+  continuation; here, one only has to exist. exp(log p - log q) of a text is the importance weight
+  that corrects for this.
   """
   knobs = dataclasses.astuple(settings)
   allowed = None if automaton is None else (jax.device_put(automaton), start + length)
@@ -222,19 +227,19 @@ def draw_from(
       now, arrays = _run(model, params, now, keys_B, start + n, knobs, block, allowed, clamp)
       yield arrays, now[:2], min(block, length - n)
 
-  # The second block of a pair is computed while the first is fetched and printed.
+  # The device computes the second block of a pair while the first is fetched and printed.
   for (arrays, after, n), _ in itertools.pairwise(itertools.chain(blocks(), [None])):
-    fetched = Block(*[np.asarray(array_NxB).T[:, :n] for array_NxB in arrays], after)
-    if fetched.ids_BxN.min() == BROKEN:
+    output = Block(*[np.asarray(array_NxB).T[:, :n] for array_NxB in arrays], after)
+    if output.ids_BxN.min() == BROKEN:
       raise not_finite()
-    yield fetched
-    if (fetched.ids_BxN[:, -1] == ENDED).all():
+    yield output
+    if (output.ids_BxN[:, -1] == ENDED).all():
       return
 
 
 @functools.partial(jax.jit, static_argnames=("model", "block"))
 def _run(model, params, state, keys_B, start, knobs, block, allowed, clamp):
-  """Run `block` steps from (logits_BxV, carry, automaton states); return the state and [N, B]s."""
+  """Run `block` steps from (logits_BxV, carry, automaton states); return the state and arrays."""
   V = state[0].shape[-1]
 
   def gumbel(key, t):
@@ -249,7 +254,7 @@ def _run(model, params, state, keys_B, start, knobs, block, allowed, clamp):
       masked_BxV = jnp.where(allowed_BxV, logits_BxV, -jnp.inf)
       ended_B = ~allowed_BxV.any(-1)
     filtered_BxV = filter_logits(masked_BxV, *knobs)
-    # The largest of logits + Gumbel noise is a draw from their softmax.
+    # The argmax of logits + Gumbel noise is a sample from their softmax.
     ids_B = jnp.argmax(filtered_BxV + noise_BxV, -1)
     if allowed is not None:
       at_B = automaton.next_SxV[at_B, ids_B]
@@ -258,8 +263,8 @@ def _run(model, params, state, keys_B, start, knobs, block, allowed, clamp):
     output_B = jnp.where(ended_B, ENDED, jnp.where(broken_B, BROKEN, ids_B))
     return after, (output_B, logits_BxV, filtered_BxV)
 
-  # Noise and log probabilities are computed for a whole block at once. Step by step they would take
-  # a fifth and a twentieth of the time of a small model.
+  # Noise and log-probabilities are computed once for the whole block. Computed in each step, they
+  # would take a fifth and a twentieth of the time of a small model.
   steps_N = start + jnp.arange(block)
   noise_NxBxV = jax.vmap(jax.vmap(gumbel, (0, None)), (None, 0))(keys_B, steps_N)
   state, (ids_NxB, logits_NxBxV, filtered_NxBxV) = lax.scan(step, state, (steps_N, noise_NxBxV))
@@ -268,17 +273,18 @@ def _run(model, params, state, keys_B, start, knobs, block, allowed, clamp):
 
 
 def _log_p(logits_NxBxV, ids_NxB):
-  """Return log p of the ids, 0 where there is no token."""
+  """Return log p of the ids; 0 where there is no token."""
   ids_NxBx1 = jnp.maximum(ids_NxB, 0)[..., None]
   log_p_NxB = jnp.take_along_axis(jax.nn.log_softmax(logits_NxBxV), ids_NxBx1, -1)[..., 0]
   return jnp.where(ids_NxB < 0, 0.0, log_p_NxB)
 
 
 class Session:
-  """A single row that reads and writes in turn and keeps its carry.
+  """A single row that alternates between reading and writing, and keeps its carry.
 
-  Token t of all that is written (not of what is read) is drawn with a key of (seed, t). A clamp
-  holds while it writes. The automaton starts anew each time. See `draw_from` for the options.
+  The key for a token depends on the seed and on the number of tokens written before it. A clamp
+  applies only while the session writes. The automaton restarts with each text. See `draw_from` for
+  the options.
   """
 
   def __init__(self, source: Source, prompt_ids, *, seed: int, clamp=None, **options):
@@ -291,21 +297,22 @@ class Session:
     self.read(prompt_ids)
 
   def read(self, ids, clamp=None):
+    """Read ids, without writing."""
     if len(ids):
       self._state = read(self._model, self._params, ids, self._state[1], clamp)
 
   def write(self) -> Iterator[str]:
-    """Yield pieces of a new text. The session continues after the pieces that were taken."""
+    """Yield pieces of a new text. The session continues after the last piece that was consumed."""
     if self._state[0] is None:
       self.read([self._tokenizer.default_id()])
     stream = streaming.TextStream(self._tokenizer)
-    drawn_from = self._model, self._params, self._state, self._keys
-    for block in draw_from(*drawn_from, start=self._written, **self._options):
+    source = self._model, self._params, self._state, self._keys
+    for block in draw_from(*source, start=self._written, **self._options):
       (ids_N,) = block.ids_BxN
       ids_N = ids_N[ids_N >= 0]
       if len(ids_N) == SESSION_BLOCK:
         self._state = block.state
-      else:  # the block's state is that after steps beyond the end of the text
+      else:  # the block's state includes steps after the end of the text
         self.read(ids_N, self._clamp)
       self._written += len(ids_N)
       yield stream.push(ids_N)
@@ -313,16 +320,16 @@ class Session:
 
 
 class Sample(NamedTuple):
-  """A text after the prompt. The stop text is not part of it, but of its tokens and probability."""
+  """A text after the prompt. Only `tokens` and the probabilities include the stop text."""
 
   text: str
   stopped: bool
   tokens: int
   log_p: float  # nats
-  log_q: float | None = None  # None: the text was not drawn but found by a search
+  log_q: float | None = None  # nats; None for a result of beam search
 
 
-Pieces = Iterator[Sequence[str]]  # new pieces of text, one for each text of a batch
+Pieces = Iterator[Sequence[str]]  # new text at each step: one piece per text of a batch
 
 
 def sample(
@@ -338,7 +345,8 @@ def sample(
 ) -> Iterator[Sample]:
   """Yield `num` samples; see `draw` for the other options.
 
-  `watch` passes on the pieces of text of each batch as they come; `progress` takes (done, total).
+  `watch` receives an iterator over the pieces of text of each batch, and must yield the same
+  pieces. `progress` is called with (done, total).
   """
   batches = _batches(num, source.tokenizer.vocab_size)
   for n, rows in enumerate(batches):
@@ -356,7 +364,7 @@ def sample(
 
 
 def sample_ids(source: Source, prompt_ids, *, num: int, length: int, **options) -> np.ndarray:
-  """Return the tokens of `num` texts, [num, length]."""
+  """Return the ids of `num` texts, [num, length]."""
   batches = []
   for rows in _batches(num, source.tokenizer.vocab_size):
     blocks = _draw_rows(source, prompt_ids, rows, length=length, **options)
@@ -365,9 +373,9 @@ def sample_ids(source: Source, prompt_ids, *, num: int, length: int, **options) 
 
 
 def sample_texts(source: Source, *, prompt: str = "", **options) -> list[str]:
-  """Return texts after the same prompt, with U+FFFD for bytes that are not UTF-8.
+  """Return sampled texts without their prompt, with U+FFFD for bytes that are not valid UTF-8.
 
-  The prompt is not part of them. See `sample` for the options.
+  See `sample` for the options.
   """
   tokenizer = source.tokenizer
   samples = sample(source, tokenizer.encode(prompt), **options)
@@ -375,7 +383,7 @@ def sample_texts(source: Source, *, prompt: str = "", **options) -> list[str]:
 
 
 def first_ids(source: Source, prompt_ids):
-  """Return the prompt, or in place of an empty one the default token."""
+  """Return the prompt, or the default token if the prompt is empty."""
   return prompt_ids if len(prompt_ids) else [source.tokenizer.default_id()]
 
 
@@ -385,7 +393,7 @@ def _draw_rows(source, prompt_ids, rows, **options) -> Iterator[Block]:
 
 
 def _add_up(blocks: Iterator[Block], totals_3xB: np.ndarray) -> Iterator[np.ndarray]:
-  """Pass on the ids of blocks; add up the numbers of tokens, log p and log q."""
+  """Yield the ids of each block; add its numbers of tokens, log p and log q to the totals."""
   for ids_BxN, log_p_BxN, log_q_BxN, _ in blocks:
     values = ids_BxN != ENDED, log_p_BxN, log_q_BxN
     totals_3xB += [values_BxN.sum(1, dtype=float) for values_BxN in values]
@@ -393,25 +401,25 @@ def _add_up(blocks: Iterator[Block], totals_3xB: np.ndarray) -> Iterator[np.ndar
 
 
 def _batches(num: int, vocab_size: int) -> np.ndarray:
-  """Return row numbers [batches, rows of each]; those from `num` on fill up the last batch."""
+  """Return row numbers [batches, rows]; numbers from `num` on only pad the last batch."""
   count = math.ceil(num / min(MAX_ROWS, max(MAX_NOISE // vocab_size, 1)))
   size = math.ceil(num / count)
   return np.arange(count * size).reshape(count, size)
 
 
 class Estimate(NamedTuple):
-  """Estimate of the probability that the model's own text satisfies the constraint."""
+  """Estimate of the probability that an unconstrained text satisfies the constraints."""
 
-  log_p: float  # nats; -inf where all weights are 0
-  error: float  # the standard error, as a part of the probability
+  log_p: float  # nats; -inf if all weights are 0
+  error: float  # standard error, as a fraction of the probability
   effective: float  # effective sample size (Kong 1992)
 
 
 def estimate(samples: Sequence[Sample]) -> Estimate:
-  """Return the mean of the importance weights p / q of at least two samples.
+  """Return the mean importance weight p / q of at least two samples, as an Estimate.
 
-  It is unbiased if every allowed text can be drawn: with a temperature above 0 and neither top-k
-  nor top-p.
+  The mean is unbiased only if every allowed text can be sampled. This requires a temperature above
+  0, without top-k and top-p.
   """
   log_w_B = np.array([sample.log_p - sample.log_q for sample in samples])
   largest = log_w_B.max()
