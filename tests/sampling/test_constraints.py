@@ -44,7 +44,7 @@ def texts_of(automaton, length):
 
 
 def good_texts(require, forbid, stop):
-  """Return the same texts by definition: good texts that no longer good text begins with."""
+  """Return the allowed texts by definition: good texts that are not a prefix of a good text."""
 
   def good(text):
     ended = stop and text.endswith(stop)
@@ -98,7 +98,7 @@ def test_no_constraints_need_no_automaton():
   assert build() is None
 
 
-def test_text_ends_where_the_length_leaves_no_room():
+def test_texts_end_within_the_length():
   automaton = build(["^(ab){1,}$"], length=7)
   assert texts_of(automaton, 5) == ["abab"]
   assert texts_of(automaton, 3) == ["ab"]
@@ -296,10 +296,8 @@ def lstm():
 def test_samples_satisfy_the_constraints(require, forbid):
   automaton = build(require, forbid, length=40, tokenizer=LETTERS)
   for seed, (temperature, top_p) in enumerate([(1.0, 1.0), (0.0, 1.0), (1.0, 0.3), (9.0, 1.0)]):
-    settings = {
-      "temperature": temperature,
-      "top_p": top_p,
-    }  # the same types of settings share one compiled program
+    # top_p is always set, so that all settings share one compiled program.
+    settings = {"temperature": temperature, "top_p": top_p}
     samples = draw(
       CHAIN, LETTERS_TABLE, LETTERS, automaton, num=8, length=40, seed=seed, **settings
     )

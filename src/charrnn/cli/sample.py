@@ -153,7 +153,8 @@ def _check(args) -> sampler.Settings:
   for mode, names in EXCLUDED.items():
     for name in names:
       if {mode, name} <= is_set:
-        raise errors.UserError(f"--{name.replace('_', '-')}: cannot be combined with --{mode}: leave one out")
+        option = name.replace("_", "-")
+        raise errors.UserError(f"--{option}: cannot be combined with --{mode}: leave one out")
   args.temperature = 1.0 if args.temperature is None else args.temperature
   args.num = 1 if args.num is None else args.num
   args.seed = secrets.randbelow(2**32) if args.seed is None else args.seed
