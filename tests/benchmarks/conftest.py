@@ -1,4 +1,4 @@
-"""The `charrnn bench` command in this process; implementations are always other processes."""
+"""A fixture that runs `charrnn bench` in this process. Implementations run in other processes."""
 
 import pytest
 from commands import Result

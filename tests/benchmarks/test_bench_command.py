@@ -19,59 +19,59 @@ def check_row(row):
 
 
 @pytest.mark.parametrize("kind", ["train", "sample"])
-def test_a_comparison_with_every_installed_baseline(bench, kind):
+def test_comparison_with_all_installed_baselines(bench, kind):
   sizes = [*TINY, "--window=6"] if kind == "train" else TINY
-  result = bench(kind, *sizes, "--json", "--out=pictures/of it")
+  result = bench(kind, *sizes, "--json", "--out=pictures/two words")
   assert result.code == 0, result.err
   assert set(result.json["machine"]) > {"processor", "cores", "python", "packages", "device"}
-  (found,) = result.json["results"]
-  assert found["kind"] == kind and found["workload"]["hidden"] == 8
+  (comparison,) = result.json["results"]
+  assert comparison["kind"] == kind and comparison["workload"]["hidden"] == 8
   baselines = [
     name
     for name in implementations.BASELINES
     if bench_command.is_installed(name) and (name, kind) in implementations.ALL
   ]
-  rows = found["implementations"]
-  assert list(rows) == ["charrnn", *baselines] and not found["failed"]
-  for row in (*rows.values(), *found["rooflines"].values()):
+  rows = comparison["implementations"]
+  assert list(rows) == ["charrnn", *baselines] and not comparison["failed"]
+  for row in (*rows.values(), *comparison["rooflines"].values()):
     check_row(row)
   own = rows["charrnn"]["median"]
-  assert found["ratios"] == {name: own / rows[name]["median"] for name in baselines}
-  assert found["utilization"] == own / min(found["limits"].values())
-  for new, old in bench_command.KEYS.items():  # scripts of the former release read the old keys
-    values = found["workload"] if new == "vocab_size" else found
+  assert comparison["ratios"] == {name: own / rows[name]["median"] for name in baselines}
+  assert comparison["utilization"] == own / min(comparison["limits"].values())
+  for new, old in bench_command.KEYS.items():  # scripts for the previous release read the old keys
+    values = comparison["workload"] if new == "vocab_size" else comparison
     assert values[old] == values[new]
-  text = "\n".join(report.lines(found))
+  text = "\n".join(report.lines(comparison))
   for word in (f"{kind}: lstm 1 x 8, batch 4, ", "charrnn 0", "GFLOP/s", "charrnn reaches"):
     assert word in text
-  with open(f"pictures/of it/{kind}.json") as file:
+  with open(f"pictures/two words/{kind}.json") as file:
     assert json.load(file) == result.json
-  with open(f"pictures/of it/{kind}.png", "rb") as file:
+  with open(f"pictures/two words/{kind}.png", "rb") as file:
     assert file.read(4) == b"\x89PNG"
 
 
 def stop():
-  raise errors.UserError("asked for devices")
+  raise errors.UserError("stopped before measuring")
 
 
-def test_a_baseline_that_is_not_installed_is_left_out_by_name(bench, monkeypatch):
+def test_missing_baseline_is_skipped_and_reported(bench, monkeypatch):
   monkeypatch.setattr(bench_command, "is_installed", lambda name: name == "flax")
   monkeypatch.setattr(rounds, "machine", stop)
   assert bench("train").err == (
-    "torch is not installed, so it is left out: pip install 'charrnn[bench]'\n"
-    "charrnn: error: asked for devices\n"
+    "skipping torch, which is not installed: pip install 'charrnn[bench]'\n"
+    "charrnn: error: stopped before measuring\n"
   )
 
 
-def test_names_of_the_former_release(bench, monkeypatch):
+def test_old_names(bench, monkeypatch):
   monkeypatch.setattr(rounds, "machine", stop)
-  assert "no baseline 'jax2'" in bench("train", "--peers=jax2").err
-  assert bench("split").err == bench("profile").err == "charrnn: error: asked for devices\n"
+  assert "unknown name 'jax2'" in bench("train", "--peers=jax2").err
+  assert bench("split").err == bench("profile").err == "charrnn: error: stopped before measuring\n"
 
 
 @pytest.mark.long
 def test_scale(bench, monkeypatch):
-  """Of the devices alone, without rooflines."""
+  """Run the study with devices as the only size, and without rooflines."""
   plan = studies.plan
   monkeypatch.setattr(studies, "plan", lambda *args: {"devices": plan(*args)["devices"]})
   monkeypatch.setattr(studies, "LONG", (1,))
@@ -81,11 +81,11 @@ def test_scale(bench, monkeypatch):
   assert result.code == 0, result.out + result.err
   assert "bench/scale.png" in result.err
   with open("bench/scale.json") as file:
-    (result_,) = json.load(file)["results"]
-  points = result_["sweeps"]["devices"]
+    (study,) = json.load(file)["results"]
+  points = study["sweeps"]["devices"]
   assert [point["devices"] for point in points] == [1, 2]
   assert points[1]["against_first"] == points[1]["median"] / points[0]["median"]
-  assert [point["workload"]["remat"] for point in result_["memory"]] == [0, 2]
+  assert [point["workload"]["remat"] for point in study["memory"]] == [0, 2]
   for line in ("  devices ", "  window  remat", "lstm 1 x 8, batch 4, window 6, float32"):
     assert line in result.out
 
@@ -108,23 +108,23 @@ def test_devices_divide_the_batch():
   assert studies.device_counts(other, cpu) == [1, 2, 4, 12]
 
 
-def test_startup_is_medians_of_the_launches_after_the_first(bench, monkeypatch):
-  launched = iter(
+def test_startup_is_the_median_of_all_launches_but_the_first(bench, monkeypatch):
+  launches = iter(
     [{"imports": 9.0, "total": 9.0}] + [{"imports": n, "total": n} for n in (3, 1, 2)]
   )
   monkeypatch.setattr(studies, "check_startup", lambda: None)
-  monkeypatch.setattr(studies, "_launch", lambda workdir: next(launched))
+  monkeypatch.setattr(studies, "_launch", lambda workdir: next(launches))
   result = bench("startup", "--json")
   assert result.json["results"][0]["medians"] == {"imports": 2, "total": 2}
 
 
-def test_matching_is_timed(bench, monkeypatch):
+def test_cells_times_the_matching(bench, monkeypatch):
   for name, value in {"CHARACTERS": 9000, "COLUMNS": 6, "HYPOTHESES": 2, "SHIFTS": 19}.items():
     monkeypatch.setattr(studies, name, value)
   result = bench("cells", "--rounds=2", "--json").json["results"][0]
   assert len(result["seconds"]) == 2
   assert min(result["seconds"]) <= result["median"] <= max(result["seconds"])
-  assert "9,000 characters x 6 columns x 2 hypotheses" in bench("cells").out
+  assert "9,000 characters x 6 feature columns x 2 hypotheses" in bench("cells").out
 
 
 @pytest.mark.parametrize(
@@ -134,17 +134,17 @@ def test_matching_is_timed(bench, monkeypatch):
     (["--hidden=-1"], "--hidden=-1: must be at least 1"),
     (["--seconds=nan"], "--seconds=nan: must be above 0"),
     (["--seconds=0"], "--seconds=0: must be above 0"),
-    (["train", "--baselines=torch,jax2"], "--baselines: no baseline 'jax2'; there are torch, flax"),
-    (["sample", "--window=9"], "--window: not for sample"),
-    (["scale", "--baselines=torch"], "--baselines: not for scale"),
-    (["startup", "--hidden=9"], "--hidden: not for startup"),
-    (["startup"], "no launch.py here"),
+    (["train", "--baselines=torch,jax2"], "--baselines: unknown name 'jax2': use torch, flax"),
+    (["sample", "--window=9"], "--window: does not apply to sample"),
+    (["scale", "--baselines=torch"], "--baselines: does not apply to scale"),
+    (["startup", "--hidden=9"], "--hidden: does not apply to startup"),
+    (["startup"], "launch.py not found"),
     (["train", "--cell=lstn"], "argument --cell: invalid choice: 'lstn'"),
     (["trian"], "invalid choice: 'trian'"),
     (["train", "--out=file/below"], "cannot write to file/below: "),
   ],
 )
-def test_bad_lines_are_one_line_before_anything_starts(bench, monkeypatch, words, message):
+def test_invalid_options_are_one_line_before_anything_starts(bench, monkeypatch, words, message):
   with open("file", "w"):
     monkeypatch.setattr(rounds, "machine", lambda: pytest.fail("started"))
   result = bench(*words)

@@ -14,7 +14,7 @@ def product_worker():
 
 @pytest.fixture
 def worker(monkeypatch, tmp_path):
-  """Return a function that puts a program in the place of every worker process."""
+  """Return a function that replaces every worker process by a Python program."""
 
   def use(source):
     (tmp_path / "worker").write_text(f"#!{sys.executable}\n{source}\n")
@@ -24,16 +24,16 @@ def worker(monkeypatch, tmp_path):
   return use
 
 
-def test_a_failure_is_reported_and_the_others_continue():
+def test_failure_is_reported_and_others_continue():
   training = workloads.Training(cell="no such cell", hidden=4, batch=2)
   broken = rounds.Worker("charrnn", "train", training, 0.01)
-  rows, failed = rounds.run({"broken": broken, "well": product_worker()}, rounds=2)
+  rows, failed = rounds.run({"broken": broken, "valid": product_worker()}, rounds=2)
   assert "no such cell" in failed["broken"] and failed["broken"].startswith("UserError: ")
-  assert len(rows["well"]["rates"]) == 2 and min(rows["well"]["rates"]) > 0
-  assert list(rows) == ["well"]
+  assert len(rows["valid"]["rates"]) == 2 and min(rows["valid"]["rates"]) > 0
+  assert list(rows) == ["valid"]
 
 
-def test_a_silent_process_is_ended(worker, monkeypatch):
+def test_unresponsive_process_is_killed(worker, monkeypatch):
   worker("import time; time.sleep(600)")
   monkeypatch.setattr(rounds, "TIMEOUT", 0.5)
   silent = product_worker()
@@ -42,24 +42,24 @@ def test_a_silent_process_is_ended(worker, monkeypatch):
   assert silent._process.poll() is not None
 
 
-def test_much_stderr_blocks_nothing_and_its_last_line_is_the_reason(worker):
+def test_long_stderr_does_not_block_and_its_last_line_is_the_reason(worker):
   worker("import sys; sys.stderr.write('words\\n' * 100_000); sys.exit('the end')")
   _, failed = rounds.run({"talker": product_worker()}, rounds=1)
   assert failed == {"talker": "the end"}
 
 
-def test_death_in_a_turn_is_reported(worker):
+def test_signal_during_a_turn_is_reported(worker):
   worker("import os\nprint('{}', flush=True)\ninput()\nos.kill(os.getpid(), 9)")
   _, failed = rounds.run({"dies": product_worker()}, rounds=1)
   assert failed == {"dies": "ended by signal 9"}
 
 
-def test_an_interrupt_ends_every_process(worker, monkeypatch):
+def test_interrupt_kills_all_processes(worker, monkeypatch):
   worker("import time; time.sleep(600)")
   started = {"a": product_worker(), "b": product_worker()}
 
   def interrupt(done, total, note):
-    if note.startswith("b"):
+    if note == "starting b":
       raise KeyboardInterrupt
 
   monkeypatch.setattr(rounds, "TIMEOUT", 0.5)
@@ -69,11 +69,11 @@ def test_an_interrupt_ends_every_process(worker, monkeypatch):
     os.kill(started["a"]._process.pid, 0)
 
 
-def test_the_lower_limit_counts():
+def test_utilization_uses_the_lower_limit():
   task = workloads.Sampling(hidden=8)
   own = {"median": 50.0, "platform": "cpu", "devices": 2}
   reading = str(workloads.Reading(task.bytes // task.block))
   best = {"product x": {"median": 2.0 * task.flops}, reading: {"median": 100 * task.bytes / 256}}
-  found = rounds.utilization(task, own, best)
-  assert found["limits"] == {"products": 512.0, "memory": 100.0}
-  assert (found["limit"], found["utilization"]) == ("memory", 0.5)
+  result = rounds.utilization(task, own, best)
+  assert result["limits"] == {"products": 512.0, "memory": 100.0}
+  assert (result["limit"], result["utilization"]) == ("memory", 0.5)

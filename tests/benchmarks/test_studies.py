@@ -11,7 +11,7 @@ from charrnn.benchmarks import studies
 @pytest.mark.parametrize(
   "cell", ["lstm", *(pytest.param(cell, marks=pytest.mark.long) for cell in ("rnn", "gru"))]
 )
-def test_every_part_of_a_step_takes_time(cell):
+def test_profile_assigns_time_to_every_part(cell):
   sizes = ["--hidden=8", "--batch=4", "--window=6", "--dtype=bfloat16"]
   done = subprocess.run(
     [sys.executable, "-m", "charrnn.cli", "bench", "profile", "--json", f"--cell={cell}", *sizes],
@@ -26,7 +26,7 @@ def test_every_part_of_a_step_takes_time(cell):
   assert result["unrecorded"] == max(0, result["seconds"] - sum(result["parts"].values()))
 
 
-def test_parts_by_the_names_of_operations():
+def test_operations_are_assigned_to_parts_by_name():
   program = """
   %dot.1 = f32[4,8]{1,0} dot(%a, %b), metadata={op_name="jit(f)/jvp(N)/layer_0/while/x/dot_general"}
   ROOT %add.2 = f32[4]{0} fusion(%a), metadata={op_name="jit(f)/jvp(N)/layer_0/while/add"}

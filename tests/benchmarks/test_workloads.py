@@ -8,7 +8,7 @@ from charrnn.models import layers as layers_lib
 
 
 def product_flops(jaxpr):
-  """Return the operations of every dot_general, those in a scan as often as it runs."""
+  """Return the operations of all dot_generals; those in a scan count once per step."""
   total = 0
   for eqn in jaxpr.eqns:
     if eqn.primitive.name == "dot_general":
@@ -18,12 +18,12 @@ def product_flops(jaxpr):
         length *= eqn.invars[0].aval.shape[axis]
       total += 2 * eqn.outvars[0].aval.size * length
     times = eqn.params.get("length", 1) if eqn.primitive.name == "scan" else 1
-    total += times * sum(map(product_flops, inside(eqn)))
+    total += times * sum(map(product_flops, inner_programs(eqn)))
   return total
 
 
-def inside(eqn):
-  """Yield the programs that an operation runs, a scan's or a function's."""
+def inner_programs(eqn):
+  """Yield the programs inside an operation, for example the body of a scan."""
   for value in jax.tree.leaves(list(eqn.params.values()), is_leaf=lambda x: hasattr(x, "jaxpr")):
     inner = getattr(value, "jaxpr", value)
     if hasattr(inner, "eqns"):
@@ -32,8 +32,8 @@ def inside(eqn):
 
 @pytest.mark.parametrize("cell", cells.CELLS)
 @pytest.mark.parametrize("layers", [1, 3])
-def test_flops_are_those_of_the_products_that_are_traced(cell, layers):
-  """Of the plain scan, differentiated by JAX; the gradient of a look-up is one product more."""
+def test_flops_equal_those_of_the_traced_products(cell, layers):
+  """Compare with the plain scan under JAX's autodiff, which adds a product per embedding lookup."""
   task = workloads.Training(cell=cell, layers=layers, hidden=6, batch=3, window=5, vocab_size=7)
   model = rnn.make(7, cell=cell, layers=layers, hidden=6)
   ids = jnp.zeros((5, 3), jnp.int32)
@@ -44,11 +44,11 @@ def test_flops_are_those_of_the_products_that_are_traced(cell, layers):
 
   args = model.init(jax.random.key(0)), model.initial_carry(3)
   traced = jax.make_jaxpr(jax.grad(loss, argnums=(0, 1)))(*args)
-  look_up = 2 * 7 * len(cells.CELLS[cell].gates) * 6 * task.amount
-  assert product_flops(traced.jaxpr) == task.flops + look_up
+  lookup = 2 * 7 * len(cells.CELLS[cell].gates) * 6 * task.amount
+  assert product_flops(traced.jaxpr) == task.flops + lookup
 
 
-def test_the_blogs_network_by_hand():
+def test_sizes_of_the_standard_network():
   task = workloads.Training()
   assert task.weights == 3 * 512 * 2048 + 512 * 65
   assert task.flops == 6 * task.weights * 100 * 100

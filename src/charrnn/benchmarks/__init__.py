@@ -1,1 +1,1 @@
-"""Timings beside other implementations and beside the roofline of the machine."""
+"""Benchmarks: speed compared with other implementations and with the machine's roofline."""

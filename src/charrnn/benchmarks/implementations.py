@@ -1,7 +1,8 @@
 """The implementations that are timed, and the roofline measurements of a machine.
 
-Each maps a workload to a function that runs it `count` times. It is called in a process of its own,
-which imports nothing but what that implementation needs: hence the imports inside of functions.
+Each implementation is a function from a workload to a function that runs it `count` times. It is
+called in a separate process that imports only the libraries it needs. Functions therefore contain
+their imports.
 """
 
 import concurrent.futures
@@ -11,17 +12,17 @@ import numpy as np
 from charrnn import runtime
 from charrnn.benchmarks import workloads
 
-LEARNING_RATE, CLIP = 2e-3, 1.0  # of all that train
-IN_FLIGHT = 8  # products that are queued before one is waited for
+LEARNING_RATE, CLIP = 2e-3, 1.0  # learning rate and maximum norm of the gradients
+IN_FLIGHT = 8  # maximum number of queued products
 
 
 def charrnn_train(training):
-  """Run the train step of launch.py."""
+  """Return a function that runs `launch.py`'s train step `count` times."""
   return train_loop(*train_step(training))
 
 
 def train_step(training):
-  """Return charrnn's train step, the state before it, and batches to cycle through."""
+  """Return charrnn's train step, its initial state, and the batches to cycle through."""
   from charrnn.training import steps
 
   model, optimizer, devices = _model(training), _optimizer(), steps.all_devices()
@@ -34,7 +35,7 @@ def train_step(training):
 
 
 def train_loop(step, state, batches):
-  """Return a function that takes a step of JAX `count` times: (state, x, y) -> (state, loss)."""
+  """Return a function that runs `step` `count` times; it maps (state, x, y) to (state, loss)."""
   import jax
 
   def run(count):
@@ -42,7 +43,7 @@ def train_loop(step, state, batches):
     before = None
     for n in range(count):
       state, out = step(state, *batches[n % len(batches)])
-      jax.block_until_ready(before)  # as the training loop does: one step is queued, not ten
+      jax.block_until_ready(before)  # like the training loop, queue at most one step
       before = out
     jax.block_until_ready(state)
 
@@ -50,7 +51,7 @@ def train_loop(step, state, batches):
 
 
 def charrnn_sample(sampling):
-  """Run the generator that `charrnn sample` prints from."""
+  """Return a function that runs the sampler of `charrnn sample` for `count` blocks."""
   import jax
 
   from charrnn.sampling import sampler
@@ -80,7 +81,7 @@ def _optimizer():
 
 
 def flax_train(training):
-  """Run Flax's own recurrent layer, `nn.RNN`, as its users write it."""
+  """Return a function that trains Flax's `nn.RNN` layers for `count` steps."""
   import functools
 
   import jax
@@ -119,12 +120,12 @@ def flax_train(training):
     after = jax.tree.map(lambda new, old: new.astype(old.dtype), after, carries)
     return (optax.apply_updates(params, updates), opt_state, after), loss
 
-  carries = jax.tree.map(jnp.copy, carries)  # buffers that alias cannot be donated
+  carries = jax.tree.map(jnp.copy, carries)  # buffers that share memory cannot be donated
   return train_loop(step, (params, optimizer.init(params), carries), pairs)
 
 
 def torch_train(training):
-  """Run PyTorch's `nn.LSTM`, eager, with fused Adam; bfloat16 by autocast."""
+  """Return a function that trains PyTorch's `nn.LSTM`: eager, fused Adam, autocast to bfloat16."""
   import torch
 
   device, layers, head, one_hot = _torch_model(training)
@@ -156,7 +157,7 @@ def torch_train(training):
 
 
 def torch_sample(sampling):
-  """Run a loop over single steps of `nn.LSTM` in inference mode, the usual way to sample."""
+  """Return a function that samples with `nn.LSTM`, one step per call, in inference mode."""
   import torch
 
   device, layers, head, one_hot = _torch_model(sampling)
@@ -187,19 +188,19 @@ def _torch_model(network):
 
 
 def matrix_product(product):
-  """Run products by JAX on one device, which is all cores of a CPU."""
+  """Return a function that runs matrix products of JAX on one device (all cores of a CPU)."""
   import jax
   import jax.numpy as jnp
 
   dtype, rows, inner = jnp.dtype(product.dtype), product.rows, product.inner
   x = jnp.ones((rows, inner), dtype)
-  W = jnp.full((inner, product.columns), 1 / product.columns, dtype)  # keeps a scan's x at 1
+  W = jnp.full((inner, product.columns), 1 / product.columns, dtype)  # keeps the x of a scan at 1
 
   def multiply(x, W):
     return jnp.matmul(x, W, preferred_element_type=jnp.float32)
 
   def step(x, W):
-    # Every column is needed for the next step, or XLA might leave some out.
+    # The next step must use every column, or XLA might not compute them all.
     return multiply(x, W).reshape(rows, -1, inner).sum(1).astype(dtype)
 
   @jax.jit
@@ -219,7 +220,10 @@ def matrix_product(product):
 
 
 def read_memory(reading):
-  """Read memory; on a CPU by NumPy, a share for each core: XLA's reductions are slower there."""
+  """Return a function that reads memory `count` times.
+
+  A CPU uses NumPy with one thread per core, because XLA's reductions are slower there.
+  """
   import jax
   import jax.numpy as jnp
 
@@ -231,7 +235,7 @@ def read_memory(reading):
 
     @jax.jit
     def read(x, count):
-      # Each pass depends on the one before, or it would be done once for all.
+      # Each pass depends on the previous one; otherwise XLA would run only one.
       return jax.lax.fori_loop(0, count, lambda _, y: (x ^ y).max(), jnp.int32(0))
 
     return lambda count: read(x, count).block_until_ready()
@@ -250,7 +254,7 @@ def read_memory(reading):
   return run
 
 
-# By name and kind of workload. Flax has no sampler.
+# Keys: (name, kind of workload). Flax has no sampler.
 ALL = {
   ("charrnn", "train"): charrnn_train,
   ("charrnn", "sample"): charrnn_sample,

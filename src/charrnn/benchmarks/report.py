@@ -1,4 +1,4 @@
-"""Results of benchmarks as text and as pictures."""
+"""Benchmark results as text and as plots."""
 
 from matplotlib import ticker
 
@@ -11,14 +11,14 @@ SHORT = ticker.EngFormatter(sep="")  # 12.5k
 
 
 def machine(facts: dict) -> str:
-  """Return the facts of a machine in one line."""
+  """Return the description of a machine in one line."""
   devices = f", {facts['devices']} x {facts['device']}" if facts["platform"] != "cpu" else ""
   versions = f"Python {facts['python']}, jax {facts['packages']['jax']}"
   return f"{facts['processor']}, {facts['cores']} cores{devices}; {versions}"
 
 
 def lines(result: dict):
-  """Yield the lines of a result of any kind."""
+  """Yield the lines of text for a result of any kind."""
   writers = {"scale": _scale, "profile": _profile, "startup": _startup, "cells": _cells}
   yield from writers.get(result["kind"], _comparison)(result)
   yield from (f"  {name} failed: {reason}" for name, reason in result.get("failed", {}).items())
@@ -36,7 +36,7 @@ def _comparison(result):
     version = f"{name} {row['version']}" + (f" on {row['platform']}" if elsewhere else "")
     rows.append((version, *_measured(row), _ratio(result.get("ratios", {}).get(name))))
   yield result["title"]
-  yield from _table(("", *MEASURED, "charrnn is"), rows)
+  yield from _table(("", *MEASURED, "charrnn vs this"), rows)
   rows = []
   for label, row in result["rooflines"].items():
     unit = "GB/s" if label.startswith("reading") else "GFLOP/s"
@@ -57,7 +57,7 @@ def _scale(result):
       share = "" if point["utilization"] is None else f"{point['utilization']:.0%}"
       ratio = _ratio(point["against_first"])
       rows.append((str(point["workload"][name]), *_measured(point), share, ratio))
-    yield from ("", *_table((title, *MEASURED, "of products", f"to {first}"), rows))
+    yield from ("", *_table((title, *MEASURED, "of roofline", f"vs {first}"), rows))
   rows = []
   for point in result["memory"]:
     window, remat = (str(point["workload"][name] or "off") for name in ("window", "remat"))
@@ -69,10 +69,11 @@ def _profile(result):
   total, rows = sum(result["parts"].values()), []
   for name, seconds in result["parts"].items():
     rows.append((name, f"{seconds * 1e3:.1f}", f"{seconds / total:.0%}" if total else ""))
-  rows.append(("not in the record", f"{result['unrecorded'] * 1e3:.1f}", ""))
+  rows.append(("not recorded", f"{result['unrecorded'] * 1e3:.1f}", ""))
   yield result["title"]
-  yield from _table(("", "ms a step", "share"), rows)
-  yield f"  a step takes {result['seconds'] * 1e3:.1f} ms; operations that run at a time count both"
+  yield from _table(("", "ms per step", "share"), rows)
+  seconds = f"{result['seconds'] * 1e3:.1f} ms"
+  yield f"  a step takes {seconds}; operations that run in parallel are both counted in full"
 
 
 def _startup(result):
@@ -81,16 +82,16 @@ def _startup(result):
     values = [launch[name] for launch in result["launches"]]
     rows.append((name, f"{median:.2f}", f"{min(values):.2f} - {max(values):.2f}"))
   count = len(result["launches"])
-  yield f"startup: seconds to the first training step, medians of {count} launches"
+  yield f"startup: seconds to the first training step, median of {count} launches"
   yield from _table(("", "seconds", "min - max"), rows)
 
 
 def _cells(result):
   yield (
-    f"cells, {result['characters']:,} characters x {result['columns']:,} columns x "
+    f"cells: {result['characters']:,} characters x {result['columns']:,} feature columns x "
     f"{result['hypotheses']} hypotheses x {result['lags']} lags, {result['shifts']} shifts"
   )
-  yield f"  {result['median']:.1f} s, {result['peak_bytes'] / 1e9:.1f} GB at most in memory"
+  yield f"  {result['median']:.1f} s, peak memory {result['peak_bytes'] / 1e9:.1f} GB"
 
 
 def _measured(row):
@@ -115,12 +116,12 @@ def _number(x):
 
 
 def plot(report: dict, path):
-  """Write a picture of the results: bars for each comparison, or the curves of `scale`."""
+  """Write a plot of the results to `path`: bars for each comparison, or the curves of `scale`."""
   results = report["results"]
   if is_scale := results[0]["kind"] == "scale":
     title, size = f"Cost of training: {results[0]['title']}", (12, 7.2)
   else:
-    title = "characters a second: medians, and the slowest and fastest round"
+    title = "characters/s: median, slowest and fastest round"
     size = 5.5 * min(2, len(results)), 1.9 * -(-len(results) // 2) + 0.9
   with plotting.figure(path, title, figsize=size) as figure:
     if is_scale:
@@ -139,10 +140,10 @@ def _plot_comparison(axes, result):
     spans = [[row["median"] - low], [high - row["median"]]]
     axes.barh(name, row["median"], color=color, xerr=spans, error_kw={"lw": 0.8, "capsize": 2})
     ratio = _ratio(result.get("ratios", {}).get(name))
-    text = _number(row["median"]) + (f": charrnn is {ratio}" if ratio else "")
+    text = _number(row["median"]) + (f": charrnn is {ratio} as fast" if ratio else "")
     axes.annotate(text, (high, name), (5, 0), textcoords="offset points", va="center")
-  most = max((max(row["rates"]) for row in entries.values()), default=1)
-  axes.set(title=result["title"], xlim=(0, 1.6 * most))
+  limit = max((max(row["rates"]) for row in entries.values()), default=1)
+  axes.set(title=result["title"], xlim=(0, 1.6 * limit))
   axes.xaxis.set_major_formatter(SHORT)
   axes.invert_yaxis()
 
@@ -161,15 +162,15 @@ def _plot_scale(figure, result):
 
 
 def _plot_sweep(axes, points, sizes):
-  """Plot measured rates with their utilization, below what matrix products would allow."""
+  """Plot measured rates and their utilization, and the limit set by matrix products."""
   color, other = plotting.COLORS[:2]
   rates = [point["median"] for point in points]
   lows, highs = ([f(point["rates"]) for point in points] for f in (min, max))
-  axes.plot(sizes, rates, color=color, marker="o", ms=4, label="characters a second")
+  axes.plot(sizes, rates, color=color, marker="o", ms=4, label="median")
   axes.fill_between(sizes, lows, highs, color=color, alpha=0.2, lw=0, label="range of the rounds")
   limits = [point["limits"].get("products") for point in points]
   if all(limits):
-    label = "limit by matrix products (%: reached of it)"
+    label = "limit by matrix products (labels: share reached)"
     axes.plot(sizes, limits, color=other, ls="--", lw=1, label=label)
   place = {"xytext": (0, -13), "textcoords": "offset points", "ha": "center", "size": 8}
   for size, rate, point in zip(sizes, rates, points):
@@ -181,10 +182,10 @@ def _plot_sweep(axes, points, sizes):
 
 
 def _plot_memory(axes, points):
-  for n, label in enumerate(("all states stored", "remat: few states stored, others recomputed")):
-    chosen = [point for point in points if bool(point["workload"]["remat"]) == bool(n)]
-    windows = [point["workload"]["window"] for point in chosen]
-    sizes = [(point["memory_bytes"] or 0) / 2**20 for point in chosen]
+  for n, label in enumerate(("all states stored", "remat: some states stored, others recomputed")):
+    selection = [point for point in points if bool(point["workload"]["remat"]) == bool(n)]
+    windows = [point["workload"]["window"] for point in selection]
+    sizes = [(point["memory_bytes"] or 0) / 2**20 for point in selection]
     style = {"color": plotting.COLORS[2 * n], "marker": "os"[n], "ls": ("-", "--")[n]}
     axes.plot(windows, sizes, ms=4, label=label, **style)
   axes.set(title="memory of long windows", ylabel="peak MiB", ylim=(0, 1.3 * axes.get_ylim()[1]))
@@ -194,7 +195,7 @@ def _plot_memory(axes, points):
 
 
 def _set_sizes(axes, sizes, log):
-  """Put ticks at the sizes that were measured."""
+  """Put a tick at each measured size."""
   if log:
     axes.set_xscale("log", base=2)
   axes.set_xticks(sizes, [str(size) for size in sizes])

@@ -1,4 +1,4 @@
-"""Benchmark rounds: implementations take turns, so that machine noise affects all of them alike."""
+"""Interleaved benchmark rounds, so that machine noise affects all implementations alike."""
 
 import contextlib
 import dataclasses
@@ -18,19 +18,19 @@ from charrnn.models import cells
 from charrnn.runs import provenance
 
 PACKAGES = ("charrnn", "jax", "jaxlib", "flax", "torch", "numpy")
-TIMEOUT = 900  # seconds without an answer from an implementation, besides its turn
-DEVICES_TIMEOUT = 300  # seconds in which JAX must find its devices
-# The best measured rate is the roofline, so its turns may be short.
+TIMEOUT = 900  # maximum seconds to wait for an implementation, in addition to its turn
+DEVICES_TIMEOUT = 300  # maximum seconds for JAX to find its devices
+# Turns of roofline measurements, as a share of the turns of implementations.
 ROOFLINE_SHARE = 0.25
 
 
 class FailedError(Exception):
-  """The failure of an implementation, with the reason in one line."""
+  """The failure of an implementation. The message is the reason, in one line."""
 
 
 @dataclasses.dataclass
 class Worker:
-  """The process of an implementation, with turns of about `seconds`; `with` starts and ends it."""
+  """The process of an implementation, with turns of about `seconds`; a context manager."""
 
   name: str
   kind: str
@@ -38,7 +38,9 @@ class Worker:
   seconds: float
 
   def __enter__(self):
-    self._stderr = tempfile.TemporaryFile("w+", errors="replace")  # a pipe would fill up unread
+    self._stderr = tempfile.TemporaryFile(
+      "w+", errors="replace"
+    )  # an unread pipe would fill up and block
     command = _command(self.name, self.kind, json.dumps(dataclasses.asdict(self.workload)))
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": self._stderr}
     self._process = subprocess.Popen(command, text=True, **pipes)
@@ -50,6 +52,7 @@ class Worker:
     self._stderr.close()
 
   def answer(self) -> dict:
+    """Return the next answer of the process; raise FailedError if it ends or takes too long."""
     timeout = TIMEOUT + 10 * self.seconds
     if not select.select([self._process.stdout], [], [], timeout)[0]:
       raise FailedError(f"no answer in {timeout:.0f} seconds")
@@ -62,18 +65,19 @@ class Worker:
     raise FailedError(lines[-1] if lines and code > 0 else ended)
 
   def turn(self, count: int) -> dict:
-    with contextlib.suppress(BrokenPipeError):  # the process has ended; `answer` reports why
+    """Let the process run its workload `count` times; return its answer."""
+    with contextlib.suppress(BrokenPipeError):  # if the process has ended, `answer` reports why
       print(count, file=self._process.stdin, flush=True)
     return self.answer()
 
 
 def _command(*arguments):
-  # -P: keep the working directory off sys.path.
+  # -P keeps the working directory out of sys.path.
   return [sys.executable, "-P", "-m", "charrnn.benchmarks.worker", *arguments]
 
 
 def output(name: str, command, timeout: float = TIMEOUT) -> str:
-  """Return the stdout of a program; raise UserError if it fails, with its last line of stderr."""
+  """Run a program and return its stdout; if it fails, raise UserError with its last line."""
   try:
     done = subprocess.run(command, capture_output=True, text=True, timeout=timeout, check=False)
   except subprocess.TimeoutExpired as error:
@@ -85,10 +89,10 @@ def output(name: str, command, timeout: float = TIMEOUT) -> str:
 
 
 def run(workers: dict, *, rounds: int, update=lambda done, total, note: None):
-  """Time workers {label: Worker} -> ({label: measurements}, {label: reason of its failure}).
+  """Time the workers {label: Worker}; return {label: measurements} and {label: reason of failure}.
 
-  Measurements: facts of the process, its memory, and the rate of every round, which is the amount
-  of its workload per second. All workers have compiled before the first round.
+  Measurements are facts about the process, its memory, and the rate of every round: the amount of
+  its workload per second. All workers compile before the first round.
   """
   rows, failed = {}, {}
   total = len(workers) + rounds
@@ -113,11 +117,13 @@ def run(workers: dict, *, rounds: int, update=lambda done, total, note: None):
       row.update(answer)
 
     for n, label in enumerate(workers):
-      update(n, total, f"{label} starts")
+      update(n, total, f"starting {label}")
       attempt(start, label)
     for n in range(rounds):
       update(len(workers) + n, total, f"round {n + 1} of {rounds}")
-      for label in list(rows)[:: -1 if n % 2 else 1]:  # in turn, so that none is always first
+      for label in list(rows)[
+        :: -1 if n % 2 else 1
+      ]:  # the order alternates, so that none is always first
         attempt(turn, label)
   for label, row in rows.items():
     row["median"] = statistics.median(row["rates"])
@@ -129,7 +135,7 @@ def run(workers: dict, *, rounds: int, update=lambda done, total, note: None):
 
 
 def compare(kind: str, workload, baselines, *, rounds: int, seconds: float, update) -> dict:
-  """Return the result of charrnn, baselines and rooflines on one workload."""
+  """Time charrnn, the baselines and the rooflines on one workload; return the result."""
   names = [name for name in ("charrnn", *baselines) if (name, kind) in implementations.ALL]
   workers = {name: Worker(name, kind, workload, seconds) for name in names}
   rows, failed = run(workers | rooflines(workload, seconds), rounds=rounds, update=update)
@@ -149,7 +155,7 @@ def compare(kind: str, workload, baselines, *, rounds: int, seconds: float, upda
 
 
 def rooflines(workload, seconds: float) -> dict[str, Worker]:
-  """Return workers for products of the shapes that matter, and for reading the weights."""
+  """Return workers that time the matrix products of a workload, and reading its weights."""
   side, columns = 2048, len(cells.CELLS[workload.cell].gates) * workload.hidden
   shapes = [(side, side, side, 1)]
   readings = []
@@ -159,7 +165,7 @@ def rooflines(workload, seconds: float) -> dict[str, Worker]:
   else:
     if workload.batch > 1:
       shapes.append((workload.batch, workload.hidden, columns, workload.block))
-    readings = [workload.bytes // workload.block, 512 << 20]  # the second is beyond all caches
+    readings = [workload.bytes // workload.block, 512 << 20]  # the second exceeds all caches
   tasks = [("product", workloads.Product(*shape, workload.dtype)) for shape in shapes]
   tasks += [("read", workloads.Reading(size)) for size in readings]
   turn = seconds * ROOFLINE_SHARE
@@ -167,11 +173,13 @@ def rooflines(workload, seconds: float) -> dict[str, Worker]:
 
 
 def utilization(workload, own: dict, best: dict) -> dict:
-  """Return the characters a second that the rooflines allow, and the share that was reached.
+  """Return the characters per second that the rooflines allow, and the share that was reached.
 
-  `limit` names the lower limit: memory at batch 1, most often products otherwise.
+  `limit` names the lower limit. It is memory at batch 1, and usually products otherwise.
   """
-  devices = 1 if own["platform"] == "cpu" else own["devices"]  # a roofline is that of one device
+  devices = (
+    1 if own["platform"] == "cpu" else own["devices"]
+  )  # rooflines are measured on one device
   limits = {}
   if products := [row["median"] for label, row in best.items() if label.startswith("product")]:
     limits["products"] = max(products) * devices * workload.amount / workload.flops
@@ -185,15 +193,15 @@ def utilization(workload, own: dict, best: dict) -> dict:
 
 
 def machine() -> dict:
-  """Return processor, cores, versions, and the devices that JAX finds in a process that ends."""
-  answer = output("the start of JAX", _command("devices"), DEVICES_TIMEOUT)
+  """Return the processor, cores, versions, and the devices that JAX finds in a separate process."""
+  answer = output("starting JAX", _command("devices"), DEVICES_TIMEOUT)
   devices = json.loads(answer.splitlines()[-1])
-  found = ((name, importlib.metadata.distributions(name=name)) for name in PACKAGES)
+  installed = ((name, importlib.metadata.distributions(name=name)) for name in PACKAGES)
   return {
     "processor": provenance.processor(),
     "cores": len(runtime.cores()),
     "system": platform.platform(),
     "python": platform.python_version(),
-    "packages": {name: each.version for name, versions in found for each in versions},
+    "packages": {name: each.version for name, distributions in installed for each in distributions},
     **{name: devices[name] for name in ("platform", "device", "devices")},
   }

@@ -1,4 +1,4 @@
-"""Studies of charrnn alone: cost by size, startup time, profile of a step, matching of cells."""
+"""Studies of charrnn alone: cost by size, startup time, profile of a step, matching of units."""
 
 import collections
 import dataclasses
@@ -18,25 +18,25 @@ from charrnn import errors, files, runtime
 from charrnn.analysis import effects, labels, matching, recording
 from charrnn.benchmarks import implementations, rounds, workloads
 
-# Cost by size.
+# Study `scale`: cost by size.
 BASE = workloads.Training(hidden=256, batch=64, window=64)
-FACTORS = (0.25, 0.5, 1, 2, 4)  # of the base's width, batch and window
+FACTORS = (0.25, 0.5, 1, 2, 4)  # multiples of the base's width, batch and window
 LAYERS = (1, 2, 3, 4)
-LONG = (1, 2, 4, 8, 16)  # times the base's window, for memory
-# The sizes that are changed: title, and label of an axis.
+LONG = (1, 2, 4, 8, 16)  # multiples of the base's window, to measure memory
+# The sizes that are varied: (title, axis label).
 TITLES = {
   "hidden": ("width", "units in a layer"),
   "layers": ("depth", "layers"),
-  "batch": ("batch", "streams side by side"),
+  "batch": ("batch", "parallel streams"),
   "window": ("window", "characters between updates"),
   "devices": ("devices", "devices"),
 }
 
-# Startup time.
+# Study `startup`.
 PROGRAM = pathlib.Path("launch.py")
 EXPERIMENT = "experiments/shakespeare.py:smoke"
 
-# Profile of a step: parts by the name of an operation; the first pattern that fits counts.
+# Study `profile`: parts of a step, by the name of the operation. The first match counts.
 PARTS = (
   ("products of the forward scan", r"(?<!transpose\()jvp\(.*layer_.*while.*dot_general"),
   ("products of the backward scan", r"transpose\(jvp.*layer_.*while.*dot_general"),
@@ -46,10 +46,10 @@ PARTS = (
   ("head and loss", r"head|softmax|jvp"),
   ("sum over devices, and waiting for them", r"psum"),
 )
-REST = "clipping, optimiser, the rest"
-STEPS = 5
+REST = "clipping, optimizer, the rest"
+STEPS = 5  # steps that are timed and recorded
 
-# Matching.
+# Study `cells`: matching feature columns with hypotheses.
 CHARACTERS = 500_000
 COLUMNS = 4096  # 1,024 units x 4 quantities
 HYPOTHESES = 16
@@ -57,7 +57,7 @@ SHIFTS = 199
 
 
 def scale(base, machine: dict, *, count: int, seconds: float, progress) -> dict:
-  """Measure training with one size of `base` changed at a time, and the memory of long windows."""
+  """Time training with one size of `base` varied at a time; measure the memory of long windows."""
   sweeps, memory, failed = {}, [], {}
   limits = rounds.rooflines(base, 2 * seconds)
   for name, tasks in plan(base, device_counts(base, machine)).items():
@@ -69,7 +69,7 @@ def scale(base, machine: dict, *, count: int, seconds: float, progress) -> dict:
     memory += _measure([task], {}, count, seconds, update, failed)
   return {
     "kind": "scale",
-    "title": f"{base}, and one size of it changed at a time",
+    "title": f"{base}; one size varied at a time",
     "base": dataclasses.asdict(base),
     "sweeps": sweeps,
     "memory": memory,
@@ -78,7 +78,7 @@ def scale(base, machine: dict, *, count: int, seconds: float, progress) -> dict:
 
 
 def plan(base, devices) -> dict[str, list]:
-  """Return for each size the base with other values of it."""
+  """Return {size: workloads}, each of them `base` with another value of that size."""
   values = {"layers": LAYERS, "devices": devices}
   for name in ("hidden", "batch", "window"):
     values[name] = sorted({max(1, round(getattr(base, name) * factor)) for factor in FACTORS})
@@ -88,27 +88,27 @@ def plan(base, devices) -> dict[str, list]:
 
 
 def memory_plan(base) -> list:
-  """Return growing windows, each with all states stored and with about the root of their number."""
+  """Return growing windows, each with all states stored and with about the square root of them."""
   tasks = []
   for window in (base.window * factor for factor in LONG):
-    # The largest divisor that is not above the root takes the least memory.
+    # The largest divisor up to the square root needs the least memory.
     root = next(n for n in range(math.isqrt(window), 0, -1) if window % n == 0)
     tasks += [dataclasses.replace(base, window=window, remat=remat) for remat in (0, root)]
   return tasks
 
 
 def device_counts(base, machine: dict) -> list[int]:
-  """Return powers of two and the number of devices, as far as the batch divides.
+  """Return powers of two up to the number of devices, and that number, if they divide the batch.
 
-  A CPU can pose as one device per core.
+  A CPU can act as one device per core.
   """
-  most = machine["cores"] if machine["platform"] == "cpu" else machine["devices"]
-  counts = {2**n for n in range(most.bit_length())} | {most}
+  limit = machine["cores"] if machine["platform"] == "cpu" else machine["devices"]
+  counts = {2**n for n in range(limit.bit_length())} | {limit}
   return [n for n in sorted(counts) if base.batch % n == 0]
 
 
 def _measure(tasks, rooflines, count, seconds, update, failed):
-  """Return a point for each task that works, and add the reasons of the others to `failed`."""
+  """Time the tasks; return a point for each success, and add the failures to `failed`."""
   workers = {str(n): rounds.Worker("charrnn", "train", t, seconds) for n, t in enumerate(tasks)}
   rows, reasons = rounds.run(workers | rooflines, rounds=count, update=update)
   for label, reason in reasons.items():
@@ -123,16 +123,17 @@ def _measure(tasks, rooflines, count, seconds, update, failed):
 
 
 def check_startup():
+  """Raise UserError if launch.py is not in the working directory."""
   if not PROGRAM.exists():
-    raise errors.UserError(f"no {PROGRAM} here: start this in a checkout of the repository")
+    raise errors.UserError(f"{PROGRAM} not found: run this in a checkout of the repository")
 
 
 def startup_time(count: int, progress) -> dict:
-  """Launch `count` + 1 times; the first launch fills the caches and is not counted."""
+  """Launch `count` + 1 times; the first launch fills the caches and is ignored."""
   update, launches = progress(f"startup, python {PROGRAM} --config={EXPERIMENT}"), []
   with tempfile.TemporaryDirectory(prefix="charrnn-bench-") as folder:
     for n in range(count + 1):
-      note = f"launch {n} of {count}" if n else "a first launch fills the caches"
+      note = f"launch {n} of {count}" if n else "warm-up launch to fill the caches"
       update(n, count + 1, note)
       launches.append(_launch(pathlib.Path(folder) / str(n)))
   del launches[0]
@@ -141,7 +142,7 @@ def startup_time(count: int, progress) -> dict:
 
 
 def _launch(workdir):
-  """Return {phase: seconds} of a run of two steps, from its run.json."""
+  """Run two training steps; return {phase: seconds} of their startup, from run.json."""
   options = [f"--config={EXPERIMENT}", "--config.max_steps=2", "--config.sample.length=0"]
   command = [sys.executable, str(PROGRAM), *options, f"--workdir={workdir}"]
   rounds.output(str(PROGRAM), command)
@@ -149,10 +150,10 @@ def _launch(workdir):
 
 
 def profile(training) -> dict:
-  """Return {part: seconds of a step on one of the devices}, and the seconds of a whole step.
+  """Profile the train step; return the seconds of its parts on one device, and of a whole step.
 
-  The times come from XLA's own record of operations. Those that run at the same time count both:
-  the parts may add up to more than a step.
+  The times come from XLA's record of operations. Operations that run in parallel are both counted
+  in full, so the parts may add up to more than a step.
   """
   jax = runtime.start()
   runtime.set_cpu_devices(training.devices, training.batch, 1, training.hidden)
@@ -180,13 +181,13 @@ def profile(training) -> dict:
     "workload": dataclasses.asdict(training),
     "parts": times,
     "seconds": seconds,
-    # Products that XLA hands to other threads in float32 leave only their start in the record.
+    # In float32, XLA records only the start of the products that it runs on other threads.
     "unrecorded": max(0.0, seconds - sum(times.values())),
   }
 
 
 def parts_by_operation(program: str) -> dict[str, str]:
-  """Return {instruction: part} from a compiled program's text; a loop's own time is its body's."""
+  """Return {instruction: part} from the text of a compiled program, without loops and calls."""
   pattern = r'^\s*(?:ROOT )?%?([\w.\-]+) = .*?\b(while|[\w\-]+)\(.*?op_name="([^"]*)"'
   return {
     name: next((part for part, pattern in PARTS if re.search(pattern, operation)), REST)
@@ -196,22 +197,22 @@ def parts_by_operation(program: str) -> dict[str, str]:
 
 
 def cells(count: int, progress) -> dict:
-  """Time scoring all columns of a recording for all hypotheses: three lags, halves and shifts."""
+  """Time matching all feature columns of a recording with all hypotheses."""
   rng = np.random.default_rng(0)
   names = [str(n) for n in range(COLUMNS)]
   seconds = []
   with tempfile.TemporaryDirectory(prefix="charrnn-bench-") as folder:
-    update = progress(f"writing a recording, {CHARACTERS} characters x {COLUMNS} columns")
+    update = progress(f"writing a recording, {CHARACTERS} characters x {COLUMNS} feature columns")
     values = _recording(rng, pathlib.Path(folder) / "values", update)
-    hypotheses, labelled = [], {}
-    for n in range(HYPOTHESES):  # spans of some tens of characters; half of the labels are graded
+    hypotheses, values_of = [], {}
+    for n in range(HYPOTHESES):  # spans of 40 characters; half of the labels are graded
       spans = np.repeat(rng.random(CHARACTERS // 40 + 1), 40)[:CHARACTERS]
       kind, label = ("graded", np.round(9 * spans)) if n % 2 else ("binary", spans < 0.1)
-      labelled[f"label {n}"] = labels.everywhere(label)
+      values_of[f"label {n}"] = labels.everywhere(label)
       hypotheses.append(labels.Hypothesis(f"label {n}", kind, "any", "", labels.everywhere))
-    targets, design = effects.prepare(hypotheses, labelled, [(0, CHARACTERS)], shifts=SHIFTS)
+    targets, design = effects.prepare(hypotheses, values_of, [(0, CHARACTERS)], shifts=SHIFTS)
     for _ in range(count):
-      update = progress(f"matching, {CHARACTERS} characters x {COLUMNS} columns")
+      update = progress(f"matching, {CHARACTERS} characters x {COLUMNS} feature columns")
       start = time.perf_counter()
       matching.match(values, names, targets, design, progress=update)
       seconds.append(time.perf_counter() - start)
@@ -229,7 +230,7 @@ def cells(count: int, progress) -> dict:
 
 
 def _recording(rng, path, update):
-  """Return decaying random walks, like states of units, in a file as `recording` writes it."""
+  """Write bounded random walks, which resemble states of units, to a file; return its array."""
   recording.check_disk_space(path, CHARACTERS * COLUMNS * 4)
   values = np.memmap(path, np.float32, mode="w+", shape=(CHARACTERS, COLUMNS))
   for start in range(0, CHARACTERS, 2000):

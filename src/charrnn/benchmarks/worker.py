@@ -1,10 +1,11 @@
-"""The process of one implementation: it prepares a workload, and runs it as often as requested.
+"""The process of one implementation: prepares a workload and runs it on request.
 
   python -m charrnn.benchmarks.worker IMPLEMENTATION KIND WORKLOAD
   python -m charrnn.benchmarks.worker devices
 
-WORKLOAD is JSON. Each line of stdin is a count; the answer is a line of JSON on stdout. The process
-ends when its stdin does. With `devices` it answers once, with the devices that JAX finds.
+WORKLOAD is JSON. Each line of stdin is a number of runs; the process answers it with a line of JSON
+on stdout, and exits at the end of stdin. With `devices`, it answers once, with the devices that JAX
+finds.
 """
 
 import json
@@ -22,14 +23,14 @@ from charrnn.benchmarks import implementations, workloads
 
 def main(name, kind="", values=""):
   answers = os.fdopen(os.dup(1), "w", buffering=1)
-  os.dup2(2, 1)  # whatever a library prints is no answer
+  os.dup2(2, 1)  # output of libraries must not mix with the answers
   if name == "devices":
     print(json.dumps(_jax(name, kind, None)[0]), file=answers)
     return
   workload = workloads.KINDS[kind](**json.loads(values))
-  runtime.keep_memory()  # for all implementations alike
+  runtime.keep_memory()  # applies to all implementations
   about, device_peak = _torch() if name == "torch" else _jax(name, kind, workload)
-  about["base_bytes"] = peak_memory()  # of the imports: not what the workload needs
+  about["base_bytes"] = peak_memory()  # memory of the imports, not of the workload
   run = implementations.ALL[name, kind](workload)
 
   def seconds(count):
@@ -44,7 +45,7 @@ def main(name, kind="", values=""):
 
 
 def _torch():
-  """Return facts of the library and its device, and a function for the peak of device memory."""
+  """Return facts about PyTorch and its device, and a function that returns peak device memory."""
   import torch  # an optional extra
 
   about = {"version": torch.__version__, "devices": 1}
@@ -55,11 +56,11 @@ def _torch():
 
 
 def _jax(name, kind, workload):
-  """Start JAX; return the same as `_torch`."""
+  """Start JAX; return the same facts and function as `_torch`."""
   jax = runtime.start()
-  import flax  # not in a process of PyTorch
+  import flax  # imported here, because PyTorch's process does not need it
 
-  jax.config.update("jax_enable_compilation_cache", False)  # compiling is timed too
+  jax.config.update("jax_enable_compilation_cache", False)  # compilation is timed as well
   if (name, kind) == ("charrnn", "train"):
     runtime.set_cpu_devices(workload.devices, workload.batch, 1, workload.hidden)
   from charrnn.training import steps
@@ -74,9 +75,9 @@ def _jax(name, kind, workload):
 
 
 def peak_memory() -> int:
-  """Return the most memory that this process has held, in bytes."""
+  """Return the peak memory of this process in bytes."""
   status = pathlib.Path("/proc/self/status")
-  if status.exists():  # there ru_maxrss begins with what the parent held
+  if status.exists():  # on Linux, ru_maxrss starts at the parent's value
     return int(re.search(r"VmHWM:\s+(\d+) kB", status.read_text())[1]) * 1024
   unit = 1 if sys.platform == "darwin" else 1024
   return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
@@ -86,6 +87,6 @@ if __name__ == "__main__":
   try:
     main(*sys.argv[1:])
   except Exception as error:
-    # Its first line alone, since the last line is what is shown.
+    # Only the first line of the message, because the last line of stderr is shown.
     reason = (str(error).strip().splitlines() or [""])[0]
     sys.exit(f"{type(error).__name__}: {reason}".removesuffix(": "))

@@ -1,6 +1,6 @@
-"""Workloads: what is timed, as data that travels to the process that runs it.
+"""Workloads: descriptions of what is timed, as data that can be sent to another process.
 
-The `amount` of a workload is what one run of it processes: characters, operations or bytes.
+The `amount` of a workload is what one run processes: characters, operations or bytes.
 """
 
 import dataclasses
@@ -14,18 +14,18 @@ BYTES = {"float32": 4, "bfloat16": 2}
 
 @dataclasses.dataclass(frozen=True)
 class Network:
-  """The network that is trained or sampled, and the rows of its batch."""
+  """The network that is trained or sampled, and its batch."""
 
   cell: str = "lstm"
   layers: int = 2
   hidden: int = 512
-  batch: int = 1  # streams, or texts side by side
-  dtype: str = "float32"  # of products; sums, states and parameters are float32
+  batch: int = 1  # parallel streams in training, parallel texts in sampling
+  dtype: str = "float32"  # type of matrix products; sums, states and parameters are float32
   vocab_size: int = 65
 
   @property
   def weights(self) -> int:
-    """Return the number of weights that a character is multiplied with."""
+    """Return the number of weights in the matrix products for one character."""
     return models.matmul_parameters(self.vocab_size, self.cell, self.layers, self.hidden)
 
   def __str__(self):
@@ -38,17 +38,17 @@ class Training(Network):
 
   batch: int = 100
   window: int = 100
-  devices: int = 0  # 0: on a CPU as many as launch.py chooses, else one, as baselines use
-  remat: int = 0  # characters between stored states; 0: all are stored
+  devices: int = 0  # 0: launch.py's choice on a CPU; otherwise one, like the baselines
+  remat: int = 0  # characters between stored states; 0 stores all states
 
   @property
   def amount(self) -> int:
-    """Return the characters of an update."""
+    """Return the number of characters per update."""
     return self.batch * self.window
 
   @property
   def flops(self) -> int:
-    """Return the operations of an update's products: 2 forward a weight, and 4 backward."""
+    """Return the operations of an update's products: per weight, 2 forward and 4 backward."""
     return 6 * self.weights * self.amount
 
   def __str__(self):
@@ -59,29 +59,29 @@ class Training(Network):
 
 @dataclasses.dataclass(frozen=True)
 class Sampling(Network):
-  """Blocks of characters that are sampled one by one from a network's own predictions."""
+  """Blocks of characters that are sampled one by one from a network."""
 
-  block: int = 256  # characters of each text
+  block: int = 256  # characters per text
 
   @property
   def amount(self) -> int:
-    """Return the characters of a block."""
+    """Return the number of characters per block, over all texts."""
     return self.batch * self.block
 
   @property
   def flops(self) -> int:
-    """Return the operations of a block's products."""
+    """Return the operations of the matrix products of a block."""
     return 2 * self.weights * self.amount
 
   @property
   def bytes(self) -> int:
-    """Return the bytes of weights that a block reads: all at every step, once for all texts."""
+    """Return the bytes of weights that a block reads: all weights once per step, for any batch."""
     return self.weights * BYTES[self.dtype] * self.block
 
 
 @dataclasses.dataclass(frozen=True)
 class Product:
-  """A matrix product, [rows, inner] x [inner, columns]; `steps` of them in a scan, or one alone."""
+  """A matrix product [rows, inner] x [inner, columns], run once or in a scan of `steps` steps."""
 
   rows: int
   inner: int
@@ -91,7 +91,7 @@ class Product:
 
   @property
   def amount(self) -> int:
-    """Return floating point operations."""
+    """Return the number of floating-point operations."""
     return 2 * self.rows * self.inner * self.columns * self.steps
 
   def __str__(self):
@@ -101,7 +101,7 @@ class Product:
 
 @dataclasses.dataclass(frozen=True)
 class Reading:
-  """Memory that is read over and over."""
+  """Repeated reading of `bytes` of memory."""
 
   bytes: int
 
@@ -117,7 +117,7 @@ KINDS = {"train": Training, "sample": Sampling, "product": Product, "read": Read
 
 
 def random_windows(training: Training) -> list[tuple[np.ndarray, np.ndarray]]:
-  """Return four windows of random characters to cycle through: (x, y), each [T, B]."""
+  """Return four windows of random characters to cycle through: pairs (x, y), each [T, B]."""
   shape = 4, training.window + 1, training.batch
   ids = np.random.default_rng(0).integers(0, training.vocab_size, shape).astype(np.int32)
   return [(window[:-1], window[1:]) for window in ids]

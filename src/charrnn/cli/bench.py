@@ -1,4 +1,4 @@
-"""`charrnn bench`: speed beside other implementations and beside the roofline of the machine."""
+"""`charrnn bench`: speed compared with other implementations and with the machine's roofline."""
 
 import argparse
 import dataclasses
@@ -13,19 +13,28 @@ from charrnn.cli import arguments
 from charrnn.models import cells
 
 HELP = """\
-time training and sampling beside PyTorch and Flax
+Measure the speed of training and sampling on this machine.
 
-train    updates of two standard networks, in characters/s
-sample   sampling characters one by one, of one text and of 64 at once
-profile  where the time of a train step goes
-scale    how the cost of training grows with width, depth, batch, window and devices
-startup  the seconds from `python launch.py` to the first training step
-cells    the seconds to match 4,096 columns of 500,000 characters with 16 hypotheses
+studies (default: train and sample):
+  train    training two standard networks, compared with PyTorch, Flax and the roofline
+  sample   sampling one text, and 64 texts in parallel, compared with PyTorch and the roofline
+  profile  time of each part of a training step
+  scale    cost of training by width, depth, batch, window and devices
+  startup  seconds from `python launch.py` to the first training step
+  cells    seconds to match 4,096 feature columns of 500,000 characters with 16 hypotheses
 
-By default: train and sample. Every implementation is a process of its own and compiles first;
-then they take turns in rounds, so that machine noise affects all alike, and medians are compared.
-The rounds also measure the machine's best rates: of matrix products, and of reading memory.
-Memory is what an implementation takes on top of importing its library."""
+examples:
+  charrnn bench
+  charrnn bench train --hidden 256 --batch 64 --dtype float32
+  charrnn bench sample --baselines "" --rounds 3 --seconds 1
+  charrnn bench scale --out bench
+"""
+DETAILS = """\
+Each implementation runs in its own process. After compilation, the processes take turns in rounds,
+so that machine noise affects all of them alike; the median of the rounds is compared. The roofline
+is the best rate of matrix products or memory reads, measured in the same rounds. Memory is the peak
+of a process without its imports; on a GPU, of the device. Exit code 1: an implementation failed.
+"""
 ROUNDS = {"train": 5, "sample": 5, "scale": 3, "startup": 3, "cells": 1}
 SECONDS = {"train": 2.0, "sample": 2.0, "scale": 0.5}
 SIZES = ("cell", "layers", "hidden", "batch", "window")
@@ -37,7 +46,7 @@ OPTIONS = {
   "startup": {"rounds"},
   "cells": {"rounds"},
 }
-# Names of the former release: JSON keys by their new name, and a study.
+# Names of the previous release: {new JSON key: old key}, and {old study: new study}.
 KEYS = {
   "workload": "work",
   "implementations": "contestants",
@@ -49,27 +58,39 @@ OLD_STUDIES = {"split": "profile"}
 
 
 def add_arguments(parser):
+  parser.epilog = DETAILS
   add = parser.add_argument
   add("study", nargs="?", type=lambda name: OLD_STUDIES.get(name, name), choices=OPTIONS,
-      metavar="|".join(OPTIONS), help="default: train and sample")  # fmt: skip
-  text = "baselines, with commas between them (default: torch,flax); empty: none"
-  add("--baselines", metavar="NAMES", help=text)
-  add("--peers", dest="baselines", help=argparse.SUPPRESS)
-  text = "rounds of turns (default: 5; scale and startup: 3; cells: 1)"
-  add("--rounds", metavar="N", type=int, help=text)
-  text = "seconds of a turn, roughly (default: 2; scale: 0.5)"
-  add("--seconds", metavar="S", type=float, help=text)
-  text = "the size of one network instead of the standard ones, or the size that scale varies"
+      metavar="STUDY", help="one of the studies above (default: train and sample)")  # fmt: skip
+
+  text = "network (instead of the standard networks; for scale, the base that is varied)"
   size = parser.add_argument_group(text)
-  size.add_argument("--cell", choices=cells.CELLS, help="the recurrent cell (default: lstm)")
-  size.add_argument("--layers", metavar="N", type=int, help="number of recurrent layers")
-  size.add_argument("--hidden", metavar="N", type=int, help="units in each layer")
-  size.add_argument("--batch", metavar="N", type=int, help="streams or texts side by side")
-  size.add_argument("--window", metavar="N", type=int, help="characters between updates")
-  text = "type of matrix products (default: both; scale: float32)"
-  add("--dtype", choices=workloads.BYTES, help=text)
-  arguments.add_out(parser, "write a picture and JSON to DIR (default for scale: bench)")
-  arguments.add_json(parser)
+  size.add_argument("--cell", choices=cells.CELLS, help="recurrent cell (default: lstm)")
+  size.add_argument(
+    "--layers", metavar="N", type=int, help="number of recurrent layers (default: 2)"
+  )
+  text = "number of units per layer (default: 512; for scale: 256)"
+  size.add_argument("--hidden", metavar="N", type=int, help=text)
+  text = "number of parallel streams or texts (default: 100; for sample: 1; for scale: 64)"
+  size.add_argument("--batch", metavar="N", type=int, help=text)
+  text = "number of characters per stream between updates (default: 100; for scale: 64)"
+  size.add_argument("--window", metavar="N", type=int, help=text)
+  text = "type of matrix products (default: both; for scale: float32)"
+  size.add_argument("--dtype", choices=workloads.BYTES, help=text)
+
+  timing = parser.add_argument_group("measurement")
+  text = 'comma-separated baselines (default: torch,flax; "" for none)'
+  timing.add_argument("--baselines", metavar="NAMES", help=text)
+  timing.add_argument("--peers", dest="baselines", help=argparse.SUPPRESS)
+  text = "number of rounds (default: 5; for scale and startup: 3; for cells: 1)"
+  timing.add_argument("--rounds", metavar="N", type=int, help=text)
+  text = "approximate seconds per turn (default: 2; for scale: 0.5)"
+  timing.add_argument("--seconds", metavar="S", type=float, help=text)
+
+  output = parser.add_argument_group("output")
+  text = "write a plot and a JSON file to DIR (for scale, default: bench)"
+  arguments.add_out(output, text)
+  arguments.add_json(output)
 
 
 def run(args):
@@ -91,15 +112,15 @@ def run(args):
         if not args.json:
           print("", *report.lines(result), sep="\n", flush=True)
   measured = {"machine": machine, "results": results}
-  with_old_keys = files.with_aliases(measured, KEYS)
+  values = files.with_aliases(measured, KEYS)
   if args.json:
-    print(json.dumps(with_old_keys))
+    print(json.dumps(values))
   if folder:
     title = args.study or "bench"
     with files.replace_in_folder(folder) as new:
-      files.write_json(new / f"{title}.json", with_old_keys)
+      files.write_json(new / f"{title}.json", values)
       report.plot(measured, new / f"{title}.png")
-    console.say(f"\nwritten: {folder / title}.png and {folder / title}.json")
+    console.say(f"\nwrote {folder / title}.png and {folder / title}.json")
   return 1 if any(result.get("failed") for result in results) else 0
 
 
@@ -119,22 +140,21 @@ def _results(name, args, baselines, machine, progress):
     base = dataclasses.replace(studies.BASE, **sizes, dtype=args.dtype or "float32")
     yield studies.scale(base, machine, count=count, seconds=seconds, progress=progress)
   else:
-    # By default the blog's network and char-rnn's default; one text and many.
+    # Defaults: the networks of the blog and of char-rnn for training; 1 and 64 texts for sampling.
     small = {"hidden": 128, "batch": 50, "window": 50} if name == "train" else {"batch": 64}
-    kind, chosen = workloads.KINDS[name], [sizes] if sizes else [{}, small]
-    tasks = [kind(**values, dtype=dtype) for values in chosen for dtype in dtypes]
+    kind, options = workloads.KINDS[name], [sizes] if sizes else [{}, small]
+    tasks = [kind(**values, dtype=dtype) for values in options for dtype in dtypes]
     for n, task in enumerate(tasks, 1):
-      options = {"rounds": count, "seconds": seconds}
       update = progress(f"{name} {n} of {len(tasks)}, {task}")
-      yield rounds.compare(name, task, baselines, **options, update=update)
+      yield rounds.compare(name, task, baselines, rounds=count, seconds=seconds, update=update)
 
 
 def _check(args, study):
-  """Raise UserError for every wrong option before anything starts."""
+  """Raise UserError for a wrong option, before anything starts."""
   for name in (*SIZES, "dtype", "seconds", "baselines", "out", "rounds"):
     if getattr(args, name) is not None and name not in OPTIONS[study]:
       others = ", ".join(other for other in OPTIONS if name in OPTIONS[other])
-      raise errors.UserError(f"--{name}: not for {study}; leave it out (it is for {others})")
+      raise errors.UserError(f"--{name}: does not apply to {study}, only to {others}: leave it out")
   for name in ("rounds", *SIZES[1:]):
     if (value := getattr(args, name)) is not None and value < 1:
       raise errors.UserError(f"--{name}={value}: must be at least 1")
@@ -145,16 +165,16 @@ def _check(args, study):
 
 
 def _baselines(args):
-  """Return the requested baselines that are installed, and report the others."""
+  """Return the requested baselines that are installed; report those that are not."""
   known = implementations.BASELINES
   names = known if args.baselines is None else filter(None, args.baselines.split(","))
   names = list(dict.fromkeys(names))
   for name in names:
     if name not in known:
-      raise errors.UserError(f"--baselines: no baseline {name!r}; there are {', '.join(known)}")
+      raise errors.UserError(f"--baselines: unknown name {name!r}: use {', '.join(known)}")
   for name in names:
     if not is_installed(name):
-      console.say(f"{name} is not installed, so it is left out: pip install 'charrnn[bench]'")
+      console.say(f"skipping {name}, which is not installed: pip install 'charrnn[bench]'")
   return [name for name in names if is_installed(name)]
 
 
