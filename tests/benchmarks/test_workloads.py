@@ -33,7 +33,7 @@ def inner_programs(eqn):
 @pytest.mark.parametrize("cell", cells.CELLS)
 @pytest.mark.parametrize("layers", [1, 3])
 def test_flops_equal_those_of_the_traced_products(cell, layers):
-  """Compare with the plain scan under JAX's autodiff, which adds a product per embedding lookup."""
+  """Compare with the plain scan under autodiff; its gradient of a lookup is one more product."""
   task = workloads.Training(cell=cell, layers=layers, hidden=6, batch=3, window=5, vocab_size=7)
   model = rnn.make(7, cell=cell, layers=layers, hidden=6)
   ids = jnp.zeros((5, 3), jnp.int32)
