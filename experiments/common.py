@@ -18,16 +18,16 @@ def variant(
   UserError for an unknown name. `file` is the experiment file, for the message.
   """
   if name not in variants:
-    *others, last = filter(None, variants)
-    known = f"{', '.join(others)} or {last}" if others else last
-    raise errors.UserError(f"{pathlib.Path(file).name}:{name}: unknown variant; use {known}")
+    *first, last = filter(None, variants)
+    names = f"{', '.join(first)} or {last}" if first else last
+    raise errors.UserError(f"{pathlib.Path(file).name}:{name}: unknown variant; use {names}")
   c = config_lib.default()
   variants[name](c)
   return c
 
 
 def lstm256(c):
-  """Set 2 layers of 256 units, the best model found that a few cores train in minutes."""
+  """Set 2 layers of 256 units, the best of the tested models for minutes of training on a CPU."""
   c.model.layers, c.model.hidden = 2, 256
   c.batch_size = 32  # A small batch allows more updates, which matter most in a short training.
   c.window = 64

@@ -14,8 +14,8 @@ Sweeps:
   --sweep=warmup   0, 50 or 200 warm-up steps
   --sweep=lr,clip  all combinations of two sweeps; any sweeps can be combined
 
-To search over all of these and the dropout rate with Optuna, which stops bad trials early (install
-charrnn[search] first):
+To search over the learning rate, clipping, warm-up and dropout at once, use Optuna, which stops bad
+trials early (install charrnn[search] first):
 
   python launch.py --config=experiments/learning_rate.py --search=optuna --trials=20 --parallel=2
 """

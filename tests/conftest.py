@@ -1,6 +1,7 @@
-"""Eight CPU devices and a cache folder of the session, both before JAX starts; shared runs.
+"""Settings that must precede the start of JAX, and runs that several tests share.
 
-The whole suite runs in several processes (`-n 0`: in one), each with its own cache and shared runs.
+JAX gets eight CPU devices and a temporary cache folder. The whole suite runs in several processes
+(`-n 0`: in one). Each process has a separate cache and separate shared runs.
 """
 
 import os
@@ -11,8 +12,8 @@ import subprocess
 import sys
 import tempfile
 
-# JAX reads these when it is imported. Programs are compiled once for this process and those that it
-# starts, also programs that compile quickly.
+# JAX reads these variables when it is imported. This process and its subprocesses share a
+# compilation cache, also for programs that compile quickly.
 _cache = tempfile.TemporaryDirectory(prefix="charrnn-tests-")
 os.environ["CHARRNN_CACHE"] = _cache.name
 os.environ["JAX_COMPILATION_CACHE_DIR"] = f"{_cache.name}/jax"
@@ -25,30 +26,30 @@ import pytest  # noqa: E402
 from charrnn import runtime  # noqa: E402
 
 ROOT = pathlib.Path(__file__).parents[1]
-SIZES = {"a": ("8", "0.01"), "b": ("6", "0.002")}  # hidden units, learning rate
+SIZES = {"a": ("8", "0.01"), "b": ("6", "0.002")}  # run: (hidden units, learning rate)
 
 sys.path.insert(0, str(ROOT))
-# A shell starts what runs in the background with SIGINT ignored, and programs inherit that.
+# A shell ignores SIGINT in background jobs, and programs inherit this setting.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 jax.config.update("jax_num_cpu_devices", 8)
-runtime.keep_memory = lambda: None  # for this process: freed memory goes back to the system
+runtime.keep_memory = lambda: None  # Return freed memory to the system in this process.
 
 
 def pytest_xdist_auto_num_workers(config):
-  """Return a worker for each of up to four cores; 0 if paths of tests are given."""
+  """Return one worker per core, at most four; 0 if the command names paths of tests."""
   paths = config.args_source == pytest.Config.ArgsSource.ARGS
   return 0 if paths else min(4, len(runtime.cores()))
 
 
 @pytest.fixture(scope="session")
 def folder(tmp_path_factory):
-  """A folder with a text and the experiment tiny.py."""
+  """Return a folder with a text and the experiment tiny.py."""
   return programs.prepare(tmp_path_factory.mktemp("work"))
 
 
 @pytest.fixture(scope="session")
 def whole(folder):
-  """A run that nothing interrupts."""
+  """Return a run of tiny.py that was not interrupted."""
   code, err = programs.finish(programs.start(folder, "--config=tiny.py", "--workdir=whole"))
   assert code == 0, err
   return folder / "whole"
@@ -56,7 +57,7 @@ def whole(folder):
 
 @pytest.fixture
 def main(folder, monkeypatch):
-  """launch.py's main in this process, which has eight devices, in the folder."""
+  """Return a function that runs launch.py's main in this process, in the folder."""
   import launch
 
   monkeypatch.chdir(folder)
@@ -66,7 +67,7 @@ def main(folder, monkeypatch):
 
 @pytest.fixture(scope="session")
 def trained(tmp_path_factory):
-  """Return runs `a` and `b` of 20 steps, with checkpoints at 10 and 20. Do not change them."""
+  """Return runs `a` and `b` with 20 steps and checkpoints at 10 and 20. Do not modify them."""
   folder = tmp_path_factory.mktemp("runs")
   (folder / "text.txt").write_text("".join(f"{n} green bottles\n" for n in range(700)))
   processes = [
@@ -101,7 +102,7 @@ def trained(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def counted(trained):
-  """Return an n-gram run of the same text. Do not change it."""
+  """Return an n-gram run on the same text. Do not modify it."""
   workdir, text = trained["a"].with_name("ngram"), trained["a"].with_name("text.txt")
   subprocess.run(
     [
@@ -122,5 +123,5 @@ def counted(trained):
 
 @pytest.fixture
 def a(trained, tmp_path):
-  """Return a copy of run `a` that the test may change."""
+  """Return a copy of run `a` that the test may modify."""
   return pathlib.Path(shutil.copytree(trained["a"], tmp_path / "a"))

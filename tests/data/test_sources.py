@@ -8,7 +8,7 @@ import pytest
 from charrnn import errors
 from charrnn.data import corpora, sources
 
-# Each input imitates a passage of one of the plays.
+# Each input imitates text in one of the plays.
 CASES = {
   "markup": (
     "# Title\n\n## ACT I\n\n### SCENE I. Rome.\n\n_Enter two\nCitizens_\n\n**First Citizen**  \n"

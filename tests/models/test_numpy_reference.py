@@ -65,10 +65,10 @@ def test_final_carry_continues_the_sequence(cell):
   first, logits_1, middle, _, _ = reference.loss_and_gradients(
     cell, params, x_TxB[:1], y_TxB[:1], carry
   )
-  rest, logits_2, end, _, _ = reference.loss_and_gradients(
+  second, logits_2, end, _, _ = reference.loss_and_gradients(
     cell, params, x_TxB[1:], y_TxB[1:], middle
   )
-  assert np.isclose(whole, (first + (T - 1) * rest) / T, rtol=1e-12)
+  assert np.isclose(whole, (first + (T - 1) * second) / T, rtol=1e-12)
   assert_close(np.concatenate([logits_1, logits_2]), logits, 1e-12, "logits")
   for k in range(LAYERS):
     for key in final[k]:

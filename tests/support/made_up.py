@@ -1,4 +1,4 @@
-"""A synthetic study: a text, a recording with planted units, and all findings."""
+"""A synthetic study of a network: a text, a recording with planted units, and all findings."""
 
 import itertools
 
@@ -25,7 +25,7 @@ HOSTILE = (
 
 
 def prose(length: int, seed: int = 0) -> str:
-  """Lines of about 60 characters, speakers, and quotes that open and close."""
+  """Return a random text with lines of about 60 characters, speakers and quotes."""
   rng, words = np.random.default_rng(seed), _WORDS.split()
   text, line, quoted = "FIRST VOICE:\n", 0, False
   while len(text) < length:
@@ -44,7 +44,7 @@ def prose(length: int, seed: int = 0) -> str:
 
 
 def walks(rng, n: int, columns: int, memory=0.95) -> np.ndarray:
-  """Random walks that forget, float32 [n, columns]: as smooth in time as a cell's c."""
+  """Return decaying random walks, float32 [n, columns], as smooth in time as a cell state."""
   noise = rng.standard_normal((n, columns), np.float32)
   return signal.lfilter(
     np.float32([np.sqrt(1 - memory**2)]), np.float32([1, -memory]), noise, axis=0
@@ -54,7 +54,7 @@ def walks(rng, n: int, columns: int, memory=0.95) -> np.ndarray:
 def recording(
   n: int, layers: int, hidden: int, cell: str = "lstm", seed: int = 0
 ) -> tuple[list[tuple[int, str, int]], np.ndarray]:
-  """(columns, float32 [n, C]): states that drift, gates that snap between open and closed."""
+  """Return (columns, values float32 [n, C]): states that drift, and gates that open and close."""
   rng = np.random.default_rng(seed)
   columns = list(itertools.product(range(layers), QUANTITIES[cell], range(hidden)))
   values = np.empty((n, len(columns)), np.float32)
@@ -69,7 +69,10 @@ def recording(
 
 
 def excerpt(text: str, layers=2, hidden=8, cell="lstm", seed=0) -> explorer.Excerpt:
-  """Cell 1:3 says whether quotes are open, a character late; cell 0:5 ramps along the line."""
+  """Return an excerpt with two planted units.
+
+  Unit 1:3 follows open quotes with a delay of one character. Unit 0:5 grows along each line.
+  """
   n, rng = len(text), np.random.default_rng(seed)
   columns, values = recording(n, layers, hidden, cell, seed)
   labels = {name: tuple(hypotheses.HYPOTHESES[name].function(text)) for name in NAMES}
@@ -85,7 +88,7 @@ def excerpt(text: str, layers=2, hidden=8, cell="lstm", seed=0) -> explorer.Exce
   chances = -np.sort(-rng.dirichlet(np.full(min(5, len(symbols)) + 1, 0.4), n)[:, :-1])
   pad = ((0, 0), (0, 5 - chances.shape[1]))
   ids = rng.integers(0, len(symbols), (n, 5))
-  # Half of the time the likeliest is what comes.
+  # The most probable token is the next token in half of the positions.
   ids[:-1, 0] = np.where(
     rng.random(n - 1) < 0.5, [symbols.index(each) for each in text[1:]], ids[:-1, 0]
   )
@@ -95,7 +98,7 @@ def excerpt(text: str, layers=2, hidden=8, cell="lstm", seed=0) -> explorer.Exce
 
 
 def study(layers=2, hidden=8, cell="lstm", seed=0) -> dict:
-  """As cells.json has it, for `excerpt` of the same sizes."""
+  """Return the content of cells.json for an `excerpt` with the same sizes."""
   rng = np.random.default_rng(seed)
   cells = layers * hidden
   scores = {name: np.round(rng.uniform(-0.3, 0.3, cells), 4).tolist() for name in NAMES}
@@ -104,7 +107,7 @@ def study(layers=2, hidden=8, cell="lstm", seed=0) -> dict:
   scores["line-position"][line[0] * hidden + line[1]] = 0.91
   scores["url"] = [None] * cells
   table = [hypotheses.HYPOTHESES[name] for name in NAMES]
-  found = [_finding(each, scores[each.name], hidden, rng) for each in table]
+  findings = [_finding(each, scores[each.name], hidden, rng) for each in table]
   return {
     "run": "runs/made-up",
     "step": 7394,
@@ -120,7 +123,7 @@ def study(layers=2, hidden=8, cell="lstm", seed=0) -> dict:
     "hypotheses": [
       {"name": h.name, "kind": h.kind, "about": h.about, "predicts": h.predicts} for h in table
     ],
-    "findings": found,
+    "findings": findings,
     "scores": scores,
     "interpretable": {
       "count": 2,
@@ -130,16 +133,16 @@ def study(layers=2, hidden=8, cell="lstm", seed=0) -> dict:
       "high": min(1.0, 7 / cells),
       "by_hypothesis": {"in-quotes": 1, "line-position": 1, "near-line-end": 0},
     },
-    "ablations": [_ablation(f, rng) for f in found[:2]],
-    "steering": [_steering(found[1])],
+    "ablations": [_ablation(f, rng) for f in findings[:2]],
+    "steering": [_steering(findings[1])],
     "saturation": [
       _saturated(layer, gate, hidden, rng)
       for layer in range(layers)
       for gate in QUANTITIES[cell]
       if gate in "ifo"
     ],
-    "emergence": [_emergence(f, rng) for f in found[:3]],
-    "notes": ["The halves are whole documents.", "Made up: no network was trained for this."],
+    "emergence": [_emergence(f, rng) for f in findings[:3]],
+    "notes": ["The halves are whole documents.", "The data are synthetic."],
   }
 
 
@@ -223,7 +226,7 @@ def _steering(finding) -> dict:
 
 
 def _saturated(layer, gate, hidden, rng) -> dict:
-  left, right, _ = rng.dirichlet((0.6, 0.6, 1.2), hidden).T
+  left, right, _ = rng.dirichlet((0.6, 0.6, 1.2), hidden).T  # shares of left- and right-saturation
   return {"layer": layer, "gate": gate, "left": left.tolist(), "right": right.tolist()}
 
 

@@ -1,4 +1,4 @@
-"""Probabilities of counted n-grams, one text or one context at a time, in float64."""
+"""Probabilities of n-gram counts for a single text, or for contexts of the same length."""
 
 import itertools
 
@@ -6,7 +6,7 @@ import numpy as np
 
 
 def log_prob(counts, ids, start=0, order=None):
-  """Return log p of every token from `start` on after up to order - 1 before it: [T]."""
+  """Return log p of every token from position `start`, given up to order - 1 tokens: [T]."""
   order = order or counts.order
   begin = max(0, start - order + 1)
   p = next(itertools.islice(counts.by_order(ids, [(begin, len(ids))]), order - 1, None))
@@ -14,7 +14,7 @@ def log_prob(counts, ids, start=0, order=None):
 
 
 def distribution(counts, contexts_BxC):
-  """Return p of every token after contexts of one length: [B, V]."""
+  """Return p of every token after each context: [B, V]."""
   contexts_BxC = np.asarray(contexts_BxC, int)
   (B, C), V = contexts_BxC.shape, counts.vocab
   text = np.concatenate([contexts_BxC.repeat(V, 0), np.tile(np.arange(V), B)[:, None]], axis=1)

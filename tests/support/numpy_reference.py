@@ -1,8 +1,8 @@
-"""The stacked character RNN in float64 NumPy, forward and backward by hand: checks the JAX code.
+"""A reference implementation of the network in float64 NumPy, with a hand-written backward pass.
 
-T steps, B streams, V characters, E embedding size, H units; row vectors, so x @ W. A name `d_a` is
-the gradient of the loss with respect to `a`. One-hot inputs are written out, so that the embedding
-(or W_xh, without one) is a matrix product like any other.
+Shapes: T steps, B streams, V tokens, E embedding width, H units. Vectors are rows, so a product is
+written x @ W. A name `d_a` is the gradient of the loss with respect to `a`. Inputs are explicit
+one-hot vectors, so that the embedding (or the first W_xh) is an ordinary matrix product.
 
 Sources: rnn https://karpathy.github.io/2015/05/21/rnn-effectiveness/;
 lstm and gru as in cuDNN and PyTorch (torch.nn.LSTM, torch.nn.GRU).
@@ -14,7 +14,10 @@ N_GATES = {"rnn": 1, "lstm": 4, "gru": 3}
 
 
 def rnn_forward(p, x, carry):
-  """h = tanh(x W_xh + h_prev W_hh + b_h)"""
+  """Take one step; return the carry and the values that the backward pass needs.
+
+  h = tanh(x W_xh + h_prev W_hh + b_h)
+  """
   h_prev = carry["h"]
   h = np.tanh(x @ p["W_xh"] + h_prev @ p["W_hh"] + p["b_h"])
   return {"h": h}, (x, h_prev, h)
@@ -28,7 +31,10 @@ def rnn_backward(p, saved, d_carry):
 
 
 def lstm_forward(p, x, carry):
-  """i, f, o = sigmoid(..), g = tanh(..);  c = f * c_prev + i * g;  h = o * tanh(c)"""
+  """Take one step; return the carry and the values that the backward pass needs.
+
+  i, f, o = sigmoid(..), g = tanh(..);  c = f * c_prev + i * g;  h = o * tanh(c)
+  """
   h_prev, c_prev = carry["h"], carry["c"]
   a = x @ p["W_xh"] + h_prev @ p["W_hh"] + p["b_h"]
   a_i, a_f, a_g, a_o = np.split(a, 4, axis=-1)
@@ -52,7 +58,9 @@ def lstm_backward(p, saved, d_carry):
 
 
 def gru_forward(p, x, carry):
-  """r, z = sigmoid(..);  n = tanh(x W_xn + b_n + r * m), m = h_prev W_hn + b_hn;
+  """Take one step; return the carry and the values that the backward pass needs.
+
+  r, z = sigmoid(..);  n = tanh(x W_xn + b_n + r * m), m = h_prev W_hn + b_hn;
   h = (1 - z) * n + z * h_prev
   """
   h_prev = carry["h"]
@@ -78,13 +86,13 @@ def gru_backward(p, saved, d_carry):
 
 
 def affine_backward(p, x, h_prev, d_u, d_v):
-  """Backward through u = x W_xh + b_h and v = h_prev W_hh."""
+  """Return the gradients of u = x W_xh + b_h and v = h_prev W_hh: (d_x, d_h_prev, d_p)."""
   d_p = {"W_xh": x.T @ d_u, "W_hh": h_prev.T @ d_v, "b_h": d_u.sum(0)}
   return d_u @ p["W_xh"].T, d_v @ p["W_hh"].T, d_p
 
 
 def sigmoid(a):
-  return (1 + np.tanh(a / 2)) / 2  # = 1 / (1 + exp(-a)), without the overflow
+  return (1 + np.tanh(a / 2)) / 2  # equals 1 / (1 + exp(-a)), but does not overflow
 
 
 FORWARD = {"rnn": rnn_forward, "lstm": lstm_forward, "gru": gru_forward}
@@ -92,6 +100,7 @@ BACKWARD = {"rnn": rnn_backward, "lstm": lstm_backward, "gru": gru_backward}
 
 
 def layer_forward(cell, p, xs, carry):
+  """Run a layer over all steps; return (h_TxBxH, the final carry, values for the backward pass)."""
   hs, saved = [], []
   for x in xs:
     carry, saved_t = FORWARD[cell](p, x, carry)
@@ -101,7 +110,10 @@ def layer_forward(cell, p, xs, carry):
 
 
 def layer_backward(cell, p, saved, d_hs):
-  """Backward through time; the loss does not see the final carry, so that d_carry starts at 0."""
+  """Run a layer backward through time; return (d_xs, the gradient of the first carry, d_p).
+
+  The loss does not depend on the final carry, so d_carry starts at 0.
+  """
   d_carry = {k: np.zeros_like(d_hs[0]) for k in (("h", "c") if cell == "lstm" else ("h",))}
   d_p = {k: np.zeros_like(v) for k, v in p.items()}
   d_xs = []
@@ -113,7 +125,10 @@ def layer_backward(cell, p, saved, d_hs):
 
 
 def cross_entropy(logits_TxBxV, y_TxB):
-  """loss = -mean log softmax(logits)[y], in nats;  d_logits = (softmax(logits) - onehot(y)) / TB"""
+  """Return the mean loss in nats and its gradient, [T, B, V].
+
+  loss = -mean log softmax(logits)[y];  d_logits = (softmax(logits) - onehot(y)) / TB
+  """
   shifted = logits_TxBxV - logits_TxBxV.max(-1, keepdims=True)
   log_p = shifted - np.log(np.exp(shifted).sum(-1, keepdims=True))
   onehot_y = np.eye(log_p.shape[-1])[y_TxB]
@@ -121,7 +136,7 @@ def cross_entropy(logits_TxBxV, y_TxB):
 
 
 def loss_and_gradients(cell, params, x_TxB, y_TxB, carry):
-  """Returns loss, logits_TxBxV, final carry, gradients (tree of params), gradient of the carry."""
+  """Return (loss, logits_TxBxV, final carry, gradients like params, gradient of the carry)."""
   params = {k: as_float64(v) for k, v in params.items()}
   layers = [params[f"layer_{k}"] for k in range(len(carry))]
   head = params["head"]
@@ -152,7 +167,10 @@ def as_float64(leaves):
 
 
 def random_params(cell, V, E, H, layers, rng):
-  """Every leaf normal, biases too, so that no term hides behind a zero; E = 0 for no embedding."""
+  """Return random parameters; E = 0 means no embedding.
+
+  Biases are random too, since an error in a term that is multiplied by zero would not be detected.
+  """
 
   def normal(*shape):
     return rng.normal(size=shape) / np.sqrt(shape[0] if len(shape) > 1 else 4)
@@ -167,6 +185,6 @@ def random_params(cell, V, E, H, layers, rng):
 
 
 def random_carry(cell, B, H, layers, rng):
-  """A carry inside the cells' range, |h| < 1."""
+  """Return a random carry with |h| < 1, the range of the cells."""
   keys = ("h", "c") if cell == "lstm" else ("h",)
   return tuple({k: np.tanh(rng.normal(size=(B, H))) for k in keys} for _ in range(layers))

@@ -1,11 +1,11 @@
-"""Small archives, made by hand: tarballs, and Debian packages that carry one."""
+"""Build small archives: tarballs, and Debian packages."""
 
 import io
 import tarfile
 
 
 def tarball(files, mode="w:xz"):
-  """A tarball of files, name -> content; None is a link to a file outside."""
+  """Return a tarball of files {name: content}; the content None is a link to /etc/passwd."""
   packed = io.BytesIO()
   with tarfile.open(fileobj=packed, mode=mode) as tar:
     for name, content in files.items():
@@ -19,7 +19,7 @@ def tarball(files, mode="w:xz"):
 
 
 def deb(files, data="data.tar.xz", mode="w:xz"):
-  """A Debian package that installs the files: ar(5) with three members."""
+  """Return a Debian package that installs files {name: content}: ar(5) with three members."""
   members = {"debian-binary": b"2.0\n", "control.tar.xz": b"odd", data: tarball(files, mode)}
   return b"!<arch>\n" + b"".join(_member(*member) for member in members.items())
 

@@ -1,4 +1,4 @@
-"""An LSTM with weights set by hand: one cell tracks quotes, another counts columns."""
+"""An LSTM with two hand-set units: one tracks quotes, and one counts the characters of a line."""
 
 import types
 
@@ -17,12 +17,15 @@ def model(vocab, hidden=HIDDEN, cell="lstm"):
 
 
 def params(net, symbols, seed=0):
-  """Random but for the two: at a quote c of one goes from 0 to 1 or back, that of the other grows
-  by 0.01 a character and is forgotten at a line end."""
+  """Return random parameters, except for those of the two units QUOTES and COLUMN.
+
+  At each quote, the cell state of QUOTES changes from 0 to 1 or from 1 to 0. The cell state of
+  COLUMN grows by 0.01 per character and is reset at a line end.
+  """
   params = jax.tree.map(np.array, jax.jit(net.init)(jax.random.key(seed)))
   layer, H = params["layer_0"], net.units["layer_0"]["h"]
   i, f, g, o = (slice(n * H, (n + 1) * H) for n in range(4))
-  layer["W_hh"][[QUOTES, COLUMN]] = 0  # else other units would reach them
+  layer["W_hh"][[QUOTES, COLUMN]] = 0  # The two units do not affect other units.
   for cell in (QUOTES, COLUMN):
     for gate in (i, f, g, o):
       layer["W_xh"][:, gate][:, cell] = 0
@@ -38,29 +41,30 @@ def params(net, symbols, seed=0):
 
 
 def ids(text):
-  """Return the sorted characters of a text, and its ids."""
+  """Return the sorted distinct characters of a text, and the text as ids."""
   symbols = sorted(set(text))
   return symbols, np.array([symbols.index(each) for each in text], np.uint8)
 
 
 def _labelled(text, names):
-  chosen = [hypotheses.HYPOTHESES[name]._replace(confounds=()) for name in names]
-  return chosen, hypotheses.label_documents(chosen, [text])
+  """Return hypotheses by name, without confounds, and the labels of a text."""
+  table = [hypotheses.HYPOTHESES[name]._replace(confounds=()) for name in names]
+  return table, hypotheses.label_documents(table, [text])
 
 
 def prepare(text, names, **options):
-  """Return targets and design for a text that is one document."""
+  """Return targets and design for a text that is a single document."""
   return effects.prepare(*_labelled(text, names), [(0, len(text))], **options)
 
 
 def subject(net, text, names, recorded, scratch):
-  """Return a recording of a text that is one document as the subject of a study."""
-  chosen, labelled = _labelled(text, names)
+  """Return the subject of a study: a network recorded on a text that is a single document."""
+  table, labelled = _labelled(text, names)
   return recording.Subject(
     types.SimpleNamespace(model=net),
     recording.Text("planted", ids(text)[1], ((0, len(text)),), "prose", (text,)),
     recording.Settings(),
-    {each.name: each for each in chosen},
+    {each.name: each for each in table},
     labelled,
     recorded,
     scratch,

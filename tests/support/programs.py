@@ -1,4 +1,4 @@
-"""Runs of the real launch.py on a small text."""
+"""Run the real launch.py on a small text, in subprocesses."""
 
 import json
 import os
@@ -11,7 +11,7 @@ import time
 
 from charrnn.runs import checkpoints, metrics
 
-# What C++ collectives say, threads in each other's lines.
+# Output of the C++ collectives; the lines of several threads are interleaved.
 GLOO = re.compile(
   r"\[Gloo\] Rank |is connected to|peer ranks\.|Expected number of connected peer ranks is :|\d|\s"
 )
@@ -37,7 +37,7 @@ def get_config(variant=""):
 
 
 def prepare(folder):
-  """A folder to work in, with a text and an experiment."""
+  """Write a text and the experiment tiny.py to a folder; return the folder."""
   rng = random.Random(0)
   words = ["to", "be", "or", "not", "that", "is", "the", "question", "whether", "nobler"]
   text = " ".join(rng.choice(words) for _ in range(3000))
@@ -47,6 +47,7 @@ def prepare(folder):
 
 
 def start(folder, *arguments, environment=None):
+  """Start launch.py in a folder; return the process."""
   return subprocess.Popen(
     [sys.executable, str(ROOT / "launch.py"), *arguments],
     cwd=folder,
@@ -58,19 +59,22 @@ def start(folder, *arguments, environment=None):
 
 
 def finish(process, timeout=120):
-  """(exit code, stderr); kills what takes too long, since a hung process heeds no less."""
+  """Wait for a process; return (exit code, stderr).
+
+  After `timeout` seconds, kill it (a hung process may ignore other signals) and fail.
+  """
   try:
     out, err = process.communicate(timeout=timeout)
   except subprocess.TimeoutExpired:
     process.kill()
     out, err = process.communicate()
-    raise AssertionError(f"took more than {timeout} s:\n{err}") from None
+    raise AssertionError(f"the process took more than {timeout} s:\n{err}") from None
   assert not GLOO.sub("", out), out
   return process.returncode, err
 
 
 def wait_for_step(process, workdir, step):
-  """Until metrics.jsonl has come to a step, or the process has ended."""
+  """Wait until metrics.jsonl reaches a step, or the process ends."""
   while process.poll() is None:
     lines = metrics.read(workdir)
     if lines and lines[-1]["step"] >= step:
@@ -79,13 +83,13 @@ def wait_for_step(process, workdir, step):
 
 
 def wait_for_log(process, workdir, words):
-  """Until a run's log says something, or the process has ended."""
+  """Wait until the log of a run contains these words, or the process ends."""
   while process.poll() is None and words not in (workdir / "log.txt").read_text():
     time.sleep(0.02)
 
 
 def result(workdir):
-  """All that a run computes, and nothing that a clock decides."""
+  """Return everything that a run computes, without times."""
   newest = checkpoints.steps(workdir / "checkpoints")[-1]
   meta = checkpoints.read_meta(workdir / "checkpoints", newest)
   names = ("step", "epoch", "train/loss", "grad_norm", "learning_rate", "valid/loss")
@@ -100,5 +104,5 @@ def result(workdir):
 
 
 def contents(workdir):
-  """Every file's bytes."""
+  """Return the bytes of every file in a run directory."""
   return {p: p.read_bytes() for p in sorted(workdir.rglob("*")) if p.is_file()}

@@ -1,4 +1,4 @@
-"""A small layer of every cell, networks of 2 x 12 units, and how far arrays are from each other."""
+"""Small layers and networks of every cell, their gradients, and a comparison of arrays."""
 
 import jax
 import jax.numpy as jnp
@@ -12,11 +12,15 @@ V, H = 7, 12
 
 
 def network(cell, **fields):
+  """Return a network with 2 layers of 12 units; `fields` override these values."""
   return rnn.make(V, cell=cell, **{"layers": 2, "hidden": H} | fields)
 
 
 def assert_close(actual, expected, tolerance):
-  """Compare trees relative to each array's norm, since single entries may vanish."""
+  """Compare trees of arrays. The tolerance is relative to the norm of each expected array.
+
+  Comparing single entries would fail for entries near zero.
+  """
   flat_actual, tree = jax.tree.flatten(actual)
   flat_expected, expected_tree = jax.tree.flatten(expected)
   assert tree == expected_tree
@@ -26,7 +30,7 @@ def assert_close(actual, expected, tolerance):
 
 
 def layer(cell, T=5, B=3, ids=False):
-  """Return parameters, a state and an input [T, B, H] or ids [T, B]; no entry is zero."""
+  """Return random parameters, a random state, and an input [T, B, H] or ids [T, B]."""
   params = numpy_reference.random_params(cell, V, 0, H, 2, np.random.default_rng(0))
   params = {k: jnp.asarray(v, jnp.float32) for k, v in params[f"layer_{int(not ids)}"].items()}
   key = jax.random.key(0)
@@ -37,7 +41,10 @@ def layer(cell, T=5, B=3, ids=False):
 
 
 def gradients(run_layer, params, state, x):
-  """Return a sum over all outputs and its gradient by parameters, state and (if not ids) input."""
+  """Return a weighted sum of all outputs, and its gradients.
+
+  The gradients are those by the parameters, the state and, if it is not ids, the input.
+  """
 
   def total(params, state, x):
     last, h_TxBxH, *_ = run_layer(params, state, x)

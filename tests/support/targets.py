@@ -1,4 +1,4 @@
-"""Targets of labels that tests make."""
+"""Build targets from labels."""
 
 import numpy as np
 
@@ -6,12 +6,13 @@ from charrnn.analysis import effects, inference, labels
 
 
 def label(values, mask=None):
+  """Return a label that is defined everywhere, or where `mask` is True."""
   values = np.asarray(values, np.float32)
   return labels.Label(values, np.ones(len(values), bool) if mask is None else mask)
 
 
 def make(labelled, confounds=None, predictions=(), of_next=()):
-  """Return targets of {name: (kind, label)}."""
+  """Return the targets of labels {name: (kind, label)}."""
   hypotheses = [
     labels.Hypothesis(
       name,
@@ -29,5 +30,5 @@ def make(labelled, confounds=None, predictions=(), of_next=()):
 
 
 def in_two(n):
-  """Return the two halves of n characters, one after the other."""
+  """Return the first and the second half of n characters."""
   return inference.Halves(((0, n // 2),), ((n // 2, n),), "blocks")

@@ -1,4 +1,4 @@
-"""Small things to train."""
+"""A tiny model, config, text and trainer for tests of training."""
 
 import numpy as np
 
@@ -16,7 +16,7 @@ def model(vocab=V, **fields):
 
 
 def config(**overrides):
-  """A whole config of a run that takes seconds; a key's double underscore is a dot."""
+  """Return the config of a run that takes seconds; optimizer__eps=1 overrides optimizer.eps."""
   c = config_lib.default()
   c.update(
     {"batch_size": 8, "window": 5, "epochs": 1.0, "max_steps": 12, "eval_every": 6, "log_every": 4}
@@ -30,7 +30,7 @@ def config(**overrides):
 
 
 def ids(length=1000, vocab=V, seed=0):
-  """A walk that mostly counts on, so that there is something to learn."""
+  """Return ids that mostly count up, modulo `vocab`, so that a model can learn to predict them."""
   rng = np.random.default_rng(seed)
   steps_N = np.where(rng.random(length) < 0.8, 1, rng.integers(0, vocab, length))
   return (np.cumsum(steps_N) % vocab).astype(np.uint8)
@@ -43,10 +43,10 @@ def windows(c, length=1000):
 
 
 def trainer(workdir, c, samples=None, losses=None, **fields):
-  """Return a Trainer whose last 200 characters are for validation.
+  """Return a Trainer on a text with the last 200 tokens for validation.
 
-  The parameters that it would sample with go to `samples`.
-  `losses`: validation losses instead of those of the model; None yields no metric.
+  Instead of sampling, it stores the parameters in `samples` by step. `losses` replaces the
+  validation losses of the model; the loss None yields no metric.
   """
   workdir.mkdir(exist_ok=True)
   samples = {} if samples is None else samples
@@ -56,8 +56,8 @@ def trainer(workdir, c, samples=None, losses=None, **fields):
 
   def evaluator(params, step):
     if losses is None:
-      segments = [splits.Span(n - 200, n)]
-      yield "valid/loss", score.loss(net, params, text, segments, **settings)
+      spans = [splits.Span(n - 200, n)]
+      yield "valid/loss", score.loss(net, params, text, spans, **settings)
     elif (loss := losses.pop(0)) is not None:
       yield "valid/loss", loss
 
@@ -68,7 +68,7 @@ def trainer(workdir, c, samples=None, losses=None, **fields):
 
 
 class Steps:
-  """Train steps on a number of devices, from the state that a seed gives."""
+  """Train steps on a number of devices, from the initial state of the config's seed."""
 
   def __init__(self, net, c, *, devices=1):
     self.c, self.windows = c, windows(c)
@@ -86,7 +86,7 @@ class Steps:
     )
 
   def run(self, state, count):
-    """Return the state after `count` steps, as it is stored, and their losses."""
+    """Return the state after `count` steps, in the form that checkpoints store, and the losses."""
     first, losses = int(state.step), []
     state = self.step.put(state)
     for step in range(first, first + count):

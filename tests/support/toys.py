@@ -1,4 +1,4 @@
-"""Models that are no networks: the sampler must not look inside."""
+"""Markov chains with the interface of models, since samplers must not depend on networks."""
 
 import jax
 import jax.numpy as jnp
@@ -8,7 +8,7 @@ from charrnn.models import rnn
 
 
 class Chain:
-  """A Markov chain: params[i] are the logits of what follows i. Its carry counts what it read."""
+  """A Markov chain: params[i] are the logits of the token after i. The carry counts tokens."""
 
   def initial_carry(self, batch):
     return {"read": jnp.zeros(batch, jnp.int32)}
@@ -21,7 +21,7 @@ class Chain:
 
 
 class Clocked(Chain):
-  """A Markov chain that changes by the step: params[n, i] follow i as the n-th that is read."""
+  """A Markov chain that depends on the step: params[n, i] are the logits after i as token n."""
 
   def apply(self, params, ids_TxB, carry, *, clamp=None):
     n_TxB = carry["read"] + jnp.arange(len(ids_TxB))[:, None]
@@ -29,7 +29,7 @@ class Clocked(Chain):
 
 
 def cycle(V):
-  """Logits of a chain that counts 0, 1, ..., V-1, 0, ... and never errs."""
+  """Return the logits of a deterministic chain that counts 0, 1, ..., V-1, 0, ..."""
   return np.where(np.roll(np.eye(V), 1, axis=1) > 0, 0.0, -np.inf).astype(np.float32)
 
 
@@ -38,7 +38,7 @@ def lstm(vocab=11):
 
 
 def lstm_params(vocab=11):
-  """A model and its parameters, larger than at the start of training: it matters what was read."""
+  """Return a model and parameters that are large enough for its outputs to depend on the input."""
   model = lstm(vocab)
   rng = np.random.default_rng(1)
   shapes = jax.eval_shape(model.init, jax.random.key(0))

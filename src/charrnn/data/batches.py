@@ -37,7 +37,7 @@ class TrainingWindows:
     self._length = sum(stop - start for start, stop in spans)
     check_length(self._length, batch, window)
     self.steps_per_epoch = self._length / (batch * window)
-    # The end of each span on the circle, and the offset from circle to text positions in the span.
+    # For each span: its end in the concatenation, and the offset to add to get corpus positions.
     self._stops = np.cumsum([stop - start for start, stop in spans], dtype=np.int64)
     self._shifts = np.array([stop for _, stop in spans], np.int64) - self._stops
 
@@ -72,11 +72,10 @@ def scoring_windows(
   """Yield windows that together score every token of the spans once.
 
   Every token of `scorable_spans` is a target with weight 1 exactly once. There are about `streams`
-  streams in total, in text order. Each span gets a share in proportion to its length: at least one
-  stream, and only as many as leave each at least one window long. A stream first reads up to
-  `burn_in` preceding tokens with weight 0. These may precede the span, but not the start of its
-  document (see `starts`; position 0 is always a start). After its end a stream reads id 0 with
-  weight 0.
+  streams in total, in text order. Each span gets a number of streams in proportion to its length:
+  at least one, and at most one per whole window. A stream first reads up to `burn_in` preceding
+  tokens with weight 0. These may precede the span, but not the start of the document. `starts` are
+  the starts of documents; 0 is always one. After its end a stream reads id 0 with weight 0.
   """
   edges, scorable = [], list(scorable_spans(spans, starts))
   total = sum(stop - start for start, stop in scorable)

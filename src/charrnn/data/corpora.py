@@ -19,6 +19,7 @@ from charrnn.data import downloads, sources, tokenizers
 
 _FORMAT = 1  # version of the cache entries
 _NEWLINE = ord("\n")
+_LABELS = {"alphabet": "vocabulary", "recognised": "recognized"}  # display labels
 
 
 class Document(NamedTuple):
@@ -217,7 +218,7 @@ def describe(corpus: Corpus, lines: int = 10) -> str:
 
   Control characters are escaped, so the text is safe to print to a terminal.
   """
-  facts = {key: _format(value) for key, value in corpus.provenance.items()}
+  facts = {_LABELS.get(key, key): _format(value) for key, value in corpus.provenance.items()}
   names = [document.name for document in corpus.documents[:5]]
   more = len(corpus.documents) - len(names)
   facts["documents"] = ", ".join(names) + (f" and {more} more" if more else "")

@@ -39,7 +39,8 @@ def blocks(path: pathlib.Path, size: float = math.inf) -> Iterator[bytes]:
         size -= len(block)
         yield block
   except OSError as error:
-    raise errors.UserError(f"cannot read {path}: {error.strerror}") from error
+    text = f"cannot read {path}: {error.strerror}; correct its permissions, or use another file"
+    raise errors.UserError(text) from error
 
 
 def fingerprint(path: pathlib.Path, name: str = "", limit: float = math.inf) -> File:
@@ -73,17 +74,18 @@ def fetch(url: str, digest: str | None, name: str) -> pathlib.Path:
 
 
 def _receive(url: str, target: pathlib.Path) -> Iterator[bytes]:
+  """Yield the content of a URL in blocks; raise UserError if it is incomplete or too slow."""
   deadline = time.monotonic() + DOWNLOAD_SECONDS
   try:
     with urllib.request.urlopen(url, timeout=STALL_SECONDS) as response:
-      missing = int(response.headers.get("Content-Length") or 0)
+      remaining = int(response.headers.get("Content-Length") or 0)
       while block := response.read(BLOCK):
-        missing -= len(block)
+        remaining -= len(block)
         yield block
         if time.monotonic() > deadline:
           raise TimeoutError(f"the download took longer than {DOWNLOAD_SECONDS:.0f} s")
-    if missing > 0:
-      raise ConnectionError(f"the last {missing} bytes are missing")
+    if remaining > 0:
+      raise ConnectionError(f"the last {remaining} bytes are missing")
   except (OSError, ValueError, http.client.HTTPException) as error:
     raise errors.UserError(
       f"cannot download {url}: {error}\n"

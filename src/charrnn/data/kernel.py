@@ -189,7 +189,7 @@ def _sizes(root: pathlib.Path, part: str) -> Iterator[tuple[str, int]]:
 
 
 def _first(files: Iterable[tuple[str, bytes]]) -> Iterator[tuple[str, bytes]]:
-  """Yield the Makefile and the files that the paper's text consists of; any order is accepted."""
+  """Yield the Makefile and the files of the paper's text; `files` may be in any order."""
   heap, total = [], 0  # The top of the heap is the file that is last in the shuffled order.
   for name, content in files:
     if name == "Makefile":

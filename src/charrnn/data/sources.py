@@ -126,7 +126,9 @@ def _folder(root: pathlib.Path) -> Source:
 
 
 def _raise_unreadable(error: OSError):
-  raise errors.UserError(f"cannot read the folder {error.filename}: {error.strerror}") from error
+  raise errors.UserError(
+    f"cannot read the folder {error.filename}: {error.strerror}; correct its permissions"
+  ) from error
 
 
 def _glob(pattern: str) -> Source:

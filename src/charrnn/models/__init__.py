@@ -1,6 +1,6 @@
 """The interface, construction and size of models. This module does not import JAX.
 
-A suffix such as the one of `logits_TxBxV` names the axes of an array. The letters always mean:
+A suffix names the axes of an array, for example `logits_TxBxV`. The letters have these meanings:
 
   T  steps in a window                           B  rows in a batch: streams, or texts to sample
   V  tokens in the vocabulary                    E  width of the embedding

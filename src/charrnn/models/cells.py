@@ -3,8 +3,8 @@
 The parameters of a layer are a dict with the names of the equations: `W_xh [D, G*H]`,
 `W_hh [H, G*H]`, `b_h [G*H]`. Vectors are rows, so a product is written `x @ W_xh`.
 
-Each cell is written twice; change both to change a cell. `rnn_step`, `gru_step` and `lstm_step` are
-the reference, which only tests run. Training and sampling run the factorization into matrix
+Each cell is written twice. To change a cell, change both. `rnn_step`, `gru_step` and `lstm_step`
+are the reference, which only tests run. Training and sampling run the factorization into matrix
 products, `join` and `update`. Layers compute the two products and their gradients, outside the
 scan where possible. `join` combines the products into the pre-activations. `update` maps (state,
 pre-activations) to (new state, gates) element by element.

@@ -211,13 +211,13 @@ class RNN:
 
 def make(vocab_size: int, *, init="modern", order=None, **fields) -> RNN:
   """Return the network for these fields of `config.model`; raise UserError if they are invalid."""
-  for name, value, known in (
+  for name, value, choices in (
     ("cell", fields["cell"], cells.CELLS),
     ("init", init, INITIALIZERS),
     ("unroll", fields.get("unroll", "auto"), ("auto", "scan", "cudnn")),
   ):
-    if value not in known:
-      raise errors.UserError(f"--config.model.{name}={value}: use one of {', '.join(known)}")
+    if value not in choices:
+      raise errors.UserError(f"--config.model.{name}={value}: use one of {', '.join(choices)}")
   network = Network(vocab_size, initializer=init, **fields)
   cell, unroll, forget_bias = network.cell, network.unroll, network.forget_bias
   if order is not None:
