@@ -1,4 +1,4 @@
-"""`charrnn eval`: documents, files of every character, types of errors, and what it refuses."""
+"""`charrnn eval`: documents, per-character outputs, types of errors, and error messages."""
 
 import csv
 import json
@@ -34,7 +34,7 @@ def nats(result):
   return [each["nats"] for each in result.json["results"]]
 
 
-def test_files_are_each_on_their_own_or_one_after_another(charrnn, trained, files):
+def test_files_are_scored_separately_or_with_carried_state(charrnn, trained, files):
   alone = [nats(charrnn("eval", trained["a"], path, "--json"))[0] for path in files]
   both = charrnn("eval", trained["a"], *files, "--json")
   assert nats(both) == alone and both.json["state"] == "reset"
@@ -52,14 +52,16 @@ def test_files_are_each_on_their_own_or_one_after_another(charrnn, trained, file
   assert len(lines) == 4 and lines[-1].endswith("all 2 texts")
 
 
-def test_a_split_has_its_documents_beginnings_left_out_when_reset(charrnn, trained, monkeypatch):
+def test_reset_state_excludes_the_first_character_of_each_document_of_a_split(
+  charrnn, trained, monkeypatch
+):
   run = trained["a"]
   carried = charrnn("eval", run, "--json")
   corpus = run_lib.load_corpus(run_lib.Run.open(run).config)
   (start, stop), *_ = run_lib.Run.open(run).splits().valid
   document = corpus.documents[0]
-  cut = [document._replace(start=a, stop=b) for a, b in [(0, start + 99), (start + 99, stop)]]
-  object.__setattr__(corpus, "documents", tuple(cut))
+  halves = [document._replace(start=a, stop=b) for a, b in [(0, start + 99), (start + 99, stop)]]
+  object.__setattr__(corpus, "documents", tuple(halves))
   monkeypatch.setattr(run_lib, "load_corpus", lambda config: corpus)
   reset = charrnn("eval", run, "--json", "--state=reset")
   assert reset.json["results"][0]["characters"] == carried.json["results"][0]["characters"] - 1
@@ -67,7 +69,7 @@ def test_a_split_has_its_documents_beginnings_left_out_when_reset(charrnn, train
   assert nats(charrnn("eval", run, "--json", "--state=carried")) == nats(carried)
 
 
-def test_a_table_of_every_character(charrnn, trained, tmp_path):
+def test_tsv_has_a_row_for_each_character(charrnn, trained, tmp_path):
   text = 'a "bottle"\\\n\tgreen, é\n' * 3
   text = "".join(c for c in text if c in SONG + "\n")
   path, table = tmp_path / "text.txt", tmp_path / "out.tsv"
@@ -85,7 +87,7 @@ def test_a_table_of_every_character(charrnn, trained, tmp_path):
   assert nats(result)[0] == pytest.approx(nats(charrnn("eval", trained["a"], path, "--json"))[0])
 
 
-def test_an_awkward_character_is_one_field():
+def test_special_characters_are_escaped_in_one_field():
   for symbol in "\n\t\r\\\"'é \x00\u2028\ud800\x85":
     field = eval_lib.escape("char", symbol)
     assert field.isprintable() and '"' not in field
@@ -94,7 +96,7 @@ def test_an_awkward_character_is_one_field():
   assert eval_lib.escape("byte", "é") == "\\xe9"
 
 
-def test_a_page_of_a_split_that_learns(charrnn, trained, tmp_path):
+def test_dynamic_evaluation_lowers_the_loss_and_is_named_on_the_page(charrnn, trained, tmp_path):
   page = tmp_path / "page.html"
   options = ("--characters", 500, "--html", page)
   plain = charrnn("eval", trained["a"], *options, "--json")
@@ -110,9 +112,7 @@ def test_a_page_of_a_split_that_learns(charrnn, trained, tmp_path):
   assert [path.name for path in tmp_path.iterdir()] == ["page.html"]
 
 
-def test_a_page_and_a_table_of_a_file_have_its_first_character_too(
-  charrnn, trained, files, tmp_path
-):
+def test_page_and_table_contain_the_first_character(charrnn, trained, files, tmp_path):
   table, page = tmp_path / "x.tsv", tmp_path / "x.html"
   result = charrnn("eval", trained["a"], files[0], "--html", page, "--tsv", table)
   assert result.code == 0, result.err
@@ -120,15 +120,15 @@ def test_a_page_and_a_table_of_a_file_have_its_first_character_too(
   assert page.read_text().count("<i") >= len(SONG)
 
 
-def test_the_errors_by_type(charrnn, trained, files):
-  found = charrnn("eval", trained["a"], *files, "--errors", "--json").json["errors"]
-  assert found["characters"] == len(SONG) + len(OTHER) - 2
-  assert sum(row["count"] for row in found["types"]) == found["errors"] > 0
-  shown = charrnn("eval", trained["a"], "--errors").out
-  assert "\n  n-gram " in shown and "\n  boost 0.5 " in shown
+def test_errors_are_counted_by_type(charrnn, trained, files):
+  counts = charrnn("eval", trained["a"], *files, "--errors", "--json").json["errors"]
+  assert counts["characters"] == len(SONG) + len(OTHER) - 2
+  assert sum(row["count"] for row in counts["types"]) == counts["errors"] > 0
+  table = charrnn("eval", trained["a"], "--errors").out
+  assert "\n  n-gram " in table and "\n  boost 0.5 " in table
 
 
-def test_an_ngram_has_no_gradient_to_follow(charrnn, a):
+def test_dynamic_evaluation_of_an_ngram_is_an_error(charrnn, a):
   config = json.loads((a / "config.json").read_text())
   config["model"] |= {"cell": "ngram", "order": 3}
   (a / "config.json").write_text(json.dumps(config))
@@ -137,46 +137,46 @@ def test_an_ngram_has_no_gradient_to_follow(charrnn, a):
   assert result.err.count("\n") == 1 and "an ngram, which has no gradient" in result.err
 
 
-def test_all_but_learning_of_an_ngram(charrnn, counted, tmp_path):
+def test_an_ngram_supports_all_options_but_dynamic(charrnn, counted, tmp_path):
   plain = charrnn("eval", counted, "--json")
   table, page = tmp_path / "x.tsv", tmp_path / "x.html"
-  found = charrnn("eval", counted, "--errors", "--tsv", table, "--html", page, "--json")
-  assert nats(found) == pytest.approx(nats(plain), rel=1e-5)
-  assert len(table.read_text().splitlines()) == found.json["errors"]["characters"] + 1
+  result = charrnn("eval", counted, "--errors", "--tsv", table, "--html", page, "--json")
+  assert nats(result) == pytest.approx(nats(plain), rel=1e-5)
+  assert len(table.read_text().splitlines()) == result.json["errors"]["characters"] + 1
   assert charrnn("eval", counted, "--dynamic").code == 2
 
 
 @pytest.mark.parametrize(
-  ("arguments", "said"),
+  ("arguments", "message"),
   [
-    (["--dynamic=-1"], "--dynamic=-1.0: must be 0 or more"),
-    (["--dynamic=nan"], "--dynamic=nan: must be 0 or more"),
-    (["--dynamic=inf"], "--dynamic=inf: must be 0 or more"),
-    (["--dynamic", "song.txt"], "give it as --dynamic=0.3, or --dynamic last"),
-    (["--dynamic", "--streams=4"], "--streams=4: --dynamic reads a single stream"),
+    (["--dynamic=-1"], "--dynamic=-1.0: must be finite and at least 0"),
+    (["--dynamic=nan"], "--dynamic=nan: must be finite and at least 0"),
+    (["--dynamic=inf"], "--dynamic=inf: must be finite and at least 0"),
+    (["--dynamic", "song.txt"], "use --dynamic=0.3, or put --dynamic last"),
+    (["--dynamic", "--streams=4"], "--streams=4: --dynamic uses a single stream"),
     (["--dynamic=1e38"], "smaller rate"),
     (["--characters=1"], "--characters=1: must be at least 2"),
-    (["--errors", "--split=train"], "--errors --split=train"),
+    (["--errors", "--split=train"], "--errors: it does not apply to the training text"),
     (["--tsv=."], "--tsv=. is a folder"),
     (["--html=none/there.html"], "there is no folder none"),
-    (["--html=x", "--tsv=./x"], "give two names"),
-    (["song.txt", "--tsv=song.txt"], "--tsv=song.txt is the text itself"),
-    (["song.txt", "other.txt", "--html=x"], "--html=x: it covers one text"),
+    (["--html=x", "--tsv=./x"], "use different names"),
+    (["song.txt", "--tsv=song.txt"], "--tsv=song.txt: it is also the text to score"),
+    (["song.txt", "other.txt", "--html=x"], "--html=x: only one text can be written"),
     (["--state=lost"], "--state"),
     (["none.txt"], "cannot read none.txt"),
   ],
 )
-def test_what_is_refused_in_a_line(charrnn, trained, files, arguments, said, monkeypatch):
+def test_errors_are_one_line(charrnn, trained, files, arguments, message, monkeypatch):
   monkeypatch.chdir(files[0].parent)
   result = charrnn("eval", trained["a"], *arguments)
   assert (result.code, result.out) == (2, "")
   line = result.err.splitlines()[-1]
-  assert line.startswith("charrnn: error: ") and said in line
+  assert line.startswith("charrnn: error: ") and message in line
   assert files[0].read_text() == SONG
   assert sorted(path.name for path in files[0].parent.iterdir()) == ["other.txt", "song.txt"]
 
 
-def test_a_text_that_is_all_beginnings(charrnn, trained, tmp_path, monkeypatch):
+def test_documents_of_one_character_cannot_be_scored(charrnn, trained, tmp_path, monkeypatch):
   corpus = run_lib.load_corpus(run_lib.Run.open(trained["a"]).config)
   document = corpus.documents[0]
   each = [document._replace(start=n, stop=n + 1) for n in range(len(corpus.ids))]
@@ -190,8 +190,8 @@ def test_a_text_that_is_all_beginnings(charrnn, trained, tmp_path, monkeypatch):
 FULL = pathlib.Path("/dev/full")
 
 
-@pytest.mark.skipif(not FULL.exists(), reason="needs a disk that is full")
-def test_a_full_disk_is_told_in_a_line(charrnn, trained, files):
+@pytest.mark.skipif(not FULL.exists(), reason="needs /dev/full")
+def test_a_full_disk_is_an_error_of_one_line(charrnn, trained, files):
   result = charrnn("eval", trained["a"], files[0], "--tsv", FULL)
   assert result.code == 2 and "cannot write /dev/full: No space left" in result.err
   command = [sys.executable, "-m", "charrnn.cli", "corpus"]

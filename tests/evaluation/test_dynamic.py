@@ -1,4 +1,4 @@
-"""Dynamic evaluation against a loop of plain gradient steps, and what it must never do."""
+"""Dynamic evaluation: equal to a loop of gradient steps, and without access to later text."""
 
 import jax
 import numpy as np
@@ -25,7 +25,7 @@ def nats(case, *arguments, **settings):
 
 
 def by_hand(case, rate, stop):
-  """-log p of ids[1:stop]: score 20, then a step on them, and so on."""
+  """Return -log p of ids[1:stop], alternating between scoring 20 tokens and a gradient step."""
   net, params, ids = case
 
   @jax.jit
@@ -34,7 +34,7 @@ def by_hand(case, rate, stop):
     each = layers.cross_entropy(logits, y)
     return each.mean(), (each[:, 0], carry)
 
-  found, carry = [], net.initial_carry(1)
+  pieces, carry = [], net.initial_carry(1)
   for start in range(0, stop - 1, 20):
     x, y = (
       ids[a : min(a + 20, stop - 1 + a - start), None].astype(int) for a in (start, start + 1)
@@ -43,21 +43,21 @@ def by_hand(case, rate, stop):
     norm = np.sqrt(sum(float((leaf**2).sum()) for leaf in jax.tree.leaves(grads)))
     scale = rate * min(1.0, dynamic.MAX_NORM / norm)
     params = jax.tree.map(lambda leaf, grad, s=scale: leaf - s * grad, params, grads)
-    found.append(each)
-  return np.concatenate(found)
+    pieces.append(each)
+  return np.concatenate(pieces)
 
 
 @pytest.mark.parametrize("clip", [5.0, 0.05])
-def test_it_is_a_loop_of_scoring_and_learning(case, clip, monkeypatch):
+def test_dynamic_evaluation_equals_a_loop_of_scoring_and_learning(case, clip, monkeypatch):
   monkeypatch.setattr(dynamic, "MAX_NORM", clip)
   jax.clear_caches()
-  found = nats(case, [(0, 1230)])
-  assert np.isnan(found[0])
-  np.testing.assert_allclose(found[1:], by_hand(case, 0.3, 1230), atol=1e-4)
+  nats_N = nats(case, [(0, 1230)])
+  assert np.isnan(nats_N[0])
+  np.testing.assert_allclose(nats_N[1:], by_hand(case, 0.3, 1230), atol=1e-4)
   jax.clear_caches()
 
 
-def test_nothing_is_learned_from_what_is_yet_to_come(case):
+def test_scores_do_not_depend_on_later_text(case):
   net, params, ids = case
   whole = nats(case, [(0, 1100)])
   for place in (1, 20, 21, 537, 1040):
@@ -67,34 +67,35 @@ def test_nothing_is_learned_from_what_is_yet_to_come(case):
     assert nats((net, params, changed), [(0, 1100)])[place] != whole[place]
 
 
-def test_at_a_rate_of_0_it_is_the_plain_loss(case):
+def test_rate_0_gives_the_plain_loss(case):
   plain = score.score(*case, [(200, 1500)], streams=1, window=64, burn_in=100)
   np.testing.assert_allclose(
     nats(case, [(200, 1500)], rate=0.0, burn_in=100), plain.nats, atol=1e-5
   )
 
 
-def test_it_helps_and_leaves_the_parameters_alone(case):
+def test_learning_lowers_the_loss_without_changing_the_parameters(case):
   before = jax.tree.map(np.array, case[1])
   assert read(case, [(0, 3000)]).mean < read(case, [(0, 3000)], rate=0.0).mean - 0.1
   jax.tree.map(np.testing.assert_array_equal, before, case[1])
 
 
-def test_a_document_begins_anew(case):
+def test_parameters_are_reset_at_each_document(case):
   net, params, ids = case
-  found = read(case, [(0, 1500)], starts=[0, 600], burn_in=30)
+  scores = read(case, [(0, 1500)], starts=[0, 600], burn_in=30)
   alone = nats((net, params, ids[600:]), [(0, 900)])
-  np.testing.assert_allclose(found.within([(600, 1500)]).nats, alone, atol=1e-6)
+  np.testing.assert_allclose(scores.within([(600, 1500)]).nats, alone, atol=1e-6)
 
 
-def test_what_was_learned_is_carried_from_segment_to_segment(case):
+def test_learned_parameters_carry_over_between_spans(case):
   whole = nats(case, [(0, 1500)])
   np.testing.assert_array_equal(nats(case, [(0, 700), (700, 1500)]), whole)
-  apart = read(case, [(0, 1000), (1500, 2500)], burn_in=100).within([(1500, 2500)])
+  separate = read(case, [(0, 1000), (1500, 2500)], burn_in=100).within([(1500, 2500)])
   alone = read(case, [(1500, 2500)], burn_in=100)
-  assert apart.mean < alone.mean
-  np.testing.assert_allclose(  # what stands between is read, and not learned from
-    apart.nats,
+  assert separate.mean < alone.mean
+  # Text between spans is context only; the model does not learn from it.
+  np.testing.assert_allclose(
+    separate.nats,
     read((*case[:2], _noisy(case[2], 1000, 1399)), [(0, 1000), (1500, 2500)], burn_in=100)
     .within([(1500, 2500)])
     .nats,
@@ -107,6 +108,6 @@ def _noisy(ids, start, stop):
   return changed
 
 
-def test_parameters_that_are_not_finite_are_told(case):
+def test_diverged_parameters_raise_an_error(case):
   with pytest.raises(errors.UserError, match="smaller rate"):
     read(case, [(0, 500)], rate=1e38)

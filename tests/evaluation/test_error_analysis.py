@@ -1,4 +1,4 @@
-"""Errors by type: each oracle on errors that are planted where no other oracle takes them away."""
+"""Errors by type: each oracle on errors planted where no earlier oracle removes them."""
 
 import re
 
@@ -10,8 +10,8 @@ from charrnn.evaluation import error_analysis as oracles
 
 RNG = np.random.default_rng(0)
 FIRST, SECOND, ENDS = "kmnp", "abcdefgh", (" ", ", ", "; ", "\n")
-# No string tells what comes next, but that a space follows a comma or a semicolon. `mu` occurs five
-# times and `mv` six.
+# The next character is unpredictable, except that a space follows a comma or a semicolon. `mu`
+# occurs five times and `mv` six.
 WORDS = [f"{RNG.choice(list(FIRST))}{RNG.choice(list(SECOND))}" for _ in range(4000)]
 for number in range(11):
   WORDS[300 * (number + 1)] = "mu" if number < 5 else "mv"
@@ -22,28 +22,28 @@ FILLING = re.sub("mu|mv", "mb", TRAINING)
 
 @pytest.fixture(scope="module")
 def training():
-  ids = ALPHABET.encode("zebra " + TRAINING)  # before the part that is trained on
+  ids = ALPHABET.encode("zebra " + TRAINING)  # The first 6 characters are not training text.
   return oracles.count_training(ids, [(6, len(ids))], ALPHABET.tokens)
 
 
 def named(training, text, p, *, start=0, begins=(0,)):
-  """The type of every character from `start` on, or None."""
+  """Return the type of every character from `start` on, or None."""
   places = np.arange(start, len(text))
-  found = oracles.classify(training, ALPHABET.encode(text), places, np.asarray(p)[start:], begins)
-  return [None if kind == oracles.NONE else oracles.TYPES[kind] for kind in found]
+  types = oracles.classify(training, ALPHABET.encode(text), places, np.asarray(p)[start:], begins)
+  return [None if kind == oracles.NONE else oracles.TYPES[kind] for kind in types]
 
 
 def errors_in(training, text, at, p=0.05, **where):
-  """The types of the errors of a text, which are planted at the places `at`."""
-  given = np.full(len(text), 0.9)
-  given[list(at)] = p
-  found = named(training, text, given, **where)
+  """Return the types of the errors of a text, which are planted at the positions `at`."""
+  p_N = np.full(len(text), 0.9)
+  p_N[list(at)] = p
+  names = named(training, text, p_N, **where)
   start = where.get("start", 0)
-  assert [n + start for n, name in enumerate(found) if name] == sorted(at)
-  return [name for name in found if name]
+  assert [n + start for n, name in enumerate(names) if name] == sorted(at)
+  return [name for name in names if name]
 
 
-def test_what_a_short_string_foretells_is_an_error_of_the_ngrams(training):
+def test_a_character_that_an_ngram_predicts_is_an_ngram_error(training):
   text = FILLING[:600] + "ka, nb"
   assert errors_in(training, text, [603]) == ["n-gram"]
 
@@ -55,23 +55,23 @@ def test_what_a_short_string_foretells_is_an_error_of_the_ngrams(training):
     *((1000, "memory 1000"), (1001, "memory 5000"), (5000, "memory 5000"), (5001, "rare word")),
   ],
 )
-def test_a_word_that_was_there_before(training, distance, name):
+def test_a_repeated_word_is_a_memory_error(training, distance, name):
   between = FILLING[: distance - 6] + " "
   text = FILLING[5000:5600] + "\nzebra" + between + "zebra"
   second = text.rindex("zebra")
   assert second - text.index("zebra") == distance
-  # Nobody could know which word comes, but the oracle of rare ones takes away its first character.
+  # Memory does not cover the first character of a word; the oracle of rare words does.
   assert errors_in(training, text, range(second, second + 5)) == ["rare word"] + [name] * 4
 
 
-def test_a_longer_word_may_hold_it_and_upper_case_is_another(training):
+def test_words_match_inside_longer_words_and_are_case_sensitive(training):
   assert errors_in(training, "ezebrae zebra ", [9]) == ["memory 100"]
   ids = ALPHABET.encode("Zebra zebra".replace("Z", "e"))
-  found = oracles.classify(training, ids, np.arange(11), np.where(np.arange(11) == 7, 0.1, 1), [0])
-  assert oracles.TYPES[found[7]] == "rare word"
+  types = oracles.classify(training, ids, np.arange(11), np.where(np.arange(11) == 7, 0.1, 1), [0])
+  assert oracles.TYPES[types[7]] == "rare word"
 
 
-def test_memory_and_strings_end_where_a_document_begins(training):
+def test_oracles_do_not_look_back_beyond_a_document(training):
   text = "zebra\nzebra"
   assert errors_in(training, text, [8]) == ["memory 100"]
   assert errors_in(training, text, [8], begins=[0, 6]) == ["rare word"]
@@ -80,13 +80,13 @@ def test_memory_and_strings_end_where_a_document_begins(training):
   assert errors_in(training, text, [3], begins=[0, 3]) == ["boost 0.5"]
 
 
-def test_text_before_the_part_is_remembered(training):
+def test_memory_includes_text_before_the_scored_span(training):
   assert errors_in(training, "zebra\nzebra", [8], start=7) == ["memory 100"]
 
 
-def test_words_that_are_rare_in_training(training):
+def test_words_that_are_rare_in_the_training_text(training):
   text = FILLING[:600] + " mu mv"
-  # A word is an error of its first character too, if it is rare.
+  # The first character of a rare word is a rare-word error too.
   assert errors_in(training, text, [601, 602, 604, 605]) == [
     *("rare word", "rare word", "word start", "boost 0.5")
   ]
@@ -102,53 +102,55 @@ def test_words_that_are_rare_in_training(training):
     *(("ka| ", "boost 0.5"), ("ka|\t", "boost 0.5"), ("k|a", "boost 0.5")),
   ],
 )
-def test_the_character_after_the_bar(training, text, name):
+def test_type_of_the_character_after_the_bar(training, text, name):
   assert errors_in(training, text.replace("|", ""), [text.index("|")]) == [name]
 
 
-def test_what_is_left_by_how_much_p_is_too_low(training):
+def test_remaining_errors_are_classified_by_the_missing_probability(training):
   text = "".join(f"{a}{b} " for a in "km" for b in SECOND)
   p = [0.5, 0.45, 0.4, 0.39, 0.3, 0.25, 0.1, 0.09, 0.0, np.nan]
-  given = np.full(len(text), 0.9)
-  given[1:30:3] = p
-  assert named(training, text, given)[1:30:3] == [
+  p_N = np.full(len(text), 0.9)
+  p_N[1:30:3] = p
+  assert named(training, text, p_N)[1:30:3] == [
     *(None, "boost 0.1", "boost 0.1", "boost 0.2", "boost 0.2", "boost 0.3", "boost 0.4"),
     *("boost 0.5", "boost 0.5", None),
   ]
 
 
-def test_each_error_is_counted_once_and_the_shares_are_of_all(training):
+def test_each_error_is_counted_once_and_the_shares_add_up_to_1(training):
   rng = np.random.default_rng(1)
   text = FILLING[:2000] + " zebra? " * 20 + FILLING[3000:4000]
   places = np.concatenate([np.arange(5, 1500), np.arange(1700, len(text))])
   p = rng.random(len(places))
   p[:3] = np.nan
-  found = oracles.classify(training, ALPHABET.encode(text), places, p, [0, 900])
-  np.testing.assert_array_equal(found != oracles.NONE, p < 0.5)
-  counted = oracles.table(found, len(places) - 3)
-  assert counted["errors"] == (p < 0.5).sum() == sum(row["count"] for row in counted["types"])
-  assert sum(row["share"] for row in counted["types"]) == pytest.approx(1)
-  assert [row["type"] for row in counted["types"]] == list(oracles.TYPES)
-  shown = list(oracles.lines(counted))
-  assert shown[0].startswith(f"{counted['errors']:,} errors") and shown[-1].endswith("0.0%")
+  types = oracles.classify(training, ALPHABET.encode(text), places, p, [0, 900])
+  np.testing.assert_array_equal(types != oracles.NONE, p < 0.5)
+  counts = oracles.table(types, len(places) - 3)
+  assert counts["errors"] == (p < 0.5).sum() == sum(row["count"] for row in counts["types"])
+  assert sum(row["share"] for row in counts["types"]) == pytest.approx(1)
+  assert [row["type"] for row in counts["types"]] == list(oracles.TYPES)
+  lines = list(oracles.lines(counts))
+  assert lines[0].startswith(f"{counts['errors']:,} errors") and lines[-1].endswith("0.0%")
 
 
-def test_no_errors_at_all(training):
-  counted = oracles.table(np.full(7, oracles.NONE), 7)
-  assert counted["errors"] == 0 and {row["share"] for row in counted["types"]} == {0.0}
-  assert len(list(oracles.lines(counted))) == 2 + len(oracles.TYPES)
+def test_a_text_without_errors(training):
+  counts = oracles.table(np.full(7, oracles.NONE), 7)
+  assert counts["errors"] == 0 and {row["share"] for row in counts["types"]} == {0.0}
+  assert len(list(oracles.lines(counts))) == 2 + len(oracles.TYPES)
 
 
-def test_bytes(training):
-  bytes_of = tokenizers.Tokenizer.from_text(TRAINING, "byte")
-  ids = bytes_of.encode(TRAINING + "é\udcff")
-  known = oracles.count_training(ids, [(0, len(ids))], bytes_of.tokens)
+def test_a_byte_vocabulary(training):
+  tokenizer = tokenizers.Tokenizer.from_text(TRAINING, "byte")
+  ids = tokenizer.encode(TRAINING + "é\udcff")
+  statistics = oracles.count_training(ids, [(0, len(ids))], tokenizer.tokens)
   p = np.full(len(ids), 0.1)
-  found = oracles.classify(known, ids, np.arange(len(ids)), p, [0])
-  assert (found != oracles.NONE).all()
+  types = oracles.classify(statistics, ids, np.arange(len(ids)), p, [0])
+  assert (types != oracles.NONE).all()
 
 
 def test_a_training_text_of_a_few_characters():
   ids = ALPHABET.encode("ka")
-  known = oracles.count_training(ids, [(0, 2)], ALPHABET.tokens)
-  assert (oracles.classify(known, ids, np.arange(2), np.full(2, 0.1), [0]) != oracles.NONE).all()
+  statistics = oracles.count_training(ids, [(0, 2)], ALPHABET.tokens)
+  assert (
+    oracles.classify(statistics, ids, np.arange(2), np.full(2, 0.1), [0]) != oracles.NONE
+  ).all()

@@ -1,4 +1,4 @@
-"""The page of a text coloured by surprisal: what it holds, and that it runs nothing but its own."""
+"""The surprisal page: its content, and that hostile text in it has no effect."""
 
 import html.parser
 import json
@@ -15,7 +15,7 @@ HOSTILE += "</i><!--\u2028"
 
 
 class Reader(html.parser.HTMLParser):
-  """The marks of the text as (class, shown text), and the names of all other elements."""
+  """Collect the marks of the text as [class, text], and all other elements."""
 
   def __init__(self):
     super().__init__()
@@ -39,7 +39,7 @@ class Reader(html.parser.HTMLParser):
       self.marks[-1][1] += data
 
 
-def made(text, nats=None, kind="char", title="how", facts="what"):
+def build_page(text, nats=None, kind="char", title="how", facts="what"):
   alphabet = tokenizers.Tokenizer.from_text(text, kind)
   ids = alphabet.encode(text)
   n = len(ids)
@@ -55,9 +55,9 @@ def made(text, nats=None, kind="char", title="how", facts="what"):
   return page, reader, data, alphabet
 
 
-def test_a_mark_a_character_coloured_by_half_bits():
+def test_each_character_has_a_mark_with_a_shade_per_half_bit():
   nats = np.log(2) * np.array([np.nan, 0, 0.2, 0.3, 1, 9.9, 10, 50])
-  page, reader, data, _ = made("abcdefgh", nats)
+  page, reader, data, _ = build_page("abcdefgh", nats)
   assert reader.marks == [
     *(["first", "a"], ["", "b"], ["", "c"], ["b1", "d"], ["b2", "e"], ["b20", "f"]),
     *(["b20", "g"], ["b20", "h"]),
@@ -67,35 +67,35 @@ def test_a_mark_a_character_coloured_by_half_bits():
   assert data["places"] == list(range(7, 15)) and data["top"][:2] == [[], [0, 0.75, 1, 0.25]]
 
 
-def test_hostile_text_is_only_shown():
-  page, reader, data, alphabet = made(HOSTILE, title=HOSTILE, facts="<script>")
+def test_hostile_text_is_escaped():
+  page, reader, data, alphabet = build_page(HOSTILE, title=HOSTILE, facts="<script>")
   tags = [tag for tag, _ in reader.elements]
   assert tags.count("script") == 2 and len(reader.marks) == len(HOSTILE)
-  shown = "".join(text for _, text in reader.marks)
-  assert shown.startswith(
+  text = "".join(text for _, text in reader.marks)
+  assert text.startswith(
     "a<script>alert(1)</script>&amp;{{data}}\"'>001b[2J202eover◌\u0301d800 é→␍↵"
   )
-  page.encode()  # no lone surrogate is left
+  page.encode()  # It contains no lone surrogates.
   assert not any(ord(c) < 32 and c != "\n" for c in page) and "\u202e" not in page
   assert [data["symbols"][n] for n in data["ids"]][:3] == ["a", "<", "s"]
   assert data["symbols"][alphabet.tokens.index(" ")] == "␣"
 
 
-def test_bytes_that_are_no_ascii_are_shown_as_numbers():
-  _, reader, _, _ = made("né", kind="byte")
+def test_bytes_beyond_ascii_are_shown_as_numbers():
+  _, reader, _, _ = build_page("né", kind="byte")
   assert [text for _, text in reader.marks] == ["n", "c3", "a9"]
 
 
-def test_a_long_text_is_cut_and_the_page_says_so(monkeypatch):
+def test_a_long_text_is_truncated_with_a_note(monkeypatch):
   monkeypatch.setattr(pages, "MAX_CHARACTERS", 50)
-  page, reader, data, _ = made("ab" * 30)
+  page, reader, data, _ = build_page("ab" * 30)
   assert len(reader.marks) == len(data["ids"]) == len(data["top"]) == 50
   assert "The first 50 of 60 characters are shown." in page
-  assert "are shown" not in made("ab" * 25)[0]
+  assert "are shown" not in build_page("ab" * 25)[0]
 
 
-def test_the_policy_names_what_is_there_and_nothing_is_fetched():
-  page, reader, _, _ = made("ab")
+def test_the_policy_allows_only_the_page_itself():
+  page, reader, _, _ = build_page("ab")
   (policy,) = [a["content"] for _, a in reader.elements if a.get("http-equiv")]
   assert policy.startswith("default-src 'none'") and policy.count("sha256-") == 2
   assert not re.search(r"https?:|src=|url\(", page)
@@ -105,5 +105,5 @@ def test_the_policy_names_what_is_there_and_nothing_is_fetched():
   ("symbol", "shown"),
   [("\n", "↵"), ("\x85", "85"), ("\u00a0", "a0"), ("\U000e0001", "e0001"), ("~", "~")],
 )
-def test_what_cannot_be_seen_is_shown_by_its_number(symbol, shown):
+def test_invisible_characters_are_shown_as_numbers(symbol, shown):
   assert pages.glyph(tokenizers.Tokenizer.from_text(symbol), symbol) == shown

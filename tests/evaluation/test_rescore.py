@@ -1,4 +1,4 @@
-"""What symbols were drawn from, read off again: against NumPy, and at the limits of temperature."""
+"""Rescoring of sampled text: compared with NumPy, and at the limits of temperature."""
 
 import functools
 
@@ -18,7 +18,7 @@ from charrnn.scorecards import diversity
 
 VOCAB = 11
 PROMPT = np.array([3, 1, 4], np.uint8)
-HOTTEST = 1e30
+HIGHEST = 1e30
 
 
 @pytest.fixture(scope="module")
@@ -26,7 +26,7 @@ def lstm():
   model = toys.lstm(VOCAB)
   rng = np.random.default_rng(1)
   shapes = jax.eval_shape(model.init, jax.random.key(0))
-  # Larger than at the start of training, so that it matters what was read.
+  # Larger than initial weights, so that predictions depend on the context.
   return model, jax.tree.map(lambda leaf: np.float32(rng.normal(size=leaf.shape)), shapes)
 
 
@@ -51,16 +51,16 @@ def compiled(model):
 
 
 def logits_by_hand(model, params, ids_N):
-  """Before each symbol, by one step after another: [N, V]."""
-  step, carry, found = compiled(model), model.initial_carry(1), []
-  for symbol in [*PROMPT, *ids_N]:
-    logits_TxBxV, carry, _ = step(params, jnp.array([[symbol]], jnp.int32), carry)
-    found.append(np.asarray(logits_TxBxV[0, 0], np.float64))
-  return np.array(found[len(PROMPT) - 1 : -1])
+  """Return the logits before each token, computed token by token: [N, V]."""
+  step, carry, logits = compiled(model), model.initial_carry(1), []
+  for token in [*PROMPT, *ids_N]:
+    logits_TxBxV, carry, _ = step(params, jnp.array([[token]], jnp.int32), carry)
+    logits.append(np.asarray(logits_TxBxV[0, 0], np.float64))
+  return np.array(logits[len(PROMPT) - 1 : -1])
 
 
 @pytest.mark.parametrize("T", [0.3, 2.5])
-def test_figures_are_those_of_numpy(lstm, T):
+def test_entropies_and_losses_equal_numpy(lstm, T):
   ids_BxN, settings = write(*lstm, temperature=T)
   entropies_BxN, nats_BxN = score.rescore(*lstm, PROMPT, ids_BxN, settings)
   for row, ids_N in enumerate(ids_BxN):
@@ -71,7 +71,7 @@ def test_figures_are_those_of_numpy(lstm, T):
     np.testing.assert_allclose(nats_BxN[row], nats, atol=1e-4)
 
 
-def test_filters_count(lstm):
+def test_entropy_accounts_for_top_k(lstm):
   ids_BxN, settings = write(*lstm, temperature=2, top_k=3)
   entropies_BxN, _ = score.rescore(*lstm, PROMPT, ids_BxN, settings)
   largest = np.sort(logits_by_hand(*lstm, ids_BxN[0]), axis=-1)[:, -3:]
@@ -80,7 +80,7 @@ def test_filters_count(lstm):
 
 
 @pytest.mark.parametrize("N", [1, *(score.RESCORING_WINDOW + n for n in (-1, 0, 1))])
-def test_a_beginning_is_read_as_in_the_whole(lstm, N):
+def test_a_prefix_is_scored_as_in_the_whole_text(lstm, N):
   ids_BxN, settings = write(*lstm)
   whole = score.rescore(*lstm, PROMPT, ids_BxN, settings)
   part = score.rescore(*lstm, PROMPT, ids_BxN[:, :N], settings)
@@ -89,18 +89,18 @@ def test_a_beginning_is_read_as_in_the_whole(lstm, N):
     np.testing.assert_allclose(a, b[:, :N], atol=1e-5)
 
 
-def test_the_loss_is_that_of_evaluation(lstm):
+def test_the_loss_equals_that_of_evaluation(lstm):
   model, params = lstm
   ids_BxN, settings = write(*lstm, num=1)
-  read = np.concatenate([PROMPT, ids_BxN[0]])
-  segments = [(len(PROMPT), len(read))]
-  how = {"streams": 1, "window": len(read), "burn_in": len(PROMPT)}
-  loss = score.loss(model, params, read, segments, **how)
+  ids = np.concatenate([PROMPT, ids_BxN[0]])
+  spans = [(len(PROMPT), len(ids))]
+  options = {"streams": 1, "window": len(ids), "burn_in": len(PROMPT)}
+  loss = score.loss(model, params, ids, spans, **options)
   _, nats_BxN = score.rescore(*lstm, PROMPT, ids_BxN, settings)
   assert nats_BxN.mean() == pytest.approx(loss, abs=1e-5)
 
 
-def test_zero_is_always_the_likeliest_and_ends_in_a_loop(lstm):
+def test_temperature_0_is_greedy_and_ends_in_a_loop(lstm):
   ids_BxN, settings = write(*lstm, length=500, num=3, temperature=0)
   np.testing.assert_array_equal(ids_BxN[0], logits_by_hand(*lstm, ids_BxN[0]).argmax(-1))
   np.testing.assert_array_equal(ids_BxN[0], ids_BxN[1])
@@ -112,13 +112,13 @@ def test_zero_is_always_the_likeliest_and_ends_in_a_loop(lstm):
   np.testing.assert_array_equal(text[loop.period :], text[: -loop.period])
 
 
-def test_the_coldest_above_zero_is_sure_too(lstm):
+def test_a_tiny_temperature_is_deterministic(lstm):
   entropies_BxN, _ = score.rescore(*lstm, PROMPT, *write(*lstm, temperature=1e-6))
   np.testing.assert_allclose(entropies_BxN, 0, atol=1e-6)
 
 
-def test_the_hottest_is_uniform(lstm):
-  ids_BxN, settings = write(*lstm, length=640, num=30, temperature=HOTTEST)
+def test_a_huge_temperature_is_uniform(lstm):
+  ids_BxN, settings = write(*lstm, length=640, num=30, temperature=HIGHEST)
   counts = np.bincount(ids_BxN.ravel(), minlength=VOCAB)
   assert stats.chisquare(counts).pvalue > 0.001
   pairs = np.bincount((VOCAB * ids_BxN[:, 1:] + ids_BxN[:, :-1]).ravel(), minlength=VOCAB**2)
@@ -127,7 +127,7 @@ def test_the_hottest_is_uniform(lstm):
   np.testing.assert_allclose(entropies_BxN, np.log(VOCAB), rtol=1e-6)
 
 
-def test_one_is_the_model_and_other_temperatures_are_not(lstm):
+def test_only_temperature_1_samples_from_the_model(lstm):
   p = special.softmax(logits_by_hand(*lstm, [0])[0])
 
   def fit(T):
@@ -138,27 +138,27 @@ def test_one_is_the_model_and_other_temperatures_are_not(lstm):
   assert max(fit(0.8), fit(1.25)) < 1e-4
 
 
-def test_at_one_the_loss_is_the_entropy_but_for_chance(lstm):
+def test_at_temperature_1_the_mean_loss_equals_the_mean_entropy(lstm):
   entropies_BxN, nats_BxN = score.rescore(*lstm, PROMPT, *write(*lstm, length=640, num=30))
-  surplus = (nats_BxN - entropies_BxN).ravel()  # each of mean 0, given what was read
+  surplus = (nats_BxN - entropies_BxN).ravel()  # each has mean 0, given its context
   assert abs(surplus.mean()) < 4 * surplus.std() / np.sqrt(len(surplus))
 
 
-def test_an_ngram_is_read_likewise():
+def test_rescoring_an_ngram():
   rng = np.random.default_rng(0)
   ids = np.cumsum(rng.integers(0, 3, 3000)) % VOCAB
   counted = ngram.fit(ids, 3, VOCAB, [(0, len(ids))])
   model, params = ngram.Model(VOCAB, 3), counted.params()
   ids_BxN, settings = write(model, params, temperature=0.5)
   entropies_BxN, nats_BxN = score.rescore(model, params, PROMPT, ids_BxN, settings)
-  read = [*PROMPT, *ids_BxN[0]]
-  for n, symbol in enumerate(ids_BxN[0]):
-    p = ngram_scores.distribution(counted, [read[: len(PROMPT) + n]])[0]
-    assert nats_BxN[0, n] == pytest.approx(-np.log(p[symbol]), abs=1e-4)
+  ids = [*PROMPT, *ids_BxN[0]]
+  for n, token in enumerate(ids_BxN[0]):
+    p = ngram_scores.distribution(counted, [ids[: len(PROMPT) + n]])[0]
+    assert nats_BxN[0, n] == pytest.approx(-np.log(p[token]), abs=1e-4)
     assert entropies_BxN[0, n] == pytest.approx(stats.entropy(p**2), abs=1e-4)
 
 
-def test_a_diverged_model_is_named(lstm):
+def test_a_diverged_model_raises_an_error(lstm):
   model, params = lstm
   broken = jax.tree.map(lambda leaf: leaf * np.float32(np.nan), params)
   with pytest.raises(errors.UserError, match="diverged"):

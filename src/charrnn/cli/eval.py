@@ -1,4 +1,4 @@
-"""`charrnn eval`: the loss of a run on a split of its corpus, or on texts."""
+"""`charrnn eval`: the loss of a run on a split of its corpus or on files."""
 
 import argparse
 import itertools
@@ -17,22 +17,27 @@ from charrnn.evaluation import dynamic, error_analysis, pages, score
 from charrnn.runs import run as run_lib
 
 HELP = """\
-the loss of a run on a split of its corpus or on files, in nats and bits per character
+compute the loss of a run on a split of its corpus or on files, in nats and bits per character
 
-A character is scored given all characters before it. The first one of a text has none and is not
-scored. --state=reset: each document starts afresh, without state, learning or memory from the
-ones before. --state=carried: the documents are one text.
+Each character is scored given all characters before it. The first character of a text has no
+context and is not scored. With --state=reset, the network's state, the learning of --dynamic and
+the memory of --errors start anew at each document. With --state=carried, all documents are one
+text.
 
---dynamic also learns from the text: after every 20 scored characters the parameters take a step
-that makes them more probable. The run itself is not changed.
+--dynamic also learns from the text. After every 20 scored characters, the parameters take a
+gradient step that makes these characters more probable. The run itself is not changed.
 
---errors counts why characters got p < 0.5 (arXiv 1506.02078), each error under the first type that
-applies. n-gram: the 1- to 9-grams of the training text predict it; memory n: the rest of a word
-that occurs in the last n characters; rare word: at most 5 times in the training text; word start:
-the first character of a word, or after white space or a double quote; punctuation; boost b: p + b
-reaches 0.5."""
-RATE = 0.3  # the best of those measured, see evaluation/dynamic.py
-MAX_EXPONENT = 700.0  # nats whose exponential is still a float
+--errors counts the errors, which are characters with p < 0.5, by type (arXiv 1506.02078). Each
+error counts under the first type that applies:
+
+n-gram       a 1- to 9-gram of the training text predicts the character
+memory n     it continues a word that occurs in the last n characters
+rare word    it is in a word that occurs at most 5 times in the training text
+word start   it begins a word, or follows white space or a double quote
+punctuation  it is neither white space nor a letter, digit or underscore
+boost b      p + b is at least 0.5"""
+RATE = 0.3  # the best rate measured, see evaluation/dynamic.py
+MAX_EXPONENT = 700.0  # nats; the exponential of more than about 709 is not a float
 
 
 def add_arguments(parser):
@@ -42,22 +47,22 @@ def add_arguments(parser):
   add("--split", choices=("train", "valid", "test"), help="the split to score (default: valid)")
   arguments.add_step(parser)
   text = (
-    "streams that are read in parallel, each after some of the text before it (default: as in "
+    "streams read in parallel, each with some preceding text as context (default: as in "
     "training); 1 reads the whole text in order"
   )
   add("--streams", metavar="N", type=int, help=text)
   text = (
-    "at the start of a document (default: reset for FILEs, each of which is a document, and "
-    "carried for a split)"
+    "what happens at the start of each document (default: reset for FILEs, each of which is a "
+    "document; carried for a split)"
   )
   add("--state", choices=("carried", "reset"), help=text)
-  add("--characters", metavar="N", type=int, help="only the first N of the split or of each FILE")
-  text = f"dynamic evaluation, in one stream (default: {RATE}, the best of 5 for Shakespeare)"
+  add("--characters", metavar="N", type=int, help="score the first N of the split or of each FILE")
+  text = f"dynamic evaluation with this learning rate, in one stream (default: {RATE})"
   add("--dynamic", metavar="RATE", nargs="?", type=_rate, const=RATE, help=text)
   add("--errors", action="store_true", help="count the errors by type")
-  text = "write a line for each character; columns: index, character, nats, p, rank"
+  text = "write a line for each character, with columns index, character, nats, p, rank"
   add("--tsv", metavar="F", help=text)
-  add("--html", metavar="F", help="write a page: the text coloured by surprisal")
+  add("--html", metavar="F", help="write an HTML page of the text, colored by surprisal")
   arguments.add_json(parser)
 
 
@@ -65,7 +70,7 @@ def _rate(text):
   try:
     return float(text)
   except ValueError:
-    message = f"{text!r} is not a number: give it as --dynamic={RATE}, or --dynamic last"
+    message = f"{text!r} is not a number: use --dynamic={RATE}, or put --dynamic last"
     raise argparse.ArgumentTypeError(message) from None
 
 
@@ -74,7 +79,9 @@ def run(args):
   loaded = run_lib.Run.open(args.run, args.step)
   config = loaded.config
   if args.dynamic is not None and not models.has_gradient(config.model):
-    raise errors.UserError(f"--dynamic: {args.run} is an ngram, which has no gradient to follow")
+    raise errors.UserError(
+      f"--dynamic: {args.run} is an ngram, which has no gradient: omit --dynamic"
+    )
   documents = [(path, loaded.encode_file(path)[: args.characters]) for path in args.files]
   runtime.start()
   runtime.set_cpu_devices(0, args.streams or config.eval_streams, 1)
@@ -94,41 +101,43 @@ def _check(args):
   if args.streams is not None and args.streams < 1:
     raise errors.UserError(f"--streams={args.streams}: must be at least 1")
   if args.split and args.files:
-    raise errors.UserError(f"--split={args.split} and files: choose one or the other")
+    raise errors.UserError(
+      f"--split={args.split}: it cannot be combined with files: omit one of them"
+    )
   if args.characters is not None and args.characters < 2:
     raise errors.UserError(f"--characters={args.characters}: must be at least 2")
   if args.dynamic is not None:
     if not 0 <= args.dynamic < math.inf:
-      raise errors.UserError(f"--dynamic={args.dynamic}: must be 0 or more, and finite")
+      raise errors.UserError(f"--dynamic={args.dynamic}: must be finite and at least 0")
     if (args.streams or 1) > 1:
       raise errors.UserError(
-        f"--streams={args.streams}: --dynamic reads a single stream: omit --streams"
+        f"--streams={args.streams}: --dynamic uses a single stream: omit --streams"
       )
   if args.errors and args.split == "train":
-    raise errors.UserError("--errors --split=train: the oracles know that text: use another split")
+    raise errors.UserError("--errors: it does not apply to the training text: use another --split")
   _check_outputs(args)
 
 
 def _check_outputs(args):
-  """Raise UserError for files that cannot be written, or that are read as well."""
+  """Raise UserError for outputs that cannot be written or that are also inputs."""
   names = {"--tsv": args.tsv, "--html": args.html}
   outputs = {f"{key}={name}": pathlib.Path(name) for key, name in names.items() if name is not None}
   if outputs and len(args.files) > 1:
-    raise errors.UserError(f"{next(iter(outputs))}: it covers one text: give one FILE")
+    raise errors.UserError(f"{next(iter(outputs))}: only one text can be written: use one FILE")
   for option, path in outputs.items():
     files.check_output(path, option)
     if path.resolve() in [pathlib.Path(name).resolve() for name in args.files]:
-      raise errors.UserError(f"{option} is the text itself: give another name")
+      raise errors.UserError(f"{option}: it is also the text to score: use another name")
   if len({path.resolve() for path in outputs.values()}) < len(outputs):
-    raise errors.UserError(f"--tsv and --html are both {args.tsv}: give two names")
+    raise errors.UserError(f"--tsv and --html are both {args.tsv}: use different names")
 
 
 class Text(NamedTuple):
-  """A text to score. Each of its parts is some spans that are scored under one name."""
+  """A text to score. Each of its parts consists of spans that are scored under one name."""
 
   ids: np.ndarray
   parts: list[tuple[str, list[tuple[int, int]]]]
-  starts: list[int]  # of documents: the tokens there have no context; 0 is one of them
+  starts: list[int]  # of documents, beginning with 0; tokens at a start have no context
 
   def counts(self) -> list[int]:
     """Return the number of tokens of each part that can be scored."""
@@ -137,42 +146,44 @@ class Text(NamedTuple):
 
 
 def _join(documents: list[tuple[str, np.ndarray]]) -> Text:
-  """Return files (path, ids) as one text, in which each is a part."""
+  """Return documents (path, ids) as one text that has a part for each document."""
   ids = [ids for _, ids in documents]
-  cuts = [0, *np.cumsum([len(each) for each in ids]).tolist()]
-  spans = itertools.pairwise(cuts)
-  return Text(np.concatenate(ids), [(path, [next(spans)]) for path, _ in documents], cuts[:-1])
+  bounds = [0, *np.cumsum([len(each) for each in ids]).tolist()]
+  spans = itertools.pairwise(bounds)
+  return Text(np.concatenate(ids), [(path, [next(spans)]) for path, _ in documents], bounds[:-1])
 
 
 def _split(run, corpus, args) -> Text:
-  """Return a split of a run's corpus, up to a number of characters."""
+  """Return a split of a run's corpus, truncated to --characters."""
   name, kind = args.split or "valid", run.config.text.split
   if not (spans := getattr(run.splits(), name)):
-    raise errors.UserError(f"the {kind} split of this run has no {name} part")
-  left, truncated = args.characters or len(corpus.ids), []
+    raise errors.UserError(
+      f"--split={name}: this run has no {name} split (text.split={kind}): use another split"
+    )
+  remaining, truncated = args.characters or len(corpus.ids), []
   for start, stop in spans:
-    if left > 0:
-      truncated.append((start, min(stop, start + left)))
-    left -= stop - start
+    if remaining > 0:
+      truncated.append((start, min(stop, start + remaining)))
+    remaining -= stop - start
   starts = [document.start for document in corpus.documents]
   return Text(corpus.ids, [(f"{name} ({kind} split)", truncated)], starts)
 
 
 def _score(args, loaded, text, corpus, progress) -> dict[str, Any]:
-  """Return the loss of every part of the text, and write the files for single characters."""
+  """Return the loss of every part of the text; write the files of --tsv and --html."""
   config, model = loaded.config, (loaded.model, loaded.params, text.ids)
-  reading = {"burn_in": config.eval_burn_in, "starts": text.starts}
+  options = {"burn_in": config.eval_burn_in, "starts": text.starts}
   parallel = {"streams": args.streams or config.eval_streams, "window": config.window}
   if args.dynamic is not None:
     spans = [span for _, spans in text.parts for span in spans]
-    update = progress("reading and learning")
-    whole = dynamic.score(*model, spans, rate=args.dynamic, progress=update, **reading)
+    update = progress("scoring and learning")
+    whole = dynamic.score(*model, spans, rate=args.dynamic, progress=update, **options)
     scores = [whole.within(spans) for _, spans in text.parts]
   elif args.tsv or args.html or args.errors:
-    parallel["progress"] = progress("reading")
-    scores = [score.score(*model, spans, **reading, **parallel) for _, spans in text.parts]
+    parallel["progress"] = progress("scoring")
+    scores = [score.score(*model, spans, **options, **parallel) for _, spans in text.parts]
   else:
-    losses = [score.loss(*model, spans, **reading, **parallel) for _, spans in text.parts]
+    losses = [score.loss(*model, spans, **options, **parallel) for _, spans in text.parts]
     return _summary(text, losses)
   result = _summary(text, [each.mean for each in scores])
   if args.errors:
@@ -182,7 +193,7 @@ def _score(args, loaded, text, corpus, progress) -> dict[str, Any]:
       lines = _table(loaded.tokenizer, text.ids, scores[0])
       file.writelines(f"{line}\n".encode() for line in lines)
   if args.html:
-    title = f"How {result['results'][0]['text']} surprises {loaded.path}, step {loaded.step}"
+    title = f"Surprisal of {result['results'][0]['text']}: {loaded.path}, step {loaded.step}"
     facts = _facts(args, result["results"][0])
     page = pages.surprisal_page(title, facts, loaded.tokenizer, text.ids, scores[0])
     with files.replace_file(pathlib.Path(args.html)) as file:
@@ -191,11 +202,11 @@ def _score(args, loaded, text, corpus, progress) -> dict[str, Any]:
 
 
 def _errors(loaded, text, scores: list, corpus, progress) -> dict[str, Any]:
-  """Return the numbers of errors of all parts, see error_analysis.table."""
-  progress("counting the training text")
+  """Return the errors of all parts by type, see error_analysis.table."""
+  progress("counting n-grams and words of the training text")
   tokens = loaded.tokenizer.tokens
   training = error_analysis.count_training(corpus.ids, loaded.splits().train, tokens)
-  progress("errors")
+  progress("classifying errors")
   types = [
     error_analysis.classify(training, text.ids, each.positions, np.exp(-each.nats), text.starts)
     for each in scores
@@ -204,11 +215,12 @@ def _errors(loaded, text, scores: list, corpus, progress) -> dict[str, Any]:
 
 
 def _summary(text, losses: list[float]) -> dict[str, Any]:
-  """Return the result of each part, and of several the result of all characters."""
+  """Return the result of each part and, if there are several, of all characters together."""
   names, counts = [name for name, _ in text.parts], text.counts()
   for name, count, nats in zip(names, counts, losses):
     if not math.isfinite(nats):
-      reason = "its training has diverged" if count else "there is nothing to score"
+      diverged = "its training has diverged: use an earlier --step"
+      reason = diverged if count else "there is nothing to score: use a longer text"
       raise errors.UserError(f"no loss on {name}: {reason}")
   summary: dict[str, Any] = {"results": list(map(_result, names, counts, losses))}
   if len(names) > 1:
@@ -248,13 +260,13 @@ def _learning(rate: float | None) -> str:
 
 def _facts(args, result) -> str:
   return (
-    f"{result['characters']:,} characters: {result['nats']:.4f} nats, {result['bits']:.4f} bits "
-    f"each, perplexity {_perplexity(result)}{_learning(args.dynamic)}"
+    f"{result['characters']:,} characters: {result['nats']:.4f} nats = {result['bits']:.4f} bits "
+    f"per character, perplexity {_perplexity(result)}{_learning(args.dynamic)}"
   )
 
 
 def _table(tokenizer, ids, scores) -> Iterator[str]:
-  """Yield the lines of --tsv."""
+  """Yield the lines of the file of --tsv."""
   yield "index\tcharacter\tnats\tp\trank"
   names = [escape(tokenizer.kind, token) for token in tokenizer.tokens]
   tokens = np.asarray(ids)[scores.positions].tolist()
@@ -264,7 +276,7 @@ def _table(tokenizer, ids, scores) -> Iterator[str]:
 
 
 def escape(kind: str, token: str) -> str:
-  """Return a token as in a Python string, without line ends, tabs and quotes of its own."""
+  """Return a token escaped as in a Python string, without line ends, tabs and double quotes."""
   is_byte = kind == "byte" and ord(token) > 126
   if token.isprintable() and token not in '\\"' and not is_byte:
     return token

@@ -86,7 +86,7 @@ def _name(action: argparse.Action) -> str:
 def _paragraphs(text: str) -> Iterator[str]:
   """Yield the paragraphs of a help text: prose, lists of aligned names, or code."""
   for number, paragraph in enumerate(text.strip("\n").split("\n\n")):
-    items = re.findall(r"^(\S+)  +(\S.*(?:\n +.*)*)", paragraph, re.MULTILINE)
+    items = re.findall(r"^(\S+(?: \S+)*)  +(\S.*(?:\n +.*)*)", paragraph, re.MULTILINE)
     if items:
       yield "\n".join(f"- `{name}`: {_prose(text)}" for name, text in items)
     elif paragraph.startswith(" "):

@@ -1,20 +1,19 @@
-"""Dynamic evaluation: scores of a text while the parameters learn from it.
+"""Dynamic evaluation: score a text while the parameters learn from it.
 
-The text is read in segments s_1, s_2, ... of 20 tokens. Each is scored by the parameters before it,
-which then take one step of stochastic gradient descent on its mean loss L. The gradient is scaled
-down to a norm of 5 where it is greater (Mikolov et al. 2010; "SGD" in Krause et al. 2018, arXiv
-1709.07432):
+The text is split into segments s_1, s_2, ... of 20 tokens. The current parameters score a segment
+and then take one step of stochastic gradient descent on its mean loss L. Gradients are clipped to a
+norm of 5 (Mikolov et al. 2010; "SGD" in Krause et al. 2018, arXiv 1709.07432):
 
   g = dL(s_i; theta_i) / d theta,   theta_(i+1) = theta_i - rate g / max(1, |g| / 5)
 
-The carry goes on from segment to segment, and no gradient flows from a segment into earlier ones.
+The carry passes from segment to segment. Gradients do not flow into earlier segments.
 
-The additions of Krause et al. do not help here. On the first 30,000 characters of the validation
-split of Shakespeare (2 x 256 LSTM, 1.356 nats without), rates of 0.1, 0.2, 0.3, 0.5 and 0.8 gain
-0.098, 0.111, 0.116, 0.108 and 0.084 nats; at 0.3, segments of 10 and 50 characters gain 0.109 and
-0.099, and a decay back to the trained parameters by 0.0005 or 0.003 a segment leaves 0.115 and
-0.100. Gradients divided by their root mean square on the training text gain at most 0.105, at the
-seven settings that were tried.
+The extensions of Krause et al. do not help here. These are gains on the first 30,000 characters of
+Shakespeare's validation split, with a 2 x 256 LSTM that reaches 1.356 nats without learning. Rates
+of 0.1, 0.2, 0.3, 0.5 and 0.8 gain 0.098, 0.111, 0.116, 0.108 and 0.084 nats. At rate 0.3, segments
+of 10 and 50 characters gain 0.109 and 0.099 nats. Decay towards the trained parameters by 0.0005 or
+0.003 per segment reduces the gain to 0.115 and 0.100 nats. Gradients divided by their root mean
+square on the training text gain at most 0.105 nats, over seven settings.
 """
 
 import functools
@@ -29,9 +28,9 @@ from charrnn.evaluation import score as score_lib
 from charrnn.models import layers
 
 SEGMENT_LENGTH = 20  # tokens
-MAX_NORM = 5.0  # of the gradient: few segments exceed it, and they would do harm
+MAX_NORM = 5.0  # norm to which gradients are clipped; the few that exceed it would do harm
 SEGMENTS_PER_CALL = 50
-MAX_LOSS = 100  # nats per token
+MAX_LOSS = 100  # nats per token, above which learning has diverged
 
 
 def score(
@@ -45,9 +44,9 @@ def score(
   starts: Sequence[int] = (0,),
   progress: score_lib.Progress | None = None,
 ) -> score_lib.Scores:
-  """Return the scores of all tokens of spans, in one stream.
+  """Return the scores of all tokens in `spans`, read as one stream.
 
-  Parameters reset at each document and otherwise carry over. The carry is rebuilt from the
+  The parameters are reset at the start of each document (`starts`). The carry is rebuilt from the
   `burn_in` tokens before each span that follows a gap.
   """
   spans, pieces, done = splits.merge(spans), [], 0
@@ -59,17 +58,17 @@ def score(
       adapted = trained
     state = adapted, model.initial_carry(1)
     window = SEGMENTS_PER_CALL * SEGMENT_LENGTH
-    whole = (
-      burn_in // SEGMENT_LENGTH * SEGMENT_LENGTH
-    )  # so that the first segment begins with the first target
-    for x, y, weight, _ in batches.scoring_windows(ids, [(first, stop)], 1, window, whole, starts):
+    # A multiple of the segment length, so that the first segment begins with the first target.
+    context = burn_in // SEGMENT_LENGTH * SEGMENT_LENGTH
+    span = [(first, stop)]
+    for x, y, weight, _ in batches.scoring_windows(ids, span, 1, window, context, starts):
       state, prediction = _score_and_learn(model, rate, state, x, y, weight)
       pieces.append((jax.device_get(prediction), weight))
       done += int(weight.sum())
       if progress:
         progress(done, total)
     adapted = state[0]
-  remedy = "the learning of --dynamic has diverged; give it a smaller rate"
+  remedy = "the learning of --dynamic has diverged; use a smaller rate"
   scores = score_lib.gather(pieces, spans, starts, remedy)
   if scores.mean > MAX_LOSS:
     raise errors.UserError(f"a loss of {scores.mean:.3g} nats: {remedy}")
@@ -78,7 +77,7 @@ def score(
 
 @functools.partial(jax.jit, static_argnames="model")
 def _score_and_learn(model, rate, state, x_Tx1, y_Tx1, weight_Tx1):
-  """Return (params, carry) after a window, and the prediction of its tokens."""
+  """Return (params, carry) after a window, and the predictions of its tokens."""
 
   def loss_fn(params, carry, x_Sx1, y_Sx1, weight_Sx1):
     logits, carry, _ = model.apply(params, x_Sx1, carry)

@@ -1,21 +1,20 @@
-"""Error analysis: oracles that take a model's errors away, one after another (arXiv 1506.02078).
+"""Error analysis: oracles that remove a model's errors type by type (arXiv 1506.02078).
 
-A character is an error if the model gave it p < 0.5. Each error is counted once, under the first
-of these types that applies:
+A character is an error if the model gives it p < 0.5. Each error is counted once, under the first
+type that applies:
 
-  n-gram         one of the n-grams of n = 1 to 9 characters, counted on the training text, gave the
-                 character p > 0.5
-  memory n       the character is in a word, after its first character, and the word occurs in the n
-                 characters before it: n = 100, then 500, 1,000, 5,000
+  n-gram         an n-gram model of the training text, n = 1 to 9, gives the character p > 0.5
+  memory n       the character is inside a word, not its first character, and the word occurs in the
+                 n characters before it: n = 100, then 500, 1,000, 5,000
   rare word      the character is in a word that occurs at most 5 times in the training text
   word start     the character begins a word, or follows white space or a double quote
   punctuation    the character is neither white space nor a letter, digit or underscore
   boost b        p + b is at least 0.5: b = 0.1, then 0.2, 0.3, 0.4, 0.5
 
-The order matters; it is the paper's. The paper leaves these choices open: a word is a run of
-letters, digits and underscores, with single apostrophes inside; upper case makes another word; a
-word also occurs as a part of a longer word; the n-grams are ours (modified Kneser-Ney). Words of a
-byte vocabulary are read as Latin-1.
+The types and their order are the paper's. The paper does not specify the following choices. A word
+is a run of letters, digits and underscores, and may contain single apostrophes. Words are
+case-sensitive. An occurrence inside a longer word counts. N-grams use modified Kneser-Ney
+smoothing. A byte vocabulary is decoded as Latin-1.
 """
 
 import collections
@@ -47,7 +46,7 @@ _QUOTES = frozenset('"“”„«»')
 
 
 class Training(NamedTuple):
-  """The oracles' knowledge of the training text."""
+  """Statistics of the training text that the oracles use."""
 
   tokens: tuple[str, ...]
   ngrams: ngram.NGram
@@ -55,7 +54,7 @@ class Training(NamedTuple):
 
 
 def count_training(ids, spans: Sequence[tuple[int, int]], tokens: tuple[str, ...]) -> Training:
-  """Count the n-grams and words of the training text."""
+  """Count the n-grams and words of the training text, the tokens in `spans`."""
   words = collections.Counter()
   for start, stop in spans:
     words.update(_WORD.findall(_text(ids[start:stop], tokens)))
@@ -64,10 +63,11 @@ def count_training(ids, spans: Sequence[tuple[int, int]], tokens: tuple[str, ...
 
 
 def classify(training: Training, ids, positions, p, starts: Sequence[int]) -> np.ndarray:
-  """Return the type of each character at rising `positions` of a text, or NONE: [N].
+  """Return the index in TYPES of each character's error, or NONE: [N].
 
-  p [N]: the model's probabilities, NaN for characters without a prediction. No oracle looks back
-  beyond the start of a document (`starts`).
+  `positions` [N] are increasing positions in `ids`. `p` [N] has the model's probabilities, NaN for
+  characters without a prediction. Oracles do not look back beyond the start of a document
+  (`starts`).
   """
   types = np.full(len(positions), NONE)
   cuts = np.flatnonzero((np.diff(positions, prepend=-2) != 1) | np.isin(positions, starts))
@@ -75,13 +75,13 @@ def classify(training: Training, ids, positions, p, starts: Sequence[int]) -> np
   for low, high in itertools.pairwise([*cuts, len(positions)]):
     first, stop = int(positions[low]), int(positions[high - 1]) + 1
     start = int(starts[np.searchsorted(starts, first, side="right") - 1])
-    # Twice the longest memory: the word that begins the span may begin before it.
+    # Twice the longest memory, because the first word of the span may begin before the span.
     contexts.append(min(first - start, 2 * MEMORY[-1]))
     spans.append((first - contexts[-1], stop))
   if not spans:
     return types
-  # The greatest p that any n-gram gives each character, for all spans at once: a pass over the
-  # counts costs more than one over a short text.
+  # The greatest p of any n-gram for each character. One call scores all spans, because a pass over
+  # the counts costs more than a pass over a short text.
   greatest = functools.reduce(np.maximum, training.ngrams.by_order(ids, spans))
   ends = np.cumsum([stop - start for start, stop in spans])
   for low, context, (start, stop), end in zip(cuts, contexts, spans, ends):
@@ -92,7 +92,7 @@ def classify(training: Training, ids, positions, p, starts: Sequence[int]) -> np
 
 
 def _classify(training, ids, context, ngrams, p):
-  """Return the types of a text's characters from number `context` on."""
+  """Return the types of a text's characters after the first `context` ones."""
   text = _text(ids, training.tokens)
   distance, occurrences, is_start = _words(text, context, training.words)
   follows = [False, *(c.isspace() or c in _QUOTES for c in text[:-1])]
@@ -104,10 +104,10 @@ def _classify(training, ids, context, ngrams, p):
 
 
 def _words(text, context, counts):
-  """Return facts about the word of each character after the context.
+  """Return three arrays about the word that each character after the context belongs to.
 
-  The distance to its last occurrence (for all characters but its first; infinite without one), its
-  occurrences in the training text, and whether the character begins it.
+  They are the distance to the word's last occurrence (infinite for its first character, or if there
+  is none), its count in the training text, and whether the character begins the word.
   """
   distance, occurrences = np.full((2, len(text)), np.inf)
   is_start = np.zeros(len(text), bool)
@@ -122,13 +122,13 @@ def _words(text, context, counts):
 
 
 def _text(ids, tokens) -> str:
-  """Return one code point for each id, also of a byte vocabulary."""
+  """Return the text of `ids`, one code point for each id, also for a byte vocabulary."""
   points = np.array([ord(token) for token in tokens], "<u4")
   return points[np.asarray(ids)].tobytes().decode("utf-32-le", "surrogatepass")
 
 
 def table(types: np.ndarray, scored: int) -> dict[str, Any]:
-  """Return the number of errors of each type, and their shares of all errors."""
+  """Return the number of errors of each type, and its share of all errors, as JSON."""
   counts = np.bincount(types[types != NONE], minlength=len(TYPES)).tolist()
   total = sum(counts)
   rows = [
@@ -139,13 +139,12 @@ def table(types: np.ndarray, scored: int) -> dict[str, Any]:
 
 
 def lines(counts: dict[str, Any]) -> Iterator[str]:
-  """Yield a table for people. Its column `left` is the share of errors that remain after a row."""
-  total, left = counts["errors"], counts["errors"]
+  """Yield a table in plain text. Its last column is the share of errors that remain after a row."""
+  total, remaining = counts["errors"], counts["errors"]
   share = total / max(counts["characters"], 1)
   yield f"{total:,} errors (p < 0.5) in {counts['characters']:,} characters, {share:.1%}"
-  yield f"  {'type':<14}{'errors':>10}{'share':>8}{'left':>8}"
+  yield f"  {'type':<14}{'errors':>10}{'share':>8}{'remaining':>11}"
   for row in counts["types"]:
-    left -= row["count"]
-    yield (
-      f"  {row['type']:<14}{row['count']:>10,}{row['share']:>8.1%}{left / max(total, 1):>8.1%}"
-    )
+    remaining -= row["count"]
+    part = remaining / max(total, 1)
+    yield f"  {row['type']:<14}{row['count']:>10,}{row['share']:>8.1%}{part:>11.1%}"

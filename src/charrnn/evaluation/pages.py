@@ -1,7 +1,7 @@
-"""HTML pages in one file that need no network, and the page of a text coloured by surprisal.
+"""Single-file HTML pages that need no network, and the page of a text colored by surprisal.
 
-The content security policy of a page allows only the script and the style whose digests it names.
-Everything else in it is JSON data or escaped text.
+The content security policy of a page allows only its own script and style, by their digests. All
+other content is JSON data or escaped text.
 """
 
 import base64
@@ -19,25 +19,25 @@ import numpy as np
 
 from charrnn import console
 
-MAX_CHARACTERS = 20_000  # on a page
-SHADES = 20  # of half a bit each
+MAX_CHARACTERS = 20_000  # maximum number of characters on a surprisal page
+SHADES = 20  # number of shades; each covers half a bit
 SIGNS = {"\n": "↵", "\t": "→", "\r": "␍"}
 
 
 def page(template: str, title: str, style: str, script: str, **parts: str) -> str:
-  """Return a template of the folder `page` with {{title}}, {{policy}} and other parts filled in."""
+  """Return a template from the folder `page` with {{title}} and all other parts filled in."""
   parts |= {
     "title": html.escape(title.encode("utf-8", "replace").decode()),
     "policy": _policy(style, script),
     "style": style,
     "script": script,
   }
-  # In one pass, so that nothing is replaced inside of a part.
+  # In one pass, so that braces inside a part are not replaced.
   return re.sub(r"\{\{(\w+)\}\}", lambda match: parts[match[1]], source(template))
 
 
 def source(name: str) -> str:
-  """Return a file of the folder `page`."""
+  """Return the text of a file in the folder `page`."""
   return (importlib.resources.files("charrnn.analysis") / "page" / name).read_text("utf-8")
 
 
@@ -53,7 +53,7 @@ def _policy(style: str, script: str) -> str:
 
 
 def blocks(values: Mapping[str, Any]) -> str:
-  """Return elements with data as JSON, by their ids, which a parser cannot take for HTML."""
+  """Return one script element per value, with its id and the value as inert JSON."""
   return "\n".join(
     f'<script type="application/json" id="{name}">{plain_json(value)}</script>'
     for name, value in values.items()
@@ -61,20 +61,20 @@ def blocks(values: Mapping[str, Any]) -> str:
 
 
 def plain_json(value) -> str:
-  """Return JSON in ASCII without a `<`."""
+  """Return ASCII JSON without `<`, so that no HTML parser can find a tag in it."""
   return json.dumps(value, separators=(",", ":"), allow_nan=False).replace("<", "\\u003c")
 
 
 def surprisal_page(title: str, facts: str, tokenizer, ids, scores) -> str:
-  """Return a page of the first characters of `scores`, a score.Scores of positions in `ids`.
+  """Return a page of the first MAX_CHARACTERS characters of `scores`.
 
-  `facts`: a line about the whole text.
+  `scores` is a score.Scores of positions in `ids`. `facts` is a line about the whole text.
   """
   total = len(scores.positions)
   positions, nats, rank, top_ids, top_p = (np.asarray(each[:MAX_CHARACTERS]) for each in scores)
   bits_N = nats.astype(float) / math.log(2)
   ids_N = np.asarray(ids)[positions]
-  cut = f"The first {len(positions):,} of {total:,} characters are shown."
+  note = f"The first {len(positions):,} of {total:,} characters are shown."
   data = {
     "symbols": ["␣" if token == " " else glyph(tokenizer, token) for token in tokenizer.tokens],
     "ids": ids_N.tolist(),
@@ -91,7 +91,7 @@ def surprisal_page(title: str, facts: str, tokenizer, ids, scores) -> str:
     source("surprisal.css") + shades,
     source("surprisal.js"),
     facts=html.escape(facts),
-    cut=cut if total > len(positions) else "",
+    note=note if total > len(positions) else "",
     legend="".join(_mark(str(n) if n < 10 else "10+", [], n) for n in range(11)),
     text="".join(_character(tokenizer, *each) for each in zip(ids_N.tolist(), bits_N.tolist())),
     data=blocks({"scores": data}),
@@ -99,7 +99,7 @@ def surprisal_page(title: str, facts: str, tokenizer, ids, scores) -> str:
 
 
 def glyph(tokenizer, token: str) -> str:
-  """Return visible text for a token, without effect on the text around it."""
+  """Return a visible form of a token that does not affect the text around it."""
   if token in SIGNS:
     return SIGNS[token]
   is_byte = tokenizer.kind == "byte" and ord(token) > 126
@@ -109,7 +109,7 @@ def glyph(tokenizer, token: str) -> str:
 
 
 def _pairs(ids, p) -> list:
-  """Return [id, p, id, p, ...]; nothing for a token without a prediction."""
+  """Return [id, p, id, p, ...]; an empty list for a token without a prediction."""
   return [] if math.isnan(p[0]) else [each for i, q in zip(ids, p) for each in (i, round(q, 4))]
 
 

@@ -1,4 +1,4 @@
-"""Scores of text: the loop that runs a model over it, and the measurements of its logits.
+"""Scores of text under a model: the loop over its windows, and the measurements of the logits.
 
 B: streams, T: window, N: tokens, K: number of most probable tokens stored.
 """
@@ -27,19 +27,19 @@ Progress = Callable[[int, int], None]  # (done, total)
 
 
 class Prediction(NamedTuple):
-  """A model's prediction of tokens, [T, B] each."""
+  """A model's predictions of tokens, [T, B] each."""
 
   nats: Any  # -log p of the observed token
-  rank: Any  # the number of tokens that were at least as probable, itself included
-  top_ids: Any  # [T, B, K], the most probable tokens; fewer in a small vocabulary
-  top_p: Any  # [T, B, K]
+  rank: Any  # number of tokens at least as probable as the observed one, including itself
+  top_ids: Any  # [T, B, K], most probable tokens; fewer than K if the vocabulary is smaller
+  top_p: Any  # [T, B, K], their probabilities
 
 
 class Scores(NamedTuple):
-  """Predictions of N tokens of a text. The first token of a document has none: nats is NaN."""
+  """Predictions of N tokens of a text. The first token of a document has no prediction."""
 
-  positions: np.ndarray  # [N], in the ids
-  nats: np.ndarray  # [N]
+  positions: np.ndarray  # [N], positions in the ids
+  nats: np.ndarray  # [N], -log p; NaN without a prediction
   rank: np.ndarray  # [N]
   top_ids: np.ndarray  # [N, K]
   top_p: np.ndarray  # [N, K]
@@ -55,11 +55,11 @@ class Scores(NamedTuple):
 
   @property
   def mean(self) -> float:
-    """The loss: mean nats of the scored tokens."""
+    """The loss: the mean of nats over the scored tokens."""
     return float(np.mean(self.nats[self.is_scored], dtype=np.float64))
 
   def within(self, spans: Sequence[tuple[int, int]]) -> "Scores":
-    """Return the scores of the tokens in spans."""
+    """Return the scores of the tokens in `spans`."""
     inside = np.zeros(len(self.positions), bool)
     for start, stop in spans:
       inside |= (start <= self.positions) & (self.positions < stop)
@@ -82,12 +82,12 @@ def windows(
   carry: Any = None,
   copies: int = 1,
 ) -> Iterator[tuple[Any, np.ndarray, np.ndarray]]:
-  """Run a model over spans of a text; yield a measurement of each window, on the host.
+  """Run a model over spans of a text and yield a measurement of each window, on the host.
 
-  Yields `measure(logits_TxBxV, y_TxB, recorded)`, positions_TxB of the targets y and weight_TxB,
-  see `batches.scoring_windows`. `measure` is traced by JAX; arguments in a jax.tree_util.Partial
-  may change without another compilation. `carry`: before the first window, instead of the
-  initial one. `copies`: rows that read each stream side by side, for a `clamp` [B * copies, H].
+  Yields `measure(logits_TxBxV, y_TxB, recorded)`, positions_TxB of the targets y, and weight_TxB
+  (see `batches.scoring_windows`). JAX traces `measure`; arguments in a jax.tree_util.Partial can
+  change without recompilation. `carry` replaces the initial carry. `copies` is the number of rows
+  that read each stream, so that a `clamp` [B * copies, H] can differ between them.
   """
   params = jax.device_put(model.prepare(params))
   if not isinstance(measure, jax.tree_util.Partial):
@@ -100,8 +100,8 @@ def windows(
   def initial_carry(batch):
     return model.initial_carry(batch * copies) if carry is None else carry
 
-  cut = batches.scoring_windows(ids, spans, streams, window, burn_in, starts)
-  for values, batch in _run(step, initial_carry, cut):
+  inputs = batches.scoring_windows(ids, spans, streams, window, burn_in, starts)
+  for values, batch in _run(step, initial_carry, inputs):
     yield values, batch.positions, batch.weight
 
 
@@ -111,14 +111,14 @@ def _measure(model, record, measure, params, carry, x_TxB, y_TxB, clamp):
   return measure(logits_TxBxV, y_TxB, recorded), carry
 
 
-def _run(step, initial_carry, cut) -> Iterator[tuple[Any, batches.ScoringWindow]]:
-  """Yield the values of `step(carry, x, y, weight) -> values, carry` and each window."""
+def _run(step, initial_carry, inputs) -> Iterator[tuple[Any, batches.ScoringWindow]]:
+  """Yield the values of `step(carry, x, y, weight) -> (values, carry)`, and the window."""
   carry = previous = None
-  for batch in cut:
+  for batch in inputs:
     if carry is None:
       carry = initial_carry(batch.x.shape[1])
     values, carry = step(carry, batch.x, batch.y, batch.weight)
-    if previous:  # fetched while the device computes the next window
+    if previous:  # Fetch it while the device computes the current window.
       yield jax.device_get(previous[0]), previous[1]
     previous = values, batch
   if previous:
@@ -136,16 +136,17 @@ def loss(
   burn_in: int,
   starts: Sequence[int] = (0,),
 ) -> float:
-  """Return the mean nats per token of spans, computed on all devices; NaN if none is scored."""
+  """Return the mean nats per token of `spans`, or NaN if no token is scored. Uses all devices."""
   step, total, count = functools.partial(_loss_step(model), params), 0.0, 0.0
-  cut = batches.scoring_windows(ids, spans, streams, window, burn_in, starts)
-  for nats, batch in _run(step, lambda batch: None, cut):
+  inputs = batches.scoring_windows(ids, spans, streams, window, burn_in, starts)
+  for nats, batch in _run(step, lambda batch: None, inputs):
     total += float(nats)
     count += float(batch.weight.sum())
   return total / count if count else math.nan
 
 
-_loss_step = functools.lru_cache(maxsize=2)(steps.LossStep)  # a new one is compiled again
+# Cached, because every new LossStep is compiled again.
+_loss_step = functools.lru_cache(maxsize=2)(steps.LossStep)
 
 
 def score(
@@ -160,11 +161,11 @@ def score(
   starts: Sequence[int] = (0,),
   progress: Progress | None = None,
 ) -> Scores:
-  """Return the scores of all tokens of spans."""
+  """Return the scores of all tokens in `spans`."""
   pieces, done = [], 0
   total = sum(stop - first for first, stop in batches.scorable_spans(spans, starts))
-  how = {"window": window, "streams": streams, "burn_in": burn_in, "starts": starts}
-  for values, _, weight in windows(model, params, ids, spans, measure=predict, **how):
+  options = {"window": window, "streams": streams, "burn_in": burn_in, "starts": starts}
+  for values, _, weight in windows(model, params, ids, spans, measure=predict, **options):
     pieces.append((values, weight))
     done += int(weight.sum())
     if progress:
@@ -173,7 +174,7 @@ def score(
 
 
 def predict(logits_TxBxV, y_TxB, recorded=None) -> Prediction:
-  """Return the prediction of the tokens y."""
+  """Return the predictions of the tokens y."""
   del recorded
   nats_TxB = layers.cross_entropy(logits_TxBxV, y_TxB)
   log_p_TxBxV = jax.nn.log_softmax(logits_TxBxV)
@@ -183,17 +184,18 @@ def predict(logits_TxBxV, y_TxB, recorded=None) -> Prediction:
 
 
 def gather(pieces, spans, starts, *remedy: str) -> Scores:
-  """Return windows of (prediction, weight_TxB), cut by `scoring_windows`, in the order of the text.
+  """Return the predictions of windows as scores, in the order of the text.
 
-  `remedy`: of `sampler.not_finite`, which is raised if a prediction is not finite.
+  `pieces` are pairs (prediction, weight_TxB) of the windows of `batches.scoring_windows`. Raises
+  `sampler.not_finite(*remedy)` if a prediction is not finite.
   """
   positions = np.concatenate([np.zeros(0, np.int64), *(np.arange(*span) for span in spans)])
   is_scored = ~np.isin(positions, starts)
   if not is_scored.any():
-    raise errors.UserError("there is nothing to score: a text needs at least two characters")
-  # The order of the streams is that of the text.
+    raise errors.UserError("there is nothing to score: use a text of at least two characters")
+  # Transposed, because streams follow the order of the text.
   weight_BxT = np.concatenate([weight for _, weight in pieces]).T
-  scattered = []  # NaN or 0 for the tokens that are not scored
+  scattered = []  # fields with NaN or 0 for tokens that are not scored
   for field in zip(*(prediction for prediction, _ in pieces)):
     values = np.concatenate(field).swapaxes(0, 1)[weight_BxT == 1]
     missing = np.nan if values.dtype.kind == "f" else 0
@@ -207,18 +209,18 @@ def gather(pieces, spans, starts, *remedy: str) -> Scores:
 def rescore(
   model, params, prompt_ids_P, ids_BxN: np.ndarray, settings: sampler.Settings
 ) -> list[np.ndarray]:
-  """Score sampled texts again, each after the same prompt.
+  """Rescore sampled texts that follow the same prompt.
 
-  Return two arrays [B, N], in nats: the entropy of the distribution that each token was sampled
-  from, and its -log p by the model itself.
+  Return two arrays [B, N] in nats: the entropy of the distribution that each token was sampled
+  from, and -log p of the token under the model at temperature 1, without filters.
   """
   (B, N), P = ids_BxN.shape, len(prompt_ids_P)
   ids = np.concatenate([np.tile(np.asarray(prompt_ids_P, np.int32), (B, 1)), ids_BxN], axis=1)
   starts = np.arange(B) * (P + N)
   spans = [(start + P, start + P + N) for start in starts.tolist()]
-  measure = jax.tree_util.Partial(_measure_draw, dataclasses.astuple(settings))
-  how = {"window": RESCORING_WINDOW, "streams": B, "burn_in": P, "starts": starts}
-  pieces = list(windows(model, params, ids.ravel(), spans, measure=measure, **how))
+  measure = jax.tree_util.Partial(_measure_sample, dataclasses.astuple(settings))
+  options = {"window": RESCORING_WINDOW, "streams": B, "burn_in": P, "starts": starts}
+  pieces = list(windows(model, params, ids.ravel(), spans, measure=measure, **options))
   is_scored_BxT = np.concatenate([weight for *_, weight in pieces]).T == 1
   fields = zip(*(values for values, *_ in pieces))
   rescored = [np.concatenate(field).T[is_scored_BxT].reshape(B, N) for field in fields]
@@ -227,7 +229,7 @@ def rescore(
   return rescored
 
 
-def _measure_draw(settings, logits_TxBxV, y_TxB, _):
-  """Return the entropy of the sampling distribution and the nats of the tokens, [T, B] each."""
+def _measure_sample(settings, logits_TxBxV, y_TxB, _):
+  """Return the entropy of the sampling distribution, and -log p of the tokens: [T, B] each."""
   p_TxBxV = jax.nn.softmax(sampler.filter_logits(logits_TxBxV, *settings))
   return special.entr(p_TxBxV).sum(-1), layers.cross_entropy(logits_TxBxV, y_TxB)
