@@ -1,4 +1,4 @@
-"""Train the network of an experiment file, or resume its training; run a sweep or a search.
+"""Train the model that an experiment file describes, resume a run, or start a sweep or a search.
 
   python launch.py --config=experiments/shakespeare.py[:variant] [--workdir=RUN]
                    [--config.x.y=value ...] [--distributed]
@@ -6,23 +6,26 @@
                    [--backend=slurm] [--workdir=SWEEP] [--time_limit=MINUTES] [--dry_run]
   python launch.py --config=experiments/learning_rate.py --search=optuna [--trials=N] ...
 
---config       an experiment file, optionally with a variant after a colon; or a run's config.json
---config.x.y   another value of a field; docs/config.md explains each
---workdir      the run directory; default: runs/<experiment>[-variant][-overrides], so the same
-               command resumes the run
---distributed  this process is one of several: started by SLURM or a TPU pod, or by hand with
-               CHARRNN_COORDINATOR, see docs/sweeps.md
---sweep        run the trials of the experiment file's sweep(), or the product of sweep_NAME()s;
-               the same command runs the trials that are missing
---search       random or optuna: run --trials (default: 20) trials of the experiment file's space()
---backend      local (default), or slurm: an array of jobs with the resources of the experiment
-               file's slurm()
---parallel     number of trials at a time, which share cores and devices (default: 1)
---time_limit   minutes after which a trial saves and ends
---dry_run      print the commands of the trials
+--config       an experiment file, optionally followed by a colon and a variant; or the config.json
+               of a run
+--config.x.y   override a field of the config; docs/config.md explains all fields
+--workdir      the run directory (default: runs/<experiment>[-variant][-overrides], so that the
+               same command resumes the run)
+--distributed  run as one of several processes, started by SLURM, by a TPU pod, or manually with
+               CHARRNN_COORDINATOR (see docs/sweeps.md)
+--sweep        run the trials of sweep() in the experiment file, or the product of the named
+               sweep_NAME() functions; the same command again runs the missing trials
+--search       run --trials (default: 20) trials from space() in the experiment file; random or
+               optuna
+--backend      where the trials run: local (default), or slurm for a job array with the resources
+               of slurm() in the experiment file
+--parallel     maximum number of trials that run in parallel and share the cores and devices
+               (default: 1)
+--time_limit   number of minutes after which a trial saves and exits
+--dry_run      print the commands of the trials without running them
 
-Exit codes: 0 finished; 1 a trial of the sweep failed; 2 an error in the command; 75 stopped by a
-signal, can be resumed.
+Exit codes: 0: finished; 1: a trial of the sweep failed; 2: the command is wrong or training
+diverged; 75: stopped by a signal and saved, run the same command to resume.
 """
 
 import pathlib
@@ -40,25 +43,28 @@ SWEEP_FLAGS = ("trials", "backend", "parallel", "time_limit", "dry_run")
 def define_flags(values):
   define = {"flag_values": values}
   flags.DEFINE_string("workdir", None, "directory of the run or the sweep", **define)
-  flags.DEFINE_boolean("distributed", False, "one process of several", **define)
+  flags.DEFINE_boolean("distributed", False, "run as one of several processes", **define)
   flags.DEFINE_string("sweep", None, "names of sweeps in the experiment file", **define)
   flags.DEFINE_string("search", None, "random or optuna", **define)
   flags.DEFINE_integer("trials", 20, "number of trials of a search", **define)
   flags.DEFINE_string("backend", "local", "local or slurm", **define)
-  flags.DEFINE_integer("parallel", 1, "trials at a time", **define)
-  flags.DEFINE_float("time_limit", None, "minutes for each trial", **define)
-  flags.DEFINE_boolean("dry_run", False, "print the trials' commands", **define)
+  flags.DEFINE_integer("parallel", 1, "number of trials that run in parallel", **define)
+  flags.DEFINE_float("time_limit", None, "time limit of each trial in minutes", **define)
+  flags.DEFINE_boolean("dry_run", False, "print the commands of the trials", **define)
 
 
 def parse(argv):
-  # absl requires a value: `--sweep` alone is the sweep() of the file, `--search` alone an error.
-  alone = {"--sweep": "--sweep=", "--search": "--search="}
-  return command_line.parse([alone.get(each, each) for each in argv], define_flags)
+  # absl requires a value for every flag. `--sweep` without a name runs sweep() of the experiment
+  # file; `--search` without a name is reported as an error later.
+  with_values = {"--sweep": "--sweep=", "--search": "--search="}
+  return command_line.parse([with_values.get(each, each) for each in argv], define_flags)
 
 
 def main(argv):
   if {"--help", "-h"} & set(argv):
-    print(__doc__, *(f"\n  {path}" for path in command_line.experiment_files()), sep="")
+    paths = command_line.experiment_files()
+    heading = ["\nExperiment files in this folder:"] if paths else []
+    print(__doc__, *heading, *(f"\n  {path}" for path in paths), sep="")
     return 0
   line = parse(argv)
   name = command_line.run_name(line)
@@ -69,7 +75,9 @@ def main(argv):
     return runner.run(line, pathlib.Path(line.flags.workdir or pathlib.Path("runs") / parts))
   for flag in SWEEP_FLAGS:
     if line.flags[flag].present:
-      raise errors.UserError(f"--{flag} is for a sweep or a search: add one, or leave it out")
+      raise errors.UserError(
+        f"--{flag} is for a sweep or a search: add --sweep or --search, or remove it"
+      )
   workdir = pathlib.Path(line.flags.workdir or pathlib.Path("runs") / name)
   return train.run(line, workdir, line.flags.distributed)
 

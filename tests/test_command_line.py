@@ -205,5 +205,5 @@ def test_no_file_of_shared_settings_is_proposed(tmp_path, monkeypatch):
     (tmp_path / "experiments" / name).write_text("")
   monkeypatch.chdir(tmp_path)
   assert command_line.experiment_files() == ["experiments/one.py"]
-  with pytest.raises(errors.UserError, match=r"^no experiment file two.py: there are .*one\.py$"):
+  with pytest.raises(errors.UserError, match=r"^no experiment file two.py: use one of .*one\.py$"):
     parse("--config=two.py")

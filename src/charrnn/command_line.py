@@ -1,4 +1,4 @@
-"""The command line of launch.py: an experiment file, overrides of its fields, and other flags."""
+"""Parser of the command line of launch.py: an experiment file, overrides, and other flags."""
 
 import contextlib
 import hashlib
@@ -21,21 +21,23 @@ from charrnn import errors
 
 
 class CommandLine(NamedTuple):
+  """A parsed command line of launch.py."""
+
   config: config_dict.ConfigDict
-  overrides: dict[str, Any]  # fields that the command line sets, by dotted name
-  experiment: str  # stem of the experiment file
+  overrides: dict[str, Any]  # the fields that the command line overrides, by dotted name
+  experiment: str  # stem of the experiment file's name
   variant: str
   flags: flags.FlagValues
-  argument: str = ""  # of --config: the file, and after a colon the variant
-  module: types.ModuleType | None = None  # the experiment file; None: the config of one run
-  original: Any = None  # runs.provenance.Original: the run that this one repeats
+  argument: str = ""  # the value of --config: FILE or FILE:VARIANT
+  module: types.ModuleType | None = None  # the experiment file; None for a config.json
+  original: Any = None  # the runs.provenance.Original that a rerun repeats
 
 
 def parse(argv: Sequence[str], define: Callable = lambda flag_values: None) -> CommandLine:
   """Return the parsed command line of launch.py.
 
-  The argument of --config is an experiment file, with a variant after a colon, or the config.json
-  of a run. `define(flag_values)` adds other flags. Raises UserError.
+  The value of --config is FILE or FILE:VARIANT for an experiment file, or the config.json of a run.
+  `define(flag_values)` adds other flags. Raises UserError if the command line is wrong.
   """
   argument, argv = _take_config(argv)
   is_stored = argument.endswith(".json")
@@ -51,10 +53,10 @@ def parse(argv: Sequence[str], define: Callable = lambda flag_values: None) -> C
   define(values)
   try:
     rest = values(argv)
-  except Exception as error:  # ml_collections raises various errors
+  except Exception as error:  # ml_collections raises several kinds of errors.
     raise errors.UserError(_first_line(error)) from error
   if len(rest) > 1:
-    raise errors.UserError(f"{rest[1]!r} is not an option: options are --name=value")
+    raise errors.UserError(f"{rest[1]!r} is not an option: write options as --name=value")
   overrides = config_flags.get_override_values(values["config"])
   file = pathlib.Path(path)
   title = file.resolve().parent.name if file.name == "config.json" else file.stem
@@ -62,9 +64,9 @@ def parse(argv: Sequence[str], define: Callable = lambda flag_values: None) -> C
 
 
 def run_name(line: CommandLine) -> str:
-  """Return experiment[-variant][-field=value...], safe as the name of a folder.
+  """Return experiment[-variant][-field=value...] as a name that is safe for a folder.
 
-  Fields that do not make it another run are left out.
+  Fields that may change when a run is resumed are not part of the name.
   """
   fields = [
     f"{name}={value}" for name, value in line.overrides.items() if not config_lib.is_free(name)
@@ -77,13 +79,13 @@ def run_name(line: CommandLine) -> str:
 
 
 def experiment_files() -> list[str]:
-  """Return the paths of the experiment files in the current folder's `experiments`."""
+  """Return the paths of the experiment files in ./experiments."""
   paths = pathlib.Path("experiments").glob("*.py")
   return sorted(str(path) for path in paths if path.stem != "common")
 
 
 def _take_config(argv: Sequence[str]) -> tuple[str, list[str]]:
-  """Return the value of the last --config, and the other arguments with current field names."""
+  """Return the value of the last --config, and the other arguments with former names replaced."""
   argument, others, words = None, [], iter(argv)
   for word in words:
     dashes, name, equals, value = re.fullmatch(r"(-*)([^=]*)(=?)(.*)", word, re.DOTALL).groups()
@@ -95,42 +97,44 @@ def _take_config(argv: Sequence[str]) -> tuple[str, list[str]]:
       others.append(word)
   if argument is None:
     if _fields(others):
-      raise errors.UserError("--config is missing: it comes before the fields that it overrides")
-    raise errors.UserError("--config is missing: try --config=experiments/shakespeare.py")
+      raise errors.UserError("--config is missing: name an experiment file, --config=FILE")
+    raise errors.UserError("--config is missing: use --config=experiments/shakespeare.py")
   return argument, others
 
 
 def _fields(argv: Sequence[str]) -> list[str]:
-  """Return the fields that a command line overrides."""
+  """Return the names of the fields that a command line overrides."""
   matches = (re.match(r"-+config\.([^=]*)", word) for word in argv)
   return [match[1] for match in matches if match]
 
 
 def _check(path: str, argv: Sequence[str]):
-  """Raise UserError for a file that does not exist and for fields that do not exist."""
+  """Raise UserError if the experiment file or an overridden field does not exist."""
   if not os.path.isfile(path):
-    known = experiment_files()
-    there = f": there are {', '.join(known)}" if known else ""
-    raise errors.UserError(f"no experiment file {path}{there}")
+    paths = experiment_files()
+    remedy = f"use one of {', '.join(paths)}" if paths else "check the path"
+    raise errors.UserError(f"no experiment file {path}: {remedy}")
   for field in _fields(argv):
     if field not in config_lib.BY_NAME:
       raise errors.UserError(config_lib.unknown_field(field))
 
 
 def _stored_config(path: str) -> config_dict.ConfigDict:
-  """Return the config in a config.json. It may lack fields, but must have no unknown ones."""
+  """Return the config in a config.json. Missing fields have their defaults; unknown ones raise."""
   config = config_lib.default()
-  usual = config_lib.flatten(config.to_dict())
+  defaults = config_lib.flatten(config.to_dict())
   try:
     value = json.loads(pathlib.Path(path).read_bytes())
     for name, each in config_lib.flatten(value).items():
-      if name not in usual or (each is None and usual[name] is not None):
-        raise errors.UserError(f"{path} has {name}={each}: docs/config.md lists all fields")
+      if name not in defaults:
+        raise errors.UserError(f"{path} has {name}={each}: no such field, see docs/config.md")
+      if each is None and defaults[name] is not None:
+        raise errors.UserError(f"{path} has {name}={each}: set a value, see docs/config.md")
     config.update(value)
   except OSError as error:
     raise errors.UserError(f"cannot read {path}: {error.strerror}") from error
-  except (ValueError, AttributeError) as error:  # not JSON, or not an object
-    raise errors.UserError(f"{path} is damaged: it must be the config.json of a run") from error
+  except (ValueError, AttributeError) as error:  # It is not JSON, or not an object.
+    raise errors.UserError(f"{path} is damaged: use the config.json of a run") from error
   except TypeError as error:
     raise errors.UserError(f"{path}: {_first_line(error)}") from error
   return config
@@ -147,21 +151,22 @@ def _experiment(path: str, *variant: str) -> tuple[config_dict.ConfigDict, types
       config = module.get_config(*variant)
   except errors.UserError:
     raise
-  except Exception as error:  # whatever an experiment file may raise
+  except Exception as error:  # An experiment file may raise any error.
     raise errors.UserError(_message(path, error)) from error
   is_config = isinstance(config, config_dict.ConfigDict)
   if not is_config or config_lib.flatten(config.to_dict()).keys() != config_lib.BY_NAME.keys():
     raise errors.UserError(
-      f"{path}: get_config() must return charrnn.config.default() with values of its own"
+      f"{path}: get_config() must return charrnn.config.default(), possibly with changed values"
     )
   return config, module
 
 
 @contextlib.contextmanager
 def _importable_folder(path: str) -> Iterator[None]:
-  """Let an experiment file import modules beside it.
+  """Allow an experiment file to import modules from its folder.
 
-  They are forgotten afterwards, because another folder may have modules of the same names.
+  These modules are removed from sys.modules afterwards, because another folder may contain modules
+  with the same names.
   """
   folder = os.path.dirname(os.path.abspath(path))
   before = set(sys.modules)
@@ -177,7 +182,7 @@ def _importable_folder(path: str) -> Iterator[None]:
 
 
 def _message(path: str, error: Exception) -> str:
-  """Return one line about an error, with the line of the experiment file that raised it."""
+  """Return a one-line message about an error, with its line number in the experiment file."""
   if isinstance(error, SyntaxError):
     return f"{error.filename}, line {error.lineno}: {error.msg}"
   for frame in reversed(traceback.extract_tb(error.__traceback__)):

@@ -1,4 +1,4 @@
-"""Output for people on stderr and stdout: status lines, progress, tables and exit codes."""
+"""Output for users: status lines, progress bars, tables, and exit codes."""
 
 import contextlib
 import errno
@@ -18,13 +18,13 @@ import rich.text
 from charrnn import errors
 
 Update = Callable[..., None]  # (done, total, note="")
-REDRAW = 0.1  # seconds between two drawings on a terminal
-# C0, DEL and C1, which a terminal obeys, as escapes: text.translate(CONTROLS).
+REDRAW = 0.1  # minimum seconds between two updates of a terminal
+# Escapes for the control characters that a terminal executes (C0, DEL and C1), for str.translate.
 CONTROLS = {c: f"\\x{c:02x}" for c in (*range(32), *range(0x7F, 0xA0)) if chr(c) not in "\n\t"}
 
 
 class _Stderr(io.TextIOBase):
-  """The stderr of the moment. It goes on silently when the terminal or the reader is gone."""
+  """The current sys.stderr. Output is discarded once its terminal or reader is closed."""
 
   encoding = "utf-8"
 
@@ -38,17 +38,17 @@ class _Stderr(io.TextIOBase):
 
   def write(self, text: str) -> int:
     if sys.stderr is not None:
-      with self._bear_loss():
+      with self._discard_if_closed():
         sys.stderr.write(text)
     return len(text)
 
   def flush(self):
     if sys.stderr is not None:
-      with self._bear_loss():
+      with self._discard_if_closed():
         sys.stderr.flush()
 
   @contextlib.contextmanager
-  def _bear_loss(self):
+  def _discard_if_closed(self):
     try:
       yield
     except OSError as error:
@@ -62,18 +62,18 @@ _console = rich.console.Console(file=_Stderr(), highlight=False, markup=False, e
 
 
 def say(text: str = ""):
-  """Write a line to stderr, above the progress bar if one is shown; control characters escaped."""
+  """Write a line to stderr, above any progress bar, with control characters escaped."""
   _console.print(rich.text.Text(text.translate(CONTROLS)), soft_wrap=True)
 
 
 def write(text: str):
-  """Write text to stderr as it is, without a line end."""
+  """Write text to stderr unchanged, without adding a line end."""
   _console.file.write(text)
   _console.file.flush()
 
 
 def size() -> rich.console.ConsoleDimensions:
-  """Return the width and height of the terminal; 80 x 25 if there is none."""
+  """Return the width and height of the terminal, or 80 x 25 if there is none."""
   return _console.size
 
 
@@ -83,24 +83,27 @@ def is_live() -> bool:
 
 
 def visible(text: str) -> str:
-  """Return the text with control characters, and all that has no glyph, as escapes."""
+  """Return the text with control characters and other unprintable characters escaped."""
   return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def duration(seconds: float) -> str:
-  """Format seconds as M:SS or H:MM:SS."""
+  """Return a duration in seconds as M:SS or H:MM:SS."""
   minutes, seconds = divmod(round(seconds), 60)
   hours, minutes = divmod(minutes, 60)
   return f"{hours}:{minutes:02d}:{seconds:02d}" if hours else f"{minutes}:{seconds:02d}"
 
 
 def nats_and_bits(nats: float) -> str:
-  """Format a loss in both units."""
+  """Return a loss in nats as text in both units, nats and bits."""
   return f"{nats:.4f} nats ({nats / math.log(2):.3f} bits)"
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[str]], names: int = 1) -> list[str]:
-  """Return the lines of an aligned table: the first `names` columns left, the others right."""
+  """Return the lines of an aligned table.
+
+  The first `names` columns are aligned to the left, the others to the right.
+  """
   grid = rich.table.Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), show_header=False)
   for n in range(len(header)):
     grid.add_column(justify="left" if n < names else "right", no_wrap=True)
@@ -112,10 +115,11 @@ def table(header: Sequence[str], rows: Iterable[Sequence[str]], names: int = 1) 
 
 
 class Progress:
-  """A bar for the phase at hand on a terminal; plain lines in a log.
+  """The progress of a sequence of phases: a bar on a terminal, plain lines in a log.
 
-  A context manager. In a log, a phase gets a line when it is done. With `every`, a phase is one of
-  counted steps: the count is shown, in a log about every so many seconds and at the last step.
+  It is a context manager. A line is written when a phase ends. With a finite `every`, a phase
+  consists of counted steps: their number is shown, and a log gets a line about every `every`
+  seconds and at the last step.
   """
 
   def __init__(self, every: float = math.inf):
@@ -130,7 +134,7 @@ class Progress:
     self.end()
 
   def __call__(self, phase: str) -> Update:
-    """Begin a phase, and end the one before; return the function that moves its bar."""
+    """End the current phase and begin another; return the function that updates its bar."""
     self.end()
     self._phase, self._start = phase, time.monotonic()
     self._last = self._start
@@ -144,7 +148,7 @@ class Progress:
         console=_console,
         auto_refresh=False,
         transient=True,
-        redirect_stdout=False,  # our stderr would write to itself
+        redirect_stdout=False,  # A redirected stderr would write to itself.
         redirect_stderr=False,
       )
       self._bar.start()
@@ -153,7 +157,7 @@ class Progress:
     return self.update
 
   def update(self, done: float, total: float, note: str = "", left: float | None = None):
-    """Move the bar. `left`: seconds to the end, if better known than from the rate so far."""
+    """Update the bar. `left` overrides the estimate of the remaining seconds."""
     now, self._note = time.monotonic(), note
     if left is None:
       left = (now - self._start) * (total - done) / done if done else math.nan
@@ -172,7 +176,7 @@ class Progress:
     self._last = now
 
   def end(self, report: bool = True):
-    """End the phase. Its duration is reported unless `report` is false."""
+    """End the current phase and report its duration, unless `report` is false."""
     if self._bar:
       self._bar.stop()
       self._bar = None
@@ -182,7 +186,7 @@ class Progress:
 
 
 class LiveTable:
-  """Lines that are redrawn in place on a terminal. Nothing is drawn elsewhere."""
+  """Lines that are updated in place on a terminal. Without a terminal, nothing is shown."""
 
   def __init__(self):
     self._live = rich.live.Live(
@@ -199,23 +203,24 @@ class LiveTable:
 
   @property
   def height(self) -> int:
-    """Return the number of lines that fit."""
+    """Return the number of lines that fit on the terminal."""
     return _console.size.height
 
   def draw(self, lines: Iterable[str]):
+    """Replace the lines that are shown."""
     if self._live.is_started:
       text = rich.text.Text("\n".join(lines), no_wrap=True, overflow="crop")
       self._live.update(text, refresh=True)
 
 
 def run(name: str, program: Callable[[], int | None]) -> int:
-  """Run a program's main function and return its exit code.
+  """Run the main function of a program and return its exit code.
 
-  Expected failures become one line on stderr: 2 for a UserError or a full disk, 130 for Ctrl-C. A
-  reader of stdout that went away, as `head` does, is no failure.
+  A UserError or a full disk is reported in one line on stderr and returns 2. Ctrl-C returns 130. If
+  the reader of stdout has closed it, like `head`, this is not a failure and returns 0.
   """
   for stream, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
-    if getattr(sys, stream) is None:  # closed by the caller
+    if getattr(sys, stream) is None:  # The caller of the program has closed the stream.
       setattr(sys, stream, open(os.devnull, mode))  # noqa: SIM115
   try:
     code = program() or 0
@@ -226,10 +231,13 @@ def run(name: str, program: Callable[[], int | None]) -> int:
   except BrokenPipeError:
     _drop_stdout()
     return 0
-  except OSError as error:  # of stdout: modules report themselves what they cannot read or write
+  except OSError as error:  # Modules report other errors of reading and writing themselves.
     if error.errno not in (errno.ENOSPC, errno.EDQUOT):
       raise
-    say(f"{name}: error: cannot write {error.filename or 'the output'}: {error.strerror}")
+    say(
+      f"{name}: error: cannot write {error.filename or 'the output'}: {error.strerror}; free some "
+      "disk space"
+    )
     _drop_stdout()
     return 2
   except KeyboardInterrupt:
@@ -238,5 +246,5 @@ def run(name: str, program: Callable[[], int | None]) -> int:
 
 
 def _drop_stdout():
-  """Point stdout at /dev/null, so that flushing it at exit does not fail again."""
+  """Redirect stdout to /dev/null, so that flushing it at exit does not fail again."""
   os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -1,9 +1,9 @@
-"""The exceptions that a program shows to a person without a traceback."""
+"""Exceptions that are reported to the user in one line, without a traceback."""
 
 
 class UserError(Exception):
-  """An expected failure, in one or two lines that name the thing and the remedy (exit code 2)."""
+  """An expected failure (exit code 2). The message says what is wrong, where, and what to do."""
 
 
 class DivergedError(UserError):
-  """Training has diverged."""
+  """The error that training has diverged."""

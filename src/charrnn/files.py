@@ -1,4 +1,4 @@
-"""Files and folders that are written whole or not at all."""
+"""Atomic writing of files and folders, and checks of output paths."""
 
 import contextlib
 import json
@@ -12,7 +12,7 @@ from charrnn import errors
 
 
 def read_json(path: pathlib.Path) -> dict[str, Any]:
-  """Return the object in a JSON file of a run; raise UserError if it is unreadable or damaged."""
+  """Return the object in a JSON file of a run; raise UserError if the file cannot be read."""
   try:
     value = json.loads(path.read_bytes())
   except OSError as error:
@@ -25,7 +25,7 @@ def read_json(path: pathlib.Path) -> dict[str, Any]:
 
 
 def damaged(path: pathlib.Path) -> errors.UserError:
-  """Return the error about a damaged file of a run."""
+  """Return the error for a damaged file of a run."""
   return errors.UserError(f"{path} is damaged: restore it from a copy of the same run")
 
 
@@ -35,16 +35,16 @@ def write_json(path: pathlib.Path, value):
 
 
 def write_text(path: pathlib.Path, text: str):
-  """Write a text file atomically: a reader or a kill never meets half of it."""
+  """Write a text file atomically, so that it is never incomplete."""
   temporary = path.with_name(f".{path.name}.{os.getpid()}")
   temporary.write_text(text)
   os.replace(temporary, path)
 
 
 def check_output(path: pathlib.Path, name: str | None = None):
-  """Raise UserError if no file can be written at `path`, before any work is done.
+  """Raise UserError if no file can be written at `path`. Call this before any long work.
 
-  `name`: how the user named it, if not by the path alone.
+  `name` is the option in error messages, if it is not just the path.
   """
   name = name or str(path)
   try:
@@ -52,20 +52,20 @@ def check_output(path: pathlib.Path, name: str | None = None):
   except OSError as error:
     raise errors.UserError(f"{name}: {error.strerror}") from error
   if is_folder:
-    raise errors.UserError(f"{name} is a folder: give the name of a file")
+    raise errors.UserError(f"{name} is a folder: use the path of a file")
   if (path.parent / "config.json").exists() and (path.parent / "run.json").exists():
-    raise errors.UserError(f"{name} would be among the files of a run: write it elsewhere")
+    raise errors.UserError(f"{name} is in a run directory: use a path in another folder")
   if not path.parent.is_dir():
-    raise errors.UserError(f"{name}: there is no folder {path.parent}")
+    raise errors.UserError(f"{name}: there is no folder {path.parent}: create it first")
   if not os.access(path.parent, os.W_OK):
-    raise errors.UserError(f"{name}: {path.parent} cannot be written to")
+    raise errors.UserError(f"{name}: cannot write to {path.parent}: use another folder")
 
 
 @contextlib.contextmanager
 def replace_file(path: pathlib.Path) -> Iterator[IO[bytes]]:
-  """Yield a binary file that is renamed to `path` once it is whole; else nothing is left of it.
+  """Yield a temporary binary file that replaces `path` at the end; remove it after an error.
 
-  An existing path that is no regular file, such as /dev/stdout, is written to directly.
+  If `path` exists and is not a regular file, for example /dev/stdout, write to it directly.
   """
   temporary = None
   try:
@@ -77,7 +77,7 @@ def replace_file(path: pathlib.Path) -> Iterator[IO[bytes]]:
     with open(temporary, "wb") as file:
       yield file
     os.replace(temporary, path)
-  except BrokenPipeError:  # of /dev/stdout: its reader has left
+  except BrokenPipeError:  # `path` is /dev/stdout, and its reader has closed it.
     raise
   except OSError as error:
     raise errors.UserError(f"cannot write {path}: {error.strerror or error}") from error
@@ -86,9 +86,9 @@ def replace_file(path: pathlib.Path) -> Iterator[IO[bytes]]:
       temporary.unlink(missing_ok=True)
 
 
-def output_folder(chosen: str | None, default: pathlib.Path) -> pathlib.Path:
-  """Return the folder that --out names, not made yet; raise UserError if it is not writable."""
-  folder = default if chosen is None else pathlib.Path(chosen)
+def output_folder(out: str | None, default: pathlib.Path) -> pathlib.Path:
+  """Return the folder of --out without creating it; raise UserError if it is not writable."""
+  folder = default if out is None else pathlib.Path(out)
   with _report_unwritable(folder):
     existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
     if not existing.is_dir():
@@ -98,9 +98,9 @@ def output_folder(chosen: str | None, default: pathlib.Path) -> pathlib.Path:
   return folder
 
 
-def make_folder(chosen: str | None, default: pathlib.Path) -> pathlib.Path:
-  """Make and return the folder of `output_folder`."""
-  folder = output_folder(chosen, default)
+def make_folder(out: str | None, default: pathlib.Path) -> pathlib.Path:
+  """Create the folder of --out and return it."""
+  folder = output_folder(out, default)
   with _report_unwritable(folder):
     folder.mkdir(parents=True, exist_ok=True)
   return folder
@@ -108,19 +108,20 @@ def make_folder(chosen: str | None, default: pathlib.Path) -> pathlib.Path:
 
 @contextlib.contextmanager
 def replace_in_folder(folder: pathlib.Path) -> Iterator[pathlib.Path]:
-  """Yield a temporary folder whose contents replace those of the same names in `folder` at the end.
+  """Yield a temporary folder, and move its contents into `folder` at the end.
 
-  Nothing is replaced unless all was written, so earlier results survive a failure.
+  Existing files with the same names are replaced only after everything has been written, so a
+  failure leaves earlier results unchanged.
   """
   make_folder(None, folder)
   with tempfile.TemporaryDirectory(prefix=".new-", dir=folder) as name, _report_unwritable(folder):
     new = pathlib.Path(name)
     yield new
-    written = list(new.iterdir())
+    results = list(new.iterdir())
     old = new / "old"
     old.mkdir()
-    for path in written:
-      if path.is_dir() and (folder / path.name).exists():  # rename does not replace a full folder
+    for path in results:
+      if path.is_dir() and (folder / path.name).exists():  # A rename cannot replace a full folder.
         os.replace(folder / path.name, old / path.name)
       os.replace(path, folder / path.name)
 
@@ -130,14 +131,14 @@ def _report_unwritable(folder: pathlib.Path) -> Iterator[None]:
   try:
     yield
   except OSError as error:
-    text = f"cannot write to {folder}: {error.strerror or error}; give another --out"
+    text = f"cannot write to {folder}: {error.strerror or error}; use another --out"
     raise errors.UserError(text) from error
 
 
 def with_aliases(value: Any, aliases: dict[str, str]) -> Any:
-  """Return JSON data in which every renamed key also stands under its old name.
+  """Return JSON data in which every renamed key is also stored under its old name.
 
-  `aliases` maps new names to old ones. Scripts that read the old names keep working for a release.
+  `aliases` maps new names to old names. Scripts that read the old names work for one more release.
   """
   if isinstance(value, list | tuple):
     return [with_aliases(item, aliases) for item in value]

@@ -1,15 +1,15 @@
-"""The style, the colours, and the kinds of axes of all pictures."""
+"""The style, the colors, and shared kinds of axes of all plots."""
 
 import contextlib
 import pathlib
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-REAL = "#23262c"  # of real text, or what others are compared with
+REAL = "#23262c"  # color of held-out text, or of the reference in a comparison
 BLUE, GRAY, EDGE, TEXT, GRID = "#1f5f8b", "#8a8f98", "#b9b5ad", "#50545c", "#e6e2da"
-SHADE = "#efece6"  # behind data
+SHADE = "#efece6"  # color of shaded regions behind data
 COLORS = ("#0072b2", "#d55e00", "#007d5d", "#b0568f", "#8a6d00", "#555b66")
-MORE_COLORS = (*COLORS[:5], "#56b4e9", COLORS[5], "#e69f00")  # harder to tell apart
+MORE_COLORS = (*COLORS[:5], "#56b4e9", COLORS[5], "#e69f00")  # more colors, less distinct
 _STYLE = {
   "font.size": 9,
   "axes.titlesize": 10,
@@ -27,28 +27,31 @@ _STYLE = {
 
 @contextlib.contextmanager
 def figure(path: pathlib.Path, title: str, **options) -> Iterator[Any]:
-  """Yield a matplotlib figure with a title, which is saved as PNG at the end.
+  """Yield a matplotlib figure with a title, and save it as PNG at the end.
 
-  `options` are those of matplotlib.figure.Figure. pyplot and its backend are left alone: in a
-  notebook they belong to the user.
+  `options` are passed to matplotlib.figure.Figure. pyplot is not used, because this would change
+  the backend of a user's notebook.
   """
-  import matplotlib as mpl  # slow: only when there is something to plot
+  import matplotlib as mpl  # The import is slow, so it is done only for a plot.
   from matplotlib import figure as figure_lib
 
   with mpl.rc_context(_STYLE):
-    made = figure_lib.Figure(layout="constrained", **options)
-    made.suptitle(plain(title), size=11)
-    yield made
-    made.savefig(path, dpi=130)
+    result = figure_lib.Figure(layout="constrained", **options)
+    result.suptitle(plain(title), size=11)
+    yield result
+    result.savefig(path, dpi=130)
 
 
 def color(number: int) -> str:
-  """Return a colour; after the last one they begin again."""
+  """Return the color with this number; numbers wrap around after the last color."""
   return COLORS[number % len(COLORS)]
 
 
 def panels(figure, count: int, columns: int, **options) -> list[Any]:
-  """Return the axes of `count` panels, at most `columns` in a row. `options`: of subplots."""
+  """Return the axes of `count` panels with at most `columns` in a row.
+
+  `options` are passed to Figure.subplots.
+  """
   axes = figure.subplots(-(-count // columns), min(columns, count), squeeze=False, **options)
   for unused in axes.flat[count:]:
     unused.remove()
@@ -56,7 +59,7 @@ def panels(figure, count: int, columns: int, **options) -> list[Any]:
 
 
 def label_rows(axes, names: Sequence[str]):
-  """Name the rows of a picture whose first one, at 0, is at the top."""
+  """Label the rows 0, 1, ... of a plot with `names`, with row 0 at the top."""
   axes.set_yticks(range(len(names)), [plain(name) for name in names])
   axes.set_ylim(len(names) - 0.4, -0.6)
   axes.tick_params(axis="y", length=0)
@@ -64,7 +67,7 @@ def label_rows(axes, names: Sequence[str]):
 
 
 def log_ticks(axis, formatter="{x:g}"):
-  """Put the ticks of a logarithmic axis at 1, 2 and 5 times the powers of ten."""
+  """Place the ticks of a logarithmic axis at 1, 2 and 5 times the powers of ten."""
   from matplotlib import ticker
 
   axis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5)))
@@ -73,11 +76,11 @@ def log_ticks(axis, formatter="{x:g}"):
 
 
 def write(axes, text: str):
-  """Write a text in the place of a plot."""
+  """Show a text instead of a plot."""
   axes.text(0.5, 0.5, text, ha="center", transform=axes.transAxes)
   axes.set_axis_off()
 
 
 def plain(text: str) -> str:
-  """Return a text that matplotlib shows as it is: $ begins a formula, surrogates have no glyph."""
+  """Return a text that matplotlib shows literally, without formulas between $ and surrogates."""
   return text.replace("$", r"\$").encode("utf-8", "replace").decode()

@@ -1,6 +1,6 @@
-"""Everything that must happen before JAX starts: cache, memory, devices, processes.
+"""Settings that must be made before JAX starts, and a stopwatch for the phases of a start.
 
-And a stopwatch for the phases of a start.
+The settings concern the caches, memory allocation, CPU devices, and the processes of a run.
 """
 
 import contextlib
@@ -21,24 +21,24 @@ import psutil
 from charrnn import console, errors
 
 _IMPORTED = time.monotonic()
-MIN_SHARED = 512  # units of a layer from which all cores share one device
-MAX_WAIT = 120.0  # seconds for all processes of a run to start
+MIN_SHARED = 512  # minimum number of hidden units for which all cores form a single device
+MAX_WAIT = 120.0  # maximum seconds to wait for the other processes of a run
 
 
 def cache_folder() -> pathlib.Path:
   """Return the folder for downloads, prepared corpora and compiled programs.
 
-  CHARRNN_CACHE names another one.
+  The environment variable CHARRNN_CACHE overrides the user's cache folder.
   """
-  if own := os.environ.get("CHARRNN_CACHE"):
-    return pathlib.Path(own).expanduser()
+  if override := os.environ.get("CHARRNN_CACHE"):
+    return pathlib.Path(override).expanduser()
   return platformdirs.user_cache_path("charrnn", appauthor=False)
 
 
 def start() -> types.ModuleType:
-  """Prepare memory, logging and the compilation cache; return the module `jax`.
+  """Set up memory, logging and the compilation cache; return the module `jax`.
 
-  Devices do not start yet: their number can still be set.
+  This does not initialize the devices, so their number can still be set.
   """
   keep_memory()
   import jax
@@ -47,8 +47,8 @@ def start() -> types.ModuleType:
   absl_logging.set_verbosity(absl_logging.ERROR)
   for name in ("jax", "orbax"):
     logging.getLogger(name).setLevel(logging.ERROR)
-  # At a damaged file Orbax closes an event loop to which TensorStore's threads still send. Both
-  # then print a traceback for each message; the damage itself is reported elsewhere.
+  # When a file is damaged, Orbax closes an event loop that threads of TensorStore still use. Both
+  # then print tracebacks. They are hidden here, because the damage is reported elsewhere.
   logging.getLogger("asyncio").setLevel(logging.CRITICAL)
   sys.unraisablehook = functools.partial(_report_unraisable, sys.unraisablehook)
   if not jax.config.jax_compilation_cache_dir:
@@ -63,14 +63,15 @@ def _report_unraisable(report, unraisable):
 
 
 def keep_memory():
-  """Make malloc keep freed memory. Fresh pages from the kernel make a CPU's train step 30% slower.
+  """Make malloc keep freed memory, because new pages make a training step on a CPU 30% slower.
 
-  glibc's mallopt(3): never map single blocks, never trim, one arena for all threads.
+  The options of glibc's mallopt(3) disable mapping of large blocks and trimming of the heap, and
+  make all threads share one arena.
   """
   if sys.platform != "linux":
     return
   M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_MAX, M_ARENA_MAX = -1, -2, -4, -8
-  if mallopt := getattr(ctypes.CDLL(None), "mallopt", None):  # not in every C library
+  if mallopt := getattr(ctypes.CDLL(None), "mallopt", None):  # Not every C library provides it.
     mallopt(M_MMAP_MAX, 0)
     mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
     mallopt(M_TOP_PAD, 64 << 20)
@@ -78,9 +79,10 @@ def keep_memory():
 
 
 def free_memory() -> int:
-  """Return the bytes that can still be allocated, within the limit of a container."""
+  """Return the number of bytes that can be allocated, within the memory limit of a container."""
   free, group = psutil.virtual_memory().available, pathlib.Path("/sys/fs/cgroup")
-  with contextlib.suppress(OSError, ValueError):  # no container, or the limit "max"
+  # There may be no container, or its limit may be "max".
+  with contextlib.suppress(OSError, ValueError):
     names = ("memory.max", "memory.current", "memory.stat")
     limit, used, stat = ((group / name).read_text() for name in names)
     numbers = dict(line.split() for line in stat.splitlines())
@@ -90,16 +92,17 @@ def free_memory() -> int:
 
 
 def cores() -> list[int]:
-  """Return the numbers of the cores that this process may use."""
-  affinity = getattr(os, "sched_getaffinity", None)  # not on every system
+  """Return the ids of the cores that this process may use, sorted."""
+  affinity = getattr(os, "sched_getaffinity", None)  # Not every system provides it.
   return sorted(affinity(0)) if affinity else list(range(os.cpu_count() or 1))
 
 
 def set_cpu_devices(count: int, batch: int, parts: int, hidden: int = 0):
-  """Set the number of devices that the CPU is divided into; 0: choose it by measured speed.
+  """Set the number of JAX devices into which the CPU is divided; 0 chooses the fastest number.
 
-  One device per core, if the batch divides into `parts` equal parts on each: small matrix products
-  are faster on one core than shared by all. From MIN_SHARED hidden units on, one device.
+  With fewer than MIN_SHARED hidden units, this is the largest number, at most one device per core,
+  for which every device gets `parts` equal parts of the batch: small matrix products are faster on
+  one core each than distributed over all cores. With more hidden units it is one device.
   """
   import jax
 
@@ -110,9 +113,10 @@ def set_cpu_devices(count: int, batch: int, parts: int, hidden: int = 0):
 
 
 def join_processes() -> int:
-  """Make this process one of several, by SLURM, a TPU pod or the environment; return their number.
+  """Connect to the other processes of the run, and return the number of processes.
 
-  By hand: CHARRNN_COORDINATOR=host:port, CHARRNN_PROCESSES=n, CHARRNN_PROCESS=i in each.
+  SLURM or a TPU pod provides their addresses. Without these, set the environment variables
+  CHARRNN_COORDINATOR=host:port, CHARRNN_PROCESSES=n and CHARRNN_PROCESS=i for each process.
   """
   import jax
 
@@ -124,34 +128,36 @@ def join_processes() -> int:
     if coordinator := environment.get("CHARRNN_COORDINATOR"):
       numbers = environment["CHARRNN_PROCESSES"], environment["CHARRNN_PROCESS"]
       arguments = coordinator, *map(int, numbers)
-    # At JAX's own timeout the process aborts with a stack trace.
+    # JAX's own timeout would abort the process with a stack trace, so it is longer than ours.
     jax.distributed.initialize(*arguments, initialization_timeout=2 * int(MAX_WAIT))
   except (KeyError, ValueError, RuntimeError) as error:
     raise errors.UserError(
-      f"--distributed: no other processes found ({error}): start it under srun, or set "
+      f"--distributed: no other processes found ({error}): use srun, or set "
       "CHARRNN_COORDINATOR=host:port, CHARRNN_PROCESSES and CHARRNN_PROCESS"
     ) from error
   finally:
     timer.cancel()
-  # jax.process_count() would start the devices, whose number is not set yet. The count is needed
-  # for CPUs alone, whose processes are started by SLURM or by hand.
+  # jax.process_count() would initialize the devices, whose number is not set yet. The number of
+  # processes is needed only for CPUs, where it comes from SLURM or from the environment variables.
   return int(environment.get("CHARRNN_PROCESSES") or environment.get("SLURM_NTASKS") or 1)
 
 
 def _exit_after_wait():
-  """End this process while JAX waits for others in it."""
+  """End this process while JAX is waiting for the other processes."""
   console.say(
-    "launch.py: error: --distributed: other processes of this run did not come in "
-    f"{MAX_WAIT:g} s: see their messages, and whether they reach the first one's host and port"
+    f"launch.py: error: --distributed: other processes of this run did not start within "
+    f"{MAX_WAIT:g} s: read their messages, and check that they can reach the host and port of "
+    "process 0"
   )
   os._exit(2)
 
 
 @contextlib.contextmanager
 def together(newest: int) -> Iterator[None]:
-  """Raise a UserError of one process in all processes, which would wait for it forever.
+  """Raise a UserError in all processes if one process raises it, so that none waits forever.
 
-  `newest`: the newest checkpoint that this process sees. All must see the same.
+  `newest` is the step of the newest checkpoint that this process sees. If the processes see
+  different checkpoints, raise UserError.
   """
   own_error = None
   try:
@@ -167,43 +173,44 @@ def together(newest: int) -> Iterator[None]:
     own = np.array([own_error is not None, newest], np.int32)
     failed, checkpoints = multihost_utils.process_allgather(own).T
     if failed.any():
-      text = f"process {failed.argmax()} of this run has failed: see its message"
+      text = f"process {failed.argmax()} of this run failed: read its error message"
       own_error = own_error or errors.UserError(text)
     elif len({*checkpoints.tolist()}) > 1:
       own_error = errors.UserError(
-        "the processes of this run see different checkpoints: give a --workdir that all share"
+        "the processes of this run see different checkpoints: use a --workdir on a shared file "
+        "system"
       )
   if own_error:
     raise own_error
 
 
 class Stopwatch:
-  """The seconds of each phase of a start, from the creation of the process on."""
+  """The seconds of each phase of a start, measured from the creation of the process."""
 
   def __init__(self):
     self._start = self._last = _process_start()
     self._seconds: dict[str, float] = {}
 
   def mark(self, phase: str):
-    """End a phase."""
+    """Mark the end of a phase."""
     now = time.monotonic()
     self._seconds[phase] = now - self._last
     self._last = now
 
   def seconds(self) -> dict[str, float]:
-    """Return the seconds by phase, and last their total."""
+    """Return the seconds of each phase, followed by their total."""
     phases = self._seconds | {"total": self._last - self._start}
     return {phase: round(seconds, 3) for phase, seconds in phases.items()}
 
 
 def _process_start() -> float:
-  """Return when this process was created, by time.monotonic and to 10 ms.
+  """Return when this process was created, on the clock of time.monotonic, accurate to 10 ms.
 
-  Where the system does not tell, when this module was imported: Python's own start is left out.
+  Fall back to the time when this module was imported, which excludes the start of Python.
   """
   try:
-    # proc(5): field 22 is in clock ticks since the boot; the name before it may hold spaces.
-    # psutil counts from the boot in whole seconds, which is too coarse.
+    # Field 22 of proc(5) is the start time in clock ticks since the boot. The name before it may
+    # contain spaces. psutil is not used, because its boot time has a resolution of one second.
     fields = pathlib.Path("/proc/self/stat").read_text().rpartition(")")[2].split()
     since_boot = int(fields[22 - 3]) / os.sysconf("SC_CLK_TCK")
     age = time.clock_gettime(time.CLOCK_BOOTTIME) - since_boot

@@ -104,7 +104,7 @@ def test_an_error_of_one_ends_both(folder):
     results = [programs.finish(p) for p in start_two(folder, ["locked"] * 2, devices=1)]
   assert [code for code, _ in results] == [2, 2]
   assert "another process is training in locked" in results[0][1]
-  assert "process 0 of this run has failed" in results[1][1]
+  assert "process 0 of this run failed" in results[1][1]
   assert all(err.count("\n") == 1 for _, err in results), results
 
 
@@ -128,4 +128,4 @@ def test_one_whose_others_do_not_come_ends(folder):
       check=False,
     )
     assert done.returncode == 2 and done.stderr.count("\n") == 1, done.stderr
-    assert "other processes of this run did not come in 2 s" in done.stderr
+    assert "other processes of this run did not start within 2 s" in done.stderr

@@ -136,7 +136,7 @@ def test_the_split_of_streams_needs_their_number(count):
     ("model.order=0", "model.order=0: must be at least 1"),
     ("model.order=-1", "model.order=-1: must be at least 1"),
     ("model.order=1000000", r"order=1000000: the longest stretch .* has 1\d,\d{3} characters"),
-    ("model.layers=2", "model.layers=2: an ngram has no use for it"),
+    ("model.layers=2", "model.layers=2: an n-gram does not use this field"),
     ("model.embed=0", "model.embed=0: an ngram"),  # its default, but set
     ("accumulate=2", "accumulate=2: an ngram"),
     ("init_from=whole", "init_from=whole: an ngram"),

@@ -52,7 +52,7 @@ def refused(main, folder, monkeypatch, tmp_path):
     (["--config="], "no experiment file"),
     (["--config=none.py"], r"^no experiment file none\.py"),
     (["--config=none.py", "--config.window=3"], r"^no experiment file none\.py"),
-    (["--config.window=3"], "^--config is missing: it comes before"),
+    (["--config.window=3"], "^--config is missing: name an experiment file"),
     (["--config=tiny.py:huge"], "^no variant huge: use small$"),
     (["--config=syntax.py"], r"^syntax\.py, line 1: invalid syntax"),
     (["--config=raises.py"], r"^raises\.py, line 2: ZeroDivisionError: division by zero"),

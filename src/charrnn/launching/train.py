@@ -1,4 +1,4 @@
-"""The start of a run: its directory, corpus, config and devices, before anything is compiled."""
+"""The start of a run: prepare its directory, corpus, config and devices before compilation."""
 
 import contextlib
 import pathlib
@@ -11,12 +11,12 @@ from charrnn.runs import run as run_lib
 
 
 def run(line: command_line.CommandLine, workdir: pathlib.Path, distributed: bool = False) -> int:
-  """Train, or count, what a command line describes in `workdir`, or resume; return the exit code.
+  """Train or count the model of a command line in `workdir`, or resume it; return the exit code.
 
-  Everything that can be wrong with the command line is found before JAX compiles anything.
+  Errors in the command line are reported before JAX compiles anything.
   """
   if (workdir / "sweep.json").exists():
-    raise errors.UserError(f"{workdir} is a sweep: give another --workdir")
+    raise errors.UserError(f"{workdir} is the directory of a sweep: use another --workdir")
   watch = runtime.Stopwatch()
   watch.mark("python and flags")
   is_trained = models.has_gradient(line.config.model)
@@ -34,7 +34,7 @@ def run(line: command_line.CommandLine, workdir: pathlib.Path, distributed: bool
     else:
       runtime.start()
       chosen = {}
-    # From here on with JAX: errors above are reported without its seconds of importing.
+    # The modules below import JAX, which takes seconds. The errors above are reported before that.
     from charrnn.launching import programs
     from charrnn.runs import checkpoints
     from charrnn.training import loop
@@ -53,37 +53,37 @@ def run(line: command_line.CommandLine, workdir: pathlib.Path, distributed: bool
 
 
 def _check_count(line, distributed):
-  """Raise UserError for fields of an n-gram that are missing, and for those that it cannot use."""
+  """Raise UserError if an n-gram lacks a field that it needs, or has one that it does not use."""
   if distributed:
-    raise errors.UserError("--distributed: one process counts an ngram: leave it out")
+    raise errors.UserError("--distributed: n-grams are counted by one process: remove this option")
   used = config_lib.used_fields(line.config)
   for field in config_lib.FIELDS:
     name, value = field.name, line.config[field.name]
     if name not in used and (name in line.overrides or value != field.default):
       raise errors.UserError(
-        f"--config.{name}={value}: an ngram has no use for it: leave it out, or start from "
+        f"--config.{name}={value}: an n-gram does not use this field: remove it, or start from "
         "experiments/ngram.py"
       )
   for name in sorted(used):
     if line.config[name] is None:
-      raise errors.UserError(f"--config.{name} is missing: an ngram of this text needs it")
+      raise errors.UserError(f"--config.{name} is missing: set it, because this n-gram needs it")
 
 
 def _resolve(line, corpus, stored, watch, distributed):
-  """Return the command line with its resolved config, and the values chosen by amount of text."""
+  """Return the command line with its resolved config, and the values chosen by corpus size."""
   source = None
   if line.config.init_from and not stored:
     source = config_lib.to_json(run_lib.Run.open(line.config.init_from).config)
 
   def start_device(config):
-    # The error about a text that is too short comes before JAX starts.
+    # Report a corpus that is too short before JAX starts.
     spans = config_lib.split(config, len(corpus.ids)).train
     length = sum(stop - start for start, stop in spans)
     batches.check_length(length, config.batch_size, config.window)
     watch.mark("text")
     runtime.start()
     parts = config.accumulate * (runtime.join_processes() if distributed else 1)
-    with contextlib.suppress(RuntimeError):  # in a notebook, the devices may have started already
+    with contextlib.suppress(RuntimeError):  # In a notebook, JAX may have been started already.
       runtime.set_cpu_devices(config.cpu_devices, config.batch_size, parts, config.model.hidden)
     from charrnn.training import steps
 

@@ -1,1 +1,1 @@
-"""The state that is trained, the step that trains it, and the loop around both."""
+"""The training state, the training step, the optimizers and the training loop."""

@@ -1,8 +1,8 @@
-"""Optimizers and learning rate schedules by name.
+"""Registries of optimizers and learning rate schedules.
 
-A new one is a function and its entry in OPTIMIZERS or SCHEDULES, with the fields of the config
-section that it reads. A schedule that reads `steps` has uses_steps=True: its runs cannot be made
-longer.
+To add one, write a function and register it in OPTIMIZERS or SCHEDULES together with the fields of
+its config section that it reads. A schedule that depends on `steps` must have uses_steps=True,
+because a run that uses it cannot be extended.
 """
 
 from collections.abc import Callable
@@ -18,37 +18,40 @@ from charrnn import errors
 
 
 class Entry(NamedTuple):
-  """A function, and the fields of its config section that it reads besides the common ones."""
+  """A registered function, and the fields that it reads besides those that all entries read."""
 
   function: Callable
   fields: frozenset[str]
-  uses_steps: bool  # of schedules: the rate depends on the length of training
+  uses_steps: bool  # whether a schedule depends on the length of training
 
 
 def entry(function: Callable, *fields: str, uses_steps: bool = False) -> Entry:
+  """Return the entry of an optimizer or a schedule."""
   return Entry(function, frozenset(fields), uses_steps)
 
 
 def rmsprop(c, learning_rate: optax.Schedule) -> optax.GradientTransformation:
-  """Return RMSProp with epsilon outside of the root, as in torch7's optim.rmsprop of 2015."""
+  """Return RMSProp with epsilon outside the square root, like torch7's optim.rmsprop of 2015."""
   return optax.rmsprop(learning_rate, c.decay, c.eps, eps_in_sqrt=False)
 
 
 def adam(c, learning_rate: optax.Schedule) -> optax.GradientTransformation:
+  """Return Adam."""
   return optax.adam(learning_rate, c.b1, c.b2, c.eps)
 
 
 def adamw(c, learning_rate: optax.Schedule) -> optax.GradientTransformation:
-  """Return Adam with decoupled weight decay of the weights, not of the biases."""
+  """Return Adam with decoupled weight decay, which is not applied to biases."""
   if not c.weight_decay:
     raise errors.UserError(
-      "--config.optimizer.name=adamw without weight decay is adam: use "
-      "--config.optimizer.weight_decay=0.1, for example"
+      "--config.optimizer.name=adamw without weight decay is the same as adam: set "
+      "--config.optimizer.weight_decay, for example to 0.1, or use adam"
     )
   return optax.adamw(learning_rate, c.b1, c.b2, c.eps, weight_decay=c.weight_decay, mask=_is_matrix)
 
 
 def sgd(c, learning_rate: optax.Schedule) -> optax.GradientTransformation:
+  """Return SGD, with momentum if `momentum` is set."""
   return optax.sgd(learning_rate, c.momentum or None)
 
 
@@ -61,11 +64,12 @@ OPTIMIZERS = {
 
 
 def constant(c, learning_rate: float, steps_per_epoch: float, steps: int) -> optax.Schedule:
+  """Return a constant learning rate."""
   return optax.constant_schedule(learning_rate)
 
 
 def epoch_decay(c, learning_rate: float, steps_per_epoch: float, steps: int) -> optax.Schedule:
-  """Return char-rnn's schedule: a factor for every epoch from `decay_after` on."""
+  """Return char-rnn's schedule: multiply the rate by `decay` after each epoch >= `decay_after`."""
 
   def rate(step):
     epochs = _periods(step, steps_per_epoch)
@@ -75,11 +79,12 @@ def epoch_decay(c, learning_rate: float, steps_per_epoch: float, steps: int) -> 
 
 
 def halving(c, learning_rate: float, steps_per_epoch: float, steps: int) -> optax.Schedule:
+  """Return a schedule that halves the learning rate every `halve_every` epochs."""
   return lambda step: learning_rate * 0.5 ** _periods(step, c.halve_every * steps_per_epoch)
 
 
 def cosine(c, learning_rate: float, steps_per_epoch: float, steps: int) -> optax.Schedule:
-  """Return a cosine that begins where the warm-up ends."""
+  """Return a cosine decay to `final_fraction` that starts at the end of the warm-up."""
   body = optax.cosine_decay_schedule(
     learning_rate, max(1, steps - c.warmup_steps), c.final_fraction
   )
@@ -97,11 +102,11 @@ SCHEDULES = {
 def schedule(
   c: ml_collections.ConfigDict, learning_rate: float, steps_per_epoch: float, steps: int
 ) -> optax.Schedule:
-  """Return the function from step to learning rate that a `schedule` section describes.
+  """Return the learning rate as a function of the step, for a config section `schedule`.
 
-  `steps`: the length of the training run. Epochs are counted from the first step.
+  `steps` is the length of the training run. Epochs are counted from the first step.
   """
-  body = _chosen("schedule", c, SCHEDULES)(c, learning_rate, steps_per_epoch, steps)
+  body = _function("schedule", c, SCHEDULES)(c, learning_rate, steps_per_epoch, steps)
   if not c.warmup_steps:
     return body
   return lambda step: jnp.minimum(1.0, (step + 1) / c.warmup_steps) * body(step)
@@ -110,8 +115,8 @@ def schedule(
 def make(
   c: ml_collections.ConfigDict, learning_rate: optax.Schedule
 ) -> optax.GradientTransformation:
-  """Return the gradient clipping and the optimizer that an `optimizer` section describes."""
-  optimizer = _chosen("optimizer", c, OPTIMIZERS)(c, learning_rate)
+  """Return gradient clipping followed by the optimizer, for a config section `optimizer`."""
+  optimizer = _function("optimizer", c, OPTIMIZERS)(c, learning_rate)
   clips = []
   if c.clip_element:
     clips.append(optax.clip(c.clip_element))
@@ -120,10 +125,10 @@ def make(
   return optax.chain(*clips, optimizer)
 
 
-def _chosen(section, c, registry):
-  """Return the function that a section names.
+def _function(section, c, registry):
+  """Return the function that a config section names.
 
-  Raises UserError for an unknown name, and for a field that is set but not read.
+  Raises UserError if the name is unknown, or if a field is set that the function does not read.
   """
   if c.name not in registry:
     raise errors.UserError(f"--config.{section}.name={c.name}: use one of {', '.join(registry)}")
@@ -139,10 +144,11 @@ def _chosen(section, c, registry):
 
 
 def _periods(step, steps):
-  """Return the number of whole periods of so many steps that have passed."""
-  # From the middle of the step: XLA's quotient of 9 epochs' steps may be 8.999999.
+  """Return the number of whole periods of `steps` steps that are complete at a step."""
+  # Half a step is added because XLA's quotient of a multiple of `steps` may be 8.999999 for 9.
   return jnp.floor((step + 0.5) / steps)
 
 
 def _is_matrix(params):
+  """Return a tree of booleans that is true for weights and false for biases."""
   return jax.tree.map(lambda leaf: leaf.ndim > 1, params)

@@ -1,10 +1,12 @@
-"""The training state and the steps that run on all devices.
+"""The training state, and the training and evaluation steps that run on all devices.
 
-This is the only module that knows how many devices there are and how arrays are laid out on them.
-The global batch of B streams is cut into equal shares of S streams, one for each device, process by
-process. Callers pass and receive arrays of all streams of a process. The bodies of the steps are
-plain functions of one share; `pmap` over the leading axis is the only thing here that would change
-for another way of sharding.
+Only this module depends on the number of devices and on the layout of arrays on them. The global
+batch of B streams is split into equal shares of S streams, one per device, in the order of the
+processes. Callers pass and receive arrays of all streams of a process. The body of a step is a
+plain function of one share. To shard in another way, only the `pmap` over the leading axis has to
+be replaced.
+
+Axis letters besides those of `models`: S is the streams of a device, P the streams of one part.
 """
 
 import functools
@@ -23,16 +25,16 @@ AXIS = "devices"
 
 
 class TrainState(NamedTuple):
-  """All that training carries from step to step. It holds arrays only; it is the checkpoint."""
+  """The complete state of training. It contains only arrays and is stored in checkpoints."""
 
-  step: Any  # int32 scalar: the number of updates done
+  step: Any  # int32 scalar: the number of updates so far
   params: Any
   opt_state: Any
-  carry: Any  # the carry of all B streams, [B, H] in each leaf
+  carry: Any  # the carry of all B streams; every leaf is [B, H]
 
 
 def create_state(model, optimizer: optax.GradientTransformation, batch: int, seed) -> TrainState:
-  """Return the state before the first step. All keys are derived from the seed."""
+  """Return the state before the first step. All random keys are derived from the seed."""
   params = model.init(jax.random.key(seed))
   return TrainState(
     jnp.zeros((), jnp.int32), params, optimizer.init(params), model.initial_carry(batch)
@@ -42,44 +44,45 @@ def create_state(model, optimizer: optax.GradientTransformation, batch: int, see
 class Devices(NamedTuple):
   """The devices that share a batch."""
 
-  local: int  # devices of this process
-  total: int  # devices of all processes
-  first: int  # number of the first local device among all
+  local: int  # number of devices of this process
+  total: int  # number of devices of all processes
+  first: int  # index of the first local device among all devices
 
   @property
   def text(self) -> str:
-    """Return a description, such as "2 x cpu"."""
+    """Return a description, for example "2 x cpu"."""
     kind = device().device_kind
     processes = f" in {jax.process_count()} processes" if jax.process_count() > 1 else ""
     return f"{self.total} x {kind}{processes}"
 
   def rows(self, batch: int) -> slice:
-    """Return the streams of this process."""
+    """Return the rows of a batch that belong to this process."""
     share = batch // self.total
     return slice(self.first * share, (self.first + self.local) * share)
 
 
 def device() -> jax.Device:
-  """Return one of the local devices; all are of one kind."""
+  """Return one of the local devices; all have the same kind."""
   return jax.local_devices()[0]
 
 
 def all_devices() -> Devices:
-  """Return all devices of all processes."""
+  """Return the numbers of devices of this process and of all processes."""
   local = jax.local_device_count()
   return Devices(local, jax.device_count(), jax.process_index() * local)
 
 
 class TrainStep:
-  """One update of a TrainState by the mean gradient of a batch of windows.
+  """The update of a TrainState by the mean gradient of a batch of windows.
 
-  `step(state, x_TxB, y_TxB) -> state, {"loss", "grad_norm"}`, with the streams `step.rows` of the
-  batch in x and y. The state is one that `put` or the step before returned; its buffers are reused.
+  `step(state, x_TxB, y_TxB) -> state, {"loss", "grad_norm"}`. x and y contain the rows `step.rows`
+  of the batch. The state must come from `put` or from the previous step; its buffers are reused.
 
-  An update that is not finite is not made: parameters, optimizer state and carry stay as they were,
-  since a carry of NaN would spoil every step after it. `accumulate`: the number of parts in which a
-  share is processed, to save memory. `remat`: the number of time steps between stored states;
-  activations in between are computed again. Dropout then uses other masks. 0 switches it off.
+  If the loss or the gradient is not finite, the update is skipped: parameters, optimizer state and
+  carry keep their values, because a NaN in the carry would spread to all later steps. `accumulate`
+  is the number of parts in which a share is processed, to save memory. `remat` is the number of
+  time steps between stored states; the activations in between are recomputed, and dropout uses
+  different masks. `remat=0` stores all activations.
   """
 
   def __init__(
@@ -107,16 +110,16 @@ class TrainStep:
     return self._step(state, *self._shares(x_TxB, y_TxB))
 
   def compile(self, state: TrainState, x_TxB, y_TxB) -> jax.stages.Compiled:
-    """Compile the step for arguments of these shapes, use the result from now on and return it."""
+    """Compile the step for arguments of these shapes, use the compiled step, and return it."""
     self._step = self._step.lower(state, *self._shares(x_TxB, y_TxB)).compile()
     return self._step
 
   def put(self, state: TrainState) -> TrainState:
-    """Put a state of all streams on the devices.
+    """Return a state of all streams as arrays on the devices.
 
-    It gets the sharding of the step's outputs; with another one, the step is compiled twice.
+    They have the sharding of the step's outputs; otherwise the step would be compiled twice.
     """
-    carry = jax.tree.map(lambda leaf: _cut(leaf[self.rows], 0, self.devices.local), state.carry)
+    carry = jax.tree.map(lambda leaf: _split(leaf[self.rows], 0, self.devices.local), state.carry)
     carry = _put(carry, self.devices.local, AXIS)
     return _put(state._replace(carry=None), self.devices.local)._replace(carry=carry)
 
@@ -131,11 +134,11 @@ class TrainStep:
     return jax.device_get(state._replace(carry=None))._replace(carry=carry)
 
   def _shares(self, *arrays_TxB):
-    return [_cut(array_TxB, 1, self.devices.local) for array_TxB in arrays_TxB]
+    return [_split(array_TxB, 1, self.devices.local) for array_TxB in arrays_TxB]
 
 
 class LossStep:
-  """The weighted sum of the losses in a batch of windows, on all devices of this process."""
+  """The weighted sum of the losses of a batch of windows, on all devices of this process."""
 
   def __init__(self, model):
     self._model = model
@@ -149,9 +152,9 @@ class LossStep:
     )
 
   def __call__(self, params, carry, x_TxB, y_TxB, weight_TxB) -> tuple[jax.Array, Any]:
-    """Return the sum of nats times weight, and the carry for the next window.
+    """Return the weighted sum of the losses in nats, and the carry for the next window.
 
-    A `carry` of None is the initial one.
+    If `carry` is None, the windows start with the initial carry.
     """
     count = jax.local_device_count()
     arrays = [
@@ -159,12 +162,12 @@ class LossStep:
     ]
     if carry is None:
       carry = self._model.initial_carry(arrays[0].shape[1])
-      carry = _put(jax.tree.map(lambda leaf: _cut(leaf, 0, count), carry), count, AXIS)
-    return self._step(params, carry, *(_cut(array, 1, count) for array in arrays))
+      carry = _put(jax.tree.map(lambda leaf: _split(leaf, 0, count), carry), count, AXIS)
+    return self._step(params, carry, *(_split(array, 1, count) for array in arrays))
 
 
 def check_batch(batch: int, accumulate: int, devices: Devices):
-  """Raise UserError if a batch cannot be shared equally by the devices."""
+  """Raise UserError if a batch cannot be split equally among the devices."""
   if batch % (devices.total * accumulate):
     parts = f" x {accumulate} parts (accumulate)" if accumulate > 1 else ""
     raise errors.UserError(
@@ -173,35 +176,38 @@ def check_batch(batch: int, accumulate: int, devices: Devices):
     )
 
 
-def _cut(array, axis, devices):
-  """Cut an axis into a leading one of devices: [T, B] -> [D, T, S] for axis 1."""
+def _split(array, axis, devices):
+  """Return an array with one axis split over a new leading axis of devices.
+
+  For axis 1 and D devices, [T, B] becomes [D, T, S].
+  """
   array = np.asarray(array)
   shares = array.reshape(*array.shape[:axis], devices, -1, *array.shape[axis + 1 :])
   return np.moveaxis(shares, axis, 0)
 
 
 def _put(tree, devices, *axes):
-  """Put a tree on the first local devices: whole on each, or cut along its leading axis AXIS."""
+  """Return a tree on the first local devices, replicated or sharded along its leading axis."""
   mesh = jax.sharding.Mesh(jax.local_devices()[:devices], (AXIS,))
   return jax.device_put(tree, jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(*axes)))
 
 
 def _train_body(model, optimizer, share, accumulate, remat, seed):
-  """Return the update of one device: (state, x_TxS, y_TxS) -> state, metrics."""
+  """Return the body of the training step on one device: (state, x_TxS, y_TxS) -> state, metrics."""
   part = share // accumulate
   grad_fn = jax.value_and_grad(_chunked_loss(model, remat) if remat else _loss(model), has_aux=True)
 
   def gradient(state, x_TxS, y_TxS, step_key):
-    """Return the loss, the carry and the gradients of this device's share."""
+    """Return the loss, the carry and the gradients for the share of this device."""
     first = jax.lax.axis_index(AXIS) * share
 
     def one_part(n):
-      def cut(leaf, axis):
+      def take(leaf, axis):
         return jax.lax.dynamic_slice_in_dim(leaf, n * part, part, axis)
 
-      carry = jax.tree.map(lambda leaf: cut(leaf, 0), state.carry)
+      carry = jax.tree.map(lambda leaf: take(leaf, 0), state.carry)
       rows = first + n * part + jnp.arange(part)
-      return grad_fn(state.params, carry, cut(x_TxS, 1), cut(y_TxS, 1), rows, step_key)
+      return grad_fn(state.params, carry, take(x_TxS, 1), take(y_TxS, 1), rows, step_key)
 
     def add_part(total, n):
       (loss, carry), grads = one_part(n)
@@ -209,7 +215,7 @@ def _train_body(model, optimizer, share, accumulate, remat, seed):
 
     if accumulate == 1:
       (loss, carry), grads = one_part(0)
-    else:  # only one part's gradient is in memory at a time
+    else:  # A scan keeps the activations of only one part in memory.
       zeros = jnp.zeros(()), jax.tree.map(jnp.zeros_like, state.params)
       (loss, grads), carries = jax.lax.scan(add_part, zeros, jnp.arange(accumulate))
       carry = jax.tree.map(lambda leaf: leaf.reshape(share, -1), carries)
@@ -231,7 +237,7 @@ def _train_body(model, optimizer, share, accumulate, remat, seed):
 
 
 def _loss(model):
-  """Return a function for the mean loss of a window and the carry after it, with dropout."""
+  """Return a function that computes the mean loss of a window with dropout, and the next carry."""
 
   def loss(params, carry, x_TxP, y_TxP, rows_P, step_key):
     rngs = jax.vmap(lambda row: jax.random.fold_in(step_key, row))(rows_P)
@@ -242,11 +248,12 @@ def _loss(model):
 
 
 def _chunked_loss(model, remat):
-  """Return `_loss` with the window in chunks whose activations are not stored."""
+  """Return `_loss` computed in chunks of the window, whose activations are not stored."""
   loss_fn = _loss(model)
 
   def chunked_loss(params, carry, x_TxP, y_TxP, rows_P, step_key):
-    @functools.partial(jax.checkpoint, prevent_cse=False)  # a scan keeps the two passes apart
+    # In a scan, XLA cannot merge the recomputation with the forward pass, so prevent_cse is off.
+    @functools.partial(jax.checkpoint, prevent_cse=False)
     def chunk(carry, inputs):
       x, y, n = inputs
       loss, carry = loss_fn(params, carry, x, y, rows_P, jax.random.fold_in(step_key, n))
@@ -260,7 +267,7 @@ def _chunked_loss(model, remat):
 
 
 def _loss_body(model, params, carry, x_TxS, y_TxS, weight_TxS):
-  """Return the sum over all devices of nats times weight, and this device's carry."""
+  """Return the weighted sum of the losses over all devices, and the carry of this device."""
   logits, carry, _ = model.apply(params, x_TxS, carry)
   nats = (layers.cross_entropy(logits, y_TxS) * weight_TxS).sum()
   return jax.lax.psum(nats, AXIS), carry
