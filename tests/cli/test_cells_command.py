@@ -153,7 +153,7 @@ def test_no_run_and_no_place_to_write(charrnn, trained, tmp_path):
   assert "does not exist" in charrnn("cells", tmp_path / "nowhere").err
   (tmp_path / "file").write_text("")
   result = charrnn("cells", trained["a"], "--out", tmp_path / "file" / "o")
-  assert result.code == 2 and "give another --out" in result.err
+  assert result.code == 2 and "use another --out" in result.err
 
 
 def test_sampling_with_units_clamped(charrnn, trained):

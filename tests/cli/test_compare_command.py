@@ -236,5 +236,5 @@ def test_options_that_do_not_go(charrnn, trained, tmp_path):
   assert (result.code, result.out) == (2, "") and "not allowed with" in result.err
   (tmp_path / "file").write_text("")
   result = charrnn("compare", trained["a"], "--out", tmp_path / "file" / "o")
-  assert result.code == 2 and "give another --out" in result.err
+  assert result.code == 2 and "use another --out" in result.err
   assert charrnn("compare").code == 2

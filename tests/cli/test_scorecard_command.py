@@ -239,7 +239,7 @@ def test_wrong_targets_are_one_line(charrnn, trained, tmp_path, play):
   closed = tmp_path / "file"
   closed.write_text("")
   result = charrnn("memorization", trained["a"], "--out", closed / "out")
-  assert result.code == 2 and "give another --out" in result.err
+  assert result.code == 2 and "use another --out" in result.err
 
 
 def test_runs_of_different_texts_are_refused(charrnn, trained, a, tmp_path):

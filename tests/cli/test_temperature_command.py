@@ -127,7 +127,7 @@ def test_no_run_and_no_place_to_write(charrnn, trained, tmp_path):
   assert (result.code, result.err.count("\n")) == (2, 1)
   (tmp_path / "file").write_text("")
   result = charrnn("temperature", trained["a"], *FAST, "--out", tmp_path / "file" / "o")
-  assert result.code == 2 and "give another --out" in result.err
+  assert result.code == 2 and "use another --out" in result.err
 
 
 def test_intervals_are_over_texts(values):
