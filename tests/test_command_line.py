@@ -1,4 +1,4 @@
-"""Command lines of launch.py: experiment files, overrides, stored configs, and names of runs."""
+"""The command line of launch.py: experiment files, overrides, stored configs, run names."""
 
 import re
 import types
@@ -30,7 +30,7 @@ def parse(*arguments):
   return command_line.parse(["launch.py", *map(str, arguments)])
 
 
-def test_a_variant_is_handed_to_the_experiment(experiment):
+def test_a_variant_is_passed_to_the_experiment(experiment):
   assert parse(f"--config={experiment}").config.model.hidden == 100
   line = parse("--config", f"{experiment}:small")
   assert line.config.model.hidden == 10
@@ -48,7 +48,7 @@ def test_overrides_have_the_type_of_their_field(experiment):
   assert isinstance(line.config.epochs, float) and isinstance(line.config.model.layers, int)
 
 
-def test_flags_of_the_program_stand_beside_them(experiment):
+def test_other_flags_can_be_combined_with_overrides(experiment):
   def define(values):
     flags.DEFINE_string("workdir", None, "", flag_values=values)
 
@@ -57,7 +57,7 @@ def test_flags_of_the_program_stand_beside_them(experiment):
 
 
 @pytest.mark.parametrize("value", ["1.5", "x", "", "true"])
-def test_a_value_of_another_type_is_refused(experiment, value):
+def test_a_value_of_the_wrong_type_is_rejected(experiment, value):
   with pytest.raises(errors.UserError, match="batch_size"):
     parse(f"--config={experiment}", f"--config.batch_size={value}")
 
@@ -68,7 +68,7 @@ def name(variant="", **overrides):
   return command_line.run_name(line)
 
 
-def test_runs_are_named_by_what_was_asked_for():
+def test_runs_are_named_by_experiment_variant_and_overrides():
   assert name() == "words"
   expected = "words-small-optimizer.learning_rate=0.01-seed=2"
   assert name("small", optimizer__learning_rate=0.01, seed=2) == expected
@@ -91,13 +91,13 @@ def test_runs_are_named_by_what_was_asked_for():
     "x" * 999,
   ],
 )
-def test_names_are_safe_for_any_file_system(text):
-  for found in (name(text), name(text__source=text), name(text, text__source=text)):
-    assert re.fullmatch(r"words[A-Za-z0-9_.,=+-]*", found)
-    assert len(found) <= 100
+def test_run_names_are_safe_for_any_file_system(text):
+  for run_name in (name(text), name(text__source=text), name(text, text__source=text)):
+    assert re.fullmatch(r"words[A-Za-z0-9_.,=+-]*", run_name)
+    assert len(run_name) <= 100
 
 
-def test_long_names_differ_where_their_runs_do():
+def test_long_names_of_different_runs_differ():
   a, b = (name(text__source="x" * 200 + end) for end in "ab")
   assert a != b and a[:90] == b[:90]
   assert a == name(text__source="x" * 200 + "a")
@@ -105,7 +105,7 @@ def test_long_names_differ_where_their_runs_do():
 
 @pytest.fixture
 def stored(experiment, tmp_path):
-  """The config.json of a run."""
+  """Return the path of the config.json of a run."""
   path = tmp_path / "runs" / "words-small" / "config.json"
   path.parent.mkdir(parents=True)
   path.write_text(parse(f"--config={experiment}:small", "--config.epochs=2").config.to_json())
@@ -113,7 +113,7 @@ def stored(experiment, tmp_path):
 
 
 @pytest.mark.parametrize("flag", [["--config={}"], ["--config", "{}"], ["-config={}"]])
-def test_the_config_of_a_run_stands_for_an_experiment(stored, flag):
+def test_the_config_of_a_run_can_be_used_as_an_experiment(stored, flag):
   arguments = [each.format(stored) for each in flag]
   line = parse(*arguments, "--config.window=9", "--config.model.layers=3")
   again = parse(*arguments)
@@ -126,7 +126,7 @@ def test_the_config_of_a_run_stands_for_an_experiment(stored, flag):
   assert command_line.run_name(line) == "words-small-window=9-model.layers=3"
 
 
-def test_a_config_may_be_a_file_of_another_name_and_lack_fields(tmp_path):
+def test_a_config_file_may_have_another_name_and_lack_fields(tmp_path):
   (tmp_path / "mine.json").write_text('{"epochs": 3, "model": {"hidden": 7}}')
   line = parse(f"--config={tmp_path}/mine.json", "--config.epochs=2.5")
   assert (line.experiment, line.config.model.hidden, line.config.epochs) == ("mine", 7, 2.5)
@@ -151,7 +151,7 @@ def test_a_config_may_be_a_file_of_another_name_and_lack_fields(tmp_path):
     ('{"model": {"layers": 1.5}}', "'layers'"),
   ],
 )
-def test_a_config_that_is_damaged_is_refused_in_a_line(tmp_path, content, message):
+def test_a_damaged_config_is_rejected_in_one_line(tmp_path, content, message):
   path = tmp_path / "config.json"
   path.write_text(content)
   with pytest.raises(errors.UserError, match=message) as caught:
@@ -168,26 +168,26 @@ def test_a_config_that_is_damaged_is_refused_in_a_line(tmp_path, content, messag
     (["more"], "'more' is not an option"),
   ],
 )
-def test_overrides_of_a_runs_config_are_checked_alike(stored, arguments, message):
+def test_overrides_of_a_stored_config_are_checked(stored, arguments, message):
   with pytest.raises(errors.UserError, match=message):
     parse(f"--config={stored}", *arguments)
 
 
-def test_a_config_that_is_not_there(tmp_path):
+def test_a_missing_config_is_rejected(tmp_path):
   for path in (tmp_path / "config.json", tmp_path):
     with pytest.raises(errors.UserError, match="no experiment file"):
       parse(f"--config={path}")
 
 
 @pytest.mark.parametrize("flag", ["--config.text.alphabet=byte", "-config.text.alphabet=byte"])
-def test_the_former_name_of_a_field(experiment, stored, flag):
+def test_the_former_name_of_a_field_is_accepted(experiment, stored, flag):
   for path in (experiment, stored):
     line = parse(f"--config={path}", flag)
     assert line.overrides == {"text.tokenizer": "byte"}
     assert line.config.text.tokenizer == "byte"
 
 
-def test_an_experiment_imports_modules_beside_it(tmp_path, monkeypatch):
+def test_an_experiment_can_import_modules_from_its_folder(tmp_path, monkeypatch):
   hidden = {"a": 3, "b": 4}
   for name, value in hidden.items():
     (tmp_path / name).mkdir()
@@ -195,11 +195,11 @@ def test_an_experiment_imports_modules_beside_it(tmp_path, monkeypatch):
     text = EXPERIMENT.replace("from", "import shared\nfrom", 1)
     (tmp_path / name / "words.py").write_text(text.replace("100", "shared.HIDDEN"))
   monkeypatch.chdir(tmp_path)
-  for name, value in hidden.items():  # the module of the first folder is forgotten
+  for name, value in hidden.items():  # The module of the first folder is not reused.
     assert parse(f"--config={name}/words.py").config.model.hidden == value
 
 
-def test_no_file_of_shared_settings_is_proposed(tmp_path, monkeypatch):
+def test_common_py_is_not_listed_as_an_experiment(tmp_path, monkeypatch):
   (tmp_path / "experiments").mkdir()
   for name in ("one.py", "common.py"):
     (tmp_path / "experiments" / name).write_text("")

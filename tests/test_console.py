@@ -1,4 +1,4 @@
-"""Output for people: on a terminal, in a log, and when nobody is left to read it."""
+"""Output on a terminal, in a log, and after the reader has closed it."""
 
 import os
 import pty
@@ -27,7 +27,7 @@ def table():
     for n in range(3):
       live.draw(console.table(["trial", "step"], [["a", str(n)]]))
 
-if len(sys.argv) > 2:  # wait until the reader is gone
+if len(sys.argv) > 2:  # wait until the reader is closed
   print("ready", flush=True)
   input()
 for _ in range(2):
@@ -39,7 +39,7 @@ print("done", flush=True)
 
 
 def on_a_terminal(*arguments):
-  """Run PROGRAM with a pseudo-terminal as stderr; return what the terminal got."""
+  """Run PROGRAM with a pseudo-terminal as stderr; return the output."""
   reader, stderr = pty.openpty()
   with subprocess.Popen(
     [sys.executable, "-c", PROGRAM, *arguments],
@@ -52,7 +52,7 @@ def on_a_terminal(*arguments):
     while select.select([reader], [], [], 60)[0]:
       try:
         text += os.read(reader, 65536)
-      except OSError:  # the other end is closed
+      except OSError:  # The program has closed the terminal.
         break
     else:
       process.kill()
@@ -61,31 +61,31 @@ def on_a_terminal(*arguments):
   return text.decode()
 
 
-def test_a_bar_is_redrawn_and_lines_stand_above_it():
+def test_a_bar_is_redrawn_below_other_lines():
   text = on_a_terminal("bar")
   assert "loss 3" in text and "100%" in text and "\x1b[2K" in text
   assert re.search(r"line 2\r\n", text)
   assert text.endswith("the end\r\n")
 
 
-def test_a_live_table_is_drawn_over():
+def test_a_live_table_is_redrawn_in_place():
   text = on_a_terminal("table")
   assert all(f"a         {n}" in text for n in range(3)) and "\x1b[1A" in text
 
 
 @pytest.mark.parametrize("way", ["say", "bar", "table"])
-def test_a_log_has_plain_lines(way):
-  done = subprocess.run(
+def test_a_log_contains_plain_lines(way):
+  result = subprocess.run(
     [sys.executable, "-c", PROGRAM, way], capture_output=True, text=True, check=True
   )
-  assert "\x1b" not in done.stderr and "\r" not in done.stderr
+  assert "\x1b" not in result.stderr and "\r" not in result.stderr
   expected = {"say": "a line \\x1b[2J\n", "bar": "line 1\nline 2\nline 3\nreading: ", "table": ""}
-  assert done.stderr.startswith(expected[way])
+  assert result.stderr.startswith(expected[way])
 
 
 @pytest.mark.parametrize("way", ["say", "bar", "table"])
 @pytest.mark.parametrize("make", [os.pipe, os.openpty])
-def test_work_goes_on_when_the_reader_or_the_terminal_is_gone(make, way):
+def test_a_program_continues_after_its_reader_or_terminal_is_closed(make, way):
   reader, stderr = make()
   process = subprocess.Popen(
     [sys.executable, "-c", PROGRAM, way, "wait"],
@@ -101,7 +101,7 @@ def test_work_goes_on_when_the_reader_or_the_terminal_is_gone(make, way):
   assert out == "done\n" and process.returncode == 0
 
 
-def test_notes_come_at_intervals_in_a_log(capsys):
+def test_progress_lines_in_a_log(capsys):
   with console.Progress(every=0.0) as progress:
     progress("training")(1, 4, "loss 2.5", left=125)
   lines = capsys.readouterr().err.splitlines()
@@ -109,7 +109,7 @@ def test_notes_come_at_intervals_in_a_log(capsys):
   assert re.fullmatch(r"training: \d+\.\d s", lines[1])
 
 
-def test_tables_align_by_what_a_terminal_shows():
+def test_tables_are_aligned_by_the_width_of_characters():
   assert console.table(["name", "loss"], [["a", "1.25"], ["\u65e5\u672c", "10.5"]]) == [
     "name  loss",
     "a     1.25",
@@ -117,7 +117,7 @@ def test_tables_align_by_what_a_terminal_shows():
   ]
 
 
-def test_markup_and_long_lines_stay_as_they_are(capsys):
+def test_markup_and_long_lines_are_not_changed(capsys):
   console.say("[red]x[/red] :smile: " + "y" * 300)
   assert capsys.readouterr().err == "[red]x[/red] :smile: " + "y" * 300 + "\n"
 
@@ -126,7 +126,7 @@ def test_markup_and_long_lines_stay_as_they_are(capsys):
   ("raised", "code"),
   [(errors.UserError("no such run"), 2), (KeyboardInterrupt(), 130), (OSError(28, "No space"), 2)],
 )
-def test_expected_failures_are_a_line_and_an_exit_code(raised, code, capsys, monkeypatch):
+def test_expected_failures_give_one_line_and_an_exit_code(raised, code, capsys, monkeypatch):
   monkeypatch.setattr(console, "_drop_stdout", lambda: None)
 
   def program():
@@ -136,6 +136,6 @@ def test_expected_failures_are_a_line_and_an_exit_code(raised, code, capsys, mon
   assert len(capsys.readouterr().err.splitlines()) == (code == 2)
 
 
-def test_other_failures_are_bugs():
+def test_unexpected_errors_are_raised():
   with pytest.raises(ZeroDivisionError):
     console.run("charrnn", lambda: 1 // 0)

@@ -1,4 +1,4 @@
-"""Several processes train one run together, as on several machines."""
+"""Several processes on this machine that train one run together."""
 
 import os
 import shutil
@@ -15,14 +15,15 @@ from charrnn import files
 from charrnn.runs import checkpoints, lock, metrics
 
 STEPS = 44
-PORT = 20_000 + os.getpid() % 10_000  # below those that systems give out
-# Rounding alone would part the runs: bfloat16's, and tiny gradients that Adam blows up.
+PORT = 20_000 + os.getpid() % 10_000  # below the ports that systems assign automatically
+# Without these values, rounding would separate the runs: that of bfloat16, and that of tiny
+# gradients, which Adam amplifies.
 FIELDS = (f"max_steps={STEPS}", "model.compute_dtype=float32", "optimizer.eps=1e-3")
 ARGUMENTS = ("--config=tiny.py", *(f"--config.{field}" for field in FIELDS))
 
 
-def by_hand(process):
-  """What tells a process of the others."""
+def manual_environment(process):
+  """Return the environment variables for processes that are started manually."""
   return {
     "CHARRNN_COORDINATOR": f"127.0.0.1:{PORT}",
     "CHARRNN_PROCESSES": "2",
@@ -30,10 +31,10 @@ def by_hand(process):
   }
 
 
-def by_slurm(process):
-  """What srun sets for the processes of a step."""
+def slurm_environment(process):
+  """Return the environment variables that srun sets for the processes of a job step."""
   return {
-    "SLURM_JOB_ID": str(PORT),  # JAX takes the port from it
+    "SLURM_JOB_ID": str(PORT),  # JAX derives the port from the job id.
     "SLURM_STEP_NODELIST": "localhost",
     "SLURM_NTASKS": "2",
     "SLURM_PROCID": str(process),
@@ -41,7 +42,7 @@ def by_slurm(process):
   }
 
 
-def start_two(folder, names, devices, environment=by_hand):
+def start_two(folder, names, devices, environment=manual_environment):
   return [
     programs.start(
       folder,
@@ -57,7 +58,7 @@ def start_two(folder, names, devices, environment=by_hand):
 
 @pytest.fixture(scope="module")
 def alone(folder):
-  """The same run by one process."""
+  """Train the same run with one process."""
   code, err = programs.finish(programs.start(folder, *ARGUMENTS, "--workdir=alone"))
   assert code == 0, err
   return folder / "alone"
@@ -73,9 +74,9 @@ def assert_same(workdir, alone):
   assert sorted(p.name for p in (workdir / "samples").iterdir()) == ["40.txt", "44.txt"]
 
 
-def test_two_processes_of_two_devices_come_to_the_same(folder, alone):
-  # Each has a directory of its own, which shows that the second writes nothing at all.
-  processes = start_two(folder, ["two", "second-of-two"], devices=2, environment=by_slurm)
+def test_two_processes_with_two_devices_each_match_one_process(folder, alone):
+  # Each process gets another directory, to show that the second one writes nothing.
+  processes = start_two(folder, ["two", "second-of-two"], devices=2, environment=slurm_environment)
   (code, err), (other_code, other_err) = map(programs.finish, processes)
   assert code == other_code == 0, err + other_err
   assert_same(folder / "two", alone)
@@ -85,7 +86,7 @@ def test_two_processes_of_two_devices_come_to_the_same(folder, alone):
   assert not (folder / "second-of-two").exists()
 
 
-def test_a_signal_to_one_stops_both_and_both_go_on(folder, alone):
+def test_a_signal_to_one_process_stops_both_and_both_resume(folder, alone):
   processes = start_two(folder, ["stopped-two"] * 2, devices=1)
   programs.wait_for_step(processes[0], folder / "stopped-two", 5)
   processes[1].send_signal(signal.SIGTERM)
@@ -99,7 +100,7 @@ def test_a_signal_to_one_stops_both_and_both_go_on(folder, alone):
   assert_same(folder / "stopped-two", alone)
 
 
-def test_an_error_of_one_ends_both(folder):
+def test_an_error_in_one_process_ends_both(folder):
   with lock.hold(folder / "locked"):
     results = [programs.finish(p) for p in start_two(folder, ["locked"] * 2, devices=1)]
   assert [code for code, _ in results] == [2, 2]
@@ -108,20 +109,20 @@ def test_an_error_of_one_ends_both(folder):
   assert all(err.count("\n") == 1 for _, err in results), results
 
 
-def test_a_checkpoint_that_not_all_see_ends_both(folder, alone):
+def test_processes_that_see_different_checkpoints_end(folder, alone):
   shutil.copytree(alone, folder / "seen")
   results = [programs.finish(p) for p in start_two(folder, ["seen", "unseen"], devices=1)]
   for code, err in results:
     assert code == 2 and "see different checkpoints" in err and err.count("\n") == 1, err
 
 
-def test_one_whose_others_do_not_come_ends(folder):
+def test_a_process_without_the_others_ends_after_a_time_limit(folder):
   program = "from charrnn import runtime; runtime.MAX_WAIT = 2.0; "
   program += "runtime.start(); runtime.join_processes()"
   for process in (0, 1):
     done = subprocess.run(
       [sys.executable, "-c", program],
-      env=os.environ | by_hand(process),
+      env=os.environ | manual_environment(process),
       capture_output=True,
       text=True,
       timeout=60,

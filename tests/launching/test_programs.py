@@ -1,4 +1,4 @@
-"""The run directories of n-grams, and weights that are taken from another run."""
+"""Run directories of n-grams, and initial weights from another run."""
 
 import itertools
 import json
@@ -22,12 +22,12 @@ from charrnn.runs import run as run_lib
 
 NGRAM = programs.ROOT / "experiments" / "ngram.py"
 ORDER = 5
-OLD, NEW = "abcdefg", "!abcdxyzefg"  # vocabularies
+OLD, NEW = "abcdefg", "!abcdxyzefg"  # vocabularies of two runs
 
 
 @pytest.fixture
 def count(main, folder, tmp_path):
-  """Count the text of the folder in a directory of the test."""
+  """Return a function that counts text.txt in a temporary run directory."""
 
   def run(*fields, workdir=tmp_path / "run"):
     order = f"--config.model.order={ORDER}"
@@ -39,14 +39,14 @@ def count(main, folder, tmp_path):
 
 
 def counted(workdir):
-  """Return the n-grams of a run's text, counted again, its ids and splits."""
+  """Count the text of a run again; return the n-grams, the ids and the splits."""
   run = run_lib.Run.open(workdir)
   corpus, parts = run.corpus(), run.splits()
   return ngram.fit(corpus.ids, ORDER, corpus.tokenizer.vocab_size, parts.train), corpus.ids, parts
 
 
 def result(workdir):
-  """Return all that a count computes. Orbax's own files contain the time."""
+  """Return all results of a run. The files of Orbax are excluded, because they contain times."""
   folder = workdir / "checkpoints"
   arrays = {
     step: checkpoints.read_meta(folder, step)["arrays"] for step in checkpoints.steps(folder)
@@ -56,7 +56,7 @@ def result(workdir):
   return arrays, [path.read_bytes() for path in files]
 
 
-def test_a_run_directory_like_any_other(count, capsys):
+def test_counting_writes_a_complete_run_directory(count, capsys):
   workdir = count("sample.length=40")
   out, err = capsys.readouterr()
   model, ids, parts = counted(workdir)
@@ -79,7 +79,7 @@ def test_a_run_directory_like_any_other(count, capsys):
   assert f"at order {best}\n" in err and f"charrnn sample {workdir}" in err
 
 
-def test_it_is_loaded_as_the_model_of_the_best_order(count):
+def test_a_run_is_loaded_as_the_model_of_its_best_order(count):
   workdir = count("sample.length=0")
   model, *_ = counted(workdir)
   loaded = run_lib.Run.open(workdir)
@@ -89,10 +89,12 @@ def test_it_is_loaded_as_the_model_of_the_best_order(count):
       np.testing.assert_array_equal(loaded.params[name][field], array)
 
 
-def test_the_same_command_again_counts_nothing(count, monkeypatch, capsys):
+def test_repeating_the_command_counts_nothing(count, monkeypatch, capsys):
   workdir = count("sample.length=0")
   before = (workdir / "metrics.jsonl").read_bytes()
-  monkeypatch.setattr(ngram, "fit", lambda *arguments: pytest.fail("it counts again"))
+  monkeypatch.setattr(
+    ngram, "fit", lambda *arguments: pytest.fail("the n-grams were counted again")
+  )
   count("sample.length=0")
   assert "already finished" in capsys.readouterr().err
   assert (workdir / "metrics.jsonl").read_bytes() == before
@@ -100,7 +102,7 @@ def test_the_same_command_again_counts_nothing(count, monkeypatch, capsys):
 
 
 @pytest.mark.parametrize("where", [(ngram, "fit"), (checkpoints.Writer, "save")])
-def test_a_run_that_was_killed_starts_again(count, monkeypatch, tmp_path, where):
+def test_a_killed_run_starts_again(count, monkeypatch, tmp_path, where):
   whole = count("sample.length=20", workdir=tmp_path / "whole")
 
   def kill(*arguments):
@@ -113,14 +115,14 @@ def test_a_run_that_was_killed_starts_again(count, monkeypatch, tmp_path, where)
   assert result(count("sample.length=20")) == result(whole)
 
 
-def test_without_a_validation_part_the_longest_strings_are_kept(count, capsys):
+def test_without_a_validation_split_the_highest_order_is_stored(count, capsys):
   workdir = count("sample.length=0", "text.valid_fraction=0")
   assert checkpoints.steps(workdir / "checkpoints") == [ORDER]
   assert not (workdir / "loss.png").exists() and "loss" not in capsys.readouterr().err
   assert run_lib.Run.open(workdir).meta["valid_loss"] is None
 
 
-def test_the_split_of_streams_needs_their_number(count):
+def test_the_streams_split_needs_a_batch_size(count):
   streams = ("sample.length=0", "text.split=streams", "text.test_fraction=0")
   with pytest.raises(errors.UserError, match=r"batch_size is missing"):
     count(*streams)
@@ -137,30 +139,30 @@ def test_the_split_of_streams_needs_their_number(count):
     ("model.order=-1", "model.order=-1: must be at least 1"),
     ("model.order=1000000", r"order=1000000: the longest stretch .* has 1\d,\d{3} characters"),
     ("model.layers=2", "model.layers=2: an n-gram does not use this field"),
-    ("model.embed=0", "model.embed=0: an ngram"),  # its default, but set
-    ("accumulate=2", "accumulate=2: an ngram"),
-    ("init_from=whole", "init_from=whole: an ngram"),
-    ("window=9", "window=9: an ngram"),
-    ("keep=1", "keep=1: an ngram"),
-    ("optimizer.name=sgd", "optimizer.name=sgd: an ngram"),
+    ("model.embed=0", "model.embed=0: an n-gram"),  # set to its default
+    ("accumulate=2", "accumulate=2: an n-gram"),
+    ("init_from=whole", "init_from=whole: an n-gram"),
+    ("window=9", "window=9: an n-gram"),
+    ("keep=1", "keep=1: an n-gram"),
+    ("optimizer.name=sgd", "optimizer.name=sgd: an n-gram"),
     ("text.valid_fraction=0.97", "bad split fractions"),
     ("text.source=none.txt", "none.txt"),
     ("seed=-1", "seed=-1"),
     ("sample.prime=\u2603", "not in the vocabulary"),
   ],
 )
-def test_what_is_refused_leaves_nothing_behind(count, tmp_path, field, message):
+def test_a_rejected_command_leaves_no_directory(count, tmp_path, field, message):
   with pytest.raises(errors.UserError, match=message):
     count(field)
   assert not (tmp_path / "run").exists()
 
 
-def test_more_refusals(main, count, tmp_path, monkeypatch):
+def test_further_rejected_commands(main, count, tmp_path, monkeypatch):
   workdir = f"--workdir={tmp_path / 'run'}"
-  with pytest.raises(errors.UserError, match="--distributed: one process"):
+  with pytest.raises(errors.UserError, match="--distributed: n-grams are counted by one process"):
     main(f"--config={NGRAM}:text.txt", "--distributed", workdir)
-  # Fields that an experiment file sets count as well.
-  with pytest.raises(errors.UserError, match=r"model\.layers=1: an ngram"):
+  # Fields that an experiment file sets are also rejected.
+  with pytest.raises(errors.UserError, match=r"model\.layers=1: an n-gram"):
     main("--config=tiny.py", "--config.model.cell=ngram", "--config.model.order=3", workdir)
   (tmp_path / "open.py").write_text(
     "from charrnn import config\ndef get_config():\n  c = config.default()\n"
@@ -170,12 +172,12 @@ def test_more_refusals(main, count, tmp_path, monkeypatch):
     main(f"--config={tmp_path}/open.py", workdir)
   free = itertools.chain([1e9, 1e9], itertools.repeat(1e3))
   monkeypatch.setattr(runtime, "free_memory", lambda: next(free))
-  with pytest.raises(errors.UserError, match="order 5 takes too much memory: strings of 3 symbols"):
+  with pytest.raises(errors.UserError, match="order 5 takes too much memory: strings of 3 tokens"):
     count()
   assert not (tmp_path / "run").exists()
 
 
-def test_a_directory_keeps_to_its_run(main, count, whole, tmp_path):
+def test_a_run_directory_cannot_be_used_for_another_run(main, count, whole, tmp_path):
   workdir = count("sample.length=0")
   before = programs.contents(workdir)
   with pytest.raises(errors.UserError, match=r"model.order=5 .* model.order=6: give another"):
@@ -188,7 +190,7 @@ def test_a_directory_keeps_to_its_run(main, count, whole, tmp_path):
     count("sample.length=0", workdir=trained)
 
 
-def test_a_network_does_not_start_from_counts(main, count, tmp_path):
+def test_a_network_cannot_start_from_an_n_gram(main, count, tmp_path):
   workdir = count("sample.length=0")
   with pytest.raises(errors.UserError, match="is an n-gram run, which has no weights"):
     main("--config=tiny.py", f"--config.init_from={workdir}", f"--workdir={tmp_path / 'new'}")
@@ -198,7 +200,7 @@ def test_a_network_does_not_start_from_counts(main, count, tmp_path):
 
 @pytest.fixture(params=[0, 5], ids=["one-hot", "embedding"])
 def source(tmp_path, request):
-  """A run directory with the parameters of seed 1."""
+  """Write a run directory with the parameters of seed 1."""
   net = tiny.model(embed=request.param)
   c = tiny.config(model__layers=2, model__hidden=8, model__dropout=0.0, model__embed=request.param)
   c.model.compute_dtype = "float32"
@@ -212,7 +214,7 @@ def source(tmp_path, request):
 
 
 def transferred(source, text, **fields):
-  """Return the parameters that a run of a text starts with, and its fresh ones."""
+  """Return the transferred parameters of a new run on a text, and its fresh parameters."""
   path, _, embed = source
   tokenizer = tokenizers.Tokenizer.from_text(text)
   net = tiny.model(tokenizer.vocab_size, **{"embed": embed} | fields)
@@ -222,22 +224,23 @@ def transferred(source, text, **fields):
   return params, jax.device_get(fresh)
 
 
-def test_the_same_alphabet_takes_every_weight(source):
+def test_the_same_vocabulary_copies_all_weights(source):
   params, _ = transferred(source, OLD)
   jax.tree.map(np.testing.assert_array_equal, params, source[1])
 
 
-def test_a_larger_alphabet_takes_symbol_by_symbol(source):
+def test_weights_are_copied_by_token_to_another_vocabulary(source):
   _, old, embed = source
   params, fresh = transferred(source, NEW)
-  symbols = sorted(NEW)
-  by_symbol = [("head", "W_hy", 1), ("head", "b_y", 0)]
-  by_symbol.append(("embed", "W_e", 0) if embed else ("layer_0", "W_xh", 0))
-  for layer, name, axis in by_symbol:
-    for n, symbol in enumerate(symbols):
-      known = symbol in OLD
-      expected = old[layer][name].take(OLD.index(symbol), axis) if known else None
-      expected = expected if known else fresh[layer][name].take(n, axis)
+  tokens = sorted(NEW)
+  by_token = [("head", "W_hy", 1), ("head", "b_y", 0)]
+  by_token.append(("embed", "W_e", 0) if embed else ("layer_0", "W_xh", 0))
+  for layer, name, axis in by_token:
+    for n, token in enumerate(tokens):
+      if token in OLD:
+        expected = old[layer][name].take(OLD.index(token), axis)
+      else:
+        expected = fresh[layer][name].take(n, axis)
       np.testing.assert_array_equal(params[layer][name].take(n, axis), expected)
   for layer, name in [("layer_0", "W_hh"), ("layer_0", "b_h"), ("layer_1", "W_xh")]:
     np.testing.assert_array_equal(params[layer][name], old[layer][name])
@@ -247,16 +250,16 @@ def test_a_larger_alphabet_takes_symbol_by_symbol(source):
   ("fields", "field"),
   [({"cell": "gru"}, "cell=lstm"), ({"hidden": 9}, "hidden=8"), ({"layers": 1}, "layers=2")],
 )
-def test_another_shape_is_refused_by_name(source, fields, field):
+def test_a_different_shape_is_rejected_with_the_field(source, fields, field):
   with pytest.raises(errors.UserError, match=rf"has model\.{field}.*use --config.model.{field}"):
     transferred(source, OLD, **fields)
 
 
-def test_nothing_in_common_is_refused(source):
+def test_vocabularies_without_a_common_token_are_rejected(source):
   with pytest.raises(errors.UserError, match="no token in common"):
     transferred(source, "0123")
 
 
-def test_what_is_no_run_is_refused(tmp_path):
+def test_a_missing_source_is_rejected(tmp_path):
   with pytest.raises(errors.UserError, match="does not exist"):
     programs_lib.transferred_params(tmp_path / "none", {}, {}, None)

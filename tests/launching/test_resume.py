@@ -1,4 +1,4 @@
-"""However a run is stopped, the same command brings it to the same end, bit for bit."""
+"""Runs that are killed or stopped resume to bit-identical results."""
 
 import random
 import shutil
@@ -14,13 +14,13 @@ from charrnn import errors
 from charrnn.runs import checkpoints, metrics
 
 
-def run_on(folder, name):
+def resume(folder, name):
   code, err = programs.finish(programs.start(folder, "--config=tiny.py", f"--workdir={name}"))
   assert code == 0, err
   return err
 
 
-def kill_now_and_then(folder, name, kills):
+def kill_repeatedly(folder, name, kills):
   rng, codes = random.Random(name), []
   for number in range(kills):
     process = programs.start(folder, "--config=tiny.py", f"--workdir={name}")
@@ -29,26 +29,26 @@ def kill_now_and_then(folder, name, kills):
     process.kill()
     codes.append(programs.finish(process)[0])
   assert -signal.SIGKILL in codes
-  run_on(folder, name)
+  resume(folder, name)
 
 
-def test_killed(folder, whole):
-  kill_now_and_then(folder, "killed", kills=2)
+def test_a_killed_run_resumes_to_the_same_result(folder, whole):
+  kill_repeatedly(folder, "killed", kills=2)
   assert programs.result(folder / "killed") == programs.result(whole)
 
 
 @pytest.mark.long
 @pytest.mark.parametrize("name", [f"killed-{n}" for n in range(4)])
-def test_killed_often(folder, whole, name):
-  kill_now_and_then(folder, name, kills=8)
+def test_a_run_killed_many_times_resumes_to_the_same_result(folder, whole, name):
+  kill_repeatedly(folder, name, kills=8)
   assert programs.result(folder / name) == programs.result(whole)
 
 
-def test_stopped_by_a_signal_while_another_process_wants_its_directory(folder, whole):
+def test_a_signal_stops_a_run_whose_directory_no_other_process_can_use(folder, whole):
   workdir = folder / "stopped"
   first = programs.start(folder, "--config=tiny.py", "--workdir=stopped")
   programs.wait_for_step(first, workdir, 20)
-  first.send_signal(signal.SIGSTOP)  # so that it is not done before the second is
+  first.send_signal(signal.SIGSTOP)  # It must not finish before the second process.
   code, err = programs.finish(programs.start(folder, "--config=tiny.py", "--workdir=stopped"), 20)
   assert code == 2
   assert err.startswith("launch.py: error: another process is training in stopped")
@@ -60,32 +60,33 @@ def test_stopped_by_a_signal_while_another_process_wants_its_directory(folder, w
   step = checkpoints.steps(workdir / "checkpoints")[-1]
   assert step < programs.STEPS
   assert f"stopped by a signal, saved after step {step}: run the same command to resume" in err
-  assert f"resuming from step {step}" in run_on(folder, "stopped")
+  assert f"resuming from step {step}" in resume(folder, "stopped")
   assert programs.result(workdir) == programs.result(whole)
 
 
-ON_A_TERMINAL = """
+RUN_ON_A_TERMINAL = """
 import os, pty, signal, sys
 child, terminal = pty.fork()
 if not child:
-  signal.signal(signal.SIGHUP, signal.SIG_DFL)  # the tests may run under nohup
+  signal.signal(signal.SIGHUP, signal.SIG_DFL)  # The tests may run under nohup.
   os.execv(sys.executable, [sys.executable, *sys.argv[1:]])
-shown = b""
-while b"chars/s" not in shown.partition(b"step 40 ")[2]:  # when it has just drawn its line
-  shown += os.read(terminal, 10_000)
+output = b""
+# Wait until the program has just written its progress line.
+while b"chars/s" not in output.partition(b"step 40 ")[2]:
+  output += os.read(terminal, 10_000)
 os.kill(child, signal.SIGSTOP)
 os.close(terminal)  # sends SIGHUP, and SIGCONT
 sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
 """
 
 
-def test_a_closed_terminal_stops_it_and_nothing_is_lost(folder):
+def test_closing_the_terminal_stops_and_saves_a_run(folder):
   line = ["--config=tiny.py", "--workdir=closed", "--config.max_steps=100000"]
-  program = [sys.executable, "-c", ON_A_TERMINAL, programs.ROOT / "launch.py", *line]
+  program = [sys.executable, "-c", RUN_ON_A_TERMINAL, programs.ROOT / "launch.py", *line]
   assert subprocess.run(program, cwd=folder, timeout=120, check=False).returncode == 75
   saved = checkpoints.steps(folder / "closed" / "checkpoints")[-1]
   logged = metrics.read(folder / "closed")[-1]["step"]
-  assert 40 <= logged <= saved < logged + 5  # and checkpoints come every 7 steps
+  assert 40 <= logged <= saved < logged + 5  # although checkpoints are written only every 7 steps
   process = programs.start(folder, *line)
   programs.wait_for_step(process, folder / "closed", saved + 10)
   process.send_signal(signal.SIGTERM)
@@ -98,7 +99,7 @@ def copy(whole, folder, tmp_path):
   return shutil.copytree(whole, tmp_path / "copy")
 
 
-def test_a_finished_run_is_left_as_it_is(main, copy, whole, capsys):
+def test_a_finished_run_is_not_changed(main, copy, whole, capsys):
   metrics = (copy / "metrics.jsonl").read_bytes()
   assert main("--config=tiny.py", f"--workdir={copy}") == 0
   assert programs.result(copy) == programs.result(whole)
@@ -117,14 +118,14 @@ def test_a_finished_run_is_left_as_it_is(main, copy, whole, capsys):
     ("seed=2", "seed=1"),
   ],
 )
-def test_another_value_that_matters_is_refused(main, copy, field, old):
+def test_a_changed_field_that_affects_the_result_is_rejected(main, copy, field, old):
   before = programs.contents(copy)
   with pytest.raises(errors.UserError, match=f"{field}: the run has {old}, which cannot change"):
     main("--config=tiny.py", f"--workdir={copy}", f"--config.{field}")
   assert programs.contents(copy) == before
 
 
-def test_another_text_under_the_same_name_is_refused(main, folder, copy):
+def test_a_changed_text_is_rejected(main, folder, copy):
   text = (folder / "text.txt").read_text()
   (folder / "text.txt").write_text(text.replace("question", "quiestno"))
   before = programs.contents(copy)
@@ -134,14 +135,13 @@ def test_another_text_under_the_same_name_is_refused(main, folder, copy):
   (folder / "text.txt").write_text(text)
 
 
-def test_another_value_that_does_not_matter_is_taken(main, copy):
+def test_a_changed_field_that_does_not_affect_the_result_is_accepted(main, copy):
   fields = ("log_every=7", "patience=3", "keep=1", "diverged=9", "sample.length=5")
   arguments = [f"--config.{field}" for field in fields]
   assert main("--config=tiny.py", f"--workdir={copy}", *arguments) == 0
 
 
-def test_sizes_that_were_chosen_are_kept(main, copy):
-  """An experiment that leaves them open now is the same run."""
+def test_values_that_an_experiment_no_longer_sets_are_kept(main, copy):
   (copy.parent / "open.py").write_text(
     programs.EXPERIMENT.replace("c.model.layers, c.model.hidden, c.model.dropout = 1, 8, 0.2", "")
   )

@@ -1,4 +1,4 @@
-"""Errors of commands: a line or two, before anything is compiled or written."""
+"""Wrong commands end with a short message, before anything is compiled or written."""
 
 import re
 
@@ -23,13 +23,16 @@ FILES = {
 
 
 @pytest.fixture
-def refused(main, folder, monkeypatch, tmp_path):
-  """Return the error message of a command; assert that nothing was trained or left behind."""
+def rejected(main, folder, monkeypatch, tmp_path):
+  """Return a function that runs a wrong command and returns its error message.
+
+  It asserts that nothing is trained and that no directory remains.
+  """
   for name, content in FILES.items():
     (folder / name).write_text(content)
 
   def train(*arguments):
-    raise AssertionError("it trains")
+    raise AssertionError("the command trains")
 
   monkeypatch.setattr(loop.Trainer, "train", train)
 
@@ -47,7 +50,7 @@ def refused(main, folder, monkeypatch, tmp_path):
 @pytest.mark.parametrize(
   ("arguments", "message"),
   [
-    ([], r"^--config is missing: try --config="),
+    ([], r"^--config is missing: use --config="),
     (["--config"], "Missing value|no experiment file"),
     (["--config="], "no experiment file"),
     (["--config=none.py"], r"^no experiment file none\.py"),
@@ -67,8 +70,8 @@ def refused(main, folder, monkeypatch, tmp_path):
     (["--config=tiny.py", "--nope=1"], "Unknown command line flag 'nope'"),
   ],
 )
-def test_command_lines_and_experiment_files(refused, arguments, message):
-  assert re.search(message, refused(*arguments))
+def test_wrong_command_lines_and_experiment_files_are_rejected(rejected, arguments, message):
+  assert re.search(message, rejected(*arguments))
 
 
 @pytest.mark.parametrize(
@@ -115,8 +118,8 @@ def test_command_lines_and_experiment_files(refused, arguments, message):
     ("init_from=none", "none does not exist"),
   ],
 )
-def test_fields(refused, field, message):
-  assert re.search(message, refused("--config=tiny.py", f"--config.{field}"))
+def test_wrong_fields_are_rejected(rejected, field, message):
+  assert re.search(message, rejected("--config=tiny.py", f"--config.{field}"))
 
 
 @pytest.mark.parametrize(
@@ -127,7 +130,7 @@ def test_fields(refused, field, message):
     (["--config=tiny.py", "--config.model.cell=lstn"], "model.cell=lstn"),
   ],
 )
-def test_the_program_itself_exits_with_2_and_no_traceback(folder, arguments, message):
+def test_the_program_exits_with_code_2_and_without_a_traceback(folder, arguments, message):
   (folder / "raises.py").write_text(FILES["raises.py"])
   code, err = programs.finish(programs.start(folder, *arguments))
   assert code == 2
@@ -136,13 +139,13 @@ def test_the_program_itself_exits_with_2_and_no_traceback(folder, arguments, mes
   assert not list(folder.glob("runs/*"))
 
 
-def test_help_is_no_error(folder):
+def test_help_exits_with_code_0(folder):
   process = programs.start(folder, "--help")
   out, _ = process.communicate(timeout=20)
   assert process.returncode == 0 and "--config=" in out
 
 
-def test_a_directory_that_cannot_be_written(main, tmp_path):
+def test_a_directory_that_cannot_be_written_is_rejected(main, tmp_path):
   (tmp_path / "file").write_text("")
   with pytest.raises(errors.UserError, match=r"cannot write to .*file"):
     main("--config=tiny.py", f"--workdir={tmp_path}/file/run")

@@ -5,7 +5,7 @@ import pytest
 
 @pytest.fixture(autouse=True)
 def signal_handlers():
-  """A Trainer installs its own."""
+  """Restore the signal handlers that a Trainer replaces."""
   numbers = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
   before = [signal.getsignal(number) for number in numbers]
   yield

@@ -1,4 +1,4 @@
-"""The training loop in one process: its files, its ends, and exact resumption."""
+"""The training loop in one process: its files, how it ends, and exact resumption."""
 
 import math
 import os
@@ -29,7 +29,7 @@ def numbers(workdir):
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
-  """Return a run of 12 steps without interruption."""
+  """Train a run of 12 steps without interruption and return its directory."""
   workdir = tmp_path_factory.mktemp("whole")
   trainer = tiny.trainer(workdir, tiny.config(checkpoint_every=2), dropout=0.3)
   trainer.train(trainer.restore())
@@ -37,6 +37,7 @@ def whole(tmp_path_factory):
 
 
 def resume(workdir, **overrides):
+  """Resume a run; return its state, whether it was interrupted, messages, samples and trainer."""
   messages, samples = [], {}
   c = tiny.config(checkpoint_every=2, **overrides)
   trainer = tiny.trainer(workdir, c, samples, dropout=0.3)
@@ -45,7 +46,7 @@ def resume(workdir, **overrides):
   return (*result, messages, samples, trainer)
 
 
-def test_a_run_logs_evaluates_and_keeps(whole):
+def test_a_run_logs_evaluates_and_saves(whole):
   lines = numbers(whole)
   assert [line["step"] for line in lines if "train/loss" in line] == [4, 8, 12]
   assert [line["step"] for line in lines if "valid/loss" in line] == [6, 12]
@@ -56,19 +57,19 @@ def test_a_run_logs_evaluates_and_keeps(whole):
 
 
 @pytest.mark.parametrize("stopped_after", [4, 7])
-def test_a_run_that_a_signal_stopped_resumes_to_the_same_result(whole, tmp_path, stopped_after):
+def test_a_run_stopped_by_a_signal_resumes_to_the_same_result(whole, tmp_path, stopped_after):
   c = tiny.config(checkpoint_every=2)
   trainer = tiny.trainer(tmp_path, c, dropout=0.3)
-  step_of, count = trainer.train_step._step, 0
+  original_step, count = trainer.train_step._step, 0
 
-  def then_a_signal(*arguments):
+  def step_and_signal(*arguments):
     nonlocal count
     count += 1
     if count == stopped_after:
       os.kill(os.getpid(), signal.SIGTERM)
-    return step_of(*arguments)
+    return original_step(*arguments)
 
-  trainer.train_step._step = then_a_signal
+  trainer.train_step._step = step_and_signal
   _, interrupted = trainer.train(trainer.restore())
   assert interrupted
   assert checkpoints.steps(tmp_path / "checkpoints")[-1] == stopped_after
@@ -78,7 +79,7 @@ def test_a_run_that_a_signal_stopped_resumes_to_the_same_result(whole, tmp_path,
   assert numbers(tmp_path) == numbers(whole)
 
 
-def test_a_damaged_checkpoint_is_skipped_and_the_result_is_the_same(whole, tmp_path):
+def test_damaged_checkpoints_are_skipped_and_the_result_is_the_same(whole, tmp_path):
   workdir = shutil.copytree(whole, tmp_path / "run")
   for step in (10, 12):
     (workdir / "checkpoints" / str(step) / "meta" / "metadata").write_text("{")
@@ -101,7 +102,7 @@ def test_a_finished_run_trains_nothing(whole, tmp_path):
   assert (workdir / "metrics.jsonl").read_bytes() == (whole / "metrics.jsonl").read_bytes()
 
 
-def test_a_finished_run_can_be_made_longer(whole, tmp_path):
+def test_a_finished_run_can_be_extended(whole, tmp_path):
   workdir, first_steps = shutil.copytree(whole, tmp_path / "run"), []
   for max_steps, count in ((12, 0), (14, 1), (14, 1)):
     trainer = tiny.trainer(workdir, tiny.config(max_steps=max_steps), dropout=0.3)
@@ -112,14 +113,14 @@ def test_a_finished_run_can_be_made_longer(whole, tmp_path):
   assert seconds[0] > 0 and seconds == sorted(seconds) and len(seconds) > len(numbers(whole))
 
 
-def test_a_fresh_state_is_to_the_bit_what_its_operations_give_one_by_one(tmp_path):
+def test_a_compiled_fresh_state_is_bit_identical_to_an_uncompiled_one(tmp_path):
   trainer = tiny.trainer(tmp_path, tiny.config(seed=2**32 - 1), embed=5)
-  one_by_one = steps.create_state(trainer.model, trainer.optimizer, 8, 2**32 - 1)
-  jax.tree.map(np.testing.assert_array_equal, trainer.restore(), one_by_one)
-  assert trainer.shapes() == jax.eval_shape(lambda: one_by_one.params)
+  uncompiled = steps.create_state(trainer.model, trainer.optimizer, 8, 2**32 - 1)
+  jax.tree.map(np.testing.assert_array_equal, trainer.restore(), uncompiled)
+  assert trainer.shapes() == jax.eval_shape(lambda: uncompiled.params)
 
 
-def test_training_starts_from_other_weights(tmp_path):
+def test_training_can_start_from_given_weights(tmp_path):
   trainer = tiny.trainer(tmp_path, tiny.config())
   params = jax.tree.map(lambda leaf: leaf + 1, trainer.restore().params)
   state = trainer.restore(lambda fresh: params)
@@ -128,11 +129,11 @@ def test_training_starts_from_other_weights(tmp_path):
 
 
 def replace_steps(trainer, losses):
-  """Replace the steps of a trainer by ones that only count and report these losses."""
-  reported = iter(losses)
+  """Replace the step of a trainer by one that only counts and reports these losses."""
+  remaining = iter(losses)
 
   def step(state, *batch):
-    out = {"loss": jnp.float32(next(reported)), "grad_norm": jnp.float32(1.0)}
+    out = {"loss": jnp.float32(next(remaining)), "grad_norm": jnp.float32(1.0)}
     return state._replace(step=state.step + 1), out
 
   trainer.train_step._step = step
@@ -146,7 +147,7 @@ def with_losses(workdir, losses, **overrides):
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
-def test_many_updates_in_a_row_that_are_not_finite_end_it(tmp_path, bad):
+def test_consecutive_non_finite_updates_end_training(tmp_path, bad):
   few = [2.0, *[bad] * (loop.MAX_NONFINITE - 1), 2.0, *[bad] * (loop.MAX_NONFINITE - 1)]
   trainer = with_losses(tmp_path, [*few, 2.0], max_steps=len(few) + 1, eval_every=100)
   trainer.train(trainer.restore())
@@ -155,7 +156,7 @@ def test_many_updates_in_a_row_that_are_not_finite_end_it(tmp_path, bad):
     trainer.train(trainer.restore())
 
 
-def test_training_restores_the_handlers_of_signals(tmp_path):
+def test_training_restores_the_signal_handlers(tmp_path):
   before = signal.signal(signal.SIGTERM, signal.SIG_IGN)
   trainer = with_losses(tmp_path, [2.0] * 3, max_steps=3)
   trainer.train(trainer.restore())
@@ -163,7 +164,7 @@ def test_training_restores_the_handlers_of_signals(tmp_path):
   assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
-def test_the_first_mean_is_compared_with_the_first_loss(tmp_path):
+def test_the_first_mean_loss_is_compared_with_the_loss_of_the_first_step(tmp_path):
   trainer = with_losses(tmp_path, [2.0, 9.0, 9.0, 9.0], max_steps=4)
   trainer.config.log_every = 4
   with pytest.raises(
@@ -172,7 +173,7 @@ def test_the_first_mean_is_compared_with_the_first_loss(tmp_path):
     trainer.train(trainer.restore())
 
 
-def test_a_loss_far_above_the_first_ends_it(tmp_path):
+def test_a_loss_far_above_the_first_one_ends_training(tmp_path):
   trainer = with_losses(tmp_path, [2.0, 5.9, 6.1], max_steps=3, diverged=3.0)
   with pytest.raises(
     errors.UserError, match=r"diverged at step 3: the training loss 6\.100 is more than"
@@ -187,7 +188,7 @@ def with_validation(workdir, losses, **overrides):
   return trainer
 
 
-def test_patience_ends_it_early_and_for_good(tmp_path, monkeypatch):
+def test_patience_ends_training_and_a_restart_does_not_continue(tmp_path, monkeypatch):
   messages = []
   monkeypatch.setattr(loop, "say", messages.append)
   losses = [2.0, 1.0, 1.5, 1.0, 0.5, 0.4]
@@ -207,7 +208,7 @@ def test_patience_ends_it_early_and_for_good(tmp_path, monkeypatch):
   assert state.step == 12
 
 
-def test_without_validation_text_it_trains_all_the_same(tmp_path):
+def test_training_without_a_validation_split(tmp_path):
   trainer = with_validation(tmp_path, [None] * 6)
   state, _ = trainer.train(trainer.restore())
   assert state.step == 12 and trainer.loop_state.best_loss is None
@@ -215,8 +216,8 @@ def test_without_validation_text_it_trains_all_the_same(tmp_path):
   assert not [line for line in metrics.read(tmp_path) if "valid/loss" in line]
 
 
-class Step:
-  """The metrics of a step that is done or not."""
+class StepMetrics:
+  """Metrics of a step, which are ready if the step is done."""
 
   def __init__(self, done):
     self._done = done
@@ -228,20 +229,20 @@ class Step:
     return self._done
 
 
-def test_idle_is_the_time_that_the_loop_took_while_the_devices_had_nothing_to_do(monkeypatch):
+def test_idle_is_the_share_of_time_in_which_the_devices_wait_for_the_loop(monkeypatch):
   seconds = 0.0
   monkeypatch.setattr(loop.time, "monotonic", lambda: seconds)
   pace = loop.Pace()
   assert math.isnan(pace.take_idle()) and math.isnan(pace.seconds)
-  # The first step, and the second that is late because that one compiled.
+  # The second step is dispatched late, because the first one is compiled.
   previous = None
   for step, done, host in ((1, False, 9.0), (2, True, 0.5), (3, False, 0.5), (4, True, 1.0)):
     seconds += host
     pace.dispatch(previous)
-    seconds += 2.0 - host if step > 1 else 0.0  # it waits
+    seconds += 2.0 - host if step > 1 else 0.0  # The loop waits for the step.
     if previous:
       pace.finish()
-    previous = Step(done)
+    previous = StepMetrics(done)
   assert pace.take_idle() == pytest.approx(0.5 / 4)
   pace.resume()
   seconds += 1.0
@@ -251,7 +252,7 @@ def test_idle_is_the_time_that_the_loop_took_while_the_devices_had_nothing_to_do
   assert pace.take_idle() == pytest.approx(1.0 / 4)
 
 
-def test_neither_the_first_step_nor_a_pause_changes_the_seconds_per_step(monkeypatch):
+def test_the_first_step_and_pauses_do_not_change_the_seconds_per_step(monkeypatch):
   seconds = 0.0
   monkeypatch.setattr(loop.time, "monotonic", lambda: seconds)
   pace = loop.Pace()

@@ -1,4 +1,4 @@
-"""Schedules and rules against their formulas in NumPy."""
+"""Schedules and optimizers compared with their formulas in NumPy."""
 
 import jax
 import jax.numpy as jnp
@@ -12,14 +12,14 @@ from charrnn.training import optimizer
 
 
 def rates(steps, steps_per_epoch=20.0, total=1000, **fields):
-  """The learning rate at some steps, as traced in a train step."""
+  """Return the learning rate at some steps, computed in compiled code like a training step."""
   c = tiny.config(**{f"schedule__{name}": value for name, value in fields.items()})
   schedule = optimizer.schedule(c.schedule, 1.0, steps_per_epoch, total)
   return np.asarray(jax.jit(jax.vmap(schedule))(jnp.asarray(steps)))
 
 
 def updates(grads, params=None, **fields):
-  """The sum of the updates that a rule makes of one gradient after another, at rate 0.1."""
+  """Return the sum of the updates for a sequence of gradients, with learning rate 0.1."""
   c = tiny.config(optimizer__clip_norm=fields.pop("clip_norm", 0.0))
   for name, value in fields.items():
     c.optimizer[name] = value
@@ -32,31 +32,31 @@ def updates(grads, params=None, **fields):
   return jax.tree.map(lambda a, b: np.asarray(a - b), params, before)
 
 
-def test_rmsprop_is_that_of_torch7():
+def test_rmsprop_matches_torch7():
   """m = decay m + (1 - decay) g^2 from m = 0; p -= rate g / (sqrt(m) + eps)."""
   grads = np.random.default_rng(0).normal(size=(5, 4)).astype(np.float32) * 1e-2
   p, m = np.zeros(4), np.zeros(4)
   for g in grads:
     m = 0.95 * m + 0.05 * g.astype(np.float64) ** 2
     p -= 0.1 * g / (np.sqrt(m) + 1e-2)
-  made = updates([jnp.asarray(g) for g in grads], name="rmsprop", decay=0.95, eps=1e-2)
-  np.testing.assert_allclose(made, p, rtol=1e-5)
+  actual = updates([jnp.asarray(g) for g in grads], name="rmsprop", decay=0.95, eps=1e-2)
+  np.testing.assert_allclose(actual, p, rtol=1e-5)
 
 
 @pytest.mark.parametrize("steps_per_epoch", [20, 41, 107])
-def test_epoch_decay_is_that_of_char_rnn(steps_per_epoch):
-  """train.lua, at the end of the 1-based iteration i, which the step after it uses."""
+def test_epoch_decay_matches_char_rnn(steps_per_epoch):
+  """char-rnn's train.lua updates the rate at the end of the 1-based iteration i."""
   rate, expected = 1.0, []
   for i in range(1, 14 * steps_per_epoch + 1):
     expected.append(rate)
     if i % steps_per_epoch == 0 and i / steps_per_epoch >= 10:
       rate *= 0.97
-  found = rates(range(len(expected)), float(steps_per_epoch), name="epoch_decay")
-  np.testing.assert_allclose(found, expected, rtol=1e-5)
+  actual = rates(range(len(expected)), float(steps_per_epoch), name="epoch_decay")
+  np.testing.assert_allclose(actual, expected, rtol=1e-5)
 
 
-def test_epochs_end_on_their_step_in_compiled_code():
-  """XLA multiplies by the reciprocal, which for many an epoch falls short of a whole number."""
+def test_epochs_end_at_the_right_step_in_compiled_code():
+  """XLA multiplies by the reciprocal, whose product may be just below a whole number of epochs."""
   for n in range(7, 2000, 97):
     ends = np.arange(1, 40) * n
     halved = rates(ends, float(n), name="halving", halve_every=1.0)
@@ -66,26 +66,26 @@ def test_epochs_end_on_their_step_in_compiled_code():
     )
 
 
-def test_halving():
-  found = rates([0, 99, 100, 199, 200], name="halving", halve_every=5.0)
-  np.testing.assert_array_equal(found, [1, 1, 0.5, 0.5, 0.25])
+def test_halving_halves_the_rate_every_few_epochs():
+  actual = rates([0, 99, 100, 199, 200], name="halving", halve_every=5.0)
+  np.testing.assert_array_equal(actual, [1, 1, 0.5, 0.5, 0.25])
 
 
 def test_cosine_ends_at_its_final_fraction():
-  found = rates([0, 500, 1000], name="cosine", final_fraction=0.1)
-  np.testing.assert_allclose(found, [1, 0.55, 0.1], rtol=1e-5)
+  actual = rates([0, 500, 1000], name="cosine", final_fraction=0.1)
+  np.testing.assert_allclose(actual, [1, 0.55, 0.1], rtol=1e-5)
 
 
 @pytest.mark.parametrize("name", ["constant", "cosine", "epoch_decay", "halving"])
-def test_warm_up_rises_to_the_rate_and_goes_on(name):
-  found = rates(range(1001), name=name, warmup_steps=10)
-  np.testing.assert_allclose(found[:10], np.arange(1, 11) / 10, rtol=1e-6)
-  assert found[10] == 1.0
+def test_the_warm_up_is_linear_and_the_schedule_follows(name):
+  actual = rates(range(1001), name=name, warmup_steps=10)
+  np.testing.assert_allclose(actual[:10], np.arange(1, 11) / 10, rtol=1e-6)
+  assert actual[10] == 1.0
   if name == "cosine":
-    np.testing.assert_allclose(found[1000], 0.01, rtol=1e-4)
+    np.testing.assert_allclose(actual[1000], 0.01, rtol=1e-4)
 
 
-def test_clips_by_element_then_by_norm():
+def test_gradients_are_clipped_by_element_and_then_by_norm():
   grad = jnp.array([30.0, -4.0, 0.3])
   np.testing.assert_allclose(
     updates([grad], name="sgd", clip_element=5.0), [-0.5, 0.4, -0.03], rtol=1e-6
@@ -101,12 +101,12 @@ def test_clips_by_element_then_by_norm():
   )
 
 
-def test_weight_decay_spares_the_biases():
+def test_weight_decay_is_not_applied_to_biases():
   params = tiny.model().init(jax.random.key(0))
   params = jax.tree.map(jnp.ones_like, params)
   grads = jax.tree.map(jnp.zeros_like, params)
-  made = updates([grads], params, name="adamw", weight_decay=0.5)
-  for leaf in jax.tree.leaves(made):
+  actual = updates([grads], params, name="adamw", weight_decay=0.5)
+  for leaf in jax.tree.leaves(actual):
     np.testing.assert_allclose(leaf, -0.05 if leaf.ndim > 1 else 0.0, rtol=1e-6)
 
 
@@ -119,7 +119,7 @@ def test_weight_decay_spares_the_biases():
     ({"optimizer__momentum": 0.9}, "momentum=0.9 needs --config.optimizer.name=sgd"),
   ],
 )
-def test_wrong_names_and_useless_options_are_refused(fields, message):
+def test_unknown_names_and_unused_fields_are_rejected(fields, message):
   c = tiny.config(**fields)
   with pytest.raises(errors.UserError, match=message):
     optimizer.make(c.optimizer, optimizer.schedule(c.schedule, 1.0, 20.0, 100))

@@ -1,4 +1,4 @@
-"""The step on many devices against one, and against plain JAX on the whole batch."""
+"""The training step on several devices, compared with one device and with plain JAX."""
 
 import functools
 
@@ -21,7 +21,7 @@ def assert_close(actual, expected, tolerance):
 
 
 def plain_steps(net, c, initial, optimizer, count):
-  """What the steps should compute: the whole batch on one device, by nothing but JAX and optax."""
+  """Compute the expected result with plain JAX and Optax, for the whole batch on one device."""
 
   def loss_fn(params, carry, x, y, step):
     step_key = jax.random.fold_in(jax.random.key(c.seed), step)
@@ -43,12 +43,12 @@ def plain_steps(net, c, initial, optimizer, count):
 
 @pytest.fixture(scope="module")
 def four_steps():
-  """(devices, accumulate) -> the state after four steps with dropout, and their losses."""
+  """Return a function that takes four steps with dropout, on a number of devices and in parts."""
   net = tiny.model(dropout=0.4)
 
   @functools.cache
   def run(devices, accumulate):
-    # A larger eps: Adam alone would blow up the rounding of tiny gradients.
+    # With the default eps, Adam would amplify the rounding errors of tiny gradients.
     c = tiny.config(optimizer__eps=1e-3, accumulate=accumulate)
     ours = tiny.Steps(net, c, devices=devices)
     return ours.run(ours.initial, 4)
@@ -57,7 +57,7 @@ def four_steps():
 
 
 @pytest.mark.parametrize(("devices", "accumulate"), [(8, 1), (1, 4), (2, 2)])
-def test_devices_and_parts_change_nothing(four_steps, devices, accumulate):
+def test_the_result_does_not_depend_on_devices_and_parts(four_steps, devices, accumulate):
   one, losses_of_one = four_steps(1, 1)
   many, losses_of_many = four_steps(devices, accumulate)
   np.testing.assert_allclose(losses_of_many, losses_of_one, rtol=1e-6)
@@ -68,11 +68,11 @@ def test_devices_and_parts_change_nothing(four_steps, devices, accumulate):
   ("cell", "rule"),
   [pytest.param("rnn", "adam", marks=pytest.mark.long), ("lstm", "adam"), ("gru", "sgd")],
 )
-def test_a_step_is_the_plain_update_of_the_whole_batch(cell, rule):
+def test_a_step_matches_plain_jax_on_the_whole_batch(cell, rule):
   net = tiny.model(cell=cell, dropout=0.2)
   c = tiny.config(optimizer__name=rule, optimizer__clip_norm=0.0)
   if rule == "adam":
-    c.optimizer.eps = 1e-3  # else the signs of tiny gradients decide
+    c.optimizer.eps = 1e-3  # With the default, only the signs of tiny gradients would matter.
   c.schedule.name = "constant"
   ours = tiny.Steps(net, c, devices=2)
   plain = {"sgd": optax.sgd(1e-2), "adam": optax.adam(1e-2, 0.9, 0.99, 1e-3)}[rule]
@@ -83,8 +83,8 @@ def test_a_step_is_the_plain_update_of_the_whole_batch(cell, rule):
   assert_close(after.carry, carry, 1e-5)
 
 
-def test_the_gradient_stops_at_the_window_but_the_carry_goes_on():
-  """The second update is the gradient of the second window alone, from the carry of the first."""
+def test_gradients_are_truncated_at_the_window_but_the_carry_is_not():
+  """The second update uses only the gradient of the second window, with the first one's carry."""
   net = tiny.model()
   c = tiny.config(optimizer__name="sgd", optimizer__clip_norm=0.0, window=3)
   c.optimizer.learning_rate = 1.0
@@ -104,15 +104,15 @@ def test_the_gradient_stops_at_the_window_but_the_carry_goes_on():
 
   truncated, _ = jax.grad(mean_loss, has_aux=True)(first.params, first.carry, x1, y1)
   from_zero, _ = jax.grad(mean_loss, has_aux=True)(first.params, ours.initial.carry, x1, y1)
-  made = jax.tree.map(lambda b, a: b - a, first.params, second.params)
-  assert_close(made, truncated, 1e-6)
+  actual = jax.tree.map(lambda b, a: b - a, first.params, second.params)
+  assert_close(actual, truncated, 1e-6)
   for other in (from_zero, jax.grad(through_both)(first.params)):
     with pytest.raises(AssertionError):
-      assert_close(made, other, 1e-6)
+      assert_close(actual, other, 1e-6)
 
 
 @pytest.mark.parametrize("where", ["params", "carry"])
-def test_an_update_that_is_not_finite_is_not_made(where):
+def test_a_non_finite_update_is_skipped(where):
   net = tiny.model()
   ours = tiny.Steps(net, tiny.config(), devices=2)
   before, _ = ours.run(ours.initial, 2)
@@ -120,12 +120,12 @@ def test_an_update_that_is_not_finite_is_not_made(where):
   if where == "params":
     broken.params["head"]["W_hy"][0, 0] = np.inf
   else:
-    broken.carry[0].h[5, 0] = np.nan  # one stream on the second device
-  kept = jax.tree.map(np.array, broken)
+    broken.carry[0].h[5, 0] = np.nan  # a stream on the second device
+  copy = jax.tree.map(np.array, broken)
   after, losses = ours.run(broken, 1)
   assert not np.isfinite(losses).any()
-  assert after.step == kept.step + 1
-  jax.tree.map(np.testing.assert_array_equal, after._replace(step=0), kept._replace(step=0))
+  assert after.step == copy.step + 1
+  jax.tree.map(np.testing.assert_array_equal, after._replace(step=0), copy._replace(step=0))
 
 
 @pytest.mark.parametrize(
@@ -134,11 +134,11 @@ def test_an_update_that_is_not_finite_is_not_made(where):
 @pytest.mark.parametrize(
   ("devices", "accumulate"), [pytest.param(1, 1, marks=pytest.mark.long), (2, 2)]
 )
-def test_remat_changes_nothing(cell, devices, accumulate):
+def test_remat_does_not_change_the_result_without_dropout(cell, devices, accumulate):
   net = tiny.model(cell=cell)
 
   def run(remat):
-    # A larger eps: Adam alone would blow up the rounding of tiny gradients.
+    # With the default eps, Adam would amplify the rounding errors of tiny gradients.
     c = tiny.config(window=6, remat=remat, accumulate=accumulate, optimizer__eps=1e-3)
     ours = tiny.Steps(net, c, devices=devices)
     return ours.run(ours.initial, 3)
@@ -150,13 +150,13 @@ def test_remat_changes_nothing(cell, devices, accumulate):
     assert_close(after, expected, 1e-6)
 
 
-def test_dropout_goes_with_remat():
+def test_remat_works_with_dropout():
   net = tiny.model(dropout=0.5)
   ours = tiny.Steps(net, tiny.config(window=6, remat=2))
   assert np.isfinite(ours.run(ours.initial, 3)[1]).all()
 
 
-def test_with_remat_memory_hardly_grows_with_the_window():
+def test_with_remat_memory_grows_slowly_with_the_window():
   net = tiny.model(hidden=64)
 
   def temporary(window, remat):
@@ -166,18 +166,18 @@ def test_with_remat_memory_hardly_grows_with_the_window():
     compiled = ours.step.compile(ours.step.put(ours.initial), ids, ids)
     return compiled.memory_analysis().temp_size_in_bytes
 
-  boundaries = (512 // 16 - 64 // 16) * 8 * 64 * 4 * 4  # of h and c in two layers
+  boundaries = (512 // 16 - 64 // 16) * 8 * 64 * 4 * 4  # bytes of h and c in two layers
   assert temporary(512, 0) > 6 * temporary(64, 0)
   assert temporary(512, 16) - temporary(64, 16) < 2.5 * boundaries
   assert temporary(512, 16) < temporary(512, 0) / 6
 
 
-def test_the_streams_of_a_process_are_its_share():
+def test_a_process_gets_its_share_of_the_streams():
   second_of_two = steps.Devices(local=2, total=4, first=2)
   assert second_of_two.rows(8) == slice(4, 8)
 
 
-def test_a_batch_that_does_not_divide_is_refused():
+def test_a_batch_that_is_not_divisible_is_rejected():
   layout = steps.Devices(4, 4, 0)
   steps.check_batch(16, 2, layout)
   with pytest.raises(errors.UserError, match=r"batch_size=12.*4 devices x 2 parts.*multiple of 8"):
@@ -185,7 +185,7 @@ def test_a_batch_that_does_not_divide_is_refused():
 
 
 def test_a_step_is_compiled_once(caplog):
-  """A state that lay elsewhere than the step leaves it was compiled for again."""
+  """A state with another sharding than the outputs of the step would compile it again."""
   ours = tiny.Steps(tiny.model(), tiny.config(), devices=2)
   with jax.log_compiles(), caplog.at_level("WARNING", "jax._src.dispatch"):
     ours.run(ours.initial, 3)
