@@ -163,14 +163,14 @@ class Progress:
       left = (now - self._start) * (total - done) / done if done else math.nan
     is_counted = math.isfinite(self._every)
     name = f"{self._phase} {done:,.0f}/{total:,.0f}" if is_counted else self._phase
-    shown = f"{duration(left)} left" if math.isfinite(left) else ""
+    remaining = f"{duration(left)} left" if math.isfinite(left) else ""
     if self._bar and (now - self._last >= REDRAW or done >= total):
       self._bar.update(
-        self._task, description=name, completed=done, total=total, note=note, left=shown
+        self._task, description=name, completed=done, total=total, note=note, left=remaining
       )
       self._bar.refresh()
     elif not self._bar and (now - self._last >= self._every or (is_counted and done >= total)):
-      say("  ".join(filter(None, [name, note, shown])))
+      say("  ".join(filter(None, [name, note, remaining])))
     else:
       return
     self._last = now

@@ -172,7 +172,7 @@ def test_further_rejected_commands(main, count, tmp_path, monkeypatch):
     main(f"--config={tmp_path}/open.py", workdir)
   free = itertools.chain([1e9, 1e9], itertools.repeat(1e3))
   monkeypatch.setattr(runtime, "free_memory", lambda: next(free))
-  with pytest.raises(errors.UserError, match="order 5 takes too much memory: strings of 3 tokens"):
+  with pytest.raises(errors.UserError, match="order 5 takes too much memory: strings of 3 symbols"):
     count()
   assert not (tmp_path / "run").exists()
 
@@ -180,13 +180,15 @@ def test_further_rejected_commands(main, count, tmp_path, monkeypatch):
 def test_a_run_directory_cannot_be_used_for_another_run(main, count, whole, tmp_path):
   workdir = count("sample.length=0")
   before = programs.contents(workdir)
-  with pytest.raises(errors.UserError, match=r"model.order=5 .* model.order=6: give another"):
+  with pytest.raises(
+    errors.UserError, match=r"model.order=6: .* model.order=5, which cannot change"
+  ):
     count("sample.length=0", "model.order=6")
-  with pytest.raises(errors.UserError, match=r"model.cell=ngram .* model.cell=lstm: give another"):
+  with pytest.raises(errors.UserError, match=r"model.cell=lstm: .* model.cell=ngram, which cannot"):
     main("--config=tiny.py", f"--workdir={workdir}")
   assert programs.contents(workdir) == before
   trained = shutil.copytree(whole, tmp_path / "trained")
-  with pytest.raises(errors.UserError, match=r"model.cell=lstm .* model.cell=ngram"):
+  with pytest.raises(errors.UserError, match=r"model.cell=ngram: .* model.cell=lstm"):
     count("sample.length=0", workdir=trained)
 
 

@@ -52,10 +52,10 @@ class Job(NamedTuple):
     return "byte" if self.config.text.tokenizer == "byte" else "character"
 
 
-def train(job: Job, chosen: dict[str, Any], watch: runtime.Stopwatch) -> int:
+def train(job: Job, defaults: dict[str, Any], watch: runtime.Stopwatch) -> int:
   """Train a network, or resume its training; return the exit code.
 
-  `chosen` contains the config values that depend on the size of the corpus. `watch` measures the
+  `defaults` contains the config values that depend on the size of the corpus. `watch` measures the
   startup time.
   """
   watch.mark("jax")
@@ -70,7 +70,7 @@ def train(job: Job, chosen: dict[str, Any], watch: runtime.Stopwatch) -> int:
     evaluators=[_validation(job, model)],
     writers=[lambda params, step: write_sample(job, model, jax.device_get(params), step)],
   )
-  _announce(job, chosen, trainer)
+  _announce(job, defaults, trainer)
   init_params = None
   if config.init_from:
 
@@ -131,7 +131,7 @@ def _validation(job, model) -> loop.Evaluator:
   return evaluator
 
 
-def _announce(job, chosen, trainer):
+def _announce(job, defaults, trainer):
   """Report the corpus, the model and the settings of the training."""
   config, corpus = job.config, job.corpus
   train, valid, test = (sum(stop - start for start, stop in spans) for spans in job.splits)
@@ -139,8 +139,8 @@ def _announce(job, chosen, trainer):
   m, o = config.model, config.optimizer
   inputs = f"embedding of width {m.embed}" if m.embed else "one-hot input"
   unit = f"{job.unit}s"
-  values = ", ".join(f"{name}={value:g}" for name, value in chosen.items())
-  rows = {"defaults": f"chosen for the size of the corpus: {values}"} if chosen else {}
+  values = ", ".join(f"{name}={value:g}" for name, value in defaults.items())
+  rows = {"defaults": f"chosen for the size of the corpus: {values}"} if defaults else {}
   rows |= {
     "corpus": f"{corpus.name}: {len(corpus.ids):,} {unit} in {len(corpus.documents)} documents, "
     f"vocabulary of {corpus.tokenizer.vocab_size} {unit}",
@@ -173,8 +173,8 @@ def transferred_params(source: str | pathlib.Path, fields, params: models.Params
         f"--config.init_from={source} has model.{field}={theirs}, but this run has {ours}: "
         f"use --config.model.{field}={theirs}"
       )
-  known = {token: n for n, token in enumerate(run.tokenizer.tokens)}
-  pairs = [(n, known[token]) for n, token in enumerate(tokenizer.tokens) if token in known]
+  old_ids = {token: n for n, token in enumerate(run.tokenizer.tokens)}
+  pairs = [(n, old_ids[token]) for n, token in enumerate(tokenizer.tokens) if token in old_ids]
   if run.tokenizer.kind != tokenizer.kind or not pairs:
     raise errors.UserError(
       f"--config.init_from={source} has no token in common with this corpus (its vocabulary has "

@@ -30,10 +30,10 @@ def run(line: command_line.CommandLine, workdir: pathlib.Path, distributed: bool
     stored = files.read_json(path) if path.exists() else None
     corpus = run_lib.load_corpus(line.config)
     if is_trained:
-      line, chosen = _resolve(line, corpus, stored, watch, distributed)
+      line, defaults = _resolve(line, corpus, stored, watch, distributed)
     else:
       runtime.start()
-      chosen = {}
+      defaults = {}
     # The modules below import JAX, which takes seconds. The errors above are reported before that.
     from charrnn.launching import programs
     from charrnn.runs import checkpoints
@@ -49,7 +49,7 @@ def run(line: command_line.CommandLine, workdir: pathlib.Path, distributed: bool
         run_lib.Run(workdir).check_corpus(corpus)
     splits = config_lib.split(line.config, len(corpus.ids))
     job = programs.Job(line, workdir, corpus, splits)
-    return programs.train(job, chosen, watch) if is_trained else programs.count(job)
+    return programs.train(job, defaults, watch) if is_trained else programs.count(job)
 
 
 def _check_count(line, distributed):
@@ -89,7 +89,7 @@ def _resolve(line, corpus, stored, watch, distributed):
 
     return steps.device()
 
-  config, chosen = config_lib.resolve(
+  config, defaults = config_lib.resolve(
     line.config, len(corpus.ids), stored=stored, source=source, device=start_device
   )
-  return line._replace(config=config), chosen
+  return line._replace(config=config), defaults

@@ -133,8 +133,8 @@ def _function(section, c, registry):
   if c.name not in registry:
     raise errors.UserError(f"--config.{section}.name={c.name}: use one of {', '.join(registry)}")
   defaults = config_lib.default()[section]
-  known = frozenset().union(*(each.fields for each in registry.values()))
-  for field in sorted(known - registry[c.name].fields):
+  every_field = frozenset().union(*(each.fields for each in registry.values()))
+  for field in sorted(every_field - registry[c.name].fields):
     if c[field] != defaults[field]:
       readers = " or ".join(name for name, each in registry.items() if field in each.fields)
       raise errors.UserError(
