@@ -1,4 +1,4 @@
-"""`charrnn compare` on tiny runs: what it writes, what it says of broken ones, what it refuses."""
+"""`charrnn compare` on tiny runs: its output, damaged runs and errors."""
 
 import csv
 import fcntl
@@ -22,10 +22,10 @@ FILES = {
 
 @pytest.fixture
 def _no_pictures(monkeypatch):
-  """Where the tables are looked at: pictures take a second."""
-  draw = lambda found, path: path.write_bytes(b"")  # noqa: E731
+  """Replace the pictures by empty files, because plotting takes a second per test."""
+  plot = lambda result, path: path.write_bytes(b"")  # noqa: E731
   for name in ("curves", "settings", "grid", "sizes"):
-    monkeypatch.setattr(comparison_pictures, name, draw)
+    monkeypatch.setattr(comparison_pictures, name, plot)
 
 
 pytestmark = pytest.mark.usefixtures("_no_pictures")
@@ -33,7 +33,7 @@ pytestmark = pytest.mark.usefixtures("_no_pictures")
 
 @pytest.fixture
 def sweep(trained, counted, tmp_path):
-  """A folder with copies of runs `a` and `b` and of an n-gram of the same text."""
+  """Return a folder with copies of runs `a` and `b` and of an n-gram of the same text."""
   folder = tmp_path / "sweep"
   for name in ("a", "b"):
     shutil.copytree(trained[name], folder / name)
@@ -42,12 +42,12 @@ def sweep(trained, counted, tmp_path):
 
 
 def rows(result):
-  """The table on stdout, a dict for each run."""
+  """Return the first table on stdout as a dict for each run."""
   head, *lines = (line.split() for line in result.out.partition("\n\n")[0].splitlines())
   return {line[0]: dict(zip([h for h in head if h not in ("at",)], line)) for line in lines}
 
 
-def test_the_table_and_the_files(charrnn, sweep):
+def test_table_and_files(charrnn, sweep):
   result = charrnn("compare", sweep)
   assert result.code == 0 and "Traceback" not in result.err
   assert {path.name for path in (sweep / "compare").iterdir()} == FILES
@@ -59,15 +59,15 @@ def test_the_table_and_the_files(charrnn, sweep):
   best = min(line.get("valid/loss", 9) for line in metrics.read(sweep / "a"))
   assert table["a"]["nats"] == f"{best:.4f}" and table["a"]["bits"] == f"{best / math.log(2):.4f}"
   assert table["a"]["step"] == "20"
-  # Two fields differ between a and b, and the cell between them and the n-gram.
+  # a and b differ in two fields, and the n-gram in its cell.
   assert [table["a"][name] for name in ("cell", "hidden", "learning_rate")] == ["lstm", "8", "0.01"]
   assert "window" not in table["a"] and "order" not in table["a"]
   assert table["ngram"]["parameters"] == table["ngram"]["hidden"] == "-"
-  assert "compare" not in table  # the pictures' folder is no run, the second time either
+  assert "compare" not in table  # The output folder is not a run, also when it already exists.
   assert rows(charrnn("compare", sweep)) == table
 
 
-def test_parameters_and_state_are_those_of_inspect(charrnn, sweep):
+def test_values_match_inspect(charrnn, sweep):
   facts = charrnn("inspect", sweep / "a", "--json").json
   (own,) = charrnn("compare", sweep / "a", "--json").json["runs"]
   assert own["parameters"] == facts["parameters"]["total"]
@@ -79,23 +79,23 @@ def test_parameters_and_state_are_those_of_inspect(charrnn, sweep):
   assert (sweep / "a" / "compare" / "compare.json").exists()
 
 
-def test_markdown_csv_and_json_say_the_same(charrnn, sweep, tmp_path):
+def test_markdown_csv_and_json_match(charrnn, sweep, tmp_path):
   out = tmp_path / "out"
-  said = {
+  outputs = {
     name: charrnn("compare", sweep / "b", sweep / "a", "--out", out, f"--{name}").out
     for name in ("markdown", "csv", "json")
   }
-  assert said["markdown"] == (out / "compare.md").read_text()
-  assert said["csv"] == (out / "compare.csv").read_text()
-  assert said["json"] == (out / "compare.json").read_text()
-  found = json.loads(said["json"], parse_constant=pytest.fail)
-  records = list(csv.DictReader(io.StringIO(said["csv"])))
-  assert [float(record["nats"]) for record in records] == [each["nats"] for each in found["runs"]]
+  assert outputs["markdown"] == (out / "compare.md").read_text()
+  assert outputs["csv"] == (out / "compare.csv").read_text()
+  assert outputs["json"] == (out / "compare.json").read_text()
+  content = json.loads(outputs["json"], parse_constant=pytest.fail)
+  records = list(csv.DictReader(io.StringIO(outputs["csv"])))
+  assert [float(record["nats"]) for record in records] == [each["nats"] for each in content["runs"]]
   assert {record["run"]: record["config.model.hidden"] for record in records} == {
     "a": "8",
     "b": "6",
   }
-  lines = said["markdown"].splitlines()
+  lines = outputs["markdown"].splitlines()
   assert len({line.count("|") for line in lines[:4]}) == 1 and lines[1].startswith("| --- |")
   assert "![Loss curves](curves.png)" in lines
 
@@ -112,16 +112,19 @@ def test_seeds_are_one_setting(charrnn, sweep):
   assert setting[-6] == "2" and float(setting[-5]) == pytest.approx((best + 0.25) / 2, abs=1e-4)
 
 
-def test_broken_runs_are_told_and_cost_nothing(charrnn, sweep):
+def test_damaged_runs_are_reported_and_do_not_affect_others(charrnn, sweep):
   before = rows(charrnn("compare", sweep))["b"]
   for name in ("config", "lines", "alphabet", "about", "types", "empty"):
     shutil.copytree(sweep / "a", sweep / name)
   (sweep / "config" / "config.json").write_text("{")
   with (sweep / "lines" / "metrics.jsonl").open("ab") as file:
     file.write(b'{"step": 99, "valid/loss": -1')
-  odd = [{"step": 3, "valid/loss": "x", "epoch": [], "seconds": {}, "chars_per_second": None}, [1]]
+  invalid = [
+    {"step": 3, "valid/loss": "x", "epoch": [], "seconds": {}, "chars_per_second": None},
+    [1],
+  ]
   with (sweep / "lines" / "metrics.jsonl").open("ab") as file:
-    file.write(b"\n\xff\n" + "\n".join(map(json.dumps, odd)).encode())
+    file.write(b"\n\xff\n" + "\n".join(map(json.dumps, invalid)).encode())
   (sweep / "alphabet" / "alphabet.json").unlink()
   (sweep / "about" / "run.json").write_text("[]")
   config = json.loads((sweep / "types" / "config.json").read_text())
@@ -139,20 +142,20 @@ def test_broken_runs_are_told_and_cost_nothing(charrnn, sweep):
     assert problem in result.out
 
 
-def test_states(charrnn, sweep):
-  def state(name):
+def test_statuses(charrnn, sweep):
+  def status(name):
     return rows(charrnn("compare", sweep))[name]["status"]
 
   lines = (sweep / "a" / "metrics.jsonl").read_text().splitlines(keepends=True)
   (sweep / "a" / "metrics.jsonl").write_text("".join(lines[:3]))
   shutil.rmtree(sweep / "a" / "checkpoints" / "20")
-  assert state("a") == "stopped"
+  assert status("a") == "stopped"
   (sweep / "a" / "outcome.json").write_text('{"state": "diverged", "code": 2, "seconds": 3}')
-  assert state("a") == "diverged"
+  assert status("a") == "diverged"
   (sweep / "a" / "outcome.json").write_text('{"state": "dive')
-  with (sweep / "a" / "lock").open("a") as held:
-    fcntl.flock(held, fcntl.LOCK_EX)
-    assert state("a") == "running"
+  with (sweep / "a" / "lock").open("a") as lock:
+    fcntl.flock(lock, fcntl.LOCK_EX)
+    assert status("a") == "running"
   (sweep / "sweep.json").write_text(json.dumps({"trials": {"a": {}, "later": {}, "../up": {}}}))
   table = rows(charrnn("compare", sweep))
   assert table["later"]["status"] == "waiting" and len(table) == 4
@@ -162,14 +165,14 @@ def test_states(charrnn, sweep):
   assert rows(result)["later"]["status"] == "failed" and "it has no config.json" in result.out
 
 
-def test_nothing_but_runs_to_come(charrnn, tmp_path):
+def test_sweep_with_only_waiting_trials(charrnn, tmp_path):
   (tmp_path / "sweep.json").write_text(json.dumps({"trials": {"x": {}, "y": {}}}))
   result = charrnn("compare", tmp_path)
   assert result.code == 0 and result.out.count("waiting") == 2
   assert {path.name for path in (tmp_path / "compare").iterdir()} == FILES
 
 
-def test_different_texts_are_said(charrnn, sweep):
+def test_different_texts_are_reported(charrnn, sweep):
   about = json.loads((sweep / "b" / "run.json").read_text())
   about["corpus"]["sha256"] = "0" * 64
   (sweep / "b" / "run.json").write_text(json.dumps(about))
@@ -178,7 +181,7 @@ def test_different_texts_are_said(charrnn, sweep):
   assert {name: row["text"] for name, row in rows(result).items()}["b"] == "B"
 
 
-def test_the_same_run_twice_and_a_folder_of_sweeps(charrnn, sweep):
+def test_repeated_targets_count_once_and_folders_may_contain_sweeps(charrnn, sweep):
   result = charrnn("compare", sweep / "a", sweep, f"{sweep}/../sweep/a", "--out", sweep / "o")
   assert sorted(rows(result)) == ["a", "b", "ngram"]
   result = charrnn("compare", sweep.parent, "--csv")
@@ -187,7 +190,7 @@ def test_the_same_run_twice_and_a_folder_of_sweeps(charrnn, sweep):
   ]
 
 
-def test_names_that_markdown_and_terminals_would_obey(charrnn, sweep):
+def test_special_characters_in_names_are_escaped(charrnn, sweep):
   (sweep / "b").rename(sweep / "x|<b>\x1b[31m$`y")
   result = charrnn("compare", sweep)
   assert result.code == 0 and "\x1b" not in result.out
@@ -195,20 +198,20 @@ def test_names_that_markdown_and_terminals_would_obey(charrnn, sweep):
   assert "x\\|&lt;b>" in markdown and "\x1b" not in markdown
 
 
-def test_what_was_there_survives_a_failure(charrnn, sweep, monkeypatch):
+def test_old_output_survives_an_interrupt(charrnn, sweep, monkeypatch):
   out = sweep / "out"
   out.mkdir()
   (out / "compare.md").write_text("before")
 
-  def fail(found, path):
+  def interrupt(result, path):
     raise KeyboardInterrupt
 
-  monkeypatch.setattr(comparison_pictures, "sizes", fail)
+  monkeypatch.setattr(comparison_pictures, "sizes", interrupt)
   assert charrnn("compare", sweep, "--out", out).code == 130
   assert {path.name: path.read_text() for path in out.iterdir()} == {"compare.md": "before"}
 
 
-def test_it_reads_without_jax_and_takes_no_lock(sweep):
+def test_reading_runs_writes_nothing(sweep):
   before = sorted(path for path in sweep.rglob("*"))
   comparison.read_runs(comparison.find_runs([str(sweep)]))
   assert sorted(path for path in sweep.rglob("*")) == before
@@ -224,14 +227,14 @@ def test_it_reads_without_jax_and_takes_no_lock(sweep):
     (lambda path: (path / "sub").mkdir(parents=True), "no config.json"),
   ],
 )
-def test_what_is_no_run_is_refused(charrnn, trained, tmp_path, make, message):
+def test_targets_without_runs_are_refused(charrnn, trained, tmp_path, make, message):
   make(tmp_path / "x")
   result = charrnn("compare", trained["a"], tmp_path / "x", "--out", tmp_path / "o")
   assert (result.code, result.out) == (2, "") and message in result.err
   assert result.err.count("\n") == 1 and not (tmp_path / "o").exists()
 
 
-def test_options_that_do_not_go(charrnn, trained, tmp_path):
+def test_invalid_options_are_refused(charrnn, trained, tmp_path):
   result = charrnn("compare", trained["a"], "--csv", "--json")
   assert (result.code, result.out) == (2, "") and "not allowed with" in result.err
   (tmp_path / "file").write_text("")

@@ -1,4 +1,4 @@
-"""Pictures of comparisons of all kinds are drawn without a warning and say what they should."""
+"""Pictures of comparisons: all kinds are plotted without warnings, with the right content."""
 
 import contextlib
 import itertools
@@ -37,7 +37,7 @@ def product(**values):
 
 KINDS = {
   "nothing": [],
-  "to come": [comparison.ComparedRun("a", "a", "waiting")],
+  "waiting": [comparison.ComparedRun("a", "a", "waiting")],
   "no loss yet": [run(steps=0), run(steps=0, seed=2)],
   "one evaluation": [run(steps=1)],
   "diverged": [run("diverged", start=1e29), run("diverged", start=1e30, seed=2)],
@@ -50,7 +50,7 @@ KINDS = {
     run("diverged", start=1e9, **{"model.cell": "gru", "model.hidden": 8}),
     run("running", **{"model.cell": "gru", "model.hidden": 16}),
   ],
-  "seeds apart": [run(), run("running", steps=2, seed=2), run(seed=3)],
+  "some seeds unfinished": [run(), run("running", steps=2, seed=2), run(seed=3)],
   "with an ngram": [*product(model__hidden=[8, 16]), run(**{"model.cell": "ngram"})],
   "ngrams": [run(**{"model.cell": "ngram", "model.order": n}) for n in (3, 5)],
   "texts": [run(), run(text={"sha256": "cd"}, **{"text.source": "$x_1$"})],
@@ -63,78 +63,78 @@ KINDS = {
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_all_are_drawn(kind, tmp_path):
-  found = comparison.compare(KINDS[kind])
-  draw = (comparison_pictures.curves, comparison_pictures.settings, comparison_pictures.grid)
-  for n, each in enumerate((*draw, comparison_pictures.sizes)):
-    each(found, tmp_path / f"{n}.png")
+def test_all_kinds_are_plotted(kind, tmp_path):
+  result = comparison.compare(KINDS[kind])
+  plots = (comparison_pictures.curves, comparison_pictures.settings, comparison_pictures.grid)
+  for n, plot in enumerate((*plots, comparison_pictures.sizes)):
+    plot(result, tmp_path / f"{n}.png")
     width, height = np.divide(plt.imread(tmp_path / f"{n}.png").shape[1::-1], 130)
     assert 2 < width < 20 and 2 < height < 20
   assert not plt.get_fignums()
 
 
 @pytest.fixture
-def drawn(monkeypatch):
-  """The last figure, with its texts."""
-  kept = []
+def figures(monkeypatch):
+  """Return a list to which each new figure is added."""
+  figures = []
 
   @contextlib.contextmanager
-  def keep(path, title, **options):
+  def collect(path, title, **options):
     figure = plt.figure(layout="constrained", **options)
-    kept.append(figure)
+    figures.append(figure)
     yield figure
 
-  monkeypatch.setattr(plotting, "figure", keep)
-  yield kept
+  monkeypatch.setattr(plotting, "figure", collect)
+  yield figures
   plt.close("all")
 
 
-def test_cells_of_the_grid_are_the_losses(drawn, tmp_path):
-  found = comparison.compare(KINDS["grid with holes"])
-  comparison_pictures.grid(found, tmp_path / "x.png")
-  axes = drawn[0].axes[0]
+def test_cells_of_the_grid_show_the_losses(figures, tmp_path):
+  result = comparison.compare(KINDS["grid with holes"])
+  comparison_pictures.grid(result, tmp_path / "x.png")
+  axes = figures[0].axes[0]
   texts = {tuple(map(int, text.get_position())): text.get_text() for text in axes.texts}
   across = [label.get_text() for label in axes.get_xticklabels()]
   down = [label.get_text() for label in axes.get_yticklabels()]
   assert (axes.get_xlabel(), axes.get_ylabel()) == ("cell", "hidden")
-  for setting in found.settings:
+  for setting in result.settings:
     place = (
       across.index(setting.values["model.cell"]),
       down.index(str(setting.values["model.hidden"])),
     )
-    known = setting.loss is not None
-    assert texts[place].startswith(f"{setting.loss:.3f}" if known else setting.runs[0].status)
+    has_loss = setting.loss is not None
+    assert texts[place].startswith(f"{setting.loss:.3f}" if has_loss else setting.runs[0].status)
   assert len(texts) == 6 and "diverged" in texts.values()
 
 
-def test_a_third_field_tells_maps_apart(drawn, tmp_path):
+def test_third_field_has_a_map_per_value(figures, tmp_path):
   comparison_pictures.grid(comparison.compare(KINDS["grid of three"]), tmp_path / "x.png")
-  titles = [axes.get_title() for axes in drawn[0].axes]
+  titles = [axes.get_title() for axes in figures[0].axes]
   assert titles[:2] == ["cell = lstm", "cell = rnn"]
 
 
-def test_the_mean_over_seeds_is_at_steps_that_all_have():
+def test_mean_curve_has_the_steps_that_all_seeds_have():
   runs = [run(steps=4, start=4.0), run(steps=2, start=2.0, seed=2), run("diverged", 9.0, seed=3)]
   (setting,) = comparison.compare(runs[:2]).settings
   x, mean, half = comparison_pictures.mean_curve(setting, "step", "valid").T
   np.testing.assert_allclose((x, mean), [[10, 20], [3.0, 1.5]])
   low, high = comparison.interval([4.0, 2.0])
   assert half[0] == pytest.approx((high - low) / 2)
-  alone = comparison.compare(runs[:1]).settings[0]
-  assert np.isnan(comparison_pictures.mean_curve(alone, "flops", "valid")[:, 2]).all()
+  single = comparison.compare(runs[:1]).settings[0]
+  assert np.isnan(comparison_pictures.mean_curve(single, "flops", "valid")[:, 2]).all()
 
 
-def test_the_scale_is_for_runs_that_did_not_diverge(drawn, tmp_path):
+def test_diverged_runs_do_not_affect_the_scale(figures, tmp_path):
   runs = [*product(window=[5, 6]), run("diverged", start=1e29, window=7)]
   comparison_pictures.curves(comparison.compare(runs), tmp_path / "x.png")
-  low, high = drawn[0].axes[0].get_ylim()
+  low, high = figures[0].axes[0].get_ylim()
   assert 0 < low < 1 and 2 < high < 6
 
 
-def test_sizes_are_on_log_axes_with_their_law(drawn, tmp_path):
-  found = comparison.compare(product(model__hidden=[1, 2, 4, 8]))
-  comparison_pictures.sizes(found, tmp_path / "x.png")
-  (axes,) = drawn[0].axes
+def test_sizes_have_log_axes_and_a_power_law(figures, tmp_path):
+  result = comparison.compare(product(model__hidden=[1, 2, 4, 8]))
+  comparison_pictures.sizes(result, tmp_path / "x.png")
+  (axes,) = figures[0].axes
   assert (axes.get_xscale(), axes.get_yscale()) == ("log", "log")
-  (law, *_) = comparison.power_laws(comparison.losses_by_size(found)["lstm"])
-  assert f"exponent {law['exponent']:.3f}" in drawn[0].legends[0].get_texts()[0].get_text()
+  (law, *_) = comparison.power_laws(comparison.losses_by_size(result)["lstm"])
+  assert f"exponent {law['exponent']:.3f}" in figures[0].legends[0].get_texts()[0].get_text()

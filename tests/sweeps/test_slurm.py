@@ -1,4 +1,4 @@
-"""What the SLURM backend submits and how it reads answers, with scripts instead of SLURM."""
+"""The SLURM backend, with scripts instead of SLURM's programs."""
 
 import os
 import pathlib

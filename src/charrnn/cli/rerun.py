@@ -18,7 +18,7 @@ HELP = """repeat a run from its record and compare the results
 
 The command trains config.json of RUN in a new directory, on as many devices and cores as before.
 First it reports what differs from the record: packages, code and machine. It is an error if the
-text or the initial weights have changed. At the end, it compares all losses and the arrays of the
+corpus or the initial weights have changed. At the end, it compares all losses and the arrays of the
 last common checkpoint bit by bit. To resume a rerun that was stopped, repeat the command.
 Exit code 0: identical; 1: different; 2: the run cannot be repeated; 75: stopped by a signal."""
 NUMBERS = ("step", "epoch", "train/loss", "grad_norm", "learning_rate", "valid/loss")
@@ -63,14 +63,14 @@ def run(args):
 def _launch(run: run_lib.Run) -> dict[str, Any]:
   """Return the first launch that made a step; report later launches that differ from it."""
   launches = run.origin["launches"]
-  made = [each for each in launches if "startup_seconds" in each] or launches[:1]
-  if not DEVICES.match(str(made[0].get("devices"))):
+  with_steps = [each for each in launches if "startup_seconds" in each] or launches[:1]
+  if not DEVICES.match(str(with_steps[0].get("devices"))):
     raise files.damaged(run.path / "run.json")
-  for number, each in enumerate(made[1:], 2):
-    if lines := list(provenance.differences(made[0], each)):
+  for number, each in enumerate(with_steps[1:], 2):
+    if lines := list(provenance.differences(with_steps[0], each)):
       names = ", ".join(line.partition(":")[0] for line in lines)
       console.say(f"launch {number} of the run differs from the first launch in: {names}")
-  return made[0]
+  return with_steps[0]
 
 
 def _check_workdir(run: run_lib.Run, workdir: pathlib.Path):
@@ -96,8 +96,8 @@ def _use_same_devices(path: pathlib.Path, launch, config):
     )
   provenance.use_cores(launch.get("cores", 0))
   if kind == "cpu":
-    used = "cpu_devices" in config_lib.used_fields(config)
-    return config_lib.replace(config, {"cpu_devices": int(count)}) if used else config
+    uses_devices = "cpu_devices" in config_lib.used_fields(config)
+    return config_lib.replace(config, {"cpu_devices": int(count)}) if uses_devices else config
   if gpus := local.gpu_names():
     if len(gpus) < int(count):
       raise errors.UserError(
@@ -109,18 +109,18 @@ def _use_same_devices(path: pathlib.Path, launch, config):
 
 def _compare(original: run_lib.Run, again: run_lib.Run) -> int:
   """Print the first difference between two runs or "identical"; return the exit code."""
-  before, after = original.metrics, again.metrics
-  for old, new in zip(before, after):
+  old_lines, new_lines = original.metrics, again.metrics
+  for old, new in zip(old_lines, new_lines):
     for name in NUMBERS:
       if old.get(name) != new.get(name):
         print(f"different: step {old['step']}, {name}: {old.get(name)}, now {new.get(name)}")
         return 1
-  if len(after) < len(before):
-    print(f"different: the rerun ends before step {before[len(after)]['step']}")
+  if len(new_lines) < len(old_lines):
+    print(f"different: the rerun ends before step {old_lines[len(new_lines)]['step']}")
     return 1
-  compared = f"{len(before)} lines of metrics.jsonl"
+  compared = f"{len(old_lines)} lines of metrics.jsonl"
   common = set(original.steps) & set(again.steps)
-  if not (before or common):
+  if not (old_lines or common):
     raise errors.UserError(
       f"{original.path} was stopped before its first result: there is nothing to compare with"
     )

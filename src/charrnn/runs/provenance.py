@@ -57,17 +57,17 @@ def record_launch(line, workdir: pathlib.Path, corpus, devices: str) -> dict[str
     **facts(workdir),
   }
   path = workdir / "run.json"
-  before = files.read_json(path) if path.exists() else {}
+  stored = files.read_json(path) if path.exists() else {}
   record = {"experiment": line.experiment, "variant": line.variant, "corpus": corpus.provenance}
-  record |= {name: before[name] for name in ("weights", "rerun_of") if name in before}
-  if line.config.init_from and not before:
+  record |= {name: stored[name] for name in ("weights", "rerun_of") if name in stored}
+  if line.config.init_from and not stored:
     record["weights"] = initial_weights(line.config.init_from)
   if line.original:
     record["rerun_of"] = str(line.original.path)
     same = "nothing: machine, packages and code are the same as in the record"
     for difference in list(differences(line.original.launch, launch)) or [same]:
       console.say(f"different {difference}")
-  record["launches"] = [*before.get("launches", []), launch]
+  record["launches"] = [*stored.get("launches", []), launch]
   files.write_json(path, record)
   # config.json is written last, because it turns a directory into a run directory.
   files.write_json(workdir / "config.json", config_lib.to_json(line.config))
@@ -176,10 +176,10 @@ def _git(folder, *arguments: str, codes: tuple[int, ...] = (0,)) -> bytes:
   command = ["git", "-C", str(folder), *arguments]
   # Do not lock the index, because several trials may start at the same time.
   environment = {**os.environ, "GIT_OPTIONAL_LOCKS": "0"}
-  done = subprocess.run(command, capture_output=True, env=environment, check=False)
-  if done.returncode not in codes:
-    raise subprocess.CalledProcessError(done.returncode, command)
-  return done.stdout
+  process = subprocess.run(command, capture_output=True, env=environment, check=False)
+  if process.returncode not in codes:
+    raise subprocess.CalledProcessError(process.returncode, command)
+  return process.stdout
 
 
 def _store_changes(workdir: pathlib.Path, changes: bytes) -> str:

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 
 
 def command(arguments: Sequence[str], cores: Sequence[int] = ()) -> list[str]:
-  """Return the command line that runs a command as described above, with this process as parent."""
+  """Return the command line that runs `arguments` on `cores` and ends them with this process."""
   cores_text = [",".join(map(str, cores))] if cores else []
   program = [sys.executable, "-m", "charrnn.sweeps.attached", str(os.getpid()), *cores_text]
   return [*program, "--", *arguments]

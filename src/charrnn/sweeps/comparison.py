@@ -29,7 +29,7 @@ from charrnn.runs.status import RunStatus
 from charrnn.sweeps import outcomes
 
 DAMAGED = "damaged"  # status of a run whose config cannot be read
-UNUSABLE = (*outcomes.UNUSABLE, DAMAGED)  # losses are ignored
+UNUSABLE = (*outcomes.UNUSABLE, DAMAGED)  # runs with these statuses have no usable loss
 MAX_LABEL = 64  # maximum length of a label, in characters
 SIZE = "parameters"  # replaces the axis of units if networks of equal size have different units
 SAME_SIZE = 1.05  # maximum ratio of two sizes that count as the same
@@ -252,8 +252,8 @@ def differing(configs: Sequence[dict[str, Any]]) -> list[str]:
 def is_grid(axes: Sequence[Axis], settings: Sequence[Setting]) -> bool:
   """Return whether there are two or three axes and the settings fill at least half of the grid."""
   places = math.prod(len(axis.values) for axis in axes)
-  taken = {repr([setting.place.get(axis.field) for axis in axes]) for setting in settings}
-  return len(axes) in (2, 3) and 2 * len(taken) >= places
+  positions = {repr([setting.place.get(axis.field) for axis in axes]) for setting in settings}
+  return len(axes) in (2, 3) and 2 * len(positions) >= places
 
 
 def _place_by_size(settings: Sequence[Setting]) -> list[Setting]:
@@ -359,8 +359,8 @@ def _fit(curve: dict[int, float], floor: bool) -> dict[str, Any] | None:
   law = {"factor": float(fitted[0]), "middle": middle, "exponent": float(fitted[1])}
   law |= {"floor": float(fitted[2]) if floor else 0.0, "sizes": len(sizes)}
   freedom, variance = len(sizes) - len(fitted), covariance[1, 1]
-  known = freedom and np.isfinite(variance)
-  law["interval"] = _interval(fitted[1], variance**0.5, freedom) if known else None
+  has_interval = freedom and np.isfinite(variance)
+  law["interval"] = _interval(fitted[1], variance**0.5, freedom) if has_interval else None
   total = ((losses - losses.mean()) ** 2).sum()
   residual = ((losses - law_loss(law, sizes)) ** 2).sum()
   return law | {"r2": float(1 - residual / total) if total else None}
@@ -373,7 +373,7 @@ def find_runs(targets: Sequence[str]) -> list[pathlib.Path]:
     if not (inside := list(_runs_in(target))):
       if not (target / "sweep.json").exists():
         run_lib.check_directory(target)
-      raise errors.UserError(f"{target} contains no runs that can be compared")
+      raise errors.UserError(f"{target} contains no runs: use a run directory or a sweep")
     paths |= dict.fromkeys(path.resolve() for path in inside)
   return list(paths)
 

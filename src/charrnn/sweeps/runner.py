@@ -95,7 +95,7 @@ def _check(flags):
     raise errors.UserError(f"--time_limit={flags.time_limit}: must be above 0 minutes")
   if flags.distributed:
     raise errors.UserError(
-      "--distributed trains a single run: it cannot be used with --sweep or --search"
+      "--distributed is for a single run: remove it, or remove --sweep and --search"
     )
   if flags["trials"].present and not is_search:
     raise errors.UserError(

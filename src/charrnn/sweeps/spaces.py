@@ -176,7 +176,7 @@ def check_optuna():
 
 
 @dataclasses.dataclass
-class _Asked:
+class _RunningTrial:
   """A running trial and its Optuna trial."""
 
   trial: outcomes.Trial
@@ -236,7 +236,7 @@ class Search:
         )
     overrides = {name: stored.user_attrs["overrides"] for name, stored in self._stored().items()}
     self.trials = [make(name, values) for name, values in overrides.items()]
-    self._running: dict[str, _Asked] = {}
+    self._running: dict[str, _RunningTrial] = {}
     self._poll_time = 0.0
     # Queue trials that failed, were stopped, or were running when a launcher was killed.
     for trial, stored in zip(self.trials, self._stored().values()):
@@ -266,45 +266,45 @@ class Search:
     """Yield the trials to run; each is chosen when the iterator is advanced."""
     queued = {"deepcopy": False, "states": (self._states.WAITING,)}
     while self._study.get_trials(**queued) or len(self._stored()) < self._count:
-      asked = self._study.ask()
-      overrides = suggest(self._space, asked)
-      new_name = f"{asked.number:03d},{outcomes.trial_name(overrides)}"
-      name = asked.user_attrs.get("name", new_name)
+      optuna_trial = self._study.ask()
+      overrides = suggest(self._space, optuna_trial)
+      new_name = f"{optuna_trial.number:03d},{outcomes.trial_name(overrides)}"
+      name = optuna_trial.user_attrs.get("name", new_name)
       trial = self._make(name, overrides)
-      if "name" not in asked.user_attrs:
-        asked.set_user_attr("overrides", overrides)
-        asked.set_user_attr("name", name)
+      if "name" not in optuna_trial.user_attrs:
+        optuna_trial.set_user_attr("overrides", overrides)
+        optuna_trial.set_user_attr("name", name)
         self.trials.append(trial)
-      self._running[name] = _Asked(trial, asked)
+      self._running[name] = _RunningTrial(trial, optuna_trial)
       yield trial
 
   def watch(self, pool):
     """Report new losses and outcomes of the pool's trials to Optuna, and end pruned trials."""
     names = {running.trial.name for running in pool.running}
     is_time = time.monotonic() - self._poll_time >= POLL
-    for name, asked in list(self._running.items()):
+    for name, running_trial in list(self._running.items()):
       if name not in names:
-        asked.report()
-        self._tell(asked.optuna, asked.trial)
+        running_trial.report()
+        self._tell(running_trial.optuna, running_trial.trial)
         del self._running[name]
-      elif is_time and asked.report() and asked.optuna.should_prune():
+      elif is_time and running_trial.report() and running_trial.optuna.should_prune():
         pool.end(name, RunStatus.PRUNED)
     if is_time:
       self._poll_time = time.monotonic()
 
-  def _tell(self, asked, trial: outcomes.Trial) -> bool:
+  def _tell(self, optuna_trial, trial: outcomes.Trial) -> bool:
     """Report a trial's outcome to Optuna; return False if the trial must be launched again."""
     status, (_, best) = outcomes.last(trial).status, outcomes.progress(trial.folder)
     if status in (RunStatus.WAITING, RunStatus.STOPPED):
       return False
     if status == RunStatus.FINISHED and best:
-      self._study.tell(asked, best["valid/loss"])
+      self._study.tell(optuna_trial, best["valid/loss"])
     elif status in (RunStatus.PRUNED, RunStatus.DIVERGED):
       self._study.tell(
-        asked, state=self._states.PRUNED
+        optuna_trial, state=self._states.PRUNED
       )  # Optuna learns from PRUNED, not from FAIL.
     else:
-      self._study.tell(asked, state=self._states.FAIL)
+      self._study.tell(optuna_trial, state=self._states.FAIL)
     return True
 
 

@@ -171,11 +171,11 @@ def expand(line: command_line.CommandLine) -> Trials:
   """Return the product of the sweeps that --sweep names, or of sweep() if it names none."""
   module = experiment(line)
   result = functools.partial(call, module, variant=line.variant, convert=as_list)
-  known = [name.removeprefix("sweep_") for name in vars(module) if name.startswith("sweep_")]
+  available = [name.removeprefix("sweep_") for name in vars(module) if name.startswith("sweep_")]
   names = [name for name in line.flags.sweep.split(",") if name]
   for name in names:
-    if name not in known:
-      remedy = f"use {', '.join(known)}" if known else "write this function or use --sweep"
+    if name not in available:
+      remedy = f"use {', '.join(available)}" if available else "write this function or use --sweep"
       raise errors.UserError(f"--sweep={name}: {module.__file__} has no sweep_{name}(): {remedy}")
   if names:
     return product([result(f"sweep_{name}") for name in names])
@@ -183,7 +183,7 @@ def expand(line: command_line.CommandLine) -> Trials:
     return result("sweep")
   if hasattr(module, "get_hyper"):
     return result("get_hyper", arguments=(sys.modules[__name__],))
-  remedy = f"use a named sweep: --sweep={known[0]}" if known else "write this function"
+  remedy = f"use a named sweep: --sweep={available[0]}" if available else "write this function"
   raise errors.UserError(f"{module.__file__} has no sweep(): {remedy}")
 
 
