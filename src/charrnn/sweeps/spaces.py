@@ -300,9 +300,8 @@ class Search:
     if status == RunStatus.FINISHED and best:
       self._study.tell(optuna_trial, best["valid/loss"])
     elif status in (RunStatus.PRUNED, RunStatus.DIVERGED):
-      self._study.tell(
-        optuna_trial, state=self._states.PRUNED
-      )  # Optuna learns from PRUNED, not from FAIL.
+      # Optuna learns from trials in state PRUNED, but not from those in state FAIL.
+      self._study.tell(optuna_trial, state=self._states.PRUNED)
     else:
       self._study.tell(optuna_trial, state=self._states.FAIL)
     return True
