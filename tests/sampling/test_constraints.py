@@ -142,7 +142,7 @@ def test_impossible_constraints(arguments, message):
 @pytest.mark.parametrize(
   "text, message",
   [
-    ("", "the regular expression is empty"),
+    ("", "--require: must not be empty"),
     ("(a", r"missing \)"),
     ("a**", "multiple repeat"),
     ("[b-a]", "bad character range"),

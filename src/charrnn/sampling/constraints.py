@@ -48,7 +48,7 @@ class Regex:
     self.ascii = text.isascii()
     self.labels, self.after = [None, ANY], [(), (FOUND,)]
     if not text:
-      raise errors.UserError(f"{option}: the regular expression is empty")
+      raise errors.UserError(f"{option}: must not be empty")
     try:
       with warnings.catch_warnings(action="ignore"):  # warnings about future changes of syntax
         re.compile(text, re.ASCII)
