@@ -1,21 +1,61 @@
-"""The commands of the README and the docs: each option that they name exists."""
+"""The commands of the README run as written, in order; those of the docs name existing options."""
 
+import os
 import pathlib
 import re
 import shlex
+import subprocess
+import sys
 
 import pytest
 
 from charrnn import cli
 
 ROOT = pathlib.Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text()
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 COMMANDS = [
   command
   for page in PAGES
   for command in re.findall(r"^(?:charrnn|python launch\.py) .*$", page.read_text(), re.M)
-  if "config.json" not in command  # of a run that is not there
+  if "config.json" not in command  # of a run that does not exist here
 ]
+INSTALL = "python3 -m venv .venv && . .venv/bin/activate && pip install -r requirements.txt"
+TRAIN = "python launch.py --config=experiments/shakespeare.py"
+
+
+def paste(language: str, code: str, folder: pathlib.Path):
+  """Run a block of code in a folder as a reader would, with this interpreter first on the path."""
+  program = ["bash", "-euo", "pipefail", "-c"] if language == "sh" else [sys.executable, "-c"]
+  path = f"{pathlib.Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+  process = subprocess.run(
+    [*program, code],
+    cwd=folder,
+    env={**os.environ, "PATH": path, "JAX_PLATFORMS": "cpu"},
+    stdin=subprocess.DEVNULL,
+    capture_output=True,
+    text=True,
+    errors="replace",
+  )
+  assert process.returncode == 0, f"{code}\n{process.stdout}\n{process.stderr}"
+
+
+def test_readme_commands_run_in_order(tmp_path):
+  for name in ("launch.py", "experiments"):
+    (tmp_path / name).symlink_to(ROOT / name)
+  (tmp_path / "book.txt").write_text("It was the best of times, it was the worst of times.\n" * 400)
+  blocks = re.findall(r"^```(sh|python)\n(.*?)^```", README, re.M | re.S)
+  (_, first), (_, second), *others = blocks
+  assert first == f"{INSTALL} && {TRAIN}\n"  # long; a smaller network takes its place below
+  assert second == f"{INSTALL} -e '.[test]' && python -m pytest\n"
+  paste("sh", f"{TRAIN}:smoke --workdir=runs/shakespeare", tmp_path)
+  assert len(others) > 5
+  for language, code in others:
+    paste(language, code, tmp_path)
+
+
+def test_readme_is_short():
+  assert len(README.splitlines()) <= 160
 
 
 @pytest.mark.parametrize("command", COMMANDS)
