@@ -14,10 +14,12 @@ from charrnn import cli
 ROOT = pathlib.Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+BLOCK = re.compile(r"^```(sh|python)\n(.*?)^```", re.M | re.S)
 COMMANDS = [
   command
   for page in PAGES
-  for command in re.findall(r"^(?:charrnn|python launch\.py) .*$", page.read_text(), re.M)
+  for language, code in BLOCK.findall(page.read_text())
+  for command in re.findall(r"^(?:charrnn|python launch\.py) .*$", code, re.M)
   if "config.json" not in command  # of a run that does not exist here
 ]
 INSTALL = "python3 -m venv .venv && . .venv/bin/activate && pip install -r requirements.txt"
@@ -30,6 +32,7 @@ def paste(language: str, code: str, folder: pathlib.Path):
   path = f"{pathlib.Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
   process = subprocess.run(
     [*program, code],
+    check=False,
     cwd=folder,
     env={**os.environ, "PATH": path, "JAX_PLATFORMS": "cpu"},
     stdin=subprocess.DEVNULL,
@@ -44,8 +47,7 @@ def test_readme_commands_run_in_order(tmp_path):
   for name in ("launch.py", "experiments"):
     (tmp_path / name).symlink_to(ROOT / name)
   (tmp_path / "book.txt").write_text("It was the best of times, it was the worst of times.\n" * 400)
-  blocks = re.findall(r"^```(sh|python)\n(.*?)^```", README, re.M | re.S)
-  (_, first), (_, second), *others = blocks
+  (_, first), (_, second), *others = BLOCK.findall(README)
   assert first == f"{INSTALL} && {TRAIN}\n"  # long; a smaller network takes its place below
   assert second == f"{INSTALL} -e '.[test]' && python -m pytest\n"
   paste("sh", f"{TRAIN}:smoke --workdir=runs/shakespeare", tmp_path)
@@ -55,7 +57,7 @@ def test_readme_commands_run_in_order(tmp_path):
 
 
 def test_readme_is_short():
-  assert len(README.splitlines()) <= 160
+  assert len(README.splitlines()) <= 155
 
 
 @pytest.mark.parametrize("command", COMMANDS)
