@@ -38,9 +38,8 @@ class Worker:
   seconds: float
 
   def __enter__(self):
-    self._stderr = tempfile.TemporaryFile(
-      "w+", errors="replace"
-    )  # an unread pipe would fill up and block
+    # A file, because a full pipe would block the process.
+    self._stderr = tempfile.TemporaryFile("w+", errors="replace")
     command = _command(self.name, self.kind, json.dumps(dataclasses.asdict(self.workload)))
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": self._stderr}
     self._process = subprocess.Popen(command, text=True, **pipes)
@@ -121,9 +120,8 @@ def run(workers: dict, *, rounds: int, update=lambda done, total, note: None):
       attempt(start, label)
     for n in range(rounds):
       update(len(workers) + n, total, f"round {n + 1} of {rounds}")
-      for label in list(rows)[
-        :: -1 if n % 2 else 1
-      ]:  # the order alternates, so that none is always first
+      # The order alternates, so that no worker is always first.
+      for label in list(rows)[:: -1 if n % 2 else 1]:
         attempt(turn, label)
   for label, row in rows.items():
     row["median"] = statistics.median(row["rates"])
@@ -177,9 +175,8 @@ def utilization(workload, own: dict, best: dict) -> dict:
 
   `limit` names the lower limit. It is memory at batch 1, and usually products otherwise.
   """
-  devices = (
-    1 if own["platform"] == "cpu" else own["devices"]
-  )  # rooflines are measured on one device
+  # Rooflines are measured on one device. On a CPU, this device uses all cores.
+  devices = 1 if own["platform"] == "cpu" else own["devices"]
   limits = {}
   if products := [row["median"] for label, row in best.items() if label.startswith("product")]:
     limits["products"] = max(products) * devices * workload.amount / workload.flops

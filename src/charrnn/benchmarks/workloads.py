@@ -38,7 +38,7 @@ class Training(Network):
 
   batch: int = 100
   window: int = 100
-  devices: int = 0  # 0: launch.py's choice on a CPU; otherwise one, like the baselines
+  devices: int = 0  # 0: launch.py's choice on a CPU, and one on a GPU or TPU, like the baselines
   remat: int = 0  # characters between stored states; 0 stores all states
 
   @property

@@ -13,17 +13,19 @@ from charrnn.cli import arguments
 from charrnn.models import cells
 
 HELP = """\
-Measure the speed of training and sampling on this machine.
+measure the speed of training and sampling on this machine
 
-studies (default: train and sample):
-  train    training two standard networks, compared with PyTorch, Flax and the roofline
-  sample   sampling one text, and 64 texts in parallel, compared with PyTorch and the roofline
-  profile  time of each part of a training step
-  scale    cost of training by width, depth, batch, window and devices
-  startup  seconds from `python launch.py` to the first training step
-  cells    seconds to match 4,096 feature columns of 500,000 characters with 16 hypotheses
+Studies (default: train and sample):
 
-examples:
+train    training two standard networks, compared with PyTorch, Flax and the roofline
+sample   sampling one text, and 64 texts in parallel, compared with PyTorch and the roofline
+profile  time of each part of a training step
+scale    cost of training by width, depth, batch, window and devices
+startup  seconds from `python launch.py` to the first training step
+cells    seconds to match 4,096 feature columns of 500,000 characters with 16 hypotheses
+
+Examples:
+
   charrnn bench
   charrnn bench train --hidden 256 --batch 64 --dtype float32
   charrnn bench sample --baselines "" --rounds 3 --seconds 1

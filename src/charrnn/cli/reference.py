@@ -60,6 +60,8 @@ def _section(parser: argparse.ArgumentParser) -> Iterator[str]:
     if len(names) > 1:
       number = "exactly" if group.required else "at most"
       yield f"Use {number} one of {', '.join(names[:-1])} and {names[-1]}."
+  if parser.epilog:
+    yield from _paragraphs(parser.epilog)
 
 
 def _item(action: argparse.Action) -> str:

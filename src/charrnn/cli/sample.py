@@ -1,4 +1,4 @@
-"""`charrnn sample`: write text with a trained model."""
+"""`charrnn sample`: sample text from a trained model."""
 
 import contextlib
 import functools
@@ -16,9 +16,10 @@ from charrnn.runs import run as run_lib
 from charrnn.sampling import beam, clamps, constraints, sampler, streaming
 
 HELP = """\
-Write text with a trained model.
+sample text from a trained model
 
-examples:
+Examples:
+
   charrnn sample runs/shakespeare --prime "ROMEO:" --temperature 0.7
   charrnn sample runs/shakespeare --num 3 --length 400 --top-p 0.9 --seed 7
   charrnn sample runs/shakespeare --length 400 --require '^ROMEO:' --forbid '[0-9]'
@@ -27,34 +28,31 @@ examples:
   charrnn sample runs/shakespeare --num 1000 --out texts
 """
 DETAILS = """\
-prompt and output:
-  Each text begins with the prompt. Without a prompt, the model starts as if it had just read a line
-  end, or its most frequent character if the vocabulary has no line end. That character is not
-  printed. Texts go to stdout, status lines to stderr. A pipe or a file receives exactly the text. A
-  terminal shows control characters as escapes (\\x1b), except line ends and tabs.
+Prompt and output: Each text begins with the prompt. Without a prompt, the model starts as if it had
+just read a line end, or its most frequent character if the vocabulary has no line end. That
+character is not printed. Texts go to stdout, status lines to stderr. A pipe or a file receives
+exactly the text. A terminal shows control characters as escapes (\\x1b), except line ends and tabs.
 
-constraints (--require and --forbid):
-  REGEX applies to the generated text, neither to the prompt nor to the stop text. It has Python's
-  syntax, restricted to literals, . \\d \\w \\s [...] (...) | * + ? {m,n}, and ^ $ at the ends of an
-  alternative. ^ and $ match the beginning and the end of the generated text. With a byte
-  vocabulary, REGEX must be ASCII, and the dot matches one byte.
-  Each step excludes the tokens after which no allowed text can be completed within --length. A text
-  ends before --length only at --stop or when no further token is allowed.
-  This is not the model's distribution conditioned on the constraints: each step checks what is
-  possible, not what is probable. A required match may therefore appear only at the very end. The
-  weight exp(log p - log q) of a text corrects for this. log p is the log-probability of the text
-  under the model, and log q under constrained sampling.
+Constraints (--require and --forbid): REGEX applies to the generated text, neither to the prompt nor
+to the stop text. It has Python's syntax, restricted to literals, . \\d \\w \\s [...] (...) | * + ?
+{m,n}, and ^ $ at the ends of an alternative. ^ and $ match the beginning and the end of the
+generated text. With a byte vocabulary, REGEX must be ASCII, and the dot matches one byte.
 
-beam search (--beam):
-  Finds texts with a high log p instead of sampling. log p is not divided by the length, so texts
-  that end early, at --stop or by a constraint, have an advantage. Cannot be combined with
-  --temperature, --top-k, --top-p or --seed.
+Each step excludes the tokens after which no allowed text can be completed within --length. A text
+ends before --length only at --stop or when no further token is allowed. This is not the model's
+distribution conditioned on the constraints: each step checks what is possible, not what is
+probable. A required match may therefore appear only at the very end. The weight exp(log p - log q)
+of a text corrects for this. log p is the log-probability of the text under the model, and log q
+under constrained sampling.
 
-sessions (--interactive):
-  Reads lines from a terminal or a pipe. After each line the model writes up to and including --stop
-  (default: an empty line), but at most --length tokens. It remembers everything read and written
-  before. An empty line continues the text. Ctrl-C interrupts a text; Ctrl-D ends the session.
-  Cannot be combined with --beam, --num, --json or --out.
+Beam search (--beam): The search finds texts with a high log p instead of sampling. log p is not
+divided by the length, so texts that end early, at --stop or by a constraint, have an advantage.
+--beam cannot be combined with --temperature, --top-k, --top-p or --seed.
+
+Sessions (--interactive): The model reads lines from a terminal or a pipe. After each line it writes
+up to and including --stop (default: an empty line), but at most --length tokens. It remembers
+everything read and written before. An empty line continues the text. Ctrl-C interrupts a text;
+Ctrl-D ends the session. --interactive cannot be combined with --beam, --num, --json or --out.
 """
 
 EXCLUDED = {  # options that cannot be combined with a mode
