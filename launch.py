@@ -15,8 +15,8 @@
                CHARRNN_COORDINATOR (see docs/sweeps.md)
 --sweep        run the trials of sweep() in the experiment file, or the product of the named
                sweep_NAME() functions; the same command again runs the missing trials
---search       run --trials (default: 20) trials from space() in the experiment file; random or
-               optuna
+--search       random or optuna: run --trials trials (default: 20) from space() in the experiment
+               file
 --backend      where the trials run: local (default), or slurm for a job array with the resources
                of slurm() in the experiment file
 --parallel     maximum number of trials that run in parallel and share the cores and devices

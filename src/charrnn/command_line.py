@@ -120,7 +120,10 @@ def _check(path: str, argv: Sequence[str]):
 
 
 def _stored_config(path: str) -> config_dict.ConfigDict:
-  """Return the config in a config.json. Missing fields have their defaults; unknown ones raise."""
+  """Return the config in a config.json. Missing fields get their defaults.
+
+  Raises UserError for a field that does not exist.
+  """
   config = config_lib.default()
   defaults = config_lib.flatten(config.to_dict())
   try:

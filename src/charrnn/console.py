@@ -157,7 +157,10 @@ class Progress:
     return self.update
 
   def update(self, done: float, total: float, note: str = "", left: float | None = None):
-    """Update the bar. `left` overrides the estimate of the remaining seconds."""
+    """Update the bar: `done` of `total` is complete, and `note` is shown beside it.
+
+    `left` overrides the estimate of the remaining seconds.
+    """
     now, self._note = time.monotonic(), note
     if left is None:
       left = (now - self._start) * (total - done) / done if done else math.nan

@@ -1,9 +1,9 @@
 """The program that trains a network and the program that counts n-grams.
 
 Both programs write config.json, run.json, metrics.jsonl, samples, checkpoints and loss.png to the
-run directory. If training diverges, they also write diverged.txt. In an n-gram run the steps are
-orders: metrics.jsonl contains the loss of each order up to model.order, and the checkpoint is the
-model of the best order. Counting takes minutes at most, so it is not resumed.
+run directory. If training diverges, diverged.txt contains the reason. In an n-gram run the steps
+are orders: metrics.jsonl contains the loss of each order up to model.order, and the checkpoint is
+the model of the best order. Counting takes minutes at most, so it is not resumed.
 """
 
 import contextlib

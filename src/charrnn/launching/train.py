@@ -1,4 +1,4 @@
-"""The start of a run: prepare its directory, corpus, config and devices before compilation."""
+"""The start of a run: its directory, corpus, config and devices are prepared before training."""
 
 import contextlib
 import pathlib

@@ -67,7 +67,7 @@ def device() -> jax.Device:
 
 
 def all_devices() -> Devices:
-  """Return the numbers of devices of this process and of all processes."""
+  """Return the description of all devices of all processes."""
   local = jax.local_device_count()
   return Devices(local, jax.device_count(), jax.process_index() * local)
 
