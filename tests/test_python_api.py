@@ -1,4 +1,4 @@
-"""The Python interface, its page in the docs, and the notebook."""
+"""Tests of the Python interface, of the code in docs/python.md, and of the notebook."""
 
 import json
 import os
@@ -25,15 +25,17 @@ def run(whole):
   return charrnn.load(whole)
 
 
-def test_import_is_light():
+def test_import_does_not_import_jax():
   program = "import sys, charrnn; print({'jax', 'numpy', 'absl'} & {*sys.modules}, dir(charrnn))"
-  done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
-  assert done.stdout.startswith("set()") and "'load'" in done.stdout
+  result = subprocess.run(
+    [sys.executable, "-c", program], capture_output=True, text=True, check=True
+  )
+  assert result.stdout.startswith("set()") and "'load'" in result.stdout
   with pytest.raises(AttributeError, match="no attribute 'laod'"):
     _ = charrnn.laod
 
 
-def test_a_sample_has_the_probability_that_its_score_says(run):
+def test_log_p_of_samples_matches_their_score(run):
   samples = run.sample("to be", length=30, num=3, temperature=0.7, seed=5)
   assert len({sample.text for sample in samples}) == 3
   for sample in samples:
@@ -47,7 +49,7 @@ def test_a_sample_has_the_probability_that_its_score_says(run):
       run.sample("to be", **values)
 
 
-def test_sample_is_the_command(run, whole, capsys):
+def test_sample_matches_the_command(run, whole, capsys):
   from charrnn import cli
 
   arguments = ["--prime=to be", "--length=40", "--seed=3", "--quiet"]
@@ -56,12 +58,12 @@ def test_sample_is_the_command(run, whole, capsys):
   assert capsys.readouterr().out.rstrip("\n") == f"to be{sample.text}".rstrip("\n")
 
 
-def test_scores_are_those_of_one_plain_pass(run):
+def test_scores_match_a_single_forward_pass(run):
   ids_N = np.asarray(run.tokenizer.encode(TEXT), np.int32)
-  x, y = ids_N[:-1, None], ids_N[1:, None]
-  logits, _, _ = run.model.apply(run.params, x, run.model.initial_carry(1))
+  x_TxB, y_TxB = ids_N[:-1, None], ids_N[1:, None]
+  logits, _, _ = run.model.apply(run.params, x_TxB, run.model.initial_carry(1))
   scores = run.score(TEXT)
-  np.testing.assert_allclose(scores.nats[1:], layers.cross_entropy(logits, y)[:, 0], atol=2e-2)
+  np.testing.assert_allclose(scores.nats[1:], layers.cross_entropy(logits, y_TxB)[:, 0], atol=2e-2)
   assert np.isnan(scores.nats[0]) and scores.mean == pytest.approx(scores.nats[1:].mean())
 
 
@@ -78,7 +80,7 @@ def test_states_and_clamps(run):
     run.sample(length=5, clamp={"0:8": 1.0})
 
 
-def test_steps_and_missing_runs(run, whole, tmp_path):
+def test_load_of_another_step_and_of_a_missing_run(run, whole, tmp_path):
   older = charrnn.load(whole, step=run.steps[0])
   assert older.step == run.steps[0] != run.step
   assert not np.array_equal(older.params["head"]["b_y"], run.params["head"]["b_y"])
@@ -87,8 +89,8 @@ def test_steps_and_missing_runs(run, whole, tmp_path):
 
 
 @pytest.fixture
-def place(folder, whole, tmp_path, monkeypatch):
-  """The folder in which the blocks of docs/python.md run."""
+def page_folder(folder, whole, tmp_path, monkeypatch):
+  """Prepare and enter a folder in which the code of docs/python.md runs."""
   (tmp_path / "runs").mkdir()
   shutil.copytree(whole, tmp_path / "runs" / "shakespeare")
   shutil.copy(folder / "text.txt", tmp_path)
@@ -96,7 +98,7 @@ def place(folder, whole, tmp_path, monkeypatch):
   return tmp_path
 
 
-def test_every_block_of_the_page_runs(place, monkeypatch):
+def test_all_blocks_of_the_page_run(page_folder, monkeypatch):
   page = (ROOT / "docs" / "python.md").read_text()
   blocks = re.findall(r"^```python\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
   assert len(blocks) == page.count("```python")
@@ -105,16 +107,16 @@ def test_every_block_of_the_page_runs(place, monkeypatch):
     if "import torch" in block:
       pytest.importorskip("torch")
     exec(compile(block, "docs/python.md", "exec"), namespace)
-  assert (place / "runs" / "mine" / "loss.png").exists()
-  # The same call resumes: there is nothing left to do.
-  before = (place / "runs" / "mine" / "metrics.jsonl").read_bytes()
+  assert (page_folder / "runs" / "mine" / "loss.png").exists()
+  # The same call resumes the finished run and changes nothing.
+  before = (page_folder / "runs" / "mine" / "metrics.jsonl").read_bytes()
   charrnn.train(namespace["config"], "runs/mine")
-  assert (place / "runs" / "mine" / "metrics.jsonl").read_bytes() == before
+  assert (page_folder / "runs" / "mine" / "metrics.jsonl").read_bytes() == before
   leaves = jax.tree.leaves(namespace["params"])
   assert all(np.isfinite(leaf).all() for leaf in leaves)
 
 
-def test_the_notebook_runs_from_top_to_bottom(tmp_path):
+def test_notebook_runs_and_is_stored_without_outputs(tmp_path):
   nbclient = pytest.importorskip("nbclient")
   nbformat = pytest.importorskip("nbformat")
   path = ROOT / "docs" / "tour.ipynb"

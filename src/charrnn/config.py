@@ -399,9 +399,9 @@ def used_fields(config: config_dict.ConfigDict) -> set[str]:
   """Return the dotted names of the fields that affect a run with this model and split."""
   if config.model.cell != "ngram":
     return BY_NAME.keys() - {"model.order"}
-  used = {"seed", "model.cell", "model.order"}
-  used |= {name for name in BY_NAME if name.startswith(("text.", "sample."))}
-  return used | ({"batch_size", "window"} if config.text.split == "streams" else set())
+  names = {"seed", "model.cell", "model.order"}
+  names |= {name for name in BY_NAME if name.startswith(("text.", "sample."))}
+  return names | ({"batch_size", "window"} if config.text.split == "streams" else set())
 
 
 def to_json(config: config_dict.ConfigDict) -> dict[str, Any]:
@@ -533,7 +533,9 @@ def resolve(
   chosen = {name: value for name, value in sizes.items() if config[name] is None}
   config = replace(config, chosen)
   steps = total_steps(config, steps_per_epoch(config, length))
-  config = fill(config, {"eval_every": max(1, -(-steps // 10))})  # at most ten evaluations
+  config = fill(
+    config, {"eval_every": max(1, -(-steps // 10))}
+  )  # This gives at most ten evaluations.
   if device:
     config = fill(config, {"model.compute_dtype": _native_dtype(device(config))})
   return config_dict.FrozenConfigDict(config), chosen
@@ -541,7 +543,7 @@ def resolve(
 
 # Each row: the maximum number of training tokens, and the values of _SIZE_FIELDS up to there.
 # Small corpora overfit, so they get small models and more dropout. Large corpora get larger models,
-# as far as a machine with a few CPU cores can train them.
+# if a machine with a few CPU cores can still train them.
 _SIZE_FIELDS = (
   "model.layers",
   "model.hidden",

@@ -111,7 +111,7 @@ def test_run_without_checkpoints(charrnn, a):
   assert [facts["progress"][name] for name in ("step", "steps", "epochs")] == [0, 20, 0]
   assert "none yet" in charrnn("inspect", a).out
   assert not (a / "lock").exists()
-  assert "it has none yet" in charrnn("inspect", a, "--step=10").err
+  assert "it has no checkpoints yet" in charrnn("inspect", a, "--step=10").err
 
 
 def test_locked_run_is_running(charrnn, a):

@@ -122,7 +122,7 @@ def read(folder: pathlib.Path, step: int, prefix: str = "") -> tuple[Tree, dict[
   meta = read_meta(folder, step)
   shapes = metadata(folder, step, prefix)
   with _classify_errors(folder, step, "arrays"):
-    # With NumPy arrays as the target, checkpoints from any device can be read without that device.
+    # The target is NumPy arrays, so that a checkpoint can be read without the device it is from.
     like = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), shapes)
     with ocp.PyTreeCheckpointer() as checkpointer:
       args = ocp.args.PyTreeRestore(like, partial_restore=True)

@@ -21,7 +21,9 @@ def hold(workdir: pathlib.Path) -> Iterator[None]:
     workdir.mkdir(parents=True, exist_ok=True)
     file = open(workdir / "lock", "a")  # noqa: SIM115 (stays open while the lock is held)
   except OSError as error:
-    raise errors.UserError(f"cannot write to {workdir}: {error.strerror}") from error
+    raise errors.UserError(
+      f"cannot write to {workdir}: {error.strerror}: use another --workdir"
+    ) from error
   with file:
     try:
       fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -49,6 +51,6 @@ def is_held(workdir: pathlib.Path) -> bool:
       fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
   except BlockingIOError:
     return True
-  except OSError:  # The lock file does not exist, or this user must not open it.
+  except OSError:  # The lock file does not exist, or this user may not open it.
     return False
   return False

@@ -30,7 +30,7 @@ class MetricsLog:
       self._board.add_scalar(name, value, step)
 
   def _open_board(self):
-    # Import this after the first step: it imports PyTorch if installed, which takes a second.
+    # Import this only when it is needed: it imports PyTorch if installed, which takes a second.
     from tensorboardX import SummaryWriter
 
     return SummaryWriter(str(self._path.parent), purge_step=self._first_step)

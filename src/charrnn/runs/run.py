@@ -50,7 +50,9 @@ class Run:
     check_directory(path)
     run = cls(path, step)
     if step is not None and step not in run.steps:
-      steps = f"use one of {', '.join(map(str, run.steps))}" if run.steps else "it has none yet"
+      steps = (
+        f"use one of {', '.join(map(str, run.steps))}" if run.steps else "it has no checkpoints yet"
+      )
       raise errors.UserError(f"{path} has no step {step}: {steps}")
     return run
 
