@@ -91,7 +91,7 @@ def test_runs_of_other_texts_or_splits_are_refused(charrnn, trained, tmp_path):
   [
     (("--order", "0"), "--order=0: must be at least 1"),
     (("--order", "-2"), "--order=-2: must be at least 1"),
-    (("--order", "999999"), "--order=999999: the longest stretch of training text has"),
+    (("--order", "999999"), "--order=999999: must be at most "),
     (("--order", "two"), "invalid int value"),
     (("--split", "train"), "invalid choice"),
     (("nowhere",), "nowhere does not exist"),

@@ -137,7 +137,7 @@ def test_the_streams_split_needs_a_batch_size(count):
   [
     ("model.order=0", "model.order=0: must be at least 1"),
     ("model.order=-1", "model.order=-1: must be at least 1"),
-    ("model.order=1000000", r"order=1000000: the longest stretch .* has 1\d,\d{3} characters"),
+    ("model.order=1000000", r"order=1000000: must be at most 1\d,\d{3}, the length of the longest"),
     ("model.layers=2", "model.layers=2: an n-gram does not use this field"),
     ("model.embed=0", "model.embed=0: an n-gram"),  # set to its default
     ("accumulate=2", "accumulate=2: an n-gram"),
@@ -172,7 +172,7 @@ def test_further_rejected_commands(main, count, tmp_path, monkeypatch):
     main(f"--config={tmp_path}/open.py", workdir)
   free = itertools.chain([1e9, 1e9], itertools.repeat(1e3))
   monkeypatch.setattr(runtime, "free_memory", lambda: next(free))
-  with pytest.raises(errors.UserError, match="order 5 takes too much memory: strings of 3 symbols"):
+  with pytest.raises(errors.UserError, match="order 5 needs too much memory: strings of 3 tokens"):
     count()
   assert not (tmp_path / "run").exists()
 

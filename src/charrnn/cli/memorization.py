@@ -1,4 +1,4 @@
-"""`charrnn memorization`: copies of the training text in generated text."""
+"""`charrnn memorization`: find copies of the training text in generated text."""
 
 import json
 import re
@@ -9,13 +9,13 @@ from charrnn.sampling import sampler
 from charrnn.scorecards import memorization, metrics, report, systems
 
 HELP = """\
-find copies of the training text in generated text, beside held-out text
+find copies of the training text in generated text, and compare with held-out text
 
-At every character of the samples of each RUN, of each FILE and of held-out text: how long is the
-longest match with the training text that begins there? Prints the median, the 95th percentile and
-the longest of these matches, the share of sequences of n characters that the training text does not
-contain, and the longest copies with their sources. Writes memorization.json, memorization.png and
-the samples."""
+Finds the longest match with the training text from every position of each system: samples of each
+RUN, each FILE, held-out text, an n-gram and the shuffled control. Prints the median, the 95th
+percentile and the maximum of the lengths, the share of sequences of n characters that the training
+text does not contain, and the longest copies with their sources. Writes memorization.json,
+memorization.png and the samples."""
 FOLDER = "memorization"
 SAMPLES = f"{FOLDER}-samples"
 MAX_COPIES = 10  # per system
@@ -24,16 +24,16 @@ LEGEND = (
   "median, p95, longest: length of the longest match that begins at each position, in characters",
   "new n: share of sequences of n characters that the training text does not contain",
 )
-# Text of any domain: no metrics, and samples that end with a line.
+# Text of any domain: it has no metrics, and its samples end with a complete line.
 ANY = metrics.Domain({}, lambda _: str, re.compile(r"\n"), re.compile(r"(?P<token>\w+)"), "", None)
 
 
 def add_arguments(parser):
   arguments.add_systems(parser, FOLDER)
   add = parser.add_argument
-  text = f"copies to print per system, at most {MAX_COPIES} (default: 3)"
+  text = f"number of copies to print per system, at most {MAX_COPIES} (default: 3)"
   add("--copies", metavar="N", type=int, default=3, help=text)
-  add("--tsv", action="store_true", help="write matches.tsv, a line for each character")
+  add("--tsv", action="store_true", help="also write matches.tsv, with one line per character")
   arguments.add_json(parser, "memorization.json to stdout instead of the table")
 
 

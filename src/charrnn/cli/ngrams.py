@@ -1,4 +1,4 @@
-"""`charrnn ngrams`: runs beside n-grams of their training text, as in table 2 of 1506.02078."""
+"""`charrnn ngrams`: compare runs with n-grams, as in table 2 of arXiv 1506.02078."""
 
 import json
 import math
@@ -16,12 +16,11 @@ from charrnn.models import ngram
 from charrnn.runs import run as run_lib
 
 HELP = """\
-compare runs with n-grams of their training text
+compare the loss of runs with that of n-grams of the same training text
 
-All runs must have one text and one split. Counts the n-grams of the training split (modified
-Kneser-Ney), and scores n = 1 to --order and the runs on the same characters, as in table 2 of
-arXiv 1506.02078.
-Writes ngrams.json and ngrams.png."""
+Counts the n-grams of the training split (modified Kneser-Ney smoothing). Scores the n-grams of
+order 1 to --order, and the runs, on the same characters, as in table 2 of arXiv 1506.02078. All
+runs must have the same corpus and the same splits. Writes ngrams.json and ngrams.png."""
 LABEL_DISTANCE = 0.045  # minimum distance of two labels, as a fraction of the height of the axes
 MAX_NAME = 28  # characters of a run's name in the picture
 RUN_LABEL = "runs (at the right: loss, cell, layers x units, name)"
@@ -30,9 +29,11 @@ SPLITS = {"valid": "validation split", "test": "test split"}
 
 def add_arguments(parser):
   add = parser.add_argument
-  add("runs", metavar="RUN", nargs="+", help="run directories, of one text and split")
-  add("--order", metavar="N", type=int, default=10, help="the longest n-grams (default: 10)")
-  text = "the split to score (default: valid)"
+  add("runs", metavar="RUN", nargs="+", help="run directories with the same corpus and splits")
+  add(
+    "--order", metavar="N", type=int, default=10, help="maximum order of the n-grams (default: 10)"
+  )
+  text = "split to score (default: valid)"
   add("--split", choices=("valid", "test"), default="valid", help=text)
   arguments.add_out(parser, "output folder (default: ngrams/ in the first RUN)")
   arguments.add_json(parser, "ngrams.json to stdout instead of the table")
@@ -43,7 +44,7 @@ def run(args):
   splits = run_lib.common_splits(runs)
   spans = getattr(splits, args.split)
   if not spans:
-    raise errors.UserError(f"--split={args.split}: the split of {runs[0].path} has no such part")
+    raise errors.UserError(f"--split={args.split}: the corpus of {runs[0].path} has no such split")
   ngram.check_order("--order", args.order, splits.train)
   out = files.output_folder(args.out, runs[0].path / "ngrams")
   runtime.start()
@@ -59,7 +60,7 @@ def run(args):
   result = {
     "text": corpus.name,
     "part": args.split,
-    # Without the first character of the whole text, which has no context.
+    # The first character of the corpus is not scored, because it has no context.
     "characters": sum(max(0, stop - max(start, 1)) for start, stop in spans),
     "ngrams": grams,
     "runs": scored,
@@ -71,7 +72,7 @@ def run(args):
 
 
 def _score_ngrams(corpus, training, spans, order: int, progress) -> list[dict[str, Any]]:
-  """Return the number of n-grams of the training spans and their loss on others, for every n."""
+  """Return the number of n-grams in the training spans and their loss on `spans`, by order."""
   update, counts = progress(f"counting n-grams up to order {order}"), []
 
   def on_order(n, strings):
@@ -85,7 +86,7 @@ def _score_ngrams(corpus, training, spans, order: int, progress) -> list[dict[st
 
 
 def _score(run, corpus, spans) -> dict[str, Any]:
-  """Return the size of a run and its loss on spans of a corpus, as `charrnn eval` computes it."""
+  """Return the size of a run and its loss on spans of a corpus, computed as in `charrnn eval`."""
   config = run.config
   m, reading = config.model, {"streams": config.eval_streams, "burn_in": config.eval_burn_in}
   nats = score.loss(run.model, run.params, corpus.ids, spans, window=config.window, **reading)
@@ -97,18 +98,18 @@ def _score(run, corpus, spans) -> dict[str, Any]:
 
 
 def _loss(nats: float) -> dict[str, float | None]:
-  """Return a loss as JSON, which has no NaN."""
+  """Return a loss in nats and bits for JSON, with None in place of NaN."""
   nats = float(nats) if math.isfinite(nats) else None
   return {"nats": nats, "bits": nats and nats / math.log(2)}
 
 
 def _kind(run: dict[str, Any]) -> str:
-  """Return a short name of a run's model."""
+  """Return a short description of the model of a run."""
   return f"{run['n']}-gram" if "n" in run else f"{run['cell']} {run['layers']} x {run['hidden']}"
 
 
 def plot(result: dict[str, Any], path):
-  """Plot loss against n, and a line for each run."""
+  """Plot the loss of the n-grams against n, and a horizontal line for each run."""
   grams, runs = result["ngrams"], [run for run in result["runs"] if run["nats"] is not None]
   runs.sort(key=lambda run: run["nats"])
   scored = f"{SPLITS[result['part']]}, {result['characters']:,} characters"
@@ -152,9 +153,9 @@ def _label(axes, run, color, height: float, y: float):
 
 
 def spread(heights: Sequence[float], distance: float) -> np.ndarray:
-  """Return rising heights from 0 to 1, moved as little as possible to be `distance` apart.
+  """Return ascending heights in [0, 1], moved as little as possible to be `distance` apart.
 
-  Heights less `distance` times their rank must not fall: that is an isotonic fit.
+  Heights minus `distance` times their rank must not decrease, so this is an isotonic regression.
   """
   if not len(heights):
     return np.zeros(0)

@@ -1,4 +1,4 @@
-"""`charrnn scorecard`: metrics of generated plays or C beside held-out text and an n-gram."""
+"""`charrnn scorecard`: metrics of generated plays or C source code, compared with held-out text."""
 
 import argparse
 import json
@@ -8,14 +8,14 @@ from charrnn.cli import arguments
 from charrnn.scorecards import metrics, report, systems
 
 HELP = """\
-measure generated plays or C beside held-out text, an n-gram and the shuffled control
+compare generated plays or C source code with held-out text by metrics of their structure
 
-A system is a set of samples of about the same size: held-out text of the corpus, samples of each
-RUN, each FILE, samples of an n-gram of the same training text, and the held-out samples with their
-words shuffled. A sample ends with a complete speech or function; samples without one are dropped.
-Writes scorecard.json, scorecard.png and the samples. Without a RUN, held-out text is that of
---corpus, by default of the corpus shakespeare or linux (downloaded, about 150 MB, unless the source
-is on this machine)."""
+Compares these systems: held-out text of the corpus, samples of each RUN, each FILE, samples of an
+n-gram of the same training text, and the shuffled control (held-out text with its words or tokens
+shuffled). Samples are trimmed to complete speeches or functions; samples without one are dropped.
+Prints tables, and writes scorecard.json, scorecard.png and the samples. Without a RUN, the corpus
+is --corpus, or by default shakespeare (for plays) or linux (for c; a download of about 150 MB,
+unless the source is on this machine)."""
 FOLDER = "scorecard-{}"
 SAMPLES = "scorecard-samples"
 OLD_DOMAINS = {"shakespeare": "plays"}

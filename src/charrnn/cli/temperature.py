@@ -11,12 +11,12 @@ from charrnn.sampling import sampler
 from charrnn.scorecards import diversity, metrics, systems, temperature
 
 HELP = """\
-sample at a range of temperatures; measure diversity, and distance from held-out text
+measure diversity, and distance from held-out text, at a range of sampling temperatures
 
-The texts are those of `charrnn sample` with the same --seed and --num. The model scores them, and
-held-out text of the same length in the same way. Writes temperature.png and temperature.json."""
+Samples the same texts as `charrnn sample` with the same options. The model scores these texts, and
+held-out text of the same length. Prints a table. Writes temperature.png and temperature.json."""
 TEMPERATURES = (0, 0.02, 0.05, 0.1, 0.2, 0.4, 0.6, 0.8, 0.9, 1, 1.1, 1.25, 1.5, 2, 4, math.inf)
-HELD_OUT = 100  # samples of held-out text, or four times as many as the texts
+HELD_OUT = 100  # minimum number of held-out samples; at least four times --num
 SETTINGS = ("num", "length", "prime", "top_k", "top_p", "seed")
 _GLYPHS = console.CONTROLS | {ord("\n"): "\u21b5", ord("\t"): "\u21e5"}
 LEGEND = (
@@ -49,11 +49,11 @@ COLUMNS = (
 def add_arguments(parser):
   arguments.add_run(parser)
   add = parser.add_argument
-  text = "0 is greedy, inf uniform (default: 16 values from 0 to inf)"
+  text = "0 is greedy, inf is uniform (default: 16 values from 0 to inf)"
   add("--temperatures", metavar="T", type=float, nargs="+", default=TEMPERATURES, help=text)
-  add("--num", metavar="N", type=int, default=16, help="texts of each temperature (default: 16)")
-  add("--length", metavar="N", type=int, default=2000, help="tokens of a text (default: 2000)")
-  text = "prompt of all texts (default: a line end, else the most frequent character)"
+  add("--num", metavar="N", type=int, default=16, help="texts per temperature (default: 16)")
+  add("--length", metavar="N", type=int, default=2000, help="tokens per text (default: 2000)")
+  text = "prompt (default: a newline if the vocabulary has one, else the most frequent token)"
   add("--prime", metavar="TEXT", default="", help=text)
   arguments.add_filters(parser)
   arguments.add_step(parser)
@@ -125,7 +125,7 @@ def _cell(by_system, name: str, key: str, form: str) -> str:
   value = by_system[name]
   if key == "median":
     number = value.get("quantiles", {}).get("0.5")
-  elif key == "distance" and "distance" not in value:  # of the reference
+  elif key == "distance" and "distance" not in value:  # the row of the reference
     number = next(each["noise_floor"] for each in by_system.values() if "noise_floor" in each)
   else:
     number = value[key]

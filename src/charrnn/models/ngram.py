@@ -1,17 +1,18 @@
-"""Token n-grams with modified Kneser-Ney smoothing, interpolated (Chen & Goodman 1998).
+"""N-grams of tokens with interpolated modified Kneser-Ney smoothing (Chen & Goodman 1998).
 
-For a token w after the context u, and u' which is u without its oldest token:
+Let w be a token after the context u, and u' the context without its oldest token. Then
 
   p_n(w | u) = (c(u w) - D(c(u w))) / c(u .) + g(u) p_(n-1)(w | u'),  p_0 = 1 / V
   g(u) = (D_1 N_1(u .) + D_2 N_2(u .) + D_3 N_3+(u .)) / c(u .)
 
-c(u .) is the sum of c(u w) over w, N_k(u .) the number of w with a count of k. A context that never
-occurs before a token leaves all to the shorter one. c counts occurrences on the highest level; on
-those below it, the different tokens that occur before u w.
+c(u .) is the sum of c(u w) over w. N_k(u .) is the number of tokens w with c(u w) = k, and N_3+(u .)
+is the number with c(u w) >= 3. After a context that never occurs, p_n equals p_(n-1). At the highest
+order, c counts occurrences; at lower orders, it counts the distinct tokens that occur before u w.
 
-The strings of n tokens are numbered from 1 to G, in the order of their context (the number of
-their first n-1 tokens, on the level below) and last token. 0 stands for any that does not occur;
-the one string of no tokens is number 1. So a text is processed level by level, all of it at once.
+A level contains the strings of n tokens that occur. They are numbered from 1 to G, in ascending
+order of their context and last token. The context is the number of their first n-1 tokens on the
+level below. Number 0 means that a string does not occur, and the empty string has number 1. With
+these numbers, NumPy processes all positions of a text at once, one level after the other.
 """
 
 import types
@@ -24,24 +25,24 @@ from jax import lax
 
 from charrnn import errors, runtime
 
-EMPTY = 1  # the number of the string of no tokens
-WORKING = 64  # bytes for each token of the text that `fit` takes, besides the levels
-FALLBACK = (0.5, 1.0, 1.5)  # KenLM's --discount_fallback
+EMPTY = 1  # number of the empty string
+WORKING = 64  # bytes per token of the text that `fit` allocates, not counting the levels
+FALLBACK = (0.5, 1.0, 1.5)  # as in --discount_fallback of KenLM
 
-Progress = Callable[[int, int], None]  # (level, its number of strings), after each level
+Progress = Callable[[int, int], None]  # called after each level with (n, number of strings)
 
 
 class Level(NamedTuple):
-  """The strings of n tokens that occur. Entry 0 of an array with one for each string is unused."""
+  """The strings of n tokens that occur. Entry 0 of arrays with one entry per string is unused."""
 
   first: np.ndarray  # [C + 2]: strings first[c] to first[c + 1] - 1 have context c
-  symbols: np.ndarray  # [G + 1]: the last token of the string, rising within a context
-  raw: np.ndarray  # [G + 1]: occurrences
-  continuation: np.ndarray | None  # [G + 1]: different tokens before it; None on the last level
+  symbols: np.ndarray  # [G + 1]: last token of each string, ascending within a context
+  raw: np.ndarray  # [G + 1]: number of occurrences
+  continuation: np.ndarray | None  # [G + 1]: number of distinct tokens before it; None at the top
 
 
 class NGram(NamedTuple):
-  """The counts of a text, for models of every order up to their own."""
+  """The counts of a text, for models of all orders up to `order`."""
 
   vocab: int
   levels: tuple[Level, ...]
@@ -51,21 +52,21 @@ class NGram(NamedTuple):
     return len(self.levels)
 
   def losses(self, ids, spans=None) -> np.ndarray:
-    """Return mean nats per token of the spans, for the orders 1 to N: float64 [N].
+    """Return the mean loss over the spans in nats per token, for orders 1 to N: float64 [N].
 
-    A span's first tokens have what precedes it in the text as context. As for the networks, the
-    very first token of the text is not scored: it has no context.
+    The context of the first tokens of a span is the text before the span. The first token of the
+    text has no context and is not scored, as for networks.
     """
     spans = [(0, len(ids))] if spans is None else spans
     scored = [(max(a, 1), b) for a, b in spans if max(a, 1) < b]
     if not scored:
-      raise errors.UserError("there is nothing to score: two symbols are the least")
-    read = [(max(0, a - self.order + 1), b) for a, b in scored]
-    is_scored = np.concatenate([np.arange(c, b) >= a for (a, b), (c, _) in zip(scored, read)])
-    return np.array([-np.log(p[is_scored]).mean() for p in self.by_order(ids, read)])
+      raise errors.UserError("nothing to score: use at least two tokens")
+    inputs = [(max(0, a - self.order + 1), b) for a, b in scored]
+    is_scored = np.concatenate([np.arange(c, b) >= a for (a, b), (c, _) in zip(scored, inputs)])
+    return np.array([-np.log(p[is_scored]).mean() for p in self.by_order(ids, inputs)])
 
   def by_order(self, ids, spans) -> Iterator[np.ndarray]:
-    """Yield p of every token of the spans, end to end, by the orders 1 to N in turn: [T]."""
+    """Yield for each order from 1 to N the probabilities [T] of all tokens of the joined spans."""
     text, starts = join(ids, spans)
     p = np.full(len(text), 1 / self.vocab)
     context = np.full(len(text), EMPTY)
@@ -79,10 +80,10 @@ class NGram(NamedTuple):
         context = _previous(string, starts)
 
   def params(self, order: int | None = None) -> dict:
-    """Return the parameters of the `Model` of an order, by default of the highest.
+    """Return the parameters of the `Model` of an order (by default the highest order).
 
-    On every level: the tree of the strings that occur, the probability that a string has of its
-    own (own), and the share that a context leaves to the shorter one (rest).
+    Each level has the strings that occur (first, symbols), the discounted probability of each
+    string (own), and the weight of the shorter context for each context (rest).
     """
     order = self.order if order is None else order
     tree = {}
@@ -95,75 +96,77 @@ class NGram(NamedTuple):
 
 
 def check_order(option: str, order: int, spans):
-  """Raise UserError for an order that these spans of a text cannot be counted for."""
+  """Raise UserError if an order is below 1, or longer than every span."""
   if order < 1:
     raise errors.UserError(f"{option}={order}: must be at least 1")
   longest = max((stop - start for start, stop in spans), default=0)
   if order > longest:
-    raise errors.UserError(
-      f"{option}={order}: the longest stretch of training text has {longest:,} characters"
-    )
+    limit = f"must be at most {longest:,}, the length of the longest training span in tokens"
+    raise errors.UserError(f"{option}={order}: {limit}")
 
 
 def fit(
   ids, order: int, vocab: int, spans=None, progress: Progress = lambda n, strings: None
 ) -> NGram:
-  """Count the strings of 1 to `order` tokens in a text of ids below `vocab`, or in spans of it.
+  """Count the strings of 1 to `order` tokens in a text, or in spans of a text.
 
-  There are no marks of a beginning or an end, and no string crosses the ends of a span: its first
-  tokens have shorter contexts. The start of a span counts as one more different token before the
-  string that it opens with, so that no string has a continuation count of 0.
+  All ids must be less than `vocab`. There are no markers for the beginning or end, and no string
+  crosses the ends of a span, so the first tokens of a span have shorter contexts. The start of a
+  span counts as a distinct token before its first string, so that no continuation count is 0.
 
-  Raises UserError if too little memory is free for a level.
+  Raises UserError if there is not enough free memory for a level.
   """
   try:
     text, starts = join(ids, spans)
     if text.max(initial=0) >= vocab:
-      raise ValueError(f"symbol {text.max()} in a vocabulary of {vocab}")
+      raise ValueError(f"token id {text.max()} in a vocabulary of {vocab} tokens")
     levels = []
     contexts, shorter = np.full(len(text), EMPTY), None
     for n in range(1, order + 1):
       needed, free = WORKING * len(text), runtime.free_memory()
       if needed > free:
         raise MemoryError(
-          f"strings of {n} symbols take {needed / 1e9:.1f} GB, and {free / 1e9:.1f} GB are free"
+          f"strings of {n} tokens need {needed / 1e9:.1f} GB, but {free / 1e9:.1f} GB are free"
         )
       size = levels[-1].raw.size if levels else EMPTY + 1
-      level, strings, one_each = _level(text, contexts, size, vocab)
+      level, strings, examples = _level(text, contexts, size, vocab)
       if levels:
-        counts = np.bincount(shorter[one_each], minlength=size)
-        counts[np.unique(shorter[(shorter > 0) & (contexts == 0)])] += 1  # these open a span
+        counts = np.bincount(shorter[examples], minlength=size)
+        counts[np.unique(shorter[(shorter > 0) & (contexts == 0)])] += (
+          1  # they are at the start of a span
+        )
         levels[-1] = levels[-1]._replace(continuation=_smallest(counts))
       levels.append(level)
       contexts, shorter = _previous(strings, starts), strings
       progress(n, len(level.symbols) - 1)
   except MemoryError as error:
-    text = f"order {order} takes too much memory: {error}; take a lower one"
+    text = f"order {order} needs too much memory: {error}; use a lower order"
     raise errors.UserError(text) from error
   return NGram(vocab, tuple(levels))
 
 
 def _level(text, contexts, size, vocab):
-  """Return the level of the strings (context, token) at each position, of `size` contexts with 0.
+  """Return the level of the strings (context, token) at all positions.
 
-  Also return the string that ends at each position [T], and one position for each string [G].
+  `size` is the number of contexts, including context 0. Also return the number of the string that
+  ends at each position [T], and one position of each string [G].
   """
-  at = np.flatnonzero(contexts)
-  keys = contexts[at].astype(np.int64) * vocab + text[at]
+  positions = np.flatnonzero(contexts)
+  keys = contexts[positions].astype(np.int64) * vocab + text[positions]
   by_key = np.argsort(keys)
-  at, keys = at[by_key], keys[by_key]
+  positions, keys = positions[by_key], keys[by_key]
   starts = np.flatnonzero(np.diff(keys, prepend=-1))
   counts = np.diff(starts, append=len(keys))
   strings = np.zeros(len(text), np.int32)
-  strings[at] = np.repeat(np.arange(1, len(starts) + 1), counts)
+  strings[positions] = np.repeat(np.arange(1, len(starts) + 1), counts)
   parents, symbols = np.divmod(keys[starts], vocab)
   first = np.cumsum(np.append(1, np.bincount(parents, minlength=size)))
   symbols, counts = (_smallest(np.append(0, values)) for values in (symbols, counts))
-  return Level(first.astype(np.int32), symbols, counts, None), strings, at[starts]
+  return Level(first.astype(np.int32), symbols, counts, None), strings, positions[starts]
 
 
 def join(ids, spans=None):
-  """Return the spans of a text end to end, and the position at which each starts."""
+  """Return the concatenated spans of a text, and the start of each span in the result."""
   spans = [(0, len(ids))] if spans is None else spans
   pieces = [np.asarray(ids[start:stop]) for start, stop in spans if start < stop]
   lengths = [len(piece) for piece in pieces]
@@ -171,7 +174,7 @@ def join(ids, spans=None):
 
 
 def _previous(strings, starts):
-  """Map the string that ends at each position to the one that ends just before it."""
+  """Return for each position the string that ends one position earlier, 0 at starts of spans."""
   context = np.roll(strings, 1)
   context[starts] = 0
   return context
@@ -182,8 +185,8 @@ def _smallest(values):
 
 
 def find(level: Level, context, symbol, vocab: int) -> np.ndarray:
-  """Return the numbers of the strings (context, symbol) on a level, 0 if absent; they broadcast."""
-  keys = _contexts(level) * vocab + level.symbols[1:]  # rising
+  """Return the numbers of the strings (context, symbol), or 0 if absent. The arrays broadcast."""
+  keys = _contexts(level) * vocab + level.symbols[1:]  # ascending
   key = np.asarray(context, np.int64) * vocab + symbol
   index = np.searchsorted(keys, key)
   return np.where(np.append(keys, -1)[index] == key, index + 1, 0)
@@ -195,12 +198,12 @@ def _contexts(level):
 
 
 def discounts(counts) -> np.ndarray:
-  """Return the discount of counts of 0, 1, 2, and 3 or more (Chen & Goodman 1998, eq. 26): [4].
+  """Return the discounts of counts of 0, 1, 2, and 3 or more (Chen & Goodman 1998, eq. 26): [4].
 
   With n_c strings of count c:  Y = n_1 / (n_1 + 2 n_2),  D_c = c - (c + 1) Y n_(c+1) / n_c.
 
-  On small or repetitive texts, and at low orders, where nearly all strings are frequent, n_1, n_2
-  or n_3 may be 0, or a D_c not above 0: then all three are FALLBACK's, as in KenLM.
+  If n_1, n_2 or n_3 is 0, or a D_c is not positive, use FALLBACK for all three, as KenLM does. This
+  happens for small or repetitive texts, and at low orders, where nearly all strings are frequent.
   """
   n = np.bincount(np.minimum(counts, 5), minlength=6)
   if n[1:4].all():
@@ -213,7 +216,7 @@ def discounts(counts) -> np.ndarray:
 
 
 def _weigh(level: Level, counts):
-  """Return (c(u w) - D) / c(u .) of every string u w [G + 1], and g(u) of every context [C + 1]."""
+  """Return (c(u w) - D) / c(u .) of each string u w [G + 1], and g(u) of each context [C + 1]."""
   discount = discounts(counts[1:])[np.minimum(counts, 3)]
   contexts, size = _contexts(level), len(level.first) - 1
   total = np.bincount(contexts, counts[1:], size)
@@ -223,9 +226,9 @@ def _weigh(level: Level, counts):
 
 
 class Model:
-  """The n-gram of one order as a `models.Model`: log p [T, B, V] as logits.
+  """The n-gram model of one order as a `models.Model`, whose logits [T, B, V] are log p.
 
-  The parameters are those of `NGram.params`.
+  Its parameters are the result of `NGram.params`.
   """
 
   has_gradient = False
@@ -236,12 +239,12 @@ class Model:
     self.vocab_size, self.order = vocab_size, order
 
   def init(self, key):
-    """Return the counts of no text, which leave all tokens equally likely."""
+    """Return the parameters of an empty text, for which all tokens are equally probable."""
     del key
     return fit(np.zeros(0, int), self.order, self.vocab_size).params()
 
   def initial_carry(self, batch):
-    """Return the numbers of the strings of 1 to N - 1 tokens that were read last, [batch] each."""
+    """Return the numbers of the last strings of 1 to N - 1 tokens, [batch] each."""
     return tuple(jnp.zeros(batch, jnp.int32) for _ in range(1, self.order))
 
   def prepare(self, params):
@@ -263,12 +266,12 @@ class Model:
     return jnp.log(p_TxBxV), tuple(after), {} if record else None
 
   def _mix(self, level, contexts_TxB, p_TxBxV):
-    """Return p after contexts, from p after those that are a token shorter."""
+    """Return p for the contexts, given p for the contexts that are one token shorter."""
     strings_TxBxV = self._find(level, contexts_TxB[..., None], np.arange(self.vocab_size))
     return level["own"][strings_TxBxV] + level["rest"][contexts_TxB][..., None] * p_TxBxV
 
   def _find(self, level, context, symbol):
-    """Return what `find` does, by a binary search among the strings of a context."""
+    """Return the same as `find`, by a binary search among the strings of each context."""
     first, symbols = jnp.asarray(level["first"]), jnp.asarray(level["symbols"])
     low, end, symbol = jnp.broadcast_arrays(first[context], first[context + 1], symbol)
 
@@ -279,5 +282,5 @@ class Model:
       return jnp.where(below, middle + 1, low), jnp.where(below, high, middle)
 
     low, _ = lax.fori_loop(0, self.vocab_size.bit_length(), halve, (low, end))
-    # JAX clips an index beyond the end to the last symbol.
+    # JAX clips an index beyond the end to the last string.
     return jnp.where((low < end) & (symbols[low] == symbol), low, 0)

@@ -1,4 +1,4 @@
-"""Metrics of C: syntax errors, brackets, directives, indentation, declared and used names."""
+"""Metrics of C source code: syntax errors, brackets, directives, indentation, and names."""
 
 import functools
 import itertools
@@ -15,10 +15,10 @@ from charrnn.scorecards import metrics
 METRICS: dict[str, metrics.Metric] = {}
 _OPENING = {")": "(", "]": "[", "}": "{"}
 _STATEMENT = re.compile(r"(?<!\w)(?:if|for|while|switch)[ \t]*\Z")
-_MAX_STATEMENT = 16  # characters before a parenthesis that _STATEMENT looks at
+_MAX_STATEMENT = 16  # maximum number of characters that _STATEMENT searches before a parenthesis
 _MACRO = re.compile(r"[A-Z][A-Z0-9_]*")
 _MARGIN = re.compile(r"[ \t]*")
-_QUOTED = re.compile(r"""/\*|//|["']""")  # the beginning of a comment or a literal
+_QUOTED = re.compile(r"""/\*|//|["']""")  # start of a comment or a literal
 _TOKENS = re.compile(
   r"""(?P<token>
     /\*(?s:.*?)(?:\*/|\Z) | //[^\n]*
@@ -30,8 +30,8 @@ _TOKENS = re.compile(
 _BLOCKS = {"compound_statement", "case_statement"}
 _LOOPS = {"for_statement", "while_statement", "do_statement"}
 _OWNERS = {*_LOOPS, "if_statement", "else_clause", "switch_statement", "function_definition"}
-_OUTDENTED = {"case_statement", "labeled_statement"}  # less indented than their neighbours
-# Names declared by these nodes belong to the whole file, also inside a function.
+_OUTDENTED = {"case_statement", "labeled_statement"}  # indented less than other statements
+# Names that these nodes declare are visible in the whole file, even inside a function.
 _FILE_SCOPE = {"enumerator", "preproc_def", "preproc_function_def"}
 _NO_USE = {*_FILE_SCOPE, "preproc_ifdef", "preproc_params", "preproc_defined"}
 
@@ -39,27 +39,27 @@ _metric = functools.partial(metrics.register, METRICS)
 
 
 class Function(NamedTuple):
-  """The names in an outermost function that parses."""
+  """The names in an outermost function."""
 
-  stop: int
+  stop: int  # byte after the end of the function
   declared: set[str]  # parameters, and functions declared inside
-  variables: set[str]
+  variables: set[str]  # local ones
   called: set[str]
-  used: set[str]  # other than by a call
+  used: set[str]  # in any other way than by a call
 
 
 class Source(NamedTuple):
   """A parsed sample."""
 
   text: str
-  code: str  # the parser's input, as long as the text
+  code: str  # input of the parser, with one byte per character of the text
   tree: tree_sitter.Tree
-  functions: list[Function]
+  functions: list[Function]  # outermost functions without a syntax error
   names: set[str]  # declared outside of functions
 
 
 def parse(text: str) -> Source:
-  """Parse a sample, whatever it contains."""
+  """Parse a sample, which may contain any characters."""
   code = c_labels.parseable(text)
   tree = c_labels.parser().parse(code)
   return Source(text, code.decode("ascii"), tree, *_names(tree))
@@ -72,7 +72,7 @@ def _syntax_errors(source: Source) -> np.ndarray:
 
 @_metric("clean functions", "share", "share of functions without a syntax error")
 def _clean_functions(source: Source) -> list[bool]:
-  # A function that is too broken is not one in the tree, so they are counted by their tokens.
+  # The tree omits functions with severe errors, so functions are counted by their tokens.
   clean = set()
   for node in c_labels.nodes(source.tree):
     if node.type == "function_definition" and not node.has_error:
@@ -85,14 +85,14 @@ def _clean_functions(source: Source) -> list[bool]:
 )
 @_metric("matched braces", "share", "share of braces that match", "{}")
 def _matched(source: Source, kinds: str) -> list[bool]:
-  """Return whether each bracket of the kinds has a partner.
+  """Return for each bracket in `kinds` whether it has a partner.
 
-  The end of a block closes what was left open in it. The kinds are matched independently, so a
-  missing bracket makes no bracket of another kind wrong.
+  The end of a block discards brackets that are still open in it. Each kind of bracket is matched
+  independently, so a missing bracket does not affect brackets of another kind.
   """
   brackets = [match["bracket"] for match in _compiled_tokens(source.code) if match["bracket"]]
   matched = [False] * len(brackets)
-  blocks = [{"(": [], "[": []}]  # open brackets of each open block, and the brace that opened it
+  blocks = [{"(": [], "[": []}]  # for each open block: its open brackets, and its opening brace
   for n, bracket in enumerate(brackets):
     if bracket == "{":
       blocks.append({"(": [], "[": [], "{": [n]})
@@ -118,16 +118,16 @@ def _paired_conditionals(source: Source) -> list[bool]:
 @_metric("closed comments", "share", "share of block comments that are closed", "block")
 def _closed(source: Source, *kinds: str) -> list[bool]:
   matches = (each for each in c_labels.TOKENS.finditer(source.code) if each.lastgroup in kinds)
-  # The match includes the closing character, the group does not.
+  # The match includes the closing character; the group does not.
   return [match.end() > match.end(match.lastgroup) for match in matches]
 
 
 @_metric("indentation", "share", "share of statements indented according to their nesting")
 def _indented(source: Source) -> list[bool]:
-  """Return whether each statement that begins a line agrees with the statements around it.
+  """Return for each statement that begins a line whether its indentation is consistent.
 
-  A statement has the indentation of the one before it in its block. The first one of a block, and
-  a body without braces, is indented more than the line on which its owner begins.
+  A statement must have the indentation of the previous one in its block. The first statement of a
+  block, or a body without braces, must be indented more than the line on which its owner begins.
   """
   margins = [_MARGIN.match(line)[0] for line in source.code.split("\n")]
   widths = [len(margin.expandtabs(labels.TAB)) for margin in margins]
@@ -142,7 +142,7 @@ def _indented(source: Source) -> list[bool]:
 
 @_metric("undeclared names", "share", "share of names used in functions without a declaration")
 def _undeclared_names(source: Source) -> list[bool]:
-  # Headers declare most called functions and names in capitals, so these are left out.
+  # Most called functions and uppercase names are declared in headers, so they are excluded.
   result = []
   for function in source.functions:
     known = source.names | function.declared | function.variables
@@ -170,7 +170,7 @@ def _tokens(source: Source) -> list[str]:
 
 
 def _conditionals(code: str) -> tuple[list[bool], list[tuple[int, int]]]:
-  """Return whether each directive is in a complete group, and the spans of all later branches."""
+  """Return whether each directive is in a complete group, and the spans of later branches."""
   paired, later, groups = [], [], []
   for match in c_labels.TOKENS.finditer(code):
     word, number = match["directive"], len(paired)
@@ -192,9 +192,9 @@ def _conditionals(code: str) -> tuple[list[bool], list[tuple[int, int]]]:
 
 
 def _compiled_tokens(code: str) -> Iterator[re.Match]:
-  """Yield comments, literals and brackets, like a compiler that takes the first branch of each #if.
+  """Yield comments, literals and brackets, taking only the first branch of each #if.
 
-  Macros are left out, since the brackets that they open may be closed elsewhere.
+  Macro definitions are skipped, because brackets that they open may be closed elsewhere.
   """
   skipped = labels.covering(len(code), _conditionals(code)[1]) > 0
   in_macro = False
@@ -206,13 +206,13 @@ def _compiled_tokens(code: str) -> Iterator[re.Match]:
 
 
 def _function_bodies(code: str) -> Iterator[int]:
-  """Yield the positions of the braces that look like the beginning of a function's body.
+  """Yield the positions of braces that seem to open the body of a function.
 
-  They follow a closing parenthesis, outside of all other braces or at the start of a line. A brace
-  at the start of a line ends whatever is still open.
+  Such a brace follows a closing parenthesis, and is outside of all other braces or at the start of
+  a line. A brace at the start of a line closes everything that is still open.
   """
   braces = parentheses = 0
-  start, end = 0, None  # of the parentheses just before
+  start, end = 0, None  # of the last outermost parentheses
   for match in _compiled_tokens(code):
     bracket, position = match["bracket"], match.start()
     if end is not None and code[end:position].strip():
@@ -231,13 +231,13 @@ def _function_bodies(code: str) -> Iterator[int]:
       braces, parentheses = braces + 1, 0
     elif bracket == "}":
       braces, parentheses = max(0, braces - 1), 0
-    elif end is not None:  # a comment may stand between the parenthesis and the brace
+    elif end is not None:  # a comment between the parenthesis and the brace is allowed
       end = match.end()
 
 
 def _bodies(tree: tree_sitter.Tree) -> Iterator[tuple[tree_sitter.Node, list[tree_sitter.Node]]]:
-  """Yield the owner of each block, or of each body without braces, and the statements in it."""
-  owners = {}  # of blocks, by position
+  """Yield the owner and the statements of each block, and of each body without braces."""
+  owners = {}  # of blocks, by the position of the block
   for node in c_labels.nodes(tree):
     if node.type in _OWNERS:
       bodies = _statements(node)
@@ -253,11 +253,11 @@ def _statements(node: tree_sitter.Node) -> list[tree_sitter.Node]:
 
 
 def _names(tree: tree_sitter.Tree) -> tuple[list[Function], set[str]]:
-  """Return the outermost functions that parse, and the names declared outside of functions."""
+  """Return the outermost functions without a syntax error, and the names of file scope."""
   functions, file = [], set()
   outside = Function(tree.root_node.end_byte + 1, file, file, set(), set())
-  scope = outside  # or the outermost function around the node
-  declarations = set()  # positions of identifiers that are not a use of a name
+  scope = outside  # becomes the outermost function that contains the node
+  declarations = set()  # positions of identifiers that declare or call a name
   for node in c_labels.nodes(tree):  # parents before children
     if node.start_byte >= scope.stop:
       scope = outside
@@ -288,7 +288,7 @@ def _names(tree: tree_sitter.Tree) -> tuple[list[Function], set[str]]:
 
 
 def _add(node, variables: set[str], functions: set[str], declarations: set[int]):
-  """Add the names that a declaration declares, and their positions to `declarations`."""
+  """Add the names that a node declares to the sets, and their positions to `declarations`."""
   for declarator in node.children_by_field_name("declarator"):
     name, names = declarator, variables
     while name and name.type != "identifier":

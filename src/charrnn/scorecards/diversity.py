@@ -1,4 +1,4 @@
-"""Metrics of sampled text at any temperature: entropy, loss, repetition, loops, frequencies."""
+"""Metrics of text sampled at a temperature: entropy, loss, repetition, loops, frequencies."""
 
 import functools
 import itertools
@@ -10,43 +10,45 @@ import numpy as np
 from charrnn.scorecards import metrics, plays
 
 METRICS: dict[str, metrics.Metric] = {}
-MIN_LOOP = 100  # characters; a row of dashes is not a loop
-SIZES = (1, 2, 3, 4)  # words, of the distinct n-grams
-GRAM = 3  # characters, of the n-grams whose frequencies are compared
+MIN_LOOP = 100  # minimum length in characters; a row of dashes is not a loop
+SIZES = (1, 2, 3, 4)  # numbers of words in the n-grams of the distinct-n metrics
+GRAM = 3  # number of characters in the n-grams whose frequencies are compared
 
 _metric = functools.partial(metrics.register, METRICS)
 
 
 class Loop(NamedTuple):
-  start: int  # in the text
-  period: int
+  """A sequence that a text repeats to its end."""
+
+  start: int  # position in the text
+  period: int  # length of the sequence, in characters
 
 
 class Sample(NamedTuple):
-  """A text with the entropies of its sampling distributions and its losses, each [N] nats."""
+  """A text with the entropy of the sampling distribution and the loss of each token, in nats."""
 
   text: str
   words: list[str]
-  known_words: frozenset[str]  # of the training text
+  known_words: frozenset[str]  # words of the training text
   loop: Loop | None
   entropies_N: np.ndarray
   nats_N: np.ndarray
 
 
 def parser(training: str) -> Callable[[str, np.ndarray, np.ndarray], Sample]:
-  """Return the parser of a text and its arrays."""
+  """Return a function that makes a Sample from a text, its entropies and its losses."""
   known = frozenset(plays.words(training))
   return lambda text, *arrays: Sample(text, plays.words(text), known, find_loop(text), *arrays)
 
 
 def find_loop(text: Sequence) -> Loop | None:
-  """Return the first start from which a text repeats itself to its end, and the smallest period.
+  """Return the longest loop at the end of a text with its smallest period, or None.
 
-  From there on text[i] == text[i + period], for at least two periods and MIN_LOOP characters. In
-  the reversed text this is a prefix, and the smallest period of a prefix is its length minus its
-  longest border (Knuth, Morris & Pratt 1977), which takes linear time.
+  In a loop text[i] == text[i + period]. It has at least two periods and MIN_LOOP characters. In the
+  reversed text a loop is a prefix, and the smallest period of a prefix is its length minus the
+  length of its longest border (Knuth, Morris & Pratt 1977). This takes linear time.
   """
-  backward, borders, border = text[::-1], [0], 0  # the borders of all prefixes
+  backward, borders, border = text[::-1], [0], 0  # lengths of the borders of all prefixes
   for character in itertools.islice(backward, 1, None):
     while border and character != backward[border]:
       border = borders[border - 1]
@@ -74,8 +76,8 @@ def _nats(sample: Sample) -> np.ndarray:
 
 
 def _distinct(sample: Sample, size: int) -> np.ndarray:
-  """Return a boolean for each n-gram of words, true for as many as there are different ones."""
-  # Where the training text has no words, as in digits, characters take their place.
+  """Return a boolean for each n-gram of words. As many are true as there are distinct n-grams."""
+  # If the training text has no words (for example, only digits), characters are used instead.
   grams = _grams(sample.words if sample.known_words else sample.text, size)
   return np.arange(len(grams)) < len(set(grams))
 

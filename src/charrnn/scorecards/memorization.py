@@ -1,7 +1,7 @@
-"""Memorization: the longest match of every position of a text with the training text.
+"""Memorization: the longest match with the training text from every position of a text.
 
-Both texts are sorted in one suffix array. The training suffix that agrees longest with a suffix of
-the text is its nearest neighbour from the training text, on either side.
+One suffix array sorts the suffixes of both texts. For each suffix of the text, the training suffix
+with the longest common prefix is the nearest training suffix before or after it in this order.
 """
 
 import bisect
@@ -17,18 +17,18 @@ from charrnn.scorecards import metrics
 from charrnn.scorecards import systems as systems_lib
 
 METRICS: dict[str, metrics.Metric] = {}
-SIZES = (5, 10, 15, 20, 30)  # characters, of the n-grams of the metrics
-CURVE = (*range(1, 21), 25, 30, 40, 50, 75, 100)  # characters, of the report and the picture
+SIZES = (5, 10, 15, 20, 30)  # numbers of characters in the n-grams of the metrics
+CURVE = (*range(1, 21), 25, 30, 40, 50, 75, 100)  # lengths in the picture, in characters
 QUANTILES = {"median": 0.5, "p95": 0.95, "longest": 1.0}
-_TRAINING_END, _TEXT_END, _FIRST = 0, 1, 2  # codes; an end of one text matches nothing in the other
+_TRAINING_END, _TEXT_END, _FIRST = 0, 1, 2  # codes; the ends of texts match nothing
 
 _metric = functools.partial(metrics.register, METRICS)
 
 
 class Matches(NamedTuple):
-  """The longest match from each of N characters on, and its position in the training text.
+  """The length of the longest match from each position of a text, and a place where it occurs.
 
-  Both int [N]; the position is -1 where not even one character matches.
+  Both are int [N]. A place is a position in the training text, or -1 if the length is 0.
   """
 
   lengths: np.ndarray
@@ -36,22 +36,22 @@ class Matches(NamedTuple):
 
 
 class Copy(NamedTuple):
-  """A span of a sample that the training text contains, and its source; lines count from 1."""
+  """A span of a sample that the training text contains, and its source."""
 
   text: str
   length: int
   position: int  # in the sample
-  place: int  # in the training text
+  place: int  # position in the training text
   document: str
-  line: int
-  sample: int = 1
+  line: int  # from 1
+  sample: int = 1  # number of the sample, from 1
 
 
 def match(training: str, texts: Sequence[str]) -> list[Matches]:
-  """Return the matches of each text. One call for all texts sorts the training text only once.
+  """Return the matches of each text. Pass all texts at once to sort the training text only once.
 
-  5 million characters take a second and about 50 bytes each, or two seconds if more than 254 of
-  them are different.
+  Processing 5 million characters takes one second and 50 bytes of memory per character. With more
+  than 254 distinct characters it takes two seconds.
   """
   lengths, places = _longest(_encode([training, *texts]), len(training))
   stops = np.cumsum([len(text) + 1 for text in texts]).tolist()
@@ -60,13 +60,13 @@ def match(training: str, texts: Sequence[str]) -> list[Matches]:
 
 
 def match_systems(training: str, systems: Mapping[str, Sequence[str]]) -> dict[str, list[Matches]]:
-  """Return the matches of all samples, by system."""
+  """Return the matches of the samples of each system."""
   matches = iter(match(training, [text for texts in systems.values() for text in texts]))
   return {name: [next(matches) for _ in texts] for name, texts in systems.items()}
 
 
 def _encode(texts: Sequence[str]) -> np.ndarray:
-  """Return the texts, each followed by its end, in the smallest integers that hold them."""
+  """Return the codes of all texts, each followed by a code of its end, in the smallest dtype."""
   points = [_points(text) for text in texts]
   used = np.unique(np.concatenate([np.unique(each) for each in points]))
   dtype = np.min_scalar_type(len(used) + _FIRST - 1)
@@ -82,8 +82,8 @@ def _points(text: str) -> np.ndarray:
 
 
 def _longest(codes: np.ndarray, training: int) -> tuple[np.ndarray, np.ndarray]:
-  """Return lengths and places for everything after the training text and its end."""
-  import pydivsufsort  # in the optional extra `scorecards`
+  """Return the lengths and places for all codes after the end of the training text."""
+  import pydivsufsort  # installed by the optional extra `scorecards`
 
   order = pydivsufsort.divsufsort(codes)
   inside = order < training
@@ -92,8 +92,8 @@ def _longest(codes: np.ndarray, training: int) -> tuple[np.ndarray, np.ndarray]:
   above = np.minimum.accumulate(np.where(inside, ranks, len(order))[::-1])[::-1]
   rows = np.flatnonzero(order > training)
   places = np.full((2, len(codes) - training - 1), -1, np.int64)
-  for neighbours, side in zip((below, above), places):
-    near = neighbours[rows]
+  for neighbors, side in zip((below, above), places):
+    near = neighbors[rows]
     exists = (near >= 0) & (near < len(order))
     side[order[rows[exists]] - training - 1] = order[near[exists]]
   lengths = np.array([_agreement(codes, training + 1, side) for side in places])
@@ -102,9 +102,10 @@ def _longest(codes: np.ndarray, training: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _agreement(codes: np.ndarray, start: int, places: np.ndarray) -> np.ndarray:
-  """Return for all i how many codes from start + i and from places[i] on are equal.
+  """Return for each i the length of the common prefix at start + i and at places[i].
 
-  The length at i + 1 is at least that at i minus one (Kasai et al. 2001): linear time.
+  The length at i + 1 is at least the length at i minus one (Kasai et al. 2001), so this takes
+  linear time.
   """
   values, lengths, length = codes.data, np.zeros(len(places), np.int64), 0
   for i, place in enumerate(places.tolist()):
@@ -118,7 +119,7 @@ def _agreement(codes: np.ndarray, start: int, places: np.ndarray) -> np.ndarray:
 
 
 def novel(matches: Matches, size: int) -> np.ndarray:
-  """Return whether each n-gram of `size` characters is not in the training text: [N - size + 1]."""
+  """Return for each n-gram of `size` characters whether it is new: bool [N - size + 1]."""
   return matches.lengths[: max(0, len(matches.lengths) - size + 1)] < size
 
 
@@ -133,7 +134,7 @@ for _n in SIZES:
 
 
 class Sources:
-  """Documents and lines of the positions of the training text."""
+  """Map from positions in the training text to documents and lines."""
 
   def __init__(self, training: held_out.Text):
     self._passages = training.passages
@@ -141,7 +142,7 @@ class Sources:
     self._newlines = np.flatnonzero(_points(training.text) == ord("\n")).tolist()
 
   def find(self, place: int) -> tuple[str, int]:
-    """Return the name of the document, and the line in it."""
+    """Return the name of the document, and the line in the document."""
     passage = self._passages[bisect.bisect(self._starts, place) - 1]
     lines = bisect.bisect_left(self._newlines, place)
     return passage.name, passage.line + lines - bisect.bisect_left(self._newlines, passage.start)
@@ -150,29 +151,29 @@ class Sources:
 def longest_copies(
   texts: Sequence[str], matches: Sequence[Matches], sources: Sources, count: int = 5
 ) -> list[Copy]:
-  """Return the longest copies in all samples, each text once."""
+  """Return the `count` longest copies in all samples, without duplicates."""
   copies = []
   for sample, pair in enumerate(zip(texts, matches), 1):
     copies += [copy._replace(sample=sample) for copy in copies_in(*pair, sources, count)]
-  first: dict[str, Copy] = {}
+  by_text: dict[str, Copy] = {}
   for copy in sorted(copies, key=lambda copy: (-copy.length, copy.sample, copy.position)):
-    first.setdefault(copy.text, copy)
-  return list(first.values())[:count]
+    by_text.setdefault(copy.text, copy)
+  return list(by_text.values())[:count]
 
 
 def copies_in(text: str, matches: Matches, sources: Sources, count: int = 5) -> list[Copy]:
-  """Return the longest copies in one sample, no two of them overlapping.
+  """Return the `count` longest copies in one sample that do not overlap.
 
-  The source is one of several if the training text repeats itself.
+  If a copy occurs several times in the training text, its source is one of these places.
   """
-  taken, copies = np.zeros(len(text), bool), []
+  covered, copies = np.zeros(len(text), bool), []
   for start in np.argsort(-matches.lengths, kind="stable").tolist():
     length, place = int(matches.lengths[start]), int(matches.places[start])
     if len(copies) == count or not length:
       break
-    # Copies taken before are at least as long, so one that overlaps covers an end of this one.
-    if not taken[start] and not taken[start + length - 1]:
-      taken[start : start + length] = True
+    # Earlier copies are at least as long, so an overlapping one covers an end of this one.
+    if not covered[start] and not covered[start + length - 1]:
+      covered[start : start + length] = True
       copy = text[start : start + length]
       copies.append(Copy(copy, length, start, place, *sources.find(place)))
   return copies
@@ -184,7 +185,7 @@ def measure(
   sources: Sources,
   copies: int,
 ) -> dict[str, Any]:
-  """Return by system: quantiles of the longest match, novelty by n, and the longest copies."""
+  """Return quantiles of the longest match, novelty by length, and the longest copies by system."""
   result = {}
   for name, texts in systems.items():
     lengths = np.concatenate([each.lengths for each in matches[name]])
@@ -234,7 +235,7 @@ def plot(systems: dict[str, Any], reference: str, path, title: str):
 def tsv(
   systems: Mapping[str, Sequence[str]], matches: Mapping[str, Sequence[Matches]], sources: Sources
 ) -> Iterator[str]:
-  """Yield the lines of a TSV file: the longest match of every character, and its source."""
+  """Yield the lines of a TSV file: the longest match from every character, and its source."""
   yield "system\tsample\tposition\tcharacter\tlength\tdocument\tline"
   for name, texts in systems.items():
     for sample, (text, each) in enumerate(zip(texts, matches[name]), 1):

@@ -11,21 +11,21 @@ import numpy as np
 from scipy import stats
 
 CONFIDENCE = 0.95
-MIN_ITEMS = 20  # a share or a mean of fewer items is unreliable
-RESAMPLES = 1000
-DIVISIONS = 20  # random divisions of the held-out text, for the noise floor
+MIN_ITEMS = 20  # minimum number of items for a reliable share or mean
+RESAMPLES = 1000  # of the bootstrap
+DIVISIONS = 20  # random divisions of the held-out samples for a noise floor
 QUANTILES = (0.05, 0.5, 0.95, 1.0)
 OLD_KEYS = {"metrics": "figures", "systems": "columns", "noise_floor": "floor"}
 
 Kind = Literal["share", "mean", "distribution"]
-Items = Sequence  # booleans of a share, numbers of a mean, hashable values of a distribution
+Items = Sequence  # booleans (share), numbers (mean) or hashable values (distribution)
 
 
 class Metric(NamedTuple):
-  """A metric. `items` maps a sample, as its domain parses it, to items.
+  """A metric. `items` maps a sample that its domain has parsed to a sequence of items.
 
-  The value is the share or the mean of all items of all samples of a system. A distribution has no
-  value, only a distance from the reference.
+  The value for a system is the share or the mean over the items of all its samples. A distribution
+  has no value, only a distance from the reference. `meaning` is a definition for tables.
   """
 
   kind: Kind
@@ -34,20 +34,21 @@ class Metric(NamedTuple):
 
 
 class Domain(NamedTuple):
-  """A kind of text, with its metrics."""
+  """A kind of text, and the metrics that apply to it."""
 
   metrics: dict[str, Metric]
   parser: Callable[[str], Callable[[str], Any]]  # training text -> (sample -> input of `items`)
   boundary: re.Pattern  # a sample may begin or end after a match
-  tokens: re.Pattern  # the shuffled control shuffles the matches that are a group `token`
-  prompt: str  # text that ends with a boundary
-  source: str | None  # a corpus of this domain
+  tokens: re.Pattern  # the shuffled control permutes the matches of the group `token`
+  prompt: str  # prompt of samples; it ends with a boundary
+  source: str | None  # default corpus of this domain
 
 
 def register(metrics: dict[str, Metric], name: str, kind: Kind, meaning: str, *arguments):
-  """Return a decorator that adds a function from (parsed sample, *arguments) to items as a metric.
+  """Return a decorator that registers a function as a metric.
 
-  A function may be decorated several times. The lowest decorator is the first metric.
+  The function is called with a parsed sample and `arguments`, and returns items. It may be
+  decorated several times; the lowest decorator registers the first metric.
   """
 
   def add(items):
@@ -58,7 +59,7 @@ def register(metrics: dict[str, Metric], name: str, kind: Kind, meaning: str, *a
 
 
 def measure(metrics: Mapping[str, Metric], samples: Iterable[Any]) -> dict[str, list[Items]]:
-  """Return the items of every parsed sample, by metric."""
+  """Return the items of each parsed sample, by metric."""
   samples = list(samples)
   return {name: [_items(metric, sample) for sample in samples] for name, metric in metrics.items()}
 
@@ -76,7 +77,7 @@ def compare(
 ) -> dict[str, Any]:
   """Return the metrics of all systems, and their distances from the reference, as JSON data.
 
-  `systems`: by name what `measure` returns. None stands where there is nothing to measure.
+  `systems` maps names to results of `measure`. Values that cannot be computed are None.
   """
   counts = {name: len(next(iter(items.values()), [])) for name, items in systems.items()}
   rows = []
@@ -99,7 +100,7 @@ def _compare(kind: Kind, systems: dict[str, list[Items]], reference: str, seed: 
 
 
 def summary(kind: Kind, samples: Sequence[Items], seed: int = 0) -> dict[str, Any]:
-  """Return the metric value: number of items, value, interval, value by sample, quantiles."""
+  """Return the number of items, and the value, interval and quantiles of shares and means."""
   counts = np.array([len(items) for items in samples], np.int64)
   result: dict[str, Any] = {"items": int(counts.sum())}
   if kind == "distribution":
@@ -108,8 +109,8 @@ def summary(kind: Kind, samples: Sequence[Items], seed: int = 0) -> dict[str, An
   result["value"] = _ratio(sums.sum(), counts.sum())
   result["interval"] = interval(sums, counts, seed)
   if kind == "share" and result["interval"] and result["value"] in (0, 1):
-    # The bootstrap of equal values has no width. This is the interval of Clopper & Pearson (1934)
-    # with each sample as one item.
+    # A bootstrap interval of equal values has zero width. Use the interval of Clopper & Pearson
+    # (1934) instead, with each sample as one item.
     width = 1 - ((1 - CONFIDENCE) / 2) ** (1 / int((counts > 0).sum()))
     result["interval"] = [result["value"] - width, 1.0] if result["value"] else [0.0, width]
   result["samples"] = [_ratio(*pair) for pair in zip(sums, counts)]
@@ -125,18 +126,18 @@ def _ratio(total: float, count: int) -> float | None:
 
 
 def interval(sums, counts, seed: int = 0) -> list[float] | None:
-  """Return the percentile bootstrap of sum(sums) / sum(counts) over samples; None for one sample.
+  """Return the percentile bootstrap interval of sum(sums) / sum(counts); None for one sample.
 
-  It resamples samples and not items, because the items of one sample are dependent (Efron &
-  Tibshirani 1993, ch. 13). With a handful of samples it is too narrow.
+  The bootstrap resamples samples and not items, because the items of one sample are dependent
+  (Efron & Tibshirani 1993, ch. 13). The interval is too narrow if there are only a few samples.
   """
   sums, counts = np.asarray(sums, np.float64), np.asarray(counts, np.float64)
   if len(sums) < 2:
     return None
-  chosen = np.random.default_rng(seed).integers(0, len(sums), (RESAMPLES, len(sums)))
-  totals = counts[chosen].sum(1)
-  # Resamples without an item are dropped; scipy.stats.bootstrap would return NaN.
-  means = sums[chosen].sum(1)[totals > 0] / totals[totals > 0]
+  indices = np.random.default_rng(seed).integers(0, len(sums), (RESAMPLES, len(sums)))
+  totals = counts[indices].sum(1)
+  # Drop resamples without items, for which scipy.stats.bootstrap would return NaN.
+  means = sums[indices].sum(1)[totals > 0] / totals[totals > 0]
   tail = (1 - CONFIDENCE) / 2
   return np.quantile(means, [tail, 1 - tail]).tolist() if len(means) else None
 
@@ -144,9 +145,9 @@ def interval(sums, counts, seed: int = 0) -> list[float] | None:
 def distance(kind: Kind, a: Items, b: Items) -> float | None:
   """Return the distance between two sets of items; None if one of them is empty.
 
-  A share: the absolute difference. A mean: Wasserstein-1, in the metric's unit. A distribution:
-  total variation, sum |p - q| / 2, from 0 to 1. It grows as texts shrink, so compare it with the
-  noise floor.
+  For shares it is the absolute difference. For means it is the Wasserstein-1 distance, in the unit
+  of the metric. For distributions it is the total variation, sum |p - q| / 2, from 0 to 1; it is
+  larger for short texts, so compare it with the noise floor.
   """
   if not (len(a) and len(b)):
     return None
@@ -159,10 +160,10 @@ def distance(kind: Kind, a: Items, b: Items) -> float | None:
 
 
 def noise_floor(kind: Kind, samples: Sequence[Items], count: int, seed: int = 0) -> float | None:
-  """Return the mean distance of `count` of the samples from the others, over random divisions.
+  """Return the mean distance between `count` samples and the other ones, over random divisions.
 
-  `count` is reduced to half of the samples. The result is the distance to expect of a text of the
-  same kind in `count` samples of the same size.
+  `count` is at most half of the samples; higher values are reduced. The result is the expected
+  distance of a text of the same kind that consists of `count` samples of the same size.
   """
   count = min(count, len(samples) // 2)
   rng = np.random.default_rng(seed)

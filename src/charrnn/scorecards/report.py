@@ -1,4 +1,4 @@
-"""Scorecards as JSON data, tables and a picture."""
+"""Scorecards as JSON data, tables and pictures."""
 
 import functools
 import textwrap
@@ -11,9 +11,9 @@ from charrnn import console, files, plotting
 from charrnn.scorecards import c, memorization, metrics, plays, systems
 
 DOMAINS = {"plays": plays.DOMAIN, "c": c.DOMAIN}
-_MAX_COPY = 70  # characters of a copy in the table
-_PANELS = 4  # panels in a row of the picture
-_MAX_LABEL = 46  # characters in a line of an axis label
+_MAX_COPY = 70  # maximum number of characters of a copy in the table
+_PANELS = 4  # number of panels in a row of the picture
+_MAX_LABEL = 46  # maximum number of characters in a line of an axis label
 
 
 def build(domain: metrics.Domain, samples: systems.Samples, seed: int = 0) -> dict[str, Any]:
@@ -31,7 +31,7 @@ def build(domain: metrics.Domain, samples: systems.Samples, seed: int = 0) -> di
 
 
 def to_json(report: dict[str, Any], kind: str) -> dict[str, Any]:
-  """Return a scorecard with old keys beside the renamed ones; `kind`: of --domain, as given."""
+  """Return a scorecard that also contains old keys. `kind` is the value of --domain or --kind."""
   old = files.with_aliases(report, metrics.OLD_KEYS | systems.OLD_NAMES)
   return old | {"real": systems.OLD_NAMES[report["reference"]], "kind": kind}
 

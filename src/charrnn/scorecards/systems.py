@@ -1,4 +1,4 @@
-"""Systems to compare: held-out text, runs, files, an n-gram, and the shuffled control."""
+"""Systems that are compared: held-out text, runs, files, an n-gram, and the shuffled control."""
 
 import bisect
 import collections
@@ -18,16 +18,16 @@ from charrnn.sampling import sampler
 from charrnn.scorecards import metrics
 
 HELD_OUT, SHUFFLED = "held-out", "shuffled"
-OLD_NAMES = {HELD_OUT: "real"}  # keys of JSON files
+OLD_NAMES = {HELD_OUT: "real"}  # old keys of JSON files
 _TITLES = {HELD_OUT: "held-out text", SHUFFLED: "shuffled control"}
-SAMPLING = ("num", "temperature", "top_k", "top_p")  # arguments that only models use
+SAMPLING = ("num", "temperature", "top_k", "top_p")  # arguments that only apply to models
 SETTINGS = ("targets", "step", "num", "length", "temperature", "top_k", "top_p", "order", "seed")
-MAX_CHARACTERS = 100_000_000  # of a system
-MAX_HELD_OUT = 200  # samples
+MAX_CHARACTERS = 100_000_000  # maximum length of all samples of a system
+MAX_HELD_OUT = 200  # maximum number of samples of held-out text
 
 
 class System(NamedTuple):
-  """A run at a step (None: the best one), or a file."""
+  """A run at a step (None: the step with the lowest validation loss), or a file."""
 
   name: str
   target: pathlib.Path
@@ -45,23 +45,24 @@ class Samples(NamedTuple):
   training: held_out.Text
   parse: Callable[[str], Any]  # a sample -> input of the domain's metrics
   texts: dict[str, list[str]]  # by system
-  facts: dict[str, Any]  # for JSON: the training text, settings, and best steps of runs
-  out: pathlib.Path  # the output folder
+  facts: dict[str, Any]  # JSON data: name of the training text, settings, and best steps of runs
+  out: pathlib.Path  # output folder
 
 
 def _check(args, folder: str, source: str | None) -> tuple[list[System], pathlib.Path]:
-  """Return the systems and the output folder, and fill in --num and --temperature.
+  """Return the systems and the output folder, and set the defaults of --num and --temperature.
 
-  `source`: the corpus if neither a run nor --corpus names it. Raises UserError.
+  `source` is the corpus to use if there are neither runs nor --corpus. Raises UserError if an
+  argument is invalid.
   """
   if importlib.util.find_spec("pydivsufsort") is None:
-    raise errors.UserError("pydivsufsort is missing: pip install 'charrnn[scorecards]'")
+    raise errors.UserError("pydivsufsort is missing: run pip install 'charrnn[scorecards]'")
   systems = _systems(args)
   paths = [system.target for system in systems if system.target.is_dir()]
   for name in SAMPLING:
     if not (paths or args.order) and getattr(args, name) is not None:
       option = name.replace("_", "-")
-      raise errors.UserError(f"--{option}: there is no model to sample from: leave it out")
+      raise errors.UserError(f"--{option}: there is no model to sample from; omit the option")
   args.num = 40 if args.num is None else args.num
   args.temperature = 1.0 if args.temperature is None else args.temperature
   _settings(args)
@@ -71,12 +72,12 @@ def _check(args, folder: str, source: str | None) -> tuple[list[System], pathlib
   if args.order < 0:
     sampler.refuse("order", args.order, "must be at least 0")
   if args.num * args.length > MAX_CHARACTERS:
-    product = f"with --length={args.length} this is more than {MAX_CHARACTERS:,} characters"
-    sampler.refuse("num", args.num, product)
+    limit = f"with --length={args.length}, this exceeds {MAX_CHARACTERS:,} characters per system"
+    sampler.refuse("num", args.num, f"{limit}; use fewer or shorter samples")
   if paths and args.corpus:
-    sampler.refuse("corpus", args.corpus, "the run has its own corpus: leave it out")
+    sampler.refuse("corpus", args.corpus, "the corpus of the run is used; omit the option")
   if not (paths or args.corpus or source):
-    raise errors.UserError("there is no training text: give a RUN, or a text with --corpus")
+    raise errors.UserError("there is no training text: add a RUN, or set --corpus")
   if paths:
     run_lib.common_splits([run_lib.Run.open(path) for path in paths])
   default = paths[0] / folder if paths else pathlib.Path(folder)
@@ -93,7 +94,7 @@ def _systems(args) -> list[System]:
     run_lib.check_exists(target)
   folders = [target for target in targets if target.is_dir()]
   if args.step and not folders:
-    sampler.refuse("step", args.step[0], "a FILE has no steps: leave it out")
+    sampler.refuse("step", args.step[0], "a FILE has no steps; omit the option")
   systems = []
   for target in targets:
     name = target.resolve().name
@@ -107,15 +108,15 @@ def _systems(args) -> list[System]:
   used = collections.Counter(map(_file_name, names))
   for name in names:
     if used[_file_name(name)] > 1:
-      remedy = "rename one, or compare them separately"
+      remedy = "rename one of them, or compare them separately"
       raise errors.UserError(f"two systems would be named {name}: {remedy}")
   return systems
 
 
 def sample(args, folder: str, domain: metrics.Domain, progress: console.Progress) -> Samples:
-  """Return the samples of every system. Checks all arguments before anything is loaded.
+  """Return the samples of all systems. Check all arguments before loading anything.
 
-  `folder`: the name of the default output folder.
+  `folder` is the name of the default output folder.
   """
   systems, out = _check(args, folder, domain.source)
   runtime.start()
@@ -169,9 +170,9 @@ def sample(args, folder: str, domain: metrics.Domain, progress: console.Progress
 
 
 def _file_samples(path: pathlib.Path, text_config, domain: metrics.Domain, size: int) -> list[str]:
-  """Return the samples of a file: all of it if the domain has no metrics or the text is short.
+  """Return the samples of a file; a single one if the domain has no metrics or the text is short.
 
-  The file is decoded like the corpus, with U+FFFD for what is not text.
+  The file is decoded with the encoding of the corpus. Invalid bytes become U+FFFD.
   """
   encoding = "utf-8" if text_config.tokenizer == "byte" else text_config.encoding
   try:
@@ -179,7 +180,7 @@ def _file_samples(path: pathlib.Path, text_config, domain: metrics.Domain, size:
   except OSError as error:
     raise errors.UserError(f"cannot read {path}: {error.strerror}") from error
   if not text:
-    raise errors.UserError(f"{path} is empty: there is nothing to measure")
+    raise errors.UserError(f"{path} is empty: use a file with text")
   if text_config.newlines == "lf":
     text = text.replace("\r\n", "\n").replace("\r", "\n")
   if not domain.metrics:
@@ -188,38 +189,39 @@ def _file_samples(path: pathlib.Path, text_config, domain: metrics.Domain, size:
 
 
 def held_out_samples(domain: metrics.Domain, part: held_out.Text, size: int) -> list[str]:
-  """Return at most MAX_HELD_OUT samples, evenly spread over all documents."""
+  """Return at most MAX_HELD_OUT samples, evenly spaced over all documents."""
   documents = (part.text[each.start : each.stop] for each in part.passages)
   pieces = [piece for text in documents for piece in cut(text, size, domain.boundary)]
   samples = complete(pieces, domain.boundary)
   if len(samples) < 2:
-    samples = pieces  # text of another domain, almost without boundaries
+    samples = pieces  # the text is of another domain and has almost no boundaries
   if len(samples) < 2:
     longest = max((each.stop - each.start for each in part.passages), default=0)
     largest = longest // 3 if len(part.passages) < 2 else longest
-    remedy = f"try --length {max(1, min(largest, size // 2))}"
+    remedy = f"use --length {max(1, min(largest, size // 2))}"
     raise errors.UserError(f"{part.name} has no two samples of {size:,} characters: {remedy}")
   count = min(MAX_HELD_OUT, len(samples))
   return [samples[i * len(samples) // count] for i in range(count)]
 
 
 def trim(text: str, boundary: re.Pattern) -> str:
-  """Return the text up to its last boundary; "" if there is none."""
+  """Return the text up to its last boundary, or "" if there is none."""
   return text[: max((match.end() for match in boundary.finditer(text)), default=0)]
 
 
 def complete(texts: list[str], boundary: re.Pattern) -> list[str]:
-  """Trim all texts, so that their cut ends do not count as errors.
+  """Trim all texts to their last boundaries, so that incomplete ends do not count as errors.
 
-  Texts without a boundary are left out. If no text has one, all are returned as they are.
+  Texts without a boundary are dropped. If no text has a boundary, return all texts unchanged.
   """
   return [trimmed for text in texts if (trimmed := trim(text, boundary))] or texts
 
 
 def cut(text: str, size: int, boundary: re.Pattern) -> list[str]:
-  """Cut a text like the samples of a model: `size` characters from a boundary, to be `complete`.
+  """Split a text into pieces of `size` characters that begin at a boundary, like model samples.
 
-  A rest of less than half the size is left out.
+  The next piece begins after the last boundary of a piece, so pass the result to `complete`. A
+  remainder of less than half the size is dropped.
   """
   pieces, start = [], 0
   starts = [match.end() for match in boundary.finditer(text)]
@@ -232,9 +234,9 @@ def cut(text: str, size: int, boundary: re.Pattern) -> list[str]:
 
 
 def shuffle(text: str, pattern: re.Pattern, seed: int = 0) -> str:
-  """Shuffle the matches that have a group `token` and leave everything between them in place.
+  """Return the text with the matches of the group `token` permuted and all else in place.
 
-  The result is the shuffled control: it has the words and the layout of the text, and no order.
+  This is the shuffled control: it has the words and the layout of the text in a random order.
   """
   tokens = [match["token"] for match in pattern.finditer(text) if match["token"] is not None]
   random.Random(seed).shuffle(tokens)
@@ -243,7 +245,7 @@ def shuffle(text: str, pattern: re.Pattern, seed: int = 0) -> str:
 
 
 def write_samples(folder: pathlib.Path, texts: dict[str, list[str]]):
-  """Write the samples of each system to a file with its name."""
+  """Write the samples of each system to a file named after the system."""
   folder.mkdir()
   for name, samples in texts.items():
     marked = (f"--- sample {n}\n{text}" for n, text in enumerate(samples, 1))

@@ -1,4 +1,4 @@
-"""Metrics of sampled text against the sampling temperature: measurement and picture."""
+"""Metrics of sampled text by sampling temperature: measurement and picture."""
 
 import math
 import textwrap
@@ -13,8 +13,8 @@ from charrnn.runs import held_out
 from charrnn.sampling import sampler
 from charrnn.scorecards import diversity, metrics, systems
 
-MAX_TEMPERATURE = 1e30  # of the sampler, in place of infinity: all logits become equal
-EXCERPT = 160  # characters
+MAX_TEMPERATURE = 1e30  # replaces infinity in the sampler; all logits become equal
+EXCERPT = 160  # number of characters
 _TICKS = (0, 0.25, 0.5, 1, 2, 4, math.inf)
 _DISTINCT = tuple(f"distinct-{n}" for n in diversity.SIZES)
 _GRAMS = f"{diversity.GRAM}-grams"
@@ -33,7 +33,7 @@ _PANELS = (
 
 
 def held_out_samples(corpus: held_out.DividedCorpus, length: int, count: int) -> np.ndarray:
-  """Return up to `count` spans of held-out text as ids [B, length], evenly spread and disjoint."""
+  """Return at most `count` evenly spaced, disjoint spans of held-out text as ids [B, length]."""
   spans = splits.merge([*corpus.splits.valid, *corpus.splits.test])
   starts = [s for start, stop in spans for s in range(start, stop - length + 1, length)]
   if len(starts) < 2:
@@ -41,8 +41,8 @@ def held_out_samples(corpus: held_out.DividedCorpus, length: int, count: int) ->
     raise errors.UserError(
       f"--length={length}: the held-out text is too short; use at most {longest} tokens"
     )
-  chosen = np.linspace(0, len(starts) - 1, min(count, len(starts))).astype(int)
-  return np.stack([np.asarray(corpus.corpus.ids[starts[i] : starts[i] + length]) for i in chosen])
+  indices = np.linspace(0, len(starts) - 1, min(count, len(starts))).astype(int)
+  return np.stack([np.asarray(corpus.corpus.ids[starts[i] : starts[i] + length]) for i in indices])
 
 
 def measure(
@@ -53,10 +53,10 @@ def measure(
   training: str,
   **size: int,
 ) -> dict[str, Any]:
-  """Return the metrics at all temperatures beside those of held-out text, and excerpts.
+  """Return the metrics of samples at each temperature and of held-out text, and excerpts.
 
-  `settings`: by the name of the temperature. `size`: num, length and seed of the samples. Held-out
-  text is scored at temperature 1.
+  `settings` maps the names of the temperatures to settings of the sampler. `size` contains num,
+  length and seed of the samples. Held-out text is scored at temperature 1.
   """
   parse = diversity.parser(training)
 
@@ -71,7 +71,7 @@ def measure(
     update = progress("samples")
     for n, (name, each) in enumerate(settings.items()):
       update(n, len(settings))
-      # Texts of a byte tokenizer cannot be encoded again, so their ids are kept.
+      # Score the sampled ids, because decoded text of a byte tokenizer cannot be encoded again.
       ids_BxN = sampler.sample_ids(run, prompt_ids, settings=each, **size)
       by_system[name] = items(ids_BxN, each)
       excerpts[name] = run.tokenizer.decode(ids_BxN[0])[:EXCERPT]
@@ -81,7 +81,7 @@ def measure(
 
 
 def plot(report: dict[str, Any], path):
-  """Plot a panel for each group of metrics, with those of held-out text as dashed lines."""
+  """Plot a panel for each group of metrics, with the values of held-out text as dashed lines."""
   rows = {row["name"]: row["systems"] for row in report["metrics"]}
   kinds = {row["name"]: row["kind"] for row in report["metrics"]}
   settings, temperatures = report["settings"], report["temperatures"]
@@ -132,7 +132,7 @@ def _curve(axes, xs, values, reference, key, scale, *, label, colors, has_interv
   level = reference["value"] if key == "value" else values[0]["noise_floor"]
   if level is not None:
     axes.axhline(scale * level, color=reference_color, lw=1, ls="--", zorder=1)
-  # None, where there was nothing to measure, becomes NaN and a gap.
+  # A value of None becomes NaN, which leaves a gap in the curve.
   ys = scale * np.array([value[key] for value in values], float)
   axes.plot(xs, ys, "o-", color=color, ms=3.5, lw=1.4, label=label)
   if key == "value" and has_intervals:  # the intervals of several curves would hide each other
