@@ -5,9 +5,9 @@ Let w be a token after the context u, and u' the context without its oldest toke
   p_n(w | u) = (c(u w) - D(c(u w))) / c(u .) + g(u) p_(n-1)(w | u'),  p_0 = 1 / V
   g(u) = (D_1 N_1(u .) + D_2 N_2(u .) + D_3 N_3+(u .)) / c(u .)
 
-c(u .) is the sum of c(u w) over w. N_k(u .) is the number of tokens w with c(u w) = k, and N_3+(u .)
-is the number with c(u w) >= 3. After a context that never occurs, p_n equals p_(n-1). At the highest
-order, c counts occurrences; at lower orders, it counts the distinct tokens that occur before u w.
+c(u .) is the sum of c(u w) over w. N_k(u .) is the number of tokens w with c(u w) = k; N_3+(u .) is
+the number with c(u w) >= 3. After a context that never occurs, p_n equals p_(n-1). At the highest
+order, c counts occurrences. At lower orders, c counts the distinct tokens that occur before u w.
 
 A level contains the strings of n tokens that occur. They are numbered from 1 to G, in ascending
 order of their context and last token. The context is the number of their first n-1 tokens on the
