@@ -1,4 +1,4 @@
-"""`charrnn ngrams`: one count, and every run scored on the same characters."""
+"""`charrnn ngrams`: losses of n-grams and runs on the same characters."""
 
 import json
 import shutil
@@ -19,8 +19,8 @@ def _devices(monkeypatch):
   monkeypatch.setattr(runtime, "set_cpu_devices", lambda *arguments: None)
 
 
-def changed(run, tmp_path, name, **fields):
-  """A copy of a run with other fields of the text in its config."""
+def changed_copy(run, tmp_path, name, **fields):
+  """Return a copy of a run with changed fields of `config.text`."""
   copy = shutil.copytree(run, tmp_path / name)
   config = json.loads((copy / "config.json").read_text())
   config["text"].update(fields)
@@ -29,41 +29,41 @@ def changed(run, tmp_path, name, **fields):
 
 
 @pytest.mark.parametrize("split", ["valid", "test"])
-def test_the_figures(charrnn, trained, counted, tmp_path, split):
+def test_losses_match_independent_scores(charrnn, trained, counted, tmp_path, split):
   args = (trained["a"], trained["b"], counted, "--order", 4, "--split", split)
   result = charrnn("ngrams", *args, "--out", tmp_path, "--json")
   assert result.code == 0
-  found = result.json
-  assert found == json.loads((tmp_path / "ngrams.json").read_text())
+  report = result.json
+  assert report == json.loads((tmp_path / "ngrams.json").read_text())
   assert (tmp_path / "ngrams.png").read_bytes().startswith(b"\x89PNG")
 
   run = run_lib.Run.open(trained["a"])
   corpus, parts = run.corpus(), run.splits()
   scored = getattr(parts, split)
-  for gram in found["ngrams"]:  # each order counted for itself, each character scored by itself
+  for gram in report["ngrams"]:  # fit each order separately
     alone = ngram.fit(corpus.ids, gram["n"], corpus.tokenizer.vocab_size, parts.train)
     log_p = np.concatenate(
       [ngram_scores.log_prob(alone, corpus.ids[:stop], start) for start, stop in scored]
     )
     assert gram["nats"] == pytest.approx(-log_p.mean())
     assert gram["bits"] == pytest.approx(-log_p.mean() / np.log(2))
-    assert len(log_p) == found["characters"]
+    assert len(log_p) == report["characters"]
   windows = batches.scoring_windows(corpus.ids, scored, 64, 16, 512)
   weights = [window.weight.sum() for window in windows]
-  assert sum(weights) == found["characters"]
+  assert sum(weights) == report["characters"]
 
-  assert [run["cell"] for run in found["runs"]] == ["lstm", "lstm", "ngram"]
-  for run, path in zip(found["runs"], args):
+  assert [run["cell"] for run in report["runs"]] == ["lstm", "lstm", "ngram"]
+  for run, path in zip(report["runs"], args):
     (by_eval,) = charrnn("eval", path, "--split", split, "--json").json["results"]
-    assert run["nats"] == by_eval["nats"] and by_eval["characters"] == found["characters"]
-  a = found["runs"][0]
+    assert run["nats"] == by_eval["nats"] and by_eval["characters"] == report["characters"]
+  a = report["runs"][0]
   leaves = [
     leaf.size for part in run_lib.Run.open(a["run"]).params.values() for leaf in part.values()
   ]
   assert (a["layers"], a["hidden"], a["parameters"]) == (2, 8, sum(leaves))
 
 
-def test_the_table_and_where_it_is_written(charrnn, a):
+def test_table_and_default_folder(charrnn, a):
   result = charrnn("ngrams", a, "--order", 3)
   assert result.code == 0
   assert (a / "ngrams" / "ngrams.json").exists() and (a / "ngrams" / "ngrams.png").exists()
@@ -71,12 +71,12 @@ def test_the_table_and_where_it_is_written(charrnn, a):
   assert "counting n-grams up to order 3" in result.err
 
 
-def test_runs_of_other_texts_or_splits_are_refused(charrnn, trained, tmp_path):
+def test_runs_with_different_corpora_or_splits_raise_errors(charrnn, trained, tmp_path):
   a, b = trained["a"], shutil.copytree(trained["b"], tmp_path / "b")
   record = json.loads((b / "run.json").read_text())
   record["corpus"]["sha256"] = "0" * 64
   (b / "run.json").write_text(json.dumps(record))
-  split = changed(trained["b"], tmp_path, "split", valid_fraction=0.1)
+  split = changed_copy(trained["b"], tmp_path, "split", valid_fraction=0.1)
   for other, what in ((b, "text"), (split, "split")):
     result = charrnn("ngrams", a, other, "--out", tmp_path / "out")
     assert result.code == 2
@@ -99,15 +99,15 @@ def test_runs_of_other_texts_or_splits_are_refused(charrnn, trained, tmp_path):
     (("--out", f"{__file__}/x"), "cannot write to"),
   ],
 )
-def test_bad_arguments(charrnn, a, options, message):
+def test_invalid_arguments_raise_errors(charrnn, a, options, message):
   result = charrnn("ngrams", a, *options)
   assert (result.code, result.out) == (2, "")
   assert message in result.err and result.err.count("\n") == 1
   assert not (a / "ngrams").exists()
 
 
-def test_runs_that_cannot_be_scored(charrnn, a, tmp_path):
-  none = changed(a, tmp_path, "none", test_fraction=0.0)
+def test_runs_without_the_split_or_a_checkpoint_raise_errors(charrnn, a, tmp_path):
+  none = changed_copy(a, tmp_path, "none", test_fraction=0.0)
   result = charrnn("ngrams", none, "--split", "test")
   assert result.code == 2 and "--split=test: the split of" in result.err
   shutil.rmtree(a / "checkpoints")
@@ -115,11 +115,11 @@ def test_runs_that_cannot_be_scored(charrnn, a, tmp_path):
   assert result.code == 2 and "has no checkpoint yet" in result.err
 
 
-def test_a_diverged_run_has_no_number():
+def test_the_loss_of_a_diverged_run_is_none():
   assert ngrams._loss(float("nan")) == {"nats": None, "bits": None}
 
 
-def test_labels_keep_apart_and_near():
+def test_labels_have_a_minimum_distance_and_stay_near_their_lines():
   rng = np.random.default_rng(0)
   for size in (0, 1, 5, 20):
     heights = np.sort(rng.random(size) ** 3)

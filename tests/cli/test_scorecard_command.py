@@ -1,4 +1,4 @@
-"""`charrnn scorecard` and `charrnn memorization` on tiny runs, on files, and with bad input."""
+"""`charrnn scorecard` and `charrnn memorization` on tiny runs, files, and invalid input."""
 
 import json
 import math
@@ -37,25 +37,25 @@ def play(tmp_path_factory):
 
 
 @pytest.mark.parametrize("domain", ["plays", "c"])
-def test_a_run_beside_the_other_systems(charrnn, trained, tmp_path, domain):
+def test_systems_of_a_scorecard(charrnn, trained, tmp_path, domain):
   result = charrnn(
     "scorecard", trained["a"], "--domain", domain, *SMALL, "--out", tmp_path, "--json"
   )
   assert result.code == 0, result.err
   assert json.loads((tmp_path / "scorecard.json").read_bytes()) == result.json
   assert list(result.json["samples"]) == ["held-out", "real", "a", "3-gram", "shuffled"]
-  # Those that hold no end of a speech are left out.
+  # Samples without a boundary are dropped.
   assert all(1 <= result.json["samples"][name] <= 3 for name in ("a", "3-gram"))
   assert (tmp_path / "scorecard.png").stat().st_size > 10_000
   assert not list(tmp_path.glob(".new-*"))
-  # The control has the real text's words and layout.
+  # The control has the words and the layout of held-out text.
   words = lambda name: sorted((tmp_path / "scorecard-samples" / f"{name}.txt").read_text().split())  # noqa: E731
   assert words("held-out") == words("shuffled")
   lengths = _metric(result.json, "line length")
   assert lengths["held-out"]["value"] == lengths["shuffled"]["value"]
 
 
-def test_the_tables(charrnn, trained, tmp_path):
+def test_tables_are_repeatable(charrnn, trained, tmp_path):
   result = charrnn("scorecard", trained["a"], "--domain", "c", *SMALL, "--out", tmp_path)
   assert result.code == 0
   for words in (
@@ -67,10 +67,10 @@ def test_the_tables(charrnn, trained, tmp_path):
   ):
     assert words in result.out
   again = charrnn("scorecard", trained["a"], "--domain", "c", *SMALL, "--out", tmp_path)
-  assert again.out == result.out  # a seed decides it all
+  assert again.out == result.out  # the results depend only on the seed
 
 
-def test_steps_are_systems(charrnn, trained, tmp_path):
+def test_each_step_is_a_system(charrnn, trained, tmp_path):
   result = charrnn(
     *("scorecard", trained["a"], "--domain", "c", "--step", "10", "20"),
     *(*SMALL, "--out", tmp_path, "--json"),
@@ -86,7 +86,7 @@ def test_steps_are_systems(charrnn, trained, tmp_path):
   texts = [(tmp_path / "scorecard-samples" / f"step-{step}.txt").read_text() for step in (10, 20)]
   assert texts[0] != texts[1]
   assert result.json["settings"]["step"] == [10, 20] and result.json["steps"] == {}
-  # Nothing is left of the former systems.
+  # The samples of the previous systems are removed.
   result = charrnn("scorecard", trained["a"], "--domain", "c", *SMALL, "--out", tmp_path)
   step = run_lib.Run.open(trained["a"]).step
   assert f"a at step {step}" in result.out
@@ -94,8 +94,8 @@ def test_steps_are_systems(charrnn, trained, tmp_path):
   assert names == ["3-gram.txt", "a.txt", "held-out.txt", "shuffled.txt"]
 
 
-def test_files_need_no_run(charrnn, play, tmp_path):
-  """Training text itself: nothing is new in it, and the words are all known."""
+def test_files_can_be_measured_without_a_run(charrnn, play, tmp_path):
+  """Measure a copy of the training text: nothing is new, and all words are known."""
   copied = tmp_path / "copied.txt"
   copied.write_text(PLAY[:3000])
   result = charrnn(
@@ -114,7 +114,7 @@ def test_files_need_no_run(charrnn, play, tmp_path):
 
 
 @pytest.mark.parametrize("domain", ["plays", "c"])
-def test_broken_text_can_be_measured(charrnn, play, tmp_path, domain):
+def test_invalid_text_can_be_measured(charrnn, play, tmp_path, domain):
   paths = [tmp_path / f"broken-{n}" for n in range(len(BROKEN))]
   for path, content in zip(paths, BROKEN):
     path.write_bytes(content)
@@ -127,7 +127,7 @@ def test_broken_text_can_be_measured(charrnn, play, tmp_path, domain):
   assert {path.name for path in paths} < result.json["samples"].keys()
 
 
-def test_copies_and_their_sources(charrnn, play, tmp_path):
+def test_copies_have_sources(charrnn, play, tmp_path):
   copied, new = tmp_path / "copied.txt", tmp_path / "new.txt"
   copied.write_text(PLAY[200:1200])
   new.write_text("ZQ" * 500)
@@ -136,40 +136,40 @@ def test_copies_and_their_sources(charrnn, play, tmp_path):
     *("memorization", copied, new, "--corpus", play, "--length", "2000"),
     *("--order", "0", "--tsv", "--out", out),
   )
-  assert result.code == 2 and "--length" in result.err  # held-out text is too short for that
+  assert result.code == 2 and "--length" in result.err  # held-out text is too short
   result = charrnn(
     *("memorization", copied, new, "--corpus", play, "--length", "100"),
     *("--order", "0", "--tsv", "--out", out, "--json"),
   )
   assert result.code == 0, result.err
-  columns = result.json["systems"]
-  assert {each["share"] for each in columns["copied.txt"]["novelty"]} <= {0, None}
-  assert columns["new.txt"]["match"]["longest"] == 0
-  assert columns["new.txt"]["novelty"][0]["share"] == 1 and not columns["new.txt"]["copies"]
+  by_system = result.json["systems"]
+  assert {each["share"] for each in by_system["copied.txt"]["novelty"]} <= {0, None}
+  assert by_system["new.txt"]["match"]["longest"] == 0
+  assert by_system["new.txt"]["novelty"][0]["share"] == 1 and not by_system["new.txt"]["copies"]
   lines = (out / "matches.tsv").read_text().split("\n")
   rows = [line.split("\t") for line in lines[1:-1]]
   assert {len(row) for row in rows} == {7}
   own = [row for row in rows if row[0] == "copied.txt"]
-  read = "".join(row[3].replace("\\n", "\n") for row in own)
-  assert PLAY[200:1200].startswith(read) and len(read) > 900
+  text = "".join(row[3].replace("\\n", "\n") for row in own)
+  assert PLAY[200:1200].startswith(text) and len(text) > 900
   training = PLAY.split("\n")
   for row in own[:300]:
     assert row[3].replace("\\n", "") in training[int(row[6]) - 1]
   assert (out / "memorization.png").stat().st_size > 10_000
 
 
-def test_the_whole_file_is_measured(charrnn, play, tmp_path):
-  text = f"Q\n{PLAY[300:420]}"  # no line end after it, and much shorter than a sample
+def test_memorization_measures_the_whole_file(charrnn, play, tmp_path):
+  text = f"Q\n{PLAY[300:420]}"  # no newline at the end, and much shorter than a sample
   (tmp_path / "note").write_text(text)
   result = charrnn(
     *("memorization", tmp_path / "note", "--corpus", play, "--length", "100", "--order", "0"),
     *("--out", tmp_path / "out", "--json"),
   )
-  column = result.json["systems"]["note"]
-  assert column["characters"] == len(text) and column["match"]["longest"] >= 119
+  system = result.json["systems"]["note"]
+  assert system["characters"] == len(text) and system["match"]["longest"] >= 119
 
 
-def test_carriage_returns_are_read_as_in_the_corpus(charrnn, tmp_path):
+def test_carriage_returns_are_converted_as_in_the_corpus(charrnn, tmp_path):
   lines = PLAY.replace("\n", "\r\n").encode()
   (tmp_path / "corpus.txt").write_bytes(lines)
   (tmp_path / "part.txt").write_bytes(lines[:2000])
@@ -180,7 +180,7 @@ def test_carriage_returns_are_read_as_in_the_corpus(charrnn, tmp_path):
   assert {each["share"] for each in result.json["systems"]["part.txt"]["novelty"]} == {0}
 
 
-def test_samples_are_of_one_size(charrnn, trained, tmp_path):
+def test_samples_have_similar_sizes(charrnn, trained, tmp_path):
   result = charrnn("memorization", trained["a"], *SMALL, "--out", tmp_path, "--json")
   sizes = [c["characters"] / c["samples"] for c in result.json["systems"].values()]
   assert max(sizes) < 1.3 * min(sizes)
@@ -195,7 +195,7 @@ def test_memorization_of_a_run(charrnn, trained, tmp_path):
 
 @pytest.mark.parametrize("command", [("scorecard", "--domain", "c"), ("memorization",)])
 @pytest.mark.parametrize(
-  ("options", "named"),
+  ("options", "message"),
   [
     (("--num", "0"), "--num=0"),
     (("--length", "0"), "--length=0"),
@@ -210,19 +210,19 @@ def test_memorization_of_a_run(charrnn, trained, tmp_path):
     (("--length", "100000"), "--length"),
   ],
 )
-def test_wrong_options_are_one_line(charrnn, trained, tmp_path, command, options, named):
+def test_invalid_options_raise_errors(charrnn, trained, tmp_path, command, options, message):
   result = charrnn(command[0], trained["a"], *command[1:], "--out", tmp_path, *options)
-  assert result.code == 2 and named in result.err
+  assert result.code == 2 and message in result.err
   assert len([line for line in result.err.splitlines() if "error" in line]) == 1
   assert "Traceback" not in result.err and not result.out
 
 
-def test_wrong_targets_are_one_line(charrnn, trained, tmp_path, play):
+def test_invalid_targets_raise_errors(charrnn, trained, tmp_path, play):
   (tmp_path / "empty").write_bytes(b"")
   (tmp_path / "folder").mkdir()
   for name in ("real", "a b", "a-b"):
     (tmp_path / name).write_text("x\n" * 500)
-  for targets, named in (
+  for targets, message in (
     ([tmp_path / "absent"], "does not exist"),
     ([tmp_path / "folder"], "is empty"),
     ([tmp_path / "empty", trained["a"]], "is empty"),
@@ -235,14 +235,14 @@ def test_wrong_targets_are_one_line(charrnn, trained, tmp_path, play):
     ([play, "--corpus", play, "--order", "0", "--top-k", "3"], "--top-k: there is no model"),
   ):
     result = charrnn("memorization", *targets, "--out", tmp_path / "out")
-    assert result.code == 2 and named in result.err, (targets, result.err)
+    assert result.code == 2 and message in result.err, (targets, result.err)
   closed = tmp_path / "file"
   closed.write_text("")
   result = charrnn("memorization", trained["a"], "--out", closed / "out")
   assert result.code == 2 and "use another --out" in result.err
 
 
-def test_runs_of_different_texts_are_refused(charrnn, trained, a, tmp_path):
+def test_runs_with_different_corpora_raise_errors(charrnn, trained, a, tmp_path):
   facts = files.read_json(a / "run.json")
   facts["corpus"]["sha256"] = "0" * 64
   files.write_json(a / "run.json", facts)
@@ -251,7 +251,7 @@ def test_runs_of_different_texts_are_refused(charrnn, trained, a, tmp_path):
   assert result.code == 2 and "different texts" in result.err
 
 
-def test_earlier_results_survive_a_failure(charrnn, trained, tmp_path, monkeypatch):
+def test_earlier_results_remain_after_a_failure(charrnn, trained, tmp_path, monkeypatch):
   (tmp_path / "scorecard.json").write_text("old")
   monkeypatch.setattr(plays, "_DICTIONARY", "absent")
   plays.stresses.cache_clear()
@@ -264,14 +264,14 @@ def test_earlier_results_survive_a_failure(charrnn, trained, tmp_path, monkeypat
   assert list(tmp_path.iterdir()) == [tmp_path / "scorecard.json"]
 
 
-def test_the_former_option_and_keys(charrnn, a):
+def test_old_option_and_keys(charrnn, a):
   options = ("--kind", "shakespeare", *SMALL, "--temperature", "0", "--json")
   result = charrnn("scorecard", a, *options)
   assert result.json == files.read_json(a / "scorecard-shakespeare" / "scorecard.json")
   assert result.json["domain"] == "plays" and result.json["kind"] == "shakespeare"
   row = result.json["figures"][-1]
   assert row["columns"]["real"] == _metric(result.json, row["name"])["held-out"]
-  # Greedy samples are all the same.
+  # All greedy samples are equal.
   values = _metric(result.json, "novel 5-grams")["a"]["samples"]
   assert len(set(values)) == 1 and math.isfinite(values[0])
 

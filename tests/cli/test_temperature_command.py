@@ -1,4 +1,4 @@
-"""`charrnn temperature` on a tiny run: its files, its table, and bad input."""
+"""`charrnn temperature` on a tiny run: its files, its table, and invalid input."""
 
 import json
 import math
@@ -14,8 +14,8 @@ NAMES = ["0", "0.5", "1", "inf"]
 
 
 @pytest.fixture(scope="module")
-def written(trained, tmp_path_factory):
-  """The folder that one call wrote about run `a`."""
+def folder(trained, tmp_path_factory):
+  """Return the output folder of the command for run `a`."""
   out = tmp_path_factory.mktemp("temperature")
   argv = ["temperature", trained["a"], *FAST, "--seed=5", "--prime=7 green", "--out", out]
   assert cli.main(list(map(str, argv))) == 0
@@ -23,30 +23,30 @@ def written(trained, tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def found(written):
+def report(folder):
   def never(constant):
     raise AssertionError(f"{constant} in JSON")
 
-  return json.loads((written / "temperature.json").read_text(), parse_constant=never)
+  return json.loads((folder / "temperature.json").read_text(), parse_constant=never)
 
 
 @pytest.fixture(scope="module")
-def values(found):
-  return {row["name"]: row["systems"] for row in found["metrics"]}
+def values(report):
+  return {row["name"]: row["systems"] for row in report["metrics"]}
 
 
-def test_everything_is_there_and_nothing_else(written):
-  assert {path.name for path in written.iterdir()} == {"temperature.json", "temperature.png"}
+def test_files_in_the_output_folder(folder):
+  assert {path.name for path in folder.iterdir()} == {"temperature.json", "temperature.png"}
 
 
-def test_temperatures_are_in_order_and_once(found):
-  assert found["temperatures"] == NAMES
-  assert list(found["samples"].items())[1:] == [(name, 3) for name in NAMES]
-  assert found["samples"]["held-out"] == 6  # pieces of 200, in a tenth of 12,490 characters
-  assert found["settings"]["prime"] == "7 green"
+def test_temperatures_are_sorted_without_duplicates(report):
+  assert report["temperatures"] == NAMES
+  assert list(report["samples"].items())[1:] == [(name, 3) for name in NAMES]
+  assert report["samples"]["held-out"] == 6  # spans of 200 tokens in a tenth of 12,490 characters
+  assert report["settings"]["prime"] == "7 green"
 
 
-def test_the_limits(values, trained):
+def test_metrics_at_extreme_temperatures(values, trained):
   tokens = json.loads((trained["a"] / "alphabet.json").read_text())["tokens"]
   entropy = [values["entropy"][name]["value"] for name in NAMES]
   assert entropy[0] == 0
@@ -56,39 +56,39 @@ def test_the_limits(values, trained):
   assert values["loss"]["0"]["value"] < values["loss"]["inf"]["value"]
 
 
-def test_texts_are_those_of_sample(charrnn, trained, found):
+def test_texts_match_the_sample_command(charrnn, trained, report):
   result = charrnn(
     "sample",
     trained["a"],
     *("--num=3", "--length=200", "--seed=5", "--prime=7 green", "--temperature=0.5", "--json"),
   )
   first = json.loads(result.out.splitlines()[0])["text"]
-  assert found["excerpts"]["0.5"] == first[:160]
+  assert report["excerpts"]["0.5"] == first[:160]
 
 
-def test_the_table_and_the_excerpts_go_to_stdout(charrnn, trained, tmp_path):
+def test_stdout_contains_the_table_and_excerpts(charrnn, trained, tmp_path):
   result = charrnn("temperature", trained["a"], *FAST, "--top-k=2", "--out", tmp_path)
   assert result.code == 0
   lines = result.out.splitlines()
   table = [line.split() for line in lines[4:9]]
   assert [row[0] for row in table] == [*NAMES, "held-out"]
-  assert table[3][1] == f"{math.log(2):.3f}"  # pure chance among two
+  assert table[3][1] == f"{math.log(2):.3f}"  # uniform over two tokens
   excerpts = [line for line in lines if line.lstrip().startswith("inf ")]
   assert len(excerpts) == 2 and "\u21b5" in "".join(lines[-8:])
   assert "samples: " in result.err and "held-out text: " in result.err
 
 
-def test_json_and_the_usual_folder(charrnn, a):
+def test_json_and_the_default_folder(charrnn, a):
   result = charrnn("temperature", a, "--num=1", "--length=100", "--temperatures=0.7", "--json")
   assert result.code == 0
   assert result.json == json.loads((a / "temperature" / "temperature.json").read_text())
   assert result.json["metrics"][0]["systems"]["0.7"]["interval"] is None
 
 
-def test_earlier_results_survive_a_failure(charrnn, trained, tmp_path, monkeypatch):
+def test_earlier_results_remain_after_a_failure(charrnn, trained, tmp_path, monkeypatch):
   (tmp_path / "temperature.json").write_text("before")
 
-  def fail(found, path):
+  def fail(report, path):
     path.write_text("half")
     raise KeyboardInterrupt
 
@@ -115,14 +115,14 @@ def test_earlier_results_survive_a_failure(charrnn, trained, tmp_path, monkeypat
     (["--length=200", "--prime=\u00fc"], "'\u00fc' (U+00FC)"),
   ],
 )
-def test_bad_input_is_one_line(charrnn, trained, tmp_path, argv, message):
+def test_invalid_input_raises_errors(charrnn, trained, tmp_path, argv, message):
   result = charrnn("temperature", trained["a"], "--out", tmp_path / "o", *argv)
   assert (result.code, result.out) == (2, "")
   assert message in result.err and "Traceback" not in result.err
   assert not (tmp_path / "o").exists()
 
 
-def test_no_run_and_no_place_to_write(charrnn, trained, tmp_path):
+def test_missing_run_and_invalid_output_folder(charrnn, trained, tmp_path):
   result = charrnn("temperature", tmp_path / "nowhere")
   assert (result.code, result.err.count("\n")) == (2, 1)
   (tmp_path / "file").write_text("")

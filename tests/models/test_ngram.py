@@ -1,4 +1,4 @@
-"""Counting, modified Kneser-Ney smoothing and the model, against slow and independent ones."""
+"""Counts, modified Kneser-Ney smoothing and the model, compared with slow implementations."""
 
 import collections
 import math
@@ -15,7 +15,7 @@ from charrnn.sampling import sampler
 
 
 class Slow:
-  """The same model from its definition: a sum over all symbols for every probability."""
+  """A reference model from the definition, which sums over all tokens for each probability."""
 
   def __init__(self, ids, order, vocab, spans):
     self.vocab, self.order = vocab, order
@@ -51,7 +51,7 @@ class Slow:
 
 
 def random_text(rng, length, vocab):
-  """Symbols of unequal frequency, with repeats, so that counts of all sizes occur."""
+  """Return tokens of unequal frequency, with repeated spans, so that counts of all sizes occur."""
   ids = rng.choice(vocab, length, p=rng.dirichlet(np.ones(vocab)))
   for _ in range(length // 20):
     a, b, n = *rng.integers(0, length - 12, 2), rng.integers(2, 12)
@@ -61,11 +61,11 @@ def random_text(rng, length, vocab):
 
 @pytest.mark.parametrize("order", [1, 2, 3, 4, 5])
 @pytest.mark.parametrize(("seed", "length", "vocab"), [(0, 30, 3), (1, 400, 5), (2, 700, 9)])
-def test_every_probability_is_that_of_the_slow_one(order, seed, length, vocab):
+def test_probabilities_match_the_reference_model(order, seed, length, vocab):
   rng = np.random.default_rng(seed)
   ids = random_text(rng, length, vocab)
   spans = [(0, length // 3), (length // 3 + 2, length)]
-  slow = Slow(ids, order, vocab + 1, spans)  # and a symbol that does not occur
+  slow = Slow(ids, order, vocab + 1, spans)  # one token of the vocabulary does not occur
   fast = ngram.fit(ids, order, vocab + 1, spans)
   text = np.concatenate([rng.integers(0, vocab + 1, 40), ids[: min(length, 100)]])
   expected = [math.log(slow.p(text[:t], text[t])) for t in range(len(text))]
@@ -76,20 +76,20 @@ def test_every_probability_is_that_of_the_slow_one(order, seed, length, vocab):
     np.testing.assert_allclose(ngram_scores.distribution(fast, contexts), expected, rtol=1e-10)
 
 
-def test_the_texts_of_the_comparison_have_discounts_of_both_kinds():
+def test_the_random_text_has_computed_and_fallback_discounts():
   ids = random_text(np.random.default_rng(2), 700, 9)
   by_formula = [D != [0, 0.5, 1, 1.5] for D in Slow(ids, 5, 9, [(0, len(ids))]).discounts.values()]
   assert any(by_formula) and not all(by_formula)
 
 
-def test_a_bigram_by_hand():
-  # a b a b c. One: continuation counts 2 1 1; two: c(ab) = 2, c(ba) = c(bc) = 1; all fall back.
+def test_bigram_probabilities_by_hand():
+  # Text a b a b c: continuation counts 2 1 1; c(ab) = 2, c(ba) = c(bc) = 1; fallback discounts.
   model = ngram.fit(np.array([0, 1, 0, 1, 2]), 2, 4)
   own, rest = np.array([1, 0.5, 0.5, 0]) / 4, (1 + 0.5 + 0.5) / 4
   one = own + rest / 4
   after_b = np.array([0.5, 0, 0.5, 0]) / 2 + (0.5 + 0.5) / 2 * one
   after_a = np.array([0, 1, 0, 0]) / 2 + 1 / 2 * one
-  expected = [after_a, after_b, one, one]  # nothing came after c, nor d before anything
+  expected = [after_a, after_b, one, one]  # c and d are never followed by a token
   np.testing.assert_allclose(ngram_scores.distribution(model, [[0], [1], [2], [3]]), expected)
   np.testing.assert_allclose(
     ngram_scores.log_prob(model, [3, 0, 1]), np.log([one[3], one[0], after_a[1]])
@@ -112,7 +112,7 @@ def test_distributions_are_positive_and_sum_to_1(long_text):
     np.testing.assert_allclose(p.sum(-1), 1, rtol=1e-12)
 
 
-def test_scores_are_those_of_the_distribution_wherever_one_begins(long_text):
+def test_scores_match_the_distribution_from_any_start(long_text):
   model = ngram.fit(long_text, 4, 40, [(0, 15000)])
   text = long_text[14990:16000]
   scores = ngram_scores.log_prob(model, text)
@@ -122,7 +122,7 @@ def test_scores_are_those_of_the_distribution_wherever_one_begins(long_text):
     np.testing.assert_array_equal(ngram_scores.log_prob(model, text, start), scores[start:])
 
 
-def test_other_names_for_the_symbols_change_nothing(long_text):
+def test_permuting_token_ids_does_not_change_scores(long_text):
   names = np.random.default_rng(4).permutation(40)
   held = long_text[15000:]
   plain = ngram_scores.log_prob(ngram.fit(long_text, 5, 40, [(0, 15000)]), held)
@@ -130,7 +130,7 @@ def test_other_names_for_the_symbols_change_nothing(long_text):
   np.testing.assert_allclose(plain, renamed, rtol=1e-12)
 
 
-def test_the_order_of_the_spans_changes_nothing(long_text):
+def test_the_order_of_spans_does_not_change_scores(long_text):
   spans = [(0, 3000), (3500, 9000), (11000, 12000)]
   a, b = (ngram.fit(long_text, 4, 40, s) for s in (spans, spans[::-1]))
   np.testing.assert_array_equal(
@@ -138,7 +138,7 @@ def test_the_order_of_the_spans_changes_nothing(long_text):
   )
 
 
-def test_no_string_reaches_over_the_ends_of_a_segment():
+def test_no_string_crosses_the_ends_of_a_span():
   ids = np.array([0, 1, 2, 3])
   apart = ngram.fit(ids, 2, 5, [(0, 2), (2, 4)])
   together = ngram.fit(ids, 2, 5)
@@ -146,9 +146,9 @@ def test_no_string_reaches_over_the_ends_of_a_segment():
   assert ngram_scores.distribution(together, [[1]])[0].argmax() == 2
 
 
-def test_one_counting_answers_for_every_order(long_text):
+def test_one_fit_scores_all_orders(long_text):
   model = ngram.fit(long_text, 6, 40)
-  # Few and short: what is known of the text before each shows.
+  # In short spans, the context before each span matters.
   spans = [(2, 8), (17000, 17001), (18000, 18010), (18012, 18020)]
   losses = model.losses(long_text, spans)
   assert losses.shape == (6,)
@@ -162,27 +162,27 @@ def test_one_counting_answers_for_every_order(long_text):
     )
 
 
-def test_the_first_symbol_of_all_is_not_scored(long_text):
+def test_the_first_token_of_the_text_is_not_scored(long_text):
   model = ngram.fit(long_text, 3, 40)
   expected = -ngram_scores.log_prob(model, long_text[:100])[1:].mean()
   np.testing.assert_allclose(model.losses(long_text[:100])[-1], expected)
   np.testing.assert_allclose(model.losses(long_text, [(0, 100)])[-1], expected)
 
 
-def test_a_longer_context_helps_where_the_text_hangs_on_it():
-  # The next symbol is the sum of the last three: shorter contexts say nothing.
+def test_a_longer_context_helps_if_the_text_depends_on_it():
+  # The next token is the sum of the last three, so shorter contexts do not help.
   rng = np.random.default_rng(5)
   ids = list(rng.integers(0, 4, 3))
   for noise in rng.random(30000):
     ids.append(sum(ids[-3:]) % 4 if noise < 0.9 else int(noise * 1e6) % 4)
   losses = ngram.fit(ids, 6, 4, [(0, 25000)]).losses(ids, [(25000, 30000)])
   assert losses[2] > math.log(4) - 0.02
-  truth = 0.925  # of it and of three others, 0.025 each
+  truth = 0.925  # probability of the sum; the three other tokens have 0.025 each
   entropy = -truth * math.log(truth) - 3 * 0.025 * math.log(0.025)
   assert abs(losses[3] - entropy) < 0.03
 
 
-def test_what_cannot_be_is_refused(long_text):
+def test_invalid_arguments_raise_errors(long_text):
   with pytest.raises(ValueError, match="vocabulary of 3"):
     ngram.fit(long_text, 2, 3)
   model = ngram.fit(long_text, 2, 40)
@@ -191,7 +191,7 @@ def test_what_cannot_be_is_refused(long_text):
 
 
 def strings(levels, vocab):
-  """The strings of each level as tuples, spelt out from their contexts."""
+  """Yield the list of strings of each level, as tuples of tokens."""
   spelt = [None, ()]
   for level in levels:
     contexts = np.repeat(np.arange(len(level.first) - 1), np.diff(level.first))
@@ -199,8 +199,8 @@ def strings(levels, vocab):
     yield spelt
 
 
-def test_a_text_counted_by_hand():
-  # a b a b c: the beginning stands before a, a b, a b a and a b a b.
+def test_counts_by_hand():
+  # Text a b a b c: the beginning counts as a token before a, a b, a b a and a b a b.
   levels = ngram.fit(np.array([0, 1, 0, 1, 2], np.uint8), 3, 3).levels
   one, two, three = strings(levels, 3)
   assert one[1:] == [(0,), (1,), (2,)]
@@ -215,7 +215,7 @@ def test_a_text_counted_by_hand():
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.int64])
-def test_counts_are_those_of_a_dictionary(dtype):
+def test_counts_match_a_dictionary(dtype):
   rng = np.random.default_rng(0)
   ids = rng.integers(0, 4, 300).astype(dtype)
   spans = [(0, 100), (120, 121), (121, 121), (150, 300)]
@@ -233,7 +233,7 @@ def test_counts_are_those_of_a_dictionary(dtype):
       assert level.continuation[1:].tolist() == [len(left[s]) for s in spelt[1:]]
 
 
-def test_find_gives_the_number_of_every_string_and_0_for_all_others():
+def test_find_returns_the_number_of_each_string_and_0_otherwise():
   ids = np.random.default_rng(1).integers(0, 7, 200)
   levels = ngram.fit(ids, 3, 7).levels
   for level, spelt in zip(levels, strings(levels, 7)):
@@ -263,12 +263,12 @@ def test_discounts_by_hand():
   [(0, 5, 3, 2), (10, 0, 3, 2), (10, 5, 0, 2), (10, 1, 30, 2), (10, 5, 1, 9), (0, 0, 0, 0)],
   ids=["no 1", "no 2", "no 3", "D_2 < 0", "D_3 < 0", "none"],
 )
-def test_discounts_fall_back_where_the_formula_has_none(numbers):
+def test_discounts_use_the_fallback_if_the_formula_is_undefined(numbers):
   counts = np.repeat([1, 2, 3, 4], numbers)
   assert ngram.discounts(counts).tolist() == [0, *ngram.FALLBACK]
 
 
-def test_without_counts_of_4_the_formula_still_holds():
+def test_the_formula_is_defined_without_counts_of_4():
   counts = np.repeat([1, 2, 3], [10, 5, 3])
   np.testing.assert_allclose(ngram.discounts(counts), [0, 0.5, 1.1, 3])
 
@@ -278,7 +278,7 @@ VOCAB = 11
 
 @pytest.fixture(scope="module")
 def ids():
-  # Every symbol leans on the two before it.
+  # Each token depends on the two previous ones.
   rng = np.random.default_rng(0)
   ids = [0, 1]
   for noise in rng.random(6000):
@@ -301,9 +301,11 @@ def order(request):
   return request.param
 
 
-def test_apply_gives_the_scores_of_the_counts(counted, ids, order):
+def test_apply_matches_scores_from_counts(counted, ids, order):
   model = ngram.Model(VOCAB + 1, order)
-  text = np.append(ids[4900:5100], [VOCAB, 0, 1, 2])  # with a symbol that was never met
+  text = np.append(
+    ids[4900:5100], [VOCAB, 0, 1, 2]
+  )  # with a token that does not occur in the training text
   params, carry = counted.params(order), model.initial_carry(1)
   logits_TxBxV, _, out = jax.jit(model.apply)(params, text[:, None], carry)
   assert logits_TxBxV.shape == (len(text), 1, VOCAB + 1)
@@ -313,7 +315,7 @@ def test_apply_gives_the_scores_of_the_counts(counted, ids, order):
   np.testing.assert_allclose(np.exp(logits_TxBxV).sum(-1), 1, rtol=1e-5)
 
 
-def test_the_carry_is_all_that_a_text_leaves_behind(counted, ids, order):
+def test_the_carry_preserves_the_context_between_windows(counted, ids, order):
   model = ngram.Model(VOCAB + 1, order)
   apply = jax.jit(model.apply)
   params, ids_TxB = counted.params(order), ids[: 3 * 41].reshape(3, 41).T
@@ -327,7 +329,7 @@ def test_the_carry_is_all_that_a_text_leaves_behind(counted, ids, order):
     np.testing.assert_array_equal(a, b)
 
 
-def test_evaluation_as_of_any_model_is_the_loss_by_counts(counted, ids):
+def test_evaluation_matches_the_loss_from_counts(counted, ids):
   model = ngram.Model(VOCAB + 1, 5)
   got = score.loss(
     model,
@@ -341,8 +343,8 @@ def test_evaluation_as_of_any_model_is_the_loss_by_counts(counted, ids):
   np.testing.assert_allclose(got, counted.losses(ids, [(5000, 6000)])[-1], rtol=1e-5)
 
 
-def test_it_writes_what_it_believes(short):
-  """Frequencies after one context against the distribution there: a chi-squared of V - 1."""
+def test_samples_follow_the_distribution(short):
+  """Compare frequencies after a context with the distribution, by a chi-squared test."""
   prompt, num = [3, 1, 4], 4000
   blocks = sampler.draw(
     ngram.Model(VOCAB + 1, 3),
@@ -357,10 +359,10 @@ def test_it_writes_what_it_believes(short):
   drawn = np.concatenate([block.ids_BxN for block in blocks], axis=1)[:, 0]
   expected = num * ngram_scores.distribution(short, [prompt])[0]
   chi_squared = ((np.bincount(drawn, minlength=VOCAB + 1) - expected) ** 2 / expected).sum()
-  assert chi_squared < 31.3  # passed by one in a thousand
+  assert chi_squared < 31.3  # exceeded with probability 0.001 for V - 1 degrees of freedom
 
 
-def test_greedy_text_takes_the_likeliest_after_all_that_was_written(short):
+def test_greedy_text_takes_the_most_probable_tokens(short):
   prompt = [1, 2]
   blocks = sampler.draw(
     ngram.Model(VOCAB + 1, 3),
@@ -377,7 +379,7 @@ def test_greedy_text_takes_the_likeliest_after_all_that_was_written(short):
     assert text[t] == ngram_scores.distribution(short, [text[:t]])[0].argmax()
 
 
-def test_without_counts_all_tokens_are_equally_likely():
+def test_initial_parameters_give_a_uniform_distribution():
   model = ngram.Model(5, 3)
   logits_TxBxV, _, recorded = model.apply(
     model.init(jax.random.key(0)), np.zeros((4, 2), int), model.initial_carry(2), record=True

@@ -1,4 +1,4 @@
-"""Metrics of clean C, of C with one defect at a time, and of text that is hardly C."""
+"""Metrics of clean C, of C with a single defect, and of text that is not C."""
 
 import random
 
@@ -54,9 +54,9 @@ next(int key) {
   return e;
 }
 """
-# Its two braces close with one; the grammar cannot see that.
-PARTED = "int f(int a)\n{\n#if A\n  if (a) {\n#else\n  if (!a) {\n#endif\n    a = 1;\n  }\n}\n"
-# name, what to replace, by what, and the items that are then wrong
+# One brace closes the opening braces of both branches, which the grammar cannot represent.
+BRANCHES = "int f(int a)\n{\n#if A\n  if (a) {\n#else\n  if (!a) {\n#endif\n    a = 1;\n  }\n}\n"
+# metric, text to replace, replacement, number of additional defects
 BROKEN = [
   ("clean functions", "int total = 0, i;", "int total = = 0, i;", 1),
   ("clean functions", "struct entry *e = NULL;", "struct entry *e = ) NULL;", 1),
@@ -80,7 +80,11 @@ BROKEN = [
   ("unused variables", "\tstep = next;\n", "\tstep(0);\n", 0),
 ]
 SHARES = [name for name, metric in c.METRICS.items() if metric.kind == "share"]
-BAD = {"syntax errors", "undeclared names", "unused variables"}  # shares of what is wrong
+BAD = {
+  "syntax errors",
+  "undeclared names",
+  "unused variables",
+}  # metrics that are shares of defects
 
 
 def measure(name, text):
@@ -93,17 +97,17 @@ def defects(name, text):
 
 
 @pytest.mark.parametrize("name", SHARES)
-def test_nothing_is_wrong_with_clean_c(name):
+def test_clean_c_has_no_defects(name):
   assert defects(name, CLEAN) == 0
   assert len(measure(name, CLEAN))
 
 
-def test_of_branches_the_first_one_counts():
-  assert measure("matched braces", PARTED) == [True] * 4
-  assert defects("matched braces", PARTED.replace("if (a) {", "if (a)")) == 1
+def test_only_the_first_branch_of_a_conditional_counts():
+  assert measure("matched braces", BRANCHES) == [True] * 4
+  assert defects("matched braces", BRANCHES.replace("if (a) {", "if (a)")) == 1
 
 
-def test_it_counts_what_there_is():
+def test_numbers_of_items_in_clean_c():
   counts = {name: len(measure(name, CLEAN)) for name in SHARES}
   assert counts["clean functions"] == 2
   assert counts["matched braces"] == 2 * 8
@@ -112,13 +116,13 @@ def test_it_counts_what_there_is():
   assert counts["closed strings"] == 3
 
 
-@pytest.mark.parametrize(("name", "old", "new", "wrong"), BROKEN)
-def test_each_defect_is_found(name, old, new, wrong):
+@pytest.mark.parametrize(("name", "old", "new", "increase"), BROKEN)
+def test_each_defect_is_counted(name, old, new, increase):
   assert CLEAN.count(old) == 1
-  assert defects(name, CLEAN.replace(old, new)) == defects(name, CLEAN) + wrong
+  assert defects(name, CLEAN.replace(old, new)) == defects(name, CLEAN) + increase
 
 
-def test_a_lost_brace_spoils_one_function_and_not_those_after_it():
+def test_an_extra_brace_does_not_affect_other_functions():
   function = "int f(int a)\n{\n  if (a) {\n    a = 1;\n  }\n  return a;\n}\n\n"
   assert measure("clean functions", function * 5) == [True] * 5
   broken = function * 2 + function.replace("if (a) {", "if (a {{") + function * 2
@@ -126,17 +130,17 @@ def test_a_lost_brace_spoils_one_function_and_not_those_after_it():
   assert len(items) == 5 and not all(items)
 
 
-def test_a_text_that_begins_inside_of_a_function_has_no_more_functions_for_it():
+def test_a_partial_function_at_the_start_is_not_counted():
   text = "  if (a) {\n    b;\n  }\n  while (f(a)) {\n    c;\n  }\n}\n\nint g(void)\n{\n}\n"
   assert measure("clean functions", text) == [True]
 
 
-def test_prose_and_shuffled_tokens_are_no_c():
+def test_prose_and_shuffled_tokens_have_syntax_errors():
   for text in (systems.shuffle(CLEAN, c.DOMAIN.tokens), "To be, or not to be: that's it.\n" * 9):
     assert np.mean(measure("syntax errors", text)) > 0.9
 
 
-def test_broken_text_can_be_measured():
+def test_invalid_text_can_be_measured():
   rng = random.Random(0)
   pieces = [*"()[]{};,*&=\"'\\\n \t#/:?<", "/*", "*/", "//", "#if ", "\n#else\n", "\n#endif\n"]
   pieces += [
@@ -155,8 +159,8 @@ def test_broken_text_can_be_measured():
   texts = ["", "\n", "\0" * 99, "\ud800", *("".join(rng.choices(pieces, k=80)) for _ in range(150))]
   for _ in range(150):
     text = list(CLEAN)
-    for place in rng.choices(range(len(text)), k=12):
-      text[place] = rng.choice(pieces)
+    for position in rng.choices(range(len(text)), k=12):
+      text[position] = rng.choice(pieces)
     texts.append("".join(text))
   items = metrics.measure(c.METRICS, map(c.parse, texts))
   assert [len(each) for each in items["syntax errors"]] == [len(text) for text in texts]

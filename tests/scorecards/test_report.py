@@ -1,4 +1,4 @@
-"""The tables of a scorecard."""
+"""Tables of a scorecard."""
 
 from charrnn.scorecards import metrics, report
 
@@ -17,21 +17,21 @@ REPORT = metrics.compare(
 
 
 def cells(lines):
-  """Return the words of each row, by the first one."""
+  """Return the words of each row, by its first word."""
   return {line.split()[0]: line.split() for line in lines}
 
 
-def test_values_have_their_unit_and_an_interval_where_there_is_one():
+def test_values_have_units_and_intervals():
   rows = cells(report.values(REPORT))
   assert list(rows) == ["metric", "samples", "shouts", "length"]
   low, high = REPORT["metrics"][0]["systems"]["held-out"]["interval"]
-  # Two words are too few for a share, and one sample for an interval.
+  # Two words are too few for a reliable share, and one sample for an interval.
   held_out = ["33.3%", f"[{low:.1%},", f"{high:.1%}]"]
   assert rows["shouts"] == ["shouts", "50.0%", "(of", "2)", *held_out, "-"]
   assert rows["length"][:5] == ["length", "1.00", "(of", "2)", "1.67"]
 
 
-def test_distances_stand_beside_their_noise_floor():
+def test_distances_are_shown_with_noise_floors():
   rows = cells(report.distances(REPORT))
   assert list(rows) == ["metric", "samples", "shouts", "length", "words"]
   assert rows["metric"] == ["metric", "model", "nothing"]
@@ -42,12 +42,12 @@ def test_distances_stand_beside_their_noise_floor():
   assert rows["shouts"][1] == "16.7%"
 
 
-def test_every_metric_is_explained():
+def test_every_metric_is_defined():
   explained = [line.split(maxsplit=1)[1] for line in report.meanings(REPORT)]
   assert explained == ["definition", *(metric.meaning for metric in METRICS.values())]
 
 
-def test_old_keys_stand_beside_the_new_ones():
+def test_json_contains_old_keys():
   data = report.to_json(REPORT, kind="shakespeare")
   assert data["real"] == "real" and data["kind"] == "shakespeare"
   for old, new in zip(data["figures"], REPORT["metrics"], strict=True):

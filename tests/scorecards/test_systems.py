@@ -1,4 +1,4 @@
-"""Samples of a text, and the shuffled control."""
+"""Splitting text into samples, and the shuffled control."""
 
 import re
 
@@ -12,7 +12,7 @@ BLANK = re.compile(r"\n\n")
 
 
 @pytest.mark.parametrize(("text", "module"), [(PLAY, plays), (SOURCE, c)])
-def test_shuffling_moves_tokens_and_nothing_else(text, module):
+def test_shuffling_permutes_only_tokens(text, module):
   shuffled = systems.shuffle(text, module.DOMAIN.tokens, seed=1)
   assert shuffled != text
   assert sorted(shuffled) == sorted(text)
@@ -20,7 +20,7 @@ def test_shuffling_moves_tokens_and_nothing_else(text, module):
   assert shuffled != systems.shuffle(text, module.DOMAIN.tokens, seed=2)
 
 
-def test_in_a_play_speakers_keep_their_places_and_words_stay_whole():
+def test_shuffling_a_play_keeps_labels_and_whole_words():
   shuffled = systems.shuffle(PLAY, plays.DOMAIN.tokens, seed=3)
   lines = [line for line in shuffled.split("\n") if line.endswith(":")]
   assert lines == ["ROMEO:", "JULIET:", "ROMEO:"]
@@ -28,39 +28,40 @@ def test_in_a_play_speakers_keep_their_places_and_words_stay_whole():
   assert re.sub(r"[\w']+", "w", shuffled) == re.sub(r"[\w']+", "w", PLAY)
 
 
-def test_tokens_of_c_are_those_of_a_compiler():
+def test_tokens_of_c():
   tokens = [match["token"] for match in c.DOMAIN.tokens.finditer('a->b<<=c /* " */"\\"//"//d\n++e')]
   assert tokens == ["a", "->", "b", "<<=", "c", '/* " */', '"\\"//"', "//d", "++", "e"]
 
 
 @pytest.mark.parametrize("size", [9, 12, 50, 1000])
-def test_a_text_is_cut_like_the_samples_of_a_model(size):
+def test_pieces_begin_where_the_previous_one_is_trimmed(size):
   text = "".join(f"{'x' * (i % 7)}\n\n" for i in range(40)) + "rest"
-  cuts, at = systems.cut(text, size, BLANK), 0
-  for cut in cuts:
-    assert cut == text[at : at + size]
-    at += len(systems.trim(cut, BLANK))
-  whole = "".join(systems.complete(cuts, BLANK))
-  assert text.startswith(whole) and len(text) - at < size / 2 and (len(whole) == at or at == 0)
+  pieces, position = systems.cut(text, size, BLANK), 0
+  for piece in pieces:
+    assert piece == text[position : position + size]
+    position += len(systems.trim(piece, BLANK))
+  joined = "".join(systems.complete(pieces, BLANK))
+  assert text.startswith(joined) and len(text) - position < size / 2
+  assert len(joined) == position or position == 0
 
 
-def test_a_long_text_is_cut_and_its_rest_left_out():
+def test_a_short_remainder_is_dropped():
   text = "a" * 25 + "\n\n" + "b" * 8 + "\n\n" + "c" * 9 + "\n\nd"
   assert systems.cut(text, 10, BLANK) == ["a" * 10, "b" * 8 + "\n\n", "c" * 9 + "\n"]
 
 
-def test_texts_without_a_boundary_are_cut_by_size():
+def test_text_without_a_boundary_is_split_by_size():
   assert systems.cut("", 10, BLANK) == []
   assert systems.cut("abcd", 10, BLANK) == []
   assert systems.cut("abc", 2, BLANK) == ["ab", "c"]
   assert systems.cut("x" * 65, 20, BLANK) == ["x" * 20] * 3
 
 
-def test_cut_ends_are_left_out():
+def test_incomplete_ends_are_dropped():
   assert systems.trim("a\n\nb\n\nc", BLANK) == "a\n\nb\n\n"
   assert systems.trim("abc", BLANK) == ""
   assert systems.complete(["a\n\nb", "cde", "f\n\n"], BLANK) == ["a\n\n", "f\n\n"]
-  # A text of another kind has no such ends: it stays.
+  # Text of another domain has no boundaries and is returned unchanged.
   assert systems.complete(["ab", "cde"], BLANK) == ["ab", "cde"]
   assert (
     systems.trim(SOURCE + "int h()\n{\n  if (a) {", c.DOMAIN.boundary)

@@ -1,4 +1,4 @@
-"""The picture of temperatures: of texts that loop, of texts without words, of a single one."""
+"""The picture of temperatures, for texts with loops and for a single text."""
 
 import random
 
@@ -36,13 +36,13 @@ def report(temperatures, characters, num):
     (["1"], "ab c", 1),
   ],
 )
-def test_a_picture_shows_something(temperatures, characters, num, tmp_path):
+def test_pictures_are_not_empty(temperatures, characters, num, tmp_path):
   temperature.plot(report(temperatures, characters, num), tmp_path / "a.png")
   pixels = image.imread(tmp_path / "a.png")[..., :3]
   assert len(np.unique(pixels.reshape(-1, 3), axis=0)) > 20
 
 
-def test_the_axis_has_zero_and_infinity():
+def test_the_axis_includes_zero_and_infinity():
   xs = [temperature._x(T) for T in temperature._TICKS]
   assert (xs[0], xs[-1]) == (0, 1)
   assert xs == sorted(xs)
