@@ -1,4 +1,4 @@
-"""The documentation site: it builds without warnings and works without a network."""
+"""The documentation: the site builds, works without a network, and its first examples run."""
 
 import functools
 import http.server
@@ -13,8 +13,6 @@ import threading
 
 import pytest
 
-pytest.importorskip("material", reason="needs mkdocs-material (the docs extra)")
-
 ROOT = pathlib.Path(__file__).parents[1]
 CHROMIUM = shutil.which("chromium")
 
@@ -22,6 +20,7 @@ CHROMIUM = shutil.which("chromium")
 @pytest.fixture(scope="module")
 def site(tmp_path_factory):
   """Return the folder of the built site. A warning, for example of a broken link, is an error."""
+  pytest.importorskip("material", reason="needs mkdocs-material (the docs extra)")
   folder = tmp_path_factory.mktemp("site")
   done = subprocess.run(
     [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", folder],
@@ -86,6 +85,115 @@ def test_the_search_works_without_a_network(site):
     assert not blocked
     browser.close()
     server.shutdown()
+
+
+# Runs launch.py with a small network and few steps, without a change in the names of runs.
+LAUNCH = f"""
+import sys
+
+sys.path.insert(0, {str(ROOT)!r})
+import launch
+from charrnn import command_line, config, console
+
+experiment = command_line._experiment
+
+
+def small_experiment(path, *variant):
+  value, module = experiment(path, *variant)
+  changes = {{"model.layers": 1, "model.hidden": 8, "window": 16, "batch_size": 8, "keep": 100}}
+  changes |= {{"max_steps": 20, "eval_every": 5, "sample.length": 0}}
+  if value.text.source.startswith("linux"):
+    changes["text.source"] = "kernel.c"
+  return config.replace(value, changes), module
+
+
+command_line._experiment = small_experiment
+sys.exit(console.run("launch.py", lambda: launch.main(sys.argv)))
+"""
+# Runs charrnn. Steps after --step, which the small run does not have, become its last steps.
+CHARRNN = f"""#!{sys.executable}
+import pathlib
+import sys
+
+from charrnn import cli
+
+if "--step" in sys.argv:
+  start = sys.argv.index("--step") + 1
+  (run,) = [each for each in sys.argv[1:] if pathlib.Path(each, "checkpoints").is_dir()]
+  steps = sorted(int(path.name) for path in pathlib.Path(run, "checkpoints").glob("[0-9]*"))
+  sys.argv[start:] = map(str, steps[-len(sys.argv[start:]):])
+sys.exit(cli.main())
+"""
+FUNCTION = """\
+static int count_{0}(int x)
+{{
+\tif (x > {0})
+\t\treturn x - {0}; /* the rest */
+\treturn x;
+}}
+
+"""
+
+
+def first_example(page):
+  """Return the language and the code of the first example of a page, or None."""
+  match = re.search(r"^```(sh|python)\n(.*?)^```", page.read_text(), re.M | re.S)
+  return match and match.groups()
+
+
+EXAMPLES = [
+  name
+  for name in re.findall(r": (\w+)\.md$", (ROOT / "mkdocs.yml").read_text(), re.M)
+  if first_example(ROOT / "docs" / f"{name}.md")
+]
+
+
+@pytest.fixture(scope="module")
+def workplace(tmp_path_factory):
+  """Return a folder with small versions of all that the examples of the pages need."""
+  folder = tmp_path_factory.mktemp("workplace")
+  for name in ("experiments", "docs"):
+    shutil.copytree(ROOT / name, folder / name)
+  (folder / "launch.py").write_text(LAUNCH)
+  (folder / "book.txt").write_text("It was a bright cold day in April.\n" * 2000)
+  (folder / "kernel.c").write_text("".join(FUNCTION.format(n) for n in range(9000)))
+  (folder / "bin").mkdir()
+  (folder / "bin" / "charrnn").write_text(CHARRNN)
+  (folder / "bin" / "charrnn").chmod(0o755)
+  run_example(folder, "sh", "python launch.py --config=experiments/shakespeare.py")
+  return folder
+
+
+def run_example(folder, language, code):
+  """Run code in a folder; it must end without an error."""
+  path = [folder / "bin", pathlib.Path(sys.executable).parent, os.environ["PATH"]]
+  python_path = [ROOT / "src", os.environ.get("PYTHONPATH", "")]
+  command = ["bash", "-euc", code] if language == "sh" else [sys.executable, "-c", code]
+  done = subprocess.run(
+    command,
+    cwd=folder,
+    env={
+      **os.environ,
+      "PATH": os.pathsep.join(map(str, path)),
+      "PYTHONPATH": os.pathsep.join(map(str, python_path)),
+    },
+    capture_output=True,
+    text=True,
+    check=False,
+  )
+  assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_the_first_example_of_a_page_runs_as_written(workplace, name):
+  run_example(workplace, *first_example(ROOT / "docs" / f"{name}.md"))
+  for path in (ROOT / "docs").glob("*.md"):  # Some examples regenerate a page.
+    assert (workplace / "docs" / path.name).read_text() == path.read_text()
+
+
+def test_most_pages_begin_with_an_example():
+  assert len(EXAMPLES) >= 6
 
 
 class _QuietHandler(http.server.SimpleHTTPRequestHandler):
