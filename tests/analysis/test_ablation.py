@@ -1,4 +1,4 @@
-"""Units clamped while a text is scored, and while text is sampled."""
+"""Tests of ablation and steering: units are clamped while text is scored or sampled."""
 
 import types
 
@@ -19,30 +19,30 @@ def net():
   return model, model.init(jax.random.key(0)), tiny.ids(700)
 
 
-def test_losses_without_clamps_are_those_of_one_pass(net, tmp_path):
+def test_losses_without_clamps_equal_the_losses_of_one_pass(net, tmp_path):
   model, params, ids = net
-  found = ablation.losses(model, params, ids, [[], []])
+  losses = ablation.losses(model, params, ids, [[], []])
   nats = recording.record(model, params, ids, tmp_path / "r").predictions.nats
-  assert np.isnan(found[:, : ablation.BURN_IN]).all()
-  assert np.isnan(found[:, -1]).all()
-  for row in found:
+  assert np.isnan(losses[:, : ablation.BURN_IN]).all()
+  assert np.isnan(losses[:, -1]).all()
+  for row in losses:
     np.testing.assert_allclose(row[ablation.BURN_IN : -1], nats[ablation.BURN_IN : -1], atol=1e-5)
 
 
-def test_rows_do_not_hear_of_each_other_whatever_the_groups(net, monkeypatch):
+def test_rows_are_independent_for_any_batch_size(net, monkeypatch):
   model, params, ids = net
   rows = [[], [clamps.Clamp(0, 2, 1.0)], [clamps.Clamp(1, 2, -1.0), clamps.Clamp(0, 1, 0.0)]]
   together = ablation.losses(model, params, ids, rows)
   monkeypatch.setattr(ablation, "ROWS", 1)
   ticks = []
-  apart = ablation.losses(model, params, ids, rows, lambda *now: ticks.append(now))
-  np.testing.assert_allclose(together, apart, atol=1e-5)
+  separate = ablation.losses(model, params, ids, rows, lambda *now: ticks.append(now))
+  np.testing.assert_allclose(together, separate, atol=1e-5)
   assert np.nanmax(np.abs(together[1] - together[0])) > 1e-3
   assert ticks[-1][0] == ticks[-1][1]
 
 
-def test_a_cell_that_the_output_reads_matters_and_others_do_not(tmp_path):
-  """The head reads the quote cell alone, so nothing else can change a loss."""
+def test_only_a_unit_that_the_output_reads_changes_the_loss(tmp_path):
+  """The head reads only the quote unit, so no other unit can change the loss."""
   text = made_up.prose(6000)
   symbols, ids = planted.ids(text)
   model = planted.model(len(symbols))
@@ -53,23 +53,23 @@ def test_a_cell_that_the_output_reads_matters_and_others_do_not(tmp_path):
   nats = ablation.losses(model, params, ids, [[], *([clamps.Clamp(*cell, 0.0)] for cell in cells)])
   label = labels.in_quotes(text)
   own, other = (ablation.effect(row - nats[0], label) for row in nats[1:])
-  assert abs(own.inside) > 0.01  # in quotes the cell is 1, and 0 it is anyway elsewhere
+  assert abs(own.inside) > 0.01  # the unit is 1 in quotes and 0 elsewhere
   assert own.outside == pytest.approx(0, abs=1e-6)
   assert other == pytest.approx((0, 0), abs=1e-6)
 
 
-def test_controls_are_of_the_layer_alike_and_never_those_that_were_found(net, tmp_path):
+def test_control_units_are_in_the_same_layer_and_belong_to_no_finding(net, tmp_path):
   model, params, ids = net
   recorded = recording.record(model, params, ids, tmp_path / "r")
-  cell, found = ablation.Unit(1, 4), [ablation.Unit(1, 2), ablation.Unit(0, 3)]
-  chosen = ablation.control_units(recorded, cell, 5, found)
-  assert len(set(chosen)) == 5
-  assert all(each.layer == 1 and each.unit not in (4, 2) for each in chosen)
-  assert len(ablation.control_units(recorded, cell, 99, found)) == 6
-  assert chosen == ablation.control_units(recorded, cell, 5, found)
+  unit, avoid = ablation.Unit(1, 4), [ablation.Unit(1, 2), ablation.Unit(0, 3)]
+  controls = ablation.control_units(recorded, unit, 5, avoid)
+  assert len(set(controls)) == 5
+  assert all(each.layer == 1 and each.unit not in (4, 2) for each in controls)
+  assert len(ablation.control_units(recorded, unit, 99, avoid)) == 6
+  assert controls == ablation.control_units(recorded, unit, 5, avoid)
 
 
-def test_values_of_settings():
+def test_settings_have_values():
   column = np.linspace(-1, 3, 101)
   assert ablation.setting_value(column, "zero") == 0
   assert ablation.setting_value(column, "mean") == pytest.approx(1)
@@ -86,19 +86,19 @@ def test_inside_is_where_a_label_is_true_or_in_its_top_quarter():
   assert not ablation.inside(labels.everywhere(np.zeros(5))).any()
 
 
-def test_effect_of_few_characters_is_none():
+def test_the_effect_on_too_few_characters_is_none():
   label = labels.everywhere(np.arange(100) < ablation.MIN_CHARACTERS - 1)
   inside, outside = ablation.effect(np.ones(100), label)
   assert inside is None
   assert outside == 1
 
 
-def test_p_values_count_the_cell_itself():
+def test_p_values_count_the_unit_itself():
   assert ablation.p_value(1.0, [0.0] * 19) == 0.05
   assert ablation.p_value(0.0, [0.0, 1.0, -1.0]) == 0.75
 
 
-def test_measures():
+def test_measures_of_samples():
   assert ablation.line_length(["abcd\n\nab\ncut"]) == 3
   assert np.isnan(ablation.line_length(["one line"]))
   assert ablation.closed_quotes(['"a" "b\n\n"c"', '"d']) == 0.5
@@ -106,7 +106,7 @@ def test_measures():
   assert ablation.indentation(["\ta\n  b\n\nc\nd"]) == 2.5
 
 
-def test_writing_with_a_cell_set(net):
+def test_sampling_with_a_clamped_unit(net):
   model, params, _ = net
   rows = {"free": [], "set": [clamps.Clamp(1, 3, 9.0)]}
   tokenizer = types.SimpleNamespace(decode=lambda ids: "".join(map(chr, 65 + ids)))

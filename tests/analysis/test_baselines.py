@@ -1,4 +1,4 @@
-"""Untrained networks have findings at the stated rate; last-k predictions are the table's."""
+"""Tests of the baselines: untrained networks, and predictors of the last k characters."""
 
 import jax
 import made_up
@@ -17,7 +17,7 @@ def text():
   return made_up.prose(16_000)
 
 
-def test_exactly_the_planted_units_are_found(text, tmp_path):
+def test_exactly_the_planted_units_are_significant(text, tmp_path):
   symbols, ids = planted.ids(text)
   net = planted.model(len(symbols))
   recorded = recording.record(net, planted.params(net, symbols), ids, tmp_path / "r")
@@ -26,34 +26,36 @@ def test_exactly_the_planted_units_are_found(text, tmp_path):
   compared = baselines.compare_untrained(subject)
   units = [column.unit for column in recorded.columns]
   bars = {name: each.to_beat for name, each in compared.items()}
-  found = matching.match(recorded.values, recorded.columns, targets, design, bars=bars, units=units)
-  best = {each.hypothesis: each for each in found.findings}
+  result = matching.match(
+    recorded.values, recorded.columns, targets, design, bars=bars, units=units
+  )
+  best = {each.hypothesis: each for each in result.findings}
   for name, unit in (("in-quotes", planted.QUOTES), ("line-position", planted.COLUMN)):
     assert best[name].name in (f"0:c{unit}", f"0:h{unit}")
     assert best[name].significant
     assert best[name].confirmation.score > 0.99
     assert best[name].confirmation.score > best[name].untrained
     assert compared[name].family_p == pytest.approx(1 / 20)
-  # The line position says where the end of the line is: the same unit, and no other.
+  # The unit of the line position is also the best unit for near-line-end.
   assert units[best["near-line-end"].column] == planted.COLUMN
-  assert found.interpretable.count == 2
+  assert result.interpretable.count == 2
 
 
 def _untrained(text, count, folder):
-  """Return the strengths [count, hypotheses] of untrained networks, seed by seed."""
+  """Return the strengths [count, hypotheses] of untrained networks with seeds 0, 1, ..."""
   symbols, ids = planted.ids(text)
   net = planted.model(len(symbols), hidden=6)
   init, columns = jax.jit(net.init), recording.columns(net)
   targets, design = planted.prepare(text, NAMES, min_characters=500)
-  found = []
+  strengths = []
   for seed in range(count):
     values = recording.record(net, init(jax.random.key(seed)), ids, folder / "r").values
-    found.append(matching.strengths(values, columns, targets, design))
-  assert all(list(each) == NAMES for each in found)
-  return np.array([list(each.values()) for each in found])
+    strengths.append(matching.strengths(values, columns, targets, design))
+  assert all(list(each) == NAMES for each in strengths)
+  return np.array([list(each.values()) for each in strengths])
 
 
-def test_untrained_networks_have_findings_at_the_stated_rate_over_20_seeds(tmp_path):
+def test_untrained_networks_are_significant_at_most_at_the_nominal_rate(tmp_path):
   strengths = _untrained(made_up.prose(9_000, seed=1), 60, tmp_path)
   rng = np.random.default_rng(0)
   significant = 0
@@ -61,17 +63,17 @@ def test_untrained_networks_have_findings_at_the_stated_rate_over_20_seeds(tmp_p
     others = 20 + rng.choice(40, 19, replace=False)
     judged = inference.significance(strengths[seed], strengths[others], 0.05)
     significant += bool((judged.family_p <= 0.05).any())
-  # One of 20 is what 5% promises; four or more come in 1.6% of such experiments.
+  # The expected number is 1 of 20. Four or more occur with probability 1.6%.
   assert significant <= 3
 
 
-def test_shifts_alone_call_an_untrained_network_significant(text, tmp_path):
-  """The reason for this baseline: an untrained network reads the text all the same."""
+def test_an_untrained_network_is_significant_compared_with_shifts_only(text, tmp_path):
+  """This is the reason for the baseline: an untrained network reads the text too."""
   symbols, ids = planted.ids(text)
   net = planted.model(len(symbols))
   recorded = recording.record(net, jax.jit(net.init)(jax.random.key(5)), ids, tmp_path / "r")
-  found = matching.match(recorded.values, recorded.columns, *planted.prepare(text, NAMES))
-  assert any(each.significant for each in found.findings)
+  result = matching.match(recorded.values, recorded.columns, *planted.prepare(text, NAMES))
+  assert any(each.significant for each in result.findings)
 
 
 def test_strengths_are_the_largest_effects_of_a_match(text):
@@ -94,21 +96,21 @@ def _last_k(values, k, kind="binary", lag=0, mask=None):
   return baselines.last_k_scores(contexts, target, effects.Design(targets_lib.in_two(N)), lag)
 
 
-def test_as_many_characters_as_the_label_needs():
+def test_a_label_needs_a_context_that_is_long_enough():
   scores = _last_k(TWO_BACK == 3, 4)
   assert [score > 0.99 for score in scores] == [False, False, False, True, True]
   assert scores[:3] == pytest.approx([0.5] * 3, abs=0.05)
 
 
-def test_graded_labels_and_lags():
-  # Ties of the label alone leave sqrt(1 - 1 / 16) = 0.968 at best.
+def test_last_k_scores_of_graded_labels_and_lags():
+  # Ties of the label limit the rank correlation to sqrt(1 - 1 / 16) = 0.968.
   assert _last_k(TWO_BACK, 3, "graded")[3] > 0.96
-  # The label of the next character is known one character sooner.
+  # At lag -1, the prediction is for the label of the next character, which needs one less.
   assert _last_k(TWO_BACK, 2, "graded", lag=-1)[2] > 0.96
   assert _last_k(TWO_BACK, 3, "graded", lag=1)[3] < 0.1
 
 
-def test_back_off_by_hand():
+def test_back_off_equals_a_calculation_by_hand():
   ids, aims = np.array([0, 1, 0, 1, 1, 0, 1]), np.array([0, 1, 0, 1, 0])
   context = baselines.contexts(ids, 1, [(0, 7)])[1]
   predicted = baselines.back_off(context, np.full(7, 0.4), np.arange(5), aims)
@@ -120,13 +122,13 @@ def test_long_contexts_back_off_to_short_ones():
   assert _last_k(IDS == 3, 12)[12] > 0.99
 
 
-def test_contexts_do_not_look_into_the_document_before():
+def test_contexts_do_not_extend_into_the_previous_document():
   contexts = baselines.contexts(np.zeros(10, int), 2, [(0, 5), (5, 10)])
   np.testing.assert_array_equal(contexts[2][:5], contexts[2][5:])
-  assert len(set(contexts[2][:5])) == 2  # the first character, and the rest
+  assert len(set(contexts[2][:5])) == 2  # one context at the first character, one at the others
 
 
-def test_masked_characters_count_for_nothing():
+def test_masked_characters_are_ignored():
   rng = np.random.default_rng(1)
   mask = rng.random(N) < 0.5
   values = np.where(mask, IDS == 3, rng.random(N) < 0.5)

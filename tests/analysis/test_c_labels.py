@@ -1,4 +1,4 @@
-"""Every label of C, written out by hand, with what has led others astray."""
+"""Tests of the labels of C with labels written by hand, including difficult cases."""
 
 import random
 
@@ -12,18 +12,18 @@ TOKENS = {
     ("f(){a;{b;}}c", "000111222100"),
     ("{\"}//{\"; '{'/*{*/}", "111111111111111110"),
     ("}{é{}", "01121"),
-    # Each branch opens a brace, and they are one and the same.
+    # Each branch opens a brace, but they count as one.
     ("#if A¶{¶#else¶{a¶#endif¶}", "0000001111111011111111110"),
     ("#if A¶}¶#else¶{{¶#endif¶", "000000000000001222222222"),
     ("#else¶{¶#endif¶{", "0000001111111112"),
-    # What a macro leaves open ends with it; an escaped line end is no end.
+    # A brace that a macro leaves open does not count after it. A backslash continues the macro.
     ("#define A {¶{", "0000000000101"),
     ("#define A {\\¶{¶{", "0000000000111201"),
     ("#define¶{", "000000001"),
   ],
   "c-parenthesis-depth": [
     ("f((a),b) ')'(\"(\")", "01221110000011110"),
-    # The end of a block closes what was left open in it.
+    # The end of a block closes the brackets that are open in it.
     ("(a{(b)(c}d)", "11122122110"),
     ("))((", "0012"),
   ],
@@ -77,7 +77,7 @@ SYNTAX = {
   "if-body": [
     ("void f(){if(a){b;}c;if(d)ee;}", "00000000000000111000000001100"),
     ("void f(){if(a)b;else if(c)d;}", "00000000000000100000000000100"),
-    # The else goes with the second if, and with it into the body of the first.
+    # The else belongs to the second if, so both are in the body of the first if.
     ("void f(){if(a)if(b)c;else{d;}}", "000000000000001111111111111100"),
     ("void f(){while(a){b;}}", "0000000000000000000000"),
     ("static int __init f(){if(a)bc;}", "0000000000000000000000000001100"),
@@ -115,16 +115,16 @@ def _function(name):
 
 
 @pytest.mark.parametrize(("name", "shown", "expected"), CASES)
-def test_labels_are_as_written(name, shown, expected):
+def test_labels_equal_the_labels_written_by_hand(name, shown, expected):
   aligned.check(_function(name), shown, expected)
 
 
-def test_every_hypothesis_of_c_is_written_out():
+def test_every_hypothesis_of_c_has_a_case():
   assert {*TOKENS, *SYNTAX} == {h.name for h in hypotheses.HYPOTHESES.values() if h.language == "c"}
 
 
 @pytest.mark.parametrize("name", TOKENS)
-def test_what_tokens_tell_looks_at_the_past_alone(name):
+def test_labels_from_tokens_depend_on_earlier_characters_only(name):
   function, rng = _function(name), random.Random(0)
   pieces = [
     *"a'\"\\\r\n\n(){}[]/*é",
@@ -142,7 +142,7 @@ def test_what_tokens_tell_looks_at_the_past_alone(name):
 
 
 def _spans(*kinds):
-  """Of the nodes of CLEAN, by the parser alone."""
+  """Return the spans of nodes in CLEAN, directly from the parser."""
   tree = c_labels.parser().parse(c_labels.parseable(CLEAN))
   return [(n.start_byte, n.end_byte) for n in c_labels.nodes(tree) if n.type in kinds]
 
@@ -151,7 +151,7 @@ def _covering(spans):
   return labels.covering(len(CLEAN), spans).tolist()
 
 
-def test_the_clean_text_parses_whole():
+def test_the_whole_clean_text_parses():
   assert _function("if-body")(CLEAN).mask.all()
 
 
@@ -174,7 +174,7 @@ def test_tokens_and_tree_agree_on_braces():
   assert len(blocks) == 5
 
 
-def test_an_error_is_masked_where_it_is():
+def test_the_span_of_an_error_is_masked():
   aligned.check(
     _function("if-condition"),
     "void f(){if(a[)b;}¶int g(){if(a)b;}",
@@ -182,34 +182,34 @@ def test_an_error_is_masked_where_it_is():
   )
 
 
-def test_what_lacks_a_token_is_masked():
+def test_a_node_with_a_missing_token_is_masked():
   aligned.check(_function("syntax-depth"), "void f(){{a;}{b}{c;}}", "00000000122212.122210")
 
 
-def test_a_function_in_an_error_is_believed():
-  # The block of f seems to hold g.
+def test_a_function_in_an_error_is_not_masked():
+  # The parser puts g into the block of f.
   shown = "int f(){if(a){(;¶int g(){{b;}}"
   aligned.check(_function("syntax-depth"), shown, "." * 17 + "0000000122210")
   aligned.check(_function("if-body"), shown, "." * 17 + "0000000000000")
 
 
-def test_a_function_at_the_end_of_an_error_is_at_no_depth_below_zero():
+def test_the_depth_of_a_function_after_an_error_is_not_negative():
   shown = "int f(){if(a){b;}¶int g(){c;}"
   aligned.check(_function("syntax-depth"), shown, "0000000...........00000001110")
 
 
-def test_what_is_no_c_is_masked():
+def test_text_that_is_not_c_is_masked():
   text = "First Citizen:\nBefore we proceed any further, hear me speak.\n" * 5
   assert _function("if-body")(text).mask.mean() < 0.1
   assert _function("comment")(text).mask.all()
 
 
-def test_the_parser_sees_one_byte_a_character():
+def test_the_parser_reads_one_byte_per_character():
   for text in (CLEAN, aligned.random_text(random.Random(0), 300)):
-    seen = c_labels.parseable(text)
-    assert len(seen) == len(text)
+    parsed = c_labels.parseable(text)
+    assert len(parsed) == len(text)
     assert [i for i, c in enumerate(text) if c == "\n"] == [
-      i for i, c in enumerate(seen) if c == 10
+      i for i, c in enumerate(parsed) if c == 10
     ]
 
 
@@ -223,14 +223,14 @@ def test_the_parser_sees_one_byte_a_character():
     ("\tlist_for_each (a, b) x_for_each(c)", "\twhile         (a, b) x_for_each(c)"),
   ],
 )
-def test_what_the_grammar_does_not_know_is_blanked(before, after):
+def test_constructs_outside_the_grammar_are_blanked(before, after):
   assert c_labels.parseable(before).decode() == after
 
 
 @pytest.mark.parametrize(
   "piece", ["{", "(", "if(a)", "if(a){", "#if a\n", "int f(){", ")}", "/*", "\\"]
 )
-def test_nesting_has_no_limit(piece):
+def test_nesting_depth_is_unlimited(piece):
   text = piece * 5000
   for label in (each.function(text) for each in hypotheses.choose("c")):
     assert len(label.values) == len(label.mask) == len(text)

@@ -1,4 +1,4 @@
-"""The explorer's file: its policy, its size, its data, and that data stays data."""
+"""Tests of the explorer's HTML file: security policy, size, data, and hostile text."""
 
 import base64
 import hashlib
@@ -21,7 +21,7 @@ CELLS = ("lstm", "gru", "rnn")
 
 
 class _Page(html.parser.HTMLParser):
-  """The elements of a page, as a browser finds them, with the text of scripts and styles."""
+  """The elements of a page, and the text of its scripts, styles and title."""
 
   def __init__(self, text):
     super().__init__()
@@ -42,8 +42,8 @@ class _Page(html.parser.HTMLParser):
       self.raw.append(tuple(self.open))
       self.open = None
 
-  def texts(self, tag, **wanted):
-    return [t for name, attrs, t in self.raw if name == tag and wanted.items() <= attrs.items()]
+  def texts(self, tag, **attributes):
+    return [t for name, a, t in self.raw if name == tag and attributes.items() <= a.items()]
 
 
 def _written(tmp_path, text=None, study=None, **sizes):
@@ -80,7 +80,7 @@ def _policy(page):
   return dict(part.split(maxsplit=1) for part in policy.split("; "))
 
 
-def test_the_policy_allows_the_one_script_and_the_one_style_and_nothing_else(tmp_path):
+def test_the_policy_allows_only_the_script_and_the_style_of_the_page(tmp_path):
   page, _ = _written(tmp_path)
   policy = _policy(page)
   assert policy["default-src"] == "'none'"
@@ -91,7 +91,7 @@ def test_the_policy_allows_the_one_script_and_the_one_style_and_nothing_else(tmp
     assert code.strip()
 
 
-def test_the_page_refers_to_nothing_outside_and_handles_nothing_inline(tmp_path):
+def test_the_page_has_no_external_references_and_no_inline_handlers(tmp_path):
   page, _ = _written(tmp_path)
   for tag, attributes in page.elements:
     assert tag not in ("link", "img", "iframe", "object", "base", "form")
@@ -103,14 +103,14 @@ def test_the_page_refers_to_nothing_outside_and_handles_nothing_inline(tmp_path)
 
 
 @pytest.mark.parametrize("cell", CELLS)
-def test_traces_come_back_within_half_a_level(tmp_path, cell):
+def test_traces_are_accurate_to_half_a_level(tmp_path, cell):
   page, excerpt = _written(tmp_path, cell=cell)
   packed = _block(page, "traces")
   assert packed["main"] == ("c" if cell == "lstm" else "h")
   assert [tuple(each) for each in packed["cells"]] == [(n // 8, n % 8) for n in range(16)]
   squash = np.tanh if cell == "lstm" else np.asarray
   for (layer, index), coarse in zip(packed["cells"], packed["coarse"], strict=True):
-    fine = packed["fine"][f"{layer}:{index}"]  # of so small a network everything fits
+    fine = packed["fine"][f"{layer}:{index}"]  # all quantities of this small network fit
     assert {*fine, packed["main"]} == set(made_up.QUANTITIES[cell])
     checked = [(quantity, trace, np.asarray) for quantity, trace in fine.items()]
     for quantity, trace, function in [(packed["main"], coarse, squash), *checked]:
@@ -121,7 +121,7 @@ def test_traces_come_back_within_half_a_level(tmp_path, cell):
       np.testing.assert_allclose(_values(trace), truth, atol=0.51 * step + 1e-4)
 
 
-def test_what_the_network_said_and_the_labels_come_back(tmp_path):
+def test_predictions_and_labels_are_stored_accurately(tmp_path):
   text = made_up.HOSTILE + made_up.prose(500)
   page, excerpt = _written(tmp_path, text)
   block = _block(page, "excerpt")
@@ -133,11 +133,11 @@ def test_what_the_network_said_and_the_labels_come_back(tmp_path):
   np.testing.assert_allclose(p, excerpt.top_p, atol=1e-5)
   np.testing.assert_array_equal(_stream(block["nats"], "<f4"), excerpt.nats)
   for name, (values, mask) in excerpt.labels.items():
-    got = _stream(block["labels"][name], "<f4")
-    np.testing.assert_array_equal(got, np.where(mask, values, np.nan))
+    stored = _stream(block["labels"][name], "<f4")
+    np.testing.assert_array_equal(stored, np.where(mask, values, np.nan))
 
 
-def test_hostile_text_stays_data(tmp_path):
+def test_hostile_text_does_not_change_the_page(tmp_path):
   study = made_up.study()
   hostile = made_up.HOSTILE
   study["run"], study["notes"] = hostile, [hostile]
@@ -145,7 +145,7 @@ def test_hostile_text_stays_data(tmp_path):
   study["steering"][0]["excerpts"]["free"] = hostile
   plain, _ = _written(tmp_path)
   page, _ = _written(tmp_path, hostile * 3 + made_up.prose(300), study)
-  # The same elements whatever the data, and the same script word for word.
+  # Elements and script are the same for any data.
   assert [tag for tag, _ in page.elements] == [tag for tag, _ in plain.elements]
   assert page.texts("script", type="module") == plain.texts("script", type="module")
   assert _block(page, "study")["notes"] == [json.loads(json.dumps(hostile))]
@@ -155,7 +155,7 @@ def test_hostile_text_stays_data(tmp_path):
     assert "<" not in text
 
 
-def test_what_is_no_number_becomes_null(tmp_path):
+def test_nan_and_infinity_become_null(tmp_path):
   study = made_up.study()
   study["scores"]["speaker"] = np.full(16, np.nan)
   study["findings"][0]["confirmation"]["p"] = math.inf
@@ -165,13 +165,13 @@ def test_what_is_no_number_becomes_null(tmp_path):
   assert block["findings"][0]["confirmation"]["p"] is None
 
 
-def test_the_limit_holds_for_20000_characters_of_two_layers_of_512(tmp_path):
-  """The cells of findings come first, and most of what there is is used."""
-  n, hidden, apart = 20_000, 512, 97
+def test_20000_characters_of_two_layers_of_512_fit_the_limit(tmp_path):
+  """The units of findings are stored first, and most of the limit is used."""
+  n, hidden, stride = 20_000, 512, 97
   columns = list(itertools.product(range(2), made_up.QUANTITIES["lstm"], range(hidden)))
-  # One long walk that forgets in 20 characters, from another place on for each column.
-  walk = made_up.walks(np.random.default_rng(0), n + apart * len(columns), 1)[:, 0]
-  recording = np.lib.stride_tricks.sliding_window_view(walk, n)[::apart][: len(columns)].T
+  # Columns are windows of one long random walk with a memory of 20 characters.
+  walk = made_up.walks(np.random.default_rng(0), n + stride * len(columns), 1)[:, 0]
+  recording = np.lib.stride_tricks.sliding_window_view(walk, n)[::stride][: len(columns)].T
   study = made_up.study(2, hidden)
   path = tmp_path / "explorer.html"
   excerpt = made_up.excerpt(made_up.prose(n))._replace(columns=columns, recording=recording)
@@ -180,11 +180,11 @@ def test_the_limit_holds_for_20000_characters_of_two_layers_of_512(tmp_path):
   packed = _block(_Page(path.read_text()), "traces")
   assert len(packed["coarse"]) == 1024
   assert min(trace["levels"] for trace in packed["coarse"]) >= 8
-  found = {f"{f['layer']}:{f['cell']}" for f in study["findings"] if f["scored"]}
-  assert found <= set(packed["fine"])
+  units = {f"{f['layer']}:{f['cell']}" for f in study["findings"] if f["scored"]}
+  assert units <= set(packed["fine"])
 
 
-def test_a_smaller_limit_costs_levels_and_then_is_refused(tmp_path):
+def test_a_smaller_limit_reduces_levels_until_it_raises(tmp_path):
   path, study, excerpt = tmp_path / "x.html", made_up.study(), made_up.excerpt(made_up.prose(4000))
   whole = explorer.write(path, study, excerpt)
   (traces,) = _Page(path.read_text()).texts("script", id="traces")
@@ -201,7 +201,7 @@ def test_a_smaller_limit_costs_levels_and_then_is_refused(tmp_path):
     explorer.write(path, study, excerpt, rest + 5_000)
 
 
-def test_values_that_are_not_finite_are_refused(tmp_path):
+def test_values_that_are_not_finite_raise(tmp_path):
   study, excerpt = made_up.study(), made_up.excerpt(made_up.prose(300))
   path = tmp_path / "x.html"
   excerpt.recording[7, excerpt.columns.index((0, "c", 0))] = np.nan

@@ -1,4 +1,4 @@
-"""The table of hypotheses, patterns of users, and texts of every kind."""
+"""Tests of the table of hypotheses, of users' patterns, and of unusual texts."""
 
 import random
 
@@ -10,7 +10,7 @@ from charrnn import errors
 from charrnn.analysis import hypotheses
 
 
-def test_the_table_is_in_order():
+def test_all_hypotheses_are_well_formed():
   for name, hypothesis in hypotheses.HYPOTHESES.items():
     assert name == hypothesis.name == name.lower() and " " not in name
     assert hypothesis.kind in ("binary", "graded")
@@ -55,13 +55,13 @@ def _texts():
 
 
 @pytest.mark.parametrize("text", list(_texts()), ids=lambda text: repr(text[:8]))
-def test_no_text_is_too_odd(text):
+def test_unusual_texts_can_be_labelled(text):
   for label in (each.function(text) for each in hypotheses.HYPOTHESES.values()):
     assert label.values.shape == label.mask.shape == (len(text),)
     assert label.values.dtype == np.float32 and label.mask.dtype == bool
 
 
-def test_languages_choose():
+def test_the_language_selects_hypotheses():
   prose, c = (
     {each.name for each in hypotheses.choose(language)} for language in hypotheses.LANGUAGES
   )
@@ -70,17 +70,17 @@ def test_languages_choose():
   assert "in-quotes" in prose - both and "brace-depth" in c - both and "url" in both
 
 
-def test_state_does_not_leak_from_document_to_document():
-  documents, chosen = (
+def test_documents_are_labelled_independently():
+  documents, selected = (
     ['a "b', "", "A:", "x [[y", "f(){ /*", "{é"],
     list(hypotheses.HYPOTHESES.values()),
   )
-  got = hypotheses.label_documents(chosen, documents)
-  for each in chosen:
-    alone = "".join(aligned.show(each.function(document)) for document in documents)
-    assert aligned.show(got[each.name]) == alone
-  assert aligned.show(got["in-quotes"])[:11] == "00110000000"
-  assert aligned.show(got["brace-depth"])[-9:] == "000111111"
+  labelled = hypotheses.label_documents(selected, documents)
+  for each in selected:
+    expected = "".join(aligned.show(each.function(document)) for document in documents)
+    assert aligned.show(labelled[each.name]) == expected
+  assert aligned.show(labelled["in-quotes"])[:11] == "00110000000"
+  assert aligned.show(labelled["brace-depth"])[-9:] == "000111111"
 
 
 def test_no_documents_have_empty_labels():
@@ -117,13 +117,13 @@ def test_a_pattern_is_true_inside_its_matches(pattern, shown, expected):
     ("url=a", "the name url is in use"),
   ],
 )
-def test_bad_patterns_are_told_in_a_line(argument, message):
+def test_a_bad_pattern_raises_with_one_line(argument, message):
   with pytest.raises(errors.UserError, match=message) as caught:
     hypotheses.parse_regexes([argument])
   assert "\n" not in str(caught.value)
 
 
-def test_an_equals_sign_may_be_part_of_the_pattern():
+def test_the_pattern_may_contain_an_equals_sign():
   (hypothesis,) = hypotheses.parse_regexes(["sum=a=b"])
   assert hypothesis.name == "sum"
   aligned.check(hypothesis.function, "a=b", "111")

@@ -1,4 +1,4 @@
-"""Every label of text and prose, written out by hand; and that states look at the past alone."""
+"""Tests of the labels of prose with labels written by hand, and of their causality."""
 
 import random
 
@@ -13,7 +13,7 @@ WRITTEN = {
     ("¶é→x", "0123"),
     ("ab←¶c", "12301"),
   ],
-  # The width is that of the longer line, eight characters: near is from the seventh on.
+  # The width is the length of the longer line, 8. Characters from the seventh on are near the end.
   "near-line-end": [
     ("abc¶12345678¶a", "00000000001100"),
     ("¶¶", "00"),
@@ -23,7 +23,7 @@ WRITTEN = {
     ("ab←¶c", "0110."),
     ("a", "."),
   ],
-  # The width is six: "e" does not fit behind "ab cd", "fgh" behind "e" does.
+  # The width is 6: "e" does not fit after "ab cd", but "fgh" fits after "e".
   "word-does-not-fit": [
     ("ab cd¶e¶fgh ij", "000110000000.."),
     ("one", "..."),
@@ -77,17 +77,17 @@ STATES = [
 
 
 @pytest.mark.parametrize(("name", "shown", "expected"), CASES)
-def test_labels_are_as_written(name, shown, expected):
+def test_labels_equal_the_labels_written_by_hand(name, shown, expected):
   aligned.check(hypotheses.HYPOTHESES[name].function, shown, expected)
 
 
-def test_every_hypothesis_of_text_is_written_out():
+def test_every_hypothesis_of_prose_has_a_case():
   assert set(WRITTEN) == {h.name for h in hypotheses.HYPOTHESES.values() if h.language != "c"}
 
 
 @pytest.mark.parametrize("name", STATES)
-def test_states_look_at_the_past_alone(name, monkeypatch):
-  # The width is that of the whole text, so it is held fast here.
+def test_labels_of_states_depend_on_earlier_characters_only(name, monkeypatch):
+  # The width depends on the whole text, so this test fixes it.
   monkeypatch.setattr(labels, "_width", lambda text: 8)
   function, rng = hypotheses.HYPOTHESES[name].function, random.Random(0)
   for _ in range(40):
@@ -101,6 +101,6 @@ def test_covering_counts_spans():
   assert labels.covering(0, []).tolist() == []
 
 
-def test_steps_hold_until_the_next():
+def test_a_step_lasts_until_the_next_step():
   assert labels.steps(5, [(1, 2), (3, 0), (3, 7), (5, 9)]).tolist() == [0, 2, 2, 7, 7]
   assert labels.steps(0, []).tolist() == []

@@ -1,4 +1,4 @@
-"""Pictures of a synthetic study."""
+"""Tests of the pictures of a synthetic study."""
 
 import made_up
 import numpy as np
@@ -9,7 +9,7 @@ from charrnn.analysis import pictures
 
 
 @pytest.mark.parametrize("name", ["findings", "saturation", "emergence"])
-def test_a_picture_shows_something(name, tmp_path):
+def test_a_picture_is_not_empty(name, tmp_path):
   study = made_up.study()
   for finding in study["findings"]:
     baseline = finding["untrained_baseline"]
@@ -20,7 +20,7 @@ def test_a_picture_shows_something(name, tmp_path):
 
 
 @pytest.mark.parametrize("name", ["findings", "saturation", "emergence"])
-def test_a_study_without_findings_has_pictures_too(name, tmp_path):
+def test_a_study_without_findings_has_pictures(name, tmp_path):
   study = made_up.study() | {"findings": [], "saturation": [], "emergence": []}
   getattr(pictures, name)(study, tmp_path / "a.png")
   assert (tmp_path / "a.png").stat().st_size > 1000

@@ -1,4 +1,4 @@
-"""`charrnn cells` on a tiny run: what it writes, and what it refuses."""
+"""Tests of `charrnn cells` on a tiny run: its output, and invalid arguments."""
 
 import json
 import re
@@ -13,7 +13,7 @@ FAST = ("--untrained=2", "--shifts=19", "--characters=6000")
 
 @pytest.fixture(scope="module")
 def studied(trained, tmp_path_factory):
-  """The folder that one call wrote, about a copy of run `a`."""
+  """Return the output folder of one call for a copy of run `a`."""
   folder = tmp_path_factory.mktemp("cells")
   run, text = folder / "run", trained["a"].parent / "text.txt"
   shutil.copytree(trained["a"], run)
@@ -22,51 +22,53 @@ def studied(trained, tmp_path_factory):
   return run / "cells"
 
 
-def test_everything_is_there_and_nothing_else(studied):
+def test_the_output_folder_contains_exactly_the_documented_files(studied):
   names = {path.name for path in studied.iterdir()}
   pictures = {"findings.png", "saturation.png", "emergence.png"}
   assert names == {"cells.json", "explorer.html", "recording.f32"} | pictures
 
 
-def test_cells_json_tells_all(studied):
-  found = json.loads((studied / "cells.json").read_text())
-  by_name = {each["hypothesis"]: each for each in found["findings"]}
-  assert found["model"] == {"cell": "lstm", "layers": 2, "hidden": 8}
-  assert found["text"]["characters"] == 6000
+def test_cells_json_contains_all_results(studied):
+  results = json.loads((studied / "cells.json").read_text())
+  by_name = {each["hypothesis"]: each for each in results["findings"]}
+  assert results["model"] == {"cell": "lstm", "layers": 2, "hidden": 8}
+  assert results["text"]["characters"] == 6000
   assert by_name["line-position"]["scored"] and by_name["seven"]["scored"]
   assert by_name["url"]["reason"] == "no positives in the discovery half"
-  assert any(note.startswith("url: not scored") for note in found["notes"])
-  assert any("no finding can be significant" in note for note in found["notes"])
-  assert {each["significant"] for each in found["findings"]} == {None}
-  assert found["interpretable"] is None
-  # The former names of keys stand beside the new ones.
-  assert found["births"] == found["emergence"]
-  assert found["settings"]["twins"] == found["settings"]["untrained_networks"] == 2
+  assert any(note.startswith("url: not scored") for note in results["notes"])
+  assert any("no finding can be significant" in note for note in results["notes"])
+  assert {each["significant"] for each in results["findings"]} == {None}
+  assert results["interpretable"] is None
+  # The file also contains the former names of keys.
+  assert results["births"] == results["emergence"]
+  assert results["settings"]["twins"] == results["settings"]["untrained_networks"] == 2
   assert by_name["seven"]["survives"] == by_name["seven"]["significant"]
   assert by_name["seven"]["twins"] == by_name["seven"]["untrained_baseline"] is not None
   scored = {name for name, each in by_name.items() if each["scored"]}
-  assert {each["hypothesis"] for each in found["ablations"]} == scored
-  assert {each["hypothesis"] for each in found["steering"]} == scored
-  assert {each["hypothesis"] for each in found["emergence"]} == {n for n in scored if "|" not in n}
-  assert all(each["steps"] == [0, 10, 20] for each in found["emergence"])
-  assert {(each["layer"], each["gate"]) for each in found["saturation"]} == {
+  assert {each["hypothesis"] for each in results["ablations"]} == scored
+  assert {each["hypothesis"] for each in results["steering"]} == scored
+  assert {each["hypothesis"] for each in results["emergence"]} == {
+    n for n in scored if "|" not in n
+  }
+  assert all(each["steps"] == [0, 10, 20] for each in results["emergence"])
+  assert {(each["layer"], each["gate"]) for each in results["saturation"]} == {
     (layer, gate) for layer in (0, 1) for gate in "ifo"
   }
-  assert all(len(column) == 16 for column in found["scores"].values())
+  assert all(len(column) == 16 for column in results["scores"].values())
 
 
-def test_the_recording_has_the_size_it_should(studied):
+def test_the_size_of_the_recording(studied):
   assert (studied / "recording.f32").stat().st_size == 6000 * 2 * 6 * 8 * 4
 
 
-def test_the_page_asks_for_nothing_from_elsewhere(studied):
+def test_the_page_loads_nothing(studied):
   page = (studied / "explorer.html").read_text()
   assert "Content-Security-Policy" in page
   code = page.split("application/json")[0]
   assert not re.search(r"(?:src|href)\s*=|url\(|@import|fetch\(|XMLHttp", code)
 
 
-def test_json_and_out(charrnn, trained, tmp_path):
+def test_the_options_json_and_out(charrnn, trained, tmp_path):
   text = trained["a"].parent / "text.txt"
   result = charrnn(
     "cells", trained["a"], "--text", text, *FAST, "--out", tmp_path / "o", "--json", "--untrained=0"
@@ -87,7 +89,7 @@ def test_json_and_out(charrnn, trained, tmp_path):
     ("12 green bottles ü\n" * 300, "'ü' (U+00FC)"),
   ],
 )
-def test_a_text_that_cannot_be_studied(charrnn, trained, tmp_path, content, message):
+def test_an_unsuitable_text_is_an_error(charrnn, trained, tmp_path, content, message):
   (tmp_path / "t.txt").write_text(content)
   result = charrnn("cells", trained["a"], "--text", tmp_path / "t.txt", "--out", tmp_path / "o")
   assert (result.code, result.out) == (2, "")
@@ -112,14 +114,14 @@ def test_a_text_that_cannot_be_studied(charrnn, trained, tmp_path, content, mess
     (["--ablation=half"], "invalid choice"),
   ],
 )
-def test_what_is_refused_in_one_line(charrnn, trained, tmp_path, argv, message):
+def test_invalid_arguments_are_an_error_of_one_line(charrnn, trained, tmp_path, argv, message):
   result = charrnn("cells", trained["a"], "--out", tmp_path / "o", *argv)
   assert (result.code, result.out) == (2, "")
   assert message in result.err
   assert result.err.count("\n") == 1
 
 
-def test_documents_too_short_to_be_scored(charrnn, trained, tmp_path):
+def test_very_short_documents_are_an_error(charrnn, trained, tmp_path):
   texts = [tmp_path / f"{n}.txt" for n in range(1800)]
   for text in texts:
     text.write_text("12\n")
@@ -129,7 +131,7 @@ def test_documents_too_short_to_be_scored(charrnn, trained, tmp_path):
   assert list((tmp_path / "o").iterdir()) == []
 
 
-def test_a_damaged_checkpoint_on_the_way_is_passed_over(charrnn, a, tmp_path):
+def test_a_damaged_earlier_checkpoint_is_skipped(charrnn, a, tmp_path):
   (a / "checkpoints" / "10" / "meta" / "metadata").write_text("{}")
   text = a.parent / "text.txt"
   text.write_text("".join(f"{n} green bottles\n" for n in range(700)))
@@ -149,22 +151,22 @@ def test_a_damaged_checkpoint_on_the_way_is_passed_over(charrnn, a, tmp_path):
   assert all(each["steps"] == [0, 20] for each in result.json["emergence"])
 
 
-def test_no_run_and_no_place_to_write(charrnn, trained, tmp_path):
+def test_a_missing_run_and_an_invalid_output_folder_are_errors(charrnn, trained, tmp_path):
   assert "does not exist" in charrnn("cells", tmp_path / "nowhere").err
   (tmp_path / "file").write_text("")
   result = charrnn("cells", trained["a"], "--out", tmp_path / "file" / "o")
   assert result.code == 2 and "use another --out" in result.err
 
 
-def test_sampling_with_units_clamped(charrnn, trained):
-  def text(*given):
-    result = charrnn("sample", trained["a"], "--length=200", "--seed=1", "--json", *given)
+def test_sampling_with_clamped_units(charrnn, trained):
+  def text(*options):
+    result = charrnn("sample", trained["a"], "--length=200", "--seed=1", "--json", *options)
     assert result.code == 0, result.err
     return result.json
 
-  free, held = text(), text("--clamp=1:3=5", "--clamp=0:h2=-0.5")
-  assert free["text"] != held["text"]
-  assert (free["clamp"], held["clamp"]) == ([], ["1:3=5", "0:h2=-0.5"])
+  free, clamped = text(), text("--clamp=1:3=5", "--clamp=0:h2=-0.5")
+  assert free["text"] != clamped["text"]
+  assert (free["clamp"], clamped["clamp"]) == ([], ["1:3=5", "0:h2=-0.5"])
   assert text("--clamp=1:3=hold")["text"] != free["text"]
   twice = charrnn("sample", trained["a"], "--clamp=0:c3=1", "--clamp=0:3=2")
   assert twice.code == 2 and "--clamp 0:c3 is clamped twice" in twice.err

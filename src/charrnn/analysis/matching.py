@@ -54,7 +54,7 @@ class Finding:
   characters: int | None = None  # number of characters where the label is defined
   share: float | None = None  # share of positives, which is the average precision of chance
   average_precision: float | None = None
-  threshold: float | None = None  # of direction * column; has the best MCC on the discovery half
+  threshold: float | None = None  # threshold of direction * column with the best MCC on discovery
   mcc: float | None = None
   isotonic_r2: float | None = None
   partial: float | None = None  # rank correlation, controlling for the confounds
@@ -70,7 +70,7 @@ class Interpretable:
   share: float
   low: float  # lower end of Wilson's 95% interval, which assumes independent units
   high: float
-  by_hypothesis: dict[str, int]  # for all scored hypotheses, including those that do not count
+  by_hypothesis: dict[str, int]  # number of units by hypothesis, for all scored hypotheses
 
 
 class Result(NamedTuple):
@@ -140,8 +140,8 @@ def strengths(
   """Return the largest |effect| of all columns on the discovery half, by scorable hypothesis."""
   design = dataclasses.replace(design, shifts=0)
   scored = [target for target in targets if not effects.why_unscored(target, design, [0])]
-  (found,), _ = effects.scan(values, columns, scored, design, [0])
-  best = np.minimum(_allowed(found, scored, design), 1).max(axis=(0, 2))
+  (discovery,), _ = effects.scan(values, columns, scored, design, [0])
+  best = np.minimum(_allowed(discovery, scored, design), 1).max(axis=(0, 2))
   return dict(zip([target.name for target in scored], best.tolist()))
 
 
@@ -168,10 +168,10 @@ def to_score(kind: str, effect: float) -> float | None:
   return float(0.5 + effect / 2 if kind == "binary" else effect)
 
 
-def _allowed(found, targets, design) -> np.ndarray:
+def _allowed(effects_CxHxL, targets, design) -> np.ndarray:
   """Return |effects| [C, H, lags], with 0 at lags at which the column has read the answer."""
   late = np.outer([target.hypothesis.of_next for target in targets], np.array(design.lags) > 0)
-  return np.where(late, 0, np.abs(found))
+  return np.where(late, 0, np.abs(effects_CxHxL))
 
 
 def _half(column, target, lag, design, half) -> Half:
@@ -181,11 +181,11 @@ def _half(column, target, lag, design, half) -> Half:
 
 def _scores(values, columns, targets, scored, best, judged, design, bars) -> Iterator[dict]:
   """Yield the fields of the Finding of each scored target."""
-  (found, _, lags), choices = best, []
-  chosen = np.abs(found).argmax(axis=0).tolist()
-  read = recording.read_columns(values, chosen)
-  for n, (target, column) in enumerate(zip(scored, chosen)):
-    lag, direction = int(lags[column, n]), -1 if found[column, n] < 0 else 1
+  (discovery, _, lags), choices = best, []
+  best_columns = np.abs(discovery).argmax(axis=0).tolist()
+  read = recording.read_columns(values, best_columns)
+  for n, (target, column) in enumerate(zip(scored, best_columns)):
+    lag, direction = int(lags[column, n]), -1 if discovery[column, n] < 0 else 1
     halves = [_half(direction * read[column], target, lag, design, half) for half in (0, 1)]
     choices.append((target, column, lag, direction, *halves))
   exact = [_exact_effects(test, target, design.n_shifts) for target, *_, test in choices]
@@ -244,8 +244,8 @@ def _details(target, fit: Half, test: Half, targets) -> dict[str, float]:
     }
   for same in targets:
     if same.hypothesis == target.hypothesis and same.strata is not None:
-      kept = same.mask[test.positions]
-      x, y, stratum = test.x[kept], test.y[kept], same.strata[test.positions[kept]]
+      defined = same.mask[test.positions]
+      x, y, stratum = test.x[defined], test.y[defined], same.strata[test.positions[defined]]
       details["partial"] = inference.partial(x, y, stratum)
       if target.kind == "binary":
         details["stratified_auroc"] = inference.stratified_auroc(x, y, stratum)
@@ -256,17 +256,17 @@ def _interpretable(best, judged, scored, units, bars) -> Interpretable | None:
   """Count the units that exceed the discovery half's threshold on both halves."""
   if judged is None or np.isnan(judged.family_to_beat).any():
     return None
-  (found, confirmed, _), to_beat = best, judged.family_to_beat
+  (discovery, confirmation, _), to_beat = best, judged.family_to_beat
   names = [target.name for target in scored]
   if bars is not None:  # nothing exceeds NaN, which stands for a missing bar
     to_beat = np.maximum(to_beat, [bars.get(name, math.nan) for name in names])
     if np.isnan(to_beat).all():
       return None
-  beaten = (np.abs(found) > to_beat) & (np.sign(found) * confirmed > to_beat)
+  exceeds = (np.abs(discovery) > to_beat) & (np.sign(discovery) * confirmation > to_beat)
   counts = [target.counts for target in scored]
-  count, of = _distinct(units, beaten[:, counts].any(axis=1)), len(set(units))
+  count, of = _distinct(units, exceeds[:, counts].any(axis=1)), len(set(units))
   interval = stats.binomtest(count, of).proportion_ci(method="wilson")
-  by_hypothesis = {name: _distinct(units, column) for name, column in zip(names, beaten.T)}
+  by_hypothesis = {name: _distinct(units, column) for name, column in zip(names, exceeds.T)}
   return Interpretable(count, of, count / of, interval.low, interval.high, by_hypothesis)
 
 
