@@ -89,7 +89,7 @@ def _settings(args) -> dict[str, sampler.Settings]:
   """Return the settings of the sampler by the name of the temperature, in ascending order."""
   sampler.check(length=args.length, num=args.num, seed=args.seed)
   if args.length < diversity.MIN_LOOP:
-    remedy = f"must be at least {diversity.MIN_LOOP}, the shortest loop"
+    remedy = f"must be at least {diversity.MIN_LOOP}, the minimum length of a loop"
     sampler.refuse("length", args.length, remedy)
   for T in args.temperatures:
     if not T >= 0:  # also true of NaN

@@ -12,7 +12,7 @@ order, c counts occurrences. At lower orders, c counts the distinct tokens that 
 A level contains the strings of n tokens that occur. They are numbered from 1 to G, in ascending
 order of their context and last token. The context is the number of their first n-1 tokens on the
 level below. Number 0 means that a string does not occur, and the empty string has number 1. With
-these numbers, NumPy processes all positions of a text at once, one level after the other.
+these numbers, NumPy processes all positions of a text at once, level by level.
 """
 
 import types

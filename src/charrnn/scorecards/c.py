@@ -43,9 +43,9 @@ class Function(NamedTuple):
 
   stop: int  # byte after the end of the function
   declared: set[str]  # parameters, and functions declared inside
-  variables: set[str]  # local ones
+  variables: set[str]  # local variables
   called: set[str]
-  used: set[str]  # in any other way than by a call
+  used: set[str]  # in uses other than calls
 
 
 class Source(NamedTuple):
@@ -212,7 +212,7 @@ def _function_bodies(code: str) -> Iterator[int]:
   a line. A brace at the start of a line closes everything that is still open.
   """
   braces = parentheses = 0
-  start, end = 0, None  # of the last outermost parentheses
+  start, end = 0, None  # ends of the last outermost parentheses
   for match in _compiled_tokens(code):
     bracket, position = match["bracket"], match.start()
     if end is not None and code[end:position].strip():

@@ -40,7 +40,7 @@ class Copy(NamedTuple):
 
   text: str
   length: int
-  position: int  # in the sample
+  position: int  # position in the sample
   place: int  # position in the training text
   document: str
   line: int  # from 1
@@ -171,7 +171,7 @@ def copies_in(text: str, matches: Matches, sources: Sources, count: int = 5) -> 
     length, place = int(matches.lengths[start]), int(matches.places[start])
     if len(copies) == count or not length:
       break
-    # Earlier copies are at least as long, so an overlapping one covers an end of this one.
+    # Earlier copies are at least as long, so one that overlaps covers an end of this copy.
     if not covered[start] and not covered[start + length - 1]:
       covered[start : start + length] = True
       copy = text[start : start + length]
