@@ -214,11 +214,11 @@ def test_total_steps():
 
 def test_used_fields_of_an_ngram():
   c = config_lib.replace(config_lib.default(), {"model.cell": "ngram"})
-  used = config_lib.used_fields(c)
-  assert {"model.order", "seed", "text.source", "sample.length"} <= used
-  assert not {"batch_size", "window", "optimizer.name", "model.hidden", "keep"} & used
+  names = config_lib.used_fields(c)
+  assert {"model.order", "seed", "text.source", "sample.length"} <= names
+  assert not {"batch_size", "window", "optimizer.name", "model.hidden", "keep"} & names
   streams = config_lib.used_fields(config_lib.replace(c, {"text.split": "streams"}))
-  assert streams - used == {"batch_size", "window"}
+  assert streams - names == {"batch_size", "window"}
   assert "model.order" not in config_lib.used_fields(config_lib.default())
 
 

@@ -542,8 +542,8 @@ def resolve(
 
 
 # Each row: the maximum number of training tokens, and the values of _SIZE_FIELDS up to there.
-# Small corpora overfit, so they get small models and more dropout. Large corpora get larger models,
-# if a machine with a few CPU cores can still train them.
+# Small corpora overfit, so they get small models and more dropout. Models for large corpora are
+# limited by what a few CPU cores can train.
 _SIZE_FIELDS = (
   "model.layers",
   "model.hidden",
