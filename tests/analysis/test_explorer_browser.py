@@ -1,4 +1,4 @@
-"""The explorer in a browser without a screen: it is clicked, typed at and read."""
+"""The explorer in a headless browser, operated with the mouse and the keyboard."""
 
 import re
 import shutil
@@ -22,7 +22,7 @@ ARGUMENTS = [
 ]
 TEXT = made_up.prose(3000) + made_up.HOSTILE
 TIMEOUT = 10_000  # ms
-BLUE, ORANGE = "l", "h"  # classes of shades: low and high
+BLUE, ORANGE = "l", "h"  # CSS classes of low and high values
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +41,7 @@ def url(tmp_path_factory):
   study["steering"][0]["excerpts"]["zero"] = made_up.HOSTILE
   study["emergence"][0]["score"][3] = None
   study["ablations"][0] |= {"inside": None, "p": None, "controls": {"inside": [], "outside": []}}
-  # Too small for all quantities of all cells.
+  # Too small for all quantities of all units.
   whole = explorer.write(path, study, made_up.excerpt(TEXT))
   explorer.write(path, study, made_up.excerpt(TEXT), whole - 200_000)
   return path.as_uri()
@@ -49,18 +49,18 @@ def url(tmp_path_factory):
 
 @pytest.fixture
 def opened(browser, url):
-  """Opens the page; at the end nothing may have gone wrong, and nothing been asked for."""
-  said, asked, contexts = [], [], []
+  """Return a function that opens the page; check afterwards for errors and other requests."""
+  messages, requests, contexts = [], [], []
 
   def open_page(**options):
     context = browser.new_context(**{"viewport": {"width": 1280, "height": 800}} | options)
     contexts.append(context)
     page = context.new_page()
     page.set_default_timeout(TIMEOUT)
-    page.on("console", lambda message: said.append(message.text))
-    page.on("pageerror", lambda error: said.append(str(error)))
-    page.on("dialog", lambda dialog: (said.append(dialog.message), dialog.dismiss()))
-    page.on("request", lambda request: asked.append(request.url))
+    page.on("console", lambda message: messages.append(message.text))
+    page.on("pageerror", lambda error: messages.append(str(error)))
+    page.on("dialog", lambda dialog: (messages.append(dialog.message), dialog.dismiss()))
+    page.on("request", lambda request: requests.append(request.url))
     page.goto(url)
     page.wait_for_selector("html[data-ready]")
     return page
@@ -68,8 +68,8 @@ def opened(browser, url):
   yield open_page
   for context in contexts:
     context.close()
-  assert said == []
-  assert asked == [url] * len(contexts)
+  assert messages == []
+  assert requests == [url] * len(contexts)
 
 
 @pytest.fixture
@@ -78,9 +78,9 @@ def page(opened):
 
 
 def _shade(page, t):
-  """(side, strength) of the colour of character t."""
-  found = re.search(r" ([lh])(\d+)", page.locator("#text .ch").nth(t).get_attribute("class"))
-  return (found[1], int(found[2])) if found else ("", 0)
+  """Return the side and the strength of the color of character t."""
+  match = re.search(r" ([lh])(\d+)", page.locator("#text .ch").nth(t).get_attribute("class"))
+  return (match[1], int(match[2])) if match else ("", 0)
 
 
 def _classes(page, t):
@@ -91,7 +91,7 @@ def _heading(page):
   return page.locator("#shown").inner_text()
 
 
-def test_it_opens_on_the_best_finding_with_its_label_and_its_colours(page):
+def test_the_page_opens_with_the_best_finding_its_label_and_colors(page):
   assert _heading(page) == "Unit 1:3, tanh(c): best of 16 units for in-quotes"
   assert "AUROC 0.97" in page.locator("#verdict").inner_text()
   assert "✓ Significant." in page.locator("#verdict").inner_text()
@@ -101,7 +101,7 @@ def test_it_opens_on_the_best_finding_with_its_label_and_its_colours(page):
   assert page.locator("#text .ch").count() == len(TEXT)
 
 
-def test_a_hypothesis_and_a_cell_are_chosen(page):
+def test_selecting_a_hypothesis_and_a_unit(page):
   page.select_option("#hypothesis", "line-position")
   sync_api.expect(page.locator("#shown")).to_contain_text("0:5, tanh(c): best of 16")
   early, late = (TEXT.index("\n", 200) + n for n in (3, 48))
@@ -115,7 +115,7 @@ def test_a_hypothesis_and_a_cell_are_chosen(page):
   sync_api.expect(page.locator("#shown")).to_contain_text("1:3, tanh(c): best of 16")
 
 
-def test_the_table_is_sorted_and_filtered(page):
+def test_sorting_and_filtering_the_table(page):
   first = page.locator("#cells-body tr td:first-child")
   scores = made_up.study()["scores"]["in-quotes"]
   best = sorted(range(16), key=lambda index: -abs(scores[index]))
@@ -130,7 +130,7 @@ def test_the_table_is_sorted_and_filtered(page):
   sync_api.expect(page.locator("#shown")).to_contain_text("Unit 0:7")
 
 
-def test_a_character_is_looked_at_by_pointer_and_by_keys(page):
+def test_the_pointer_and_the_keys_select_a_character(page):
   excerpt = made_up.excerpt(TEXT)
   look = page.locator("#look")
   page.locator("#text .ch").nth(20).hover()
@@ -150,7 +150,7 @@ def test_a_character_is_looked_at_by_pointer_and_by_keys(page):
   assert "caret" in _classes(page, TEXT.index("\n") + 1)
 
 
-def test_quantities_are_switched_and_a_cell_without_them_says_so(page):
+def test_switching_quantities_and_units_that_have_only_one(page):
   quantity = page.locator("#quantity")
   assert quantity.locator("option").all_inner_texts() == ["tanh(c)", "h", "c", "i", "f", "g", "o"]
   before = [_shade(page, t) for t in range(40)]
@@ -166,13 +166,13 @@ def test_quantities_are_switched_and_a_cell_without_them_says_so(page):
 
 def test_full_contrast_reaches_the_darkest_shades(page):
   dark = page.locator(":is(.l14, .l15, .l16, .h14, .h15, .h16):visible")
-  assert dark.count() == 0  # the planted cell stays between -0.8 and 0.8
+  assert dark.count() == 0  # the planted unit stays between -0.8 and 0.8
   page.keyboard.press("c")
   sync_api.expect(dark).not_to_have_count(0)
   sync_api.expect(page.locator("#legend")).not_to_contain_text("1.0")
 
 
-def test_predictions_hang_under_the_text_that_is_seen(page):
+def test_predictions_are_shown_under_the_visible_text(page):
   guesses = page.locator("#text .guesses")
   page.keyboard.press("p")
   assert guesses.first.inner_text().replace("\n", "")
@@ -182,7 +182,7 @@ def test_predictions_hang_under_the_text_that_is_seen(page):
   assert guesses.count() == 0
 
 
-def test_similar_places_are_found_from_a_selection_by_keys(page):
+def test_finding_similar_places_of_a_keyboard_selection(page):
   quote = TEXT.index('"')
   page.locator("#text .ch").nth(quote - 2).click()
   page.keyboard.press("t")
@@ -192,7 +192,7 @@ def test_similar_places_are_found_from_a_selection_by_keys(page):
   page.keyboard.press("s")
   places = page.locator(".places button")
   assert places.count() == 12
-  # The planted cell switches at quotes: so do the places.
+  # The planted unit switches at quotes, so similar places contain quotes.
   assert all('"' in place for place in places.locator("mark").all_inner_texts())
   places.nth(3).click()
   assert "sel" not in _classes(page, quote)
@@ -201,7 +201,7 @@ def test_similar_places_are_found_from_a_selection_by_keys(page):
   assert page.locator("#text .sel").count() == 0
 
 
-def test_similar_places_are_found_from_a_selection_by_mouse(page):
+def test_finding_similar_places_of_a_mouse_selection(page):
   start, stop = (page.locator("#text .ch").nth(t).bounding_box() for t in (20, 30))
   page.mouse.move(start["x"] + 1, start["y"] + 8)
   page.mouse.down()
@@ -212,7 +212,7 @@ def test_similar_places_are_found_from_a_selection_by_mouse(page):
   assert page.locator(".places button").count() == 12
 
 
-def test_layers_are_jumped_between(page):
+def test_jumping_between_layers(page):
   page.keyboard.press("l")
   sync_api.expect(page.locator("#shown")).to_contain_text("Unit 0:3")
   page.keyboard.press("b")
@@ -223,7 +223,7 @@ def test_layers_are_jumped_between(page):
   sync_api.expect(page.locator("#shown")).to_contain_text(f"Unit 0:{best}")
 
 
-def test_all_views_are_there_and_lead_back_to_cells(page):
+def test_all_views_have_content_and_link_to_units(page):
   page.keyboard.press("2")
   assert page.locator(".findings tbody tr").count() == len(made_up.NAMES)
   assert "not scored: only one value" in page.locator(".findings").inner_text()
@@ -244,7 +244,7 @@ def test_all_views_are_there_and_lead_back_to_cells(page):
   assert page.locator("#text").is_visible()
 
 
-def test_hostile_text_is_shown_as_signs(page):
+def test_hostile_text_is_shown_as_visible_characters(page):
   start = len(TEXT) - len(made_up.HOSTILE)
   shown = page.locator("#text .ch").all_text_contents()[start:]
   assert "".join(shown).startswith("</script><script>alert(1)</script><!-- ")
@@ -255,7 +255,7 @@ def test_hostile_text_is_shown_as_signs(page):
   assert signs | expected == signs
 
 
-def test_keys_are_listed_and_do_nothing_while_one_types(page):
+def test_shortcuts_are_listed_and_inactive_in_the_search_field(page):
   page.keyboard.press("?")
   assert "next, previous unit" in page.locator("#keys").inner_text()
   page.keyboard.press("Escape")
@@ -265,8 +265,8 @@ def test_keys_are_listed_and_do_nothing_while_one_types(page):
   assert page.locator("#text").is_visible() and not page.locator("#guesses").is_checked()
 
 
-def test_another_cell_changes_nothing_but_the_classes_of_rows_in_view(opened):
-  """So the cost of recolouring depends on the size of the screen, not on the length of the text."""
+def test_another_unit_changes_only_the_classes_of_visible_rows(opened):
+  """The cost of a color change must depend on the screen, not on the length of the text."""
   page = opened(viewport={"width": 1280, "height": 300})
   page.evaluate(
     """() => {
@@ -281,12 +281,12 @@ def test_another_cell_changes_nothing_but_the_classes_of_rows_in_view(opened):
   sync_api.expect(page.locator("#shown")).not_to_have_text(before)
   changes = page.evaluate("changes.map((each) => [each.type, each.attributeName])")
   assert {tuple(each) for each in changes} == {("attributes", "class")}
-  recoloured = page.evaluate("new Set(changes.map((each) => each.target)).size")
-  assert 0 < recoloured < len(TEXT)
+  recolored = page.evaluate("new Set(changes.map((each) => each.target)).size")
+  assert 0 < recolored < len(TEXT)
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_light_dark_and_print_look_as_they_should(opened, tmp_path, scheme):
+def test_light_dark_and_print_colors(opened, tmp_path, scheme):
   page = opened(color_scheme=scheme)
   brightness = """() => {
     const canvas = new OffscreenCanvas(1, 1).getContext("2d");
@@ -305,7 +305,7 @@ def test_light_dark_and_print_look_as_they_should(opened, tmp_path, scheme):
 
 
 @pytest.mark.parametrize("width", [360, 768, 1920])
-def test_nothing_is_wider_than_the_screen(opened, tmp_path, width):
+def test_no_view_is_wider_than_the_screen(opened, tmp_path, width):
   page = opened(viewport={"width": width, "height": 800})
   for key in "123456":
     page.keyboard.press(key)
