@@ -29,7 +29,7 @@ COMMANDS = {
   "temperature": ["temperature", "RUN", "--num=2", "--length=100", "--temperatures", "1"],
   "compare": ["compare", "RUN"],
 }
-# Commands that share the code that reads a run. They are tested with one run only.
+# These commands share the code that reads a run, so they are tested with the LSTM run only.
 SAME_READER = {"ngrams", "scorecard", "memorization", "temperature"}
 CASES = [("lstm", command) for command in COMMANDS]
 CASES += [("ngram", command) for command in COMMANDS if command not in SAME_READER]
@@ -40,9 +40,8 @@ def old(tmp_path, monkeypatch):
   """Copy the old runs to the current directory, because the path of their text is relative."""
   shutil.copytree(OLD, tmp_path, dirs_exist_ok=True)
   monkeypatch.chdir(tmp_path)
-  monkeypatch.setattr(
-    runtime, "set_cpu_devices", lambda *arguments: None
-  )  # JAX has already started
+  # JAX has already started, so the number of devices cannot change any more.
+  monkeypatch.setattr(runtime, "set_cpu_devices", lambda *arguments: None)
   return tmp_path
 
 
