@@ -85,7 +85,7 @@ def add_arguments(parser):
 
   control = parser.add_argument_group("constraints and clamps (all repeatable)")
   for name, verb in (("require", "contains"), ("forbid", "does not contain")):
-    text = f"write only text that {verb} a match of REGEX; ^ and $ are its ends"
+    text = f"write only text that {verb} a match of REGEX; ^ and $ match the ends of the text"
     control.add_argument(f"--{name}", metavar="REGEX", action="append", default=[], help=text)
   text = (
     "set a unit to VALUE at every step after the prompt; hold as VALUE freezes it; 1:37=2.5 sets "
