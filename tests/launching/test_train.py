@@ -78,7 +78,7 @@ def test_wrong_command_lines_and_experiment_files_are_rejected(rejected, argumen
   ("field", "message"),
   [
     ("nope=1", "^no field 'nope' in the config"),
-    ("model.nope=1", r"^no field 'model.nope' in the config: docs/config\.md lists all"),
+    ("model.nope=1", r"^no field 'model.nope' in the config: see docs/config\.md"),
     ("model.hiden=1", r"^no field 'model.hiden' in the config: did you mean model.hidden\?$"),
     ("model=lstm", "^model is a section: set one of its fields, such as model.cell$"),
     ("batch_size=1.5", r"--config\.batch_size=1\.5"),
