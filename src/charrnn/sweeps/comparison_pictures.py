@@ -53,6 +53,8 @@ def curves(result: comparison.Comparison, path):
       _scale(axes, label, trained, ngrams)
     if any(len(line.get_xdata()) for line in axes.lines):
       axes.set_xscale("log")  # only the last panel, which shows FLOPs
+      every_tick = (math.inf, math.inf)
+      plotting.log_ticks(axes.xaxis, ticker.LogFormatterSciNotation(minor_thresholds=every_tick))
       _start_at_visible_points(axes)
     handles, labels = axes.get_legend_handles_labels()
     if handles:
