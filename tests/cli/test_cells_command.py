@@ -172,5 +172,5 @@ def test_sampling_with_clamped_units(charrnn, trained):
   assert twice.code == 2 and "--clamp 0:c3 is clamped twice" in twice.err
   result = charrnn("sample", trained["a"], "--clamp=1:8=0")
   assert result.code == 2
-  assert "no unit 8, the last is 7" in result.err
+  assert "no unit 8: the last unit is 7" in result.err
   assert (result.out, result.err.count("\n")) == ("", 1)
