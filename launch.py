@@ -41,6 +41,7 @@ SWEEP_FLAGS = ("trials", "backend", "parallel", "time_limit", "dry_run")
 
 
 def define_flags(values):
+  """Define the flags of launch.py beside those of the config."""
   define = {"flag_values": values}
   flags.DEFINE_string("workdir", None, "directory of the run or the sweep", **define)
   flags.DEFINE_boolean("distributed", False, "run as one of several processes", **define)
@@ -54,6 +55,7 @@ def define_flags(values):
 
 
 def parse(argv):
+  """Return the parsed command line; raise UserError if it is invalid."""
   # absl requires a value for every flag. `--sweep` without a name runs sweep() of the experiment
   # file; `--search` without a name is reported as an error later.
   with_values = {"--sweep": "--sweep=", "--search": "--search="}
@@ -61,6 +63,7 @@ def parse(argv):
 
 
 def main(argv):
+  """Run the command and return its exit code."""
   if {"--help", "-h"} & set(argv):
     paths = command_line.experiment_files()
     heading = ["\nExperiment files in this folder:"] if paths else []

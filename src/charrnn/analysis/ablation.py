@@ -38,6 +38,8 @@ Row = Sequence[clamps.Clamp]  # clamps of one row of a batch
 
 
 class Unit(NamedTuple):
+  """A unit of a layer, written LAYER:UNIT."""
+
   layer: int
   unit: int
 
@@ -189,6 +191,8 @@ def ablate(
 
 
 class Measure(NamedTuple):
+  """A property of samples, with its unit of measurement."""
+
   name: str
   unit: str
   function: Callable[[Sequence[str]], float]  # maps samples to a number; NaN if undefined

@@ -204,6 +204,7 @@ def parseable(text: str) -> bytes:
 
 @functools.cache
 def parser() -> tree_sitter.Parser:
+  """Return the parser for C."""
   return tree_sitter.Parser(tree_sitter.Language(tree_sitter_c.language()))
 
 

@@ -21,6 +21,8 @@ MAX_EFFECT = 1 - 1e-6  # keeps Fisher's z finite
 
 
 class Halves(NamedTuple):
+  """The spans of the discovery half and of the confirmation half of a text."""
+
   discovery: tuple[Span, ...]
   confirmation: tuple[Span, ...]
   by: str  # "documents" or "blocks"
@@ -72,6 +74,7 @@ def correlation(a, b) -> float:
 
 
 def spearman(x, y) -> float:
+  """Return Spearman's rank correlation of x and y."""
   return correlation(centred_ranks(x), centred_ranks(y))
 
 

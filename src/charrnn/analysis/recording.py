@@ -34,6 +34,8 @@ class Text(NamedTuple):
 
 
 class Column(NamedTuple):
+  """A feature column: one quantity of one unit of a layer."""
+
   layer: int
   quantity: str
   unit: int
@@ -44,6 +46,8 @@ class Column(NamedTuple):
 
 
 class Recording(NamedTuple):
+  """The values of C feature columns at N characters of a text, with the predictions."""
+
   columns: tuple[Column, ...]
   values: np.ndarray  # float32 [N, C], memory-mapped
   predictions: score.Prediction  # [N], predictions of the next character; the last nats is NaN
@@ -51,6 +55,8 @@ class Recording(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
+  """The settings of a study of units."""
+
   untrained: int = 19
   shifts: int = 199
   ablation: str = "zero"  # one of ablation.ABLATIONS

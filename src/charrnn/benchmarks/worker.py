@@ -22,6 +22,7 @@ from charrnn.benchmarks import implementations, workloads
 
 
 def main(name, kind="", values=""):
+  """Time one implementation: read counts of steps from stdin, write lines of JSON to stdout."""
   answers = os.fdopen(os.dup(1), "w", buffering=1)
   os.dup2(2, 1)  # output of libraries must not mix with the answers
   if name == "devices":

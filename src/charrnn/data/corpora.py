@@ -23,6 +23,8 @@ _LABELS = {"alphabet": "vocabulary", "recognised": "recognized"}  # display labe
 
 
 class Document(NamedTuple):
+  """A named document of a corpus, from token `start` to `stop`."""
+
   name: str
   start: int
   stop: int

@@ -24,6 +24,8 @@ OLD_BUILD_SECONDS = 86_400.0  # age of a build folder at which its process is co
 
 @dataclasses.dataclass(frozen=True)
 class File:
+  """A file of a corpus."""
+
   name: str  # the path relative to the folder of the corpus, or the name of a play
   path: pathlib.Path
   sha256: str

@@ -19,6 +19,8 @@ class Span(NamedTuple):
 
 
 class Splits(NamedTuple):
+  """The spans of the training, validation and test splits; a split may be empty."""
+
   train: tuple[Span, ...]
   valid: tuple[Span, ...]
   test: tuple[Span, ...]

@@ -22,14 +22,20 @@ from jax.nn import sigmoid
 
 
 class RNNState(NamedTuple):
+  """State of a vanilla RNN."""
+
   h: jax.Array  # [B, H]
 
 
 class GRUState(NamedTuple):
+  """State of a GRU."""
+
   h: jax.Array  # [B, H]
 
 
 class LSTMState(NamedTuple):
+  """State of an LSTM."""
+
   h: jax.Array  # [B, H], the output
   c: jax.Array  # [B, H], the cell state
 
@@ -105,6 +111,7 @@ def join_sum(params, x_h, h_h):
 
 
 def rnn_update(state, pre):
+  """Map (state, pre-activations) to (new state, gates) of a vanilla RNN."""
   return RNNState(jnp.tanh(pre)), {}
 
 
@@ -117,6 +124,7 @@ def gru_join(params, x_h, h_h):
 
 
 def gru_update(state, pre):
+  """Map (state, pre-activations) to (new state, gates) of a GRU."""
   rz, x_n, a = pre
   r, z = squash(rz, "ss")
   n = jnp.tanh(x_n + r * a)
@@ -124,12 +132,14 @@ def gru_update(state, pre):
 
 
 def lstm_update(state, pre):
+  """Map (state, pre-activations) to (new state, gates) of an LSTM."""
   i, f, g, o = squash(pre, "ssts")
   c = f * state.c + i * g
   return LSTMState(o * jnp.tanh(c), c), {"i": i, "f": f, "g": g, "o": o}
 
 
 def lstm_output(state, gates):
+  """Return the state with h recomputed from c."""
   return state._replace(h=gates["o"] * jnp.tanh(state.c))
 
 

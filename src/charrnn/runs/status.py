@@ -11,6 +11,8 @@ STOPPED_CODE = 75  # exit code of a run that a signal stopped and that has saved
 
 
 class RunStatus(enum.StrEnum):
+  """The status of a run, as shown and as stored in outcome.json."""
+
   WAITING = "waiting"  # not launched yet
   RUNNING = "running"
   FINISHED = "finished"

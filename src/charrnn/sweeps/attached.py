@@ -21,6 +21,7 @@ def command(arguments: Sequence[str], cores: Sequence[int] = ()) -> list[str]:
 
 
 def main(argv: Sequence[str]):
+  """Run the command of `argv`, and end it when the parent process ends."""
   separator = argv.index("--")
   parent, *cores = argv[:separator]
   if cores and hasattr(os, "sched_setaffinity"):

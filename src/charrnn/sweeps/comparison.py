@@ -52,6 +52,8 @@ class Point(NamedTuple):
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class ComparedRun:
+  """A run of a comparison, as read from its directory."""
+
   name: str
   path: str
   status: str  # a RunStatus, or DAMAGED
@@ -110,6 +112,8 @@ class ComparedRun:
 
 
 class Setting(NamedTuple):
+  """Runs that differ only in their seed."""
+
   values: dict[str, Any]  # values of the fields that differ, except the seed
   text: int  # index of its text in `Comparison.texts`
   runs: list[ComparedRun]  # sorted by loss
@@ -159,12 +163,16 @@ class Setting(NamedTuple):
 
 
 class Axis(NamedTuple):
+  """A config field that differs between the settings."""
+
   field: str
   values: list
   followers: list[str]  # fields whose values are determined by `field`
 
 
 class Comparison(NamedTuple):
+  """Runs and sweeps, grouped and sorted for tables and pictures."""
+
   runs: list[ComparedRun]  # grouped by text, then sorted by loss; runs without a loss come last
   fields: list[str]  # fields that differ
   texts: list[dict[str, Any]]

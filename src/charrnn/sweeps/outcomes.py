@@ -42,6 +42,8 @@ _ORDER = (*FAILURES, RunStatus.STOPPED, RunStatus.RUNNING, RunStatus.WAITING, Ru
 
 
 class Trial(NamedTuple):
+  """A trial of a sweep: a run with its overrides and its command."""
+
   name: str
   overrides: dict[str, Any]
   folder: pathlib.Path

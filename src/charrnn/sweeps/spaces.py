@@ -38,6 +38,8 @@ MIN_EVALUATIONS = 2  # minimum number of evaluations of a trial before it may be
 
 
 class Floats(NamedTuple):
+  """A range of floats, sampled uniformly or, with `log`, log-uniformly."""
+
   low: float
   high: float
   log: bool
@@ -48,6 +50,8 @@ class Floats(NamedTuple):
 
 
 class Integers(NamedTuple):
+  """A range of integers: low, low + step, ..., at most high."""
+
   low: int
   high: int
   step: int
@@ -57,6 +61,8 @@ class Integers(NamedTuple):
 
 
 class Choice(NamedTuple):
+  """A list of values."""
+
   values: tuple
 
   def suggest(self, source, field: str):
