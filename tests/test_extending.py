@@ -108,7 +108,8 @@ def test_split_of_the_page(run):
   assert train.stop == run.provenance["characters"]
 
 
-def test_evaluator_of_the_page(run):
+def test_evaluator_of_the_page(run, folder, monkeypatch):
+  monkeypatch.chdir(folder)  # The corpus has a relative path.
   (code,) = re.findall(r"^```py\n(def evaluator.*?)^```", PAGE.read_text(), re.M | re.S)
   namespace = {"splits_lib": splits, "score": score, "model": run.model, "ids": run.corpus().ids}
   exec(compile(code, PAGE.name, "exec"), namespace)
@@ -123,7 +124,7 @@ def test_hypothesis_of_the_page(registered, tmp_path, capsys):
   label = hypotheses.label_documents([prose["emphasis"]], ["to _be or_ not", "_"])["emphasis"]
   assert "".join(map(str, label.values.astype(int))) == "00001111100000" + "0"
   assert cli.main(["cells", str(tmp_path), "--regex", "emphasis=x"]) == 2
-  assert "emphasis already" in capsys.readouterr().err
+  assert "the name emphasis is in use" in capsys.readouterr().err
 
 
 def test_metric_of_the_page(registered, tmp_path, capsys):
