@@ -124,7 +124,7 @@ if "--step" in sys.argv:
   steps = sorted(int(path.name) for path in pathlib.Path(run, "checkpoints").glob("[0-9]*"))
   sys.argv[start:] = map(str, steps[-len(sys.argv[start:]):])
 if sys.argv[1] == "bench":
-  sys.argv += ["--layers=1", "--hidden=8", "--batch=4", "--window=8", "--baselines="]
+  sys.argv += ["--layers=1", "--hidden=8", "--batch=4", "--baselines="]
   sys.argv += ["--rounds=1", "--seconds=0.1"]
 sys.exit(cli.main())
 """
