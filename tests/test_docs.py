@@ -4,16 +4,16 @@ import functools
 import http.server
 import json
 import os
-import pathlib
 import re
 import shutil
 import subprocess
 import sys
 import threading
 
+import pages
 import pytest
 
-ROOT = pathlib.Path(__file__).parents[1]
+ROOT = pages.ROOT
 CHROMIUM = shutil.which("chromium")
 
 
@@ -57,8 +57,8 @@ def test_the_site_loads_nothing_from_the_network(site):
 
 def test_the_search_index_contains_the_words_of_the_pages(site):
   index = json.loads((site / "search" / "search_index.json").read_text())
-  pages = {each["location"].partition("#")[0] for each in index["docs"] if "cudnn" in each["text"]}
-  assert "config/" in pages
+  found = {each["location"].partition("#")[0] for each in index["docs"] if "cudnn" in each["text"]}
+  assert "config/" in found
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="needs chromium")
@@ -139,16 +139,10 @@ static int count_{0}(int x)
 """
 
 
-def first_example(page):
-  """Return the language and the code of the first example of a page, or None."""
-  match = re.search(r"^```(sh|python)\n(.*?)^```", page.read_text(), re.M | re.S)
-  return match and match.groups()
-
-
 EXAMPLES = [
   name
   for name in re.findall(r": (\w+)\.md$", (ROOT / "mkdocs.yml").read_text(), re.M)
-  if first_example(ROOT / "docs" / f"{name}.md")
+  if pages.blocks(ROOT / "docs" / f"{name}.md")
 ]
 
 
@@ -167,37 +161,17 @@ def workplace(tmp_path_factory):
   for name, code in (("charrnn", CHARRNN), ("pip", "#!/bin/sh\n")):
     (folder / "bin" / name).write_text(code)
     (folder / "bin" / name).chmod(0o755)
-  run_example(folder, "sh", "python launch.py --config=experiments/shakespeare.py")
+  pages.run(folder, "sh", "python launch.py --config=experiments/shakespeare.py")
   return folder
-
-
-def run_example(folder, language, code):
-  """Run code in a folder; it must end without an error."""
-  path = [folder / "bin", pathlib.Path(sys.executable).parent, os.environ["PATH"]]
-  python_path = [ROOT / "src", os.environ.get("PYTHONPATH", "")]
-  command = ["bash", "-euc", code] if language == "sh" else [sys.executable, "-c", code]
-  done = subprocess.run(
-    command,
-    cwd=folder,
-    env={
-      **os.environ,
-      "PATH": os.pathsep.join(map(str, path)),
-      "PYTHONPATH": os.pathsep.join(map(str, python_path)),
-    },
-    capture_output=True,
-    text=True,
-    check=False,
-  )
-  assert done.returncode == 0, done.stdout + done.stderr
 
 
 @pytest.mark.long
 @pytest.mark.parametrize("name", EXAMPLES)
 def test_the_first_example_of_a_page_runs_as_written(workplace, name):
-  pages = {path: path.read_text() for path in (workplace / "docs").glob("*.md")}
-  run_example(workplace, *first_example(ROOT / "docs" / f"{name}.md"))
+  before = {path: path.read_text() for path in (workplace / "docs").glob("*.md")}
+  pages.run(workplace, *pages.blocks(ROOT / "docs" / f"{name}.md")[0])
   # Some examples regenerate a page, which must be up to date already.
-  assert pages == {path: path.read_text() for path in pages}
+  assert before == {path: path.read_text() for path in before}
 
 
 def test_most_pages_begin_with_an_example():
