@@ -56,7 +56,12 @@ def add_arguments(parser):
     "document; carried for a split)"
   )
   add("--state", choices=("carried", "reset"), help=text)
-  add("--characters", metavar="N", type=int, help="score the first N of the split or of each FILE")
+  add(
+    "--characters",
+    metavar="N",
+    type=int,
+    help="score only the first N characters of the split or of each FILE",
+  )
   text = f"dynamic evaluation with this learning rate, in one stream (default: {RATE})"
   add("--dynamic", metavar="RATE", nargs="?", type=_rate, const=RATE, help=text)
   add("--errors", action="store_true", help="count the errors by type")

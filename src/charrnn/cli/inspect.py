@@ -22,7 +22,7 @@ from charrnn.runs import status as status_lib
 
 HELP = """show the origin, config, losses, checkpoints and parameters of a run
 
-The run may be training meanwhile. The table of parameters describes the best checkpoint by
+The run may still be training. The table of parameters describes the best checkpoint by
 validation loss, or the one that --step selects. It gives the Euclidean norm of each array and the
 minimum, maximum and standard deviation of its elements. An array that does not match its digest is
 marked DAMAGED. Run charrnn verify to check all checkpoints."""

@@ -11,10 +11,10 @@ from charrnn.scorecards import memorization, metrics, report, systems
 HELP = """\
 find copies of the training text in generated text, and compare with held-out text
 
-Finds the longest match with the training text from every position of each system: samples of each
-RUN, each FILE, held-out text, an n-gram and the shuffled control. Prints the median, the 95th
+Find the longest match with the training text from every position of each system: samples of each
+RUN, each FILE, held-out text, an n-gram and the shuffled control. Print the median, the 95th
 percentile and the maximum of the lengths, the share of sequences of n characters that the training
-text does not contain, and the longest copies with their sources. Writes memorization.json,
+text does not contain, and the longest copies with their sources. Write memorization.json,
 memorization.png and the samples."""
 FOLDER = "memorization"
 SAMPLES = f"{FOLDER}-samples"
@@ -34,7 +34,7 @@ def add_arguments(parser):
   text = f"number of copies to print per system, at most {MAX_COPIES} (default: 3)"
   add("--copies", metavar="N", type=int, default=3, help=text)
   add("--tsv", action="store_true", help="also write matches.tsv, with one line per character")
-  arguments.add_json(parser, "memorization.json to stdout instead of the table")
+  arguments.add_json(parser, "print memorization.json to stdout instead of the table")
 
 
 def run(args):

@@ -18,9 +18,9 @@ from charrnn.runs import run as run_lib
 HELP = """\
 compare the loss of runs with that of n-grams of the same training text
 
-Counts the n-grams of the training split (modified Kneser-Ney smoothing). Scores the n-grams of
+Count the n-grams of the training split (modified Kneser-Ney smoothing). Score the n-grams of
 order 1 to --order, and the runs, on the same characters, as in table 2 of arXiv 1506.02078. All
-runs must have the same corpus and the same splits. Writes ngrams.json and ngrams.png."""
+runs must have the same corpus and the same splits. Write ngrams.json and ngrams.png."""
 LABEL_DISTANCE = 0.045  # minimum distance of two labels, as a fraction of the height of the axes
 MAX_NAME = 28  # characters of a run's name in the picture
 RUN_LABEL = "runs (at the right: loss, cell, layers x units, name)"
@@ -36,7 +36,7 @@ def add_arguments(parser):
   text = "split to score (default: valid)"
   add("--split", choices=("valid", "test"), default="valid", help=text)
   arguments.add_out(parser, "output folder (default: ngrams/ in the first RUN)")
-  arguments.add_json(parser, "ngrams.json to stdout instead of the table")
+  arguments.add_json(parser, "print ngrams.json to stdout instead of the table")
 
 
 def run(args):

@@ -10,12 +10,12 @@ from charrnn.scorecards import metrics, report, systems
 HELP = """\
 compare generated plays or C source code with held-out text by metrics of their structure
 
-Compares these systems: held-out text of the corpus, samples of each RUN, each FILE, samples of an
+Compare these systems: held-out text of the corpus, samples of each RUN, each FILE, samples of an
 n-gram of the same training text, and the shuffled control (held-out text with its words or tokens
 shuffled). Samples are trimmed to complete speeches or functions; samples without one are dropped.
-Prints tables, and writes scorecard.json, scorecard.png and the samples. Without a RUN, the corpus
-is --corpus, or by default shakespeare (for plays) or linux (for c; a download of about 150 MB,
-unless the source is on this machine)."""
+Print tables, and write scorecard.json, scorecard.png and the samples. Without a RUN, the corpus is
+--corpus, or by default shakespeare (for plays) or linux (for c; a download of about 150 MB, unless
+the source is on this machine)."""
 FOLDER = "scorecard-{}"
 SAMPLES = "scorecard-samples"
 OLD_DOMAINS = {"shakespeare": "plays"}
@@ -29,7 +29,7 @@ def add_arguments(parser):
   listed = f"{{{','.join(report.DOMAINS)}}}"
   domain.add_argument("--domain", choices=names, metavar=listed, help="the metrics to use")
   domain.add_argument("--kind", dest="domain", choices=names, help=argparse.SUPPRESS)
-  arguments.add_json(parser, "scorecard.json to stdout instead of the tables")
+  arguments.add_json(parser, "print scorecard.json to stdout instead of the tables")
 
 
 def run(args):

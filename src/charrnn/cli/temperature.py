@@ -13,8 +13,8 @@ from charrnn.scorecards import diversity, metrics, systems, temperature
 HELP = """\
 measure diversity, and distance from held-out text, at a range of sampling temperatures
 
-Samples the same texts as `charrnn sample` with the same options. The model scores these texts, and
-held-out text of the same length. Prints a table. Writes temperature.png and temperature.json."""
+Sample the same texts as `charrnn sample` with the same options. The model scores these texts, and
+held-out text of the same length. Print a table. Write temperature.png and temperature.json."""
 TEMPERATURES = (0, 0.02, 0.05, 0.1, 0.2, 0.4, 0.6, 0.8, 0.9, 1, 1.1, 1.25, 1.5, 2, 4, math.inf)
 HELD_OUT = 100  # minimum number of held-out samples; at least four times --num
 SETTINGS = ("num", "length", "prime", "top_k", "top_p", "seed")
@@ -59,7 +59,7 @@ def add_arguments(parser):
   arguments.add_step(parser)
   arguments.add_seed(parser)
   arguments.add_out(parser, "output folder (default: RUN/temperature)")
-  arguments.add_json(parser, "temperature.json to stdout instead of the table")
+  arguments.add_json(parser, "print temperature.json to stdout instead of the table")
 
 
 def run(args):
