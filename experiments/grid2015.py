@@ -5,7 +5,7 @@
 
 The best network in the paper reaches 0.84 nats per character on the test split of its kernel
 source. The kernel here is newer, so compare the order of the networks, not their losses. The small
-variant takes 10 minutes on 2 CPU cores; the time of the full grid was not measured.
+variant takes 10 to 13 minutes on 2 CPU cores; the time of the full grid was not measured.
 
 The 36 networks are RNNs, GRUs and LSTMs with 1, 2 and 3 layers. As in the paper, a size is a number
 of parameters: that of an LSTM with one layer of 64, 128, 256 or 512 units (49, 131, 393 and 1,309
