@@ -146,7 +146,7 @@ FIELDS = (
     "and orthogonal recurrent weights.",
     INITS,
   ),
-  Field("model.forget_bias", 1.0, "Initial bias of the forget gate. Only for `lstm`.", FINITE),
+  Field("model.forget_bias", 1.0, "Initial bias of the forget gate `f` of a cell.", FINITE),
   Field(
     "model.compute_dtype",
     str,

@@ -35,7 +35,7 @@ def test_the_factorization_agrees_with_the_step_in_values_and_gradients(cell):
   cell = cells.CELLS[cell]
   reference = functools.partial(scan_step, cell.step)
   expected = small_layers.gradients(reference, params, state, x)
-  plain = functools.partial(layers.scan_layer, cell)
+  plain = functools.partial(layers.scan_layer, cell, jnp.dtype("float32"))
   small_layers.assert_close(small_layers.gradients(plain, params, state, x), expected, 1e-5)
 
 

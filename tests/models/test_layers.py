@@ -3,6 +3,7 @@
 Without a GPU, JAX's reference implementation replaces cuDNN's LSTM.
 """
 
+import dataclasses
 import functools
 
 import jax
@@ -24,8 +25,9 @@ def test_the_fast_layer_agrees_with_the_plain_scan(monkeypatch, cell, ids, hoist
   monkeypatch.setattr(layers, "_hoisted", lambda: hoisted)
   params, state, x = small_layers.layer(cell, ids=ids)
   cell = cells.CELLS[cell]
-  plain = gradients(functools.partial(layers.scan_layer, cell), params, state, x)
-  fast = functools.partial(layers.fast_layer, cell, jnp.dtype("float32"))
+  dtype = jnp.dtype("float32")
+  plain = gradients(functools.partial(layers.scan_layer, cell, dtype), params, state, x)
+  fast = functools.partial(layers.fast_layer, cell, dtype)
   assert_close(gradients(fast, params, state, x), plain, 1e-5)
 
 
@@ -37,6 +39,20 @@ def test_parameter_gradients_in_bfloat16_are_summed_in_float32():
     assert leaf.dtype == np.float32
     rounded = np.asarray(jnp.asarray(leaf).astype(jnp.bfloat16), np.float32)
     assert (rounded != leaf).mean() > 0.9
+
+
+def test_gradients_of_a_cell_without_update_are_summed_in_float32():
+  """Sums in bfloat16 over this many steps are wrong by several percent."""
+  cell = dataclasses.replace(cells.CELLS["lstm"], update=None)
+  params, state, x = small_layers.layer("lstm", T=1024)
+  params = layers.cast(layers.cast(params, jnp.bfloat16), jnp.float32)
+  layer = functools.partial(layers.scan_layer, cell)
+  exact, actual = (
+    gradients(functools.partial(layer, jnp.dtype(dtype)), params, state, x)[1][0]
+    for dtype in ("float32", "bfloat16")
+  )
+  for name, gradient in exact.items():
+    assert np.linalg.norm(actual[name] - gradient) < 0.01 * np.linalg.norm(gradient)
 
 
 def test_memory_of_the_backward_pass():
@@ -65,7 +81,7 @@ def test_cudnn_agrees_with_the_plain_scan(monkeypatch, ids):
   if not layers.has_cudnn():
     monkeypatch.setattr(jax_rnn, "lstm", reference)
   params, state, x = small_layers.layer("lstm", ids=ids)
-  plain = functools.partial(layers.scan_layer, cells.CELLS["lstm"])
+  plain = functools.partial(layers.scan_layer, cells.CELLS["lstm"], jnp.dtype("float32"))
   with jax.default_matmul_precision("highest"):
     expected = gradients(plain, params, state, x)
     actual = gradients(layers.cudnn_layer, params, state, x)

@@ -27,8 +27,8 @@ class TrainingWindows:
   """Training windows: B equally spaced streams that read the text contiguously, in a circle.
 
   The spans are concatenated to n tokens, and the first token follows the last. At step s, stream b
-  reads T tokens from position b * n // B + s * T. A stream never jumps, so its carry is always
-  valid. An epoch is n / (B * T) steps and reads each token once. This number is rarely whole, so
+  reads T tokens from position b * n // B + s * T. Streams jump only from one span to the next and
+  from the end to the beginning; the carry is kept there. An epoch is n / (B * T) steps and reads each token once. This number is rarely whole, so
   the windows start at different positions in each epoch.
   """
 

@@ -6,7 +6,7 @@ A suffix names the axes of an array, for example `logits_TxBxV`. The letters hav
   V  tokens in the vocabulary                    E  width of the embedding
   H  units in a layer                            L  layers
   D  width of a layer's input: V or E, then H    G  gates in a cell: W_xh is [D, G*H]
-  N  tokens in a text                            P  tokens in a prompt, or rows on one device
+  N  tokens in a text                            P  tokens in a prompt
 """
 
 import bisect
@@ -29,7 +29,8 @@ class Model(Protocol):
   has_gradient: bool  # False if the parameters are counts, not trained by gradients
   # {layer: {quantity: number of units}}, states before gates. Empty if nothing can be recorded.
   units: Mapping[str, Mapping[str, int]]
-  # The quantities that can be clamped. The last one is c, the cell state, in an LSTM; else h.
+  # The fields of the state, which can be clamped: h, and in an LSTM c. A clamp that names no field
+  # sets the last one.
   states: tuple[str, ...]
 
   def init(self, key: "jax.Array") -> Params:
@@ -93,10 +94,11 @@ def parameter_count(vocab_size: int, cell: str, layers: int, hidden: int, embed:
 
 
 def matmul_parameters(vocab_size: int, cell: str, layers: int, hidden: int, embed: int = 0) -> int:
-  """Return the number of weights that are used in matrix products; look-up tables do not count.
+  """Return the number of weights that are used in matrix products, except those selected by ids.
 
-  Training takes 6 floating point operations per weight and token: 2 in the forward pass and 4 in
-  the backward pass (C = 6 N D, where N excludes embeddings: Kaplan et al. 2020, arXiv 2001.08361).
+  An embedding, or W_xh of a first layer with one-hot input, is a look-up. Training takes 6 floating
+  point operations per remaining weight and token: 2 in the forward pass and 4 in the backward pass
+  (Kaplan et al. 2020, arXiv 2001.08361).
   """
   G, _ = _gates(cell)
   return (embed + (2 * layers - 1) * hidden) * G * hidden + hidden * vocab_size

@@ -3,11 +3,12 @@
 The parameters of a layer are a dict with the names of the equations: `W_xh [D, G*H]`,
 `W_hh [H, G*H]`, `b_h [G*H]`. Vectors are rows, so a product is written `x @ W_xh`.
 
-Each cell is written twice. To change a cell, change both. `rnn_step`, `gru_step` and `lstm_step`
-are the reference, which only tests run. Training and sampling run the factorization into matrix
-products, `join` and `update`. Layers compute the two products and their gradients, outside the
+The cells below are written twice. To change one, change both. `rnn_step`, `gru_step` and `lstm_step`
+are the reference, which only tests run. Training and sampling run the same step split into two
+matrix products, `join` and `update`. Layers compute the products and their gradients, outside the
 scan where possible. `join` combines the products into the pre-activations. `update` maps (state,
-pre-activations) to (new state, gates) element by element.
+pre-activations) to (new state, gates) element by element; "gates" include candidates and the
+GRU's `a`. A cell without `update` runs its step.
 """
 
 import dataclasses
@@ -50,7 +51,9 @@ def rnn_step(params, state: RNNState, x) -> tuple[RNNState, jax.Array]:
 
 
 def gru_step(params, state: GRUState, x) -> tuple[GRUState, jax.Array]:
-  """Take one step of the gated recurrent unit (Cho et al. 2014), as in cuDNN and PyTorch.
+  """Take one step of the gated recurrent unit (Cho et al. 2014): x [B, D] -> (state, y [B, H]).
+
+  As in cuDNN and PyTorch, the reset gate multiplies the product W_hn h + b_hn.
 
   r = sigmoid(W_xr x + W_hr h + b_r)                (reset gate)
   z = sigmoid(W_xz x + W_hz h + b_z)                (update gate)

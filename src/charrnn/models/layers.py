@@ -81,25 +81,29 @@ def weight_gradient(x_TxBxD, dy_TxBxG):
   return cells.dot(x_DxN, dy_TxBxG.reshape(-1, G))
 
 
-def scan_layer(cell: cells.Cell, params, state, x, clamp=None):
+def scan_layer(cell: cells.Cell, dtype, params, state, x, clamp=None):
   """Scan a cell over x [T, B, D] or ids [T, B]; return (state, h_TxBxH, recorded).
 
-  `recorded` maps the name of every state and gate to its values, [T, B, H]. `clamp` sets entries of
-  the state after every step, see `Cell.clamp`.
+  Matrices are rounded to `dtype`. `recorded` maps the name of every state to its values, [T, B, H],
+  and of every recorded gate if the cell has `update`. `clamp` sets entries of the state after every
+  step, see `Cell.clamp`.
   """
   if not cell.update and jnp.issubdtype(x.dtype, jnp.integer):
     x = jax.nn.one_hot(x, len(params["W_xh"]))
+  rounded = cast(params, dtype)
 
   def step(before, x):
     if cell.update:
-      state, gates = cell.update(before, cell.join(params, x, cells.dot(before.h, params["W_hh"])))
+      pre = cell.join(rounded, x, cells.dot(before.h, rounded["W_hh"]))
+      state, gates = cell.update(before, pre)
     else:
-      state, gates = cell.step(params, before, x)[0], {}
+      # Rounding inside the scan makes JAX sum the gradients of the steps in float32.
+      state, gates = cell.step(cast(params, dtype), before, x)[0], {}
     if clamp:
       state = cell.clamp(before, state, gates, clamp)
     return state, gates | state._asdict()
 
-  state, recorded = lax.scan(step, state, project(params, x) if cell.update else x)
+  state, recorded = lax.scan(step, state, project(rounded, x) if cell.update else x)
   return state, recorded["h"], recorded
 
 
