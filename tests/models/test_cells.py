@@ -1,4 +1,4 @@
-"""The reference step functions of the cells, and the factorization that the layers use."""
+"""The reference step functions of the cells, and the split steps that the layers use."""
 
 import dataclasses
 import functools
@@ -30,7 +30,7 @@ def test_a_step_agrees_with_numpy(cell):
 
 
 @pytest.mark.parametrize("cell", CELLS)
-def test_the_factorization_agrees_with_the_step_in_values_and_gradients(cell):
+def test_the_split_step_agrees_with_the_step_in_values_and_gradients(cell):
   params, state, x = small_layers.layer(cell)
   cell = cells.CELLS[cell]
   reference = functools.partial(scan_step, cell.step)

@@ -155,7 +155,7 @@ class Cell:
   gates: tuple[str, ...]  # names of the blocks in the last axis of W_xh and W_hh
   biases: tuple[str, ...] = ()  # names of the biases [H] in addition to b_h
   recorded: tuple[str, ...] = ()  # names of the quantities that `update` returns with the state
-  # The factorization. `join` must be linear in (x_h, h_h, biases) taken together.
+  # The split step. `join` must be linear in (x_h, h_h, biases) taken together.
   update: Callable | None = None  # (state, pre) -> (state, {recorded: [B, H]})
   join: Callable = join_sum  # (params, x_h [B, G*H], h_h [B, G*H]) -> pre, a tree of arrays
   output: Callable = lambda state, gates: state  # recomputes h after c has been clamped
