@@ -155,7 +155,7 @@ def test_finished_sweep_is_not_reused_for_other_settings(finished, main):
       "trial cell=rnn: --config.model.hidden=9: the run",
     ),
     (["--sweep=seed"], "finished belongs to a sweep with sweep 'cell', not 'seed'"),
-    (["--config.seed=3"], "finished is a sweep"),
+    (["--config.seed=3"], "finished is the directory of a sweep"),
     (["--sweep=seed", "--workdir=finished/cell=rnn"], "is a run directory"),
   ]:
     with pytest.raises(errors.UserError) as error:

@@ -283,7 +283,9 @@ def _speed(times: list[float], counts: list[int]) -> str:
   line = f"{sum(counts)} characters in {last - start:.2f} s"
   if later := sum(counts[1:]):
     speed = later / (last - first)
-    line += f": {first - start:.2f} s to the first, then {speed:.0f} characters/s"
+    line += (
+      f": {first - start:.2f} s to the first (with compilation), then {speed:.0f} characters/s"
+    )
   return line
 
 

@@ -181,8 +181,8 @@ def transferred_params(source: str | pathlib.Path, fields, params: models.Params
       f"{run.tokenizer.vocab_size} tokens, tokenizer {run.tokenizer.kind}): choose another run"
     )
   loop.say(
-    f"weights   from {source}, step {run.step}; {len(pairs)} of the {tokenizer.vocab_size} tokens "
-    "are in its vocabulary"
+    f"weights   from {source}, step {run.step}, with its number of layers and units; {len(pairs)} "
+    f"of the {tokenizer.vocab_size} tokens are in its vocabulary"
   )
   new, old = np.array(pairs).T
   # With one-hot input, the rows of the first layer's W_xh are tokens.
