@@ -28,8 +28,9 @@ class TrainingWindows:
 
   The spans are concatenated to n tokens, and the first token follows the last. At step s, stream b
   reads T tokens from position b * n // B + s * T. Streams jump only from one span to the next and
-  from the end to the beginning; the carry is kept there. An epoch is n / (B * T) steps and reads each token once. This number is rarely whole, so
-  the windows start at different positions in each epoch.
+  from the end to the beginning; the carry is kept there. An epoch is n / (B * T) steps and reads
+  each token once. This number is rarely whole, so the windows start at different positions in each
+  epoch.
   """
 
   def __init__(self, ids: np.ndarray, spans: Sequence[splits.Span], batch: int, window: int):

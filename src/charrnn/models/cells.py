@@ -3,12 +3,12 @@
 The parameters of a layer are a dict with the names of the equations: `W_xh [D, G*H]`,
 `W_hh [H, G*H]`, `b_h [G*H]`. Vectors are rows, so a product is written `x @ W_xh`.
 
-The cells below are written twice. To change one, change both. `rnn_step`, `gru_step` and `lstm_step`
-are the reference, which only tests run. Training and sampling run the same step split into two
-matrix products, `join` and `update`. Layers compute the products and their gradients, outside the
-scan where possible. `join` combines the products into the pre-activations. `update` maps (state,
-pre-activations) to (new state, gates) element by element; "gates" include candidates and the
-GRU's `a`. A cell without `update` runs its step.
+The cells below are written twice. To change one, change both. `rnn_step`, `gru_step` and
+`lstm_step` are the reference, which only tests run. Training and sampling run the same step split
+into two matrix products, `join` and `update`. Layers compute the products and their gradients,
+outside the scan where possible. `join` combines the products into the pre-activations. `update`
+maps (state, pre-activations) to (new state, gates) element by element; "gates" include candidates
+and the GRU's `a`. A cell without `update` runs its step.
 """
 
 import dataclasses

@@ -76,14 +76,15 @@ class TrainStep:
   """The update of a TrainState by the mean gradient of a batch of windows.
 
   `train_step(state, x_TxB, y_TxB) -> state, {"loss", "grad_norm"}`. x and y contain the streams
-  `train_step.rows` of the batch. The loss is the mean in nats per token, with dropout. The state must come from `put` or from the previous step; its buffers are reused.
+  `train_step.rows` of the batch. The loss is the mean in nats per token, with dropout. The state
+  must come from `put` or from the previous step; its buffers are reused.
 
   If the loss or the gradient is not finite, the update is skipped: parameters, optimizer state and
-  carry keep their values, because a NaN in the carry would spread to all later steps. The
-  optimizer does not count a skipped step, so its schedule is then one step behind. `accumulate`
-  is the number of parts in which a share is processed, to save memory. `remat` is the number of
-  time steps between stored states; the activations in between are recomputed, and dropout uses
-  different masks. `remat=0` stores all activations.
+  carry keep their values, because a NaN in the carry would spread to all later steps. The optimizer
+  does not count a skipped step, so its schedule is then one step behind. `accumulate` is the number
+  of parts in which a share is processed, to save memory. `remat` is the number of time steps
+  between stored states; the activations in between are recomputed, and dropout uses different
+  masks. `remat=0` stores all activations.
   """
 
   def __init__(
