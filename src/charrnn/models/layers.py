@@ -4,7 +4,8 @@
 the same values with a custom backward pass. Its forward scan stores the pre-activations, from which
 the gates are cheap to recompute. Its backward scan computes the gradients of the pre-activations,
 and a single product after the scan gives each weight gradient. Automatic differentiation would
-instead add a [H, G*H] outer product at every step. `cudnn_layer` is NVIDIA's LSTM.
+instead add a [H, G*H] outer product at every step. `cudnn_layer` is NVIDIA's LSTM. Below, the axis
+G of a product's output has length G*H (or V in the output layer), and N is T*B.
 """
 
 import functools

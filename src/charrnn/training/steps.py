@@ -181,7 +181,7 @@ def check_batch(batch: int, accumulate: int, devices: Devices):
 def _split(array, axis, devices):
   """Return an array with one axis split over a new leading axis of devices.
 
-  For axis 1 and D devices, [T, B] becomes [D, T, S].
+  For axis 1, [T, B] becomes [devices, T, S].
   """
   array = np.asarray(array)
   shares = array.reshape(*array.shape[:axis], devices, -1, *array.shape[axis + 1 :])
