@@ -41,7 +41,7 @@ SWEEP_FLAGS = ("trials", "backend", "parallel", "time_limit", "dry_run")
 
 
 def define_flags(values):
-  """Define the flags of launch.py beside those of the config."""
+  """Define the flags of launch.py other than --config."""
   define = {"flag_values": values}
   flags.DEFINE_string("workdir", None, "directory of the run or the sweep", **define)
   flags.DEFINE_boolean("distributed", False, "run as one of several processes", **define)

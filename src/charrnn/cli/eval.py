@@ -85,7 +85,7 @@ def run(args):
   config = loaded.config
   if args.dynamic is not None and not models.has_gradient(config.model):
     raise errors.UserError(
-      f"--dynamic: {args.run} is an ngram, which has no gradient: omit --dynamic"
+      f"--dynamic: {args.run} is an n-gram, which has no gradient: omit --dynamic"
     )
   documents = [(path, loaded.encode_file(path)[: args.characters]) for path in args.files]
   runtime.start()
@@ -142,7 +142,7 @@ class Text(NamedTuple):
 
   ids: np.ndarray
   parts: list[tuple[str, list[tuple[int, int]]]]
-  starts: list[int]  # of documents, beginning with 0; tokens at a start have no context
+  starts: list[int]  # starts of documents, the first is 0; the token at a start has no context
 
   def counts(self) -> list[int]:
     """Return the number of tokens of each part that can be scored."""

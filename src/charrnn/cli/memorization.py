@@ -18,7 +18,7 @@ text does not contain, and the longest copies with their sources. Write memoriza
 memorization.png and the samples."""
 FOLDER = "memorization"
 SAMPLES = f"{FOLDER}-samples"
-MAX_COPIES = 10  # per system
+MAX_COPIES = 10  # maximum number of copies that are listed per system
 SHOWN = (3, 5, 7, 10, 15, 20, 30, 50)  # lengths of the sequences in the table, in characters
 LEGEND = (
   "median, p95, longest: length of the longest match that begins at each position, in characters",

@@ -10,7 +10,11 @@ from collections.abc import Iterator
 
 from charrnn import cli
 
-_REPEATED = {"?": "[{0}]", "*": "[{0} ...]", "+": "{0} [{0} ...]"}  # by the number of values
+_REPEATED = {
+  "?": "[{0}]",
+  "*": "[{0} ...]",
+  "+": "{0} [{0} ...]",
+}  # usage of an argument with this nargs
 _HEAD = """\
 # Commands
 

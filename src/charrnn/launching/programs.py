@@ -138,11 +138,12 @@ def _announce(job, defaults, trainer):
   params = sum(leaf.size for leaf in jax.tree.leaves(trainer.shapes()))
   m, o = config.model, config.optimizer
   inputs = f"embedding of width {m.embed}" if m.embed else "one-hot input"
-  unit = f"{job.unit}s"
+  unit, count = f"{job.unit}s", len(corpus.documents)
+  documents = f"{count:,} document{'s' * (count != 1)}"
   values = ", ".join(f"{name}={value:g}" for name, value in defaults.items())
   rows = {"defaults": f"chosen for the size of the corpus: {values}"} if defaults else {}
   rows |= {
-    "corpus": f"{corpus.name}: {len(corpus.ids):,} {unit} in {len(corpus.documents)} documents, "
+    "corpus": f"{corpus.name}: {len(corpus.ids):,} {unit} in {documents}, "
     f"vocabulary of {corpus.tokenizer.vocab_size} {unit}",
     "split": f"{config.text.split}: {train:,} training, {valid:,} validation and {test:,} test "
     f"{unit}",

@@ -27,7 +27,7 @@ from charrnn import errors, runtime
 
 EMPTY = 1  # number of the empty string
 WORKING = 64  # bytes per token of the text that `fit` allocates, not counting the levels
-FALLBACK = (0.5, 1.0, 1.5)  # as in --discount_fallback of KenLM
+FALLBACK = (0.5, 1.0, 1.5)  # the values of KenLM's --discount_fallback
 
 Progress = Callable[[int, int], None]  # called after each level with (n, number of strings)
 

@@ -45,7 +45,7 @@ class Function(NamedTuple):
   declared: set[str]  # parameters, and functions declared inside
   variables: set[str]  # local variables
   called: set[str]
-  used: set[str]  # in uses other than calls
+  used: set[str]  # names that occur other than as a called function
 
 
 class Source(NamedTuple):
@@ -55,7 +55,7 @@ class Source(NamedTuple):
   code: str  # input of the parser, with one byte per character of the text
   tree: tree_sitter.Tree
   functions: list[Function]  # outermost functions without a syntax error
-  names: set[str]  # declared outside of functions
+  names: set[str]  # names declared outside of functions
 
 
 def parse(text: str) -> Source:

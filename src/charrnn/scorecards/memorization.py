@@ -43,7 +43,7 @@ class Copy(NamedTuple):
   position: int  # position in the sample
   place: int  # position in the training text
   document: str
-  line: int  # from 1
+  line: int  # number of the line, from 1
   sample: int = 1  # number of the sample, from 1
 
 

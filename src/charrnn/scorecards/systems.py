@@ -43,8 +43,8 @@ class Samples(NamedTuple):
   """The samples of all systems, and the training text to compare them with."""
 
   training: held_out.Text
-  parse: Callable[[str], Any]  # a sample -> input of the domain's metrics
-  texts: dict[str, list[str]]  # by system
+  parse: Callable[[str], Any]  # maps a sample to the input of the domain's metrics
+  texts: dict[str, list[str]]  # the samples of each system
   facts: dict[str, Any]  # JSON data: name of the training text, settings, and best steps of runs
   out: pathlib.Path  # output folder
 

@@ -60,7 +60,7 @@ def curves(result: comparison.Comparison, path):
     if handles:
       notes = [THIN] if any(label is None for _, label in styles) else []
       notes += [MEAN] if any(_is_mean(setting) for setting in trained) else []
-      columns = min(3, 150 // max(map(len, labels)))  # at least 2, because of MAX_LABEL
+      columns = min(3, 150 // max(map(len, labels)))  # MAX_LABEL ensures at least 2
       place = {"loc": "outside lower center", "ncols": columns, "title": "\n".join(notes) or None}
       figure.legend(handles[::-1], labels[::-1], **place)
 

@@ -232,7 +232,7 @@ def submit(folder: pathlib.Path, trials, flags, resources: Resources) -> dict[st
   commands = [_with_processes(trial, resources) for trial in trials]
   try:
     jobs = executor.map_array(run_job, commands, [limit] * len(commands))
-  except RuntimeError as error:  # from sbatch
+  except RuntimeError as error:  # sbatch failed
     lines = [line for line in str(error).splitlines() if "error:" in line] or [str(error)]
     raise errors.UserError(f"--backend=slurm: {lines[-1].strip()}") from error
   return {trial.name: str(job.job_id) for trial, job in zip(trials, jobs)}
