@@ -134,7 +134,7 @@ def test_dynamic_evaluation_of_an_ngram_is_an_error(charrnn, a):
   (a / "config.json").write_text(json.dumps(config))
   result = charrnn("eval", a, "--dynamic")
   assert (result.code, result.out) == (2, "")
-  assert result.err.count("\n") == 1 and "an ngram, which has no gradient" in result.err
+  assert result.err.count("\n") == 1 and "an n-gram, which has no gradient" in result.err
 
 
 def test_an_ngram_supports_all_options_but_dynamic(charrnn, counted, tmp_path):

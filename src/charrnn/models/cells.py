@@ -72,9 +72,9 @@ def gru_step(params, state: GRUState, x) -> tuple[GRUState, jax.Array]:
 
 
 def lstm_step(params, state: LSTMState, x) -> tuple[LSTMState, jax.Array]:
-  """Take one step of the long short-term memory, without peepholes.
+  """Take one step of the LSTM, without peepholes: x [B, D] -> (state, y [B, H]).
 
-  Hochreiter & Schmidhuber 1997; Gers et al. 2000 (forget gate).
+  Long short-term memory: Hochreiter & Schmidhuber 1997; Gers et al. 2000 (forget gate).
 
   i = sigmoid(W_xi x + W_hi h + b_i)                (input gate)
   f = sigmoid(W_xf x + W_hf h + b_f)                (forget gate)
