@@ -87,7 +87,7 @@ def test_the_search_works_without_a_network(site):
     server.shutdown()
 
 
-# Runs launch.py with a small network and few steps, without a change in the names of runs.
+# A program that runs launch.py with a small network and few steps, but the same run names.
 LAUNCH = f"""
 import sys
 
@@ -110,8 +110,8 @@ def small_experiment(path, *variant):
 command_line._experiment = small_experiment
 sys.exit(console.run("launch.py", lambda: launch.main(sys.argv)))
 """
-# Runs charrnn. Steps after --step, which the small run does not have, become its last steps. A
-# benchmark gets a small network.
+# A program that runs charrnn with a small network in benchmarks. It replaces the values of --step,
+# which the small run does not have, by the last steps of the run.
 CHARRNN = f"""#!{sys.executable}
 import pathlib
 import sys
@@ -148,7 +148,7 @@ EXAMPLES = [
 
 @pytest.fixture(scope="module")
 def workplace(tmp_path_factory):
-  """Return a folder with small versions of all that the examples of the pages need."""
+  """Return a folder with small versions of everything that the examples of the pages need."""
   folder = tmp_path_factory.mktemp("workplace")
   for name in ("experiments", "docs"):
     shutil.copytree(ROOT / name, folder / name)

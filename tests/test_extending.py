@@ -19,7 +19,7 @@ from charrnn.scorecards import plays
 from charrnn.training import optimizer
 
 PAGE = pathlib.Path(__file__).parents[1] / "docs" / "extending.md"
-# Modules that the code of each section belongs to.
+# The module to which the code of each section belongs.
 MODULES = {
   "A cell": cells,
   "An optimizer": optimizer,

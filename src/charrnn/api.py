@@ -17,15 +17,14 @@ from charrnn.sampling import clamps, constraints, sampler
 
 SCORING_WINDOW = 64  # number of tokens per call of the model when a text is scored
 
-Clamps = Mapping[
-  str, float | str
-]  # {"LAYER:UNIT": value}, for example {"1:37": 2.5, "0:h3": "hold"}
+# {"LAYER:UNIT": value}, for example {"1:37": 2.5, "0:h3": "hold"}
+Clamps = Mapping[str, float | str]
 
 
 class Run(run_lib.Run):
   """A trained run, with methods that use its model.
 
-  `params` is a nested dict of NumPy arrays, and `step` is the training step that it is from.
+  `params` is a nested dict of NumPy arrays from the checkpoint of training step `step`.
   `model` and `tokenizer` belong to these parameters. `config` is the resolved config. The base
   class `runs.run.Run` documents all properties.
   """

@@ -97,7 +97,7 @@ def _take_config(argv: Sequence[str]) -> tuple[str, list[str]]:
       others.append(word)
   if argument is None:
     if _fields(others):
-      raise errors.UserError("--config is missing: name an experiment file, --config=FILE")
+      raise errors.UserError("--config is missing: use --config=FILE with an experiment file")
     raise errors.UserError("--config is missing: use --config=experiments/shakespeare.py")
   return argument, others
 
@@ -130,9 +130,11 @@ def _stored_config(path: str) -> config_dict.ConfigDict:
     value = json.loads(pathlib.Path(path).read_bytes())
     for name, each in config_lib.flatten(value).items():
       if name not in defaults:
-        raise errors.UserError(f"{path} has {name}={each}: no such field, see docs/config.md")
+        raise errors.UserError(
+          f"{path} has {name}={each}: there is no such field; remove it, or see docs/config.md"
+        )
       if each is None and defaults[name] is not None:
-        raise errors.UserError(f"{path} has {name}={each}: set a value, see docs/config.md")
+        raise errors.UserError(f"{path} has {name}={each}: set a value; see docs/config.md")
     config.update(value)
   except OSError as error:
     raise errors.UserError(f"cannot read {path}: {error.strerror}") from error

@@ -40,7 +40,7 @@ DTYPES = ("float32", "bfloat16")
 UNROLL = ("auto", "scan", "cudnn")
 OPTIMIZERS = ("training.optimizer:OPTIMIZERS",)
 SCHEDULES = ("training.optimizer:SCHEDULES",)
-# Answers to: may a run be resumed with another value of this field?
+# Values of `Field.resume`, which says if a run may be resumed with another value of the field.
 FIXED = "no"
 FREE = "yes"  # The field does not affect what is computed, except for rounding.
 LENGTH = "unless the schedule depends on the length of training"
@@ -285,7 +285,7 @@ FIELDS = (
   Field(
     "eval_burn_in",
     512,
-    "Maximum number of tokens that each of these streams reads, as context, before it scores.",
+    "Maximum number of tokens that each evaluation stream reads as context before it scores.",
   ),
   Field(
     "patience",
@@ -315,10 +315,8 @@ FIELDS = (
     "Number of tokens in the sample that each evaluation writes; 0: no sample.",
     resume=FREE,
   ),
-  Field(
-    "sample.temperature", 0.8, "Sampling temperature of these samples; 0: greedy.", resume=FREE
-  ),
-  Field("sample.prime", "", "Prompt of these samples; empty: no prompt.", resume=FREE),
+  Field("sample.temperature", 0.8, "Sampling temperature at evaluations; 0: greedy.", resume=FREE),
+  Field("sample.prime", "", "Prompt of the samples at evaluations; empty: no prompt.", resume=FREE),
 )
 BY_NAME = {field.name: field for field in FIELDS}
 SECTIONS = tuple(dict.fromkeys(name.partition(".")[0] for name in BY_NAME if "." in name))
@@ -359,7 +357,7 @@ def unknown_field(name: str) -> str:
   """Return the error message for a field that does not exist."""
   if name in SECTIONS:
     first = next(field for field in BY_NAME if field.startswith(f"{name}."))
-    return f"{name} is a section: set one of its fields, such as {first}"
+    return f"{name} is a section: set one of its fields, for example {first}"
   by_key = {field.rpartition(".")[2]: field for field in reversed(BY_NAME)}
   keys = difflib.get_close_matches(name.rpartition(".")[2], by_key, n=1)
   similar = difflib.get_close_matches(name, BY_NAME, n=1, cutoff=0.8)

@@ -117,8 +117,8 @@ def table(header: Sequence[str], rows: Iterable[Sequence[str]], names: int = 1) 
 class Progress:
   """The progress of a sequence of phases: a bar on a terminal, plain lines in a log.
 
-  It is a context manager. A line is written when a phase ends. With a finite `every`, a phase
-  consists of counted steps: their number is shown, and a log gets a line about every `every`
+  It is a context manager. A line is written when a phase ends. If `every` is finite, a phase
+  consists of counted steps. Their number is shown, and a line is added to a log about every `every`
   seconds and at the last step.
   """
 

@@ -44,7 +44,7 @@ def write_text(path: pathlib.Path, text: str):
 def check_output(path: pathlib.Path, name: str | None = None):
   """Raise UserError if no file can be written at `path`. Call this before any long work.
 
-  `name` is the option in error messages, if it is not just the path.
+  `name` identifies the option in error messages; the default is the path.
   """
   name = name or str(path)
   try:

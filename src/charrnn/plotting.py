@@ -29,7 +29,7 @@ _STYLE = {
 def figure(path: pathlib.Path, title: str, **options) -> Iterator[Any]:
   """Yield a matplotlib figure with a title, and save it as PNG at the end.
 
-  `options` are passed to matplotlib.figure.Figure. pyplot is not used, because this would change
+  `options` are passed to matplotlib.figure.Figure. pyplot is not used, because it would change
   the backend of a user's notebook.
   """
   import matplotlib as mpl  # The import is slow, so it is done only for a plot.
@@ -82,5 +82,5 @@ def write(axes, text: str):
 
 
 def plain(text: str) -> str:
-  """Return a text that matplotlib shows literally, without formulas between $ and surrogates."""
+  """Return a text that matplotlib shows literally: escape $, and replace surrogates by ?."""
   return text.replace("$", r"\$").encode("utf-8", "replace").decode()

@@ -1,4 +1,4 @@
-"""Settings that must be made before JAX starts, and a stopwatch for the phases of a start.
+"""Settings that must be made before JAX starts, and a stopwatch for the phases of startup.
 
 The settings concern the caches, memory allocation, CPU devices, and the processes of a run.
 """
@@ -185,7 +185,7 @@ def together(newest: int) -> Iterator[None]:
 
 
 class Stopwatch:
-  """The seconds of each phase of a start, measured from the creation of the process."""
+  """The seconds of each phase of startup, measured from the creation of the process."""
 
   def __init__(self):
     self._start = self._last = _process_start()

@@ -8,7 +8,7 @@ from charrnn.data import batches, splits
 
 
 def _circles(seed=0, count=20):
-  """Yield (windows, ids in circular order) for random spans of a corpus in which id i is at i."""
+  """Yield (windows, ids in circular order) for random spans of a corpus with id i at position i."""
   rng = np.random.default_rng(seed)
   for _ in range(count):
     cuts = np.sort(rng.choice(np.arange(2000), size=2 * rng.integers(1, 5), replace=False))

@@ -57,8 +57,8 @@ def test_streams_agrees_with_char_rnn(length, fractions):
 
 
 @pytest.mark.parametrize("fractions", [(-0.1, 0), (0.5, 0.5), (0, 1), (float("nan"), 0)])
-def test_bad_fractions_are_reported(fractions):
-  with pytest.raises(errors.UserError, match="fractions"):
+def test_invalid_fractions_are_reported(fractions):
+  with pytest.raises(errors.UserError, match="their sum must be below 1"):
     splits.split(1000, "tail", *fractions)
 
 

@@ -145,7 +145,7 @@ def test_the_streams_split_needs_a_batch_size(count):
     ("window=9", "window=9: an n-gram"),
     ("keep=1", "keep=1: an n-gram"),
     ("optimizer.name=sgd", "optimizer.name=sgd: an n-gram"),
-    ("text.valid_fraction=0.97", "bad split fractions"),
+    ("text.valid_fraction=0.97", "their sum must be below 1"),
     ("text.source=none.txt", "none.txt"),
     ("seed=-1", "seed=-1"),
     ("sample.prime=\u2603", "not in the vocabulary"),

@@ -42,7 +42,7 @@ def test_parameter_gradients_in_bfloat16_are_summed_in_float32():
 
 
 def test_gradients_of_a_cell_without_update_are_summed_in_float32():
-  """Sums in bfloat16 over this many steps are wrong by several percent."""
+  """Sums in bfloat16 over this many steps have errors of several percent."""
   cell = dataclasses.replace(cells.CELLS["lstm"], update=None)
   params, state, x = small_layers.layer("lstm", T=1024)
   params = layers.cast(layers.cast(params, jnp.bfloat16), jnp.float32)

@@ -200,15 +200,16 @@ def strings(levels, vocab):
 
 
 def test_counts_by_hand():
-  # Text a b a b c: the beginning counts as a token before a, a b, a b a and a b a b.
+  # In the text a b a b c, the beginning counts as a token before a and a b. The comments on
+  # continuation counts list the tokens before each string.
   levels = ngram.fit(np.array([0, 1, 0, 1, 2], np.uint8), 3, 3).levels
   one, two, three = strings(levels, 3)
   assert one[1:] == [(0,), (1,), (2,)]
   assert levels[0].raw[1:].tolist() == [2, 2, 1]
-  assert levels[0].continuation[1:].tolist() == [2, 1, 1]  # beginning and b; a; b
+  assert levels[0].continuation[1:].tolist() == [2, 1, 1]  # the beginning and b; a; b
   assert two[1:] == [(0, 1), (1, 0), (1, 2)]
   assert levels[1].raw[1:].tolist() == [2, 1, 1]
-  assert levels[1].continuation[1:].tolist() == [2, 1, 1]  # beginning and b; a; a
+  assert levels[1].continuation[1:].tolist() == [2, 1, 1]  # the beginning and b; a; a
   assert three[1:] == [(0, 1, 0), (0, 1, 2), (1, 0, 1)]
   assert levels[2].raw[1:].tolist() == [1, 1, 1]
   assert levels[2].continuation is None

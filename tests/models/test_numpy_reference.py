@@ -18,7 +18,7 @@ def random_problem(cell, E):
 
 
 def finite_differences(f, array, step=1e-3):
-  """Return the gradient of f() by the array, which is modified in place and restored.
+  """Return the gradient of f() with respect to the array, which is modified and restored.
 
   Central differences of fourth order: f' = (8 (f(+1) - f(-1)) - (f(+2) - f(-2))) / (12 step).
   """

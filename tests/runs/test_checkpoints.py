@@ -79,7 +79,7 @@ def flip(path):
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.parametrize("damage", [flip, lambda path: path.unlink()], ids=["flip", "delete"])
 def test_any_damaged_file_is_detected_or_harmless(folder, damage):
-  """Reading returns either the saved arrays or, with a message, those of the step before."""
+  """Reading returns the saved arrays, or reports damage and returns the previous step's arrays."""
   damaging = []  # files whose damage was detected
   for name in files_of(folder, 2):
     content = (folder / name).read_bytes()

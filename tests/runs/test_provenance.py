@@ -166,7 +166,7 @@ def test_initial_weights_are_recorded(main, whole, tmp_path):
   assert weights == provenance.initial_weights(source) and weights["step"] == checkpoints.best_step(
     source / "checkpoints"
   )
-  # A resumed run does not need them any more.
+  # A resumed run no longer needs the checkpoints of its initial weights.
   shutil.rmtree(source / "checkpoints")
   main(*arguments, f"--workdir={tmp_path / 'run'}")
   assert files.read_json(tmp_path / "run" / "run.json")["weights"] == weights

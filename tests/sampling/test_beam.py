@@ -71,7 +71,7 @@ def test_beam_1_equals_temperature_0(lstm):
   )
 
 
-def test_log_p_equals_that_of_the_rescored_text(lstm):
+def test_log_p_matches_the_rescored_text(lstm):
   model, params = lstm
   result = beam.search_ids(model, params, [3, 1], length=70, beam=6)
   ids_BxN = np.stack([ids_N for ids_N, _ in result])

@@ -58,7 +58,7 @@ def test_clamped_unit_has_its_value_and_others_follow_the_equations(cell, comput
   clamp = {"layer_0": {field: mask_and_values(3, 0.7)}}
   logits, carry, out = model.apply(params, ids, model.initial_carry(1), record=True, clamp=clamp)
   free, _, free_out = model.apply(params, ids, model.initial_carry(1), record=True)
-  # A run in two parts gives the same logits: the clamp applies at every step, even the first.
+  # Processing the ids in two parts gives the same logits, since the clamp applies at every step.
   half, carried, _ = model.apply(params, ids[:15], model.initial_carry(1), clamp=clamp)
   rest, _, _ = model.apply(params, ids[15:], carried, clamp=clamp)
   np.testing.assert_allclose(np.concatenate([half, rest]), logits, atol=1e-5)
@@ -104,4 +104,5 @@ def test_rows_with_the_same_number_differ_only_by_their_clamps():
   result = write(model, params, num=3, rows=[0, 1, 1], clamp=clamps.arrays(rows, model))
   np.testing.assert_array_equal(result[:2], free)
   assert (result[2] != result[1]).any()
-  assert result[2, 0] == result[1, 0]  # it depends only on the prompt, in which nothing is clamped
+  # The first token depends only on the prompt, where nothing is clamped.
+  assert result[2, 0] == result[1, 0]

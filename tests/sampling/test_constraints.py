@@ -252,7 +252,7 @@ def test_weights_recover_the_conditional_distribution(require, forbid, temperatu
     error = np.sqrt((weights**2 * (is_text - share) ** 2).sum()) / weights.sum()
     deviations.append(abs((weights * is_text).sum() / weights.sum() - share) / (error + 0.003))
   assert max(deviations) < 4
-  # This test can fail: the step-by-step distribution differs from the conditional distribution.
+  # Check that the weights matter: the sampler's distribution is not the conditional distribution.
   conditional = np.array([np.exp(log_p[text]) / probability for text in log_p])
   by_step = np.exp([log_q[text] for text in log_p])
   assert 0.5 * abs(conditional - by_step).sum() > 0.003
@@ -323,7 +323,7 @@ def test_only_probabilities_include_the_stop_text():
     assert (sample.tokens, sample.log_p) == (len(sample.text), pytest.approx(log_p, abs=1e-4))
 
 
-def test_log_p_equals_that_of_the_rescored_text(lstm):
+def test_log_p_matches_the_rescored_text(lstm):
   model, params = lstm
   automaton = build(["g"], ["f"], length=90, tokenizer=LETTERS)
   (sample,) = draw(

@@ -45,8 +45,8 @@ def windows(c, length=1000):
 def trainer(workdir, c, samples=None, losses=None, **fields):
   """Return a Trainer on a text with the last 200 tokens for validation.
 
-  Instead of sampling, it stores the parameters in `samples` by step. `losses` replaces the
-  validation losses of the model; the loss None yields no metric.
+  Instead of sampling, the trainer stores the parameters in `samples`, by step. `losses` replaces
+  the validation losses of the model; a loss of None yields no metric.
   """
   workdir.mkdir(exist_ok=True)
   samples = {} if samples is None else samples

@@ -56,7 +56,7 @@ def test_epoch_decay_matches_char_rnn(steps_per_epoch):
 
 
 def test_epochs_end_at_the_right_step_in_compiled_code():
-  """XLA multiplies by the reciprocal, whose product may be just below a whole number of epochs."""
+  """XLA multiplies by the reciprocal; the product may be just below a whole number of epochs."""
   for n in range(7, 2000, 97):
     ends = np.arange(1, 40) * n
     halved = rates(ends, float(n), name="halving", halve_every=1.0)

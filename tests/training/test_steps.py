@@ -72,7 +72,8 @@ def test_a_step_matches_plain_jax_on_the_whole_batch(cell, rule):
   net = tiny.model(cell=cell, dropout=0.2)
   c = tiny.config(optimizer__name=rule, optimizer__clip_norm=0.0)
   if rule == "adam":
-    c.optimizer.eps = 1e-3  # With the default, only the signs of tiny gradients would matter.
+    # With the default eps, Adam's updates would depend only on the signs of tiny gradients.
+    c.optimizer.eps = 1e-3
   c.schedule.name = "constant"
   ours = tiny.Steps(net, c, devices=2)
   plain = {"sgd": optax.sgd(1e-2), "adam": optax.adam(1e-2, 0.9, 0.99, 1e-3)}[rule]
@@ -185,7 +186,7 @@ def test_a_batch_that_is_not_divisible_is_rejected():
 
 
 def test_a_step_is_compiled_once(caplog):
-  """A state with another sharding than the outputs of the step would compile it again."""
+  """A state whose sharding differs from the step's outputs would cause another compilation."""
   ours = tiny.Steps(tiny.model(), tiny.config(), devices=2)
   with jax.log_compiles(), caplog.at_level("WARNING", "jax._src.dispatch"):
     ours.run(ours.initial, 3)

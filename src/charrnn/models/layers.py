@@ -46,7 +46,7 @@ select.defvjp(lambda ids, W: (select(ids, W), (ids, W)), _select_backward)
 
 
 def select_gradient(ids, dy, vocab):
-  """Return the gradient of `select` by W, [vocab, G] in float32."""
+  """Return the gradient of `select` with respect to W, [vocab, G] in float32."""
   one_hot_VxN = (jnp.arange(vocab)[:, None] == ids.reshape(-1)).astype(dy.dtype)
   return cells.dot(one_hot_VxN, dy.reshape(-1, dy.shape[-1]))
 

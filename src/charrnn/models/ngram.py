@@ -132,9 +132,8 @@ def fit(
       level, strings, examples = _level(text, contexts, size, vocab)
       if levels:
         counts = np.bincount(shorter[examples], minlength=size)
-        counts[np.unique(shorter[(shorter > 0) & (contexts == 0)])] += (
-          1  # they are at the start of a span
-        )
+        # For a string at the start of a span, the start counts as the token before it.
+        counts[np.unique(shorter[(shorter > 0) & (contexts == 0)])] += 1
         levels[-1] = levels[-1]._replace(continuation=_smallest(counts))
       levels.append(level)
       contexts, shorter = _previous(strings, starts), strings

@@ -37,7 +37,7 @@ MAX_DIFF = 1_000_000  # maximum number of bytes of uncommitted changes that are 
 
 
 class Original(NamedTuple):
-  """The run that a rerun repeats, and the launch that made it."""
+  """The run that a rerun repeats, and the launch that created it."""
 
   path: pathlib.Path
   launch: dict[str, Any]
@@ -90,7 +90,7 @@ def initial_weights(path: str | pathlib.Path) -> dict[str, Any]:
   folder = pathlib.Path(path) / "checkpoints"
   if (step := checkpoints.best_step(folder)) is None:
     raise errors.UserError(
-      f"{path} has no undamaged checkpoint to start from: use another init_from"
+      f"{path} has no undamaged checkpoint to start from: use another --config.init_from"
     )
   arrays = checkpoints.read_meta(folder, step)["arrays"]
   digests = {name: arrays[name] for name in sorted(arrays) if checkpoints.is_below(name, "params")}
@@ -111,7 +111,7 @@ def differences(then: dict, now: dict) -> Iterator[str]:
 
 
 def facts(workdir: pathlib.Path) -> dict[str, Any]:
-  """Return everything but config and corpus that affects results; store uncommitted code."""
+  """Return everything that affects results, except config and corpus; store uncommitted code."""
   commit, changes = code(PACKAGE)
   return {
     "directory": os.getcwd(),

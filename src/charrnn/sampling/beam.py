@@ -73,8 +73,8 @@ def _run(model, params, state, start, block, allowed, clamp):
   """Run `block` steps; return the state, and the arrays (parents, ids, log p), each [N, K].
 
   The hypotheses of a step are sorted, most probable first. A parent is the row of the previous step
-  that was extended by the id. The id is ENDED if the text had already ended. log p is that of the
-  id alone; it is -inf in rows without a hypothesis, if there are fewer than K.
+  that was extended by the id. The id is ENDED if the text had already ended. log p is the
+  log-probability of the id alone; it is -inf in rows without a hypothesis, if fewer than K exist.
   """
   K, V = state[0].shape
 
@@ -98,7 +98,7 @@ def _run(model, params, state, start, block, allowed, clamp):
     if allowed is not None:
       at_K = automaton.next_SxV[at_K[parents_K], ids_K]
     logits_KxV, carry = sampler.read_chunk(model, params, ids_K[None], carry, clamp)
-    # Scores relative to the best keep their precision in long texts.
+    # Keep scores relative to the best one, because the totals of long texts would lose precision.
     state = logits_KxV, carry, score_K - score_K[0], at_K
     return state, (parents_K, jnp.where(ended_K, sampler.ENDED, ids_K), log_p_K)
 

@@ -66,7 +66,7 @@ def arrays(rows: Sequence[Sequence[Clamp]], model) -> dict[str, dict[str, tuple]
     mask_RxH, values_RxH = layer.setdefault(quantity, arrays_RxH)
     if mask_RxH[row, each.unit]:
       raise errors.UserError(
-        f"--clamp {each.layer}:{quantity}{each.unit} is clamped twice: leave one out"
+        f"--clamp {each.layer}:{quantity}{each.unit} is clamped twice: remove one of the two"
       )
     mask_RxH[row, each.unit], values_RxH[row, each.unit] = True, each.value
   return clamp

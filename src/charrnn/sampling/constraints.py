@@ -26,11 +26,11 @@ from charrnn import errors
 from charrnn.data import tokenizers
 
 MAX_REGEX_STATES = 20_000
-MIN_STATES, MAX_STATES = 64, 8192  # size of an automaton
-MAX_ENTRIES = 2**24  # size of a table of the automaton
-MAX_STEPS = 5_000_000  # visits to states of a regex while its subsets are built
+MIN_STATES, MAX_STATES = 64, 8192  # minimum and maximum number of states of an automaton
+MAX_ENTRIES = 2**24  # maximum number of entries in a table of the automaton
+MAX_STEPS = 5_000_000  # maximum number of visits to states of a regex while its subsets are built
 NEVER = np.iinfo(np.int32).max
-END, FOUND = 0, 1  # states of a regex after a match: one with $ at its end, and any other
+END, FOUND = 0, 1  # final states of a regex: for alternatives with $ at the end, and for all others
 ANY = ~greenery.Charclass()
 _PIECES = re.compile(r"\\.|\[\^?\]?(?:\\.|[^\]\\])*\]|.", re.DOTALL)
 
@@ -144,7 +144,7 @@ class Automaton(NamedTuple):
   """
 
   next_SxV: np.ndarray  # int32
-  remaining_SxV: np.ndarray  # int32: fewest further tokens of an allowed text, or NEVER
+  remaining_SxV: np.ndarray  # int32: fewest tokens that must follow a token, or NEVER
 
   def allowed(self, state_B, length):
     """Return which tokens are allowed next, bool [B, V], if at most `length` tokens remain."""

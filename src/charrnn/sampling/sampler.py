@@ -27,7 +27,7 @@ MAX_ROWS = 1024  # maximum number of texts in a batch
 MAX_NOISE = 2**20  # maximum of rows x vocabulary: 64 steps then need 256 MiB of noise
 CHUNK = 128  # tokens of a prompt that one call reads
 SESSION_BLOCK = 16  # steps of a block in a session: small, because a user waits for the text
-ENDED, BROKEN = -1, -2  # special ids: after the end of a text; where logits are not finite
+ENDED, BROKEN = -1, -2  # ids for no token: after the end of a text, or if logits are not finite
 TINY = jnp.finfo(jnp.float32).tiny
 
 
@@ -105,17 +105,17 @@ def keep_top_p(logits, p):
 
   At least the most probable token is kept. In a tie, lower ids come first.
   """
-  falling = jnp.sort(logits, descending=True)
+  descending = jnp.sort(logits, descending=True)
   # Sum from the smallest probability up, or rounding would lose the small ones.
-  mass_from = lax.cumsum(jax.nn.softmax(falling), axis=logits.ndim - 1, reverse=True)
+  mass_from = lax.cumsum(jax.nn.softmax(descending), axis=logits.ndim - 1, reverse=True)
   count = jnp.sum(mass_from > 1 - p, axis=-1, keepdims=True)
-  return _keep_largest(logits, falling, jnp.maximum(count, 1))
+  return _keep_largest(logits, descending, jnp.maximum(count, 1))
 
 
-def _keep_largest(logits, falling, count):
-  """Keep the `count` [..., 1] largest logits; `falling` has the logits in descending order."""
+def _keep_largest(logits, descending, count):
+  """Keep the `count` [..., 1] largest logits; `descending` has the logits in descending order."""
   # Ids are not sorted with the logits, because that takes twice the time.
-  last = jnp.take_along_axis(falling, jnp.minimum(count, logits.shape[-1]) - 1, -1)
+  last = jnp.take_along_axis(descending, jnp.minimum(count, logits.shape[-1]) - 1, -1)
   above, equal = logits > last, logits == last
   room = count - above.sum(-1, keepdims=True)
   return jnp.where(above | equal & (jnp.cumsum(equal, -1) <= room), logits, -jnp.inf)
@@ -163,14 +163,14 @@ class Block(NamedTuple):
   """Tokens of N steps, with their log-probabilities in nats.
 
   log p is the log-probability under the model. log q is the log-probability with which the token
-  was sampled: with constraints, temperature and filters. After the end of a text the id is ENDED,
+  was sampled, after constraints, temperature and filters. After the end of a text the id is ENDED,
   and log p and log q are 0.
   """
 
   ids_BxN: np.ndarray
   log_p_BxN: np.ndarray
   log_q_BxN: np.ndarray
-  state: Any  # (logits_BxV, carry) after a whole block, even if the ids are fewer
+  state: Any  # (logits_BxV, carry) after a whole block, even if the ids are truncated
 
 
 def draw(
@@ -401,7 +401,7 @@ def _add_up(blocks: Iterator[Block], totals_3xB: np.ndarray) -> Iterator[np.ndar
 
 
 def _batches(num: int, vocab_size: int) -> np.ndarray:
-  """Return row numbers [batches, rows]; numbers from `num` on only pad the last batch."""
+  """Return row numbers [batches, rows]; numbers of at least `num` only pad the last batch."""
   count = math.ceil(num / min(MAX_ROWS, max(MAX_NOISE // vocab_size, 1)))
   size = math.ceil(num / count)
   return np.arange(count * size).reshape(count, size)

@@ -30,7 +30,8 @@ from charrnn.training import optimizer, steps
 MAX_NONFINITE = 10  # consecutive non-finite updates after which training is aborted
 RANKING = "valid/loss"  # the metric by which checkpoints are ranked
 
-Evaluator = Callable[[Any, int], Iterable[tuple[str, float]]]  # (params, step) -> (name, value)s
+# (params, step) -> pairs (name, value)
+Evaluator = Callable[[Any, int], Iterable[tuple[str, float]]]
 
 
 def is_main() -> bool:
@@ -315,6 +316,7 @@ class Trainer:
     if step % self.config.log_every or not loop_state.pending:
       return
     mean = math.fsum(loop_state.pending) / len(loop_state.pending)
+    # The mean of the first log line is compared with the loss of the first step.
     reference = loop_state.first_loss or loop_state.pending[0]
     loop_state.first_loss, loop_state.pending = loop_state.first_loss or mean, []
     if self._log:
@@ -358,7 +360,8 @@ class Trainer:
       self._rank(step, loss)
     for name, value in values.items():
       say(f"step {step}  {name} {value:.4f}")
-    if is_main():  # The checkpoint comes later, so a kill in between does not lose the sample.
+    # The checkpoint is saved after the sample, so that a kill between the two loses no sample.
+    if is_main():
       for write in self.writers:
         write(params, step)
     return loss

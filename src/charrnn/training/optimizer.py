@@ -144,7 +144,7 @@ def _function(section, c, registry):
 
 
 def _periods(step, steps):
-  """Return the number of whole periods of `steps` steps that are complete at a step."""
+  """Return how many periods of `steps` steps are complete at a step."""
   # Half a step is added because XLA's quotient of a multiple of `steps` may be 8.999999 for 9.
   return jnp.floor((step + 0.5) / steps)
 

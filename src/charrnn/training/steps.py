@@ -6,7 +6,8 @@ processes. Callers pass and receive arrays of all streams of a process. The body
 plain function of one share. To shard in another way, only the `pmap` over the leading axis has to
 be replaced.
 
-Axis letters besides those of `models`: S is the streams of a device, P the streams of one part.
+Axis letters in addition to `models`: S is the streams of a device. In this module, P is the streams
+of one part.
 """
 
 import functools
@@ -62,7 +63,7 @@ class Devices(NamedTuple):
 
 
 def device() -> jax.Device:
-  """Return one of the local devices; all have the same kind."""
+  """Return one of the local devices, which are all of the same kind."""
   return jax.local_devices()[0]
 
 
