@@ -227,7 +227,8 @@ def test_all_views_have_content_and_link_to_units(page):
   page.keyboard.press("2")
   assert page.locator(".findings tbody tr").count() == len(made_up.NAMES)
   assert "not scored: only one value" in page.locator(".findings").inner_text()
-  assert "12.5% of units follow a hypothesis: 2 of 16" in page.locator(".fraction").inner_text()
+  fraction = page.locator(".fraction").inner_text()
+  assert "12.5% of units follow a hypothesis that does not look ahead: 2 of 16" in fraction
   page.get_by_role("tab", name="Findings").press("ArrowRight")
   ablation = page.locator("#view-ablation")
   assert ablation.locator(".card").count() == 3

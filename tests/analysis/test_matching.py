@@ -24,7 +24,7 @@ def _autocorrelated(rng, n, columns, memory=0.97):
 
 
 def _match(recording, labelled, *, bars=None, units=None, progress=None, make=None, **design):
-  """Match columns c0, c1, ...; `make`: options of targets.make; `design`: fields of Design."""
+  """Match columns c0, c1, ...; `make` has options of targets.make, `design` fields of Design."""
   columns = [f"c{column}" for column in range(recording.shape[1])]
   targets = targets_lib.make(labelled, **make or {})
   defaults = {"halves": targets_lib.in_two(len(recording)), "shifts": 39, "min_characters": 100}
@@ -338,7 +338,7 @@ def test_values_that_are_not_finite_raise(bad):
 def test_bad_labels_raise():
   recording, labels = _mixed()
   for bad, message in [
-    (("binary", _label(np.arange(3000))), "other values than 0 and 1"),
+    (("binary", _label(np.arange(3000))), "values other than 0 and 1"),
     (("graded", _label(np.full(3000, np.nan))), "not finite"),
   ]:
     with pytest.raises(errors.UserError, match=message):

@@ -19,6 +19,12 @@ def test_a_picture_is_not_empty(name, tmp_path):
   assert len(np.unique(pixels.reshape(-1, 3), axis=0)) > 20
 
 
+def test_the_axis_label_explains_a_column_of_the_picture():
+  finding = {"name": "0:h7", "quantity": "h", "layer": 0, "cell": 7}
+  assert pictures._example([finding]) == "0:h7 is quantity h of unit 7 of layer 0; "
+  assert pictures._example([]) == ""
+
+
 @pytest.mark.parametrize("name", ["findings", "saturation", "emergence"])
 def test_a_study_without_findings_has_pictures(name, tmp_path):
   study = made_up.study() | {"findings": [], "saturation": [], "emergence": []}

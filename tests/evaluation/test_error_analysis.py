@@ -1,4 +1,4 @@
-"""Errors by type: each oracle on errors planted where no earlier oracle removes them."""
+"""Error types: each oracle removes errors planted where no earlier oracle applies."""
 
 import re
 

@@ -140,7 +140,7 @@ def test_only_temperature_1_samples_from_the_model(lstm):
 
 def test_at_temperature_1_the_mean_loss_equals_the_mean_entropy(lstm):
   entropies_BxN, nats_BxN = score.rescore(*lstm, PROMPT, *write(*lstm, length=640, num=30))
-  surplus = (nats_BxN - entropies_BxN).ravel()  # each has mean 0, given its context
+  surplus = (nats_BxN - entropies_BxN).ravel()  # each value has mean 0, given its context
   assert abs(surplus.mean()) < 4 * surplus.std() / np.sqrt(len(surplus))
 
 

@@ -26,15 +26,15 @@ ROWS = 384  # maximum number of rows in a batch
 MIN_CHARACTERS = 30  # minimum number of characters for a mean
 ABLATED = 20_000  # number of characters of the confirmation half on which the loss is measured
 ABLATIONS = ("zero", "mean", "hold")  # `hold` keeps the last value before clamping
-CONTROLS = 19  # number of control units per unit
+CONTROLS = 19  # number of control units per ablated unit
 
 STEERING = ("zero", "low", "high")
-STEERING_CONTROLS = 4  # number of control units per unit
+STEERING_CONTROLS = 4  # number of control units per steered unit
 SAMPLES = 8  # number of samples per setting, with the same random numbers in all settings
 LENGTH = 600  # number of characters per sample
 EXCERPT = 400  # number of characters of a sample shown in the explorer
 _QUOTE = re.compile(r'"([^"]*?)("|\n[ \t\r]*\n|\Z)', re.DOTALL)
-Row = Sequence[clamps.Clamp]  # clamps of one row of a batch
+Row = Sequence[clamps.Clamp]  # the clamps in one row of a batch
 
 
 class Unit(NamedTuple):
@@ -247,7 +247,7 @@ def steer(subject: recording.Subject, units: Mapping[str, Unit]) -> list[dict]:
   texts = sample(run, prompt, rows, subject.settings.seed, progress)
   entries, measured = [], set()
   for name, unit in units.items():
-    # A unit has one entry for each standard measure, with its first finding.
+    # If a unit has several findings, the standard measures are listed with the first one.
     standard = () if unit in measured else MEASURES
     measured.add(unit)
     for measure in (measure_of(subject.hypotheses[effects.base(name)]), *standard):

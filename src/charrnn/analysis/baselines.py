@@ -1,8 +1,8 @@
 """Baselines for a trained network: untrained networks, and predictors of the last k characters.
 
-An untrained network reads the text too, so some of its hundreds of units follow any label a little.
-Compared with circular shifts, this is significant, and correctly so. Untrained networks therefore
-provide a second null: the best score of each network over all its units.
+An untrained network reads the text too, so some of its hundreds of units weakly follow any label.
+Compared with circular shifts, this effect is significant, because it is real. Untrained networks
+therefore provide a second null: the best score of each network over all its units.
 """
 
 import dataclasses
@@ -34,7 +34,7 @@ def compare_untrained(subject: recording.Subject) -> dict[str, Untrained]:
   values = subject.recording.values[: len(ids_N)]
   observed = matching.strengths(values, columns, targets, design)
   null, init = [], jax.jit(model.init)
-  if not observed:  # nothing to compare
+  if not observed:  # no hypothesis can be scored
     return {}
   for number in range(settings.untrained):
     # The offset keeps these seeds distinct from the usual seeds of runs.

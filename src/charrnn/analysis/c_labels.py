@@ -17,7 +17,7 @@ import tree_sitter_c
 
 from charrnn.analysis import labels
 
-# Each named group spans the characters after which the state is inside.
+# Each named group spans the characters after which the reader is inside the construct.
 TOKENS = re.compile(
   r"""
     /(?P<block>\*.*?(?:\*(?=/)|\Z))/?
@@ -146,7 +146,7 @@ def _verdicts(nodes: Iterable[tree_sitter.Node]) -> list[tuple[int, int, bool]]:
   """
   verdicts = []
   for node in nodes:
-    # The parser inserts missing tokens to complete a node. Such a node is a guess, so it failed.
+    # The parser inserts missing tokens to complete a node. Such a node is a guess, not parsed text.
     failed = node.is_error or (node.has_error and any(child.is_missing for child in node.children))
     if failed or node.type == "function_definition":
       verdicts.append((node.start_byte, node.end_byte, not failed))
@@ -178,7 +178,7 @@ def _syntax(text: str) -> tuple[dict[str, list[tuple[int, int]]], list[tuple[int
 
 
 def _span(node: tree_sitter.Node) -> tuple[int, int]:
-  """Return the characters after which the state is inside: all but the last character."""
+  """Return the characters after which the reader is inside the node: all but its last one."""
   return node.start_byte, max(node.start_byte, node.end_byte - 1)
 
 

@@ -22,8 +22,8 @@ MAX_WRONG_TIES = 1e-3  # maximum share of pairs with equal codes but different v
 SAMPLE = 4096  # approximate number of characters from which the share of ties is estimated
 ROWS = 128  # number of rows of a recording that are read at once
 SLAB_BYTES = 1 << 30  # size of a slab of columns in memory; the peak is about twice as high
-# Bytes per column and character: a float32 value and a uint16 code. Later, the code, half of the
-# ranks and half of a spectrum.
+# Bytes per column and character: first a float32 value and a uint16 code; later the code (2 bytes),
+# and the ranks and the spectrum of one half of the text (2 bytes each, averaged over the text).
 BYTES = 6
 
 
@@ -36,7 +36,7 @@ class Target(NamedTuple):
   mask: np.ndarray  # bool [N]
   hypothesis: labels.Hypothesis
   strata: np.ndarray | None = None  # [N], strata of the confounds
-  counts: bool = True  # whether a unit that follows it is interpretable
+  counts: bool = True  # whether it counts for `matching.Interpretable`
 
   @property
   def about(self) -> str:
@@ -106,7 +106,7 @@ def make_targets(
 ) -> list[Target]:
   """Return a target for each hypothesis, and a controlled target for each that has confounds.
 
-  If a hypothesis has confounds, only its controlled target counts for interpretable units.
+  If a hypothesis has confounds, only its controlled target counts for `matching.Interpretable`.
   """
   confounded = [h for h in hypotheses if h.confounds and labelled.keys() >= {*h.confounds}]
   targets = {}
@@ -118,7 +118,7 @@ def make_targets(
       )
     if each.kind == "binary" and not np.isin(values[mask], (0, 1)).all():
       raise errors.UserError(
-        f"label {name!r} is binary, but has other values than 0 and 1: make it graded"
+        f"label {name!r} is binary, but has values other than 0 and 1: make it graded"
       )
     counts = not each.predicts and each not in confounded
     targets[name] = Target(name, each.kind, values.astype(np.float64), mask, each, None, counts)
@@ -263,7 +263,7 @@ def codes(column: np.ndarray) -> np.ndarray:
   low, high = float(column.min()), float(column.max())
   if low == high:
     return np.zeros(len(column), np.uint16)
-  if 1e-30 < high - low < 1e30:  # otherwise the steps would overflow or underflow
+  if 1e-30 < high - low < 1e30:  # outside of this range, the step size would overflow or underflow
     linear = ((column - low) * ((LEVELS - 1) / (high - low))).astype(np.uint16)
     sample = slice(None, None, max(1, len(column) // SAMPLE))
     if _ties(linear[sample]) - _ties(column[sample]) <= MAX_WRONG_TIES:

@@ -27,7 +27,7 @@ FINE = 256  # number of levels for all quantities of featured units
 LEVELS = (256, 128, 64, 32, 24, 16, 12, 10, 8, 6, 4)  # choices for the main quantity of other units
 MAIN_SHARE = 0.7  # maximum share of the bytes for traces that main quantities may use
 _SAMPLE = 24  # number of units from which the size of all units is estimated
-_BATCH = 16  # number of featured units read at once, since the recording is stored by rows
+_BATCH = 16  # number of featured units per pass over the recording, which is stored by rows
 
 Unit = tuple[int, int]  # layer and index
 
@@ -100,7 +100,7 @@ def _stream(array: np.ndarray) -> str:
 
 
 def _traces(study, excerpt: Excerpt, units: list[Unit], room: int) -> dict[str, Any]:
-  """Return traces within `room` bytes: main quantities of all units, all of featured units."""
+  """Return traces within `room` bytes: the main quantity of each unit, all of featured units."""
   quantity = excerpt.main_quantity
   number = {column: index for index, column in enumerate(excerpt.columns)}
   main_columns = {unit: number[unit[0], quantity, unit[1]] for unit in units}
@@ -130,7 +130,7 @@ def _coarse(main: Mapping[Unit, np.ndarray], room: int) -> dict[Unit, dict]:
   characters = len(next(iter(main.values())))
   raise errors.UserError(
     f"{characters} characters of {len(main)} units exceed the size limit of the explorer: "
-    "use fewer characters, or raise the limit"
+    "set --characters to a smaller number, or pass a larger limit to explorer.write"
   )
 
 
@@ -156,7 +156,7 @@ def _ranked(study, units: list[Unit]) -> list[Unit]:
   named = [(finding["layer"], finding["cell"]) for finding in scored]
   for entry in (*study["ablations"], *study["steering"]):
     named.append(tuple(map(int, entry["cell"].split(":"))))
-  # Scores of predictions are ignored, because nearly every unit predicts line ends a little.
+  # Hypotheses that look ahead are ignored, because nearly every unit weakly predicts line ends.
   states = {each["name"] for each in study["hypotheses"] if not each["predicts"]}
   best = dict.fromkeys(units, 0.0)
   for name, column in study["scores"].items():

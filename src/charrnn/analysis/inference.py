@@ -98,7 +98,7 @@ def _curve(x, y) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 def average_precision(x, y) -> float:
   """Return the sum of (R_i - R_(i-1)) P_i over the thresholds; chance is the share of positives.
 
-  There is no interpolation, as in scikit-learn's average_precision_score.
+  As in scikit-learn's average_precision_score, there is no interpolation.
   """
   _, hits, false_alarms = _curve(x, y)
   if not hits[-1]:
@@ -199,8 +199,8 @@ def stratified_auroc(x, y, stratum) -> float:
 # removes its relation to the text. The shifts are the multiples of n / (S + 1), which form a group.
 # If text and units are stationary, shift 0 (the observed labels) is exchangeable with the others
 # under the null. Random shifts that exclude a neighborhood of 0 are not a group: with n = 3000 and
-# 200 characters excluded on each side, 6 to 7% of noise was significant at 5%. `n_shifts` is S + 1,
-# which includes shift 0.
+# 200 characters excluded on each side, 6 to 7% of noise was significant at the 5% level. `n_shifts`
+# is S + 1, which includes shift 0.
 
 
 def spectrum(rows, n_shifts: int) -> np.ndarray:

@@ -18,8 +18,8 @@ _WIDTH_QUANTILE = 0.95  # quantile of the line lengths that defines the text's w
 _BLANK_LINE = r"\n[ \t\r]*\n"
 _LEADING_BLANK = re.compile(r"^[ \t]*(?=[^ \t\r\n])", re.MULTILINE)
 _QUOTES = re.compile(rf'["“”]|{_BLANK_LINE}')
-# Capitals and lowercase letters: a pattern for capitals only misses a fifth of Shakespeare's
-# speakers.
+# Lowercase letters are allowed, because a fifth of Shakespeare's speakers are not written in
+# capitals.
 _SPEAKER = re.compile(
   r"(?:\A|^[ \t\r]*\n)(?P<label>[A-Z][A-Za-z'& -]{0,40}:)(?=\r?$)", re.MULTILINE
 )
@@ -194,7 +194,7 @@ def bracket_depth(text: str) -> Label:
 
 
 def _depth(text: str, opening: str, closing: str) -> np.ndarray:
-  """Return the nesting depth; blank lines reset it, so that unclosed brackets have an end."""
+  """Return the nesting depth. Blank lines reset it, to limit the effect of unclosed brackets."""
   tokens = "|".join([re.escape(opening), re.escape(closing), _BLANK_LINE])
   changes, depth = [], 0
   for match in re.finditer(tokens, text):
@@ -219,6 +219,6 @@ def _columns(text: str) -> np.ndarray:
 
 
 def _width(text: str) -> float:
-  """Return the text's width: a high quantile of its line lengths, near any wrapping width."""
+  """Return the text's width: a high quantile of its line lengths, close to where it is wrapped."""
   lengths = [len(line) for line in map(str.rstrip, text.split("\n")) if line]
   return float(np.quantile(lengths or [0], _WIDTH_QUANTILE, method="higher"))

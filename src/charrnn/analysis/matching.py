@@ -45,7 +45,7 @@ class Finding:
   column: int | None = None
   name: str | None = None
   lag: int | None = None  # +1: the column follows the label one character late
-  direction: int | None = None  # 1, or -1 if the column is low where the label is high
+  direction: int | None = None  # 1; -1 if the column is low where the label is high
   discovery: Scored | None = None
   confirmation: Scored | None = None
   significant: bool | None = None  # family_p <= alpha on both halves, and above `untrained`
@@ -54,7 +54,7 @@ class Finding:
   characters: int | None = None  # number of characters where the label is defined
   share: float | None = None  # share of positives, which is the average precision of chance
   average_precision: float | None = None
-  threshold: float | None = None  # threshold of direction * column with the best MCC on discovery
+  threshold: float | None = None  # of direction * column, with the best MCC on the discovery half
   mcc: float | None = None
   isotonic_r2: float | None = None
   partial: float | None = None  # rank correlation, controlling for the confounds
@@ -80,7 +80,7 @@ class Result(NamedTuple):
   effects: np.ndarray  # float32 [C, H], discovery half, best lag; NaN if not scored
   confirmed: np.ndarray  # float32 [C, H], confirmation half, at the same lag
   lags: np.ndarray  # int8 [C, H], the best lags
-  interpretable: Interpretable | None  # None without shifts, or with too few shifts for alpha
+  interpretable: Interpretable | None  # None with too few shifts or untrained networks for alpha
   spacing: int  # number of characters between shifts
 
 
@@ -150,7 +150,8 @@ def rescore(
 ) -> float | None:
   """Return the score of a finding's column, lag and direction in another recording of the text.
 
-  The score is measured on the confirmation half. None if the label is undefined or constant there.
+  The score is measured on the confirmation half. Return None if the label is undefined or constant
+  there.
   """
   target = next(each for each in targets if each.name == finding.hypothesis)
   design = dataclasses.replace(design, shifts=0, min_characters=0)
@@ -169,7 +170,7 @@ def to_score(kind: str, effect: float) -> float | None:
 
 
 def _allowed(effects_CxHxL, targets, design) -> np.ndarray:
-  """Return |effects| [C, H, lags], with 0 at lags at which the column has read the answer."""
+  """Return |effects| [C, H, lags]; 0 at lags where the column has read what the label predicts."""
   late = np.outer([target.hypothesis.of_next for target in targets], np.array(design.lags) > 0)
   return np.where(late, 0, np.abs(effects_CxHxL))
 

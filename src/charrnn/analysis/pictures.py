@@ -31,7 +31,7 @@ def findings(study, path):
     axes.set_xlabel(
       "score, where 0 is chance and 1 is perfect\n"
       "(2 AUROC - 1 for binary labels, rank correlation for others)\n"
-      "1:c153 is quantity c of unit 153 of layer 1; A | B is A, controlling for B"
+      f"{_example(scored)}A | B is A, controlling for B"
     )
     axes.spines["left"].set_visible(False)
     styles = {
@@ -43,7 +43,7 @@ def findings(study, path):
         "ms": 5,
         "mfc": "none",
       },
-      "significant: exceeds both, not confounded": {
+      "significant: exceeds both thresholds, not confounded": {
         "marker": "$✓$",
         "ls": "",
         "color": plotting.TEXT,
@@ -88,7 +88,7 @@ def saturation(study, path):
 
 
 def emergence(study, path):
-  """Plot the score of each finding's column at every checkpoint, and of the best column there."""
+  """Plot the score of each finding's column, and of the best column, at every checkpoint."""
   entries = study["emergence"]
   statistics = {finding["hypothesis"]: finding["statistic"] for finding in study["findings"]}
   count = max(1, len(entries))
@@ -122,6 +122,14 @@ def _figure(study, path, title, **options):
   return plotting.figure(path, f"{title}\n{about}", **options)
 
 
+def _example(findings) -> str:
+  """Return an explanation of the name of the last column; an empty string without findings."""
+  if not findings:
+    return ""
+  name, quantity, layer, unit = (findings[-1][k] for k in ("name", "quantity", "layer", "cell"))
+  return f"{name} is quantity {quantity} of unit {unit} of layer {layer}; "
+
+
 def _row_name(finding) -> str:
   name, _, confounds = finding["hypothesis"].partition(" | ")
   mark = "  ✓" if finding["significant"] else ""
@@ -141,7 +149,7 @@ def _finding(axes, row, finding):
   axes.axhline(row, color=plotting.GRID, lw=1)
   for bar, style in ((by_chance, {"color": BAR}), (untrained.get("to_beat"), UNTRAINED)):
     axes.plot([effect(bar)] * 2, [row - 0.36, row + 0.36], lw=2, **style)
-  # Marks whose scores are often nearly equal are at different heights.
+  # Marks at nearly equal scores would overlap, so they have different heights.
   axes.plot(effect(untrained.get("score")), row, "D", color=OTHER, ms=5)
   if finding["last_k"]:
     last = max(finding["last_k"], key=lambda each: each["k"])

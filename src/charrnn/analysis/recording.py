@@ -50,7 +50,7 @@ class Recording(NamedTuple):
 
   columns: tuple[Column, ...]
   values: np.ndarray  # float32 [N, C], memory-mapped
-  predictions: score.Prediction  # [N], predictions of the next character; the last nats is NaN
+  predictions: score.Prediction  # [N], predictions of the next character; nats[-1] is NaN
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,7 +74,7 @@ class Subject(NamedTuple):
   labels: dict[str, labels.Label]
   recording: Recording
   scratch: pathlib.Path  # file for the recordings of other networks
-  progress: Callable[[str], Callable]  # starts a phase, returns its callback(done, total)
+  progress: Callable[[str], Callable]  # starts a phase and returns its callback(done, total)
 
   @property
   def shape(self) -> tuple[int, int, int]:

@@ -46,7 +46,7 @@ def study(
   folder: pathlib.Path,
   progress: Callable[[str], Callable],
 ) -> tuple[dict[str, Any], explorer.Excerpt]:
-  """Return the results as JSON data, and an excerpt with the first characters of the text.
+  """Study a run on a text; return the results as JSON data, and an excerpt of the text.
 
   The recording is written to `folder`. `progress(name)` starts a phase and returns its callback,
   which takes (done, total).
@@ -132,7 +132,7 @@ def _about(subject, result, design, targets) -> dict:
 
 
 def _findings(subject, result, design, targets, untrained) -> list[dict]:
-  """Return the findings with their baselines; update whether each is significant."""
+  """Return the findings with their baselines, and with the final value of `significant`."""
   entries, progress = [], subject.progress("last-k baseline")
   contexts = baselines.contexts(subject.text.ids_N, max(LAST_K), subject.text.documents)
   for target, finding in zip(targets, result.findings):
@@ -169,7 +169,8 @@ def _findings(subject, result, design, targets, untrained) -> list[dict]:
 def _scores(subject, result) -> dict[str, np.ndarray]:
   """Return each unit's effects by hypothesis.
 
-  The column of a unit is selected on the discovery half; its effect is of the confirmation half.
+  The column of a unit is selected on the discovery half. Its effect is measured on the
+  confirmation half.
   """
   layers, quantities, units = subject.shape
   selected, confirmed = (
@@ -225,7 +226,9 @@ def spread(steps: Sequence[int]) -> list[int]:
 def trace(
   subject: recording.Subject, checkpoints: Sequence[tuple[int, Callable]], findings: Sequence
 ) -> list[dict]:
-  """Return the scores of findings at each checkpoint, on the confirmation half.
+  """Return the scores of findings at each checkpoint.
+
+  Scores are measured on the confirmation half of the first `baselines.CHARACTERS` characters.
 
   `findings` come from `matching.match`. `checkpoints` are pairs of a step and a function that
   returns its parameters, or None to skip the step. "score" is the score of the finding's column;
@@ -262,7 +265,8 @@ def _notes(subject, result, design, untrained) -> list[str]:
   notes = [f"{finding.hypothesis}: not scored: {finding.reason}" for finding in unscored]
   if count < 1 / design.alpha - 1:
     notes.append(
-      f"no finding can be significant: {count} untrained networks, but at least 19 are needed"
+      f"no finding can be significant with {count} untrained networks: set --untrained to at least "
+      f"{round(1 / design.alpha) - 1}"
     )
   else:
     notes += [
@@ -280,7 +284,7 @@ def _notes(subject, result, design, untrained) -> list[str]:
 
 
 def _excerpt(subject) -> explorer.Excerpt:
-  # A larger network gets a shorter excerpt, so that the page stays about as large.
+  # A larger network gets a shorter excerpt, so that the page has about the same size.
   text, (layers, _, units) = subject.text, subject.shape
   N = min(EXCERPT, len(text.ids_N), EXCERPT * EXCERPT_UNITS // (layers * units))
   predictions = subject.recording.predictions

@@ -27,8 +27,8 @@ from charrnn.data import batches, splits
 from charrnn.evaluation import score as score_lib
 from charrnn.models import layers
 
-SEGMENT_LENGTH = 20  # tokens
-MAX_NORM = 5.0  # norm to which gradients are clipped; the few that exceed it would do harm
+SEGMENT_LENGTH = 20  # number of tokens
+MAX_NORM = 5.0  # norm at which gradients are clipped; the few larger ones would harm learning
 SEGMENTS_PER_CALL = 50
 MAX_LOSS = 100  # nats per token, above which learning has diverged
 

@@ -118,7 +118,7 @@ def _run(step, initial_carry, inputs) -> Iterator[tuple[Any, batches.ScoringWind
     if carry is None:
       carry = initial_carry(batch.x.shape[1])
     values, carry = step(carry, batch.x, batch.y, batch.weight)
-    if previous:  # Fetch it while the device computes the current window.
+    if previous:  # Fetch these values while the device computes the current window.
       yield jax.device_get(previous[0]), previous[1]
     previous = values, batch
   if previous:
@@ -192,7 +192,7 @@ def gather(pieces, spans, starts, *remedy: str) -> Scores:
   positions = np.concatenate([np.zeros(0, np.int64), *(np.arange(*span) for span in spans)])
   is_scored = ~np.isin(positions, starts)
   if not is_scored.any():
-    raise errors.UserError("there is nothing to score: use a text of at least two characters")
+    raise errors.UserError("there is nothing to score: use a text of at least two tokens")
   # Transposed, because streams follow the order of the text.
   weight_BxT = np.concatenate([weight for _, weight in pieces]).T
   scattered = []  # fields with NaN or 0 for tokens that are not scored

@@ -1,1 +1,1 @@
-"""Scorecards: metrics of generated text, compared with those of held-out text."""
+"""Scorecards: metrics of generated text, compared with held-out text."""

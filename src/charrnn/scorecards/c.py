@@ -52,7 +52,7 @@ class Source(NamedTuple):
   """A parsed sample."""
 
   text: str
-  code: str  # input of the parser, with one byte per character of the text
+  code: str  # input of the parser, which has one byte per character of the text
   tree: tree_sitter.Tree
   functions: list[Function]  # outermost functions without a syntax error
   names: set[str]  # names declared outside of functions
@@ -140,7 +140,9 @@ def _indented(source: Source) -> list[bool]:
   return result
 
 
-@_metric("undeclared names", "share", "share of names used in functions without a declaration")
+@_metric(
+  "undeclared names", "share", "share of names used in clean functions that are not declared"
+)
 def _undeclared_names(source: Source) -> list[bool]:
   # Most called functions and uppercase names are declared in headers, so they are excluded.
   result = []
@@ -150,7 +152,7 @@ def _undeclared_names(source: Source) -> list[bool]:
   return result
 
 
-@_metric("unused variables", "share", "share of variables in functions that are never used")
+@_metric("unused variables", "share", "share of variables of clean functions that are never used")
 def _unused_variables(source: Source) -> list[bool]:
   result = []
   for function in source.functions:
@@ -212,7 +214,7 @@ def _function_bodies(code: str) -> Iterator[int]:
   a line. A brace at the start of a line closes everything that is still open.
   """
   braces = parentheses = 0
-  start, end = 0, None  # ends of the last outermost parentheses
+  start, end = 0, None  # positions of the last outermost parentheses
   for match in _compiled_tokens(code):
     bracket, position = match["bracket"], match.start()
     if end is not None and code[end:position].strip():
@@ -237,7 +239,7 @@ def _function_bodies(code: str) -> Iterator[int]:
 
 def _bodies(tree: tree_sitter.Tree) -> Iterator[tuple[tree_sitter.Node, list[tree_sitter.Node]]]:
   """Yield the owner and the statements of each block, and of each body without braces."""
-  owners = {}  # of blocks, by the position of the block
+  owners = {}  # owner of each block, by the position of the block
   for node in c_labels.nodes(tree):
     if node.type in _OWNERS:
       bodies = _statements(node)

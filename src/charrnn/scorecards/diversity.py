@@ -10,7 +10,7 @@ import numpy as np
 from charrnn.scorecards import metrics, plays
 
 METRICS: dict[str, metrics.Metric] = {}
-MIN_LOOP = 100  # minimum length in characters; a row of dashes is not a loop
+MIN_LOOP = 100  # minimum length in characters, so that a row of dashes is not a loop
 SIZES = (1, 2, 3, 4)  # numbers of words in the n-grams of the distinct-n metrics
 GRAM = 3  # number of characters in the n-grams whose frequencies are compared
 
@@ -76,7 +76,7 @@ def _nats(sample: Sample) -> np.ndarray:
 
 
 def _distinct(sample: Sample, size: int) -> np.ndarray:
-  """Return a boolean for each n-gram of words. As many are true as there are distinct n-grams."""
+  """Return a boolean per n-gram of words; as many are true as there are distinct n-grams."""
   # If the training text has no words (for example, only digits), characters are used instead.
   grams = _grams(sample.words if sample.known_words else sample.text, size)
   return np.arange(len(grams)) < len(set(grams))

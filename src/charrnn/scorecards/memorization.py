@@ -164,7 +164,7 @@ def longest_copies(
 def copies_in(text: str, matches: Matches, sources: Sources, count: int = 5) -> list[Copy]:
   """Return the `count` longest copies in one sample that do not overlap.
 
-  If a copy occurs several times in the training text, its source is one of these places.
+  If a copy occurs several times in the training text, its source is any one of these places.
   """
   covered, copies = np.zeros(len(text), bool), []
   for start in np.argsort(-matches.lengths, kind="stable").tolist():

@@ -13,7 +13,7 @@ from scipy import stats
 CONFIDENCE = 0.95
 MIN_ITEMS = 20  # minimum number of items for a reliable share or mean
 RESAMPLES = 1000  # number of bootstrap resamples
-DIVISIONS = 20  # random divisions of the held-out samples for a noise floor
+DIVISIONS = 20  # number of random divisions of the held-out samples for a noise floor
 QUANTILES = (0.05, 0.5, 0.95, 1.0)
 OLD_KEYS = {"metrics": "figures", "systems": "columns", "noise_floor": "floor"}
 

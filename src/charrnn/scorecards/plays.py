@@ -87,7 +87,9 @@ def _speech_lengths(play: Play) -> list[int]:
   return [len(block.lines) for block in play.blocks if block.speaker]
 
 
-@_metric("speaker changes", "share", "share of speeches with another speaker than the previous one")
+@_metric(
+  "speaker changes", "share", "share of speeches whose speaker differs from the previous speaker"
+)
 def _speaker_changes(play: Play) -> list[bool]:
   return [this != last for last, this in zip(play.speakers, play.speakers[1:])]
 

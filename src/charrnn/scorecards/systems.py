@@ -170,7 +170,7 @@ def sample(args, folder: str, domain: metrics.Domain, progress: console.Progress
 
 
 def _file_samples(path: pathlib.Path, text_config, domain: metrics.Domain, size: int) -> list[str]:
-  """Return the samples of a file; a single one if the domain has no metrics or the text is short.
+  """Return the samples of a file: only one if the domain has no metrics or the text is short.
 
   The file is decoded with the encoding of the corpus. Invalid bytes become U+FFFD.
   """
@@ -194,7 +194,7 @@ def held_out_samples(domain: metrics.Domain, part: held_out.Text, size: int) -> 
   pieces = [piece for text in documents for piece in cut(text, size, domain.boundary)]
   samples = complete(pieces, domain.boundary)
   if len(samples) < 2:
-    samples = pieces  # the text is of another domain and has almost no boundaries
+    samples = pieces  # text of another domain may have almost no boundaries
   if len(samples) < 2:
     longest = max((each.stop - each.start for each in part.passages), default=0)
     largest = longest // 3 if len(part.passages) < 2 else longest
@@ -236,7 +236,7 @@ def cut(text: str, size: int, boundary: re.Pattern) -> list[str]:
 def shuffle(text: str, pattern: re.Pattern, seed: int = 0) -> str:
   """Return the text with the matches of the group `token` permuted and all else in place.
 
-  This is the shuffled control: it has the words and the layout of the text in a random order.
+  This is the shuffled control: it keeps the layout of the text, with its words in a random order.
   """
   tokens = [match["token"] for match in pattern.finditer(text) if match["token"] is not None]
   random.Random(seed).shuffle(tokens)

@@ -101,7 +101,8 @@ def plot(report: dict[str, Any], path):
         _curve(axes, xs, values, reference, key, scale, has_intervals=len(names) == 1, **style)
       if len(names) > 1:
         axes.legend(loc="lower right", frameon=True, edgecolor="none")
-      if names == ("loss",):  # high temperatures have many times the loss of readable text
+      # The loss at high temperatures is many times the loss of readable text.
+      if names == ("loss",):
         axes.set_yscale("log")
         plotting.log_ticks(axes.yaxis)
       else:

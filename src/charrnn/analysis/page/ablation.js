@@ -9,9 +9,9 @@ function showAblation() {
     make(
       "p",
       { class: "lead" },
-      "The increase of the loss when the unit is clamped: inside, where the label is true (graded ",
-      "labels: in their top quarter), and elsewhere. Gray dots are control units, clamped in the ",
-      "same way.",
+      "The increase of the loss when the unit is clamped. Inside means where the label is true, ",
+      "or in the top quarter of its values if it is graded. Gray dots are control units, clamped ",
+      "in the same way.",
     ),
     study.ablations.length
       ? make("div", { class: "cards" }, study.ablations.map(ablationCard))
@@ -20,9 +20,9 @@ function showAblation() {
     make(
       "p",
       { class: "lead" },
-      "Measures of text sampled while the unit is clamped: to zero, low (its 5th percentile) and ",
-      "high (its 95th). The vertical line is the network without clamps. Gray dots are control ",
-      "units.",
+      "Measures of text that is sampled with the unit clamped: to zero, low (its 5th percentile) ",
+      "or high (its 95th). The vertical line marks the network without clamps. Gray dots are ",
+      "control units.",
     ),
     study.steering.length ? steeringCards() : nothing("No unit was steered."),
   );
@@ -74,7 +74,7 @@ const SETTINGS = {
   free: "not clamped",
   zero: "clamped to zero",
   mean: "clamped to its mean",
-  hold: "frozen at its previous value",
+  hold: "frozen at its last value",
   low: "clamped low",
   high: "clamped high",
 };
@@ -176,5 +176,5 @@ function measureOf({ measure, unit, free, settings }) {
   );
 }
 
-// Keeps line ends; shows other characters as in the text view.
+// Returns the text with line ends unchanged and other characters shown as in the text view.
 const safe = (text) => [...text].map((each) => (each === "\n" ? each : shownAs(each)[0])).join("");

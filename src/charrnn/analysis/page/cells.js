@@ -1,6 +1,6 @@
-// Selection of the hypothesis, and of the unit in a table sorted by its score for the hypothesis.
+// Selection of a hypothesis, and of a unit in a table sorted by the score for that hypothesis.
 
-const FIRST = 150; // rows of the table before the button for all units is pressed
+const FIRST = 150; // number of rows shown until the button for all units is pressed
 const table = { by: "score", down: true, all: false, words: "", layer: "" };
 
 function buildChooser() {
@@ -33,8 +33,8 @@ const STATISTICS = { auroc: "AUROC", spearman: "ρ", semipartial: "semipartial �
 const statistic = (finding, half = "confirmation") =>
   `${STATISTICS[finding.statistic] ?? finding.statistic} ${number(finding[half].score)}`;
 
-// Opens, on Enter, the unit of that name, else the first hypothesis whose name contains the words,
-// else the first unit of the table.
+// Opens the unit with this name. If there is none, opens the hypothesis with this name, or the first
+// one whose name contains the words, or the first unit of the table.
 function openSearched(words) {
   const names = [...hypotheses.keys()];
   const lower = words.toLowerCase();
@@ -59,7 +59,7 @@ function rowKeys(event) {
   chooseCell(cells[next.dataset.index]);
 }
 
-// Returns the units of the table in its order.
+// Returns the units of the table in the order of its rows.
 function listed() {
   const words = table.words.toLowerCase();
   const fits = (cell) =>
@@ -82,7 +82,11 @@ function listCells(change = {}) {
   byId("cells-head").replaceChildren(
     heading("cell", "Unit", "layer and number"),
     heading("score", "Score", `score for ${state.hypothesis}: −1 to 1, on the confirmation half`),
-    heading("best", "Follows best", "score of the hypothesis that each unit follows best"),
+    heading(
+      "best",
+      "Follows best",
+      "score of the hypothesis that each unit follows best, among those that do not look ahead",
+    ),
   );
   byId("cells-body").replaceChildren(...shown.map(cellRow));
   const more = byId("more");

@@ -60,7 +60,7 @@ async function unpack(packed) {
 
 const labels = new Map();
 
-// Returns a label as float32 [N], NaN where it is undefined, or null if the page does not have it.
+// Returns a label as float32 [N], NaN where it is undefined; null if the page does not contain it.
 // A hypothesis that controls for others, "a | b", has the label of a.
 async function labelOf(whole) {
   const name = whole in excerpt.labels ? whole : whole.split(" | ")[0];
@@ -93,8 +93,8 @@ const bestOf = cells.map((cell) => {
 const hex = (point) => point.toString(16).toUpperCase().padStart(4, "0");
 const UNSEEN = /^[\p{C}\p{Z}]$/u;
 
-// Returns the visible form of a character and its CSS class. Characters that are invisible or
-// change the direction of the text are shown as code points, as are lone surrogates.
+// Returns the visible form of a character and its CSS class. Lone surrogates, and characters that
+// are invisible or change the direction of the text, are shown as code points.
 function shownAs(symbol) {
   const point = symbol.codePointAt(0);
   if ([...symbol].length > 1) return [[...symbol].map((each) => shownAs(each)[0]).join(""), ""];

@@ -118,7 +118,7 @@ const path = (xs, ys, { X, Y }) =>
 // text}. Values outside [low, high] are drawn at the nearer end. Ticks are drawn only for `at`.
 function strip({ low, high, marks, at = [], name, width = 260, height = 26, labelled = false }) {
   const X = (v) => 8 + ((clamp(v, low, high) - low) / (high - low || 1)) * (width - 16);
-  const y = height - 13; // of the rail; space above it is for the numbers of `last` marks
+  const y = height - 13; // position of the rail; the numbers of `last` marks are above it
   const tall = height + (labelled ? 15 : 0);
   const node = shape("svg", {
     viewBox: `0 0 ${width} ${tall}`,
@@ -145,7 +145,7 @@ function strip({ low, high, marks, at = [], name, width = 260, height = 26, labe
   }
   const known = marks.filter(({ value }) => value !== null && value !== undefined);
   const numbers = known.filter(({ kind }) => kind === "last").sort((a, b) => a.value - b.value);
-  let free = -Infinity; // smallest x at which a number does not cover the one before it
+  let free = -Infinity; // smallest x at which a number does not cover the previous one
   for (const mark of numbers) {
     const x = Math.max(free, X(mark.value));
     free = x + 6 * mark.text.length + 3;

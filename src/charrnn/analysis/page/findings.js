@@ -1,4 +1,4 @@
-// The findings, one row per hypothesis; the share of units that follow a hypothesis; the notes.
+// The table of findings, the share of units that follow a hypothesis, and the notes.
 
 const CHANCE = { auroc: 0.5, spearman: 0, semipartial: 0 };
 
@@ -8,7 +8,7 @@ const effect = (finding, score) => {
   const chance = CHANCE[finding.statistic];
   return (score - chance) / (1 - chance);
 };
-// Scores that a significant finding exceeds: of shifted labels, and of untrained networks.
+// Thresholds that a significant finding exceeds: from shifted labels, and from untrained networks.
 const chanceBar = ({ confirmation }) => confirmation.family_to_beat ?? confirmation.to_beat ?? null;
 const untrainedBar = (finding) => finding.untrained ?? finding.untrained_baseline?.to_beat ?? null;
 
@@ -24,16 +24,16 @@ function directionOf({ direction, kind }) {
 
 // Headings of the table and their tooltips.
 const COLUMNS = [
-  ["Hypothesis", "What a label says about each character"],
-  ["Unit", "Best unit on the discovery half, as layer:number, and its quantity"],
-  ["From chance to perfect", "All scores of the row, drawn on one scale"],
+  ["Hypothesis", "The property of each character that the label describes"],
+  ["Unit", "Best unit on the discovery half (layer:number), and its quantity"],
+  ["From chance to perfect", "All scores of the row on one scale"],
   ["Score", "Score on the confirmation half"],
   ["Shifted", "Threshold from shifted labels"],
-  ["Untrained", "Threshold from untrained networks, and their median"],
+  ["Untrained", "Threshold from untrained networks, and the median of their scores"],
   ["Discovery", "Score on the discovery half"],
-  ["p, all", "p-value over all hypotheses together"],
+  ["p, all", "p-value, corrected for the number of hypotheses"],
   ["Last k", "Scores of the baselines that see only the last k characters"],
-  ["Significant", "Whether the score exceeds both thresholds"],
+  ["Significant", "Yes: the score exceeds both thresholds on both halves, and is not confounded"],
 ];
 
 function showFindings() {
@@ -45,8 +45,9 @@ function showFindings() {
       "p",
       { class: "lead" },
       "The best unit for each hypothesis, selected on the discovery half of the text and scored ",
-      "on the confirmation half. A finding is significant if its score exceeds the thresholds ",
-      "from shifted labels and from untrained networks.",
+      "on the confirmation half. A finding is significant if, on both halves, its score exceeds ",
+      "the thresholds from shifted labels and from untrained networks. A hypothesis with ",
+      "confounds must also be significant when controlling for them.",
     ),
     interpretable(),
     keyOfMarks(),
@@ -214,7 +215,8 @@ function interpretable() {
     return make(
       "p",
       { class: "quiet" },
-      "The share of units that follow a hypothesis was not computed: there are too few shifts.",
+      "The share of units that follow a hypothesis was not computed: there are too few shifts or ",
+      "untrained networks. Use at least 19 of each (--shifts, --untrained).",
     );
   }
   const high = Math.max(0.1, Math.ceil(12 * follow.high) / 10);
@@ -248,7 +250,7 @@ function interpretable() {
       "p",
       { class: "big" },
       make("b", {}, percent(follow.share, 1)),
-      " of units follow a hypothesis: ",
+      " of units follow a hypothesis that does not look ahead: ",
       `${follow.count} of ${thousands(follow.of)} `,
       `(95% interval ${percent(follow.low, 1)} to ${percent(follow.high, 1)}).`,
     ),
@@ -257,7 +259,7 @@ function interpretable() {
       ? make(
           "p",
           { class: "quiet" },
-          "Units by hypothesis: ",
+          "Units by hypothesis, including those that look ahead: ",
           names.map(([name, count]) => `${name} ${count}`).join(", "),
           ".",
         )
@@ -280,7 +282,9 @@ function showNotes() {
       `This page contains ${thousands(N)} characters and ${thousands(cells.length)} units, `,
       `${thousands(Object.keys(traces.fine).length)} of them with all quantities. ${MAIN} has `,
       `${levels.join(" or ")} levels. Scores are computed on all `,
-      `${thousands(study.text.characters)} characters. Layers and units count from 0.`,
+      `${thousands(study.text.characters)} characters, except for untrained networks and earlier `,
+      "checkpoints, which read only the beginning of the text. Layers and units are numbered ",
+      "from 0.",
     ),
   );
   show(

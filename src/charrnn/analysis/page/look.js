@@ -1,7 +1,7 @@
 // Details of the network at one character, and places where a unit behaves similarly.
 
-const AROUND = 48; // characters on either side in the small plot
-const MOST_SIMILAR = 12;
+const AROUND = 48; // number of characters on either side in the small plot
+const MAX_SIMILAR = 12; // maximum number of similar places
 let similar = null; // {start, stop, places: [{start, distance}]}
 
 const UNIT = new Set(["i", "f", "o", "r", "z"]); // gates, with values between 0 and 1
@@ -153,8 +153,9 @@ function curveAround(t) {
   return node;
 }
 
-// Returns the places where the unit is most similar to its trace in the span, by root mean square
-// difference in standard deviations of the unit. Places overlap neither each other nor the span.
+// Returns the places where the trace of the unit is most similar to its trace in the span. The
+// measure is the root mean square difference, in standard deviations of the unit. Places overlap
+// neither each other nor the span.
 function findSimilar([start, stop], values) {
   const length = stop - start;
   const mean = values.reduce((a, b) => a + b, 0) / N;
@@ -170,7 +171,7 @@ function findSimilar([start, stop], values) {
   const isFree = (s) =>
     Math.abs(s - start) >= length && places.every((place) => Math.abs(s - place.start) >= length);
   for (const each of distances) {
-    if (places.length === MOST_SIMILAR) break;
+    if (places.length === MAX_SIMILAR) break;
     if (isFree(each.start)) places.push(each);
   }
   return places;
@@ -226,7 +227,7 @@ function listSimilar() {
     );
   show(
     pane,
-    make("h3", {}, `Where unit ${state.cell.name} behaves as in`),
+    make("h3", {}, `Places where unit ${state.cell.name} behaves as in this one`),
     make(
       "p",
       { class: "where" },

@@ -7,13 +7,15 @@ function showGates() {
     make(
       "p",
       { class: "lead" },
-      "Each dot is a gate of one unit. At the right it is nearly always closed (below 0.1), at ",
-      "the top nearly always open (above 0.9), near the origin rarely either. Click a dot to open ",
-      "its unit.",
+      "Each dot is a gate of one unit. A gate at the right is nearly always closed (below 0.1), ",
+      "and one at the top nearly always open (above 0.9). One near the origin is rarely either. ",
+      "Click a dot to open its unit.",
     ),
   );
   const gates = [...new Set(study.saturation.map(({ gate }) => gate))];
-  if (!gates.length) return view.append(nothing("This network has no gates that saturate."));
+  if (!gates.length) {
+    return view.append(nothing("This network has no gates with values from 0 to 1."));
+  }
   view.append(layerKey(), make("div", { class: "panels" }, gates.map(gatePanel)));
   return undefined;
 }
@@ -47,8 +49,8 @@ function gatePanel(gate) {
     x: [0, 1],
     y: [0, 1],
     name: GATES[gate] ?? gate,
-    xLabel: "fraction of time below 0.1",
-    yLabel: "fraction of time above 0.9",
+    xLabel: "share of characters below 0.1",
+    yLabel: "share of characters above 0.9",
   });
   const { node, X, Y } = chart;
   node.append(shape("path", { class: "rail", d: path([0, 1], [1, 0], chart) }));
@@ -67,7 +69,8 @@ function gatePanel(gate) {
           shape(
             "title",
             {},
-            `unit ${layer}:${cell}: closed ${percent(x)}, open ${percent(right[cell])} of the time`,
+            `unit ${layer}:${cell}: nearly closed at ${percent(x)} of the characters, ` +
+              `nearly open at ${percent(right[cell])}`,
           ),
         ),
       ),
@@ -91,7 +94,7 @@ function showEmergence() {
       "checkpoint. Where the two differ, another unit followed the hypothesis better at that step.",
     ),
   );
-  if (!study.emergence.length) return view.append(nothing("No earlier checkpoints were stored."));
+  if (!study.emergence.length) return view.append(nothing("There is no score at any checkpoint."));
   view.append(
     make(
       "p",

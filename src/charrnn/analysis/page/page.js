@@ -1,4 +1,4 @@
-// The state of the page, its views, and its start.
+// The state of the page, its views, and its initialization.
 
 const state = { cell: null, hypothesis: null, quantity: MAIN, stretch: false, at: 0, view: "text" };
 const VIEWS = [
@@ -82,8 +82,8 @@ function comparison(cell, hypothesis) {
   const [name, best] = bestOf[cell.index];
   const rest =
     name === hypothesis
-      ? "It follows no other hypothesis better."
-      : `It follows ${name} best (${signed(best)}).`;
+      ? "It follows no other hypothesis better, among those that do not look ahead."
+      : `Among hypotheses that do not look ahead, it follows ${name} best (${signed(best)}).`;
   return `Score ${signed(score)} on the confirmation half, on a scale from −1 to 1. ${rest}`;
 }
 

@@ -1,6 +1,6 @@
 // Shows the predictions of the model for the character under the pointer. Text is inserted as text
-// nodes, never as markup. Character n has data.ids[n], data.bits[n] (null for the first character of
-// a text), data.rank[n], and data.top[n], the most probable tokens as [id, p, id, p, ...].
+// nodes, never as markup. Character n has data.ids[n], data.bits[n] (null for the first character
+// of a document), data.rank[n], and data.top[n], the most probable tokens as [id, p, id, p, ...].
 
 const data = JSON.parse(document.getElementById("scores").textContent);
 const text = document.getElementById("text");
@@ -47,7 +47,8 @@ function show(n) {
   const place = `character ${(data.places[n]).toLocaleString("en-US")}`;
   const title = make("h2", {}, data.symbols[data.ids[n]], " ", make("small", {}, place));
   if (bits === null) {
-    look.replaceChildren(title, make("p", { class: "quiet" }, "The first character has no prediction."));
+    const reason = "The first character of a document has no prediction.";
+    look.replaceChildren(title, make("p", { class: "quiet" }, reason));
     return;
   }
   const p = 2 ** -bits;

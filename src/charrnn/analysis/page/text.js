@@ -1,9 +1,9 @@
 // The text, one element per character. Rows are styled when they come into view, so that the cost
 // of a color change does not depend on the length of the text.
 
-const STEPS = 16; // shades on either side of the blank center
-const LONGEST = 400; // characters in a row; longer lines are wrapped
-const GUESS_STEPS = 8;
+const STEPS = 16; // number of shades on either side of the blank center
+const MAX_ROW = 400; // maximum number of characters in a row; longer lines are wrapped
+const GUESS_STEPS = 8; // number of shades of predictions
 
 const paint = {
   trace: null,
@@ -43,7 +43,7 @@ function buildText(pane) {
   const all = document.createDocumentFragment();
   let row = null;
   for (let t = 0; t < N; t++) {
-    if (!row || points[t - 1] === 10 || t - row.start >= LONGEST) {
+    if (!row || points[t - 1] === 10 || t - row.start >= MAX_ROW) {
       row = { node: make("div", { class: "line" }), start: t, stop: t, stamp: -1, guesses: false };
       rows.push(row);
       all.append(row.node);
@@ -139,7 +139,7 @@ function guessesAt(t) {
   return stack;
 }
 
-// Returns the most probable next characters after character t, without those of probability 0.
+// Returns the most probable characters after character t; omits those with probability 0.
 function guessesOf(t) {
   const next = t + 1 < N ? symbolAt(t + 1) : null;
   const guesses = [];
@@ -169,7 +169,7 @@ function setSpan(next) {
   for (const each of [before, span]) if (each) redress(...each);
 }
 
-// Returns the character above or below, by its place on the screen.
+// Returns the character above or below on the screen.
 function vertical(t, direction) {
   const from = marks[t].getBoundingClientRect();
   let best = t;
