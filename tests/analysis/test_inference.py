@@ -114,7 +114,7 @@ def test_many_values_are_binned_at_quantiles():
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_partial_correlation_equals_that_of_residuals_of_a_regression(seed):
+def test_partial_correlation_equals_the_correlation_of_regression_residuals(seed):
   rng = np.random.default_rng(seed)
   stratum = rng.integers(0, 5, 200)
   x = rng.standard_normal(200) + (stratum - 2) ** 2

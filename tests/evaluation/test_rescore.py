@@ -89,7 +89,7 @@ def test_a_prefix_is_scored_as_in_the_whole_text(lstm, N):
     np.testing.assert_allclose(a, b[:, :N], atol=1e-5)
 
 
-def test_the_loss_equals_that_of_evaluation(lstm):
+def test_the_loss_equals_the_evaluation_loss(lstm):
   model, params = lstm
   ids_BxN, settings = write(*lstm, num=1)
   ids = np.concatenate([PROMPT, ids_BxN[0]])

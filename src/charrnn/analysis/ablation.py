@@ -76,7 +76,7 @@ def _with_controls(
 def control_units(
   recorded: recording.Recording, unit: Unit, count: int, avoid: Iterable[Unit], seed: int = 0
 ) -> list[Unit]:
-  """Return random units of the same layer, from the third with the most similar spread of h.
+  """Return random units of the layer, from the third whose spread of h is the most similar.
 
   Units in `avoid` are excluded. There may be fewer than `count` units in a small layer.
   """
@@ -160,7 +160,7 @@ def p_value(observed: float, controls: Sequence[float]) -> float:
 def ablate(
   subject: recording.Subject, units: Mapping[str, Unit], confirmation: Sequence[inference.Span]
 ) -> list[dict]:
-  """Return the change of the loss by clamping the unit of each finding, and its control units.
+  """Clamp the unit of each finding, and its control units; return the changes of the loss.
 
   Selectivity is the increase of the loss inside the label minus the increase outside. p is the
   share of the unit and its controls that are at least as selective as the unit. It is not corrected

@@ -164,9 +164,9 @@ def why_unscored(target: Target, design: Design, halves: Sequence[int] = (0, 1))
   """Return the reason why a target cannot be scored on `halves`; empty if it can be scored."""
   for half in halves:
     positions, name = design.positions(target, half), ("discovery", "confirmation")[half]
-    if len(positions) < max(1, design.min_characters, design.n_shifts):
-      count, least = len(positions), design.min_characters
-      return f"defined at {count} characters of the {name} half, needs at least {least}"
+    count, least = len(positions), max(1, design.min_characters, design.n_shifts)
+    if count < least:
+      return f"defined at {count} characters of the {name} half, but at least {least} are needed"
     if not all(vector(target, positions - lag)[1] for lag in design.lags):
       reason = {"graded": "constant", "controlled": "determined by its confounds"}.get(target.kind)
       if target.kind == "binary":
@@ -235,7 +235,7 @@ def group_effects(coded: np.ndarray, group: Group, n_shifts: int) -> np.ndarray:
 
 
 def encode(values: np.ndarray, slab: slice, columns: Sequence) -> np.ndarray:
-  """Return the codes of a slab of columns, uint16 [columns, N]; read it in the order on disk."""
+  """Read a slab of columns in the order on disk; return its codes, uint16 [columns, N]."""
   length, width = values.shape[0], slab.stop - slab.start
   copy = np.empty((width, length), np.float32)
   for row in range(0, length, ROWS):

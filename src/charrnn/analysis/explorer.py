@@ -25,7 +25,7 @@ SCRIPTS = (
 )
 FINE = 256  # number of levels for all quantities of featured units
 LEVELS = (256, 128, 64, 32, 24, 16, 12, 10, 8, 6, 4)  # choices for the main quantity of other units
-MAIN_SHARE = 0.7  # maximum share of the bytes for traces that main quantities may use
+MAIN_SHARE = 0.7  # maximum share of the traces' bytes that main quantities may use
 _SAMPLE = 24  # number of units from which the size of all units is estimated
 _BATCH = 16  # number of featured units per pass over the recording, which is stored by rows
 
@@ -100,7 +100,7 @@ def _stream(array: np.ndarray) -> str:
 
 
 def _traces(study, excerpt: Excerpt, units: list[Unit], room: int) -> dict[str, Any]:
-  """Return traces within `room` bytes: the main quantity of each unit, all of featured units."""
+  """Return traces in `room` bytes: main quantities of all units, others of featured units."""
   quantity = excerpt.main_quantity
   number = {column: index for index, column in enumerate(excerpt.columns)}
   main_columns = {unit: number[unit[0], quantity, unit[1]] for unit in units}

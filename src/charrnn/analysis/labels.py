@@ -116,7 +116,8 @@ def next_is_newline(text: str) -> Label:
 
 @binary(
   "word-does-not-fit",
-  "the next word would exceed the document's width, as for near-line-end (looks ahead)",
+  "the next word would extend past the document's width, defined as for near-line-end "
+  "(looks ahead)",
   predicts=True,
   of_next=True,
 )
@@ -138,7 +139,7 @@ def word_does_not_fit(text: str) -> Label:
 
 @graded(
   "indentation",
-  f"width of the line's leading whitespace, defined after it (a tab stop every {TAB} columns)",
+  f"width of the line's leading whitespace (tab stops every {TAB} columns); defined only after it",
 )
 def indentation(text: str) -> Label:
   blanks = [match.span() for match in _LEADING_BLANK.finditer(text)]

@@ -123,7 +123,7 @@ def _figure(study, path, title, **options):
 
 
 def _example(findings) -> str:
-  """Return an explanation of the name of the last column; an empty string without findings."""
+  """Return an explanation of the column name of the last finding; empty if there is none."""
   if not findings:
     return ""
   name, quantity, layer, unit = (findings[-1][k] for k in ("name", "quantity", "layer", "cell"))

@@ -187,7 +187,7 @@ def _scores(subject, result) -> dict[str, np.ndarray]:
 def _saturation(recorded, hidden) -> list[dict]:
   """Return the share of characters at which each gate is nearly closed, and nearly open.
 
-  A gate is a quantity whose values are all in 0 to 1.
+  A gate is a quantity whose values are all between 0 and 1.
   """
   entries = []
   for start in range(0, len(recorded.columns), hidden):

@@ -139,7 +139,7 @@ def table(types: np.ndarray, scored: int) -> dict[str, Any]:
 
 
 def lines(counts: dict[str, Any]) -> Iterator[str]:
-  """Yield a table in plain text; "remaining" is the share of errors of the types below a row."""
+  """Yield a table in plain text; "remaining" is the share of errors in the rows below."""
   total, remaining = counts["errors"], counts["errors"]
   share = total / max(counts["characters"], 1)
   yield f"{total:,} errors (p < 0.5) in {counts['characters']:,} characters, {share:.1%}"

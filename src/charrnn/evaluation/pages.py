@@ -32,7 +32,7 @@ def page(template: str, title: str, style: str, script: str, **parts: str) -> st
     "style": style,
     "script": script,
   }
-  # In one pass, so that braces inside a part are not replaced.
+  # All parts are filled in by one pass, so that braces inside a part are not replaced.
   return re.sub(r"\{\{(\w+)\}\}", lambda match: parts[match[1]], source(template))
 
 

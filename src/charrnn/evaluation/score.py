@@ -145,7 +145,7 @@ def loss(
   return total / count if count else math.nan
 
 
-# Cached, because every new LossStep is compiled again.
+# Steps are cached, because every new LossStep is compiled again.
 _loss_step = functools.lru_cache(maxsize=2)(steps.LossStep)
 
 
@@ -193,7 +193,7 @@ def gather(pieces, spans, starts, *remedy: str) -> Scores:
   is_scored = ~np.isin(positions, starts)
   if not is_scored.any():
     raise errors.UserError("there is nothing to score: use a text of at least two tokens")
-  # Transposed, because streams follow the order of the text.
+  # Arrays are transposed, because streams follow the order of the text.
   weight_BxT = np.concatenate([weight for _, weight in pieces]).T
   scattered = []  # fields with NaN or 0 for tokens that are not scored
   for field in zip(*(prediction for prediction, _ in pieces)):

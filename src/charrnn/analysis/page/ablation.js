@@ -9,9 +9,9 @@ function showAblation() {
     make(
       "p",
       { class: "lead" },
-      "The increase of the loss when the unit is clamped. Inside means where the label is true, ",
-      "or in the top quarter of its values if it is graded. Gray dots are control units, clamped ",
-      "in the same way.",
+      "Each card shows the increase of the loss when a unit is clamped. Inside means where the ",
+      "label is true, or in the top quarter of its values if it is graded. Gray dots are control ",
+      "units, clamped in the same way.",
     ),
     study.ablations.length
       ? make("div", { class: "cards" }, study.ablations.map(ablationCard))
@@ -20,9 +20,9 @@ function showAblation() {
     make(
       "p",
       { class: "lead" },
-      "Measures of text that is sampled with the unit clamped: to zero, low (its 5th percentile) ",
-      "or high (its 95th). The vertical line marks the network without clamps. Gray dots are ",
-      "control units.",
+      "Each card shows measures of text that is sampled with a unit clamped: to zero, low (its ",
+      "5th percentile) or high (its 95th). The vertical line marks the network without clamps. ",
+      "Gray dots are control units.",
     ),
     study.steering.length ? steeringCards() : nothing("No unit was steered."),
   );

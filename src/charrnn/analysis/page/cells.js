@@ -81,7 +81,7 @@ function listCells(change = {}) {
   const shown = table.all ? matches : matches.slice(0, FIRST);
   byId("cells-head").replaceChildren(
     heading("cell", "Unit", "layer and number"),
-    heading("score", "Score", `score for ${state.hypothesis}: −1 to 1, on the confirmation half`),
+    heading("score", "Score", `score for ${state.hypothesis} on the confirmation half, from −1 to 1`),
     heading(
       "best",
       "Follows best",

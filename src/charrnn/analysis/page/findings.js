@@ -19,7 +19,7 @@ function barOf(finding) {
 
 function directionOf({ direction, kind }) {
   if (direction > 0) return "";
-  return kind === "binary" ? ", low where true" : ", falls as the label rises";
+  return kind === "binary" ? ", low where the label is true" : ", falls as the label rises";
 }
 
 // Headings of the table and their tooltips.
@@ -31,9 +31,9 @@ const COLUMNS = [
   ["Shifted", "Threshold from shifted labels"],
   ["Untrained", "Threshold from untrained networks, and the median of their scores"],
   ["Discovery", "Score on the discovery half"],
-  ["p, all", "p-value, corrected for the number of hypotheses"],
+  ["Corrected p", "p-value on the confirmation half, corrected for the number of hypotheses"],
   ["Last k", "Scores of the baselines that see only the last k characters"],
-  ["Significant", "Yes: the score exceeds both thresholds on both halves, and is not confounded"],
+  ["Significant", "Yes: exceeds both thresholds on both halves, and is not confounded"],
 ];
 
 function showFindings() {
@@ -44,10 +44,10 @@ function showFindings() {
     make(
       "p",
       { class: "lead" },
-      "The best unit for each hypothesis, selected on the discovery half of the text and scored ",
-      "on the confirmation half. A finding is significant if, on both halves, its score exceeds ",
-      "the thresholds from shifted labels and from untrained networks. A hypothesis with ",
-      "confounds must also be significant when controlling for them.",
+      "The table shows the best unit for each hypothesis. The unit is selected on the discovery ",
+      "half of the text and scored on the confirmation half. A finding is significant if, on both ",
+      "halves, its score exceeds the thresholds from shifted labels and from untrained networks. ",
+      "A hypothesis with confounds must also be significant when controlling for them.",
     ),
     interpretable(),
     keyOfMarks(),

@@ -90,8 +90,9 @@ function showEmergence() {
     make(
       "p",
       { class: "lead" },
-      "The score of each finding’s unit at the stored checkpoints, and of the best unit at each ",
-      "checkpoint. Where the two differ, another unit followed the hypothesis better at that step.",
+      "Each plot shows the score of a finding’s unit at the stored checkpoints, and the score of ",
+      "the best unit at each checkpoint. Where the two differ, another unit followed the ",
+      "hypothesis better at that step.",
     ),
   );
   if (!study.emergence.length) return view.append(nothing("There is no score at any checkpoint."));

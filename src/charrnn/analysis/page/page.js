@@ -44,7 +44,8 @@ async function chooseCell(cell) {
   listSimilar();
 }
 
-// Returns the range of the color scale. Its center, 0 or a half-open gate, has no color.
+// Returns the center and half the range of the color scale. The center has no color: 0, or 0.5 for
+// gates.
 function scaleOf(trace, quantity) {
   const center = UNIT.has(quantity) ? 0.5 : 0;
   const most = trace.reduce((a, b) => Math.max(a, Math.abs(b - center)), 1e-6);
