@@ -33,8 +33,8 @@ const STATISTICS = { auroc: "AUROC", spearman: "ρ", semipartial: "semipartial �
 const statistic = (finding, half = "confirmation") =>
   `${STATISTICS[finding.statistic] ?? finding.statistic} ${number(finding[half].score)}`;
 
-// Opens the unit with this name. If there is none, opens the hypothesis with this name, or the first
-// one whose name contains the words, or the first unit of the table.
+// Opens the unit with this name. If there is none, opens the hypothesis with this name, or the
+// first one whose name contains the words, or the first unit of the table.
 function openSearched(words) {
   const names = [...hypotheses.keys()];
   const lower = words.toLowerCase();
@@ -81,7 +81,11 @@ function listCells(change = {}) {
   const shown = table.all ? matches : matches.slice(0, FIRST);
   byId("cells-head").replaceChildren(
     heading("cell", "Unit", "layer and number"),
-    heading("score", "Score", `score for ${state.hypothesis} on the confirmation half, from −1 to 1`),
+    heading(
+      "score",
+      "Score",
+      `score for ${state.hypothesis} on the confirmation half, from −1 to 1`,
+    ),
     heading(
       "best",
       "Follows best",
