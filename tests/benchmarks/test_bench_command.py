@@ -58,7 +58,7 @@ def test_missing_baseline_is_skipped_and_reported(bench, monkeypatch):
   monkeypatch.setattr(bench_command, "is_installed", lambda name: name == "flax")
   monkeypatch.setattr(rounds, "machine", stop)
   assert bench("train").err == (
-    "skipping torch, which is not installed: pip install 'charrnn[bench]'\n"
+    "skipping torch, which is not installed: run pip install 'charrnn[bench]'\n"
     "charrnn: error: stopped before measuring\n"
   )
 
@@ -132,8 +132,8 @@ def test_cells_times_the_matching(bench, monkeypatch):
   [
     (["train", "--rounds=0"], "--rounds=0: must be at least 1"),
     (["--hidden=-1"], "--hidden=-1: must be at least 1"),
-    (["--seconds=nan"], "--seconds=nan: must be above 0"),
-    (["--seconds=0"], "--seconds=0: must be above 0"),
+    (["--seconds=nan"], "--seconds=nan: must be finite and above 0"),
+    (["--seconds=0"], "--seconds=0: must be finite and above 0"),
     (["train", "--baselines=torch,jax2"], "--baselines: unknown name 'jax2': use torch, flax"),
     (["sample", "--window=9"], "--window: does not apply to sample"),
     (["scale", "--baselines=torch"], "--baselines: does not apply to scale"),

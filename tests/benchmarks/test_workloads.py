@@ -8,7 +8,7 @@ from charrnn.models import layers as layers_lib
 
 
 def product_flops(jaxpr):
-  """Return the operations of all dot_generals; those in a scan count once per step."""
+  """Return the FLOPs of all dot_generals; a dot_general in a scan counts once per step."""
   total = 0
   for eqn in jaxpr.eqns:
     if eqn.primitive.name == "dot_general":

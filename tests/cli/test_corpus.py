@@ -1,4 +1,4 @@
-"""`charrnn corpus`: named corpora, and what a source resolves to."""
+"""`charrnn corpus`: the list of named corpora, and the description of a corpus."""
 
 import argparse
 import json

@@ -1,4 +1,4 @@
-"""`charrnn diff`: which differences between two runs it reports, and its exit codes."""
+"""`charrnn diff`: the differences that it reports between two runs, and its exit codes."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""charrnn rerun: real runs are reproduced bit by bit; what cannot be reproduced is refused."""
+"""`charrnn rerun`: runs are reproduced bit by bit, or refused if they cannot be reproduced."""
 
 import json
 import os

@@ -35,7 +35,7 @@ def train_step(training):
 
 
 def train_loop(step, state, batches):
-  """Return a function that runs `step` `count` times; it maps (state, x, y) to (state, loss)."""
+  """Return a function that runs `step`: (state, x, y) -> (state, loss), `count` times."""
   import jax
 
   def run(count):
@@ -125,7 +125,10 @@ def flax_train(training):
 
 
 def torch_train(training):
-  """Return a function that trains PyTorch's `nn.LSTM`: eager, fused Adam, autocast to bfloat16."""
+  """Return a function that trains PyTorch's `nn.LSTM`, `nn.GRU` or `nn.RNN` for `count` steps.
+
+  It runs in eager mode, with fused Adam, and autocast if the dtype is bfloat16.
+  """
   import torch
 
   device, layers, head, one_hot = _torch_model(training)
@@ -157,7 +160,7 @@ def torch_train(training):
 
 
 def torch_sample(sampling):
-  """Return a function that samples with `nn.LSTM`, one step per call, in inference mode."""
+  """Return a function that samples with PyTorch's recurrent layers, one step per call."""
   import torch
 
   device, layers, head, one_hot = _torch_model(sampling)
@@ -188,7 +191,7 @@ def _torch_model(network):
 
 
 def matrix_product(product):
-  """Return a function that runs matrix products of JAX on one device (all cores of a CPU)."""
+  """Return a function that runs JAX's matrix product on one device (all cores of a CPU)."""
   import jax
   import jax.numpy as jnp
 

@@ -7,7 +7,7 @@ from charrnn.benchmarks import studies
 
 LIMITS = {"products": "matrix products alone", "memory": "reading the weights alone"}
 MEASURED = ("characters/s", "min - max", "compile", "memory")
-SHORT = ticker.EngFormatter(sep="")  # 12.5k
+SHORT = ticker.EngFormatter(sep="")  # for example 12.5k
 
 
 def machine(facts: dict) -> str:
@@ -73,7 +73,7 @@ def _profile(result):
   yield result["title"]
   yield from _table(("", "ms per step", "share"), rows)
   seconds = f"{result['seconds'] * 1e3:.1f} ms"
-  yield f"  a step takes {seconds}; operations that run in parallel are both counted in full"
+  yield f"  a step takes {seconds}; operations that run in parallel are each counted in full"
 
 
 def _startup(result):
@@ -170,7 +170,7 @@ def _plot_sweep(axes, points, sizes):
   axes.fill_between(sizes, lows, highs, color=color, alpha=0.2, lw=0, label="range of the rounds")
   limits = [point["limits"].get("products") for point in points]
   if all(limits):
-    label = "limit by matrix products (labels: share reached)"
+    label = "limit set by matrix products (labels: utilization)"
     axes.plot(sizes, limits, color=other, ls="--", lw=1, label=label)
   place = {"xytext": (0, -13), "textcoords": "offset points", "ha": "center", "size": 8}
   for size, rate, point in zip(sizes, rates, points):

@@ -20,7 +20,7 @@ from charrnn.runs import provenance
 PACKAGES = ("charrnn", "jax", "jaxlib", "flax", "torch", "numpy")
 TIMEOUT = 900  # maximum seconds to wait for an implementation, in addition to its turn
 DEVICES_TIMEOUT = 300  # maximum seconds for JAX to find its devices
-# Turns of roofline measurements, as a share of the turns of implementations.
+# Duration of a turn of a roofline measurement, as a fraction of an implementation's turn.
 ROOFLINE_SHARE = 0.25
 
 
@@ -38,7 +38,7 @@ class Worker:
   seconds: float
 
   def __enter__(self):
-    # A file, because a full pipe would block the process.
+    # stderr is a file, because a full pipe would block the process.
     self._stderr = tempfile.TemporaryFile("w+", errors="replace")
     command = _command(self.name, self.kind, json.dumps(dataclasses.asdict(self.workload)))
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": self._stderr}
@@ -76,7 +76,7 @@ def _command(*arguments):
 
 
 def output(name: str, command, timeout: float = TIMEOUT) -> str:
-  """Run a program and return its stdout; if it fails, raise UserError with its last line."""
+  """Run a program and return its stdout; if it fails, raise UserError with stderr's last line."""
   try:
     done = subprocess.run(command, capture_output=True, text=True, timeout=timeout, check=False)
   except subprocess.TimeoutExpired as error:

@@ -78,7 +78,7 @@ def scale(base, machine: dict, *, count: int, seconds: float, progress) -> dict:
 
 
 def plan(base, devices) -> dict[str, list]:
-  """Return {size: workloads}, each of them `base` with another value of that size."""
+  """Return {size: workloads}. Each workload is `base` with another value of that size."""
   values = {"layers": LAYERS, "devices": devices}
   for name in ("hidden", "batch", "window"):
     values[name] = sorted({max(1, round(getattr(base, name) * factor)) for factor in FACTORS})
@@ -88,7 +88,7 @@ def plan(base, devices) -> dict[str, list]:
 
 
 def memory_plan(base) -> list:
-  """Return growing windows, each with all states stored and with about the square root of them."""
+  """Return two workloads per window: all states stored, and about the square root of them."""
   tasks = []
   for window in (base.window * factor for factor in LONG):
     # The largest divisor up to the square root needs the least memory.
@@ -129,7 +129,7 @@ def check_startup():
 
 
 def startup_time(count: int, progress) -> dict:
-  """Launch `count` + 1 times; the first launch fills the caches and is ignored."""
+  """Time `count` launches of launch.py, after one that fills the caches; return the result."""
   update, launches = progress(f"startup, python {PROGRAM} --config={EXPERIMENT}"), []
   with tempfile.TemporaryDirectory(prefix="charrnn-bench-") as folder:
     for n in range(count + 1):
@@ -152,7 +152,7 @@ def _launch(workdir):
 def profile(training) -> dict:
   """Profile the train step; return the seconds of its parts on one device, and of a whole step.
 
-  The times come from XLA's record of operations. Operations that run in parallel are both counted
+  The times come from XLA's profile of operations. Operations that run in parallel are each counted
   in full, so the parts may add up to more than a step.
   """
   jax = runtime.start()

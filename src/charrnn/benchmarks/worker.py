@@ -22,14 +22,14 @@ from charrnn.benchmarks import implementations, workloads
 
 
 def main(name, kind="", values=""):
-  """Time one implementation: read counts of steps from stdin, write lines of JSON to stdout."""
+  """Time one implementation: read numbers of runs from stdin, write lines of JSON to stdout."""
   answers = os.fdopen(os.dup(1), "w", buffering=1)
   os.dup2(2, 1)  # output of libraries must not mix with the answers
   if name == "devices":
     print(json.dumps(_jax(name, kind, None)[0]), file=answers)
     return
   workload = workloads.KINDS[kind](**json.loads(values))
-  runtime.keep_memory()  # applies to all implementations
+  runtime.keep_memory()  # the same malloc settings for all implementations
   about, device_peak = _torch() if name == "torch" else _jax(name, kind, workload)
   about["base_bytes"] = peak_memory()  # memory of the imports, not of the workload
   run = implementations.ALL[name, kind](workload)
@@ -61,7 +61,7 @@ def _jax(name, kind, workload):
   jax = runtime.start()
   import flax  # imported here, because PyTorch's process does not need it
 
-  jax.config.update("jax_enable_compilation_cache", False)  # compilation is timed as well
+  jax.config.update("jax_enable_compilation_cache", False)  # because compilation is timed as well
   if (name, kind) == ("charrnn", "train"):
     runtime.set_cpu_devices(workload.devices, workload.batch, 1, workload.hidden)
   from charrnn.training import steps
@@ -88,6 +88,6 @@ if __name__ == "__main__":
   try:
     main(*sys.argv[1:])
   except Exception as error:
-    # Only the first line of the message, because the last line of stderr is shown.
+    # Print only the first line of the message, because the benchmark shows stderr's last line.
     reason = (str(error).strip().splitlines() or [""])[0]
     sys.exit(f"{type(error).__name__}: {reason}".removesuffix(": "))

@@ -48,7 +48,7 @@ class Training(Network):
 
   @property
   def flops(self) -> int:
-    """Return the operations of an update's products: per weight, 2 forward and 4 backward."""
+    """Return the FLOPs of an update: per weight and character, 2 forward and 4 backward."""
     return 6 * self.weights * self.amount
 
   def __str__(self):
@@ -70,7 +70,7 @@ class Sampling(Network):
 
   @property
   def flops(self) -> int:
-    """Return the operations of the matrix products of a block."""
+    """Return the FLOPs of the matrix products of a block."""
     return 2 * self.weights * self.amount
 
   @property

@@ -11,20 +11,20 @@ from charrnn import __version__, console, errors
 
 COMMANDS = {
   "sample": "sample text from a trained model",
-  "eval": "compute the loss on a split of the corpus, or on files",
+  "eval": "compute the loss of a run on a split of its corpus, or on files",
   "inspect": "show the origin, config, losses, checkpoints and parameters of a run",
-  "diff": "compare the config, corpus, versions and weights of two runs",
-  "verify": "check all arrays and files of a run for damage",
-  "export": "write the parameters, config and vocabulary of a run to one file",
+  "diff": "compare the config, corpus, vocabulary, versions and weights of two runs",
+  "verify": "check the checkpoints, config, vocabulary and metrics of a run for damage",
+  "export": "write the parameters, config and vocabulary of a run to one .safetensors or .npz file",
   "rerun": "repeat a run from its provenance, and compare the results",
-  "cells": "find units that track structure in the text, and write an interactive page",
-  "scorecard": "compare generated plays or C code with held-out text and an n-gram",
-  "memorization": "find copies of training text in generated text",
+  "cells": "find units that follow structure in the text, and write an interactive page",
+  "scorecard": "measure generated plays or C source code, and compare them with held-out text",
+  "memorization": "find copies of the training text in generated text",
   "temperature": "measure generated text at several sampling temperatures",
-  "ngrams": "compare a run with n-grams of all orders",
+  "ngrams": "compare the losses of runs and n-grams that have the same training text",
   "compare": "compare runs and sweeps by validation loss",
-  "corpus": "list the named corpora, or describe one",
-  "bench": "measure the speed of training and sampling against PyTorch and Flax",
+  "corpus": "list the named corpora, or describe a corpus",
+  "bench": "measure the speed of training and sampling on this machine",
 }
 
 
@@ -32,7 +32,7 @@ class Parser(argparse.ArgumentParser):
   """An argument parser that reports errors as a UserError, in one line."""
 
   def error(self, message):
-    raise errors.UserError(f"{message} (run {self.prog} --help for all options)")
+    raise errors.UserError(f"{message} (run {self.prog} --help for usage)")
 
 
 def parser(command: str) -> Parser:
@@ -66,17 +66,18 @@ def _choose(argv: Sequence[str]) -> tuple[str, Sequence[str]]:
   options = [arg for arg in argv[:1] if arg.startswith("-")]
   top.parse_args(options)
   if options or not argv:
-    top.error("no command")
+    top.error("COMMAND is missing")
   if (name := argv[0]) not in COMMANDS:
     similar = difflib.get_close_matches(name, COMMANDS, n=1)
-    top.error(f"no command {name!r}" + (f": did you mean {similar[0]}?" if similar else ""))
+    top.error(f"unknown command {name!r}" + (f": did you mean {similar[0]}?" if similar else ""))
   return name, argv[1:]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
   """Run a subcommand and return its exit code.
 
-  0: success; 1: a difference or damage was found; 2: wrong usage or an expected failure.
+  0: success; 1: a difference, damage or a failed benchmark; 2: wrong usage or another UserError;
+  75: a rerun was stopped by a signal; 130: Ctrl-C.
   """
   # JAX would reserve three quarters of the GPU memory, which a training process may need.
   os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")

@@ -43,7 +43,7 @@ def add_systems(parser: argparse.ArgumentParser, folder: str):
   """Add the arguments of commands that compare systems. `folder` names their output folder."""
   add = parser.add_argument
   add("targets", metavar="RUN|FILE", nargs="+", help="run directories or text files to compare")
-  text = "steps of checkpoints, each of which is a system (default: the best by validation loss)"
+  text = "steps of checkpoints; each one is a system (default: the best by validation loss)"
   add("--step", metavar="N", type=int, nargs="+", help=text)
   add("--num", metavar="N", type=int, help="number of samples from each model (default: 40)")
   text = "number of tokens in each sample (default: 2500)"

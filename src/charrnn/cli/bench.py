@@ -35,7 +35,8 @@ DETAILS = """\
 Each implementation runs in its own process. After compilation, the processes take turns in rounds,
 so that machine noise affects all of them alike; the median of the rounds is compared. The roofline
 is the best rate of matrix products or memory reads, measured in the same rounds. Memory is the peak
-of a process without its imports; on a GPU, of the device. Exit code 1: an implementation failed.
+memory of a process without its imports, or on a GPU, the peak memory of the device. Exit code 1: an
+implementation failed.
 """
 ROUNDS = {"train": 5, "sample": 5, "scale": 3, "startup": 3, "cells": 1}
 SECONDS = {"train": 2.0, "sample": 2.0, "scale": 0.5}
@@ -142,7 +143,8 @@ def _results(name, args, baselines, machine, progress):
     base = dataclasses.replace(studies.BASE, **sizes, dtype=args.dtype or "float32")
     yield studies.scale(base, machine, count=count, seconds=seconds, progress=progress)
   else:
-    # Defaults: the networks of the blog and of char-rnn for training; 1 and 64 texts for sampling.
+    # Defaults: for training, the networks of Karpathy's blog post and of char-rnn; for sampling, 1
+    # and 64 texts.
     small = {"hidden": 128, "batch": 50, "window": 50} if name == "train" else {"batch": 64}
     kind, options = workloads.KINDS[name], [sizes] if sizes else [{}, small]
     tasks = [kind(**values, dtype=dtype) for values in options for dtype in dtypes]
@@ -161,7 +163,7 @@ def _check(args, study):
     if (value := getattr(args, name)) is not None and value < 1:
       raise errors.UserError(f"--{name}={value}: must be at least 1")
   if args.seconds is not None and not 0 < args.seconds < math.inf:
-    raise errors.UserError(f"--seconds={args.seconds:g}: must be above 0")
+    raise errors.UserError(f"--seconds={args.seconds:g}: must be finite and above 0")
   if study == "startup":
     studies.check_startup()
 
@@ -176,7 +178,7 @@ def _baselines(args):
       raise errors.UserError(f"--baselines: unknown name {name!r}: use {', '.join(known)}")
   for name in names:
     if not is_installed(name):
-      console.say(f"skipping {name}, which is not installed: pip install 'charrnn[bench]'")
+      console.say(f"skipping {name}, which is not installed: run pip install 'charrnn[bench]'")
   return [name for name in names if is_installed(name)]
 
 

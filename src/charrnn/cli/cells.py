@@ -1,4 +1,4 @@
-"""`charrnn cells`: find the units that follow hypotheses, and write a page to explore them."""
+"""`charrnn cells`: find units that follow structure in the text, and write an interactive page."""
 
 import argparse
 import json
@@ -12,10 +12,10 @@ from charrnn.cli import arguments
 from charrnn.runs import run as run_lib
 
 HELP = """\
-find the units that follow structure of the text, and write a page to explore the network
+find units that follow structure in the text, and write an interactive page
 
 Score every quantity of every unit (an LSTM's h, c, i, f, g, o) for every hypothesis on one half of
-a text, and score the best one again on the other half. A finding is significant if its score
+a text, and score the best quantity again on the other half. A finding is significant if its score
 exceeds the scores of circularly shifted labels and of untrained networks. Then clamp the unit of
 each finding, and measure how the loss and the samples change. Write cells.json, explorer.html and
 three pictures."""
@@ -31,8 +31,8 @@ lag              +1: the column follows the label one character late; -1: one ch
 discovery        score on the half of the text that the column was selected on
 confirmation     score on the other half: AUROC if the label is binary; rank correlation if it is
                  graded, and for A | B
-shifted          score to exceed: 5% error probability with circularly shifted labels
-untrained        score to exceed: 5% error probability with untrained networks
+shifted          threshold from circularly shifted labels (5% error probability)
+untrained        threshold from untrained networks (5% error probability)
 last 6           score of a predictor that sees only the last 6 characters
 inside, outside  increase of the loss, in nats per character, with the unit clamped ({ablation}):
                  where the label is true or in its top quarter, and elsewhere

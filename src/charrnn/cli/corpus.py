@@ -1,4 +1,4 @@
-"""The command `charrnn corpus`: list the named corpora, or describe one corpus."""
+"""`charrnn corpus`: list the named corpora, or describe a corpus."""
 
 import argparse
 import json
@@ -7,7 +7,9 @@ from charrnn import files
 from charrnn.cli import arguments
 from charrnn.data import corpora, sources
 
-HELP = "list the named corpora, or show the origin, size, vocabulary and beginning of one"
+HELP = """list the named corpora, or describe a corpus
+
+The description contains the origin, size, vocabulary and beginning of the corpus."""
 
 
 def add_arguments(parser):
@@ -15,9 +17,10 @@ def add_arguments(parser):
   text = "the corpus to show (default: list the named corpora)"
   add("source", metavar="NAME|PATH|URL", nargs="?", help=text)
   add("--tokenizer", default="char", help="char or byte (default: char)")
-  add("--alphabet", dest="tokenizer", default="char", help=argparse.SUPPRESS)  # former name
+  # The former name of --tokenizer still works for one release.
+  add("--alphabet", dest="tokenizer", default="char", help=argparse.SUPPRESS)
   add("--encoding", default="utf-8", help="encoding of the text (default: utf-8)")
-  text = "keep, or lf to convert CRLF and CR to LF (default: keep)"
+  text = "line ends: keep, or lf to convert CRLF and CR to LF (default: keep)"
   add("--newlines", default="keep", help=text)
   arguments.add_json(parser)
 

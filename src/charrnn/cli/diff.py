@@ -12,14 +12,14 @@ from charrnn.cli import inspect as inspect_lib
 from charrnn.runs import checkpoints
 from charrnn.runs import run as run_lib
 
-HELP = """compare two runs: config, corpus, vocabulary, versions and weights
+HELP = """compare the config, corpus, vocabulary, versions and weights of two runs
 
 Exit code 0: the config, the corpus, the vocabulary and every bit of the weights are the same; 1:
 something differs; 2: an error. Versions, and config fields that do not affect the results (marked
 "no effect"), do not count as differences. In the table, "relative" is |A - B| / |A|, with Euclidean
 norms over all numbers of an array."""
 ALIASES = {"vocabulary": "alphabet"}  # former names of JSON keys
-MAX_TOKENS = 20  # maximum number of tokens listed that only one vocabulary contains
+MAX_TOKENS = 20  # maximum number of listed tokens that only one vocabulary contains
 
 
 def add_arguments(parser):
@@ -143,7 +143,9 @@ def _report(result) -> Iterator[str]:
 
 def _vocabularies(result) -> str:
   vocabulary = result["vocabulary"]
-  text = " | ".join(f"{vocabulary[side]['kind']} of {vocabulary[side]['size']}" for side in "ab")
+  text = " | ".join(
+    f"{vocabulary[side]['kind']}, {vocabulary[side]['size']} tokens" for side in "ab"
+  )
   for side in "ab":
     if only := vocabulary[f"only_{side}"]:
       text += f"; only in {side.upper()}: {' '.join(map(repr, only[:MAX_TOKENS]))}"

@@ -1,4 +1,4 @@
-"""`charrnn eval`: the loss of a run on a split of its corpus or on files."""
+"""`charrnn eval`: compute the loss of a run on a split of its corpus, or on files."""
 
 import argparse
 import itertools
@@ -17,12 +17,12 @@ from charrnn.evaluation import dynamic, error_analysis, pages, score
 from charrnn.runs import run as run_lib
 
 HELP = """\
-compute the loss of a run on a split of its corpus or on files, in nats and bits per character
+compute the loss of a run on a split of its corpus, or on files
 
-Each character is scored given all characters before it. The first character of a text has no
-context and is not scored. With --state=reset, the network's state, the learning of --dynamic and
-the memory of --errors start anew at each document. With --state=carried, all documents are one
-text.
+The loss is in nats and bits per character. Each character is scored given all characters before it.
+The first character of a text has no context and is not scored. With --state=reset, the network's
+state, the parameters of --dynamic and the memory of --errors are reset at the start of each
+document. With --state=carried, all documents are one text.
 
 --dynamic also learns from the text. After every 20 scored characters, the parameters take a
 gradient step that makes these characters more probable. The run itself is not changed.
@@ -36,8 +36,8 @@ rare word    it is in a word that occurs at most 5 times in the training text
 word start   it begins a word, or follows white space or a double quote
 punctuation  it is neither white space nor a letter, digit or underscore
 boost b      p + b is at least 0.5"""
-RATE = 0.3  # the best rate measured, see evaluation/dynamic.py
-MAX_EXPONENT = 700.0  # nats; the exponential of more than about 709 is not a float
+RATE = 0.3  # the best measured rate; see evaluation/dynamic.py
+MAX_EXPONENT = 700.0  # nats; exp(x) overflows for x above about 709
 
 
 def add_arguments(parser):
@@ -47,13 +47,13 @@ def add_arguments(parser):
   add("--split", choices=("train", "valid", "test"), help="the split to score (default: valid)")
   arguments.add_step(parser)
   text = (
-    "streams read in parallel, each with some preceding text as context (default: as in "
-    "training); 1 reads the whole text in order"
+    "number of streams to score in parallel, each with some preceding text as context (default: "
+    "eval_streams of the run); 1 reads the whole text in order"
   )
   add("--streams", metavar="N", type=int, help=text)
   text = (
-    "what happens at the start of each document (default: reset for FILEs, each of which is a "
-    "document; carried for a split)"
+    "state at the start of each document: carried from the previous document, or reset (default: "
+    "carried for a split; reset for FILEs, where each FILE is a document)"
   )
   add("--state", choices=("carried", "reset"), help=text)
   add(
@@ -65,9 +65,9 @@ def add_arguments(parser):
   text = f"dynamic evaluation with this learning rate, in one stream (default: {RATE})"
   add("--dynamic", metavar="RATE", nargs="?", type=_rate, const=RATE, help=text)
   add("--errors", action="store_true", help="count the errors by type")
-  text = "write a line for each character, with columns index, character, nats, p, rank"
+  text = "write a table to F, with the columns index, character, nats, p and rank"
   add("--tsv", metavar="F", help=text)
-  add("--html", metavar="F", help="write an HTML page of the text, colored by surprisal")
+  add("--html", metavar="F", help="write an HTML page of the text to F, colored by surprisal")
   arguments.add_json(parser)
 
 
@@ -106,9 +106,7 @@ def _check(args):
   if args.streams is not None and args.streams < 1:
     raise errors.UserError(f"--streams={args.streams}: must be at least 1")
   if args.split and args.files:
-    raise errors.UserError(
-      f"--split={args.split}: it cannot be combined with files: omit one of them"
-    )
+    raise errors.UserError(f"--split={args.split}: cannot be combined with files: omit one of them")
   if args.characters is not None and args.characters < 2:
     raise errors.UserError(f"--characters={args.characters}: must be at least 2")
   if args.dynamic is not None:
@@ -119,7 +117,7 @@ def _check(args):
         f"--streams={args.streams}: --dynamic uses a single stream: omit --streams"
       )
   if args.errors and args.split == "train":
-    raise errors.UserError("--errors: it does not apply to the training text: use another --split")
+    raise errors.UserError("--errors: does not apply to the training text: use another --split")
   _check_outputs(args)
 
 
@@ -132,7 +130,7 @@ def _check_outputs(args):
   for option, path in outputs.items():
     files.check_output(path, option)
     if path.resolve() in [pathlib.Path(name).resolve() for name in args.files]:
-      raise errors.UserError(f"{option}: it is also the text to score: use another name")
+      raise errors.UserError(f"{option}: is also the text to score: use another name")
   if len({path.resolve() for path in outputs.values()}) < len(outputs):
     raise errors.UserError(f"--tsv and --html are both {args.tsv}: use different names")
 
@@ -207,7 +205,7 @@ def _score(args, loaded, text, corpus, progress) -> dict[str, Any]:
 
 
 def _errors(loaded, text, scores: list, corpus, progress) -> dict[str, Any]:
-  """Return the errors of all parts by type, see error_analysis.table."""
+  """Return the errors of all parts by type; see error_analysis.table."""
   progress("counting n-grams and words of the training text")
   tokens = loaded.tokenizer.tokens
   training = error_analysis.count_training(corpus.ids, loaded.splits().train, tokens)
@@ -224,7 +222,7 @@ def _summary(text, losses: list[float]) -> dict[str, Any]:
   names, counts = [name for name, _ in text.parts], text.counts()
   for name, count, nats in zip(names, counts, losses):
     if not math.isfinite(nats):
-      diverged = "its training has diverged: use an earlier --step"
+      diverged = "the run has diverged: use an earlier --step"
       reason = diverged if count else "there is nothing to score: use a longer text"
       raise errors.UserError(f"no loss on {name}: {reason}")
   summary: dict[str, Any] = {"results": list(map(_result, names, counts, losses))}
@@ -271,7 +269,7 @@ def _facts(args, result) -> str:
 
 
 def _table(tokenizer, ids, scores) -> Iterator[str]:
-  """Yield the lines of the file of --tsv."""
+  """Yield the lines of the --tsv file."""
   yield "index\tcharacter\tnats\tp\trank"
   names = [escape(tokenizer.kind, token) for token in tokenizer.tokens]
   tokens = np.asarray(ids)[scores.positions].tolist()

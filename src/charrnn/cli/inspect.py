@@ -336,5 +336,5 @@ def _parameter_table(parameters):
       values = ["nan" if number is None else f"{number:.3g}" for number in numbers]
     size = f"{array.get('size', 0):,}"
     rows.append([array["name"], array.get("dtype", "?"), shape, size, *values])
-  header = ["array", "dtype", "shape", "numbers", *SHOWN_STATISTICS]
+  header = ["array", "dtype", "shape", "elements", *SHOWN_STATISTICS]
   yield from (f"  {line}" for line in console.table(header, rows, names=2))

@@ -9,7 +9,7 @@ from charrnn.sampling import sampler
 from charrnn.scorecards import memorization, metrics, report, systems
 
 HELP = """\
-find copies of the training text in generated text, and compare with held-out text
+find copies of the training text in generated text
 
 Find the longest match with the training text from every position of each system: samples of each
 RUN, each FILE, held-out text, an n-gram and the shuffled control. Print the median, the 95th
@@ -21,10 +21,10 @@ SAMPLES = f"{FOLDER}-samples"
 MAX_COPIES = 10  # maximum number of copies that are listed per system
 SHOWN = (3, 5, 7, 10, 15, 20, 30, 50)  # lengths of the sequences in the table, in characters
 LEGEND = (
-  "median, p95, longest: length of the longest match that begins at each position, in characters",
+  "median, p95, longest: quantiles of the length in characters of the longest match at a position",
   "new n: share of sequences of n characters that the training text does not contain",
 )
-# Text of any domain: it has no metrics, and its samples end with a complete line.
+# The domain of any other text. It has no metrics, and its samples end with a complete line.
 ANY = metrics.Domain({}, lambda _: str, re.compile(r"\n"), re.compile(r"(?P<token>\w+)"), "", None)
 
 

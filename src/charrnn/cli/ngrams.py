@@ -1,4 +1,4 @@
-"""`charrnn ngrams`: compare runs with n-grams, as in table 2 of arXiv 1506.02078."""
+"""`charrnn ngrams`: compare the losses of runs and n-grams that have the same training text."""
 
 import json
 import math
@@ -16,13 +16,13 @@ from charrnn.models import ngram
 from charrnn.runs import run as run_lib
 
 HELP = """\
-compare the loss of runs with that of n-grams of the same training text
+compare the losses of runs and n-grams that have the same training text
 
 Count the n-grams of the training split (modified Kneser-Ney smoothing). Score the n-grams of
 order 1 to --order, and the runs, on the same characters, as in table 2 of arXiv 1506.02078. All
 runs must have the same corpus and the same splits. Write ngrams.json and ngrams.png."""
-LABEL_DISTANCE = 0.045  # minimum distance of two labels, as a fraction of the height of the axes
-MAX_NAME = 28  # characters of a run's name in the picture
+LABEL_DISTANCE = 0.045  # minimum distance between two labels, as a fraction of the axes' height
+MAX_NAME = 28  # maximum length of a run's name in the picture
 RUN_LABEL = "runs (at the right: loss, cell, layers x units, name)"
 SPLITS = {"valid": "validation split", "test": "test split"}
 
@@ -183,7 +183,7 @@ def _report(result, out) -> Iterator[str]:
     "parameters",
     "nats",
     "bits",
-    f"nats minus those of the {best['n']}-gram",
+    f"nats minus {best['n']}-gram",
   )
   yield from console.table(header, [_row(run, best) for run in runs], names=2)
   yield ""

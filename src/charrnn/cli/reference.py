@@ -1,7 +1,7 @@
 """The reference of all commands and options in Markdown: docs/commands.md.
 
-The page is built from the parsers' actions. The text of `--help` would not do, because argparse
-formats it by the width of the terminal and differently in each version of Python.
+The page is built from the parsers' actions and not from the text of `--help`. That text depends on
+the width of the terminal and on the version of Python.
 """
 
 import argparse
@@ -10,11 +10,8 @@ from collections.abc import Iterator
 
 from charrnn import cli
 
-_REPEATED = {
-  "?": "[{0}]",
-  "*": "[{0} ...]",
-  "+": "{0} [{0} ...]",
-}  # usage of an argument with this nargs
+# {nargs: usage of an argument}
+_REPEATED = {"?": "[{0}]", "*": "[{0} ...]", "+": "{0} [{0} ...]"}
 _HEAD = """\
 # Commands
 
@@ -107,7 +104,7 @@ def _sentence(text: str) -> str:
 
 
 def _prose(text: str) -> str:
-  """Return text on one line without markup, except that options become code."""
+  """Return text on one line with Markdown's special characters escaped; options become code."""
   parts = re.split(r"(`[^`]*`|(?<![\w-])--[a-z][\w=.-]*\w)", " ".join(text.split()))
   for n, part in enumerate(parts):
     if n % 2:

@@ -1,4 +1,4 @@
-"""`charrnn rerun`: repeat a run from its record and compare the results."""
+"""`charrnn rerun`: repeat a run from its provenance, and compare the results."""
 
 import contextlib
 import os
@@ -14,15 +14,15 @@ from charrnn.runs import checkpoints, provenance
 from charrnn.runs import run as run_lib
 from charrnn.sweeps import local
 
-HELP = """repeat a run from its record and compare the results
+HELP = """repeat a run from its provenance, and compare the results
 
-The command trains config.json of RUN in a new directory, on as many devices and cores as before.
-First it reports what differs from the record: packages, code and machine. It is an error if the
-corpus or the initial weights have changed. At the end, it compares all losses and the arrays of the
-last common checkpoint bit by bit. To resume a rerun that was stopped, repeat the command.
+The command trains with config.json of RUN in a new directory, on as many devices and cores as
+before. First it reports what has changed: packages, settings, code and machine. It is an error if
+the corpus or the initial weights have changed. At the end, it compares all losses and the arrays of
+the last common checkpoint bit by bit. To resume a rerun that was stopped, repeat the command.
 Exit code 0: identical; 1: different; 2: the run cannot be repeated; 75: stopped by a signal."""
 NUMBERS = ("step", "epoch", "train/loss", "grad_norm", "learning_rate", "valid/loss")
-DEVICES = re.compile(r"(\d+) x (.+)")  # number and kind, as in run.json
+DEVICES = re.compile(r"(\d+) x (.+)")  # number and kind of devices, as in run.json
 
 
 def add_arguments(parser):
@@ -101,7 +101,8 @@ def _use_same_devices(path: pathlib.Path, launch, config):
   if gpus := local.gpu_names():
     if len(gpus) < int(count):
       raise errors.UserError(
-        f"{path} was trained on {launch['devices']}: this machine has only {len(gpus)}"
+        f"{path} was trained on {launch['devices']}: this machine has only {len(gpus)}; "
+        "use a machine with enough devices"
       )
     os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(gpus[: int(count)])
   return config
@@ -122,7 +123,8 @@ def _compare(original: run_lib.Run, again: run_lib.Run) -> int:
   common = set(original.steps) & set(again.steps)
   if not (old_lines or common):
     raise errors.UserError(
-      f"{original.path} was stopped before its first result: there is nothing to compare with"
+      f"{original.path} was stopped before its first result, so there is nothing to compare with: "
+      "resume it first"
     )
   if common:
     step, folders = max(common), (run.path / "checkpoints" for run in (original, again))

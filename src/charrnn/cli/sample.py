@@ -29,12 +29,12 @@ Examples:
 """
 DETAILS = """\
 Prompt and output: Each text begins with the prompt. Without a prompt, the model starts as if it had
-just read a line end, or its most frequent character if the vocabulary has no line end. That
-character is not printed. Texts go to stdout, status lines to stderr. A pipe or a file receives
-exactly the text. A terminal shows control characters as escapes (\\x1b), except line ends and tabs.
+just read a line end, or the most frequent token of its corpus if the corpus has no line end. That
+token is not printed. Texts go to stdout, status lines to stderr. A pipe or a file receives exactly
+the text. A terminal shows control characters as escapes (\\x1b), except line ends and tabs.
 
-Constraints (--require and --forbid): REGEX applies to the generated text, neither to the prompt nor
-to the stop text. It has Python's syntax, restricted to literals, . \\d \\w \\s [...] (...) | * + ?
+Constraints (--require and --forbid): REGEX applies to the generated text, but not to the prompt or
+the stop text. It has Python's syntax, restricted to literals, . \\d \\w \\s [...] (...) | * + ?
 {m,n}, and ^ $ at the ends of an alternative. ^ and $ match the beginning and the end of the
 generated text. With a byte vocabulary, REGEX must be ASCII, and the dot matches one byte.
 
@@ -97,7 +97,7 @@ def add_arguments(parser):
   )
 
   modes = parser.add_argument_group("beam search and sessions")
-  text = "find the --num most probable texts by beam search with K hypotheses"
+  text = "search for the --num most probable texts with a beam of width K"
   modes.add_argument("--beam", metavar="K", type=int, help=text)
   text = "read lines from a terminal or a pipe, and continue after each line"
   modes.add_argument("--interactive", action="store_true", help=text)
@@ -227,7 +227,7 @@ def _write(args, source, prompt_ids, options, paths, say):
 
 
 def _watch(times: list[float], counts: list[int], write, batches) -> sampler.Pieces:
-  """Yield the pieces of text of each batch; write a single text, and record times and counts."""
+  """Yield the pieces of each batch; write the first text's piece, and record times and counts."""
   for pieces in batches:
     times.append(time.perf_counter())
     counts.append(sum(map(len, pieces)))
@@ -247,7 +247,7 @@ def _print_all(samples, prompt, num, write, say, has_scores) -> Iterator[sampler
 
 
 def _save(samples, prompt, paths, tokenizer, record) -> Iterator[sampler.Sample]:
-  """Yield each sample after writing its file; on Ctrl-C, write the JSON of the complete ones."""
+  """Yield each sample after writing its file; on Ctrl-C, write the JSON of the complete samples."""
   complete = []
   try:
     for path, sample in zip(paths, samples):
@@ -307,7 +307,7 @@ def _estimate(args, samples, say) -> sampler.Estimate | None:
   # A few large weights dominate the mean, and may be missing from a small sample.
   too_small = estimate.effective < min(MIN_EFFECTIVE, 0.8 * len(samples))
   say(
-    f"probability of an allowed text without constraints: {math.exp(estimate.log_p):.3g} "
+    f"probability that an unconstrained text is allowed: {math.exp(estimate.log_p):.3g} "
     f"(log p {estimate.log_p:.2f}) +- {estimate.error:.0%}, effective sample size "
     f"{estimate.effective:.1f}"
     + (": unreliable and probably far too low; increase --num" if too_small else "")

@@ -1,4 +1,4 @@
-"""`charrnn scorecard`: metrics of generated plays or C source code, compared with held-out text."""
+"""`charrnn scorecard`: measure generated plays or C source code, and compare with held-out text."""
 
 import argparse
 import json
@@ -8,7 +8,7 @@ from charrnn.cli import arguments
 from charrnn.scorecards import metrics, report, systems
 
 HELP = """\
-compare generated plays or C source code with held-out text by metrics of their structure
+measure generated plays or C source code, and compare them with held-out text
 
 Compare these systems: held-out text of the corpus, samples of each RUN, each FILE, samples of an
 n-gram of the same training text, and the shuffled control (held-out text with its words or tokens

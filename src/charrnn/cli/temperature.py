@@ -1,4 +1,4 @@
-"""`charrnn temperature`: metrics of generated text at a range of sampling temperatures."""
+"""`charrnn temperature`: measure generated text at several sampling temperatures."""
 
 import json
 import math
@@ -11,12 +11,13 @@ from charrnn.sampling import sampler
 from charrnn.scorecards import diversity, metrics, systems, temperature
 
 HELP = """\
-measure diversity, and distance from held-out text, at a range of sampling temperatures
+measure generated text at several sampling temperatures
 
-Sample the same texts as `charrnn sample` with the same options. The model scores these texts, and
-held-out text of the same length. Print a table. Write temperature.png and temperature.json."""
+Sample the same texts as `charrnn sample` with the same options. Measure the loss under the
+model, the diversity and the distance from held-out text, for these texts and for held-out text of
+the same length. Print a table. Write temperature.png and temperature.json."""
 TEMPERATURES = (0, 0.02, 0.05, 0.1, 0.2, 0.4, 0.6, 0.8, 0.9, 1, 1.1, 1.25, 1.5, 2, 4, math.inf)
-HELD_OUT = 100  # minimum number of held-out samples; at least four times --num
+HELD_OUT = 100  # minimum number of held-out samples; four times --num if that is more
 SETTINGS = ("num", "length", "prime", "top_k", "top_p", "seed")
 _GLYPHS = console.CONTROLS | {ord("\n"): "\u21b5", ord("\t"): "\u21e5"}
 LEGEND = (
@@ -28,7 +29,7 @@ LEGEND = (
   ("start, period", "median start and period of the loops, in characters"),
   (
     f"{diversity.GRAM}-grams, words",
-    f"distance of {diversity.GRAM}-character and word frequencies from those of held-out text:",
+    f"distance of {diversity.GRAM}-character and word frequencies from held-out text:",
   ),
   ("", "0 if equal, 1 if disjoint; the row of held-out text shows the noise floor"),
 )
@@ -53,7 +54,7 @@ def add_arguments(parser):
   add("--temperatures", metavar="T", type=float, nargs="+", default=TEMPERATURES, help=text)
   add("--num", metavar="N", type=int, default=16, help="texts per temperature (default: 16)")
   add("--length", metavar="N", type=int, default=2000, help="tokens per text (default: 2000)")
-  text = "prompt (default: a newline if the vocabulary has one, else the most frequent token)"
+  text = "prompt (default: a line end if the corpus has one, else its most frequent token)"
   add("--prime", metavar="TEXT", default="", help=text)
   arguments.add_filters(parser)
   arguments.add_step(parser)
@@ -125,7 +126,7 @@ def _cell(by_system, name: str, key: str, form: str) -> str:
   value = by_system[name]
   if key == "median":
     number = value.get("quantiles", {}).get("0.5")
-  elif key == "distance" and "distance" not in value:  # the row of the reference
+  elif key == "distance" and "distance" not in value:  # the row of held-out text
     number = next(each["noise_floor"] for each in by_system.values() if "noise_floor" in each)
   else:
     number = value[key]

@@ -1,4 +1,4 @@
-"""`charrnn verify`: a check of all files and checkpoints of a run for damage."""
+"""`charrnn verify`: check the checkpoints, config, vocabulary and metrics of a run for damage."""
 
 import json
 from collections.abc import Iterator
@@ -10,11 +10,12 @@ from charrnn.cli import arguments
 from charrnn.runs import checkpoints, metrics
 from charrnn.runs import run as run_lib
 
-HELP = """check all arrays of all checkpoints, and the other files of a run, for damage
+HELP = """check the checkpoints, config, vocabulary and metrics of a run for damage
 
-Checkpoints are compared with their digests, and the vocabulary with the record of the corpus in
-run.json. Exit codes: 0 if nothing is damaged; 1 if something is damaged; 2 if RUN is not a run or
-cannot be read."""
+The command reads config.json, run.json, alphabet.json, metrics.jsonl and all arrays of all
+checkpoints. Arrays are compared with their digests, and the vocabulary with the record of the
+corpus in run.json. Exit codes: 0 if nothing is damaged; 1 if something is damaged; 2 if RUN is not
+a run or cannot be read."""
 MAX_NAMES = 6  # maximum number of damaged arrays that a line names
 
 
@@ -67,7 +68,7 @@ def _line(part) -> str:
 
 def _check_vocabulary(run) -> str:
   tokenizer, corpus = run.tokenizer, run.provenance
-  # The file has no digest. But it counts the tokens of the corpus, whose number run.json records.
+  # The file has no digest, but its counts must add up to the number of tokens in run.json.
   expected = corpus["alphabet"]["size"], corpus["characters"]
   if (tokenizer.vocab_size, sum(tokenizer.counts)) != expected:
     raise errors.UserError("does not match the corpus in run.json")
