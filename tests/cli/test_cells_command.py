@@ -169,7 +169,7 @@ def test_sampling_with_clamped_units(charrnn, trained):
   assert (free["clamp"], clamped["clamp"]) == ([], ["1:3=5", "0:h2=-0.5"])
   assert text("--clamp=1:3=hold")["text"] != free["text"]
   twice = charrnn("sample", trained["a"], "--clamp=0:c3=1", "--clamp=0:3=2")
-  assert twice.code == 2 and "--clamp 0:c3 is clamped twice" in twice.err
+  assert twice.code == 2 and "--clamp 0:c3: clamped twice; remove" in twice.err
   result = charrnn("sample", trained["a"], "--clamp=1:8=0")
   assert result.code == 2
   assert "no unit 8: the last unit is 7" in result.err

@@ -44,7 +44,7 @@ def texts_of(automaton, length):
 
 
 def good_texts(require, forbid, stop):
-  """Return the allowed texts by definition: good texts that are not a prefix of a good text."""
+  """Return the texts that satisfy the constraints and are no proper prefix of another such text."""
 
   def good(text):
     ended = stop and text.endswith(stop)
@@ -191,7 +191,7 @@ def matching(texts, require, forbid):
 
 
 def distributions(require, forbid, temperature=1.0, top_k=None, prompt="a"):
-  """Return {text: log p} and {text: log q} of all good texts of TABLE's chain after the prompt."""
+  """Return {text: log p} and {text: log q} of the allowed texts of TABLE's chain after a prompt."""
   texts = ["".join(each) for n in range(LENGTH + 1) for each in itertools.product("abc", repeat=n)]
   good = matching(texts, require, forbid)
   before = {text[:n] for text in good for n in range(len(text))}

@@ -25,7 +25,7 @@ def _longest(text, start, training):
 
 
 def _texts(alphabet, rng):
-  """Return a training text, and a text that shares passages with it, also at its end."""
+  """Return a training text, and a text that shares spans with it and ends as it ends."""
   training = "".join(rng.choices(alphabet, k=rng.randrange(1, 300)))
   text = ""
   for _ in range(rng.randrange(6)):

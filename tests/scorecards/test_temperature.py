@@ -1,4 +1,4 @@
-"""The picture of temperatures, for texts with loops and for a single text."""
+"""The plot of metrics by temperature, for texts with loops and for a single text."""
 
 import random
 

@@ -46,11 +46,12 @@ PartitionName=all Nodes={host} Default=YES MaxTime=60 State=UP
 
 
 def missing():
-  """Return why SLURM cannot be started on this machine; "" if it can."""
+  """Return the reason why SLURM cannot be started on this machine, or "" if it can."""
   path = os.pathsep.join([os.environ.get("PATH", ""), "/usr/sbin", "/sbin"])
   absent = [name for name in PROGRAMS if not shutil.which(name, path=path)]
   if absent:
-    return f"no {absent[0]}: apt-get install --no-install-recommends slurmctld slurmd munge"
+    command = "apt-get install --no-install-recommends slurmctld slurmd munge"
+    return f"{absent[0]} is missing: run {command}"
   return "" if os.geteuid() == 0 else "SLURM's daemons must run as root"
 
 

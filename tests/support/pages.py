@@ -1,4 +1,4 @@
-"""The README and the documentation: their code blocks, and a way to run these as a reader would."""
+"""The README and the documentation: their code blocks, and a function to run them."""
 
 import os
 import pathlib
@@ -17,7 +17,7 @@ def blocks(page: pathlib.Path) -> list[tuple[str, str]]:
 
 
 def run(folder: pathlib.Path, language: str, code: str):
-  """Run a block in a folder, with the programs in its `bin` first; fail if the block fails."""
+  """Run a block in a folder, with its `bin` first on the PATH; fail if the block fails."""
   path = [folder / "bin", pathlib.Path(sys.executable).parent, os.environ["PATH"]]
   python_path = [ROOT / "src", os.environ.get("PYTHONPATH", "")]
   process = subprocess.run(

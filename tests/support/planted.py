@@ -30,7 +30,7 @@ def params(net, symbols, seed=0):
     for gate in (i, f, g, o):
       layer["W_xh"][:, gate][:, cell] = 0
       layer["W_hh"][:, gate][:, cell] = 0
-      layer["b_h"][gate][cell] = 20  # open by default
+      layer["b_h"][gate][cell] = 20  # The gates are open by default.
   quote, newline = symbols.index('"'), symbols.index("\n")
   layer["b_h"][i][QUOTES] = -20
   layer["W_xh"][quote, i][QUOTES] = 40

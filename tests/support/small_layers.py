@@ -43,7 +43,7 @@ def layer(cell, T=5, B=3, ids=False):
 def gradients(run_layer, params, state, x):
   """Return a weighted sum of all outputs, and its gradients.
 
-  They are with respect to the parameters, the state and, if it is not ids, the input.
+  The gradients are with respect to the parameters, the state and, unless it is ids, the input.
   """
 
   def total(params, state, x):

@@ -68,7 +68,7 @@ def trainer(workdir, c, samples=None, losses=None, **fields):
 
 
 class Steps:
-  """Train steps on a number of devices, from the initial state of the config's seed."""
+  """Run training steps on a number of devices, from the initial state of the config's seed."""
 
   def __init__(self, net, c, *, devices=1):
     self.c, self.windows = c, windows(c)

@@ -1,7 +1,7 @@
 """Recurrent cells: one step of each as a pure function, and the registry CELLS.
 
 The parameters of a layer are a dict with the names of the equations: `W_xh [D, G*H]`,
-`W_hh [H, G*H]`, `b_h [G*H]`. Vectors are rows, so a product is written `x @ W_xh`.
+`W_hh [H, G*H]`, `b_h [G*H]`. Vectors are rows, so the code writes the product W_xh x as `x @ W_xh`.
 
 The cells below are written twice. To change one, change both. `rnn_step`, `gru_step` and
 `lstm_step` are the reference, which only tests run. Training and sampling run the same step split
@@ -108,7 +108,7 @@ def squash(x, kinds: str):
 
 
 def join_sum(params, x_h, h_h):
-  """Return the pre-activations as the sum of both products, as most cells do."""
+  """Return the sum of both products, which is the pre-activations of most cells."""
   del params
   return x_h + h_h
 
@@ -119,7 +119,7 @@ def rnn_update(state, pre):
 
 
 def gru_join(params, x_h, h_h):
-  """Return the sum for r and z, and the two terms of n, the second of which r multiplies."""
+  """Return the pre-activations of r and z, the input term of n, and the recurrent term a of n."""
   two_gates = 2 * len(params["b_hn"])
   x_rz, x_n = jnp.split(x_h, [two_gates], axis=-1)
   h_rz, h_n = jnp.split(h_h, [two_gates], axis=-1)

@@ -4,8 +4,8 @@
 the same values with a custom backward pass. Its forward scan stores the pre-activations, from which
 the gates are cheap to recompute. Its backward scan computes the gradients of the pre-activations,
 and a single product after the scan gives each weight gradient. Automatic differentiation would
-instead add a [H, G*H] outer product at every step. `cudnn_layer` is NVIDIA's LSTM. Below, the axis
-G of a product's output has length G*H (or V in the output layer), and N is T*B.
+instead add a [H, G*H] outer product at every step. `cudnn_layer` runs NVIDIA's LSTM. Below, an
+axis named G has length G*H (V in the output layer), and N is T*B.
 """
 
 import functools
@@ -85,9 +85,9 @@ def weight_gradient(x_TxBxD, dy_TxBxG):
 def scan_layer(cell: cells.Cell, dtype, params, state, x, clamp=None):
   """Scan a cell over x [T, B, D] or ids [T, B]; return (state, h_TxBxH, recorded).
 
-  Matrices are rounded to `dtype`. `recorded` maps the name of every state to its values, [T, B, H],
-  and of every recorded gate if the cell has `update`. `clamp` sets entries of the state after every
-  step, see `Cell.clamp`.
+  Matrices are rounded to `dtype`. `recorded` maps the names of the states, and of the recorded
+  gates if the cell has `update`, to their values, [T, B, H]. `clamp` sets entries of the state
+  after every step; see `Cell.clamp`.
   """
   if not cell.update and jnp.issubdtype(x.dtype, jnp.integer):
     x = jax.nn.one_hot(x, len(params["W_xh"]))
@@ -122,7 +122,7 @@ def fast_layer(cell: cells.Cell, dtype, params, state, x):
 def _hoisted():
   """Return True if the input product is computed for all steps at once, before the scan.
 
-  On a CPU it is as fast inside the scan, which avoids storing an array of shape [T, B, G*H].
+  On a CPU, computing it inside the scan is equally fast and avoids storing a [T, B, G*H] array.
   """
   return jax.default_backend() != "cpu"
 

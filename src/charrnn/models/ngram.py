@@ -9,7 +9,7 @@ c(u .) is the sum of c(u w) over w. N_k(u .) is the number of tokens w with c(u 
 the number with c(u w) >= 3. After a context that never occurs, p_n equals p_(n-1). At the highest
 order, c counts occurrences. At lower orders, c counts the distinct tokens that occur before u w.
 
-A level contains the strings of n tokens that occur. They are numbered from 1 to G, in ascending
+A level contains the strings of n tokens that occur. They are numbered from 1 to S, in ascending
 order of their context and last token. The context is the number of their first n-1 tokens on the
 level below. Number 0 means that a string does not occur, and the empty string has number 1. With
 these numbers, NumPy processes all positions of a text at once, level by level.
@@ -33,12 +33,12 @@ Progress = Callable[[int, int], None]  # called after each level with (n, number
 
 
 class Level(NamedTuple):
-  """The strings of n tokens that occur. Entry 0 of arrays with one entry per string is unused."""
+  """The S strings of n tokens that occur, which have C contexts. Entry 0 of [S + 1] is unused."""
 
   first: np.ndarray  # [C + 2]: strings first[c] to first[c + 1] - 1 have context c
-  symbols: np.ndarray  # [G + 1]: last token of each string, ascending within a context
-  raw: np.ndarray  # [G + 1]: number of occurrences
-  continuation: np.ndarray | None  # [G + 1]: number of distinct tokens before it; None at the top
+  symbols: np.ndarray  # [S + 1]: last token of each string, ascending within a context
+  raw: np.ndarray  # [S + 1]: number of occurrences
+  continuation: np.ndarray | None  # [S + 1]: number of distinct tokens before it; None at the top
 
 
 class NGram(NamedTuple):
@@ -52,7 +52,7 @@ class NGram(NamedTuple):
     return len(self.levels)
 
   def losses(self, ids, spans=None) -> np.ndarray:
-    """Return the mean loss over the spans in nats per token, for orders 1 to N: float64 [N].
+    """Return the mean loss over the spans in nats per token, for each order: float64 [order].
 
     The context of the first tokens of a span is the text before the span. The first token of the
     text has no context and is not scored, as for networks.
@@ -66,7 +66,7 @@ class NGram(NamedTuple):
     return np.array([-np.log(p[is_scored]).mean() for p in self.by_order(ids, inputs)])
 
   def by_order(self, ids, spans) -> Iterator[np.ndarray]:
-    """Yield for each order from 1 to N the probabilities [T] of all tokens of the joined spans."""
+    """Yield the probabilities [T] of all tokens of the joined spans, for each order from 1."""
     text, starts = join(ids, spans)
     p = np.full(len(text), 1 / self.vocab)
     context = np.full(len(text), EMPTY)
@@ -114,7 +114,7 @@ def fit(
   crosses the ends of a span, so the first tokens of a span have shorter contexts. The start of a
   span counts as a distinct token before its first string, so that no continuation count is 0.
 
-  Raises UserError if there is not enough free memory for a level.
+  Raise UserError if there is not enough free memory for a level.
   """
   try:
     text, starts = join(ids, spans)
@@ -126,7 +126,7 @@ def fit(
       needed, free = WORKING * len(text), runtime.free_memory()
       if needed > free:
         raise MemoryError(
-          f"strings of {n} tokens need {needed / 1e9:.1f} GB, but {free / 1e9:.1f} GB are free"
+          f"strings of {n} tokens need {needed / 1e9:.1f} GB, but only {free / 1e9:.1f} GB is free"
         )
       size = levels[-1].raw.size if levels else EMPTY + 1
       level, strings, examples = _level(text, contexts, size, vocab)
@@ -148,7 +148,7 @@ def _level(text, contexts, size, vocab):
   """Return the level of the strings (context, token) at all positions.
 
   `size` is the number of contexts, including context 0. Also return the number of the string that
-  ends at each position [T], and one position of each string [G].
+  ends at each position [T], and one position of each string [S].
   """
   positions = np.flatnonzero(contexts)
   keys = contexts[positions].astype(np.int64) * vocab + text[positions]
@@ -192,7 +192,7 @@ def find(level: Level, context, symbol, vocab: int) -> np.ndarray:
 
 
 def _contexts(level):
-  """Return the context of each string: [G]."""
+  """Return the context of each string: [S]."""
   return np.repeat(np.arange(len(level.first) - 1), np.diff(level.first))
 
 
@@ -215,7 +215,7 @@ def discounts(counts) -> np.ndarray:
 
 
 def _weigh(level: Level, counts):
-  """Return (c(u w) - D) / c(u .) of each string u w [G + 1], and g(u) of each context [C + 1]."""
+  """Return (c(u w) - D) / c(u .) of each string u w [S + 1], and g(u) of each context [C + 1]."""
   discount = discounts(counts[1:])[np.minimum(counts, 3)]
   contexts, size = _contexts(level), len(level.first) - 1
   total = np.bincount(contexts, counts[1:], size)
@@ -243,7 +243,7 @@ class Model:
     return fit(np.zeros(0, int), self.order, self.vocab_size).params()
 
   def initial_carry(self, batch):
-    """Return the numbers of the last strings of 1 to N - 1 tokens, [batch] each."""
+    """Return the numbers of the last strings of 1 to `order` - 1 tokens, [batch] each."""
     return tuple(jnp.zeros(batch, jnp.int32) for _ in range(1, self.order))
 
   def prepare(self, params):

@@ -32,7 +32,7 @@ def orthogonal_blocks(key, shape, dtype=jnp.float32):
 
 
 # Initial parameters by role; `forget_bias` then replaces the bias of a forget gate. `uniform`: all
-# from U(-0.08, 0.08), as in the work of 2015. `modern`: orthogonal recurrent weights, zero biases,
+# from U(-0.08, 0.08), as in char-rnn. `modern`: orthogonal recurrent weights, zero biases,
 # and input weights large enough for one token to saturate a gate. Weights between layers make
 # pre-activations 1.7 times as large as the states of the layer below; the output layer uses the
 # same range. With learning rate 4e-3, 600 steps on Shakespeare reach 1.7 nats per character; the

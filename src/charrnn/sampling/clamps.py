@@ -1,8 +1,8 @@
 """Clamps: units whose values are overridden while a network runs.
 
 1:37 names unit 37 of layer 1; both count from 0. A letter selects a quantity: 1:c37 is the unit's
-cell state c and 1:h37 its hidden state h. Without a letter it is c for an LSTM, and h for the other
-cells.
+cell state c and 1:h37 its hidden state h. Without a letter, the quantity is c for an LSTM and h for
+other cells.
 """
 
 import math
@@ -46,13 +46,13 @@ def arrays(rows: Sequence[Sequence[Clamp]], model) -> dict[str, dict[str, tuple]
   """Return the argument `clamp` of `Model.apply`: (mask, values), each [R, H], per quantity.
 
   `rows` has a list of clamps for each row of the batch. A single list applies to all rows. Raise
-  UserError if the model has no such unit, and if a quantity is clamped twice.
+  UserError if the model has no such unit or if a quantity is clamped twice.
   """
   clamp = {}
   for row, each in ((row, each) for row, clamps in enumerate(rows) for each in clamps):
     quantity, problem = each.quantity, None
     if not model.units:
-      problem = "an n-gram has no units to clamp"
+      problem = "an n-gram has no units to clamp; omit the option"
     elif f"layer_{each.layer}" not in model.units:
       problem = f"no layer {each.layer}: the last layer is {len(model.units) - 1}"
     elif (quantity := each.quantity or model.states[-1]) not in model.states:
@@ -66,7 +66,7 @@ def arrays(rows: Sequence[Sequence[Clamp]], model) -> dict[str, dict[str, tuple]
     mask_RxH, values_RxH = layer.setdefault(quantity, arrays_RxH)
     if mask_RxH[row, each.unit]:
       raise errors.UserError(
-        f"--clamp {each.layer}:{quantity}{each.unit} is clamped twice: remove one of the two"
+        f"--clamp {each.layer}:{quantity}{each.unit}: clamped twice; remove one of the two"
       )
     mask_RxH[row, each.unit], values_RxH[row, each.unit] = True, each.value
   return clamp

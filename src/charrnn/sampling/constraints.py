@@ -1,6 +1,6 @@
 """Constraints on sampled texts: regular expressions, compiled to one automaton over the vocabulary.
 
-Constraints apply to the generated text, neither to the prompt nor to the stop text. This module
+Constraints apply to the generated text, but not to the prompt or the stop text. This module
 does not use JAX.
 
 Regular expressions have Python's syntax, restricted to regular languages: literals, . \\d \\w \\s
@@ -139,7 +139,7 @@ def _translate(piece: str) -> str:
 class Automaton(NamedTuple):
   """A deterministic automaton over ids that starts in state 0.
 
-  A text ends when no token can be extended to an allowed text within the length. The number of
+  A text ends when no next token can lead to an allowed text within the length. The number of
   states S is a power of two, so that automata of similar size share a compiled program.
   """
 
@@ -191,7 +191,7 @@ def build(
 
 
 def _classes(regexes: Sequence[Regex], stop_ids, tokenizer):
-  """Group tokens into classes that no regex and no stop text distinguishes.
+  """Group tokens into classes whose tokens are equivalent for all regexes and the stop text.
 
   Return class_of_V, the class of each token, and {label: classes}.
   """
@@ -220,11 +220,11 @@ class _Subsets:
     self.start = self._close([regex.start])
 
   def is_good(self, subset) -> bool:
-    """Return whether the text may end here."""
+    """Return whether the constraint is satisfied if the text ends here."""
     return self._required == bool(subset & {END, FOUND})
 
   def is_dead(self, subset) -> bool:
-    """Return whether no continuation of the text can be good."""
+    """Return whether no continuation of the text can satisfy the constraint."""
     return not subset if self._required else FOUND in subset
 
   def moves(self, subset, count: int) -> list[frozenset]:
@@ -277,7 +277,7 @@ def _until(stop_K: list[int], next_SxC: np.ndarray, good_S: np.ndarray):
   """Return next_SxC and good_S of texts that may also end at the stop text.
 
   The constraints do not apply to the stop text. State (k, s): the last k classes are the longest
-  match with the beginning of the stop text, and s is the state before them.
+  suffix that is a prefix of the stop text, and s is the state before them.
   """
   K, (S, C) = len(stop_K), next_SxC.shape
   if K * S > MAX_ENTRIES:

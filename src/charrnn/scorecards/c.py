@@ -45,7 +45,7 @@ class Function(NamedTuple):
   declared: set[str]  # parameters, and functions declared inside
   variables: set[str]  # local variables
   called: set[str]
-  used: set[str]  # names that occur other than as a called function
+  used: set[str]  # names that occur other than in a declaration or as a called function
 
 
 class Source(NamedTuple):
@@ -87,12 +87,12 @@ def _clean_functions(source: Source) -> list[bool]:
 def _matched(source: Source, kinds: str) -> list[bool]:
   """Return for each bracket in `kinds` whether it has a partner.
 
-  The end of a block discards brackets that are still open in it. Each kind of bracket is matched
-  independently, so a missing bracket does not affect brackets of another kind.
+  Parentheses and square brackets match only within one block, so an extra brace may affect them.
+  Otherwise each kind of bracket is matched independently: a missing parenthesis affects no braces.
   """
   brackets = [match["bracket"] for match in _compiled_tokens(source.code) if match["bracket"]]
   matched = [False] * len(brackets)
-  blocks = [{"(": [], "[": []}]  # for each open block: its open brackets, and its opening brace
+  blocks = [{"(": [], "[": []}]  # open brackets of each open block, and its opening brace
   for n, bracket in enumerate(brackets):
     if bracket == "{":
       blocks.append({"(": [], "[": [], "{": [n]})
@@ -127,7 +127,8 @@ def _indented(source: Source) -> list[bool]:
   """Return for each statement that begins a line whether its indentation is consistent.
 
   A statement must have the indentation of the previous one in its block. The first statement of a
-  block, or a body without braces, must be indented more than the line on which its owner begins.
+  block, or a body without braces, must be indented more than the first line of its owner: the
+  statement or function to which the block or body belongs.
   """
   margins = [_MARGIN.match(line)[0] for line in source.code.split("\n")]
   widths = [len(margin.expandtabs(labels.TAB)) for margin in margins]
@@ -172,7 +173,7 @@ def _tokens(source: Source) -> list[str]:
 
 
 def _conditionals(code: str) -> tuple[list[bool], list[tuple[int, int]]]:
-  """Return whether each directive is in a complete group, and the spans of later branches."""
+  """Return whether each directive is in a complete group, and the span after each first branch."""
   paired, later, groups = [], [], []
   for match in c_labels.TOKENS.finditer(code):
     word, number = match["directive"], len(paired)
@@ -238,7 +239,7 @@ def _function_bodies(code: str) -> Iterator[int]:
 
 
 def _bodies(tree: tree_sitter.Tree) -> Iterator[tuple[tree_sitter.Node, list[tree_sitter.Node]]]:
-  """Yield the owner and the statements of each block, and of each body without braces."""
+  """Yield (owner, statements) for each block and each body without braces; see `_indented`."""
   owners = {}  # owner of each block, by the position of the block
   for node in c_labels.nodes(tree):
     if node.type in _OWNERS:

@@ -10,7 +10,7 @@ import numpy as np
 from charrnn.scorecards import metrics, plays
 
 METRICS: dict[str, metrics.Metric] = {}
-MIN_LOOP = 100  # minimum length in characters, so that a row of dashes is not a loop
+MIN_LOOP = 100  # minimum length of a loop in characters; excludes a row of dashes
 SIZES = (1, 2, 3, 4)  # numbers of words in the n-grams of the distinct-n metrics
 GRAM = 3  # number of characters in the n-grams whose frequencies are compared
 

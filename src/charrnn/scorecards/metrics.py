@@ -22,7 +22,7 @@ Items = Sequence  # booleans (share), numbers (mean) or hashable values (distrib
 
 
 class Metric(NamedTuple):
-  """A metric. `items` maps a sample that its domain has parsed to a sequence of items.
+  """A metric. `items` maps a parsed sample to a sequence of items.
 
   The value for a system is the share or the mean over the items of all its samples. A distribution
   has no value, only a distance from the reference. `meaning` is a definition for tables.
@@ -126,7 +126,9 @@ def _ratio(total: float, count: int) -> float | None:
 
 
 def interval(sums, counts, seed: int = 0) -> list[float] | None:
-  """Return the percentile bootstrap interval of sum(sums) / sum(counts); None for one sample.
+  """Return the percentile bootstrap interval of sum(sums) / sum(counts), or None.
+
+  It is None if there are no items, or fewer than two samples.
 
   The bootstrap resamples samples and not items, because the items of one sample are dependent
   (Efron & Tibshirani 1993, ch. 13). The interval is too narrow if there are only a few samples.
@@ -160,10 +162,11 @@ def distance(kind: Kind, a: Items, b: Items) -> float | None:
 
 
 def noise_floor(kind: Kind, samples: Sequence[Items], count: int, seed: int = 0) -> float | None:
-  """Return the mean distance between `count` samples and the other ones, over random divisions.
+  """Return the mean distance of `count` random samples from the other samples.
 
-  `count` is at most half of the samples; higher values are reduced. The result is the expected
-  distance of a text of the same kind that consists of `count` samples of the same size.
+  The mean is over DIVISIONS random divisions of the samples. `count` is reduced to half of the
+  samples if it is higher. The result estimates the distance of `count` further samples of the same
+  domain and size. Return None if there are no two sets of items to compare.
   """
   count = min(count, len(samples) // 2)
   rng = np.random.default_rng(seed)

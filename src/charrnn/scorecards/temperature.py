@@ -1,4 +1,4 @@
-"""Metrics of sampled text by sampling temperature: measurement and picture."""
+"""Measurement and plot of the metrics of text sampled at several temperatures."""
 
 import math
 import textwrap
@@ -14,12 +14,12 @@ from charrnn.sampling import sampler
 from charrnn.scorecards import diversity, metrics, systems
 
 MAX_TEMPERATURE = 1e30  # replaces infinity in the sampler; all logits become equal
-EXCERPT = 160  # number of characters
+EXCERPT = 160  # number of characters in an excerpt
 _TICKS = (0, 0.25, 0.5, 1, 2, 4, math.inf)
 _DISTINCT = tuple(f"distinct-{n}" for n in diversity.SIZES)
 _GRAMS = f"{diversity.GRAM}-grams"
 _DISTANCE = "distance from held-out text (0 to 1)"
-_MIN_GAP = 0.06  # minimum distance of two labeled loops on the x axis, whose length is 1
+_MIN_GAP = 0.06  # minimum distance between labels of loop periods, as a fraction of the x axis
 # Title, label of the y axis, metrics, and the key of their values. Shares are shown in percent.
 _PANELS = (
   ("Entropy of the sampling distribution", "nats per token", ("entropy",), "value"),
@@ -81,7 +81,10 @@ def measure(
 
 
 def plot(report: dict[str, Any], path):
-  """Plot a panel for each group of metrics, with the values of held-out text as dashed lines."""
+  """Plot a panel for each group of metrics.
+
+  Dashed lines show the values of held-out text, or noise floors in panels of distances.
+  """
   rows = {row["name"]: row["systems"] for row in report["metrics"]}
   kinds = {row["name"]: row["kind"] for row in report["metrics"]}
   settings, temperatures = report["settings"], report["temperatures"]
