@@ -111,7 +111,7 @@ command_line._experiment = small_experiment
 sys.exit(console.run("launch.py", lambda: launch.main(sys.argv)))
 """
 # A program that runs charrnn with a small network in benchmarks. It replaces the values of --step,
-# which the small run does not have, by the last steps of the run.
+# which are steps of a larger run, with the last steps of the small run.
 CHARRNN = f"""#!{sys.executable}
 import pathlib
 import sys

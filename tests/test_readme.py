@@ -13,7 +13,7 @@ COMMANDS = [
   for page in (pages.README, *pages.DOCS)
   for _, code in pages.blocks(page)
   for command in re.findall(r"^(?:charrnn|python launch\.py) .*$", code, re.M)
-  if "config.json" not in command  # it belongs to a run that does not exist in this test
+  if "config.json" not in command  # its run does not exist in this test
 ]
 INSTALL = "python3 -m venv .venv && . .venv/bin/activate && pip install -r requirements.txt"
 TRAIN = "python launch.py --config=experiments/shakespeare.py"

@@ -272,7 +272,7 @@ FIELDS = (
   Field(
     "eval_every",
     int,
-    "Number of steps between evaluations; each saves a checkpoint. Chosen: a tenth of all steps, "
+    "Number of steps between evaluations; each saves a checkpoint. Chosen as a tenth of all steps, "
     "rounded up.",
     AT_LEAST_1,
   ),
@@ -458,7 +458,7 @@ def check_resumable(old: Mapping[str, Any], new: Mapping[str, Any]):
   """Raise UserError if two JSON configs differ in a field that must not change on resume."""
   old, new = flatten(to_json(from_json(old))), flatten(new)
   free = {field.name for field in FIELDS if field.resume == FREE}
-  free |= {"text.source"}  # Callers compare the digest of the corpus instead of its name.
+  free |= {"text.source"}  # Callers compare the corpus by digest, not by name.
   length = {field.name for field in FIELDS if field.resume == LENGTH}
   if any(old[name] != new[name] for name in length):
     # Import late: the optimizer module imports this one, and it imports JAX, which is slow.
@@ -539,7 +539,7 @@ def resolve(
   return config_dict.FrozenConfigDict(config), chosen
 
 
-# Each row: the maximum number of training tokens, and the values of _SIZE_FIELDS up to there.
+# Each row: a maximum number of training tokens, and the values of _SIZE_FIELDS up to that number.
 # Small corpora overfit, so they get small models and more dropout. Models for large corpora are
 # limited by what a few CPU cores can train.
 _SIZE_FIELDS = (

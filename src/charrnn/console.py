@@ -17,7 +17,7 @@ import rich.text
 
 from charrnn import errors
 
-Update = Callable[..., None]  # (done, total, note="")
+Update = Callable[..., None]  # called as update(done, total, note="")
 REDRAW = 0.1  # minimum seconds between two updates of a terminal
 # Escapes for the control characters that a terminal executes (C0, DEL and C1), for str.translate.
 CONTROLS = {c: f"\\x{c:02x}" for c in (*range(32), *range(0x7F, 0xA0)) if chr(c) not in "\n\t"}
@@ -118,7 +118,7 @@ class Progress:
   """The progress of a sequence of phases: a bar on a terminal, plain lines in a log.
 
   It is a context manager. A line is written when a phase ends. If `every` is finite, a phase
-  consists of counted steps. Their number is shown, and a line is added to a log about every `every`
+  consists of counted steps: their number is shown, and a log gets a line about every `every`
   seconds and at the last step.
   """
 
@@ -219,8 +219,8 @@ class LiveTable:
 def run(name: str, program: Callable[[], int | None]) -> int:
   """Run the main function of a program and return its exit code.
 
-  A UserError or a full disk is reported in one line on stderr and returns 2. Ctrl-C returns 130. If
-  the reader of stdout has closed it, like `head`, this is not a failure and returns 0.
+  The exit code is 2 after a UserError or a full disk, which are reported on stderr, and 130 after
+  Ctrl-C. It is 0 if the reader of stdout, for example `head`, has closed it.
   """
   for stream, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
     if getattr(sys, stream) is None:  # The caller of the program has closed the stream.

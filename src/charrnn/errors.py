@@ -1,4 +1,4 @@
-"""Exceptions that are reported to the user in one line, without a traceback."""
+"""Exceptions that are reported to the user without a traceback."""
 
 
 class UserError(Exception):
@@ -6,4 +6,4 @@ class UserError(Exception):
 
 
 class DivergedError(UserError):
-  """The error that training has diverged."""
+  """Training has diverged: its loss is too high, or its updates are not finite."""

@@ -121,7 +121,9 @@ def replace_in_folder(folder: pathlib.Path) -> Iterator[pathlib.Path]:
     old = new / "old"
     old.mkdir()
     for path in results:
-      if path.is_dir() and (folder / path.name).exists():  # A rename cannot replace a full folder.
+      if (
+        path.is_dir() and (folder / path.name).exists()
+      ):  # A rename cannot replace a non-empty folder.
         os.replace(folder / path.name, old / path.name)
       os.replace(path, folder / path.name)
 

@@ -1,4 +1,4 @@
-"""The style, the colors, and shared kinds of axes of all plots."""
+"""The style and the colors of all plots, and helpers for their axes."""
 
 import contextlib
 import pathlib
@@ -82,5 +82,5 @@ def write(axes, text: str):
 
 
 def plain(text: str) -> str:
-  """Return a text that matplotlib shows literally: escape $, and replace surrogates by ?."""
+  """Return a text that matplotlib shows literally: escape $, and replace surrogates with ?."""
   return text.replace("$", r"\$").encode("utf-8", "replace").decode()

@@ -71,7 +71,9 @@ def keep_memory():
   if sys.platform != "linux":
     return
   M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_MAX, M_ARENA_MAX = -1, -2, -4, -8
-  if mallopt := getattr(ctypes.CDLL(None), "mallopt", None):  # Not every C library provides it.
+  if mallopt := getattr(
+    ctypes.CDLL(None), "mallopt", None
+  ):  # Not every C library provides mallopt.
     mallopt(M_MMAP_MAX, 0)
     mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
     mallopt(M_TOP_PAD, 64 << 20)
@@ -93,7 +95,7 @@ def free_memory() -> int:
 
 def cores() -> list[int]:
   """Return the ids of the cores that this process may use, sorted."""
-  affinity = getattr(os, "sched_getaffinity", None)  # Not every system provides it.
+  affinity = getattr(os, "sched_getaffinity", None)  # absent on macOS and Windows
   return sorted(affinity(0)) if affinity else list(range(os.cpu_count() or 1))
 
 

@@ -19,7 +19,7 @@ def cache_folder(tmp_path, monkeypatch):
 def site():
   """Run an HTTP server; yield its address and a dict of the pages to serve: path -> bytes.
 
-  A page that ends with CUT is sent without these bytes, as if the connection broke.
+  A page that ends with CUT is sent without these bytes, as if the connection had broken.
   """
   pages = {}
 

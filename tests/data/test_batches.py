@@ -63,7 +63,7 @@ def test_the_split_streams_gives_each_stream_a_row_of_char_rnn():
 
 
 def test_a_text_shorter_than_a_batch_is_rejected():
-  with pytest.raises(errors.UserError, match=r"99 characters, .*\(10 streams x 10 characters"):
+  with pytest.raises(errors.UserError, match=r"99 tokens, .*\(10 streams x 10 tokens"):
     batches.TrainingWindows(np.arange(200), (splits.Span(0, 99),), batch=10, window=10)
 
 

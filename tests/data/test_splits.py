@@ -1,4 +1,4 @@
-"""The splits agree with nanoGPT, torch-rnn and char-rnn, computed here in a different way."""
+"""The splits agree with nanoGPT, torch-rnn and char-rnn, each computed here independently."""
 
 import itertools
 

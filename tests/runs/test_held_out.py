@@ -40,7 +40,7 @@ def test_texts_and_passages_match_the_corpus(config, kind, tokenizer):
     assert [each.start for each in text.passages[1:]] == [e.stop for e in text.passages[:-1]]
     for passage in text.passages:
       lines = text.text[passage.start : passage.stop].split("\n")
-      # The second of several lines is complete. It contains its number in the document, from 0.
+      # The second of several lines is complete. Its text contains its line number, counted from 0.
       if len(lines) > 2:
         name = pathlib.Path(passage.name).stem
         assert lines[1] == f"{name} line {passage.line}"

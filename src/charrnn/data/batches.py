@@ -18,19 +18,19 @@ def check_length(length: int, batch: int, window: int):
   """Raise UserError if the training text is shorter than one batch of windows."""
   if length < batch * window:
     raise errors.UserError(
-      f"the training split has {length} characters, fewer than one step reads ({batch} "
-      f"streams x {window} characters): use a longer text, or a smaller batch_size or window"
+      f"the training split has {length} tokens, fewer than one step reads ({batch} "
+      f"streams x {window} tokens): use a longer text, or a smaller batch_size or window"
     )
 
 
 class TrainingWindows:
-  """Training windows: B equally spaced streams that read the text contiguously, in a circle.
+  """Training windows: B equally spaced streams that read the text contiguously and cyclically.
 
   The spans are concatenated to n tokens, and the first token follows the last. At step s, stream b
-  reads T tokens from position b * n // B + s * T. Streams jump only from one span to the next and
-  from the end to the beginning; the carry is kept there. An epoch is n / (B * T) steps and reads
-  each token once. This number is rarely whole, so the windows start at different positions in each
-  epoch.
+  reads T tokens from position b * n // B + s * T. A stream jumps only from one span to the next
+  and from the end to the beginning, and keeps its carry when it jumps. An epoch is n / (B * T)
+  steps and reads each token once. This number is rarely whole, so the windows start at different
+  positions in each epoch.
   """
 
   def __init__(self, ids: np.ndarray, spans: Sequence[splits.Span], batch: int, window: int):

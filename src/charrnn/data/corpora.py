@@ -98,7 +98,7 @@ class _Reader(NamedTuple):
         # error.object contains the undecoded bytes of the previous block, then this block.
         offset = size - len(error.object) + error.start
       raise errors.UserError(
-        f"{file.path}: byte {offset} is not {self.encoding} text\n"
+        f"{file.path}: byte {offset} is not {self.encoding} text: "
         "set the encoding (for example --config.text.encoding=latin-1), "
         "or use --config.text.tokenizer=byte"
       ) from error

@@ -90,7 +90,7 @@ def _receive(url: str, target: pathlib.Path) -> Iterator[bytes]:
       raise ConnectionError(f"the last {remaining} bytes are missing")
   except (OSError, ValueError, http.client.HTTPException) as error:
     raise errors.UserError(
-      f"cannot download {url}: {error}\n"
+      f"cannot download {url}: {error}; "
       f"download it in another way, and use its path as the source or save it as {target}"
     ) from error
 
@@ -109,7 +109,7 @@ def building() -> Iterator[pathlib.Path]:
       yield pathlib.Path(temporary)
   except OSError as error:
     raise errors.UserError(
-      f"cannot write to the cache folder {root}: {error.strerror or error}\n"
+      f"cannot write to the cache folder {root}: {error.strerror or error}; "
       "set the environment variable CHARRNN_CACHE to a writable folder"
     ) from error
 

@@ -1,4 +1,4 @@
-"""The C source of the Linux kernel, from this machine or a Debian package; source archives."""
+"""The C source of the Linux kernel, from this machine or a Debian package; reading of archives."""
 
 import bz2
 import codecs
@@ -78,10 +78,11 @@ def _packaged(path: pathlib.Path) -> Iterator[tuple[str, IO[bytes]]]:
 def find(part: str) -> tuple[pathlib.Path, list[tuple[str, int]], dict[str, str]]:
   """Return the root, the (name, number of bytes to read) of each C file, and provenance facts.
 
-  `part` selects .c and .h files: a folder of the kernel tree, `all` folders, or the `paper`'s text.
-  The files are sorted by the SHA-256 of "2015 NAME". This shuffle is the same on every machine, and
-  the validation split contains files of all folders. The text described in the 2015 paper is all
-  files, shuffled, concatenated and truncated after 6,206,996 bytes.
+  `part` is a folder of the kernel tree, `all` for the whole tree, or `paper` for the paper's text;
+  only .c and .h files are selected. The files are sorted by the SHA-256 of "2015 NAME". This
+  shuffle is the same on every machine, and the validation split contains files of all folders. The
+  text described in the 2015 paper is all files, shuffled, concatenated and truncated after
+  6,206,996 bytes.
   """
   origin = _newest(_SYSTEM) or _newest(runtime.cache_folder()) or _download()
   root = origin if origin.is_dir() else _unpacked(origin, part)

@@ -53,7 +53,7 @@ def split(
   for name, fraction, spans in zip(names, fractions, splits):
     if fraction and not spans:
       raise errors.UserError(
-        f"a text of {length} characters is too short for a {name} split (text.split={kind}, "
+        f"a text of {length} tokens is too short for a {name} split (text.split={kind}, "
         f"validation {valid_fraction}, test {test_fraction}): use a longer text or other fractions"
       )
   return splits

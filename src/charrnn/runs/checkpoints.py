@@ -192,7 +192,7 @@ def natural_key(name: str) -> list[int | str]:
 
 
 def is_below(name: str, prefix: str) -> bool:
-  """Return whether `name` is `prefix`, or an array in the group `prefix`. All are below ""."""
+  """Return whether `name` is `prefix`, or an array in the group `prefix`. "" contains all."""
   return not prefix or f"{name}/".startswith(f"{prefix}/")
 
 
@@ -206,7 +206,9 @@ def _classify_errors(folder: pathlib.Path, step: int, part: str) -> Iterator[Non
   try:
     yield
   except Exception as error:  # Damaged files cause many types of errors: Orbax, TensorStore, zstd.
-    match = re.search(r"os_error_code='(\d+)'", str(error))  # TensorStore's format
+    match = re.search(
+      r"os_error_code='(\d+)'", str(error)
+    )  # TensorStore reports the code only in its text
     code = getattr(error, "errno", None) or (match and int(match[1]))
     if isinstance(error, MemoryError):
       reason = str(error) or "out of memory"

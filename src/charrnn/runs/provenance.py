@@ -64,9 +64,12 @@ def record_launch(line, workdir: pathlib.Path, corpus, devices: str) -> dict[str
     record["weights"] = initial_weights(line.config.init_from)
   if line.original:
     record["rerun_of"] = str(line.original.path)
-    same = "nothing: machine, packages and code are the same as in the record"
-    for difference in list(differences(line.original.launch, launch)) or [same]:
-      console.say(f"different {difference}")
+    same = "no difference from the original: machine, packages and code are the same"
+    changes = [
+      f"different from the original: {each}" for each in differences(line.original.launch, launch)
+    ]
+    for text in changes or [same]:
+      console.say(text)
   record["launches"] = [*stored.get("launches", []), launch]
   files.write_json(path, record)
   # config.json is written last, because it turns a directory into a run directory.

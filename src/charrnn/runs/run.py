@@ -22,7 +22,7 @@ from charrnn.runs import checkpoints, lock
 from charrnn.runs import metrics as metrics_lib
 from charrnn.runs import status as status_lib
 
-DELETION_SECONDS = 2.0  # maximum wait for the deletion of a step that seems damaged
+DELETION_SECONDS = 2.0  # maximum time to wait for the deletion of a step that seems damaged
 BEST_TRIES = 3  # maximum number of attempts to read the best step while training replaces it
 
 

@@ -112,8 +112,8 @@ class Pace:
   def dispatch(self, previous: dict | None):
     """Record that the next step is about to be dispatched.
 
-    `previous` contains the metrics of the previous step. If they are ready, the devices have been
-    idle, at most since the loop last waited for them. That upper bound is counted.
+    `previous` contains the metrics of the previous step. If they are ready, the devices are idle.
+    The idle time is counted from the end of the last wait or pause, which is an upper bound.
     """
     if previous is not None and previous["loss"].is_ready():
       self._idle += time.monotonic() - self._clock
