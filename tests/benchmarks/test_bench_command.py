@@ -23,21 +23,31 @@ def test_comparison_with_all_installed_baselines(bench, kind):
   sizes = [*TINY, "--window=6"] if kind == "train" else TINY
   result = bench(kind, *sizes, "--json", "--out=pictures/two words")
   assert result.code == 0, result.err
-  assert set(result.json["machine"]) > {"processor", "cores", "python", "packages", "device"}
+  machine = result.json["machine"]
+  assert set(machine) > {"processor", "cores", "python", "packages", "device", "native"}
+  assert len(machine["load_average"]) == 3 and set(machine["instructions"]) <= {
+    *rounds.INSTRUCTIONS
+  }
   (comparison,) = result.json["results"]
   assert comparison["kind"] == kind and comparison["workload"]["hidden"] == 8
+  rows, same = comparison["implementations"], comparison["same_as_charrnn"]
+  assert ("scan" in same) == (rows["charrnn"]["path"] == "scan")
   baselines = [
     name
     for name in implementations.BASELINES
-    if bench_command.is_installed(name) and (name, kind) in implementations.ALL
+    if implementations.is_installed(name) and (name, kind) in implementations.ALL
+    if name not in same
   ]
-  rows = comparison["implementations"]
   assert list(rows) == ["charrnn", *baselines] and not comparison["failed"]
   for row in (*rows.values(), *comparison["rooflines"].values()):
     check_row(row)
   own = rows["charrnn"]["median"]
   assert comparison["ratios"] == {name: own / rows[name]["median"] for name in baselines}
-  assert comparison["utilization"] == own / min(comparison["limits"].values())
+  limits = comparison["limits"]
+  assert comparison["utilization"] == own / limits[comparison["limit"]]
+  assert ("registers" in limits) == ("compiler" in machine["native"])
+  for row in rows.values():
+    assert row["utilization_of"] == {name: row["median"] / limits[name] for name in limits}
   for new, old in bench_command.KEYS.items():  # scripts for the previous release read the old keys
     values = comparison["workload"] if new == "vocab_size" else comparison
     assert values[old] == values[new]
@@ -54,8 +64,27 @@ def stop():
   raise errors.UserError("stopped before measuring")
 
 
+def test_machine_without_native_layers_is_described_with_the_reason():
+  facts = {
+    "processor": "P",
+    "cores": 2,
+    "instructions": ["AVX2", "FMA"],
+    "python": "3",
+    "packages": {"jax": "1"},
+  }
+  facts |= {
+    "platform": "cpu",
+    "load_average": [0.5, 0, 0],
+    "native": {"unavailable": "no compiler"},
+  }
+  assert report.machine(facts) == [
+    "P, 2 cores, AVX2, FMA; Python 3, jax 1",
+    "load average 0.50 before measuring; no native layers: no compiler",
+  ]
+
+
 def test_missing_baseline_is_skipped_and_reported(bench, monkeypatch):
-  monkeypatch.setattr(bench_command, "is_installed", lambda name: name == "flax")
+  monkeypatch.setattr(implementations, "is_installed", lambda name: name != "torch")
   monkeypatch.setattr(rounds, "machine", stop)
   assert bench("train").err == (
     "skipping torch, which is not installed: run pip install 'charrnn[bench]'\n"
@@ -134,7 +163,10 @@ def test_cells_times_the_matching(bench, monkeypatch):
     (["--hidden=-1"], "--hidden=-1: must be at least 1"),
     (["--seconds=nan"], "--seconds=nan: must be finite and above 0"),
     (["--seconds=0"], "--seconds=0: must be finite and above 0"),
-    (["train", "--baselines=torch,jax2"], "--baselines: unknown name 'jax2': use torch, flax"),
+    (
+      ["train", "--baselines=torch,jax2"],
+      "--baselines: unknown name 'jax2': use scan, torch, flax",
+    ),
     (["sample", "--window=9"], "--window: does not apply to sample"),
     (["scale", "--baselines=torch"], "--baselines: does not apply to scale"),
     (["startup", "--hidden=9"], "--hidden: does not apply to startup"),

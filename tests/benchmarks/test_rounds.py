@@ -69,11 +69,37 @@ def test_interrupt_kills_all_processes(worker, monkeypatch):
     os.kill(started["a"]._process.pid, 0)
 
 
-def test_utilization_uses_the_lower_limit():
+def test_same_path_through_charrnn_is_measured_once(worker):
+  worker("""import sys
+print('{"path": "scan", "base_bytes": 0, "platform": "cpu"}', flush=True)
+for line in sys.stdin:
+  print('{"seconds": 0.1, "peak_bytes": 0, "device_peak_bytes": null}', flush=True)""")
+  start = {name: product_worker() for name in ("charrnn", "scan")}
+  rows, failed = rounds.run(start, rounds=2)
+  assert list(rows) == ["charrnn"] and not failed
+  others = {name: product_worker() for name in ("0", "1")}  # points of the study scale
+  assert list(rounds.run(others, rounds=1)[0]) == ["0", "1"]
+
+
+READING = workloads.Reading(workloads.Sampling(hidden=8).bytes // 256)
+
+
+@pytest.mark.parametrize(
+  "rates, limits, limit",
+  [
+    ({"product": 2.0, "read": 100}, {"products": 512, "memory": 100}, "memory"),
+    ({"product": 2.0, "read": 900}, {"products": 512, "memory": 900}, "products"),
+    ({"registers": 3.0, "product": 2.0}, {"registers": 768, "products": 512}, "registers"),
+    ({"registers": 1.0, "product": 2.0}, {"registers": 256, "products": 512}, "products"),
+    ({}, {}, None),
+  ],
+)
+def test_limit_is_memory_or_the_faster_of_registers_and_products(rates, limits, limit):
   task = workloads.Sampling(hidden=8)
   own = {"median": 50.0, "platform": "cpu", "devices": 2}
-  reading = str(workloads.Reading(task.bytes // task.block))
-  best = {"product x": {"median": 2.0 * task.flops}, reading: {"median": 100 * task.bytes / 256}}
+  labels = {"registers": "registers, 2 threads", "product": "product x", "read": str(READING)}
+  units = {"registers": task.flops, "product": task.flops, "read": task.bytes / 256}
+  best = {labels[name]: {"median": rate * units[name]} for name, rate in rates.items()}
   result = rounds.utilization(task, own, best)
-  assert result["limits"] == {"products": 512.0, "memory": 100.0}
-  assert (result["limit"], result["utilization"]) == ("memory", 0.5)
+  assert result["limits"] == limits and result["limit"] == limit
+  assert result["utilization"] == (50.0 / limits[limit] if limit else None)

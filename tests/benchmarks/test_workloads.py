@@ -55,3 +55,9 @@ def test_sizes_of_the_standard_network():
   sampling = workloads.Sampling(dtype="bfloat16", batch=4)
   assert sampling.bytes == 2 * sampling.weights * sampling.block
   assert sampling.flops == 2 * sampling.weights * sampling.block * 4
+
+
+def test_operations_on_registers():
+  task = workloads.Registers(threads=3, dtype="float32", iterations=5)
+  assert task.amount == 3 * 5 * (2 * 24 * 16)  # a product and a sum for each of 24 x 16 elements
+  assert workloads.Registers(threads=3, dtype="bfloat16", iterations=5).amount == 2 * task.amount

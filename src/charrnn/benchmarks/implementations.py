@@ -6,6 +6,8 @@ their imports.
 """
 
 import concurrent.futures
+import functools
+import importlib.util
 
 import numpy as np
 
@@ -14,24 +16,31 @@ from charrnn.benchmarks import workloads
 
 LEARNING_RATE, CLIP = 2e-3, 1.0  # learning rate and maximum norm of the gradients
 IN_FLIGHT = 8  # maximum number of queued products
+# The implementations that are charrnn with a value of `config.model.unroll`.
+UNROLL = {"charrnn": "auto", "scan": "scan", "native": "native", "cudnn": "cudnn"}
 
 
-def charrnn_train(training):
+def charrnn_train(training, unroll="auto"):
   """Return a function that runs `launch.py`'s train step `count` times."""
-  return train_loop(*train_step(training))
+  return train_loop(*train_step(training, unroll))
 
 
-def train_step(training):
+def train_step(training, unroll="auto"):
   """Return charrnn's train step, its initial state, and the batches to cycle through."""
   from charrnn.training import steps
 
-  model, optimizer, devices = _model(training), _optimizer(), steps.all_devices()
+  model, optimizer, devices = make_model(training, unroll), _optimizer(), steps.all_devices()
   if count := training.devices or int(steps.device().platform != "cpu"):
     devices = devices._replace(local=count, total=count)
   options = {"batch": training.batch, "remat": training.remat, "devices": devices}
   step = steps.TrainStep(model, optimizer, seed=0, **options)
   state = step.put(steps.create_state(model, optimizer, training.batch, 0))
   return step, state, workloads.random_windows(training)
+
+
+def set_devices(training, unroll="auto"):
+  """Set the number of JAX devices on a CPU as `launch.py` does, before the devices are used."""
+  runtime.set_cpu_devices(training.devices, training.batch, 1, training.hidden)
 
 
 def train_loop(step, state, batches):
@@ -50,13 +59,13 @@ def train_loop(step, state, batches):
   return run
 
 
-def charrnn_sample(sampling):
+def charrnn_sample(sampling, unroll="auto"):
   """Return a function that runs the sampler of `charrnn sample` for `count` blocks."""
   import jax
 
   from charrnn.sampling import sampler
 
-  model = _model(sampling)
+  model = make_model(sampling, unroll)
   params = model.init(jax.random.key(0))
 
   def run(count):
@@ -67,11 +76,21 @@ def charrnn_sample(sampling):
   return run
 
 
-def _model(network):
+def make_model(network, unroll):
+  """Return charrnn's model for a workload; raise UserError if `unroll` is not available."""
   from charrnn.models import rnn
 
   sizes = {name: getattr(network, name) for name in ("cell", "layers", "hidden")}
-  return rnn.make(network.vocab_size, compute_dtype=network.dtype, **sizes)
+  return rnn.make(network.vocab_size, compute_dtype=network.dtype, unroll=unroll, **sizes)
+
+
+def path(name, kind, workload):
+  """Return the path of an implementation in UNROLL through charrnn."""
+  from charrnn.models import layers
+
+  network = make_model(workload, UNROLL[name]).network
+  cudnn = network.unroll == "cudnn" or (network.unroll == "auto" and layers.has_cudnn())
+  return "cuDNN" if cudnn and kind == "train" else "scan"
 
 
 def _optimizer():
@@ -183,11 +202,41 @@ def torch_sample(sampling):
 def _torch_model(network):
   import torch
 
-  device = "cuda" if torch.cuda.is_available() else "cpu"
+  device = _torch_device()
   kind = {"lstm": torch.nn.LSTM, "gru": torch.nn.GRU, "rnn": torch.nn.RNN}[network.cell]
   layers = kind(network.vocab_size, network.hidden, network.layers).to(device)
   head = torch.nn.Linear(network.hidden, network.vocab_size).to(device)
   return device, layers, head, torch.eye(network.vocab_size, device=device)
+
+
+def _torch_device():
+  """Return the name of PyTorch's device. On a GPU, allow TF32 in float32 products, like JAX."""
+  import torch
+
+  if not torch.cuda.is_available():
+    return "cpu"
+  torch.set_float32_matmul_precision("high")
+  return "cuda"
+
+
+def registers(work):
+  """Return a function that runs matrix products on registers only, one thread per core."""
+  import jax
+  import jax.numpy as jnp
+
+  from charrnn.models import native_library
+
+  native_library.load()
+  result = jax.ShapeDtypeStruct((work.threads,), jnp.float32)
+  call = jax.ffi.ffi_call("charrnn_registers", result)
+  attributes = {"iterations": np.int64(work.iterations), "bfloat16": work.dtype == "bfloat16"}
+  multiply = jax.jit(lambda: call(**attributes))
+
+  def run(count):
+    for _ in range(count):
+      multiply().block_until_ready()
+
+  return run
 
 
 def matrix_product(product):
@@ -218,6 +267,24 @@ def matrix_product(product):
       if n % IN_FLIGHT == 0:
         y.block_until_ready()
     y.block_until_ready()
+
+  return run
+
+
+def torch_product(product):
+  """Return a function that runs PyTorch's matrix product."""
+  import torch
+
+  device, dtype = _torch_device(), getattr(torch, product.dtype)
+  x = torch.ones(product.rows, product.inner, dtype=dtype, device=device)
+  W = torch.ones(product.inner, product.columns, dtype=dtype, device=device)
+  y = torch.empty(product.rows, product.columns, dtype=dtype, device=device)
+
+  def run(count):
+    for _ in range(count * product.steps):
+      torch.mm(x, W, out=y)
+    if device == "cuda":
+      torch.cuda.synchronize()
 
   return run
 
@@ -259,12 +326,22 @@ def read_memory(reading):
 
 # Keys: (name, kind of workload). Flax has no sampler.
 ALL = {
-  ("charrnn", "train"): charrnn_train,
-  ("charrnn", "sample"): charrnn_sample,
   ("flax", "train"): flax_train,
   ("torch", "train"): torch_train,
   ("torch", "sample"): torch_sample,
+  ("torch", "product"): torch_product,
+  ("roofline", "registers"): registers,
   ("roofline", "product"): matrix_product,
   ("roofline", "read"): read_memory,
+} | {
+  (name, kind): functools.partial(function, unroll=unroll)
+  for name, unroll in UNROLL.items()
+  for kind, function in (("train", charrnn_train), ("sample", charrnn_sample))
 }
-BASELINES = ("torch", "flax")
+BASELINES = ("scan", "torch", "flax")  # those that are measured by default
+ALL_BASELINES = (*BASELINES, "native", "cudnn")
+
+
+def is_installed(name: str) -> bool:
+  """Return True if the library of a baseline is installed."""
+  return name in UNROLL or importlib.util.find_spec(name) is not None

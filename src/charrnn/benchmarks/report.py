@@ -5,16 +5,31 @@ from matplotlib import ticker
 from charrnn import console, plotting
 from charrnn.benchmarks import studies
 
-LIMITS = {"products": "matrix products alone", "memory": "reading the weights alone"}
+# The limits that the rooflines set: (what would reach it, title of the column of utilization).
+LIMITS = {
+  "registers": ("products on registers", "of registers"),
+  "products": ("the best matrix product", "of best product"),
+  "memory": ("reading the weights", "of memory"),
+}
 MEASURED = ("characters/s", "min - max", "compile", "memory")
 SHORT = ticker.EngFormatter(sep="")  # for example 12.5k
 
 
-def machine(facts: dict) -> str:
-  """Return the description of a machine in one line."""
+def machine(facts: dict) -> list[str]:
+  """Return the description of a machine in two lines."""
   devices = f", {facts['devices']} x {facts['device']}" if facts["platform"] != "cpu" else ""
   versions = f"Python {facts['python']}, jax {facts['packages']['jax']}"
-  return f"{facts['processor']}, {facts['cores']} cores{devices}; {versions}"
+  native, load = facts["native"], facts["load_average"]
+  if reason := native.get("unavailable"):
+    layers = f"no native layers: {reason}"
+  else:
+    layers = f"native layers: {native['instructions']}, {native['compiler']}"
+  quiet = f"load average {load[0]:.2f} before measuring; " if load else ""
+  instructions = "".join(f", {name}" for name in facts["instructions"])
+  return [
+    f"{facts['processor']}, {facts['cores']} cores{instructions}{devices}; {versions}",
+    f"{quiet}{layers}",
+  ]
 
 
 def lines(result: dict):
@@ -30,13 +45,18 @@ def _table(header, rows):
 
 def _comparison(result):
   own = result["implementations"].get("charrnn")
+  limits = result.get("limits", {})
   rows = []
   for name, row in result["implementations"].items():
-    elsewhere = own and row["platform"] != own["platform"]
-    version = f"{name} {row['version']}" + (f" on {row['platform']}" if elsewhere else "")
-    rows.append((version, *_measured(row), _ratio(result.get("ratios", {}).get(name))))
+    shares = row.get("utilization_of", {})
+    shares = [f"{shares[limit]:.0%}" if limit in shares else "" for limit in limits]
+    ratio = _ratio(result.get("ratios", {}).get(name))
+    rows.append((_name(name, row, own), *_measured(row), ratio, *shares))
+  columns = [LIMITS[limit][1] for limit in limits]
   yield result["title"]
-  yield from _table(("", *MEASURED, "charrnn vs this"), rows)
+  yield from _table(("", *MEASURED, "charrnn vs this", *columns), rows)
+  if same := result.get("same_as_charrnn"):
+    yield f"  not measured, because charrnn takes the same path: {', '.join(same)}"
   rows = []
   for label, row in result["rooflines"].items():
     unit = "GB/s" if label.startswith("reading") else "GFLOP/s"
@@ -44,8 +64,16 @@ def _comparison(result):
     rows.append((label, f"{_number(row['median'] / 1e9)} {unit}", _span(rates)))
   yield from ("", *_table(("roofline", "median", "min - max"), rows))
   if kind := result.get("limit"):
-    share, limit = f"{result['utilization']:.0%}", _number(result["limits"][kind])
-    yield f"  charrnn reaches {share} of the {limit} characters/s that {LIMITS[kind]} would allow"
+    share, limit = f"{result['utilization']:.0%}", f"{_number(limits[kind])} characters/s"
+    yield f"  charrnn reaches {share} of the {limit} that {LIMITS[kind][0]} would allow"
+
+
+def _name(name, row, own=None):
+  """Return the name of an implementation with its version, and the path through charrnn."""
+  device = f" on {row['platform']}" if own and row["platform"] != own["platform"] else ""
+  if "path" in row:
+    return f"charrnn {row['version']}{device}, {row['path']}"
+  return f"{name} {row['version']}{device}"
 
 
 def _scale(result):
@@ -121,31 +149,45 @@ def plot(report: dict, path):
   if is_scale := results[0]["kind"] == "scale":
     title, size = f"Cost of training: {results[0]['title']}", (12, 7.2)
   else:
-    title = "characters/s: median, slowest and fastest round"
-    size = 5.5 * min(2, len(results)), 1.9 * -(-len(results) // 2) + 0.9
+    title = "Characters per second: median, slowest and fastest round"
+    size = 6 * min(2, len(results)), 1.9 * -(-len(results) // 2) + 0.9
   with plotting.figure(path, title, figsize=size) as figure:
     if is_scale:
       _plot_scale(figure, results[0])
     else:
       for axes, result in zip(plotting.panels(figure, len(results), 2), results):
         _plot_comparison(axes, result)
-    figure.supxlabel(machine(report["machine"]), size=7, color=plotting.GRAY)
+    figure.supxlabel("\n".join(machine(report["machine"])), size=7, color=plotting.GRAY)
 
 
 def _plot_comparison(axes, result):
+  """Plot a bar for each implementation, its rate beside it, and a line at the limit."""
   entries = result["implementations"]
-  for name, row in entries.items():
+  own = entries.get("charrnn")
+  names = [_name(name, row, own) for name, row in entries.items()]
+  for n, (name, row) in enumerate(entries.items()):
     color = plotting.COLORS[0 if name == "charrnn" else -1]
-    low, high = min(row["rates"]), max(row["rates"])
-    spans = [[row["median"] - low], [high - row["median"]]]
-    axes.barh(name, row["median"], color=color, xerr=spans, error_kw={"lw": 0.8, "capsize": 2})
-    ratio = _ratio(result.get("ratios", {}).get(name))
-    text = _number(row["median"]) + (f": charrnn is {ratio} as fast" if ratio else "")
-    axes.annotate(text, (high, name), (5, 0), textcoords="offset points", va="center")
-  limit = max((max(row["rates"]) for row in entries.values()), default=1)
-  axes.set(title=result["title"], xlim=(0, 1.6 * limit))
+    spans = [[row["median"] - min(row["rates"])], [max(row["rates"]) - row["median"]]]
+    axes.barh(n, row["median"], color=color, xerr=spans, error_kw={"lw": 0.8, "capsize": 2})
+    text = _number(row["median"])
+    if ratio := _ratio(result.get("ratios", {}).get(name)):
+      text += f" (charrnn: {ratio})"
+    elif result.get("utilization"):
+      text += f" ({result['utilization']:.0%} of limit)"
+    # Right of the axes, so that it crosses neither the bars nor the line.
+    axes.text(1.02, n, text, transform=axes.get_yaxis_transform(), va="center")
+  ends = [max(row["rates"]) for row in entries.values()]
+  if kind := result.get("limit"):
+    limit = result["limits"][kind]
+    ends.append(limit)
+    axes.axvline(limit, color=plotting.COLORS[1], ls="--", lw=1)
+    text = f"limit of {LIMITS[kind][0]}: {_number(limit)}"
+    axes.annotate(text, (limit, -0.6), (-4, 0), textcoords="offset points", ha="right",
+                  va="bottom", size=8, color=plotting.COLORS[1])  # fmt: skip
+  plotting.label_rows(axes, names)
+  axes.set(title=result["title"], xlim=(0, 1.03 * max(ends, default=1)))
+  axes.set_ylim(len(names) - 0.4, -1.1)
   axes.xaxis.set_major_formatter(SHORT)
-  axes.invert_yaxis()
 
 
 def _plot_scale(figure, result):
@@ -162,15 +204,15 @@ def _plot_scale(figure, result):
 
 
 def _plot_sweep(axes, points, sizes):
-  """Plot measured rates and their utilization, and the limit set by matrix products."""
+  """Plot measured rates and their utilization, and the limit that the rooflines set."""
   color, other = plotting.COLORS[:2]
   rates = [point["median"] for point in points]
   lows, highs = ([f(point["rates"]) for point in points] for f in (min, max))
   axes.plot(sizes, rates, color=color, marker="o", ms=4, label="median")
   axes.fill_between(sizes, lows, highs, color=color, alpha=0.2, lw=0, label="range of the rounds")
-  limits = [point["limits"].get("products") for point in points]
+  limits = [point["limits"].get(point["limit"]) for point in points]
   if all(limits):
-    label = "limit set by matrix products (labels: utilization)"
+    label = f"limit set by {LIMITS[points[0]['limit']][0]} (labels: utilization)"
     axes.plot(sizes, limits, color=other, ls="--", lw=1, label=label)
   place = {"xytext": (0, -13), "textcoords": "offset points", "ha": "center", "size": 8}
   for size, rate, point in zip(sizes, rates, points):

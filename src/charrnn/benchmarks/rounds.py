@@ -4,7 +4,10 @@ import contextlib
 import dataclasses
 import importlib.metadata
 import json
+import os
+import pathlib
 import platform
+import re
 import select
 import statistics
 import subprocess
@@ -20,6 +23,14 @@ from charrnn.runs import provenance
 PACKAGES = ("charrnn", "jax", "jaxlib", "flax", "torch", "numpy")
 TIMEOUT = 900  # maximum seconds to wait for an implementation, in addition to its turn
 DEVICES_TIMEOUT = 300  # maximum seconds for JAX to find its devices
+# The instruction sets that matter for speed, and their flags in /proc/cpuinfo.
+INSTRUCTIONS = {
+  "AVX2": "avx2",
+  "FMA": "fma",
+  "AVX512": "avx512f",
+  "AVX512-BF16": "avx512_bf16",
+  "AMX-BF16": "amx_bf16",
+}
 # Duration of a turn of a roofline measurement, as a fraction of an implementation's turn.
 ROOFLINE_SHARE = 0.25
 
@@ -91,7 +102,8 @@ def run(workers: dict, *, rounds: int, update=lambda done, total, note: None):
   """Time the workers {label: Worker}; return {label: measurements} and {label: reason of failure}.
 
   Measurements are facts about the process, its memory, and the rate of every round: the amount of
-  its workload per second. All workers compile before the first round.
+  its workload per second. All workers compile before the first round. A worker that takes the same
+  path through charrnn as the worker "charrnn" is left out.
   """
   rows, failed = {}, {}
   total = len(workers) + rounds
@@ -105,9 +117,12 @@ def run(workers: dict, *, rounds: int, update=lambda done, total, note: None):
         rows.pop(label, None)
 
     def start(label, worker):
-      ready = stack.enter_context(worker).answer()
-      once = worker.turn(1)["seconds"]
-      rows[label] = ready | {"count": max(1, round(worker.seconds / once)), "rates": []}
+      facts = stack.enter_context(worker).answer()
+      if "path" in facts and facts["path"] == rows.get("charrnn", {}).get("path"):
+        return
+      first, once = (worker.turn(1)["seconds"] for _ in range(2))
+      count = max(1, round(worker.seconds / once))
+      rows[label] = facts | {"first_seconds": first, "count": count, "rates": []}
 
     def turn(label, worker):
       row = rows[label]
@@ -132,11 +147,15 @@ def run(workers: dict, *, rounds: int, update=lambda done, total, note: None):
   return rows, failed
 
 
-def compare(kind: str, workload, baselines, *, rounds: int, seconds: float, update) -> dict:
-  """Time charrnn, the baselines and the rooflines on one workload; return the result."""
+def compare(kind: str, workload, baselines, native, *, rounds: int, seconds: float, update):
+  """Time charrnn, the baselines and the rooflines on one workload; return the result.
+
+  `native` is True if the native library is available, which measures the rate of registers.
+  """
   names = [name for name in ("charrnn", *baselines) if (name, kind) in implementations.ALL]
   workers = {name: Worker(name, kind, workload, seconds) for name in names}
-  rows, failed = run(workers | rooflines(workload, seconds), rounds=rounds, update=update)
+  limits = rooflines(workload, native, seconds)
+  rows, failed = run(workers | limits, rounds=rounds, update=update)
   best = {label: rows.pop(label) for label in list(rows) if label not in names}
   result = {
     "kind": kind,
@@ -147,58 +166,93 @@ def compare(kind: str, workload, baselines, *, rounds: int, seconds: float, upda
   }
   if own := rows.get("charrnn"):
     others = {name: row for name, row in rows.items() if name != "charrnn"}
+    result["same_as_charrnn"] = [name for name in names if name not in rows | failed]
     result["ratios"] = {name: own["median"] / row["median"] for name, row in others.items()}
     result |= utilization(workload, own, best)
+    for row in rows.values():
+      if row["platform"] == own["platform"]:
+        shares = {name: row["median"] / limit for name, limit in result["limits"].items()}
+        row["utilization_of"] = shares
   return result | {"failed": failed}
 
 
-def rooflines(workload, seconds: float) -> dict[str, Worker]:
-  """Return workers that time the matrix products of a workload, and reading its weights."""
+def rooflines(workload, native: bool, seconds: float) -> dict[str, Worker]:
+  """Return workers that time the matrix products of a workload, and reading its weights.
+
+  The products are those of JAX and of PyTorch, if it is installed, and if the native library is
+  available, products on registers.
+  """
   side, columns = 2048, len(cells.CELLS[workload.cell].gates) * workload.hidden
-  shapes = [(side, side, side, 1)]
-  readings = []
+  whole, scans, readings = [(side, side, side, 1)], [], []
   if isinstance(workload, workloads.Training):
-    shapes.append((workload.batch, workload.hidden, columns, workload.window))
-    shapes.append((workload.amount, workload.hidden, columns, 1))
+    scans = [(workload.batch, workload.hidden, columns, workload.window)]
+    whole.append((workload.amount, workload.hidden, columns, 1))
   else:
     if workload.batch > 1:
-      shapes.append((workload.batch, workload.hidden, columns, workload.block))
+      scans = [(workload.batch, workload.hidden, columns, workload.block)]
     readings = [workload.bytes // workload.block, 512 << 20]  # the second exceeds all caches
-  tasks = [("product", workloads.Product(*shape, workload.dtype)) for shape in shapes]
-  tasks += [("read", workloads.Reading(size)) for size in readings]
   turn = seconds * ROOFLINE_SHARE
-  return {str(task): Worker("roofline", kind, task, turn) for kind, task in tasks}
+  workers = {}
+  if native:
+    task = workloads.Registers(len(runtime.cores()), workload.dtype)
+    workers[str(task)] = Worker("roofline", "registers", task, turn)
+  for shape in (*whole, *scans):
+    task = workloads.Product(*shape, workload.dtype)
+    workers[str(task)] = Worker("roofline", "product", task, turn)
+  for shape in whole if implementations.is_installed("torch") else ():
+    task = workloads.Product(*shape, workload.dtype)
+    workers[f"{task}, PyTorch"] = Worker("torch", "product", task, turn)
+  for size in readings:
+    task = workloads.Reading(size)
+    workers[str(task)] = Worker("roofline", "read", task, turn)
+  return workers
 
 
 def utilization(workload, own: dict, best: dict) -> dict:
   """Return the characters per second that the rooflines allow, and the share that was reached.
 
-  `limit` names the lower limit. It is memory at batch 1, and usually products otherwise.
+  `limits` maps registers, products and memory to characters per second. `limit` names the limit
+  that applies: memory, if it is lower than the limit of the arithmetic. That is the higher one of
+  registers and products, because a library may use faster instructions than the native layers.
   """
   # Rooflines are measured on one device. On a CPU, this device uses all cores.
   devices = 1 if own["platform"] == "cpu" else own["devices"]
   limits = {}
-  if products := [row["median"] for label, row in best.items() if label.startswith("product")]:
-    limits["products"] = max(products) * devices * workload.amount / workload.flops
+  for name, prefix in (("registers", "registers"), ("products", "product")):
+    if rates := [row["median"] for label, row in best.items() if label.startswith(prefix)]:
+      limits[name] = max(rates) * devices * workload.amount / workload.flops
+  limit = max(limits, key=limits.get, default=None)
   if isinstance(workload, workloads.Sampling):
     reading = str(workloads.Reading(workload.bytes // workload.block))
     if reading in best:
       limits["memory"] = best[reading]["median"] * workload.amount / workload.bytes
-  limit = min(limits, key=limits.get, default=None)
+      limit = min(limit or "memory", "memory", key=limits.get)
   share = own["median"] / limits[limit] if limits else None
   return {"limits": limits, "limit": limit, "utilization": share}
 
 
 def machine() -> dict:
-  """Return the processor, cores, versions, and the devices that JAX finds in a separate process."""
-  answer = output("starting JAX", _command("devices"), DEVICES_TIMEOUT)
-  devices = json.loads(answer.splitlines()[-1])
+  """Return facts about the machine, its load, and what JAX finds in a separate process."""
+  load = os.getloadavg() if hasattr(os, "getloadavg") else None  # of the last 1, 5 and 15 minutes
+  answer = output("starting JAX", _command("machine"), DEVICES_TIMEOUT)
+  facts = json.loads(answer.splitlines()[-1])
   installed = ((name, importlib.metadata.distributions(name=name)) for name in PACKAGES)
   return {
     "processor": provenance.processor(),
+    "instructions": instructions(),
     "cores": len(runtime.cores()),
+    "load_average": load and list(load),
     "system": platform.platform(),
     "python": platform.python_version(),
     "packages": {name: each.version for name, distributions in installed for each in distributions},
-    **{name: devices[name] for name in ("platform", "device", "devices")},
+    **{name: facts[name] for name in ("platform", "device", "devices", "native")},
   }
+
+
+def instructions() -> list[str]:
+  """Return the names of the instruction sets of this processor that speed up matrix products."""
+  path = pathlib.Path("/proc/cpuinfo")  # absent on macOS and Windows
+  text = path.read_text() if path.exists() else ""
+  found = re.search(r"^flags\s*:(.*)", text, re.MULTILINE)
+  flags = found[1].split() if found else []
+  return [name for name, flag in INSTRUCTIONS.items() if flag in flags]

@@ -1,6 +1,5 @@
 """Studies of charrnn alone: cost by size, startup time, profile of a step, matching of units."""
 
-import collections
 import dataclasses
 import itertools
 import math
@@ -36,16 +35,22 @@ TITLES = {
 PROGRAM = pathlib.Path("launch.py")
 EXPERIMENT = "experiments/shakespeare.py:smoke"
 
-# Study `profile`: parts of a step, by the name of the operation. The first match counts.
+# Study `profile`: parts of a step, by the name of the operation. The first match counts. In native
+# layers, the name ends with that of the function in native.cc.
 PARTS = (
+  ("native forward pass", r"charrnn_forward"),
+  ("native backward pass", r"charrnn_backward"),
+  ("native weight gradients", r"charrnn_weight_gradient"),
   ("products of the forward scan", r"(?<!transpose\()jvp\(.*layer_.*while.*dot_general"),
   ("products of the backward scan", r"transpose\(jvp.*layer_.*while.*dot_general"),
   ("gates and their stacks, forward", r"(?<!transpose\()jvp\(.*layer_.*while"),
   ("gates and their stacks, backward", r"transpose\(jvp.*layer_.*while"),
-  ("weight gradients, products outside of scans", r"layer_"),
+  ("weight gradients and the rest of the layers", r"layer_"),
   ("head and loss", r"head|softmax|jvp"),
   ("sum over devices, and waiting for them", r"psum"),
 )
+# A line of a compiled program: name = type kind(operands), attributes.
+INSTRUCTION = r"\s*(?:ROOT )?%?([\w.\-]+) = .*?\b([\w\-]+)\((.*)"
 REST = "clipping, optimizer, the rest"
 STEPS = 5  # steps that are timed and recorded
 
@@ -59,7 +64,7 @@ SHIFTS = 199
 def scale(base, machine: dict, *, count: int, seconds: float, progress) -> dict:
   """Time training with one size of `base` varied at a time; measure the memory of long windows."""
   sweeps, memory, failed = {}, [], {}
-  limits = rounds.rooflines(base, 2 * seconds)
+  limits = rounds.rooflines(base, "compiler" in machine["native"], 2 * seconds)
   for name, tasks in plan(base, device_counts(base, machine)).items():
     values = ", ".join(str(getattr(task, name)) for task in tasks)
     update = progress(f"scale, {TITLES[name][0]} {values}")
@@ -156,7 +161,7 @@ def profile(training) -> dict:
   in full, so the parts may add up to more than a step.
   """
   jax = runtime.start()
-  runtime.set_cpu_devices(training.devices, training.batch, 1, training.hidden)
+  implementations.set_devices(training)
   step, state, batches = implementations.train_step(training)
   parts = parts_by_operation(step.compile(state, *batches[0]).as_text())
   run = implementations.train_loop(step, state, batches)
@@ -164,7 +169,8 @@ def profile(training) -> dict:
   start = time.perf_counter()
   run(STEPS)
   seconds = (time.perf_counter() - start) / STEPS
-  spent = collections.Counter()
+  names = [*(name for name, _ in PARTS), REST]
+  spent = {name: 0.0 for name in names if name in parts.values()}
   with tempfile.TemporaryDirectory() as folder:
     with jax.profiler.trace(folder):
       run(STEPS)
@@ -174,26 +180,30 @@ def profile(training) -> dict:
     for event in itertools.chain.from_iterable(operations):
       if event.name in parts:
         spent[parts[event.name]] += event.duration_ns / 1e9 / STEPS / step.devices.total
-  times = {name: spent[name] for name in (*(name for name, _ in PARTS), REST)}
   return {
     "kind": "profile",
     "title": f"profile: {training}",
     "workload": dataclasses.asdict(training),
-    "parts": times,
+    "parts": spent,
     "seconds": seconds,
     # In float32, XLA records only the start of the products that it runs on other threads.
-    "unrecorded": max(0.0, seconds - sum(times.values())),
+    "unrecorded": max(0.0, seconds - sum(spent.values())),
   }
 
 
 def parts_by_operation(program: str) -> dict[str, str]:
   """Return {instruction: part} from the text of a compiled program, without loops and calls."""
-  pattern = r'^\s*(?:ROOT )?%?([\w.\-]+) = .*?\b(while|[\w\-]+)\(.*?op_name="([^"]*)"'
-  return {
-    name: next((part for part, pattern in PARTS if re.search(pattern, operation)), REST)
-    for name, kind, operation in re.findall(pattern, program, re.MULTILINE)
-    if kind not in ("while", "call")
-  }
+  parts = {}
+  for line in program.splitlines():
+    if not (found := re.match(INSTRUCTION, line)):
+      continue
+    name, kind, rest = found.groups()
+    operation = re.search(r'op_name="([^"]*)"', rest)
+    if operation and kind not in ("while", "call"):
+      target = re.search(r'custom_call_target="([^"]*)"', rest)
+      path = operation[1] + (f"/{target[1]}" if target else "")
+      parts[name] = next((part for part, pattern in PARTS if re.search(pattern, path)), REST)
+  return parts
 
 
 def cells(count: int, progress) -> dict:

@@ -1,11 +1,11 @@
 """The process of one implementation: prepares a workload and runs it on request.
 
   python -m charrnn.benchmarks.worker IMPLEMENTATION KIND WORKLOAD
-  python -m charrnn.benchmarks.worker devices
+  python -m charrnn.benchmarks.worker machine
 
-WORKLOAD is JSON. Each line of stdin is a number of runs; the process answers it with a line of JSON
-on stdout, and exits at the end of stdin. With `devices`, it answers once, with the devices that JAX
-finds.
+WORKLOAD is JSON. The process writes a line of JSON with facts about itself to stdout. It then
+answers each line of stdin, a number of runs, with a line of JSON, and exits at the end of stdin.
+The first run includes compilation. With `machine`, it writes only the facts.
 """
 
 import json
@@ -25,23 +25,19 @@ def main(name, kind="", values=""):
   """Time one implementation: read numbers of runs from stdin, write lines of JSON to stdout."""
   answers = os.fdopen(os.dup(1), "w", buffering=1)
   os.dup2(2, 1)  # output of libraries must not mix with the answers
-  if name == "devices":
-    print(json.dumps(_jax(name, kind, None)[0]), file=answers)
+  if name == "machine":
+    print(json.dumps(_jax(name, kind, None)[0] | {"native": _native()}), file=answers)
     return
   workload = workloads.KINDS[kind](**json.loads(values))
   runtime.keep_memory()  # the same malloc settings for all implementations
   about, device_peak = _torch() if name == "torch" else _jax(name, kind, workload)
   about["base_bytes"] = peak_memory()  # memory of the imports, not of the workload
+  print(json.dumps(about), file=answers)
   run = implementations.ALL[name, kind](workload)
-
-  def seconds(count):
-    start = time.perf_counter()
-    run(count)
-    return time.perf_counter() - start
-
-  print(json.dumps(about | {"first_seconds": seconds(1)}), file=answers)
   for line in sys.stdin:
-    answer = {"seconds": seconds(int(line)), "peak_bytes": peak_memory()}
+    start = time.perf_counter()
+    run(int(line))
+    answer = {"seconds": time.perf_counter() - start, "peak_bytes": peak_memory()}
     print(json.dumps(answer | {"device_peak_bytes": device_peak()}), file=answers)
 
 
@@ -62,17 +58,31 @@ def _jax(name, kind, workload):
   import flax  # imported here, because PyTorch's process does not need it
 
   jax.config.update("jax_enable_compilation_cache", False)  # because compilation is timed as well
-  if (name, kind) == ("charrnn", "train"):
-    runtime.set_cpu_devices(workload.devices, workload.batch, 1, workload.hidden)
+  if name in implementations.UNROLL and kind == "train":
+    implementations.set_devices(workload, implementations.UNROLL[name])
   from charrnn.training import steps
 
   device, devices = steps.device(), steps.all_devices().total
   if workload and device.platform != "cpu":
     devices = getattr(workload, "devices", 0) or 1
-  version = {"charrnn": charrnn, "flax": flax}.get(name, jax).__version__
-  about = {"version": version, "platform": device.platform, "device": device.device_kind}
+  about = {"version": jax.__version__, "platform": device.platform, "device": device.device_kind}
+  if name == "flax":
+    about["version"] = flax.__version__
+  if name in implementations.UNROLL:
+    about |= {"version": charrnn.__version__, "path": implementations.path(name, kind, workload)}
   peak = lambda: (device.memory_stats() or {}).get("peak_bytes_in_use")  # noqa: E731
   return about | {"devices": devices}, peak
+
+
+def _native():
+  """Return the compiler and the instructions of the native library, or why it is unavailable."""
+  from charrnn.models import native_library
+
+  try:
+    library = native_library.load()
+  except native_library.Unavailable as error:
+    return {"unavailable": str(error)}
+  return {"compiler": library.compiler, "instructions": library.instructions}
 
 
 def peak_memory() -> int:

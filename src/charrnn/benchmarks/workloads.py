@@ -100,6 +100,29 @@ class Product:
 
 
 @dataclasses.dataclass(frozen=True)
+class Registers:
+  """Matrix products of tiles that stay in the registers, on `threads` threads.
+
+  The native library's function `charrnn_registers` runs them. This is the highest rate of products
+  that its instructions allow, because nothing is read from a cache.
+  """
+
+  threads: int
+  dtype: str
+  iterations: int = 1 << 20
+
+  @property
+  def amount(self) -> int:
+    """Return the number of floating-point operations."""
+    # An iteration adds to each of 24 x 16 sums one product, or a pair of products in bfloat16.
+    pair = 2 if self.dtype == "bfloat16" else 1
+    return self.threads * self.iterations * 24 * 16 * 2 * pair
+
+  def __str__(self):
+    return f"registers, {self.threads} threads"
+
+
+@dataclasses.dataclass(frozen=True)
 class Reading:
   """Repeated reading of `bytes` of memory."""
 
@@ -113,7 +136,24 @@ class Reading:
     return f"reading {self.bytes / 2**20:,.1f} MiB"
 
 
-KINDS = {"train": Training, "sample": Sampling, "product": Product, "read": Reading}
+KINDS = {
+  "train": Training,
+  "sample": Sampling,
+  "registers": Registers,
+  "product": Product,
+  "read": Reading,
+}
+
+# The sizes that are compared by default. Training: the networks of Karpathy's blog post, of
+# experiments/shakespeare.py, and of char-rnn. Sampling: one text, and many in parallel.
+STANDARD = {
+  "train": (
+    {},
+    {"hidden": 256, "batch": 32, "window": 64},
+    {"hidden": 128, "batch": 50, "window": 50},
+  ),
+  "sample": ({}, {"batch": 64}),
+}
 
 
 def random_windows(training: Training) -> list[tuple[np.ndarray, np.ndarray]]:

@@ -2,7 +2,6 @@
 
 import argparse
 import dataclasses
-import importlib.util
 import json
 import math
 import pathlib
@@ -17,8 +16,9 @@ measure the speed of training and sampling on this machine
 
 Studies (default: train and sample):
 
-train    training two standard networks, compared with PyTorch, Flax and the roofline
-sample   sampling one text, and 64 texts in parallel, compared with PyTorch and the roofline
+train    training three standard networks, compared with the scan, PyTorch, Flax and the roofline
+sample   sampling one text, and 64 texts in parallel, compared with the scan, PyTorch and the
+         roofline
 profile  time of each part of a training step
 scale    cost of training by width, depth, batch, window and devices
 startup  seconds from `python launch.py` to the first training step
@@ -28,15 +28,17 @@ Examples:
 
   charrnn bench
   charrnn bench train --hidden 256 --batch 64 --dtype float32
-  charrnn bench sample --baselines "" --rounds 3 --seconds 1
+  charrnn bench sample --baselines scan --rounds 3 --seconds 1
   charrnn bench scale --out bench
 """
 DETAILS = """\
 Each implementation runs in its own process. After compilation, the processes take turns in rounds,
-so that machine noise affects all of them alike; the median of the rounds is compared. The roofline
-is the best rate of matrix products or memory reads, measured in the same rounds. Memory is the peak
-memory of a process without its imports, or on a GPU, the peak memory of the device. Exit code 1: an
-implementation failed.
+so that machine noise affects all of them alike; the median of the rounds is compared. `charrnn` is
+what launch.py would run; the baselines scan, native and cudnn are charrnn with model.unroll set to
+their name. A baseline is left out if charrnn takes the same path. The roofline, measured in the
+same rounds, is the best rate of products on registers, of matrix products (JAX's and PyTorch's) and
+of memory reads. Memory is the peak memory of a process without its imports, or on a GPU, the peak
+memory of the device. Exit code 1: an implementation failed.
 """
 ROUNDS = {"train": 5, "sample": 5, "scale": 3, "startup": 3, "cells": 1}
 SECONDS = {"train": 2.0, "sample": 2.0, "scale": 0.5}
@@ -82,7 +84,8 @@ def add_arguments(parser):
   size.add_argument("--dtype", choices=workloads.BYTES, help=text)
 
   timing = parser.add_argument_group("measurement")
-  text = 'comma-separated baselines (default: torch,flax; "" for none)'
+  choices = ", ".join(implementations.ALL_BASELINES)
+  text = f'comma-separated baselines: {choices} (default: the first three; "" for none)'
   timing.add_argument("--baselines", metavar="NAMES", help=text)
   timing.add_argument("--peers", dest="baselines", help=argparse.SUPPRESS)
   text = "number of rounds (default: 5; for scale and startup: 3; for cells: 1)"
@@ -105,7 +108,7 @@ def run(args):
   baselines = _baselines(args) if "baselines" in OPTIONS[names[0]] else []
   machine = rounds.machine()
   if not args.json:
-    print(report.machine(machine), flush=True)
+    print(*report.machine(machine), sep="\n", flush=True)
   results = []
   with console.Progress() as progress:
     for name in names:
@@ -143,14 +146,13 @@ def _results(name, args, baselines, machine, progress):
     base = dataclasses.replace(studies.BASE, **sizes, dtype=args.dtype or "float32")
     yield studies.scale(base, machine, count=count, seconds=seconds, progress=progress)
   else:
-    # Defaults: for training, the networks of Karpathy's blog post and of char-rnn; for sampling, 1
-    # and 64 texts.
-    small = {"hidden": 128, "batch": 50, "window": 50} if name == "train" else {"batch": 64}
-    kind, options = workloads.KINDS[name], [sizes] if sizes else [{}, small]
+    kind, options = workloads.KINDS[name], [sizes] if sizes else workloads.STANDARD[name]
     tasks = [kind(**values, dtype=dtype) for values in options for dtype in dtypes]
+    native = "compiler" in machine["native"]
+    timing = {"rounds": count, "seconds": seconds}
     for n, task in enumerate(tasks, 1):
       update = progress(f"{name} {n} of {len(tasks)}, {task}")
-      yield rounds.compare(name, task, baselines, rounds=count, seconds=seconds, update=update)
+      yield rounds.compare(name, task, baselines, native, **timing, update=update)
 
 
 def _check(args, study):
@@ -170,17 +172,15 @@ def _check(args, study):
 
 def _baselines(args):
   """Return the requested baselines that are installed; report those that are not."""
-  known = implementations.BASELINES
-  names = known if args.baselines is None else filter(None, args.baselines.split(","))
-  names = list(dict.fromkeys(names))
+  known = implementations.ALL_BASELINES
+  if args.baselines is None:
+    names = implementations.BASELINES
+  else:
+    names = list(dict.fromkeys(filter(None, args.baselines.split(","))))
   for name in names:
     if name not in known:
       raise errors.UserError(f"--baselines: unknown name {name!r}: use {', '.join(known)}")
   for name in names:
-    if not is_installed(name):
+    if not implementations.is_installed(name):
       console.say(f"skipping {name}, which is not installed: run pip install 'charrnn[bench]'")
-  return [name for name in names if is_installed(name)]
-
-
-def is_installed(name: str) -> bool:
-  return importlib.util.find_spec(name) is not None
+  return [name for name in names if implementations.is_installed(name)]
