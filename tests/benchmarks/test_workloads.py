@@ -1,3 +1,5 @@
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import pytest
@@ -58,6 +60,6 @@ def test_sizes_of_the_standard_network():
 
 
 def test_operations_on_registers():
-  task = workloads.Registers(threads=3, dtype="float32", iterations=5)
+  task = workloads.Registers(threads=3, dtype="bfloat16", pairs=False, iterations=5)
   assert task.amount == 3 * 5 * (2 * 24 * 16)  # a product and a sum for each of 24 x 16 elements
-  assert workloads.Registers(threads=3, dtype="bfloat16", iterations=5).amount == 2 * task.amount
+  assert dataclasses.replace(task, pairs=True).amount == 2 * task.amount

@@ -147,10 +147,10 @@ def run(workers: dict, *, rounds: int, update=lambda done, total, note: None):
   return rows, failed
 
 
-def compare(kind: str, workload, baselines, native, *, rounds: int, seconds: float, update):
+def compare(kind: str, workload, baselines, native: dict, *, rounds: int, seconds: float, update):
   """Time charrnn, the baselines and the rooflines on one workload; return the result.
 
-  `native` is True if the native library is available, which measures the rate of registers.
+  `native` describes the native library, as in `machine`.
   """
   names = [name for name in ("charrnn", *baselines) if (name, kind) in implementations.ALL]
   workers = {name: Worker(name, kind, workload, seconds) for name in names}
@@ -176,7 +176,7 @@ def compare(kind: str, workload, baselines, native, *, rounds: int, seconds: flo
   return result | {"failed": failed}
 
 
-def rooflines(workload, native: bool, seconds: float) -> dict[str, Worker]:
+def rooflines(workload, native: dict, seconds: float) -> dict[str, Worker]:
   """Return workers that time the matrix products of a workload, and reading its weights.
 
   The products are those of JAX and of PyTorch, if it is installed, and if the native library is
@@ -193,8 +193,9 @@ def rooflines(workload, native: bool, seconds: float) -> dict[str, Worker]:
     readings = [workload.bytes // workload.block, 512 << 20]  # the second exceeds all caches
   turn = seconds * ROOFLINE_SHARE
   workers = {}
-  if native:
-    task = workloads.Registers(len(runtime.cores()), workload.dtype)
+  if "instructions" in native:
+    pairs = workload.dtype == "bfloat16" and native["instructions"] == "AVX512-BF16"
+    task = workloads.Registers(len(runtime.cores()), workload.dtype, pairs)
     workers[str(task)] = Worker("roofline", "registers", task, turn)
   for shape in (*whole, *scans):
     task = workloads.Product(*shape, workload.dtype)

@@ -101,22 +101,22 @@ class Product:
 
 @dataclasses.dataclass(frozen=True)
 class Registers:
-  """Matrix products of tiles that stay in the registers, on `threads` threads.
+  """Products and sums on registers, run by `charrnn_registers` of the native library.
 
-  The native library's function `charrnn_registers` runs them. This is the highest rate of products
-  that its instructions allow, because nothing is read from a cache.
+  This is the highest rate that the library's instructions allow, because nothing is read from a
+  cache.
   """
 
   threads: int
   dtype: str
+  pairs: bool  # True if an instruction computes pairs of bfloat16 products
   iterations: int = 1 << 20
 
   @property
   def amount(self) -> int:
     """Return the number of floating-point operations."""
-    # An iteration adds to each of 24 x 16 sums one product, or a pair of products in bfloat16.
-    pair = 2 if self.dtype == "bfloat16" else 1
-    return self.threads * self.iterations * 24 * 16 * 2 * pair
+    # An iteration multiplies and adds 24 x 16 times, or twice as often with pairs.
+    return self.threads * self.iterations * 24 * 16 * 2 * (2 if self.pairs else 1)
 
   def __str__(self):
     return f"registers, {self.threads} threads"

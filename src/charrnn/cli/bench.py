@@ -148,11 +148,10 @@ def _results(name, args, baselines, machine, progress):
   else:
     kind, options = workloads.KINDS[name], [sizes] if sizes else workloads.STANDARD[name]
     tasks = [kind(**values, dtype=dtype) for values in options for dtype in dtypes]
-    native = "compiler" in machine["native"]
     timing = {"rounds": count, "seconds": seconds}
     for n, task in enumerate(tasks, 1):
       update = progress(f"{name} {n} of {len(tasks)}, {task}")
-      yield rounds.compare(name, task, baselines, native, **timing, update=update)
+      yield rounds.compare(name, task, baselines, machine["native"], **timing, update=update)
 
 
 def _check(args, study):
