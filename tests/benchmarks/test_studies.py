@@ -41,13 +41,13 @@ def test_operations_are_assigned_to_parts_by_name():
 """
   parts = [name for name, _ in studies.PARTS]
   assert studies.parts_by_operation(program) == {
-    "dot.1": parts[3],
-    "add.2": parts[5],
-    "dot.3": parts[4],
-    "mul.4": parts[6],
-    "dot.5": parts[7],
-    "head.7": parts[8],
-    "all-reduce.8": parts[9],
+    "dot.1": parts[4],
+    "add.2": parts[6],
+    "dot.3": parts[5],
+    "mul.4": parts[7],
+    "dot.5": parts[8],
+    "head.7": parts[9],
+    "all-reduce.8": parts[10],
     "sqrt.9": studies.REST,
   }
 
@@ -58,6 +58,7 @@ def test_operations_are_assigned_to_parts_by_name():
     ("charrnn_forward", "native forward pass"),
     ("charrnn_backward", "native backward pass"),
     ("charrnn_weight_gradient", "native weight gradients"),
+    ("charrnn_pack", "native layout of weights"),
     ("TopK", "weight gradients and the rest of the layers"),
   ],
 )

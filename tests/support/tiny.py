@@ -1,6 +1,8 @@
 """A tiny model, config, text and trainer for tests of training."""
 
+import jax
 import numpy as np
+import pytest
 
 from charrnn import config as config_lib
 from charrnn.data import batches, splits
@@ -68,9 +70,14 @@ def trainer(workdir, c, samples=None, losses=None, **fields):
 
 
 class Steps:
-  """Run training steps on a number of devices, from the initial state of the config's seed."""
+  """Run training steps on a number of devices, from the initial state of the config's seed.
+
+  Skip the test if there are not so many devices, which happens on a machine with a GPU.
+  """
 
   def __init__(self, net, c, *, devices=1):
+    if devices > jax.local_device_count():
+      pytest.skip(f"needs {devices} devices")
     self.c, self.windows = c, windows(c)
     schedule = optimizer.schedule(c.schedule, c.optimizer.learning_rate, 20.0, 100)
     self.optimizer = optimizer.make(c.optimizer, schedule)

@@ -41,6 +41,7 @@ PARTS = (
   ("native forward pass", r"charrnn_forward"),
   ("native backward pass", r"charrnn_backward"),
   ("native weight gradients", r"charrnn_weight_gradient"),
+  ("native layout of weights", r"layer_.*charrnn_pack"),
   ("products of the forward scan", r"(?<!transpose\()jvp\(.*layer_.*while.*dot_general"),
   ("products of the backward scan", r"transpose\(jvp.*layer_.*while.*dot_general"),
   ("gates and their stacks, forward", r"(?<!transpose\()jvp\(.*layer_.*while"),
