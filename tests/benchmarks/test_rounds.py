@@ -99,7 +99,10 @@ def test_limit_is_memory_or_the_faster_of_registers_and_products(rates, limits, 
   own = {"median": 50.0, "platform": "cpu", "devices": 2}
   labels = {"registers": "registers, 2 threads", "product": "product x", "read": str(READING)}
   units = {"registers": task.flops, "product": task.flops, "read": task.bytes / 256}
-  best = {labels[name]: {"median": rate * units[name]} for name, rate in rates.items()}
+  best = {
+    labels[name]: {"median": rate * units[name], "platform": "cpu"} for name, rate in rates.items()
+  }
+  best["product on another device"] = {"median": 1e20, "platform": "gpu"}
   result = rounds.utilization(task, own, best)
   assert result["limits"] == limits and result["limit"] == limit
   assert result["utilization"] == (50.0 / limits[limit] if limit else None)

@@ -147,14 +147,16 @@ def run(workers: dict, *, rounds: int, update=lambda done, total, note: None):
   return rows, failed
 
 
-def compare(kind: str, workload, baselines, native: dict, *, rounds: int, seconds: float, update):
+def compare(
+  kind: str, workload, baselines, machine: dict, *, rounds: int, seconds: float, update
+) -> dict:
   """Time charrnn, the baselines and the rooflines on one workload; return the result.
 
-  `native` describes the native library, as in `machine`.
+  `machine` is the result of `machine()`.
   """
   names = [name for name in ("charrnn", *baselines) if (name, kind) in implementations.ALL]
   workers = {name: Worker(name, kind, workload, seconds) for name in names}
-  limits = rooflines(workload, native, seconds)
+  limits = rooflines(workload, machine, seconds)
   rows, failed = run(workers | limits, rounds=rounds, update=update)
   best = {label: rows.pop(label) for label in list(rows) if label not in names}
   result = {
@@ -176,7 +178,7 @@ def compare(kind: str, workload, baselines, native: dict, *, rounds: int, second
   return result | {"failed": failed}
 
 
-def rooflines(workload, native: dict, seconds: float) -> dict[str, Worker]:
+def rooflines(workload, machine: dict, seconds: float) -> dict[str, Worker]:
   """Return workers that time the matrix products of a workload, and reading its weights.
 
   The products are those of JAX and of PyTorch, if it is installed, and if the native library is
@@ -193,8 +195,8 @@ def rooflines(workload, native: dict, seconds: float) -> dict[str, Worker]:
     readings = [workload.bytes // workload.block, 512 << 20]  # the second exceeds all caches
   turn = seconds * ROOFLINE_SHARE
   workers = {}
-  if "instructions" in native:
-    pairs = workload.dtype == "bfloat16" and native["instructions"] == "AVX512-BF16"
+  if instructions := machine["native"].get("instructions"):
+    pairs = workload.dtype == "bfloat16" and instructions == "AVX512-BF16"
     task = workloads.Registers(len(runtime.cores()), workload.dtype, pairs)
     workers[str(task)] = Worker("roofline", "registers", task, turn)
   for shape in (*whole, *scans):
@@ -218,6 +220,8 @@ def utilization(workload, own: dict, best: dict) -> dict:
   """
   # Rooflines are measured on one device. On a CPU, this device uses all cores.
   devices = 1 if own["platform"] == "cpu" else own["devices"]
+  # PyTorch may find a GPU where JAX finds none.
+  best = {label: row for label, row in best.items() if row["platform"] == own["platform"]}
   limits = {}
   for name, prefix in (("registers", "registers"), ("products", "product")):
     if rates := [row["median"] for label, row in best.items() if label.startswith(prefix)]:
@@ -240,7 +244,7 @@ def machine() -> dict:
   installed = ((name, importlib.metadata.distributions(name=name)) for name in PACKAGES)
   return {
     "processor": provenance.processor(),
-    "instructions": instructions(),
+    "instructions": instruction_sets(),
     "cores": len(runtime.cores()),
     "load_average": load and list(load),
     "system": platform.platform(),
@@ -250,8 +254,8 @@ def machine() -> dict:
   }
 
 
-def instructions() -> list[str]:
-  """Return the names of the instruction sets of this processor that speed up matrix products."""
+def instruction_sets() -> list[str]:
+  """Return the instruction sets of this processor that speed up matrix products."""
   path = pathlib.Path("/proc/cpuinfo")  # absent on macOS and Windows
   text = path.read_text() if path.exists() else ""
   found = re.search(r"^flags\s*:(.*)", text, re.MULTILINE)

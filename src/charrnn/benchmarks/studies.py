@@ -65,7 +65,7 @@ SHIFTS = 199
 def scale(base, machine: dict, *, count: int, seconds: float, progress) -> dict:
   """Time training with one size of `base` varied at a time; measure the memory of long windows."""
   sweeps, memory, failed = {}, [], {}
-  limits = rounds.rooflines(base, machine["native"], 2 * seconds)
+  limits = rounds.rooflines(base, machine, 2 * seconds)
   for name, tasks in plan(base, device_counts(base, machine)).items():
     values = ", ".join(str(getattr(task, name)) for task in tasks)
     update = progress(f"scale, {TITLES[name][0]} {values}")

@@ -26,7 +26,8 @@ def main(name, kind="", values=""):
   answers = os.fdopen(os.dup(1), "w", buffering=1)
   os.dup2(2, 1)  # output of libraries must not mix with the answers
   if name == "machine":
-    print(json.dumps(_jax(name, kind, None)[0] | {"native": _native()}), file=answers)
+    about, _ = _jax(name, kind, None)
+    print(json.dumps(about | {"native": _native(about["platform"])}), file=answers)
     return
   workload = workloads.KINDS[kind](**json.loads(values))
   runtime.keep_memory()  # the same malloc settings for all implementations
@@ -74,10 +75,12 @@ def _jax(name, kind, workload):
   return about | {"devices": devices}, peak
 
 
-def _native():
+def _native(platform):
   """Return the compiler and the instructions of the native library, or why it is unavailable."""
   from charrnn.models import native_library
 
+  if platform != "cpu":
+    return {"unavailable": f"the devices are of the type {platform}, not CPUs"}
   try:
     library = native_library.load()
   except native_library.Unavailable as error:

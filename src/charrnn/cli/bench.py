@@ -151,7 +151,7 @@ def _results(name, args, baselines, machine, progress):
     timing = {"rounds": count, "seconds": seconds}
     for n, task in enumerate(tasks, 1):
       update = progress(f"{name} {n} of {len(tasks)}, {task}")
-      yield rounds.compare(name, task, baselines, machine["native"], **timing, update=update)
+      yield rounds.compare(name, task, baselines, machine, **timing, update=update)
 
 
 def _check(args, study):
