@@ -181,7 +181,7 @@ def _plot_comparison(axes, result):
     limit = result["limits"][kind]
     ends.append(limit)
     axes.axvline(limit, color=plotting.COLORS[1], ls="--", lw=1)
-    text = f"limit of {LIMITS[kind][0]}: {_number(limit)}"
+    text = f"limit of {kind}: {_number(limit)}"
     axes.annotate(text, (limit, -0.6), (-4, 0), textcoords="offset points", ha="right",
                   va="bottom", size=8, color=plotting.COLORS[1])  # fmt: skip
   plotting.label_rows(axes, names)

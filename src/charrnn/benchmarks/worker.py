@@ -76,16 +76,10 @@ def _jax(name, kind, workload):
 
 
 def _native(platform):
-  """Return the compiler and the instructions of the native library, or why it is unavailable."""
-  from charrnn.models import native_library
-
+  """Return why the native library is unavailable."""
   if platform != "cpu":
     return {"unavailable": f"the devices are of the type {platform}, not CPUs"}
-  try:
-    library = native_library.load()
-  except native_library.Unavailable as error:
-    return {"unavailable": str(error)}
-  return {"compiler": library.compiler, "instructions": library.instructions}
+  return {"unavailable": "this version cannot compile them yet"}
 
 
 def peak_memory() -> int:
