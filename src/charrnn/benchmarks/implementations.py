@@ -224,9 +224,6 @@ def registers(work):
   import jax
   import jax.numpy as jnp
 
-  from charrnn.models import native_library
-
-  native_library.load()
   result = jax.ShapeDtypeStruct((work.threads,), jnp.float32)
   call = jax.ffi.ffi_call("charrnn_registers", result)
   attributes = {"iterations": np.int64(work.iterations), "bfloat16": work.dtype == "bfloat16"}
