@@ -184,21 +184,20 @@ def tests(check: Check) -> Rows:
 def speed(check: Check) -> Rows:
   """Run `charrnn bench` with model.unroll auto, scan and cudnn, beside PyTorch."""
   baselines = "scan,cudnn,torch" if check.has_gpu else "scan"
-  for size in check.sizes:
-    for dtype in check.dtypes:
-      sizes = size._asdict() | {"dtype": dtype}
-      yield from bench(check, "train", sizes, baselines)
+  first, *others = check.sizes
+  yield from bench(check, "train", first._asdict(), baselines)
   for batch in (64,) if check.is_small else (1, 64):
-    for dtype in check.dtypes:
-      sizes = check.sizes[0]._asdict() | {"batch": batch, "dtype": dtype}
-      del sizes["window"]
-      yield from bench(check, "sample", sizes, baselines)
+    sizes = {"layers": first.layers, "hidden": first.hidden, "batch": batch}
+    yield from bench(check, "sample", sizes, baselines)
+  for size in others:
+    yield from bench(check, "train", size._asdict(), baselines)
 
 
 def bench(check, study, sizes, baselines):
-  """Yield a row for each implementation of a workload."""
-  timing = ["--rounds=1", "--seconds=0.05"] if check.is_small else ["--rounds=3", "--seconds=0.5"]
+  """Yield a row for each implementation of a network, in each type of matrix products."""
+  timing = ["--rounds=1", "--seconds=0.05"] if check.is_small else ["--rounds=3", "--seconds=0.4"]
   options = [f"--{name}={value}" for name, value in sizes.items()]
+  options += [f"--dtype={check.dtypes[0]}"] if check.is_small else []
   command = [sys.executable, "-m", "charrnn.cli", "bench", study, *options, *timing]
   done = subprocess.run(
     [*command, f"--baselines={baselines}", "--json"], stdout=subprocess.PIPE, text=True, check=False
@@ -206,15 +205,15 @@ def bench(check, study, sizes, baselines):
   if not done.stdout:
     raise errors.UserError(f"charrnn bench {study} ended with exit code {done.returncode}")
   print(done.stdout)
-  (result,) = json.loads(done.stdout)["results"]
-  for name, row in result["implementations"].items():
-    shares = [f"{share:.0%} of {limit}" for limit, share in row.get("utilization_of", {}).items()]
-    memory = f"{(row['memory_bytes'] or 0) / 2**20:,.0f} MiB"
-    values = [f"{row['median']:,.0f} characters/s", *shares, memory, f"on {row['platform']}"]
-    path = f" ({row['path']})" if "path" in row else ""
-    yield f"{result['title']}: {name}{path}", ", ".join(values)
-  for name, reason in result["failed"].items():
-    yield f"{result['title']}: {name}", f"FAILED: {reason}"
+  for result in json.loads(done.stdout)["results"]:
+    for name, row in result["implementations"].items():
+      shares = [f"{share:.0%} of {limit}" for limit, share in row.get("utilization_of", {}).items()]
+      memory = f"{(row['memory_bytes'] or 0) / 2**20:,.0f} MiB"
+      values = [f"{row['median']:,.0f} characters/s", *shares, memory, f"on {row['platform']}"]
+      path = f" ({row['path']})" if "path" in row else ""
+      yield f"{result['title']}: {name}{path}", ", ".join(values)
+    for name, reason in result["failed"].items():
+      yield f"{result['title']}: {name}", f"FAILED: {reason}"
 
 
 def layer(check: Check) -> Rows:
@@ -343,7 +342,7 @@ def run(check: Check) -> Rows:
 def sweep(check: Check) -> Rows:
   """Run small trials one after the other, and in parallel on the same device."""
   count, parallel = (2, 2) if check.is_small else (8, 4)
-  sizes = {"max_steps": 10, "model.hidden": 8} if check.is_small else {"max_steps": 1000}
+  sizes = {"max_steps": 10, "model.hidden": 8} if check.is_small else {"max_steps": 500}
   for number in (parallel, 1):
     workdir = empty(check.folder / f"sweep-{number}")
     start = time.perf_counter()
@@ -386,7 +385,7 @@ SECTIONS = {
   "tests": Section(tests, 180),
   "layer": Section(layer, 60),
   "profile": Section(profile, 60),
-  "speed": Section(speed, 300),
+  "speed": Section(speed, 360),
   "run": Section(run, 180),
   "sweep": Section(sweep, 240),
 }

@@ -102,8 +102,8 @@ def run(workers: dict, *, rounds: int, update=lambda done, total, note: None):
   """Time the workers {label: Worker}; return {label: measurements} and {label: reason of failure}.
 
   Measurements are facts about the process, its memory, and the rate of every round: the amount of
-  its workload per second. All workers compile before the first round. A worker that takes the same
-  path through charrnn as the worker "charrnn" is left out.
+  its workload per second. All workers start, then compile one after the other, and then take turns.
+  A worker that takes the same path through charrnn as the worker "charrnn" is left out.
   """
   rows, failed = {}, {}
   total = len(workers) + rounds
@@ -117,12 +117,14 @@ def run(workers: dict, *, rounds: int, update=lambda done, total, note: None):
         rows.pop(label, None)
 
     def start(label, worker):
-      facts = stack.enter_context(worker).answer()
-      if "path" in facts and facts["path"] == rows.get("charrnn", {}).get("path"):
-        return
+      facts = worker.answer()
+      if "path" not in facts or facts["path"] != rows.get("charrnn", {}).get("path"):
+        rows[label] = facts
+
+    def compile_once(label, worker):
       first, once = (worker.turn(1)["seconds"] for _ in range(2))
       count = max(1, round(worker.seconds / once))
-      rows[label] = facts | {"first_seconds": first, "count": count, "rates": []}
+      rows[label] |= {"first_seconds": first, "count": count, "rates": []}
 
     def turn(label, worker):
       row = rows[label]
@@ -130,9 +132,14 @@ def run(workers: dict, *, rounds: int, update=lambda done, total, note: None):
       row["rates"].append(worker.workload.amount * row["count"] / answer.pop("seconds"))
       row.update(answer)
 
-    for n, label in enumerate(workers):
-      update(n, total, f"starting {label}")
+    for worker in workers.values():
+      stack.enter_context(worker)
+    for label in workers:
+      update(0, total, f"starting {label}")
       attempt(start, label)
+    for n, label in enumerate(list(rows)):
+      update(n, total, f"compiling {label}")
+      attempt(compile_once, label)
     for n in range(rounds):
       update(len(workers) + n, total, f"round {n + 1} of {rounds}")
       # The order alternates, so that no worker is always first.

@@ -33,8 +33,8 @@ def main(name, kind="", values=""):
   runtime.keep_memory()  # the same malloc settings for all implementations
   about, device_peak = _torch() if name == "torch" else _jax(name, kind, workload)
   about["base_bytes"] = peak_memory()  # memory of the imports, not of the workload
-  print(json.dumps(about), file=answers)
   run = implementations.ALL[name, kind](workload)
+  print(json.dumps(about), file=answers)
   for line in sys.stdin:
     start = time.perf_counter()
     run(int(line))
