@@ -199,7 +199,7 @@ def _plot_scale(figure, result):
     _plot_sweep(axes, points, sizes)
     _set_sizes(axes, sizes, log=name not in ("layers", "devices"))
     axes.set(title=title, xlabel=label, ylabel="characters/s")
-  panels[0].legend(fontsize=8, loc="upper left")
+  panels[0].legend(fontsize=8, loc="upper right")  # the limit falls with the width
   _plot_memory(last, result["memory"])
 
 
@@ -208,11 +208,11 @@ def _plot_sweep(axes, points, sizes):
   color, other = plotting.COLORS[:2]
   rates = [point["median"] for point in points]
   lows, highs = ([f(point["rates"]) for point in points] for f in (min, max))
-  axes.plot(sizes, rates, color=color, marker="o", ms=4, label="median")
+  axes.plot(sizes, rates, color=color, marker="o", ms=4, label="median (numbers: utilization)")
   axes.fill_between(sizes, lows, highs, color=color, alpha=0.2, lw=0, label="range of the rounds")
   limits = [point["limits"].get(point["limit"]) for point in points]
   if all(limits):
-    label = f"limit set by {LIMITS[points[0]['limit']][0]} (labels: utilization)"
+    label = f"limit of {points[0]['limit']}"
     axes.plot(sizes, limits, color=other, ls="--", lw=1, label=label)
   place = {"xytext": (0, -13), "textcoords": "offset points", "ha": "center", "size": 8}
   for size, rate, point in zip(sizes, rates, points):
