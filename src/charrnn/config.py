@@ -37,7 +37,7 @@ SPLITS = ("data.splits:SPLITS",)
 CELLS = ("models.cells:CELLS", "ngram")
 INITS = ("models.rnn:INITIALIZERS",)
 DTYPES = ("float32", "bfloat16")
-UNROLL = ("auto", "scan", "cudnn")
+UNROLL = ("auto", "scan", "native", "cudnn")
 OPTIMIZERS = ("training.optimizer:OPTIMIZERS",)
 SCHEDULES = ("training.optimizer:SCHEDULES",)
 # Values of `Field.resume`, which says if a run may be resumed with another value of the field.
@@ -157,8 +157,8 @@ FIELDS = (
   Field(
     "model.unroll",
     "auto",
-    "Implementation of the layers. `scan`: JAX; `cudnn`: NVIDIA's LSTM, in TF32; `auto`: cuDNN "
-    "if available, else JAX.",
+    "Implementation of the layers. `scan`: JAX; `native`: C++, only on CPUs; `cudnn`: NVIDIA's "
+    "LSTM, in TF32; `auto`: the fastest that is available.",
     UNROLL,
     FREE,
   ),
@@ -197,8 +197,8 @@ FIELDS = (
   Field(
     "cpu_devices",
     0,
-    "Number of devices that the CPU is divided into; 0: chosen from the cores, `batch_size` and "
-    "`model.hidden`.",
+    "Number of devices that the CPU is divided into; 0: one with the native layers, otherwise "
+    "chosen from the cores, `batch_size` and `model.hidden`.",
     resume=FREE,
   ),
   Field("optimizer.name", "adam", "Optimizer that updates the parameters.", OPTIMIZERS),

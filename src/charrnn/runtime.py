@@ -21,7 +21,6 @@ import psutil
 from charrnn import console, errors
 
 _IMPORTED = time.monotonic()
-MIN_SHARED = 512  # minimum number of hidden units for which all cores form a single device
 MAX_WAIT = 120.0  # maximum seconds to wait for the other processes of a run
 
 
@@ -99,18 +98,18 @@ def cores() -> list[int]:
   return sorted(affinity(0)) if affinity else list(range(os.cpu_count() or 1))
 
 
-def set_cpu_devices(count: int, batch: int, parts: int, hidden: int = 0):
+def set_cpu_devices(count: int, batch: int, parts: int, shares_cores: bool = False):
   """Set the number of JAX devices into which the CPU is divided; 0 chooses the fastest number.
 
-  With fewer than MIN_SHARED hidden units, this is the largest number, at most one device per core,
-  for which every device gets `parts` equal parts of the batch: small matrix products are faster on
-  one core each than distributed over all cores. With more hidden units it is one device.
+  This is one if a device that `shares_cores` is faster (see `models.shares_cores`). Otherwise it is
+  the largest number, at most one device per core, for which every device gets `parts` equal parts
+  of the batch.
   """
   import jax
 
   if not count:
     fits = [n for n in range(1, len(cores()) + 1) if batch % (n * parts) == 0]
-    count = 1 if hidden >= MIN_SHARED else max(fits, default=1)
+    count = 1 if shares_cores else max(fits, default=1)
   jax.config.update("jax_num_cpu_devices", count)
 
 

@@ -89,7 +89,8 @@ def run(args):
     )
   documents = [(path, loaded.encode_file(path)[: args.characters]) for path in args.files]
   runtime.start()
-  runtime.set_cpu_devices(0, args.streams or config.eval_streams, 1)
+  shares_cores = models.shares_cores({**config.model, "unroll": "auto"})
+  runtime.set_cpu_devices(0, args.streams or config.eval_streams, 1, shares_cores)
   loaded.load()
   corpus = loaded.corpus() if args.errors or not documents else None
   state = args.state or ("reset" if documents else "carried")

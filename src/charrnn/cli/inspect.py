@@ -231,7 +231,8 @@ def _origin(about):
     time = launch["time"].replace("T", " ").replace("+00:00", " UTC")
     commit = f", git {launch['git'][:12]}" if launch["git"] else ""
     commit += " with local changes" if commit and launch["git"].endswith("+") else ""
-    yield from row("launched", f"{time} on {launch['devices']}{commit}")
+    layers = f", layers: {launch['layers']}" if "layers" in launch else ""
+    yield from row("launched", f"{time} on {launch['devices']}{layers}{commit}")
     yield from row("", launch["command"])
   if launches:
     versions = {"python": launches[-1]["python"], **launches[-1]["packages"]}

@@ -9,7 +9,7 @@ import jax
 import numpy as np
 from scipy import optimize
 
-from charrnn import console, errors, files, plotting, runtime
+from charrnn import console, errors, files, models, plotting, runtime
 from charrnn.cli import arguments
 from charrnn.evaluation import score
 from charrnn.models import ngram
@@ -48,7 +48,8 @@ def run(args):
   ngram.check_order("--order", args.order, splits.train)
   out = files.output_folder(args.out, runs[0].path / "ngrams")
   runtime.start()
-  runtime.set_cpu_devices(0, runs[0].config.eval_streams, 1)
+  shares_cores = models.shares_cores({**runs[0].config.model, "unroll": "auto"})
+  runtime.set_cpu_devices(0, runs[0].config.eval_streams, 1, shares_cores)
   corpus = runs[0].corpus()
   runs = [run.load() for run in runs]
   with console.Progress() as progress:

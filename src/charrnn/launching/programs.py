@@ -80,7 +80,7 @@ def train(job: Job, defaults: dict[str, Any], watch: runtime.Stopwatch) -> int:
   state, record = trainer.restore(init_params), None
   if loop.is_main():
     devices = trainer.train_step.devices.text
-    record = provenance.record_launch(job.line, job.workdir, corpus, devices)
+    record = provenance.record_launch(job.line, job.workdir, corpus, devices, model.implementation)
   watch.mark("parameters")
 
   def on_first_step():
@@ -153,6 +153,7 @@ def _announce(job, defaults, trainer):
     f"batches of {config.batch_size} streams x {config.window} {unit}, {trainer.steps:,} steps "
     f"({trainer.steps / trainer.windows.steps_per_epoch:.2f} epochs)",
     "devices": trainer.train_step.devices.text,
+    "layers": trainer.model.implementation,
     "run": str(job.workdir),
   }
   for name, value in rows.items():

@@ -84,7 +84,8 @@ def _resolve(line, corpus, stored, watch, distributed):
     runtime.start()
     parts = config.accumulate * (runtime.join_processes() if distributed else 1)
     with contextlib.suppress(RuntimeError):  # In a notebook, JAX may have been started already.
-      runtime.set_cpu_devices(config.cpu_devices, config.batch_size, parts, config.model.hidden)
+      shares_cores = models.shares_cores(config.model)
+      runtime.set_cpu_devices(config.cpu_devices, config.batch_size, parts, shares_cores)
     from charrnn.training import steps
 
     return steps.device()

@@ -18,6 +18,8 @@ from charrnn import errors
 if TYPE_CHECKING:
   import jax
 
+MIN_SHARED = 512  # minimum number of units for which XLA divides a matrix product well
+
 Params = Any  # a dict of dicts of arrays
 Carry = Any  # a tree of arrays [B, ...]
 
@@ -64,6 +66,19 @@ class Model(Protocol):
 def has_gradient(fields: Mapping) -> bool:
   """Return True if the model with these fields of `config.model` is trained by gradients."""
   return fields["cell"] != "ngram"
+
+
+def shares_cores(fields: Mapping) -> bool:
+  """Return True if a single JAX device that uses all cores of a CPU is the fastest.
+
+  XLA computes small matrix products faster on one device per core. The native layers divide the
+  work among the cores themselves. This may compile them.
+  """
+  from charrnn.models import native_library
+
+  if not has_gradient(fields):
+    return False
+  return fields["hidden"] >= MIN_SHARED or native_library.is_expected(fields["unroll"])
 
 
 def make(vocab_size: int, fields: Mapping) -> Model:

@@ -159,7 +159,8 @@ class Cell:
   update: Callable | None = None  # (state, pre) -> (state, {recorded: [B, H]})
   join: Callable = join_sum  # (params, x_h [B, G*H], h_h [B, G*H]) -> pre, a tree of arrays
   output: Callable = lambda state, gates: state  # recomputes h after c has been clamped
-  cudnn: bool = False  # True if cuDNN's LSTM computes the same equations and may replace them
+  native: bool = False  # True if native.cc computes the same equations and may replace them
+  cudnn: bool = False  # likewise for cuDNN
 
   def clamp(self, before, after, gates, clamp: Mapping[str, tuple]):
     """Return the state `after` a step with the clamped entries replaced.
@@ -180,7 +181,8 @@ class Cell:
 
 
 CELLS = {
-  "rnn": Cell(rnn_step, RNNState, ("h",), update=rnn_update),
+  # If you change the equations of a cell, remove its `native` and `cudnn`.
+  "rnn": Cell(rnn_step, RNNState, ("h",), update=rnn_update, native=True),
   "gru": Cell(
     gru_step,
     GRUState,
@@ -189,6 +191,7 @@ CELLS = {
     recorded=("r", "z", "n", "a"),
     update=gru_update,
     join=gru_join,
+    native=True,
   ),
   "lstm": Cell(
     lstm_step,
@@ -197,6 +200,7 @@ CELLS = {
     recorded=("i", "f", "g", "o"),
     update=lstm_update,
     output=lstm_output,
-    cudnn=True,  # Set this to False if you change the equations.
+    native=True,
+    cudnn=True,
   ),
 }

@@ -1,11 +1,13 @@
-// Recurrent layers for a CPU, called from JAX through XLA's foreign function interface.
+// Recurrent layers and the output layer for a CPU, called from JAX through XLA's foreign function
+// interface. models/native.py calls these handlers and defines the gradients:
 //
-// models/native.py packs the weights, calls these handlers, and defines the gradient:
-//
+//   charrnn_pack              a weight matrix -> its panels
 //   charrnn_forward           x or ids, weights, initial state -> outputs, last state, saved gates
 //   charrnn_backward          saved gates -> gradients dz of the pre-activations (in the same
 //                             buffer), of x and of the initial state
 //   charrnn_weight_gradient   x, h, dz -> gradients of the weights and biases
+//   charrnn_linear            x, weights, bias -> outputs of the output layer
+//   charrnn_linear_gradient   x, weights, gradient of the outputs -> gradients of x, weights, bias
 //   charrnn_registers         products on registers only, to measure the limit of a core
 //
 // Layout. A vector has 16 lanes, and a slot is a vector of pre-activations: one gate of 16 units. A
@@ -13,7 +15,7 @@
 // weights of 4 slots for every input. In the LSTM these are the four gates of 16 units, so a tile
 // has everything that the gate arithmetic of its units needs, while it is still in the L1 cache.
 // The slots of a GRU are a, r, z, n; its input product needs the last three and its recurrent
-// product the first three. The slots of a vanilla RNN are 64 units.
+// product the first three. The slots of a vanilla RNN, and of the output layer, are 64 units.
 //
 // A word is 32 bits: one float, or two bfloat16 neighbors of the sum of a product. The same code
 // therefore multiplies both types. Sums are always in float32.
@@ -31,6 +33,7 @@
 #include <memory>
 #include <mutex>
 #include <type_traits>
+#include <utility>
 #include <vector>
 
 #if defined(__AVX2__) || defined(__AVX512F__)
@@ -44,14 +47,17 @@ namespace ffi = xla::ffi;
 namespace {
 
 #define INLINE inline __attribute__((always_inline))
+#define NOINLINE __attribute__((noinline))
 
 constexpr int kLanes = 16, kSlots = 4, kPanel = kLanes * kSlots;
-constexpr int kRows = 6;             // rows of a tile
-constexpr int64_t kBackward = 512;   // words of a block in the products of the backward pass
-constexpr int64_t kGradient = 384;   // words of a block in the products of the weight gradients
+constexpr int kRows = 6;            // rows of a tile
+constexpr int64_t kBackward = 512;  // words of a block in the products of the backward pass
+constexpr int64_t kGradient = 384;  // words of a block in the products of the weight gradients
+constexpr int64_t kParts = 4;       // parts per thread, if their order and size are free
+
+// Vectors.
 
 typedef float f32x16 __attribute__((vector_size(64)));
-typedef int32_t i32x16 __attribute__((vector_size(64)));
 typedef uint32_t u32x16 __attribute__((vector_size(64)));
 typedef uint16_t u16x16 __attribute__((vector_size(32)));
 
@@ -61,6 +67,15 @@ typedef uint32_t word __attribute__((may_alias));
 struct bf16 {
   uint16_t bits;
 };
+
+// The number of elements in a word.
+template <class E>
+constexpr int kPerWord = 4 / sizeof(E);
+
+template <class E>
+const word* words(const E* p) {
+  return reinterpret_cast<const word*>(p);
+}
 
 template <class V, class T>
 INLINE V read(const T* p) {
@@ -86,17 +101,40 @@ INLINE f32x16 load(const bf16* p) {
 INLINE void store(float* p, const f32x16& x) { write(p, x); }
 
 // Rounds to the nearest bfloat16, to even in a tie. A NaN stays a NaN.
-INLINE void store(bf16* p, const f32x16& x) {
+INLINE u16x16 round(const f32x16& x) {
 #ifdef __AVX512BF16__
-  write(p, _mm512_cvtneps_pbh(reinterpret_cast<const __m512&>(x)));
+  auto rounded = _mm512_cvtneps_pbh(reinterpret_cast<const __m512&>(x));
+  return read<u16x16>(&rounded);
 #else
   u32x16 bits = read<u32x16>(&x);
   u32x16 rounded = (bits + 0x7fff + ((bits >> 16) & 1)) >> 16;
   u32x16 nan = (bits >> 16) | 0x40;
   u32x16 value = (bits & 0x7fffffff) > 0x7f800000u ? nan : rounded;
-  write(p, __builtin_convertvector(value, u16x16));
+  return __builtin_convertvector(value, u16x16);
 #endif
 }
+
+INLINE void store(bf16* p, const f32x16& x) { write(p, round(x)); }
+
+// The first `count` elements, followed by zeros.
+INLINE f32x16 load_part(const float* p, int64_t count) {
+  if (count >= kLanes) return load(p);
+  f32x16 x{};
+  if (count > 0) std::memcpy(&x, p, count * sizeof(float));
+  return x;
+}
+
+INLINE void store_part(float* p, const f32x16& x, int64_t count) {
+  if (count >= kLanes) return store(p, x);
+  if (count > 0) std::memcpy(p, &x, count * sizeof(float));
+}
+
+// Words of two bfloat16 vectors: the elements of the first are the low halves.
+INLINE u32x16 interleave(u16x16 low, u16x16 high) {
+  return __builtin_convertvector(low, u32x16) | (__builtin_convertvector(high, u32x16) << 16);
+}
+
+// Products.
 
 // acc += the products of a word of a row with 16 words of a panel.
 template <class E>
@@ -106,8 +144,7 @@ INLINE void multiply_add(f32x16& acc, uint32_t a, const word* w) {
   } else {
 #ifdef __AVX512BF16__
     __m512 sum = reinterpret_cast<__m512&>(acc);
-    __m512i a16 = _mm512_set1_epi32(a), w16 = read<__m512i>(w);
-    sum = _mm512_dpbf16_ps(sum, (__m512bh)a16, (__m512bh)w16);
+    sum = _mm512_dpbf16_ps(sum, (__m512bh)_mm512_set1_epi32(a), (__m512bh)read<__m512i>(w));
     acc = reinterpret_cast<f32x16&>(sum);
 #else
     uint32_t low = a << 16, high = a & 0xffff0000u;
@@ -118,40 +155,13 @@ INLINE void multiply_add(f32x16& acc, uint32_t a, const word* w) {
   }
 }
 
-// The number of elements in a word.
-template <class E>
-constexpr int kPerWord = 4 / sizeof(E);
-
-template <class E>
-const word* words(const E* p) {
-  return reinterpret_cast<const word*>(p);
-}
-
-// The shape of a sum: `chunks` runs of `words` words, of which the rows have one every `stride`
-// words. The words of a panel are contiguous, `pitch` words for each word of a row.
+// The shape of a sum: `chunks` runs of `words` words, one run every `stride` words of a row. A panel
+// has `pitch` words for each of them.
 struct Sum {
-  int64_t chunks, words, stride;
+  int64_t chunks, words, stride, pitch;
 };
 
-// Adds the product of R rows with N slots of a panel to acc.
-template <class E, int R, int N, int Pitch>
-INLINE void multiply(f32x16 (&acc)[R][N], const word* const (&rows)[R], const word* w,
-                     Sum sum) {
-  const word* a[R];
-  for (int r = 0; r < R; ++r) a[r] = rows[r];
-  for (int64_t c = 0; c < sum.chunks; ++c) {
-    for (int64_t k = 0; k < sum.words; ++k, w += Pitch) {
-#pragma GCC unroll 6
-      for (int r = 0; r < R; ++r) {
-#pragma GCC unroll 4
-        for (int s = 0; s < N; ++s) multiply_add<E>(acc[r][s], a[r][k], w + s * kLanes);
-      }
-    }
-    for (int r = 0; r < R; ++r) a[r] += sum.stride;
-  }
-}
-
-// The number of slots whose sums of R rows fit the registers together.
+// The number of slots whose sums of R rows fit the registers.
 template <int R>
 constexpr int group() {
 #ifdef __AVX512F__
@@ -161,30 +171,35 @@ constexpr int group() {
 #endif
 }
 
-// Adds the product of R rows with N slots of a panel to `tile`, which has kSlots slots per row.
-template <class E, int R, int N, int Pitch>
-INLINE void multiply_tile(float* tile, const word* const (&rows)[R], const word* w,
-                          Sum sum) {
+// Adds the products of R rows with N slots of a panel to a tile, whose rows have kPanel floats. The
+// words of a row are `Step` apart.
+template <class E, int R, int N, int Step>
+NOINLINE void multiply_tile(float* tile, const word* const* rows, const word* w,
+                            const Sum& sum) {
   constexpr int G = std::min(group<R>(), N);
-#pragma GCC unroll 4
-  for (int first = 0; first + G <= N; first += G) {
-    f32x16 acc[R][G];
+  f32x16 acc[R][G];
 #pragma GCC unroll 6
-    for (int r = 0; r < R; ++r) {
+  for (int r = 0; r < R; ++r)
 #pragma GCC unroll 4
-      for (int s = 0; s < G; ++s) acc[r][s] = load(tile + r * kPanel + (first + s) * kLanes);
-    }
-    multiply<E, R, G, Pitch>(acc, rows, w + first * kLanes, sum);
+    for (int s = 0; s < G; ++s) acc[r][s] = load(tile + r * kPanel + s * kLanes);
+  const word *a[R], *v = w;
 #pragma GCC unroll 6
-    for (int r = 0; r < R; ++r) {
+  for (int r = 0; r < R; ++r) a[r] = rows[r];
+  for (int64_t c = 0; c < sum.chunks; ++c) {
+    for (int64_t k = 0; k < sum.words; ++k, v += sum.pitch) {
+#pragma GCC unroll 6
+      for (int r = 0; r < R; ++r)
 #pragma GCC unroll 4
-      for (int s = 0; s < G; ++s) store(tile + r * kPanel + (first + s) * kLanes, acc[r][s]);
+        for (int s = 0; s < G; ++s) multiply_add<E>(acc[r][s], a[r][k * Step], v + s * kLanes);
     }
+#pragma GCC unroll 6
+    for (int r = 0; r < R; ++r) a[r] += sum.stride;
   }
-  if constexpr (N % G != 0) {
-    constexpr int Done = N / G * G;
-    multiply_tile<E, R, N - Done, Pitch>(tile + Done * kLanes, rows, w + Done * kLanes, sum);
-  }
+#pragma GCC unroll 6
+  for (int r = 0; r < R; ++r)
+#pragma GCC unroll 4
+    for (int s = 0; s < G; ++s) store(tile + r * kPanel + s * kLanes, acc[r][s]);
+  if constexpr (N > G) multiply_tile<E, R, N - G, Step>(tile + G * kLanes, rows, w + G * kLanes, sum);
 }
 
 // tanh, by the rational approximation of Eigen and XLA. A NaN stays a NaN.
@@ -209,61 +224,77 @@ INLINE f32x16 tanh16(f32x16 x) {
 
 INLINE f32x16 sigmoid16(f32x16 x) { return 0.5f + 0.5f * tanh16(0.5f * x); }
 
-// What a step reads and writes for 16 units of one row.
+// Cells.
+
+// What a step reads and writes for the units of a panel. Pointers are for the first of several
+// rows; the state and the outputs have H elements per row, the saved gates have `width`.
 template <class E>
-struct Unit {
-  float *h, *c;            // the state in float32, updated by the step
-  E* y;                    // the output
-  E *gates, *saved_c;      // saved for the backward pass, or null
+struct Step {
+  int64_t H, width;
+  float *h, *c;        // the state in float32; updated
+  E* y;                // the outputs
+  E *gates, *saved_c;  // saved for the backward pass, or null
 };
 
-// What a backward step reads and writes for 16 units of one row.
+// What a backward step reads and writes for the units of a row.
 template <class E>
-struct BackwardUnit {
-  const E* dy;                     // gradient of the output
-  float *dh, *dc;                  // gradients of the state, updated by the step
-  E* gates;                        // the gates; the step replaces them by dz
-  const E* c;                      // the cell state after the step
-  const float* first;              // h (GRU) or c (LSTM) before the step: the initial state, or
-  const E* before;                 // ... the saved one if `first` is null
-  f32x16 state_before() const { return first ? load(first) : load(before); }
+struct BackwardStep {
+  int64_t H;
+  const E* dy;         // gradient of the output
+  float *dh, *dc;      // gradients of the state; updated
+  E* gates;            // the gates; replaced by dz
+  const E* c;          // LSTM: the cell state after the step
+  const float* first;  // h (GRU) or c (LSTM) before the step if it is the initial state, or null
+  const E* before;     // otherwise, the saved one
+
+  INLINE f32x16 state_before(int64_t unit) const {
+    return first ? load(first + unit) : load(before + unit);
+  }
 };
 
-// A cell defines the slots of a panel and the arithmetic of a row of a tile. The functions are not
-// inlined, because copies could round differently and results would depend on the tile's height.
+// A cell defines the slots of a panel and the arithmetic of the gates. Every row takes the same
+// compiled code, whatever the shape of its tile, so that results do not depend on the shapes.
 
 struct Lstm {
-  static constexpr int kUnits = 16;                       // units of a panel
-  static constexpr int kInput = 0, kInputSlots = 4;       // slots of the input product
+  static constexpr int kUnits = 16;                        // units of a panel
+  static constexpr int kInput = 0, kInputSlots = 4;        // slots of the input product
   static constexpr int kRecurrent = 0, kRecurrentSlots = 4;
+  static constexpr int kInputGates[] = {0, 1, 2, 3};       // gates of these slots
+  static constexpr int kRecurrentGates[] = {0, 1, 2, 3};
 
   template <class E>
-  static __attribute__((noinline)) void step(const float* pre, Unit<E> u, int) {
-    f32x16 i = sigmoid16(load(pre)), f = sigmoid16(load(pre + 16));
-    f32x16 g = tanh16(load(pre + 32)), o = sigmoid16(load(pre + 48));
-    f32x16 c = f * load(u.c) + i * g;
-    f32x16 h = o * tanh16(c);
-    store(u.c, c);
-    store(u.h, h);
-    store(u.y, h);
-    if (u.gates) {
-      store(u.gates, i), store(u.gates + 16, f), store(u.gates + 32, g), store(u.gates + 48, o);
-      store(u.saved_c, c);
+  static NOINLINE void forward(const float* pre, int rows, int, const Step<E>& u) {
+    for (int r = 0; r < rows; ++r, pre += kPanel) {
+      f32x16 i = sigmoid16(load(pre)), f = sigmoid16(load(pre + 16));
+      f32x16 g = tanh16(load(pre + 32)), o = sigmoid16(load(pre + 48));
+      f32x16 c = f * load(u.c + r * u.H) + i * g;
+      f32x16 h = o * tanh16(c);
+      store(u.c + r * u.H, c);
+      store(u.h + r * u.H, h);
+      store(u.y + r * u.H, h);
+      if (E* saved = u.gates) {
+        saved += r * u.width;
+        store(saved, i), store(saved + 16, f), store(saved + 32, g), store(saved + 48, o);
+        store(u.saved_c + r * u.H, c);
+      }
     }
   }
 
   template <class E>
-  static __attribute__((noinline)) void backward(BackwardUnit<E> u) {
-    f32x16 i = load(u.gates), f = load(u.gates + 16), g = load(u.gates + 32);
-    f32x16 o = load(u.gates + 48), tanh_c = tanh16(load(u.c));
-    f32x16 dh = load(u.dh) + load(u.dy);
-    f32x16 dc = load(u.dc) + dh * o * (1 - tanh_c * tanh_c);
-    store(u.gates, dc * g * i * (1 - i));
-    store(u.gates + 16, dc * u.state_before() * f * (1 - f));
-    store(u.gates + 32, dc * i * (1 - g * g));
-    store(u.gates + 48, dh * tanh_c * o * (1 - o));
-    store(u.dc, dc * f);
-    store(u.dh, f32x16{});
+  static NOINLINE void backward(int64_t first, int64_t last, const BackwardStep<E>& u) {
+    for (int64_t n = first; n < last; n += kLanes) {
+      E* gates = u.gates + n * kSlots;
+      f32x16 i = load(gates), f = load(gates + 16), g = load(gates + 32), o = load(gates + 48);
+      f32x16 tanh_c = tanh16(load(u.c + n));
+      f32x16 dh = load(u.dh + n) + load(u.dy + n);
+      f32x16 dc = load(u.dc + n) + dh * o * (1 - tanh_c * tanh_c);
+      store(gates, dc * g * i * (1 - i));
+      store(gates + 16, dc * u.state_before(n) * f * (1 - f));
+      store(gates + 32, dc * i * (1 - g * g));
+      store(gates + 48, dh * tanh_c * o * (1 - o));
+      store(u.dc + n, dc * f);
+      store(u.dh + n, f32x16{});
+    }
   }
 };
 
@@ -271,29 +302,37 @@ struct Gru {
   static constexpr int kUnits = 16;
   static constexpr int kInput = 1, kInputSlots = 3;          // r, z, n
   static constexpr int kRecurrent = 0, kRecurrentSlots = 3;  // a, r, z
+  static constexpr int kInputGates[] = {0, 1, 2};
+  static constexpr int kRecurrentGates[] = {2, 0, 1};
 
   template <class E>
-  static __attribute__((noinline)) void step(const float* pre, Unit<E> u, int) {
-    f32x16 a = load(pre), r = sigmoid16(load(pre + 16)), z = sigmoid16(load(pre + 32));
-    f32x16 n = tanh16(load(pre + 48) + r * a);
-    f32x16 h = (1 - z) * n + z * load(u.h);
-    store(u.h, h);
-    store(u.y, h);
-    if (u.gates)
-      store(u.gates, a), store(u.gates + 16, r), store(u.gates + 32, z), store(u.gates + 48, n);
+  static NOINLINE void forward(const float* pre, int rows, int, const Step<E>& u) {
+    for (int row = 0; row < rows; ++row, pre += kPanel) {
+      f32x16 a = load(pre), r = sigmoid16(load(pre + 16)), z = sigmoid16(load(pre + 32));
+      f32x16 n = tanh16(load(pre + 48) + r * a);
+      f32x16 h = (1 - z) * n + z * load(u.h + row * u.H);
+      store(u.h + row * u.H, h);
+      store(u.y + row * u.H, h);
+      if (E* saved = u.gates) {
+        saved += row * u.width;
+        store(saved, a), store(saved + 16, r), store(saved + 32, z), store(saved + 48, n);
+      }
+    }
   }
 
   template <class E>
-  static __attribute__((noinline)) void backward(BackwardUnit<E> u) {
-    f32x16 a = load(u.gates), r = load(u.gates + 16), z = load(u.gates + 32);
-    f32x16 n = load(u.gates + 48);
-    f32x16 dh = load(u.dh) + load(u.dy);
-    f32x16 dn = dh * (1 - z) * (1 - n * n);
-    store(u.gates, dn * r);
-    store(u.gates + 16, dn * a * r * (1 - r));
-    store(u.gates + 32, dh * (u.state_before() - n) * z * (1 - z));
-    store(u.gates + 48, dn);
-    store(u.dh, dh * z);
+  static NOINLINE void backward(int64_t first, int64_t last, const BackwardStep<E>& u) {
+    for (int64_t unit = first; unit < last; unit += kLanes) {
+      E* gates = u.gates + unit * kSlots;
+      f32x16 a = load(gates), r = load(gates + 16), z = load(gates + 32), n = load(gates + 48);
+      f32x16 dh = load(u.dh + unit) + load(u.dy + unit);
+      f32x16 dn = dh * (1 - z) * (1 - n * n);
+      store(gates, dn * r);
+      store(gates + 16, dn * a * r * (1 - r));
+      store(gates + 32, dh * (u.state_before(unit) - n) * z * (1 - z));
+      store(gates + 48, dn);
+      store(u.dh + unit, dh * z);
+    }
   }
 };
 
@@ -301,35 +340,47 @@ struct Rnn {
   static constexpr int kUnits = 64;
   static constexpr int kInput = 0, kInputSlots = 4;
   static constexpr int kRecurrent = 0, kRecurrentSlots = 4;
+  static constexpr int kInputGates[] = {0};
+  static constexpr int kRecurrentGates[] = {0};
 
   template <class E>
-  static __attribute__((noinline)) void step(const float* pre, Unit<E> u, int slots) {
-    for (int s = 0; s < slots; ++s) {
-      f32x16 h = tanh16(load(pre + s * kLanes));
-      store(u.h + s * kLanes, h);
-      store(u.y + s * kLanes, h);
-      if (u.gates) store(u.gates + s * kLanes, h);
+  static NOINLINE void forward(const float* pre, int rows, int slots, const Step<E>& u) {
+    for (int r = 0; r < rows; ++r, pre += kPanel) {
+      for (int n = 0; n < slots * kLanes; n += kLanes) {
+        f32x16 h = tanh16(load(pre + n));
+        store(u.h + r * u.H + n, h);
+        store(u.y + r * u.H + n, h);
+        if (u.gates) store(u.gates + r * u.width + n, h);
+      }
     }
   }
 
   template <class E>
-  static __attribute__((noinline)) void backward(BackwardUnit<E> u) {
-    f32x16 h = load(u.gates);
-    store(u.gates, (load(u.dh) + load(u.dy)) * (1 - h * h));
-    store(u.dh, f32x16{});
+  static NOINLINE void backward(int64_t first, int64_t last, const BackwardStep<E>& u) {
+    for (int64_t n = first; n < last; n += kLanes) {
+      f32x16 h = load(u.gates + n);
+      store(u.gates + n, (load(u.dh + n) + load(u.dy + n)) * (1 - h * h));
+      store(u.dh + n, f32x16{});
+    }
   }
 };
+
+// Threads.
 
 // Runs f(0), ..., f(parts - 1) on the threads of the pool and on this thread. This thread waits only
 // for parts that have started, so a busy pool delays nothing and cannot cause a deadlock.
 template <class F>
-void parallel(ffi::ThreadPool& pool, int64_t parts, const F& f) {
+void parallel(ffi::ThreadPool& pool, int64_t threads, int64_t parts, const F& f) {
   struct Shared {
     std::atomic<int64_t> next{0}, done{0};
     std::mutex mutex;
     std::condition_variable all_done;
   };
-  if (parts == 1) return f(0);
+  threads = std::min(threads, parts);
+  if (threads <= 1) {
+    for (int64_t part = 0; part < parts; ++part) f(part);
+    return;
+  }
   auto shared = std::make_shared<Shared>();
   // A task that starts after all parts are claimed does not touch f, which is gone by then.
   auto work = [shared, parts, &f] {
@@ -341,8 +392,14 @@ void parallel(ffi::ThreadPool& pool, int64_t parts, const F& f) {
       }
     }
   };
-  for (int64_t n = 1; n < parts; ++n) pool.Schedule([work] { work(); });
+  for (int64_t n = 1; n < threads; ++n) pool.Schedule([work] { work(); });
   work();
+  // Short waits are more common than long ones, and waking this thread takes longer than they do.
+  for (int spin = 0; spin < 2000 && shared->done.load() < parts; ++spin) {
+#if defined(__x86_64__)
+    __builtin_ia32_pause();
+#endif
+  }
   std::unique_lock<std::mutex> lock(shared->mutex);
   shared->all_done.wait(lock, [&] { return shared->done.load() == parts; });
 }
@@ -351,6 +408,7 @@ int64_t thread_count(ffi::ThreadPool& pool) { return std::max<int64_t>(1, pool.n
 
 struct Range {
   int64_t first, last;
+  int64_t size() const { return last - first; }
 };
 
 // Returns part n of `parts` parts of [0, count), whose sizes differ by at most one.
@@ -358,45 +416,86 @@ Range share(int64_t count, int64_t parts, int64_t n) {
   return {count * n / parts, count * (n + 1) / parts};
 }
 
-int64_t round_up(int64_t x, int64_t unit) { return (x + unit - 1) / unit * unit; }
+// Divides [0, count) into parts for f(Range) on all threads.
+template <class F>
+void divide(ffi::ThreadPool& pool, int64_t count, const F& f) {
+  const int64_t threads = thread_count(pool);
+  const int64_t parts = std::min(count, threads == 1 ? 1 : threads * kParts);
+  parallel(pool, threads, parts, [&](int64_t n) { f(share(count, parts, n)); });
+}
 
-// Calls f(std::integral_constant<int, R>, row) for tiles of R <= kRows rows that cover a range. The
-// heights of the tiles differ by at most one.
+int64_t ceil_div(int64_t x, int64_t unit) { return (x + unit - 1) / unit; }
+
+int64_t round_up(int64_t x, int64_t unit) { return ceil_div(x, unit) * unit; }
+
+// Calls f(std::integral_constant<int, n>) for n from 1 to Most.
+template <int Most, class F>
+INLINE void with_constant(int64_t n, const F& f) {
+  if constexpr (Most > 1) {
+    if (n < Most) return with_constant<Most - 1>(n, f);
+  }
+  f(std::integral_constant<int, Most>());
+}
+
+// Calls f(row, height) for tiles of at most kRows rows, whose heights differ by at most one.
 template <class F>
 void for_tiles(Range rows, const F& f) {
-  int64_t count = rows.last - rows.first, tiles = (count + kRows - 1) / kRows;
+  const int64_t tiles = ceil_div(rows.size(), kRows);
   for (int64_t n = 0; n < tiles; ++n) {
-    Range tile = share(count, tiles, n);
-    int64_t row = rows.first + tile.first;
-    switch (tile.last - tile.first) {
-      case 1: f(std::integral_constant<int, 1>(), row); break;
-      case 2: f(std::integral_constant<int, 2>(), row); break;
-      case 3: f(std::integral_constant<int, 3>(), row); break;
-      case 4: f(std::integral_constant<int, 4>(), row); break;
-      case 5: f(std::integral_constant<int, 5>(), row); break;
-      case 6: f(std::integral_constant<int, 6>(), row); break;
-    }
+    Range tile = share(rows.size(), tiles, n);
+    f(rows.first + tile.first, tile.size());
   }
 }
 
-// Calls f(std::integral_constant<int, N>) for N = slots.
-template <class F>
-INLINE void for_slots(int64_t slots, const F& f) {
-  switch (slots) {
-    case 1: f(std::integral_constant<int, 1>()); break;
-    case 2: f(std::integral_constant<int, 2>()); break;
-    case 3: f(std::integral_constant<int, 3>()); break;
-    case 4: f(std::integral_constant<int, 4>()); break;
-  }
+// Adds the products of `height` rows with `slots` slots of a panel to a tile.
+template <class E, int Step = 1>
+void multiply(float* tile, int64_t height, int64_t slots, const word* const* rows, const word* w,
+              const Sum& sum) {
+  with_constant<kRows>(height, [&](auto R) {
+    with_constant<kSlots>(slots, [&](auto N) {
+      multiply_tile<E, R.value, N.value, Step>(tile, rows, w, sum);
+    });
+  });
 }
 
-// The sizes of a layer. `width` is the number of columns of the saved gates and of dz.
+// Layers.
+
+// The columns of a weight matrix in the order of the parameters, and the slots that they fill.
+struct Columns {
+  int64_t H;         // columns of a gate
+  int64_t units;     // units of a panel
+  const int* gates;  // the gate of each slot, if units == kLanes
+  int slots;         // slots of a panel
+
+  int64_t panels() const { return ceil_div(H, units); }
+  int64_t unit(int64_t p, int64_t s) const { return p * units + (units > kLanes ? s * kLanes : 0); }
+  int64_t column(int64_t p, int64_t s) const {
+    return (units > kLanes ? 0 : gates[s] * H) + unit(p, s);
+  }
+  // The columns of a slot; the rest of its lanes are padding.
+  int64_t count(int64_t p, int64_t s) const {
+    return std::clamp<int64_t>(H - unit(p, s), 0, kLanes);
+  }
+};
+
+template <class Cell>
+Columns input_columns(int64_t H) {
+  return {H, Cell::kUnits, Cell::kInputGates, Cell::kInputSlots};
+}
+
+template <class Cell>
+Columns recurrent_columns(int64_t H) {
+  return {H, Cell::kUnits, Cell::kRecurrentGates, Cell::kRecurrentSlots};
+}
+
+// The sizes of a layer, and how the threads divide it. H is a multiple of 16. Rows of the saved
+// gates and of dz have `width` elements.
 template <class Cell>
 struct Sizes {
   int64_t T, B, H, panels, width;
 
   Sizes(int64_t T, int64_t B, int64_t H)
-      : T(T), B(B), H(H), panels(round_up(H, Cell::kUnits) / Cell::kUnits),
+      : T(T), B(B), H(H), panels(ceil_div(H, Cell::kUnits)),
         width(Cell::kUnits == kLanes ? panels * kPanel : H) {}
 
   // Only the last panel of a vanilla RNN can have fewer slots.
@@ -404,7 +503,8 @@ struct Sizes {
     if (Cell::kUnits == kLanes) return kSlots;
     return std::min<int64_t>(kSlots, (H - panel * kPanel) / kLanes);
   }
-  // Whether the threads divide the rows of the batch; otherwise they divide the units of each step.
+
+  // Whether threads divide the rows of the batch; otherwise they divide the units of each step.
   bool divides_rows(int64_t threads) const { return T > 1 && B >= kRows * threads; }
 };
 
@@ -413,134 +513,123 @@ struct Forward : Sizes<Cell> {
   using Sizes<Cell>::T;
   using Sizes<Cell>::B;
   using Sizes<Cell>::H;
+  using Sizes<Cell>::panels;
 
-  const int32_t* ids;         // [T, B], or null
-  const E* x;                 // [T, B, D], or null
-  int64_t D;                  // elements of a row of x
-  const E* table;             // for ids: W_xh, [V, panels * input slots * 16]
+  const int32_t* ids;      // [T, B], or null
+  const E* x;              // [T, B, D], or null
+  int64_t D;
+  const E* table;          // for ids: the panels of W_xh, [panels, vocab, slots * 16]
   int64_t vocab;
-  const word *W_x, *W_h;  // [panels, words, slots * 16]
+  const word *W_x, *W_h;   // panels of W_xh (for x) and W_hh, [panels, words, slots * 16]
   int64_t x_words, h_words;
-  const float* bias;          // [panels * 64]
-  float *h, *c;               // the state, [B, H]
-  E* y;                       // the outputs, [T, B, H]
-  const E* first;             // the initial h, [B, H]
-  E *gates, *saved_c;         // [T, B, width] and [T, B, H], or null
+  const float* bias;       // [panels, 64]
+  float *h, *c;            // the state, [B, H]; updated
+  const E* first;          // the initial h, [B, H]
+  E* y;                    // the outputs, [T, B, H]
+  E *gates, *saved_c;      // [T, B, width] and [T, B, H], or null
 
   Forward(int64_t T, int64_t B, int64_t H) : Sizes<Cell>(T, B, H) {}
 
-  void step(int64_t t, Range rows, Range panels) const {
-    for (int64_t p = panels.first; p < panels.last; ++p) {
-      for_tiles(rows, [&](auto R, int64_t row) {
-        if constexpr (Cell::kUnits == kLanes) {
-          tile<R.value, kSlots>(t, row, p);
-        } else {
-          for_slots(this->slots(p), [&](auto N) { tile<R.value, N.value>(t, row, p); });
-        }
-      });
-    }
+  void step(int64_t t, Range rows, Range part) const {
+    for (int64_t p = part.first; p < part.last; ++p)
+      for_tiles(rows, [&](int64_t row, int64_t height) { tile(t, row, height, p); });
   }
 
-  template <int R, int N>
-  void tile(int64_t t, int64_t row, int64_t p) const {
-    constexpr int kX = std::min(N, Cell::kInputSlots), kH = std::min(N, Cell::kRecurrentSlots);
-    constexpr int kXPitch = Cell::kInputSlots * kLanes, kHPitch = Cell::kRecurrentSlots * kLanes;
-    alignas(64) float pre[R * kPanel];
-    for (int r = 0; r < R; ++r) {
+  void tile(int64_t t, int64_t row, int64_t height, int64_t p) const {
+    const int64_t slots = this->slots(p), unit = p * Cell::kUnits, n = t * B + row;
+    const int64_t x_slots = std::min<int64_t>(slots, Cell::kInputSlots);
+    const int64_t h_slots = std::min<int64_t>(slots, Cell::kRecurrentSlots);
+    constexpr int64_t kXPitch = Cell::kInputSlots * kLanes, kHPitch = Cell::kRecurrentSlots * kLanes;
+    alignas(64) float pre[kRows * kPanel];
+    const word* a[kRows];
+    for (int64_t r = 0; r < height; ++r)
       std::memcpy(pre + r * kPanel, bias + p * kPanel, sizeof(float) * kPanel);
-      if (ids) {
-        // JAX clamps an id that is out of range; a read outside of the table must not happen.
-        int64_t id = std::clamp<int64_t>(ids[t * B + row + r], 0, vocab - 1);
-        const E* entry = table + (id * this->panels + p) * kXPitch;
-        for (int s = 0; s < kX; ++s) {
-          float* sum = pre + r * kPanel + (Cell::kInput + s) * kLanes;
-          store(sum, load(sum) + load(entry + s * kLanes));
-        }
+    if (ids) {
+      for (int64_t r = 0; r < height; ++r) {
+        // Ids are in range. An id that is not must not read outside of the table.
+        const int64_t id = std::clamp<int64_t>(ids[n + r], 0, vocab - 1);
+        const E* entry = table + (p * vocab + id) * kXPitch;
+        float* sum = pre + r * kPanel + Cell::kInput * kLanes;
+        for (int64_t s = 0; s < x_slots * kLanes; s += kLanes)
+          store(sum + s, load(sum + s) + load(entry + s));
       }
-    }
-    const word* a[R];
-    if (!ids) {
-      for (int r = 0; r < R; ++r) a[r] = words(x + (t * B + row + r) * D);
-      multiply_tile<E, R, kX, kXPitch>(pre + Cell::kInput * kLanes, a, W_x + p * x_words * kXPitch,
-                                       {1, x_words, 0});
+    } else {
+      for (int64_t r = 0; r < height; ++r) a[r] = words(x + (n + r) * D);
+      multiply<E>(pre + Cell::kInput * kLanes, height, x_slots, a, W_x + p * x_words * kXPitch,
+                  {1, x_words, 0, kXPitch});
     }
     const E* before = t ? y + (t - 1) * B * H : first;
-    for (int r = 0; r < R; ++r) a[r] = words(before + (row + r) * H);
-    multiply_tile<E, R, kH, kHPitch>(pre + Cell::kRecurrent * kLanes, a, W_h + p * h_words * kHPitch,
-                                     {1, h_words, 0});
-    for (int r = 0; r < R; ++r) {
-      int64_t n = t * B + row + r, unit = p * Cell::kUnits, at = (row + r) * H + unit;
-      E* kept = gates ? gates + n * this->width + p * kPanel : nullptr;
-      Unit<E> u{h + at, c ? c + at : nullptr, y + n * H + unit, kept,
-                saved_c ? saved_c + n * H + unit : nullptr};
-      Cell::step(pre + r * kPanel, u, N);
-    }
+    for (int64_t r = 0; r < height; ++r) a[r] = words(before + (row + r) * H);
+    multiply<E>(pre + Cell::kRecurrent * kLanes, height, h_slots, a, W_h + p * h_words * kHPitch,
+                {1, h_words, 0, kHPitch});
+    const int64_t at = row * H + unit, out = n * H + unit;
+    Cell::forward(pre, height, slots,
+                  Step<E>{H, this->width, h + at, c ? c + at : nullptr, y + out,
+                          gates ? gates + n * this->width + p * kPanel : nullptr,
+                          saved_c ? saved_c + out : nullptr});
   }
 
   void run(ffi::ThreadPool& pool) const {
-    int64_t threads = thread_count(pool);
+    const int64_t threads = thread_count(pool);
     if (this->divides_rows(threads)) {
-      parallel(pool, threads, [&](int64_t n) {
-        for (int64_t t = 0; t < T; ++t) step(t, share(B, threads, n), {0, this->panels});
+      parallel(pool, threads, threads, [&](int64_t n) {
+        for (int64_t t = 0; t < T; ++t) step(t, share(B, threads, n), {0, panels});
       });
-      return;
-    }
-    threads = std::min(threads, this->panels);
-    for (int64_t t = 0; t < T; ++t) {
-      parallel(pool, threads,
-               [&](int64_t n) { step(t, {0, B}, share(this->panels, threads, n)); });
+    } else {
+      for (int64_t t = 0; t < T; ++t)
+        divide(pool, panels, [&](Range part) { step(t, {0, B}, part); });
     }
   }
 };
 
-// A transposed weight matrix: its product with dz gives the gradient of x or h.
+// The panels of a transposed weight matrix. Its product with dz is the gradient of x or h.
 struct Transposed {
-  const word* W;     // [output panels, chunks * words, 64]
-  int64_t outputs;       // columns of the product, a multiple of 16
+  const word* W;    // [panels, chunks * words, 64]
+  int64_t outputs;  // columns of the product, a multiple of 16
   int64_t offset, words, stride, chunks;  // the words of a row of dz that are summed, see Sum
 
-  template <class Cell, class E>
-  static Transposed of(const word* W, int64_t outputs, int slot, int slots, int64_t width) {
-    const int64_t per_word = kPerWord<E>;
-    if (Cell::kUnits != kLanes) slots = 1;
-    int64_t stride = (Cell::kUnits == kLanes ? kPanel : kLanes) / per_word;
-    return {W, outputs, slot * kLanes / per_word, slots * kLanes / per_word, stride,
-            width / per_word / stride};
-  }
+  int64_t panels() const { return ceil_div(outputs, kPanel); }
+  int64_t size() const { return panels() * chunks * words * kPanel; }
 
-  // Adds the product of `rows` of dz to `sums`, [rows, outputs]. Row 0 of both is the first row.
+  // Adds the products of `rows` rows of dz to `sums`, [rows, outputs].
   template <class E>
-  void add(const word* dz, int64_t dz_stride, float* sums, int64_t rows, Range panels) const {
-    // A block of chunks of one panel stays in the L2 cache while all rows use it.
-    int64_t block = std::max<int64_t>(1, kBackward / words);
-    for (int64_t c = 0; c < chunks; c += block) {
-      Sum sum{std::min(block, chunks - c), words, stride};
-      for (int64_t p = panels.first; p < panels.last; ++p) {
-        const word* w = W + (p * chunks + c) * words * kPanel;
-        for_tiles({0, rows}, [&](auto R, int64_t row) {
-          const word* a[R.value];
-          for (int r = 0; r < R.value; ++r)
-            a[r] = dz + (row + r) * dz_stride + offset + c * stride;
-          for_slots(std::min<int64_t>(kSlots, (outputs - p * kPanel) / kLanes), [&](auto N) {
-            alignas(64) float tile[R.value * kPanel];
-            for (int r = 0; r < R.value; ++r) {
-              float* from = sums + (row + r) * outputs + p * kPanel;
-              std::memcpy(tile + r * kPanel, from, sizeof(float) * N.value * kLanes);
-            }
-            multiply_tile<E, R.value, N.value, kPanel>(tile, a, w, sum);
-            for (int r = 0; r < R.value; ++r) {
-              float* to = sums + (row + r) * outputs + p * kPanel;
-              std::memcpy(to, tile + r * kPanel, sizeof(float) * N.value * kLanes);
-            }
-          });
+  void add(const E* dz, int64_t width, float* sums, int64_t rows, Range part) const {
+    // A block of a panel stays in the L2 cache while all rows use it.
+    const int64_t block = std::max<int64_t>(1, kBackward / words);
+    for (int64_t chunk = 0; chunk < chunks; chunk += block) {
+      const Sum sum{std::min(block, chunks - chunk), words, stride, kPanel};
+      for (int64_t p = part.first; p < part.last; ++p) {
+        const word* w = W + (p * chunks + chunk) * words * kPanel;
+        const int64_t slots = std::min<int64_t>(kSlots, (outputs - p * kPanel) / kLanes);
+        const int64_t bytes = sizeof(float) * slots * kLanes;
+        for_tiles({0, rows}, [&](int64_t row, int64_t height) {
+          alignas(64) float tile[kRows * kPanel];
+          const word* a[kRows];
+          float* to = sums + row * outputs + p * kPanel;
+          for (int64_t r = 0; r < height; ++r) {
+            a[r] = ::words(dz + (row + r) * width) + offset + chunk * stride;
+            std::memcpy(tile + r * kPanel, to + r * outputs, bytes);
+          }
+          multiply<E>(tile, height, slots, a, w, sum);
+          for (int64_t r = 0; r < height; ++r)
+            std::memcpy(to + r * outputs, tile + r * kPanel, bytes);
         });
       }
     }
   }
-
-  int64_t panels() const { return (outputs + kPanel - 1) / kPanel; }
-  int64_t size() const { return panels() * chunks * words * kPanel; }
 };
+
+// The product of rows of dz of `width` elements, of which each panel uses `slots` from `first`.
+template <class E>
+Transposed transposed(const word* W, int64_t outputs, int64_t width, int64_t units, int first,
+                      int slots) {
+  if (units > kLanes) {  // all columns, one after the other
+    const int64_t stride = kLanes / kPerWord<E>;
+    return {W, outputs, 0, stride, stride, width / kLanes};
+  }
+  return {W, outputs, first * kLanes / kPerWord<E>, slots * kLanes / kPerWord<E>,
+          kPanel / kPerWord<E>, width / kPanel};
+}
 
 template <class Cell, class E>
 struct Backward : Sizes<Cell> {
@@ -550,46 +639,39 @@ struct Backward : Sizes<Cell> {
   using Sizes<Cell>::width;
 
   E* gates;            // [T, B, width]; replaced by dz
-  const E *y, *c;      // the outputs (GRU) and the cell states (LSTM), [T, B, H]
-  const float* first;  // the initial h (GRU) or c (LSTM), [B, H]
+  const E *y, *c;      // the outputs, and the cell states (LSTM), [T, B, H]
+  const float* first;  // the initial h, or c of an LSTM, [B, H]
   const E* dy;         // [T, B, H]
-  float *dh, *dc;      // gradients of the state, [B, H]
+  float *dh, *dc;      // gradients of the state, [B, H]; updated
   E* dx;               // [T, B, D], or null
   Transposed W_h, W_x;
 
   Backward(int64_t T, int64_t B, int64_t H) : Sizes<Cell>(T, B, H) {}
 
   void gate_step(int64_t t, Range rows, Range units) const {
-    const int64_t slots = Cell::kUnits == kLanes ? kSlots : 1;
-    const E* saved = std::is_same_v<Cell, Gru> ? y : c;
+    const E* states = c ? c : y;
     for (int64_t row = rows.first; row < rows.last; ++row) {
-      for (int64_t u = units.first; u < units.last; ++u) {
-        int64_t n = t * B + row, unit = u * kLanes, at = row * H + unit;
-        BackwardUnit<E> args{dy + n * H + unit,
-                             dh + at,
-                             dc ? dc + at : nullptr,
-                             gates + n * width + u * slots * kLanes,
-                             c ? c + n * H + unit : nullptr,
-                             t ? nullptr : first + at,
-                             t && saved ? saved + (n - B) * H + unit : nullptr};
-        Cell::backward(args);
-      }
+      const int64_t n = t * B + row, at = row * H;
+      Cell::backward(units.first * kLanes, units.last * kLanes,
+                     BackwardStep<E>{H, dy + n * H, dh + at, dc ? dc + at : nullptr,
+                                     gates + n * width, c ? c + n * H : nullptr,
+                                     t ? nullptr : first + at,
+                                     t ? states + (n - B) * H : nullptr});
     }
   }
 
-  void recurrent_step(int64_t t, Range rows, Range panels) const {
-    W_h.template add<E>(dz(t, rows), width / kPerWord<E>, dh + rows.first * H,
-                        rows.last - rows.first, panels);
+  void recurrent_step(int64_t t, Range rows, Range part) const {
+    W_h.add(dz(t, rows), width, dh + rows.first * H, rows.size(), part);
   }
 
-  // `sums` has room for rows x D floats.
-  void input_step(int64_t t, Range rows, Range panels, float* sums) const {
-    const int64_t D = W_x.outputs, count = rows.last - rows.first;
-    Range columns{panels.first * kPanel, std::min(panels.last * kPanel, D)};
-    const int64_t bytes = sizeof(float) * (columns.last - columns.first);
-    for (int64_t r = 0; r < count; ++r) std::memset(sums + r * D + columns.first, 0, bytes);
-    W_x.template add<E>(dz(t, rows), width / kPerWord<E>, sums, count, panels);
-    for (int64_t r = 0; r < count; ++r) {
+  // `sums` has room for the gradient of x in all rows.
+  void input_step(int64_t t, Range rows, Range part, float* sums) const {
+    const int64_t D = W_x.outputs;
+    const Range columns{part.first * kPanel, std::min(part.last * kPanel, D)};
+    for (int64_t r = 0; r < rows.size(); ++r)
+      std::fill(sums + r * D + columns.first, sums + r * D + columns.last, 0.0f);
+    W_x.add(dz(t, rows), width, sums, rows.size(), part);
+    for (int64_t r = 0; r < rows.size(); ++r) {
       E* row = dx + (t * B + rows.first + r) * D;
       for (int64_t d = columns.first; d < columns.last; d += kLanes)
         store(row + d, load(sums + r * D + d));
@@ -597,223 +679,318 @@ struct Backward : Sizes<Cell> {
   }
 
   void run(ffi::ThreadPool& pool) const {
-    int64_t threads = thread_count(pool), units = H / kLanes;
+    const int64_t threads = thread_count(pool), units = H / kLanes;
+    const int64_t h_panels = W_h.panels(), x_panels = dx ? W_x.panels() : 0;
     std::vector<float> sums(dx ? B * W_x.outputs : 0);
     if (this->divides_rows(threads)) {
-      parallel(pool, threads, [&](int64_t n) {
-        Range rows = share(B, threads, n);
+      parallel(pool, threads, threads, [&](int64_t n) {
+        const Range rows = share(B, threads, n);
         for (int64_t t = T; t-- > 0;) {
           gate_step(t, rows, {0, units});
-          recurrent_step(t, rows, {0, W_h.panels()});
-          if (dx) input_step(t, rows, {0, W_x.panels()}, sums.data() + rows.first * W_x.outputs);
+          recurrent_step(t, rows, {0, h_panels});
+          if (dx) input_step(t, rows, {0, x_panels}, sums.data() + rows.first * W_x.outputs);
         }
       });
       return;
     }
-    int64_t gate_threads = std::min(threads, units);
-    int64_t panels = W_h.panels() + (dx ? W_x.panels() : 0);
-    threads = std::min(threads, panels);
     for (int64_t t = T; t-- > 0;) {
-      parallel(pool, gate_threads,
-               [&](int64_t n) { gate_step(t, {0, B}, share(units, gate_threads, n)); });
-      // The panels of both products are numbered consecutively and divided among the threads.
-      parallel(pool, threads, [&](int64_t n) {
-        Range part = share(panels, threads, n);
-        const int64_t split = W_h.panels();
-        Range h{std::min(part.first, split), std::min(part.last, split)};
-        Range x{std::max(part.first, split) - split, std::max(part.last, split) - split};
-        if (h.first < h.last) recurrent_step(t, {0, B}, h);
-        if (x.first < x.last) input_step(t, {0, B}, x, sums.data());
+      divide(pool, units, [&](Range part) { gate_step(t, {0, B}, part); });
+      // The panels of both products are numbered consecutively.
+      divide(pool, h_panels + x_panels, [&](Range part) {
+        const Range h{std::min(part.first, h_panels), std::min(part.last, h_panels)};
+        const Range x{std::max(part.first, h_panels) - h_panels,
+                      std::max(part.last, h_panels) - h_panels};
+        if (h.size()) recurrent_step(t, {0, B}, h);
+        if (x.size()) input_step(t, {0, B}, x, sums.data());
       });
     }
   }
 
  private:
-  const word* dz(int64_t t, Range rows) const {
-    return words(gates + (t * B + rows.first) * width);
-  }
+  const E* dz(int64_t t, Range rows) const { return gates + (t * B + rows.first) * width; }
 };
 
-// Row n of a matrix in two parts: the first rows from one array, the rest from another.
+// Row n of a matrix in two parts: the first `count` rows are in one array, the rest in another.
 template <class E>
 struct Rows {
   const E* first;
   int64_t count;
   const E* rest;
   int64_t width;
+
   const E* operator()(int64_t n) const {
     return n < count ? first + n * width : rest + (n - count) * width;
   }
 };
 
-template <class Cell, class E>
-struct WeightGradient : Sizes<Cell> {
-  using Sizes<Cell>::B;
-  using Sizes<Cell>::H;
-  using Sizes<Cell>::width;
+// The gradients of a weight matrix: the sum over N rows of the outer products of x and dz.
+template <class E>
+struct Gradient {
+  Rows<E> x;           // [N, inputs]
+  const int32_t* ids;  // [N], or null: then they select the rows of dW that the rows of dz add to
+  int64_t inputs;      // rows of dW
+  int slot;            // first slot of dz
+  Columns columns;
+  float* dW;           // [inputs, row]
+  int64_t row;         // columns of dW
 
-  const int32_t* ids;  // [N], or null
-  Rows<E> x;           // [N, D]
-  Rows<E> h;           // the outputs before each step, [N, H]
-  const E* dz;         // [N, width]
-  int64_t N, inputs;   // inputs: D, or the size of the vocabulary
-  float *dW_x, *dW_h;  // [inputs or H, panels * slots * 16]
-  float* db;           // [width]
+  // Rows of x and dz are added in blocks. The sums are in panels, [panels, inputs, 64].
+  static constexpr int64_t kBlock = kGradient * kPerWord<E>;
 
-  WeightGradient(int64_t T, int64_t B, int64_t H) : Sizes<Cell>(T, B, H), N(T * B) {}
-
-  int64_t columns(int slots) const {
-    return Cell::kUnits == kLanes ? this->panels * slots * kLanes : H;
-  }
-
-  // Computes the gradients of the columns in `panels`.
-  void run(Range panels) const {
-    const int64_t count = panels.last - panels.first;
-    const int64_t per_word = kPerWord<E>, most = kGradient * per_word;
-    std::vector<uint32_t> packed_dz(count * kGradient * kPanel);
-    std::vector<uint32_t> packed(round_up(std::max(ids ? 0 : inputs, H), kRows) * kGradient);
-    clear(dW_h, H, Cell::kRecurrentSlots, panels);
-    clear(dW_x, inputs, Cell::kInputSlots, panels);
-    for (int64_t p = panels.first; p < panels.last; ++p)
-      std::fill_n(db + p * kPanel, this->slots(p) * kLanes, 0.0f);
-    for (int64_t n = 0; n < N; n += most) {
-      int64_t rows = std::min(most, N - n);
-      for (int64_t p = panels.first; p < panels.last; ++p) {
-        pack_dz(n, rows, p, packed_dz.data() + (p - panels.first) * kGradient * kPanel);
-        if (ids) add_ids(n, rows, p);
-      }
-      add<Cell::kRecurrent, Cell::kRecurrentSlots>(h, H, n, rows, panels, packed_dz, packed, dW_h);
-      if (!ids)
-        add<Cell::kInput, Cell::kInputSlots>(x, inputs, n, rows, panels, packed_dz, packed, dW_x);
-    }
-  }
-
- private:
-  void clear(float* dW, int64_t rows, int slots, Range panels) const {
-    const int64_t width = columns(slots), first = panels.first * slots * kLanes;
-    const int64_t last = std::min(panels.last * slots * kLanes, width);
-    for (int64_t d = 0; d < rows; ++d) std::fill(dW + d * width + first, dW + d * width + last, 0.0f);
-  }
-
-  // Packs rows [n, n + rows) of a panel of dz to [words, 64], and adds their sum to db.
-  void pack_dz(int64_t n, int64_t rows, int64_t p, word* packed) const {
-    for (int64_t s = 0; s < this->slots(p); ++s) {
-      f32x16 sum{};
-      const E* from = dz + n * width + p * kPanel + s * kLanes;
-      for (int64_t k = 0; k < rows; k += kPerWord<E>) {
-        const E* row = from + k * width;
-        word* to = packed + k / kPerWord<E> * kPanel + s * kLanes;
-        sum += load(row);
-        if constexpr (std::is_same_v<E, float>) {
-          store(reinterpret_cast<float*>(to), load(row));
-        } else {
-          const bool has_second = k + 1 < rows;
-          if (has_second) sum += load(row + width);
-          u16x16 second = has_second ? read<u16x16>(row + width) : u16x16{};
-          write(to, interleave(read<u16x16>(row), second));
+  // Packs a block of x, transposed, to [tiles of 6 inputs, words, 6].
+  void pack(Range in, int64_t n, int64_t rows, word* packed) const {
+    const int64_t words = ceil_div(rows, kPerWord<E>);
+    for (int64_t k = 0; k < words; ++k) {
+      const E* x0 = x(n + k * kPerWord<E>);
+      const bool has_second = k * kPerWord<E> + 1 < rows;
+      const E* x1 = has_second ? x(n + k * kPerWord<E> + 1) : x0;
+      word* to = packed + k * kRows;
+      for (int64_t d = in.first; d < in.last; d += kRows, to += words * kRows) {
+        for (int64_t r = 0; r < std::min<int64_t>(kRows, in.last - d); ++r) {
+          if constexpr (std::is_same_v<E, float>) {
+            std::memcpy(to + r, x0 + d + r, sizeof(word));
+          } else {
+            to[r] = x0[d + r].bits | (has_second ? uint32_t(x1[d + r].bits) << 16 : 0);
+          }
         }
       }
-      float* total = db + p * kPanel + s * kLanes;
-      store(total, load(total) + sum);
     }
   }
 
-  static u32x16 interleave(u16x16 low, u16x16 high) {
-    return __builtin_convertvector(low, u32x16) | (__builtin_convertvector(high, u32x16) << 16);
+  // Adds the product of packed blocks of x and of panel p of dz to the sums of the panel.
+  void add(Range in, int64_t p, const word* packed, const word* dz, int64_t rows,
+           float* sums) const {
+    const int64_t words = ceil_div(rows, kPerWord<E>);
+    int64_t slots = 0;
+    while (slots < columns.slots && columns.count(p, slots) > 0) ++slots;
+    for (int64_t d = 0; slots && d < in.size(); d += kRows) {
+      const int64_t height = std::min<int64_t>(kRows, in.size() - d);
+      const word* a[kRows];
+      for (int64_t r = 0; r < height; ++r) a[r] = packed + d * words + r;
+      multiply<E, kRows>(sums + d * kPanel, height, slots, a, dz + slot * kLanes,
+                         {1, words, 0, kPanel});
+    }
   }
 
-  // Adds rows of dz to the rows of dW_x that their ids select.
-  void add_ids(int64_t n, int64_t rows, int64_t p) const {
-    const int64_t width_x = columns(Cell::kInputSlots);
-    const int64_t slots = std::min<int64_t>(Cell::kInputSlots, this->slots(p));
+  void add_ids(Range in, int64_t n, int64_t rows, int64_t p, const E* dz, int64_t width,
+               float* sums) const {
     for (int64_t k = n; k < n + rows; ++k) {
-      int64_t id = std::clamp<int64_t>(ids[k], 0, inputs - 1);
-      float* to = dW_x + id * width_x + p * Cell::kInputSlots * kLanes;
-      const E* from = dz + k * width + p * kPanel + Cell::kInput * kLanes;
-      for (int64_t s = 0; s < slots; ++s)
+      const int64_t id = std::clamp<int64_t>(ids[k], 0, inputs - 1);
+      if (id < in.first || id >= in.last) continue;
+      float* to = sums + (id - in.first) * kPanel;
+      const E* from = dz + k * width + p * kPanel + slot * kLanes;
+      for (int s = 0; s < columns.slots && columns.count(p, s) > 0; ++s)
         store(to + s * kLanes, load(to + s * kLanes) + load(from + s * kLanes));
     }
   }
 
-  // Packs `rows` rows of a matrix from row n, transposed to [tiles of 6 columns, words, 6].
-  static void pack(Rows<E> matrix, int64_t inputs, int64_t n, int64_t rows, word* packed) {
-    const int64_t words = (rows + kPerWord<E> - 1) / kPerWord<E>;
-    for (int64_t k = 0; k < words; ++k) {
-      const E* row = matrix(n + k * kPerWord<E>);
-      word* to = packed + k * kRows;
+  // Writes the sums of panel p to the columns of dW.
+  void write_panel(Range in, int64_t p, const float* sums) const {
+    for (int64_t d = in.first; d < in.last; ++d, sums += kPanel)
+      for (int s = 0; s < columns.slots; ++s)
+        store_part(dW + d * row + columns.column(p, s), load(sums + s * kLanes),
+                   columns.count(p, s));
+  }
+};
+
+// Packs rows [n, n + rows) of `slots` slots of a panel of dz to [words, 64], and adds their sum to
+// `sums`.
+template <class E>
+void pack_dz(const E* dz, int64_t width, int64_t n, int64_t rows, int64_t slots, word* packed,
+             float* sums) {
+  for (int64_t s = 0; s < slots * kLanes; s += kLanes) {
+    const E* row = dz + n * width + s;
+    word* to = packed + s;
+    f32x16 sum{};
+    for (int64_t k = 0; k < rows; k += kPerWord<E>, row += kPerWord<E> * width, to += kPanel) {
+      sum += load(row);
       if constexpr (std::is_same_v<E, float>) {
-        const word* from = reinterpret_cast<const word*>(row);
-        for (int64_t d = 0; d < inputs; d += kRows, to += words * kRows)
-          for (int r = 0; r < std::min<int64_t>(kRows, inputs - d); ++r) to[r] = from[d + r];
+        write(to, load(row));
       } else {
-        const bool has_second = (k + 1) * 2 <= rows;
-        const E* second = has_second ? matrix(n + k * 2 + 1) : row;
-        const uint32_t mask = has_second ? 0xffffffffu : 0xffffu;
-        for (int64_t d = 0; d < inputs; d += kRows, to += words * kRows)
-          for (int r = 0; r < std::min<int64_t>(kRows, inputs - d); ++r)
-            to[r] = (row[d + r].bits | uint32_t(second[d + r].bits) << 16) & mask;
+        const bool has_second = k + 1 < rows;
+        if (has_second) sum += load(row + width);
+        write(to, interleave(read<u16x16>(row),
+                             has_second ? read<u16x16>(row + width) : u16x16{}));
+      }
+    }
+    store(sums + s, load(sums + s) + sum);
+  }
+}
+
+// Computes the gradients of matrices that share dz [N, width], in part `part` of the columns, which
+// are divided by panels, and in part `input` of `inputs` parts of the rows of every matrix. Part 0
+// of the rows also computes the sum of dz, `sums` [width].
+template <class E>
+void add_gradients(const std::vector<Gradient<E>>& gradients, const E* dz, int64_t N, int64_t width,
+                   Range part, int64_t input, int64_t inputs, float* sums) {
+  std::vector<std::vector<float>> sums_of;
+  int64_t most = 0;
+  auto range = [&](const Gradient<E>& g) { return share(g.inputs, inputs, input); };
+  for (const auto& g : gradients) {
+    sums_of.emplace_back(part.size() * range(g).size() * kPanel);
+    if (!g.ids) most = std::max(most, range(g).size());
+  }
+  std::vector<uint32_t> packed_x(round_up(most, kRows) * kGradient);
+  std::vector<uint32_t> packed_dz(part.size() * kGradient * kPanel);
+  std::vector<float> total(part.size() * kPanel);
+  for (int64_t n = 0; n < N; n += Gradient<E>::kBlock) {
+    const int64_t rows = std::min(Gradient<E>::kBlock, N - n);
+    auto packed = [&](int64_t p) { return packed_dz.data() + p * kGradient * kPanel; };
+    for (int64_t p = 0; p < part.size(); ++p) {
+      const int64_t first = (part.first + p) * kPanel;
+      const int64_t slots = std::min<int64_t>(kSlots, (width - first) / kLanes);
+      pack_dz(dz + first, width, n, rows, slots, packed(p), total.data() + p * kPanel);
+    }
+    for (size_t m = 0; m < gradients.size(); ++m) {
+      const auto& g = gradients[m];
+      const Range in = range(g);
+      if (!g.ids) g.pack(in, n, rows, packed_x.data());
+      for (int64_t p = 0; p < part.size(); ++p) {
+        float* to = sums_of[m].data() + p * in.size() * kPanel;
+        if (g.ids) {
+          g.add_ids(in, n, rows, part.first + p, dz, width, to);
+        } else {
+          g.add(in, part.first + p, packed_x.data(), packed(p), rows, to);
+        }
       }
     }
   }
+  for (size_t m = 0; m < gradients.size(); ++m) {
+    const Range in = range(gradients[m]);
+    for (int64_t p = 0; p < part.size(); ++p)
+      gradients[m].write_panel(in, part.first + p, sums_of[m].data() + p * in.size() * kPanel);
+  }
+  if (input == 0) {
+    const int64_t end = std::min(part.last * kPanel, width);
+    std::copy_n(total.data(), end - part.first * kPanel, sums + part.first * kPanel);
+  }
+}
 
-  template <int Slot, int Slots>
-  void add(Rows<E> matrix, int64_t inputs, int64_t n, int64_t rows, Range panels,
-           const std::vector<uint32_t>& packed_dz, std::vector<uint32_t>& packed,
-           float* dW) const {
-    const int64_t words = (rows + kPerWord<E> - 1) / kPerWord<E>, width_dW = columns(Slots);
-    pack(matrix, inputs, n, rows, packed.data());
-    for (int64_t p = panels.first; p < panels.last; ++p) {
-      const word* w = packed_dz.data() + (p - panels.first) * kGradient * kPanel + Slot * kLanes;
-      float* to = dW + p * Slots * kLanes;
-      if constexpr (Cell::kUnits == kLanes) {
-        add_panel<Slots>(packed.data(), inputs, words, w, to, width_dW);
-      } else {
-        for_slots(this->slots(p), [&](auto S) {
-          add_panel<S.value>(packed.data(), inputs, words, w, to, width_dW);
+// Divides the work of `add_gradients` among the threads: first by panels, then by rows.
+template <class E>
+void run_gradients(ffi::ThreadPool& pool, const std::vector<Gradient<E>>& gradients, const E* dz,
+                   int64_t N, int64_t width, float* sums) {
+  const int64_t threads = thread_count(pool), panels = ceil_div(width, kPanel);
+  // With few panels, the parts would differ in size: divide only the rows.
+  const int64_t parts = panels < 2 * threads ? 1 : threads, inputs = threads / parts;
+  parallel(pool, threads, parts * inputs, [&](int64_t n) {
+    add_gradients(gradients, dz, N, width, share(panels, parts, n % parts), n / parts, inputs,
+                  sums);
+  });
+}
+
+// The output layer.
+
+template <class E>
+struct Linear {
+  int64_t N, D, V;  // V: columns of the output
+  const E* x;       // [N, D]
+
+  void forward(ffi::ThreadPool& pool, const word* W, int64_t x_words, const float* bias,
+               float* y) const {
+    divide(pool, ceil_div(N, kRows), [&](Range tiles) {
+      const Range rows{tiles.first * kRows, std::min(tiles.last * kRows, N)};
+      for (int64_t p = 0; p < ceil_div(V, kPanel); ++p) {
+        for_tiles(rows, [&](int64_t row, int64_t height) {
+          alignas(64) float tile[kRows * kPanel];
+          const word* a[kRows];
+          const int64_t columns = std::min<int64_t>(kPanel, V - p * kPanel);
+          const int64_t slots = ceil_div(columns, kLanes);
+          for (int64_t r = 0; r < height; ++r) {
+            a[r] = words(x + (row + r) * D);
+            for (int64_t s = 0; s < slots; ++s) {
+              const int64_t first = s * kLanes;
+              store(tile + r * kPanel + first,
+                    load_part(bias + p * kPanel + first, columns - first));
+            }
+          }
+          multiply<E>(tile, height, slots, a, W + p * x_words * kPanel, {1, x_words, 0, kPanel});
+          for (int64_t r = 0; r < height; ++r)
+            std::memcpy(y + (row + r) * V + p * kPanel, tile + r * kPanel, columns * sizeof(float));
         });
       }
-    }
+    });
   }
 
-  template <int Slots>
-  static void add_panel(const word* packed, int64_t inputs, int64_t words, const word* w,
-                        float* dW, int64_t width_dW) {
-    for (int64_t d = 0; d < inputs; d += kRows) {
-      const int64_t height = std::min<int64_t>(kRows, inputs - d);
-      const word* a = packed + d * words;
-      alignas(64) float tile[kRows * kPanel];
-      for (int64_t r = 0; r < height; ++r)
-        std::memcpy(tile + r * kPanel, dW + (d + r) * width_dW, sizeof(float) * Slots * kLanes);
-      multiply_packed<Slots>(tile, a, w, words);
-      for (int64_t r = 0; r < height; ++r)
-        std::memcpy(dW + (d + r) * width_dW, tile + r * kPanel, sizeof(float) * Slots * kLanes);
-    }
+  // `inputs` are the rows of dW; x and dx have padding.
+  void backward(ffi::ThreadPool& pool, const word* W, const float* dy, E* dx, int64_t inputs,
+                float* dW, float* db) const {
+    const int64_t width = round_up(V, kLanes);
+    std::vector<E> dz(N * width);
+    const Transposed W_T = transposed<E>(W, D, width, kPanel, 0, kSlots);
+    divide(pool, ceil_div(N, kRows), [&](Range tiles) {
+      const Range rows{tiles.first * kRows, std::min(tiles.last * kRows, N)};
+      std::vector<float> sums(rows.size() * D);
+      for (int64_t n = rows.first; n < rows.last; ++n)
+        for (int64_t v = 0; v < V; v += kLanes)
+          store(dz.data() + n * width + v, load_part(dy + n * V + v, V - v));
+      W_T.add(dz.data() + rows.first * width, width, sums.data(), rows.size(), {0, W_T.panels()});
+      for (int64_t n = 0; n < rows.size() * D; n += kLanes)
+        store(dx + rows.first * D + n, load(sums.data() + n));
+    });
+    std::vector<float> totals(width);
+    const Gradient<E> gradient{{x, N, x, D}, nullptr, inputs, 0, {V, kPanel, nullptr, kSlots}, dW, V};
+    run_gradients<E>(pool, {gradient}, dz.data(), N, width, totals.data());
+    std::copy_n(totals.data(), V, db);
   }
+};
 
-  // Like `multiply_tile`, but the words of the 6 rows are interleaved.
-  template <int N>
-  static void multiply_packed(float* tile, const word* a, const word* w, int64_t words) {
-    constexpr int G = std::min(group<kRows>(), N);
-    static_assert(N % G == 0);
-#pragma GCC unroll 4
-    for (int first = 0; first < N; first += G) {
-      f32x16 acc[kRows][G];
-#pragma GCC unroll 6
-      for (int r = 0; r < kRows; ++r)
-#pragma GCC unroll 4
-        for (int s = 0; s < G; ++s) acc[r][s] = load(tile + r * kPanel + (first + s) * kLanes);
-      for (int64_t k = 0; k < words; ++k) {
-#pragma GCC unroll 6
-        for (int r = 0; r < kRows; ++r)
-#pragma GCC unroll 4
-          for (int s = 0; s < G; ++s)
-            multiply_add<E>(acc[r][s], a[k * kRows + r], w + k * kPanel + (first + s) * kLanes);
+// Packing.
+
+// Packs a matrix W [K, columns] to panels [panels, words, slots * 16, Values], or its transpose.
+template <class E, int Values>
+struct Pack {
+  const float* W;
+  int64_t K, row;  // row: columns of W
+  Columns columns;
+
+  void run(ffi::ThreadPool& pool, E* to) const {
+    const int64_t words = ceil_div(K, Values), size = words * columns.slots * kLanes * Values;
+    divide(pool, columns.panels(), [&](Range part) {
+      for (int64_t p = part.first; p < part.last; ++p) {
+        for (int64_t k = 0; k < words; ++k) {
+          for (int64_t s = 0; s < columns.slots; ++s) {
+            E* at = to + p * size + (k * columns.slots + s) * kLanes * Values;
+            if constexpr (Values == 1) {
+              store(at, value(k, p, s));
+            } else {
+              write(at, interleave(round(value(2 * k, p, s)), round(value(2 * k + 1, p, s))));
+            }
+          }
+        }
       }
-#pragma GCC unroll 6
-      for (int r = 0; r < kRows; ++r)
-#pragma GCC unroll 4
-        for (int s = 0; s < G; ++s) store(tile + r * kPanel + (first + s) * kLanes, acc[r][s]);
-    }
+    });
+  }
+
+  // The transpose has the rows of W as its columns, in panels of 64.
+  void run_transposed(ffi::ThreadPool& pool, E* to) const {
+    const int64_t groups = columns.units > kLanes ? ceil_div(columns.H, kLanes) : columns.panels();
+    const int64_t slots = columns.units > kLanes ? 1 : columns.slots;
+    const int64_t words = groups * slots * kLanes / Values;
+    divide(pool, ceil_div(K, kPanel), [&](Range part) {
+      for (int64_t p = part.first; p < part.last; ++p) {
+        for (int64_t g = 0; g < groups * slots; ++g) {
+          E* at = to + (p * words + g * kLanes / Values) * kPanel * Values;
+          for (int64_t n = 0; n < kPanel; ++n) {
+            // In panels of 64 units, a group is a slot.
+            const f32x16 x = columns.units > kLanes
+                                 ? value(p * kPanel + n, g / kSlots, g % kSlots)
+                                 : value(p * kPanel + n, g / slots, g % slots);
+            E rounded[kLanes];
+            store(rounded, x);
+            for (int64_t lane = 0; lane < kLanes; ++lane)
+              at[(lane / Values * kPanel + n) * Values + lane % Values] = rounded[lane];
+          }
+        }
+      }
+    });
+  }
+
+ private:
+  // The weights of a slot in row k; zeros are padding.
+  f32x16 value(int64_t k, int64_t p, int64_t s) const {
+    if (k >= K) return f32x16{};
+    return load_part(W + k * row + columns.column(p, s), columns.count(p, s));
   }
 };
 
@@ -865,7 +1042,7 @@ ffi::Error forward(ffi::ThreadPool pool, ffi::AnyBuffer x, ffi::AnyBuffer W_x, f
     layer.x = has_ids ? nullptr : data<E>(x);
     layer.D = has_ids ? 0 : size(x, 2);
     layer.table = data<E>(W_x);
-    layer.vocab = size(W_x, 0);
+    layer.vocab = size(W_x, 1);
     layer.W_x = data<word>(W_x);
     layer.W_h = data<word>(W_h);
     layer.x_words = has_ids ? 0 : size(W_x, 1);
@@ -908,10 +1085,11 @@ ffi::Error backward(ffi::ThreadPool pool, ffi::AnyBuffer gates, ffi::AnyBuffer y
     layer.dh = data<float>(dh);
     layer.dc = data<float>(dc);
     layer.dx = data<E>(dx);
-    layer.W_h = Transposed::of<C, E>(data<word>(W_h), layer.H, C::kRecurrent, C::kRecurrentSlots,
-                                     layer.width);
+    layer.W_h = transposed<E>(data<word>(W_h), layer.H, layer.width, C::kUnits, C::kRecurrent,
+                              C::kRecurrentSlots);
     const int64_t D = layer.dx ? size(*dx, 2) : 0;
-    layer.W_x = Transposed::of<C, E>(data<word>(W_x), D, C::kInput, C::kInputSlots, layer.width);
+    layer.W_x =
+        transposed<E>(data<word>(W_x), D, layer.width, C::kUnits, C::kInput, C::kInputSlots);
     if (auto error = check(layer.H % kLanes == 0 && D % kLanes == 0 &&
                            size(*dz, 2) == layer.width &&
                            int64_t(W_h.size_bytes()) == 4 * layer.W_h.size() &&
@@ -932,25 +1110,96 @@ ffi::Error weight_gradient(ffi::ThreadPool pool, ffi::AnyBuffer x, ffi::AnyBuffe
                            ffi::Result<ffi::AnyBuffer> dW_h, ffi::Result<ffi::AnyBuffer> db,
                            int64_t cell) {
   return dispatch(cell, dz.element_type(), [&](auto Cell, auto Element) {
+    using C = decltype(Cell);
     using E = decltype(Element);
-    WeightGradient<decltype(Cell), E> layer(size(y, 0), size(y, 1), size(y, 2));
+    const Sizes<C> sizes(size(y, 0), size(y, 1), size(y, 2));
+    const int64_t N = sizes.T * sizes.B, H = size(*dW_h, 0);
     const bool has_ids = x.element_type() == ffi::S32;
-    layer.ids = has_ids ? data<int32_t>(x) : nullptr;
     const E* rows = has_ids ? nullptr : data<E>(x);
-    layer.x = {rows, layer.N, rows, has_ids ? 0 : size(x, 2)};
-    layer.h = {data<E>(first), layer.B, data<E>(y), layer.H};
-    layer.dz = data<E>(dz);
-    layer.inputs = size(*dW_x, 0);
-    layer.dW_x = data<float>(dW_x);
-    layer.dW_h = data<float>(dW_h);
-    layer.db = data<float>(db);
-    if (auto error = check(layer.H % kLanes == 0 && size(dz, 2) == layer.width &&
-                           size(*dW_h, 0) == layer.H && (has_ids || layer.inputs == layer.x.width));
+    const int64_t D = has_ids ? 0 : size(x, 2);
+    const std::vector<Gradient<E>> gradients = {
+        {{data<E>(first), sizes.B, data<E>(y), sizes.H}, nullptr, H, C::kRecurrent,
+         recurrent_columns<C>(H), data<float>(dW_h), size(*dW_h, 1)},
+        {{rows, N, rows, D}, has_ids ? data<int32_t>(x) : nullptr, size(*dW_x, 0), C::kInput,
+         input_columns<C>(H), data<float>(dW_x), size(*dW_x, 1)}};
+    if (auto error = check(round_up(H, kLanes) == sizes.H && size(dz, 2) == sizes.width &&
+                           (has_ids || size(*dW_x, 0) <= D));
         error.failure())
       return error;
-    const int64_t threads = std::min(thread_count(pool), layer.panels);
-    parallel(pool, threads, [&](int64_t n) { layer.run(share(layer.panels, threads, n)); });
+    run_gradients(pool, gradients, data<E>(dz), N, sizes.width, data<float>(db));
     return ffi::Error::Success();
+  });
+}
+
+template <class F>
+ffi::Error dispatch(ffi::DataType dtype, const F& f) {
+  return dispatch(0, dtype, [&](auto, auto Element) { return f(Element); });
+}
+
+ffi::Error linear(ffi::ThreadPool pool, ffi::AnyBuffer x, ffi::AnyBuffer W, ffi::AnyBuffer bias,
+                  ffi::Result<ffi::AnyBuffer> y) {
+  return dispatch(W.element_type(), [&](auto Element) {
+    using E = decltype(Element);
+    const int64_t D = x.dimensions().back(), V = bias.element_count();
+    const int64_t N = x.element_count() / D, x_words = size(W, 1);
+    if (auto error = check(D % kLanes == 0 && x_words * kPerWord<E> <= D &&
+                           size(W, 0) == ceil_div(V, kPanel));
+        error.failure())
+      return error;
+    Linear<E>{N, D, V, data<E>(x)}.forward(pool, data<word>(W), x_words, data<float>(bias),
+                                           data<float>(y));
+    return ffi::Error::Success();
+  });
+}
+
+ffi::Error linear_gradient(ffi::ThreadPool pool, ffi::AnyBuffer x, ffi::AnyBuffer W,
+                           ffi::AnyBuffer dy, ffi::Result<ffi::AnyBuffer> dx,
+                           ffi::Result<ffi::AnyBuffer> dW, ffi::Result<ffi::AnyBuffer> db) {
+  return dispatch(W.element_type(), [&](auto Element) {
+    using E = decltype(Element);
+    const int64_t D = x.dimensions().back(), V = dy.dimensions().back();
+    const int64_t N = x.element_count() / D, words = round_up(V, kLanes) / kPerWord<E>;
+    if (auto error = check(D % kLanes == 0 && size(W, 0) == ceil_div(D, kPanel) &&
+                           size(W, 1) == words && round_up(size(*dW, 0), kLanes) == D);
+        error.failure())
+      return error;
+    Linear<E>{N, D, V, data<E>(x)}.backward(pool, data<word>(W), data<float>(dy), data<E>(dx),
+                                            size(*dW, 0), data<float>(dW), data<float>(db));
+    return ffi::Error::Success();
+  });
+}
+
+// `matrix` is 0 for W_xh, 1 for W_hh, 2 for the bias of every slot, [1, slots * H].
+ffi::Error pack(ffi::ThreadPool pool, ffi::AnyBuffer W, ffi::Result<ffi::AnyBuffer> panels,
+                int64_t cell, int64_t matrix, bool is_transposed) {
+  return dispatch(cell, panels->element_type(), [&](auto Cell, auto Element) {
+    using C = decltype(Cell);
+    using E = decltype(Element);
+    static constexpr int kAll[] = {0, 1, 2, 3};
+    const int64_t K = size(W, 0), row = size(W, 1), values = panels->dimensions().back();
+    Columns columns = matrix == 0 ? input_columns<C>(0) : recurrent_columns<C>(0);
+    if (matrix == 2) columns.gates = kAll, columns.slots = kSlots;
+    columns.H = columns.units > kLanes ? row : row / columns.slots;
+    auto run = [&](auto Values) {
+      const Pack<E, Values.value> pack{data<float>(W), K, row, columns};
+      const int64_t groups = columns.units > kLanes ? ceil_div(row, kLanes)
+                                                    : columns.panels() * columns.slots;
+      const int64_t size = is_transposed ? ceil_div(K, kPanel) * kPanel * groups * kLanes
+                                         : columns.panels() * round_up(K, Values.value) *
+                                               columns.slots * kLanes;
+      if (auto error = check(size == int64_t(panels->element_count())); error.failure())
+        return error;
+      if (is_transposed) {
+        pack.run_transposed(pool, data<E>(panels));
+      } else {
+        pack.run(pool, data<E>(panels));
+      }
+      return ffi::Error::Success();
+    };
+    if constexpr (std::is_same_v<E, bf16>) {
+      if (values == 2) return run(std::integral_constant<int, 2>());
+    }
+    return run(std::integral_constant<int, 1>());
   });
 }
 
@@ -968,7 +1217,7 @@ typedef float native_vector __attribute__((vector_size(16)));
 ffi::Error registers(ffi::ThreadPool pool, ffi::Result<ffi::AnyBuffer> result, int64_t iterations,
                      bool is_bf16) {
   constexpr int kSums = 12, kRepeats = 24 * 64 / (kSums * sizeof(native_vector));
-  parallel(pool, size(*result, 0), [&](int64_t n) {
+  parallel(pool, size(*result, 0), size(*result, 0), [&](int64_t n) {
     native_vector sums[kSums]{}, a = sums[0] + 0.5f, w = sums[0] + 0.25f;
     for (int s = 0; s < kSums; ++s) sums[s] += float(s);  // equal sums would be computed once
     for (int64_t i = 0; i < iterations; ++i) {
@@ -1013,7 +1262,7 @@ EXPORT XLA_FFI_Error* charrnn_forward(XLA_FFI_CallFrame* frame) {
   static auto* handler = ffi::Ffi::Bind()
                              .Ctx<ffi::ThreadPool>()
                              .Arg<ffi::AnyBuffer>()   // x, [T, B, D] or ids [T, B]
-                             .Arg<ffi::AnyBuffer>()   // W_x: packed, or a table
+                             .Arg<ffi::AnyBuffer>()   // W_x, packed
                              .Arg<ffi::AnyBuffer>()   // W_h, packed
                              .Arg<ffi::AnyBuffer>()   // bias
                              .Arg<ffi::AnyBuffer>()   // initial h in the type of products
@@ -1064,6 +1313,45 @@ EXPORT XLA_FFI_Error* charrnn_weight_gradient(XLA_FFI_CallFrame* frame) {
                              .Ret<ffi::AnyBuffer>()  // db
                              .Attr<int64_t>("cell")
                              .To(weight_gradient)
+                             .release();
+  return handler->Call(frame);
+}
+
+EXPORT XLA_FFI_Error* charrnn_pack(XLA_FFI_CallFrame* frame) {
+  static auto* handler = ffi::Ffi::Bind()
+                             .Ctx<ffi::ThreadPool>()
+                             .Arg<ffi::AnyBuffer>()  // W
+                             .Ret<ffi::AnyBuffer>()  // panels
+                             .Attr<int64_t>("cell")
+                             .Attr<int64_t>("matrix")
+                             .Attr<bool>("transposed")
+                             .To(pack)
+                             .release();
+  return handler->Call(frame);
+}
+
+EXPORT XLA_FFI_Error* charrnn_linear(XLA_FFI_CallFrame* frame) {
+  static auto* handler = ffi::Ffi::Bind()
+                             .Ctx<ffi::ThreadPool>()
+                             .Arg<ffi::AnyBuffer>()  // x
+                             .Arg<ffi::AnyBuffer>()  // W, packed
+                             .Arg<ffi::AnyBuffer>()  // bias
+                             .Ret<ffi::AnyBuffer>()  // y
+                             .To(linear)
+                             .release();
+  return handler->Call(frame);
+}
+
+EXPORT XLA_FFI_Error* charrnn_linear_gradient(XLA_FFI_CallFrame* frame) {
+  static auto* handler = ffi::Ffi::Bind()
+                             .Ctx<ffi::ThreadPool>()
+                             .Arg<ffi::AnyBuffer>()  // x
+                             .Arg<ffi::AnyBuffer>()  // W, transposed and packed
+                             .Arg<ffi::AnyBuffer>()  // dy
+                             .Ret<ffi::AnyBuffer>()  // dx
+                             .Ret<ffi::AnyBuffer>()  // dW
+                             .Ret<ffi::AnyBuffer>()  // gradient of the bias
+                             .To(linear_gradient)
                              .release();
   return handler->Call(frame);
 }

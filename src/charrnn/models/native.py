@@ -21,85 +21,69 @@ LANES = 16  # floats in a vector
 SLOTS = 4  # vectors in a panel
 WORD = 4  # bytes; native.cc multiplies words of one float or of two values in bfloat16
 NONE = (0,)  # the shape of an operand or a result that is left out
+INPUT, RECURRENT, BIAS = 0, 1, 2  # numbers of the matrices of a layer in native.cc
 
 
 class Layout(NamedTuple):
-  """The order of a cell's gates in a panel. Gates are numbered as in `Cell.gates`."""
+  """The layout of a cell in native.cc."""
 
-  cell: int  # number of the cell in native.cc
-  input: Sequence[int]  # gates of W_xh
-  recurrent: Sequence[int]  # gates of W_hh
-  biases: Sequence[tuple[str, int]]  # for each slot, a parameter and a gate in it
-  units: int = LANES  # units in a panel
+  cell: int  # number of the cell
+  gates: int  # slots of a panel of W_xh or W_hh
+  biases: Sequence[tuple[str, int]]  # for each slot, a bias and a gate in it
+  units: int = LANES  # units of a panel
 
   def width(self, H: int) -> int:
     """Return the number of values that a row with H units, padded, saves: its gates or dz."""
-    return H * SLOTS if self.units == LANES else H
+    return H * len(self.biases)
 
 
 LAYOUTS = {
-  cells.RNNState: Layout(0, [0], [0], [("b_h", 0)], units=LANES * SLOTS),
-  cells.GRUState: Layout(
-    1, [0, 1, 2], [2, 0, 1], [("b_hn", 0), ("b_h", 0), ("b_h", 1), ("b_h", 2)]
-  ),
-  cells.LSTMState: Layout(2, [0, 1, 2, 3], [0, 1, 2, 3], [("b_h", gate) for gate in range(4)]),
+  cells.RNNState: Layout(0, 1, [("b_h", 0)], units=LANES * SLOTS),
+  cells.GRUState: Layout(1, 3, [("b_hn", 0), ("b_h", 0), ("b_h", 1), ("b_h", 2)]),
+  cells.LSTMState: Layout(2, 4, [("b_h", gate) for gate in range(4)]),
 }
 
 
 class Packed(NamedTuple):
   """The parameters of a layer in the layout of native.cc."""
 
-  W_x: jax.Array  # [P, words, C, values of a word]; a table [V, P*C] if the layer reads ids
+  W_x: jax.Array  # [P, words, C, values of a word]; if the layer reads ids, [P, V, C, 1]
   W_h: jax.Array  # [P, words, C, values of a word]
-  bias: jax.Array  # [P, SLOTS*LANES], float32
+  bias: jax.Array  # [P, 1, SLOTS*LANES, 1], float32
 
 
 def pack(cell: cells.Cell, dtype, params, *, reads_ids: bool) -> Packed:
   """Return the parameters of a layer in the layout of native.cc, for products in `dtype`."""
   layout, H = LAYOUTS[cell.state], len(params["W_hh"])
-  W_x = _panels(params["W_xh"].astype(dtype), layout.input, layout)
-  W_h = _panels(params["W_hh"].astype(dtype), layout.recurrent, layout)
-  bias = jnp.concatenate([params[name].reshape(-1, H)[gate] for name, gate in layout.biases])
-  bias_1xPxC = _panels(bias[None], range(len(layout.biases)), layout)
-  W_x = W_x.reshape(len(W_x), -1) if reads_ids else _words(W_x)
-  return Packed(W_x, _words(W_h), bias_1xPxC[0])
+  slots = [params[name].reshape(-1, H)[gate] for name, gate in layout.biases]
+  return Packed(
+    _pack(params["W_xh"], layout, INPUT, dtype, values=1 if reads_ids else None),
+    _pack(params["W_hh"], layout, RECURRENT, dtype),
+    _pack(jnp.concatenate(slots)[None], layout, BIAS, jnp.float32),
+  )
 
 
-def _panels(W_KxGH, gates, layout):
-  """Return the columns of the gates in panels, [K, P, C]."""
-  K, G = len(W_KxGH), len(gates)
-  W_KxGxH = W_KxGH.reshape(K, G, -1)
-  W_KxGxH = jnp.concatenate([W_KxGxH[:, gate : gate + 1] for gate in gates], axis=1)
-  W_KxGxH = jnp.pad(W_KxGxH, ((0, 0), (0, 0), (0, -W_KxGxH.shape[-1] % layout.units)))
-  W_KxGxPxU = W_KxGxH.reshape(K, G, -1, layout.units)
-  return W_KxGxPxU.swapaxes(1, 2).reshape(K, -1, G * layout.units)
+def _pack(W, layout, matrix, dtype, *, values=None):
+  """Return W [K, G*H] as panels [P, words, C, values of a word]."""
+  values = values or WORD // jnp.dtype(dtype).itemsize
+  K, gates = len(W), len(layout.biases) if matrix == BIAS else layout.gates
+  P = -(-W.shape[1] // (gates * layout.units))
+  shape = P, -(-K // values), gates * layout.units, values
+  return _call_pack(W, shape, layout, matrix, dtype, transposed=False)
 
 
-def _from_panels(W_KxPC, gates, layout, H):
-  """Return columns in panels in the order of the parameters, [K, G*H]: inverts `_panels`."""
-  K, G = len(W_KxPC), len(gates)
-  W_KxGxH = W_KxPC.reshape(K, -1, G, LANES).swapaxes(1, 2) if layout.units == LANES else W_KxPC
-  W_KxGxH = W_KxGxH.reshape(K, G, -1)[..., :H]
-  order = np.argsort(gates)
-  return jnp.concatenate([W_KxGxH[:, slot] for slot in order], axis=1)
+def _transposed(W, layout, matrix, dtype):
+  """Return W [K, G*H] for the product of dz with its transpose, as panels of K outputs."""
+  values, C = WORD // jnp.dtype(dtype).itemsize, LANES * SLOTS
+  H = W.shape[1] // layout.gates
+  shape = -(-len(W) // C), layout.gates * _round_up(H) // values, C, values
+  return _call_pack(W, shape, layout, matrix, dtype, transposed=True)
 
 
-def _words(W_KxPxC):
-  """Return panels with the inputs grouped into words, [P, words, C, values of a word]."""
-  K, P, C = W_KxPxC.shape
-  values = WORD // W_KxPxC.dtype.itemsize
-  W_KxPxC = jnp.pad(W_KxPxC, ((0, -K % values), (0, 0), (0, 0)))
-  return W_KxPxC.reshape(-1, values, P, C).transpose(2, 0, 3, 1)
-
-
-def _transposed(W_KxGH, gates, layout):
-  """Return a weight matrix for the product of dz with its transpose: panels of K outputs."""
-  K, C = len(W_KxGH), LANES * SLOTS
-  W_KxPC = _panels(W_KxGH, gates, layout).reshape(K, -1)
-  if layout.units > LANES:  # Rows of dz end with the padded units, not with a whole panel.
-    W_KxPC = W_KxPC[:, : W_KxGH.shape[1] + -W_KxGH.shape[1] % LANES]
-  W_PCxK = jnp.pad(W_KxPC.T, ((0, 0), (0, -K % C)))
-  return _words(W_PCxK.reshape(len(W_PCxK), -1, C))
+def _call_pack(W, shape, layout, matrix, dtype, transposed):
+  call = jax.ffi.ffi_call("charrnn_pack", _array(shape, dtype), vmap_method="sequential")
+  attributes = {"cell": np.int64(layout.cell), "matrix": np.int64(matrix)}
+  return call(W.astype(jnp.float32), **attributes, transposed=np.bool_(transposed))
 
 
 def layer(cell: cells.Cell, dtype, params, state, x, packed: Packed | None = None):
@@ -158,31 +142,25 @@ def _layer_forward(cell, dtype, params, state, x):
 
 def _layer_backward(cell, dtype, residuals, cotangents):
   params, x_0xBxD, x, first, state, y, gates, c_TxBxHp = residuals
-  layout, (B, Hp), H = LAYOUTS[cell.state], y.shape[1:], len(params["W_hh"])
+  layout, (B, Hp) = LAYOUTS[cell.state], y.shape[1:]
+  W_xh, W_hh = params["W_xh"], params["W_hh"]
   dlast, dy = jax.tree.map(_pad, cotangents)
   dc, has_c = _optional(dlast, "c")
-  W_hh_T = _transposed(params["W_hh"].astype(dtype), layout.recurrent, layout)
+  W_hh_T = _transposed(W_hh, layout, RECURRENT, dtype)
   W_xh_T, dx_shape = jnp.zeros(NONE, dtype), NONE
   if not _is_ids(x):
-    W_xh_T, dx_shape = _transposed(params["W_xh"].astype(dtype), layout.input, layout), x.shape
+    W_xh_T, dx_shape = _transposed(W_xh, layout, INPUT, dtype), x.shape
   arguments = gates, y, c_TxBxHp, state[-1], dy, dlast.h, dc, W_hh_T, W_xh_T
   results = [_array(gates.shape, dtype), _array((B, Hp)), _array(dc.shape), _array(dx_shape, dtype)]
   dz, dh, dc, dx = _call("charrnn_backward", layout, results, *arguments, aliases={0: 0})
 
-  inputs = len(params["W_xh"]) if _is_ids(x) else x.shape[-1]
-  results = [
-    _array((inputs, len(layout.input) * Hp)),
-    _array((Hp, len(layout.recurrent) * Hp)),
-    _array((layout.width(Hp),)),
-  ]
-  dW_x, dW_h, db = _call("charrnn_weight_gradient", layout, results, x, first, y, dz)
-  slots = _from_panels(db[None], range(len(layout.biases)), layout, H).reshape(-1, H)
-  dparams = {
-    "W_xh": _from_panels(dW_x, layout.input, layout, H)[: len(params["W_xh"])],
-    "W_hh": _from_panels(dW_h, layout.recurrent, layout, H)[:H],
-  }
+  results = [_array(W_xh.shape), _array(W_hh.shape), _array((layout.width(Hp),))]
+  dW_xh, dW_hh, db = _call("charrnn_weight_gradient", layout, results, x, first, y, dz)
+  H, slots = len(W_hh), len(layout.biases)
+  db = db.reshape(-1, slots, LANES).swapaxes(0, 1).reshape(slots, Hp)[:, :H]
+  dparams = {"W_xh": dW_xh, "W_hh": dW_hh}
   for name in ("b_h", *cell.biases):
-    parts = [slots[n] for n, (each, _) in enumerate(layout.biases) if each == name]
+    parts = [db[slot] for slot, (each, _) in enumerate(layout.biases) if each == name]
     dparams[name] = jnp.concatenate(parts)
   dstate = cell.state(dh[:, :H], dc[:, :H]) if has_c else cell.state(dh[:, :H])
   if _is_ids(x):
@@ -191,6 +169,54 @@ def _layer_backward(cell, dtype, residuals, cotangents):
 
 
 _layer.defvjp(_layer_forward, _layer_backward)
+
+
+def pack_linear(dtype, W) -> jax.Array:
+  """Return the weights of the output layer in the layout of native.cc, for products in `dtype`."""
+  return _pack(W, LAYOUTS[cells.RNNState], INPUT, dtype)
+
+
+def linear(x, W, b, dtype, packed: jax.Array | None = None):
+  """Return x @ W + b with products in `dtype` and sums in float32, also in the backward pass.
+
+  `packed` is the result of `pack_linear`, if the caller has it. No gradient is defined with it.
+  """
+  if packed is None:
+    return _linear(x, W, b, dtype)
+  return _linear_forward(x, packed, b, dtype)[0]
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
+def _linear(x, W, b, dtype):
+  return _linear_forward(x, pack_linear(dtype, W), b, dtype)[0]
+
+
+def _linear_forward(x, packed, b, dtype):
+  x = _pad(x.astype(dtype))
+  result = _array((*x.shape[:-1], len(b)))
+  call = jax.ffi.ffi_call("charrnn_linear", result, vmap_method="sequential")
+  return call(x, packed, b), x
+
+
+def _linear_vjp_forward(x, W, b, dtype):
+  y, padded = _linear_forward(x, pack_linear(dtype, W), b, dtype)
+  return y, (W, padded, x[:0])
+
+
+def _linear_backward(dtype, residuals, dy):
+  W, x, x_0xBxD = residuals
+  W_T = _transposed(W, LAYOUTS[cells.RNNState], INPUT, dtype)
+  results = [_array(x.shape, dtype), _array(W.shape), _array(W.shape[1:])]
+  call = jax.ffi.ffi_call("charrnn_linear_gradient", results, vmap_method="sequential")
+  dx, dW, db = call(x, W_T, dy)
+  return dx[..., : len(W)].astype(x_0xBxD.dtype), dW, db
+
+
+_linear.defvjp(_linear_vjp_forward, _linear_backward)
+
+
+def _round_up(n):
+  return n + -n % LANES
 
 
 def _optional(state, name):

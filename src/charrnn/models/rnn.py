@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from charrnn import errors
-from charrnn.models import cells
+from charrnn.models import cells, native, native_library
 from charrnn.models import layers as layers_lib
 
 
@@ -51,6 +51,18 @@ INITIALIZERS = {
 }
 
 
+PACKED = "packed"  # Flax's collection of the parameters in the layout of native.cc
+
+
+def implementation(cell: cells.Cell, unroll: str) -> str:
+  """Return what computes the layers: "native", "cudnn" or "scan"."""
+  if cell.native and native_library.is_used(unroll):
+    return "native"
+  if cell.cudnn and (unroll == "cudnn" or (unroll == "auto" and layers_lib.has_cudnn())):
+    return "cudnn"
+  return "scan"
+
+
 class Embed(nn.Module):
   """A learned embedding: ids [T, B] -> [T, B, width]."""
 
@@ -64,14 +76,14 @@ class Embed(nn.Module):
 
 
 class Layer(nn.Module):
-  """A recurrent layer; selects the implementation by the arguments and the device."""
+  """A recurrent layer; `implementation` is a result of the function of this name."""
 
   cell: cells.Cell
   hidden: int
   initializers: dict
   forget_bias: float
   compute_dtype: str
-  unroll: str
+  implementation: str
 
   @nn.compact
   def __call__(self, x, width, state, record, clamp):
@@ -89,9 +101,11 @@ class Layer(nn.Module):
     dtype = jnp.dtype(self.compute_dtype)
     if record or clamp or not self.cell.update:
       return layers_lib.scan_layer(self.cell, dtype, params, state, x, clamp)
-    enabled = self.unroll == "cudnn" or (self.unroll == "auto" and layers_lib.has_cudnn())
+    if self.implementation == "native":
+      packed = self.get_variable(PACKED, "parameters")
+      return *native.layer(self.cell, dtype, params, state, x, packed), None
     # cuDNN runs only windows of several steps. Sampling, which takes single steps, stays with XLA.
-    if enabled and self.cell.cudnn and len(x) > 1:
+    if self.implementation == "cudnn" and len(x) > 1:
       return *layers_lib.cudnn_layer(params, state, x), None
     return *layers_lib.fast_layer(self.cell, dtype, params, state, x), None
 
@@ -110,12 +124,16 @@ class Head(nn.Module):
   vocab: int
   initializers: dict
   compute_dtype: str
+  implementation: str
 
   @nn.compact
   def __call__(self, h_TxBxH):
     W_hy = self.param("W_hy", self.initializers["input"], (h_TxBxH.shape[-1], self.vocab))
     b_y = self.param("b_y", self.initializers["bias"], (self.vocab,))
-    return layers_lib.linear(h_TxBxH, W_hy, jnp.dtype(self.compute_dtype)) + b_y
+    dtype = jnp.dtype(self.compute_dtype)
+    if self.implementation == "native":
+      return native.linear(h_TxBxH, W_hy, b_y, dtype, self.get_variable(PACKED, "parameters"))
+    return layers_lib.linear(h_TxBxH, W_hy, dtype) + b_y
 
 
 def dropout(x_TxBxH, rngs, layer: int, rate: float):
@@ -154,19 +172,21 @@ class Network(nn.Module):
   def __call__(self, ids_TxB, carry, rngs=None, record=False, clamp=None):
     initializers = INITIALIZERS[self.initializer](self.hidden)
     x, width, after, recorded = ids_TxB, self.vocab, [], {}
+    cell = cells.CELLS[self.cell]
+    implemented = implementation(cell, self.unroll)
     if self.embed:
       width = self.embed
       x = Embed(self.vocab, width, initializers["table"], name="embed")(x)
     for n, before in enumerate(carry):
       name = f"layer_{n}"
-      cell, settings = cells.CELLS[self.cell], (self.forget_bias, self.compute_dtype, self.unroll)
+      settings = self.forget_bias, self.compute_dtype, implemented
       layer = Layer(cell, self.hidden, initializers, *settings, name=name)
       state, x, recorded[name] = layer(x, width, before, record, (clamp or {}).get(name))
       width = self.hidden
       after.append(state)
       if rngs is not None and self.dropout:
         x = dropout(x, rngs, n, self.dropout)
-    logits_TxBxV = Head(self.vocab, initializers, self.compute_dtype, name="head")(x)
+    logits_TxBxV = Head(self.vocab, initializers, self.compute_dtype, implemented, name="head")(x)
     return logits_TxBxV, tuple(after), recorded if record else None
 
 
@@ -193,6 +213,15 @@ class RNN:
   def states(self):
     return self.cell.state._fields
 
+  @property
+  def implementation(self) -> str:
+    """A description of what computes the layers, with the reason if "auto" falls back."""
+    name = implementation(self.cell, self.network.unroll)
+    if name == "native":
+      return str(native_library.load())
+    reason = native_library.reason() if name == "scan" and self.network.unroll == "auto" else None
+    return f"{name} ({reason})" if reason else name
+
   def init(self, key):
     ids_TxB = jnp.zeros((1, 1), jnp.int32)
     return self.network.init(key, ids_TxB, self.initial_carry(1))["params"]
@@ -205,13 +234,24 @@ class RNN:
     return tuple(state(*(jnp.zeros(shape) for _ in state._fields)) for _ in layers)
 
   def prepare(self, params):
-    """Cast the weights of matrix products to the compute dtype once, instead of at every step."""
+    """Cast and pack the weights of matrix products once, instead of at every step."""
     dtype = jnp.dtype(self.network.compute_dtype)
-    table = {"embed": params["embed"]} if "embed" in params else {}  # used for look-up only
-    return {name: layers_lib.cast(part, dtype) for name, part in params.items()} | table
+    prepared = {name: layers_lib.cast(part, dtype) for name, part in params.items()}
+    if "embed" in params:
+      prepared["embed"] = params["embed"]  # used for look-up only
+    if implementation(self.cell, self.network.unroll) == "native":
+      packed = {"head": native.pack_linear(dtype, params["head"]["W_hy"])}
+      reader = None if self.network.embed else "layer_0"  # the layer that reads ids
+      for name in self.units:
+        packed[name] = native.pack(self.cell, dtype, params[name], reads_ids=name == reader)
+      prepared[PACKED] = {name: {"parameters": each} for name, each in packed.items()}
+    return prepared
 
   def apply(self, params, ids_TxB, carry, *, rngs=None, record=False, clamp=None):
-    return self.network.apply({"params": params}, ids_TxB, carry, rngs, record, clamp)
+    variables = {"params": {k: v for k, v in params.items() if k != PACKED}}
+    if PACKED in params:
+      variables[PACKED] = params[PACKED]
+    return self.network.apply(variables, ids_TxB, carry, rngs, record, clamp)
 
 
 def make(vocab_size: int, *, init="modern", order=None, **fields) -> RNN:
@@ -219,7 +259,7 @@ def make(vocab_size: int, *, init="modern", order=None, **fields) -> RNN:
   for name, value, choices in (
     ("cell", fields["cell"], cells.CELLS),
     ("init", init, INITIALIZERS),
-    ("unroll", fields.get("unroll", "auto"), ("auto", "scan", "cudnn")),
+    ("unroll", fields.get("unroll", "auto"), ("auto", "scan", "native", "cudnn")),
   ):
     if value not in choices:
       raise errors.UserError(f"--config.model.{name}={value}: use one of {', '.join(choices)}")
@@ -239,4 +279,13 @@ def make(vocab_size: int, *, init="modern", order=None, **fields) -> RNN:
     raise errors.UserError(
       "--config.model.unroll=cudnn: cuDNN runs only the LSTM, and only on NVIDIA GPUs; use auto"
     )
+  if unroll == "native" and not cells.CELLS[cell].native:
+    raise errors.UserError(
+      f"--config.model.unroll=native: the cell {cell} has no native implementation; use auto"
+    )
+  if unroll == "native":
+    try:
+      native_library.load()
+    except native_library.UnavailableError as error:
+      raise errors.UserError(f"--config.model.unroll=native: {error}") from error
   return RNN(network)

@@ -43,10 +43,13 @@ class Original(NamedTuple):
   launch: dict[str, Any]
 
 
-def record_launch(line, workdir: pathlib.Path, corpus, devices: str) -> dict[str, Any]:
+def record_launch(
+  line, workdir: pathlib.Path, corpus, devices: str, layers: str | None = None
+) -> dict[str, Any]:
   """Write config.json and the vocabulary, and add a launch to run.json; return its content.
 
-  `line` is a command_line.CommandLine. `devices` is the number and kind of the devices.
+  `line` is a command_line.CommandLine. `devices` is the number and kind of the devices, and
+  `layers` the implementation of the layers.
   """
   corpus.tokenizer.save(workdir / "alphabet.json")
   launch = {
@@ -54,6 +57,7 @@ def record_launch(line, workdir: pathlib.Path, corpus, devices: str) -> dict[str
     "command": shlex.join(sys.argv),
     "overrides": line.overrides,
     "devices": devices,
+    **({"layers": layers} if layers else {}),
     **facts(workdir),
   }
   path = workdir / "run.json"
@@ -102,8 +106,18 @@ def initial_weights(path: str | pathlib.Path) -> dict[str, Any]:
 
 def differences(then: dict, now: dict) -> Iterator[str]:
   """Yield a line for each difference between two launches; fields that `then` lacks are skipped."""
-  names = ("devices", "processor", "cores", "driver", "platform", "python", "git", "uncommitted")
-  pairs = {name: (then.get(name), now[name]) for name in names if name in then}
+  names = (
+    "devices",
+    "layers",
+    "processor",
+    "cores",
+    "driver",
+    "platform",
+    "python",
+    "git",
+    "uncommitted",
+  )
+  pairs = {name: (then.get(name), now.get(name)) for name in names if name in then}
   pairs |= {name: (old, now["packages"].get(name)) for name, old in then["packages"].items()}
   if "settings" in then:
     old, new = then["settings"], now["settings"]

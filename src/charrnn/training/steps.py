@@ -227,13 +227,16 @@ def _train_body(model, optimizer, share, accumulate, remat, seed):
   def body(state, x_TxS, y_TxS):
     step_key = jax.random.fold_in(jax.random.key(seed), state.step)
     loss, carry, grads = gradient(state, x_TxS, y_TxS, step_key)
-    loss, grads = jax.lax.pmean((loss, grads), AXIS)
-    norm = jnp.sqrt(sum(jnp.vdot(leaf, leaf) for leaf in jax.tree.leaves(grads)))
-    updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
-    params = optax.apply_updates(state.params, updates)
-    after = TrainState(state.step, params, opt_state, carry)
+    if jax.lax.axis_size(AXIS) > 1:  # the mean over one device would copy the gradients
+      loss, grads = jax.lax.pmean((loss, grads), AXIS)
+    norm = optax.global_norm(grads)
+
+    def update():
+      updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+      return TrainState(state.step, optax.apply_updates(state.params, updates), opt_state, carry)
+
     finite = jnp.isfinite(loss) & jnp.isfinite(norm)
-    after = jax.tree.map(lambda new, old: jnp.where(finite, new, old), after, state)
+    after = jax.lax.cond(finite, update, lambda: state)
     return after._replace(step=state.step + 1), {"loss": loss, "grad_norm": norm}
 
   return body
