@@ -89,7 +89,7 @@ def test_wrong_command_lines_and_experiment_files_are_rejected(rejected, argumen
     ("keep=0", "keep=0: must be at least 1"),
     ("remat=7", "remat=7: must divide --config.window="),
     ("remat=-1", "remat=-1: must be at least 0"),
-    ("model.unroll=fast", "model.unroll=fast: use one of auto, scan, cudnn"),
+    ("model.unroll=fast", "model.unroll=fast: use one of auto, scan, native, cudnn"),
     ("model.unroll=cudnn", "model.unroll=cudnn: cuDNN runs only the LSTM, and only on NVIDIA GPUs"),
     ("seed=-1", "seed=-1: must be at least 0"),
     ("seed=4294967296", "seed=4294967296: must be from 0 to"),

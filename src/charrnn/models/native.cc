@@ -1029,11 +1029,18 @@ ffi::Error check(bool condition) {
   return ffi::Error::InvalidArgument("charrnn: the shapes of the operands do not match");
 }
 
+// Whether x contains ids [T, B], or values [T, B, D] in the type of products.
+bool is_input(ffi::AnyBuffer x, ffi::DataType dtype) {
+  const size_t rank = x.dimensions().size();
+  return x.element_type() == ffi::S32 ? rank == 2 : x.element_type() == dtype && rank == 3;
+}
+
 ffi::Error forward(ffi::ThreadPool pool, ffi::AnyBuffer x, ffi::AnyBuffer W_x, ffi::AnyBuffer W_h,
                    ffi::AnyBuffer bias, ffi::AnyBuffer first, ffi::AnyBuffer h, ffi::AnyBuffer c,
                    ffi::Result<ffi::AnyBuffer> y, ffi::Result<ffi::AnyBuffer> last_h,
                    ffi::Result<ffi::AnyBuffer> last_c, ffi::Result<ffi::AnyBuffer> gates,
                    ffi::Result<ffi::AnyBuffer> saved_c, int64_t cell) {
+  if (auto error = check(is_input(x, W_h.element_type())); error.failure()) return error;
   return dispatch(cell, W_h.element_type(), [&](auto Cell, auto Element) {
     using E = decltype(Element);
     Forward<decltype(Cell), E> layer(size(*y, 0), size(*y, 1), size(*y, 2));
@@ -1109,6 +1116,7 @@ ffi::Error weight_gradient(ffi::ThreadPool pool, ffi::AnyBuffer x, ffi::AnyBuffe
                            ffi::AnyBuffer y, ffi::AnyBuffer dz, ffi::Result<ffi::AnyBuffer> dW_x,
                            ffi::Result<ffi::AnyBuffer> dW_h, ffi::Result<ffi::AnyBuffer> db,
                            int64_t cell) {
+  if (auto error = check(is_input(x, dz.element_type())); error.failure()) return error;
   return dispatch(cell, dz.element_type(), [&](auto Cell, auto Element) {
     using C = decltype(Cell);
     using E = decltype(Element);

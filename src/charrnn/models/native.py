@@ -115,7 +115,7 @@ def _pad(x):
 def _forward(cell, dtype, packed, state, x, keep):
   """Return (state, h_TxBxH), and padded arrays; if `keep`, including those for `_backward`."""
   layout, H = LAYOUTS[cell.state], state.h.shape[-1]
-  x = x if _is_ids(x) else _pad(x.astype(dtype))
+  x = x.astype(jnp.int32) if _is_ids(x) else _pad(x.astype(dtype))
   state = jax.tree.map(_pad, state)
   T, B, Hp = len(x), *state.h.shape
   c, has_c = _optional(state, "c")
