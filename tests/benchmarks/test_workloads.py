@@ -37,7 +37,7 @@ def inner_programs(eqn):
 def test_flops_equal_those_of_the_traced_products(cell, layers):
   """Compare with the plain scan under autodiff; its gradient of a lookup is one more product."""
   task = workloads.Training(cell=cell, layers=layers, hidden=6, batch=3, window=5, vocab_size=7)
-  model = rnn.make(7, cell=cell, layers=layers, hidden=6)
+  model = rnn.make(7, cell=cell, layers=layers, hidden=6, unroll="scan")
   ids = jnp.zeros((5, 3), jnp.int32)
 
   def loss(params, carry):

@@ -6,12 +6,13 @@ their imports.
 """
 
 import concurrent.futures
+import dataclasses
 import functools
 import importlib.util
 
 import numpy as np
 
-from charrnn import runtime
+from charrnn import models, runtime
 from charrnn.benchmarks import workloads
 
 LEARNING_RATE, CLIP = 2e-3, 1.0  # learning rate and maximum norm of the gradients
@@ -40,7 +41,8 @@ def train_step(training, unroll="auto"):
 
 def set_devices(training, unroll="auto"):
   """Set the number of JAX devices on a CPU as `launch.py` does, before the devices are used."""
-  runtime.set_cpu_devices(training.devices, training.batch, 1, training.hidden)
+  shares_cores = models.shares_cores(dataclasses.asdict(training) | {"unroll": unroll})
+  runtime.set_cpu_devices(training.devices, training.batch, 1, shares_cores)
 
 
 def train_loop(step, state, batches):
@@ -86,11 +88,8 @@ def make_model(network, unroll):
 
 def path(name, kind, workload):
   """Return the path of an implementation in UNROLL through charrnn."""
-  from charrnn.models import layers
-
-  network = make_model(workload, UNROLL[name]).network
-  cudnn = network.unroll == "cudnn" or (network.unroll == "auto" and layers.has_cudnn())
-  return "cuDNN" if cudnn and kind == "train" else "scan"
+  how = make_model(workload, UNROLL[name]).implementation
+  return "scan" if how == "cudnn" and kind == "sample" else how
 
 
 def _optimizer():
@@ -224,6 +223,9 @@ def registers(work):
   import jax
   import jax.numpy as jnp
 
+  from charrnn.models import native_library
+
+  native_library.load()
   result = jax.ShapeDtypeStruct((work.threads,), jnp.float32)
   call = jax.ffi.ffi_call("charrnn_registers", result)
   attributes = {"iterations": np.int64(work.iterations), "bfloat16": work.dtype == "bfloat16"}

@@ -76,10 +76,15 @@ def _jax(name, kind, workload):
 
 
 def _native(platform):
-  """Return why the native library is unavailable."""
+  """Return facts about the native library, or why it is unavailable."""
+  from charrnn.models import native_library
+
   if platform != "cpu":
     return {"unavailable": f"the devices are of the type {platform}, not CPUs"}
-  return {"unavailable": "this version cannot compile them yet"}
+  try:
+    return native_library.load()._asdict()
+  except native_library.UnavailableError as error:
+    return {"unavailable": str(error)}
 
 
 def peak_memory() -> int:
