@@ -10,10 +10,10 @@
 //   charrnn_linear_gradient   x, weights, gradient of the outputs -> gradients of x, weights, bias
 //   charrnn_registers         products on registers only, to measure the limit of a core
 //
-// Layout. A vector has 16 lanes, and a slot is a vector of pre-activations: one gate of 16 units. A
-// tile is 6 rows of the batch x 4 slots, which fits the registers of AVX-512. A panel holds the
-// weights of 4 slots for every input. In the LSTM these are the four gates of 16 units, so a tile
-// has everything that the gate arithmetic of its units needs, while it is still in the L1 cache.
+// Layout. A slot is 16 lanes of pre-activations: one gate of 16 units. A tile is 6 rows of the batch
+// x 4 slots, which fits the registers of AVX-512. A panel holds the weights of 4 slots for every
+// input. In the LSTM these are the four gates of 16 units, so a tile has everything that the gate
+// arithmetic of its units needs, while it is still in the L1 cache.
 // The slots of a GRU are a, r, z, n; its input product needs the last three and its recurrent
 // product the first three. The slots of a vanilla RNN, and of the output layer, are 64 units.
 //
@@ -49,7 +49,15 @@ namespace {
 #define INLINE inline __attribute__((always_inline))
 #define NOINLINE __attribute__((noinline))
 
-constexpr int kLanes = 16, kSlots = 4, kPanel = kLanes * kSlots;
+// A vector fills a register, and `kVectors` vectors are a slot of 16 lanes.
+#if defined(__AVX512F__)
+constexpr int kWidth = 16;
+#elif defined(__AVX__)
+constexpr int kWidth = 8;
+#else
+constexpr int kWidth = 4;
+#endif
+constexpr int kLanes = 16, kSlots = 4, kPanel = kLanes * kSlots, kVectors = kLanes / kWidth;
 constexpr int kRows = 6;            // rows of a tile
 constexpr int64_t kBackward = 512;  // words of a block in the products of the backward pass
 constexpr int64_t kGradient = 384;  // words of a block in the products of the weight gradients
@@ -57,9 +65,9 @@ constexpr int64_t kParts = 4;       // parts per thread, if their order and size
 
 // Vectors.
 
-typedef float f32x16 __attribute__((vector_size(64)));
-typedef uint32_t u32x16 __attribute__((vector_size(64)));
-typedef uint16_t u16x16 __attribute__((vector_size(32)));
+typedef float f32v __attribute__((vector_size(4 * kWidth)));
+typedef uint32_t u32v __attribute__((vector_size(4 * kWidth)));
+typedef uint16_t u16v __attribute__((vector_size(2 * kWidth)));
 
 // A word of an array of floats or of pairs of bfloat16.
 typedef uint32_t word __attribute__((may_alias));
@@ -89,68 +97,65 @@ INLINE void write(T* p, const V& v) {
   std::memcpy(p, &v, sizeof v);
 }
 
-INLINE f32x16 splat(float x) { return x - f32x16{}; }
+INLINE f32v splat(float x) { return x - f32v{}; }
 
-INLINE f32x16 load(const float* p) { return read<f32x16>(p); }
+INLINE f32v load(const float* p) { return read<f32v>(p); }
 
-INLINE f32x16 load(const bf16* p) {
-  u32x16 bits = __builtin_convertvector(read<u16x16>(p), u32x16) << 16;
-  return read<f32x16>(&bits);
+INLINE f32v load(const bf16* p) {
+  u32v bits = __builtin_convertvector(read<u16v>(p), u32v) << 16;
+  return read<f32v>(&bits);
 }
 
-INLINE void store(float* p, const f32x16& x) { write(p, x); }
+INLINE void store(float* p, const f32v& x) { write(p, x); }
 
 // Rounds to the nearest bfloat16, to even in a tie. A NaN stays a NaN.
-INLINE u16x16 round(const f32x16& x) {
+INLINE u16v round(const f32v& x) {
 #ifdef __AVX512BF16__
   auto rounded = _mm512_cvtneps_pbh(reinterpret_cast<const __m512&>(x));
-  return read<u16x16>(&rounded);
+  return read<u16v>(&rounded);
 #else
-  u32x16 bits = read<u32x16>(&x);
-  u32x16 rounded = (bits + 0x7fff + ((bits >> 16) & 1)) >> 16;
-  u32x16 nan = (bits >> 16) | 0x40;
-  u32x16 value = (bits & 0x7fffffff) > 0x7f800000u ? nan : rounded;
-  return __builtin_convertvector(value, u16x16);
+  u32v bits = read<u32v>(&x);
+  u32v rounded = (bits + 0x7fff + ((bits >> 16) & 1)) >> 16;
+  u32v nan = (bits >> 16) | 0x40;
+  u32v value = (bits & 0x7fffffff) > 0x7f800000u ? nan : rounded;
+  return __builtin_convertvector(value, u16v);
 #endif
 }
 
-INLINE void store(bf16* p, const f32x16& x) { write(p, round(x)); }
-
-// The first `count` elements, followed by zeros.
-INLINE f32x16 load_part(const float* p, int64_t count) {
-  if (count >= kLanes) return load(p);
-  f32x16 x{};
-  if (count > 0) std::memcpy(&x, p, count * sizeof(float));
-  return x;
-}
-
-INLINE void store_part(float* p, const f32x16& x, int64_t count) {
-  if (count >= kLanes) return store(p, x);
-  if (count > 0) std::memcpy(p, &x, count * sizeof(float));
-}
+INLINE void store(bf16* p, const f32v& x) { write(p, round(x)); }
 
 // Words of two bfloat16 vectors: the elements of the first are the low halves.
-INLINE u32x16 interleave(u16x16 low, u16x16 high) {
-  return __builtin_convertvector(low, u32x16) | (__builtin_convertvector(high, u32x16) << 16);
+INLINE u32v interleave(u16v low, u16v high) {
+  return __builtin_convertvector(low, u32v) | (__builtin_convertvector(high, u32v) << 16);
+}
+
+// Copies `count` of up to 16 floats, followed by zeros.
+INLINE void copy_slot(float* to, const float* from, int64_t count) {
+  if (count >= kLanes) {
+    std::memcpy(to, from, sizeof(float) * kLanes);
+  } else {
+    std::fill_n(to, kLanes, 0.0f);
+    if (count > 0) std::memcpy(to, from, sizeof(float) * count);
+  }
 }
 
 // Products.
 
-// acc += the products of a word of a row with 16 words of a panel.
+// acc += the products of a word of a row with the words of a panel.
 template <class E>
-INLINE void multiply_add(f32x16& acc, uint32_t a, const word* w) {
+INLINE void multiply_add(f32v& acc, uint32_t a, const word* w) {
   if constexpr (std::is_same_v<E, float>) {
-    acc += splat(read<float>(&a)) * read<f32x16>(w);
+    acc += splat(read<float>(&a)) * read<f32v>(w);
   } else {
 #ifdef __AVX512BF16__
     __m512 sum = reinterpret_cast<__m512&>(acc);
     sum = _mm512_dpbf16_ps(sum, (__m512bh)_mm512_set1_epi32(a), (__m512bh)read<__m512i>(w));
-    acc = reinterpret_cast<f32x16&>(sum);
+    acc = reinterpret_cast<f32v&>(sum);
 #else
     uint32_t low = a << 16, high = a & 0xffff0000u;
-    u32x16 bits = read<u32x16>(w), w_low = bits << 16, w_high = bits & 0xffff0000u;
-    acc += splat(read<float>(&low)) * read<f32x16>(&w_low);
-    acc += splat(read<float>(&high)) * read<f32x16>(&w_high);
+    u32v bits = read<u32v>(w), w_low = bits << 16, w_high = bits & 0xffff0000u;
+    acc += splat(read<float>(&low)) * read<f32v>(&w_low);
+    acc += splat(read<float>(&high)) * read<f32v>(&w_high);
 #endif
   }
 }
@@ -161,68 +166,64 @@ struct Sum {
   int64_t chunks, words, stride, pitch;
 };
 
-// The number of slots whose sums of R rows fit the registers.
+// The number of slots whose sums of R rows fit the registers: 32 with AVX-512, otherwise 16.
 template <int R>
 constexpr int group() {
-#ifdef __AVX512F__
-  return kSlots;
-#else
-  return R == 1 ? 4 : R == 2 ? 2 : 1;
-#endif
+  return kWidth == 16 || R == 1 ? 4 : R == 2 ? 2 : 1;
 }
 
 // Adds the products of R rows with N slots of a panel to a tile, whose rows have kPanel floats. The
 // words of a row are `Step` apart.
 template <class E, int R, int N, int Step>
-NOINLINE void multiply_tile(float* tile, const word* const* rows, const word* w,
-                            const Sum& sum) {
-  constexpr int G = std::min(group<R>(), N);
-  f32x16 acc[R][G];
+NOINLINE void multiply_tile(float* tile, const word* const* rows, const word* w, const Sum& sum) {
+  constexpr int G = std::min(group<R>(), N), V = G * kVectors;
+  f32v acc[R][V];
 #pragma GCC unroll 6
   for (int r = 0; r < R; ++r)
-#pragma GCC unroll 4
-    for (int s = 0; s < G; ++s) acc[r][s] = load(tile + r * kPanel + s * kLanes);
-  const word *a[R], *v = w;
+#pragma GCC unroll 16
+    for (int v = 0; v < V; ++v) acc[r][v] = load(tile + r * kPanel + v * kWidth);
+  const word *a[R], *p = w;
 #pragma GCC unroll 6
   for (int r = 0; r < R; ++r) a[r] = rows[r];
   for (int64_t c = 0; c < sum.chunks; ++c) {
-    for (int64_t k = 0; k < sum.words; ++k, v += sum.pitch) {
+    for (int64_t k = 0; k < sum.words; ++k, p += sum.pitch) {
 #pragma GCC unroll 6
       for (int r = 0; r < R; ++r)
-#pragma GCC unroll 4
-        for (int s = 0; s < G; ++s) multiply_add<E>(acc[r][s], a[r][k * Step], v + s * kLanes);
+#pragma GCC unroll 16
+        for (int v = 0; v < V; ++v) multiply_add<E>(acc[r][v], a[r][k * Step], p + v * kWidth);
     }
 #pragma GCC unroll 6
     for (int r = 0; r < R; ++r) a[r] += sum.stride;
   }
 #pragma GCC unroll 6
   for (int r = 0; r < R; ++r)
-#pragma GCC unroll 4
-    for (int s = 0; s < G; ++s) store(tile + r * kPanel + s * kLanes, acc[r][s]);
-  if constexpr (N > G) multiply_tile<E, R, N - G, Step>(tile + G * kLanes, rows, w + G * kLanes, sum);
+#pragma GCC unroll 16
+    for (int v = 0; v < V; ++v) store(tile + r * kPanel + v * kWidth, acc[r][v]);
+  if constexpr (N > G)
+    multiply_tile<E, R, N - G, Step>(tile + G * kLanes, rows, w + G * kLanes, sum);
 }
 
 // tanh, by the rational approximation of Eigen and XLA. A NaN stays a NaN.
-INLINE f32x16 tanh16(f32x16 x) {
+INLINE f32v tanh_of(f32v x) {
   const float limit = 7.90531110763549805f;
-  f32x16 y = x > limit ? splat(limit) : x;
+  f32v y = x > limit ? splat(limit) : x;
   y = y < -limit ? splat(-limit) : y;
-  f32x16 y2 = y * y;
-  f32x16 p = splat(-2.76076847742355e-16f);
+  f32v y2 = y * y;
+  f32v p = splat(-2.76076847742355e-16f);
   p = p * y2 + 2.00018790482477e-13f;
   p = p * y2 + -8.60467152213735e-11f;
   p = p * y2 + 5.12229709037114e-08f;
   p = p * y2 + 1.48572235717979e-05f;
   p = p * y2 + 6.37261928875436e-04f;
   p = p * y2 + 4.89352455891786e-03f;
-  f32x16 q = splat(1.19825839466702e-06f);
+  f32v q = splat(1.19825839466702e-06f);
   q = q * y2 + 1.18534705686654e-04f;
   q = q * y2 + 2.26843463243900e-03f;
   q = q * y2 + 4.89352518554385e-03f;
   return y * p / q;
 }
 
-INLINE f32x16 sigmoid16(f32x16 x) { return 0.5f + 0.5f * tanh16(0.5f * x); }
+INLINE f32v sigmoid(f32v x) { return 0.5f + 0.5f * tanh_of(0.5f * x); }
 
 // Cells.
 
@@ -247,10 +248,22 @@ struct BackwardStep {
   const float* first;  // h (GRU) or c (LSTM) before the step if it is the initial state, or null
   const E* before;     // otherwise, the saved one
 
-  INLINE f32x16 state_before(int64_t unit) const {
+  INLINE f32v state_before(int64_t unit) const {
     return first ? load(first + unit) : load(before + unit);
   }
 };
+
+// Calls f(row, n) for the vectors of the first n columns of several rows.
+template <class F>
+INLINE void for_vectors(int rows, int columns, const F& f) {
+  for (int r = 0; r < rows; ++r)
+    for (int n = 0; n < columns; n += kWidth) f(r, n);
+}
+
+// The position of the first gate of a unit in a row of saved gates, in panels of 16 units.
+INLINE int64_t gate_offset(int64_t unit) {
+  return unit / kLanes * kPanel + unit % kLanes;
+}
 
 // A cell defines the slots of a panel and the arithmetic of the gates. Every row takes the same
 // compiled code, whatever the shape of its tile, so that results do not depend on the shapes.
@@ -264,36 +277,38 @@ struct Lstm {
 
   template <class E>
   static NOINLINE void forward(const float* pre, int rows, int, const Step<E>& u) {
-    for (int r = 0; r < rows; ++r, pre += kPanel) {
-      f32x16 i = sigmoid16(load(pre)), f = sigmoid16(load(pre + 16));
-      f32x16 g = tanh16(load(pre + 32)), o = sigmoid16(load(pre + 48));
-      f32x16 c = f * load(u.c + r * u.H) + i * g;
-      f32x16 h = o * tanh16(c);
-      store(u.c + r * u.H, c);
-      store(u.h + r * u.H, h);
-      store(u.y + r * u.H, h);
-      if (E* saved = u.gates) {
-        saved += r * u.width;
+    for_vectors(rows, kLanes, [&](int r, int n) {
+      const float* z = pre + r * kPanel + n;
+      const int64_t at = r * u.H + n;
+      f32v i = sigmoid(load(z)), f = sigmoid(load(z + 16));
+      f32v g = tanh_of(load(z + 32)), o = sigmoid(load(z + 48));
+      f32v c = f * load(u.c + at) + i * g;
+      f32v h = o * tanh_of(c);
+      store(u.c + at, c);
+      store(u.h + at, h);
+      store(u.y + at, h);
+      if (u.gates) {
+        E* saved = u.gates + r * u.width + n;
         store(saved, i), store(saved + 16, f), store(saved + 32, g), store(saved + 48, o);
-        store(u.saved_c + r * u.H, c);
+        store(u.saved_c + at, c);
       }
-    }
+    });
   }
 
   template <class E>
   static NOINLINE void backward(int64_t first, int64_t last, const BackwardStep<E>& u) {
-    for (int64_t n = first; n < last; n += kLanes) {
-      E* gates = u.gates + n * kSlots;
-      f32x16 i = load(gates), f = load(gates + 16), g = load(gates + 32), o = load(gates + 48);
-      f32x16 tanh_c = tanh16(load(u.c + n));
-      f32x16 dh = load(u.dh + n) + load(u.dy + n);
-      f32x16 dc = load(u.dc + n) + dh * o * (1 - tanh_c * tanh_c);
+    for (int64_t n = first; n < last; n += kWidth) {
+      E* gates = u.gates + gate_offset(n);
+      f32v i = load(gates), f = load(gates + 16), g = load(gates + 32), o = load(gates + 48);
+      f32v tanh_c = tanh_of(load(u.c + n));
+      f32v dh = load(u.dh + n) + load(u.dy + n);
+      f32v dc = load(u.dc + n) + dh * o * (1 - tanh_c * tanh_c);
       store(gates, dc * g * i * (1 - i));
       store(gates + 16, dc * u.state_before(n) * f * (1 - f));
       store(gates + 32, dc * i * (1 - g * g));
       store(gates + 48, dh * tanh_c * o * (1 - o));
       store(u.dc + n, dc * f);
-      store(u.dh + n, f32x16{});
+      store(u.dh + n, f32v{});
     }
   }
 };
@@ -307,26 +322,28 @@ struct Gru {
 
   template <class E>
   static NOINLINE void forward(const float* pre, int rows, int, const Step<E>& u) {
-    for (int row = 0; row < rows; ++row, pre += kPanel) {
-      f32x16 a = load(pre), r = sigmoid16(load(pre + 16)), z = sigmoid16(load(pre + 32));
-      f32x16 n = tanh16(load(pre + 48) + r * a);
-      f32x16 h = (1 - z) * n + z * load(u.h + row * u.H);
-      store(u.h + row * u.H, h);
-      store(u.y + row * u.H, h);
-      if (E* saved = u.gates) {
-        saved += row * u.width;
+    for_vectors(rows, kLanes, [&](int row, int unit) {
+      const float* sum = pre + row * kPanel + unit;
+      const int64_t at = row * u.H + unit;
+      f32v a = load(sum), r = sigmoid(load(sum + 16)), z = sigmoid(load(sum + 32));
+      f32v n = tanh_of(load(sum + 48) + r * a);
+      f32v h = (1 - z) * n + z * load(u.h + at);
+      store(u.h + at, h);
+      store(u.y + at, h);
+      if (u.gates) {
+        E* saved = u.gates + row * u.width + unit;
         store(saved, a), store(saved + 16, r), store(saved + 32, z), store(saved + 48, n);
       }
-    }
+    });
   }
 
   template <class E>
   static NOINLINE void backward(int64_t first, int64_t last, const BackwardStep<E>& u) {
-    for (int64_t unit = first; unit < last; unit += kLanes) {
-      E* gates = u.gates + unit * kSlots;
-      f32x16 a = load(gates), r = load(gates + 16), z = load(gates + 32), n = load(gates + 48);
-      f32x16 dh = load(u.dh + unit) + load(u.dy + unit);
-      f32x16 dn = dh * (1 - z) * (1 - n * n);
+    for (int64_t unit = first; unit < last; unit += kWidth) {
+      E* gates = u.gates + gate_offset(unit);
+      f32v a = load(gates), r = load(gates + 16), z = load(gates + 32), n = load(gates + 48);
+      f32v dh = load(u.dh + unit) + load(u.dy + unit);
+      f32v dn = dh * (1 - z) * (1 - n * n);
       store(gates, dn * r);
       store(gates + 16, dn * a * r * (1 - r));
       store(gates + 32, dh * (u.state_before(unit) - n) * z * (1 - z));
@@ -345,22 +362,20 @@ struct Rnn {
 
   template <class E>
   static NOINLINE void forward(const float* pre, int rows, int slots, const Step<E>& u) {
-    for (int r = 0; r < rows; ++r, pre += kPanel) {
-      for (int n = 0; n < slots * kLanes; n += kLanes) {
-        f32x16 h = tanh16(load(pre + n));
-        store(u.h + r * u.H + n, h);
-        store(u.y + r * u.H + n, h);
-        if (u.gates) store(u.gates + r * u.width + n, h);
-      }
-    }
+    for_vectors(rows, slots * kLanes, [&](int r, int n) {
+      f32v h = tanh_of(load(pre + r * kPanel + n));
+      store(u.h + r * u.H + n, h);
+      store(u.y + r * u.H + n, h);
+      if (u.gates) store(u.gates + r * u.width + n, h);
+    });
   }
 
   template <class E>
   static NOINLINE void backward(int64_t first, int64_t last, const BackwardStep<E>& u) {
-    for (int64_t n = first; n < last; n += kLanes) {
-      f32x16 h = load(u.gates + n);
+    for (int64_t n = first; n < last; n += kWidth) {
+      f32v h = load(u.gates + n);
       store(u.gates + n, (load(u.dh + n) + load(u.dy + n)) * (1 - h * h));
-      store(u.dh + n, f32x16{});
+      store(u.dh + n, f32v{});
     }
   }
 };
@@ -550,7 +565,7 @@ struct Forward : Sizes<Cell> {
         const int64_t id = std::clamp<int64_t>(ids[n + r], 0, vocab - 1);
         const E* entry = table + (p * vocab + id) * kXPitch;
         float* sum = pre + r * kPanel + Cell::kInput * kLanes;
-        for (int64_t s = 0; s < x_slots * kLanes; s += kLanes)
+        for (int64_t s = 0; s < x_slots * kLanes; s += kWidth)
           store(sum + s, load(sum + s) + load(entry + s));
       }
     } else {
@@ -673,7 +688,7 @@ struct Backward : Sizes<Cell> {
     W_x.add(dz(t, rows), width, sums, rows.size(), part);
     for (int64_t r = 0; r < rows.size(); ++r) {
       E* row = dx + (t * B + rows.first + r) * D;
-      for (int64_t d = columns.first; d < columns.last; d += kLanes)
+      for (int64_t d = columns.first; d < columns.last; d += kWidth)
         store(row + d, load(sums + r * D + d));
     }
   }
@@ -761,13 +776,11 @@ struct Gradient {
   void add(Range in, int64_t p, const word* packed, const word* dz, int64_t rows,
            float* sums) const {
     const int64_t words = ceil_div(rows, kPerWord<E>);
-    int64_t slots = 0;
-    while (slots < columns.slots && columns.count(p, slots) > 0) ++slots;
-    for (int64_t d = 0; slots && d < in.size(); d += kRows) {
+    for (int64_t d = 0; d < in.size(); d += kRows) {
       const int64_t height = std::min<int64_t>(kRows, in.size() - d);
       const word* a[kRows];
       for (int64_t r = 0; r < height; ++r) a[r] = packed + d * words + r;
-      multiply<E, kRows>(sums + d * kPanel, height, slots, a, dz + slot * kLanes,
+      multiply<E, kRows>(sums + d * kPanel, height, slots(p), a, dz + slot * kLanes,
                          {1, words, 0, kPanel});
     }
   }
@@ -779,17 +792,24 @@ struct Gradient {
       if (id < in.first || id >= in.last) continue;
       float* to = sums + (id - in.first) * kPanel;
       const E* from = dz + k * width + p * kPanel + slot * kLanes;
-      for (int s = 0; s < columns.slots && columns.count(p, s) > 0; ++s)
-        store(to + s * kLanes, load(to + s * kLanes) + load(from + s * kLanes));
+      for (int64_t s = 0; s < slots(p) * kLanes; s += kWidth)
+        store(to + s, load(to + s) + load(from + s));
     }
   }
 
   // Writes the sums of panel p to the columns of dW.
   void write_panel(Range in, int64_t p, const float* sums) const {
     for (int64_t d = in.first; d < in.last; ++d, sums += kPanel)
-      for (int s = 0; s < columns.slots; ++s)
-        store_part(dW + d * row + columns.column(p, s), load(sums + s * kLanes),
-                   columns.count(p, s));
+      for (int s = 0; s < slots(p); ++s)
+        std::copy_n(sums + s * kLanes, columns.count(p, s), dW + d * row + columns.column(p, s));
+  }
+
+ private:
+  // The slots of a panel that have columns.
+  int64_t slots(int64_t p) const {
+    int64_t slots = columns.slots;
+    while (columns.count(p, slots - 1) == 0) --slots;
+    return slots;
   }
 };
 
@@ -798,10 +818,10 @@ struct Gradient {
 template <class E>
 void pack_dz(const E* dz, int64_t width, int64_t n, int64_t rows, int64_t slots, word* packed,
              float* sums) {
-  for (int64_t s = 0; s < slots * kLanes; s += kLanes) {
+  for (int64_t s = 0; s < slots * kLanes; s += kWidth) {
     const E* row = dz + n * width + s;
     word* to = packed + s;
-    f32x16 sum{};
+    f32v sum{};
     for (int64_t k = 0; k < rows; k += kPerWord<E>, row += kPerWord<E> * width, to += kPanel) {
       sum += load(row);
       if constexpr (std::is_same_v<E, float>) {
@@ -809,8 +829,7 @@ void pack_dz(const E* dz, int64_t width, int64_t n, int64_t rows, int64_t slots,
       } else {
         const bool has_second = k + 1 < rows;
         if (has_second) sum += load(row + width);
-        write(to, interleave(read<u16x16>(row),
-                             has_second ? read<u16x16>(row + width) : u16x16{}));
+        write(to, interleave(read<u16v>(row), has_second ? read<u16v>(row + width) : u16v{}));
       }
     }
     store(sums + s, load(sums + s) + sum);
@@ -898,11 +917,8 @@ struct Linear {
           const int64_t slots = ceil_div(columns, kLanes);
           for (int64_t r = 0; r < height; ++r) {
             a[r] = words(x + (row + r) * D);
-            for (int64_t s = 0; s < slots; ++s) {
-              const int64_t first = s * kLanes;
-              store(tile + r * kPanel + first,
-                    load_part(bias + p * kPanel + first, columns - first));
-            }
+            std::copy_n(bias + p * kPanel, columns, tile + r * kPanel);
+            std::fill_n(tile + r * kPanel + columns, slots * kLanes - columns, 0.0f);
           }
           multiply<E>(tile, height, slots, a, W + p * x_words * kPanel, {1, x_words, 0, kPanel});
           for (int64_t r = 0; r < height; ++r)
@@ -921,11 +937,16 @@ struct Linear {
     divide(pool, ceil_div(N, kRows), [&](Range tiles) {
       const Range rows{tiles.first * kRows, std::min(tiles.last * kRows, N)};
       std::vector<float> sums(rows.size() * D);
-      for (int64_t n = rows.first; n < rows.last; ++n)
-        for (int64_t v = 0; v < V; v += kLanes)
-          store(dz.data() + n * width + v, load_part(dy + n * V + v, V - v));
+      for (int64_t n = rows.first; n < rows.last; ++n) {
+        for (int64_t v = 0; v < V; v += kLanes) {
+          float slot[kLanes];
+          copy_slot(slot, dy + n * V + v, V - v);
+          for (int lane = 0; lane < kLanes; lane += kWidth)
+            store(dz.data() + n * width + v + lane, load(slot + lane));
+        }
+      }
       W_T.add(dz.data() + rows.first * width, width, sums.data(), rows.size(), {0, W_T.panels()});
-      for (int64_t n = 0; n < rows.size() * D; n += kLanes)
+      for (int64_t n = 0; n < rows.size() * D; n += kWidth)
         store(dx + rows.first * D + n, load(sums.data() + n));
     });
     std::vector<float> totals(width);
@@ -951,10 +972,15 @@ struct Pack {
         for (int64_t k = 0; k < words; ++k) {
           for (int64_t s = 0; s < columns.slots; ++s) {
             E* at = to + p * size + (k * columns.slots + s) * kLanes * Values;
-            if constexpr (Values == 1) {
-              store(at, value(k, p, s));
-            } else {
-              write(at, interleave(round(value(2 * k, p, s)), round(value(2 * k + 1, p, s))));
+            float rows[Values][kLanes];
+            for (int value = 0; value < Values; ++value)
+              copy_weights(rows[value], k * Values + value, p, s);
+            for (int n = 0; n < kLanes; n += kWidth) {
+              if constexpr (Values == 1) {
+                store(at + n, load(rows[0] + n));
+              } else {
+                write(at + n * 2, interleave(round(load(rows[0] + n)), round(load(rows[1] + n))));
+              }
             }
           }
         }
@@ -973,11 +999,12 @@ struct Pack {
           E* at = to + (p * words + g * kLanes / Values) * kPanel * Values;
           for (int64_t n = 0; n < kPanel; ++n) {
             // In panels of 64 units, a group is a slot.
-            const f32x16 x = columns.units > kLanes
-                                 ? value(p * kPanel + n, g / kSlots, g % kSlots)
-                                 : value(p * kPanel + n, g / slots, g % slots);
+            const int64_t in_panel = columns.units > kLanes ? kSlots : slots;
+            float weights[kLanes];
+            copy_weights(weights, p * kPanel + n, g / in_panel, g % in_panel);
             E rounded[kLanes];
-            store(rounded, x);
+            for (int lane = 0; lane < kLanes; lane += kWidth)
+              store(rounded + lane, load(weights + lane));
             for (int64_t lane = 0; lane < kLanes; ++lane)
               at[(lane / Values * kPanel + n) * Values + lane % Values] = rounded[lane];
           }
@@ -987,10 +1014,9 @@ struct Pack {
   }
 
  private:
-  // The weights of a slot in row k; zeros are padding.
-  f32x16 value(int64_t k, int64_t p, int64_t s) const {
-    if (k >= K) return f32x16{};
-    return load_part(W + k * row + columns.column(p, s), columns.count(p, s));
+  // Copies the weights of a slot in row k; zeros are padding.
+  void copy_weights(float* to, int64_t k, int64_t p, int64_t s) const {
+    copy_slot(to, W + k * row + columns.column(p, s), k < K ? columns.count(p, s) : 0);
   }
 };
 
@@ -1211,22 +1237,13 @@ ffi::Error pack(ffi::ThreadPool pool, ffi::AnyBuffer W, ffi::Result<ffi::AnyBuff
   });
 }
 
-// A vector as wide as the registers.
-#if defined(__AVX512F__)
-typedef f32x16 native_vector;
-#elif defined(__AVX__)
-typedef float native_vector __attribute__((vector_size(32)));
-#else
-typedef float native_vector __attribute__((vector_size(16)));
-#endif
-
 // Multiplies and adds on registers only: 24 x 16 multiply-adds per iteration, and twice as many in
 // bfloat16 with AVX512-BF16.
 ffi::Error registers(ffi::ThreadPool pool, ffi::Result<ffi::AnyBuffer> result, int64_t iterations,
                      bool is_bf16) {
-  constexpr int kSums = 12, kRepeats = 24 * 64 / (kSums * sizeof(native_vector));
+  constexpr int kSums = 12, kRepeats = 24 * 64 / (kSums * sizeof(f32v));
   parallel(pool, size(*result, 0), size(*result, 0), [&](int64_t n) {
-    native_vector sums[kSums]{}, a = sums[0] + 0.5f, w = sums[0] + 0.25f;
+    f32v sums[kSums]{}, a = sums[0] + 0.5f, w = sums[0] + 0.25f;
     for (int s = 0; s < kSums; ++s) sums[s] += float(s);  // equal sums would be computed once
     for (int64_t i = 0; i < iterations; ++i) {
 #pragma GCC unroll 12
@@ -1235,7 +1252,7 @@ ffi::Error registers(ffi::ThreadPool pool, ffi::Result<ffi::AnyBuffer> result, i
         for (auto& sum : sums) {
 #ifdef __AVX512BF16__
           if (is_bf16) {
-            sum = (f32x16)_mm512_dpbf16_ps((__m512)sum, (__m512bh)(__m512i)a, (__m512bh)(__m512i)w);
+            sum = (f32v)_mm512_dpbf16_ps((__m512)sum, (__m512bh)(__m512i)a, (__m512bh)(__m512i)w);
             continue;
           }
 #endif
