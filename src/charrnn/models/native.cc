@@ -58,10 +58,13 @@ constexpr int kWidth = 8;
 constexpr int kWidth = 4;
 #endif
 constexpr int kLanes = 16, kSlots = 4, kPanel = kLanes * kSlots, kVectors = kLanes / kWidth;
-constexpr int kRows = 6;            // rows of a tile
-constexpr int64_t kBackward = 512;  // words of a block in the products of the backward pass
-constexpr int64_t kGradient = 384;  // words of a block in the products of the weight gradients
-constexpr int64_t kParts = 4;       // parts per thread, if their order and size are free
+constexpr int kRows = 6;               // rows of a tile
+constexpr int64_t kBackward = 512;     // words of a block in the products of the backward pass
+constexpr int64_t kGradient = 384;     // words of a block in the products of the weight gradients
+constexpr int64_t kParts = 4;          // maximum number of parts per thread, if their size is free
+constexpr int64_t kMinimum = 1 << 18;  // minimum multiply-adds of a part: 5 to 10 microseconds
+constexpr int64_t kGates = 64;         // multiply-adds that take as long as the gates of a unit
+constexpr int64_t kCopy = 16;          // multiply-adds that take as long as packing a weight
 
 // Vectors.
 
@@ -431,11 +434,13 @@ Range share(int64_t count, int64_t parts, int64_t n) {
   return {count * n / parts, count * (n + 1) / parts};
 }
 
-// Divides [0, count) into parts for f(Range) on all threads.
+// Divides [0, count) into parts for f(Range) on all threads. `work` is the number of multiply-adds;
+// small work is not divided, because waking a thread takes longer.
 template <class F>
-void divide(ffi::ThreadPool& pool, int64_t count, const F& f) {
+void divide(ffi::ThreadPool& pool, int64_t count, int64_t work, const F& f) {
   const int64_t threads = thread_count(pool);
-  const int64_t parts = std::min(count, threads == 1 ? 1 : threads * kParts);
+  const int64_t most = threads == 1 ? 1 : threads * kParts;
+  const int64_t parts = std::clamp<int64_t>(work / kMinimum, 1, std::min(count, most));
   parallel(pool, threads, parts, [&](int64_t n) { f(share(count, parts, n)); });
 }
 
@@ -585,14 +590,15 @@ struct Forward : Sizes<Cell> {
   }
 
   void run(ffi::ThreadPool& pool) const {
-    const int64_t threads = thread_count(pool);
+    const int64_t threads = thread_count(pool), inputs = (x_words + h_words) * kPerWord<E>;
+    const int64_t work = B * inputs * panels * kPanel;
     if (this->divides_rows(threads)) {
       parallel(pool, threads, threads, [&](int64_t n) {
         for (int64_t t = 0; t < T; ++t) step(t, share(B, threads, n), {0, panels});
       });
     } else {
       for (int64_t t = 0; t < T; ++t)
-        divide(pool, panels, [&](Range part) { step(t, {0, B}, part); });
+        divide(pool, panels, work, [&](Range part) { step(t, {0, B}, part); });
     }
   }
 };
@@ -709,9 +715,10 @@ struct Backward : Sizes<Cell> {
       return;
     }
     for (int64_t t = T; t-- > 0;) {
-      divide(pool, units, [&](Range part) { gate_step(t, {0, B}, part); });
+      divide(pool, units, B * H * kGates, [&](Range part) { gate_step(t, {0, B}, part); });
       // The panels of both products are numbered consecutively.
-      divide(pool, h_panels + x_panels, [&](Range part) {
+      const int64_t work = B * width * (H + (dx ? W_x.outputs : 0));
+      divide(pool, h_panels + x_panels, work, [&](Range part) {
         const Range h{std::min(part.first, h_panels), std::min(part.last, h_panels)};
         const Range x{std::max(part.first, h_panels) - h_panels,
                       std::max(part.last, h_panels) - h_panels};
@@ -890,8 +897,11 @@ template <class E>
 void run_gradients(ffi::ThreadPool& pool, const std::vector<Gradient<E>>& gradients, const E* dz,
                    int64_t N, int64_t width, float* sums) {
   const int64_t threads = thread_count(pool), panels = ceil_div(width, kPanel);
-  // With few panels, the parts would differ in size: divide only the rows.
-  const int64_t parts = panels < 2 * threads ? 1 : threads, inputs = threads / parts;
+  // Parts of few panels would differ in size. Each part of the rows packs its panels of dz again.
+  const int64_t parts = std::clamp<int64_t>(panels / 2, 1, threads);
+  int64_t work = 0;
+  for (const auto& g : gradients) work += N * width * (g.ids ? kGates : g.inputs);
+  const int64_t inputs = work < kMinimum ? 1 : threads / parts;
   parallel(pool, threads, parts * inputs, [&](int64_t n) {
     add_gradients(gradients, dz, N, width, share(panels, parts, n % parts), n / parts, inputs,
                   sums);
@@ -907,7 +917,7 @@ struct Linear {
 
   void forward(ffi::ThreadPool& pool, const word* W, int64_t x_words, const float* bias,
                float* y) const {
-    divide(pool, ceil_div(N, kRows), [&](Range tiles) {
+    divide(pool, ceil_div(N, kRows), N * D * V, [&](Range tiles) {
       const Range rows{tiles.first * kRows, std::min(tiles.last * kRows, N)};
       for (int64_t p = 0; p < ceil_div(V, kPanel); ++p) {
         for_tiles(rows, [&](int64_t row, int64_t height) {
@@ -934,7 +944,7 @@ struct Linear {
     const int64_t width = round_up(V, kLanes);
     std::vector<E> dz(N * width);
     const Transposed W_T = transposed<E>(W, D, width, kPanel, 0, kSlots);
-    divide(pool, ceil_div(N, kRows), [&](Range tiles) {
+    divide(pool, ceil_div(N, kRows), N * D * V, [&](Range tiles) {
       const Range rows{tiles.first * kRows, std::min(tiles.last * kRows, N)};
       std::vector<float> sums(rows.size() * D);
       for (int64_t n = rows.first; n < rows.last; ++n) {
@@ -967,7 +977,7 @@ struct Pack {
 
   void run(ffi::ThreadPool& pool, E* to) const {
     const int64_t words = ceil_div(K, Values), size = words * columns.slots * kLanes * Values;
-    divide(pool, columns.panels(), [&](Range part) {
+    divide(pool, columns.panels(), K * row * kCopy, [&](Range part) {
       for (int64_t p = part.first; p < part.last; ++p) {
         for (int64_t k = 0; k < words; ++k) {
           for (int64_t s = 0; s < columns.slots; ++s) {
@@ -993,7 +1003,7 @@ struct Pack {
     const int64_t groups = columns.units > kLanes ? ceil_div(columns.H, kLanes) : columns.panels();
     const int64_t slots = columns.units > kLanes ? 1 : columns.slots;
     const int64_t words = groups * slots * kLanes / Values;
-    divide(pool, ceil_div(K, kPanel), [&](Range part) {
+    divide(pool, ceil_div(K, kPanel), K * row * kCopy, [&](Range part) {
       for (int64_t p = part.first; p < part.last; ++p) {
         for (int64_t g = 0; g < groups * slots; ++g) {
           E* at = to + (p * words + g * kLanes / Values) * kPanel * Values;
