@@ -64,22 +64,26 @@ def stop():
   raise errors.UserError("stopped before measuring")
 
 
-def test_machine_without_native_layers_is_described_with_the_reason():
-  facts = {
-    "processor": "P",
-    "cores": 2,
-    "instructions": ["AVX2", "FMA"],
-    "python": "3",
-    "packages": {"jax": "1"},
-  }
-  facts |= {
-    "platform": "cpu",
-    "load_average": [0.5, 0, 0],
-    "native": {"unavailable": "no compiler"},
-  }
-  assert report.machine(facts) == [
+@pytest.mark.parametrize(
+  "native, text",
+  [
+    ({"unavailable": "no compiler"}, "no native layers: no compiler"),
+    (
+      {"instructions": "AVX2", "compiler": "g++ 12", "unmeasured": None},
+      "native layers: AVX2, g++ 12",
+    ),
+    (
+      {"instructions": "AVX2", "compiler": "g++ 12", "unmeasured": "it is new"},
+      "native layers: AVX2, g++ 12, not the default: it is new",
+    ),
+  ],
+)
+def test_the_native_layers_of_a_machine_are_described_in_one_line(native, text):
+  facts = {"processor": "P", "cores": 2, "instructions": ["AVX2", "FMA"], "python": "3"}
+  facts |= {"packages": {"jax": "1"}, "platform": "cpu", "load_average": [0.5, 0, 0]}
+  assert report.machine(facts | {"native": native}) == [
     "P, 2 cores, AVX2, FMA; Python 3, jax 1",
-    "load average 0.50 before measuring; no native layers: no compiler",
+    f"load average 0.50 before measuring; {text}",
   ]
 
 

@@ -87,8 +87,12 @@ def make_model(network, unroll):
 
 
 def path(name, kind, workload):
-  """Return the path of an implementation in UNROLL through charrnn."""
-  how = make_model(workload, UNROLL[name]).implementation
+  """Return what computes the layers: "scan", "cudnn", or for example "native, AVX512-BF16"."""
+  from charrnn.models import native_library
+
+  how, _, _ = make_model(workload, UNROLL[name]).implementation.partition(" ")
+  if how == "native":
+    return f"native, {native_library.load().instructions}"
   return "scan" if how == "cudnn" and kind == "sample" else how
 
 

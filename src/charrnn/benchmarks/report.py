@@ -24,6 +24,8 @@ def machine(facts: dict) -> list[str]:
     layers = f"no native layers: {reason}"
   else:
     layers = f"native layers: {native['instructions']}, {native['compiler']}"
+    if unmeasured := native["unmeasured"]:
+      layers += f", not the default: {unmeasured}"
   quiet = f"load average {load[0]:.2f} before measuring; " if load else ""
   instructions = "".join(f", {name}" for name in facts["instructions"])
   return [

@@ -76,13 +76,13 @@ def _jax(name, kind, workload):
 
 
 def _native(platform):
-  """Return facts about the native library, or why it is unavailable."""
+  """Return facts about the native library; why it is unavailable, or not the default."""
   from charrnn.models import native_library
 
   if platform != "cpu":
     return {"unavailable": f"the devices are of the type {platform}, not CPUs"}
   try:
-    return native_library.load()._asdict()
+    return native_library.load()._asdict() | {"unmeasured": native_library.unmeasured()}
   except native_library.UnavailableError as error:
     return {"unavailable": str(error)}
 
