@@ -16,6 +16,11 @@ import tempfile
 # compilation cache, also for programs that compile quickly.
 _cache = tempfile.TemporaryDirectory(prefix="charrnn-tests-")
 os.environ["CHARRNN_CACHE"] = _cache.name
+# The processes of the suite share the compiled native library, because compiling it takes long.
+if "CHARRNN_TESTS_NATIVE" not in os.environ:
+  _native = tempfile.TemporaryDirectory(prefix="charrnn-tests-native-")
+  os.environ["CHARRNN_TESTS_NATIVE"] = _native.name
+os.symlink(os.environ["CHARRNN_TESTS_NATIVE"], f"{_cache.name}/native")
 os.environ["JAX_COMPILATION_CACHE_DIR"] = f"{_cache.name}/jax"
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
 

@@ -74,11 +74,13 @@ def shares_cores(fields: Mapping) -> bool:
   XLA computes small matrix products faster on one device per core. The native layers divide the
   work among the cores themselves. This may compile them.
   """
-  from charrnn.models import native_library
-
   if not has_gradient(fields):
     return False
-  return fields["hidden"] >= MIN_SHARED or native_library.is_expected(fields["unroll"])
+  from charrnn.models import cells, native_library
+
+  if fields["hidden"] >= MIN_SHARED:
+    return True
+  return cells.CELLS[fields["cell"]].native and native_library.is_expected(fields["unroll"])
 
 
 def make(vocab_size: int, fields: Mapping) -> Model:

@@ -5,15 +5,19 @@ needs, and stored in the cache folder. CXX selects the compiler. CHARRNN_CXXFLAG
 option for the instruction set, -march=native.
 """
 
+import contextlib
 import ctypes
 import functools
 import hashlib
 import importlib.metadata
+import importlib.util
 import os
 import pathlib
 import platform
+import re
 import shlex
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -40,6 +44,7 @@ COMPILERS = ("g++", "clang++", "c++")
 OPTIONS = ("-std=c++17", "-O2", "-ffp-contract=fast", "-shared", "-fPIC", "-fvisibility=hidden")
 TIMEOUT = 300.0  # maximum seconds for a run of the compiler
 STALE = 3600.0  # age in seconds after which a temporary folder belongs to a dead process
+HEADER = "xla/ffi/api/ffi.h"
 DIGEST = hashlib.sha256().digest_size  # bytes after the library in its file
 
 
@@ -79,13 +84,13 @@ def is_used(unroll: str) -> bool:
 def is_expected(unroll: str) -> bool:
   """Return whether `is_used` will be true, without starting JAX.
 
-  On a machine with a plugin for an accelerator, assume that it is not.
+  On a machine with JAX's package for an accelerator, assume that it is not.
   """
   if unroll != "auto":
     return unroll == "native"
   plugins = importlib.metadata.entry_points(group="jax_plugins")
-  has_accelerator = bool(plugins) and os.environ.get("JAX_PLATFORMS") != "cpu"
-  return not has_accelerator and _is_chosen()
+  accelerators = bool(plugins) or importlib.util.find_spec("libtpu") is not None
+  return (jax.config.jax_platforms == "cpu" or not accelerators) and _is_chosen()
 
 
 def unmeasured() -> str | None:
@@ -126,83 +131,126 @@ def _attempt() -> tuple[Library | None, str | None]:
 
 
 def _load():
-  command, compiler = _compiler()
+  if os.name != "posix":
+    raise UnavailableError(f"it does not run on {sys.platform}: use Linux or macOS")
+  include = jax.ffi.include_dir()
+  if not (pathlib.Path(include) / HEADER).exists():
+    raise UnavailableError(f"jaxlib has no file {HEADER} in {include}: reinstall jaxlib")
+  command, compiler, version = _compiler()
+  options = [*OPTIONS, *_words("CHARRNN_CXXFLAGS", "-march=native")]
+  machine = platform.machine(), sorted(_cpu_flags())
+  key = SOURCE.read_bytes(), command, version, options, machine, jaxlib.__version__
   folder = runtime.cache_folder() / "native"
-  architecture = shlex.split(os.environ.get("CHARRNN_CXXFLAGS", "-march=native"))
-  options = [*OPTIONS, *architecture]
-  key = SOURCE.read_bytes(), compiler, options, sorted(_cpu_flags()), jaxlib.__version__
   path = folder / f"{hashlib.sha256(repr(key).encode()).hexdigest()[:32]}.so"
   try:
     if not _is_whole(path):
-      console.say(f"compiling the recurrent layers with {compiler} (once, about 15 seconds)")
-      _compile([*command, *options, "-isystem", jax.ffi.include_dir()], path)
-    handle = ctypes.CDLL(str(path))
-    handlers = [getattr(handle, target) for target in TARGETS]
+      _compile([*command, *options, "-isystem", include], compiler, path)
   except OSError as error:
     raise UnavailableError(
-      f"{error}: set CHARRNN_CACHE to a folder that can be written and may contain programs"
+      f"cannot store the compiled layers in {folder} ({error.strerror}): set CHARRNN_CACHE to a "
+      "folder that can be written"
     ) from error
-  for target, handler in zip(TARGETS, handlers):
-    jax.ffi.register_ffi_target(target, jax.ffi.pycapsule(handler), platform="cpu")
+  handle = _open(path)
+  for target in TARGETS:
+    capsule = jax.ffi.pycapsule(getattr(handle, target))
+    jax.ffi.register_ffi_target(target, capsule, platform="cpu")
   handle.charrnn_instructions.restype = ctypes.c_char_p
   return Library(compiler, handle.charrnn_instructions().decode())
 
 
-def _compiler() -> tuple[list[str], str]:
-  """Return the command of the compiler, and its name with its version."""
-  names = [os.environ["CXX"]] if os.environ.get("CXX") else COMPILERS
-  for name in names:
-    command = shlex.split(name)
-    if not shutil.which(command[0]):
-      continue
-    # -dumpfullversion is GCC's; Clang ignores it.
-    version = _run([*command, "-dumpfullversion", "-dumpversion"]).strip()
-    return command, f"{pathlib.Path(command[-1]).name} {version}"
-  raise UnavailableError(
-    f"no C++ compiler found ({', '.join(names)}): install g++ or clang++, or set CXX"
-  )
+def _compiler() -> tuple[list[str], str, str]:
+  """Return the command of the compiler, its name with its version, and all that it reports."""
+  choices = [_words("CXX", "")] if os.environ.get("CXX", "").strip() else [[c] for c in COMPILERS]
+  for command in choices:
+    if shutil.which(command[0]):
+      report = _run([*command, "--version"])
+      # CXX may contain a launcher and options, for example "ccache g++ -m64".
+      name = [word for word in command if not word.startswith("-")][-1]
+      # Packages add their own version in parentheses.
+      line = re.sub(r"\(.*?\)", "", report.partition("\n")[0])
+      versions = re.findall(r"\d+\.\d+[.\d]*", line)
+      return command, " ".join([pathlib.Path(name).name, *versions[:1]]), report
+  names = ", ".join(command[0] for command in choices)
+  raise UnavailableError(f"no C++ compiler found ({names}): install g++ or clang++, or set CXX")
 
 
-def _run(command) -> str:
-  """Run a compiler and return its stdout; raise UnavailableError with its first error."""
+def _words(variable, default) -> list[str]:
+  """Split an environment variable as a shell does."""
+  value = os.environ.get(variable, default)
   try:
-    # In the C locale, errors contain the word "error".
-    environment = {**os.environ, "LC_ALL": "C"}
-    done = subprocess.run(
-      command,
-      capture_output=True,
-      timeout=TIMEOUT,
-      check=False,
-      stdin=subprocess.DEVNULL,
-      env=environment,
-    )
-  except subprocess.TimeoutExpired as error:
+    return shlex.split(value)
+  except ValueError as error:
+    raise UnavailableError(f"{variable}={value}: {error}: correct the variable") from error
+
+
+def _run(command, folder: str | None = None) -> str:
+  """Run a compiler, with temporary files in a folder; return stdout.
+
+  Raise UnavailableError with its first error.
+  """
+  # In the C locale, errors contain the word "error".
+  environment = os.environ | {"LC_ALL": "C"} | ({"TMPDIR": folder} if folder else {})
+  pipes = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+  try:
+    process = subprocess.Popen(command, **pipes, env=environment, process_group=0)
+  except OSError as error:
     raise UnavailableError(
-      f"{command[0]} took more than {TIMEOUT:g} s: set CXX to another compiler"
+      f"cannot run {command[0]} ({error.strerror}): set CXX to another compiler"
     ) from error
-  if done.returncode:
-    lines = done.stderr.decode(errors="replace").splitlines() or ["no message"]
-    reason = next((line for line in lines if "error" in line), lines[-1])
+  with process:
+    try:
+      out, err = process.communicate(timeout=TIMEOUT)
+    except BaseException as error:
+      # A compiler has subprocesses, which would go on.
+      with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+      if isinstance(error, subprocess.TimeoutExpired):
+        raise UnavailableError(
+          f"{command[0]} took more than {TIMEOUT:g} s: set CXX to another compiler"
+        ) from error
+      raise
+  if process.returncode:
+    lines = err.decode(errors="replace").splitlines() or ["no message"]
+    text = next((line for line in lines if "error" in line), lines[-1])
     raise UnavailableError(
-      f"{command[0]} ended with exit code {done.returncode} ({reason.strip()}): set CXX to another "
-      "compiler"
+      f"{command[0]} ended with exit code {process.returncode} ({text.strip()}): correct this, or "
+      "set CXX to another compiler"
     )
-  return done.stdout.decode(errors="replace")
+  return out.decode(errors="replace")
 
 
-def _compile(command, path):
-  """Compile native.cc to `path`. A library that another process compiles is replaced as a whole."""
+def _compile(command, compiler, path):
+  """Compile native.cc to `path`.
+
+  Processes that compile at the same time write to different folders. Each then replaces the whole
+  file.
+  """
   path.parent.mkdir(parents=True, exist_ok=True)
   for leftover in path.parent.glob("compiling-*"):
-    if time.time() - leftover.stat().st_mtime > STALE:
-      shutil.rmtree(leftover, ignore_errors=True)
+    with contextlib.suppress(FileNotFoundError):  # Another process has removed its folder.
+      if time.time() - leftover.stat().st_mtime > STALE:
+        shutil.rmtree(leftover, ignore_errors=True)
   with tempfile.TemporaryDirectory(dir=path.parent, prefix="compiling-") as folder:
+    console.say(f"compiling the recurrent layers with {compiler} (once, about 15 seconds)")
     output = pathlib.Path(folder) / "native.so"
-    _run([*command, "-o", str(output), str(SOURCE)])
+    _run([*command, "-o", str(output), str(SOURCE)], folder)
+    if not output.exists():
+      raise UnavailableError(f"{command[0]} wrote no library: set CXX to another compiler")
     data = output.read_bytes()
     # The loader ignores what follows the library.
     output.write_bytes(data + hashlib.sha256(data).digest())
+    _open(output)  # Store only what can be loaded.
     output.replace(path)
+
+
+def _open(path) -> ctypes.CDLL:
+  try:
+    return ctypes.CDLL(str(path))
+  except OSError as error:
+    raise UnavailableError(
+      f"the compiled library cannot be loaded ({error}): set CXX to another compiler, or "
+      "CHARRNN_CACHE to a folder that may contain programs"
+    ) from error
 
 
 def _is_whole(path) -> bool:
@@ -216,5 +264,5 @@ def _cpu_flags() -> frozenset[str]:
   """Return the names of the instruction sets of the CPU; an empty set if they are unknown."""
   path = pathlib.Path("/proc/cpuinfo")
   lines = path.read_text().splitlines() if path.exists() else []
-  flags = next((line for line in lines if line.startswith("flags")), "")
+  flags = next((line for line in lines if line.startswith(("flags", "Features"))), "")
   return frozenset(flags.partition(":")[2].split())

@@ -283,6 +283,11 @@ def make(vocab_size: int, *, init="modern", order=None, **fields) -> RNN:
     raise errors.UserError(
       f"--config.model.unroll=native: the cell {cell} has no native implementation; use auto"
     )
+  if unroll == "native" and (platform := jax.default_backend()) != "cpu":
+    raise errors.UserError(
+      f"--config.model.unroll=native: JAX uses a {platform}, and the native layers run only on "
+      "CPUs; use auto, or set JAX_PLATFORMS=cpu"
+    )
   if unroll == "native":
     try:
       native_library.load()
