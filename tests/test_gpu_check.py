@@ -44,7 +44,7 @@ def test_a_section_that_fails_or_takes_too_long_does_not_stop_the_others(
     return popen([sys.executable, "-c", programs[name]], **options)
 
   monkeypatch.setattr(gpu_check.subprocess, "Popen", start)
-  sections = {name: gpu_check.Section(None, 2 if name == "slow" else 30) for name in programs}
+  sections = {name: gpu_check.Section(None, 0.4 if name == "slow" else 30) for name in programs}
   monkeypatch.setattr(gpu_check, "SECTIONS", sections)
   assert gpu_check.run_all(list(programs), check) == 1
   lines = [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()]
