@@ -197,6 +197,10 @@ def test_temporary_files_of_the_compiler_are_in_the_folder_that_is_removed(place
       r"ended with exit code 3 \(a.cc:1: error: no such thing\): correct this, or set CXX",
     ),
     ("exit 1", r"ended with exit code 1 \(no message\)"),
+    (
+      "echo 'ld: final link failed: No space left on device' >&2; echo 'error: ld' >&2; exit 1",
+      r"cannot store .*cache/native \(No space left on device\): .* set CHARRNN_CACHE",
+    ),
     ("kill -9 $$", r"ended with exit code -9"),
     ('while [ "$1" != -o ]; do shift; done; echo junk > "$2"', "cannot be loaded .*: set CXX"),
     ("exit 0", "wrote no library: set CXX to another compiler"),
@@ -256,7 +260,7 @@ def test_wrong_flags(place):
 def test_a_cache_that_cannot_be_written(place):
   (place.folder / "file").write_text("")
   place.monkeypatch.setenv("CHARRNN_CACHE", str(place.folder / "file"))
-  assert "set CHARRNN_CACHE to a folder that can be written" in (reason := place.reason())
+  assert "or set CHARRNN_CACHE to another folder" in (reason := place.reason())
   assert str(place.folder / "file") in reason
   assert place.said() == ""
 

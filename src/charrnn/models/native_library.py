@@ -7,6 +7,7 @@ option for the instruction set, -march=native.
 
 import contextlib
 import ctypes
+import errno
 import functools
 import hashlib
 import importlib.metadata
@@ -147,8 +148,8 @@ def _load():
       _compile([*command, *options, "-isystem", include], compiler, path)
   except OSError as error:
     raise UnavailableError(
-      f"cannot store the compiled layers in {folder} ({error.strerror}): set CHARRNN_CACHE to a "
-      "folder that can be written"
+      f"cannot store the compiled layers in {folder} ({error.strerror}): correct this, or set "
+      "CHARRNN_CACHE to another folder"
     ) from error
   handle = _open(path)
   for target in TARGETS:
@@ -186,7 +187,7 @@ def _words(variable, default) -> list[str]:
 def _run(command, folder: str | None = None) -> str:
   """Run a compiler, with temporary files in a folder; return stdout.
 
-  Raise UnavailableError with its first error.
+  Raise UnavailableError with its first error, or OSError if the folder is full.
   """
   # In the C locale, errors contain the word "error".
   environment = os.environ | {"LC_ALL": "C"} | ({"TMPDIR": folder} if folder else {})
@@ -210,7 +211,10 @@ def _run(command, folder: str | None = None) -> str:
         ) from error
       raise
   if process.returncode:
+    full = os.strerror(errno.ENOSPC)
     lines = err.decode(errors="replace").splitlines() or ["no message"]
+    if folder and any(full in line for line in lines):
+      raise OSError(errno.ENOSPC, full)
     text = next((line for line in lines if "error" in line), lines[-1])
     raise UnavailableError(
       f"{command[0]} ended with exit code {process.returncode} ({text.strip()}): correct this, or "
