@@ -235,6 +235,7 @@ def _train_body(model, optimizer, share, accumulate, remat, seed):
       updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
       return TrainState(state.step, optax.apply_updates(state.params, updates), opt_state, carry)
 
+    # In a branch, XLA updates the state in place. Selecting each array would copy all of it.
     finite = jnp.isfinite(loss) & jnp.isfinite(norm)
     after = jax.lax.cond(finite, update, lambda: state)
     return after._replace(step=state.step + 1), {"loss": loss, "grad_norm": norm}
