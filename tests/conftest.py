@@ -36,6 +36,7 @@ SIZES = {"a": ("8", "0.01"), "b": ("6", "0.002")}  # run: (hidden units, learnin
 sys.path.insert(0, str(ROOT))
 # A shell ignores SIGINT in background jobs, and programs inherit this setting.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+runtime.correct_sums()
 jax.config.update("jax_num_cpu_devices", 8)
 runtime.keep_memory = lambda: None  # Return freed memory to the system in this process.
 

@@ -6,9 +6,11 @@ The settings concern the caches, memory allocation, CPU devices, and the process
 import contextlib
 import ctypes
 import functools
+import importlib.metadata
 import logging
 import os
 import pathlib
+import re
 import sys
 import threading
 import time
@@ -21,6 +23,9 @@ import psutil
 from charrnn import console, errors
 
 _IMPORTED = time.monotonic()
+# From this version of jaxlib on, XLA computes some sums of products wrongly on CPUs if it fuses the
+# products with the sums. The flag excludes sums from such fusions.
+SUMS_FLAG, SUMS_VERSION = "--xla_cpu_experimental_ynn_fusion_type", (0, 10, 2)
 MAX_WAIT = 120.0  # maximum seconds to wait for the other processes of a run
 
 
@@ -40,6 +45,7 @@ def start() -> types.ModuleType:
   This does not initialize the devices, so their number can still be set.
   """
   keep_memory()
+  correct_sums()
   import jax
   from absl import logging as absl_logging
 
@@ -54,6 +60,18 @@ def start() -> types.ModuleType:
     jax.config.update("jax_compilation_cache_dir", str(cache_folder() / "jax"))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
   return jax
+
+
+def correct_sums():
+  """Make XLA compute sums of products correctly on CPUs, with the jaxlib versions that do not.
+
+  Without this, `jax.vmap(lambda row: jnp.sum((jnp.eye(3) @ row) ** 2))` is wrong from 32,769 rows.
+  A setting in XLA_FLAGS is kept. JAX reads the variable when its first device is used.
+  """
+  version = tuple(map(int, re.findall(r"\d+", importlib.metadata.version("jaxlib"))[:3]))
+  flags = os.environ.get("XLA_FLAGS", "")
+  if version >= SUMS_VERSION and SUMS_FLAG not in flags:
+    os.environ["XLA_FLAGS"] = f"{flags} {SUMS_FLAG}=-reduce".strip()
 
 
 def _report_unraisable(report, unraisable):

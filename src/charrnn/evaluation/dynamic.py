@@ -87,7 +87,7 @@ def _score_and_learn(model, rate, state, x_Tx1, y_Tx1, weight_Tx1):
   def step(state, segment):
     params, carry = state
     grads, (carry, prediction) = jax.grad(loss_fn, has_aux=True)(params, carry, *segment)
-    norm = jnp.sqrt(sum(jnp.vdot(leaf, leaf) for leaf in jax.tree.leaves(grads)))
+    norm = jnp.sqrt(sum(jnp.square(leaf).sum() for leaf in jax.tree.leaves(grads)))
     scale = rate / jnp.maximum(1, norm / MAX_NORM)
     params = jax.tree.map(lambda leaf, grad: leaf - scale * grad, params, grads)
     return (params, carry), prediction

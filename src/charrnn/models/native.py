@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from charrnn.models import cells
+from charrnn.models import cells, native_library
 
 LANES = 16  # floats in a vector
 SLOTS = 4  # vectors in a panel
@@ -27,7 +27,7 @@ INPUT, RECURRENT, BIAS = 0, 1, 2  # numbers of the matrices of a layer in native
 class Layout(NamedTuple):
   """The layout of a cell in native.cc."""
 
-  cell: int  # number of the cell
+  cell: np.int64  # number of the cell
   gates: int  # slots of a panel of W_xh or W_hh
   biases: Sequence[tuple[str, int]]  # for each slot, a bias and a gate in it
   units: int = LANES  # units of a panel
@@ -38,9 +38,9 @@ class Layout(NamedTuple):
 
 
 LAYOUTS = {
-  cells.RNNState: Layout(0, 1, [("b_h", 0)], units=LANES * SLOTS),
-  cells.GRUState: Layout(1, 3, [("b_hn", 0), ("b_h", 0), ("b_h", 1), ("b_h", 2)]),
-  cells.LSTMState: Layout(2, 4, [("b_h", gate) for gate in range(4)]),
+  cells.RNNState: Layout(np.int64(0), 1, [("b_h", 0)], units=LANES * SLOTS),
+  cells.GRUState: Layout(np.int64(1), 3, [("b_hn", 0), ("b_h", 0), ("b_h", 1), ("b_h", 2)]),
+  cells.LSTMState: Layout(np.int64(2), 4, [("b_h", gate) for gate in range(4)]),
 }
 
 
@@ -81,9 +81,8 @@ def _transposed(W, layout, matrix, dtype):
 
 
 def _call_pack(W, shape, layout, matrix, dtype, transposed):
-  call = jax.ffi.ffi_call("charrnn_pack", _array(shape, dtype), vmap_method="sequential")
-  attributes = {"cell": np.int64(layout.cell), "matrix": np.int64(matrix)}
-  return call(W.astype(jnp.float32), **attributes, transposed=np.bool_(transposed))
+  attributes = {"cell": layout.cell, "matrix": np.int64(matrix), "transposed": transposed}
+  return _call("charrnn_pack", _array(shape, dtype), W.astype(jnp.float32), **attributes)
 
 
 def layer(cell: cells.Cell, dtype, params, state, x, packed: Packed | None = None):
@@ -128,7 +127,7 @@ def _forward(cell, dtype, packed, state, x, keep):
   ]
   first = state.h.astype(dtype)
   arguments = x, *packed, first, state.h, c
-  y, last_h, last_c, *saved = _call("charrnn_forward", layout, results, *arguments)
+  y, last_h, last_c, *saved = _call("charrnn_forward", results, *arguments, cell=layout.cell)
   last = cell.state(last_h, last_c) if has_c else cell.state(last_h)
   output = jax.tree.map(lambda leaf: leaf[:, :H], last), y[..., :H]
   return output, (x, first, state, y, *saved)
@@ -152,10 +151,10 @@ def _layer_backward(cell, dtype, residuals, cotangents):
     W_xh_T, dx_shape = _transposed(W_xh, layout, INPUT, dtype), x.shape
   arguments = gates, y, c_TxBxHp, state[-1], dy, dlast.h, dc, W_hh_T, W_xh_T
   results = [_array(gates.shape, dtype), _array((B, Hp)), _array(dc.shape), _array(dx_shape, dtype)]
-  dz, dh, dc, dx = _call("charrnn_backward", layout, results, *arguments, aliases={0: 0})
+  dz, dh, dc, dx = _call("charrnn_backward", results, *arguments, aliases={0: 0}, cell=layout.cell)
 
   results = [_array(W_xh.shape), _array(W_hh.shape), _array((layout.width(Hp),))]
-  dW_xh, dW_hh, db = _call("charrnn_weight_gradient", layout, results, x, first, y, dz)
+  dW_xh, dW_hh, db = _call("charrnn_weight_gradient", results, x, first, y, dz, cell=layout.cell)
   H, slots = len(W_hh), len(layout.biases)
   db = db.reshape(-1, slots, LANES).swapaxes(0, 1).reshape(slots, Hp)[:, :H]
   dparams = {"W_xh": dW_xh, "W_hh": dW_hh}
@@ -194,8 +193,7 @@ def _linear(x, W, b, dtype):
 def _linear_forward(x, packed, b, dtype):
   x = _pad(x.astype(dtype))
   result = _array((*x.shape[:-1], len(b)))
-  call = jax.ffi.ffi_call("charrnn_linear", result, vmap_method="sequential")
-  return call(x, packed, b), x
+  return _call("charrnn_linear", result, x, packed, b), x
 
 
 def _linear_vjp_forward(x, W, b, dtype):
@@ -207,8 +205,7 @@ def _linear_backward(dtype, residuals, dy):
   W, x, x_0xBxD = residuals
   W_T = _transposed(W, LAYOUTS[cells.RNNState], INPUT, dtype)
   results = [_array(x.shape, dtype), _array(W.shape), _array(W.shape[1:])]
-  call = jax.ffi.ffi_call("charrnn_linear_gradient", results, vmap_method="sequential")
-  dx, dW, db = call(x, W_T, dy)
+  dx, dW, db = _call("charrnn_linear_gradient", results, x, W_T, dy)
   return dx[..., : len(W)].astype(x_0xBxD.dtype), dW, db
 
 
@@ -229,6 +226,8 @@ def _array(shape, dtype=jnp.float32):
   return jax.ShapeDtypeStruct(shape, dtype)
 
 
-def _call(target, layout, results, *arguments, aliases=None):
+def _call(target, results, *arguments, aliases=None, **attributes):
+  """Call a handler of native.cc; raise native_library.UnavailableError if there is none."""
+  native_library.load()
   call = jax.ffi.ffi_call(target, results, vmap_method="sequential", input_output_aliases=aliases)
-  return call(*arguments, cell=np.int64(layout.cell))
+  return call(*arguments, **attributes)

@@ -229,7 +229,7 @@ def _train_body(model, optimizer, share, accumulate, remat, seed):
     loss, carry, grads = gradient(state, x_TxS, y_TxS, step_key)
     if jax.lax.axis_size(AXIS) > 1:  # the mean over one device would copy the gradients
       loss, grads = jax.lax.pmean((loss, grads), AXIS)
-    norm = jnp.sqrt(sum(jnp.vdot(leaf, leaf) for leaf in jax.tree.leaves(grads)))
+    norm = jnp.sqrt(sum(jnp.square(leaf).sum() for leaf in jax.tree.leaves(grads)))
 
     def update():
       updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
