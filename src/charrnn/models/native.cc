@@ -30,6 +30,7 @@
 #include <condition_variable>
 #include <cstdint>
 #include <cstring>
+#include <initializer_list>
 #include <memory>
 #include <mutex>
 #include <type_traits>
@@ -1065,21 +1066,44 @@ ffi::Error check(bool condition) {
   return ffi::Error::InvalidArgument("charrnn: the shapes of the operands do not match");
 }
 
+size_t rank(ffi::AnyBuffer buffer) { return buffer.dimensions().size(); }
+
+bool is_empty(ffi::AnyBuffer buffer) { return buffer.element_count() == 0; }
+
+bool matches(ffi::AnyBuffer buffer, ffi::DataType dtype, std::initializer_list<int64_t> shape) {
+  const auto dimensions = buffer.dimensions();
+  return buffer.element_type() == dtype &&
+         std::equal(dimensions.begin(), dimensions.end(), shape.begin(), shape.end());
+}
+
+// Likewise, for an operand that only some cells have.
+bool matches_if(bool is_needed, ffi::AnyBuffer buffer, ffi::DataType dtype,
+                std::initializer_list<int64_t> shape) {
+  return is_needed ? matches(buffer, dtype, shape) : is_empty(buffer);
+}
+
 // Whether x contains ids [T, B], or values [T, B, D] in the type of products.
 bool is_input(ffi::AnyBuffer x, ffi::DataType dtype) {
-  const size_t rank = x.dimensions().size();
-  return x.element_type() == ffi::S32 ? rank == 2 : x.element_type() == dtype && rank == 3;
+  return x.element_type() == ffi::S32 ? rank(x) == 2 : x.element_type() == dtype && rank(x) == 3;
 }
+
+// The number of blocks of H columns in W_xh and W_hh.
+template <class Cell>
+constexpr int64_t kBlocks = Cell::kUnits == kLanes ? Cell::kInputSlots : 1;
 
 ffi::Error forward(ffi::ThreadPool pool, ffi::AnyBuffer x, ffi::AnyBuffer W_x, ffi::AnyBuffer W_h,
                    ffi::AnyBuffer bias, ffi::AnyBuffer first, ffi::AnyBuffer h, ffi::AnyBuffer c,
                    ffi::Result<ffi::AnyBuffer> y, ffi::Result<ffi::AnyBuffer> last_h,
                    ffi::Result<ffi::AnyBuffer> last_c, ffi::Result<ffi::AnyBuffer> gates,
                    ffi::Result<ffi::AnyBuffer> saved_c, int64_t cell) {
-  if (auto error = check(is_input(x, W_h.element_type())); error.failure()) return error;
-  return dispatch(cell, W_h.element_type(), [&](auto Cell, auto Element) {
+  const auto dtype = W_h.element_type();
+  if (auto error = check(is_input(x, dtype) && rank(W_x) == 4 && rank(W_h) == 4 && rank(*y) == 3);
+      error.failure())
+    return error;
+  return dispatch(cell, dtype, [&](auto Cell, auto Element) {
+    using C = decltype(Cell);
     using E = decltype(Element);
-    Forward<decltype(Cell), E> layer(size(*y, 0), size(*y, 1), size(*y, 2));
+    Forward<C, E> layer(size(*y, 0), size(*y, 1), size(*y, 2));
     const bool has_ids = x.element_type() == ffi::S32;
     layer.ids = has_ids ? data<int32_t>(x) : nullptr;
     layer.x = has_ids ? nullptr : data<E>(x);
@@ -1097,13 +1121,23 @@ ffi::Error forward(ffi::ThreadPool pool, ffi::AnyBuffer x, ffi::AnyBuffer W_x, f
     layer.first = data<E>(first);
     layer.gates = data<E>(gates);
     layer.saved_c = data<E>(saved_c);
-    const int64_t per_word = kPerWord<E>;
-    if (auto error = check(layer.H % kLanes == 0 && layer.D % per_word == 0 &&
-                           layer.x_words * per_word <= layer.D &&
-                           layer.h_words * per_word <= layer.H &&
-                           int64_t(bias.element_count()) == layer.panels * kPanel);
-        error.failure())
-      return error;
+    constexpr int64_t per_word = kPerWord<E>;
+    constexpr bool has_c = std::is_same_v<C, Lstm>;
+    const int64_t T = layer.T, B = layer.B, H = layer.H, panels = layer.panels;
+    const bool is_valid =
+        H % kLanes == 0 && layer.D % per_word == 0 && layer.x_words * per_word <= layer.D &&
+        layer.h_words * per_word <= H && (!has_ids || layer.vocab > 0) &&
+        (has_ids ? matches(x, ffi::S32, {T, B}) : matches(x, dtype, {T, B, layer.D})) &&
+        matches(W_x, dtype, {panels, size(W_x, 1), C::kInputSlots * kLanes,
+                             has_ids ? 1 : per_word}) &&
+        matches(W_h, dtype, {panels, layer.h_words, C::kRecurrentSlots * kLanes, per_word}) &&
+        matches(bias, ffi::F32, {panels, 1, kPanel, 1}) && matches(first, dtype, {B, H}) &&
+        matches(h, ffi::F32, {B, H}) && matches_if(has_c, c, ffi::F32, {B, H}) &&
+        matches(*y, dtype, {T, B, H}) && matches(*last_h, ffi::F32, {B, H}) &&
+        matches_if(has_c, *last_c, ffi::F32, {B, H}) &&
+        (!layer.gates || matches(*gates, dtype, {T, B, layer.width})) &&
+        matches_if(has_c && layer.gates, *saved_c, dtype, {T, B, H});
+    if (auto error = check(is_valid); error.failure()) return error;
     std::memcpy(layer.h, data<float>(h), h.size_bytes());
     if (layer.c) std::memcpy(layer.c, data<float>(c), c.size_bytes());
     layer.run(pool);
@@ -1116,7 +1150,10 @@ ffi::Error backward(ffi::ThreadPool pool, ffi::AnyBuffer gates, ffi::AnyBuffer y
                     ffi::AnyBuffer last_dc, ffi::AnyBuffer W_h, ffi::AnyBuffer W_x,
                     ffi::Result<ffi::AnyBuffer> dz, ffi::Result<ffi::AnyBuffer> dh,
                     ffi::Result<ffi::AnyBuffer> dc, ffi::Result<ffi::AnyBuffer> dx, int64_t cell) {
-  return dispatch(cell, W_h.element_type(), [&](auto Cell, auto Element) {
+  const auto dtype = W_h.element_type();
+  if (auto error = check(rank(dy) == 3 && (is_empty(*dx) || rank(*dx) == 3)); error.failure())
+    return error;
+  return dispatch(cell, dtype, [&](auto Cell, auto Element) {
     using C = decltype(Cell);
     using E = decltype(Element);
     Backward<C, E> layer(size(dy, 0), size(dy, 1), size(dy, 2));
@@ -1133,12 +1170,19 @@ ffi::Error backward(ffi::ThreadPool pool, ffi::AnyBuffer gates, ffi::AnyBuffer y
     const int64_t D = layer.dx ? size(*dx, 2) : 0;
     layer.W_x =
         transposed<E>(data<word>(W_x), D, layer.width, C::kUnits, C::kInput, C::kInputSlots);
-    if (auto error = check(layer.H % kLanes == 0 && D % kLanes == 0 &&
-                           size(*dz, 2) == layer.width &&
-                           int64_t(W_h.size_bytes()) == 4 * layer.W_h.size() &&
-                           (!layer.dx || int64_t(W_x.size_bytes()) == 4 * layer.W_x.size()));
-        error.failure())
-      return error;
+    constexpr bool has_c = std::is_same_v<C, Lstm>;
+    const int64_t T = layer.T, B = layer.B, H = layer.H;
+    const bool is_valid =
+        H % kLanes == 0 && D % kLanes == 0 && matches(gates, dtype, {T, B, layer.width}) &&
+        matches(*dz, dtype, {T, B, layer.width}) && matches(y, dtype, {T, B, H}) &&
+        matches_if(has_c, c, dtype, {T, B, H}) && matches(first, ffi::F32, {B, H}) &&
+        matches(dy, dtype, {T, B, H}) && matches(last_dh, ffi::F32, {B, H}) &&
+        matches(*dh, ffi::F32, {B, H}) && matches_if(has_c, last_dc, ffi::F32, {B, H}) &&
+        matches_if(has_c, *dc, ffi::F32, {B, H}) &&
+        int64_t(W_h.size_bytes()) == 4 * layer.W_h.size() &&
+        (!layer.dx || (matches(*dx, dtype, {T, B, D}) && W_x.element_type() == dtype &&
+                       int64_t(W_x.size_bytes()) == 4 * layer.W_x.size()));
+    if (auto error = check(is_valid); error.failure()) return error;
     // XLA aliases the two buffers, unless something else still needs the gates.
     if (layer.gates != data<E>(gates)) std::memcpy(layer.gates, data<E>(gates), gates.size_bytes());
     std::memcpy(layer.dh, data<float>(last_dh), last_dh.size_bytes());
@@ -1152,8 +1196,12 @@ ffi::Error weight_gradient(ffi::ThreadPool pool, ffi::AnyBuffer x, ffi::AnyBuffe
                            ffi::AnyBuffer y, ffi::AnyBuffer dz, ffi::Result<ffi::AnyBuffer> dW_x,
                            ffi::Result<ffi::AnyBuffer> dW_h, ffi::Result<ffi::AnyBuffer> db,
                            int64_t cell) {
-  if (auto error = check(is_input(x, dz.element_type())); error.failure()) return error;
-  return dispatch(cell, dz.element_type(), [&](auto Cell, auto Element) {
+  const auto dtype = dz.element_type();
+  if (auto error = check(is_input(x, dtype) && rank(y) == 3 && rank(*dW_x) == 2 &&
+                         rank(*dW_h) == 2);
+      error.failure())
+    return error;
+  return dispatch(cell, dtype, [&](auto Cell, auto Element) {
     using C = decltype(Cell);
     using E = decltype(Element);
     const Sizes<C> sizes(size(y, 0), size(y, 1), size(y, 2));
@@ -1166,10 +1214,15 @@ ffi::Error weight_gradient(ffi::ThreadPool pool, ffi::AnyBuffer x, ffi::AnyBuffe
          recurrent_columns<C>(H), data<float>(dW_h), size(*dW_h, 1)},
         {{rows, N, rows, D}, has_ids ? data<int32_t>(x) : nullptr, size(*dW_x, 0), C::kInput,
          input_columns<C>(H), data<float>(dW_x), size(*dW_x, 1)}};
-    if (auto error = check(round_up(H, kLanes) == sizes.H && size(dz, 2) == sizes.width &&
-                           (has_ids || size(*dW_x, 0) <= D));
-        error.failure())
-      return error;
+    const int64_t T = sizes.T, B = sizes.B, inputs = size(*dW_x, 0);
+    const bool is_valid =
+        H > 0 && round_up(H, kLanes) == sizes.H && inputs > 0 &&
+        (has_ids ? matches(x, ffi::S32, {T, B}) : inputs <= D && matches(x, dtype, {T, B, D})) &&
+        matches(first, dtype, {B, sizes.H}) && matches(y, dtype, {T, B, sizes.H}) &&
+        matches(dz, dtype, {T, B, sizes.width}) &&
+        matches(*dW_x, ffi::F32, {inputs, kBlocks<C> * H}) &&
+        matches(*dW_h, ffi::F32, {H, kBlocks<C> * H}) && matches(*db, ffi::F32, {sizes.width});
+    if (auto error = check(is_valid); error.failure()) return error;
     run_gradients(pool, gradients, data<E>(dz), N, sizes.width, data<float>(db));
     return ffi::Error::Success();
   });
@@ -1182,12 +1235,19 @@ ffi::Error dispatch(ffi::DataType dtype, const F& f) {
 
 ffi::Error linear(ffi::ThreadPool pool, ffi::AnyBuffer x, ffi::AnyBuffer W, ffi::AnyBuffer bias,
                   ffi::Result<ffi::AnyBuffer> y) {
-  return dispatch(W.element_type(), [&](auto Element) {
+  const auto dtype = W.element_type();
+  if (auto error = check(rank(W) == 4 && rank(x) > 0 && x.dimensions().back() > 0 &&
+                         x.element_type() == dtype);
+      error.failure())
+    return error;
+  return dispatch(dtype, [&](auto Element) {
     using E = decltype(Element);
     const int64_t D = x.dimensions().back(), V = bias.element_count();
     const int64_t N = x.element_count() / D, x_words = size(W, 1);
     if (auto error = check(D % kLanes == 0 && x_words * kPerWord<E> <= D &&
-                           size(W, 0) == ceil_div(V, kPanel));
+                           matches(W, dtype, {ceil_div(V, kPanel), x_words, kPanel, kPerWord<E>}) &&
+                           matches(bias, ffi::F32, {V}) && y->element_type() == ffi::F32 &&
+                           int64_t(y->element_count()) == N * V);
         error.failure())
       return error;
     Linear<E>{N, D, V, data<E>(x)}.forward(pool, data<word>(W), x_words, data<float>(bias),
@@ -1199,16 +1259,25 @@ ffi::Error linear(ffi::ThreadPool pool, ffi::AnyBuffer x, ffi::AnyBuffer W, ffi:
 ffi::Error linear_gradient(ffi::ThreadPool pool, ffi::AnyBuffer x, ffi::AnyBuffer W,
                            ffi::AnyBuffer dy, ffi::Result<ffi::AnyBuffer> dx,
                            ffi::Result<ffi::AnyBuffer> dW, ffi::Result<ffi::AnyBuffer> db) {
-  return dispatch(W.element_type(), [&](auto Element) {
+  const auto dtype = W.element_type();
+  if (auto error = check(rank(x) > 0 && x.dimensions().back() > 0 && rank(dy) > 0 &&
+                         rank(*dW) == 2 && x.element_type() == dtype);
+      error.failure())
+    return error;
+  return dispatch(dtype, [&](auto Element) {
     using E = decltype(Element);
     const int64_t D = x.dimensions().back(), V = dy.dimensions().back();
     const int64_t N = x.element_count() / D, words = round_up(V, kLanes) / kPerWord<E>;
-    if (auto error = check(D % kLanes == 0 && size(W, 0) == ceil_div(D, kPanel) &&
-                           size(W, 1) == words && round_up(size(*dW, 0), kLanes) == D);
-        error.failure())
-      return error;
-    Linear<E>{N, D, V, data<E>(x)}.backward(pool, data<word>(W), data<float>(dy), data<E>(dx),
-                                            size(*dW, 0), data<float>(dW), data<float>(db));
+    const int64_t inputs = size(*dW, 0);
+    const bool is_valid =
+        D % kLanes == 0 && V > 0 && round_up(inputs, kLanes) == D &&
+        matches(W, dtype, {ceil_div(D, kPanel), words, kPanel, kPerWord<E>}) &&
+        dy.element_type() == ffi::F32 && int64_t(dy.element_count()) == N * V &&
+        dx->element_type() == dtype && int64_t(dx->element_count()) == N * D &&
+        matches(*dW, ffi::F32, {inputs, V}) && matches(*db, ffi::F32, {V});
+    if (auto error = check(is_valid); error.failure()) return error;
+    Linear<E>{N, D, V, data<E>(x)}.backward(pool, data<word>(W), data<float>(dy), data<E>(dx), inputs,
+                                            data<float>(dW), data<float>(db));
     return ffi::Error::Success();
   });
 }
@@ -1216,6 +1285,9 @@ ffi::Error linear_gradient(ffi::ThreadPool pool, ffi::AnyBuffer x, ffi::AnyBuffe
 // `matrix` is 0 for W_xh, 1 for W_hh, 2 for the bias of every slot, [1, slots * H].
 ffi::Error pack(ffi::ThreadPool pool, ffi::AnyBuffer W, ffi::Result<ffi::AnyBuffer> panels,
                 int64_t cell, int64_t matrix, bool is_transposed) {
+  if (auto error = check(rank(W) == 2 && W.element_type() == ffi::F32 && rank(*panels) > 0);
+      error.failure())
+    return error;
   return dispatch(cell, panels->element_type(), [&](auto Cell, auto Element) {
     using C = decltype(Cell);
     using E = decltype(Element);
@@ -1223,7 +1295,9 @@ ffi::Error pack(ffi::ThreadPool pool, ffi::AnyBuffer W, ffi::Result<ffi::AnyBuff
     const int64_t K = size(W, 0), row = size(W, 1), values = panels->dimensions().back();
     Columns columns = matrix == 0 ? input_columns<C>(0) : recurrent_columns<C>(0);
     if (matrix == 2) columns.gates = kAll, columns.slots = kSlots;
-    columns.H = columns.units > kLanes ? row : row / columns.slots;
+    const int64_t gates = columns.units > kLanes ? 1 : columns.slots;
+    if (auto error = check(row % gates == 0); error.failure()) return error;
+    columns.H = row / gates;
     auto run = [&](auto Values) {
       const Pack<E, Values.value> pack{data<float>(W), K, row, columns};
       const int64_t groups = columns.units > kLanes ? ceil_div(row, kLanes)
@@ -1251,6 +1325,8 @@ ffi::Error pack(ffi::ThreadPool pool, ffi::AnyBuffer W, ffi::Result<ffi::AnyBuff
 // bfloat16 with AVX512-BF16.
 ffi::Error registers(ffi::ThreadPool pool, ffi::Result<ffi::AnyBuffer> result, int64_t iterations,
                      bool is_bf16) {
+  if (auto error = check(rank(*result) == 1 && result->element_type() == ffi::F32); error.failure())
+    return error;
   constexpr int kSums = 12, kRepeats = 24 * 64 / (kSums * sizeof(f32v));
   parallel(pool, size(*result, 0), size(*result, 0), [&](int64_t n) {
     f32v sums[kSums]{}, a = sums[0] + 0.5f, w = sums[0] + 0.25f;
