@@ -80,7 +80,8 @@ def shares_cores(fields: Mapping) -> bool:
 
   if fields["hidden"] >= MIN_SHARED:
     return True
-  return cells.CELLS[fields["cell"]].native and native_library.is_expected(fields["unroll"])
+  cell = cells.CELLS.get(fields["cell"])  # `make` reports an unknown cell
+  return cell is not None and cell.native and native_library.is_expected(fields["unroll"])
 
 
 def make(vocab_size: int, fields: Mapping) -> Model:
