@@ -24,8 +24,9 @@ from charrnn import console, errors
 
 _IMPORTED = time.monotonic()
 # From this version of jaxlib on, XLA computes some sums of products wrongly on CPUs if it fuses the
-# products with the sums. The flag excludes sums from such fusions.
-SUMS_FLAG, SUMS_VERSION = "--xla_cpu_experimental_ynn_fusion_type", (0, 10, 2)
+# products with the sums. The flag excludes sums from such fusions. The range ends with the versions
+# that pyproject.toml allows (0.12 needs the flag), because an unknown flag ends the process.
+SUMS_FLAG, SUMS_VERSION, SUMS_END = "--xla_cpu_experimental_ynn_fusion_type", (0, 10, 2), (0, 13)
 MAX_WAIT = 120.0  # maximum seconds to wait for the other processes of a run
 
 
@@ -62,16 +63,29 @@ def start() -> types.ModuleType:
   return jax
 
 
+@functools.cache
 def correct_sums():
   """Make XLA compute sums of products correctly on CPUs, with the jaxlib versions that do not.
 
   Without this, `jax.vmap(lambda row: jnp.sum((jnp.eye(3) @ row) ** 2))` is wrong from 32,769 rows.
-  A setting in XLA_FLAGS is kept. JAX reads the variable when its first device is used.
+  A setting in XLA_FLAGS is kept. XLA reads the variable when the first device is used; if that was
+  a CPU, print a warning instead.
   """
-  version = tuple(map(int, re.findall(r"\d+", importlib.metadata.version("jaxlib"))[:3]))
+  import jax
+  from jax._src import xla_bridge  # no public function tells whether a device has been used
+
+  number = importlib.metadata.version("jaxlib")
+  version = tuple(map(int, re.findall(r"\d+", number)[:3]))
   flags = os.environ.get("XLA_FLAGS", "")
-  if version >= SUMS_VERSION and SUMS_FLAG not in flags:
+  if not SUMS_VERSION <= version < SUMS_END or SUMS_FLAG in flags:
+    return
+  if not xla_bridge.backends_are_initialized():
     os.environ["XLA_FLAGS"] = f"{flags} {SUMS_FLAG}=-reduce".strip()
+  elif jax.default_backend() == "cpu":
+    console.say(
+      f"warning: JAX was used before charrnn, and jaxlib {number} may compute wrong sums: restart "
+      f"and call charrnn.load first, or set XLA_FLAGS={SUMS_FLAG}=-reduce"
+    )
 
 
 def _report_unraisable(report, unraisable):

@@ -18,6 +18,20 @@ from charrnn import errors
 from charrnn.models import cells, layers, native_library
 
 
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("cell", CELLS)
+@pytest.mark.parametrize(("T", "ids"), [(1, True), (1, False), (2, True), (3, False)])
+def test_short_windows_have_a_gradient(T, cell, ids, dtype):
+  """XLA replaces a scan of one step by its body, and then merges other operations."""
+  params, state, x = small_layers.layer(cell, T=T, ids=ids)
+  plain = functools.partial(layers.scan_layer, cells.CELLS[cell], jnp.dtype("float32"))
+  fast = functools.partial(layers.fast_layer, cells.CELLS[cell], jnp.dtype(dtype))
+  expected, actual = (
+    jax.jit(functools.partial(gradients, layer))(params, state, x) for layer in (plain, fast)
+  )
+  assert_close(actual, expected, {"float32": 1e-5, "bfloat16": 3e-2}[dtype])
+
+
 @pytest.mark.parametrize("hoisted", [True, False])
 @pytest.mark.parametrize("ids", [True, False])
 @pytest.mark.parametrize("cell", CELLS)
