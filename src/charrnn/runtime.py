@@ -102,9 +102,8 @@ def keep_memory():
   if sys.platform != "linux":
     return
   M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_MAX, M_ARENA_MAX = -1, -2, -4, -8
-  if mallopt := getattr(
-    ctypes.CDLL(None), "mallopt", None
-  ):  # Not every C library provides mallopt.
+  # Not every C library provides mallopt.
+  if mallopt := getattr(ctypes.CDLL(None), "mallopt", None):
     mallopt(M_MMAP_MAX, 0)
     mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
     mallopt(M_TOP_PAD, 64 << 20)

@@ -49,7 +49,7 @@ class Place:
 
   def forget(self):
     """Forget the library, as a new process does."""
-    for name in ("_attempt", "_is_chosen", "_cpu_flags"):
+    for name in ("_attempt", "_is_chosen", "cpu_flags"):
       function = getattr(native_library, name).__wrapped__
       self.monkeypatch.setattr(native_library, name, functools.cache(function))
 
@@ -128,7 +128,7 @@ def test_everything_that_changes_the_library_changes_its_file(place):
     change()
     assert place.load()[1] == 1 and len(place.files()) == n + 1
   place.forget()
-  place.monkeypatch.setattr(native_library, "_cpu_flags", lambda: frozenset({"other"}))
+  place.monkeypatch.setattr(native_library, "cpu_flags", lambda: frozenset({"other"}))
   native_library.load()
   assert len(place.files()) == len(changes) + 1
 
@@ -334,7 +334,7 @@ def test_nothing_is_compiled_for_an_accelerator(place):
 def test_auto_uses_the_library_only_where_it_was_measured(monkeypatch, machine, flags, reason):
   monkeypatch.setattr(native_library.platform, "machine", lambda: machine)
   monkeypatch.setattr(native_library.sys, "platform", "linux")
-  monkeypatch.setattr(native_library, "_cpu_flags", lambda: frozenset(flags.split()))
+  monkeypatch.setattr(native_library, "cpu_flags", lambda: frozenset(flags.split()))
   text = native_library.unmeasured()
   assert text is None if reason is None else reason in text
 

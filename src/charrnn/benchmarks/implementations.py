@@ -88,9 +88,10 @@ def make_model(network, unroll):
 
 def path(name, kind, workload):
   """Return what computes the layers: "scan", "cudnn", or for example "native, AVX512-BF16"."""
-  from charrnn.models import native_library
+  from charrnn.models import native_library, rnn
 
-  how, _, _ = make_model(workload, UNROLL[name]).implementation.partition(" ")
+  model = make_model(workload, UNROLL[name])
+  how = rnn.choose_implementation(model.cell, model.network.unroll)
   if how == "native":
     return f"native, {native_library.load().instructions}"
   return "scan" if how == "cudnn" and kind == "sample" else how

@@ -5,9 +5,7 @@ import dataclasses
 import importlib.metadata
 import json
 import os
-import pathlib
 import platform
-import re
 import select
 import statistics
 import subprocess
@@ -17,7 +15,7 @@ from typing import Any
 
 from charrnn import errors, runtime
 from charrnn.benchmarks import implementations, workloads
-from charrnn.models import cells
+from charrnn.models import cells, native_library
 from charrnn.runs import provenance
 
 PACKAGES = ("charrnn", "jax", "jaxlib", "flax", "torch", "numpy")
@@ -263,8 +261,4 @@ def machine() -> dict:
 
 def instruction_sets() -> list[str]:
   """Return the instruction sets of this processor that speed up matrix products."""
-  path = pathlib.Path("/proc/cpuinfo")  # absent on macOS and Windows
-  text = path.read_text() if path.exists() else ""
-  found = re.search(r"^flags\s*:(.*)", text, re.MULTILINE)
-  flags = found[1].split() if found else []
-  return [name for name, flag in INSTRUCTIONS.items() if flag in flags]
+  return [name for name, flag in INSTRUCTIONS.items() if flag in native_library.cpu_flags()]

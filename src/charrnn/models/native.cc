@@ -449,6 +449,11 @@ int64_t ceil_div(int64_t x, int64_t unit) { return (x + unit - 1) / unit; }
 
 int64_t round_up(int64_t x, int64_t unit) { return ceil_div(x, unit) * unit; }
 
+// The slots of panel p of a row. Only the last panel can have fewer than kSlots.
+int64_t slots_of(int64_t columns, int64_t p) {
+  return std::min<int64_t>(kSlots, ceil_div(columns - p * kPanel, kLanes));
+}
+
 // Calls f(std::integral_constant<int, n>) for n from 1 to Most.
 template <int Most, class F>
 INLINE void with_constant(int64_t n, const F& f) {
@@ -519,12 +524,6 @@ struct Sizes {
       : T(T), B(B), H(H), panels(ceil_div(H, Cell::kUnits)),
         width(Cell::kUnits == kLanes ? panels * kPanel : H) {}
 
-  // Only the last panel of a vanilla RNN can have fewer slots.
-  int64_t slots(int64_t panel) const {
-    if (Cell::kUnits == kLanes) return kSlots;
-    return std::min<int64_t>(kSlots, (H - panel * kPanel) / kLanes);
-  }
-
   // Whether threads divide the rows of the batch; otherwise they divide the units of each step.
   bool divides_rows(int64_t threads) const { return T > 1 && B >= kRows * threads; }
 };
@@ -557,7 +556,7 @@ struct Forward : Sizes<Cell> {
   }
 
   void tile(int64_t t, int64_t row, int64_t height, int64_t p) const {
-    const int64_t slots = this->slots(p), unit = p * Cell::kUnits, n = t * B + row;
+    const int64_t slots = slots_of(this->width, p), unit = p * Cell::kUnits, n = t * B + row;
     const int64_t x_slots = std::min<int64_t>(slots, Cell::kInputSlots);
     const int64_t h_slots = std::min<int64_t>(slots, Cell::kRecurrentSlots);
     constexpr int64_t kXPitch = Cell::kInputSlots * kLanes, kHPitch = Cell::kRecurrentSlots * kLanes;
@@ -622,7 +621,7 @@ struct Transposed {
       const Sum sum{std::min(block, chunks - chunk), words, stride, kPanel};
       for (int64_t p = part.first; p < part.last; ++p) {
         const word* w = W + (p * chunks + chunk) * words * kPanel;
-        const int64_t slots = std::min<int64_t>(kSlots, (outputs - p * kPanel) / kLanes);
+        const int64_t slots = slots_of(outputs, p);
         const int64_t bytes = sizeof(float) * slots * kLanes;
         for_tiles({0, rows}, [&](int64_t row, int64_t height) {
           alignas(64) float tile[kRows * kPanel];
@@ -865,8 +864,8 @@ void add_gradients(const std::vector<Gradient<E>>& gradients, const E* dz, int64
     auto packed = [&](int64_t p) { return packed_dz.data() + p * kGradient * kPanel; };
     for (int64_t p = 0; p < part.size(); ++p) {
       const int64_t first = (part.first + p) * kPanel;
-      const int64_t slots = std::min<int64_t>(kSlots, (width - first) / kLanes);
-      pack_dz(dz + first, width, n, rows, slots, packed(p), total.data() + p * kPanel);
+      pack_dz(dz + first, width, n, rows, slots_of(width, part.first + p), packed(p),
+              total.data() + p * kPanel);
     }
     for (size_t m = 0; m < gradients.size(); ++m) {
       const auto& g = gradients[m];
@@ -925,7 +924,7 @@ struct Linear {
           alignas(64) float tile[kRows * kPanel];
           const word* a[kRows];
           const int64_t columns = std::min<int64_t>(kPanel, V - p * kPanel);
-          const int64_t slots = ceil_div(columns, kLanes);
+          const int64_t slots = slots_of(V, p);
           for (int64_t r = 0; r < height; ++r) {
             a[r] = words(x + (row + r) * D);
             std::copy_n(bias + p * kPanel, columns, tile + r * kPanel);

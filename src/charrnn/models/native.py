@@ -112,7 +112,7 @@ def _pad(x):
 
 
 def _forward(cell, dtype, packed, state, x, keep):
-  """Return (state, h_TxBxH), and padded arrays; if `keep`, including those for `_backward`."""
+  """Return (state, h_TxBxH), and the padded arrays that `_layer_backward` needs if `keep`."""
   layout, H = LAYOUTS[cell.state], state.h.shape[-1]
   x = x.astype(jnp.int32) if _is_ids(x) else _pad(x.astype(dtype))
   state = jax.tree.map(_pad, state)

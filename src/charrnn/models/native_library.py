@@ -102,7 +102,7 @@ def unmeasured() -> str | None:
   """
   if platform.machine() not in ("x86_64", "AMD64") or sys.platform != "linux":
     return f"it was not measured on {sys.platform} on {platform.machine()}"
-  flags = _cpu_flags()
+  flags = cpu_flags()
   if not {"avx2", "fma"} <= flags:
     return "it was not measured on CPUs without AVX2 and FMA"
   if "amx_tile" in flags:
@@ -139,7 +139,7 @@ def _load():
     raise UnavailableError(f"jaxlib has no file {HEADER} in {include}: reinstall jaxlib")
   command, compiler, version = _compiler()
   options = [*OPTIONS, *_words("CHARRNN_CXXFLAGS", "-march=native")]
-  machine = platform.machine(), sorted(_cpu_flags())
+  machine = platform.machine(), sorted(cpu_flags())
   key = SOURCE.read_bytes(), command, version, options, machine, jaxlib.__version__
   folder = runtime.cache_folder() / "native"
   path = folder / f"{hashlib.sha256(repr(key).encode()).hexdigest()[:32]}.so"
@@ -264,7 +264,7 @@ def _is_whole(path) -> bool:
 
 
 @functools.cache
-def _cpu_flags() -> frozenset[str]:
+def cpu_flags() -> frozenset[str]:
   """Return the names of the instruction sets of the CPU; an empty set if they are unknown."""
   path = pathlib.Path("/proc/cpuinfo")
   lines = path.read_text().splitlines() if path.exists() else []

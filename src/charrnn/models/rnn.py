@@ -54,7 +54,7 @@ INITIALIZERS = {
 PACKED = "packed"  # Flax's collection of the parameters in the layout of native.cc
 
 
-def implementation(cell: cells.Cell, unroll: str) -> str:
+def choose_implementation(cell: cells.Cell, unroll: str) -> str:
   """Return what computes the layers: "native", "cudnn" or "scan"."""
   if cell.native and native_library.is_used(unroll):
     return "native"
@@ -76,7 +76,7 @@ class Embed(nn.Module):
 
 
 class Layer(nn.Module):
-  """A recurrent layer; `implementation` is a result of the function of this name."""
+  """A recurrent layer; `implementation` is a result of `choose_implementation`."""
 
   cell: cells.Cell
   hidden: int
@@ -173,20 +173,22 @@ class Network(nn.Module):
     initializers = INITIALIZERS[self.initializer](self.hidden)
     x, width, after, recorded = ids_TxB, self.vocab, [], {}
     cell = cells.CELLS[self.cell]
-    implemented = implementation(cell, self.unroll)
+    implementation = choose_implementation(cell, self.unroll)
     if self.embed:
       width = self.embed
       x = Embed(self.vocab, width, initializers["table"], name="embed")(x)
     for n, before in enumerate(carry):
       name = f"layer_{n}"
-      settings = self.forget_bias, self.compute_dtype, implemented
+      settings = self.forget_bias, self.compute_dtype, implementation
       layer = Layer(cell, self.hidden, initializers, *settings, name=name)
       state, x, recorded[name] = layer(x, width, before, record, (clamp or {}).get(name))
       width = self.hidden
       after.append(state)
       if rngs is not None and self.dropout:
         x = dropout(x, rngs, n, self.dropout)
-    logits_TxBxV = Head(self.vocab, initializers, self.compute_dtype, implemented, name="head")(x)
+    logits_TxBxV = Head(self.vocab, initializers, self.compute_dtype, implementation, name="head")(
+      x
+    )
     return logits_TxBxV, tuple(after), recorded if record else None
 
 
@@ -216,7 +218,7 @@ class RNN:
   @property
   def implementation(self) -> str:
     """A description of what computes the layers, with the reason if "auto" falls back."""
-    name = implementation(self.cell, self.network.unroll)
+    name = choose_implementation(self.cell, self.network.unroll)
     if name == "native":
       return str(native_library.load())
     reason = native_library.reason() if name == "scan" and self.network.unroll == "auto" else None
@@ -239,7 +241,7 @@ class RNN:
     prepared = {name: layers_lib.cast(part, dtype) for name, part in params.items()}
     if "embed" in params:
       prepared["embed"] = params["embed"]  # used for look-up only
-    if implementation(self.cell, self.network.unroll) == "native":
+    if choose_implementation(self.cell, self.network.unroll) == "native":
       packed = {"head": native.pack_linear(dtype, params["head"]["W_hy"])}
       reader = None if self.network.embed else "layer_0"  # the layer that reads ids
       for name in self.units:

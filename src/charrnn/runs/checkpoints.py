@@ -206,9 +206,8 @@ def _classify_errors(folder: pathlib.Path, step: int, part: str) -> Iterator[Non
   try:
     yield
   except Exception as error:  # Damaged files cause many types of errors: Orbax, TensorStore, zstd.
-    match = re.search(
-      r"os_error_code='(\d+)'", str(error)
-    )  # TensorStore reports the code only in its text
+    # TensorStore reports the code only in its text.
+    match = re.search(r"os_error_code='(\d+)'", str(error))
     code = getattr(error, "errno", None) or (match and int(match[1]))
     if isinstance(error, MemoryError):
       reason = str(error) or "out of memory"
