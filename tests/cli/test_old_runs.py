@@ -90,10 +90,8 @@ def test_resumed_run_reproduces_the_old_result(old):
   assert run_lib.Run.open("lstm").status == "stopped"
   assert "resuming from step 40" in launch("lstm").stderr
   after = run_lib.Run.open("lstm")
-  # Rounding differs between processors and between package versions.
-  old_launch, new_launch = after.origin["launches"]
-  exact = all(old_launch[name] == new_launch[name] for name in ("processor", "packages"))
-  tolerance = {"rel": 0, "abs": 0} if exact else {"rel": 1e-3, "abs": 1e-4}
+  # The old version scanned its layers and had no flag for XLA's sums, so rounding differs.
+  tolerance = {"rel": 1e-3, "abs": 1e-4}
   for old_line, line in zip(lines, after.metrics, strict=True):
     for expected, name in zip(old_line, NUMBERS):
       assert line.get(name) == (expected and pytest.approx(expected, **tolerance))
