@@ -41,7 +41,7 @@ cases = pytest.mark.parametrize(("cell", "dtype"), [(c, d) for c in CELLS for d 
 
 
 def measure(mode, cores, **environment):
-  """Return native_layers.measure of a subprocess."""
+  """Return the output of `python -m native_layers` with these arguments and environment."""
   folder = os.path.dirname(native_layers.__file__)
   done = subprocess.run(
     [sys.executable, "-m", "native_layers", mode, str(cores)],
@@ -98,6 +98,29 @@ def test_results_do_not_depend_on_the_number_of_threads_or_the_process():
     for dtype in DTYPES:
       here = native_layers.digest(native_layers.run(cell, dtype, *operands))
       assert here == two["digests"][f"{cell} {dtype} {tuple(CASES[-1])}"]
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("instructions", ["-march=native", "-mavx2 -mfma"])
+def test_sanitizers_find_nothing(instructions, tmp_path):
+  """Run layers of random sizes with checks for wrong addresses and undefined behavior."""
+  libraries = [
+    subprocess.check_output(["g++", f"-print-file-name=lib{name}.so"], text=True).strip()
+    for name in ("asan", "ubsan")
+  ]
+  sanitize = "-g -fsanitize=address,undefined -fno-sanitize-recover=undefined"
+  result = measure(
+    "fuzz",
+    2,
+    CXX="g++",
+    CHARRNN_CXXFLAGS=f"{instructions} {sanitize}",
+    CHARRNN_CACHE=str(tmp_path),
+    LD_PRELOAD=" ".join(libraries),
+    ASAN_OPTIONS="detect_leaks=0",  # Python and JAX do not free everything
+  )
+  assert result["num"] == 50
+  (library,) = tmp_path.glob("native/*.so")
+  assert b"__asan_report" in library.read_bytes() and b"__ubsan" in library.read_bytes()
 
 
 @cases

@@ -98,11 +98,18 @@ def test_the_dropout_mask_of_a_row_depends_only_on_its_key():
   assert np.abs(four[:, 0] - four[:, 1]).max() > 1e-3 and np.abs(four - plain).max() > 1e-3
 
 
-def test_dropout_preserves_the_mean():
-  x = jnp.ones((50, 64, 32))
-  dropped = rnn.dropout(x, jax.random.split(jax.random.key(0), 64), 0, 0.25)
-  assert abs(float(dropped.mean()) - 1) < 0.01
-  assert abs(float((dropped == 0).mean()) - 0.25) < 0.01
+@pytest.mark.parametrize(("T", "H"), [(50, 32), (51, 33)])
+def test_dropout_preserves_the_mean_and_its_entries_are_independent(T, H):
+  keys = jax.random.split(jax.random.key(0), 64)
+  layers = [np.asarray(rnn.dropout(jnp.ones((T, 64, H)), keys, n, 0.25)) for n in range(2)]
+  first, kept = layers[0], layers[0] != 0
+  assert abs(first.mean() - 1) < 0.01 and set(np.unique(first)) == {0, np.float32(1 / 0.75)}
+  assert abs(kept.mean() - 0.75) < 0.01
+  # The masks of steps, rows, units and layers do not depend on each other.
+  pairs = [(kept[1:], kept[:-1]), (kept[:, 1:], kept[:, :-1]), (kept, layers[1] != 0)]
+  pairs += [(kept[..., n:], kept[..., :-n]) for n in (1, 2, 3, 4)]
+  for one, other in pairs:
+    assert abs(np.corrcoef(one.ravel(), other.ravel())[0, 1]) < 0.015
 
 
 @pytest.mark.parametrize("init", rnn.INITIALIZERS)

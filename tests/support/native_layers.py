@@ -1,8 +1,8 @@
 """Random native layers, their exact results in float64, and their errors.
 
 A process loads native.cc for one instruction set and runs it on one number of threads. For others:
-`python -m native_layers compare|digest CORES` computes layers on this number of cores and prints
-the result of `measure` as JSON.
+`python -m native_layers compare|digest|fuzz CORES` computes layers on this number of cores and
+prints the result of `measure` or `fuzz` as JSON.
 """
 
 import functools
@@ -144,7 +144,24 @@ def measure(compare: bool) -> dict:
   return {"path": path, "errors": errors, "digests": digests, "cache_hits": sum(hits)}
 
 
+def fuzz(num: int) -> dict:
+  """Compute layers and output layers of `num` random sizes, and return what computed them."""
+  path, rng = str(native_library.load()), np.random.default_rng(0)
+  for _ in range(num):
+    T, B, D, V = (int(rng.integers(*bounds)) for bounds in ((0, 5), (0, 30), (1, 90), (1, 140)))
+    H = int(rng.choice([1, 2, 15, 16, 17, 31, 33, 48, 64, 65, 100, 130]))
+    cell, dtype = str(rng.choice(CELLS)), str(rng.choice(DTYPES))
+    case = Case(T, B, D, H, ids=bool(rng.integers(2)))
+    shapes = (T, B, D), (D, V), (V,), (T, B, V)
+    x, W, b, dy = (rng.normal(size=shape).astype(np.float32) for shape in shapes)
+    with jax.disable_jit():  # compiling every size would take longer than computing it
+      run(cell, dtype, *make(cell, case))
+      _, vjp = jax.vjp(functools.partial(native.linear, dtype=jnp.dtype(dtype)), x, W, b)
+      vjp(jnp.asarray(dy))
+  return {"path": path, "num": num}
+
+
 if __name__ == "__main__":
-  cores = int(sys.argv[2])
+  mode, cores = sys.argv[1], int(sys.argv[2])
   os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:cores])
-  print(json.dumps(measure(compare=sys.argv[1] == "compare")))
+  print(json.dumps(fuzz(50) if mode == "fuzz" else measure(compare=mode == "compare")))

@@ -13,6 +13,8 @@ import functools
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
+from jax import lax
+from jax.extend import random
 
 from charrnn import errors
 from charrnn.models import cells, native, native_library
@@ -144,7 +146,10 @@ def dropout(x_TxBxH, rngs, layer: int, rate: float):
   T, _, H = x_TxBxH.shape
 
   def bits(key):
-    return jax.random.bits(jax.random.fold_in(key, layer), (T, H), jnp.uint16)
+    # One hash gives 64 bits, enough for four entries. jax.random.bits would use one per entry.
+    counters = lax.iota(jnp.uint32, -(-T * H // 2))
+    words = random.threefry_2x32(jax.random.key_data(jax.random.fold_in(key, layer)), counters)
+    return lax.bitcast_convert_type(words, jnp.uint16).reshape(-1)[: T * H].reshape(T, H)
 
   keep_TxBxH = jax.vmap(bits, out_axes=1)(rngs) >= round(rate * 2**16)
   return jnp.where(keep_TxBxH, x_TxBxH / (1 - rate), 0.0)
