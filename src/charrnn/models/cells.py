@@ -90,6 +90,11 @@ def lstm_step(params, state: LSTMState, x) -> tuple[LSTMState, jax.Array]:
   return LSTMState(h, c), h
 
 
+def is_ids(x) -> bool:
+  """Return whether the inputs of a layer are ids, which stand for one-hot vectors."""
+  return jnp.issubdtype(x.dtype, jnp.integer)
+
+
 def dot(x, W):
   """Return x @ W, with products in the dtype of W and sums in float32."""
   return jnp.matmul(x.astype(W.dtype), W, preferred_element_type=jnp.float32)

@@ -26,8 +26,7 @@ def cast(params, dtype):
 
 def project(params, x):
   """Return x @ W_xh + b_h. For ids, [T, B] or [B], select rows of W_xh instead of multiplying."""
-  is_ids = jnp.issubdtype(x.dtype, jnp.integer)
-  return (select if is_ids else cells.dot)(x, params["W_xh"]) + params["b_h"]
+  return (select if cells.is_ids(x) else cells.dot)(x, params["W_xh"]) + params["b_h"]
 
 
 @jax.custom_vjp
@@ -89,7 +88,7 @@ def scan_layer(cell: cells.Cell, dtype, params, state, x, clamp=None):
   gates if the cell has `update`, to their values, [T, B, H]. `clamp` sets entries of the state
   after every step; see `Cell.clamp`.
   """
-  if not cell.update and jnp.issubdtype(x.dtype, jnp.integer):
+  if not cell.update and cells.is_ids(x):
     x = jax.nn.one_hot(x, len(params["W_xh"]))
   rounded = cast(params, dtype)
 
@@ -151,7 +150,7 @@ def _backward(cell, dtype, residuals, cotangents):
   params, first_h, x, h_TxBxH, saved = residuals
   dlast, dh_TxBxH = cotangents
   hoisted = _hoisted()
-  is_ids = jnp.issubdtype(x.dtype, jnp.integer)
+  is_ids = cells.is_ids(x)
   biases = {name: params[name] for name in cell.biases}
   W_hh_T, W_xh_T = (params[name].astype(dtype).T for name in ("W_hh", "W_xh"))
   before_TxBxH = jnp.concatenate([first_h[None].astype(dtype), h_TxBxH[:-1]])
@@ -226,7 +225,7 @@ def cudnn_layer(params, state: cells.LSTMState, x):
   # cuDNN expects both weight matrices transposed, followed by two biases.
   weights = [W_xh.T.ravel(), W_hh.T.ravel(), b_h, jnp.zeros_like(b_h)]
   weights = jnp.concatenate([part.astype(jnp.float32) for part in weights])
-  x_TxBxD = jax.nn.one_hot(x, D) if jnp.issubdtype(x.dtype, jnp.integer) else x
+  x_TxBxD = jax.nn.one_hot(x, D) if cells.is_ids(x) else x
   T, B, _ = x_TxBxD.shape
   x_BxTxD = x_TxBxD.swapaxes(0, 1).astype(jnp.float32)
   lengths_B = jnp.full(B, T, jnp.int32)

@@ -98,12 +98,8 @@ def layer(cell: cells.Cell, dtype, params, state, x, packed: Packed | None = Non
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
 def _layer(cell, dtype, params, state, x):
-  packed = pack(cell, dtype, params, reads_ids=_is_ids(x))
+  packed = pack(cell, dtype, params, reads_ids=cells.is_ids(x))
   return _forward(cell, dtype, packed, state, x, keep=False)[0]
-
-
-def _is_ids(x):
-  return jnp.issubdtype(x.dtype, jnp.integer)
 
 
 def _pad(x):
@@ -114,7 +110,7 @@ def _pad(x):
 def _forward(cell, dtype, packed, state, x, keep):
   """Return (state, h_TxBxH), and the padded arrays that `_layer_backward` needs if `keep`."""
   layout, H = LAYOUTS[cell.state], state.h.shape[-1]
-  x = x.astype(jnp.int32) if _is_ids(x) else _pad(x.astype(dtype))
+  x = x.astype(jnp.int32) if cells.is_ids(x) else _pad(x.astype(dtype))
   state = jax.tree.map(_pad, state)
   T, B, Hp = len(x), *state.h.shape
   c, has_c = _optional(state, "c")
@@ -134,7 +130,7 @@ def _forward(cell, dtype, packed, state, x, keep):
 
 
 def _layer_forward(cell, dtype, params, state, x):
-  packed = pack(cell, dtype, params, reads_ids=_is_ids(x))
+  packed = pack(cell, dtype, params, reads_ids=cells.is_ids(x))
   output, saved = _forward(cell, dtype, packed, state, x, keep=True)
   return output, (params, x[:0], *saved)
 
@@ -147,7 +143,7 @@ def _layer_backward(cell, dtype, residuals, cotangents):
   dc, has_c = _optional(dlast, "c")
   W_hh_T = _transposed(W_hh, layout, RECURRENT, dtype)
   W_xh_T, dx_shape = jnp.zeros(NONE, dtype), NONE
-  if not _is_ids(x):
+  if not cells.is_ids(x):
     W_xh_T, dx_shape = _transposed(W_xh, layout, INPUT, dtype), x.shape
   arguments = gates, y, c_TxBxHp, state[-1], dy, dlast.h, dc, W_hh_T, W_xh_T
   results = [_array(gates.shape, dtype), _array((B, Hp)), _array(dc.shape), _array(dx_shape, dtype)]
@@ -162,7 +158,7 @@ def _layer_backward(cell, dtype, residuals, cotangents):
     parts = [db[slot] for slot, (each, _) in enumerate(layout.biases) if each == name]
     dparams[name] = jnp.concatenate(parts)
   dstate = cell.state(dh[:, :H], dc[:, :H]) if has_c else cell.state(dh[:, :H])
-  if _is_ids(x):
+  if cells.is_ids(x):
     return dparams, dstate, None
   return dparams, dstate, dx[..., : x_0xBxD.shape[-1]].astype(x_0xBxD.dtype)
 

@@ -91,7 +91,7 @@ class Layer(nn.Module):
   def __call__(self, x, width, state, record, clamp):
     """Run the layer on x [T, B, width] or ids [T, B]; return (state, h_TxBxH, recorded)."""
     H, GH = self.hidden, self.hidden * len(self.cell.gates)
-    reads_ids = jnp.issubdtype(x.dtype, jnp.integer)
+    reads_ids = cells.is_ids(x)
     input_initializer = self.initializers["one_hot" if reads_ids else "input"]
     params = {
       "W_xh": self.param("W_xh", input_initializer, (width, GH)),
@@ -282,22 +282,28 @@ def make(vocab_size: int, *, init="modern", order=None, **fields) -> RNN:
       f"--config.model.forget_bias={forget_bias}: the cell {cell} has no forget gate; "
       "remove this option"
     )
-  if unroll == "cudnn" and not (cells.CELLS[cell].cudnn and layers_lib.has_cudnn()):
+  _check_unroll(cells.CELLS[cell], cell, unroll)
+  return RNN(network)
+
+
+def _check_unroll(cell: cells.Cell, name: str, unroll: str):
+  """Raise UserError if this machine cannot compute the layers as `unroll` asks."""
+  if unroll == "cudnn" and not (cell.cudnn and layers_lib.has_cudnn()):
     raise errors.UserError(
       "--config.model.unroll=cudnn: cuDNN runs only the LSTM, and only on NVIDIA GPUs; use auto"
     )
-  if unroll == "native" and not cells.CELLS[cell].native:
+  if unroll != "native":
+    return
+  if not cell.native:
     raise errors.UserError(
-      f"--config.model.unroll=native: the cell {cell} has no native implementation; use auto"
+      f"--config.model.unroll=native: the cell {name} has no native implementation; use auto"
     )
-  if unroll == "native" and (platform := jax.default_backend()) != "cpu":
+  if (platform := jax.default_backend()) != "cpu":
     raise errors.UserError(
       f"--config.model.unroll=native: JAX uses a {platform}, and the native layers run only on "
       "CPUs; use auto, or set JAX_PLATFORMS=cpu"
     )
-  if unroll == "native":
-    try:
-      native_library.load()
-    except native_library.UnavailableError as error:
-      raise errors.UserError(f"--config.model.unroll=native: {error}") from error
-  return RNN(network)
+  try:
+    native_library.load()
+  except native_library.UnavailableError as error:
+    raise errors.UserError(f"--config.model.unroll=native: {error}") from error
