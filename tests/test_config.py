@@ -3,6 +3,7 @@
 import json
 import math
 import pathlib
+import re
 import types
 
 import pytest
@@ -58,18 +59,46 @@ def test_only_listed_choices_are_accepted(name):
     ("window", 0, "must be at least 1"),
     ("remat", -1, "must be at least 0"),
     ("remat", 7, "must divide --config.window=64"),
-    ("epochs", float("inf"), "must be above 0"),
     ("optimizer.eps", 0.0, "must be above 0"),
+    ("optimizer.eps", 1e-60, "must be above 0"),
+    ("optimizer.b2", 1 - 1e-12, "must be at least 0 and below 1"),
+    ("seed", 2**32, "must be from 0 to 4294967295"),
     ("model.dropout", 1.0, "must be at least 0 and below 1"),
     ("model.dropout", -0.1, "must be at least 0 and below 1"),
-    ("text.valid_fraction", float("nan"), "must be at least 0 and below 1"),
-    ("diverged", float("nan"), "must be at least 1"),
-    ("model.forget_bias", float("nan"), "must be a finite number"),
   ],
 )
 def test_numbers_out_of_bounds_are_errors(name, value, message):
   with pytest.raises(errors.UserError, match=f"^--config.{name}={value}: {message}$"):
     config_lib.check(config_lib.replace(config_lib.default(), {name: value}))
+
+
+@pytest.mark.parametrize("name", [f.name for f in config_lib.FIELDS if f.type in (int, float)])
+def test_every_number_has_bounds(name):
+  """No field accepts a number that JAX cannot represent in 32 bits, or a negative count."""
+
+  def rejects(value, message=""):
+    c = config_lib.replace(config_lib.default(), {name: value})
+    with pytest.raises(
+      errors.UserError, match=rf"^--config\.{name}={re.escape(str(value))}: {message}"
+    ):
+      config_lib.check(c)
+
+  field = config_lib.BY_NAME[name]
+  assert isinstance(field.values, config_lib.Bounds)
+  if field.type is float:
+    for value in (math.nan, math.inf, -math.inf, 1e300):
+      rejects(value, "must be a finite number")
+  elif name != "text.limit":
+    rejects(2**33, "must be (at most 2147483647|from 0 to 4294967295)$")
+  if name != "model.forget_bias":
+    rejects(field.type(-1))
+
+
+def test_an_epoch_number_that_needs_too_many_steps_is_rejected():
+  c = config_lib.replace(config_lib.default(), {"epochs": 1e12})
+  with pytest.raises(errors.UserError, match=r"epochs=1e\+12 is 1.0e\+13 steps: use at most 2147"):
+    config_lib.total_steps(c, 10.2)
+  assert config_lib.total_steps(config_lib.replace(c, {"max_steps": 7}), 10.2) == 7
 
 
 @pytest.mark.parametrize(
@@ -130,14 +159,23 @@ def test_resume_rejects_changes_that_affect_the_result():
   "fields",
   [{}, {"log_every": 1}, {"sample__length": 3, "keep": 9}, {"patience": 4, "diverged": 9.0}],
 )
-def test_resume_accepts_changes_that_do_not_affect_the_result(fields):
-  config_lib.check_resumable(changed(), changed(**fields))
+def test_resume_returns_changes_that_do_not_affect_the_result(fields):
+  old, new = changed(), changed(**fields)
+  changes = config_lib.check_resumable(old, new)
+  assert [(old, new) for old, new in changes.values() if old != new] == [*changes.values()]
+  assert {name: new for name, (_, new) in changes.items()} == {
+    name.replace("__", "."): value for name, value in fields.items()
+  }
 
 
 @pytest.mark.parametrize("fields", [{"epochs": 9.0}, {"max_steps": 900}])
 def test_training_length_may_change_unless_the_schedule_depends_on_it(fields, monkeypatch):
   config_lib.check_resumable(changed("constant"), changed("constant", **fields))
-  with pytest.raises(errors.UserError, match="cannot change on resume"):
+  (name,) = fields
+  expected = (
+    rf"--config\.{name}=.*: the run has {name}=.*schedule\.name=cosine, whose learning rates"
+  )
+  with pytest.raises(errors.UserError, match=expected):
     config_lib.check_resumable(changed("cosine"), changed("cosine", **fields))
   monkeypatch.setitem(optimizer.SCHEDULES, "linear", optimizer.entry(None, uses_steps=True))
   with pytest.raises(errors.UserError, match="cannot change on resume"):

@@ -1,7 +1,8 @@
-"""The stopwatch that measures the startup time."""
+"""JAX's settings, and the stopwatch that measures the startup time."""
 
 import sys
 
+import jax
 import pytest
 
 from charrnn import runtime
@@ -23,3 +24,43 @@ def test_phases_are_reported_in_order_and_followed_by_their_total(monkeypatch):
   for phase in ("b", "c", "a"):
     watch.mark(phase)
   assert list(watch.seconds().items()) == [("b", 2.0), ("c", 0.5), ("a", 2.5), ("total", 5.0)]
+
+
+OTHER = {
+  "jax_numpy_rank_promotion": "raise",
+  "jax_numpy_dtype_promotion": "strict",
+  "jax_default_prng_impl": "rbg",
+  "jax_random_seed_offset": 1,
+  "jax_legacy_prng_key": "error",
+}
+GUARDS = dict.fromkeys((n for n in runtime.JAX_SETTINGS if "guard" in n), "disallow")
+
+
+@pytest.mark.parametrize("name", runtime.JAX_SETTINGS)
+def test_settings_of_jax_that_change_results_are_reset_and_named(name, capsys):
+  if name not in jax.config.values:
+    pytest.skip("this version of JAX has no such setting")
+  runtime.reset_settings()
+  before, value = getattr(jax.config, name), runtime.JAX_SETTINGS[name]
+  assert not capsys.readouterr().err
+  jax.config.update(name, (OTHER | GUARDS).get(name, not value))
+  runtime.reset_settings()
+  assert getattr(jax.config, name) == before
+  assert f"warning: ignoring {name.upper()}=" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+  ("variable", "value"),
+  [
+    ("JAX_NUM_CPU_DEVICES", "3"),
+    ("XLA_FLAGS", "--xla_one --xla_force_host_platform_device_count=3"),
+  ],
+)
+def test_numbers_of_cpu_devices_in_the_environment_are_named(variable, value, monkeypatch, capsys):
+  monkeypatch.setattr(jax.config, "update", lambda *arguments: None)
+  monkeypatch.setenv(variable, value)
+  runtime.set_cpu_devices(2, 8, 1)
+  text = f"{value.split()[-1]}: training uses 2; set --config.cpu_devices to change it"
+  assert text in capsys.readouterr().err
+  runtime.set_cpu_devices(3, 9, 1)
+  assert not capsys.readouterr().err

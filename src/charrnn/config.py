@@ -4,6 +4,7 @@ An experiment file returns `default()` with some fields changed. When a run star
 in the fields that are still None. The resolved config is frozen and stored as config.json.
 """
 
+import ctypes
 import difflib
 import importlib
 import json
@@ -23,12 +24,23 @@ class Bounds(NamedTuple):
 
   description: str
   accepts: Callable[[float], bool]
+  maximum: float = 2**31 - 1  # of whole numbers: JAX counts in 32 bits
+
+  def problem(self, value: float) -> str | None:
+    """Return what is wrong with a number, or None. JAX computes in float32, so round it first."""
+    if isinstance(value, float) and not math.isfinite(value := ctypes.c_float(value).value):
+      return "must be a finite number (float32)"
+    if isinstance(value, int) and value > self.maximum:
+      return f"must be at most {self.maximum}"
+    return None if self.accepts(value) else f"must be {self.description}"
 
 
 FINITE = Bounds("a finite number", math.isfinite)
 AT_LEAST_0 = Bounds("at least 0", lambda value: value >= 0)
 AT_LEAST_1 = Bounds("at least 1", lambda value: value >= 1)
-ABOVE_0 = Bounds("above 0", lambda value: 0 < value < math.inf)
+ABOVE_0 = Bounds("above 0", lambda value: value > 0)
+SEED = Bounds("from 0 to 4294967295", lambda value: 0 <= value < 2**32, math.inf)
+POSITION = AT_LEAST_0._replace(maximum=math.inf)  # a position in a corpus
 FRACTION = Bounds("at least 0 and below 1", lambda value: 0 <= value < 1)
 # The choices of a field: literal values, or MODULE:NAME for a registry whose keys are the values.
 # A registry is imported only when a value is checked.
@@ -74,7 +86,7 @@ class Field(NamedTuple):
 
 
 FIELDS = (
-  Field("seed", 1, "Random seed of the initial parameters, dropout and samples."),
+  Field("seed", 1, "Random seed of the initial parameters, dropout and samples.", SEED),
   Field(
     "init_from",
     "",
@@ -103,7 +115,12 @@ FIELDS = (
     "`keep` leaves line ends unchanged; `lf` converts CRLF and CR to LF.",
     ("keep", "lf"),
   ),
-  Field("text.limit", 0, "Use only the first N characters of the corpus; 0: use the whole corpus."),
+  Field(
+    "text.limit",
+    0,
+    "Use only the first N characters of the corpus; 0: use the whole corpus.",
+    POSITION,
+  ),
   Field(
     "text.split",
     "tail",
@@ -374,8 +391,8 @@ def check(config: config_dict.ConfigDict):
     if field.choices and value not in field.choices:
       raise errors.UserError(f"--config.{name}={value}: use one of {', '.join(field.choices)}")
     bounds = field.values if isinstance(field.values, Bounds) and field.type is not str else None
-    if bounds and not bounds.accepts(value):
-      raise errors.UserError(f"--config.{name}={value}: must be {bounds.description}")
+    if bounds and (problem := bounds.problem(value)):
+      raise errors.UserError(f"--config.{name}={value}: {problem}")
   if config.remat and config.window % config.remat:
     raise errors.UserError(
       f"--config.remat={config.remat}: must divide --config.window={config.window}"
@@ -454,26 +471,37 @@ def fill(config: config_dict.ConfigDict, values: Mapping[str, Any]) -> config_di
   return replace(config, {name: values[name] for name in names if config[name] is None})
 
 
-def check_resumable(old: Mapping[str, Any], new: Mapping[str, Any]):
-  """Raise UserError if two JSON configs differ in a field that must not change on resume."""
+def check_resumable(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
+  """Return the fields in which two JSON configs differ, each with its old and its new value.
+
+  Raises UserError if one of them must not change on resume.
+  """
   old, new = flatten(to_json(from_json(old))), flatten(new)
   free = {field.name for field in FIELDS if field.resume == FREE}
   free |= {"text.source"}  # Callers compare the corpus by digest, not by name.
   length = {field.name for field in FIELDS if field.resume == LENGTH}
+  schedule = new["schedule.name"]
   if any(old[name] != new[name] for name in length):
     # Import late: the optimizer module imports this one, and it imports JAX, which is slow.
     schedules = importlib.import_module("charrnn.training.optimizer").SCHEDULES
-    free |= set() if schedules[new["schedule.name"]].uses_steps else length
+    free |= set() if schedules[schedule].uses_steps else length
   remedy = "; add --config.init_from=RUN to start from its weights"
   if "ngram" in (old["model.cell"], new["model.cell"]):
     remedy = ""
-  names = sorted((old.keys() | new.keys()) - free)
-  for name in ("model.cell", *names):  # Check the cell first: it determines which fields are used.
-    if old.get(name) != new.get(name):
+  changes = {
+    n: (old.get(n), new.get(n)) for n in old.keys() | new.keys() if old.get(n) != new.get(n)
+  }
+  for name in ("model.cell", *sorted(changes)):  # The cell determines which fields are used.
+    if name in changes.keys() - free:
+      because = (
+        f" with --config.schedule.name={schedule}, whose learning rates depend on the length of "
+        "training"
+      )
       raise errors.UserError(
         f"--config.{name}={new.get(name)}: the run has {name}={old.get(name)}, which cannot change "
-        f"on resume: use another --workdir{remedy}"
+        f"on resume{because if name in length else ''}: use another --workdir{remedy}"
       )
+  return {name: changes[name] for name in BY_NAME if name in changes}
 
 
 def split(config: config_dict.ConfigDict, length: int) -> splits.Splits:
@@ -492,7 +520,13 @@ def steps_per_epoch(config: config_dict.ConfigDict, length: int) -> float:
 def total_steps(config: config_dict.ConfigDict, steps_per_epoch: float) -> int:
   """Return the number of steps of a complete run."""
   steps = max(1, round(config.epochs * steps_per_epoch))
-  return min(steps, config.max_steps) if config.max_steps else steps
+  steps = min(steps, config.max_steps) if config.max_steps else steps
+  if steps > AT_LEAST_1.maximum:
+    raise errors.UserError(
+      f"--config.epochs={config.epochs:g} is {steps:.1e} steps: use at most {AT_LEAST_1.maximum}, "
+      "or set --config.max_steps"
+    )
+  return steps
 
 
 def resolve(

@@ -27,6 +27,28 @@ _IMPORTED = time.monotonic()
 # products with the sums. The flag excludes sums from such fusions. The range ends with the versions
 # that pyproject.toml allows (0.12 needs the flag), because an unknown flag ends the process.
 SUMS_FLAG, SUMS_VERSION, SUMS_END = "--xla_cpu_experimental_ynn_fusion_type", (0, 10, 2), (0, 13)
+# The settings of JAX that change results or stop programs. `start` sets them to its defaults, so
+# that neither the environment nor a notebook affects a run. A version of JAX may lack some of them.
+JAX_SETTINGS = {
+  "jax_enable_x64": False,
+  "jax_numpy_rank_promotion": "allow",
+  "jax_numpy_dtype_promotion": "standard",
+  "jax_default_prng_impl": "threefry2x32",
+  "jax_threefry_partitionable": True,
+  "jax_random_seed_offset": 0,
+  "jax_high_dynamic_range_gumbel": False,
+  "jax_legacy_prng_key": "allow",
+  "jax_debug_nans": False,
+  "jax_debug_infs": False,
+  "jax_debug_key_reuse": False,
+  "jax_disable_jit": False,
+  "jax_check_tracer_leaks": False,
+  "jax_transfer_guard": None,
+  "jax_transfer_guard_host_to_device": None,
+  "jax_transfer_guard_device_to_host": None,
+  "jax_transfer_guard_device_to_device": None,
+}
+DEVICES_FLAG = "--xla_force_host_platform_device_count"
 MAX_WAIT = 120.0  # maximum seconds to wait for the other processes of a run
 
 
@@ -41,7 +63,7 @@ def cache_folder() -> pathlib.Path:
 
 
 def start() -> types.ModuleType:
-  """Set up memory, logging and the compilation cache; return the module `jax`.
+  """Set up memory, JAX's settings, logging and the compilation cache; return the module `jax`.
 
   This does not initialize the devices, so their number can still be set.
   """
@@ -50,6 +72,7 @@ def start() -> types.ModuleType:
   import jax
   from absl import logging as absl_logging
 
+  reset_settings()
   absl_logging.set_verbosity(absl_logging.ERROR)
   for name in ("jax", "orbax"):
     logging.getLogger(name).setLevel(logging.ERROR)
@@ -61,6 +84,25 @@ def start() -> types.ModuleType:
     jax.config.update("jax_compilation_cache_dir", str(cache_folder() / "jax"))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
   return jax
+
+
+def reset_settings():
+  """Set the settings in JAX_SETTINGS, and name those that had another value."""
+  import jax
+
+  ignored = []
+  for name, value in JAX_SETTINGS.items():
+    current = getattr(jax.config, name, value)
+    if getattr(current, "value", current) != value:  # Some are members of an Enum.
+      ignored.append(f"{name.upper()}={getattr(current, 'value', current)}")
+      jax.config.update(name, value)
+  if ignored:
+    say_ignored(ignored, "charrnn uses JAX's defaults, so that results do not depend on settings")
+
+
+def say_ignored(settings: list[str], reason: str):
+  """Say which settings of JAX are ignored, and why."""
+  console.say(f"warning: ignoring {', '.join(settings)}: {reason}")
 
 
 @functools.cache
@@ -141,6 +183,10 @@ def set_cpu_devices(count: int, batch: int, parts: int, shares_cores: bool = Fal
   if not count:
     fits = [n for n in range(1, len(cores()) + 1) if batch % (n * parts) == 0]
     count = 1 if shares_cores else max(fits, default=1)
+  settings = [f"JAX_NUM_CPU_DEVICES={n}"] if (n := os.environ.get("JAX_NUM_CPU_DEVICES")) else []
+  settings += re.findall(rf"{DEVICES_FLAG}=\S+", os.environ.get("XLA_FLAGS", ""))
+  if settings := [each for each in settings if not each.endswith(f"={count}")]:
+    say_ignored(settings, f"training uses {count}; set --config.cpu_devices to change it")
   jax.config.update("jax_num_cpu_devices", count)
 
 

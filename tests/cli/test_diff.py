@@ -58,11 +58,27 @@ def test_distances_match_numpy(charrnn, trained):
 def test_fields_without_effect_do_not_count(charrnn, trained, a):
   change(a, "config.json", lambda config: config.update(log_every=7))
   change(a, "config.json", lambda config: config["text"].update(source="elsewhere.txt"))
-  change(a, "run.json", lambda run: run["launches"][0]["packages"].update(jax="0.0.1"))
   result = charrnn("diff", trained["a"], a)
   assert result.code == 0
   assert "log_every: 5 | 7  (no effect)" in result.out
-  assert "0.0.1" in result.out
+  assert result.out.splitlines()[-1] == "no difference that affects results"
+
+
+@pytest.mark.parametrize(
+  ("part", "values"),
+  [
+    ("packages", {"jax": "0.0.1"}),
+    ("settings", {"JAX_SOMETHING": "2"}),
+    ("settings", {"XLA_FLAGS": "--xla_two"}),
+  ],
+)
+def test_versions_and_settings_are_listed(charrnn, trained, a, part, values):
+  change(a, "run.json", lambda run: run["launches"][0][part].update(values))
+  result = charrnn("diff", trained["a"], a)
+  assert result.code == 0
+  for name, value in values.items():
+    assert f"{name} " in result.out and value in result.out
+  assert result.out.splitlines()[-1].endswith("except for versions and settings")
 
 
 def test_other_corpus_counts(charrnn, trained, a):

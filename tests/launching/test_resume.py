@@ -64,6 +64,26 @@ def test_a_signal_stops_a_run_whose_directory_no_other_process_can_use(folder, w
   assert programs.result(workdir) == programs.result(whole)
 
 
+def test_settings_of_jax_in_the_environment_do_not_change_the_result(folder, whole):
+  environment = {
+    "JAX_ENABLE_X64": "1",
+    "JAX_NUMPY_RANK_PROMOTION": "raise",
+    "JAX_NUMPY_DTYPE_PROMOTION": "strict",
+    "JAX_DEFAULT_PRNG_IMPL": "rbg",
+    "JAX_THREEFRY_PARTITIONABLE": "0",
+    "JAX_NUM_CPU_DEVICES": "5",
+    "XLA_FLAGS": "--xla_force_host_platform_device_count=3",
+  }
+  arguments = "--config=tiny.py", "--workdir=settings"
+  code, err = programs.finish(programs.start(folder, *arguments, environment=environment))
+  assert code == 0, err
+  assert programs.result(folder / "settings") == programs.result(whole)
+  for name, value in environment.items():
+    assert name in err or value in err
+  code, err = programs.finish(programs.start(folder, *arguments))
+  assert code == 0 and "different from the last launch: JAX_ENABLE_X64: 1, now none" in err
+
+
 RUN_ON_A_TERMINAL = """
 import os, pty, signal, sys
 child, terminal = pty.fork()

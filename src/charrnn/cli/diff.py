@@ -92,9 +92,9 @@ def _compare_configs(a, b) -> list[dict[str, Any]]:
 
 
 def _compare_versions(a, b) -> dict[str, list[str | None]]:
-  """Return what differs between the last launches: packages, devices and JAX settings."""
+  """Return what differs between the last launches: packages, devices, layers, JAX settings."""
   a, b = (
-    {name: last[name] for name in ("python", "devices")}
+    {name: last.get(name) for name in ("python", "devices", "layers")}
     | last["packages"]
     | last.get("settings", {})
     for last in (a["launches"][-1], b["launches"][-1])
@@ -138,7 +138,12 @@ def _report(result) -> Iterator[str]:
   yield from _weights(result["weights"])
   yield ""
   parts = [name for name, value in same.items() if not value]
-  yield f"different: {', '.join(parts)}" if parts else "no difference that affects results"
+  if parts:
+    yield f"different: {', '.join(parts)}"
+  elif result["versions"]:
+    yield "no difference that affects results, except for versions and settings"
+  else:
+    yield "no difference that affects results"
 
 
 def _vocabularies(result) -> str:

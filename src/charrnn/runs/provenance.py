@@ -74,7 +74,10 @@ def record_launch(
     ]
     for text in changes or [same]:
       console.say(text)
-  record["launches"] = [*stored.get("launches", []), launch]
+  launches = stored.get("launches", [])
+  for each in differences(launches[-1], launch) if launches else ():
+    console.say(f"different from the last launch: {each}")
+  record["launches"] = [*launches, launch]
   files.write_json(path, record)
   # config.json is written last, because it turns a directory into a run directory.
   files.write_json(workdir / "config.json", config_lib.to_json(line.config))
