@@ -1,11 +1,9 @@
-"""Runs that are killed or stopped resume to bit-identical results."""
+"""Runs that are stopped resume to bit-identical results. tests/battery/test_kills.py kills runs."""
 
-import random
 import shutil
 import signal
 import subprocess
 import sys
-import time
 
 import programs
 import pytest
@@ -18,30 +16,6 @@ def resume(folder, name):
   code, err = programs.finish(programs.start(folder, "--config=tiny.py", f"--workdir={name}"))
   assert code == 0, err
   return err
-
-
-def kill_repeatedly(folder, name, kills):
-  rng, codes = random.Random(name), []
-  for number in range(kills):
-    process = programs.start(folder, "--config=tiny.py", f"--workdir={name}")
-    programs.wait_for_step(process, folder / name, programs.STEPS * (number + 0.5) / (kills + 1))
-    time.sleep(0.05 * rng.random())
-    process.kill()
-    codes.append(programs.finish(process)[0])
-  assert -signal.SIGKILL in codes
-  resume(folder, name)
-
-
-def test_a_killed_run_resumes_to_the_same_result(folder, whole):
-  kill_repeatedly(folder, "killed", kills=2)
-  assert programs.result(folder / "killed") == programs.result(whole)
-
-
-@pytest.mark.long
-@pytest.mark.parametrize("name", [f"killed-{n}" for n in range(4)])
-def test_a_run_killed_many_times_resumes_to_the_same_result(folder, whole, name):
-  kill_repeatedly(folder, name, kills=8)
-  assert programs.result(folder / name) == programs.result(whole)
 
 
 def test_a_signal_stops_a_run_whose_directory_no_other_process_can_use(folder, whole):
