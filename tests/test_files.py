@@ -1,8 +1,34 @@
-"""Atomic writing of files and folders."""
+"""Reading and writing of files and folders."""
+
+import errno
+import itertools
+import os
+import re
+import stat
 
 import pytest
 
 from charrnn import errors, files
+
+
+def link(path):
+  path.with_name("target").touch()
+  path.symlink_to("target")
+
+
+def dangling_link(path):
+  path.symlink_to("missing")
+
+
+def fifo(path):
+  os.mkfifo(path)
+
+
+def folder(path):
+  path.mkdir()
+
+
+KINDS = {link: "a link", dangling_link: "a link", fifo: "a FIFO", folder: "a folder"}
 
 
 def test_renamed_keys_are_also_stored_under_their_old_names():
@@ -32,3 +58,103 @@ def test_an_error_about_a_damaged_json_file_names_it(tmp_path):
   (tmp_path / "a.json").write_text("[1]")
   with pytest.raises(errors.UserError, match="damaged"):
     files.read_json(tmp_path / "a.json")
+
+
+def test_reading_rejects_everything_but_regular_files_of_limited_size(tmp_path):
+  regular = tmp_path / "a.json"
+  regular.write_text("{}")
+  assert files.read_bytes(regular, limit=2) == b"{}"
+  with pytest.raises(errors.UserError, match="more than 1 bytes"):
+    files.read_bytes(regular, limit=1)
+  for create, kind in KINDS.items():
+    path = tmp_path / create.__name__
+    create(path)
+    with pytest.raises(errors.UserError, match=rf"{path.name} is {kind}, not a regular file"):
+      files.read_bytes(path)
+  with pytest.raises(errors.UserError, match="No such file"):
+    files.read_bytes(tmp_path / "missing")
+
+
+@pytest.mark.parametrize("create", [each for each in KINDS if each is not folder])
+@pytest.mark.parametrize(
+  "write",
+  [lambda path: files.write_text(path, "new"), lambda path: files.append(path).write(b"new")],
+)
+def test_writing_follows_no_link_and_does_not_wait(tmp_path, create, write):
+  create(tmp_path / "a.txt")
+  before = sorted(tmp_path.iterdir())
+  with pytest.raises(errors.UserError, match=r"a\.txt"):
+    write(tmp_path / "a.txt")
+  assert sorted(tmp_path.iterdir()) == before
+  assert not (tmp_path / "target").exists() or not (tmp_path / "target").read_bytes()
+
+
+@pytest.mark.parametrize("create", [each for each in KINDS if each is not folder])
+def test_a_tree_has_only_regular_files_and_folders(tmp_path, create):
+  (tmp_path / "a" / "b").mkdir(parents=True)
+  (tmp_path / "a" / "b" / "c").touch()
+  files.check_tree(tmp_path)
+  create(tmp_path / "a" / "b" / "d")
+  with pytest.raises(errors.UserError, match=rf"a/b/d is {KINDS[create]}"):
+    files.check_tree(tmp_path)
+
+
+def test_a_subfolder_is_no_link(tmp_path):
+  files.make_subfolder(tmp_path / "a")
+  files.make_subfolder(tmp_path / "a")
+  (tmp_path / "b").symlink_to("a")
+  with pytest.raises(errors.UserError, match="b is a link, not a folder"):
+    files.make_subfolder(tmp_path / "b")
+
+
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO])
+def test_a_failed_write_names_path_and_remedy_and_changes_nothing(tmp_path, monkeypatch, code):
+  (tmp_path / "a.txt").write_text("old")
+
+  def fail(descriptor):
+    raise OSError(code, os.strerror(code))
+
+  monkeypatch.setattr(os, "fsync", fail)
+  with pytest.raises(errors.UserError, match=rf"a\.txt: {os.strerror(code)}: \w+"):
+    files.write_text(tmp_path / "a.txt", "new")
+  assert [p.read_text() for p in tmp_path.iterdir()] == ["old"]
+
+
+def test_a_file_and_its_folder_are_on_disk_before_the_next_one_is_written(tmp_path, monkeypatch):
+  events, fsync, replace = [], os.fsync, os.replace
+  monkeypatch.setattr(os, "replace", lambda a, b: (events.append("replace"), replace(a, b)))
+  monkeypatch.setattr(
+    os, "fsync", lambda fd: (events.append(stat.S_IFMT(os.fstat(fd).st_mode)), fsync(fd))
+  )
+  files.write_json(tmp_path / "a.json", {})
+  assert events == [stat.S_IFREG, "replace", stat.S_IFDIR]
+
+
+@pytest.mark.parametrize("text", ["[" * 100_000, '{"a":' * 500 + "1" + "}" * 500, "[1]", "", "{"])
+def test_deep_or_damaged_json_is_an_error(tmp_path, text):
+  (tmp_path / "a.json").write_text(text)
+  with pytest.raises(errors.UserError, match=r"a\.json is damaged"):
+    files.read_json(tmp_path / "a.json")
+
+
+def test_every_change_of_a_sealed_file_is_detected(tmp_path):
+  path, value = tmp_path / "a.json", {"b": [1, 0.5, None, "é\ud800"], "a": {"c": True}}
+  files.write_json(path, files.seal(value))
+  content = path.read_bytes()
+  assert files.read_sealed(path) == value
+  for offset, bit in itertools.product(range(len(content)), range(8)):
+    changed = bytearray(content)
+    changed[offset] ^= 1 << bit
+    path.write_bytes(changed)
+    try:
+      read = files.read_sealed(path)
+    except errors.UserError:
+      continue
+    # Only the key of the digest or white space can change without an error.
+    read = {k: v for k, v in read.items() if not re.fullmatch("[0-9a-f]{64}", str(v))}
+    assert read == value
+
+
+def test_a_file_without_digest_is_not_checked(tmp_path):
+  files.write_json(tmp_path / "a.json", {"a": 1})
+  assert files.read_sealed(tmp_path / "a.json") == {"a": 1}

@@ -1,27 +1,94 @@
-"""Atomic writing of files and folders, and checks of output paths."""
+"""Reading and writing of the files of a run, atomic writing of outputs, and checks of paths."""
 
 import contextlib
+import errno
+import hashlib
 import json
 import os
 import pathlib
+import secrets
+import stat
 import tempfile
 from collections.abc import Iterator
 from typing import IO, Any
 
 from charrnn import errors
 
+MAX_BYTES = 1 << 28  # maximum size of a file of a run that is read as a whole
+MAX_JSON = 1 << 25  # of a JSON file, whose values need about 20 times as much memory
+MAX_DEPTH = 20  # maximum nesting of a JSON file
+TEMPORARY = ".tmp-"  # prefix of files that are not complete yet
+_KINDS = (
+  (stat.S_ISLNK, "a link"),
+  (stat.S_ISDIR, "a folder"),
+  (stat.S_ISFIFO, "a FIFO"),
+  (stat.S_ISSOCK, "a socket"),
+)
+_FREE_SPACE = "free some disk space, and run the same command again"
+ANOTHER_OUT = "use another --out"
+_REMEDIES = {
+  errno.ENOSPC: _FREE_SPACE,
+  errno.EDQUOT: _FREE_SPACE,
+  errno.EFBIG: "raise the limit of the file size (ulimit -f), and run the same command again",
+  errno.EROFS: "use a folder on another file system",
+  errno.ENAMETOOLONG: "use a shorter name",
+}
+
+
+def read_bytes(path: pathlib.Path, limit: int = MAX_BYTES) -> bytes:
+  """Return the content of a file of a run; raise UserError if it cannot be read.
+
+  A run directory may come from somebody else, so links are not followed, and FIFOs, devices and
+  files of more than `limit` bytes are errors.
+  """
+  try:
+    with _open(path, os.O_RDONLY, "rb") as file:
+      data = file.read(limit + 1)
+  except OSError as error:
+    if error.errno == errno.ELOOP:
+      raise _not_regular(path, "a link") from error
+    raise errors.UserError(f"cannot read {path}: {error.strerror}") from error
+  if len(data) > limit:
+    raise errors.UserError(f"{path} has more than {limit:,} bytes: restore it from a copy")
+  return data
+
 
 def read_json(path: pathlib.Path) -> dict[str, Any]:
   """Return the object in a JSON file of a run; raise UserError if the file cannot be read."""
   try:
-    value = json.loads(path.read_bytes())
-  except OSError as error:
-    raise errors.UserError(f"cannot read {path}: {error.strerror}") from error
-  except ValueError:
+    value = json.loads(read_bytes(path, MAX_JSON))
+    _check_depth(value, MAX_DEPTH)
+  except (ValueError, RecursionError):
     value = None
   if not isinstance(value, dict):
     raise damaged(path)
   return value
+
+
+def read_sealed(path: pathlib.Path) -> dict[str, Any]:
+  """Return the object in a JSON file without its digest; raise UserError if they do not match.
+
+  Version 0.1.0 wrote no digests. Its files are not checked.
+  """
+  value = read_json(path)
+  expected = value.pop("sha256", None)
+  if expected not in (None, digest(value)):
+    raise errors.UserError(
+      f"{path} does not match its digest: restore it from a copy, or if the change is deliberate, "
+      f"run charrnn verify {path.parent} --accept"
+    )
+  return value
+
+
+def digest(value: Any) -> str:
+  """Return the SHA-256 digest of JSON data."""
+  return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
+
+
+def seal(value: dict[str, Any]) -> dict[str, Any]:
+  """Return a copy of a JSON object with its own digest added under the key `sha256`."""
+  value = json.loads(json.dumps(value))
+  return {**value, "sha256": digest(value)}
 
 
 def damaged(path: pathlib.Path) -> errors.UserError:
@@ -29,16 +96,137 @@ def damaged(path: pathlib.Path) -> errors.UserError:
   return errors.UserError(f"{path} is damaged: restore it from a copy of the same run")
 
 
+def _check_depth(value, limit: int):
+  if limit < 0:
+    raise ValueError("too many levels")
+  if isinstance(value, dict | list):
+    for child in value.values() if isinstance(value, dict) else value:
+      _check_depth(child, limit - 1)
+
+
+def _check_regular(path, mode: int):
+  if not stat.S_ISREG(mode):
+    raise _not_regular(path, next((name for test, name in _KINDS if test(mode)), "a device"))
+
+
+def _not_regular(path, kind: str) -> errors.UserError:
+  return errors.UserError(f"{path} is {kind}, not a regular file: restore or remove it")
+
+
+def check_tree(folder: pathlib.Path):
+  """Raise UserError unless a run directory contains only regular files and folders.
+
+  Training calls this before it writes, because links could lead out of the run directory.
+  """
+  for root, folders, names in os.walk(folder):
+    for path in (pathlib.Path(root, name) for name in (*folders, *names)):
+      with contextlib.suppress(FileNotFoundError):  # Another process has deleted it.
+        mode = path.lstat().st_mode
+        if not stat.S_ISDIR(mode):
+          _check_regular(path, mode)
+
+
+def remove_temporary(folder: pathlib.Path):
+  """Remove the incomplete files that a killed process left in a folder."""
+  for path in pathlib.Path(folder).glob(f"{TEMPORARY}*"):
+    with contextlib.suppress(OSError):
+      path.unlink()
+
+
 def write_json(path: pathlib.Path, value):
-  """Write a JSON file atomically."""
+  """Write a JSON file of a run like `write_bytes`."""
   write_text(path, json.dumps(value, indent=1) + "\n")
 
 
 def write_text(path: pathlib.Path, text: str):
-  """Write a text file atomically, so that it is never incomplete."""
-  temporary = path.with_name(f".{path.name}.{os.getpid()}")
-  temporary.write_text(text)
-  os.replace(temporary, path)
+  """Write a text file of a run like `write_bytes`."""
+  write_bytes(path, text.encode("utf-8", "backslashreplace"))
+
+
+def write_bytes(path: pathlib.Path, data: bytes):
+  """Write a file of a run atomically, so that it is complete even after a power failure.
+
+  Raises UserError if that is impossible, or if there is a link or a device in place of the file.
+  """
+  with report_unwritable(path):
+    with contextlib.suppress(FileNotFoundError):
+      _check_regular(path, os.lstat(path).st_mode)
+    with _new_file(path) as file:
+      file.write(data)
+
+
+def append(path: pathlib.Path) -> IO[bytes]:
+  """Open a file of a run for appending, unbuffered, without following a link."""
+  with report_unwritable(path):
+    return _open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, "ab", buffering=0)
+
+
+def _open(path, flags: int, mode: str, **options) -> IO[bytes]:
+  """Open a regular file; raise UserError if there is something else in its place."""
+  # Without O_NONBLOCK, opening a FIFO would wait for another process.
+  descriptor = os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK, 0o666)
+  try:
+    _check_regular(path, os.fstat(descriptor).st_mode)
+    return open(descriptor, mode, **options)
+  except BaseException:
+    os.close(descriptor)
+    raise
+
+
+def make_subfolder(path: pathlib.Path):
+  """Create a folder in a run directory unless it exists; a link in its place is an error."""
+  with report_unwritable(path):
+    with contextlib.suppress(FileExistsError):
+      path.mkdir()
+    if not stat.S_ISDIR(mode := path.lstat().st_mode):
+      kind = next((name for test, name in _KINDS if test(mode)), "a file")
+      raise errors.UserError(f"{path} is {kind}, not a folder: restore or remove it")
+
+
+@contextlib.contextmanager
+def report_unwritable(path: pathlib.Path, remedy: str = "check its folder") -> Iterator[None]:
+  """Turn an OSError into a UserError that names the path and a remedy.
+
+  `remedy` is for errors that have no remedy of their own.
+  """
+  try:
+    yield
+  except BrokenPipeError:  # `path` is /dev/stdout, and its reader has closed it.
+    raise
+  except OSError as error:
+    if error.errno == errno.ELOOP:
+      raise _not_regular(path, "a link") from error
+    remedy = _REMEDIES.get(error.errno, remedy)
+    text = f"cannot write to {path}: {error.strerror or error}: {remedy}"
+    raise errors.UserError(text) from error
+
+
+@contextlib.contextmanager
+def _new_file(path: pathlib.Path) -> Iterator[IO[bytes]]:
+  """Yield a new file that replaces `path` at the end, and that is removed after an error."""
+  temporary = path.with_name(f"{TEMPORARY}{secrets.token_hex(8)}")
+  try:
+    with open(temporary, "xb") as file:  # Never write to a file or link that exists already.
+      yield file
+      file.flush()
+      os.fsync(file.fileno())
+    os.replace(temporary, path)
+    sync_folder(path.parent)
+  finally:
+    temporary.unlink(missing_ok=True)
+
+
+def sync_folder(folder: pathlib.Path):
+  """Write the entries of a folder to disk, so that renamed files survive a power failure."""
+  try:
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+      os.fsync(descriptor)
+    finally:
+      os.close(descriptor)
+  except OSError as error:
+    if error.errno in (errno.EIO, errno.ENOSPC, errno.EDQUOT):
+      raise  # Other errors mean that the file system cannot do this, or that reading is forbidden.
 
 
 def check_output(path: pathlib.Path, name: str | None = None):
@@ -67,29 +255,16 @@ def replace_file(path: pathlib.Path) -> Iterator[IO[bytes]]:
 
   If `path` exists and is not a regular file, for example /dev/stdout, write to it directly.
   """
-  temporary = None
-  try:
-    if path.exists() and not path.is_file():
-      with open(path, "wb") as file:
-        yield file
-      return
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    with open(temporary, "wb") as file:
+  with report_unwritable(path):
+    is_special = path.exists() and not path.is_file()
+    with open(path, "wb") if is_special else _new_file(path) as file:
       yield file
-    os.replace(temporary, path)
-  except BrokenPipeError:  # `path` is /dev/stdout, and its reader has closed it.
-    raise
-  except OSError as error:
-    raise errors.UserError(f"cannot write {path}: {error.strerror or error}") from error
-  finally:
-    if temporary:
-      temporary.unlink(missing_ok=True)
 
 
 def output_folder(out: str | None, default: pathlib.Path) -> pathlib.Path:
   """Return the folder of --out without creating it; raise UserError if it is not writable."""
   folder = default if out is None else pathlib.Path(out)
-  with _report_unwritable(folder):
+  with report_unwritable(folder, ANOTHER_OUT):
     existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
     if not existing.is_dir():
       raise NotADirectoryError(20, "Not a directory")
@@ -101,7 +276,7 @@ def output_folder(out: str | None, default: pathlib.Path) -> pathlib.Path:
 def make_folder(out: str | None, default: pathlib.Path) -> pathlib.Path:
   """Create the folder of --out and return it."""
   folder = output_folder(out, default)
-  with _report_unwritable(folder):
+  with report_unwritable(folder, ANOTHER_OUT):
     folder.mkdir(parents=True, exist_ok=True)
   return folder
 
@@ -114,7 +289,10 @@ def replace_in_folder(folder: pathlib.Path) -> Iterator[pathlib.Path]:
   failure leaves earlier results unchanged.
   """
   make_folder(None, folder)
-  with tempfile.TemporaryDirectory(prefix=".new-", dir=folder) as name, _report_unwritable(folder):
+  with (
+    tempfile.TemporaryDirectory(prefix=".new-", dir=folder) as name,
+    report_unwritable(folder, ANOTHER_OUT),
+  ):
     new = pathlib.Path(name)
     yield new
     results = list(new.iterdir())
@@ -126,15 +304,6 @@ def replace_in_folder(folder: pathlib.Path) -> Iterator[pathlib.Path]:
       ):  # A rename cannot replace a non-empty folder.
         os.replace(folder / path.name, old / path.name)
       os.replace(path, folder / path.name)
-
-
-@contextlib.contextmanager
-def _report_unwritable(folder: pathlib.Path) -> Iterator[None]:
-  try:
-    yield
-  except OSError as error:
-    text = f"cannot write to {folder}: {error.strerror or error}; use another --out"
-    raise errors.UserError(text) from error
 
 
 def with_aliases(value: Any, aliases: dict[str, str]) -> Any:

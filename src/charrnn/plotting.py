@@ -5,6 +5,8 @@ import pathlib
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from charrnn import files
+
 REAL = "#23262c"  # color of held-out text, or of the reference in a comparison
 BLUE, GRAY, EDGE, TEXT, GRID = "#1f5f8b", "#8a8f98", "#b9b5ad", "#50545c", "#e6e2da"
 SHADE = "#efece6"  # color of shaded regions behind data
@@ -39,7 +41,8 @@ def figure(path: pathlib.Path, title: str, **options) -> Iterator[Any]:
     result = figure_lib.Figure(layout="constrained", **options)
     result.suptitle(plain(title), size=11)
     yield result
-    result.savefig(path, dpi=130)
+    with files.replace_file(path) as file:
+      result.savefig(file, format="png", dpi=130)
 
 
 def color(number: int) -> str:

@@ -193,7 +193,7 @@ FULL = pathlib.Path("/dev/full")
 @pytest.mark.skipif(not FULL.exists(), reason="needs /dev/full")
 def test_a_full_disk_is_an_error_of_one_line(charrnn, trained, files):
   result = charrnn("eval", trained["a"], files[0], "--tsv", FULL)
-  assert result.code == 2 and "cannot write /dev/full: No space left" in result.err
+  assert result.code == 2 and "cannot write to /dev/full: No space left" in result.err
   command = [sys.executable, "-m", "charrnn.cli", "corpus"]
   with FULL.open("w") as full:
     done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, check=False)

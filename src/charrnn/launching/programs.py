@@ -280,8 +280,8 @@ def write_sample(job: Job, model: models.Model, params: models.Params, step: int
   )
   text = streaming.TextStream(tokenizer, prompt_ids).prompt + sample.text
   folder = job.workdir / "samples"
-  folder.mkdir(exist_ok=True)
-  (folder / f"{step}.txt").write_bytes(streaming.encode(text, tokenizer))
+  files.make_subfolder(folder)
+  files.write_bytes(folder / f"{step}.txt", streaming.encode(text, tokenizer))
   loop.say(f"  first lines of samples/{step}.txt:")
   for line in text.strip("\n").split("\n")[:SHOWN_LINES]:
     loop.say(f"    {line.translate(console.CONTROLS)}")

@@ -1,12 +1,16 @@
 """An exclusive lock for a run or sweep directory, so that only one process writes to it."""
 
 import contextlib
+import errno
 import fcntl
 import os
 import pathlib
+import time
 from collections.abc import Iterator
 
-from charrnn import errors
+from charrnn import errors, files
+
+WAIT_SECONDS = 1.0  # maximum time to wait for readers, which hold the lock for an instant
 
 
 @contextlib.contextmanager
@@ -15,18 +19,16 @@ def hold(workdir: pathlib.Path) -> Iterator[None]:
 
   Without the lock, two processes could silently overwrite each other's checkpoints. The directory
   is created if necessary. On exit it is removed if nothing but the lock was written to it. The
-  kernel releases the lock when the process ends.
+  kernel releases the lock when the process ends. Also raises UserError if the directory contains
+  links, because they could lead out of it.
   """
-  try:
+  with files.report_unwritable(workdir, "use another --workdir"):
     workdir.mkdir(parents=True, exist_ok=True)
-    file = open(workdir / "lock", "a")  # noqa: SIM115 (stays open while the lock is held)
-  except OSError as error:
-    raise errors.UserError(
-      f"cannot write to {workdir}: {error.strerror}: use another --workdir"
-    ) from error
-  with file:
+    file = files.append(workdir / "lock")
+  with file, _opened(workdir) as folder:
     try:
-      fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+      _lock(file.fileno())
+      _lock(folder)  # The file could be deleted; the directory cannot.
     except BlockingIOError as error:
       raise errors.UserError(
         f"another process is training in {workdir}: wait for it, or use another --workdir"
@@ -36,6 +38,7 @@ def hold(workdir: pathlib.Path) -> Iterator[None]:
         f"cannot lock {workdir}: {error.strerror}: use a --workdir on another file system"
       ) from error
     try:
+      files.check_tree(workdir)
       yield
     finally:
       if os.listdir(workdir) == ["lock"]:
@@ -45,12 +48,37 @@ def hold(workdir: pathlib.Path) -> Iterator[None]:
 
 def is_held(workdir: pathlib.Path) -> bool:
   """Return whether a process currently holds the lock."""
-  try:
-    with open(workdir / "lock", "rb") as file:
-      # Try a shared lock, so that two readers do not mistake each other for a training process.
-      fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-  except BlockingIOError:
-    return True
-  except OSError:  # The lock file does not exist, or this user may not open it.
-    return False
+  for path in (workdir / "lock", workdir):
+    # Missing files and folders, and those that this user may not open, are not locked.
+    with contextlib.suppress(OSError), _opened(path) as descriptor:
+      try:
+        # Try a shared lock, so that two readers do not mistake each other for a training process.
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+      except BlockingIOError:
+        return True
   return False
+
+
+@contextlib.contextmanager
+def _opened(path: pathlib.Path) -> Iterator[int]:
+  descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+  try:
+    yield descriptor
+  finally:
+    os.close(descriptor)
+
+
+def _lock(descriptor: int):
+  """Lock a file or folder; raise BlockingIOError if another process holds its lock."""
+  end = time.monotonic() + WAIT_SECONDS
+  while True:
+    try:
+      return fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+      if time.monotonic() > end:
+        raise
+      time.sleep(0.02)
+    except OSError as error:
+      if error.errno != errno.EBADF:  # NFS cannot lock a folder.
+        raise
+      return None

@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 import pathlib
 from collections.abc import Mapping
 from typing import Any
@@ -17,14 +18,16 @@ class MetricsLog:
     self._path = workdir / "metrics.jsonl"
     lines = [line for line in read(workdir) if line["step"] <= after_step]
     files.write_text(self._path, "".join(json.dumps(line) + "\n" for line in lines))
-    self._file = self._path.open("a")
+    self._file = files.append(self._path)
     self._first_step, self._board = after_step + 1, None
 
   def write(self, step: int, values: Mapping[str, float]):
     """Write the values of a step by name. NaN and infinity become null, since JSON has neither."""
     finite = {k: v if math.isfinite(v) else None for k, v in values.items()}
-    self._file.write(json.dumps({"step": step, **finite}) + "\n")
-    self._file.flush()
+    line = memoryview((json.dumps({"step": step, **finite}) + "\n").encode())
+    with files.report_unwritable(self._path):
+      while line:  # A full disk may take only a part.
+        line = line[self._file.write(line) :]
     self._board = self._board or self._open_board()
     for name, value in values.items():
       self._board.add_scalar(name, value, step)
@@ -44,7 +47,7 @@ class MetricsLog:
 def read(workdir: pathlib.Path) -> list[dict[str, Any]]:
   """Return the objects in metrics.jsonl. Incomplete and damaged lines are skipped."""
   path = workdir / "metrics.jsonl"
-  lines = path.read_bytes().splitlines() if path.exists() else []
+  lines = files.read_bytes(path).splitlines() if os.path.lexists(path) else []
   return list(filter(None, map(parse, lines)))  # A valid object has a step, so it is not empty.
 
 
@@ -52,7 +55,7 @@ def parse(line: bytes) -> dict[str, Any] | None:
   """Return the object in a line, or None if the line is damaged."""
   try:
     value = json.loads(line)
-  except ValueError:
+  except (ValueError, RecursionError):
     return None
   return value if isinstance(value, dict) and isinstance(value.get("step"), int) else None
 

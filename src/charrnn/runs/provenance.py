@@ -207,5 +207,5 @@ def _store_changes(workdir: pathlib.Path, changes: bytes) -> str:
   name = f"uncommitted-{hashlib.sha256(changes).hexdigest()[:8]}.diff"
   if len(changes) > MAX_DIFF:
     changes = changes[:MAX_DIFF] + f"\n(truncated: {len(changes)} bytes in total)\n".encode()
-  (workdir / name).write_bytes(changes)
+  files.write_bytes(workdir / name, changes)
   return name

@@ -1,11 +1,10 @@
 """The status of a run, and outcome.json, in which the sweep runner stores how a launch ended."""
 
 import enum
-import json
 import pathlib
 from typing import NamedTuple
 
-from charrnn import files
+from charrnn import errors, files
 
 STOPPED_CODE = 75  # exit code of a run that a signal stopped and that has saved a checkpoint
 
@@ -42,10 +41,10 @@ class Outcome(NamedTuple):
 def read_outcome(workdir: pathlib.Path) -> Outcome | None:
   """Return the content of outcome.json, or None if it is missing or damaged."""
   try:
-    value = json.loads((workdir / "outcome.json").read_bytes())
+    value = files.read_json(workdir / "outcome.json")
     status = RunStatus(value.get("status", value.get("state")))
     return Outcome(status, value["code"], float(value["seconds"]))
-  except (OSError, ValueError, KeyError, TypeError, AttributeError):
+  except (errors.UserError, ValueError, KeyError, TypeError):
     return None
 
 
