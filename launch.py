@@ -13,6 +13,8 @@
                same command resumes the run)
 --distributed  run as one of several processes, started by SLURM, by a TPU pod, or manually with
                CHARRNN_COORDINATOR (see docs/sweeps.md)
+--fetch        allow the download of a corpus that the config.json of a run names; for an experiment
+               file, this is always allowed
 --sweep        run the trials of sweep() in the experiment file, or the product of the named
                sweep_NAME() functions; the same command again runs the missing trials
 --search       random or optuna: run --trials trials (default: 20) from space() in the experiment
@@ -51,6 +53,7 @@ def define_flags(values):
   flags.DEFINE_string("backend", "local", "local or slurm", **define)
   flags.DEFINE_integer("parallel", 1, "number of trials that run in parallel", **define)
   flags.DEFINE_float("time_limit", None, "time limit of each trial in minutes", **define)
+  flags.DEFINE_boolean("fetch", False, "download the corpus of a config.json", **define)
   flags.DEFINE_boolean("dry_run", False, "print the commands of the trials", **define)
 
 
@@ -70,6 +73,7 @@ def main(argv):
     print(__doc__, *heading, *(f"\n  {path}" for path in paths), sep="")
     return 0
   line = parse(argv)
+  line = line._replace(fetch=line.fetch or line.flags.fetch)
   name = command_line.run_name(line)
   sweep, search = line.flags.sweep, line.flags.search
   if sweep is not None or search is not None:

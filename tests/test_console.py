@@ -1,5 +1,7 @@
 """Output on a terminal, in a log, and after the reader has closed it."""
 
+import csv
+import io
 import os
 import pty
 import re
@@ -122,6 +124,53 @@ def test_markup_and_long_lines_are_not_changed(capsys):
   assert capsys.readouterr().err == "[red]x[/red] :smile: " + "y" * 300 + "\n"
 
 
+EVERY = "".join(map(chr, range(sys.maxunicode + 1)))
+UNSAFE = re.compile(
+  "[\0-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]"
+)
+
+
+@pytest.mark.parametrize("lines", [True, False])
+def test_visible_text_has_no_character_that_a_terminal_executes_or_reorders(lines):
+  text = console.visible(EVERY, lines=lines)
+  assert not UNSAFE.search(text) and console.visible(text, lines=lines) == text
+  assert ("\n" in text, "\t" in text, "\u3000" in text) == (lines,) * 3
+  assert lines or text.isprintable()
+  assert console.visible("é日 'a'\\") == "é日 'a'\\"
+  assert console.visible("\udcff\ud800\x1b") == r"\xff\ud800\x1b"
+
+
+@pytest.mark.parametrize("show", [console.say, lambda text: console.show([text]), None])
+def test_whatever_is_shown_is_escaped(show, capsys):
+  hostile = "[red]\x1b]0;title\x07\x9b2J\u202e\u2028"
+  if show:
+    show(hostile)
+  else:
+    with console.Progress(0.0) as progress:
+      progress(hostile)(1, 1, hostile)
+    console.show(console.table([hostile], [[hostile]]))
+  captured = capsys.readouterr()
+  assert r"[red]\x1b]0;title\x07\x9b2J\u202e\u2028" in captured.out + captured.err
+  assert not UNSAFE.search(captured.out + captured.err)
+
+
+def test_an_error_is_one_line_whatever_it_contains(capsys):
+  def program():
+    raise errors.UserError("no folder a\nb\x1b[2J")
+
+  assert console.run("charrnn", program) == 2
+  assert capsys.readouterr().err == "charrnn: error: no folder a\\nb\\x1b[2J\n"
+
+
+@pytest.mark.parametrize("encoding", ["latin-1", "ascii:strict", "cp037", "utf-16"])
+def test_output_encodings_lose_no_character(encoding):
+  program = "from charrnn import console; console.run('x', lambda: console.show(['é日']))"
+  environment = os.environ | {"PYTHONIOENCODING": encoding}
+  command = [sys.executable, "-c", program]
+  result = subprocess.run(command, env=environment, capture_output=True, check=True)
+  assert result.stdout == "é日\n".encode()
+
+
 @pytest.mark.parametrize(
   ("raised", "code"),
   [(errors.UserError("no such run"), 2), (KeyboardInterrupt(), 130), (OSError(28, "No space"), 2)],
@@ -139,3 +188,14 @@ def test_expected_failures_give_one_line_and_an_exit_code(raised, code, capsys, 
 def test_unexpected_errors_are_raised():
   with pytest.raises(ZeroDivisionError):
     console.run("charrnn", lambda: 1 // 0)
+
+
+def test_no_cell_of_a_table_is_a_formula():
+  texts = ["=1+1", "+1+1", "-1+1", "@SUM(A1)", "\t=1", "\r=1", "a=1", "-1.5", "+2e3", "-inf", ""]
+  rows = [{"=name": text, "n": -1} for text in texts]
+  table = io.StringIO(console.csv_text(["=name", "n", "none"], rows), newline="")
+  header, *lines = csv.reader(table)
+  assert header == ["'=name", "n", "none"]
+  safe = [*(f"'{text}" for text in texts[:4]), r"\t=1", r"\r=1", *texts[6:]]
+  assert [line[0] for line in lines] == safe
+  assert {tuple(line[1:]) for line in lines} == {("-1", "")}

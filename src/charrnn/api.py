@@ -104,14 +104,21 @@ def _as_list(texts: str | Sequence[str]) -> Sequence[str]:
   return [texts] if isinstance(texts, str) else texts
 
 
-def load(path: str | pathlib.Path, step: int | None = None) -> Run:
+def load(
+  path: str | pathlib.Path,
+  step: int | None = None,
+  corpus: str | None = None,
+  fetch: bool = False,
+) -> Run:
   """Load and return the run at `path`, with the verified parameters of a checkpoint.
 
   `step` selects the checkpoint. The default is the best by validation loss; a run without
-  validation losses uses the newest. Raises UserError if the run or the step is missing or damaged.
+  validation losses uses the newest. `corpus` is the path of its text, if that has moved since the
+  run was launched. A text is downloaded only if `fetch` is true. Raises UserError if the run or the
+  step is missing or damaged.
   """
   runtime.start()
-  return Run.open(path, step).load()
+  return Run.open(path, step, corpus, fetch).load()
 
 
 def train(config: config_dict.ConfigDict, workdir: str | pathlib.Path) -> Run:

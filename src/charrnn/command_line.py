@@ -31,6 +31,7 @@ class CommandLine(NamedTuple):
   argument: str = ""  # the value of --config: FILE or FILE:VARIANT
   module: types.ModuleType | None = None  # the experiment file; None for a config.json
   original: Any = None  # the runs.provenance.Original that a rerun repeats
+  fetch: bool = True  # whether a corpus may be downloaded
 
 
 def parse(argv: Sequence[str], define: Callable = lambda flag_values: None) -> CommandLine:
@@ -60,7 +61,8 @@ def parse(argv: Sequence[str], define: Callable = lambda flag_values: None) -> C
   overrides = config_flags.get_override_values(values["config"])
   file = pathlib.Path(path)
   title = file.resolve().parent.name if file.name == "config.json" else file.stem
-  return CommandLine(values.config, overrides, title, variant, values, argument, module)
+  line = CommandLine(values.config, overrides, title, variant, values, argument, module)
+  return line._replace(fetch=not is_stored)  # A config.json may come from somebody else.
 
 
 def run_name(line: CommandLine) -> str:

@@ -1,13 +1,16 @@
 """Output for users: status lines, progress bars, tables, and exit codes."""
 
 import contextlib
+import csv
 import errno
 import io
 import math
 import os
 import sys
 import time
-from collections.abc import Callable, Iterable, Sequence
+import unicodedata
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
 
 import rich.console
 import rich.live
@@ -19,8 +22,6 @@ from charrnn import errors
 
 Update = Callable[..., None]  # called as update(done, total, note="")
 REDRAW = 0.1  # minimum seconds between two updates of a terminal
-# Escapes for the control characters that a terminal executes (C0, DEL and C1), for str.translate.
-CONTROLS = {c: f"\\x{c:02x}" for c in (*range(32), *range(0x7F, 0xA0)) if chr(c) not in "\n\t"}
 
 
 class _Stderr(io.TextIOBase):
@@ -62,8 +63,13 @@ _console = rich.console.Console(file=_Stderr(), highlight=False, markup=False, e
 
 
 def say(text: str = ""):
-  """Write a line to stderr, above any progress bar, with control characters escaped."""
-  _console.print(rich.text.Text(text.translate(CONTROLS)), soft_wrap=True)
+  """Write one or more lines to stderr, above any progress bar, escaped for a terminal."""
+  _console.print(rich.text.Text(visible(text, lines=True)), soft_wrap=True)
+
+
+def show(lines: Iterable[str]):
+  """Write lines to stdout, escaped for a terminal."""
+  print(*(visible(line).rstrip() for line in lines), sep="\n", flush=True)
 
 
 def write(text: str):
@@ -82,9 +88,49 @@ def is_live() -> bool:
   return _console.is_terminal and not _console.is_dumb_terminal
 
 
-def visible(text: str) -> str:
-  """Return the text with control characters and other unprintable characters escaped."""
-  return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+def visible(text: str, lines: bool = False) -> str:
+  """Return the text with characters escaped that a terminal executes, reorders or does not show.
+
+  Everything that comes from a file, a name or the network must pass through this function before
+  it is shown. With `lines`, the text may have several lines: line ends, tabs, all spaces and the
+  joiners of letters and emoji are kept. A byte that is not UTF-8, which Python represents by a
+  surrogate, becomes \\xHH.
+  """
+  if text.isprintable():
+    return text
+  return "".join(c if c.isprintable() or (lines and _is_text(c)) else _escape(c) for c in text)
+
+
+def _is_text(character: str) -> bool:
+  return character in "\n\t\u200c\u200d" or unicodedata.category(character) in ("Zs", "Co", "Cn")
+
+
+def _escape(character: str) -> str:
+  byte = ord(character) - 0xDC00  # of a surrogate that represents a byte
+  return f"\\x{byte:02x}" if 0x80 <= byte <= 0xFF else character.encode("unicode_escape").decode()
+
+
+def encode(text: str) -> bytes:
+  """Return a text as UTF-8 without losing a character.
+
+  Surrogates that represent bytes become these bytes. If there are other surrogates, which UTF-8
+  cannot represent, all are escaped.
+  """
+  try:
+    return text.encode("utf-8", "surrogateescape")
+  except UnicodeEncodeError:
+    return text.encode("utf-8", "backslashreplace")
+
+
+def set_encodings():
+  """Make stdout and stderr keep every character, whatever the locale or PYTHONIOENCODING.
+
+  Files and pipes get UTF-8. A terminal gets escapes for the characters that it does not support.
+  """
+  for stream in (sys.stdout, sys.stderr):
+    if isinstance(stream, io.TextIOWrapper):  # A notebook replaces them by other objects.
+      encoding = stream.encoding if stream.isatty() else "utf-8"
+      stream.reconfigure(encoding=encoding, errors="backslashreplace")
 
 
 def duration(seconds: float) -> str:
@@ -108,10 +154,39 @@ def table(header: Sequence[str], rows: Iterable[Sequence[str]], names: int = 1) 
   for n in range(len(header)):
     grid.add_column(justify="left" if n < names else "right", no_wrap=True)
   for row in (header, *rows):
-    grid.add_row(*map(rich.text.Text, row))
+    grid.add_row(*(rich.text.Text(visible(cell)) for cell in row))
   file = io.StringIO()
   rich.console.Console(file=file, width=10_000, color_system=None).print(grid, soft_wrap=True)
   return [line.rstrip() for line in file.getvalue().splitlines()]
+
+
+def csv_text(columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> str:
+  """Return CSV with a row per mapping. A missing value is an empty cell."""
+  file = io.StringIO()
+  writer = csv.writer(file, lineterminator="\n")
+  writer.writerow(map(cell, columns))
+  writer.writerows([cell(row.get(name, "")) for name in columns] for row in rows)
+  return file.getvalue()
+
+
+def cell(value) -> Any:
+  """Return a value for a cell of a table. A text is escaped, also if it is a formula.
+
+  Spreadsheets execute the formulas of a table that they open. They show a cell that begins with an
+  apostrophe as text.
+  """
+  if not isinstance(value, str):
+    return value
+  is_formula = value.startswith(("=", "+", "-", "@")) and not _is_number(value)
+  return visible(f"'{value}" if is_formula else value)
+
+
+def _is_number(text: str) -> bool:
+  try:
+    float(text)
+  except ValueError:
+    return False
+  return True
 
 
 class Progress:
@@ -136,14 +211,14 @@ class Progress:
   def __call__(self, phase: str) -> Update:
     """End the current phase and begin another; return the function that updates its bar."""
     self.end()
-    self._phase, self._start = phase, time.monotonic()
+    self._phase, self._start = visible(phase), time.monotonic()
     self._last = self._start
     if is_live():
       self._bar = rich.progress.Progress(
-        rich.progress.TextColumn("{task.description}"),
+        rich.progress.TextColumn("{task.description}", markup=False),
         rich.progress.BarColumn(None, table_column=rich.table.Column(max_width=24)),
         rich.progress.TaskProgressColumn(),
-        rich.progress.TextColumn("{task.fields[note]}"),
+        rich.progress.TextColumn("{task.fields[note]}", markup=False),
         rich.progress.TextColumn("{task.fields[left]}"),
         console=_console,
         auto_refresh=False,
@@ -212,7 +287,7 @@ class LiveTable:
   def draw(self, lines: Iterable[str]):
     """Replace the lines that are shown."""
     if self._live.is_started:
-      text = rich.text.Text("\n".join(lines), no_wrap=True, overflow="crop")
+      text = rich.text.Text("\n".join(map(visible, lines)), no_wrap=True, overflow="crop")
       self._live.update(text, refresh=True)
 
 
@@ -225,11 +300,12 @@ def run(name: str, program: Callable[[], int | None]) -> int:
   for stream, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
     if getattr(sys, stream) is None:  # The caller of the program has closed the stream.
       setattr(sys, stream, open(os.devnull, mode))  # noqa: SIM115
+  set_encodings()
   try:
     code = program() or 0
     sys.stdout.flush()
   except errors.UserError as error:
-    say(f"{name}: error: {error}")
+    say(visible(f"{name}: error: {error}"))
     return 2
   except BrokenPipeError:
     _drop_stdout()

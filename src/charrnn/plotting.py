@@ -2,10 +2,11 @@
 
 import contextlib
 import pathlib
+import warnings
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from charrnn import files
+from charrnn import console, files
 
 REAL = "#23262c"  # color of held-out text, or of the reference in a comparison
 BLUE, GRAY, EDGE, TEXT, GRID = "#1f5f8b", "#8a8f98", "#b9b5ad", "#50545c", "#e6e2da"
@@ -41,7 +42,9 @@ def figure(path: pathlib.Path, title: str, **options) -> Iterator[Any]:
     result = figure_lib.Figure(layout="constrained", **options)
     result.suptitle(plain(title), size=11)
     yield result
-    with files.replace_file(path) as file:
+    with files.replace_file(path) as file, warnings.catch_warnings():
+      # The font lacks some scripts, for example Chinese. It shows a box instead.
+      warnings.filterwarnings("ignore", "Glyph .* missing from")
       result.savefig(file, format="png", dpi=130)
 
 
@@ -85,5 +88,5 @@ def write(axes, text: str):
 
 
 def plain(text: str) -> str:
-  """Return a text that matplotlib shows literally: escape $, and replace surrogates with ?."""
-  return text.replace("$", r"\$").encode("utf-8", "replace").decode()
+  """Return a text that matplotlib shows literally: escape $ and what cannot be shown."""
+  return console.visible(text.expandtabs(1), lines=True).replace("$", r"\$")

@@ -62,7 +62,7 @@ def test_reset_state_excludes_the_first_character_of_each_document_of_a_split(
   document = corpus.documents[0]
   halves = [document._replace(start=a, stop=b) for a, b in [(0, start + 99), (start + 99, stop)]]
   object.__setattr__(corpus, "documents", tuple(halves))
-  monkeypatch.setattr(run_lib, "load_corpus", lambda config: corpus)
+  monkeypatch.setattr(run_lib, "load_corpus", lambda *_, **options: corpus)
   reset = charrnn("eval", run, "--json", "--state=reset")
   assert reset.json["results"][0]["characters"] == carried.json["results"][0]["characters"] - 1
   assert nats(reset) != nats(carried)
@@ -181,7 +181,7 @@ def test_documents_of_one_character_cannot_be_scored(charrnn, trained, tmp_path,
   document = corpus.documents[0]
   each = [document._replace(start=n, stop=n + 1) for n in range(len(corpus.ids))]
   object.__setattr__(corpus, "documents", tuple(each))
-  monkeypatch.setattr(run_lib, "load_corpus", lambda config: corpus)
+  monkeypatch.setattr(run_lib, "load_corpus", lambda *_, **options: corpus)
   for options in ((), ("--tsv", tmp_path / "x.tsv"), ("--dynamic",)):
     result = charrnn("eval", trained["a"], "--state=reset", *options)
     assert result.code == 2 and "nothing to score" in result.err

@@ -12,7 +12,7 @@ import pytest
 import toys
 from scipy import special
 
-from charrnn import errors, runtime
+from charrnn import console, errors, runtime
 from charrnn.cli import sample
 from charrnn.data import tokenizers
 from charrnn.runs import run as run_lib
@@ -299,17 +299,45 @@ def test_terminal_shows_a_mark_and_ctrl_c_interrupts_a_text(use, capsys, monkeyp
     converse(monkeypatch, "abc\n\n", *args)
 
 
-def run_with_stdout(monkeypatch, file_type, *args):
+def run_with_stdout(monkeypatch, file_type, *args, encoding="utf-8"):
   raw = io.BytesIO()
-  monkeypatch.setattr("sys.stdout", file_type(raw, encoding="utf-8"))
+  monkeypatch.setattr("sys.stdout", file_type(raw, encoding=encoding))
+  console.set_encodings()
   run("--quiet", *args)
   sys.stdout.flush()
-  return raw.getvalue().decode()
+  return raw.getvalue()
 
 
-def test_terminal_gets_escapes_for_control_characters(use, monkeypatch):
-  use(tokenizers.Tokenizer.from_text("\t\n\r\x1bé\x9b\ud800"))
-  text = "\n\r\x1b\x9bé?\t"
-  assert run_with_stdout(monkeypatch, io.TextIOWrapper, "--prime=\t", "--length=7") == "\t" + text
-  shown = "\t\n\\x0d\\x1b\\x9bé?\t\n"
-  assert run_with_stdout(monkeypatch, Terminal, "--prime=\t", "--length=7") == shown
+HOSTILE = "\t\n\r\x1bé\x9b\u2028\u202e日\ue000\ufeff"
+SHOWN = "\t\n\\r\\x1b\\x9bé\\u2028\\u202e日\ue000\\ufeff\t\n"
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "latin-1", "ascii"])
+def test_a_pipe_gets_every_character_and_a_terminal_gets_escapes(use, monkeypatch, encoding):
+  use(tokenizers.Tokenizer.from_text(HOSTILE))
+  text = "\t\n\r\x1b\x9bé\u2028\u202e日\ue000\ufeff\t"
+  args = ["--prime=\t", f"--length={len(text) - 1}"]
+  written = run_with_stdout(monkeypatch, io.TextIOWrapper, *args, encoding=encoding)
+  assert written == text.encode()
+  shown = run_with_stdout(monkeypatch, Terminal, *args, encoding=encoding)
+  assert shown == SHOWN.encode(encoding, "backslashreplace")
+
+
+def test_every_byte_of_a_byte_vocabulary_is_written_everywhere(use, monkeypatch, tmp_path):
+  tokenizer = tokenizers.Tokenizer.from_text("x", "byte")
+  use(tokenizer)  # The model counts through all bytes.
+  everything = bytes([10, *range(11, 256), *range(11)])
+  args = ["--prime=\n", "--length=256"]
+  assert run_with_stdout(monkeypatch, io.TextIOWrapper, *args, encoding="ascii") == everything
+  line = json.loads(run_with_stdout(monkeypatch, io.TextIOWrapper, *args, "--json"))
+  assert tokenizer.encode(line["prime"] + line["text"]).tobytes() == everything
+  run_with_stdout(monkeypatch, io.TextIOWrapper, *args, f"--out={tmp_path / 'out'}")
+  assert (tmp_path / "out" / "001.txt").read_bytes() == everything
+  shown = run_with_stdout(monkeypatch, Terminal, *args)
+  assert b"\\xfe\\xff" in shown and b"\x1b" not in shown
+
+
+def test_lone_surrogates_are_escaped(use, monkeypatch):
+  use(tokenizers.Tokenizer.from_text("a\ud800"))
+  written = run_with_stdout(monkeypatch, io.TextIOWrapper, "--prime=a", "--length=2")
+  assert written == b"a\\ud800a"

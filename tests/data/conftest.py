@@ -19,12 +19,16 @@ def cache_folder(tmp_path, monkeypatch):
 def site():
   """Run an HTTP server; yield its address and a dict of the pages to serve: path -> bytes.
 
-  A page that ends with CUT is sent without these bytes, as if the connection had broken.
+  A page that ends with CUT is sent without these bytes, as if the connection had broken. A page may
+  also be a function of the request handler.
   """
   pages = {}
 
   class Handler(server.BaseHTTPRequestHandler):
     def do_GET(self):
+      if callable(page := pages[self.path]):
+        page(self)
+        return
       self.send_response(200)
       self.send_header("Content-Length", str(len(pages[self.path])))
       self.end_headers()
@@ -33,7 +37,9 @@ def site():
     def log_message(self, *_):
       pass
 
-  with server.HTTPServer(("127.0.0.1", 0), Handler) as http_server:
+  # Threads, because a page may take long, and a redirect may be followed meanwhile.
+  with server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as http_server:
+    http_server.daemon_threads, http_server.block_on_close = True, False
     thread = threading.Thread(target=http_server.serve_forever, args=(0.01,))
     thread.start()
     yield f"http://127.0.0.1:{http_server.server_port}", pages

@@ -11,7 +11,7 @@ import time
 import numpy as np
 import pytest
 
-from charrnn import errors
+from charrnn import console, errors
 from charrnn.data import corpora, downloads, sources
 
 ODD = "\ufeffFirst\r\nsecond\rthird\0\n😀é\u2028end"
@@ -120,8 +120,13 @@ def test_an_inserted_line_end_belongs_to_the_file_that_lacks_it(tmp_path):
     ("x" * 5000, "cannot access"),
     ("~nobody-at-all/x", "cannot access"),
     ("file://{tmp}/missing", "cannot read"),
-    ("file://{tmp}/empty.txt#sha256=00", "has the SHA-256 e3b0c442"),
-    ("file://{tmp}/empty.txt#md5=00", "must be sha256=HEX"),
+    ("file://{tmp}/empty.txt#sha256=" + "0" * 64, "has the SHA-256 e3b0c442"),
+    ("file://{tmp}/empty.txt#sha256=", "must be sha256= and 64 hexadecimal digits"),
+    ("file://{tmp}/empty.txt#", "must be sha256= and 64 hexadecimal digits"),
+    ("file://{tmp}/empty.txt#sha256=00", "must be sha256= and 64 hexadecimal digits"),
+    ("file://{tmp}/empty.txt#md5=00", "must be sha256= and 64 hexadecimal digits"),
+    ("a\0b", "no corpus, file, folder or URL|cannot access"),
+    ("*\0b", "no file matches"),
     ("http://127.0.0.1:9/x", "cannot download .*; .*use its path"),
   ],
 )
@@ -261,32 +266,6 @@ def test_a_url_is_downloaded_once(site):
     corpora.load(f"{address}/a.txt#sha256={'0' * 64}")
 
 
-def test_a_truncated_download_is_reported_and_deleted(site, cache_folder):
-  address, pages = site
-  pages["/a.txt"] = b"textCUT"
-  with pytest.raises(errors.UserError, match="the last 3 bytes are missing"):
-    corpora.load(f"{address}/a.txt")
-  assert not list(cache_folder.iterdir())
-
-
-def test_a_download_has_a_time_limit(site, cache_folder, monkeypatch):
-  address, pages = site
-  pages["/a.txt"] = b"text"
-  monkeypatch.setattr(downloads, "DOWNLOAD_SECONDS", 0.0)
-  with pytest.raises(errors.UserError, match=r"cannot download .*: .* took longer than 0 s"):
-    corpora.load(f"{address}/a.txt")
-  assert not list(cache_folder.iterdir())
-
-
-def test_builds_of_killed_processes_are_removed(tmp_path, cache_folder):
-  for name, age in (("old", 2), ("new", 0)):
-    (cache_folder / f".building-{name}/x").mkdir(parents=True)
-    seconds = time.time() - age * downloads.OLD_BUILD_SECONDS
-    os.utime(cache_folder / f".building-{name}", (seconds, seconds))
-  corpora.load(_write(tmp_path / "a.txt", "a"))
-  assert [path.name for path in cache_folder.glob(".building-*")] == [".building-new"]
-
-
 def test_tinyshakespeare_is_loaded_from_the_cache_or_a_url(site, cache_folder, monkeypatch):
   address, pages = site
   text = b"First Citizen:\n"
@@ -328,9 +307,10 @@ def test_python_is_the_standard_library():
   assert corpus.provenance["python"] == ".".join(map(str, sys.version_info[:3]))
 
 
-def test_the_description_is_escaped_and_complete(tmp_path):
+def test_the_description_is_escaped_and_complete(tmp_path, capsys):
   path = _write(tmp_path / "evil\x1b.txt", "\x1b[31mred\u202e\nnext line")
-  text = corpora.describe(corpora.load(path))
+  console.show(corpora.describe(corpora.load(path)))
+  text = capsys.readouterr().out
   assert r"| \x1b[31mred\u202e" in text and "| next line" in text
   assert all(character.isprintable() or character == "\n" for character in text)
   assert hashlib.sha256("\x1b[31mred\u202e\nnext line".encode()).hexdigest() in text

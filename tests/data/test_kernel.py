@@ -1,8 +1,10 @@
 """The kernel text does not depend on where its source is found; damaged archives are detected."""
 
 import hashlib
+import lzma
 import os
 import shutil
+import tarfile
 
 import packages
 import pytest
@@ -212,9 +214,9 @@ def test_a_damaged_archive_is_reported_and_leaves_no_files(cache_folder, size):
 @pytest.mark.parametrize(
   "variable, value, message",
   [
-    ("PATH", "/nowhere", "no apt-get .*\ndownload a tarball of it into the cache .*:\ncurl -L "),
-    ("OFFERED", "", "offers no linux-source package\nrun sudo apt-get update, or download a"),
-    ("FAILS", "no net", "E: no net\nrun sudo apt-get install linux-source-6.12, or download"),
+    ("PATH", "/nowhere", "no apt-get .*; download a tarball of it: curl -L "),
+    ("OFFERED", "", "offers no linux-source package; run sudo apt-get update, or download a"),
+    ("FAILS", "no net", "E: no net; run sudo apt-get install linux-source-6.12, or download"),
   ],
 )
 def test_a_missing_source_is_reported(apt, monkeypatch, cache_folder, variable, value, message):
@@ -266,8 +268,39 @@ def test_members_are_read_unchanged(tmp_path, suffix, mode, in_package):
   assert list(kernel.members(path, (".c", ".h"))) == EXPECTED
 
 
+def _negative(size: int) -> bytes:
+  """Return a tarball whose first member has a negative size (base 256, as in GNU tar)."""
+  header = bytearray(tarfile.TarInfo("linux-6.1/a.c").tobuf(tarfile.GNU_FORMAT))
+  header[124:136] = b"\xff" + (size % 2**88).to_bytes(11, "big")
+  header[148:156] = b" " * 8
+  header[148:156] = b"%06o\0 " % sum(header)
+  return lzma.compress(bytes(header) * 3 + bytes(1024))
+
+
+@pytest.mark.parametrize("suffix, mode", [("xz", "w:xz"), ("bz2", "w:bz2"), ("gz", "w:gz")])
+@pytest.mark.parametrize("in_package", [False, True])
+@pytest.mark.parametrize("count", [1, 100])
+def test_an_archive_that_unpacks_to_too_much_is_refused(
+  tmp_path, monkeypatch, suffix, mode, in_package, count
+):
+  monkeypatch.setattr(kernel, "_MIN_BYTES", 1 << 16)
+  monkeypatch.setattr(kernel, "_MAX_FILE", 1 << 20)
+  zeros = bytes((1 << 21) // count)
+  tar = packages.tarball({f"linux-6.1/{n}.c": zeros for n in range(count)}, mode)
+  if in_package:
+    path = _write(tmp_path / "x.deb", packages.deb({f"./usr/src/l.tar.{suffix}": tar}))
+  else:
+    path = _write(tmp_path / f"x.tar.{suffix}", tar)
+  read = 0
+  with pytest.raises(errors.UserError, match=r"unpacks to more than 20 times|has more than 1 MiB"):
+    for _, content in kernel.members(path, (".c",)):
+      read += len(content)
+  assert read <= 20 * len(tar) + (1 << 16)
+
+
 WHOLE = packages.tarball(FILES)
 PACKAGE = packages.deb({"./usr/src/linux-6.1.tar.xz": WHOLE})
+NEGATIVE = PACKAGE[:120] + b"-60       " + PACKAGE[130:]  # the size of the second member
 
 
 @pytest.mark.parametrize(
@@ -287,6 +320,10 @@ PACKAGE = packages.deb({"./usr/src/linux-6.1.tar.xz": WHOLE})
     ("a.deb", PACKAGE[:56] + b"size" + PACKAGE[60:], "."),
     ("a.deb", packages.deb({"./usr/bin/x": b""}), "no tarball in /usr/src"),
     ("a.deb", packages.deb({"./usr/src/a.tar.xz": WHOLE[:-8]}), "."),
+    ("a.tar.xz", _negative(-1024), "is negative"),
+    ("a.tar.xz", _negative(-(2**70)), "."),
+    ("a.deb", packages.deb({"./usr/src/a.tar.xz": _negative(-512)}), "."),
+    ("a.deb", NEGATIVE, "."),
     ("none.tar.xz", None, "No such file"),
   ],
 )

@@ -6,7 +6,7 @@ import json
 import numpy as np
 import pytest
 
-from charrnn import errors
+from charrnn import console, errors
 from charrnn.data import tokenizers
 
 ODD = "\ufeffa\r\nb\0c\té€😀\U0010ffff\udc80 \n"
@@ -61,7 +61,7 @@ def test_a_byte_tokenizer_encodes_any_text_and_undecodable_arguments():
   tokenizer = tokenizers.Tokenizer.from_text("abc", "byte")
   assert tokenizer.vocab_size == 256
   assert tokenizer.encode("é\udcff").tolist() == [0xC3, 0xA9, 0xFF]
-  assert tokenizer.decode([0xC3, 0xA9, 0xFF]) == "é\ufffd"
+  assert tokenizer.decode([0xC3, 0xA9, 0xFF]) == "é\udcff"
   with pytest.raises(errors.UserError, match=r"U\+D800"):
     tokenizer.encode("\ud800")
 
@@ -75,10 +75,19 @@ def test_incremental_decoding_gives_the_same_text(kind):
   assert decoder.decode([], final=True) == ""
 
 
-def test_an_incomplete_character_at_the_end_becomes_a_replacement_character():
+def test_any_bytes_are_had_back_from_the_decoded_text():
+  tokenizer = tokenizers.Tokenizer.from_text("x", "byte")
+  everything = np.arange(256)
+  for ids in (everything, everything[::-1], np.random.default_rng(0).integers(0, 256, 5000)):
+    text = tokenizer.decode(ids)
+    assert tokenizer.encode(text).tolist() == ids.tolist()
+    assert console.encode(text) == bytes(ids.tolist())
+
+
+def test_an_incomplete_character_at_the_end_is_kept_as_bytes():
   decoder = tokenizers.Tokenizer.from_text("é", "byte").decoder()
   assert decoder.decode([0xC3]) == ""
-  assert decoder.decode([], final=True) == "\ufffd"
+  assert decoder.decode([], final=True) == "\udcc3"
 
 
 @pytest.mark.parametrize("kind", tokenizers.KINDS)

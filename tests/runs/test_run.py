@@ -7,6 +7,7 @@ import time
 
 import pytest
 
+from charrnn import config as config_lib
 from charrnn import errors
 from charrnn.runs import checkpoints, lock
 from charrnn.runs import run as run_lib
@@ -151,3 +152,49 @@ def test_errors_name_what_is_missing(a):
   edit(a / "config.json", model={})
   with pytest.raises(errors.UserError, match=r"config\.json is damaged"):
     _ = run_lib.Run.open(a).config
+
+
+def opened(path, source, *directories, **options):
+  """Return a run whose text is `source`, launched in these directories."""
+  run = run_lib.Run.open(path, **options)
+  launches = [{"directory": str(directory)} for directory in directories]
+  run.__dict__["origin"] = run.origin | {"launches": [*launches, {}, 3]}
+  run.__dict__["config"] = config_lib.replace(run.config, {"text.source": source})
+  return run
+
+
+@pytest.mark.parametrize("source", ["text.txt", "./text.txt", "text*.txt"])
+def test_a_relative_text_is_relative_to_the_directory_of_a_launch(a, tmp_path, monkeypatch, source):
+  text = run_lib.Run.open(a).corpus()
+  here, there = tmp_path / "here", tmp_path / "work"
+  for folder, content in ((here, "another text"), (there, text.text(0, len(text.ids)))):
+    folder.mkdir()
+    (folder / "text.txt").write_text(content)
+  monkeypatch.chdir(here)
+  for directories in ([there], [there, "/none"], ["/none\0", there, here / "text.txt"]):
+    run = opened(a, source, *directories)
+    assert run.corpus().provenance["sha256"] == run.provenance["sha256"]
+  with pytest.raises(errors.UserError, match=r"has changed since|--corpus"):
+    opened(a, source, here).corpus()
+  monkeypatch.chdir(there)
+  assert opened(a, source, "/none").corpus().name.startswith("text")
+
+
+def test_a_text_that_has_moved_can_be_named(a, tmp_path, monkeypatch):
+  text = run_lib.Run.open(a).corpus()
+  (tmp_path / "moved.txt").write_text(text.text(0, len(text.ids)))
+  with pytest.raises(errors.UserError, match=r"cannot load the corpus of .* set --corpus"):
+    opened(a, "gone.txt").corpus()
+  assert opened(a, "gone.txt", corpus=str(tmp_path / "moved.txt")).corpus().name == "moved.txt"
+  (tmp_path / "moved.txt").write_text("another text")
+  with pytest.raises(errors.UserError, match=r"has changed since"):
+    opened(a, "gone.txt", corpus=str(tmp_path / "moved.txt")).corpus()
+
+
+@pytest.mark.parametrize("source", ["http://127.0.0.1:9/x", "https://127.0.0.1:9/x"])
+def test_a_run_downloads_nothing_unless_asked(a, source):
+  with pytest.raises(errors.UserError, match=r"nothing is downloaded for a run directory.*--fetch"):
+    opened(a, source).corpus()
+  for options in ({"fetch": True}, {"corpus": source}):
+    with pytest.raises(errors.UserError, match="Connection refused"):
+      opened(a, source, **options).corpus()

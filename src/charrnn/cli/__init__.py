@@ -85,7 +85,6 @@ def main(argv: Sequence[str] | None = None) -> int:
   def program():
     command, arguments = _choose(sys.argv[1:] if argv is None else list(argv))
     args = parser(command).parse_args(arguments)
-    sys.stdout.reconfigure(errors="replace")  # the terminal may not support every character
     return args.run_command(args)
 
   return console.run("charrnn", program)

@@ -12,6 +12,15 @@ def add_step(parser: argparse.ArgumentParser):
   parser.add_argument("--step", metavar="N", type=int, help=text)
 
 
+def add_corpus(parser: argparse.ArgumentParser, text: str = ""):
+  """Add --corpus and --fetch."""
+  default = "(default: where it was when the run was launched)"
+  text = text or f"the corpus of the run, if it has moved {default}"
+  parser.add_argument("--corpus", metavar="NAME|PATH|URL", help=text)
+  text = "download the corpus that the run names, if it is not in the cache folder"
+  parser.add_argument("--fetch", action="store_true", help=text)
+
+
 def add_seed(parser: argparse.ArgumentParser, default: int | None = 0):
   name = "random" if default is None else default
   text = f"random seed; the same seed gives the same result (default: {name})"
@@ -52,7 +61,7 @@ def add_systems(parser: argparse.ArgumentParser, folder: str):
   add_filters(parser)
   text = "order of the n-gram; 0: no n-gram (default: 10)"
   add("--order", metavar="N", type=int, default=10, help=text)
-  text = "corpus that provides the held-out text if no target is a RUN"
-  add("--corpus", metavar="NAME|PATH", help=text)
+  text = "the corpus of the runs, if it has moved; without a RUN, it provides the held-out text"
+  add_corpus(parser, text)
   add_out(parser, f"output folder (default: RUN/{folder}; ./{folder} if there is no RUN)")
   add_seed(parser)

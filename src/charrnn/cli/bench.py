@@ -108,7 +108,7 @@ def run(args):
   baselines = _baselines(args) if "baselines" in OPTIONS[names[0]] else []
   machine = rounds.machine()
   if not args.json:
-    print(*report.machine(machine), sep="\n", flush=True)
+    console.show(report.machine(machine))
   results = []
   with console.Progress() as progress:
     for name in names:
@@ -116,7 +116,7 @@ def run(args):
         progress.end(report=False)
         results.append(result)
         if not args.json:
-          print("", *report.lines(result), sep="\n", flush=True)
+          console.show(["", *report.lines(result)])
   measured = {"machine": machine, "results": results}
   values = files.with_aliases(measured, KEYS)
   if args.json:

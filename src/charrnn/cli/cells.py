@@ -50,6 +50,7 @@ def add_arguments(parser):
   add("--text", metavar="FILE", nargs="+", help=text)
   arguments.add_out(parser, "output folder (default: RUN/cells)")
   arguments.add_step(parser)
+  arguments.add_corpus(parser)
   text = f"number of characters to study (default: {CHARACTERS:,})"
   add("--characters", metavar="N", type=int, default=CHARACTERS, help=text)
   text = "add a hypothesis that is true inside each match of a regular expression (repeatable)"
@@ -79,7 +80,7 @@ def run(args):
     if getattr(args, name) < minimum:
       raise errors.UserError(f"--{name}={getattr(args, name)}: must be at least {minimum}")
   runtime.start()
-  loaded = run_lib.Run.open(args.run, args.step)
+  loaded = run_lib.Run.open(args.run, args.step, args.corpus, args.fetch)
   if not loaded.model.units:
     raise errors.UserError(f"{args.run}: has no units to study: use a run of a recurrent network")
   documents = [(path, loaded.encode_file(path)) for path in args.text or []]
@@ -100,7 +101,10 @@ def run(args):
     files.write_json(new / "cells.json", results)
     if args.keep_recording:
       os.replace(pathlib.Path(tmp) / study.RECORDING, new / study.RECORDING)
-  print(json.dumps(results) if args.json else "\n".join(_report(results, out)))
+  if args.json:
+    print(json.dumps(results))
+  else:
+    console.show(_report(results, out))
 
 
 def _report(results, out):

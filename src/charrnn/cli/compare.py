@@ -1,9 +1,8 @@
 """`charrnn compare`: tables and pictures that compare runs and sweeps by validation loss."""
 
 import pathlib
-import sys
 
-from charrnn import files
+from charrnn import console, files
 from charrnn.sweeps import comparison, comparison_pictures, comparison_report
 
 HELP = """\
@@ -50,6 +49,8 @@ def run(args):
     comparison_pictures.settings(result, new / "settings.png")
     comparison_pictures.grid(result, new / "grid.png")
     comparison_pictures.sizes(result, new / "sizes.png")
-  sys.stdout.reconfigure(errors="backslashreplace")
-  print(texts.get(args.to_stdout) or comparison_report.terminal(result), end="")
-  print(f"\ntables, curves.png, settings.png, grid.png and sizes.png are in {out}", file=sys.stderr)
+  if args.to_stdout:
+    print(texts[args.to_stdout], end="")
+  else:
+    console.show(comparison_report.terminal(result))
+  console.say(f"\ntables, curves.png, settings.png, grid.png and sizes.png are in {out}")

@@ -3,9 +3,9 @@
 import argparse
 import json
 
-from charrnn import files
+from charrnn import console, files
 from charrnn.cli import arguments
-from charrnn.data import corpora, sources
+from charrnn.data import corpora, downloads, sources
 
 HELP = """list the named corpora, or describe a corpus
 
@@ -22,20 +22,25 @@ def add_arguments(parser):
   add("--encoding", default="utf-8", help="encoding of the text (default: utf-8)")
   text = "line ends: keep, or lf to convert CRLF and CR to LF (default: keep)"
   add("--newlines", default="keep", help=text)
+  add("--refresh", action="store_true", help="download the corpus again, even if it is cached")
   arguments.add_json(parser)
 
 
 def run(args):
   if args.source is None:
     names = sources.names()
-    print(json.dumps(names) if args.json else "\n".join(f"{k:16}{v}" for k, v in names.items()))
+    if args.json:
+      print(json.dumps(names))
+    else:
+      console.show(f"{name:16}{description}" for name, description in names.items())
     return
-  corpus = corpora.load(
-    args.source, tokenizer=args.tokenizer, encoding=args.encoding, newlines=args.newlines
-  )
+  names = ("tokenizer", "encoding", "newlines")
+  values = {name: getattr(args, name) for name in names}
+  with downloads.mode(downloads.Mode.ALL if args.refresh else downloads.Mode.MISSING):
+    corpus = corpora.load(args.source, options="--", **values)
   if args.json:
     tokenizer = files.with_aliases(corpus.tokenizer.to_json(), {"tokens": "symbols"})
     documents = [document._asdict() for document in corpus.documents]
     print(json.dumps({**corpus.provenance, "alphabet": tokenizer, "documents": documents}))
   else:
-    print(corpora.describe(corpus))
+    console.show(corpora.describe(corpus))

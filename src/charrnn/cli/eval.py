@@ -46,6 +46,7 @@ def add_arguments(parser):
   add("files", metavar="FILE", nargs="*", help="texts to score instead of a split")
   add("--split", choices=("train", "valid", "test"), help="the split to score (default: valid)")
   arguments.add_step(parser)
+  arguments.add_corpus(parser)
   text = (
     "number of streams to score in parallel, each with some preceding text as context (default: "
     "eval_streams of the run); 1 reads the whole text in order"
@@ -81,7 +82,7 @@ def _rate(text):
 
 def run(args):
   _check(args)
-  loaded = run_lib.Run.open(args.run, args.step)
+  loaded = run_lib.Run.open(args.run, args.step, args.corpus, args.fetch)
   config = loaded.config
   if args.dynamic is not None and not models.has_gradient(config.model):
     raise errors.UserError(
@@ -100,7 +101,10 @@ def run(args):
   with console.Progress() as progress:
     result = _score(args, loaded, text, corpus, progress)
   origin = {"run": str(args.run), "step": loaded.step, "state": state, "dynamic": args.dynamic}
-  print(json.dumps(origin | result) if args.json else "\n".join(_lines(origin | result)))
+  if args.json:
+    print(json.dumps(origin | result))
+  else:
+    console.show(_lines(origin | result))
 
 
 def _check(args):
@@ -280,8 +284,13 @@ def _table(tokenizer, ids, scores) -> Iterator[str]:
 
 
 def escape(kind: str, token: str) -> str:
-  """Return a token escaped as in a Python string, without line ends, tabs and double quotes."""
+  """Return a token escaped as in a Python string, without line ends, tabs and double quotes.
+
+  Signs with which a formula of a spreadsheet can begin are escaped, too.
+  """
   is_byte = kind == "byte" and ord(token) > 126
-  if token.isprintable() and token not in '\\"' and not is_byte:
+  if token in '"=+-@':
+    return f"\\x{ord(token):02x}"
+  if token.isprintable() and token != "\\" and not is_byte:
     return token
-  return "\\x22" if token == '"' else token.encode("unicode_escape").decode()
+  return token.encode("unicode_escape").decode()

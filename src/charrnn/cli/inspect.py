@@ -5,7 +5,6 @@ import itertools
 import json
 import math
 import statistics
-import sys
 import textwrap
 import unicodedata
 from collections.abc import Iterator
@@ -61,8 +60,7 @@ def show(facts: dict[str, Any], report, as_json: bool, aliases: dict[str, str]):
   if as_json:
     print(json.dumps(files.with_aliases(facts, aliases)))
     return
-  sys.stdout.reconfigure(errors="backslashreplace")  # the terminal may not support every character
-  print("\n".join(console.visible(line.rstrip()) for line in report(facts)))
+  console.show(report(facts))
 
 
 def summary(run: run_lib.Run, step: int | None = None) -> dict[str, Any]:

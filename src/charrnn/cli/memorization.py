@@ -54,10 +54,13 @@ def run(args):
     memorization.plot(measured, systems.HELD_OUT, new / "memorization.png", title)
     systems.write_samples(new / SAMPLES, samples.texts)
     if args.tsv:
-      with (new / "matches.tsv").open("w", encoding="utf-8", errors="replace", newline="") as file:
+      with (new / "matches.tsv").open("w", encoding="utf-8", newline="") as file:
         lines = memorization.tsv(samples.texts, matches, sources)
         file.writelines(f"{line}\n" for line in lines)
-  print(json.dumps(data) if args.json else "\n".join(_lines(result, args.copies, samples.out)))
+  if args.json:
+    print(json.dumps(data))
+  else:
+    console.show(_lines(result, args.copies, samples.out))
 
 
 def _lines(result, count, out):

@@ -35,12 +35,13 @@ def add_arguments(parser):
   )
   text = "split to score (default: valid)"
   add("--split", choices=("valid", "test"), default="valid", help=text)
+  arguments.add_corpus(parser)
   arguments.add_out(parser, "output folder (default: ngrams/ in the first RUN)")
   arguments.add_json(parser, "print ngrams.json to stdout instead of the table")
 
 
 def run(args):
-  runs = [run_lib.Run.open(path) for path in args.runs]
+  runs = [run_lib.Run.open(path, None, args.corpus, args.fetch) for path in args.runs]
   splits = run_lib.common_splits(runs)
   spans = getattr(splits, args.split)
   if not spans:
@@ -69,7 +70,10 @@ def run(args):
   with files.replace_in_folder(out) as new:
     files.write_json(new / "ngrams.json", result)
     plot(result, new / "ngrams.png")
-  print(json.dumps(result) if args.json else "\n".join(_report(result, out)))
+  if args.json:
+    print(json.dumps(result))
+  else:
+    console.show(_report(result, out))
 
 
 def _score_ngrams(corpus, training, spans, order: int, progress) -> list[dict[str, Any]]:

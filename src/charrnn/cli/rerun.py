@@ -9,6 +9,7 @@ from typing import Any
 from charrnn import command_line, console, errors, files
 from charrnn import config as config_lib
 from charrnn.cli import arguments
+from charrnn.data import sources
 from charrnn.launching import train
 from charrnn.runs import checkpoints, provenance
 from charrnn.runs import run as run_lib
@@ -27,6 +28,7 @@ DEVICES = re.compile(r"(\d+) x (.+)")  # number and kind of devices, as in run.j
 
 def add_arguments(parser):
   arguments.add_run(parser)
+  arguments.add_corpus(parser)
   parser.add_argument("--workdir", metavar="DIR", help="the new run directory (default: RUN-rerun)")
 
 
@@ -40,13 +42,17 @@ def run(args):
     variant=str(original.origin.get("variant") or ""),
     overrides=launch.get("overrides", {}),
     original=provenance.Original(path, launch),
+    fetch=args.fetch or args.corpus is not None,
   )
+  if args.corpus:
+    source = sources.locate(args.corpus, [os.getcwd()])
+    line = line._replace(config=config_lib.replace(line.config, {"text.source": source}))
   directory = launch.get("directory")
   exists = isinstance(directory, str) and os.path.isdir(directory)
   # The path of the text may be relative to the directory of the launch.
   with contextlib.chdir(directory) if exists else contextlib.nullcontext():
     line = line._replace(config=_use_same_devices(path, launch, line.config))
-    original.check_corpus(run_lib.load_corpus(line.config))
+    original.check_corpus(train.load_corpus(line))
     weights, source = original.origin.get("weights"), line.config.init_from
     if weights is not None and weights != provenance.initial_weights(source):
       raise errors.UserError(
@@ -114,10 +120,11 @@ def _compare(original: run_lib.Run, again: run_lib.Run) -> int:
   for old, new in zip(old_lines, new_lines):
     for name in NUMBERS:
       if old.get(name) != new.get(name):
-        print(f"different: step {old['step']}, {name}: {old.get(name)}, now {new.get(name)}")
+        values = f"{old.get(name)}, now {new.get(name)}"
+        console.show([f"different: step {old['step']}, {name}: {values}"])
         return 1
   if len(new_lines) < len(old_lines):
-    print(f"different: the rerun ends before step {old_lines[len(new_lines)]['step']}")
+    console.show([f"different: the rerun ends before step {old_lines[len(new_lines)]['step']}"])
     return 1
   compared = f"{len(old_lines)} lines of metrics.jsonl"
   common = set(original.steps) & set(again.steps)
@@ -130,8 +137,8 @@ def _compare(original: run_lib.Run, again: run_lib.Run) -> int:
     step, folders = max(common), (run.path / "checkpoints" for run in (original, again))
     old, new = (checkpoints.read_meta(folder, step)["arrays"] for folder in folders)
     if wrong := sorted(name for name in old.keys() | new.keys() if old.get(name) != new.get(name)):
-      print(f"different: step {step}, {', '.join(wrong[:3])}")
+      console.show([f"different: step {step}, {', '.join(wrong[:3])}"])
       return 1
     compared += f", {len(old)} arrays at step {step}"
-  print(f"identical: {compared}")
+  console.show([f"identical: {compared}"])
   return 0

@@ -189,7 +189,7 @@ def _write(args, source, prompt_ids, options, paths, say):
   has_scores = bool(args.require or args.forbid or args.beam)
   is_printed = not (args.json or paths)
   is_live = is_printed and args.num == 1 and not args.beam  # print the text while it is sampled
-  write, progress = _stdout(source.tokenizer), console.Progress()
+  write, progress = _print, console.Progress()
   options = options | {"num": args.num, "stop": args.stop}
   if (args.beam or paths) and not args.quiet:
     options["progress"] = progress("searching" if args.beam else "sampling")
@@ -204,7 +204,7 @@ def _write(args, source, prompt_ids, options, paths, say):
     samples = sampler.sample(source, prompt_ids, watch=watch, **options)
   record = functools.partial(_record, args, source.step, prompt)
   if paths:
-    samples = _save(samples, prompt, paths, source.tokenizer, record)
+    samples = _save(samples, prompt, paths, record)
   elif is_printed and not is_live:
     num = len(samples) if args.beam else args.num
     samples = _print_all(samples, prompt, num, write, say, has_scores)
@@ -246,12 +246,12 @@ def _print_all(samples, prompt, num, write, say, has_scores) -> Iterator[sampler
     yield sample
 
 
-def _save(samples, prompt, paths, tokenizer, record) -> Iterator[sampler.Sample]:
+def _save(samples, prompt, paths, record) -> Iterator[sampler.Sample]:
   """Yield each sample after writing its file; on Ctrl-C, write the JSON of the complete samples."""
   complete = []
   try:
     for path, sample in zip(paths, samples):
-      _write_new(path, streaming.encode(prompt + sample.text, tokenizer))
+      _write_new(path, console.encode(prompt + sample.text))
       complete.append(sample)
       yield sample
   except KeyboardInterrupt:
@@ -315,17 +315,13 @@ def _estimate(args, samples, say) -> sampler.Estimate | None:
   return estimate
 
 
-def _stdout(tokenizer):
-  """Return a function that writes text to stdout; a terminal gets control characters as escapes."""
-  is_terminal, is_byte = sys.stdout.isatty(), tokenizer.kind == "byte"
-  invalid = "surrogateescape" if is_byte and not is_terminal else "replace"
-  sys.stdout.reconfigure(errors=invalid, newline="\n")
-
-  def write(text: str):
-    sys.stdout.write(text.translate(console.CONTROLS) if is_terminal else text)
-    sys.stdout.flush()
-
-  return write
+def _print(text: str):
+  """Write text to stdout: exactly, or escaped for a terminal."""
+  if sys.stdout.isatty():
+    sys.stdout.write(console.visible(text, lines=True))
+  else:
+    sys.stdout.buffer.write(console.encode(text))
+  sys.stdout.flush()
 
 
 def _new_files(out: str, num: int) -> list[pathlib.Path]:
@@ -354,8 +350,7 @@ def _converse(source, prompt_ids, options):
   """Read the prompt, then continue the text after each line of stdin."""
   is_terminal, tokenizer = sys.stdin.isatty(), source.tokenizer
   session = sampler.Session(source, prompt_ids, **options)
-  write = _stdout(tokenizer)
-  write(streaming.TextStream(tokenizer, prompt_ids).prompt)
+  _print(streaming.TextStream(tokenizer, prompt_ids).prompt)
   for line in _lines(is_terminal):
     text = "" if line == "\n" else line
     try:
@@ -366,7 +361,7 @@ def _converse(source, prompt_ids, options):
     last = ""
     try:
       for piece in session.write():
-        write(piece)
+        _print(piece)
         last = piece or last
     except KeyboardInterrupt:
       if not is_terminal:
@@ -377,7 +372,8 @@ def _converse(source, prompt_ids, options):
 
 def _lines(is_terminal: bool) -> Iterator[str]:
   """Yield the lines of stdin. A terminal shows MARK and has line editing; Ctrl-C drops a line."""
-  sys.stdin.reconfigure(errors="surrogateescape")
+  encoding = sys.stdin.encoding if is_terminal else "utf-8"
+  sys.stdin.reconfigure(encoding=encoding, errors="surrogateescape")
   if is_terminal:
     with contextlib.suppress(ImportError):
       import readline  # noqa: F401 (adds line editing to input(), where available)

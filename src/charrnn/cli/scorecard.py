@@ -46,7 +46,10 @@ def run(args):
     files.write_json(new / "scorecard.json", data)
     report.plot(scorecard, new / "scorecard.png", title)
     systems.write_samples(new / SAMPLES, samples.texts)
-  print(json.dumps(data) if args.json else "\n".join(_lines(scorecard, samples.out)))
+  if args.json:
+    print(json.dumps(data))
+  else:
+    console.show(_lines(scorecard, samples.out))
 
 
 def _lines(scorecard, out):

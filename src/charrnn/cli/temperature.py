@@ -19,7 +19,7 @@ the same length. Print a table. Write temperature.png and temperature.json."""
 TEMPERATURES = (0, 0.02, 0.05, 0.1, 0.2, 0.4, 0.6, 0.8, 0.9, 1, 1.1, 1.25, 1.5, 2, 4, math.inf)
 HELD_OUT = 100  # minimum number of held-out samples; four times --num if that is more
 SETTINGS = ("num", "length", "prime", "top_k", "top_p", "seed")
-_GLYPHS = console.CONTROLS | {ord("\n"): "\u21b5", ord("\t"): "\u21e5"}
+_GLYPHS = {ord("\n"): "\u21b5", ord("\t"): "\u21e5"}
 LEGEND = (
   ("entropy", "mean entropy of the sampling distribution, nats per token (held-out text: T = 1)"),
   ("loss", "mean loss under the model at temperature 1, nats per token"),
@@ -58,6 +58,7 @@ def add_arguments(parser):
   add("--prime", metavar="TEXT", default="", help=text)
   arguments.add_filters(parser)
   arguments.add_step(parser)
+  arguments.add_corpus(parser)
   arguments.add_seed(parser)
   arguments.add_out(parser, "output folder (default: RUN/temperature)")
   arguments.add_json(parser, "print temperature.json to stdout instead of the table")
@@ -66,7 +67,7 @@ def add_arguments(parser):
 def run(args):
   settings = _settings(args)
   runtime.start()
-  loaded = run_lib.Run.open(args.run, args.step).load()
+  loaded = run_lib.Run.open(args.run, args.step, args.corpus, args.fetch).load()
   corpus = held_out.load(loaded)
   held_out_BxN = temperature.held_out_samples(corpus, args.length, max(HELD_OUT, 4 * args.num))
   prompt_ids = sampler.first_ids(loaded, loaded.tokenizer.encode(args.prime))
@@ -83,7 +84,10 @@ def run(args):
   with files.replace_in_folder(out) as new:
     files.write_json(new / "temperature.json", data)
     temperature.plot(report, new / "temperature.png")
-  print(json.dumps(data) if args.json else "\n".join(_lines(report, out)))
+  if args.json:
+    print(json.dumps(data))
+  else:
+    console.show(_lines(report, out))
 
 
 def _settings(args) -> dict[str, sampler.Settings]:

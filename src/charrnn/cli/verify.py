@@ -31,7 +31,7 @@ def run(args):
   for part in _check(opened):
     parts.append(part)
     if not args.json:
-      print(console.visible(_line(part)), flush=True)
+      console.show([_line(part)])
   is_intact = not any(part["damaged"] for part in parts)
   if args.json:
     print(json.dumps({"run": str(opened.path), "whole": is_intact, "parts": parts}))

@@ -19,6 +19,25 @@ from charrnn.data import downloads, sources, tokenizers
 
 _FORMAT = 1  # version of the cache entries
 _NEWLINE = ord("\n")
+# The first bytes of files that are often mistaken for UTF-8 text, and their encodings or formats.
+_SIGNATURES = {
+  codecs.BOM_UTF32_LE: "utf-32",
+  codecs.BOM_UTF32_BE: "utf-32",
+  codecs.BOM_UTF16_LE: "utf-16",
+  codecs.BOM_UTF16_BE: "utf-16",
+  b"\x1f\x8b": "a gzip archive",
+  b"BZh": "a bzip2 archive",
+  b"\xfd7zXZ": "an xz archive",
+  b"\x28\xb5\x2f\xfd": "a zstd archive",
+  b"7z\xbc\xaf\x27\x1c": "a 7z archive",
+  b"PK\x03\x04": "a zip archive (or a document in one, for example .docx or .epub)",
+  b"%PDF": "a PDF document",
+  b"\xd0\xcf\x11\xe0": "a Microsoft Office document",
+  b"\x89PNG": "a PNG picture",
+  b"\xff\xd8\xff": "a JPEG picture",
+}
+# Codecs of Python that transform text, rather than encode it.
+_TRANSFORMATIONS = {"idna", "punycode", "raw-unicode-escape", "undefined", "unicode-escape"}
 _LABELS = {
   "alphabet": "vocabulary",
   "recognised": "recognized",
@@ -44,7 +63,7 @@ class Corpus:
   provenance: dict[str, Any]
 
   def text(self, start: int, stop: int) -> str:
-    """Return the decoded text of the tokens from `start` to `stop`."""
+    """Return the decoded text of the tokens from `start` to `stop`; see Tokenizer.decode."""
     return self.tokenizer.decode(self.ids[start:stop])
 
 
@@ -56,6 +75,7 @@ class _Reader(NamedTuple):
   encoding: str
   newlines: str
   limit: int  # maximum number of characters; 0: no limit
+  options: str  # see `load`
 
   def points(self) -> Iterator[tuple[int, np.ndarray]]:
     """Yield (file number, code points as uint32 [n]) up to the limit."""
@@ -98,10 +118,26 @@ class _Reader(NamedTuple):
         # error.object contains the undecoded bytes of the previous block, then this block.
         offset = size - len(error.object) + error.start
       raise errors.UserError(
-        f"{file.path}: byte {offset} is not {self.encoding} text: "
-        "set the encoding (for example --config.text.encoding=latin-1), "
-        "or use --config.text.tokenizer=byte"
+        f"{file.path}: byte {offset} is not {self.encoding} text: {self._remedy(file)}"
       ) from error
+
+  def _remedy(self, file: downloads.File) -> str:
+    """Return how to load a file whose bytes are not text in the encoding."""
+    beginning = next(downloads.blocks(file.path, len(max(_SIGNATURES, key=len))), b"")
+    kind = next((_SIGNATURES[each] for each in _SIGNATURES if beginning.startswith(each)), "")
+    has_options = self.options.startswith("-")
+    if kind and not kind.startswith("utf"):
+      return f"it is {kind}; extract its text to a file, and use that file"
+    if not has_options:
+      return (
+        f"it is {kind}; convert it to {self.encoding}" if kind else f"convert it to {self.encoding}"
+      )
+    if kind:
+      return f"use {self.options}encoding={kind}"
+    return (
+      f"set its encoding (for example {self.options}encoding=latin-1), or use "
+      f"{self.options}tokenizer=byte"
+    )
 
 
 def load(
@@ -111,6 +147,7 @@ def load(
   encoding: str = "utf-8",
   newlines: str = "keep",
   limit: int = 0,
+  options: str = "--config.text.",
 ) -> Corpus:
   """Load the corpus of a name, file, folder, glob or URL[#sha256=HEX].
 
@@ -119,27 +156,33 @@ def load(
   newlines='lf' converts CRLF and CR to LF. The first load reads the text twice, to count the
   characters and to write the ids. Later loads only hash the source. With a `limit`, the text and
   its vocabulary end after this many characters. Raise UserError if the source is missing,
-  unreadable or undecodable.
+  unreadable or undecodable. `options` precedes the names of these arguments in messages; it begins
+  with a dash if the user can set them as options.
   """
   for name, value, choices in (
     ("tokenizer", tokenizer, tokenizers.KINDS),
     ("newlines", newlines, ("keep", "lf")),
   ):
     if value not in choices:
-      raise errors.UserError(f"--config.text.{name}={value}: use {' or '.join(choices)}")
-  _check_encoding(encoding)
+      raise errors.UserError(f"{options}{name}={value}: use {' or '.join(choices)}")
+  _check_encoding(encoding, options)
+  if tokenizer == "byte" and encoding != "utf-8":
+    console.say(
+      f"warning: {options}encoding={encoding} has no effect: the tokenizer byte reads bytes, which "
+      "are not decoded"
+    )
   resolved = sources.resolve(source)
   parts = [_FORMAT, resolved.preparation, (tokenizer, encoding, newlines)]
   parts += [[file.sha256 for file in resolved.files]] + ([limit] if limit else [])
   key = "corpus-" + hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:32]
-  reader = _Reader(resolved, tokenizer, encoding, newlines, limit)
+  reader = _Reader(resolved, tokenizer, encoding, newlines, limit, options)
   ids, vocabulary, sizes = _read(runtime.cache_folder() / key) or _build(reader, key)
   stops = np.cumsum(sizes).tolist()
   spans = zip(resolved.files, [0, *stops[:-1]], stops)
   documents = tuple(Document(file.name, start, stop) for file, start, stop in spans if start < stop)
   is_cut = len(ids) == limit  # a limit that exceeds the length of the text has no effect
   digest = hashlib.sha256(f"{limit} characters of {resolved.sha256}".encode()).hexdigest()
-  options = {"encoding": encoding, "newlines": newlines}
+  settings = {"encoding": encoding, "newlines": newlines}
   provenance = {
     "source": source,
     "kind": resolved.kind,
@@ -149,12 +192,12 @@ def load(
     "characters": len(ids),
     "sha256": digest if is_cut else resolved.sha256,
     "alphabet": {"kind": tokenizer, "size": vocabulary.vocab_size},
-    "options": options | ({"limit": limit} if is_cut else {}),
+    "options": settings | ({"limit": limit} if is_cut else {}),
   }
   return Corpus(resolved.name, ids, vocabulary, documents, provenance)
 
 
-def _check_encoding(name: str):
+def _check_encoding(name: str, options: str):
   """Raise UserError unless Python has a text encoding of this name."""
   # Look up Python's own codecs only: a package may register a codec that accepts every name.
   try:
@@ -162,9 +205,9 @@ def _check_encoding(name: str):
     "a".encode(name)  # raises for binary codecs, for example hex
   except (LookupError, ValueError):
     codec = None
-  if codec is None or codec.incrementaldecoder is None:
+  if codec is None or codec.incrementaldecoder is None or codec.name in _TRANSFORMATIONS:
     raise errors.UserError(
-      f"--config.text.encoding={name}: Python has no text encoding of this name; "
+      f"{options}encoding={name}: Python has no text encoding of this name; "
       "use, for example, utf-8, latin-1 or utf-16"
     )
 
@@ -218,21 +261,17 @@ def _read(folder: pathlib.Path) -> _Entry | None:
     return None
 
 
-def describe(corpus: Corpus, lines: int = 10) -> str:
-  """Return a summary of a corpus: provenance, documents, tokens and the first `lines` lines.
-
-  Control characters are escaped, so the text is safe to print to a terminal.
-  """
+def describe(corpus: Corpus, lines: int = 10) -> list[str]:
+  """Return the lines of a summary: provenance, documents, tokens and the first `lines` lines."""
   facts = {_LABELS.get(key, key): _format(value) for key, value in corpus.provenance.items()}
   names = [document.name for document in corpus.documents[:5]]
   more = len(corpus.documents) - len(names)
   facts["documents"] = ", ".join(names) + (f" and {more} more" if more else "")
   tokens = [t for t, count in zip(corpus.tokenizer.tokens, corpus.tokenizer.counts) if count]
-  facts["tokens"] = " ".join("space" if t == " " else console.visible(t) for t in tokens[:200])
-  table = [f"  {key:<12}{console.visible(value)}" for key, value in facts.items()]
+  facts["tokens"] = " ".join("space" if token == " " else token for token in tokens[:200])
+  table = [f"  {key:<12}{value}" for key, value in facts.items()]
   excerpt = corpus.text(0, 200 * lines).split("\n")[:lines]
-  quoted = [f"  | {console.visible(line[:96])}" for line in excerpt]
-  return "\n".join([console.visible(corpus.name), *table, "", *quoted])
+  return [corpus.name, *table, "", *(f"  | {line[:96]}" for line in excerpt)]
 
 
 def _format(value) -> str:

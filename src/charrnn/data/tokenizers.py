@@ -73,12 +73,15 @@ class Tokenizer:
     return ids.astype(self.dtype)
 
   def decode(self, ids) -> str:
-    """Return the text of ids; invalid UTF-8 bytes become U+FFFD."""
+    """Return the text of ids, from which `encode` restores them.
+
+    Bytes that are not valid UTF-8 become surrogates (Python's error handler "surrogateescape").
+    """
     return self.decoder().decode(ids, final=True)
 
-  def decoder(self, invalid: str = "replace") -> "Decoder":
-    """Return a new decoder; `invalid` is the `codecs` error handler for invalid UTF-8 bytes."""
-    return Decoder(self, invalid)
+  def decoder(self) -> "Decoder":
+    """Return a new decoder."""
+    return Decoder(self)
 
   def default_id(self) -> int:
     """Return the id to use as an empty prompt: the line end, or the most frequent token."""
@@ -121,10 +124,10 @@ class Tokenizer:
 class Decoder:
   """Decodes ids block by block; buffers the bytes of a character until it is complete."""
 
-  def __init__(self, tokenizer: Tokenizer, invalid: str):
+  def __init__(self, tokenizer: Tokenizer):
     is_byte = tokenizer.kind == "byte"
     self._point_of_id = tokenizer._point_of_id.astype(np.uint8 if is_byte else "<u4")
-    name, on_error = ("utf-8", invalid) if is_byte else ("utf-32-le", "surrogatepass")
+    name, on_error = ("utf-8", "surrogateescape") if is_byte else ("utf-32-le", "surrogatepass")
     self._codec = codecs.getincrementaldecoder(name)(on_error)
 
   def decode(self, ids, final: bool = False) -> str:

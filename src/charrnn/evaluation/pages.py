@@ -27,7 +27,7 @@ SIGNS = {"\n": "↵", "\t": "→", "\r": "␍"}
 def page(template: str, title: str, style: str, script: str, **parts: str) -> str:
   """Return a template from the folder `page` with {{title}} and all other parts filled in."""
   parts |= {
-    "title": html.escape(title.encode("utf-8", "replace").decode()),
+    "title": html.escape(console.visible(title)),
     "policy": _policy(style, script),
     "style": style,
     "script": script,
@@ -87,7 +87,7 @@ def surprisal_page(title: str, facts: str, tokenizer, ids, scores) -> str:
   shades = "\n".join(rule.format(n, 100 * n / SHADES) for n in range(1, SHADES + 1))
   return page(
     "surprisal.html",
-    console.visible(title),
+    title,
     source("surprisal.css") + shades,
     source("surprisal.js"),
     facts=html.escape(facts),

@@ -281,10 +281,10 @@ def write_sample(job: Job, model: models.Model, params: models.Params, step: int
   text = streaming.TextStream(tokenizer, prompt_ids).prompt + sample.text
   folder = job.workdir / "samples"
   files.make_subfolder(folder)
-  files.write_bytes(folder / f"{step}.txt", streaming.encode(text, tokenizer))
+  files.write_bytes(folder / f"{step}.txt", console.encode(text))
   loop.say(f"  first lines of samples/{step}.txt:")
   for line in text.strip("\n").split("\n")[:SHOWN_LINES]:
-    loop.say(f"    {line.translate(console.CONTROLS)}")
+    loop.say(f"    {line}")
 
 
 def _show_next_commands(job):

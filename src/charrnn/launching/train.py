@@ -5,7 +5,7 @@ import pathlib
 
 from charrnn import command_line, errors, files, models, runtime
 from charrnn import config as config_lib
-from charrnn.data import batches
+from charrnn.data import batches, corpora, downloads
 from charrnn.runs import lock
 from charrnn.runs import run as run_lib
 
@@ -28,7 +28,7 @@ def run(line: command_line.CommandLine, workdir: pathlib.Path, distributed: bool
       locks.enter_context(lock.hold(workdir))
     path = workdir / "config.json"
     stored = files.read_json(path) if path.exists() else None
-    corpus = run_lib.load_corpus(line.config)
+    corpus = load_corpus(line)
     if is_trained:
       line, defaults = _resolve(line, corpus, stored, watch, distributed)
     else:
@@ -53,6 +53,12 @@ def run(line: command_line.CommandLine, workdir: pathlib.Path, distributed: bool
     splits = config_lib.split(line.config, len(corpus.ids))
     job = programs.Job(line, workdir, corpus, splits)
     return programs.train(job, defaults, watch) if is_trained else programs.count(job)
+
+
+def load_corpus(line: command_line.CommandLine) -> corpora.Corpus:
+  """Load and return the corpus of a command line, with a download only if it allows that."""
+  with downloads.mode(downloads.Mode.MISSING if line.fetch else downloads.Mode.NONE):
+    return run_lib.load_corpus(line.config)
 
 
 def _check_count(line, distributed):

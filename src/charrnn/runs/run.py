@@ -16,7 +16,7 @@ from ml_collections import config_dict
 
 from charrnn import config as config_lib
 from charrnn import errors, files, models, runtime
-from charrnn.data import corpora, tokenizers
+from charrnn.data import corpora, downloads, sources, tokenizers
 from charrnn.data import splits as splits_lib
 from charrnn.runs import checkpoints, lock
 from charrnn.runs import metrics as metrics_lib
@@ -37,18 +37,32 @@ class Run:
   A missing or damaged file raises UserError.
   """
 
-  def __init__(self, path: str | pathlib.Path, step: int | None = None):
-    self.path, self._step = pathlib.Path(path), step
+  def __init__(
+    self,
+    path: str | pathlib.Path,
+    step: int | None = None,
+    corpus: str | None = None,
+    fetch: bool = False,
+  ):
+    self.path, self._step, self._source, self._fetch = pathlib.Path(path), step, corpus, fetch
 
   @classmethod
-  def open(cls, path: str | pathlib.Path, step: int | None = None) -> "Run":
+  def open(
+    cls,
+    path: str | pathlib.Path,
+    step: int | None = None,
+    corpus: str | None = None,
+    fetch: bool = False,
+  ) -> "Run":
     """Return the run at `path`; raise UserError if the run or the step does not exist.
 
     `step` selects the checkpoint of `params`. The default is the best by validation loss; a run
-    without validation losses uses the newest.
+    without validation losses uses the newest. `corpus` is the name, path or URL at which the corpus
+    is now. The default is where it was when the run was launched. A corpus that only the config of
+    the run names is not downloaded unless `fetch` is true.
     """
     check_directory(path)
-    run = cls(path, step)
+    run = cls(path, step, corpus, fetch)
     if step is not None and step not in run.steps:
       steps = (
         f"use one of {', '.join(map(str, run.steps))}" if run.steps else "it has no checkpoints yet"
@@ -177,10 +191,18 @@ class Run:
 
   def corpus(self) -> corpora.Corpus:
     """Return the corpus; raise UserError if it is missing or has changed since training."""
+    # A relative path is relative to the directory of a launch.
+    launches = [launch for launch in self.origin["launches"] if isinstance(launch, dict)]
+    folders = [str(launch["directory"]) for launch in launches[::-1] if "directory" in launch]
+    source = self._source or sources.locate(self.config.text.source, folders)
+    is_allowed = self._fetch or self._source is not None
+    mode = downloads.Mode.MISSING if is_allowed else downloads.Mode.NONE
     try:
-      corpus = load_corpus(self.config)
+      with downloads.mode(mode):
+        corpus = load_corpus(self.config, source, options="text.")
     except errors.UserError as error:
-      raise errors.UserError(f"cannot load the corpus of {self.path}: {error}") from error
+      remedy = "or set --corpus to the path of the text"
+      raise errors.UserError(f"cannot load the corpus of {self.path}: {error}; {remedy}") from error
     self.check_corpus(corpus)
     return corpus
 
@@ -206,10 +228,10 @@ class Run:
         content = file.read()
     except OSError as error:
       raise errors.UserError(f"cannot read {path}: {error.strerror}") from error
-    except UnicodeDecodeError as error:
+    except UnicodeError as error:  # UTF-16 without a byte order mark has no position.
       raise errors.UserError(
-        f"{path}: byte {error.start} is not {encoding} text: convert the file to {encoding}, the "
-        "encoding of the run's corpus"
+        f"{path}: byte {getattr(error, 'start', 0)} is not {encoding} text: convert the file to "
+        f"{encoding}, the encoding of the run's corpus"
       ) from error
     if len(content) < 2:
       raise errors.UserError(f"{path} has fewer than two characters: use a longer text")
@@ -299,10 +321,14 @@ def check_directory(path: str | pathlib.Path):
   raise errors.UserError(f"{path} {problem}: train a run with python launch.py --config=...")
 
 
-def load_corpus(config) -> corpora.Corpus:
-  """Load and return the corpus that `config.text` describes."""
+def load_corpus(config, source: str | None = None, **options) -> corpora.Corpus:
+  """Load and return the corpus that `config.text` describes, by default from `config.text.source`.
+
+  See corpora.load for the options.
+  """
   names = ("tokenizer", "encoding", "newlines", "limit")
-  return corpora.load(config.text.source, **{name: config.text[name] for name in names})
+  settings = {name: config.text[name] for name in names}
+  return corpora.load(config.text.source if source is None else source, **settings, **options)
 
 
 def common_splits(runs: Sequence[Run]) -> splits_lib.Splits:

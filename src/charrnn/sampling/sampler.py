@@ -373,13 +373,8 @@ def sample_ids(source: Source, prompt_ids, *, num: int, length: int, **options) 
 
 
 def sample_texts(source: Source, *, prompt: str = "", **options) -> list[str]:
-  """Return sampled texts without their prompt, with U+FFFD for bytes that are not valid UTF-8.
-
-  See `sample` for the options.
-  """
-  tokenizer = source.tokenizer
-  samples = sample(source, tokenizer.encode(prompt), **options)
-  return [streaming.encode(each.text, tokenizer).decode("utf-8", "replace") for each in samples]
+  """Return sampled texts without their prompt. See `sample` for the options."""
+  return [each.text for each in sample(source, source.tokenizer.encode(prompt), **options)]
 
 
 def first_ids(source: Source, prompt_ids):

@@ -1,6 +1,6 @@
 """Incremental conversion of ids to text, up to a stop text.
 
-Bytes that are not valid UTF-8 become surrogates, from which `encode` restores the bytes.
+Bytes that are not valid UTF-8 become surrogates, from which `console.encode` restores the bytes.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -14,7 +14,7 @@ class TextStream:
   """The text of one sample. It ends before the first stop text after the prompt."""
 
   def __init__(self, tokenizer: tokenizers.Tokenizer, prompt_ids=(), stop: str | None = None):
-    self._decoder = tokenizer.decoder("surrogateescape")
+    self._decoder = tokenizer.decoder()
     # A character that the prompt leaves incomplete is decoded with the sampled bytes.
     self.prompt = self._decoder.decode(prompt_ids)
     self._stop = stop
@@ -36,11 +36,6 @@ class TextStream:
     end = len(text) - next(n for n in lengths if text.endswith(self._stop[:n]))
     self._pending = text[end:]
     return text[:end]
-
-
-def encode(text: str, tokenizer: tokenizers.Tokenizer) -> bytes:
-  """Encode a sampled text as UTF-8; with a byte tokenizer, as exactly the sampled bytes."""
-  return text.encode("utf-8", "surrogateescape" if tokenizer.kind == "byte" else "replace")
 
 
 def texts(blocks: Iterable[np.ndarray], streams: Sequence[TextStream]) -> Iterator[list[str]]:

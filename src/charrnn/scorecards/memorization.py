@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from charrnn import plotting
+from charrnn import console, plotting
 from charrnn.runs import held_out
 from charrnn.scorecards import metrics
 from charrnn.scorecards import systems as systems_lib
@@ -240,6 +240,6 @@ def tsv(
   for name, texts in systems.items():
     for sample, (text, each) in enumerate(zip(texts, matches[name]), 1):
       for i, (character, length, place) in enumerate(zip(text, *map(np.ndarray.tolist, each))):
-        shown = character if character.isprintable() else repr(character)[1:-1]
         source = sources.find(place) if length else ("", "")
-        yield "\t".join(map(str, (name, sample, i, shown, length, *source)))
+        cells = (name, sample, i, character, length, *source)
+        yield "\t".join(str(console.cell(each)) for each in cells)

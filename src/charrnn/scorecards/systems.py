@@ -74,8 +74,6 @@ def _check(args, folder: str, source: str | None) -> tuple[list[System], pathlib
   if args.num * args.length > MAX_CHARACTERS:
     limit = f"with --length={args.length}, this exceeds {MAX_CHARACTERS:,} tokens per system"
     sampler.refuse("num", args.num, f"{limit}; use fewer or shorter samples")
-  if paths and args.corpus:
-    sampler.refuse("corpus", args.corpus, "the corpus of the run is used; omit the option")
   if not (paths or args.corpus or source):
     raise errors.UserError("there is no training text: add a RUN, or set --corpus")
   if paths:
@@ -122,7 +120,9 @@ def sample(args, folder: str, domain: metrics.Domain, progress: console.Progress
   runtime.start()
   progress("held-out text")
   runs = [system for system in systems if system.target.is_dir()]
-  loaded = {each: run_lib.Run.open(each.target, each.step).load() for each in runs}
+  loaded = {
+    each: run_lib.Run.open(each.target, each.step, args.corpus, args.fetch).load() for each in runs
+  }
   if loaded:
     first = next(iter(loaded.values()))
     config, tokenizer = first.config, first.tokenizer
@@ -130,7 +130,7 @@ def sample(args, folder: str, domain: metrics.Domain, progress: console.Progress
   else:
     name = args.corpus or domain.source
     config = config_lib.replace(config_lib.default(), {"text.source": name})
-    whole = run_lib.load_corpus(config)
+    whole = run_lib.load_corpus(config, options="text.")
     tokenizer = whole.tokenizer
     corpus = held_out.divide(whole, config_lib.split(config, len(whole.ids)), tokenizer)
   if args.order:
@@ -251,7 +251,7 @@ def write_samples(folder: pathlib.Path, texts: dict[str, list[str]]):
   folder.mkdir()
   for name, samples in texts.items():
     marked = (f"--- sample {n}\n{text}" for n, text in enumerate(samples, 1))
-    (folder / _file_name(name)).write_text("\n".join(marked), "utf-8", "replace", newline="")
+    (folder / _file_name(name)).write_bytes(console.encode("\n".join(marked)))
 
 
 def _file_name(system: str) -> str:

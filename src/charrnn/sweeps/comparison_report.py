@@ -1,8 +1,6 @@
 """Text reports of a comparison: tables for a terminal, Markdown, CSV and JSON."""
 
 import collections
-import csv
-import io
 import json
 import math
 from collections.abc import Iterable, Iterator
@@ -27,14 +25,14 @@ UNITS = (
 )
 
 
-def terminal(result: comparison.Comparison) -> str:
-  """Return aligned tables, followed by notes."""
+def terminal(result: comparison.Comparison) -> list[str]:
+  """Return the lines of aligned tables, followed by notes."""
   blocks = [
     console.table(list(rows[0]), [list(row.values()) for row in rows], names=NAMES)
     for rows in _tables(result)
   ]
   blocks += [notes] if (notes := list(_notes(result))) else []
-  return _join([console.visible(line) for line in block] for block in blocks)
+  return _join(blocks).splitlines()
 
 
 def markdown(result: comparison.Comparison) -> str:
@@ -158,11 +156,7 @@ def csv_text(result: comparison.Comparison) -> str:
   for row in rows:
     del row["problems"]
     row |= {f"config.{name}": value for name, value in row.pop("fields").items()}
-  file = io.StringIO()
-  writer = csv.DictWriter(file, rows[0], lineterminator="\n")
-  writer.writeheader()
-  writer.writerows(rows)
-  return file.getvalue()
+  return console.csv_text(list(rows[0]), rows)
 
 
 def json_text(result: comparison.Comparison) -> str:

@@ -9,9 +9,7 @@ SWEEP/
   summary.csv                one row per trial
 """
 
-import csv
 import hashlib
-import io
 import json
 import pathlib
 import re
@@ -132,16 +130,14 @@ def summary(trials: Sequence[Trial]) -> str:
   """Return CSV with a row per trial: its outcome, its best validation loss and its overrides."""
   fields = list(dict.fromkeys(field for trial in trials for field in trial.overrides))
   columns = ("trial", "status", "exit", "seconds", "step", "valid/loss", "at step", *fields)
-  file = io.StringIO()
-  writer = csv.DictWriter(file, [*columns, *ALIASES.values()], restval="", lineterminator="\n")
-  writer.writeheader()
+  rows = []
   for trial in trials:
     outcome, (latest, best) = last(trial), progress(trial.folder)
     values = (trial.name, outcome.status, outcome.code, f"{outcome.seconds:.0f}")
     values += (latest.get("step"), best.get("valid/loss"), best.get("step"))
     row = dict(zip(columns, values)) | trial.overrides
-    writer.writerow(files.with_aliases(row, ALIASES))
-  return file.getvalue()
+    rows.append(files.with_aliases(row, ALIASES))
+  return console.csv_text([*columns, *ALIASES.values()], rows)
 
 
 class StatusTable(console.LiveTable):

@@ -39,7 +39,8 @@ def run(line: command_line.CommandLine, folder: pathlib.Path) -> int:
     resources = slurm.read_resources(trials_lib.experiment(line), line.variant)
   if flags.dry_run:
     commands = "\n".join(shlex.join(trial.command) for trial in trials)
-    print(slurm.describe(trials, resources, flags.parallel) if resources else commands)
+    text = slurm.describe(trials, resources, flags.parallel) if resources else commands
+    console.show(text.splitlines())
     return 0
   if resources:
     slurm.check()
