@@ -27,23 +27,24 @@
 --dry_run      print the commands of the trials without running them
 
 Exit codes: 0: finished; 1: a trial of the sweep failed; 2: the command is wrong or training
-diverged; 75: stopped by a signal and saved, run the same command to resume.
+diverged; 75: stopped by a signal and saved, run the same command to resume; 130: stopped by a
+signal before there was anything to save. The signals are SIGTERM, SIGINT, SIGHUP and SIGUSR1.
 """
 
 import pathlib
 import sys
 
-from absl import flags
+from charrnn import errors, process
 
-from charrnn import command_line, console, errors
-from charrnn.launching import train
-from charrnn.sweeps import runner
+# The other modules are imported in the functions, so that signals are handled during the imports.
 
 SWEEP_FLAGS = ("trials", "backend", "parallel", "time_limit", "dry_run")
 
 
 def define_flags(values):
   """Define the flags of launch.py other than --config."""
+  from absl import flags
+
   define = {"flag_values": values}
   flags.DEFINE_string("workdir", None, "directory of the run or the sweep", **define)
   flags.DEFINE_boolean("distributed", False, "run as one of several processes", **define)
@@ -59,6 +60,8 @@ def define_flags(values):
 
 def parse(argv):
   """Return the parsed command line; raise UserError if it is invalid."""
+  from charrnn import command_line
+
   # absl requires a value for every flag. `--sweep` without a name runs sweep() of the experiment
   # file; `--search` without a name is reported as an error later.
   with_values = {"--sweep": "--sweep=", "--search": "--search="}
@@ -67,6 +70,10 @@ def parse(argv):
 
 def main(argv):
   """Run the command and return its exit code."""
+  from charrnn import command_line
+  from charrnn.launching import train
+  from charrnn.sweeps import runner
+
   if {"--help", "-h"} & set(argv):
     paths = command_line.experiment_files()
     heading = ["\nExperiment files in this folder:"] if paths else []
@@ -90,4 +97,4 @@ def main(argv):
 
 
 if __name__ == "__main__":
-  sys.exit(console.run("launch.py", lambda: main(sys.argv)))
+  sys.exit(process.run("launch.py", lambda: main(sys.argv), ends_process=True))

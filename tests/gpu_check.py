@@ -31,7 +31,7 @@ from xml.etree import ElementTree
 ROOT = pathlib.Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "tests" / "support"))
 
-from charrnn import console, errors, files  # noqa: E402
+from charrnn import console, errors, files, process  # noqa: E402
 from charrnn.benchmarks import rounds, workloads  # noqa: E402
 from charrnn.runs import metrics, provenance  # noqa: E402
 from charrnn.sweeps import local  # noqa: E402
@@ -484,4 +484,4 @@ def run_process(name, check, limit) -> str:
 
 
 if __name__ == "__main__":
-  sys.exit(console.run("gpu_check.py", main))
+  sys.exit(process.run("gpu_check.py", main))

@@ -15,6 +15,7 @@ ROOT = pathlib.Path(charrnn.__file__).parent
 PACKAGES = [
   "errors",
   "console",
+  "process",
   "files",
   "plotting",
   "runtime",

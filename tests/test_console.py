@@ -11,11 +11,11 @@ import sys
 
 import pytest
 
-from charrnn import console, errors
+from charrnn import console, errors, process
 
 PROGRAM = """
 import sys, time
-from charrnn import console
+from charrnn import console, errors, process
 
 def bar():
   with console.Progress() as progress:
@@ -158,44 +158,14 @@ def test_an_error_is_one_line_whatever_it_contains(capsys):
   def program():
     raise errors.UserError("no folder a\nb\x1b[2J")
 
-  assert console.run("charrnn", program) == 2
+  assert process.run("charrnn", program) == 2
   assert capsys.readouterr().err == "charrnn: error: no folder a\\nb\\x1b[2J\n"
 
 
 @pytest.mark.parametrize("encoding", ["latin-1", "ascii:strict", "cp037", "utf-16"])
 def test_output_encodings_lose_no_character(encoding):
-  program = "from charrnn import console; console.run('x', lambda: console.show(['é日']))"
+  program = "from charrnn import console, process; process.run('x', lambda: console.show(['é日']))"
   environment = os.environ | {"PYTHONIOENCODING": encoding}
   command = [sys.executable, "-c", program]
   result = subprocess.run(command, env=environment, capture_output=True, check=True)
   assert result.stdout == "é日\n".encode()
-
-
-@pytest.mark.parametrize(
-  ("raised", "code"),
-  [(errors.UserError("no such run"), 2), (KeyboardInterrupt(), 130), (OSError(28, "No space"), 2)],
-)
-def test_expected_failures_give_one_line_and_an_exit_code(raised, code, capsys, monkeypatch):
-  monkeypatch.setattr(console, "_drop_stdout", lambda: None)
-
-  def program():
-    raise raised
-
-  assert console.run("charrnn", program) == code
-  assert len(capsys.readouterr().err.splitlines()) == (code == 2)
-
-
-def test_unexpected_errors_are_raised():
-  with pytest.raises(ZeroDivisionError):
-    console.run("charrnn", lambda: 1 // 0)
-
-
-def test_no_cell_of_a_table_is_a_formula():
-  texts = ["=1+1", "+1+1", "-1+1", "@SUM(A1)", "\t=1", "\r=1", "a=1", "-1.5", "+2e3", "-inf", ""]
-  rows = [{"=name": text, "n": -1} for text in texts]
-  table = io.StringIO(console.csv_text(["=name", "n", "none"], rows), newline="")
-  header, *lines = csv.reader(table)
-  assert header == ["'=name", "n", "none"]
-  safe = [*(f"'{text}" for text in texts[:4]), r"\t=1", r"\r=1", *texts[6:]]
-  assert [line[0] for line in lines] == safe
-  assert {tuple(line[1:]) for line in lines} == {("-1", "")}

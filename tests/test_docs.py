@@ -93,7 +93,7 @@ import sys
 
 sys.path.insert(0, {str(ROOT)!r})
 import launch
-from charrnn import command_line, config, console
+from charrnn import command_line, config, process
 
 experiment = command_line._experiment
 
@@ -108,7 +108,7 @@ def small_experiment(path, *variant):
 
 
 command_line._experiment = small_experiment
-sys.exit(console.run("launch.py", lambda: launch.main(sys.argv)))
+sys.exit(process.run("launch.py", lambda: launch.main(sys.argv)))
 """
 # A program that runs charrnn with a small network in benchmarks. It replaces the values of --step,
 # which are steps of a larger run, with the last steps of the small run.

@@ -1,4 +1,4 @@
-"""Output for users: status lines, progress bars, tables, and exit codes."""
+"""Output for users: status lines, progress bars and tables."""
 
 import contextlib
 import csv
@@ -18,14 +18,14 @@ import rich.progress
 import rich.table
 import rich.text
 
-from charrnn import errors
-
 Update = Callable[..., None]  # called as update(done, total, note="")
 REDRAW = 0.1  # minimum seconds between two updates of a terminal
+# Errors of a stream that will not work again: its reader or its terminal is closed.
+_CLOSED = (errno.EPIPE, errno.EIO, errno.EBADF)
 
 
 class _Stderr(io.TextIOBase):
-  """The current sys.stderr. Output is discarded once its terminal or reader is closed."""
+  """The current sys.stderr. Text that cannot be written is discarded and ends no program."""
 
   encoding = "utf-8"
 
@@ -39,24 +39,15 @@ class _Stderr(io.TextIOBase):
 
   def write(self, text: str) -> int:
     if sys.stderr is not None:
-      with self._discard_if_closed():
+      try:
         sys.stderr.write(text)
+      except OSError:
+        self.flush()
     return len(text)
 
   def flush(self):
     if sys.stderr is not None:
-      with self._discard_if_closed():
-        sys.stderr.flush()
-
-  @contextlib.contextmanager
-  def _discard_if_closed(self):
-    try:
-      yield
-    except OSError as error:
-      if error.errno not in (errno.EIO, errno.EPIPE):
-        raise
-      with open(os.devnull, "w") as devnull:
-        os.dup2(devnull.fileno(), sys.stderr.fileno())
+      flush(sys.stderr)
 
 
 _console = rich.console.Console(file=_Stderr(), highlight=False, markup=False, emoji=False)
@@ -76,6 +67,27 @@ def write(text: str):
   """Write text to stderr unchanged, without adding a line end."""
   _console.file.write(text)
   _console.file.flush()
+
+
+def flush(stream):
+  """Flush an output stream; discard its text if that is impossible.
+
+  A stream that is closed for good is redirected to /dev/null. A stream on a full disk may work
+  again later.
+  """
+  try:
+    stream.flush()
+  except OSError as error:
+    descriptor = stream.fileno()
+    with contextlib.ExitStack() as stack:
+      if error.errno not in _CLOSED:
+        copy = os.dup(descriptor)
+        stack.callback(os.close, copy)
+        stack.callback(os.dup2, copy, descriptor)
+      devnull = os.open(os.devnull, os.O_WRONLY)
+      stack.callback(os.close, devnull)
+      os.dup2(devnull, descriptor)
+      stream.flush()
 
 
 def size() -> rich.console.ConsoleDimensions:
@@ -289,41 +301,3 @@ class LiveTable:
     if self._live.is_started:
       text = rich.text.Text("\n".join(map(visible, lines)), no_wrap=True, overflow="crop")
       self._live.update(text, refresh=True)
-
-
-def run(name: str, program: Callable[[], int | None]) -> int:
-  """Run the main function of a program and return its exit code.
-
-  The exit code is 2 after a UserError or a full disk, which are reported on stderr, and 130 after
-  Ctrl-C. It is 0 if the reader of stdout, for example `head`, has closed it.
-  """
-  for stream, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
-    if getattr(sys, stream) is None:  # The caller of the program has closed the stream.
-      setattr(sys, stream, open(os.devnull, mode))  # noqa: SIM115
-  set_encodings()
-  try:
-    code = program() or 0
-    sys.stdout.flush()
-  except errors.UserError as error:
-    say(visible(f"{name}: error: {error}"))
-    return 2
-  except BrokenPipeError:
-    _drop_stdout()
-    return 0
-  except OSError as error:  # Modules report other errors of reading and writing themselves.
-    if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-      raise
-    say(
-      f"{name}: error: cannot write {error.filename or 'the output'}: {error.strerror}; free some "
-      "disk space"
-    )
-    _drop_stdout()
-    return 2
-  except KeyboardInterrupt:
-    return 130
-  return code
-
-
-def _drop_stdout():
-  """Redirect stdout to /dev/null, so that flushing it at exit does not fail again."""
-  os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

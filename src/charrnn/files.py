@@ -24,15 +24,7 @@ _KINDS = (
   (stat.S_ISFIFO, "a FIFO"),
   (stat.S_ISSOCK, "a socket"),
 )
-_FREE_SPACE = "free some disk space, and run the same command again"
 ANOTHER_OUT = "use another --out"
-_REMEDIES = {
-  errno.ENOSPC: _FREE_SPACE,
-  errno.EDQUOT: _FREE_SPACE,
-  errno.EFBIG: "raise the limit of the file size (ulimit -f), and run the same command again",
-  errno.EROFS: "use a folder on another file system",
-  errno.ENAMETOOLONG: "use a shorter name",
-}
 
 
 def read_bytes(path: pathlib.Path, limit: int = MAX_BYTES) -> bytes:
@@ -196,9 +188,7 @@ def report_unwritable(path: pathlib.Path, remedy: str = "check its folder") -> I
   except OSError as error:
     if error.errno == errno.ELOOP:
       raise _not_regular(path, "a link") from error
-    remedy = _REMEDIES.get(error.errno, remedy)
-    text = f"cannot write to {path}: {error.strerror or error}: {remedy}"
-    raise errors.UserError(text) from error
+    raise errors.UserError(errors.describe(error, path, remedy)) from error
 
 
 @contextlib.contextmanager

@@ -73,7 +73,7 @@ def start() -> types.ModuleType:
   from absl import logging as absl_logging
 
   reset_settings()
-  absl_logging.set_verbosity(absl_logging.ERROR)
+  absl_logging.set_verbosity(absl_logging.FATAL)  # Orbax logs errors that it also raises.
   for name in ("jax", "orbax"):
     logging.getLogger(name).setLevel(logging.ERROR)
   # When a file is damaged, Orbax closes an event loop that threads of TensorStore still use. Both

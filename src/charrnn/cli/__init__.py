@@ -7,7 +7,7 @@ import os
 import sys
 from collections.abc import Sequence
 
-from charrnn import __version__, console, errors
+from charrnn import __version__, errors, process
 
 COMMANDS = {
   "sample": "sample text from a trained model",
@@ -33,6 +33,9 @@ class Parser(argparse.ArgumentParser):
 
   def error(self, message):
     raise errors.UserError(f"{message} (run {self.prog} --help for usage)")
+
+  def _print_message(self, message, file=None):
+    (file or sys.stdout).write(message)  # argparse ignores errors of writing
 
 
 def parser(command: str) -> Parser:
@@ -77,7 +80,7 @@ def main(argv: Sequence[str] | None = None) -> int:
   """Run a subcommand and return its exit code.
 
   0: success; 1: a difference, damage or a failed benchmark; 2: wrong usage or another UserError;
-  75: a rerun was stopped by a signal; 130: Ctrl-C.
+  75: a rerun was stopped by a signal; 130: stopped by another signal.
   """
   # JAX would reserve three quarters of the GPU memory, which a training process may need.
   os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
@@ -87,4 +90,4 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser(command).parse_args(arguments)
     return args.run_command(args)
 
-  return console.run("charrnn", program)
+  return process.run("charrnn", program, ends_process=argv is None)

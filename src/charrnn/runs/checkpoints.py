@@ -47,15 +47,21 @@ class Writer:
   """A writer of checkpoints. It keeps the `keep` newest ones, and the best by validation loss."""
 
   def __init__(self, folder: pathlib.Path, keep: int):
+    import orbax.checkpoint as ocp
     from orbax.checkpoint import checkpoint_managers as managers
 
     # Read the losses from our own metadata, because Orbax's metadata has no digest.
     self._losses = losses(folder)
     self._keep = keep
+    self._folder, self._step = pathlib.Path(folder), None
     options = managers.CheckpointManagerOptions(
-      save_decision_policy=managers.FixedIntervalPolicy(1), preservation_policy=self
+      save_decision_policy=managers.FixedIntervalPolicy(1),
+      preservation_policy=self,
+      # Otherwise threads would wait forever for a folder that cannot be created.
+      async_options=ocp.options.AsyncOptions(create_directories_asynchronously=False),
     )
-    self._manager = managers.CheckpointManager(pathlib.Path(folder).absolute(), options=options)
+    with self._report_unwritable():
+      self._manager = managers.CheckpointManager(self._folder.absolute(), options=options)
 
   def should_preserve(self, checkpoints, *, context) -> list[bool]:
     """Tell Orbax which steps to keep: return one bool per step, oldest first."""
@@ -76,16 +82,33 @@ class Writer:
     tree = serialization.to_state_dict(jax.tree.map(np.asarray, state))
     meta = _seal({**meta, "step": step, "arrays": digests(tree)})
     self._losses[step] = meta["valid_loss"]
-    self._manager.save(
-      step,
-      args=ocp.args.Composite(state=ocp.args.StandardSave(tree), meta=ocp.args.JsonSave(meta)),
-      force=True,
-    )
+    args = ocp.args.Composite(state=ocp.args.StandardSave(tree), meta=ocp.args.JsonSave(meta))
+    with self._report_unwritable():
+      self._manager.wait_until_finished()
+      self._step = step
+      self._manager.save(step, args=args, force=True)
 
   def close(self):
     """Wait until all steps are written, and release the writer."""
-    self._manager.wait_until_finished()
-    self._manager.close()
+    with self._report_unwritable():
+      try:
+        self._manager.wait_until_finished()
+      finally:
+        self._manager.close()
+
+  @contextlib.contextmanager
+  def _report_unwritable(self) -> Iterator[None]:
+    """Raise UserError with the step, the reason and the remedy if it cannot be written."""
+    try:
+      yield
+    except Exception as error:  # Orbax and TensorStore raise many types of errors.
+      if (code := _error_code(error)) is None:
+        raise
+      path = self._folder if self._step is None else self._folder / str(self._step)
+      reason = OSError(code, os.strerror(code))
+      raise errors.UserError(
+        errors.describe(reason, path, f"check {self._folder}, and run the same command again")
+      ) from error
 
 
 def steps(folder: pathlib.Path) -> list[int]:
@@ -200,15 +223,24 @@ def _state_folder(folder: pathlib.Path, step: int) -> pathlib.Path:
   return (pathlib.Path(folder) / str(step) / "state").absolute()
 
 
+def _error_code(error: BaseException | None) -> int | None:
+  """Return the number of the system error that is, or has caused, an exception."""
+  while error:
+    # TensorStore reports the code only in its text.
+    match = re.search(r"os_error_code='(\d+)'", str(error))
+    if code := getattr(error, "errno", None) or (match and int(match[1])):
+      return code
+    error = error.__cause__ or error.__context__
+  return None
+
+
 @contextlib.contextmanager
 def _classify_errors(folder: pathlib.Path, step: int, part: str) -> Iterator[None]:
   """Raise DamagedError if `part` of a step is damaged, UserError if an error may be temporary."""
   try:
     yield
   except Exception as error:  # Damaged files cause many types of errors: Orbax, TensorStore, zstd.
-    # TensorStore reports the code only in its text.
-    match = re.search(r"os_error_code='(\d+)'", str(error))
-    code = getattr(error, "errno", None) or (match and int(match[1]))
+    code = _error_code(error)
     if isinstance(error, MemoryError):
       reason = str(error) or "out of memory"
     elif code and code not in MISSING:

@@ -7,7 +7,8 @@ import pathlib
 from collections.abc import Mapping
 from typing import Any
 
-from charrnn import files, plotting
+from charrnn import console, files, plotting
+from charrnn.runs import tensorboard
 
 
 class MetricsLog:
@@ -19,7 +20,8 @@ class MetricsLog:
     lines = [line for line in read(workdir) if line["step"] <= after_step]
     files.write_text(self._path, "".join(json.dumps(line) + "\n" for line in lines))
     self._file = files.append(self._path)
-    self._first_step, self._board = after_step + 1, None
+    self._first_step, self._has_events = after_step + 1, True
+    self._events: tensorboard.EventFile | None = None
 
   def write(self, step: int, values: Mapping[str, float]):
     """Write the values of a step by name. NaN and infinity become null, since JSON has neither."""
@@ -28,20 +30,24 @@ class MetricsLog:
     with files.report_unwritable(self._path):
       while line:  # A full disk may take only a part.
         line = line[self._file.write(line) :]
-    self._board = self._board or self._open_board()
-    for name, value in values.items():
-      self._board.add_scalar(name, value, step)
+    if self._has_events:
+      self._write_event(step, values)
 
-  def _open_board(self):
-    # Import this only when it is needed: it imports PyTorch if installed, which takes a second.
-    from tensorboardX import SummaryWriter
-
-    return SummaryWriter(str(self._path.parent), purge_step=self._first_step)
+  def _write_event(self, step, values):
+    try:
+      self._events = self._events or tensorboard.EventFile(self._path.parent, self._first_step)
+      self._events.write(step, values)
+    except OSError as error:  # The same values are in metrics.jsonl.
+      self._has_events = False
+      console.say(
+        f"warning: cannot write TensorBoard's file in {self._path.parent} ({error.strerror}): "
+        "training continues without it"
+      )
 
   def close(self):
     self._file.close()
-    if self._board:
-      self._board.close()
+    if self._events:
+      self._events.close()
 
 
 def read(workdir: pathlib.Path) -> list[dict[str, Any]]:

@@ -19,7 +19,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from charrnn import config as config_lib
-from charrnn import console, files
+from charrnn import console, files, process
 from charrnn.runs import metrics
 from charrnn.runs import run as run_lib
 from charrnn.runs import status as status_lib
@@ -84,8 +84,9 @@ def conclude(
 
   `reason` is TIMEOUT, PRUNED or STOPPED if the launcher asked the trial to save and exit.
   """
-  # A trial that has nothing to save yet does not handle SIGTERM.
-  stopped_early = reason == RunStatus.STOPPED and code == -signal.SIGTERM
+  # A trial that has nothing to save yet ends with another exit code.
+  early_codes = (process.INTERRUPTED_CODE, -signal.SIGTERM)
+  stopped_early = reason == RunStatus.STOPPED and code in early_codes
   if code == 0:
     status = RunStatus.FINISHED
   elif reason in (RunStatus.TIMEOUT, RunStatus.PRUNED):

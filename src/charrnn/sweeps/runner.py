@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-from charrnn import command_line, console, errors, files
+from charrnn import command_line, console, errors, files, process
 from charrnn import config as config_lib
 from charrnn.data import sources
 from charrnn.runs import lock
@@ -158,14 +158,20 @@ def _run_local(
   limit = flags.time_limit * 60 if flags.time_limit else None
   pool = local.Pool(missing, min(flags.parallel, count), limit)
 
-  def stop(*_):
-    pool.stop()
+  def stop(number, _):
+    # SIGHUP and SIGUSR1 may come several times, and a second call of pool.stop kills the trials.
+    if number in (signal.SIGINT, signal.SIGTERM) or not pool.stopping:
+      pool.stop()
 
   def update(pool):
     watch(pool)
     table.update(_statuses(trials, pool), note=STOPPING if pool.stopping else "")
 
-  handlers = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+  handlers = {
+    number: signal.signal(number, stop)
+    for number in process.STOP_SIGNALS
+    if number != signal.SIGHUP or signal.getsignal(number) is not signal.SIG_IGN
+  }
   try:
     with outcomes.StatusTable(trials) as table:
       pool.run(update)
@@ -221,6 +227,8 @@ def report(folder, trials, interrupted: bool, final: Sequence[RunStatus], total:
     console.say(f"{missing} of {total} trials are not done: repeat the command to run only these")
   console.say(f"summary   {folder / 'summary.csv'}")
   console.say(f"\nnext:\n  charrnn compare {shlex.quote(str(folder))}")
+  if interrupted:
+    return status_lib.STOPPED_CODE
   if failures:
     return 1
-  return status_lib.STOPPED_CODE if interrupted or missing else 0
+  return status_lib.STOPPED_CODE if missing else 0

@@ -194,7 +194,6 @@ def run(trials, missing, flags, resources: Resources) -> bool:
       "only this program"
     )
   watch = Watch(trials, {trial.name: jobs[trial.name] for trial in missing})
-  handler = signal.signal(signal.SIGTERM, signal.default_int_handler)
   try:
     watch.run()
   except KeyboardInterrupt:
@@ -203,8 +202,6 @@ def run(trials, missing, flags, resources: Resources) -> bool:
       f"  scancel {' '.join(sorted({job.partition('_')[0] for job in watch.jobs.values()}))}"
     )
     return True
-  finally:
-    signal.signal(signal.SIGTERM, handler)
   return False
 
 

@@ -23,7 +23,7 @@ from flax import serialization
 from jax.experimental import multihost_utils
 
 from charrnn import config as config_lib
-from charrnn import console, errors
+from charrnn import console, errors, process
 from charrnn.runs import checkpoints, metrics
 from charrnn.training import optimizer, steps
 
@@ -59,11 +59,11 @@ class LoopState:
 
 
 class StopRequest:
-  """Request a graceful stop after the current step on SIGTERM, SIGINT or SIGHUP.
+  """Request a graceful stop after the current step on any of process.STOP_SIGNALS.
 
-  A second SIGTERM ends the process at once; a second SIGINT raises KeyboardInterrupt. SIGHUP is
-  sent when the terminal or the launcher is closed, often several times, so it never ends the
-  process at once. It is ignored under nohup.
+  The handler that was there before gets the second SIGTERM or SIGINT, which therefore ends the
+  program. SIGHUP is sent when the terminal or the launcher is closed, and SIGUSR1 by SLURM. They
+  may come several times, so they never end the program. SIGHUP is ignored under nohup.
   """
 
   def __init__(self):
@@ -73,7 +73,7 @@ class StopRequest:
   def __enter__(self):
     if threading.current_thread() is not threading.main_thread():
       return self  # Only the main thread receives signals.
-    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+    for number in process.STOP_SIGNALS:
       if number != signal.SIGHUP or signal.getsignal(number) is not signal.SIG_IGN:
         self._former[number] = signal.signal(number, self._request)
     return self
@@ -86,7 +86,7 @@ class StopRequest:
 
   def _request(self, number, _):
     self._is_requested = True
-    if number != signal.SIGHUP:
+    if number in (signal.SIGTERM, signal.SIGINT):
       signal.signal(number, self._former[number])
 
   def is_requested(self) -> bool:

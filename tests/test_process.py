@@ -1,0 +1,212 @@
+"""The process of a program: errors, closed and full streams, signals, and threads that hang."""
+
+import contextlib
+import pathlib
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from charrnn import errors, process
+
+ROOT = pathlib.Path(__file__).parents[1]
+LAUNCH = [sys.executable, str(ROOT / "launch.py")]
+CHARRNN = [sys.executable, "-m", "charrnn.cli"]
+HEAD = "import os, sys, threading, time\nfrom charrnn import console, errors, process\n"
+
+
+def start(body, run="process.run('charrnn', program, ends_process=True)", **options):
+  """Start a program whose main function has this body."""
+  lines = "".join(f"  {line}\n" for line in body.splitlines())
+  text = f"{HEAD}def program():\n{lines}sys.exit({run})\n"
+  pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+  return subprocess.Popen([sys.executable, "-c", text], **pipes | options)
+
+
+def shell(command, *redirections):
+  """Run a command with redirections of a shell; return (exit code, stdout, stderr)."""
+  arguments = ["bash", "-c", f'"$@" {" ".join(redirections)}', "bash", *command]
+  done = subprocess.run(arguments, capture_output=True, text=True, timeout=60, check=False)
+  return done.returncode, done.stdout, done.stderr
+
+
+@pytest.mark.parametrize(
+  ("raised", "code", "message"),
+  [
+    (errors.UserError("no such run"), 2, "charrnn: error: no such run"),
+    (KeyboardInterrupt(), 130, ""),
+    (SystemExit(0), 0, ""),
+    (BrokenPipeError(), 0, ""),
+    (
+      OSError(28, "No space left on device"),
+      2,
+      "cannot write to the output: No space left on device",
+    ),
+    (OSError(28, "No space", "a.txt"), 2, "cannot write to a.txt: No space: free some disk space"),
+    (OSError(27, "File too large", b"a.txt"), 2, "raise the limit of the file size (ulimit -f)"),
+    (
+      PermissionError(13, "Permission denied", "a.txt"),
+      2,
+      "cannot write to a.txt: Permission denied: ",
+    ),
+    (OSError(24, "Too many open files"), 2, "raise the limit of open files (ulimit -n)"),
+    (MemoryError(), 2, "out of memory: use a machine with more memory"),
+  ],
+)
+def test_expected_failures_give_one_line_and_an_exit_code(raised, code, message, capsys):
+  def program():
+    raise raised
+
+  assert process.run("charrnn", program) == code
+  err = capsys.readouterr().err
+  assert message in err and len(err.splitlines()) == (code == 2)
+
+
+@pytest.mark.parametrize("error", [ZeroDivisionError(), OSError("unknown")])
+def test_unexpected_errors_are_raised(error):
+  def program():
+    raise error
+
+  with pytest.raises(type(error)):
+    process.run("charrnn", program)
+
+
+@pytest.mark.parametrize("raised", [errors.UserError("no"), ZeroDivisionError()])
+def test_signal_handlers_are_restored(raised):
+  before = [signal.getsignal(number) for number in process.STOP_SIGNALS]
+
+  def program():
+    assert signal.getsignal(signal.SIGUSR1) not in before
+    raise raised
+
+  with contextlib.suppress(ZeroDivisionError):
+    process.run("charrnn", program)
+  assert [signal.getsignal(number) for number in process.STOP_SIGNALS] == before
+
+
+@pytest.mark.parametrize("number", process.STOP_SIGNALS)
+@pytest.mark.parametrize("body", ["", "raise ImportError('a package failed')"], ids=["", "import"])
+def test_a_signal_ends_a_program_without_a_traceback(number, body):
+  """Packages written in C may turn the exception of a signal into another one."""
+  loop = f"try:\n  print('ready', flush=True)\n  time.sleep(60)\nfinally:\n  {body or 'pass'}"
+  child = start(loop)
+  assert child.stdout.readline() == "ready\n"
+  child.send_signal(number)
+  out, err = child.communicate(timeout=20)
+  assert (child.returncode, out, err) == (process.INTERRUPTED_CODE, "", "")
+
+
+def test_a_second_signal_ends_a_program_at_once():
+  body = "try:\n  print('ready', flush=True)\n  time.sleep(60)\nfinally:\n"
+  child = start(body + "  print('again', flush=True)\n  time.sleep(60)")
+  for line in ("ready\n", "again\n"):
+    assert child.stdout.readline() == line
+    child.send_signal(signal.SIGTERM)
+  child.communicate(timeout=20)
+  assert child.returncode == process.INTERRUPTED_CODE
+
+
+def test_signals_that_the_caller_ignores_stay_ignored():
+  body = "print('ready', flush=True)\ninput()"
+  before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+  try:
+    child = start(body, stdin=subprocess.PIPE)
+  finally:
+    signal.signal(signal.SIGHUP, before)
+  assert child.stdout.readline() == "ready\n"
+  child.send_signal(signal.SIGHUP)
+  _, err = child.communicate("\n", timeout=20)
+  assert (child.returncode, err) == (0, "")
+
+
+def caught(pid):
+  """Return the signals for which a process has handlers."""
+  lines = pathlib.Path(f"/proc/{pid}/status").read_text().splitlines()
+  mask = int(next(line for line in lines if line.startswith("SigCgt")).split()[1], 16)
+  return {number for number in signal.Signals if mask >> (number - 1) & 1}
+
+
+@pytest.mark.parametrize("number", process.STOP_SIGNALS)
+def test_a_signal_during_imports_ends_launch_py_without_a_traceback(number, folder):
+  options = {"cwd": folder, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+  child = subprocess.Popen([*LAUNCH, "--config=tiny.py", "--workdir=imports"], **options)
+  while signal.SIGUSR1 not in caught(child.pid):
+    assert child.poll() is None
+    time.sleep(0.002)
+  time.sleep(0.05 * process.STOP_SIGNALS.index(number))
+  child.send_signal(number)
+  out, err = child.communicate(timeout=60)
+  assert (child.returncode, out) == (process.INTERRUPTED_CODE, "") and "Traceback" not in err
+  assert not (folder / "imports").exists()
+
+
+@pytest.mark.parametrize("redirection", ["2>&-", ">&-", "<&-", "2>/dev/full", ">&- 2>&- <&-"])
+def test_programs_work_without_their_streams(redirection, tmp_path):
+  """A file that is opened must not take the place of a closed stream."""
+  body = f"""
+file = open({str(tmp_path / "file")!r}, "w")
+for n in range(3):
+  console.say("status")
+  print("result")
+file.close()
+assert not os.path.getsize(file.name)
+return 3
+"""
+  text = f"{HEAD}def program():\n" + "".join(f"  {line}\n" for line in body.splitlines())
+  text += "sys.exit(process.run('charrnn', program))\n"
+  code, _, err = shell([sys.executable, "-c", text], redirection)
+  assert (code, "Traceback" in err) == (3, False), err
+
+
+@pytest.mark.parametrize("command", [LAUNCH, CHARRNN, [*CHARRNN, "sample"]])
+def test_help_on_a_full_or_closed_stdout(command):
+  code, out, err = shell([*command, "--help"], ">/dev/full")
+  assert code == 2 and not out
+  assert err.endswith(
+    "error: cannot write to the output: No space left on device: free some disk space, and run the "
+    "same command again\n"
+  )
+  assert err.count("\n") == 1
+  assert shell([*command, "--help"], ">&-") == (0, "", "")
+
+
+@pytest.mark.parametrize("command", [[*LAUNCH, "--config=none.py"], [*CHARRNN, "smaple"]])
+@pytest.mark.parametrize("redirection", ["2>&-", "2>/dev/full", ">&- 2>&-"])
+def test_errors_without_a_stderr_have_their_exit_code(command, redirection):
+  assert shell(command, redirection) == (2, "", "")
+
+
+def test_a_stream_works_again_when_there_is_space(tmp_path):
+  path = tmp_path / "log"
+  body = """
+import resource
+resource.setrlimit(resource.RLIMIT_FSIZE, (20, resource.RLIM_INFINITY))
+for n in range(8):
+  console.say(f"line {n}")
+resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+console.say("the end")
+"""
+  with path.open("w") as log:
+    child = start(body, stderr=log)
+    child.communicate(timeout=60)
+  assert child.returncode == 0
+  text = path.read_text()
+  assert text.startswith("line 0\nline 1\n") and text.endswith("the end\n") and "line 7" not in text
+
+
+@pytest.mark.parametrize("raises", ["", "raise errors.UserError('no')"])
+def test_a_process_ends_although_threads_hang(raises):
+  run = "(setattr(process, 'MAX_LINGER', 0.5), process.run('charrnn', program, True))[1]"
+  child = start(f"threading.Thread(target=threading.Event().wait).start()\n{raises}", run)
+  child.communicate(timeout=20)
+  assert child.returncode == (2 if raises else 0)
+
+
+def test_warnings_of_packages_are_hidden_unless_they_are_asked_for():
+  text = f"{HEAD}import warnings\nprocess.run('a', lambda: warnings.warn('no artists'), True)"
+  for options, count in (([], 0), (["-W", "default"], 1)):
+    command = [sys.executable, *options, "-c", text]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert done.stderr.count("no artists") == count
