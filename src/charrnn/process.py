@@ -18,7 +18,9 @@ from charrnn import errors
 # The signals that ask a program to stop. SLURM sends SIGUSR1 with --signal=USR1@SECONDS.
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1)
 INTERRUPTED_CODE = 130  # exit code of a program that a signal stopped before it saved anything
-MAX_LINGER = 10.0  # maximum seconds between the end of a program and the end of its process
+# Maximum seconds between the end of a program and the end of its process. After a failed save,
+# threads of Orbax wait for a long time. After success, other processes of the run may be slower.
+MAX_LINGER, MAX_LINGER_FAILED = 10.0, 2.0
 
 
 def run(name: str, program: Callable[[], int | None], ends_process: bool = False) -> int:
@@ -68,7 +70,9 @@ def _run(name, program) -> int:
     if error.filename is None and error.errno not in errors.REMEDIES:
       raise
     path = "the output" if error.filename is None else os.fsdecode(error.filename)
-    text = errors.describe(error, path)
+    text = f"{path}: {error.strerror}: check the path and its permissions"
+    if error.errno in errors.REMEDIES:
+      text = errors.describe(error, path)
   except MemoryError as error:
     text = f"out of memory{f' ({error})' if str(error) else ''}: {errors.REMEDIES[errno.ENOMEM]}"
   console.say(console.visible(f"{name}: error: {text}"))
@@ -124,5 +128,5 @@ def _open_streams():
 def _end(code: int):
   """End the process some time after its main thread, if threads of libraries do not end."""
   threading.main_thread().join()
-  time.sleep(MAX_LINGER)
+  time.sleep(MAX_LINGER_FAILED if code else MAX_LINGER)
   os._exit(code)

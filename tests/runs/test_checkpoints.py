@@ -237,3 +237,33 @@ def test_reading_while_a_step_is_written(folder):
   assert checkpoints.read_newest(folder)[1]["step"] in (2, 3)
   writer.close()
   assert checkpoints.read_newest(folder)[1]["step"] == 3
+
+
+@pytest.fixture
+def file_limit():
+  """Limit the size of files to 1 kB; Python ignores the signal of the limit."""
+  limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+  resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))
+  yield
+  resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+
+
+def fails_in_one_line(folder, message):
+  """Assert that a save fails with one line about the folder."""
+  with pytest.raises(errors.UserError, match=message) as error:
+    save(folder, 3, 1.0, first=3)
+  assert str(folder) in str(error.value) and "\n" not in str(error.value)
+
+
+def test_a_full_disk_is_reported_and_earlier_steps_are_kept(folder, file_limit):
+  fails_in_one_line(folder, "File too large: raise the limit of the file size")
+  assert checkpoints.read_newest(folder)[1]["step"] == 2
+
+
+@pytest.mark.parametrize("kind", ["file", "long"])
+def test_a_folder_that_cannot_be_made_is_reported(tmp_path, kind):
+  parent = tmp_path.joinpath(*["x" * 200] * 20) if kind == "long" else tmp_path
+  folder = parent / "checkpoints"
+  if kind == "file":
+    folder.write_text("")
+  fails_in_one_line(folder, "Not a directory|File exists|File name too long")

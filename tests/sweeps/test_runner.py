@@ -10,6 +10,8 @@ import programs
 import pytest
 
 from charrnn import errors
+from charrnn.runs import status as status_lib
+from charrnn.sweeps import outcomes, runner
 
 EXPERIMENT = (
   programs.EXPERIMENT
@@ -240,6 +242,24 @@ def test_next_launcher_resumes_trials_of_a_killed_one(work):
   process.communicate()
   # The trials save and end by themselves, and the next launcher waits for them.
   _resume(work, "killed", *names)
+
+
+@pytest.mark.parametrize(
+  ("statuses", "interrupted", "code"),
+  [
+    ("finished finished", False, 0),
+    ("finished failed", False, 1),
+    ("finished stopped", False, 75),
+    ("finished failed", True, 75),
+    ("finished stopped", True, 75),
+  ],
+)
+def test_exit_code_of_a_sweep(tmp_path, statuses, interrupted, code):
+  trials = [outcomes.Trial(str(n), {}, tmp_path / str(n), []) for n in range(2)]
+  for trial, status in zip(trials, statuses.split()):
+    trial.folder.mkdir()
+    status_lib.write_outcome(trial.folder, status_lib.Outcome(status_lib.RunStatus(status), 0))
+  assert runner.report(tmp_path, trials, interrupted, outcomes.FINAL, 2) == code
 
 
 @pytest.mark.parametrize(

@@ -56,8 +56,12 @@ def test_a_run_logs_evaluates_and_saves(whole):
   assert memory["first_loss"] == lines[0]["train/loss"] and memory["pending"] == []
 
 
-@pytest.mark.parametrize("stopped_after", [4, 7])
-def test_a_run_stopped_by_a_signal_resumes_to_the_same_result(whole, tmp_path, stopped_after):
+@pytest.mark.parametrize(
+  ("stopped_after", "number"), [(4, signal.SIGTERM), (7, signal.SIGUSR1), (7, signal.SIGHUP)]
+)
+def test_a_run_stopped_by_a_signal_resumes_to_the_same_result(
+  whole, tmp_path, stopped_after, number
+):
   c = tiny.config(checkpoint_every=2)
   trainer = tiny.trainer(tmp_path, c, dropout=0.3)
   original_step, count = trainer.train_step._step, 0
@@ -66,7 +70,7 @@ def test_a_run_stopped_by_a_signal_resumes_to_the_same_result(whole, tmp_path, s
     nonlocal count
     count += 1
     if count == stopped_after:
-      os.kill(os.getpid(), signal.SIGTERM)
+      os.kill(os.getpid(), number)
     return original_step(*arguments)
 
   trainer.train_step._step = step_and_signal

@@ -28,8 +28,12 @@ class EventFile:
   def __init__(self, folder: pathlib.Path, first_step: int):
     """Tell TensorBoard to ignore the steps from `first_step` on in older files of the folder."""
     self._file = open(folder / f"events.out.tfevents.{time.time_ns()}", "xb", buffering=0)  # noqa: SIM115
-    self._write(_bytes(3, b"brain.Event:2"))
-    self._write(_integer(2, first_step) + _bytes(7, _integer(1, 1)))  # SessionLog.START
+    try:
+      self._write(_bytes(3, b"brain.Event:2"))
+      self._write(_integer(2, first_step) + _bytes(7, _integer(1, 1)))  # SessionLog.START
+    except OSError:
+      self.close()
+      raise
 
   def write(self, step: int, values: Mapping[str, float]):
     """Write the finite values of a step by name."""
