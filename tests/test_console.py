@@ -1,7 +1,5 @@
 """Output on a terminal, in a log, and after the reader has closed it."""
 
-import csv
-import io
 import os
 import pty
 import re

@@ -81,11 +81,11 @@ class Writer:
 
     tree = serialization.to_state_dict(jax.tree.map(np.asarray, state))
     meta = _seal({**meta, "step": step, "arrays": digests(tree)})
-    self._losses[step] = meta["valid_loss"]
     args = ocp.args.Composite(state=ocp.args.StandardSave(tree), meta=ocp.args.JsonSave(meta))
     with self._report_unwritable():
       self._manager.wait_until_finished()
-      self._step = step
+      # The loss decides which steps are deleted, so it must not be known before the step is saved.
+      self._step, self._losses[step] = step, meta["valid_loss"]
       self._manager.save(step, args=args, force=True)
 
   def close(self):
