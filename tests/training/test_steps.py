@@ -1,6 +1,7 @@
 """The training step on several devices, compared with one device and with plain JAX."""
 
 import functools
+import re
 
 import jax
 import jax.numpy as jnp
@@ -191,4 +192,5 @@ def test_a_step_is_compiled_once(caplog):
   with jax.log_compiles(), caplog.at_level("WARNING", "jax._src.dispatch"):
     ours.run(ours.initial, 3)
   compiled = [r for r in caplog.records if "Finished XLA compilation of" in r.getMessage()]
-  assert len([r for r in compiled if "_fun" in r.getMessage()]) == 1
+  # The versions of JAX give different names to the program of a step.
+  assert len([r for r in compiled if re.search("_fun|body", r.getMessage())]) == 1
