@@ -1,11 +1,17 @@
 """JAX's settings, and the stopwatch that measures the startup time."""
 
+import os
+import pathlib
+import pwd
+import subprocess
 import sys
 
 import jax
 import pytest
 
-from charrnn import runtime
+from charrnn import errors, runtime
+
+ROOT = pathlib.Path(__file__).parents[1]
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="needs /proc")
@@ -64,3 +70,31 @@ def test_numbers_of_cpu_devices_in_the_environment_are_named(variable, value, mo
   assert text in capsys.readouterr().err
   runtime.set_cpu_devices(3, 9, 1)
   assert not capsys.readouterr().err
+
+
+def test_a_user_without_a_home_directory_gets_one_line(monkeypatch, tmp_path):
+  for name in ("CHARRNN_CACHE", "HOME", "XDG_CACHE_HOME"):
+    monkeypatch.delenv(name, raising=False)
+  monkeypatch.setattr(pwd, "getpwuid", {}.__getitem__)  # a user id without a name
+  with pytest.raises(errors.UserError, match="no home directory is known for the cache: set"):
+    runtime.cache_folder()
+  monkeypatch.setenv("CHARRNN_CACHE", str(tmp_path))
+  assert runtime.cache_folder() == tmp_path
+
+
+@pytest.mark.parametrize("command", [["launch.py"], ["-m", "charrnn.cli", "sample", "RUN"]])
+def test_a_platform_without_devices_gets_one_line(command, folder, trained, tmp_path):
+  if command[0] == "launch.py":
+    command = [str(ROOT / "launch.py"), "--config=tiny.py", f"--workdir={tmp_path / 'run'}"]
+  command = [str(trained["a"]) if word == "RUN" else word for word in command]
+  environment = os.environ | {"JAX_PLATFORMS": "xyz"}
+  result = subprocess.run(
+    [sys.executable, *command],
+    cwd=folder,
+    env=environment,
+    capture_output=True,
+    text=True,
+    check=False,
+  )
+  assert result.returncode == 2 and result.stderr.count("\n") == 1, result.stderr
+  assert "JAX cannot use xyz: " in result.stderr and "JAX_PLATFORMS=cpu" in result.stderr

@@ -55,11 +55,20 @@ MAX_WAIT = 120.0  # maximum seconds to wait for the other processes of a run
 def cache_folder() -> pathlib.Path:
   """Return the folder for downloads, prepared corpora and compiled programs.
 
-  The environment variable CHARRNN_CACHE overrides the user's cache folder.
+  The environment variable CHARRNN_CACHE overrides the user's cache folder. Raises UserError if the
+  user has none.
   """
   if override := os.environ.get("CHARRNN_CACHE"):
-    return pathlib.Path(override).expanduser()
-  return platformdirs.user_cache_path("charrnn", appauthor=False)
+    return pathlib.Path(os.path.expanduser(override))
+  try:
+    folder = platformdirs.user_cache_path("charrnn", appauthor=False)
+    if folder.parts[0] == "~":  # older versions of platformdirs
+      raise RuntimeError
+  except RuntimeError as error:  # There is no HOME, and the user id has no name.
+    raise errors.UserError(
+      "no home directory is known for the cache: set CHARRNN_CACHE to a folder, or set HOME"
+    ) from error
+  return folder
 
 
 def start() -> types.ModuleType:
@@ -80,9 +89,10 @@ def start() -> types.ModuleType:
   # then print tracebacks. They are hidden here, because the damage is reported elsewhere.
   logging.getLogger("asyncio").setLevel(logging.CRITICAL)
   sys.unraisablehook = functools.partial(_report_unraisable, sys.unraisablehook)
-  if not jax.config.jax_compilation_cache_dir:
-    jax.config.update("jax_compilation_cache_dir", str(cache_folder() / "jax"))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+  with contextlib.suppress(errors.UserError):  # Commands that only read need no cache.
+    if not jax.config.jax_compilation_cache_dir:
+      jax.config.update("jax_compilation_cache_dir", str(cache_folder() / "jax"))
+      jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
   return jax
 
 
@@ -133,6 +143,21 @@ def correct_sums():
 def _report_unraisable(report, unraisable):
   if str(unraisable.exc_value) != "Event loop is closed":
     report(unraisable)
+
+
+def check_devices():
+  """Start JAX's devices; raise UserError if there are none of the platform that is asked for."""
+  import jax
+
+  try:
+    jax.local_devices()
+  except (RuntimeError, AssertionError) as error:
+    reason = (str(error).splitlines() or ["it has no device"])[0].partition(" (set ")[0]
+    platforms = jax.config.jax_platforms or "the devices of this machine"
+    raise errors.UserError(
+      f"JAX cannot use {platforms}: {reason}: check the driver and JAX's package for it, or set "
+      "JAX_PLATFORMS=cpu"
+    ) from error
 
 
 def keep_memory():

@@ -264,3 +264,50 @@ def test_the_first_step_and_pauses_do_not_change_the_seconds_per_step(monkeypatc
     seconds += duration
     pace.finish()
   assert pace.seconds == pytest.approx(0.5)
+
+
+@pytest.mark.parametrize("way", ["renamed", "deleted", "replaced"])
+def test_a_run_directory_that_disappears_ends_training_in_one_line(tmp_path, way):
+  workdir = tmp_path / "run"
+  trainer = with_losses(workdir, [2.0] * 20, max_steps=20, eval_every=100, checkpoint_every=5)
+
+  def disappear():
+    if way == "deleted":
+      shutil.rmtree(workdir)
+    else:
+      workdir.rename(tmp_path / "new")
+    if way == "replaced":
+      workdir.mkdir()
+
+  with pytest.raises(errors.UserError, match="was moved or deleted while it was trained"):
+    trainer.train(trainer.restore(), disappear)
+  assert not (workdir / "checkpoints").exists()
+
+
+def test_a_failing_writer_does_not_end_training(tmp_path, capsys):
+  trainer = with_losses(tmp_path, [2.0] * 4, max_steps=4, eval_every=2)
+
+  def write(params, step):
+    raise errors.UserError("cannot write to samples: Permission denied")
+
+  trainer.writers = [write]
+  trainer.train(trainer.restore())
+  assert capsys.readouterr().err.count("warning: cannot write to samples: Permission denied") == 2
+  assert checkpoints.steps(tmp_path / "checkpoints") == [2, 4]
+
+
+@pytest.mark.parametrize("error", [SystemExit(3), ZeroDivisionError(), KeyboardInterrupt()])
+def test_a_save_survives_whatever_ends_the_program(tmp_path, error):
+  """The files of a save are written in parallel with the next steps."""
+  trainer = with_losses(tmp_path, [2.0] * 8, max_steps=8, eval_every=100, checkpoint_every=4)
+  record = trainer._record
+
+  def fail(step, *arguments):
+    if step == 5:
+      raise error
+    record(step, *arguments)
+
+  trainer._record = fail
+  with pytest.raises(type(error)):
+    trainer.train(trainer.restore())
+  assert checkpoints.read_newest(tmp_path / "checkpoints")[1]["step"] == 4

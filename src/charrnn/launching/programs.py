@@ -6,7 +6,6 @@ are orders: metrics.jsonl contains the loss of each order up to model.order, and
 the model of the best order. Counting takes minutes at most, so it is not resumed.
 """
 
-import contextlib
 import math
 import pathlib
 import shlex
@@ -96,11 +95,10 @@ def train(job: Job, defaults: dict[str, Any], watch: runtime.Stopwatch) -> int:
   except errors.DivergedError as error:
     if loop.is_main():
       files.write_text(diverged, f"{error}\n")
-      with contextlib.suppress(Exception):  # A failing plot must not hide the divergence.
-        metrics.plot(job.workdir, job.title, unit=job.unit)
+      _plot(job)
     raise
   if loop.is_main():
-    metrics.plot(job.workdir, job.title, unit=job.unit)
+    _plot(job)
   if interrupted:
     return status_lib.STOPPED_CODE
   end = trainer.loop_state
@@ -110,6 +108,14 @@ def train(job: Job, defaults: dict[str, Any], watch: runtime.Stopwatch) -> int:
   loop.say(f"training time: {console.duration(end.seconds)}")
   _show_next_commands(job)
   return 0
+
+
+def _plot(job, xlabel: str = "training step"):
+  """Write loss.png. A failure must not hide the result of the training."""
+  try:
+    metrics.plot(job.workdir, job.title, xlabel, job.unit)
+  except Exception as error:  # matplotlib raises many types of errors.
+    loop.say(f"warning: cannot plot the losses of {job.workdir}: {error}")
 
 
 def _validation(job, model) -> loop.Evaluator:
@@ -222,7 +228,7 @@ def count(job: Job) -> int:
   provenance.record_launch(job.line, job.workdir, job.corpus, steps.all_devices().text)
   meta = newest[1] if newest else _store_best_order(job, counts)
   if job.splits.valid:
-    metrics.plot(job.workdir, job.title, "n-gram order", job.unit)
+    _plot(job, "n-gram order")
     loss = console.nats_and_bits(meta["valid_loss"])
     loop.say(f"\nbest validation loss {loss} per {job.unit}, at order {meta['step']}")
   if newest:

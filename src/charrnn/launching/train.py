@@ -33,6 +33,7 @@ def run(line: command_line.CommandLine, workdir: pathlib.Path, distributed: bool
       line, defaults = _resolve(line, corpus, stored, watch, distributed)
     else:
       runtime.start()
+      runtime.check_devices()
       defaults = {}
     # The modules below import JAX, which takes seconds. The errors above are reported before that.
     from charrnn.launching import programs

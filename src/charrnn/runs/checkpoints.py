@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from charrnn import errors
+from charrnn import errors, runtime
 
 # System errors that mean a missing file. All other system errors may be temporary.
 MISSING = {errno.ENOENT, errno.ENOTDIR, errno.EISDIR}
@@ -84,7 +84,7 @@ class Writer:
     args = ocp.args.Composite(state=ocp.args.StandardSave(tree), meta=ocp.args.JsonSave(meta))
     with self._report_unwritable():
       self._manager.wait_until_finished()
-      # The loss decides which steps are deleted, so it must not be known before the step is saved.
+      # The previous save has deleted steps by their losses, without the loss of this step.
       self._step, self._losses[step] = step, meta["valid_loss"]
       self._manager.save(step, args=args, force=True)
 
@@ -183,6 +183,7 @@ def metadata(folder: pathlib.Path, step: int, prefix: str = "") -> Tree:
   import orbax.checkpoint as ocp
   from flax import traverse_util
 
+  runtime.check_devices()  # Orbax asks JAX for its devices, and their lack is not damage.
   with _classify_errors(folder, step, "arrays"):
     # Use the handler directly: PyTreeCheckpointer would hide the cause of a failure.
     with contextlib.closing(ocp.PyTreeCheckpointHandler()) as handler:
@@ -241,7 +242,9 @@ def _classify_errors(folder: pathlib.Path, step: int, part: str) -> Iterator[Non
     yield
   except Exception as error:  # Damaged files cause many types of errors: Orbax, TensorStore, zstd.
     code = _error_code(error)
-    if isinstance(error, MemoryError):
+    if isinstance(error, ImportError):
+      raise
+    if isinstance(error, MemoryError) or "can't start new thread" in str(error):
       reason = str(error) or "out of memory"
     elif code and code not in MISSING:
       reason = os.strerror(code)

@@ -96,6 +96,12 @@ class StopRequest:
     return bool(multihost_utils.process_allgather(np.int32(self._is_requested)).any())
 
 
+def _identity(path: pathlib.Path) -> tuple[int, int]:
+  """Return numbers that identify a directory even if it is renamed."""
+  status = path.stat()
+  return status.st_dev, status.st_ino
+
+
 class Pace:
   """The time per step, and the share of this time in which the devices are idle."""
 
@@ -180,6 +186,7 @@ class Trainer:
     self._create = functools.partial(jax.jit(create), np.uint32(config.seed))
     # The following attributes are set by `train`.
     self._log: metrics.MetricsLog | None = None
+    self._place: tuple[int, int] | None = None  # identifies the run directory
     self._progress = console.Progress(every=10.0)
     self._pace, self._clock = Pace(), time.monotonic()
     self._on_first_step: Callable[[], None] = lambda: None
@@ -224,6 +231,7 @@ class Trainer:
     self._on_first_step = on_first_step
     with StopRequest() as stop, contextlib.ExitStack() as resources:
       self._log = metrics.MetricsLog(self.workdir, start) if is_main() else None
+      self._place = _identity(self.workdir) if is_main() else None
       if self._log:
         resources.callback(self._log.close)
       writer = checkpoints.Writer(self.workdir / "checkpoints", self.config.keep)
@@ -260,6 +268,7 @@ class Trainer:
       saves = self.config.checkpoint_every and step % self.config.checkpoint_every == 0
       if not (evaluates or saves or interrupted):
         continue
+      self._check_place()
       self._record(step, previous, first)
       previous = None
       loss = self._evaluate(step, state.params) if evaluates else None
@@ -274,6 +283,19 @@ class Trainer:
         )
         break
     return state, interrupted
+
+  def _check_place(self):
+    """Raise UserError if the run directory was moved or deleted, or another is in its place."""
+    if not self._log:
+      return
+    place = None
+    with contextlib.suppress(OSError):
+      place = _identity(self.workdir)
+    if place != self._place:
+      raise errors.UserError(
+        f"the run directory {self.workdir} was moved or deleted while it was trained: move it back "
+        "and run the same command again, or use its new path as --workdir"
+      )
 
   def _seconds(self):
     """Return the seconds of training, evaluation and saving so far, summed over all launches."""
@@ -363,7 +385,10 @@ class Trainer:
     # The checkpoint is saved after the sample, so that a kill between the two loses no sample.
     if is_main():
       for write in self.writers:
-        write(params, step)
+        try:
+          write(params, step)
+        except errors.UserError as error:  # The checkpoint is worth more than a sample.
+          say(f"warning: {error}")
     return loss
 
   def _rank(self, step, loss):

@@ -19,7 +19,7 @@ import numpy as np
 import optax
 from jax.experimental import multihost_utils
 
-from charrnn import errors
+from charrnn import errors, runtime
 from charrnn.models import layers
 
 AXIS = "devices"
@@ -64,6 +64,7 @@ class Devices(NamedTuple):
 
 def device() -> jax.Device:
   """Return one of the local devices, which are all of the same kind."""
+  runtime.check_devices()
   return jax.local_devices()[0]
 
 
