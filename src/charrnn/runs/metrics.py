@@ -37,10 +37,11 @@ class MetricsLog:
     try:
       self._events = self._events or tensorboard.EventFile(self._path.parent, self._first_step)
       self._events.write(step, values)
-    except OSError as error:  # The same values are in metrics.jsonl.
+    except Exception as error:  # A package may raise any error, and metrics.jsonl has the values.
       self._has_events = False
+      reason = getattr(error, "strerror", None) or error
       console.say(
-        f"warning: cannot write TensorBoard's file in {self._path.parent} ({error.strerror}): "
+        f"warning: cannot write TensorBoard's file in {self._path.parent} ({reason}): "
         "training continues without it"
       )
 
