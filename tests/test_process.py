@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 
+import programs
 import pytest
 
 from charrnn import errors, process
@@ -121,18 +122,11 @@ def test_signals_that_the_caller_ignores_stay_ignored():
   assert (child.returncode, err) == (0, "")
 
 
-def caught(pid):
-  """Return the signals for which a process has handlers."""
-  lines = pathlib.Path(f"/proc/{pid}/status").read_text().splitlines()
-  mask = int(next(line for line in lines if line.startswith("SigCgt")).split()[1], 16)
-  return {number for number in signal.Signals if mask >> (number - 1) & 1}
-
-
 @pytest.mark.parametrize("number", process.STOP_SIGNALS)
 def test_a_signal_during_imports_ends_launch_py_without_a_traceback(number, folder):
   options = {"cwd": folder, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
   child = subprocess.Popen([*LAUNCH, "--config=tiny.py", "--workdir=imports"], **options)
-  while signal.SIGUSR1 not in caught(child.pid):
+  while not int(programs.proc_status(child.pid, "SigCgt"), 16) >> (signal.SIGUSR1 - 1) & 1:
     assert child.poll() is None
     time.sleep(0.002)
   time.sleep(0.05 * process.STOP_SIGNALS.index(number))

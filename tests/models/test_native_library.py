@@ -1,5 +1,7 @@
 """Compiling and loading the native library, mostly with a source that compiles in no time."""
 
+import errno
+import fcntl
 import functools
 import json
 import os
@@ -146,27 +148,53 @@ print(jax.device_count())
 
 
 @needs_compiler
-def test_processes_that_compile_at_the_same_time_do_not_interfere(place):
-  # Every compiler waits until four of them run.
-  started = place.folder / "started"
-  started.mkdir()
+def test_processes_that_start_at_the_same_time_compile_once(place):
   place.compiler(f"""
-touch {started}/$$
-until [ "$(ls {started} | wc -l)" -ge 4 ]; do sleep 0.05; done
+sleep 1
 exec {COMPILER} "$@"
 """)
-  command = [sys.executable, "-c", PROGRAM, str(native_library.SOURCE)]
-  environment = {**os.environ, "JAX_PLATFORMS": "cpu"}
-  processes = [
-    subprocess.Popen(command, env=environment, stdout=-1, stderr=-1, text=True) for _ in range(4)
-  ]
+  processes = [start_program() for _ in range(4)]
+  errors_of_all = ""
   for process in processes:
     out, err = process.communicate(timeout=120)
     assert process.returncode == 0, err
     assert out == "native (none, fake++ 1.2.3)\n3\n"
-    assert err.count("\n") == 1 and err.startswith("compiling the recurrent layers with fake++ 1.2")
+    errors_of_all += err
+  assert errors_of_all.count("\n") == 1
+  assert errors_of_all.startswith("compiling the recurrent layers with fake++ 1.2")
   assert len(place.files()) == 1
   assert place.load()[1] == 0
+
+
+def start_program():
+  command = [sys.executable, "-c", PROGRAM, str(native_library.SOURCE)]
+  environment = {**os.environ, "JAX_PLATFORMS": "cpu"}
+  return subprocess.Popen(command, env=environment, stdout=-1, stderr=-1, text=True)
+
+
+@needs_compiler
+def test_a_process_that_was_killed_while_it_compiled_delays_no_other(place):
+  started = place.folder / "started"
+  place.compiler(f"touch {started}\nsleep 60\n")
+  process = start_program()
+  while not started.exists():
+    assert process.poll() is None
+    time.sleep(0.05)
+  process.kill()
+  process.communicate()
+  place.compiler(f'exec {COMPILER} "$@"\n')
+  place.monkeypatch.setattr(native_library, "MAX_WAIT", 1000.0)
+  assert place.load()[1] == 1
+
+
+@needs_compiler
+def test_a_process_that_hangs_while_it_compiles_delays_others_for_a_limited_time(place):
+  place.native.mkdir(parents=True)
+  place.monkeypatch.setattr(native_library, "MAX_WAIT", 0.5)
+  descriptor = os.open(place.native, os.O_RDONLY)
+  fcntl.flock(descriptor, fcntl.LOCK_EX)
+  assert place.load()[1] == 1
+  os.close(descriptor)
 
 
 @needs_compiler
@@ -263,6 +291,20 @@ def test_a_cache_that_cannot_be_written(place):
   assert "or set CHARRNN_CACHE to another folder" in (reason := place.reason())
   assert str(place.folder / "file") in reason
   assert place.said() == ""
+
+
+@needs_compiler
+@pytest.mark.parametrize("code", [errno.EROFS, errno.ENOSPC, errno.EACCES])
+def test_a_full_or_read_only_cache(place, code):
+  def fail(*arguments, **options):
+    raise OSError(code, os.strerror(code))
+
+  _, count = place.load()
+  assert count == 1
+  place.monkeypatch.setattr(native_library.tempfile, "TemporaryDirectory", fail)
+  assert place.load()[1] == 0  # A compiled library needs no space.
+  (place.native / place.files()[0]).unlink()
+  assert f"({os.strerror(code)}): correct this, or set CHARRNN_CACHE" in place.reason()
 
 
 def test_no_headers_and_no_posix(place):

@@ -73,6 +73,12 @@ def finish(process, timeout=120):
   return process.returncode, err
 
 
+def proc_status(pid, name):
+  """Return a value of proc(5)'s status file, for example the signals that a process handles."""
+  lines = pathlib.Path(f"/proc/{pid}/status").read_text().splitlines()
+  return next(line for line in lines if line.startswith(f"{name}:")).split()[1]
+
+
 def wait_for_step(process, workdir, step):
   """Wait until metrics.jsonl reaches a step, or the process ends."""
   while process.poll() is None:

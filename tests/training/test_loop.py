@@ -294,20 +294,3 @@ def test_a_failing_writer_does_not_end_training(tmp_path, capsys):
   trainer.train(trainer.restore())
   assert capsys.readouterr().err.count("warning: cannot write to samples: Permission denied") == 2
   assert checkpoints.steps(tmp_path / "checkpoints") == [2, 4]
-
-
-@pytest.mark.parametrize("error", [SystemExit(3), ZeroDivisionError(), KeyboardInterrupt()])
-def test_a_save_survives_whatever_ends_the_program(tmp_path, error):
-  """The files of a save are written in parallel with the next steps."""
-  trainer = with_losses(tmp_path, [2.0] * 8, max_steps=8, eval_every=100, checkpoint_every=4)
-  record = trainer._record
-
-  def fail(step, *arguments):
-    if step == 5:
-      raise error
-    record(step, *arguments)
-
-  trainer._record = fail
-  with pytest.raises(type(error)):
-    trainer.train(trainer.restore())
-  assert checkpoints.read_newest(tmp_path / "checkpoints")[1]["step"] == 4

@@ -8,6 +8,7 @@ option for the instruction set, -march=native.
 import contextlib
 import ctypes
 import errno
+import fcntl
 import functools
 import hashlib
 import importlib.metadata
@@ -44,6 +45,7 @@ COMPILERS = ("g++", "clang++", "c++")
 # Without fp-contract, -std=c++17 would not let the compiler use fused multiply-adds.
 OPTIONS = ("-std=c++17", "-O2", "-ffp-contract=fast", "-shared", "-fPIC", "-fvisibility=hidden")
 TIMEOUT = 300.0  # maximum seconds for a run of the compiler
+MAX_WAIT = 120.0  # maximum seconds to wait for another process that is compiling
 STALE = 3600.0  # age in seconds after which a temporary folder belongs to a dead process
 HEADER = "xla/ffi/api/ffi.h"
 DIGEST = hashlib.sha256().digest_size  # bytes after the library in its file
@@ -145,7 +147,7 @@ def _load():
   path = folder / f"{hashlib.sha256(repr(key).encode()).hexdigest()[:32]}.so"
   try:
     if not _is_whole(path):
-      _compile([*command, *options, "-isystem", include], compiler, path)
+      _compile_once([*command, *options, "-isystem", include], compiler, path)
   except OSError as error:
     raise UnavailableError(
       f"cannot store the compiled layers in {folder} ({error.strerror}): correct this, or set "
@@ -223,13 +225,36 @@ def _run(command, folder: str | None = None) -> str:
   return out.decode(errors="replace")
 
 
-def _compile(command, compiler, path):
-  """Compile native.cc to `path`.
+def _compile_once(command, compiler, path):
+  """Compile native.cc to `path`, unless another process that is compiling now does that.
 
-  Processes that compile at the same time write to different folders. Each then replaces the whole
-  file.
+  The kernel unlocks the folder when the other process ends. If it does not end, compile as well.
   """
   path.parent.mkdir(parents=True, exist_ok=True)
+  descriptor = os.open(path.parent, os.O_RDONLY)
+  try:
+    end = time.monotonic() + MAX_WAIT
+    while not _lock(descriptor) and time.monotonic() < end:
+      time.sleep(0.1)
+    if not _is_whole(path):
+      _compile(command, compiler, path)
+  finally:
+    os.close(descriptor)
+
+
+def _lock(descriptor: int) -> bool:
+  """Lock a folder; return whether no other process has locked it."""
+  try:
+    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+  except BlockingIOError:
+    return False
+  except OSError:  # The file system has no locks.
+    pass
+  return True
+
+
+def _compile(command, compiler, path):
+  """Compile native.cc in a temporary folder, and move the result to `path`."""
   for leftover in path.parent.glob("compiling-*"):
     with contextlib.suppress(FileNotFoundError):  # Another process has removed its folder.
       if time.time() - leftover.stat().st_mtime > STALE:

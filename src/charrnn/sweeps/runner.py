@@ -209,7 +209,7 @@ def report(folder, trials, interrupted: bool, final: Sequence[RunStatus], total:
   `final` contains the statuses that need no further launch. `total` is the number of trials,
   including those that the search has not chosen yet. Returns the exit code.
   """
-  (folder / "summary.csv").write_text(outcomes.summary(trials))
+  files.write_text(folder / "summary.csv", outcomes.summary(trials))
   ended = [(trial, outcomes.last(trial)) for trial in trials]
   failed = set(outcomes.FAILURES) - set(final)
   failures = [(trial, outcome) for trial, outcome in ended if outcome.status in failed]
