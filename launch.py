@@ -80,6 +80,8 @@ def main(argv):
     print(__doc__, *heading, *(f"\n  {path}" for path in paths), sep="")
     return 0
   line = parse(argv)
+  if line.flags.workdir == "":
+    raise errors.UserError("--workdir is empty: use --workdir=DIR, or leave it out")
   line = line._replace(fetch=line.fetch or line.flags.fetch)
   name = command_line.run_name(line)
   sweep, search = line.flags.sweep, line.flags.search

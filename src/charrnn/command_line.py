@@ -3,7 +3,6 @@
 import contextlib
 import hashlib
 import importlib.machinery
-import json
 import os
 import pathlib
 import re
@@ -17,7 +16,7 @@ from absl import flags
 from ml_collections import config_dict, config_flags
 
 from charrnn import config as config_lib
-from charrnn import errors
+from charrnn import errors, files
 
 
 class CommandLine(NamedTuple):
@@ -40,7 +39,7 @@ def parse(argv: Sequence[str], define: Callable = lambda flag_values: None) -> C
   The value of --config is FILE or FILE:VARIANT for an experiment file, or the config.json of a run.
   `define(flag_values)` adds other flags. Raises UserError if the command line is wrong.
   """
-  argument, argv = _take_config(argv)
+  argument, argv = _take_config(_expand(argv))
   is_stored = argument.endswith(".json")
   path, colon, variant = (argument, "", "") if is_stored else argument.partition(":")
   _check(path, argv)
@@ -54,8 +53,12 @@ def parse(argv: Sequence[str], define: Callable = lambda flag_values: None) -> C
   define(values)
   try:
     rest = values(argv)
+  except flags.UnrecognizedFlagError as error:
+    names = [f"--{name}" for name in values if not name.startswith("config")]
+    hint = errors.suggestion(f"--{error.flagname}", [*names, "--config"], "see launch.py --help")
+    raise errors.UserError(f"unknown option --{error.flagname}{hint}") from error
   except Exception as error:  # ml_collections raises several kinds of errors.
-    raise errors.UserError(_first_line(error)) from error
+    raise errors.UserError(_flag_message(error)) from error
   if len(rest) > 1:
     raise errors.UserError(f"{rest[1]!r} is not an option: write options as --name=value")
   overrides = config_flags.get_override_values(values["config"])
@@ -63,6 +66,22 @@ def parse(argv: Sequence[str], define: Callable = lambda flag_values: None) -> C
   title = file.resolve().parent.name if file.name == "config.json" else file.stem
   line = CommandLine(values.config, overrides, title, variant, values, argument, module)
   return line._replace(fetch=not is_stored)  # A config.json may come from somebody else.
+
+
+def _expand(argv: Sequence[str]) -> list[str]:
+  """Return the arguments with the content of flag files in place of --flagfile=FILE."""
+  try:
+    return [*argv[:1], *flags.FlagValues().read_flags_from_files(argv[1:])]
+  except flags.Error as error:
+    raise errors.UserError(_first_line(error).removeprefix("ERROR:: ")) from error
+
+
+def _flag_message(error: Exception) -> str:
+  """Return the message of an error in an option, without the names of Python's functions."""
+  match = re.match(r"flag (--.*): (invalid literal for int|could not convert)", _first_line(error))
+  if not match:
+    return _first_line(error)
+  return f"{match[1]}: must be a {'whole ' if 'int' in match[2] else ''}number"
 
 
 def run_name(line: CommandLine) -> str:
@@ -93,11 +112,20 @@ def _take_config(argv: Sequence[str]) -> tuple[str, list[str]]:
     dashes, name, equals, value = re.fullmatch(r"(-*)([^=]*)(=?)(.*)", word, re.DOTALL).groups()
     if dashes and name == "config":
       argument = value if equals else next(words, "")
+      if not argument or argument.startswith("-"):
+        raise errors.UserError("--config has no value: use --config=FILE with an experiment file")
     elif dashes and name.startswith("config."):
       others.append(f"{dashes}config.{config_lib.current_name(name)}{equals}{value}")
     else:
       others.append(word)
   if argument is None:
+    file = next((word for word in others[1:] if word.endswith((".py", ".json"))), None)
+    names = [word.partition("=")[0] for word in others[1:] if word.startswith("-")]
+    near = next((word for word in names if errors.nearest(word, ["--config"], 0.75)), None)
+    if near and not near.strip("-").startswith("config."):
+      raise errors.UserError(f"unknown option {near}: did you mean --config?")
+    if file and not file.startswith("-"):
+      raise errors.UserError(f"{file!r} is not an option: use --config={file}")
     if _fields(others):
       raise errors.UserError("--config is missing: use --config=FILE with an experiment file")
     raise errors.UserError("--config is missing: use --config=experiments/shakespeare.py")
@@ -129,19 +157,15 @@ def _stored_config(path: str) -> config_dict.ConfigDict:
   config = config_lib.default()
   defaults = config_lib.flatten(config.to_dict())
   try:
-    value = json.loads(pathlib.Path(path).read_bytes())
+    value = files.read_sealed(pathlib.Path(path))
     for name, each in config_lib.flatten(value).items():
       if name not in defaults:
-        raise errors.UserError(
-          f"{path} has {name}={each}: there is no such field; remove it, or see docs/config.md"
-        )
+        raise errors.UserError(f"{path} has {name}={each}: {config_lib.unknown_field(name)}")
       if each is None and defaults[name] is not None:
         raise errors.UserError(f"{path} has {name}={each}: set a value; see docs/config.md")
     config.update(value)
-  except OSError as error:
-    raise errors.UserError(f"cannot read {path}: {error.strerror}") from error
-  except (ValueError, AttributeError) as error:  # It is not JSON, or not an object.
-    raise errors.UserError(f"{path} is damaged: use the config.json of a run") from error
+  except (ValueError, AttributeError) as error:
+    raise files.damaged(pathlib.Path(path)) from error
   except TypeError as error:
     raise errors.UserError(f"{path}: {_first_line(error)}") from error
   return config
@@ -158,7 +182,7 @@ def _experiment(path: str, *variant: str) -> tuple[config_dict.ConfigDict, types
       config = module.get_config(*variant)
   except errors.UserError:
     raise
-  except Exception as error:  # An experiment file may raise any error.
+  except (Exception, SystemExit) as error:  # An experiment file may raise any error.
     raise errors.UserError(_message(path, error)) from error
   is_config = isinstance(config, config_dict.ConfigDict)
   if not is_config or config_lib.flatten(config.to_dict()).keys() != config_lib.BY_NAME.keys():
@@ -188,13 +212,14 @@ def _importable_folder(path: str) -> Iterator[None]:
         del sys.modules[name]
 
 
-def _message(path: str, error: Exception) -> str:
+def _message(path: str, error: BaseException) -> str:
   """Return a one-line message about an error, with its line number in the experiment file."""
   if isinstance(error, SyntaxError):
     return f"{error.filename}, line {error.lineno}: {error.msg}"
   for frame in reversed(traceback.extract_tb(error.__traceback__)):
     if os.path.realpath(frame.filename) == os.path.realpath(path):
-      return f"{path}, line {frame.lineno}: {type(error).__name__}: {_first_line(error)}"
+      name = "" if isinstance(error, config_lib.UnknownFieldError) else f"{type(error).__name__}: "
+      return f"{path}, line {frame.lineno}: {name}{_first_line(error)}"
   return f"{path} cannot be read as an experiment file: {_first_line(error)}"
 
 

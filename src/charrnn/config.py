@@ -5,7 +5,6 @@ in the fields that are still None. The resolved config is frozen and stored as c
 """
 
 import ctypes
-import difflib
 import importlib
 import json
 import math
@@ -342,20 +341,33 @@ FORMER = {"text.alphabet": "text.tokenizer"}
 _FORMER_KEYS = {old.rpartition(".")[2]: new.rpartition(".")[2] for old, new in FORMER.items()}
 
 
+class UnknownFieldError(AttributeError, KeyError):
+  """A field that does not exist was read or set."""
+
+  __str__ = Exception.__str__  # KeyError would quote the message.
+
+
 class Section(config_dict.ConfigDict):
   """A ConfigDict that accepts former names of fields and suggests the nearest name."""
 
+  def _current(self, key):
+    """Return the current name of a key; raise UnknownFieldError if it does not exist."""
+    key = _FORMER_KEYS.get(key, key)
+    if self.is_locked and "." not in key and key not in self:
+      raise UnknownFieldError(unknown_field(key))
+    return key
+
   def __getattr__(self, key):
-    return super().__getattr__(_FORMER_KEYS.get(key, key))
+    return super().__getattr__(key if key.startswith("_") else self._current(key))
+
+  def __getitem__(self, key):
+    return super().__getitem__(self._current(key))
 
   def __setattr__(self, key, value):
-    key = _FORMER_KEYS.get(key, key)
-    if self.is_locked and key not in self:
-      raise AttributeError(unknown_field(key))
-    super().__setattr__(key, value)
+    super().__setattr__(key if key.startswith("_") else self._current(key), value)
 
   def __setitem__(self, key, value):
-    super().__setitem__(_FORMER_KEYS.get(key, key), value)
+    super().__setitem__(self._current(key), value)
 
 
 def default() -> config_dict.ConfigDict:
@@ -375,11 +387,11 @@ def unknown_field(name: str) -> str:
   if name in SECTIONS:
     first = next(field for field in BY_NAME if field.startswith(f"{name}."))
     return f"{name} is a section: set one of its fields, for example {first}"
-  by_key = {field.rpartition(".")[2]: field for field in reversed(BY_NAME)}
-  keys = difflib.get_close_matches(name.rpartition(".")[2], by_key, n=1)
-  similar = difflib.get_close_matches(name, BY_NAME, n=1, cutoff=0.8)
-  similar = similar or [by_key[key] for key in keys]
-  hint = f"did you mean {similar[0]}?" if similar else "see docs/config.md for all fields"
+  by_key = {section: section for section in SECTIONS}
+  by_key |= {field.rpartition(".")[2]: field for field in reversed(BY_NAME)}
+  similar = errors.nearest(name, BY_NAME, cutoff=0.8)
+  similar = similar or by_key.get(errors.nearest(name.rpartition(".")[2], by_key))
+  hint = f"did you mean {similar}?" if similar else "see docs/config.md for all fields"
   return f"no field {name!r} in the config: {hint}"
 
 
@@ -389,7 +401,10 @@ def check(config: config_dict.ConfigDict):
     if (value := config[name]) in (None, field.default):
       continue
     if field.choices and value not in field.choices:
-      raise errors.UserError(f"--config.{name}={value}: use one of {', '.join(field.choices)}")
+      hint = errors.suggestion(str(value), field.choices)
+      raise errors.UserError(
+        f"--config.{name}={value}{hint or ':'} use one of {', '.join(field.choices)}"
+      )
     bounds = field.values if isinstance(field.values, Bounds) and field.type is not str else None
     if bounds and (problem := bounds.problem(value)):
       raise errors.UserError(f"--config.{name}={value}: {problem}")

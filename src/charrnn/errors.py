@@ -1,6 +1,8 @@
 """Failures that are reported to the user in one line, without a traceback."""
 
+import difflib
 import errno
+from collections.abc import Iterable
 
 _FREE_SPACE = "free some disk space, and run the same command again"
 REMEDIES = {
@@ -30,3 +32,23 @@ def describe(error: OSError, path: object, remedy: str = "check its folder") -> 
   """
   reason = error.strerror or error
   return f"cannot write to {path}: {reason}: {REMEDIES.get(error.errno, remedy)}"
+
+
+def nearest(name: str, choices: Iterable[str], cutoff: float = 0.6) -> str | None:
+  """Return the choice that a misspelt or shortened name most probably means, or None."""
+  name, by_lower = name.lower(), {choice.lower(): choice for choice in reversed(list(choices))}
+  matches = [each for each in by_lower if len(name) > 4 and each.startswith(name)]
+  matches = matches or difflib.get_close_matches(name, by_lower, n=1, cutoff=cutoff)
+  return by_lower[matches[-1]] if matches else None
+
+
+def suggestion(name: str, choices: Iterable[str], otherwise: str = "") -> str:
+  """Return ": did you mean CHOICE?", or ": " and the other remedy if no choice is similar."""
+  match = nearest(name, choices)
+  remedy = otherwise if match is None else f"did you mean {match}?"
+  return f": {remedy}" if remedy else ""
+
+
+def plural(count: int, noun: str) -> str:
+  """Return a number and a noun, for example "1 token" or "2 tokens"."""
+  return f"{count:,} {noun}{'s' * (count != 1)}"

@@ -1,7 +1,6 @@
 """The `charrnn` command. It imports only the module of the subcommand that runs."""
 
 import argparse
-import difflib
 import importlib
 import os
 import sys
@@ -30,6 +29,19 @@ COMMANDS = {
 
 class Parser(argparse.ArgumentParser):
   """An argument parser that reports errors as a UserError, in one line."""
+
+  def parse_known_args(self, args=None, namespace=None):
+    # Report a misspelt option before anything that is missing because of it.
+    names = [arg.partition("=")[0] for arg in args or () if arg.startswith("--") and arg != "--"]
+    for name in names:
+      if name not in self._option_string_actions:
+        self.error(f"unknown option {name}{errors.suggestion(name, self._listed())}")
+    return super().parse_known_args(args, namespace)
+
+  def _listed(self) -> list[str]:
+    """Return the options that --help lists."""
+    actions = [action for action in self._actions if action.help != argparse.SUPPRESS]
+    return [name for action in actions for name in action.option_strings if name.startswith("--")]
 
   def error(self, message):
     raise errors.UserError(f"{message} (run {self.prog} --help for usage)")
@@ -71,8 +83,7 @@ def _choose(argv: Sequence[str]) -> tuple[str, Sequence[str]]:
   if options or not argv:
     top.error("COMMAND is missing")
   if (name := argv[0]) not in COMMANDS:
-    similar = difflib.get_close_matches(name, COMMANDS, n=1)
-    top.error(f"unknown command {name!r}" + (f": did you mean {similar[0]}?" if similar else ""))
+    top.error(f"unknown command {name!r}{errors.suggestion(name, COMMANDS)}")
   return name, argv[1:]
 
 

@@ -112,8 +112,8 @@ def _report(results, out):
   size = f"{model['layers']} x {model['hidden']} {model['cell']}"
   yield f"{results['run']}, step {results['step']}: {size}"
   yield (
-    f"{text['name']}: {text['characters']:,} characters, {text['documents']} documents, "
-    f"{text['nats']:.4f} nats per character"
+    f"{text['name']}: {text['characters']:,} characters, "
+    f"{errors.plural(text['documents'], 'document')}, {text['nats']:.4f} nats per character"
   )
   yield ""
   ablations = {each["hypothesis"]: each for each in results["ablations"]}

@@ -213,7 +213,7 @@ def _write(args, source, prompt_ids, options, paths, say):
     write("\n")  # the shell's prompt must not follow the text on its line
   progress.end()
   if len(results) < args.num:
-    say(f"only {len(results)} texts are possible")
+    say(f"only {errors.plural(len(results), 'text')} possible")
   if is_live and has_scores:
     say(_score(results[0]))
   estimate = _estimate(args, results, say) if has_scores else None

@@ -18,8 +18,8 @@ def check_length(length: int, batch: int, window: int):
   """Raise UserError if the training text is shorter than one batch of windows."""
   if length < batch * window:
     raise errors.UserError(
-      f"the training split has {length} tokens, fewer than one step reads ({batch} "
-      f"streams x {window} tokens): use a longer text, or a smaller batch_size or window"
+      f"the training split has {errors.plural(length, 'token')}, fewer than one step reads "
+      f"({batch} streams x {window} tokens): use a longer text, or a smaller batch_size or window"
     )
 
 

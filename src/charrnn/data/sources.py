@@ -2,7 +2,6 @@
 
 import contextlib
 import dataclasses
-import difflib
 import glob
 import hashlib
 import html
@@ -74,6 +73,7 @@ def resolve(source: str) -> Source:
     return _linux(source.removeprefix("linux:"))
   if source.startswith(("http://", "https://", "file://")):
     return _url(source)
+  near: set[str] = set()
   try:
     path = pathlib.Path(source).expanduser()
     if path.is_dir():
@@ -89,9 +89,12 @@ def resolve(source: str) -> Source:
     raise errors.UserError(f"cannot access {source[:200]}: {reason}; use another path") from error
   if is_special:
     raise errors.UserError(f"{source} is not a regular file: copy its text to a regular file")
-  matches = difflib.get_close_matches(source, CORPORA, n=1)
-  hint = f"did you mean {matches[0]}?" if matches else f"named corpora: {', '.join(CORPORA)}"
-  raise errors.UserError(f"no corpus, file, folder or URL {source!r}; {hint}")
+  with contextlib.suppress(OSError):
+    near = {str(path.parent / name) for name in os.listdir(path.parent)}
+  hint = errors.suggestion(
+    source, [*CORPORA, *sorted(near)], f"named corpora: {', '.join(CORPORA)}"
+  )
+  raise errors.UserError(f"no corpus, file, folder or URL {source!r}{hint}")
 
 
 def locate(source: str, folders: Iterable[str]) -> str:

@@ -53,8 +53,9 @@ def split(
   for name, fraction, spans in zip(names, fractions, splits):
     if fraction and not spans:
       raise errors.UserError(
-        f"a text of {length} tokens is too short for a {name} split (text.split={kind}, "
-        f"validation {valid_fraction}, test {test_fraction}): use a longer text or other fractions"
+        f"a text of {errors.plural(length, 'token')} is too short for a {name} split "
+        f"(text.split={kind}, validation {valid_fraction}, test {test_fraction}): use a longer text "
+        "or other fractions"
       )
   return splits
 

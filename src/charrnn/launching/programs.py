@@ -144,8 +144,7 @@ def _announce(job, defaults, trainer):
   params = sum(leaf.size for leaf in jax.tree.leaves(trainer.shapes()))
   m, o = config.model, config.optimizer
   inputs = f"embedding of width {m.embed}" if m.embed else "one-hot input"
-  unit, count = f"{job.unit}s", len(corpus.documents)
-  documents = f"{count:,} document{'s' * (count != 1)}"
+  unit, documents = f"{job.unit}s", errors.plural(len(corpus.documents), "document")
   values = ", ".join(f"{name}={value:g}" for name, value in defaults.items())
   rows = {"defaults": f"chosen for the size of the corpus: {values}"} if defaults else {}
   rows |= {

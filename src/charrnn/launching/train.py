@@ -15,6 +15,7 @@ def run(line: command_line.CommandLine, workdir: pathlib.Path, distributed: bool
 
   Errors in the command line are reported before JAX compiles anything.
   """
+  run_lib.check_workdir(workdir)
   if (workdir / "sweep.json").exists():
     raise errors.UserError(f"{workdir} is the directory of a sweep: use another --workdir")
   watch = runtime.Stopwatch()

@@ -7,6 +7,7 @@ import contextlib
 import functools
 import os
 import pathlib
+import re
 import time
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -315,10 +316,45 @@ def check_directory(path: str | pathlib.Path):
     raise errors.UserError(f"{path} is a file: use a run directory, for example runs/shakespeare")
   if "config.json" in names:
     return
+  for parent in pathlib.Path(path).resolve().parents[:2]:
+    if (parent / "config.json").exists():
+      name = os.path.relpath(parent)
+      step = f" --step {path.name}" if (path := pathlib.Path(path)).name.isdecimal() else ""
+      raise errors.UserError(f"{path} is a folder of the run {name}: use {name}{step}")
   if "sweep.json" in names:
     raise errors.UserError(f"{path} is a sweep: use one of its trials, or run charrnn compare")
   problem = "is not a run directory (no config.json)" if names else "is empty"
   raise errors.UserError(f"{path} {problem}: train a run with python launch.py --config=...")
+
+
+# Names in a run or sweep directory that training or a user's shell may have written before the
+# config.
+_BEGUN = re.compile(
+  r"\..*|lost\+found|lock|(config|run|alphabet|sweep|outcome)\.json|metrics\.jsonl|checkpoints|"
+  r".*\.(log|out|err)|log.*\.txt|nohup.*|diverged\.txt|samples|events\.out.*|damaged"
+)
+
+
+def check_workdir(path: pathlib.Path):
+  """Raise UserError if `path` cannot be a run or sweep directory. Nothing is created."""
+  name = str(path)
+  if not name.isprintable():
+    raise errors.UserError(f"--workdir={name}: contains an unprintable character: use another name")
+  if re.match(r"\w+:/", name):
+    raise errors.UserError(
+      f"--workdir={name}: must be a local folder: use one, and copy the run afterwards"
+    )
+  try:
+    names = os.listdir(path)
+  except FileNotFoundError:
+    return
+  except OSError as error:
+    raise errors.UserError(f"--workdir={name}: {error.strerror}: use another folder") from error
+  is_run = {"config.json", "sweep.json"} & set(names) or not names
+  if not is_run and (others := [each for each in names if not _BEGUN.fullmatch(each)]):
+    raise errors.UserError(
+      f"--workdir={name}: is not a run directory, and contains {min(others)}: use another folder"
+    )
 
 
 def load_corpus(config, source: str | None = None, **options) -> corpora.Corpus:

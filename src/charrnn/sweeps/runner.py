@@ -13,6 +13,7 @@ from charrnn import command_line, console, errors, files, process
 from charrnn import config as config_lib
 from charrnn.data import sources
 from charrnn.runs import lock
+from charrnn.runs import run as run_lib
 from charrnn.runs import status as status_lib
 from charrnn.runs.status import RunStatus
 from charrnn.sweeps import local, outcomes, slurm, spaces
@@ -25,6 +26,7 @@ def run(line: command_line.CommandLine, folder: pathlib.Path) -> int:
   """Run the missing trials of a sweep or search in `folder`; return the exit code."""
   flags = line.flags
   _check(flags)
+  run_lib.check_workdir(folder)
   if (folder / "config.json").exists():
     raise errors.UserError(f"{folder} is a run directory: use another --workdir")
   if flags.search == "optuna":
