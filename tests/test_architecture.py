@@ -87,6 +87,18 @@ print(sorted({"jax", "scipy", "matplotlib"} & {m.split(".")[0] for m in sys.modu
   assert "did you mean sample?" in result.stderr
 
 
+def test_commands_that_only_read_report_a_missing_run_without_jax():
+  program = """import sys
+from charrnn import cli
+for argv in (["inspect", "x"], ["verify", "x"], ["diff", "x", "x"], ["export", "x", "y"]):
+  assert cli.main(argv) == 2
+assert cli.main(["compare", "x"]) == 2
+print("jax" in sys.modules)"""
+  command = [sys.executable, "-c", program]
+  result = subprocess.run(command, capture_output=True, text=True, check=True)
+  assert result.stdout == "False\n"
+
+
 def test_every_command_has_a_module_and_every_module_is_a_command():
   modules = {path.stem for path in (ROOT / "cli").glob("*.py")}
   assert modules == set(cli.COMMANDS) | {"__init__", "__main__", "arguments", "reference"}

@@ -401,9 +401,10 @@ def check(config: config_dict.ConfigDict):
     if (value := config[name]) in (None, field.default):
       continue
     if field.choices and value not in field.choices:
-      hint = errors.suggestion(str(value), field.choices)
+      near = errors.nearest(str(value), field.choices)
+      hint = f"; did you mean {near}?" if near else ""
       raise errors.UserError(
-        f"--config.{name}={value}{hint or ':'} use one of {', '.join(field.choices)}"
+        f"--config.{name}={value}: use one of {', '.join(field.choices)}{hint}"
       )
     bounds = field.values if isinstance(field.values, Bounds) and field.type is not str else None
     if bounds and (problem := bounds.problem(value)):

@@ -51,8 +51,8 @@ def rejected(main, folder, monkeypatch, tmp_path):
   ("arguments", "message"),
   [
     ([], r"^--config is missing: use --config="),
-    (["--config"], "Missing value|no experiment file"),
-    (["--config="], "no experiment file"),
+    (["--config"], "--config has no value"),
+    (["--config="], "--config has no value"),
     (["--config=none.py"], r"^no experiment file none\.py"),
     (["--config=none.py", "--config.window=3"], r"^no experiment file none\.py"),
     (["--config.window=3"], "^--config is missing: use --config=FILE with an experiment file"),
@@ -60,14 +60,14 @@ def rejected(main, folder, monkeypatch, tmp_path):
     (["--config=syntax.py"], r"^syntax\.py, line 1: invalid syntax"),
     (["--config=raises.py"], r"^raises\.py, line 2: ZeroDivisionError: division by zero"),
     (["--config=raises.py:x"], r"^raises\.py cannot be read .* takes 0 positional"),
-    (["--config=typo.py"], r"^typo\.py, line \d+: AttributeError: no field 'epoch' .* epochs\?$"),
+    (["--config=typo.py"], r"^typo\.py, line \d+: no field 'epoch' .* epochs\?$"),
     (["--config=typo_inside.py"], r"^typo_inside\.py, line \d+: .*did you mean model.hidden\?$"),
     (["--config=type.py"], r"^type\.py, line \d+: TypeError: .*'keep'"),
     (["--config=nothing.py"], r"^nothing\.py: get_config\(\) must return"),
     (["--config=other.py"], r"^other\.py: get_config\(\) must return"),
     (["--config=import.py"], r"^import\.py, line 1: .*No module named 'no_such_module'"),
     (["--config=tiny.py", "more"], "^'more' is not an option"),
-    (["--config=tiny.py", "--nope=1"], "Unknown command line flag 'nope'"),
+    (["--config=tiny.py", "--nope=1"], "unknown option --nope"),
   ],
 )
 def test_wrong_command_lines_and_experiment_files_are_rejected(rejected, arguments, message):

@@ -54,8 +54,8 @@ def split(
     if fraction and not spans:
       raise errors.UserError(
         f"a text of {errors.plural(length, 'token')} is too short for a {name} split "
-        f"(text.split={kind}, validation {valid_fraction}, test {test_fraction}): use a longer text "
-        "or other fractions"
+        f"(text.split={kind}, validation {valid_fraction}, test {test_fraction}): use a longer "
+        "text or other fractions"
       )
   return splits
 

@@ -349,11 +349,12 @@ def check_workdir(path: pathlib.Path):
   except FileNotFoundError:
     return
   except OSError as error:
-    raise errors.UserError(f"--workdir={name}: {error.strerror}: use another folder") from error
+    text = f"cannot write to {path}: {error.strerror}; use another --workdir"
+    raise errors.UserError(text) from error
   is_run = {"config.json", "sweep.json"} & set(names) or not names
   if not is_run and (others := [each for each in names if not _BEGUN.fullmatch(each)]):
     raise errors.UserError(
-      f"--workdir={name}: is not a run directory, and contains {min(others)}: use another folder"
+      f"--workdir={name}: is not a run directory, and contains {min(others)}: use another one"
     )
 
 
