@@ -13,7 +13,7 @@ import zipfile
 import programs
 import pytest
 
-from charrnn import cli, console, runtime
+from charrnn import cli, process, runtime
 
 pytestmark = pytest.mark.trial(11)
 
@@ -309,7 +309,7 @@ def check(result, seconds, message):
 @pytest.mark.parametrize("arguments, message", LAUNCHES.values(), ids=LAUNCHES.keys())
 def test_launch(folder, made, capsys, arguments, message):
   before, start = contents(made), time.monotonic()
-  code = console.run("launch.py", lambda: folder.main(["launch.py", *arguments]))
+  code = process.run("launch.py", lambda: folder.main(["launch.py", *arguments]))
   check((code, capsys.readouterr().err), time.monotonic() - start, message)
   assert contents(made) == before  # Nothing was written.
 
