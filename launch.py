@@ -1,7 +1,7 @@
 """Train the model that an experiment file describes, resume a run, or start a sweep or a search.
 
   python launch.py --config=experiments/shakespeare.py[:variant] [--workdir=RUN]
-                   [--config.x.y=value ...] [--distributed]
+                   [--config.x.y=value ...] [--distributed] [--rollback]
   python launch.py --config=experiments/grid2015.py --sweep[=NAME,...] [--parallel=N]
                    [--backend=slurm] [--workdir=SWEEP] [--time_limit=MINUTES] [--dry_run]
   python launch.py --config=experiments/learning_rate.py --search=optuna [--trials=N] ...
@@ -15,6 +15,8 @@
                CHARRNN_COORDINATOR (see docs/sweeps.md)
 --fetch        allow the download of a corpus that the config.json of a run names; for an experiment
                file, this is always allowed
+--rollback     when training diverges, return to the checkpoint with the lowest validation loss, and
+               train with half the learning rate; at most 5 times
 --sweep        run the trials of sweep() in the experiment file, or the product of the named
                sweep_NAME() functions; the same command again runs the missing trials
 --search       random or optuna: run --trials trials (default: 20) from space() in the experiment
@@ -48,6 +50,7 @@ def define_flags(values):
   define = {"flag_values": values}
   flags.DEFINE_string("workdir", None, "directory of the run or the sweep", **define)
   flags.DEFINE_boolean("distributed", False, "run as one of several processes", **define)
+  flags.DEFINE_boolean("rollback", False, "return to the best step on divergence", **define)
   flags.DEFINE_string("sweep", None, "names of sweeps in the experiment file", **define)
   flags.DEFINE_string("search", None, "random or optuna", **define)
   flags.DEFINE_integer("trials", 20, "number of trials of a search", **define)
@@ -95,7 +98,7 @@ def main(argv):
         f"--{flag} is for a sweep or a search: add --sweep or --search, or remove it"
       )
   workdir = pathlib.Path(line.flags.workdir or pathlib.Path("runs") / name)
-  return train.run(line, workdir, line.flags.distributed)
+  return train.run(line, workdir, distributed=line.flags.distributed, rollback=line.flags.rollback)
 
 
 if __name__ == "__main__":

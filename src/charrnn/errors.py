@@ -24,6 +24,10 @@ class UserError(Exception):
 class DivergedError(UserError):
   """Training has diverged: its loss is too high, or its updates are not finite."""
 
+  def __init__(self, message: str, *, step: int | None = None, reason: str = ""):
+    super().__init__(message)
+    self.step, self.reason = step, reason
+
 
 def describe(error: OSError, path: object, remedy: str = "check its folder") -> str:
   """Return one line with the path, the reason and the remedy of an error of writing.

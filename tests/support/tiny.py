@@ -44,7 +44,7 @@ def windows(c, length=1000):
   )
 
 
-def trainer(workdir, c, samples=None, losses=None, **fields):
+def trainer(workdir, c, samples=None, losses=None, rolls_back=False, **fields):
   """Return a Trainer on a text with the last 200 tokens for validation.
 
   Instead of sampling, the trainer stores the parameters in `samples`, by step. `losses` replaces
@@ -66,7 +66,9 @@ def trainer(workdir, c, samples=None, losses=None, **fields):
   def writer(params, step):
     samples[step] = params
 
-  return loop.Trainer(c, workdir, net, w, evaluators=[evaluator], writers=[writer])
+  return loop.Trainer(
+    c, workdir, net, w, evaluators=[evaluator], writers=[writer], rolls_back=rolls_back
+  )
 
 
 class Steps:

@@ -137,7 +137,9 @@ def replace_steps(trainer, losses):
   remaining = iter(losses)
 
   def step(state, *batch):
-    out = {"loss": jnp.float32(next(remaining)), "grad_norm": jnp.float32(1.0)}
+    loss = jnp.float32(next(remaining))
+    out = {"loss": loss, "grad_norm": jnp.float32(1.0), "is_finite": True}
+    out["is_updated"] = jnp.isfinite(loss)
     return state._replace(step=state.step + 1), out
 
   trainer.train_step._step = step
@@ -160,6 +162,14 @@ def test_consecutive_non_finite_updates_end_training(tmp_path, bad):
     trainer.train(trainer.restore())
 
 
+def test_skipped_updates_are_counted_in_the_metrics(tmp_path):
+  trainer = with_losses(tmp_path, [2.0, math.nan, 2.0, math.inf, 2.0], max_steps=5, eval_every=9)
+  trainer.train(trainer.restore())
+  lines = [line for line in metrics.read(tmp_path) if "train/loss" in line]
+  assert [(line["step"], line.get("skipped")) for line in lines] == [(1, None), (3, 1), (5, 2)]
+  assert trainer.loop_state.skipped == 2 and trainer.loop_state.nonfinite == 0
+
+
 def test_training_restores_the_signal_handlers(tmp_path):
   before = signal.signal(signal.SIGTERM, signal.SIG_IGN)
   trainer = with_losses(tmp_path, [2.0] * 3, max_steps=3)
@@ -172,9 +182,44 @@ def test_the_first_mean_loss_is_compared_with_the_loss_of_the_first_step(tmp_pat
   trainer = with_losses(tmp_path, [2.0, 9.0, 9.0, 9.0], max_steps=4)
   trainer.config.log_every = 4
   with pytest.raises(
-    errors.UserError, match=r"step 4: the training loss 7\.250 is more than 3 times the first, 2"
+    errors.UserError, match=r"step 3: the training loss 6\.667 is more than 3 times the first, 2"
   ):
     trainer.train(trainer.restore())
+
+
+@pytest.mark.parametrize(
+  ("losses", "fields"),
+  [
+    ([2.0, 9e9, 9e9], {"log_every": 100}),  # before the first log line
+    ([2.0, 2.0, 2.0, 2.0, 2.0, 9e9, 9e9, 9e9], {"log_every": 4, "checkpoint_every": 6}),
+    ([2.0, 2.0, 2.0, 2.0, 2.0, 9e9], {"log_every": 4}),  # at the end
+    ([2.0, 2.0, 2.0, 2.0, 9e9, 9e9, 9e9], {"log_every": 4, "eval_every": 6}),
+  ],
+)
+def test_divergence_is_noticed_before_anything_is_saved(tmp_path, losses, fields):
+  c = tiny.config(**{"eval_every": 100} | fields, max_steps=len(losses))
+  trainer = tiny.trainer(tmp_path, c)
+  replace_steps(trainer, losses)
+  with pytest.raises(errors.DivergedError, match=r"the training loss .* is more than 3 times"):
+    trainer.train(trainer.restore())
+  assert not checkpoints.steps(tmp_path / "checkpoints")
+
+
+def test_a_learning_rate_that_is_far_too_high_is_noticed(tmp_path):
+  c = tiny.config(optimizer__name="rmsprop", optimizer__clip_norm=0.0, log_every=20)
+  c.optimizer.learning_rate = 1e30
+  trainer = tiny.trainer(tmp_path, c)
+  with pytest.raises(errors.DivergedError, match="training diverged at step"):
+    trainer.train(trainer.restore())
+
+
+def test_the_message_about_divergence_names_checkpoints_only_if_there_are_any(tmp_path):
+  for number, losses in enumerate(([2.0, 9.0], [2.0, 2.0, 9.0])):
+    workdir = tmp_path / str(number)
+    trainer = with_losses(workdir, losses, max_steps=3, eval_every=2)
+    with pytest.raises(errors.DivergedError) as caught:
+      trainer.train(trainer.restore())
+    assert ("are kept" in str(caught.value)) == bool(number)
 
 
 def test_a_loss_far_above_the_first_one_ends_training(tmp_path):
@@ -294,3 +339,113 @@ def test_a_failing_writer_does_not_end_training(tmp_path, capsys):
   trainer.train(trainer.restore())
   assert capsys.readouterr().err.count("warning: cannot write to samples: Permission denied") == 2
   assert checkpoints.steps(tmp_path / "checkpoints") == [2, 4]
+
+
+@pytest.fixture
+def diverges(monkeypatch):
+  """Return a function that trains a run which diverges at step 9 unless the rate is below 0.004.
+
+  With `stopped_after`, a signal stops it after this number of updates.
+  """
+
+  def run(workdir, stopped_after=None, rolls_back=True, **overrides):
+    c = tiny.config(eval_every=4, checkpoint_every=3, log_every=2, keep=2, **overrides)
+    trainer = tiny.trainer(workdir, c, rolls_back=rolls_back, dropout=0.3)
+    update, count, records = trainer._update, 0, {}
+
+    def spoiled(step, state, batch):
+      nonlocal count
+      state, out = update(step, state, batch)
+      count += 1
+      if count == stopped_after:
+        os.kill(os.getpid(), signal.SIGTERM)
+      if step >= 8 and trainer.peak_rate > 0.004:
+        out["loss"] = out["loss"] * 100
+      return state, out
+
+    trainer._update = spoiled
+    state, interrupted = trainer.train(
+      trainer.restore(), on_rollback=lambda record, number: records.update({number: record})
+    )
+    return state, interrupted, trainer, records
+
+  return run
+
+
+def test_a_rollback_returns_to_the_best_step_with_half_the_learning_rate(diverges, tmp_path):
+  state, _, trainer, records = diverges(tmp_path)
+  assert state.step == 12 and trainer.loop_state.rollbacks == 2
+  assert [records[n]["learning_rate"] for n in (1, 2)] == [0.005, 0.0025]
+  assert [(records[n]["step"], records[n]["diverged_at"]) for n in (1, 2)] == [(8, 9)] * 2
+  lines = [line for line in metrics.read(tmp_path) if "train/loss" in line]
+  assert [line["step"] for line in lines] == [2, 4, 6, 8, 10, 12]
+  assert [line.get("rollbacks") for line in lines] == [None] * 4 + [2] * 2
+  assert lines[4]["learning_rate"] == pytest.approx(float(trainer.learning_rate(9)))
+  assert all(np.isfinite(line["train/loss"]) and line["train/loss"] < 5 for line in lines)
+
+
+@pytest.mark.parametrize("stopped_after", [3, 8, 9, 10, 11, 13])
+def test_an_interrupted_run_with_rollbacks_has_the_same_result(diverges, tmp_path, stopped_after):
+  diverges(tmp_path / "whole")
+  _, interrupted, *_ = diverges(tmp_path / "stopped", stopped_after)
+  assert interrupted
+  _, interrupted, trainer, _ = diverges(tmp_path / "stopped")
+  assert not interrupted and trainer.loop_state.rollbacks == 2
+  assert digests(tmp_path / "stopped", 12) == digests(tmp_path / "whole", 12)
+  assert numbers(tmp_path / "stopped") == numbers(tmp_path / "whole")
+  memories = [
+    checkpoints.read_meta(tmp_path / name / "checkpoints", 12)["memory"] | {"seconds": None}
+    for name in ("whole", "stopped")
+  ]
+  assert memories[0] == memories[1]
+
+
+def test_a_run_rolls_back_to_the_start_before_the_first_evaluation(tmp_path):
+  def losses():
+    yield from [2.0, 9.0, 9.0]  # One step is dispatched before the loss is seen.
+    yield from [2.0] * 12
+
+  messages = []
+  with mock.patch.object(loop, "say", messages.append):
+    trainer = tiny.trainer(tmp_path, tiny.config(log_every=1), rolls_back=True)
+    remaining = losses()
+    trainer._update = lambda step, state, batch: (
+      state._replace(step=state.step + 1),
+      {
+        "loss": jnp.float32(next(remaining)),
+        "grad_norm": jnp.float32(1),
+        "learning_rate": trainer.learning_rate(step),
+        "is_updated": True,
+        "is_finite": True,
+      },
+    )
+    state, _ = trainer.train(trainer.restore())
+  assert state.step == 12 and trainer.loop_state.rollbacks == 1
+  assert any("back to step 0 with learning rate 0.005" in text for text in messages)
+
+
+def test_the_number_of_rollbacks_is_limited(tmp_path):
+  trainer = tiny.trainer(tmp_path, tiny.config(log_every=1), rolls_back=True)
+  update, rates = trainer._update, []
+
+  def spoiled(step, state, batch):
+    state, out = update(step, state, batch)
+    rates.append(trainer.peak_rate)
+    return state, out | {"loss": out["loss"] * 10 ** int(step)}
+
+  trainer._update = spoiled
+  with pytest.raises(errors.DivergedError, match=r"\(here 0\.0003125\)") as caught:
+    trainer.train(trainer.restore())
+  assert "(after 5 rollbacks)" in str(caught.value) and "add --rollback" not in str(caught.value)
+  assert [*dict.fromkeys(rates)] == [0.01 * 0.5**n for n in range(loop.MAX_ROLLBACKS + 1)]
+
+
+def test_a_run_that_was_rolled_back_keeps_its_learning_rate_without_the_option(diverges, tmp_path):
+  diverges(tmp_path, stopped_after=13)
+  _, _, trainer, records = diverges(tmp_path, rolls_back=False)
+  assert trainer.peak_rate == 0.0025 and not records
+
+
+def test_the_summary_of_a_diverged_run_without_rollback_names_the_option(diverges, tmp_path):
+  with pytest.raises(errors.DivergedError, match="or add --rollback; the checkpoints in"):
+    diverges(tmp_path, rolls_back=False)

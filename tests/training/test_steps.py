@@ -12,7 +12,7 @@ import tiny
 
 from charrnn import errors
 from charrnn.models import layers
-from charrnn.training import steps
+from charrnn.training import optimizer, steps
 
 
 def assert_close(actual, expected, tolerance):
@@ -113,7 +113,15 @@ def test_gradients_are_truncated_at_the_window_but_the_carry_is_not():
       assert_close(actual, other, 1e-6)
 
 
-@pytest.mark.parametrize("where", ["params", "carry"])
+def rate_count(state):
+  """Return the step that the schedule of the learning rate has reached."""
+  nodes = jax.tree.leaves(
+    state.opt_state, is_leaf=lambda node: isinstance(node, optax.ScaleByScheduleState)
+  )
+  return next(int(node.count) for node in nodes if isinstance(node, optax.ScaleByScheduleState))
+
+
+@pytest.mark.parametrize("where", ["params", "h", "c"])
 def test_a_non_finite_update_is_skipped(where):
   net = tiny.model()
   ours = tiny.Steps(net, tiny.config(), devices=2)
@@ -122,12 +130,41 @@ def test_a_non_finite_update_is_skipped(where):
   if where == "params":
     broken.params["head"]["W_hy"][0, 0] = np.inf
   else:
-    broken.carry[0].h[5, 0] = np.nan  # a stream on the second device
+    getattr(broken.carry[0], where)[5, 0] = {"h": np.nan, "c": np.inf}[
+      where
+    ]  # on the second device
   copy = jax.tree.map(np.array, broken)
   after, losses = ours.run(broken, 1)
-  assert not np.isfinite(losses).any()
-  assert after.step == copy.step + 1
-  jax.tree.map(np.testing.assert_array_equal, after._replace(step=0), copy._replace(step=0))
+  assert where == "c" or not np.isfinite(losses).any()  # c may be infinite, and h finite
+  assert after.step == rate_count(after) == copy.step + 1 == rate_count(copy) + 1
+  for name in ("params", "carry"):
+    jax.tree.map(np.testing.assert_array_equal, getattr(after, name), getattr(copy, name))
+  moments = [optax.tree_utils.tree_get_all_with_path(s.opt_state, "nu") for s in (after, copy)]
+  jax.tree.map(np.testing.assert_array_equal, *moments)
+
+
+@pytest.mark.parametrize("rule", optimizer.OPTIMIZERS)
+def test_the_learning_rate_follows_the_step_after_a_skipped_update(rule):
+  c = tiny.config(optimizer__name=rule, optimizer__weight_decay=0.1 * (rule == "adamw"))
+  ours = tiny.Steps(tiny.model(), c)
+  state, _ = ours.run(ours.initial, 1)
+  broken = jax.tree.map(np.array, state)
+  broken.carry[0].h[0, 0] = np.nan
+  skipped, _ = ours.run(broken, 2)
+  state, _ = ours.run(skipped._replace(carry=state.carry), 1)
+  assert state.step == rate_count(state) == 4
+
+
+def test_the_whole_state_is_checked_regularly():
+  ours = tiny.Steps(tiny.model(), tiny.config(), devices=2)
+  broken = jax.tree.map(np.array, ours.initial)
+  optax.tree_utils.tree_get(broken.opt_state, "nu")["head"]["b_y"][0] = np.inf
+  state, flags = ours.step.put(broken), []
+  for step in range(steps.CHECK_EVERY):
+    state, out = ours.step(state, *ours.windows.window_at(step))
+    flags.append(bool(out["is_finite"]))
+    assert out["is_updated"]
+  assert flags == [True] * (steps.CHECK_EVERY - 1) + [False]
 
 
 @pytest.mark.parametrize(

@@ -59,7 +59,7 @@ def run(args):
         f"the weights of {source} have changed since {path} started from them: restore them"
       )
     try:
-      code = train.run(line, workdir)
+      code = train.run(line, workdir, rollback="rollbacks" in original.origin)
     except errors.DivergedError as error:
       console.say(f"charrnn rerun: {error}")  # The original may have diverged too.
       code = 0

@@ -37,6 +37,7 @@ class Job(NamedTuple):
   workdir: pathlib.Path
   corpus: corpora.Corpus
   splits: splits_lib.Splits
+  rollback: bool = False  # whether training rolls back when it diverges
 
   @property
   def config(self):
@@ -68,6 +69,7 @@ def train(job: Job, defaults: dict[str, Any], watch: runtime.Stopwatch) -> int:
     windows,
     evaluators=[_validation(job, model)],
     writers=[lambda params, step: write_sample(job, model, jax.device_get(params), step)],
+    rolls_back=job.rollback,
   )
   _announce(job, defaults, trainer)
   init_params = None
@@ -87,11 +89,15 @@ def train(job: Job, defaults: dict[str, Any], watch: runtime.Stopwatch) -> int:
     if record:
       loop.say(provenance.record_startup(job.workdir, record, watch.seconds()))
 
+  def on_rollback(rollback, number):
+    if record:
+      provenance.record_rollback(job.workdir, record, rollback, number)
+
   diverged = status_lib.diverged_file(job.workdir)
   if loop.is_main():
     diverged.unlink(missing_ok=True)
   try:
-    _, interrupted = trainer.train(state, on_first_step)
+    _, interrupted = trainer.train(state, on_first_step, on_rollback)
   except errors.DivergedError as error:
     if loop.is_main():
       files.write_text(diverged, f"{error}\n")

@@ -10,9 +10,16 @@ from charrnn.runs import lock
 from charrnn.runs import run as run_lib
 
 
-def run(line: command_line.CommandLine, workdir: pathlib.Path, distributed: bool = False) -> int:
+def run(
+  line: command_line.CommandLine,
+  workdir: pathlib.Path,
+  *,
+  distributed: bool = False,
+  rollback: bool = False,
+) -> int:
   """Train or count the model of a command line in `workdir`, or resume it; return the exit code.
 
+  `rollback`: when training diverges, return to the best checkpoint with a lower learning rate.
   Errors in the command line are reported before JAX compiles anything.
   """
   run_lib.check_workdir(workdir)
@@ -24,6 +31,11 @@ def run(line: command_line.CommandLine, workdir: pathlib.Path, distributed: bool
   if not is_trained:
     _check_count(line, distributed)
   config_lib.check(line.config)
+  if rollback and not (is_trained and line.config.text.valid_fraction):
+    raise errors.UserError(
+      "--rollback returns to the checkpoint with the lowest validation loss: train a network, with "
+      "--config.text.valid_fraction above 0"
+    )
   with contextlib.ExitStack() as locks:
     if not distributed:
       locks.enter_context(lock.hold(workdir))
@@ -53,7 +65,7 @@ def run(line: command_line.CommandLine, workdir: pathlib.Path, distributed: bool
           values = (f"{name} {old} -> {new}" for name, (old, new) in changes.items())
           loop.say(f"changed   {', '.join(values)}")
     splits = config_lib.split(line.config, len(corpus.ids))
-    job = programs.Job(line, workdir, corpus, splits)
+    job = programs.Job(line, workdir, corpus, splits, rollback)
     return programs.train(job, defaults, watch) if is_trained else programs.count(job)
 
 

@@ -88,6 +88,21 @@ class Writer:
       self._step, self._losses[step] = step, meta["valid_loss"]
       self._manager.save(step, args=args, force=True)
 
+  def wait(self):
+    """Wait until all steps are written."""
+    with self._report_unwritable():
+      self._manager.wait_until_finished()
+
+  def delete_after(self, step: int):
+    """Delete all later steps, the newest first."""
+    self.wait()
+    for later in sorted(self._manager.all_steps(), reverse=True):
+      if later > step:
+        with self._report_unwritable():
+          self._step = later
+          self._manager.delete(later)
+        self._losses.pop(later, None)
+
   def close(self):
     """Wait until all steps are written, and release the writer."""
     with self._report_unwritable():

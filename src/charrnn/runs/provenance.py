@@ -63,7 +63,7 @@ def record_launch(
   path = workdir / "run.json"
   stored = files.read_json(path) if path.exists() else {}
   record = {"experiment": line.experiment, "variant": line.variant, "corpus": corpus.provenance}
-  record |= {name: stored[name] for name in ("weights", "rerun_of") if name in stored}
+  record |= {name: stored[name] for name in ("weights", "rerun_of", "rollbacks") if name in stored}
   if line.config.init_from and not stored:
     record["weights"] = initial_weights(line.config.init_from)
   if line.original:
@@ -93,6 +93,14 @@ def record_startup(workdir: pathlib.Path, record: dict[str, Any], seconds: dict[
   files.write_json(workdir / "run.json", record)
   phases = ", ".join(f"{name} {value:.1f}" for name, value in seconds.items() if name != "total")
   return f"startup   {seconds['total']:.1f} s until the end of the first step ({phases})"
+
+
+def record_rollback(
+  workdir: pathlib.Path, record: dict[str, Any], rollback: dict[str, Any], number: int
+):
+  """Store a rollback in run.json. A run that was killed after a rollback may repeat it."""
+  record["rollbacks"] = [*record.get("rollbacks", [])[: number - 1], rollback]
+  files.write_json(workdir / "run.json", record)
 
 
 def initial_weights(path: str | pathlib.Path) -> dict[str, Any]:

@@ -33,9 +33,9 @@ TINY = jnp.finfo(jnp.float32).tiny
 
 def not_finite(
   remedy: str = "its training has diverged; use an earlier --step",
-) -> errors.UserError:
+) -> errors.DivergedError:
   """Return the error for logits that are not finite."""
-  return errors.UserError(f"the model's logits are not finite: {remedy}")
+  return errors.DivergedError(f"the model's logits are not finite: {remedy}")
 
 
 class Source(NamedTuple):

@@ -235,6 +235,7 @@ def make(line, folder: pathlib.Path, name: str, overrides: dict[str, Any]) -> ou
   workdir = folder / name
   command = [sys.executable, os.path.abspath(sys.argv[0]), f"--config={line.argument}"]
   command += [f"--config.{field}={value}" for field, value in values.items()]
+  command += ["--rollback"] if line.flags.rollback else []
   return outcomes.Trial(name, overrides, workdir, [*command, f"--workdir={workdir}"])
 
 

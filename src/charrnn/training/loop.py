@@ -28,6 +28,8 @@ from charrnn.runs import checkpoints, metrics
 from charrnn.training import optimizer, steps
 
 MAX_NONFINITE = 10  # consecutive non-finite updates after which training is aborted
+ROLLBACK_FACTOR = 0.5  # factor of the learning rate at each rollback
+MAX_ROLLBACKS = 5  # maximum number of rollbacks of a run
 RANKING = "valid/loss"  # the metric by which checkpoints are ranked
 
 # (params, step) -> pairs (name, value)
@@ -54,6 +56,8 @@ class LoopState:
   best_step: int | None = None
   stale: int = 0  # evaluations since the best one
   nonfinite: int = 0  # consecutive updates that were skipped because they were not finite
+  skipped: int = 0  # all updates that were skipped
+  rollbacks: int = 0
   pending: list = dataclasses.field(default_factory=list)  # losses since the last log line
   seconds: float = 0.0  # time spent on training, evaluation and saving
 
@@ -158,39 +162,58 @@ class Trainer:
     *,
     evaluators: Iterable[Evaluator] = (),
     writers: Iterable[Callable[[Any, int], None]] = (),
+    rolls_back: bool = False,
   ):
     """Prepare the training with a resolved config and the windows of `batches.TrainingWindows`.
 
     `evaluators` and `writers` are called with (params, step) at every evaluation. All processes
     call the evaluators; then the main process calls the writers. The checkpoint is written last.
+
+    `rolls_back`: when training diverges, return to the checkpoint with the lowest validation loss,
+    or to the start if there is none, and train with a learning rate that is ROLLBACK_FACTOR times
+    as high. Checkpoints that a signal wrote are never returned to, so an interrupted run has the
+    same result.
     """
     self.config, self.workdir, self.model, self.windows = config, workdir, model, windows
-    self.evaluators, self.writers = evaluators, writers
+    self.evaluators, self.writers, self.rolls_back = evaluators, writers, rolls_back
     self._chars = config.batch_size * config.window  # tokens per step
     self.steps = config_lib.total_steps(config, windows.steps_per_epoch)
-    self.learning_rate = optimizer.schedule(
-      config.schedule, config.optimizer.learning_rate, windows.steps_per_epoch, self.steps
-    )
-    self.optimizer = optimizer.make(config.optimizer, self.learning_rate)
-    self.train_step = steps.TrainStep(
-      model,
-      self.optimizer,
-      batch=config.batch_size,
-      seed=config.seed,
-      accumulate=config.accumulate,
-      remat=config.remat,
-    )
+    self.loop_state = LoopState()
+    self._make_step()
     # The initialization is compiled as a whole, because compiling each operation separately takes
     # seconds. The seed is an argument, so that all seeds share one compiled program.
     create = functools.partial(steps.create_state, model, self.optimizer, config.batch_size)
     self._create = functools.partial(jax.jit(create), np.uint32(config.seed))
+    self._init_params: Callable[[Any], Any] = lambda fresh: fresh
     # The following attributes are set by `train`.
     self._log: metrics.MetricsLog | None = None
     self._place: tuple[int, int] | None = None  # identifies the run directory
     self._progress = console.Progress(every=10.0)
     self._pace, self._clock = Pace(), time.monotonic()
     self._on_first_step: Callable[[], None] = lambda: None
-    self.loop_state = LoopState()
+    self._on_rollback: Callable[[dict[str, Any], int], None] = lambda record, number: None
+
+  @property
+  def peak_rate(self) -> float:
+    """The peak of the learning rate, after all rollbacks so far."""
+    factor = ROLLBACK_FACTOR**self.loop_state.rollbacks
+    return self.config.optimizer.learning_rate * factor
+
+  def _make_step(self):
+    """Make the training step for the current learning rate."""
+    config = self.config
+    self.learning_rate = optimizer.schedule(
+      config.schedule, self.peak_rate, self.windows.steps_per_epoch, self.steps
+    )
+    self.optimizer = optimizer.make(config.optimizer, self.learning_rate)
+    self.train_step = steps.TrainStep(
+      self.model,
+      self.optimizer,
+      batch=config.batch_size,
+      seed=config.seed,
+      accumulate=config.accumulate,
+      remat=config.remat,
+    )
 
   def shapes(self):
     """Return the shapes of the parameters, without computing them."""
@@ -202,47 +225,99 @@ class Trainer:
     `init_params` maps the parameters of a fresh state to the initial parameters of the run.
     """
     folder = self.workdir / "checkpoints"
+    self._init_params = init_params or self._init_params
     newest = checkpoints.read_newest(folder, say=say)
+    state = self._state(newest)
     if newest:
-      arrays, meta = newest
-      state = serialization.from_state_dict(jax.eval_shape(self._create), arrays)
-      self.loop_state = LoopState(**meta["memory"])
-      is_done = meta["step"] >= self.steps
-      say(f"{'already finished at' if is_done else 'resuming from'} step {meta['step']}")
-    else:
-      state = self._create()
-      if init_params:
-        params = init_params(state.params)
-        state = state._replace(params=params, opt_state=self.optimizer.init(params))
+      step = newest[1]["step"]
+      say(f"{'already finished at' if step >= self.steps else 'resuming from'} step {step}")
+      if names := _non_finite(state):
+        raise errors.UserError(
+          f"checkpoint {step} in {folder} has values that are not finite ({', '.join(names[:3])}): "
+          "delete it to resume from an earlier one, or use another --workdir"
+        )
     if is_main():
       checkpoints.quarantine(folder, int(state.step))
     return state
 
+  def _state(self, checkpoint: tuple[Any, dict[str, Any]] | None) -> steps.TrainState:
+    """Return the state of a checkpoint and set the loop state; None is the start of training."""
+    if checkpoint:
+      arrays, meta = checkpoint
+      self.loop_state = LoopState(**meta["memory"])
+      if self.loop_state.rollbacks:
+        self._make_step()
+      return serialization.from_state_dict(jax.eval_shape(self._create), arrays)
+    self.loop_state, state = LoopState(), self._create()
+    params = self._init_params(state.params)
+    if params is state.params:
+      return state
+    return state._replace(params=params, opt_state=self.optimizer.init(params))
+
   def train(
-    self, state: steps.TrainState, on_first_step: Callable[[], None] = lambda: None
+    self,
+    state: steps.TrainState,
+    on_first_step: Callable[[], None] = lambda: None,
+    on_rollback: Callable[[dict[str, Any], int], None] = lambda record, number: None,
   ) -> tuple[steps.TrainState, bool]:
     """Train until the end or a signal; return the state and whether training was interrupted.
 
-    `on_first_step` is called when the first step is done.
+    `on_first_step` is called when the first step is done. `on_rollback` is called with a record of
+    each rollback and its number, which begins at 1.
     """
     start = int(state.step)
     if start >= self.steps or self._is_out_of_patience():
       return state, False
-    self._on_first_step = on_first_step
+    self._on_first_step, self._on_rollback = on_first_step, on_rollback
     with StopRequest() as stop, contextlib.ExitStack() as resources:
+      writer = checkpoints.Writer(self.workdir / "checkpoints", self.config.keep)
+      resources.callback(writer.close)
+      while True:
+        try:
+          state, interrupted = self._train_from(state, writer, stop)
+          break
+        except errors.DivergedError as error:
+          state = self._roll_back(error, writer)
+    step = int(state.step)
+    if interrupted and step in checkpoints.steps(self.workdir / "checkpoints"):
+      say(f"stopped by a signal, saved after step {step}: run the same command to resume")
+    return state, interrupted
+
+  def _train_from(self, state, writer, stop):
+    """Train from a state until the end, a signal or a divergence."""
+    start = int(state.step)
+    with contextlib.ExitStack() as resources:
       self._log = metrics.MetricsLog(self.workdir, start) if is_main() else None
       self._place = _identity(self.workdir) if is_main() else None
       if self._log:
         resources.callback(self._log.close)
-      writer = checkpoints.Writer(self.workdir / "checkpoints", self.config.keep)
-      resources.callback(writer.close)
       self._progress = console.Progress(every=10.0)
       resources.callback(self._progress.end, report=False)
-      state, interrupted = self._loop(start, state, writer, stop)
-    if interrupted:
-      step = int(state.step)
-      say(f"stopped by a signal, saved after step {step}: run the same command to resume")
-    return state, interrupted
+      return self._loop(start, state, writer, stop)
+
+  def _roll_back(self, error: errors.DivergedError, writer: checkpoints.Writer) -> steps.TrainState:
+    """Return the state from which training goes on after a divergence, or raise the error.
+
+    The later checkpoints are deleted, the newest first. If the process is killed meanwhile, it
+    resumes from one of them, diverges again, and rolls back in the same way.
+    """
+    number, seconds = self.loop_state.rollbacks + 1, self._seconds()
+    if not self.rolls_back or number > MAX_ROLLBACKS:
+      writer.wait()
+      raise errors.DivergedError(self._remedy(error)) from error
+    step = self.loop_state.best_step or 0
+    writer.delete_after(step)
+    folder = self.workdir / "checkpoints"
+    state = self._state(checkpoints.read(folder, step) if step else None)
+    self.loop_state.rollbacks, self.loop_state.seconds = number, seconds
+    self._make_step()
+    say(
+      f"rollback {number} of at most {MAX_ROLLBACKS}: training diverged at step {error.step}: "
+      f"{error.reason}; back to step {step} with learning rate {self.peak_rate:g}"
+    )
+    record = {"diverged_at": error.step, "reason": error.reason, "step": step}
+    self._on_rollback({**record, "learning_rate": self.peak_rate}, number)
+    return state
 
   def _loop(self, step, state, writer, stop):
     """Dispatch step t, then log step t - 1, so that the devices do not wait for the loop.
@@ -271,10 +346,26 @@ class Trainer:
       self._check_place()
       self._record(step, previous, first)
       previous = None
-      loss = self._evaluate(step, state.params) if evaluates else None
+      arrays = self.train_step.get(state)
+      names = _non_finite(arrays)
+      if evaluates or saves:
+        self._check_loss(step)
+        if names:
+          self._raise_diverged(step, f"the state is not finite ({', '.join(names[:3])})")
+      loss = None
+      if evaluates:
+        try:
+          loss = self._evaluate(step, state.params)
+        except errors.DivergedError as error:
+          self._raise_diverged(step, str(error))
       self.loop_state.seconds, self._clock = self._seconds(), time.monotonic()
+      # Only a signal comes here with a state that is not finite. Training stops when this is found
+      # on schedule, after the run was resumed, so that a signal does not change the result.
+      if names:
+        say(f"stopped by a signal; step {step} is not saved, because its state is not finite")
+        break
       meta = {"memory": dataclasses.asdict(self.loop_state), "valid_loss": loss}
-      writer.save(step, self.train_step.get(state), meta)
+      writer.save(step, arrays, meta)
       self._pace.resume()
       if self._is_out_of_patience():
         say(
@@ -324,37 +415,51 @@ class Trainer:
   def _record(self, step, out, first):
     """Wait for the metrics of a step and log them; raise DivergedError if training has diverged."""
     loop_state, loss = self.loop_state, float(out["loss"])
-    is_finite = math.isfinite(loss) and math.isfinite(float(out["grad_norm"]))
     self._pace.finish()
     if step == first:
       self._on_first_step()
-    loop_state.nonfinite = 0 if is_finite else loop_state.nonfinite + 1
-    if is_finite:
+      self._on_first_step = lambda: None  # A rollback has another first step.
+    if out["is_updated"]:
+      loop_state.nonfinite = 0
       loop_state.pending.append(loss)
+    else:
+      loop_state.nonfinite += 1
+      loop_state.skipped += 1
     if loop_state.nonfinite >= MAX_NONFINITE:
       self._raise_diverged(step, f"{MAX_NONFINITE} consecutive updates were not finite")
+    if not out["is_finite"]:
+      self._raise_diverged(step, "the parameters or the optimizer's state are not finite")
     if is_main():
       self._show_progress(step, loss)
-    if step % self.config.log_every or not loop_state.pending:
-      return
-    mean = math.fsum(loop_state.pending) / len(loop_state.pending)
-    # The mean of the first log line is compared with the loss of the first step.
-    reference = loop_state.first_loss or loop_state.pending[0]
-    loop_state.first_loss, loop_state.pending = loop_state.first_loss or mean, []
-    if self._log:
+    is_logged = step % self.config.log_every == 0 and bool(loop_state.pending)
+    if is_logged and self._log:
+      counts = {"skipped": loop_state.skipped, "rollbacks": loop_state.rollbacks}
       values = {
         "epoch": step / self.windows.steps_per_epoch,
-        "train/loss": mean,
+        "train/loss": statistics.fmean(loop_state.pending),
         "grad_norm": float(out["grad_norm"]),
         "learning_rate": float(out["learning_rate"]),
         "chars_per_second": self._chars / self._pace.seconds,
         "idle": self._pace.take_idle(),
         "seconds": self._seconds(),
       }
-      self._log.write(step, values)
-    if mean > self.config.diverged * reference:
-      factor = f"more than {self.config.diverged:g} times the first"
-      self._raise_diverged(step, f"the training loss {mean:.3f} is {factor}, {reference:.3f}")
+      self._log.write(step, values | {name: n for name, n in counts.items() if n})
+    # Without a logged loss, each step is checked.
+    if is_logged or loop_state.first_loss is None:
+      self._check_loss(step)
+    if is_logged:
+      loop_state.first_loss = loop_state.first_loss or statistics.fmean(loop_state.pending)
+      loop_state.pending = []
+
+  def _check_loss(self, step):
+    """Raise DivergedError if the mean loss since the last log line is too high."""
+    if pending := self.loop_state.pending:
+      mean = statistics.fmean(pending)
+      # The mean of the first log line is compared with the loss of the first step.
+      reference = self.loop_state.first_loss or pending[0]
+      if mean > self.config.diverged * reference:
+        factor = f"more than {self.config.diverged:g} times the first"
+        self._raise_diverged(step, f"the training loss {mean:.3f} is {factor}, {reference:.3f}")
 
   def _show_progress(self, step, loss):
     seconds = self._pace.seconds
@@ -364,10 +469,17 @@ class Trainer:
     self._progress.update(step, self.steps, note, left=(self.steps - step) * seconds)
 
   def _raise_diverged(self, step, reason):
+    text = f"training diverged at step {step}: {reason}"
+    raise errors.DivergedError(text, step=step, reason=reason)
+
+  def _remedy(self, error):
+    """Return the message about a divergence that ends the run."""
+    after = f" (after {n} rollbacks)" if (n := self.loop_state.rollbacks) else ""
     is_saved = bool(checkpoints.steps(self.workdir / "checkpoints"))
-    raise errors.DivergedError(
-      f"training diverged at step {step}: {reason}. Use another --workdir and a lower "
-      f"--config.optimizer.learning_rate (here {self.config.optimizer.learning_rate})"
+    return (
+      f"{error}{after}. Use another --workdir and a lower --config.optimizer.learning_rate (here "
+      f"{self.peak_rate:g})"
+      + ("" if self.rolls_back else ", or add --rollback")
       + (f"; the checkpoints in {self.workdir} are kept" if is_saved else "")
     )
 
@@ -403,3 +515,9 @@ class Trainer:
       else f"best: {loop_state.best_loss:.4f} nats at step {loop_state.best_step}"
     )
     say(f"step {step}  validation loss {console.nats_and_bits(loss)}  {rank}")
+
+
+def _non_finite(state: steps.TrainState) -> list[str]:
+  """Return the names of the arrays of a state that contain NaN or infinity."""
+  arrays = checkpoints.flatten(serialization.to_state_dict(state))
+  return [name for name, array in arrays.items() if not np.isfinite(array).all()]
