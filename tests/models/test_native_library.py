@@ -1,5 +1,6 @@
 """Compiling and loading the native library, mostly with a source that compiles in no time."""
 
+import dataclasses
 import errno
 import fcntl
 import functools
@@ -18,7 +19,7 @@ import psutil
 import pytest
 
 from charrnn import cli, errors
-from charrnn.models import native_library, rnn
+from charrnn.models import cells, native_library, rnn
 
 FUNCTION = '{ __attribute__((visibility("default"))) %s() { return %s; } }\n'
 SOURCE = 'extern "C" ' + FUNCTION % ("const char* charrnn_instructions", '"none"')
@@ -51,7 +52,7 @@ class Place:
 
   def forget(self):
     """Forget the library, as a new process does."""
-    for name in ("_attempt", "_is_chosen", "cpu_flags"):
+    for name in ("_attempt", "fallback_reason", "cpu_flags"):
       function = getattr(native_library, name).__wrapped__
       self.monkeypatch.setattr(native_library, name, functools.cache(function))
 
@@ -335,11 +336,14 @@ def test_auto_says_once_why_the_scan_is_used(place):
   place.monkeypatch.setenv("CXX", "/nonexistent")
   place.monkeypatch.setattr(native_library, "unmeasured", lambda: None)
   model = rnn.make(7, cell="lstm", layers=1, hidden=4)
-  assert place.said() == "" and native_library.reason() is None
+  assert place.said() == ""
   reason = "no C++ compiler found (/nonexistent): install g++ or clang++, or set CXX"
   assert model.implementation == model.implementation == f"scan ({reason})"
-  assert place.said() == f"the layers are computed by the slower scan: {reason}\n"
+  assert place.said() == f"the layers are computed by the scan, which is usually slower: {reason}\n"
   assert rnn.make(7, cell="lstm", layers=1, hidden=4, unroll="scan").implementation == "scan"
+  own = dataclasses.replace(cells.CELLS["lstm"], native=False)
+  place.monkeypatch.setitem(cells.CELLS, "own", own)
+  assert rnn.make(7, cell="own", layers=1, hidden=4).implementation == "scan"
   with pytest.raises(errors.UserError, match=r"^--config.model.unroll=native: no C\+\+ compiler"):
     rnn.make(7, cell="lstm", layers=1, hidden=4, unroll="native")
 
@@ -359,7 +363,7 @@ def test_nothing_is_compiled_for_an_accelerator(place):
     assert place.said() == ""
     jax.config.update("jax_platforms", "cpu")
     assert not native_library.is_expected("auto")
-    assert place.said().count("the layers are computed by the slower scan: ") == 1
+    assert place.said().count("the layers are computed by the scan, which is usually slower: ") == 1
   finally:
     jax.config.update("jax_platforms", before)
 
@@ -370,7 +374,7 @@ def test_nothing_is_compiled_for_an_accelerator(place):
     ("x86_64", "avx2 fma", None),
     ("x86_64", "avx2", "without AVX2 and FMA"),
     ("x86_64", "avx2 fma amx_tile", "with AMX"),
-    ("aarch64", "asimd", "on linux on aarch64"),
+    ("aarch64", "asimd", "on aarch64 with linux"),
   ],
 )
 def test_auto_uses_the_library_only_where_it_was_measured(monkeypatch, machine, flags, reason):

@@ -1,8 +1,8 @@
-"""Compile native.cc at first use, load it, and decide where it computes the layers.
+"""The compiled library of native.cc, and the decision whether it computes the layers.
 
-The library is compiled for the CPU of this machine and the installed jaxlib, whose headers it
-needs, and stored in the cache folder. CXX selects the compiler. CHARRNN_CXXFLAGS replaces the
-option for the instruction set, -march=native.
+The library is compiled at first use, for the CPU of this machine and against the headers of the
+installed jaxlib, and stored in the cache folder. The environment variable CXX selects the compiler.
+CHARRNN_CXXFLAGS replaces the option for the instruction set, -march=native.
 """
 
 import contextlib
@@ -42,17 +42,17 @@ TARGETS = (
   "charrnn_registers",
 )
 COMPILERS = ("g++", "clang++", "c++")
-# Without fp-contract, -std=c++17 would not let the compiler use fused multiply-adds.
+# With -std=c++17, GCC uses fused multiply-adds only if -ffp-contract=fast is set.
 OPTIONS = ("-std=c++17", "-O2", "-ffp-contract=fast", "-shared", "-fPIC", "-fvisibility=hidden")
-TIMEOUT = 300.0  # maximum seconds for a run of the compiler
+TIMEOUT = 300.0  # maximum seconds that the compiler may take
 MAX_WAIT = 120.0  # maximum seconds to wait for another process that is compiling
 STALE = 3600.0  # age in seconds after which a temporary folder belongs to a dead process
 HEADER = "xla/ffi/api/ffi.h"
-DIGEST = hashlib.sha256().digest_size  # bytes after the library in its file
+DIGEST = hashlib.sha256().digest_size  # bytes of the SHA-256 that follows the library in its file
 
 
 class UnavailableError(Exception):
-  """The library cannot be used. The message is the reason and the remedy, in one line."""
+  """The library cannot be used. The message is one line with the reason and the remedy."""
 
 
 class Library(NamedTuple):
@@ -66,7 +66,10 @@ class Library(NamedTuple):
 
 
 def load() -> Library:
-  """Return the library, compiled if necessary and registered with JAX; raise UnavailableError."""
+  """Return the library, compiled if necessary and registered with JAX.
+
+  Raise UnavailableError if it cannot be used.
+  """
   library, reason = _attempt()
   if library is None:
     raise UnavailableError(reason)
@@ -74,59 +77,59 @@ def load() -> Library:
 
 
 def is_used(unroll: str) -> bool:
-  """Return whether the library computes the layers of a model with this `unroll` field.
+  """Return whether the library computes the layers of a model with this value of `unroll`.
 
-  The first call with "auto" on a CPU compiles the library, or reports why it is not used.
+  Raise UnavailableError if it should, but cannot be used.
   """
   if unroll == "native":
     load()
     return True
-  return unroll == "auto" and jax.default_backend() == "cpu" and _is_chosen()
+  return unroll == "auto" and jax.default_backend() == "cpu" and fallback_reason() is None
 
 
 def is_expected(unroll: str) -> bool:
-  """Return whether `is_used` will be true, without starting JAX.
+  """Predict the result of `is_used` without initializing JAX's devices.
 
-  On a machine with JAX's package for an accelerator, assume that it is not.
+  If a JAX package for an accelerator is installed, assume that JAX will use the accelerator.
   """
   if unroll != "auto":
     return unroll == "native"
   plugins = importlib.metadata.entry_points(group="jax_plugins")
   accelerators = bool(plugins) or importlib.util.find_spec("libtpu") is not None
-  return (jax.config.jax_platforms == "cpu" or not accelerators) and _is_chosen()
+  return (jax.config.jax_platforms == "cpu" or not accelerators) and fallback_reason() is None
 
 
 def unmeasured() -> str | None:
-  """Return why "auto" does not use the library on this machine, or None if it does.
+  """Return why "auto" does not try the library on this machine, or None if it does.
 
-  The library was measured to be faster than the scan on x86-64 with AVX2 and with AVX-512. Where
-  there is AMX, XLA may be faster in bfloat16. Use `model.unroll=native` to measure other machines.
+  The library was measured to be faster than the scan on x86-64 with AVX2 and with AVX-512. With
+  AMX, XLA may be faster in bfloat16. To measure other machines, use `model.unroll=native`.
   """
-  if platform.machine() not in ("x86_64", "AMD64") or sys.platform != "linux":
-    return f"it was not measured on {sys.platform} on {platform.machine()}"
+  machine = platform.machine(), sys.platform
+  if machine != ("x86_64", "linux"):
+    return f"the native layers were not measured on {' with '.join(machine)}"
   flags = cpu_flags()
   if not {"avx2", "fma"} <= flags:
-    return "it was not measured on CPUs without AVX2 and FMA"
+    return "the native layers were not measured on CPUs without AVX2 and FMA"
   if "amx_tile" in flags:
-    return "it was not measured on CPUs with AMX"
+    return "the native layers were not measured on CPUs with AMX"
   return None
 
 
 @functools.cache
-def _is_chosen():
-  if text := unmeasured() or _attempt()[1]:
-    console.say(f"the layers are computed by the slower scan: {text}")
-  return not text
+def fallback_reason() -> str | None:
+  """Return why "auto" uses the scan on a CPU, or None if it uses the library.
 
-
-def reason() -> str | None:
-  """Return why "auto" does not use the library on a CPU, or None if it does or was not asked."""
-  return None if not _is_chosen.cache_info().currsize else unmeasured() or _attempt()[1]
+  The first call compiles the library, or reports the reason.
+  """
+  if reason := unmeasured() or _attempt()[1]:
+    console.say(f"the layers are computed by the scan, which is usually slower: {reason}")
+  return reason
 
 
 @functools.cache
 def _attempt() -> tuple[Library | None, str | None]:
-  """Return the library, or the reason why there is none."""
+  """Return the library, or the reason why it cannot be used."""
   try:
     return _load(), None
   except UnavailableError as error:
@@ -135,7 +138,7 @@ def _attempt() -> tuple[Library | None, str | None]:
 
 def _load():
   if os.name != "posix":
-    raise UnavailableError(f"it does not run on {sys.platform}: use Linux or macOS")
+    raise UnavailableError(f"the native layers do not run on {sys.platform}: use Linux or macOS")
   include = jax.ffi.include_dir()
   if not (pathlib.Path(include) / HEADER).exists():
     raise UnavailableError(f"jaxlib has no file {HEADER} in {include}: reinstall jaxlib")
@@ -162,14 +165,15 @@ def _load():
 
 
 def _compiler() -> tuple[list[str], str, str]:
-  """Return the command of the compiler, its name with its version, and all that it reports."""
-  choices = [_words("CXX", "")] if os.environ.get("CXX", "").strip() else [[c] for c in COMPILERS]
+  """Return the command of the compiler, its name and version, and its whole version report."""
+  selected = _words("CXX", "")
+  choices = [selected] if selected else [[name] for name in COMPILERS]
   for command in choices:
     if shutil.which(command[0]):
       report = _run([*command, "--version"])
       # CXX may contain a launcher and options, for example "ccache g++ -m64".
       name = [word for word in command if not word.startswith("-")][-1]
-      # Packages add their own version in parentheses.
+      # In parentheses is the version of the distribution's package.
       line = re.sub(r"\(.*?\)", "", report.partition("\n")[0])
       versions = re.findall(r"\d+\.\d+[.\d]*", line)
       return command, " ".join([pathlib.Path(name).name, *versions[:1]]), report
@@ -178,7 +182,7 @@ def _compiler() -> tuple[list[str], str, str]:
 
 
 def _words(variable, default) -> list[str]:
-  """Split an environment variable as a shell does."""
+  """Split the value of an environment variable as a shell does."""
   value = os.environ.get(variable, default)
   try:
     return shlex.split(value)
@@ -187,11 +191,11 @@ def _words(variable, default) -> list[str]:
 
 
 def _run(command, folder: str | None = None) -> str:
-  """Run a compiler, with temporary files in a folder; return stdout.
+  """Run a compiler, which puts its temporary files into `folder`; return its stdout.
 
-  Raise UnavailableError with its first error, or OSError if the folder is full.
+  Raise UnavailableError with the compiler's first error, or OSError if the disk is full.
   """
-  # In the C locale, errors contain the word "error".
+  # In the C locale, messages about errors contain the word "error".
   environment = os.environ | {"LC_ALL": "C"} | ({"TMPDIR": folder} if folder else {})
   pipes = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
   try:
@@ -204,7 +208,7 @@ def _run(command, folder: str | None = None) -> str:
     try:
       out, err = process.communicate(timeout=TIMEOUT)
     except BaseException as error:
-      # A compiler has subprocesses, which would go on.
+      # Otherwise the compiler's subprocesses would keep running.
       with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
       if isinstance(error, subprocess.TimeoutExpired):
@@ -226,9 +230,9 @@ def _run(command, folder: str | None = None) -> str:
 
 
 def _compile_once(command, compiler, path):
-  """Compile native.cc to `path`, unless another process that is compiling now does that.
+  """Compile native.cc to `path`, unless another process is compiling it now; then wait for that.
 
-  The kernel unlocks the folder when the other process ends. If it does not end, compile as well.
+  The kernel unlocks the folder when the other process ends. After MAX_WAIT, compile as well.
   """
   path.parent.mkdir(parents=True, exist_ok=True)
   descriptor = os.open(path.parent, os.O_RDONLY)
@@ -243,12 +247,12 @@ def _compile_once(command, compiler, path):
 
 
 def _lock(descriptor: int) -> bool:
-  """Lock a folder; return whether no other process has locked it."""
+  """Try to lock a folder; return False if another process has locked it."""
   try:
     fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
   except BlockingIOError:
     return False
-  except OSError:  # The file system has no locks.
+  except OSError:  # Some file systems have no locks.
     pass
   return True
 
@@ -266,7 +270,7 @@ def _compile(command, compiler, path):
     if not output.exists():
       raise UnavailableError(f"{command[0]} wrote no library: set CXX to another compiler")
     data = output.read_bytes()
-    # The loader ignores what follows the library.
+    # The loader ignores bytes that follow the library.
     output.write_bytes(data + hashlib.sha256(data).digest())
     _open(output)  # Store only what can be loaded.
     output.replace(path)
@@ -278,19 +282,19 @@ def _open(path) -> ctypes.CDLL:
   except OSError as error:
     raise UnavailableError(
       f"the compiled library cannot be loaded ({error}): set CXX to another compiler, or "
-      "CHARRNN_CACHE to a folder that may contain programs"
+      "CHARRNN_CACHE to a folder whose file system allows programs"
     ) from error
 
 
 def _is_whole(path) -> bool:
-  """Return whether a library exists and is undamaged."""
+  """Return whether the library exists and is undamaged."""
   data = path.read_bytes() if path.exists() else b""
   return hashlib.sha256(data[:-DIGEST]).digest() == data[-DIGEST:]
 
 
 @functools.cache
 def cpu_flags() -> frozenset[str]:
-  """Return the names of the instruction sets of the CPU; an empty set if they are unknown."""
+  """Return the feature flags of the CPU in Linux's names; an empty set if they are unknown."""
   path = pathlib.Path("/proc/cpuinfo")
   lines = path.read_text().splitlines() if path.exists() else []
   flags = next((line for line in lines if line.startswith(("flags", "Features"))), "")

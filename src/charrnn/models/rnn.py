@@ -53,7 +53,7 @@ INITIALIZERS = {
 }
 
 
-PACKED = "packed"  # Flax's collection of the parameters in the layout of native.cc
+PACKED = "packed"  # the Flax collection of the parameters in the layout of native.cc
 
 
 def choose_implementation(cell: cells.Cell, unroll: str) -> str:
@@ -222,12 +222,14 @@ class RNN:
 
   @property
   def implementation(self) -> str:
-    """A description of what computes the layers, with the reason if "auto" falls back."""
-    name = choose_implementation(self.cell, self.network.unroll)
+    """A description of what computes the layers, and why, if "auto" falls back to the scan."""
+    cell, unroll = self.cell, self.network.unroll
+    name = choose_implementation(cell, unroll)
     if name == "native":
       return str(native_library.load())
-    reason = native_library.reason() if name == "scan" and self.network.unroll == "auto" else None
-    return f"{name} ({reason})" if reason else name
+    if cell.native and unroll == "auto" and jax.default_backend() == "cpu":
+      return f"{name} ({native_library.fallback_reason()})"
+    return name
 
   def init(self, key):
     ids_TxB = jnp.zeros((1, 1), jnp.int32)
@@ -241,7 +243,7 @@ class RNN:
     return tuple(state(*(jnp.zeros(shape) for _ in state._fields)) for _ in layers)
 
   def prepare(self, params):
-    """Cast and pack the weights of matrix products once, instead of at every step."""
+    """Cast and pack the weights of matrix products once, instead of in every call of `apply`."""
     dtype = jnp.dtype(self.network.compute_dtype)
     prepared = {name: layers_lib.cast(part, dtype) for name, part in params.items()}
     if "embed" in params:
@@ -287,7 +289,7 @@ def make(vocab_size: int, *, init="modern", order=None, **fields) -> RNN:
 
 
 def _check_unroll(cell: cells.Cell, name: str, unroll: str):
-  """Raise UserError if this machine cannot compute the layers as `unroll` asks."""
+  """Raise UserError if this machine cannot compute the layers with this value of `unroll`."""
   if unroll == "cudnn" and not (cell.cudnn and layers_lib.has_cudnn()):
     raise errors.UserError(
       "--config.model.unroll=cudnn: cuDNN runs only the LSTM, and only on NVIDIA GPUs; use auto"
