@@ -8,22 +8,22 @@
 //   charrnn_weight_gradient   x, h, dz -> gradients of the weights and biases
 //   charrnn_linear            x, weights, bias -> outputs of the output layer
 //   charrnn_linear_gradient   x, weights, gradient of the outputs -> gradients of x, weights, bias
-//   charrnn_registers         products on registers only, to measure the limit of a core
+//   charrnn_registers         products in registers, to measure the limit of the cores
 //
-// Layout. A slot is 16 lanes of pre-activations: one gate of 16 units. A tile is 6 rows of the batch
-// x 4 slots, which fits the registers of AVX-512. A panel holds the weights of 4 slots for every
-// input. In the LSTM these are the four gates of 16 units, so a tile has everything that the gate
-// arithmetic of its units needs, while it is still in the L1 cache.
-// The slots of a GRU are a, r, z, n; its input product needs the last three and its recurrent
-// product the first three. The slots of a vanilla RNN, and of the output layer, are 64 units.
+// Layout. A slot is 16 lanes of pre-activations: one gate of 16 units. A tile is 6 rows of the
+// batch x 4 slots, which fits in the registers of AVX-512. A panel holds the weights of up to 4
+// slots for all inputs. In the LSTM these are the four gates of 16 units, so a tile has everything
+// that the gate arithmetic of its units needs, and is still in the L1 cache. The slots of a GRU are
+// a, r, z, n; its input product needs the last three and its recurrent product the first three. The
+// slots of a vanilla RNN, and of the output layer, are 64 units.
 //
-// A word is 32 bits: one float, or two bfloat16 neighbors of the sum of a product. The same code
-// therefore multiplies both types. Sums are always in float32.
+// A word is 32 bits: one float, or two bfloat16 values that are neighbors in the sum of a product.
+// The same code therefore multiplies both types. Sums are always in float32.
 //
 // Threads. Rows of a batch do not interact, so each thread computes its own rows over all steps. If
-// a thread would get less than a tile, the threads divide the units of each step instead. The
-// threads come from XLA's pool, and the calling thread works as well. Every sum has a fixed order,
-// so results do not depend on the number of threads.
+// there is only one step, or a thread would get less than a tile, the threads divide the units of
+// each step instead. The threads come from XLA's pool, and the calling thread works as well. Every
+// sum has a fixed order, so results do not depend on the number of threads.
 
 #include <algorithm>
 #include <atomic>
@@ -112,7 +112,7 @@ INLINE f32v load(const bf16* p) {
 
 INLINE void store(float* p, const f32v& x) { write(p, x); }
 
-// Rounds to the nearest bfloat16, to even in a tie. A NaN stays a NaN.
+// Rounds to the nearest bfloat16, ties to even. A NaN stays a NaN.
 INLINE u16v round(const f32v& x) {
 #ifdef __AVX512BF16__
   auto rounded = _mm512_cvtneps_pbh(reinterpret_cast<const __m512&>(x));
@@ -128,12 +128,12 @@ INLINE u16v round(const f32v& x) {
 
 INLINE void store(bf16* p, const f32v& x) { write(p, round(x)); }
 
-// Words of two bfloat16 vectors: the elements of the first are the low halves.
+// Returns the words of two bfloat16 vectors; the low halves are the elements of the first.
 INLINE u32v interleave(u16v low, u16v high) {
   return __builtin_convertvector(low, u32v) | (__builtin_convertvector(high, u32v) << 16);
 }
 
-// Copies `count` of up to 16 floats, followed by zeros.
+// Copies the first `count` floats of a slot, and fills the rest of its 16 lanes with zeros.
 INLINE void copy_slot(float* to, const float* from, int64_t count) {
   if (count >= kLanes) {
     std::memcpy(to, from, sizeof(float) * kLanes);
@@ -145,7 +145,7 @@ INLINE void copy_slot(float* to, const float* from, int64_t count) {
 
 // Products.
 
-// acc += the products of a word of a row with the words of a panel.
+// Adds the products of a word of a row with the words of a panel to `acc`.
 template <class E>
 INLINE void multiply_add(f32v& acc, uint32_t a, const word* w) {
   if constexpr (std::is_same_v<E, float>) {
@@ -164,13 +164,13 @@ INLINE void multiply_add(f32v& acc, uint32_t a, const word* w) {
   }
 }
 
-// The shape of a sum: `chunks` runs of `words` words, one run every `stride` words of a row. A panel
-// has `pitch` words for each of them.
+// The shape of a sum: `chunks` runs of `words` words, one run every `stride` words of a row. A
+// panel has `pitch` words for each of them.
 struct Sum {
   int64_t chunks, words, stride, pitch;
 };
 
-// The number of slots whose sums of R rows fit the registers: 32 with AVX-512, otherwise 16.
+// The number of slots whose sums of R rows fit in the registers: 32 with AVX-512, 16 with AVX2.
 template <int R>
 constexpr int group() {
   return kWidth == 16 || R == 1 ? 4 : R == 2 ? 2 : 1;
@@ -207,7 +207,7 @@ NOINLINE void multiply_tile(float* tile, const word* const* rows, const word* w,
     multiply_tile<E, R, N - G, Step>(tile + G * kLanes, rows, w + G * kLanes, sum);
 }
 
-// tanh, by the rational approximation of Eigen and XLA. A NaN stays a NaN.
+// tanh by the rational approximation that Eigen and XLA use. A NaN stays a NaN.
 INLINE f32v tanh_of(f32v x) {
   const float limit = 7.90531110763549805f;
   f32v y = x > limit ? splat(limit) : x;
@@ -231,8 +231,8 @@ INLINE f32v sigmoid(f32v x) { return 0.5f + 0.5f * tanh_of(0.5f * x); }
 
 // Cells.
 
-// What a step reads and writes for the units of a panel. Pointers are for the first of several
-// rows; the state and the outputs have H elements per row, the saved gates have `width`.
+// The data of a step for the units of a panel. Pointers are for the first of several rows. Rows of
+// the state and of the outputs have H elements, and rows of the saved gates have `width`.
 template <class E>
 struct Step {
   int64_t H, width;
@@ -241,7 +241,7 @@ struct Step {
   E *gates, *saved_c;  // saved for the backward pass, or null
 };
 
-// What a backward step reads and writes for the units of a row.
+// The data of a backward step for the units of a row.
 template <class E>
 struct BackwardStep {
   int64_t H;
@@ -249,8 +249,8 @@ struct BackwardStep {
   float *dh, *dc;      // gradients of the state; updated
   E* gates;            // the gates; replaced by dz
   const E* c;          // LSTM: the cell state after the step
-  const float* first;  // h (GRU) or c (LSTM) before the step if it is the initial state, or null
-  const E* before;     // otherwise, the saved one
+  const float* first;  // at the first step: the initial h (GRU) or c (LSTM); otherwise null
+  const E* before;     // at other steps: the saved h or c before the step; otherwise null
 
   INLINE f32v state_before(int64_t unit) const {
     return first ? load(first + unit) : load(before + unit);
@@ -386,8 +386,8 @@ struct Rnn {
 
 // Threads.
 
-// Runs f(0), ..., f(parts - 1) on the threads of the pool and on this thread. This thread waits only
-// for parts that have started, so a busy pool delays nothing and cannot cause a deadlock.
+// Runs f(0), ..., f(parts - 1) on the threads of the pool and on this thread. This thread waits
+// only for parts that have started, so a busy pool delays nothing and cannot cause a deadlock.
 template <class F>
 void parallel(ffi::ThreadPool& pool, int64_t threads, int64_t parts, const F& f) {
   struct Shared {
@@ -401,7 +401,7 @@ void parallel(ffi::ThreadPool& pool, int64_t threads, int64_t parts, const F& f)
     return;
   }
   auto shared = std::make_shared<Shared>();
-  // A task that starts after all parts are claimed does not touch f, which is gone by then.
+  // A task that starts after all parts are claimed must not use f, which may be gone by then.
   auto work = [shared, parts, &f] {
     for (int64_t part; (part = shared->next.fetch_add(1)) < parts;) {
       f(part);
@@ -413,7 +413,7 @@ void parallel(ffi::ThreadPool& pool, int64_t threads, int64_t parts, const F& f)
   };
   for (int64_t n = 1; n < threads; ++n) pool.Schedule([work] { work(); });
   work();
-  // Short waits are more common than long ones, and waking this thread takes longer than they do.
+  // Most waits are shorter than the time that it takes to wake this thread, so spin first.
   for (int spin = 0; spin < 2000 && shared->done.load() < parts; ++spin) {
 #if defined(__x86_64__)
     __builtin_ia32_pause();
@@ -449,7 +449,7 @@ int64_t ceil_div(int64_t x, int64_t unit) { return (x + unit - 1) / unit; }
 
 int64_t round_up(int64_t x, int64_t unit) { return ceil_div(x, unit) * unit; }
 
-// The slots of panel p of a row. Only the last panel can have fewer than kSlots.
+// The number of slots of panel p of a row. Only the last panel can have fewer than kSlots.
 int64_t slots_of(int64_t columns, int64_t p) {
   return std::min<int64_t>(kSlots, ceil_div(columns - p * kPanel, kLanes));
 }
@@ -498,7 +498,7 @@ struct Columns {
   int64_t column(int64_t p, int64_t s) const {
     return (units > kLanes ? 0 : gates[s] * H) + unit(p, s);
   }
-  // The columns of a slot; the rest of its lanes are padding.
+  // The number of columns of a slot; the rest of its lanes are padding.
   int64_t count(int64_t p, int64_t s) const {
     return std::clamp<int64_t>(H - unit(p, s), 0, kLanes);
   }
@@ -524,7 +524,8 @@ struct Sizes {
       : T(T), B(B), H(H), panels(ceil_div(H, Cell::kUnits)),
         width(Cell::kUnits == kLanes ? panels * kPanel : H) {}
 
-  // Whether threads divide the rows of the batch; otherwise they divide the units of each step.
+  // Returns whether threads divide the rows of the batch; otherwise they divide the units of each
+  // step.
   bool divides_rows(int64_t threads) const { return T > 1 && B >= kRows * threads; }
 };
 
@@ -566,7 +567,7 @@ struct Forward : Sizes<Cell> {
       std::memcpy(pre + r * kPanel, bias + p * kPanel, sizeof(float) * kPanel);
     if (ids) {
       for (int64_t r = 0; r < height; ++r) {
-        // Ids are in range. An id that is not must not read outside of the table.
+        // Callers pass ids in range. Clamping keeps a wrong id from reading outside the table.
         const int64_t id = std::clamp<int64_t>(ids[n + r], 0, vocab - 1);
         const E* entry = table + (p * vocab + id) * kXPitch;
         float* sum = pre + r * kPanel + Cell::kInput * kLanes;
@@ -640,7 +641,8 @@ struct Transposed {
   }
 };
 
-// The product of rows of dz of `width` elements, of which each panel uses `slots` from `first`.
+// Returns the panels for rows of dz with `width` elements. The product uses `slots` slots of each
+// panel of dz, starting with slot `first`.
 template <class E>
 Transposed transposed(const word* W, int64_t outputs, int64_t width, int64_t units, int first,
                       int slots) {
@@ -685,7 +687,7 @@ struct Backward : Sizes<Cell> {
     W_h.add(dz(t, rows), width, dh + rows.first * H, rows.size(), part);
   }
 
-  // `sums` has room for the gradient of x in all rows.
+  // `sums` is scratch space for the gradient of x, [rows, D].
   void input_step(int64_t t, Range rows, Range part, float* sums) const {
     const int64_t D = W_x.outputs;
     const Range columns{part.first * kPanel, std::min(part.last * kPanel, D)};
@@ -749,7 +751,7 @@ struct Rows {
 template <class E>
 struct Gradient {
   Rows<E> x;           // [N, inputs]
-  const int32_t* ids;  // [N], or null: then they select the rows of dW that the rows of dz add to
+  const int32_t* ids;  // [N], or null; row n of dz is added to row ids[n] of dW
   int64_t inputs;      // rows of dW
   int slot;            // first slot of dz
   Columns columns;
@@ -843,9 +845,9 @@ void pack_dz(const E* dz, int64_t width, int64_t n, int64_t rows, int64_t slots,
   }
 }
 
-// Computes the gradients of matrices that share dz [N, width], in part `part` of the columns, which
-// are divided by panels, and in part `input` of `inputs` parts of the rows of every matrix. Part 0
-// of the rows also computes the sum of dz, `sums` [width].
+// Computes the gradients of matrices that share dz [N, width]: the columns of the panels in `part`,
+// and part `input` of `inputs` parts of the rows. Part 0 of the rows also writes the sum of these
+// columns of dz to `sums` [width].
 template <class E>
 void add_gradients(const std::vector<Gradient<E>>& gradients, const E* dz, int64_t N, int64_t width,
                    Range part, int64_t input, int64_t inputs, float* sums) {
@@ -897,7 +899,8 @@ template <class E>
 void run_gradients(ffi::ThreadPool& pool, const std::vector<Gradient<E>>& gradients, const E* dz,
                    int64_t N, int64_t width, float* sums) {
   const int64_t threads = thread_count(pool), panels = ceil_div(width, kPanel);
-  // Parts of few panels would differ in size. Each part of the rows packs its panels of dz again.
+  // If possible, a part has two or more panels; the sizes of smaller parts would differ too much.
+  // Threads that are left divide the rows, although each part of the rows packs dz again.
   const int64_t parts = std::clamp<int64_t>(panels / 2, 1, threads);
   int64_t work = 0;
   for (const auto& g : gradients) work += N * width * (g.ids ? kGates : g.inputs);
@@ -998,7 +1001,7 @@ struct Pack {
     });
   }
 
-  // The transpose has the rows of W as its columns, in panels of 64.
+  // Packs the transpose, whose columns are the rows of W, to panels of 64 columns.
   void run_transposed(ffi::ThreadPool& pool, E* to) const {
     const int64_t groups = columns.units > kLanes ? ceil_div(columns.H, kLanes) : columns.panels();
     const int64_t slots = columns.units > kLanes ? 1 : columns.slots;
@@ -1024,13 +1027,13 @@ struct Pack {
   }
 
  private:
-  // Copies the weights of a slot in row k; zeros are padding.
+  // Copies the weights of a slot in row k, and pads them with zeros.
   void copy_weights(float* to, int64_t k, int64_t p, int64_t s) const {
     copy_slot(to, W + k * row + columns.column(p, s), k < K ? columns.count(p, s) : 0);
   }
 };
 
-// Checks the operands, and runs a handler for its cell and type of products.
+// Handlers. They check their operands, and run the code for the cell and the type of products.
 
 template <class T>
 T* data(ffi::AnyBuffer buffer) {
@@ -1044,7 +1047,7 @@ T* data(ffi::Result<ffi::AnyBuffer> buffer) {
 
 int64_t size(ffi::AnyBuffer buffer, size_t axis) { return buffer.dimensions()[axis]; }
 
-// Calls f(Cell(), E()). `cell` is the index in models/native.py.
+// Calls f(Cell(), E()). models/native.py has the numbers of the cells.
 template <class F>
 ffi::Error dispatch(int64_t cell, ffi::DataType dtype, const F& f) {
   auto with = [&](auto Cell) {
@@ -1081,7 +1084,7 @@ bool matches_if(bool is_needed, ffi::AnyBuffer buffer, ffi::DataType dtype,
   return is_needed ? matches(buffer, dtype, shape) : is_empty(buffer);
 }
 
-// Whether x contains ids [T, B], or values [T, B, D] in the type of products.
+// Returns whether x contains ids [T, B], or values [T, B, D] in the type of products.
 bool is_input(ffi::AnyBuffer x, ffi::DataType dtype) {
   return x.element_type() == ffi::S32 ? rank(x) == 2 : x.element_type() == dtype && rank(x) == 3;
 }
@@ -1320,7 +1323,7 @@ ffi::Error pack(ffi::ThreadPool pool, ffi::AnyBuffer W, ffi::Result<ffi::AnyBuff
   });
 }
 
-// Multiplies and adds on registers only: 24 x 16 multiply-adds per iteration, and twice as many in
+// Multiplies and adds only in registers: 24 x 16 multiply-adds per iteration, and twice as many in
 // bfloat16 with AVX512-BF16.
 ffi::Error registers(ffi::ThreadPool pool, ffi::Result<ffi::AnyBuffer> result, int64_t iterations,
                      bool is_bf16) {
@@ -1329,7 +1332,7 @@ ffi::Error registers(ffi::ThreadPool pool, ffi::Result<ffi::AnyBuffer> result, i
   constexpr int kSums = 12, kRepeats = 24 * 64 / (kSums * sizeof(f32v));
   parallel(pool, size(*result, 0), size(*result, 0), [&](int64_t n) {
     f32v sums[kSums]{}, a = sums[0] + 0.5f, w = sums[0] + 0.25f;
-    for (int s = 0; s < kSums; ++s) sums[s] += float(s);  // equal sums would be computed once
+    for (int s = 0; s < kSums; ++s) sums[s] += float(s);  // the compiler would merge equal sums
     for (int64_t i = 0; i < iterations; ++i) {
 #pragma GCC unroll 12
       for (int r = 0; r < kRepeats; ++r) {
@@ -1469,7 +1472,7 @@ EXPORT XLA_FFI_Error* charrnn_linear_gradient(XLA_FFI_CallFrame* frame) {
 EXPORT XLA_FFI_Error* charrnn_registers(XLA_FFI_CallFrame* frame) {
   static auto* handler = ffi::Ffi::Bind()
                              .Ctx<ffi::ThreadPool>()
-                             .Ret<ffi::AnyBuffer>()  // one number per thread, without a meaning
+                             .Ret<ffi::AnyBuffer>()  // one meaningless number per thread
                              .Attr<int64_t>("iterations")
                              .Attr<bool>("bfloat16")
                              .To(registers)
