@@ -1,13 +1,13 @@
-"""Check the correctness and the speed of charrnn on a machine with a GPU, in about 12 minutes.
+"""Check the correctness and the speed of charrnn on a machine with a GPU, in at most 21 minutes.
 
   python tests/gpu_check.py                          on a GPU, with the extras test and bench
-  python tests/gpu_check.py --small                  in two minutes on a CPU, to test this script
+  python tests/gpu_check.py --small                  on a CPU in two minutes, to test this script
   python tests/gpu_check.py --sections speed,profile
 
-Every section runs in its own process, within a time limit. Its output is in DIR/SECTION.log, and
-its results are in DIR/SECTION.jsonl. A section that fails or takes too long keeps the results that
-it has so far, and the other sections still run. A table of all results is printed last; it is also
-in DIR/summary.txt. Exit code 1: a section failed.
+Each section runs in its own process, within a time limit. DIR/SECTION.log contains its output, and
+DIR/SECTION.jsonl its results. If a section fails or takes too long, its results so far are kept,
+and the other sections still run. A table of all results is printed last; it is also in
+DIR/summary.txt. Exit code 1: a section failed.
 """
 
 import argparse
@@ -57,12 +57,12 @@ class Size(NamedTuple):
 
 
 class Check(NamedTuple):
-  """What all sections need: the sizes, the folder of the results, and the text to train on."""
+  """The settings of all sections."""
 
-  sizes: list[Size]  # the first one is that of sections with a single size
+  sizes: list[Size]  # sections with a single size use the first
   dtypes: list[str]
-  folder: pathlib.Path
-  text: list[str]  # options of launch.py
+  folder: pathlib.Path  # of the results
+  text: list[str]  # options of launch.py for the text to train on
   is_small: bool
   has_gpu: bool
 
@@ -71,7 +71,7 @@ Rows = Iterator[tuple[str, str]]  # (name, result)
 
 
 def environment(check: Check) -> Rows:
-  """Report the GPU, the versions of drivers and packages, and what JAX finds."""
+  """Report the GPU, the versions of the driver and of packages, and the devices that JAX finds."""
   if check.has_gpu:
     listing = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, check=True)
     yield from (("GPU", line.partition(" (UUID")[0]) for line in listing.stdout.splitlines())
@@ -89,7 +89,10 @@ def environment(check: Check) -> Rows:
 
 
 def correctness(check: Check) -> Rows:
-  """Compare the layers with a scan of `lstm_step`: values and gradients, as trained and exact."""
+  """Compare the values and gradients of the layers with a scan of `lstm_step`.
+
+  "Exact" cases use JAX's highest precision of products, and "as trained" cases the default.
+  """
   import jax
   import jax.numpy as jnp
   import numpy as np
@@ -147,7 +150,7 @@ def correctness(check: Check) -> Rows:
 
 
 def cudnn_layer():
-  """Return `layers.cudnn_layer`; without an NVIDIA GPU, JAX's reference replaces cuDNN."""
+  """Return `layers.cudnn_layer`. Without an NVIDIA GPU, it runs JAX's reference, not cuDNN."""
   from jax.experimental import rnn as jax_rnn
 
   from charrnn.models import layers
@@ -183,7 +186,7 @@ def tests(check: Check) -> Rows:
 
 
 def speed(check: Check) -> Rows:
-  """Run `charrnn bench` with model.unroll auto, scan and cudnn, beside PyTorch."""
+  """Run `charrnn bench`: model.unroll auto, scan and cudnn, compared with PyTorch."""
   baselines = "scan,cudnn,torch" if check.has_gpu else "scan"
   first, *others = check.sizes
   yield from bench(check, "train", first._asdict(), baselines)
@@ -218,7 +221,7 @@ def bench(check, study, sizes, baselines):
 
 
 def layer(check: Check) -> Rows:
-  """Time jax.experimental.rnn alone, beside the layer that packs its weights, and the scan."""
+  """Time jax.experimental.rnn alone, the layer that also packs its weights, and the scan."""
   import jax
   import jax.numpy as jnp
   from jax.experimental import rnn as jax_rnn
@@ -435,7 +438,7 @@ def make_check(args) -> Check:
 
 
 def run_section(name: str, check: Check) -> int:
-  """Run a section in this process, and write its results as they come."""
+  """Run a section in this process, and write each result at once."""
   with (check.folder / f"{name}.jsonl").open("w") as results:
     for row in SECTIONS[name].run(check):
       print(*row, sep=": ", flush=True)
@@ -444,7 +447,7 @@ def run_section(name: str, check: Check) -> int:
 
 
 def run_all(names: list[str], check: Check) -> int:
-  """Run sections in processes of their own, one after the other; print the table of results."""
+  """Run each section in its own process, one after the other; print the table of results."""
   if not check.is_small and not check.has_gpu:
     raise errors.UserError("no GPU was found: add --small to test this script on a CPU")
   failed, rows = [], []
@@ -466,7 +469,7 @@ def run_all(names: list[str], check: Check) -> int:
 
 
 def run_process(name, check, limit) -> str:
-  """Run a section within its time limit; return why it failed, or an empty text."""
+  """Run a section within its time limit; return why it failed, or an empty string."""
   log = check.folder / f"{name}.log"
   command = [sys.executable, __file__, *sys.argv[1:], f"--only={name}"]
   with log.open("w") as file:

@@ -1,6 +1,6 @@
-"""Layers in native.cc: exact results on every path, for every shape, and with every transformation.
+"""The layers of native.cc: values, gradients, instruction sets, threads, shapes, transformations.
 
-The reference is a loop over the step function of the cell in float64. CHARRNN_CXXFLAGS selects the
+The reference is a scan over the step function of the cell in float64. CHARRNN_CXXFLAGS selects the
 instruction set of a subprocess.
 """
 
@@ -23,7 +23,8 @@ from native_layers import CASES, CELLS, DTYPES, TOLERANCES, Case
 
 from charrnn.models import cells, layers, native, native_library, rnn
 
-# Skip where the scan is used for a good reason. A native.cc that does not compile is an error.
+# Skip these tests only on unmeasured machines and without a compiler. A native.cc that does not
+# compile is an error.
 REASON = native_library.unmeasured()
 if not REASON and not any(map(shutil.which, native_library.COMPILERS)):
   REASON = "there is no compiler"
@@ -31,7 +32,7 @@ pytestmark = pytest.mark.skipif(bool(REASON), reason=f"no native layers: {REASON
 if not REASON:
   native_library.load()
 
-# Flags for the compiler, and the resulting path. Each compilation takes 10 s.
+# Flags for the compiler, and the instruction set that results. Each needs a compilation.
 INSTRUCTIONS = [
   pytest.param("-mavx2 -mfma", "AVX2"),
   pytest.param("-march=native -mno-avx512bf16", "AVX512", marks=pytest.mark.long),
@@ -336,16 +337,16 @@ def test_wrong_operands_are_errors(target):
 
   def call(shapes, dtypes):
     arrays = [jax.ShapeDtypeStruct(*each) for each in zip(shapes, dtypes, strict=True)]
-    given = [jnp.zeros(a.shape, a.dtype) for a in arrays[: len(operands)]]
+    inputs = [jnp.zeros(a.shape, a.dtype) for a in arrays[: len(operands)]]
     function = jax.ffi.ffi_call(target, arrays[len(operands) :])
-    jax.block_until_ready(function(*given, **attributes))
+    jax.block_until_ready(function(*inputs, **attributes))
 
   shapes = [*operands, *results]
   call(shapes, ["float32"] * len(shapes))
   layer = target in ("charrnn_forward", "charrnn_backward", "charrnn_weight_gradient")
   accepted = []
   for n, shape in enumerate(shapes):
-    is_array = len(shape) < 4 and layer  # others are accepted with any number of axes
+    is_array = len(shape) < 4 and layer  # of other operands, the number of axes is not checked
     wrong = [(shape, "uint8")]
     if n:  # x may have more columns than W_xh has rows
       wrong += [((*shape[:-1], shape[-1] + 1), "float32")]

@@ -1,8 +1,8 @@
 """Random native layers, their exact results in float64, and their errors.
 
-A process loads native.cc for one instruction set and runs it on one number of threads. For others:
-`python -m native_layers compare|digest|fuzz CORES` computes layers on this number of cores and
-prints the result of `measure` or `fuzz` as JSON.
+A process can use native.cc with only one instruction set and one number of threads. To use others,
+start `python -m native_layers compare|digest|fuzz CORES`. It computes layers on this number of
+cores and prints the result of `measure` or `fuzz` as JSON.
 """
 
 import functools
@@ -23,7 +23,7 @@ CELLS = ("rnn", "gru", "lstm")
 
 
 class Case(NamedTuple):
-  """The sizes of a layer: steps, rows, inputs and units; the inputs may be ids."""
+  """The sizes of a layer: steps, rows, inputs and units. With `ids`, the inputs are ids."""
 
   T: int
   B: int
@@ -32,8 +32,8 @@ class Case(NamedTuple):
   ids: bool = False
 
 
-# A tile is 6 rows x 64 columns, a vector 16 lanes, a word two values in bfloat16. Backward products
-# sum blocks of 512 words, and weight gradients blocks of 384.
+# Most sizes are no multiples of those in native.cc: tiles of 6 rows x 64 columns, slots of 16
+# lanes, words of two bfloat16 values, blocks of 512 words (backward) and of 384 words (gradients).
 CASES = (
   Case(1, 3, 1, 1),
   Case(2, 7, 5, 1, ids=True),
@@ -127,7 +127,7 @@ def digest(tree) -> str:
 
 
 def measure(compare: bool) -> dict:
-  """Compute some layers; return what computed them, a digest of each and the largest errors."""
+  """Compute some layers; return the library's description, digests and the largest errors."""
   hits = []
   jax.monitoring.register_event_listener(lambda event, **_: hits.append("cache_hits" in event))
   errors, digests = dict.fromkeys(DTYPES, 0.0), {}
@@ -145,7 +145,7 @@ def measure(compare: bool) -> dict:
 
 
 def fuzz(num: int) -> dict:
-  """Compute layers and output layers of `num` random sizes, and return what computed them."""
+  """Compute layers and output layers of `num` random sizes; return the library's description."""
   path, rng = str(native_library.load()), np.random.default_rng(0)
   for _ in range(num):
     T, B, D, V = (int(rng.integers(*bounds)) for bounds in ((0, 5), (0, 30), (1, 90), (1, 140)))

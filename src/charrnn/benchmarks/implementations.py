@@ -1,8 +1,8 @@
-"""The implementations that are timed, and the roofline measurements of a machine.
+"""The implementations that are timed, and the measurements of a machine's roofline.
 
-Each implementation is a function from a workload to a function that runs it `count` times. It is
-called in a separate process that imports only the libraries it needs. Functions therefore contain
-their imports.
+Each implementation is a function that maps a workload to a function that runs it `count` times. It
+is called in a process of its own. Libraries are imported inside functions, so that each process
+imports only those that it needs.
 """
 
 import concurrent.futures
@@ -16,7 +16,7 @@ from charrnn import models, runtime
 from charrnn.benchmarks import workloads
 
 LEARNING_RATE, CLIP = 2e-3, 1.0  # learning rate and maximum norm of the gradients
-IN_FLIGHT = 8  # maximum number of queued products
+IN_FLIGHT = 8  # maximum number of matrix products in the queue
 # The implementations that are charrnn with a value of `config.model.unroll`.
 UNROLL = {"charrnn": "auto", "scan": "scan", "native": "native", "cudnn": "cudnn"}
 
@@ -27,7 +27,7 @@ def charrnn_train(training, unroll="auto"):
 
 
 def train_step(training, unroll="auto"):
-  """Return charrnn's train step, its initial state, and the batches to cycle through."""
+  """Return charrnn's train step, its initial state, and the windows to cycle through."""
   from charrnn.training import steps
 
   model, optimizer, devices = make_model(training, unroll), _optimizer(), steps.all_devices()
@@ -105,8 +105,6 @@ def _optimizer():
 
 def flax_train(training):
   """Return a function that trains Flax's `nn.RNN` layers for `count` steps."""
-  import functools
-
   import jax
   import jax.numpy as jnp
   import optax
@@ -183,7 +181,7 @@ def torch_train(training):
 
 
 def torch_sample(sampling):
-  """Return a function that samples with PyTorch's recurrent layers, one step per call."""
+  """Return a function that samples `count` blocks with PyTorch's layers, one step per call."""
   import torch
 
   device, layers, head, one_hot = _torch_model(sampling)
@@ -224,7 +222,7 @@ def _torch_device():
 
 
 def registers(work):
-  """Return a function that runs matrix products on registers only, one thread per core."""
+  """Return a function that multiplies and adds only in registers, with one thread per core."""
   import jax
   import jax.numpy as jnp
 
@@ -342,7 +340,7 @@ ALL = {
   for name, unroll in UNROLL.items()
   for kind, function in (("train", charrnn_train), ("sample", charrnn_sample))
 }
-BASELINES = ("scan", "torch", "flax")  # those that are measured by default
+BASELINES = ("scan", "torch", "flax")  # measured by default
 ALL_BASELINES = (*BASELINES, "native", "cudnn")
 
 

@@ -5,9 +5,9 @@ from matplotlib import ticker
 from charrnn import console, plotting
 from charrnn.benchmarks import studies
 
-# The limits that the rooflines set: (what would reach it, title of the column of utilization).
+# The limits of the roofline: (the measurement, title of the column of utilization).
 LIMITS = {
-  "registers": ("products on registers", "of registers"),
+  "registers": ("products in registers", "of registers"),
   "products": ("the best matrix product", "of best product"),
   "memory": ("reading the weights", "of memory"),
 }

@@ -34,7 +34,7 @@ ROOFLINE_SHARE = 0.25
 
 
 class FailedError(Exception):
-  """The failure of an implementation. The message is the reason, in one line."""
+  """The failure of an implementation. The message is one line with the reason."""
 
 
 @dataclasses.dataclass
@@ -184,10 +184,10 @@ def compare(
 
 
 def rooflines(workload, machine: dict, seconds: float) -> dict[str, Worker]:
-  """Return workers that time the matrix products of a workload, and reading its weights.
+  """Return workers that measure the roofline of a workload.
 
-  The products are those of JAX and of PyTorch, if it is installed, and if the native library is
-  available, products on registers.
+  They time matrix products of JAX and, if it is installed, of PyTorch; products in registers, if
+  the native library is available; and for sampling, reading the weights.
   """
   side, columns = 2048, len(cells.CELLS[workload.cell].gates) * workload.hidden
   whole, scans, readings = [(side, side, side, 1)], [], []
@@ -219,9 +219,9 @@ def rooflines(workload, machine: dict, seconds: float) -> dict[str, Worker]:
 def utilization(workload, own: dict, best: dict) -> dict:
   """Return the characters per second that the rooflines allow, and the share that was reached.
 
-  `limits` maps registers, products and memory to characters per second. `limit` names the limit
-  that applies: memory, if it is lower than the limit of the arithmetic. That is the higher one of
-  registers and products, because a library may use faster instructions than the native layers.
+  `limits` maps registers, products and memory to characters per second. `limit` is the name of the
+  one that applies. The limit of the arithmetic is the higher one of registers and products, because
+  a library may use faster instructions than the native layers. Memory applies if it is lower.
   """
   # Rooflines are measured on one device. On a CPU, this device uses all cores.
   devices = 1 if own["platform"] == "cpu" else own["devices"]

@@ -35,8 +35,8 @@ TITLES = {
 PROGRAM = pathlib.Path("launch.py")
 EXPERIMENT = "experiments/shakespeare.py:smoke"
 
-# Study `profile`: parts of a step, by the name of the operation. The first match counts. In native
-# layers, the name ends with that of the function in native.cc.
+# Study `profile`: parts of a step, by the name of the operation. The first match counts. The name
+# of a call of native.cc ends with that of the function.
 PARTS = (
   ("native forward pass", r"charrnn_forward"),
   ("native backward pass", r"charrnn_backward"),
@@ -187,7 +187,7 @@ def profile(training) -> dict:
     "workload": dataclasses.asdict(training),
     "parts": spent,
     "seconds": seconds,
-    # In float32, XLA records only the start of the products that it runs on other threads.
+    # Of float32 products that run on other threads, XLA records only the start.
     "unrecorded": max(0.0, seconds - sum(spent.values())),
   }
 

@@ -3,9 +3,9 @@
   python -m charrnn.benchmarks.worker IMPLEMENTATION KIND WORKLOAD
   python -m charrnn.benchmarks.worker machine
 
-WORKLOAD is JSON. The process writes a line of JSON with facts about itself to stdout. It then
-answers each line of stdin, a number of runs, with a line of JSON, and exits at the end of stdin.
-The first run includes compilation. With `machine`, it writes only the facts.
+WORKLOAD is JSON. The process writes facts about itself to stdout, as a line of JSON. Each line of
+stdin is a number of runs, which it answers with another line of JSON. It exits at the end of stdin.
+The first run includes compilation. With `machine`, the process writes only the facts.
 """
 
 import json
@@ -76,11 +76,11 @@ def _jax(name, kind, workload):
 
 
 def _native(platform):
-  """Return facts about the native library; why it is unavailable, or not the default."""
+  """Return facts about the native library, or why it is unavailable."""
   from charrnn.models import native_library
 
   if platform != "cpu":
-    return {"unavailable": f"the devices are of the type {platform}, not CPUs"}
+    return {"unavailable": f"JAX uses the platform {platform}, not a CPU"}
   try:
     return native_library.load()._asdict() | {"unmeasured": native_library.unmeasured()}
   except native_library.UnavailableError as error:

@@ -75,7 +75,7 @@ class Sampling(Network):
 
   @property
   def bytes(self) -> int:
-    """Return the bytes of weights that a block reads: all weights once per step, for any batch."""
+    """Return the bytes that a block reads: all weights once per step, whatever the batch."""
     return self.weights * BYTES[self.dtype] * self.block
 
 
@@ -101,15 +101,14 @@ class Product:
 
 @dataclasses.dataclass(frozen=True)
 class Registers:
-  """Products and sums on registers, run by `charrnn_registers` of the native library.
+  """Multiply-adds in registers, run by `charrnn_registers` of the native library.
 
-  This is the highest rate that the library's instructions allow, because nothing is read from a
-  cache.
+  Nothing is read from a cache, so this is the highest rate that the library's instructions allow.
   """
 
   threads: int
   dtype: str
-  pairs: bool  # True if an instruction computes pairs of bfloat16 products
+  pairs: bool  # True if one instruction adds pairs of bfloat16 products
   iterations: int = 1 << 20
 
   @property

@@ -34,10 +34,10 @@ Examples:
 DETAILS = """\
 Each implementation runs in its own process. After compilation, the processes take turns in rounds,
 so that machine noise affects all of them alike; the median of the rounds is compared. `charrnn` is
-what launch.py would run; the baselines scan, native and cudnn are charrnn with model.unroll set to
-their name. A baseline is left out if charrnn takes the same path. The roofline, measured in the
-same rounds, is the best rate of products on registers, of matrix products (JAX's and PyTorch's) and
-of memory reads. Memory is the peak memory of a process without its imports, or on a GPU, the peak
+what launch.py would run. The baselines scan, native and cudnn are charrnn with model.unroll set to
+their name; a baseline is left out if charrnn takes the same path. The roofline, measured in the
+same rounds, is the best rate of products in registers, of matrix products (JAX's and PyTorch's) and
+of memory reads. Memory is the peak memory of a process without its imports or, on a GPU, the peak
 memory of the device. Exit code 1: an implementation failed.
 """
 ROUNDS = {"train": 5, "sample": 5, "scale": 3, "startup": 3, "cells": 1}

@@ -79,7 +79,7 @@ def load() -> Library:
 def is_used(unroll: str) -> bool:
   """Return whether the library computes the layers of a model with this value of `unroll`.
 
-  Raise UnavailableError if it should, but cannot be used.
+  Raise UnavailableError if this value is "native" and the library cannot be used.
   """
   if unroll == "native":
     load()
@@ -137,8 +137,6 @@ def _attempt() -> tuple[Library | None, str | None]:
 
 
 def _load():
-  if os.name != "posix":
-    raise UnavailableError(f"the native layers do not run on {sys.platform}: use Linux or macOS")
   include = jax.ffi.include_dir()
   if not (pathlib.Path(include) / HEADER).exists():
     raise UnavailableError(f"jaxlib has no file {HEADER} in {include}: reinstall jaxlib")
