@@ -32,7 +32,7 @@ class Case(NamedTuple):
   ids: bool = False
 
 
-# Most sizes are no multiples of those in native.cc: tiles of 6 rows x 64 columns, slots of 16
+# Most sizes are not multiples of those in native.cc: tiles of 6 rows x 64 columns, slots of 16
 # lanes, words of two bfloat16 values, blocks of 512 words (backward) and of 384 words (gradients).
 CASES = (
   Case(1, 3, 1, 1),

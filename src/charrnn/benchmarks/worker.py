@@ -3,9 +3,9 @@
   python -m charrnn.benchmarks.worker IMPLEMENTATION KIND WORKLOAD
   python -m charrnn.benchmarks.worker machine
 
-WORKLOAD is JSON. The process writes facts about itself to stdout, as a line of JSON. Each line of
-stdin is a number of runs, which it answers with another line of JSON. It exits at the end of stdin.
-The first run includes compilation. With `machine`, the process writes only the facts.
+WORKLOAD is JSON. The process writes facts about itself to stdout, as a line of JSON. Each line that
+it reads from stdin is a number of runs, and it answers with another line of JSON. The first run
+includes compilation. It exits at the end of stdin. With `machine`, it writes only the facts.
 """
 
 import json
