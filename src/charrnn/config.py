@@ -167,7 +167,7 @@ FIELDS = (
     "model.compute_dtype",
     str,
     "Data type of matrix products; sums are float32. cuDNN uses TF32 instead. Chosen from the "
-    "device: bfloat16 if native, else float32.",
+    "device: bfloat16 if the hardware supports it, else float32.",
     DTYPES,
   ),
   Field(
