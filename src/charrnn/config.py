@@ -39,6 +39,7 @@ AT_LEAST_0 = Bounds("at least 0", lambda value: value >= 0)
 AT_LEAST_1 = Bounds("at least 1", lambda value: value >= 1)
 ABOVE_0 = Bounds("above 0", lambda value: value > 0)
 SEED = Bounds("from 0 to 4294967295", lambda value: 0 <= value < 2**32, math.inf)
+DEVICES = AT_LEAST_0._replace(maximum=4096)  # JAX needs a second to start so many
 POSITION = AT_LEAST_0._replace(maximum=math.inf)  # a position in a corpus
 FRACTION = Bounds("at least 0 and below 1", lambda value: 0 <= value < 1)
 # The choices of a field: literal values, or MODULE:NAME for a registry whose keys are the values.
@@ -215,7 +216,8 @@ FIELDS = (
     0,
     "Number of devices that the CPU is divided into; 0: one with the native layers, otherwise "
     "chosen from the cores, `batch_size` and `model.hidden`.",
-    resume=FREE,
+    DEVICES,
+    FREE,
   ),
   Field("optimizer.name", "adam", "Optimizer that updates the parameters.", OPTIMIZERS),
   Field(

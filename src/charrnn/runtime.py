@@ -182,6 +182,20 @@ def free_memory() -> int:
   return free
 
 
+def check_memory(needed: dict[str, int], free: int, remedy: str):
+  """Raise UserError if more memory is needed than is free; both are numbers of bytes.
+
+  `needed` maps what the memory is for to a lower bound, so that nothing is refused that may fit.
+  """
+  total = sum(needed.values())
+  if total > free:
+    parts = ", ".join(f"{name} {size / 1e9:,.1f} GB" for name, size in needed.items())
+    raise errors.UserError(
+      f"this configuration needs at least {total / 1e9:,.1f} GB of memory ({parts}), and "
+      f"{free / 1e9:,.1f} GB are free: lower {remedy}"
+    )
+
+
 def cores() -> list[int]:
   """Return the ids of the cores that this process may use, sorted."""
   affinity = getattr(os, "sched_getaffinity", None)  # absent on macOS and Windows

@@ -5,7 +5,7 @@ import re
 import programs
 import pytest
 
-from charrnn import errors
+from charrnn import errors, runtime
 from charrnn.training import loop
 
 FILES = {
@@ -30,6 +30,8 @@ def rejected(main, folder, monkeypatch, tmp_path):
   """
   for name, content in FILES.items():
     (folder / name).write_text(content)
+
+  monkeypatch.setattr(runtime, "free_memory", lambda: 8 * 10**9)
 
   def train(*arguments):
     raise AssertionError("the command trains")
@@ -91,6 +93,14 @@ def test_wrong_command_lines_and_experiment_files_are_rejected(rejected, argumen
     ("remat=-1", "remat=-1: must be at least 0"),
     ("model.unroll=fast", "model.unroll=fast: use one of auto, scan, native, cudnn"),
     ("model.unroll=cudnn", "model.unroll=cudnn: cuDNN runs only the LSTM, and only on NVIDIA GPUs"),
+    ("model.hidden=20000", r"^this configuration needs at least [\d.]+ GB of memory \(parameters"),
+    (
+      "model.hidden=100000000",
+      r"gradients [\d.,]+ GB\), .* are free: lower --config\.model\.hidden",
+    ),
+    ("model.layers=100000000", r"GB of memory .*lower .*--config\.model\.layers"),
+    ("model.embed=2000000000", "GB of memory"),
+    ("cpu_devices=100000", "cpu_devices=100000: must be at most 4096"),
     ("seed=-1", "seed=-1: must be from 0 to 4294967295"),
     ("seed=4294967296", "seed=4294967296: must be from 0 to"),
     ("epochs=0", "epochs=0.0: must be above 0"),

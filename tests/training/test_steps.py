@@ -2,6 +2,7 @@
 
 import functools
 import re
+from unittest import mock
 
 import jax
 import jax.numpy as jnp
@@ -10,7 +11,7 @@ import optax
 import pytest
 import tiny
 
-from charrnn import errors
+from charrnn import errors, runtime
 from charrnn.models import layers
 from charrnn.training import optimizer, steps
 
@@ -209,6 +210,60 @@ def test_with_remat_memory_grows_slowly_with_the_window():
   assert temporary(512, 0) > 6 * temporary(64, 0)
   assert temporary(512, 16) - temporary(64, 16) < 2.5 * boundaries
   assert temporary(512, 16) < temporary(512, 0) / 6
+
+
+@pytest.mark.parametrize(
+  ("model", "fields"),
+  [
+    ({"compute_dtype": "bfloat16"}, {}),
+    ({"cell": "rnn", "unroll": "scan"}, {"optimizer__name": "sgd", "remat": 16, "window": 64}),
+    *(
+      pytest.param(
+        {"cell": cell, "compute_dtype": dtype, "unroll": unroll},
+        {"window": window},
+        marks=pytest.mark.long,
+      )
+      for cell in ("rnn", "gru", "lstm")
+      for dtype in ("float32", "bfloat16")
+      for unroll in ("auto", "scan")
+      for window in (4, 64)
+    ),
+    pytest.param({}, {"accumulate": 4, "window": 64}, marks=pytest.mark.long),
+    pytest.param({}, {"optimizer__name": "rmsprop"}, marks=pytest.mark.long),
+  ],
+)
+def test_a_step_needs_at_least_the_estimated_memory(model, fields):
+  """The estimate is a lower bound, so that nothing is refused that fits, and not a tiny one."""
+  model = {"cell": "lstm", "compute_dtype": "float32", "unroll": "auto", "hidden": 64} | model
+  c = tiny.config(**fields, **{f"model__{n}": value for n, value in model.items()}, model__layers=2)
+  ours = tiny.Steps(tiny.model(**model), c, devices=2)
+  x, y = ours.windows.window_at(0)
+  used = ours.step.compile(ours.step.put(ours.initial), x, y).memory_analysis()
+  needed = steps.memory(c, tiny.V, ours.step.devices)
+  stored = needed.pop("parameters") + needed.pop("optimizer state")
+  assert 0 <= 2 * used.argument_size_in_bytes - stored < 0.1 * stored + 40_000
+  (temporary,) = needed.values()
+  assert 0.1 < temporary / (2 * used.temp_size_in_bytes) <= 1
+
+
+@pytest.mark.parametrize(
+  ("fields", "remedy"),
+  [
+    ({}, "lower --config.model.hidden or --config.model.layers"),
+    ({"cpu_devices": 8}, "lower --config.cpu_devices, --config.model.hidden"),
+    ({"window": 10**6}, "--config.window, or raise --config.accumulate"),
+  ],
+)
+def test_too_little_memory_is_an_error_before_compilation(monkeypatch, fields, remedy):
+  c = tiny.config(**fields, model__layers=2, model__hidden=8, model__compute_dtype="float32")
+  devices = steps.Devices(8, 8, 0)
+  needed = sum(steps.memory(c, tiny.V, devices).values())
+  monkeypatch.setattr(steps.psutil, "swap_memory", lambda: mock.Mock(free=10))
+  monkeypatch.setattr(runtime, "free_memory", lambda: needed - 10)
+  steps.check_memory(c, tiny.V, devices)
+  monkeypatch.setattr(runtime, "free_memory", lambda: needed - 11)
+  with pytest.raises(errors.UserError, match=re.escape(remedy)):
+    steps.check_memory(c, tiny.V, devices)
 
 
 def test_a_process_gets_its_share_of_the_streams():

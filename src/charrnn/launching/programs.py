@@ -60,6 +60,7 @@ def train(job: Job, defaults: dict[str, Any], watch: runtime.Stopwatch) -> int:
   """
   watch.mark("jax")
   config, corpus = job.config, job.corpus
+  steps.check_memory(config, corpus.tokenizer.vocab_size, steps.all_devices())
   windows = batches.TrainingWindows(corpus.ids, job.splits.train, config.batch_size, config.window)
   model = models.make(corpus.tokenizer.vocab_size, config.model)
   trainer = loop.Trainer(

@@ -122,6 +122,17 @@ def matmul_parameters(vocab_size: int, cell: str, layers: int, hidden: int, embe
   return (embed + (2 * layers - 1) * hidden) * G * hidden + hidden * vocab_size
 
 
+def activation_bytes(vocab_size: int, fields: Mapping, tokens: int) -> int:
+  """Return a lower bound of the memory for the activations of an RNN in a training step.
+
+  These are the logits in float32, and the pre-activations of all layers in `compute_dtype`.
+  `fields` are those of `config.model`. `tokens` is the number of tokens in memory at a time.
+  """
+  G, _ = _gates(fields["cell"])
+  size = 2 if fields["compute_dtype"] == "bfloat16" else 4
+  return tokens * (4 * vocab_size + size * fields["layers"] * G * fields["hidden"])
+
+
 def units_for(count: int, vocab_size: int, cell: str, layers: int, embed: int = 0) -> int:
   """Return the number of units per layer for which `parameter_count` is closest to `count`."""
 

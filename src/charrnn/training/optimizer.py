@@ -125,6 +125,13 @@ def make(
   return optax.chain(*clips, optimizer)
 
 
+def slots(c: ml_collections.ConfigDict) -> int:
+  """Return how many numbers an optimizer stores for each parameter."""
+  param = jax.ShapeDtypeStruct((3, 5), jnp.float32)
+  state = jax.eval_shape(make(c, constant(c, 0.0, 1.0, 1)).init, {"W": param})
+  return sum(leaf.shape == param.shape for leaf in jax.tree.leaves(state))
+
+
 def _function(section, c, registry):
   """Return the function that a config section names.
 

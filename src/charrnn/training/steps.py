@@ -17,10 +17,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import psutil
 from jax.experimental import multihost_utils
 
-from charrnn import errors, runtime
+from charrnn import errors, models, runtime
 from charrnn.models import layers
+from charrnn.training import optimizer as optimizer_lib
 
 AXIS = "devices"
 # Number of steps between checks of the whole state. A check takes about 1% of the time of a step of
@@ -174,6 +176,38 @@ class LossStep:
       carry = self._model.initial_carry(arrays[0].shape[1])
       carry = _put(jax.tree.map(lambda leaf: _split(leaf, 0, count), carry), count, AXIS)
     return self._step(params, carry, *(_split(array, 1, count) for array in arrays))
+
+
+def memory(config, vocab_size: int, devices: Devices) -> dict[str, int]:
+  """Return lower bounds of the bytes that a training step needs, by what they are for.
+
+  They are for one accelerator, or for all devices of this process on a CPU, which share its memory.
+  Gradients and activations are not in memory at the same time, so only the larger of them counts.
+  """
+  m = config.model
+  shape = {name: m[name] for name in ("cell", "layers", "hidden", "embed")}
+  size = 4 * models.parameter_count(vocab_size, **shape)
+  tokens = (config.remat or config.window) * (config.batch_size // devices.total)
+  needed = {"parameters": size, "optimizer state": size * optimizer_lib.slots(config.optimizer)}
+  activations = models.activation_bytes(vocab_size, m, tokens // config.accumulate)
+  larger = ("gradients", size) if size > activations else ("activations", activations)
+  needed |= [larger]
+  copies = devices.local if device().platform == "cpu" else 1
+  return {name: copies * each for name, each in needed.items()}
+
+
+def check_memory(config, vocab_size: int, devices: Devices):
+  """Raise UserError if a training step needs more memory than is free, before it is compiled."""
+  needed = memory(config, vocab_size, devices)
+  remedy = "--config.model.hidden or --config.model.layers"
+  if max(needed, key=needed.get) == "activations":
+    remedy = "--config.batch_size or --config.window, or raise --config.accumulate"
+  elif config.cpu_devices > 1:
+    remedy = f"--config.cpu_devices, {remedy}"
+  if device().platform == "cpu":
+    runtime.check_memory(needed, runtime.free_memory() + psutil.swap_memory().free, remedy)
+  elif "bytes_limit" in (stats := device().memory_stats() or {}):
+    runtime.check_memory(needed, stats["bytes_limit"] - stats.get("bytes_in_use", 0), remedy)
 
 
 def check_batch(batch: int, accumulate: int, devices: Devices):
