@@ -16,7 +16,7 @@ from absl import flags
 from ml_collections import config_dict, config_flags
 
 from charrnn import config as config_lib
-from charrnn import errors, files
+from charrnn import console, errors, files
 
 
 class CommandLine(NamedTuple):
@@ -157,7 +157,11 @@ def _stored_config(path: str) -> config_dict.ConfigDict:
   config = config_lib.default()
   defaults = config_lib.flatten(config.to_dict())
   try:
-    value = files.read_sealed(pathlib.Path(path))
+    file = pathlib.Path(path).resolve()
+    is_part_of_run = (file.parent / "run.json").exists()
+    value = (files.read_sealed if is_part_of_run else files.read_json)(file)
+    if value.pop("sha256", None) not in (None, files.digest(value)):
+      console.say(f"{path} was edited after charrnn wrote it: using it as it is")
     for name, each in config_lib.flatten(value).items():
       if name not in defaults:
         raise errors.UserError(f"{path} has {name}={each}: {config_lib.unknown_field(name)}")

@@ -75,6 +75,18 @@ class Field(NamedTuple):
   def type(self) -> type:
     return self.value if isinstance(self.value, type) else type(self.value)
 
+  def problem(self, value: Any) -> str | None:
+    """Return what is wrong with the type or size of a value, or None."""
+    if value is None:
+      return None if self.default is None else "must have a value"
+    if type(value) not in ((int, float) if self.type is float else (self.type,)):
+      return f"must be {'a number' if self.type in (int, float) else 'text'}"
+    return (
+      self.values.problem(value)
+      if isinstance(self.values, Bounds) and self.type is not str
+      else None
+    )
+
   @property
   def choices(self) -> tuple[str, ...]:
     """The values that the field accepts, or an empty tuple if they cannot be enumerated."""
@@ -144,7 +156,10 @@ FIELDS = (
     AT_LEAST_1,
   ),
   Field(
-    "model.layers", int, "Number of recurrent layers. Chosen from the corpus length.", AT_LEAST_1
+    "model.layers",
+    int,
+    "Number of recurrent layers. Chosen from the corpus length.",
+    AT_LEAST_1._replace(maximum=1000),
   ),
   Field(
     "model.hidden", int, "Number of units per layer. Chosen from the corpus length.", AT_LEAST_1
@@ -449,6 +464,26 @@ def from_json(value: Mapping[str, Any]) -> config_dict.ConfigDict:
   with config.ignore_type(), config.unlocked():
     config.update(value)
   return config
+
+
+def from_stored(value: Mapping[str, Any], name: str) -> config_dict.FrozenConfigDict:
+  """Return the resolved config of a run from JSON; raise UserError if it is wrong.
+
+  Fields that are missing in the JSON get their defaults. `name` identifies the file in messages.
+  """
+  for field, each in flatten(value).items():
+    if field not in BY_NAME:
+      raise errors.UserError(
+        f"{name} has the field {field}, which this version of charrnn does not know: restore it "
+        "from a copy, or use the version that wrote it"
+      )
+    if problem := BY_NAME[field].problem(each):
+      raise errors.UserError(f"{name} has {field}={each!r}: {problem}: restore it from a copy")
+  config = from_json(value)
+  names = {"model.layers", "model.hidden"} & used_fields(config)
+  if missing := [field for field in sorted(names) if config[field] is None]:
+    raise errors.UserError(f"{name} has no {missing[0]}: restore it from a copy")
+  return config_dict.FrozenConfigDict(config)
 
 
 def flatten(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -38,7 +38,9 @@ def read_bytes(path: pathlib.Path, limit: int = MAX_BYTES) -> bytes:
       data = file.read(limit + 1)
   except OSError as error:
     if error.errno == errno.ELOOP:
-      raise _not_regular(path, "a link") from error
+      raise _not_regular(path, "a link") from None
+    if error.errno == errno.ENOENT:
+      raise errors.UserError(f"{path} is missing: restore it from a copy") from error
     raise errors.UserError(f"cannot read {path}: {error.strerror}") from error
   if len(data) > limit:
     raise errors.UserError(f"{path} has more than {limit:,} bytes: restore it from a copy")
@@ -81,6 +83,13 @@ def seal(value: dict[str, Any]) -> dict[str, Any]:
   """Return a copy of a JSON object with its own digest added under the key `sha256`."""
   value = json.loads(json.dumps(value))
   return {**value, "sha256": digest(value)}
+
+
+def has_types(value: Any, schema: Any) -> bool:
+  """Return whether JSON data has the types of a schema: a type or union, or a dict of schemas."""
+  if not isinstance(schema, dict):
+    return isinstance(value, schema)
+  return isinstance(value, dict) and all(has_types(value.get(k), s) for k, s in schema.items())
 
 
 def damaged(path: pathlib.Path) -> errors.UserError:
@@ -217,6 +226,15 @@ def sync_folder(folder: pathlib.Path):
   except OSError as error:
     if error.errno in (errno.EIO, errno.ENOSPC, errno.EDQUOT):
       raise  # Other errors mean that the file system cannot do this, or that reading is forbidden.
+
+
+def sync_tree(folder: pathlib.Path):
+  """Write all files below a folder to disk, so that they survive a power failure."""
+  for root, _, names in os.walk(folder, topdown=False):
+    for name in names:
+      with open(os.path.join(root, name), "rb") as file:
+        os.fsync(file.fileno())
+    sync_folder(pathlib.Path(root))
 
 
 def check_output(path: pathlib.Path, name: str | None = None):

@@ -7,6 +7,7 @@ import json
 import math
 import shutil
 
+import edits
 import pytest
 
 from charrnn.cli import inspect
@@ -101,8 +102,8 @@ def test_markdown_csv_and_json_match(charrnn, sweep, tmp_path):
 
 
 def test_seeds_are_one_setting(charrnn, sweep):
-  path = shutil.copytree(sweep / "a", sweep / "c") / "config.json"
-  path.write_text(json.dumps(json.loads(path.read_text()) | {"seed": 3}))
+  shutil.copytree(sweep / "a", sweep / "c")
+  edits.change(sweep / "c", "config.json", lambda config: config.update(seed=3))
   text = (sweep / "c" / "metrics.jsonl").read_text().splitlines()
   last = json.loads(text[-1]) | {"valid/loss": 0.25}
   (sweep / "c" / "metrics.jsonl").write_text("\n".join([*text[:-1], json.dumps(last)]))
@@ -127,9 +128,8 @@ def test_damaged_runs_are_reported_and_do_not_affect_others(charrnn, sweep):
     file.write(b"\n\xff\n" + "\n".join(map(json.dumps, invalid)).encode())
   (sweep / "alphabet" / "alphabet.json").unlink()
   (sweep / "about" / "run.json").write_text("[]")
-  config = json.loads((sweep / "types" / "config.json").read_text())
-  config |= {"batch_size": "many", "epochs": None, "model": {"cell": "tree", "layers": []}}
-  (sweep / "types" / "config.json").write_text(json.dumps(config))
+  values = {"batch_size": "many", "epochs": None, "model": {"cell": "tree", "layers": []}}
+  edits.change(sweep / "types", "config.json", lambda config: config.update(values))
   (sweep / "empty" / "metrics.jsonl").unlink()
   result = charrnn("compare", sweep)
   table = rows(result)
@@ -173,9 +173,7 @@ def test_sweep_with_only_waiting_trials(charrnn, tmp_path):
 
 
 def test_different_texts_are_reported(charrnn, sweep):
-  about = json.loads((sweep / "b" / "run.json").read_text())
-  about["corpus"]["sha256"] = "0" * 64
-  (sweep / "b" / "run.json").write_text(json.dumps(about))
+  edits.change(sweep / "b", "run.json", lambda run: run["corpus"].update(sha256="0" * 64))
   result = charrnn("compare", sweep)
   assert "losses are not comparable" in result.out and "sha256 000000000000" in result.out
   assert {name: row["text"] for name, row in rows(result).items()}["b"] == "B"

@@ -1,17 +1,10 @@
 """`charrnn diff`: the differences that it reports between two runs, and its exit codes."""
 
-import json
-
+import edits
 import numpy as np
 import pytest
 
 from charrnn.runs import checkpoints
-
-
-def change(run, file, edit):
-  value = json.loads((run / file).read_text())
-  edit(value)
-  (run / file).write_text(json.dumps(value))
 
 
 def test_copy_has_no_differences(charrnn, trained, a):
@@ -56,8 +49,8 @@ def test_distances_match_numpy(charrnn, trained):
 
 
 def test_fields_without_effect_do_not_count(charrnn, trained, a):
-  change(a, "config.json", lambda config: config.update(log_every=7))
-  change(a, "config.json", lambda config: config["text"].update(source="elsewhere.txt"))
+  edits.change(a, "config.json", lambda config: config.update(log_every=7))
+  edits.change(a, "config.json", lambda config: config["text"].update(source="elsewhere.txt"))
   result = charrnn("diff", trained["a"], a)
   assert result.code == 0
   assert "log_every: 5 | 7  (no effect)" in result.out
@@ -73,7 +66,7 @@ def test_fields_without_effect_do_not_count(charrnn, trained, a):
   ],
 )
 def test_versions_and_settings_are_listed(charrnn, trained, a, part, values):
-  change(a, "run.json", lambda run: run["launches"][0][part].update(values))
+  edits.change(a, "run.json", lambda run: run["launches"][0][part].update(values))
   result = charrnn("diff", trained["a"], a)
   assert result.code == 0
   for name, value in values.items():
@@ -82,7 +75,7 @@ def test_versions_and_settings_are_listed(charrnn, trained, a, part, values):
 
 
 def test_other_corpus_counts(charrnn, trained, a):
-  change(a, "run.json", lambda run: run["corpus"].update(sha256="0" * 64))
+  edits.change(a, "run.json", lambda run: run["corpus"].update(sha256="0" * 64))
   result = charrnn("diff", trained["a"], a)
   assert result.code == 1
   assert result.out.splitlines()[-1] == "different: corpus"

@@ -1,12 +1,12 @@
 """`charrnn eval`: documents, per-character outputs, types of errors, and error messages."""
 
 import csv
-import json
 import math
 import pathlib
 import subprocess
 import sys
 
+import edits
 import pytest
 
 from charrnn import runtime
@@ -129,9 +129,7 @@ def test_errors_are_counted_by_type(charrnn, trained, files):
 
 
 def test_dynamic_evaluation_of_an_ngram_is_an_error(charrnn, a):
-  config = json.loads((a / "config.json").read_text())
-  config["model"] |= {"cell": "ngram", "order": 3}
-  (a / "config.json").write_text(json.dumps(config))
+  edits.change(a, "config.json", lambda c: c["model"].update(cell="ngram", order=3))
   result = charrnn("eval", a, "--dynamic")
   assert (result.code, result.out) == (2, "")
   assert result.err.count("\n") == 1 and "an n-gram, which has no gradient" in result.err

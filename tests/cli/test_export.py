@@ -3,6 +3,7 @@
 import errno
 import json
 
+import edits
 import numpy as np
 import pytest
 import safetensors
@@ -35,7 +36,7 @@ def test_exported_file_has_the_content_of_the_run(charrnn, trained, tmp_path, na
   assert params.keys() == expected.keys()
   for key, array in expected.items():
     np.testing.assert_array_equal(params[key], array, strict=True)
-  stored = files.read_json(trained["a"] / "config.json")
+  stored = files.read_sealed(trained["a"] / "config.json")
   assert meta["config"] == files.with_aliases(stored, export.ALIASES)
   assert tokenizers.Tokenizer.from_json(meta["tokenizer"]) == loaded.tokenizer
   assert meta["alphabet"]["symbols"] == list(loaded.tokenizer.tokens)  # old names of the keys
@@ -82,8 +83,5 @@ def test_full_disk_leaves_only_the_old_file(charrnn, trained, tmp_path, monkeypa
 
 
 def test_run_trained_with_cudnn_can_be_read_without_it(a, charrnn):
-  path = a / "config.json"
-  config = json.loads(path.read_text())
-  config["model"]["unroll"] = "cudnn"
-  path.write_text(json.dumps(config))
+  edits.change(a, "config.json", lambda config: config["model"].update(unroll="cudnn"))
   assert charrnn("sample", a, "--length=5", "--quiet").code == 0

@@ -45,7 +45,7 @@ def test_statistics_match_numpy(charrnn, trained):
 def test_json_describes_the_run(charrnn, trained):
   facts = charrnn("inspect", trained["a"], "--json").json
   assert facts["problems"] == []
-  stored = files.read_json(trained["a"] / "config.json")
+  stored = files.read_sealed(trained["a"] / "config.json")
   assert facts["config"] == files.with_aliases(stored, inspect.ALIASES)
   assert facts["corpus"]["characters"] == sum(facts["tokenizer"]["counts"])
   assert facts["alphabet"]["symbols"] == facts["tokenizer"]["tokens"]  # old names of the keys

@@ -3,6 +3,7 @@
 import json
 import shutil
 
+import edits
 import numpy as np
 import pytest
 
@@ -99,8 +100,6 @@ def test_cells_raises_an_error(charrnn, counted):
 
 
 def test_config_without_model_order_loads(charrnn, a):
-  config = json.loads((a / "config.json").read_text())
-  del config["model"]["order"]
-  (a / "config.json").write_text(json.dumps(config))
+  edits.change(a, "config.json", lambda config: config["model"].pop("order"))
   assert run_lib.Run.open(a).config.model.order is None
   assert charrnn("eval", a).code == 0

@@ -3,6 +3,7 @@
 import json
 import shutil
 
+import edits
 import ngram_scores
 import numpy as np
 import pytest
@@ -22,9 +23,7 @@ def _devices(monkeypatch):
 def changed_copy(run, tmp_path, name, **fields):
   """Return a copy of a run with changed fields of `config.text`."""
   copy = shutil.copytree(run, tmp_path / name)
-  config = json.loads((copy / "config.json").read_text())
-  config["text"].update(fields)
-  (copy / "config.json").write_text(json.dumps(config))
+  edits.change(copy, "config.json", lambda config: config["text"].update(fields))
   return copy
 
 
@@ -73,9 +72,7 @@ def test_table_and_default_folder(charrnn, a):
 
 def test_runs_with_different_corpora_or_splits_raise_errors(charrnn, trained, tmp_path):
   a, b = trained["a"], shutil.copytree(trained["b"], tmp_path / "b")
-  record = json.loads((b / "run.json").read_text())
-  record["corpus"]["sha256"] = "0" * 64
-  (b / "run.json").write_text(json.dumps(record))
+  edits.change(b, "run.json", lambda run: run["corpus"].update(sha256="0" * 64))
   split = changed_copy(trained["b"], tmp_path, "split", valid_fraction=0.1)
   for other, what in ((b, "text"), (split, "split")):
     result = charrnn("ngrams", a, other, "--out", tmp_path / "out")

@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 
+import edits
 import pytest
 
 from charrnn import errors, files
@@ -110,8 +111,7 @@ def rerun(a, charrnn, monkeypatch):
   def run(change=lambda workdir: None, *arguments):
     def fake(line, workdir):
       shutil.copytree(a, workdir, dirs_exist_ok=True)
-      record = files.read_json(workdir / "run.json") | {"rerun_of": str(line.original.path)}
-      files.write_json(workdir / "run.json", record)
+      edits.change(workdir, "run.json", lambda run: run.update(rerun_of=str(line.original.path)))
       return change(workdir) or 0
 
     monkeypatch.setattr(train, "run", fake)
@@ -211,9 +211,7 @@ def test_directory_with_other_content_is_not_changed(rerun, a, tmp_path):
 
 
 def change_record(a, change):
-  record = files.read_json(a / "run.json")
-  change(record, record["launches"][0])
-  files.write_json(a / "run.json", record)
+  edits.change(a, "run.json", lambda record: change(record, record["launches"][0]))
 
 
 @pytest.mark.parametrize(
@@ -244,8 +242,7 @@ def test_rerun_uses_as_many_gpus_as_the_run(rerun, a, monkeypatch):
 
 def test_changed_initial_weights_are_refused(rerun, a, trained, monkeypatch):
   source = trained["b"]
-  config = files.read_json(a / "config.json") | {"init_from": str(source)}
-  files.write_json(a / "config.json", config)
+  edits.change(a, "config.json", lambda config: config.update(init_from=str(source)))
   change_record(a, lambda about, launch: about.update(weights=provenance.initial_weights(source)))
   assert rerun().code == 0
   shutil.rmtree(a.with_name("a-rerun"))
@@ -259,7 +256,7 @@ def test_damaged_runs_and_runs_without_results_are_refused(charrnn, a, tmp_path)
   config = (a / "config.json").read_text()
   (a / "config.json").write_text(config.replace('"seed": 1', '"sed": 1'))
   done = charrnn("rerun", a)
-  assert done.code == 2 and "has sed=1" in done.err
+  assert done.code == 2 and "config.json does not match its digest" in done.err
   (a / "config.json").write_text(config)
   shutil.rmtree(a / "checkpoints")
   (a / "metrics.jsonl").unlink()

@@ -4,6 +4,7 @@ import json
 import math
 import pathlib
 
+import edits
 import pytest
 
 from charrnn import files
@@ -243,9 +244,7 @@ def test_invalid_targets_raise_errors(charrnn, trained, tmp_path, play):
 
 
 def test_runs_with_different_corpora_raise_errors(charrnn, trained, a, tmp_path):
-  facts = files.read_json(a / "run.json")
-  facts["corpus"]["sha256"] = "0" * 64
-  files.write_json(a / "run.json", facts)
+  edits.change(a, "run.json", lambda run: run["corpus"].update(sha256="0" * 64))
   other = pathlib.Path(a).rename(tmp_path / "other")
   result = charrnn("memorization", trained["b"], other, "--out", tmp_path)
   assert result.code == 2 and "different texts" in result.err

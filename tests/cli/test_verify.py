@@ -8,6 +8,7 @@ import orbax.checkpoint as ocp
 import pytest
 
 from charrnn.runs import checkpoints
+from charrnn.runs import run as run_lib
 
 
 def test_intact_run(charrnn, trained):
@@ -128,3 +129,35 @@ def test_step_that_training_deletes_is_no_damage(charrnn, a, monkeypatch):
   result = charrnn("verify", a)
   assert result.code == 0
   assert result.out.count("deleted") == 2
+
+
+def edit_config(run):
+  path = run / "config.json"
+  path.write_text(path.read_text().replace('"test_fraction": 0.05', '"test_fraction": 0.04'))
+
+
+def test_a_deliberate_edit_can_be_accepted(charrnn, a):
+  edit_config(a)
+  assert charrnn("verify", a).code == 1
+  result = charrnn("verify", a, "--accept")
+  assert result.code == 0
+  assert "accepted config.json" in result.out
+  assert "accepted step 20: text.test_fraction is 0.04 but was 0.05" in result.out
+  assert run_lib.Run.open(a).load().config.text.test_fraction == 0.04
+  assert "nothing to accept" in charrnn("verify", a, "--accept").out
+
+
+def test_changed_metrics_are_damage_and_can_be_accepted(charrnn, a):
+  text = (a / "metrics.jsonl").read_text()
+  (a / "metrics.jsonl").write_text(text.replace('"epoch": 0.', '"epoch": 1.', 1))
+  result = charrnn("verify", a)
+  assert result.code == 1 and "does not match its digest in checkpoint 20" in result.out
+  result = charrnn("verify", a, "--accept", "--json")
+  assert result.code == 0 and len(result.json["accepted"]) == 2
+
+
+def test_a_step_of_another_run_is_damage(charrnn, a, trained):
+  shutil.rmtree(a / "checkpoints/20")
+  shutil.copytree(trained["b"] / "checkpoints/20", a / "checkpoints/20")
+  result = charrnn("verify", a)
+  assert result.code == 1 and "DAMAGED: model.hidden is 8 but was 6" in result.out

@@ -1,6 +1,8 @@
 """Tests of checkpoints: round trips, damage of all kinds, and which steps are kept."""
 
 import json
+import os
+import pathlib
 import resource
 import shutil
 
@@ -10,7 +12,7 @@ import pytest
 import tiny
 from flax import serialization
 
-from charrnn import errors
+from charrnn import errors, files
 from charrnn.runs import checkpoints
 from charrnn.training import optimizer, steps
 
@@ -109,7 +111,7 @@ def test_read_with_a_prefix_ignores_damage_to_other_arrays(folder):
   meta = json.loads(path.read_text())
   del meta["sha256"]
   meta["arrays"]["step"] = "0" * 64
-  path.write_text(json.dumps(checkpoints._seal(meta)))
+  path.write_text(json.dumps(files.seal(meta)))
   with pytest.raises(checkpoints.DamagedError, match=r"\(step\): use another --step"):
     checkpoints.read(folder, 2)
   assert "layer_0" in checkpoints.read(folder, 2, "params")[0]["params"]
@@ -159,7 +161,8 @@ def test_too_many_open_files_is_not_reported_as_damage(folder, monkeypatch):
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-def test_system_error_in_tensorstore_is_not_reported_as_damage(folder):
+def test_system_error_in_tensorstore_is_not_reported_as_damage(folder, monkeypatch):
+  monkeypatch.setattr(files, "check_tree", lambda folder: None)
   (name,) = (n for n in files_of(folder, 2) if n.parts[1:3] == ("state", "d"))
   (folder / name).unlink()
   (folder / name).symlink_to(name.name)  # a link to itself exists, but cannot be opened
@@ -180,7 +183,7 @@ def test_error_if_all_steps_are_damaged(folder, tmp_path):
     flip(folder / str(step) / "meta" / "metadata")
   for damaged, count in ((folder, 2), (tmp_path / "other", 1)):
     messages = []
-    with pytest.raises(errors.UserError, match=r"every checkpoint in .* is damaged: restore one"):
+    with pytest.raises(errors.UserError, match=r"no checkpoint in .* can be used, .*: restore one"):
       checkpoints.read_newest(damaged, messages.append)
     assert len(messages) == len(checkpoints.steps(damaged)) == count
     assert "--step" not in "".join(messages)
@@ -267,3 +270,68 @@ def test_a_folder_that_cannot_be_made_is_reported(tmp_path, kind):
   if kind == "file":
     folder.write_text("")
   fails_in_one_line(folder, "Not a directory|File exists|File name too long")
+
+
+def test_a_step_that_cannot_be_deleted_is_reported_and_kept(folder, monkeypatch, capsys):
+  rename = os.rename
+
+  def fail(source, target):
+    if pathlib.Path(source).name == "2":
+      raise PermissionError(1, "Operation not permitted")
+    rename(source, target)
+
+  monkeypatch.setattr(os, "rename", fail)
+  save(folder, 1, 0.5, 0.4, first=3)
+  assert checkpoints.steps(folder) == [2, 4]
+  assert "cannot delete checkpoint 2" in capsys.readouterr().err
+
+
+STRAYS = (
+  "0999",
+  "²",
+  "٩٩٩٩",
+  "-5",
+  "+7",
+  "1e3",
+  "1_000",
+  " 8",
+  "9" * 200,
+  ".deleted-1",
+  "tmp",
+  "a.b",
+)
+
+
+def test_stray_folders_and_files_are_ignored_or_removed(folder):
+  for name in STRAYS:
+    (folder / name).mkdir()
+    (folder / f"{name}.txt").write_text("a file")
+  (folder / "5.orbax-checkpoint-tmp").mkdir()
+  assert checkpoints.steps(folder) == [1, 2]
+  save(folder, 1, 0.5, 0.4, first=3)
+  assert checkpoints.steps(folder) == [4]
+  left = {path.name for path in folder.iterdir()}
+  assert left == {"4", *STRAYS, *(f"{name}.txt" for name in STRAYS)} - {".deleted-1"}
+
+
+def test_older_steps_are_deleted_after_the_new_step_is_on_disk(folder, monkeypatch):
+  events, fsync, rename = [], os.fsync, os.rename
+
+  def log_sync(descriptor):
+    events.append(os.readlink(f"/proc/self/fd/{descriptor}"))
+    fsync(descriptor)
+
+  def log_rename(source, target):
+    if checkpoints.DELETED in str(target):
+      events.append(f"delete {pathlib.Path(source).name}")
+    rename(source, target)
+
+  monkeypatch.setattr(os, "fsync", log_sync)
+  monkeypatch.setattr(os, "rename", log_rename)
+  save(folder, 1, 0.5, first=3)
+  first = next(n for n, event in enumerate(events) if event.startswith("delete"))
+  synced = {event for event in events[:first] if not event.startswith("delete")}
+  assert {str(path) for path in (folder / "3").rglob("*")} | {
+    str(folder / "3"),
+    str(folder),
+  } <= synced

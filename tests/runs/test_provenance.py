@@ -170,7 +170,7 @@ def test_initial_weights_are_recorded(main, whole, tmp_path):
   shutil.rmtree(source / "checkpoints")
   main(*arguments, f"--workdir={tmp_path / 'run'}")
   assert files.read_json(tmp_path / "run" / "run.json")["weights"] == weights
-  older = files.read_json(tmp_path / "run" / "run.json")
+  older = files.read_sealed(tmp_path / "run" / "run.json")
   del older["weights"]
   files.write_json(tmp_path / "run" / "run.json", older)
   main(*arguments, f"--workdir={tmp_path / 'run'}")

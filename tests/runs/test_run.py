@@ -1,10 +1,11 @@
 """Tests of Run: its status, and reading during training."""
 
 import json
+import os
+import re
 import shutil
-import threading
-import time
 
+import edits
 import pytest
 
 from charrnn import config as config_lib
@@ -12,10 +13,6 @@ from charrnn import errors
 from charrnn.runs import checkpoints, lock
 from charrnn.runs import run as run_lib
 from charrnn.runs import status as status_lib
-
-
-def edit(path, **values):
-  path.write_text(json.dumps(json.loads(path.read_text()) | values))
 
 
 def truncate(workdir, step):
@@ -50,9 +47,9 @@ def test_status_from_patience_and_divergence(a):
   before = path.read_text()
   path.write_text(before + "".join(f'{{"step": 10, "valid/loss": {x}}}\n' for x in (0.1, 0.1, 5)))
   for patience, expected in ((3, "stopped"), (2, "finished")):
-    edit(a / "config.json", patience=patience)
+    edits.change(a, "config.json", lambda c, n=patience: c.update(patience=n))
     assert status(a) == expected
-  edit(a / "config.json", patience=0)
+  edits.change(a, "config.json", lambda c: c.update(patience=0))
   path.write_text(before + '{"step": 15, "train/loss": 99}\n')
   assert status(a) == "diverged"
   path.write_text(before)
@@ -69,9 +66,9 @@ def test_status_from_the_outcome_file(a, key):
   truncate(a, 10)
   assert status(a) == "timeout"
   for value, expected in (("done", "finished"), ("pruned", "pruned"), ("failed", "failed")):
-    edit(path, **{key: value})
+    path.write_text(json.dumps(json.loads(path.read_text()) | {key: value}))
     assert status(a) == expected
-  edit(path, **{key: "unknown"})
+  path.write_text(json.dumps(json.loads(path.read_text()) | {key: "unknown"}))
   assert status(a) == "stopped"
   with lock.hold(a):
     assert status(a) == "running"
@@ -104,17 +101,10 @@ def test_reading_changes_nothing(trained):
   assert contents() == before
 
 
-def delete_soon(workdir, step):
-  """Delete a step like Orbax: first its contents, and its folder a moment later."""
-  folder = workdir / "checkpoints" / str(step)
-  for path in list(folder.iterdir()):
-    shutil.rmtree(path) if path.is_dir() else path.unlink()
-
-  def finish():
-    time.sleep(0.3)
-    folder.rmdir()
-
-  threading.Thread(target=finish).start()
+def delete(workdir, step):
+  """Delete a step like training: its folder is renamed first."""
+  folder = workdir / "checkpoints"
+  shutil.rmtree((folder / str(step)).rename(folder / f"{checkpoints.DELETED}{step}"))
 
 
 def test_reading_falls_back_to_another_step_if_the_best_is_deleted(a, monkeypatch):
@@ -122,10 +112,10 @@ def test_reading_falls_back_to_another_step_if_the_best_is_deleted(a, monkeypatc
   (other,) = {10, 20} - {best}
   read = checkpoints.read
 
-  def read_too_late(folder, step, prefix=""):
+  def read_too_late(folder, step, *arguments):
     if step == best:
-      delete_soon(a, best)
-    return read(folder, step, prefix)
+      delete(a, best)
+    return read(folder, step, *arguments)
 
   monkeypatch.setattr(checkpoints, "read", read_too_late)
   with lock.hold(a):
@@ -135,9 +125,10 @@ def test_reading_falls_back_to_another_step_if_the_best_is_deleted(a, monkeypatc
 
 def test_deleted_step_is_not_reported_as_damaged(a):
   with lock.hold(a):
-    delete_soon(a, 10)
+    run = run_lib.Run.open(a, 10)
+    delete(a, 10)
     with pytest.raises(run_lib.DeletedError, match=r"step 10 .* was deleted while it was read"):
-      _ = run_lib.Run.open(a, 10).params
+      _ = run.params
     (a / "checkpoints" / "20" / "meta" / "metadata").unlink()
     with pytest.raises(checkpoints.DamagedError):
       run_lib.Run.open(a, 20).arrays(20)
@@ -149,8 +140,8 @@ def test_errors_name_what_is_missing(a):
   shutil.rmtree(a / "checkpoints")
   with pytest.raises(errors.UserError, match="no checkpoint yet: the first is written after step"):
     run_lib.Run.open(a).load()
-  edit(a / "config.json", model={})
-  with pytest.raises(errors.UserError, match=r"config\.json is damaged"):
+  edits.change(a, "config.json", lambda c: c.update(model={}))
+  with pytest.raises(errors.UserError, match=r"config\.json has no model\.hidden"):
     _ = run_lib.Run.open(a).config
 
 
@@ -198,3 +189,29 @@ def test_a_run_downloads_nothing_unless_asked(a, source):
   for options in ({"fetch": True}, {"corpus": source}):
     with pytest.raises(errors.UserError, match="Connection refused"):
       opened(a, source, **options).corpus()
+
+
+@pytest.mark.parametrize(
+  "part, message",
+  [
+    ("checkpoints/10", "charrnn sample {} --step 10"),
+    ("checkpoints", "charrnn sample {}"),
+    ("checkpoints/10/", "charrnn sample {} --step 10"),
+  ],
+)
+def test_a_part_of_a_run_is_an_error_that_names_the_run(a, part, message):
+  with pytest.raises(errors.UserError, match=re.escape(message.format(os.path.relpath(a))) + "$"):
+    run_lib.Run.open(f"{a}/{part}")
+
+
+def test_a_sweep_is_an_error_that_names_a_trial(a):
+  sweep = a.parent
+  (sweep / "sweep.json").write_text("{}")
+  with pytest.raises(errors.UserError, match=rf"for example {a}, or run charrnn compare {sweep}"):
+    run_lib.Run.open(sweep)
+
+
+def test_a_missing_config_is_named_with_the_remedy(a):
+  (a / "config.json").unlink()
+  with pytest.raises(errors.UserError, match=r"no config\.json: restore it from a copy, or repeat"):
+    run_lib.Run.open(a)

@@ -112,6 +112,7 @@ def summary(run: run_lib.Run, step: int | None = None) -> dict[str, Any]:
     },
     "checkpoints": listing,
     "parameters": attempt(lambda: _parameters(run, listing, step)),
+    "unverified": run.unverified,
     "problems": problems,
   }
 
@@ -130,7 +131,7 @@ def _list_checkpoints(run: run_lib.Run) -> tuple[dict[str, Any], float | None]:
       whole = checkpoints.shapes(folder, step).keys() == meta["arrays"].keys()
     except checkpoints.DamagedError:
       meta, whole = {}, False
-    if not whole and run.await_deletion(step):
+    if not whole and run.is_deleted(step):
       continue
     if "memory" in meta:
       seconds = meta["memory"].get("seconds")
@@ -187,8 +188,10 @@ def _report(about) -> Iterator[str]:
   yield from ["", *_checkpoints(about["checkpoints"])]
   if about["parameters"]:
     yield from ["", *_parameter_table(about["parameters"])]
-  if about["problems"]:
+  if about["problems"] or about["unverified"]:
     yield ""
+  if names := about["unverified"]:
+    yield from row("unverified", f"{', '.join(names)}: version 0.1.0 wrote no digest")
   for problem in about["problems"]:
     yield from row("PROBLEM", problem)
 

@@ -37,6 +37,7 @@ def run(args):
   workdir = pathlib.Path(args.workdir or path.with_name(f"{path.name}-rerun")).resolve()
   launch = _launch(original)
   _check_workdir(original, workdir)
+  _ = original.config  # Raises UserError if config.json does not match its digest.
   line = command_line.parse(["charrnn rerun", f"--config={path / 'config.json'}"])._replace(
     experiment=str(original.origin.get("experiment")),
     variant=str(original.origin.get("variant") or ""),

@@ -104,6 +104,7 @@ class Tokenizer:
       tokenizer = cls(kind, tuple(value["tokens" if "tokens" in value else "symbols"]), counts)
       points = tokenizer._point_of_id.tolist()
       valid = points and points == sorted(set(points)) and len(counts) == len(points)
+      valid = valid and all(type(count) is int and count >= 0 for count in counts)
       valid = valid and (kind == "char" or (kind == "byte" and points == list(range(256))))
     except (KeyError, TypeError, ValueError):
       valid = False
@@ -113,12 +114,12 @@ class Tokenizer:
 
   def save(self, path: str | os.PathLike):
     # The ASCII escapes of JSON can represent lone surrogates; UTF-8 cannot.
-    files.write_text(pathlib.Path(path), json.dumps(self.to_json()))
+    files.write_text(pathlib.Path(path), json.dumps(files.seal(self.to_json())))
 
   @classmethod
   def load(cls, path: str | os.PathLike) -> "Tokenizer":
     """Load a tokenizer from a JSON file; raise UserError if it is unreadable or damaged."""
-    return cls.from_json(files.read_json(pathlib.Path(path)), str(path))
+    return cls.from_json(files.read_sealed(pathlib.Path(path)), str(path))
 
 
 class Decoder:

@@ -44,6 +44,10 @@ class Job(NamedTuple):
     return self.line.config
 
   @property
+  def identity(self) -> dict[str, Any]:
+    return provenance.identity(self.config, self.corpus.tokenizer, self.corpus.provenance)
+
+  @property
   def title(self) -> str:
     return f"{self.line.experiment} {self.line.variant}".strip()
 
@@ -71,6 +75,7 @@ def train(job: Job, defaults: dict[str, Any], watch: runtime.Stopwatch) -> int:
     evaluators=[_validation(job, model)],
     writers=[lambda params, step: write_sample(job, model, jax.device_get(params), step)],
     rolls_back=job.rollback,
+    identity=job.identity,
   )
   _announce(job, defaults, trainer)
   init_params = None
@@ -217,7 +222,7 @@ def count(job: Job) -> int:
   """Count the n-grams of the training split unless the run is finished; return the exit code."""
   order = job.config.model.order
   ngram.check_order("--config.model.order", order, job.splits.train)
-  newest = checkpoints.read_newest(job.workdir / "checkpoints", loop.say)
+  newest = checkpoints.read_newest(job.workdir / "checkpoints", loop.say, job.identity)
   counts = None
   if not newest:
     length = sum(stop - start for start, stop in job.splits.train)
@@ -254,12 +259,17 @@ def _store_best_order(job, counts) -> dict[str, Any]:
   for order, loss in enumerate(losses, 1):
     loop.say(f"order {order:3}  validation loss {console.nats_and_bits(loss)} per {job.unit}")
     log.write(order, {"valid/loss": float(loss)})
+  lines = log.sync()
   log.close()
   # Without a validation split, the highest order counts as the best.
   best = int(np.argmin(losses)) + 1 if len(losses) else counts.order
   params = counts.params(best)
   write_sample(job, ngram.Model(corpus.tokenizer.vocab_size, best), params, best)
-  meta = {"valid_loss": float(losses[best - 1]) if len(losses) else None}
+  meta = {
+    "valid_loss": float(losses[best - 1]) if len(losses) else None,
+    "run": job.identity,
+    "metrics": lines,
+  }
   writer = checkpoints.Writer(job.workdir / "checkpoints", keep=1)
   writer.save(best, steps.TrainState(np.int32(best), params, (), ()), meta)
   writer.close()

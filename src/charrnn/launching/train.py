@@ -1,12 +1,14 @@
 """The start of a run: its directory, corpus, config and devices are prepared before training."""
 
 import contextlib
+import os
 import pathlib
+from typing import Any
 
-from charrnn import command_line, errors, files, models, runtime
+from charrnn import command_line, console, errors, files, models, runtime
 from charrnn import config as config_lib
 from charrnn.data import batches, corpora, downloads
-from charrnn.runs import lock
+from charrnn.runs import checkpoints, lock
 from charrnn.runs import run as run_lib
 
 
@@ -39,8 +41,9 @@ def run(
   with contextlib.ExitStack() as locks:
     if not distributed:
       locks.enter_context(lock.hold(workdir))
-    path = workdir / "config.json"
-    stored = files.read_json(path) if path.exists() else None
+    for folder in (workdir, workdir / "samples"):
+      files.remove_temporary(folder)
+    stored = _stored_config(workdir)
     corpus = load_corpus(line)
     if is_trained:
       line, defaults = _resolve(line, corpus, stored, watch, distributed)
@@ -50,7 +53,6 @@ def run(
       defaults = {}
     # The modules below import JAX, which takes seconds. The errors above are reported before that.
     from charrnn.launching import programs
-    from charrnn.runs import checkpoints
     from charrnn.training import loop
 
     programs.check_sample(line.config, corpus.tokenizer)
@@ -73,6 +75,26 @@ def load_corpus(line: command_line.CommandLine) -> corpora.Corpus:
   """Load and return the corpus of a command line, with a download only if it allows that."""
   with downloads.mode(downloads.Mode.MISSING if line.fetch else downloads.Mode.NONE):
     return run_lib.load_corpus(line.config)
+
+
+def _stored_config(workdir: pathlib.Path) -> dict[str, Any] | None:
+  """Return the config of the run to resume as JSON, or None if the run is new.
+
+  If config.json is missing or damaged, use the copy in the newest checkpoint.
+  """
+  path, folder = workdir / "config.json", workdir / "checkpoints"
+  newest = checkpoints.newest_meta(folder)
+  try:
+    if os.path.lexists(path) or newest:
+      stored = files.read_sealed(path)
+      config_lib.from_stored(stored, str(path))
+      return stored
+  except errors.UserError as error:
+    if not newest or "run" not in newest:
+      raise
+    console.say(f"{error}. Using the copy in checkpoint {newest['step']}")
+    return newest["run"]["config"]
+  return None
 
 
 def _check_count(line, distributed):

@@ -103,6 +103,17 @@ def restore(vocab_size: int, fields: Mapping, params: Params) -> Model:
   return make(vocab_size, {**fields, "unroll": "auto"})
 
 
+def shapes(vocab_size: int, fields: Mapping, batch: int) -> dict[str, Any]:
+  """Return the shapes of the parameters and of the carry of a network, without computing them."""
+  import jax
+
+  model = make(vocab_size, {**fields, "unroll": "scan"})
+  return {
+    "params": jax.eval_shape(lambda: model.init(jax.random.key(0))),
+    "carry": jax.eval_shape(lambda: model.initial_carry(batch)),
+  }
+
+
 def parameter_count(vocab_size: int, cell: str, layers: int, hidden: int, embed: int = 0) -> int:
   """Return the number of parameters of an RNN."""
   G, biases = _gates(cell)

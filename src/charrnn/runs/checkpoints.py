@@ -11,19 +11,42 @@ import errno
 import hashlib
 import itertools
 import json
+import math
 import os
 import pathlib
 import re
+import secrets
+import shutil
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from charrnn import errors, runtime
+from charrnn import config as config_lib
+from charrnn import console, errors, files, runtime
 
 # System errors that mean a missing file. All other system errors may be temporary.
 MISSING = {errno.ENOENT, errno.ENOTDIR, errno.EISDIR}
+MAX_COPIES = 5  # maximum size of a checkpoint, as a multiple of its parameters and carry
+SLACK = 1 << 20  # bytes of arrays that are always allowed
+UNKNOWN = 1 << 30  # maximum bytes of the arrays of a step whose config is unreadable
 MAX_NAMES = 3  # maximum number of damaged arrays that a message names
+
+# The fields that are the same in all steps of a run. The text is compared by its digest.
+FIXED = {
+  name: field
+  for name, field in config_lib.BY_NAME.items()
+  if field.resume == config_lib.FIXED and name != "text.source"
+}
+# The types in the metadata that its readers rely on.
+_META = {"arrays": dict, "valid_loss": float | int | None, "memory": dict | None}
+_PARTS = {
+  "run": {"config": dict, "vocabulary": str, "corpus": str},
+  "metrics": {"bytes": int, "sha256": str},
+}
+
+DELETED = ".deleted-"  # prefix of the names of steps that are being deleted
+UNFINISHED = ("*.orbax-checkpoint-tmp*", f"{DELETED}*")  # leftovers of killed processes
 
 Tree = dict[str, Any]  # nested dicts of arrays
 
@@ -35,6 +58,39 @@ class Arrays(NamedTuple):
   damaged: dict[str, Any]  # shape and dtype of each damaged array; None if these are lost too
 
 
+class Expected(NamedTuple):
+  """What a config needs of a checkpoint, so that nothing larger is read into memory."""
+
+  arrays: dict[str, Any]  # shapes and dtypes by name
+  total: int  # maximum number of bytes of all arrays, which include Adam's moments and the like
+
+  @classmethod
+  def of(cls, tree: Tree) -> "Expected":
+    """Return the expectation of a tree of shapes that contains at least all parameters."""
+    arrays = flatten(tree)
+    return cls(arrays, MAX_COPIES * _total(arrays) + SLACK)
+
+  def check(self, arrays: dict[str, Any]):
+    """Raise ValueError if stored arrays are not as expected."""
+    for name, leaf in arrays.items():
+      expected = self.arrays.get(name)
+      if expected is not None and (leaf.shape, leaf.dtype) != (expected.shape, expected.dtype):
+        raise ValueError(f"{name} is {_describe(leaf)}; the config needs {_describe(expected)}")
+      chunk = leaf.storage.chunk_shape if getattr(leaf, "storage", None) else ()
+      if any(part > max(1, size) for part, size in zip(chunk or (), leaf.shape)):
+        raise ValueError(f"{name} has parts that are larger than the array")
+    if (total := _total(arrays)) > self.total:
+      raise ValueError(f"{total / 1e6:,.0f} MB of arrays; the config needs less")
+
+
+def _total(arrays: dict[str, Any]) -> int:
+  return sum(math.prod(leaf.shape) * np.dtype(leaf.dtype).itemsize for leaf in arrays.values())
+
+
+def _describe(array) -> str:
+  return f"{' x '.join(map(str, array.shape)) or 'a scalar'} {np.dtype(array.dtype).name}"
+
+
 class DamagedError(errors.UserError):
   """A checkpoint is incomplete or does not match its digests."""
 
@@ -43,31 +99,41 @@ class DamagedError(errors.UserError):
     super().__init__(f"{self.finding}: use another --step")
 
 
+class ForeignError(DamagedError):
+  """A checkpoint belongs to another run."""
+
+  def __init__(self, folder: pathlib.Path, step: int, difference: str):
+    self.finding = f"checkpoint {step} in {folder} belongs to another run: {difference}"
+    errors.UserError.__init__(self, f"{self.finding}: use another --step")
+
+
 class Writer:
-  """A writer of checkpoints. It keeps the `keep` newest ones, and the best by validation loss."""
+  """A writer of checkpoints. It keeps the `keep` newest ones, and the best by validation loss.
+
+  A step is written in a temporary folder, which is renamed when it is complete. Older steps are
+  deleted after that, when the new step is on disk and would survive a power failure. A step is
+  renamed before it is deleted, so that a reader finds all of it or nothing.
+  """
 
   def __init__(self, folder: pathlib.Path, keep: int):
+    import jax
     import orbax.checkpoint as ocp
-    from orbax.checkpoint import checkpoint_managers as managers
 
-    # Read the losses from our own metadata, because Orbax's metadata has no digest.
+    self._folder, self._keep = pathlib.Path(folder).absolute(), keep
     self._losses = losses(folder)
-    self._keep = keep
-    self._folder, self._step = pathlib.Path(folder), None
-    options = managers.CheckpointManagerOptions(
-      save_decision_policy=managers.FixedIntervalPolicy(1),
-      preservation_policy=self,
+    # The step that is being written, and the metadata of a step that is not known to be complete.
+    self._step: int | None = None
+    self._unfinished: dict[str, Any] | None = None
+    self._is_main = jax.process_index() == 0
+    self._checkpointer = ocp.AsyncCheckpointer(
+      ocp.CompositeCheckpointHandler(),
       # Otherwise threads would wait forever for a folder that cannot be created.
       async_options=ocp.options.AsyncOptions(create_directories_asynchronously=False),
     )
-    with self._report_unwritable():
-      self._manager = managers.CheckpointManager(self._folder.absolute(), options=options)
-
-  def should_preserve(self, checkpoints, *, context) -> list[bool]:
-    """Tell Orbax which steps to keep: return one bool per step, oldest first."""
-    del context
-    preserved = {info.step for info in checkpoints[-self._keep :]} | {best(self._losses)}
-    return [info.step in preserved for info in checkpoints]
+    if self._is_main:
+      with self._report_unwritable():
+        self._folder.mkdir(parents=True, exist_ok=True)
+      remove_unfinished(self._folder)
 
   def save(self, step: int, state: Any, meta: dict):
     """Start writing a step. The step is complete when the next `save` or `close` returns.
@@ -80,36 +146,65 @@ class Writer:
     from flax import serialization
 
     tree = serialization.to_state_dict(jax.tree.map(np.asarray, state))
-    meta = _seal({**meta, "step": step, "arrays": digests(tree)})
+    meta = files.seal({**meta, "step": step, "arrays": digests(tree)})
     args = ocp.args.Composite(state=ocp.args.StandardSave(tree), meta=ocp.args.JsonSave(meta))
+    path = self._folder / str(step)
     with self._report_unwritable():
-      self._manager.wait_until_finished()
-      # The previous save has deleted steps by their losses, without the loss of this step.
-      self._step, self._losses[step] = step, meta["valid_loss"]
-      self._manager.save(step, args=args, force=True)
+      self._finish()
+      self._step = step
+      if self._is_main and os.path.lexists(path):
+        raise errors.UserError(f"{path} is in the way of a checkpoint: remove it")
+      self._checkpointer.save(path, args=args)
+      self._unfinished = meta
 
   def wait(self):
     """Wait until all steps are written."""
     with self._report_unwritable():
-      self._manager.wait_until_finished()
+      self._finish()
 
   def delete_after(self, step: int):
     """Delete all later steps, the newest first."""
     self.wait()
-    for later in sorted(self._manager.all_steps(), reverse=True):
+    self._losses = {each: loss for each, loss in self._losses.items() if each <= step}
+    for later in reversed(steps(self._folder) if self._is_main else []):
       if later > step:
-        with self._report_unwritable():
-          self._step = later
-          self._manager.delete(later)
-        self._losses.pop(later, None)
+        self._delete(later)
 
   def close(self):
     """Wait until all steps are written, and release the writer."""
     with self._report_unwritable():
       try:
-        self._manager.wait_until_finished()
+        self._finish()
       finally:
-        self._manager.close()
+        self._checkpointer.close()
+
+  def _finish(self):
+    """Wait until the last step is on disk, and delete the steps that it makes superfluous."""
+    meta, self._unfinished = self._unfinished, None
+    self._checkpointer.wait_until_finished()
+    if meta is None:
+      return
+    # The loss decides which steps are deleted, so it must not be known before the step is saved.
+    self._losses[meta["step"]] = meta["valid_loss"]
+    preserved = {*sorted(self._losses)[-self._keep :], best(self._losses)}
+    self._losses = {step: self._losses[step] for step in preserved}
+    if self._is_main:
+      files.sync_tree(self._folder / str(meta["step"]))
+      files.sync_folder(self._folder)
+      for step in steps(self._folder):
+        if step < meta["step"] and step not in preserved:
+          self._delete(step)
+
+  def _delete(self, step: int):
+    """Delete a step. Training goes on if that is impossible."""
+    try:
+      renamed = self._folder / f"{DELETED}{step}-{secrets.token_hex(4)}"
+      os.rename(self._folder / str(step), renamed)
+      shutil.rmtree(renamed)
+    except FileNotFoundError:  # Somebody else has deleted it.
+      pass
+    except OSError as error:
+      console.say(f"warning: cannot delete checkpoint {step} in {self._folder}: {error.strerror}")
 
   @contextlib.contextmanager
   def _report_unwritable(self) -> Iterator[None]:
@@ -134,23 +229,50 @@ def steps(folder: pathlib.Path) -> list[int]:
     if error.errno in MISSING:
       return []
     raise errors.UserError(f"cannot read {folder}: {error.strerror}") from error
-  return sorted(int(path.name) for path in paths if re.fullmatch(r"0|[1-9][0-9]*", path.name))
+  return sorted(int(path.name) for path in paths if re.fullmatch(r"0|[1-9][0-9]{,14}", path.name))
 
 
 def read_meta(folder: pathlib.Path, step: int) -> dict[str, Any]:
   """Return the verified JSON item of a step."""
   path = pathlib.Path(folder) / str(step) / "meta" / "metadata"
   with _classify_errors(folder, step, "metadata"):
-    meta = json.loads(path.read_bytes())
-    if meta != _seal({k: v for k, v in meta.items() if k != "sha256"}):
-      raise ValueError("the digest does not match")
+    meta = files.read_json(path)
+    if meta.pop("sha256") != files.digest(meta) or meta["step"] != step:
+      raise ValueError("the digest or the step does not match")
+    parts = {name: schema for name, schema in _PARTS.items() if meta.get(name) is not None}
+    if not files.has_types(meta, _META | parts):
+      raise ValueError("a value has another type")
   return meta
 
 
-def read(folder: pathlib.Path, step: int, prefix: str = "") -> tuple[Tree, dict[str, Any]]:
+def differences(stored: dict[str, Any] | None, identity: dict[str, Any]) -> list[str]:
+  """Return the differences between the identity of a run that a step stores, and that of a run.
+
+  Fields that may change on resume may differ. A step of version 0.1.0 has no identity: `stored` is
+  None, and the result is empty.
+  """
+  if stored is None:
+    return []
+  old, new = (config_lib.flatten(each["config"]) for each in (stored, identity))
+  pairs = {name: (old.get(name, field.default), new[name]) for name, field in FIXED.items()}
+  texts = [f"{name} is {now} but was {then}" for name, (then, now) in pairs.items() if then != now]
+  digests = [name for name in ("vocabulary", "corpus") if stored[name] != identity[name]]
+  return texts + [f"the {name} has changed" for name in digests]
+
+
+def check_identity(folder: pathlib.Path, meta: dict[str, Any], identity: dict[str, Any] | None):
+  """Raise ForeignError if the step with this metadata belongs to another run."""
+  if identity and (texts := differences(meta.get("run"), identity)):
+    raise ForeignError(folder, meta["step"], ", ".join(texts))
+
+
+def read(
+  folder: pathlib.Path, step: int, prefix: str = "", expected: Expected | None = None
+) -> tuple[Tree, dict[str, Any]]:
   """Return (tree, meta): the verified NumPy arrays of a step as nested dicts, and its metadata.
 
   `prefix`: read only the arrays at or below this name, for example params or params/layer_0/W_xh.
+  `expected`: the shapes that the config needs; arrays with other shapes are not read, but damaged.
   Raises DamagedError if a digest does not match. Raises a plain UserError for errors that may be
   temporary, such as a lack of permissions or memory.
   """
@@ -159,7 +281,14 @@ def read(folder: pathlib.Path, step: int, prefix: str = "") -> tuple[Tree, dict[
 
   meta = read_meta(folder, step)
   shapes = metadata(folder, step, prefix)
+  try:
+    arrays = {name: leaf for name, leaf in flatten(shapes).items() if hasattr(leaf, "shape")}
+    (expected or Expected({}, UNKNOWN)).check(arrays)
+  except ValueError as error:
+    raise DamagedError(folder, step, str(error)) from error
   with _classify_errors(folder, step, "arrays"):
+    if (size := _total(arrays)) > (free := runtime.free_memory()):
+      raise MemoryError(f"it needs {size / 1e9:.1f} GB of memory, {free / 1e9:.1f} GB are free")
     # The target is NumPy arrays, so that a checkpoint can be read without the device it is from.
     like = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), shapes)
     with ocp.PyTreeCheckpointer() as checkpointer:
@@ -174,20 +303,41 @@ def read(folder: pathlib.Path, step: int, prefix: str = "") -> tuple[Tree, dict[
   return tree, meta
 
 
-def read_arrays(folder: pathlib.Path, step: int, prefix: str = "") -> Arrays:
+def _check_files(folder: pathlib.Path, step: int):
+  """Raise DamagedError if a step contains links, devices or huge files.
+
+  Orbax would follow links, wait for FIFOs, and read all of its JSON files.
+  """
+  path = pathlib.Path(folder) / str(step)
+  try:
+    if path.is_symlink():
+      raise errors.UserError(f"{path} is a link")
+    files.check_tree(path)
+    with _classify_errors(folder, step, "arrays"):
+      sizes = {each: each.stat().st_size for each in path.rglob("*") if each.is_file()}
+    for each, size in sizes.items():
+      if size > files.MAX_JSON and each.parent.name != "d":
+        raise errors.UserError(f"{each.relative_to(path)} has {size:,} bytes")
+  except errors.UserError as error:
+    raise DamagedError(folder, step, str(error)) from error
+
+
+def read_arrays(
+  folder: pathlib.Path, step: int, prefix: str = "", expected: Expected | None = None
+) -> Arrays:
   """Return the arrays of a step, verified individually.
 
   Raises DamagedError if the digests are lost.
   """
   try:
-    return Arrays(flatten(read(folder, step, prefix)[0]), {})
+    return Arrays(flatten(read(folder, step, prefix, expected)[0]), {})
   except DamagedError:
     shapes_by_name = shapes(folder, step)
   names = shapes_by_name.keys() | read_meta(folder, step)["arrays"].keys()
   whole, damaged = {}, {}
   for name in sorted((name for name in names if is_below(name, prefix)), key=natural_key):
     try:
-      whole |= flatten(read(folder, step, name)[0])
+      whole |= flatten(read(folder, step, name, expected)[0])
     except DamagedError:
       damaged[name] = shapes_by_name.get(name)
   return Arrays(whole, damaged)
@@ -289,25 +439,51 @@ def best_step(folder: pathlib.Path) -> int | None:
 
 
 def read_newest(
-  folder: pathlib.Path, say: Callable[[str], None] = lambda text: None
+  folder: pathlib.Path,
+  say: Callable[[str], None] = lambda text: None,
+  identity: dict[str, Any] | None = None,
+  expected: Expected | None = None,
 ) -> tuple[Tree, dict[str, Any]] | None:
   """Return (tree, meta) of the newest intact step, or None if there are no steps.
 
-  Calls `say` with a message about each damaged step. Raises UserError if all steps are damaged,
-  because a restart from step 0 would overwrite checkpoints that could be repaired.
+  Steps of a run with another `identity` count as damaged. Calls `say` with a message about each
+  damaged step. Raises UserError if all steps are damaged, because a restart from step 0 would
+  overwrite checkpoints that could be repaired.
   """
   existing = steps(folder)
   for step in reversed(existing):
     try:
-      return read(folder, step)
+      check_identity(folder, read_meta(folder, step), identity)
+      return read(folder, step, expected=expected)
     except DamagedError as error:
       say(error.finding)
   if existing:
     raise errors.UserError(
-      f"every checkpoint in {folder} is damaged: restore one from a copy, or train again in "
-      "another --workdir"
+      f"no checkpoint in {folder} can be used, because they are damaged or belong to another run: "
+      "restore one from a copy, or train again in another --workdir"
     )
   return None
+
+
+def newest_meta(folder: pathlib.Path) -> dict[str, Any] | None:
+  """Return the metadata of the newest step whose metadata is intact, or None if there is none."""
+  for step in reversed(steps(folder)):
+    with contextlib.suppress(DamagedError):
+      return read_meta(folder, step)
+  return None
+
+
+def write_meta(folder: pathlib.Path, meta: dict[str, Any]):
+  """Replace the JSON item of a step."""
+  path = pathlib.Path(folder) / str(meta["step"]) / "meta" / "metadata"
+  files.write_text(path, json.dumps(files.seal(meta)))
+
+
+def remove_unfinished(folder: pathlib.Path):
+  """Remove the steps that a killed process has not finished writing or deleting."""
+  for pattern in UNFINISHED:
+    for path in pathlib.Path(folder).glob(pattern):
+      shutil.rmtree(path, ignore_errors=True)
 
 
 def quarantine(folder: pathlib.Path, after: int):
@@ -331,9 +507,3 @@ def digests(tree: Tree) -> dict[str, str]:
     content = f"{array.dtype.name}{array.shape}".encode() + array.tobytes()
     digests_by_name[name] = hashlib.sha256(content).hexdigest()
   return digests_by_name
-
-
-def _seal(meta: dict[str, Any]) -> dict[str, Any]:
-  """Return a copy of JSON metadata with its own SHA-256 digest added."""
-  text = json.dumps(meta, sort_keys=True)
-  return {**json.loads(text), "sha256": hashlib.sha256(text.encode()).hexdigest()}

@@ -1,5 +1,6 @@
 """The metrics of a run: metrics.jsonl, a copy of it for TensorBoard, and a plot of the losses."""
 
+import hashlib
 import json
 import math
 import os
@@ -10,6 +11,8 @@ from typing import Any
 from charrnn import console, files, plotting
 from charrnn.runs import tensorboard
 
+MAX_STEP = 1 << 53  # Larger numbers are damage, and floats cannot represent them.
+
 
 class MetricsLog:
   """A writer of metrics.jsonl, with one object per line, and of the same values for TensorBoard."""
@@ -18,7 +21,9 @@ class MetricsLog:
     """Remove the lines after step `after_step`, because a resumed run computes them again."""
     self._path = workdir / "metrics.jsonl"
     lines = [line for line in read(workdir) if line["step"] <= after_step]
-    files.write_text(self._path, "".join(json.dumps(line) + "\n" for line in lines))
+    content = b"".join(map(_to_bytes, lines))
+    files.write_bytes(self._path, content)
+    self._size, self._sha256 = len(content), hashlib.sha256(content)
     self._file = files.append(self._path)
     self._first_step, self._has_events = after_step + 1, True
     self._events: tensorboard.EventFile | None = None
@@ -29,7 +34,9 @@ class MetricsLog:
     NaN and infinity become null, since JSON has neither, and are omitted for TensorBoard.
     """
     finite = {k: v if math.isfinite(v) else None for k, v in values.items()}
-    line = memoryview((json.dumps({"step": step, **finite}) + "\n").encode())
+    line = memoryview(_to_bytes({"step": step, **finite}))
+    self._size += len(line)
+    self._sha256.update(line)
     with files.report_unwritable(self._path):
       while line:  # A full disk may take only a part.
         line = line[self._file.write(line) :]
@@ -48,10 +55,37 @@ class MetricsLog:
         "training continues without it"
       )
 
+  def sync(self) -> dict[str, Any]:
+    """Write everything to disk; return size and digest, which the next checkpoint stores."""
+    with files.report_unwritable(self._path):
+      os.fsync(self._file.fileno())
+    return {"bytes": self._size, "sha256": self._sha256.hexdigest()}
+
   def close(self):
     self._file.close()
     if self._events:
       self._events.close()
+
+
+def _to_bytes(line: dict[str, Any]) -> bytes:
+  return json.dumps(line).encode() + b"\n"
+
+
+def matches(workdir: pathlib.Path, stored: dict[str, Any]) -> bool:
+  """Return whether metrics.jsonl starts with the lines whose size and digest `sync` returned."""
+  return _describe(files.read_bytes(workdir / "metrics.jsonl")[: stored["bytes"]]) == stored
+
+
+def prefix(workdir: pathlib.Path, step: int) -> dict[str, Any]:
+  """Return size and digest of the lines up to a step, like `MetricsLog.sync`."""
+  lines = files.read_bytes(workdir / "metrics.jsonl").splitlines(keepends=True)
+  parsed = list(map(parse, lines))
+  last = max((n for n, line in enumerate(parsed, 1) if line and line["step"] <= step), default=0)
+  return _describe(b"".join(lines[:last]))
+
+
+def _describe(content: bytes) -> dict[str, Any]:
+  return {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
 
 
 def read(workdir: pathlib.Path) -> list[dict[str, Any]]:
@@ -67,7 +101,9 @@ def parse(line: bytes) -> dict[str, Any] | None:
     value = json.loads(line)
   except (ValueError, RecursionError):
     return None
-  return value if isinstance(value, dict) and isinstance(value.get("step"), int) else None
+  is_valid = isinstance(value, dict) and type(value.get("step")) is int
+  is_valid = is_valid and all(isinstance(each, int | float | None) for each in value.values())
+  return value if is_valid and abs(value["step"]) < MAX_STEP else None
 
 
 def curve(lines: list[dict[str, Any]], name: str) -> list[tuple[int, float]]:

@@ -34,6 +34,21 @@ DRIVER = pathlib.Path("/proc/driver/nvidia/version")  # the first line has the v
 DIFF = ("diff", "--no-color", "--no-ext-diff", "--no-textconv", "--no-relative")
 DIFF += ("--src-prefix=a/", "--dst-prefix=b/")
 MAX_DIFF = 1_000_000  # maximum number of bytes of uncommitted changes that are stored
+# The types in run.json that its readers rely on.
+RECORD = {
+  "experiment": str,
+  "variant": str,
+  "corpus": {
+    **{"source": str, "sha256": str, "alphabet": {"size": int}},
+    **dict.fromkeys(("characters", "bytes", "files"), int),
+  },
+  "launches": list,
+}
+LAUNCH = {
+  **dict.fromkeys(("time", "command", "devices", "python"), str),
+  **dict.fromkeys(("layers", "directory", "git", "uncommitted"), str | None),
+  **{"overrides": dict, "packages": dict, "settings": dict | None},
+}
 
 
 class Original(NamedTuple):
@@ -61,7 +76,7 @@ def record_launch(
     **facts(workdir),
   }
   path = workdir / "run.json"
-  stored = files.read_json(path) if path.exists() else {}
+  stored = files.read_sealed(path) if path.exists() else {}
   record = {"experiment": line.experiment, "variant": line.variant, "corpus": corpus.provenance}
   record |= {name: stored[name] for name in ("weights", "rerun_of", "rollbacks") if name in stored}
   if line.config.init_from and not stored:
@@ -78,10 +93,22 @@ def record_launch(
   for each in differences(launches[-1], launch) if launches else ():
     console.say(f"different from the last launch: {each}")
   record["launches"] = [*launches, launch]
-  files.write_json(path, record)
+  files.write_json(path, files.seal(record))
   # config.json is written last, because it turns a directory into a run directory.
-  files.write_json(workdir / "config.json", config_lib.to_json(line.config))
+  files.write_json(workdir / "config.json", files.seal(config_lib.to_json(line.config)))
   return record
+
+
+def identity(config, tokenizer, corpus: dict[str, Any]) -> dict[str, Any]:
+  """Return what each checkpoint stores about its run: config, and digests of vocabulary and corpus.
+
+  `corpus` is the provenance of the corpus.
+  """
+  return {
+    "config": config_lib.to_json(config),
+    "vocabulary": files.digest(tokenizer.to_json()),
+    "corpus": corpus["sha256"],
+  }
 
 
 def record_startup(workdir: pathlib.Path, record: dict[str, Any], seconds: dict[str, float]) -> str:
@@ -90,7 +117,7 @@ def record_startup(workdir: pathlib.Path, record: dict[str, Any], seconds: dict[
   `seconds` maps phases to seconds, and "total" to their sum.
   """
   record["launches"][-1]["startup_seconds"] = seconds
-  files.write_json(workdir / "run.json", record)
+  files.write_json(workdir / "run.json", files.seal(record))
   phases = ", ".join(f"{name} {value:.1f}" for name, value in seconds.items() if name != "total")
   return f"startup   {seconds['total']:.1f} s until the end of the first step ({phases})"
 

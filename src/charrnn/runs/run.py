@@ -8,7 +8,6 @@ import functools
 import os
 import pathlib
 import re
-import time
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -21,10 +20,12 @@ from charrnn.data import corpora, downloads, sources, tokenizers
 from charrnn.data import splits as splits_lib
 from charrnn.runs import checkpoints, lock
 from charrnn.runs import metrics as metrics_lib
+from charrnn.runs import provenance as provenance_lib
 from charrnn.runs import status as status_lib
 
-DELETION_SECONDS = 2.0  # maximum time to wait for the deletion of a step that seems damaged
-BEST_TRIES = 3  # maximum number of attempts to read the best step while training replaces it
+SEALED = ("config.json", "run.json", "alphabet.json")  # the files that contain their own digest
+NGRAM_BYTES = 32  # maximum bytes of an n-gram for each order and each token of the corpus
+BEST_TRIES = 10  # maximum number of attempts to read the best step while training replaces it
 
 
 class DeletedError(errors.UserError):
@@ -80,14 +81,7 @@ class Run:
   def config(self) -> config_dict.FrozenConfigDict:
     """The resolved config."""
     path = self.path / "config.json"
-    try:
-      config = config_lib.from_json(files.read_json(path))
-      names = config_lib.used_fields(config)
-      if any(config[name] is None for name in ("model.layers", "model.hidden") if name in names):
-        raise ValueError("the config is not resolved")
-      return config_dict.FrozenConfigDict(config)
-    except (TypeError, AttributeError, ValueError, KeyError) as error:
-      raise files.damaged(path) from error
+    return config_lib.from_stored(files.read_sealed(path), str(path))
 
   @functools.cached_property
   def tokenizer(self) -> tokenizers.Tokenizer:
@@ -97,19 +91,33 @@ class Run:
   @functools.cached_property
   def origin(self) -> dict[str, Any]:
     """The content of run.json: the provenance of the corpus, and all launches."""
-    value = files.read_json(self.path / "run.json") | {"corpus": self.provenance}
-    if not isinstance(value.get("launches"), list) or not value["launches"]:
+    value = files.read_sealed(self.path / "run.json")
+    launches = value.get("launches")
+    is_valid = files.has_types(value, provenance_lib.RECORD) and launches
+    is_valid = is_valid and value["corpus"]["characters"] > 0
+    if not is_valid or not all(files.has_types(each, provenance_lib.LAUNCH) for each in launches):
       raise files.damaged(self.path / "run.json")
     return value
 
-  @functools.cached_property
+  @property
   def provenance(self) -> dict[str, Any]:
     """The provenance of the corpus, from run.json."""
-    corpus = files.read_json(self.path / "run.json").get("corpus")
-    is_complete = isinstance(corpus, dict) and {"sha256", "characters"} <= corpus.keys()
-    if not is_complete or not isinstance(corpus["characters"], int):
-      raise files.damaged(self.path / "run.json")
-    return corpus
+    return self.origin["corpus"]
+
+  @functools.cached_property
+  def identity(self) -> dict[str, Any]:
+    """The config and the digests of vocabulary and corpus, which each checkpoint repeats."""
+    return provenance_lib.identity(self.config, self.tokenizer, self.provenance)
+
+  @property
+  def unverified(self) -> list[str]:
+    """The names of the readable files without a digest. Version 0.1.0 wrote none."""
+    names = []
+    for name in SEALED:
+      with contextlib.suppress(errors.UserError):
+        if "sha256" not in files.read_json(self.path / name):
+          names.append(name)
+    return names
 
   @property
   def metrics(self) -> list[dict[str, Any]]:
@@ -209,7 +217,8 @@ class Run:
 
   def check_corpus(self, corpus: corpora.Corpus):
     """Raise UserError if a corpus is not the one that the run was trained on."""
-    if self.provenance["sha256"] != corpus.provenance["sha256"]:
+    names = ("sha256", "characters")
+    if any(self.provenance[name] != corpus.provenance[name] for name in names):
       raise errors.UserError(
         f"{corpus.name} has changed since {self.path} was trained on it: restore the old text, or "
         f"train in another --workdir (add --config.init_from={self.path} to start from its weights)"
@@ -247,16 +256,44 @@ class Run:
 
     Raises DeletedError if training deleted the step meanwhile, and DamagedError if it is damaged.
     """
+    folder = self.path / "checkpoints"
     with self._detect_deletion(step):
-      return checkpoints.read(self.path / "checkpoints", step, prefix)
+      meta = checkpoints.read_meta(folder, step)
+      if meta.get("run"):  # Version 0.1.0 did not write it.
+        self._check_identity(meta)
+      return checkpoints.read(folder, step, prefix, self._expected)
+
+  def _check_identity(self, meta):
+    """Raise UserError if a step belongs to another run, or if its run has lost a digest."""
+    checkpoints.check_identity(self.path / "checkpoints", meta, self.identity)
+    if names := self.unverified:
+      raise errors.UserError(
+        f"{self.path / names[0]} has no digest: restore it from a copy, or if the change is "
+        f"deliberate, run charrnn verify {self.path} --accept"
+      )
 
   def arrays(self, step: int, prefix: str = "") -> checkpoints.Arrays:
     """Return the arrays of a step, verified individually; raise the same errors as `checkpoint`."""
+    expected = None
+    with contextlib.suppress(errors.UserError):  # The config may be damaged.
+      expected = self._expected
     with self._detect_deletion(step):
-      arrays = checkpoints.read_arrays(self.path / "checkpoints", step, prefix)
+      arrays = checkpoints.read_arrays(self.path / "checkpoints", step, prefix, expected)
     if arrays.damaged:
       self._check_deletion(step)
     return arrays
+
+  @functools.cached_property
+  def _expected(self) -> checkpoints.Expected:
+    """The shapes of the arrays that the config needs."""
+    fields = self.config.model
+    if not models.has_gradient(fields):
+      total = NGRAM_BYTES * fields.order * self.provenance["characters"]
+      return checkpoints.Expected({}, total + checkpoints.SLACK)
+    from flax import serialization
+
+    tree = models.shapes(self.tokenizer.vocab_size, fields, self.config.batch_size)
+    return checkpoints.Expected.of(serialization.to_state_dict(tree))
 
   @functools.cached_property
   def _checkpoint(self) -> tuple[checkpoints.Tree, dict[str, Any]]:
@@ -278,7 +315,7 @@ class Run:
 
   @contextlib.contextmanager
   def _detect_deletion(self, step: int) -> Iterator[None]:
-    """Turn a DamagedError into a DeletedError if training is deleting the step."""
+    """Turn a DamagedError into a DeletedError if training has deleted the step."""
     try:
       yield
     except checkpoints.DamagedError as error:
@@ -286,18 +323,14 @@ class Run:
       raise
 
   def _check_deletion(self, step: int, cause: Exception | None = None):
-    """Raise DeletedError if training deletes the step."""
-    if self.await_deletion(step):
+    """Raise DeletedError if training has deleted the step."""
+    if self.is_deleted(step):
       text = f"step {step} of {self.path} was deleted while it was read: use another --step"
       raise DeletedError(text) from cause
 
-  def await_deletion(self, step: int) -> bool:
-    """Wait briefly if training may be deleting a step; return whether the step is gone."""
-    folder = self.path / "checkpoints" / str(step)
-    end = time.monotonic() + DELETION_SECONDS
-    while folder.is_dir() and lock.is_held(self.path) and time.monotonic() < end:
-      time.sleep(0.05)
-    return not folder.is_dir()
+  def is_deleted(self, step: int) -> bool:
+    """Return whether a step is gone. Training renames a step before it deletes its files."""
+    return not (self.path / "checkpoints" / str(step)).is_dir()
 
 
 def check_exists(path: str | pathlib.Path):
@@ -320,9 +353,22 @@ def check_directory(path: str | pathlib.Path):
     if (parent / "config.json").exists():
       name = os.path.relpath(parent)
       step = f" --step {path.name}" if (path := pathlib.Path(path)).name.isdecimal() else ""
-      raise errors.UserError(f"{path} is a folder of the run {name}: use {name}{step}")
+      raise errors.UserError(
+        f"{path} is a folder of the run {name}: use that, for example charrnn sample {name}{step}"
+      )
   if "sweep.json" in names:
-    raise errors.UserError(f"{path} is a sweep: use one of its trials, or run charrnn compare")
+    trials = [
+      name for name in sorted(names) if os.path.exists(os.path.join(path, name, "run.json"))
+    ]
+    example = f", for example {os.path.join(path, trials[0])}" if trials else ""
+    raise errors.UserError(
+      f"{path} is a sweep: use one of its trials{example}, or run charrnn compare {path}"
+    )
+  if "run.json" in names and "checkpoints" in names:
+    raise errors.UserError(
+      f"{path} has no config.json: restore it from a copy, or repeat the command that launched the "
+      "run, which takes the config from a checkpoint"
+    )
   problem = "is not a run directory (no config.json)" if names else "is empty"
   raise errors.UserError(f"{path} {problem}: train a run with python launch.py --config=...")
 
@@ -351,7 +397,7 @@ def check_workdir(path: pathlib.Path):
   except OSError as error:
     text = f"cannot write to {path}: {error.strerror}; use another --workdir"
     raise errors.UserError(text) from error
-  is_run = {"config.json", "sweep.json"} & set(names) or not names
+  is_run = {"config.json", "run.json", "sweep.json"} & set(names) or not names
   if not is_run and (others := [each for each in names if not _BEGUN.fullmatch(each)]):
     raise errors.UserError(
       f"--workdir={name}: is not a run directory, and contains {min(others)}: use another one"

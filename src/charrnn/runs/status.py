@@ -43,6 +43,8 @@ def read_outcome(workdir: pathlib.Path) -> Outcome | None:
   try:
     value = files.read_json(workdir / "outcome.json")
     status = RunStatus(value.get("status", value.get("state")))
+    if not files.has_types(value, {"code": int | None, "seconds": float | int}):
+      return None
     return Outcome(status, value["code"], float(value["seconds"]))
   except (errors.UserError, ValueError, KeyError, TypeError):
     return None

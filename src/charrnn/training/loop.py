@@ -163,17 +163,20 @@ class Trainer:
     evaluators: Iterable[Evaluator] = (),
     writers: Iterable[Callable[[Any, int], None]] = (),
     rolls_back: bool = False,
+    identity: dict[str, Any] | None = None,
   ):
     """Prepare the training with a resolved config and the windows of `batches.TrainingWindows`.
 
     `evaluators` and `writers` are called with (params, step) at every evaluation. All processes
     call the evaluators; then the main process calls the writers. The checkpoint is written last.
+    It contains `identity`, and checkpoints with another identity are not used.
 
     `rolls_back`: when training diverges, return to the checkpoint with the lowest validation loss,
     or to the start if there is none, and train with a learning rate that is ROLLBACK_FACTOR times
     as high. Checkpoints that a signal wrote are never returned to, so an interrupted run has the
     same result.
     """
+    self.identity = identity
     self.config, self.workdir, self.model, self.windows = config, workdir, model, windows
     self.evaluators, self.writers, self.rolls_back = evaluators, writers, rolls_back
     self._chars = config.batch_size * config.window  # tokens per step
@@ -226,10 +229,14 @@ class Trainer:
     """
     folder = self.workdir / "checkpoints"
     self._init_params = init_params or self._init_params
-    newest = checkpoints.read_newest(folder, say=say)
+    shapes = serialization.to_state_dict(jax.eval_shape(self._create))
+    expected = checkpoints.Expected.of(shapes)
+    newest = checkpoints.read_newest(folder, say, self.identity, expected)
     state = self._state(newest)
     if newest:
-      step = newest[1]["step"]
+      step, lines = newest[1]["step"], newest[1].get("metrics")
+      if is_main() and lines and not metrics.matches(self.workdir, lines):
+        say(f"{self.workdir / 'metrics.jsonl'} was changed after step {step} was saved")
       say(f"{'already finished at' if step >= self.steps else 'resuming from'} step {step}")
       if names := _non_finite(state):
         raise errors.UserError(
@@ -238,13 +245,16 @@ class Trainer:
         )
     if is_main():
       checkpoints.quarantine(folder, int(state.step))
+      checkpoints.remove_unfinished(folder)
     return state
 
   def _state(self, checkpoint: tuple[Any, dict[str, Any]] | None) -> steps.TrainState:
     """Return the state of a checkpoint and set the loop state; None is the start of training."""
     if checkpoint:
       arrays, meta = checkpoint
-      self.loop_state = LoopState(**meta["memory"])
+      names = {field.name for field in dataclasses.fields(LoopState)}
+      memory = {name: value for name, value in meta["memory"].items() if name in names}
+      self.loop_state = LoopState(**memory)
       if self.loop_state.rollbacks:
         self._make_step()
       return serialization.from_state_dict(jax.eval_shape(self._create), arrays)
@@ -364,7 +374,12 @@ class Trainer:
       if names:
         say(f"stopped by a signal; step {step} is not saved, because its state is not finite")
         break
-      meta = {"memory": dataclasses.asdict(self.loop_state), "valid_loss": loss}
+      meta = {
+        "memory": dataclasses.asdict(self.loop_state),
+        "valid_loss": loss,
+        "run": self.identity,
+        "metrics": self._log.sync() if self._log else None,
+      }
       writer.save(step, arrays, meta)
       self._pace.resume()
       if self._is_out_of_patience():
