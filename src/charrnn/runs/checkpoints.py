@@ -348,6 +348,7 @@ def metadata(folder: pathlib.Path, step: int, prefix: str = "") -> Tree:
   import orbax.checkpoint as ocp
   from flax import traverse_util
 
+  _check_files(folder, step)
   runtime.check_devices()  # Orbax asks JAX for its devices, and their lack is not damage.
   with _classify_errors(folder, step, "arrays"):
     # Use the handler directly: PyTreeCheckpointer would hide the cause of a failure.
