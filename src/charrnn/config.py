@@ -79,13 +79,11 @@ class Field(NamedTuple):
     """Return what is wrong with the type or size of a value, or None."""
     if value is None:
       return None if self.default is None else "must have a value"
+    names = {int: "a whole number", float: "a number", str: "text"}
     if type(value) not in ((int, float) if self.type is float else (self.type,)):
-      return f"must be {'a number' if self.type in (int, float) else 'text'}"
-    return (
-      self.values.problem(value)
-      if isinstance(self.values, Bounds) and self.type is not str
-      else None
-    )
+      return f"must be {names[self.type]}"
+    is_number = isinstance(self.values, Bounds) and self.type is not str
+    return self.values.problem(value) if is_number else None
 
   @property
   def choices(self) -> tuple[str, ...]:
