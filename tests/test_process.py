@@ -99,6 +99,18 @@ def test_a_signal_ends_a_program_without_a_traceback(number, body):
   assert (child.returncode, out, err) == (process.INTERRUPTED_CODE, "", "")
 
 
+@pytest.mark.parametrize("number", process.STOP_SIGNALS)
+def test_a_signal_ends_a_program_that_does_not_return_to_python(number):
+  """As during a long compilation."""
+  body = "import hashlib\nprint('ready', flush=True)\n"
+  child = start(body + "hashlib.pbkdf2_hmac('sha256', b'', b'', 2**31 - 1)")
+  assert child.stdout.readline() == "ready\n"
+  time.sleep(0.2)
+  child.send_signal(number)
+  out, err = child.communicate(timeout=20)
+  assert (child.returncode, out, err) == (process.INTERRUPTED_CODE, "", "")
+
+
 def test_a_second_signal_ends_a_program_at_once():
   body = "try:\n  print('ready', flush=True)\n  time.sleep(60)\nfinally:\n"
   child = start(body + "  print('again', flush=True)\n  time.sleep(60)")

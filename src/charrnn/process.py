@@ -21,6 +21,7 @@ INTERRUPTED_CODE = 130  # exit code of a program that a signal stopped before it
 # Maximum seconds between the end of a program and the end of its process. After a failed save,
 # threads of Orbax wait for a long time. After success, other processes of the run may be slower.
 MAX_LINGER, MAX_LINGER_FAILED = 10.0, 2.0
+MAX_DELAY = 1.0  # maximum seconds from a signal to its handler
 
 
 def run(name: str, program: Callable[[], int | None], ends_process: bool = False) -> int:
@@ -94,17 +95,42 @@ def _interruption() -> Iterator[list[int]]:
       os._exit(INTERRUPTED_CODE)
     raise KeyboardInterrupt
 
-  if threading.current_thread() is threading.main_thread():  # Only this thread receives signals.
-    for number in STOP_SIGNALS:
-      if signal.getsignal(number) in (signal.SIG_DFL, signal.default_int_handler):
-        former[number] = signal.signal(number, interrupt)
+  if threading.current_thread() is not threading.main_thread():
+    yield numbers  # Only the main thread receives signals.
+    return
+  for number in STOP_SIGNALS:
+    if signal.getsignal(number) in (signal.SIG_DFL, signal.default_int_handler):
+      former[number] = signal.signal(number, interrupt)
+  reader, writer = os.pipe()
+  os.set_blocking(writer, False)
+  former_writer = signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
+
+  def is_unhandled(number):
+    return signal.getsignal(number) is interrupt and not numbers
+
+  threading.Thread(target=_end_if, args=(is_unhandled, reader), daemon=True).start()
   try:
     yield numbers
   finally:
+    signal.set_wakeup_fd(former_writer)
+    os.close(writer)
     for number, handler in former.items():
       # A signal must not change the exit code of a program that has finished.
       if signal.getsignal(number) is interrupt:
         signal.signal(number, handler)
+
+
+def _end_if(is_unhandled: Callable[[int], bool], reader: int):
+  """End the process at a signal whose handler does not run, for example while XLA compiles.
+
+  Python runs handlers in the main thread, between two operations of the interpreter. The numbers
+  of the signals arrive at once in the pipe `reader`.
+  """
+  with open(reader, "rb", buffering=0) as file:
+    while number := file.read(1):
+      time.sleep(MAX_DELAY)
+      if is_unhandled(number[0]):
+        os._exit(INTERRUPTED_CODE)
 
 
 def _open_streams():

@@ -1,12 +1,14 @@
 """Trial 2: four signals at 20 instants; the run saves, and continues as if nothing had happened."""
 
 import re
+import resource
 import signal
 import subprocess
 import sys
 import time
 
 import programs
+import psutil
 import pytest
 
 from charrnn import process
@@ -21,18 +23,15 @@ COMPILATION = [("compilation", seconds) for seconds in (0.0, 0.3, 0.6, 1.0)]
 STEPS = [("step", step) for step in (5, 35, 75, 110)]
 SAVES = [("save", step) for step in (7, 21, 40, 80)]
 INSTANTS = IMPORTS + COMPILATION + STEPS + SAVES
-SHORT = [
-  (signal.SIGTERM, *COMPILATION[0]),
-  (signal.SIGINT, *SAVES[1]),
-  (signal.SIGHUP, *STEPS[1]),
-  (signal.SIGUSR1, *STEPS[0]),
-]
+SHORT = [(signal.SIGTERM, *COMPILATION[0]), (signal.SIGUSR1, *SAVES[1])]
 ALL = [(number, *instant) for number in process.STOP_SIGNALS for instant in INSTANTS]
 CASES = [
   pytest.param(*case, id="-".join(map(str, case)), marks=[] if case in SHORT else pytest.mark.long)
   for case in ALL
 ]
-MAX_SECONDS = 5.0  # from a signal during training to the end of the process
+# Maximum seconds of processor time from a signal during training to the end of the process. The
+# time on a clock depends on other processes of the machine.
+MAX_SECONDS = 5.0
 LIMIT = 120.0
 
 
@@ -60,6 +59,12 @@ def is_saving(folder, step):
   )
 
 
+def cpu_seconds(running=None):
+  """Return the processor time of a running process, or of all that have ended."""
+  usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+  return sum(running.cpu_times()[:2]) if running else usage.ru_utime + usage.ru_stime
+
+
 @pytest.mark.parametrize(("number", "phase", "value"), CASES)
 def test_a_signal_loses_nothing(folder, whole, tmp_path, number, phase, value):
   name, log = f"signal-{number}-{phase}-{value}", tmp_path / "log"
@@ -77,10 +82,10 @@ def test_a_signal_loses_nothing(folder, whole, tmp_path, number, phase, value):
     wait_for(child, lambda: is_saving(workdir / "checkpoints", value))
   if phase in ("imports", "compilation"):
     time.sleep(value)
+  seconds_before, others_before = cpu_seconds(psutil.Process(child.pid)), cpu_seconds()
   child.send_signal(number)
-  start = time.monotonic()
-  code = child.wait(LIMIT)
-  seconds, text = time.monotonic() - start, log.read_text()
+  code, text = child.wait(LIMIT), log.read_text()
+  seconds = cpu_seconds() - others_before - seconds_before
   assert "Traceback" not in text and "Exception" not in text, text
   if phase in ("step", "save"):
     assert code == 75 and seconds < MAX_SECONDS, text

@@ -70,11 +70,12 @@ def last(trial: Trial) -> status_lib.Outcome:
 
 def begin(trial: Trial):
   """Prepare a launch: make the folder, remove the last outcome, and mark the launch in the log."""
-  trial.folder.mkdir(parents=True, exist_ok=True)
-  (trial.folder / "outcome.json").unlink(missing_ok=True)
-  status_lib.diverged_file(trial.folder).unlink(missing_ok=True)
-  with trial.log.open("a") as log:
-    log.write(f"{LAUNCH} {time.strftime('%Y-%m-%d %H:%M:%S')}\n")
+  with files.report_unwritable(trial.log):
+    trial.folder.mkdir(parents=True, exist_ok=True)
+    (trial.folder / "outcome.json").unlink(missing_ok=True)
+    status_lib.diverged_file(trial.folder).unlink(missing_ok=True)
+    with trial.log.open("a") as log:
+      log.write(f"{LAUNCH} {time.strftime('%Y-%m-%d %H:%M:%S')}\n")
 
 
 def conclude(
