@@ -10,6 +10,7 @@ import signal
 import sys
 import threading
 import time
+import types
 import warnings
 from collections.abc import Callable, Iterator
 
@@ -21,7 +22,8 @@ INTERRUPTED_CODE = 130  # exit code of a program that a signal stopped before it
 # Maximum seconds between the end of a program and the end of its process. After a failed save,
 # threads of Orbax wait for a long time. After success, other processes of the run may be slower.
 MAX_LINGER, MAX_LINGER_FAILED = 10.0, 2.0
-MAX_DELAY = 1.0  # maximum seconds from a signal to its handler
+# Maximum seconds from a signal to its handler, and from the handler to the end of the program.
+MAX_DELAY, MAX_CLEANUP = 1.0, 5.0
 
 
 def run(name: str, program: Callable[[], int | None], ends_process: bool = False) -> int:
@@ -35,18 +37,20 @@ def run(name: str, program: Callable[[], int | None], ends_process: bool = False
   _open_streams()
   if ends_process and not sys.warnoptions:  # Users can do nothing about warnings of packages.
     warnings.simplefilter("ignore")
-  with _interruption() as numbers:
-    try:
+  numbers, code = [], None
+  try:
+    with _interruption(numbers, ends_process):
       code = _run(name, program)
-    except BaseException as error:
-      # A signal may have arrived while a package was imported, which can change the exception.
-      if not numbers and not isinstance(error, KeyboardInterrupt):
-        raise
-      code = INTERRUPTED_CODE
-    from charrnn import console
+  except BaseException as error:
+    # A package may turn the exception of a signal into another one.
+    if not numbers and not isinstance(error, KeyboardInterrupt):
+      raise
+    # A signal must not change the exit code of a program that has finished.
+    code = INTERRUPTED_CODE if code is None else code
+  from charrnn import console
 
-    console.flush(sys.stdout)
-    console.flush(sys.stderr)
+  console.flush(sys.stdout)
+  console.flush(sys.stderr)
   if ends_process:
     threading.Thread(target=_end, args=(code,), daemon=True).start()
   return code
@@ -81,56 +85,74 @@ def _run(name, program) -> int:
 
 
 @contextlib.contextmanager
-def _interruption() -> Iterator[list[int]]:
-  """Raise KeyboardInterrupt at the first of STOP_SIGNALS, and end the process at the second.
+def _interruption(numbers: list[int], ends_process: bool) -> Iterator[None]:
+  """Raise KeyboardInterrupt at one of STOP_SIGNALS, and add its number to `numbers`.
 
-  Yield a list of the signals that have arrived. Signals that the caller of the program ignores, as
-  nohup does, stay ignored.
+  With `ends_process`, end the process at once at the second signal, and while a module is imported:
+  modules written in C++ crash or catch the exception. Signals that the caller of the program
+  ignores, as nohup does, stay ignored.
   """
-  numbers, former = [], {}
 
-  def interrupt(number, _):
+  def interrupt(number, frame):
     numbers.append(number)
-    if len(numbers) > 1:
+    if ends_process and (len(numbers) > 1 or _is_importing(frame)):
       os._exit(INTERRUPTED_CODE)
     raise KeyboardInterrupt
 
   if threading.current_thread() is not threading.main_thread():
-    yield numbers  # Only the main thread receives signals.
+    yield  # Only the main thread receives signals.
     return
-  for number in STOP_SIGNALS:
-    if signal.getsignal(number) in (signal.SIG_DFL, signal.default_int_handler):
-      former[number] = signal.signal(number, interrupt)
+  former = {number: signal.getsignal(number) for number in STOP_SIGNALS}
+  with contextlib.ExitStack() as stack:
+    if ends_process:
+      stack.enter_context(_enforcement(numbers, interrupt))
+    try:
+      for number in STOP_SIGNALS:
+        if former[number] in (signal.SIG_DFL, signal.default_int_handler):
+          signal.signal(number, interrupt)
+      yield
+    finally:
+      for number, handler in former.items():
+        if signal.getsignal(number) is interrupt:
+          signal.signal(number, handler)
+
+
+def _is_importing(frame: types.FrameType | None) -> bool:
+  """Return whether the code of a frame runs because of an import."""
+  while frame and not frame.f_code.co_filename.startswith("<frozen importlib"):
+    frame = frame.f_back
+  return frame is not None
+
+
+@contextlib.contextmanager
+def _enforcement(numbers: list[int], interrupt: Callable) -> Iterator[None]:
+  """End the process if the handler `interrupt` does not run, or if its exception is lost.
+
+  Python runs handlers in the main thread, between two operations of the interpreter, so they do not
+  run while XLA compiles. A package may catch the exception. The numbers of the signals arrive at
+  once in a pipe, which a thread reads.
+  """
   reader, writer = os.pipe()
   os.set_blocking(writer, False)
-  former_writer = signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
+  former, is_over = signal.set_wakeup_fd(writer, warn_on_full_buffer=False), threading.Event()
 
-  def is_unhandled(number):
-    return signal.getsignal(number) is interrupt and not numbers
+  def watch():
+    with open(reader, "rb", buffering=0) as file:
+      while number := file.read(1):
+        is_over.wait(MAX_DELAY)
+        # If another handler has replaced `interrupt`, the program saves before it ends.
+        if numbers or signal.getsignal(number[0]) is interrupt:
+          is_over.wait(MAX_CLEANUP if numbers else 0)
+          if not is_over.is_set():
+            os._exit(INTERRUPTED_CODE)
 
-  threading.Thread(target=_end_if, args=(is_unhandled, reader), daemon=True).start()
+  threading.Thread(target=watch, daemon=True).start()
   try:
-    yield numbers
+    yield
   finally:
-    signal.set_wakeup_fd(former_writer)
+    is_over.set()
+    signal.set_wakeup_fd(former)
     os.close(writer)
-    for number, handler in former.items():
-      # A signal must not change the exit code of a program that has finished.
-      if signal.getsignal(number) is interrupt:
-        signal.signal(number, handler)
-
-
-def _end_if(is_unhandled: Callable[[int], bool], reader: int):
-  """End the process at a signal whose handler does not run, for example while XLA compiles.
-
-  Python runs handlers in the main thread, between two operations of the interpreter. The numbers
-  of the signals arrive at once in the pipe `reader`.
-  """
-  with open(reader, "rb", buffering=0) as file:
-    while number := file.read(1):
-      time.sleep(MAX_DELAY)
-      if is_unhandled(number[0]):
-        os._exit(INTERRUPTED_CODE)
 
 
 def _open_streams():
