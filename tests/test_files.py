@@ -158,3 +158,11 @@ def test_every_change_of_a_sealed_file_is_detected(tmp_path):
 def test_a_file_without_digest_is_not_checked(tmp_path):
   files.write_json(tmp_path / "a.json", {"a": 1})
   assert files.read_sealed(tmp_path / "a.json") == {"a": 1}
+
+
+def test_the_default_output_folder_is_no_link(tmp_path):
+  (tmp_path / "elsewhere").mkdir()
+  (tmp_path / "cells").symlink_to("elsewhere")
+  with pytest.raises(errors.UserError, match="cells is a link, not a folder: remove it"):
+    files.make_folder(None, tmp_path / "cells")
+  assert files.make_folder(str(tmp_path / "cells"), tmp_path) == tmp_path / "cells"

@@ -270,8 +270,13 @@ def replace_file(path: pathlib.Path) -> Iterator[IO[bytes]]:
 
 
 def output_folder(out: str | None, default: pathlib.Path) -> pathlib.Path:
-  """Return the folder of --out without creating it; raise UserError if it is not writable."""
+  """Return the folder of --out without creating it; raise UserError if it is not writable.
+
+  The default is usually in a run directory, so it must not be a link, which could lead out of it.
+  """
   folder = default if out is None else pathlib.Path(out)
+  if out is None and folder.is_symlink():
+    raise errors.UserError(f"{folder} is a link, not a folder: remove it, or {ANOTHER_OUT}")
   with report_unwritable(folder, ANOTHER_OUT):
     existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
     if not existing.is_dir():
@@ -296,7 +301,7 @@ def replace_in_folder(folder: pathlib.Path) -> Iterator[pathlib.Path]:
   Existing files with the same names are replaced only after everything has been written, so a
   failure leaves earlier results unchanged.
   """
-  make_folder(None, folder)
+  make_folder(str(folder), folder)
   with (
     tempfile.TemporaryDirectory(prefix=".new-", dir=folder) as name,
     report_unwritable(folder, ANOTHER_OUT),

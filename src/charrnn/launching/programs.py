@@ -222,7 +222,8 @@ def count(job: Job) -> int:
   """Count the n-grams of the training split unless the run is finished; return the exit code."""
   order = job.config.model.order
   ngram.check_order("--config.model.order", order, job.splits.train)
-  newest = checkpoints.read_newest(job.workdir / "checkpoints", loop.say, job.identity)
+  expected = run_lib.expected_ngram(job.config, len(job.corpus.ids))
+  newest = checkpoints.read_newest(job.workdir / "checkpoints", loop.say, job.identity, expected)
   counts = None
   if not newest:
     length = sum(stop - start for start, stop in job.splits.train)

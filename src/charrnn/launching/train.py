@@ -90,10 +90,12 @@ def _stored_config(workdir: pathlib.Path) -> dict[str, Any] | None:
       config_lib.from_stored(stored, str(path))
       return stored
   except errors.UserError as error:
-    if not newest or "run" not in newest:
+    if not newest or not newest.get("run"):
       raise
+    stored = newest["run"]["config"]
+    config_lib.from_stored(stored, f"checkpoint {newest['step']} in {folder}")
     console.say(f"{error}. Using the copy in checkpoint {newest['step']}")
-    return newest["run"]["config"]
+    return stored
   return None
 
 

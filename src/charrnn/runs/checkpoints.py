@@ -133,6 +133,7 @@ class Writer:
     if self._is_main:
       with self._report_unwritable():
         self._folder.mkdir(parents=True, exist_ok=True)
+        files.sync_folder(self._folder.parent)
       remove_unfinished(self._folder)
 
   def save(self, step: int, state: Any, meta: dict):

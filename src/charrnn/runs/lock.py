@@ -24,6 +24,7 @@ def hold(workdir: pathlib.Path) -> Iterator[None]:
   """
   with files.report_unwritable(workdir, "use another --workdir"):
     workdir.mkdir(parents=True, exist_ok=True)
+    files.sync_folder(workdir.parent)
     file = files.append(workdir / "lock")
   with file, _opened(workdir) as folder:
     try:

@@ -285,14 +285,12 @@ class Run:
 
   @functools.cached_property
   def _expected(self) -> checkpoints.Expected:
-    """The shapes of the arrays that the config needs."""
-    fields = self.config.model
-    if not models.has_gradient(fields):
-      total = NGRAM_BYTES * fields.order * self.provenance["characters"]
-      return checkpoints.Expected({}, total + checkpoints.SLACK)
+    """The arrays that the config needs."""
+    if not models.has_gradient(self.config.model):
+      return expected_ngram(self.config, self.provenance["characters"])
     from flax import serialization
 
-    tree = models.shapes(self.tokenizer.vocab_size, fields, self.config.batch_size)
+    tree = models.shapes(self.tokenizer.vocab_size, self.config.model, self.config.batch_size)
     return checkpoints.Expected.of(serialization.to_state_dict(tree))
 
   @functools.cached_property
@@ -331,6 +329,12 @@ class Run:
   def is_deleted(self, step: int) -> bool:
     """Return whether a step is gone. Training renames a step before it deletes its files."""
     return not (self.path / "checkpoints" / str(step)).is_dir()
+
+
+def expected_ngram(config, characters: int) -> checkpoints.Expected:
+  """Return the size of an n-gram of a corpus. Its shapes depend on the text."""
+  total = NGRAM_BYTES * config.model.order * characters
+  return checkpoints.Expected({}, total + checkpoints.SLACK)
 
 
 def check_exists(path: str | pathlib.Path):

@@ -229,9 +229,7 @@ class Trainer:
     """
     folder = self.workdir / "checkpoints"
     self._init_params = init_params or self._init_params
-    shapes = serialization.to_state_dict(jax.eval_shape(self._create))
-    expected = checkpoints.Expected.of(shapes)
-    newest = checkpoints.read_newest(folder, say, self.identity, expected)
+    newest = checkpoints.read_newest(folder, say, self.identity, self._expected())
     state = self._state(newest)
     if newest:
       step, lines = newest[1]["step"], newest[1].get("metrics")
@@ -247,6 +245,11 @@ class Trainer:
       checkpoints.quarantine(folder, int(state.step))
       checkpoints.remove_unfinished(folder)
     return state
+
+  def _expected(self) -> checkpoints.Expected:
+    """Return the arrays that a checkpoint must have."""
+    tree = serialization.to_state_dict(jax.eval_shape(self._create))
+    return checkpoints.Expected.of(tree)
 
   def _state(self, checkpoint: tuple[Any, dict[str, Any]] | None) -> steps.TrainState:
     """Return the state of a checkpoint and set the loop state; None is the start of training."""
@@ -318,7 +321,7 @@ class Trainer:
     step = self.loop_state.best_step or 0
     writer.delete_after(step)
     folder = self.workdir / "checkpoints"
-    state = self._state(checkpoints.read(folder, step) if step else None)
+    state = self._state(checkpoints.read(folder, step, "", self._expected()) if step else None)
     self.loop_state.rollbacks, self.loop_state.seconds = number, seconds
     self._make_step()
     say(
