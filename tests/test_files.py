@@ -71,7 +71,7 @@ def test_reading_rejects_everything_but_regular_files_of_limited_size(tmp_path):
     create(path)
     with pytest.raises(errors.UserError, match=rf"{path.name} is {kind}, not a regular file"):
       files.read_bytes(path)
-  with pytest.raises(errors.UserError, match="No such file"):
+  with pytest.raises(errors.UserError, match="missing is missing: restore"):
     files.read_bytes(tmp_path / "missing")
 
 
