@@ -22,6 +22,13 @@ sys.stdin.read()
 """
 
 
+def test_a_diverged_run_is_not_resumed_by_the_same_command(charrnn, a):
+  (a / "diverged.txt").write_text("training diverged\n")
+  out = charrnn("inspect", a).out
+  assert "diverged: step 20 of 20" in out and "--rollback" in out
+  assert "run the same command" not in out
+
+
 def test_statistics_match_numpy(charrnn, trained):
   facts = charrnn("inspect", trained["a"], "--step=10", "--json").json
   tree, _ = checkpoints.read(trained["a"] / "checkpoints", 10)

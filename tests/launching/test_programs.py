@@ -257,6 +257,21 @@ def test_a_different_shape_is_rejected_with_the_field(source, fields, field):
     transferred(source, OLD, **fields)
 
 
+def test_new_and_lost_tokens_are_named(source, capsys):
+  transferred(source, "abcdxyz\n")
+  lines = capsys.readouterr().err.splitlines()
+  assert "step 3; 4 of the 8 tokens are in its vocabulary" in lines[0]
+  assert lines[1].endswith("new tokens, with random weights: '\\n' 'x' 'y' 'z'")
+  assert lines[2].endswith("tokens that the new run cannot read or write: 'e' 'f' 'g'")
+  transferred(source, OLD)
+  assert len(capsys.readouterr().err.splitlines()) == 1
+
+
+def test_a_long_list_of_tokens_is_shortened():
+  assert programs_lib._list_tokens("ab") == "'a' 'b'"
+  assert programs_lib._list_tokens("a" * 30).endswith("'a' and 10 more")
+
+
 def test_vocabularies_without_a_common_token_are_rejected(source):
   with pytest.raises(errors.UserError, match="no token in common"):
     transferred(source, "0123")

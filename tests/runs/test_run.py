@@ -145,6 +145,21 @@ def test_errors_name_what_is_missing(a):
     _ = run_lib.Run.open(a).config
 
 
+@pytest.mark.parametrize(
+  ("values", "first"),
+  [
+    ({"eval_every": 9}, 9),
+    ({"eval_every": 100, "checkpoint_every": 7}, 7),
+    ({"eval_every": 100}, 20),
+  ],
+)
+def test_the_step_of_the_first_checkpoint_is_named(a, values, first):
+  shutil.rmtree(a / "checkpoints")
+  edit(a / "config.json", **values)
+  with pytest.raises(errors.UserError, match=f"the first is written after step {first}$"):
+    run_lib.Run.open(a).load()
+
+
 def opened(path, source, *directories, **options):
   """Return a run whose text is `source`, launched in these directories."""
   run = run_lib.Run.open(path, **options)

@@ -248,6 +248,8 @@ def _status(progress) -> str:
   if status == status_lib.RunStatus.RUNNING and steps:
     text += f" ({step / steps:.0%})"
   text += "" if progress["epochs"] is None else f", {progress['epochs']:.2f} epochs"
+  if status == status_lib.RunStatus.DIVERGED:
+    return f"{text}; diverged.txt has the reason; --rollback continues with a lower learning rate"
   return text + ("; run the same command to resume" if status in status_lib.RESUMABLE else "")
 
 

@@ -25,6 +25,7 @@ from charrnn.runs import status as status_lib
 from charrnn.sampling import sampler, streaming
 from charrnn.training import loop, steps
 
+MAX_TOKENS = 20  # maximum number of new or lost tokens in the log
 SHOWN_LINES = 6  # maximum number of lines of a sample in the log
 # The axis of each parameter that is indexed by the tokens of the vocabulary.
 TOKEN_AXES = {("embed", "W_e"): 0, ("head", "W_hy"): 1, ("head", "b_y"): 0}
@@ -82,7 +83,9 @@ def train(job: Job, defaults: dict[str, Any], watch: runtime.Stopwatch) -> int:
   if config.init_from:
 
     def init_params(fresh):
-      return transferred_params(config.init_from, config.model, fresh, corpus.tokenizer)
+      params = transferred_params(config.init_from, config.model, fresh, corpus.tokenizer)
+      _announce_rate(config.init_from, trainer.peak_rate)
+      return params
 
   state, record = trainer.restore(init_params), None
   if loop.is_main():
@@ -200,9 +203,13 @@ def transferred_params(source: str | pathlib.Path, fields, params: models.Params
       f"{run.tokenizer.vocab_size} tokens, tokenizer {run.tokenizer.kind}): choose another run"
     )
   loop.say(
-    f"weights   from {source}, step {run.step}, with its number of layers and units; {len(pairs)} "
-    f"of the {tokenizer.vocab_size} tokens are in its vocabulary"
+    f"weights   all parameters of {source}, step {run.step}; {len(pairs)} of the "
+    f"{tokenizer.vocab_size} tokens are in its vocabulary"
   )
+  if added := [token for token in tokenizer.tokens if token not in old_ids]:
+    loop.say(f"          new tokens, with random weights: {_list_tokens(added)}")
+  if lost := [token for token in run.tokenizer.tokens if token not in set(tokenizer.tokens)]:
+    loop.say(f"          tokens that the new run cannot read or write: {_list_tokens(lost)}")
   new, old = np.array(pairs).T
   # With one-hot input, the rows of the first layer's W_xh are tokens.
   axes = TOKEN_AXES | ({} if fields["embed"] else {("layer_0", "W_xh"): 0})
@@ -216,6 +223,22 @@ def transferred_params(source: str | pathlib.Path, fields, params: models.Params
     return np.moveaxis(moved, 0, axis)
 
   return jax.tree_util.tree_map_with_path(move, params, run.params)
+
+
+def _list_tokens(tokens) -> str:
+  """Return tokens as text; at most MAX_TOKENS of them are listed."""
+  more = f" and {len(tokens) - MAX_TOKENS} more" if len(tokens) > MAX_TOKENS else ""
+  return " ".join(map(repr, tokens[:MAX_TOKENS])) + more
+
+
+def _announce_rate(source: str, rate: float):
+  """Report the peak learning rate of a run with initial weights, and the last of their run."""
+  rates = metrics.curve(run_lib.Run.open(source).metrics, "learning_rate")
+  last = f", and {source} ended with {rates[-1][1]:.2g}" if rates else ""
+  loop.say(
+    f"          the learning rate starts from its peak, {rate:g}, as for random weights{last}; "
+    "--config.optimizer.learning_rate sets a lower one"
+  )
 
 
 def count(job: Job) -> int:

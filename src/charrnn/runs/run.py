@@ -298,8 +298,9 @@ class Run:
     if self._step is not None:
       return self.checkpoint(self._step, "params")
     if not self.steps:
-      every = [n for n in (self.config.eval_every, self.config.checkpoint_every) if n]
-      when = f": the first is written after step {min(every)}" if every else ""
+      config = self.config
+      every = [n for n in (config.eval_every, config.checkpoint_every, self.total_steps) if n]
+      when = f": the first is written after step {min(every)}" if config.eval_every else ""
       raise errors.UserError(f"{self.path} has no checkpoint yet{when}")
     folder = self.path / "checkpoints"
     for _ in range(BEST_TRIES):
