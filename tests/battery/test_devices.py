@@ -1,5 +1,8 @@
 """Trial 8: a run is resumed on 8, 2, 1 and again 8 devices, with the same global batch."""
 
+import itertools
+
+import jax
 import numpy as np
 import programs
 import pytest
@@ -11,27 +14,24 @@ pytestmark = pytest.mark.trial(8)
 DEVICES, STEPS, TOLERANCE = (8, 2, 1, 8), 10, 1e-5
 
 
-@pytest.mark.parametrize(
-  ("cell", "dropout", "accumulate"),
-  [
-    ("lstm", 0.3, 1),
-    *(
-      pytest.param(cell, dropout, accumulate, marks=pytest.mark.long)
-      for cell in ("rnn", "gru", "lstm")
-      for dropout in (0.0, 0.3)
-      for accumulate in (1, 2)
-    ),
-  ],
-)
+CASES = [
+  pytest.param(*case, marks=() if case == ("lstm", 0.3, 1) else pytest.mark.long)
+  for case in itertools.product(("rnn", "gru", "lstm"), (0.0, 0.3), (1, 2))
+]
+
+
+@pytest.mark.parametrize(("cell", "dropout", "accumulate"), CASES)
 def test_losses_do_not_depend_on_the_devices(cell, dropout, accumulate):
   """Each launch starts from the state of the launch before, as from its checkpoint."""
-  net = tiny.model(cell=cell, dropout=dropout)
+  net = tiny.model(cell=cell, dropout=dropout, layers=1)
   c = tiny.config(batch_size=8 * accumulate, accumulate=accumulate)
   one, runs = tiny.Steps(net, c, devices=1), {n: tiny.Steps(net, c, devices=n) for n in DEVICES}
   state = one.initial
   for devices in DEVICES:
-    _, expected = one.run(state, STEPS)
-    state, losses = runs[devices].run(state, STEPS)
+    # A run reuses the memory of its state.
+    states = [jax.tree.map(np.array, state) for _ in range(2)]
+    _, expected = one.run(states[0], STEPS)
+    state, losses = runs[devices].run(states[1], STEPS)
     np.testing.assert_allclose(losses, expected, rtol=0, atol=TOLERANCE)
 
 
