@@ -155,7 +155,7 @@ def test_errors_name_what_is_missing(a):
 )
 def test_the_step_of_the_first_checkpoint_is_named(a, values, first):
   shutil.rmtree(a / "checkpoints")
-  edit(a / "config.json", **values)
+  edits.change(a, "config.json", lambda c: c.update(values))
   with pytest.raises(errors.UserError, match=f"the first is written after step {first}$"):
     run_lib.Run.open(a).load()
 
