@@ -90,7 +90,7 @@ def surprisal_page(title: str, facts: str, tokenizer, ids, scores) -> str:
     title,
     source("surprisal.css") + shades,
     source("surprisal.js"),
-    facts=html.escape(facts),
+    facts=html.escape(console.visible(facts)),
     note=note if total > len(positions) else "",
     legend="".join(_mark(str(n) if n < 10 else "10+", [], n) for n in range(11)),
     text="".join(_character(tokenizer, *each) for each in zip(ids_N.tolist(), bits_N.tolist())),
