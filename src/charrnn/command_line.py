@@ -96,7 +96,7 @@ def run_name(line: CommandLine) -> str:
   safe = re.sub(r"[^A-Za-z0-9_.,=+-]+", "_", name).strip("_.")
   if len(safe) <= 100:
     return safe
-  return f"{safe[:90]}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
+  return f"{safe[:90]}-{hashlib.sha256(name.encode('utf-8', 'surrogatepass')).hexdigest()[:8]}"
 
 
 def experiment_files() -> list[str]:

@@ -251,9 +251,26 @@ def test_hostile_text_is_shown_as_visible_characters(page):
   assert "".join(shown).startswith("</script><script>alert(1)</script><!-- ")
   signs = dict(zip(made_up.HOSTILE, shown, strict=True))
   expected = {"\u2028": "2028", "\x00": "␀", "\x1b": "␛", "\x7f": "␡", "\x85": "0085"}
-  expected |= {"\r": "␍", "\t": "→", "\ud800": "D800", "\u202e": "202E"}
+  expected |= {"\r": "←", "\t": "→", "\ud800": "D800", "\u202e": "202E"}
   expected |= {"\u200b": "200B", "\u0301": "◌\u0301", "😀": "😀"}
   assert signs | expected == signs
+
+
+def test_a_study_in_which_only_hypotheses_that_look_ahead_are_scored(browser, tmp_path):
+  study, messages = made_up.study(), []
+  ahead = [each["name"] for each in study["hypotheses"] if each["predicts"]]
+  for name, scores in study["scores"].items():
+    if name not in ahead:
+      study["scores"][name] = [None] * len(scores)
+  explorer.write(tmp_path / "a.html", study, made_up.excerpt(made_up.prose(500)))
+  page = browser.new_page()
+  page.on("pageerror", lambda error: messages.append(str(error)))
+  page.goto((tmp_path / "a.html").as_uri())
+  page.wait_for_selector("html[data-ready]")
+  for key in "jjjkb123456":
+    page.keyboard.press(key)
+  page.close()
+  assert ahead and messages == []
 
 
 def test_shortcuts_are_listed_and_inactive_in_the_search_field(page):

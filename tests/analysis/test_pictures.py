@@ -30,3 +30,17 @@ def test_a_study_without_findings_has_pictures(name, tmp_path):
   study = made_up.study() | {"findings": [], "saturation": [], "emergence": []}
   getattr(pictures, name)(study, tmp_path / "a.png")
   assert (tmp_path / "a.png").stat().st_size > 1000
+
+
+def test_the_marks_of_a_finding_do_not_overlap_whatever_its_scores():
+  from matplotlib import figure
+
+  finding = dict(made_up.study()["findings"][0])
+  for name in ("discovery", "confirmation", "untrained_baseline"):
+    finding[name] = finding[name] | {"score": 0.8}
+  finding["last_k"] = [{"k": 8, "score": 0.8}]
+  axes = figure.Figure().subplots()
+  pictures._finding(axes, 0, finding)
+  marks = [line for line in axes.lines if line.get_marker() not in (None, "", "None")]
+  heights = sorted(line.get_ydata()[0] for line in marks)
+  assert len(heights) == 4 and min(np.diff(heights)) >= 0.19

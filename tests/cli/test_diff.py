@@ -4,7 +4,10 @@ import edits
 import numpy as np
 import pytest
 
+from charrnn import config as config_lib
+from charrnn.cli import diff
 from charrnn.runs import checkpoints
+from charrnn.runs import run as run_lib
 
 
 def test_copy_has_no_differences(charrnn, trained, a):
@@ -84,3 +87,15 @@ def test_other_corpus_counts(charrnn, trained, a):
 def test_errors_have_exit_code_2(charrnn, trained, tmp_path):
   assert charrnn("diff", trained["a"], tmp_path).code == 2
   assert charrnn("diff", trained["a"], trained["b"], "--step-b=3").code == 2
+
+
+@pytest.mark.parametrize(("patience", "matters"), [(0, False), (3, True)])
+def test_the_steps_between_evaluations_matter_only_if_evaluations_end_training(
+  trained, patience, matters
+):
+  a, b = (run_lib.Run.open(trained["a"]) for _ in "ab")
+  for run, eval_every in ((a, 10), (b, 5)):
+    values = {"eval_every": eval_every, "patience": patience}
+    run.__dict__["config"] = config_lib.replace(run.config, values)
+  (field,) = diff.compare(a, b)["config"]
+  assert (field["field"], field["matters"]) == ("eval_every", matters)

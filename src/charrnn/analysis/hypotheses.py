@@ -5,6 +5,7 @@ decorator.
 """
 
 import re
+import warnings
 from collections.abc import Iterable, Sequence
 
 import numpy as np
@@ -48,7 +49,8 @@ def from_regex(name: str, pattern: str) -> labels.Hypothesis:
   string.
   """
   try:
-    compiled = re.compile(pattern, re.MULTILINE)
+    with warnings.catch_warnings(action="ignore"):  # warnings about future changes of syntax
+      compiled = re.compile(pattern, re.MULTILINE)
   except (re.error, OverflowError, RecursionError) as error:
     raise errors.UserError(f"{name}: {pattern!r} is not a regular expression: {error}") from error
   if compiled.search(""):

@@ -150,9 +150,9 @@ def _finding(axes, row, finding):
   for bar, style in ((by_chance, {"color": BAR}), (untrained.get("to_beat"), UNTRAINED)):
     axes.plot([effect(bar)] * 2, [row - 0.36, row + 0.36], lw=2, **style)
   # Marks at nearly equal scores would overlap, so they have different heights.
-  axes.plot(effect(untrained.get("score")), row, "D", color=OTHER, ms=5)
+  axes.plot(effect(untrained.get("score")), row - 0.1, "D", color=OTHER, ms=5)
   if finding["last_k"]:
     last = max(finding["last_k"], key=lambda each: each["k"])
-    axes.plot(effect(last["score"]), row - 0.27, "^", color=CONTEXT, ms=5)
-  axes.plot(effect(finding["discovery"]["score"]), row + 0.27, "o", color=OWN, ms=5, mfc="none")
-  axes.plot(effect(confirmed["score"]), row, "o", color=OWN, ms=7)
+    axes.plot(effect(last["score"]), row - 0.3, "^", color=CONTEXT, ms=5)
+  axes.plot(effect(finding["discovery"]["score"]), row + 0.3, "o", color=OWN, ms=5, mfc="none")
+  axes.plot(effect(confirmed["score"]), row + 0.1, "o", color=OWN, ms=7)

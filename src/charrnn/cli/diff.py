@@ -77,14 +77,15 @@ def compare(a: run_lib.Run, b: run_lib.Run) -> dict[str, Any]:
 
 
 def _compare_configs(a, b) -> list[dict[str, Any]]:
-  # text.source does not matter, because the corpus is compared by its digest.
+  # The corpus is compared by its digest. Evaluations change training only if they can end it.
+  ignored = {"text.source"} | (set() if a.config.patience or b.config.patience else {"eval_every"})
   a, b = (config_lib.flatten(config_lib.to_json(run.config)) for run in (a, b))
   return [
     {
       "field": name,
       "a": a.get(name),
       "b": b.get(name),
-      "matters": name != "text.source" and not config_lib.is_free(name),
+      "matters": name not in ignored and not config_lib.is_free(name),
     }
     for name in {**a, **b}
     if a.get(name) != b.get(name)

@@ -21,7 +21,7 @@ from charrnn import console
 
 MAX_CHARACTERS = 20_000  # maximum number of characters on a surprisal page
 SHADES = 20  # number of shades; each covers half a bit
-SIGNS = {"\n": "↵", "\t": "→", "\r": "␍"}
+SIGNS = {"\n": "↵", "\t": "→", "\r": "←"}
 
 
 def page(template: str, title: str, style: str, script: str, **parts: str) -> str:

@@ -141,6 +141,7 @@ def _curve(axes, xs, values, reference, key, scale, *, label, colors, has_interv
   axes.plot(xs, ys, "o-", color=color, ms=3.5, lw=1.4, label=label)
   if key == "value" and has_intervals:  # the intervals of several curves would hide each other
     ends = scale * np.array([value["interval"] or (None, None) for value in values], float)
+    ends[np.array(xs) == 0] = np.nan  # At T = 0 all texts are the same: they have no interval.
     axes.fill_between(xs, *ends.T, color=color, alpha=0.2, lw=0)
     if reference["interval"]:
       ends = (scale * end for end in reference["interval"])

@@ -101,7 +101,7 @@ function shownAs(symbol) {
   if (symbol === " ") return [" ", ""];
   if (symbol === "\n") return ["↵", "sign"];
   if (symbol === "\t") return ["→", "sign tab"];
-  if (symbol === "\r") return ["␍", "sign"];
+  if (symbol === "\r") return ["←", "sign"];
   if (point < 32) return [String.fromCodePoint(0x2400 + point), "sign"];
   if (point === 127) return ["␡", "sign"];
   if (UNSEEN.test(symbol)) return [hex(point), "sign code"];

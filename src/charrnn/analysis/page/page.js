@@ -80,9 +80,10 @@ function describe() {
 function comparison(cell, hypothesis) {
   const score = scoreOf(hypothesis, cell);
   if (score === null) return `${hypothesis} was not scored.`;
-  const [name, best] = bestOf[cell.index];
-  const rest =
-    name === hypothesis
+  const [name, best] = bestOf[cell.index] ?? [];
+  const rest = !name
+    ? ""
+    : name === hypothesis
       ? "It follows no other hypothesis better, among those that do not look ahead."
       : `Among hypotheses that do not look ahead, it follows ${name} best (${signed(best)}).`;
   return `Score ${signed(score)} on the confirmation half, on a scale from −1 to 1. ${rest}`;
