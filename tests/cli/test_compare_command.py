@@ -68,6 +68,14 @@ def test_table_and_files(charrnn, sweep):
   assert rows(charrnn("compare", sweep)) == table
 
 
+def test_nothing_is_written_for_several_targets_unless_asked(charrnn, sweep, tmp_path, monkeypatch):
+  (tmp_path / "here").mkdir()
+  monkeypatch.chdir(tmp_path / "here")
+  result = charrnn("compare", sweep / "a", sweep / "b")
+  assert result.code == 0 and "--out=DIR" in result.err and "a " in result.out
+  assert not list((tmp_path / "here").iterdir()) and not (sweep / "a" / "compare").exists()
+
+
 def test_values_match_inspect(charrnn, sweep):
   facts = charrnn("inspect", sweep / "a", "--json").json
   (own,) = charrnn("compare", sweep / "a", "--json").json["runs"]

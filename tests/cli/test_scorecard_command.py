@@ -114,6 +114,17 @@ def test_files_can_be_measured_without_a_run(charrnn, play, tmp_path):
   assert longest["text"].split("\n")[1] == PLAY.split("\n")[line]
 
 
+@pytest.mark.parametrize("command", ["scorecard --domain=plays", "memorization"])
+def test_nothing_is_written_without_a_run_unless_asked(
+  charrnn, play, tmp_path, monkeypatch, command
+):
+  (tmp_path / "here").mkdir()
+  monkeypatch.chdir(tmp_path / "here")
+  result = charrnn(*command.split(), play, "--corpus", play, "--order=0", "--length=200")
+  assert result.code == 0, result.err
+  assert "add --out=DIR" in result.out and not list((tmp_path / "here").iterdir())
+
+
 @pytest.mark.parametrize("domain", ["plays", "c"])
 def test_invalid_text_can_be_measured(charrnn, play, tmp_path, domain):
   paths = [tmp_path / f"broken-{n}" for n in range(len(BROKEN))]

@@ -63,5 +63,5 @@ def add_systems(parser: argparse.ArgumentParser, folder: str):
   add("--order", metavar="N", type=int, default=10, help=text)
   text = "the corpus of the runs, if it has moved; without a RUN, it provides the held-out text"
   add_corpus(parser, text)
-  add_out(parser, f"output folder (default: RUN/{folder}; ./{folder} if there is no RUN)")
+  add_out(parser, f"output folder (default: RUN/{folder}; without a RUN, nothing is written)")
   add_seed(parser)

@@ -24,7 +24,7 @@ def add_arguments(parser):
     nargs="+",
     help="a run directory, or a directory that contains runs",
   )
-  text = "output folder (default: compare/ in the target; for several targets, ./compare/)"
+  text = "output folder (default: compare/ in the target; for several targets, nothing is written)"
   add("--out", metavar="DIR", help=text)
   only = parser.add_mutually_exclusive_group()
   for name, file in (("markdown", "compare.md"), ("csv", "compare.csv"), ("json", "compare.json")):
@@ -35,22 +35,25 @@ def add_arguments(parser):
 def run(args):
   paths = comparison.find_runs(args.targets)
   result = comparison.compare(comparison.read_runs(paths))
-  single = pathlib.Path(args.targets[0]) if len(args.targets) == 1 else pathlib.Path()
-  out = files.output_folder(args.out, single / "compare")
+  out = None  # Nothing is written into the current folder unless asked.
+  if args.out or len(args.targets) == 1:
+    out = files.output_folder(args.out, pathlib.Path(args.targets[0]) / "compare")
   texts = {
     "compare.md": comparison_report.markdown(result),
     "compare.csv": comparison_report.csv_text(result),
     "compare.json": comparison_report.json_text(result),
   }
-  with files.replace_in_folder(out) as new:
-    for name, text in texts.items():
-      (new / name).write_text(text, encoding="utf-8")
-    comparison_pictures.curves(result, new / "curves.png")
-    comparison_pictures.settings(result, new / "settings.png")
-    comparison_pictures.grid(result, new / "grid.png")
-    comparison_pictures.sizes(result, new / "sizes.png")
+  if out:
+    with files.replace_in_folder(out) as new:
+      for name, text in texts.items():
+        (new / name).write_text(text, encoding="utf-8")
+      comparison_pictures.curves(result, new / "curves.png")
+      comparison_pictures.settings(result, new / "settings.png")
+      comparison_pictures.grid(result, new / "grid.png")
+      comparison_pictures.sizes(result, new / "sizes.png")
   if args.to_stdout:
     print(texts[args.to_stdout], end="")
   else:
     console.show(comparison_report.terminal(result))
-  console.say(f"\ntables, curves.png, settings.png, grid.png and sizes.png are in {out}")
+  files_are = f"are in {out}" if out else "are written if you add --out=DIR"
+  console.say(f"\ntables, curves.png, settings.png, grid.png and sizes.png {files_are}")

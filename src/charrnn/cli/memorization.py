@@ -49,14 +49,15 @@ def run(args):
   result = samples.facts | {"systems": measured}
   data = files.with_aliases(result, metrics.OLD_KEYS | systems.OLD_NAMES)
   title = f"Novelty of character sequences; training text: {result['training']}"
-  with files.replace_in_folder(samples.out) as new:
-    files.write_json(new / "memorization.json", data)
-    memorization.plot(measured, systems.HELD_OUT, new / "memorization.png", title)
-    systems.write_samples(new / SAMPLES, samples.texts)
-    if args.tsv:
-      with (new / "matches.tsv").open("w", encoding="utf-8", newline="") as file:
-        lines = memorization.tsv(samples.texts, matches, sources)
-        file.writelines(f"{line}\n" for line in lines)
+  if samples.out:
+    with files.replace_in_folder(samples.out) as new:
+      files.write_json(new / "memorization.json", data)
+      memorization.plot(measured, systems.HELD_OUT, new / "memorization.png", title)
+      systems.write_samples(new / SAMPLES, samples.texts)
+      if args.tsv:
+        with (new / "matches.tsv").open("w", encoding="utf-8", newline="") as file:
+          lines = memorization.tsv(samples.texts, matches, sources)
+          file.writelines(f"{line}\n" for line in lines)
   if args.json:
     print(json.dumps(data))
   else:
@@ -77,4 +78,4 @@ def _lines(result, count, out):
   copies = {name: system["copies"] for name, system in result["systems"].items()}
   yield from (*console.table(header, rows), "", *report.copies(copies, count), "")
   names = {"picture": "memorization.png", "data": "memorization.json", "samples": SAMPLES}
-  yield "    ".join(f"{label}: {out / name}" for label, name in names.items())
+  yield report.outputs(out, names)

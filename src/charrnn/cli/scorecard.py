@@ -42,10 +42,11 @@ def run(args):
     scorecard = report.build(domain, samples, args.seed) | {"domain": name} | samples.facts
   data = report.to_json(scorecard, kind=args.domain)
   title = f"Scorecard for {TITLES[name]}: samples of each system compared with held-out text"
-  with files.replace_in_folder(samples.out) as new:
-    files.write_json(new / "scorecard.json", data)
-    report.plot(scorecard, new / "scorecard.png", title)
-    systems.write_samples(new / SAMPLES, samples.texts)
+  if samples.out:
+    with files.replace_in_folder(samples.out) as new:
+      files.write_json(new / "scorecard.json", data)
+      report.plot(scorecard, new / "scorecard.png", title)
+      systems.write_samples(new / SAMPLES, samples.texts)
   if args.json:
     print(json.dumps(data))
   else:
@@ -64,4 +65,4 @@ def _lines(scorecard, out):
   yield "longest copies of the training text"
   yield from ("", *report.copies(scorecard["copies"]), "")
   names = {"picture": "scorecard.png", "data": "scorecard.json", "samples": SAMPLES}
-  yield "    ".join(f"{label}: {out / name}" for label, name in names.items())
+  yield report.outputs(out, names)

@@ -1,6 +1,7 @@
 """Scorecards as JSON data, tables and pictures."""
 
 import functools
+import pathlib
 import textwrap
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -89,6 +90,13 @@ def copies(by_system: dict[str, list[dict[str, Any]]], count: int = 1) -> list[s
       rows.append((systems.title(name), f"{copy['length']:,}", source, repr(text)))
   header = ("system", "characters", "source (document:line)", "copied text")
   return console.table(header, rows, names=4) if rows else []
+
+
+def outputs(out: pathlib.Path | None, names: dict[str, str]) -> str:
+  """Return a line that lists the files in the output folder."""
+  if not out:
+    return "nothing was written: add --out=DIR for the picture, the data and the samples"
+  return "    ".join(f"{label}: {out / name}" for label, name in names.items())
 
 
 def steps(steps: dict[str, int]) -> Iterator[str]:

@@ -46,14 +46,15 @@ class Samples(NamedTuple):
   parse: Callable[[str], Any]  # maps a sample to the input of the domain's metrics
   texts: dict[str, list[str]]  # the samples of each system
   facts: dict[str, Any]  # JSON data: name of the training text, settings, and best steps of runs
-  out: pathlib.Path  # output folder
+  out: pathlib.Path | None  # output folder; None: write nothing
 
 
-def _check(args, folder: str, source: str | None) -> tuple[list[System], pathlib.Path]:
+def _check(args, folder: str, source: str | None) -> tuple[list[System], pathlib.Path | None]:
   """Return the systems and the output folder, and set the defaults of --num and --temperature.
 
-  `source` is the corpus to use if there are neither runs nor --corpus. Raise UserError if an
-  argument is invalid.
+  Without a RUN and without --out, the output folder is None, and nothing is written. `source` is
+  the corpus to use if there are neither runs nor --corpus. Raise UserError if an argument is
+  invalid.
   """
   if importlib.util.find_spec("pydivsufsort") is None:
     raise errors.UserError("pydivsufsort is missing: run pip install 'charrnn[scorecards]'")
@@ -78,8 +79,9 @@ def _check(args, folder: str, source: str | None) -> tuple[list[System], pathlib
     raise errors.UserError("there is no training text: add a RUN, or set --corpus")
   if paths:
     run_lib.common_splits([run_lib.Run.open(path) for path in paths])
-  default = paths[0] / folder if paths else pathlib.Path(folder)
-  return systems, files.output_folder(args.out, default)
+  if not (paths or args.out):  # Nothing is written into the current folder unless asked.
+    return systems, None
+  return systems, files.output_folder(args.out, paths[0] / folder if paths else pathlib.Path())
 
 
 def _settings(args) -> sampler.Settings:
