@@ -212,17 +212,24 @@ class Run:
     except errors.UserError as error:
       remedy = "or set --corpus to the path of the text"
       raise errors.UserError(f"cannot load the corpus of {self.path}: {error}; {remedy}") from error
+    if self._source is not None and not self._is_own(corpus):
+      raise errors.UserError(
+        f"--corpus={self._source}: is not the text that {self.path} was trained on: use that text"
+      )
     self.check_corpus(corpus)
     return corpus
 
   def check_corpus(self, corpus: corpora.Corpus):
     """Raise UserError if a corpus is not the one that the run was trained on."""
-    names = ("sha256", "characters")
-    if any(self.provenance[name] != corpus.provenance[name] for name in names):
+    if not self._is_own(corpus):
       raise errors.UserError(
         f"{corpus.name} has changed since {self.path} was trained on it: restore the old text, or "
         f"train in another --workdir (add --config.init_from={self.path} to start from its weights)"
       )
+
+  def _is_own(self, corpus: corpora.Corpus) -> bool:
+    names = ("sha256", "characters")
+    return all(self.provenance[name] == corpus.provenance[name] for name in names)
 
   def splits(self) -> splits_lib.Splits:
     """Return the spans of the training, validation and test text."""
