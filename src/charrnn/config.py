@@ -478,8 +478,7 @@ def from_stored(value: Mapping[str, Any], name: str) -> config_dict.FrozenConfig
     if problem := BY_NAME[field].problem(each):
       raise errors.UserError(f"{name} has {field}={each!r}: {problem}: restore it from a copy")
   config = from_json(value)
-  names = {"model.layers", "model.hidden"} & used_fields(config)
-  if missing := [field for field in sorted(names) if config[field] is None]:
+  if missing := [field for field in sorted(used_fields(config)) if config[field] is None]:
     raise errors.UserError(f"{name} has no {missing[0]}: restore it from a copy")
   return config_dict.FrozenConfigDict(config)
 
@@ -489,7 +488,8 @@ def flatten(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
   flat = {}
   for key, child in value.items():
     name = current_name(f"{prefix}{key}")
-    flat |= flatten(child, f"{name}.") if isinstance(child, dict) else {name: child}
+    is_section = isinstance(child, dict) and (child or name in SECTIONS)
+    flat |= flatten(child, f"{name}.") if is_section else {name: child}
   return flat
 
 
