@@ -139,12 +139,13 @@ def _enforcement(numbers: list[int], interrupt: Callable) -> Iterator[None]:
   def watch():
     with open(reader, "rb", buffering=0) as file:
       while number := file.read(1):
+        if signal.getsignal(number[0]) is not interrupt:
+          continue  # Another handler has replaced `interrupt`: the program saves before it ends.
         is_over.wait(MAX_DELAY)
-        # If another handler has replaced `interrupt`, the program saves before it ends.
-        if numbers or signal.getsignal(number[0]) is interrupt:
-          is_over.wait(MAX_CLEANUP if numbers else 0)
-          if not is_over.is_set():
-            os._exit(INTERRUPTED_CODE)
+        if numbers:
+          is_over.wait(MAX_CLEANUP)
+        if not is_over.is_set():
+          os._exit(INTERRUPTED_CODE)
 
   threading.Thread(target=watch, daemon=True).start()
   try:

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import tiny
 
-from charrnn import errors
+from charrnn import errors, process
 from charrnn.runs import checkpoints, metrics
 from charrnn.training import loop, steps
 
@@ -449,3 +449,15 @@ def test_a_run_that_was_rolled_back_keeps_its_learning_rate_without_the_option(d
 def test_the_summary_of_a_diverged_run_without_rollback_names_the_option(diverges, tmp_path):
   with pytest.raises(errors.DivergedError, match="or add --rollback; the checkpoints in"):
     diverges(tmp_path, rolls_back=False)
+
+
+@pytest.mark.parametrize("number", process.STOP_SIGNALS)
+def test_only_a_second_sigint_or_sigterm_ends_the_program_at_once(number):
+  received = []
+  before = signal.signal(number, lambda *arguments: received.append(arguments[0]))
+  with loop.StopRequest() as stop:
+    os.kill(os.getpid(), number)
+    assert stop.is_requested() and not received
+    os.kill(os.getpid(), number)
+  signal.signal(number, before)
+  assert received == ([number] if number in (signal.SIGTERM, signal.SIGINT) else [])

@@ -9,6 +9,7 @@ import contextlib
 import dataclasses
 import functools
 import math
+import os
 import pathlib
 import signal
 import statistics
@@ -72,6 +73,7 @@ class StopRequest:
 
   def __init__(self):
     self._is_requested = False
+    self._received = set()
     self._former = {}
 
   def __enter__(self):
@@ -88,10 +90,16 @@ class StopRequest:
       if number == signal.SIGINT or not self._is_requested:
         signal.signal(number, handler)
 
-  def _request(self, number, _):
+  def _request(self, number, frame):
+    if number in self._received and number in (signal.SIGTERM, signal.SIGINT):
+      former = self._former[number]
+      if callable(former):
+        former(number, frame)
+      else:
+        signal.signal(number, former)
+        os.kill(os.getpid(), number)
+    self._received.add(number)
     self._is_requested = True
-    if number in (signal.SIGTERM, signal.SIGINT):
-      signal.signal(number, self._former[number])
 
   def is_requested(self) -> bool:
     """Return whether any process has received a signal. All processes must call this together."""
