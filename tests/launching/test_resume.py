@@ -10,6 +10,8 @@ import pytest
 
 from charrnn import errors
 from charrnn.runs import checkpoints, metrics
+from charrnn.runs import run as run_lib
+from charrnn.training import loop
 
 
 def resume(folder, name):
@@ -56,6 +58,37 @@ def test_settings_of_jax_in_the_environment_do_not_change_the_result(folder, who
     assert name in err or value in err
   code, err = programs.finish(programs.start(folder, *arguments))
   assert code == 0 and "different from the last launch: JAX_ENABLE_X64: 1, now none" in err
+
+
+def test_a_rollback_is_recorded(main, tmp_path, monkeypatch, capsys):
+  update = loop.Trainer._update
+
+  def spoiled(trainer, step, state, batch):
+    state, out = update(trainer, step, state, batch)
+    is_bad = step >= 10 and trainer.peak_rate > 0.004
+    return state, out | ({"loss": out["loss"] * 100} if is_bad else {})
+
+  monkeypatch.setattr(loop.Trainer, "_update", spoiled)
+  workdir = tmp_path / "run"
+  fields = "max_steps=20", "eval_every=8", "checkpoint_every=0", "sample.length=0"
+  arguments = ["--config=tiny.py", f"--workdir={workdir}", *(f"--config.{f}" for f in fields)]
+  with pytest.raises(errors.DivergedError, match="or add --rollback"):
+    main(*arguments)
+  assert run_lib.Run.open(workdir).status == "diverged"
+  assert main(*arguments, "--rollback") == 0
+  assert "rollback 2 of at most 5: training diverged at step" in capsys.readouterr().err
+  run = run_lib.Run.open(workdir)
+  assert [r["learning_rate"] for r in run.origin["rollbacks"]] == [0.005, 0.0025]
+  assert {r["step"] for r in run.origin["rollbacks"]} == {8} and run.status == "finished"
+  assert main(*arguments) == 0
+  assert len(run_lib.Run.open(workdir).origin["rollbacks"]) == 2
+
+
+def test_a_rollback_needs_validation_losses(main, tmp_path):
+  arguments = "--config=tiny.py", "--config.text.valid_fraction=0", f"--workdir={tmp_path / 'run'}"
+  with pytest.raises(errors.UserError, match=r"^--rollback returns to the checkpoint with"):
+    main(*arguments, "--rollback")
+  assert not (tmp_path / "run").exists()
 
 
 RUN_ON_A_TERMINAL = """

@@ -127,7 +127,7 @@ def record_rollback(
 ):
   """Store a rollback in run.json. A run that was killed after a rollback may repeat it."""
   record["rollbacks"] = [*record.get("rollbacks", [])[: number - 1], rollback]
-  files.write_json(workdir / "run.json", record)
+  files.write_json(workdir / "run.json", files.seal(record))
 
 
 def initial_weights(path: str | pathlib.Path) -> dict[str, Any]:
