@@ -144,7 +144,8 @@ def test_dry_run_prints_commands_and_writes_nothing(work, main, capsys):
   options = "--workdir=dry", "--config.epochs=3.0", "--rollback"
   assert main("--sweep=seed", "--dry_run", *options) == 0
   lines = capsys.readouterr().out.splitlines()
-  assert len(lines) == 2 and all("--config.epochs=3.0 --rollback" in line for line in lines)
+  assert len(lines) == 2
+  assert all("--config.epochs=3.0" in line and " --rollback " in line for line in lines)
   assert "--config.seed=1" in lines[0] and "--workdir=dry/seed=1" in lines[0]
   assert not (work / "dry").exists()
 
