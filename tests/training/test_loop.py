@@ -446,6 +446,38 @@ def test_a_run_that_was_rolled_back_keeps_its_learning_rate_without_the_option(d
   assert trainer.peak_rate == 0.0025 and not records
 
 
+def test_a_stored_state_that_is_not_finite_is_refused(tmp_path):
+  writer = checkpoints.Writer(tmp_path / "checkpoints", 1)
+  trainer = tiny.trainer(tmp_path, tiny.config())
+  state = jax.tree.map(np.array, trainer.restore())
+  state.params["head"]["b_y"][0] = np.nan
+  writer.save(3, state._replace(step=np.int32(3)), {"memory": {}, "valid_loss": None})
+  writer.close()
+  with pytest.raises(errors.UserError, match=r"checkpoint 3 in .* \(params/head/b_y\): delete it"):
+    tiny.trainer(tmp_path, tiny.config()).restore()
+
+
+def test_a_state_that_is_not_finite_is_not_saved_after_a_signal(tmp_path, capsys):
+  trainer = tiny.trainer(tmp_path, tiny.config())
+  update = trainer._update
+
+  def spoiled(step, state, batch):
+    state, out = update(step, state, batch)
+    if step == 2:
+      os.kill(os.getpid(), signal.SIGTERM)
+      bad = jax.tree.map(np.array, trainer.train_step.get(state))
+      bad.params["head"]["b_y"][0] = np.nan
+      state = trainer.train_step.put(bad)
+    return state, out
+
+  trainer._update = spoiled
+  _, interrupted = trainer.train(trainer.restore())
+  assert interrupted and not checkpoints.steps(tmp_path / "checkpoints")
+  err = capsys.readouterr().err
+  assert "step 3 is not saved, because its state is not finite" in err
+  assert "saved after step" not in err
+
+
 def test_the_summary_of_a_diverged_run_without_rollback_names_the_option(diverges, tmp_path):
   with pytest.raises(errors.DivergedError, match="or add --rollback; the checkpoints in"):
     diverges(tmp_path, rolls_back=False)

@@ -29,10 +29,7 @@ class MetricsLog:
     self._events: tensorboard.EventFile | None = None
 
   def write(self, step: int, values: Mapping[str, float]):
-    """Write the values of a step by name.
-
-    NaN and infinity become null, since JSON has neither, and are omitted for TensorBoard.
-    """
+    """Write the values of a step by name. NaN and infinity become null, since JSON has neither."""
     finite = {k: v if math.isfinite(v) else None for k, v in values.items()}
     line = memoryview(_to_bytes({"step": step, **finite}))
     self._size += len(line)
@@ -41,7 +38,7 @@ class MetricsLog:
       while line:  # A full disk may take only a part.
         line = line[self._file.write(line) :]
     if self._has_events:
-      self._write_event(step, {name: value for name, value in finite.items() if value is not None})
+      self._write_event(step, values)
 
   def _write_event(self, step, values):
     try:

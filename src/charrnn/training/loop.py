@@ -244,6 +244,8 @@ class Trainer:
       if is_main() and lines and not metrics.matches(self.workdir, lines):
         say(f"{self.workdir / 'metrics.jsonl'} was changed after step {step} was saved")
       say(f"{'already finished at' if step >= self.steps else 'resuming from'} step {step}")
+      if self.loop_state.rollbacks:
+        say(f"learning rate {self.peak_rate:g} after {self.loop_state.rollbacks} rollbacks")
       if names := _non_finite(state):
         raise errors.UserError(
           f"checkpoint {step} in {folder} has values that are not finite ({', '.join(names[:3])}): "
