@@ -7,6 +7,7 @@ import bits
 import orbax.checkpoint as ocp
 import pytest
 
+from charrnn import files
 from charrnn.runs import checkpoints
 from charrnn.runs import run as run_lib
 
@@ -79,6 +80,10 @@ def truncate_config(run):
   path.write_text(path.read_text()[:100])
 
 
+def remove_digest(run):
+  files.write_json(run / "config.json", files.read_sealed(run / "config.json"))
+
+
 def damage_metrics(run):
   path = run / "metrics.jsonl"
   path.write_bytes(b"\xff\n" + path.read_bytes())
@@ -93,6 +98,7 @@ def damage_metrics(run):
     (change_the_vocabulary, "alphabet.json"),
     (truncate_config, "config.json"),
     (damage_metrics, "metrics.jsonl"),
+    (remove_digest, "config.json"),
     (lambda run: (run / "run.json").write_text("[]"), "run.json"),
   ],
 )
