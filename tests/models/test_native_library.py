@@ -227,6 +227,11 @@ def test_temporary_files_of_the_compiler_are_in_the_folder_that_is_removed(place
       r"ended with exit code 3 \(a.cc:1: error: no such thing\): correct this, or set CXX",
     ),
     ("exit 1", r"ended with exit code 1 \(no message\)"),
+    ("echo last >&2; echo ' ' >&2; exit 1", r"exit code 1 \(last\)"),
+    (
+      "head -c 1000000 /dev/zero | tr '\\000' x >&2; exit 1",
+      r"exit code 1 \(x{300}\.\.\.\): correct this",
+    ),
     (
       "echo 'ld: final link failed: No space left on device' >&2; echo 'error: ld' >&2; exit 1",
       r"cannot store .*cache/native \(No space left on device\): .* set CHARRNN_CACHE",

@@ -46,6 +46,7 @@ COMPILERS = ("g++", "clang++", "c++")
 OPTIONS = ("-std=c++17", "-O2", "-ffp-contract=fast", "-shared", "-fPIC", "-fvisibility=hidden")
 TIMEOUT = 300.0  # maximum seconds that the compiler may take
 MAX_WAIT = 120.0  # maximum seconds to wait for another process that is compiling
+MAX_ERROR = 300  # maximum characters of a compiler's error; the reason is also stored in run.json
 STALE = 3600.0  # age in seconds after which a temporary folder belongs to a dead process
 HEADER = "xla/ffi/api/ffi.h"
 DIGEST = hashlib.sha256().digest_size  # bytes of the SHA-256 that follows the library in its file
@@ -216,13 +217,16 @@ def _run(command, folder: str | None = None) -> str:
       raise
   if process.returncode:
     full = os.strerror(errno.ENOSPC)
-    lines = err.decode(errors="replace").splitlines() or ["no message"]
+    lines = err.decode(errors="replace").splitlines()
+    lines = [line.strip() for line in lines if line.strip()] or ["no message"]
     if folder and any(full in line for line in lines):
       raise OSError(errno.ENOSPC, full)
     text = next((line for line in lines if "error" in line), lines[-1])
+    if len(text) > MAX_ERROR:
+      text = text[:MAX_ERROR] + "..."
     raise UnavailableError(
-      f"{command[0]} ended with exit code {process.returncode} ({text.strip()}): correct this, or "
-      "set CXX to another compiler"
+      f"{command[0]} ended with exit code {process.returncode} ({text}): correct this, or set CXX "
+      "to another compiler"
     )
   return out.decode(errors="replace")
 
