@@ -83,7 +83,7 @@ def test_reading_rejects_everything_but_regular_files_of_limited_size(tmp_path):
 def test_writing_follows_no_link_and_does_not_wait(tmp_path, create, write):
   create(tmp_path / "a.txt")
   before = sorted(tmp_path.iterdir())
-  with pytest.raises(errors.UserError, match=r"a\.txt"):
+  with pytest.raises(errors.UserError, match=rf"a\.txt is {KINDS[create]}"):
     write(tmp_path / "a.txt")
   assert sorted(tmp_path.iterdir()) == before
   assert not (tmp_path / "target").exists() or not (tmp_path / "target").read_bytes()

@@ -150,8 +150,7 @@ def write_bytes(path: pathlib.Path, data: bytes):
   Raises UserError if that is impossible, or if there is a link or a device in place of the file.
   """
   with report_unwritable(path):
-    with contextlib.suppress(FileNotFoundError):
-      _check_regular(path, os.lstat(path).st_mode)
+    _check_replaceable(path)
     with _new_file(path) as file:
       file.write(data)
 
@@ -159,7 +158,14 @@ def write_bytes(path: pathlib.Path, data: bytes):
 def append(path: pathlib.Path) -> IO[bytes]:
   """Open a file of a run for appending, unbuffered, without following a link."""
   with report_unwritable(path):
+    _check_replaceable(path)
     return _open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, "ab", buffering=0)
+
+
+def _check_replaceable(path: pathlib.Path):
+  """Raise UserError if there is something else than a file at `path`."""
+  with contextlib.suppress(FileNotFoundError):
+    _check_regular(path, os.lstat(path).st_mode)
 
 
 def _open(path, flags: int, mode: str, **options) -> IO[bytes]:

@@ -57,15 +57,16 @@ def run(
 
     programs.check_sample(line.config, corpus.tokenizer)
     newest = max(checkpoints.steps(workdir / "checkpoints"), default=-1)
+    changes = {}
     with runtime.together(newest):
       if distributed and loop.is_main():
         locks.enter_context(lock.hold(workdir))
       if stored:
         changes = config_lib.check_resumable(stored, config_lib.to_json(line.config))
         run_lib.Run(workdir).check_corpus(corpus)
-        if changes:
-          values = (f"{name} {old} -> {new}" for name, (old, new) in changes.items())
-          loop.say(f"changed   {', '.join(values)}")
+    if changes:
+      values = (f"{name} {old} -> {new}" for name, (old, new) in changes.items())
+      loop.say(f"changed   {', '.join(values)}")
     splits = config_lib.split(line.config, len(corpus.ids))
     job = programs.Job(line, workdir, corpus, splits, rollback)
     return programs.train(job, defaults, watch) if is_trained else programs.count(job)
