@@ -130,6 +130,23 @@ def test_a_second_signal_ends_a_program_at_once():
   assert child.returncode == process.INTERRUPTED_CODE
 
 
+@pytest.mark.parametrize("number", process.STOP_SIGNALS)
+def test_a_signal_does_not_end_a_program_that_takes_long_to_save(number):
+  body = f"""from charrnn.training import loop
+with loop.StopRequest() as stop:
+  print('ready', flush=True)
+  while not stop.is_requested():
+    time.sleep(0.01)
+  time.sleep({process.MAX_DELAY + 1})
+print('saved', flush=True)
+return 75"""
+  child = start(body)
+  assert child.stdout.readline() == "ready\n"
+  child.send_signal(number)
+  out, err = child.communicate(timeout=20)
+  assert (child.returncode, out, err) == (75, "saved\n", "")
+
+
 def test_signals_that_the_caller_ignores_stay_ignored():
   body = "print('ready', flush=True)\ninput()"
   before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
