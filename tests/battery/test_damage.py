@@ -10,7 +10,11 @@ from charrnn import cli, errors
 from charrnn.runs import checkpoints, lock
 from charrnn.runs import run as run_lib
 
-pytestmark = pytest.mark.trial(3)
+pytestmark = [
+  pytest.mark.trial(3),
+  # Orbax does not await its coroutines when it fails, which causes a warning.
+  pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
+]
 
 # Patterns of the files of the run `a`, whose newest step is 20.
 FILES = (

@@ -398,7 +398,7 @@ def _error_code(error: BaseException | None) -> int | None:
     match = re.search(r"os_error_code='(\d+)'", str(error))
     if code := getattr(error, "errno", None) or (match and int(match[1])):
       return code
-    error = error.__cause__ or error.__context__
+    error = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
   return None
 
 
