@@ -109,7 +109,7 @@ def rerun(a, charrnn, monkeypatch):
   monkeypatch.setattr(provenance, "use_cores", lambda count: None)
 
   def run(change=lambda workdir: None, *arguments):
-    def fake(line, workdir):
+    def fake(line, workdir, **options):
       shutil.copytree(a, workdir, dirs_exist_ok=True)
       edits.change(workdir, "run.json", lambda run: run.update(rerun_of=str(line.original.path)))
       return change(workdir) or 0
