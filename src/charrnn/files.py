@@ -3,6 +3,7 @@
 import contextlib
 import errno
 import hashlib
+import itertools
 import json
 import os
 import pathlib
@@ -114,12 +115,12 @@ def _not_regular(path, kind: str) -> errors.UserError:
   return errors.UserError(f"{path} is {kind}, not a regular file: restore or remove it")
 
 
-def check_tree(folder: pathlib.Path):
+def check_tree(folder: pathlib.Path, recursive: bool = True):
   """Raise UserError unless a run directory contains only regular files and folders.
 
   Training calls this before it writes, because links could lead out of the run directory.
   """
-  for root, folders, names in os.walk(folder):
+  for root, folders, names in itertools.islice(os.walk(folder), None if recursive else 1):
     for path in (pathlib.Path(root, name) for name in (*folders, *names)):
       with contextlib.suppress(FileNotFoundError):  # Another process has deleted it.
         mode = path.lstat().st_mode

@@ -96,6 +96,7 @@ def test_the_steps_between_evaluations_matter_only_if_evaluations_end_training(
   a, b = (run_lib.Run.open(trained["a"]) for _ in "ab")
   for run, eval_every in ((a, 10), (b, 5)):
     values = {"eval_every": eval_every, "patience": patience}
+    run.load()
     run.__dict__["config"] = config_lib.replace(run.config, values)
   (field,) = diff.compare(a, b)["config"]
   assert (field["field"], field["matters"]) == ("eval_every", matters)

@@ -141,7 +141,7 @@ def test_errors_name_what_is_missing(a):
   with pytest.raises(errors.UserError, match="no checkpoint yet: the first is written after step"):
     run_lib.Run.open(a).load()
   edits.change(a, "config.json", lambda c: c.update(model={}))
-  with pytest.raises(errors.UserError, match=r"config\.json has no model\.hidden"):
+  with pytest.raises(errors.UserError, match=r"config\.json has no model\."):
     _ = run_lib.Run.open(a).config
 
 

@@ -14,13 +14,14 @@ WAIT_SECONDS = 1.0  # maximum time to wait for readers, which hold the lock for 
 
 
 @contextlib.contextmanager
-def hold(workdir: pathlib.Path) -> Iterator[None]:
+def hold(workdir: pathlib.Path, is_sweep: bool = False) -> Iterator[None]:
   """Hold the lock of a run or sweep directory; raise UserError if another process holds it.
 
   Without the lock, two processes could silently overwrite each other's checkpoints. The directory
   is created if necessary. On exit it is removed if nothing but the lock was written to it. The
   kernel releases the lock when the process ends. Also raises UserError if the directory contains
-  links, because they could lead out of it.
+  links, because they could lead out of it. In the directory of a sweep, only the top level is
+  checked: each trial checks its own directory, and submitit makes links to the scripts of jobs.
   """
   with files.report_unwritable(workdir, "use another --workdir"):
     workdir.mkdir(parents=True, exist_ok=True)
@@ -39,7 +40,7 @@ def hold(workdir: pathlib.Path) -> Iterator[None]:
         f"cannot lock {workdir}: {error.strerror}: use a --workdir on another file system"
       ) from error
     try:
-      files.check_tree(workdir)
+      files.check_tree(workdir, recursive=not is_sweep)
       yield
     finally:
       if os.listdir(workdir) == ["lock"]:

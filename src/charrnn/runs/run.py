@@ -297,6 +297,7 @@ class Run:
       return expected_ngram(self.config, self.provenance["characters"])
     from flax import serialization
 
+    runtime.check_devices()  # JAX starts them to trace the model.
     tree = models.shapes(self.tokenizer.vocab_size, self.config.model, self.config.batch_size)
     return checkpoints.Expected.of(serialization.to_state_dict(tree))
 

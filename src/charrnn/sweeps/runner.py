@@ -49,7 +49,7 @@ def run(line: command_line.CommandLine, folder: pathlib.Path) -> int:
   for source in {trial.overrides.get("text.source", line.config.text.source) for trial in trials}:
     sources.resolve(source)
   final = outcomes.FINAL if flags.search is None else outcomes.FINAL_IN_SEARCH
-  with lock.hold(folder):
+  with lock.hold(folder, is_sweep=True):
     _write_sweep(folder, line, trials)
     missing = [trial for trial in trials if outcomes.last(trial).status not in final]
     console.say(
@@ -72,7 +72,7 @@ def _run_optuna(line, folder, space: spaces.Space) -> int:
     "config": {k: v for k, v in fields.items() if not config_lib.is_free(k)},
   }
   make = functools.partial(trials_lib.make, line, folder)
-  with lock.hold(folder):
+  with lock.hold(folder, is_sweep=True):
     _read_sweep(folder, line)  # raises UserError for the wrong folder before anything is written
     search = spaces.Search(folder, space, count, line.config.seed, make, about)
     _write_sweep(folder, line, search.trials)
