@@ -4,10 +4,11 @@ import json
 import shutil
 
 import bits
+import edits
 import orbax.checkpoint as ocp
 import pytest
 
-from charrnn import files
+from charrnn import errors, files
 from charrnn.runs import checkpoints
 from charrnn.runs import run as run_lib
 
@@ -151,6 +152,16 @@ def test_a_deliberate_edit_can_be_accepted(charrnn, a):
   assert "accepted step 20: text.test_fraction is 0.04 but was 0.05" in result.out
   assert run_lib.Run.open(a).load().config.text.test_fraction == 0.04
   assert "nothing to accept" in charrnn("verify", a, "--accept").out
+
+
+@pytest.mark.parametrize("layers", [1, 3])
+def test_an_accepted_config_of_another_network_does_not_fit_its_checkpoints(charrnn, a, layers):
+  edits.change(a, "config.json", lambda c: c["model"].update(layers=layers))
+  result = charrnn("verify", a)
+  assert result.code == 1 and "DAMAGED: params/layer_" in result.out
+  needs = "the config needs no params/" if layers == 1 else "the config needs params/"
+  with pytest.raises(errors.UserError, match=needs):
+    run_lib.Run.open(a).load()
 
 
 def test_changed_metrics_are_damage_and_can_be_accepted(charrnn, a):

@@ -70,8 +70,14 @@ class Expected(NamedTuple):
     arrays = flatten(tree)
     return cls(arrays, MAX_COPIES * _total(arrays) + SLACK)
 
-  def check(self, arrays: dict[str, Any]):
-    """Raise ValueError if stored arrays are not as expected."""
+  def check(self, arrays: dict[str, Any], prefix: str = ""):
+    """Raise ValueError if the stored arrays at or below a prefix are not as expected."""
+    stored, needed = (
+      {name for name in names if is_below(name, "params") and is_below(name, prefix)}
+      for names in (arrays, self.arrays)
+    )
+    for name in sorted(stored ^ needed if self.arrays else (), key=natural_key):
+      raise ValueError(f"the config needs {'no ' if name in stored else ''}{name}")
     for name, leaf in arrays.items():
       expected = self.arrays.get(name)
       if expected is not None and (leaf.shape, leaf.dtype) != (expected.shape, expected.dtype):
@@ -284,7 +290,7 @@ def read(
   shapes = metadata(folder, step, prefix)
   try:
     arrays = {name: leaf for name, leaf in flatten(shapes).items() if hasattr(leaf, "shape")}
-    (expected or Expected({}, UNKNOWN)).check(arrays)
+    (expected or Expected({}, UNKNOWN)).check(arrays, prefix)
   except ValueError as error:
     raise DamagedError(folder, step, str(error)) from error
   with _classify_errors(folder, step, "arrays"):
@@ -335,6 +341,8 @@ def read_arrays(
   except DamagedError:
     shapes_by_name = shapes(folder, step)
   names = shapes_by_name.keys() | read_meta(folder, step)["arrays"].keys()
+  if expected:
+    names |= {name for name in expected.arrays if is_below(name, "params")}
   whole, damaged = {}, {}
   for name in sorted((name for name in names if is_below(name, prefix)), key=natural_key):
     try:
