@@ -157,9 +157,10 @@ def _stored_config(path: str) -> config_dict.ConfigDict:
   config = config_lib.default()
   defaults = config_lib.flatten(config.to_dict())
   try:
-    file = pathlib.Path(path).resolve()
+    file = pathlib.Path(path).absolute()
     is_part_of_run = (file.parent / "run.json").exists()
-    value = (files.read_sealed if is_part_of_run else files.read_json)(file)
+    # No link in a run directory is followed, because the directory may come from somebody else.
+    value = files.read_sealed(file) if is_part_of_run else files.read_json(file.resolve())
     if value.pop("sha256", None) not in (None, files.digest(value)):
       console.say(f"{path} was edited after charrnn wrote it: using it as it is")
     for name, each in config_lib.flatten(value).items():
