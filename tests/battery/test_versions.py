@@ -131,7 +131,14 @@ def requirements(versions):
     for text in PROJECT["dependencies"]
     if text.startswith("jax>")
   ]
-  return [*map(pin, PROJECT["dependencies"]), *jaxlib, "pytest>=8,<10", "pytest-xdist>=3.7,<4"]
+  extras = PROJECT["optional-dependencies"]["scorecards"]
+  return [
+    *map(pin, PROJECT["dependencies"]),
+    *jaxlib,
+    *extras,
+    "pytest>=8,<10",
+    "pytest-xdist>=3.7,<4",
+  ]
 
 
 def interpreter(version):

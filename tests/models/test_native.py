@@ -252,7 +252,7 @@ def test_transformations_do_not_change_results():
       assert_equal(jax.tree.map(lambda a: a[n], results), expected)  # noqa: B023
   for dtype in (np.uint8, np.int16, np.uint32):
     assert_equal(jax.jit(f)(params, ids.astype(dtype), carry), expected)
-  with jax.enable_x64(True):
+  with native_layers.enable_x64(True):
     assert_equal(
       model.apply(params, ids.astype(np.int64), carry)[:2], model.apply(params, ids, carry)[:2]
     )

@@ -13,6 +13,7 @@ import sys
 from typing import NamedTuple
 
 import jax
+import jax.experimental
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
@@ -20,6 +21,8 @@ from jax import lax
 from charrnn.models import cells, native, native_library
 
 CELLS = ("rnn", "gru", "lstm")
+# JAX 0.7 has this function only in jax.experimental, which newer versions deprecate.
+enable_x64 = getattr(jax, "enable_x64", None) or jax.experimental.enable_x64
 
 
 class Case(NamedTuple):
@@ -87,7 +90,7 @@ def _with_gradients(layer, params, state, x, cotangents):
 
 def exact(cell: str, *operands):
   """Return the results of `run` from a loop over the reference step in float64."""
-  with jax.enable_x64(True):
+  with enable_x64(True):
 
     def wide(a):
       return jnp.asarray(a, jnp.float64 if a.dtype.kind == "f" else a.dtype)
