@@ -22,7 +22,7 @@ from charrnn.models import cells, native, native_library
 
 CELLS = ("rnn", "gru", "lstm")
 # JAX 0.7 has this function only in jax.experimental, which newer versions deprecate.
-enable_x64 = getattr(jax, "enable_x64", None) or jax.experimental.enable_x64
+enable_x64 = jax.enable_x64 if hasattr(jax, "enable_x64") else jax.experimental.enable_x64
 
 
 class Case(NamedTuple):
