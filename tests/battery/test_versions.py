@@ -160,7 +160,10 @@ def test_core_tests_pass(python, versions, tmp_path, record_property):
   python_of_venv = tmp_path / "venv" / "bin" / "python"
   install = [python_of_venv, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
   subprocess.run([*install, *requirements(versions)], check=True)
-  environment = {**os.environ, "PYTHONPATH": str(ROOT / "src")}
+  # A path file, and not PYTHONPATH, because some tests set this variable.
+  (packages,) = (tmp_path / "venv").glob("lib/python*/site-packages")
+  (packages / "charrnn.pth").write_text(str(ROOT / "src"))
+  environment = dict(os.environ)
   environment.pop("CHARRNN_TESTS_NATIVE", None)  # The library is compiled for one jaxlib.
   # Other versions may have other warnings, and -W default tolerates them.
   tests = [
