@@ -86,8 +86,9 @@ def test_memory_and_handles_stay_flat_and_kills_change_nothing(folder, minutes, 
     process.terminate()
     process.wait(timeout=120)
 
-  steps = max(checkpoints.steps(folder / "quiet" / "checkpoints")) + 100
-  for name in ("quiet", "killed"):
+  names = ("quiet", "killed")
+  steps = max(checkpoints.steps(folder / name / "checkpoints")[-1] for name in names) + 100
+  for name in names:
     process = start(folder, name, steps)
     assert process.wait(timeout=60 * (minutes + 5)) == 0, (folder / f"{name}.err").read_text()
   assert programs.result(folder / "killed") == programs.result(folder / "quiet")
@@ -96,7 +97,7 @@ def test_memory_and_handles_stay_flat_and_kills_change_nothing(folder, minutes, 
   memory, handles, threads = zip(*samples)
   record_property(
     "note",
-    f"{minutes:g} minutes, {kills} kills, {steps:,} steps; resident memory of the watched run grew "
+    f"{minutes:g} min, {kills} kills, {steps:,} steps; resident memory of the watched run grew "
     f"by {growth(memory) / 1e6:+.1f} MB from {memory[len(memory) // 4] / 1e6:.0f} MB, file handles "
     f"by {growth(handles):+g} from {handles[len(handles) // 4]}",
   )
