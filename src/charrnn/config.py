@@ -421,8 +421,7 @@ def check(config: config_dict.ConfigDict):
       raise errors.UserError(
         f"--config.{name}={value}: use one of {', '.join(field.choices)}{hint}"
       )
-    bounds = field.values if isinstance(field.values, Bounds) and field.type is not str else None
-    if bounds and (problem := bounds.problem(value)):
+    if problem := field.problem(value):
       raise errors.UserError(f"--config.{name}={value}: {problem}")
   if config.remat and config.window % config.remat:
     raise errors.UserError(
