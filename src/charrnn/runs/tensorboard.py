@@ -42,7 +42,7 @@ class EventFile:
       raise
 
   def close(self):
-    """Close the file; text that cannot be written is lost."""
+    """Close the file; events that cannot be written are lost."""
     with contextlib.suppress(OSError):
       self._records.close()
 
