@@ -256,15 +256,7 @@ def test_a_hostile_run_is_harmless(a, outside, case):
   names = list(COMMANDS) if case not in SHORT else ["verify", "sample"]
   for name in names:
     arguments = [str(a) if word == "RUN" else word for word in COMMANDS[name]]
-    done = subprocess.run(
-      [sys.executable, "-c", PROGRAM, *arguments],
-      cwd=outside,
-      env={**os.environ, "JAX_PLATFORMS": "cpu"},
-      capture_output=True,
-      text=True,
-      timeout=120,
-      check=False,
-    )
+    done = run_python(outside, "-c", PROGRAM, *arguments)
     *lines, peak = done.stderr.splitlines()
     assert done.returncode in (0, 1, 2), done.stderr
     assert "Traceback" not in done.stderr
@@ -272,6 +264,19 @@ def test_a_hostile_run_is_harmless(a, outside, case):
     assert int(peak.split()[1]) < MAX_BYTES
   assert tree(a) == before
   assert tree(outside) == {pathlib.Path("file"): b"precious"}
+
+
+def run_python(folder, *arguments):
+  """Run Python in a folder, and return its exit code and output."""
+  return subprocess.run(
+    [sys.executable, *arguments],
+    cwd=folder,
+    env={**os.environ, "JAX_PLATFORMS": "cpu"},
+    capture_output=True,
+    text=True,
+    timeout=120,
+    check=False,
+  )
 
 
 def tree(folder):
@@ -305,15 +310,7 @@ def describe(path):
 def test_resuming_writes_nothing_outside(a, outside, name, target):
   link(name, target)(a)
   launch = pathlib.Path(__file__).parents[2] / "launch.py"
-  done = subprocess.run(
-    [sys.executable, str(launch), f"--config={a / 'config.json'}", f"--workdir={a}"],
-    cwd=outside,
-    env={**os.environ, "JAX_PLATFORMS": "cpu"},
-    capture_output=True,
-    text=True,
-    timeout=120,
-    check=False,
-  )
+  done = run_python(outside, launch, f"--config={a / 'config.json'}", f"--workdir={a}")
   assert done.returncode == 2 and "Traceback" not in done.stderr
   assert done.stderr.count("\n") == 1 and pathlib.Path(name).name in done.stderr
   assert tree(outside) == {pathlib.Path("file"): b"precious"}

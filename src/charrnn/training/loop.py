@@ -108,7 +108,7 @@ class StopRequest:
     return bool(multihost_utils.process_allgather(np.int32(self._is_requested)).any())
 
 
-def _identity(path: pathlib.Path) -> tuple[int, int]:
+def _inode(path: pathlib.Path) -> tuple[int, int]:
   """Return numbers that identify a directory even if it is renamed."""
   status = path.stat()
   return status.st_dev, status.st_ino
@@ -198,7 +198,7 @@ class Trainer:
     self._init_params: Callable[[Any], Any] = lambda fresh: fresh
     # The following attributes are set by `train`.
     self._log: metrics.MetricsLog | None = None
-    self._place: tuple[int, int] | None = None  # identifies the run directory
+    self._inode: tuple[int, int] | None = None  # of the run directory
     self._progress = console.Progress(every=10.0)
     self._pace, self._clock = Pace(), time.monotonic()
     self._on_first_step: Callable[[], None] = lambda: None
@@ -311,7 +311,7 @@ class Trainer:
     start = int(state.step)
     with contextlib.ExitStack() as resources:
       self._log = metrics.MetricsLog(self.workdir, start) if is_main() else None
-      self._place = _identity(self.workdir) if is_main() else None
+      self._inode = _inode(self.workdir) if is_main() else None
       if self._log:
         resources.callback(self._log.close)
       self._progress = console.Progress(every=10.0)
@@ -366,7 +366,7 @@ class Trainer:
       saves = self.config.checkpoint_every and step % self.config.checkpoint_every == 0
       if not (evaluates or saves or interrupted):
         continue
-      self._check_place()
+      self._check_workdir()
       self._record(step, previous, first)
       previous = None
       arrays = self.train_step.get(state)
@@ -403,14 +403,14 @@ class Trainer:
         break
     return state, interrupted
 
-  def _check_place(self):
+  def _check_workdir(self):
     """Raise UserError if the run directory was moved or deleted, or another is in its place."""
     if not self._log:
       return
-    place = None
+    inode = None
     with contextlib.suppress(OSError):
-      place = _identity(self.workdir)
-    if place != self._place:
+      inode = _inode(self.workdir)
+    if inode != self._inode:
       raise errors.UserError(
         f"the run directory {self.workdir} was moved or deleted while it was trained: move it back "
         "and run the same command again, or use its new path as --workdir"
