@@ -1,4 +1,4 @@
-"""The report of the battery: its trials, the recorder of a run, and the page docs/battery.md.
+"""The trials of the battery, the recorder of their results, and the page docs/battery.md.
 
 After a run with --battery-report=docs/battery.json, this command writes the page:
 
@@ -24,7 +24,7 @@ PACKAGES = ("jax", "jaxlib", "flax", "orbax-checkpoint")
 INTRODUCTION = """\
 # Test battery
 
-The battery attacks charrnn: it kills training, damages files, fills disks, and feeds bad input.
+The battery attacks charrnn: it kills training, damages files, fills disks, and feeds it bad input.
 A trial is a group of cases of one kind, and each case is one test in `tests/battery/`. Continuous
 integration runs a few cases of each trial. These commands run all cases and regenerate this page:
 
@@ -33,8 +33,8 @@ python -m pytest tests/battery -m "long or not long" --battery-report=docs/batte
 python tests/support/battery_report.py
 ```
 
-With the path of a file instead of the folder, only the trials in this file are run and recorded
-again. The time is the sum over the cases, one after the other.
+To run and record only some trials again, replace the folder with the path of a file in it. The
+time is the sum over all cases, which run one after the other.
 """
 
 
@@ -62,7 +62,7 @@ TRIALS = {
     "program stops and changes nothing",
   ),
   4: Trial(
-    "Disk full at 20 sizes, limits of the file size, full cache",
+    "Disk full at 20 sizes, file size limits, full cache folder",
     "one line with path and remedy, exit code 2; earlier steps are unchanged; the same command "
     "continues after space is freed",
   ),
@@ -89,7 +89,7 @@ TRIALS = {
   ),
   12: Trial(
     "Hostile run directories: links, bombs, shapes, deep JSON, wrong types",
-    "no code runs, nothing is written outside, memory is bounded, one line",
+    "no code runs, nothing is written outside, memory is bounded, fails with one line",
   ),
   13: Trial("Hostile text in HTML, terminal, CSV and file names", "inert"),
   14: Trial(
@@ -99,19 +99,19 @@ TRIALS = {
   ),
   15: Trial(
     "One hour of training with random kills, while memory and file handles are watched",
-    "both stay flat; losses are identical to those of an undisturbed run",
+    "both stay flat; losses are identical to those of an uninterrupted run",
   ),
   16: Trial(
-    "A sweep of 8 with trials that raise, diverge, are killed or hang; the launcher is killed 10 "
-    "times",
+    "A sweep of 8 trials, some of which raise, diverge, are killed or hang; the launcher is killed "
+    "10 times",
     "the other trials finish, each failure is reported, nothing runs twice",
   ),
   17: Trial(
     "Environments: no HOME, unknown user id, read-only directories, C locale, closed streams, "
     "small limits, `python -O`",
-    "works, or one line",
+    "works, or fails with one line",
   ),
-  18: Trial("500 reads beside a running trainer", "never a false report of damage"),
+  18: Trial("500 reads of a run that is training", "never a false report of damage"),
   19: Trial(
     "Oldest and newest supported jax, flax and orbax on Python 3.11 to 3.13",
     "the core tests pass; `jit(shard_map)` of the body of a step equals `pmap` bit for bit",
