@@ -95,260 +95,123 @@ class Field(NamedTuple):
     return tuple(choices)
 
 
+# The table is formatted by hand: a field has one to four lines.
+# fmt: off
 FIELDS = (
   Field("seed", 1, "Random seed of the initial parameters, dropout and samples.", SEED),
-  Field(
-    "init_from",
-    "",
-    "Run directory whose best weights training starts from; empty: random weights. The "
-    "vocabulary may differ.",
-  ),
-  Field(
-    "text.source",
-    "shakespeare",
-    "Corpus: a name that `charrnn corpus` lists, or a file, folder, glob or URL[#sha256=HEX].",
-  ),
-  Field(
-    "text.tokenizer",
-    "char",
+  Field("init_from", "",
+    "Run directory whose best weights training starts from; empty: random weights. The vocabulary "
+    "may differ."),
+  Field("text.source", "shakespeare",
+    "Corpus: a name that `charrnn corpus` lists, or a file, folder, glob or URL[#sha256=HEX]."),
+  Field("text.tokenizer", "char",
     "`char`: one token per distinct character of the corpus. `byte`: one token per byte value.",
-    TOKENIZERS,
-  ),
-  Field(
-    "text.encoding",
-    "utf-8",
-    "Encoding of the files, as named in Python. Ignored by the tokenizer `byte`.",
-  ),
-  Field(
-    "text.newlines",
-    "keep",
-    "`keep` leaves line ends unchanged; `lf` converts CRLF and CR to LF.",
-    ("keep", "lf"),
-  ),
-  Field(
-    "text.limit",
-    0,
-    "Use only the first N characters of the corpus; 0: use the whole corpus.",
-    POSITION,
-  ),
-  Field(
-    "text.split",
-    "tail",
-    "Splitting method of nanoGPT (`tail`), torch-rnn (`middle`) or char-rnn (`streams`).",
-    SPLITS,
-  ),
-  Field(
-    "text.valid_fraction",
-    0.05,
-    "Fraction of the corpus in the validation split; 0: none.",
-    FRACTION,
-  ),
+    TOKENIZERS),
+  Field("text.encoding", "utf-8",
+    "Encoding of the files, as named in Python. Ignored by the tokenizer `byte`."),
+  Field("text.newlines", "keep",
+    "`keep` leaves line ends unchanged; `lf` converts CRLF and CR to LF.", ("keep", "lf")),
+  Field("text.limit", 0,
+    "Use only the first N characters of the corpus; 0: use the whole corpus.", POSITION),
+  Field("text.split", "tail",
+    "Splitting method of nanoGPT (`tail`), torch-rnn (`middle`) or char-rnn (`streams`).", SPLITS),
+  Field("text.valid_fraction", 0.05,
+    "Fraction of the corpus in the validation split; 0: none.", FRACTION),
   Field("text.test_fraction", 0.05, "Fraction of the corpus in the test split; 0: none.", FRACTION),
-  Field(
-    "model.cell", "lstm", "Recurrent cell of a network, or `ngram` for an n-gram model.", CELLS
-  ),
-  Field(
-    "model.order",
-    int,
-    "Maximum order of the n-gram; the best order is stored. Only for `ngram`.",
-    AT_LEAST_1,
-  ),
-  Field(
-    "model.layers",
-    int,
+  Field("model.cell", "lstm",
+    "Recurrent cell of a network, or `ngram` for an n-gram model.", CELLS),
+  Field("model.order", int,
+    "Maximum order of the n-gram; the best order is stored. Only for `ngram`.", AT_LEAST_1),
+  Field("model.layers", int,
     "Number of recurrent layers. Chosen from the corpus length.",
-    AT_LEAST_1._replace(maximum=1000),
-  ),
-  Field(
-    "model.hidden", int, "Number of units per layer. Chosen from the corpus length.", AT_LEAST_1
-  ),
+    AT_LEAST_1._replace(maximum=1000)),
+  Field("model.hidden", int,
+    "Number of units per layer. Chosen from the corpus length.", AT_LEAST_1),
   Field("model.embed", 0, "Width of the learned token embedding; 0: one-hot input."),
-  Field(
-    "model.dropout",
-    float,
-    "Dropout rate of each layer's output; 0: off. Chosen from the corpus length.",
-    FRACTION,
-  ),
-  Field(
-    "model.init",
-    "modern",
+  Field("model.dropout", float,
+    "Dropout rate of each layer's output; 0: off. Chosen from the corpus length.", FRACTION),
+  Field("model.init", "modern",
     "Initial weights. `uniform`: U(-0.08, 0.08), as in char-rnn. `modern`: scaled input weights "
-    "and orthogonal recurrent weights.",
-    INITS,
-  ),
+    "and orthogonal recurrent weights.", INITS),
   Field("model.forget_bias", 1.0, "Initial bias of the forget gate `f` of a cell.", FINITE),
-  Field(
-    "model.compute_dtype",
-    str,
+  Field("model.compute_dtype", str,
     "Data type of matrix products; sums are float32. cuDNN uses TF32 instead. Chosen from the "
-    "device: bfloat16 if the hardware supports it, else float32.",
-    DTYPES,
-  ),
-  Field(
-    "model.unroll",
-    "auto",
+    "device: bfloat16 if the hardware supports it, else float32.", DTYPES),
+  Field("model.unroll", "auto",
     "Implementation of the layers. `scan`: JAX; `native`: C++, only on CPUs; `cudnn`: NVIDIA's "
-    "LSTM, in TF32; `auto`: the fastest that is available.",
-    UNROLL,
-    FREE,
-  ),
-  Field(
-    "batch_size",
-    int,
-    "Number of streams in a batch, over all devices. Chosen from the corpus length.",
-    AT_LEAST_1,
-  ),
-  Field(
-    "window",
-    64,
+    "LSTM, in TF32; `auto`: the fastest that is available.", UNROLL, FREE),
+  Field("batch_size", int,
+    "Number of streams in a batch, over all devices. Chosen from the corpus length.", AT_LEAST_1),
+  Field("window", 64,
     "Tokens per stream and step: the length of truncated backpropagation through time.",
-    AT_LEAST_1,
-  ),
-  Field(
-    "accumulate",
-    1,
+    AT_LEAST_1),
+  Field("accumulate", 1,
     "Split each batch into N parts and average their gradients, to save memory; 1: no split.",
-    AT_LEAST_1,
-  ),
-  Field(
-    "remat",
-    0,
-    "Store every N-th state of a window and recompute the others, to save memory; 0: store all. "
-    "N must divide `window`.",
-  ),
-  Field(
-    "epochs",
-    float,
+    AT_LEAST_1),
+  Field("remat", 0,
+    "Store every N-th state of a window and recompute the others, to save memory; 0: store all. N "
+    "must divide `window`."),
+  Field("epochs", float,
     "Maximum number of passes over the training split. Chosen from the corpus length.",
-    ABOVE_0,
-    LENGTH,
-  ),
+    ABOVE_0, LENGTH),
   Field("max_steps", 0, "Maximum number of steps; 0: train for `epochs`.", resume=LENGTH),
-  Field(
-    "cpu_devices",
-    0,
+  Field("cpu_devices", 0,
     "Number of devices that the CPU is divided into; 0: one with the native layers, otherwise "
-    "chosen from the cores, `batch_size` and `model.hidden`.",
-    DEVICES,
-    FREE,
-  ),
+    "chosen from the cores, `batch_size` and `model.hidden`.", DEVICES, FREE),
   Field("optimizer.name", "adam", "Optimizer that updates the parameters.", OPTIMIZERS),
-  Field(
-    "optimizer.learning_rate", float, "Peak learning rate. Chosen from the corpus length.", ABOVE_0
-  ),
-  Field(
-    "optimizer.b1",
-    0.9,
-    "Decay rate of the mean of gradients. Only for `adam` and `adamw`.",
-    FRACTION,
-  ),
-  Field(
-    "optimizer.b2",
-    0.99,
-    "Decay rate of the mean of squared gradients. Only for `adam` and `adamw`.",
-    FRACTION,
-  ),
-  Field(
-    "optimizer.decay",
-    0.95,
-    "Decay rate of the mean of squared gradients. Only for `rmsprop`.",
-    FRACTION,
-  ),
-  Field(
-    "optimizer.momentum", 0.0, "Momentum; 0: plain gradient descent. Only for `sgd`.", FRACTION
-  ),
-  Field(
-    "optimizer.weight_decay",
-    0.0,
-    "Weight decay of matrices, not of biases. Only for `adamw`, which requires a value above 0.",
-  ),
-  Field(
-    "optimizer.eps", 1e-8, "Constant added to the denominators of updates. Not for `sgd`.", ABOVE_0
-  ),
+  Field("optimizer.learning_rate", float,
+    "Peak learning rate. Chosen from the corpus length.", ABOVE_0),
+  Field("optimizer.b1", 0.9,
+    "Decay rate of the mean of gradients. Only for `adam` and `adamw`.", FRACTION),
+  Field("optimizer.b2", 0.99,
+    "Decay rate of the mean of squared gradients. Only for `adam` and `adamw`.", FRACTION),
+  Field("optimizer.decay", 0.95,
+    "Decay rate of the mean of squared gradients. Only for `rmsprop`.", FRACTION),
+  Field("optimizer.momentum", 0.0,
+    "Momentum; 0: plain gradient descent. Only for `sgd`.", FRACTION),
+  Field("optimizer.weight_decay", 0.0,
+    "Weight decay of matrices, not of biases. Only for `adamw`, which requires a value above 0."),
+  Field("optimizer.eps", 1e-8,
+    "Constant added to the denominators of updates. Not for `sgd`.", ABOVE_0),
   Field("optimizer.clip_element", 0.0, "Clip each element of the gradient to [-x, x]; 0: off."),
-  Field(
-    "optimizer.clip_norm",
-    1.0,
-    "Maximum norm of the gradient; larger gradients are scaled down. 0: off.",
-  ),
-  Field(
-    "schedule.name", "cosine", "Shape of the learning rate schedule after the warm-up.", SCHEDULES
-  ),
-  Field(
-    "schedule.warmup_steps",
-    50,
-    "Number of steps in which the learning rate rises linearly; 0: none.",
-  ),
-  Field(
-    "schedule.final_fraction", 0.01, "Final learning rate, relative to the peak. Only for `cosine`."
-  ),
-  Field(
-    "schedule.decay",
-    0.97,
-    "Factor applied to the learning rate once per epoch. Only for `epoch_decay`.",
-  ),
-  Field(
-    "schedule.decay_after", 10.0, "Number of epochs before the first decay. Only for `epoch_decay`."
-  ),
-  Field(
-    "schedule.halve_every", 5.0, "Number of epochs between halvings. Only for `halving`.", ABOVE_0
-  ),
-  Field(
-    "log_every",
-    20,
-    "Number of steps between lines of training metrics in metrics.jsonl.",
-    AT_LEAST_1,
-    FREE,
-  ),
-  Field(
-    "eval_every",
-    int,
+  Field("optimizer.clip_norm", 1.0,
+    "Maximum norm of the gradient; larger gradients are scaled down. 0: off."),
+  Field("schedule.name", "cosine",
+    "Shape of the learning rate schedule after the warm-up.", SCHEDULES),
+  Field("schedule.warmup_steps", 50,
+    "Number of steps in which the learning rate rises linearly; 0: none."),
+  Field("schedule.final_fraction", 0.01,
+    "Final learning rate, relative to the peak. Only for `cosine`."),
+  Field("schedule.decay", 0.97,
+    "Factor applied to the learning rate once per epoch. Only for `epoch_decay`."),
+  Field("schedule.decay_after", 10.0,
+    "Number of epochs before the first decay. Only for `epoch_decay`."),
+  Field("schedule.halve_every", 5.0,
+    "Number of epochs between halvings. Only for `halving`.", ABOVE_0),
+  Field("log_every", 20,
+    "Number of steps between lines of training metrics in metrics.jsonl.", AT_LEAST_1, FREE),
+  Field("eval_every", int,
     "Number of steps between evaluations; each saves a checkpoint. Chosen as a tenth of all steps, "
-    "rounded up.",
-    AT_LEAST_1,
-  ),
-  Field(
-    "eval_streams",
-    64,
-    "Approximate number of streams that an evaluation scores in parallel.",
-    AT_LEAST_1,
-  ),
-  Field(
-    "eval_burn_in",
-    512,
-    "Maximum number of tokens that each evaluation stream reads as context before it scores.",
-  ),
-  Field(
-    "patience",
-    0,
+    "rounded up.", AT_LEAST_1),
+  Field("eval_streams", 64,
+    "Approximate number of streams that an evaluation scores in parallel.", AT_LEAST_1),
+  Field("eval_burn_in", 512,
+    "Maximum number of tokens that each evaluation stream reads as context before it scores."),
+  Field("patience", 0,
     "Stop after N evaluations in a row without a new lowest validation loss; 0: never.",
-    resume=FREE,
-  ),
-  Field(
-    "diverged",
-    3.0,
-    "Stop if the training loss exceeds N times the first logged loss.",
-    AT_LEAST_1,
-    FREE,
-  ),
-  Field(
-    "checkpoint_every",
-    0,
-    "Steps between extra checkpoints; 0: save at evaluations only.",
-    resume=FREE,
-  ),
-  Field(
-    "keep", 3, "Number of newest checkpoints to keep, in addition to the best.", AT_LEAST_1, FREE
-  ),
-  Field(
-    "sample.length",
-    300,
-    "Number of tokens in the sample that each evaluation writes; 0: no sample.",
-    resume=FREE,
-  ),
+    resume=FREE),
+  Field("diverged", 3.0,
+    "Stop if the training loss exceeds N times the first logged loss.", AT_LEAST_1, FREE),
+  Field("checkpoint_every", 0,
+    "Steps between extra checkpoints; 0: save at evaluations only.", resume=FREE),
+  Field("keep", 3,
+    "Number of newest checkpoints to keep, in addition to the best.", AT_LEAST_1, FREE),
+  Field("sample.length", 300,
+    "Number of tokens in the sample that each evaluation writes; 0: no sample.", resume=FREE),
   Field("sample.temperature", 0.8, "Sampling temperature at evaluations; 0: greedy.", resume=FREE),
   Field("sample.prime", "", "Prompt of the samples at evaluations; empty: no prompt.", resume=FREE),
 )
+# fmt: on
 BY_NAME = {field.name: field for field in FIELDS}
 SECTIONS = tuple(dict.fromkeys(name.partition(".")[0] for name in BY_NAME if "." in name))
 # Former names of fields, which are still accepted in command lines, experiments and stored configs.
