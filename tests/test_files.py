@@ -54,6 +54,49 @@ def test_a_failed_replacement_keeps_earlier_results(tmp_path):
   assert [p.read_text() for p in tmp_path.iterdir()] == ["old"]
 
 
+@pytest.mark.parametrize("failure", range(5))
+def test_a_rename_that_fails_loses_no_earlier_result(tmp_path, monkeypatch, failure):
+  """Each rename fails in turn."""
+  names, rename, calls = ("a/text", "b/text", "c"), os.replace, itertools.count()
+
+  def replace(*paths):
+    if next(calls) == failure:
+      raise OSError(errno.EIO, os.strerror(errno.EIO))
+    rename(*paths)
+
+  def write(folder, text):
+    for name in names:
+      (folder / name).parent.mkdir(parents=True, exist_ok=True)
+      (folder / name).write_text(text)
+
+  write(tmp_path, "old")
+  monkeypatch.setattr(os, "replace", replace)
+  with (
+    pytest.raises(errors.UserError, match="Input/output error"),
+    files.replace_in_folder(tmp_path) as new,
+  ):
+    write(new, "new")
+  assert sorted(os.listdir(tmp_path)) == ["a", "b", "c"]
+  assert {(tmp_path / name).read_text() for name in names} <= {"old", "new"}
+
+
+def test_an_input_is_a_file_or_a_pipe_that_ends(tmp_path, monkeypatch):
+  path = tmp_path / "text"
+  path.write_bytes(b"text")
+  monkeypatch.setattr(files, "MAX_STREAM", 3)
+  assert files.read_input(path) == b"text"
+  with pytest.raises(errors.UserError, match="/dev/zero does not end: use a regular file"):
+    files.read_input("/dev/zero")
+  for name in ("missing", "NUL\0", "x" * 5000, str(tmp_path)):
+    with pytest.raises(errors.UserError, match="cannot read"):
+      files.read_input(name)
+  reader, writer = os.pipe()
+  os.write(writer, b"abc")
+  os.close(writer)
+  assert files.read_input(f"/dev/fd/{reader}") == b"abc"
+  os.close(reader)
+
+
 def test_an_error_about_a_damaged_json_file_names_it(tmp_path):
   (tmp_path / "a.json").write_text("[1]")
   with pytest.raises(errors.UserError, match="damaged"):

@@ -1,6 +1,7 @@
 """The process of a program: errors, closed and full streams, signals, and threads that hang."""
 
 import contextlib
+import os
 import pathlib
 import signal
 import subprocess
@@ -52,7 +53,15 @@ def shell(command, *redirections):
       2,
       "a.txt: Permission denied: check the path",
     ),
-    (OSError(24, "Too many open files"), 2, "raise the limit of open files (ulimit -n)"),
+    (OSError(24, "Too many open files"), 2, "error: Too many open files: raise the limit of open"),
+    (OSError(5, "Input/output error"), 2, "error: Input/output error: check the disk or the"),
+    (
+      OSError(116, "Stale file handle"),
+      2,
+      "error: Stale file handle: check the disk or the network",
+    ),
+    (OSError(9, "Bad file descriptor"), 2, "the output: it is not open for writing"),
+    (FileNotFoundError(2, "No such file"), 2, "the current folder was deleted: change to another"),
     (MemoryError(), 2, "out of memory: use a machine with more memory"),
   ],
 )
@@ -65,7 +74,7 @@ def test_expected_failures_give_one_line_and_an_exit_code(raised, code, message,
   assert message in err and len(err.splitlines()) == (code == 2)
 
 
-@pytest.mark.parametrize("error", [ZeroDivisionError(), OSError("unknown")])
+@pytest.mark.parametrize("error", [ZeroDivisionError(), OSError("unknown"), ValueError("no")])
 def test_unexpected_errors_are_raised(error):
   def program():
     raise error
@@ -233,6 +242,49 @@ def test_a_process_ends_although_threads_hang(raises):
   child = start(f"threading.Thread(target=threading.Event().wait).start()\n{raises}", run)
   child.communicate(timeout=20)
   assert child.returncode == (2 if raises else 0)
+
+
+def test_a_current_folder_that_is_deleted_is_one_line(tmp_path):
+  (folder := tmp_path / "current").mkdir()
+  body = "from charrnn.runs import provenance\nos.rmdir(os.getcwd())\nprovenance.facts(None)"
+  child = start(body, cwd=folder)
+  out, err = child.communicate(timeout=60)
+  message = "charrnn: error: the current folder was deleted: change to another folder\n"
+  assert (child.returncode, out, err) == (2, "", message)
+
+
+def test_a_terminal_that_is_closed_ends_a_program_without_a_traceback(tmp_path):
+  """As after a lost connection, for a program that ignores SIGHUP."""
+  master, slave = os.openpty()
+  body = "input()\nprint('result', flush=True)"
+  with (tmp_path / "log").open("w") as log:
+    child = start(body, stdin=subprocess.PIPE, stdout=slave, stderr=log)
+    os.close(slave)
+    os.close(master)
+    child.communicate("\n", timeout=60)
+  text = (tmp_path / "log").read_text()
+  assert child.returncode == 2 and "Traceback" not in text and text.count("\n") == 1
+
+
+@pytest.mark.parametrize("setting", ["JAX_ENABLE_X64", "JAX_NUM_CPU_DEVICES"])
+def test_a_bad_setting_of_jax_is_one_line(setting):
+  child = start("import jax", env=os.environ | {setting: "banana"})
+  _, err = child.communicate(timeout=60)
+  assert child.returncode == 2 and err.count("\n") == 1, err
+  assert setting in err.upper() and "correct the environment variable" in err
+
+
+def test_a_program_that_hangs_is_killed_with_its_children(tmp_path):
+  script = f"sleep 600 & echo $! > {tmp_path}/pid; wait"
+  begin = time.monotonic()
+  with pytest.raises(TimeoutError, match="sh took more than"):
+    process.call(["sh", "-c", script], 0.5)
+  assert time.monotonic() - begin < 20
+  pid = int((tmp_path / "pid").read_text())
+  while pathlib.Path(f"/proc/{pid}").exists() and programs.proc_status(pid, "State") != "Z":
+    assert time.monotonic() - begin < 20
+  result = process.call(["sh", "-c", "cat; echo out; echo err >&2; exit 3"], 20)
+  assert (result.returncode, result.stdout, result.stderr) == (3, b"out\n", b"err\n")
 
 
 def test_warnings_of_packages_are_hidden_unless_they_are_asked_for():

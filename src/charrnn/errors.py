@@ -5,6 +5,7 @@ import errno
 from collections.abc import Iterable
 
 _FREE_SPACE = "free some disk space, and run the same command again"
+_DISK = "check the disk or the network, and run the same command again"
 REMEDIES = {
   errno.ENOSPC: _FREE_SPACE,
   errno.EDQUOT: _FREE_SPACE,
@@ -14,6 +15,10 @@ REMEDIES = {
   errno.EMFILE: "raise the limit of open files (ulimit -n)",
   errno.EAGAIN: "raise the limit of processes (ulimit -u)",
   errno.ENOMEM: "use a machine with more memory",
+  # Of a failing disk, or of a network file system whose server does not answer.
+  **dict.fromkeys(
+    (errno.EIO, errno.ESTALE, errno.ENOTCONN, errno.ETIMEDOUT, errno.EHOSTDOWN, errno.ENODEV), _DISK
+  ),
 }
 
 

@@ -17,6 +17,7 @@ from charrnn import errors
 
 MAX_BYTES = 1 << 28  # maximum size of a file of a run that is read as a whole
 MAX_JSON = 1 << 25  # of a JSON file, whose values need about 20 times as much memory
+MAX_STREAM = 1 << 30  # maximum bytes of an input that is a pipe or a device, for example /dev/zero
 MAX_DEPTH = 20  # maximum nesting of a JSON file
 TEMPORARY = ".tmp-"  # prefix of files that are not complete yet
 _KINDS = (
@@ -45,6 +46,23 @@ def read_bytes(path: pathlib.Path, limit: int = MAX_BYTES) -> bytes:
     raise errors.UserError(f"cannot read {path}: {error.strerror}") from error
   if len(data) > limit:
     raise errors.UserError(f"{path} has more than {limit:,} bytes: restore it from a copy")
+  return data
+
+
+def read_input(path: str | pathlib.Path, name: str | None = None) -> bytes:
+  """Return the content of a file or a pipe that the user names.
+
+  `name` identifies the option in error messages; the default is the path.
+  """
+  try:
+    with open(path, "rb") as file:
+      is_regular = stat.S_ISREG(os.fstat(file.fileno()).st_mode)
+      data = file.read() if is_regular else file.read(MAX_STREAM + 1)
+  except (OSError, ValueError) as error:  # ValueError: there is a NUL in the path.
+    reason = getattr(error, "strerror", None) or error
+    raise errors.UserError(f"cannot read {name or path}: {reason}: use another file") from error
+  if len(data) > MAX_STREAM and not is_regular:
+    raise errors.UserError(f"{name or path} does not end: use a regular file")
   return data
 
 
@@ -310,8 +328,8 @@ def replace_in_folder(folder: pathlib.Path) -> Iterator[pathlib.Path]:
   """
   make_folder(str(folder), folder)
   with (
-    tempfile.TemporaryDirectory(prefix=".new-", dir=folder) as name,
     report_unwritable(folder, ANOTHER_OUT),
+    tempfile.TemporaryDirectory(prefix=".new-", dir=folder, ignore_cleanup_errors=True) as name,
   ):
     new = pathlib.Path(name)
     yield new
@@ -319,11 +337,17 @@ def replace_in_folder(folder: pathlib.Path) -> Iterator[pathlib.Path]:
     old = new / "old"
     old.mkdir()
     for path in results:
-      if (
-        path.is_dir() and (folder / path.name).exists()
-      ):  # A rename cannot replace a non-empty folder.
-        os.replace(folder / path.name, old / path.name)
-      os.replace(path, folder / path.name)
+      target, former = folder / path.name, old / path.name
+      # A rename cannot replace a folder that is not empty.
+      is_moved = path.is_dir() and target.exists()
+      if is_moved:
+        os.replace(target, former)
+      try:
+        os.replace(path, target)
+      except OSError:
+        if is_moved:
+          os.replace(former, target)
+        raise
 
 
 def with_aliases(value: Any, aliases: dict[str, str]) -> Any:

@@ -7,12 +7,14 @@ import contextlib
 import errno
 import os
 import signal
+import subprocess
 import sys
 import threading
 import time
+import traceback
 import types
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 from charrnn import errors
 
@@ -72,16 +74,65 @@ def _run(name, program) -> int:
   except errors.UserError as error:
     text = str(error)
   except OSError as error:
-    if error.filename is None and error.errno not in errors.REMEDIES:
+    if (text := _describe(error)) is None:
       raise
-    path = "the output" if error.filename is None else os.fsdecode(error.filename)
-    text = f"{path}: {error.strerror}: check the path and its permissions"
-    if error.errno in errors.REMEDIES:
-      text = errors.describe(error, path)
   except MemoryError as error:
     text = f"out of memory{f' ({error})' if str(error) else ''}: {errors.REMEDIES[errno.ENOMEM]}"
+  except ValueError as error:
+    if not _is_raised_by_settings(error):
+      raise
+    text = f"{error}: correct the environment variable, or unset it"
   console.say(console.visible(f"{name}: error: {text}"))
   return 2
+
+
+def _describe(error: OSError) -> str | None:
+  """Return one line with the reason and the remedy of a system error; None if it is unexpected."""
+  remedy = errors.REMEDIES.get(error.errno)
+  if error.filename is not None:
+    path = os.fsdecode(error.filename)
+    return (
+      errors.describe(error, path)
+      if remedy
+      else f"{path}: {error.strerror}: check the path and its permissions"
+    )
+  if error.errno == errno.ENOENT:  # os.getcwd raises it without a path.
+    return "the current folder was deleted: change to another folder"
+  if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+    return errors.describe(error, "the output")
+  if error.errno == errno.EBADF:
+    return "cannot write to the output: it is not open for writing"
+  return remedy and f"{error.strerror}: {remedy}"
+
+
+def _is_raised_by_settings(error: ValueError) -> bool:
+  """Return whether JAX raised an error while it read its settings from environment variables."""
+  frames = list(traceback.walk_tb(error.__traceback__))
+  return frames[-1][0].f_code.co_filename.endswith(os.path.join("jax", "_src", "config.py"))
+
+
+def call(command: Sequence[str], seconds: float, **options) -> subprocess.CompletedProcess[bytes]:
+  """Run another program and return its result; raise TimeoutError if it takes too long.
+
+  Then the program and its children are killed. A program that waits for a driver or a disk does not
+  end before that answers, so it is not waited for.
+  """
+  pipes = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+  child = subprocess.Popen(command, **pipes | options, process_group=0)
+  try:
+    out, err = child.communicate(timeout=seconds)
+  except BaseException as error:
+    with contextlib.suppress(ProcessLookupError):
+      os.killpg(child.pid, signal.SIGKILL)
+    for pipe in filter(None, (child.stdout, child.stderr)):
+      pipe.close()
+    with contextlib.suppress(subprocess.TimeoutExpired):
+      child.wait(1.0)
+    if isinstance(error, subprocess.TimeoutExpired):
+      text = f"{command[0]} took more than {seconds:g} s"
+      raise TimeoutError(errno.ETIMEDOUT, text) from error
+    raise
+  return subprocess.CompletedProcess(command, child.returncode, out, err)
 
 
 @contextlib.contextmanager

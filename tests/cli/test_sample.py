@@ -226,7 +226,7 @@ def test_byte_tokenizer_accepts_invalid_utf8(use, capsysbinary, tmp_path):
     (["--require=abc", "--length=2"], "--length=2: must be at least 3 for --require=abc"),
     (["--require=a", "--forbid=a"], "--require=a --forbid=a: the constraints are contradictory"),
     (["--prime=az"], "not in the vocabulary: 'z'"),
-    (["--prime-file=/nowhere/x"], "--prime-file=/nowhere/x: No such file"),
+    (["--prime-file=/nowhere/x"], "cannot read --prime-file=/nowhere/x: No such file"),
   ],
 )
 def test_invalid_arguments(use, capsys, args, message):

@@ -43,6 +43,12 @@ class Parser(argparse.ArgumentParser):
     actions = [action for action in self._actions if action.help != argparse.SUPPRESS]
     return [name for action in actions for name in action.option_strings if name.startswith("--")]
 
+  def _get_values(self, action, arg_strings):
+    # Python 3.11 would drop the value of --prime=--.
+    if action.option_strings and action.nargs is None and arg_strings == ["--"]:
+      return self._get_value(action, "--")
+    return super()._get_values(action, arg_strings)
+
   def error(self, message):
     raise errors.UserError(f"{message} (run {self.prog} --help for usage)")
 

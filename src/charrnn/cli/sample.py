@@ -171,12 +171,12 @@ def _read_prompt(args, tokenizer) -> str:
   """Return the prompt exactly as it is. Invalid UTF-8 is an error, except for a byte tokenizer."""
   if not args.prime_file:
     return args.prime
+  if args.prime_file == "-":
+    prompt = sys.stdin.buffer.read(files.MAX_STREAM)
+  else:
+    prompt = files.read_input(args.prime_file, f"--prime-file={args.prime_file}")
   try:
-    is_stdin = args.prime_file == "-"
-    prompt = sys.stdin.buffer.read() if is_stdin else pathlib.Path(args.prime_file).read_bytes()
     return prompt.decode("utf-8", "surrogateescape" if tokenizer.kind == "byte" else "strict")
-  except OSError as error:
-    raise errors.UserError(f"--prime-file={args.prime_file}: {error.strerror}") from error
   except UnicodeDecodeError as error:
     raise errors.UserError(
       f"--prime-file={args.prime_file}: not UTF-8 at byte {error.start}: convert the file"

@@ -17,7 +17,7 @@ import zlib
 from collections.abc import Iterable, Iterator
 from typing import IO
 
-from charrnn import errors, runtime
+from charrnn import errors, process, runtime
 from charrnn.data import downloads
 
 DEFAULT_PART = "kernel"
@@ -102,16 +102,16 @@ def _unpack(name: str, packed: IO[bytes], size: int) -> Iterator[tuple[str, IO[b
 def _packaged(path: pathlib.Path) -> Iterator[tuple[str, IO[bytes]]]:
   """Yield the files of the source tarball that a Debian package installs in /usr/src."""
   command = ["dpkg-deb", "--fsys-tarfile", path]
-  with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as process:
+  with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as child:
     try:
-      stream = _Bounded(process.stdout, path.stat().st_size)
+      stream = _Bounded(child.stdout, path.stat().st_size)
       with tarfile.open(fileobj=stream, mode="r|") as tar:
         for member in _files(tar):
           if "usr/src/" in member.name and member.name.endswith(_TARBALLS):
             yield from _unpack(member.name, tar.extractfile(member), member.size)
             return
     finally:
-      process.kill()
+      child.kill()
   raise ValueError("the package contains no tarball in /usr/src")
 
 
@@ -174,21 +174,29 @@ def _download() -> pathlib.Path:
   if not shutil.which("apt-get"):
     raise _missing("it is not installed, and there is no apt-get to download it")
   search = ["apt-cache", "search", "--names-only", r"^linux-source-[0-9.]+$"]
-  offers = subprocess.run(search, capture_output=True, text=True, check=False).stdout.split("\n")
+  offers = _call(search).stdout.decode(errors="replace").split("\n")
   names = [line.partition(" ")[0] for line in offers if line]
   if not names:
     raise _missing("apt-get offers no linux-source package", "sudo apt-get update")
   package = max(names, key=_version)
   with downloads.building() as folder:
     # Send the progress of apt-get to our stderr, and report its errors in our message.
-    options = {"cwd": folder, "stdout": 2, "stderr": subprocess.PIPE, "text": True}
-    result = subprocess.run(["apt-get", "download", package], check=False, **options)
+    result = _call(["apt-get", "download", package], cwd=folder, stdout=2)
     debs = list(folder.glob("*.deb"))
     if result.returncode or len(debs) != 1:
-      lines = [line for line in result.stderr.splitlines() if line.startswith("E:")]
+      text = result.stderr.decode(errors="replace")
+      lines = [line for line in text.splitlines() if line.startswith("E:")]
       reason = (lines or ["E: apt-get downloaded no package"])[0]
       raise _missing(reason, f"sudo apt-get install {package}")
     return downloads.publish(debs[0])
+
+
+def _call(command: list[str], **options) -> subprocess.CompletedProcess[bytes]:
+  """Run a program that uses the network; raise UserError if it takes too long."""
+  try:
+    return process.call(command, downloads.DOWNLOAD_SECONDS, **options)
+  except TimeoutError as error:
+    raise _missing(error.strerror) from error
 
 
 def _missing(reason: str, command: str = "") -> errors.UserError:

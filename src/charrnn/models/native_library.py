@@ -19,8 +19,6 @@ import platform
 import re
 import shlex
 import shutil
-import signal
-import subprocess
 import sys
 import tempfile
 import time
@@ -29,7 +27,7 @@ from typing import NamedTuple
 import jax
 import jaxlib
 
-from charrnn import console, runtime
+from charrnn import console, process, runtime
 
 SOURCE = pathlib.Path(__file__).with_name("native.cc")
 TARGETS = (
@@ -196,28 +194,17 @@ def _run(command, folder: str | None = None) -> str:
   """
   # In the C locale, messages about errors contain the word "error".
   environment = os.environ | {"LC_ALL": "C"} | ({"TMPDIR": folder} if folder else {})
-  pipes = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
   try:
-    process = subprocess.Popen(command, **pipes, env=environment, process_group=0)
+    result = process.call(command, TIMEOUT, env=environment)
+  except TimeoutError as error:
+    raise UnavailableError(f"{error.strerror}: set CXX to another compiler") from error
   except OSError as error:
     raise UnavailableError(
       f"cannot run {command[0]} ({error.strerror}): set CXX to another compiler"
     ) from error
-  with process:
-    try:
-      out, err = process.communicate(timeout=TIMEOUT)
-    except BaseException as error:
-      # Otherwise the compiler's subprocesses would keep running.
-      with contextlib.suppress(ProcessLookupError):
-        os.killpg(process.pid, signal.SIGKILL)
-      if isinstance(error, subprocess.TimeoutExpired):
-        raise UnavailableError(
-          f"{command[0]} took more than {TIMEOUT:g} s: set CXX to another compiler"
-        ) from error
-      raise
-  if process.returncode:
+  if result.returncode:
     full = os.strerror(errno.ENOSPC)
-    lines = err.decode(errors="replace").splitlines()
+    lines = result.stderr.decode(errors="replace").splitlines()
     lines = [line.strip() for line in lines if line.strip()] or ["no message"]
     if folder and any(full in line for line in lines):
       raise OSError(errno.ENOSPC, full)
@@ -225,10 +212,10 @@ def _run(command, folder: str | None = None) -> str:
     if len(text) > MAX_ERROR:
       text = text[:MAX_ERROR] + "..."
     raise UnavailableError(
-      f"{command[0]} ended with exit code {process.returncode} ({text}): correct this, or set CXX "
+      f"{command[0]} ended with exit code {result.returncode} ({text}): correct this, or set CXX "
       "to another compiler"
     )
-  return out.decode(errors="replace")
+  return result.stdout.decode(errors="replace")
 
 
 def _compile_once(command, compiler, path):

@@ -43,9 +43,10 @@ def hold(workdir: pathlib.Path, is_sweep: bool = False) -> Iterator[None]:
       files.check_tree(workdir, recursive=not is_sweep)
       yield
     finally:
-      if os.listdir(workdir) == ["lock"]:
-        (workdir / "lock").unlink()
-        workdir.rmdir()
+      with contextlib.suppress(OSError):  # The directory may be gone, and an error may be raised.
+        if os.listdir(workdir) == ["lock"]:
+          (workdir / "lock").unlink()
+          workdir.rmdir()
 
 
 def is_held(workdir: pathlib.Path) -> bool:

@@ -10,13 +10,12 @@ import pathlib
 import platform
 import re
 import shlex
-import subprocess
 import sys
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 from charrnn import config as config_lib
-from charrnn import console, errors, files, runtime
+from charrnn import console, errors, files, process, runtime
 from charrnn.runs import checkpoints
 
 PACKAGES = (
@@ -33,6 +32,7 @@ DRIVER = pathlib.Path("/proc/driver/nvidia/version")  # the first line has the v
 # Arguments for a diff that does not depend on the user's git settings.
 DIFF = ("diff", "--no-color", "--no-ext-diff", "--no-textconv", "--no-relative")
 DIFF += ("--src-prefix=a/", "--dst-prefix=b/")
+GIT_SECONDS = 60.0  # maximum time of one git command
 MAX_DIFF = 1_000_000  # maximum number of bytes of uncommitted changes that are stored
 # The types in run.json that its readers rely on.
 RECORD = {
@@ -223,7 +223,7 @@ def code(folder: pathlib.Path) -> tuple[str | None, bytes]:
       if path.endswith(".py"):
         changes.append(_git(root, *DIFF, "--no-index", "--", os.devnull, path, codes=(1,)))
     return _git(root, "rev-parse", "HEAD").decode().strip(), b"".join(changes)
-  except (OSError, subprocess.CalledProcessError):
+  except (OSError, ValueError):
     return None, b""
 
 
@@ -231,10 +231,10 @@ def _git(folder, *arguments: str, codes: tuple[int, ...] = (0,)) -> bytes:
   command = ["git", "-C", str(folder), *arguments]
   # Do not lock the index, because several trials may start at the same time.
   environment = {**os.environ, "GIT_OPTIONAL_LOCKS": "0"}
-  process = subprocess.run(command, capture_output=True, env=environment, check=False)
-  if process.returncode not in codes:
-    raise subprocess.CalledProcessError(process.returncode, command)
-  return process.stdout
+  result = process.call(command, GIT_SECONDS, env=environment)
+  if result.returncode not in codes:
+    raise ValueError(f"git ended with exit code {result.returncode}")
+  return result.stdout
 
 
 def _store_changes(workdir: pathlib.Path, changes: bytes) -> str:

@@ -5,6 +5,7 @@ All other modules read run directories through `Run`.
 
 import contextlib
 import functools
+import io
 import os
 import pathlib
 import re
@@ -241,10 +242,8 @@ class Run:
     encoding = "latin-1" if text.tokenizer == "byte" else text.encoding
     newline = None if text.newlines == "lf" else ""
     try:
-      with open(path, encoding=encoding, newline=newline) as file:
-        content = file.read()
-    except OSError as error:
-      raise errors.UserError(f"cannot read {path}: {error.strerror}") from error
+      stream = io.BytesIO(files.read_input(path))
+      content = io.TextIOWrapper(stream, encoding, newline=newline).read()
     except UnicodeError as error:  # UTF-16 without a byte order mark has no position.
       raise errors.UserError(
         f"{path}: byte {getattr(error, 'start', 0)} is not {encoding} text: convert the file to "

@@ -177,10 +177,7 @@ def _file_samples(path: pathlib.Path, text_config, domain: metrics.Domain, size:
   The file is decoded with the encoding of the corpus. Invalid bytes become U+FFFD.
   """
   encoding = "utf-8" if text_config.tokenizer == "byte" else text_config.encoding
-  try:
-    text = path.read_bytes().decode(encoding, "replace")
-  except OSError as error:
-    raise errors.UserError(f"cannot read {path}: {error.strerror}") from error
+  text = files.read_input(path).decode(encoding, "replace")
   if not text:
     raise errors.UserError(f"{path} is empty: use a file with text")
   if text_config.newlines == "lf":

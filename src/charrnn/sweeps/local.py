@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
-from charrnn import errors, runtime
+from charrnn import errors, process, runtime
 from charrnn.runs.status import RunStatus
 from charrnn.sweeps import attached, outcomes
 
@@ -57,11 +57,11 @@ def gpu_names() -> list[str]:
   if (names := _visible("CUDA_VISIBLE_DEVICES")) is not None:
     return names
   try:
-    options = {"stderr": subprocess.DEVNULL, "text": True, "timeout": 30}
-    listing = subprocess.check_output(["nvidia-smi", "-L"], **options)
-  except (OSError, subprocess.SubprocessError):
+    result = process.call(["nvidia-smi", "-L"], 30)
+  except OSError:
     return []
-  return [str(n) for n in range(sum(line[:3] == "GPU" for line in listing.splitlines()))]
+  lines = [] if result.returncode else result.stdout.splitlines()
+  return [str(n) for n in range(sum(line[:3] == b"GPU" for line in lines))]
 
 
 def _tpu_chips() -> list[str]:
@@ -152,8 +152,8 @@ class Pool:
       cores, limits = self._shares[share]
       environment = {**os.environ, **limits}
       # A new session keeps Ctrl-C away from the trial. The launcher sends it SIGTERM instead.
-      process = launch(trial, cores, env=environment, start_new_session=True)
-      self.running.append(_Running(trial, process, share, time.monotonic()))
+      child = launch(trial, cores, env=environment, start_new_session=True)
+      self.running.append(_Running(trial, child, share, time.monotonic()))
 
   def _reap(self):
     for running in list(self.running):

@@ -23,7 +23,7 @@ import sys
 import time
 from typing import Any, NamedTuple
 
-from charrnn import console, errors, files
+from charrnn import console, errors, files, process
 from charrnn.runs import status as status_lib
 from charrnn.runs.status import RunStatus
 from charrnn.sweeps import local, outcomes
@@ -157,11 +157,13 @@ def _job_states() -> dict[str, str]:
 def query() -> dict[str, str] | None:
   """Return the states of the user's current and recent jobs, by number; None on failure."""
   command = ["squeue", "--me", "--array", "--states=all", "--noheader", "--format=%i %T"]
-  options = {"stderr": subprocess.DEVNULL, "text": True, "timeout": 60}
   try:
-    lines = subprocess.check_output(command, **options).splitlines()
-  except (OSError, subprocess.SubprocessError):
+    result = process.call(command, 60)
+  except OSError:
     return None
+  if result.returncode:
+    return None
+  lines = result.stdout.decode(errors="replace").splitlines()
   return dict(line.split(maxsplit=1) for line in lines if " " in line.strip())
 
 
@@ -298,15 +300,15 @@ def run_job(trial: outcomes.Trial, limit: float | None = None):
   if is_first:
     outcomes.begin(trial)
   trial.folder.mkdir(parents=True, exist_ok=True)
-  process, signals = local.launch(trial), []
+  child, signals = local.launch(trial), []
 
   def stop(*_):
     if not signals:  # A second SIGTERM would end the run before it has saved.
-      process.terminate()
+      child.terminate()
     signals.append(True)
 
   signal.signal(SAVE, stop)
-  code, is_late = _wait(process, limit - spent if limit is not None and is_first else None, stop)
+  code, is_late = _wait(child, limit - spent if limit is not None and is_first else None, stop)
   if is_first:
     reason = RunStatus.TIMEOUT if is_late else RunStatus.STOPPED if signals else None
     outcome = outcomes.conclude(trial, code, spent + time.monotonic() - start, reason)
@@ -314,20 +316,23 @@ def run_job(trial: outcomes.Trial, limit: float | None = None):
       import submitit  # an optional extra
 
       # SLURM_JOB_ID is not used: for the last job of an array it is the number of the whole array.
-      subprocess.run(["scontrol", "requeue", submitit.JobEnvironment().job_id], check=True)
+      result = process.call(["scontrol", "requeue", submitit.JobEnvironment().job_id], 60)
+      if result.returncode:
+        reason = result.stderr.decode(errors="replace").strip()
+        console.say(f"warning: SLURM does not repeat this job ({reason}): repeat the command")
   sys.exit(
     code if code >= 0 else 128 - code
   )  # like a shell, for a process that was killed by a signal
 
 
-def _wait(process: subprocess.Popen, seconds: float | None, stop) -> tuple[int, bool]:
+def _wait(child: subprocess.Popen, seconds: float | None, stop) -> tuple[int, bool]:
   """Return the exit code, and whether the process was stopped because it exceeded `seconds`."""
   try:
-    return process.wait(None if seconds is None else max(0.0, seconds)), False
+    return child.wait(None if seconds is None else max(0.0, seconds)), False
   except subprocess.TimeoutExpired:
     stop()
   try:
-    return process.wait(local.GRACE), True
+    return child.wait(local.GRACE), True
   except subprocess.TimeoutExpired:
-    process.kill()
-    return process.wait(), True
+    child.kill()
+    return child.wait(), True
