@@ -28,9 +28,10 @@
 --time_limit   number of minutes after which a trial saves and exits
 --dry_run      print the commands of the trials without running them
 
-Exit codes: 0: finished; 1: a trial of the sweep failed; 2: the command is wrong or training
-diverged; 75: stopped by a signal and saved, run the same command to resume; 130: stopped by a
-signal before there was anything to save. The signals are SIGTERM, SIGINT, SIGHUP and SIGUSR1.
+Exit codes: 0: finished; 1: a trial of the sweep failed; 2: an error, or training diverged; 75:
+stopped by a signal and saved, run the same command to resume; 130: stopped by a signal before there
+was anything to save, or by a second Ctrl-C or SIGTERM. The signals are SIGTERM, SIGINT, SIGHUP and
+SIGUSR1.
 """
 
 import pathlib

@@ -107,7 +107,7 @@ def test_reading_rejects_everything_but_regular_files_of_limited_size(tmp_path):
   regular = tmp_path / "a.json"
   regular.write_text("{}")
   assert files.read_bytes(regular, limit=2) == b"{}"
-  with pytest.raises(errors.UserError, match="more than 1 bytes"):
+  with pytest.raises(errors.UserError, match="larger than 1 bytes"):
     files.read_bytes(regular, limit=1)
   for create, kind in KINDS.items():
     path = tmp_path / create.__name__

@@ -47,13 +47,13 @@ def shell(command, *redirections):
       "cannot write to the output: No space left on device",
     ),
     (OSError(28, "No space", "a.txt"), 2, "cannot write to a.txt: No space: free some disk space"),
-    (OSError(27, "File too large", b"a.txt"), 2, "raise the limit of the file size (ulimit -f)"),
+    (OSError(27, "File too large", b"a.txt"), 2, "raise the file size limit (ulimit -f)"),
     (
       PermissionError(13, "Permission denied", "a.txt"),
       2,
       "a.txt: Permission denied: check the path",
     ),
-    (OSError(24, "Too many open files"), 2, "error: Too many open files: raise the limit of open"),
+    (OSError(24, "Too many open files"), 2, "error: Too many open files: raise the limit on open"),
     (OSError(5, "Input/output error"), 2, "error: Input/output error: check the disk or the"),
     (
       OSError(116, "Stale file handle"),
@@ -62,7 +62,7 @@ def shell(command, *redirections):
     ),
     (OSError(9, "Bad file descriptor"), 2, "the output: it is not open for writing"),
     (FileNotFoundError(2, "No such file"), 2, "the current folder was deleted: change to another"),
-    (MemoryError(), 2, "out of memory: use a machine with more memory"),
+    (MemoryError(), 2, "out of memory: free some memory"),
   ],
 )
 def test_expected_failures_give_one_line_and_an_exit_code(raised, code, message, capsys):

@@ -39,7 +39,7 @@ AT_LEAST_0 = Bounds("at least 0", lambda value: value >= 0)
 AT_LEAST_1 = Bounds("at least 1", lambda value: value >= 1)
 ABOVE_0 = Bounds("above 0", lambda value: value > 0)
 SEED = Bounds("from 0 to 4294967295", lambda value: 0 <= value < 2**32, math.inf)
-DEVICES = AT_LEAST_0._replace(maximum=4096)  # JAX needs a second to start so many
+DEVICES = AT_LEAST_0._replace(maximum=4096)  # JAX needs a second to start this many
 POSITION = AT_LEAST_0._replace(maximum=math.inf)  # a position in a corpus
 FRACTION = Bounds("at least 0 and below 1", lambda value: 0 <= value < 1)
 # The choices of a field: literal values, or MODULE:NAME for a registry whose keys are the values.
@@ -52,7 +52,7 @@ DTYPES = ("float32", "bfloat16")
 UNROLL = ("auto", "scan", "native", "cudnn")
 OPTIMIZERS = ("training.optimizer:OPTIMIZERS",)
 SCHEDULES = ("training.optimizer:SCHEDULES",)
-# Values of `Field.resume`, which says if a run may be resumed with another value of the field.
+# Values of `Field.resume`, which says whether a run may be resumed with another value of the field.
 FIXED = "no"
 FREE = "yes"  # The field does not affect what is computed, except for rounding.
 LENGTH = "unless the schedule depends on the length of training"

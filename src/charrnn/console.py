@@ -25,7 +25,7 @@ _CLOSED = (errno.EPIPE, errno.EIO, errno.EBADF)
 
 
 class _Stderr(io.TextIOBase):
-  """The current sys.stderr. Text that cannot be written is discarded and ends no program."""
+  """The current sys.stderr, except that text that cannot be written is silently discarded."""
 
   encoding = "utf-8"
 
@@ -101,11 +101,11 @@ def is_live() -> bool:
 
 
 def visible(text: str, lines: bool = False) -> str:
-  """Return the text with characters escaped that a terminal executes, reorders or does not show.
+  """Escape the characters of a text that a terminal would execute, reorder or hide.
 
   Everything that comes from a file, a name or the network must pass through this function before
   it is shown. With `lines`, the text may have several lines: line ends, tabs, all spaces and the
-  joiners of letters and emoji are kept. A byte that is not UTF-8, which Python represents by a
+  joiners between letters or emoji are kept. A byte that is not UTF-8, which Python represents by a
   surrogate, becomes \\xHH.
   """
   if text.isprintable():
@@ -140,7 +140,7 @@ def set_encodings():
   Files and pipes get UTF-8. A terminal gets escapes for the characters that it does not support.
   """
   for stream in (sys.stdout, sys.stderr):
-    if isinstance(stream, io.TextIOWrapper):  # A notebook replaces them by other objects.
+    if isinstance(stream, io.TextIOWrapper):  # A notebook replaces them with other objects.
       encoding = stream.encoding if stream.isatty() else "utf-8"
       stream.reconfigure(encoding=encoding, errors="backslashreplace")
 
@@ -182,9 +182,9 @@ def csv_text(columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> str:
 
 
 def cell(value) -> Any:
-  """Return a value for a cell of a table. A text is escaped, also if it is a formula.
+  """Return a value for a cell of a CSV or TSV table. Control characters and formulas are escaped.
 
-  Spreadsheets execute the formulas of a table that they open. They show a cell that begins with an
+  A spreadsheet executes the formulas in a table that it opens, but shows a cell that begins with an
   apostrophe as text.
   """
   if not isinstance(value, str):

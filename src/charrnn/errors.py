@@ -9,17 +9,19 @@ _DISK = "check the disk or the network, and run the same command again"
 REMEDIES = {
   errno.ENOSPC: _FREE_SPACE,
   errno.EDQUOT: _FREE_SPACE,
-  errno.EFBIG: "raise the limit of the file size (ulimit -f), and run the same command again",
+  errno.EFBIG: "raise the file size limit (ulimit -f), and run the same command again",
   errno.EROFS: "use a folder on another file system",
   errno.ENAMETOOLONG: "use a shorter name",
-  errno.EMFILE: "raise the limit of open files (ulimit -n)",
-  errno.EAGAIN: "raise the limit of processes (ulimit -u)",
-  errno.ENOMEM: "use a machine with more memory",
-  # Of a failing disk, or of a network file system whose server does not answer.
+  errno.EMFILE: "raise the limit on open files (ulimit -n)",
+  errno.EAGAIN: "raise the limit on processes (ulimit -u)",
+  errno.ENOMEM: "free some memory, or use a machine with more",
+  # A disk is failing, or the server of a network file system does not answer.
   **dict.fromkeys(
     (errno.EIO, errno.ESTALE, errno.ENOTCONN, errno.ETIMEDOUT, errno.EHOSTDOWN, errno.ENODEV), _DISK
   ),
 }
+CHECK_FOLDER = "check that its folder exists and is writable"
+CHECK_PATH = "check the path and its permissions"
 
 
 class UserError(Exception):
@@ -27,15 +29,15 @@ class UserError(Exception):
 
 
 class DivergedError(UserError):
-  """Training has diverged: its loss is too high, or its updates are not finite."""
+  """Training has diverged: its loss is too high, or its numbers are not finite."""
 
   def __init__(self, message: str, *, step: int | None = None, reason: str = ""):
     super().__init__(message)
     self.step, self.reason = step, reason
 
 
-def describe(error: OSError, path: object, remedy: str = "check its folder") -> str:
-  """Return one line with the path, the reason and the remedy of an error of writing.
+def describe(error: OSError, path: object, remedy: str = CHECK_FOLDER) -> str:
+  """Return one line about a failed write: the path, the reason and what to do.
 
   `remedy` is for errors that have no remedy in REMEDIES.
   """
@@ -44,7 +46,7 @@ def describe(error: OSError, path: object, remedy: str = "check its folder") -> 
 
 
 def nearest(name: str, choices: Iterable[str], cutoff: float = 0.6) -> str | None:
-  """Return the choice that a misspelt or shortened name most probably means, or None."""
+  """Return the choice that a misspelled or shortened name most probably means, or None."""
   name, by_lower = name.lower(), {choice.lower(): choice for choice in reversed(list(choices))}
   matches = [each for each in by_lower if len(name) > 4 and each.startswith(name)]
   matches = matches or difflib.get_close_matches(name, by_lower, n=1, cutoff=cutoff)

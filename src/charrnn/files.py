@@ -1,4 +1,4 @@
-"""Reading and writing of the files of a run, atomic writing of outputs, and checks of paths."""
+"""Safe reading and writing of the files of a run, atomic writes of outputs, and checks of paths."""
 
 import contextlib
 import errno
@@ -16,7 +16,7 @@ from typing import IO, Any
 from charrnn import errors
 
 MAX_BYTES = 1 << 28  # maximum size of a file of a run that is read as a whole
-MAX_JSON = 1 << 25  # of a JSON file, whose values need about 20 times as much memory
+MAX_JSON = 1 << 25  # maximum size of a JSON file; once parsed, it takes 20 times as much memory
 MAX_STREAM = 1 << 30  # maximum bytes of an input that is a pipe or a device, for example /dev/zero
 MAX_DEPTH = 20  # maximum nesting of a JSON file
 TEMPORARY = ".tmp-"  # prefix of files that are not complete yet
@@ -43,9 +43,9 @@ def read_bytes(path: pathlib.Path, limit: int = MAX_BYTES) -> bytes:
       raise _not_regular(path, "a link") from None
     if error.errno == errno.ENOENT:
       raise errors.UserError(f"{path} is missing: restore it from a copy") from error
-    raise errors.UserError(f"cannot read {path}: {error.strerror}") from error
+    raise errors.UserError(f"cannot read {path}: {error.strerror}: {errors.CHECK_PATH}") from error
   if len(data) > limit:
-    raise errors.UserError(f"{path} has more than {limit:,} bytes: restore it from a copy")
+    raise errors.UserError(f"{path} is larger than {limit:,} bytes: restore it from a copy")
   return data
 
 
@@ -113,7 +113,7 @@ def has_types(value: Any, schema: Any) -> bool:
 
 def damaged(path: pathlib.Path) -> errors.UserError:
   """Return the error for a damaged file of a run."""
-  return errors.UserError(f"{path} is damaged: restore it from a copy of the same run")
+  return errors.UserError(f"{path} is damaged: restore it from a copy of the run")
 
 
 def _check_depth(value, limit: int):
@@ -182,13 +182,13 @@ def append(path: pathlib.Path) -> IO[bytes]:
 
 
 def _check_replaceable(path: pathlib.Path):
-  """Raise UserError if there is something else than a file at `path`."""
+  """Raise UserError if there is something other than a regular file at `path`."""
   with contextlib.suppress(FileNotFoundError):
     _check_regular(path, os.lstat(path).st_mode)
 
 
 def _open(path, flags: int, mode: str, **options) -> IO[bytes]:
-  """Open a regular file; raise UserError if there is something else in its place."""
+  """Open a regular file; raise UserError if there is something else at its path."""
   # Without O_NONBLOCK, opening a FIFO would wait for another process.
   descriptor = os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK, 0o666)
   try:
@@ -210,11 +210,8 @@ def make_subfolder(path: pathlib.Path):
 
 
 @contextlib.contextmanager
-def report_unwritable(path: pathlib.Path, remedy: str = "check its folder") -> Iterator[None]:
-  """Turn an OSError into a UserError that names the path and a remedy.
-
-  `remedy` is for errors that have no remedy of their own.
-  """
+def report_unwritable(path: pathlib.Path, remedy: str = errors.CHECK_FOLDER) -> Iterator[None]:
+  """Turn an OSError into a UserError that names the path and a remedy; see errors.describe."""
   try:
     yield
   except BrokenPipeError:  # `path` is /dev/stdout, and its reader has closed it.

@@ -21,8 +21,9 @@ from charrnn import errors
 # The signals that ask a program to stop. SLURM sends SIGUSR1 with --signal=USR1@SECONDS.
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1)
 INTERRUPTED_CODE = 130  # exit code of a program that a signal stopped before it saved anything
-# Maximum seconds between the end of a program and the end of its process. After a failed save,
-# threads of Orbax wait for a long time. After success, other processes of the run may be slower.
+# Maximum seconds between the end of a program and the end of its process: more after success, when
+# slower processes of the run may still need this one, than after a failed save, when threads of
+# Orbax wait for minutes.
 MAX_LINGER, MAX_LINGER_FAILED = 10.0, 2.0
 # Maximum seconds from a signal to its handler, and from the handler to the end of the program.
 MAX_DELAY, MAX_CLEANUP = 1.0, 5.0
@@ -31,13 +32,13 @@ MAX_DELAY, MAX_CLEANUP = 1.0, 5.0
 def run(name: str, program: Callable[[], int | None], ends_process: bool = False) -> int:
   """Run the main function of a program and return its exit code.
 
-  The exit code is 2 after a UserError, a system error or a lack of memory, which are reported on
-  stderr in one line, and 130 after a signal. It is 0 if the reader of stdout, for example `head`,
-  has closed it. With `ends_process`, the process ends soon after this function returns, even if
+  The exit code is 2 after a UserError, a system error or a lack of memory, each of which is
+  reported on stderr in one line, and 130 after a signal. It is 0 if a reader such as `head` has
+  closed stdout. With `ends_process`, the process ends soon after this function returns, even if
   threads of a library hang.
   """
   _open_streams()
-  if ends_process and not sys.warnoptions:  # Users can do nothing about warnings of packages.
+  if ends_process and not sys.warnoptions:  # Users cannot act on them.
     warnings.simplefilter("ignore")
   numbers, code = [], None
   try:
@@ -91,11 +92,9 @@ def _describe(error: OSError) -> str | None:
   remedy = errors.REMEDIES.get(error.errno)
   if error.filename is not None:
     path = os.fsdecode(error.filename)
-    return (
-      errors.describe(error, path)
-      if remedy
-      else f"{path}: {error.strerror}: check the path and its permissions"
-    )
+    if remedy:
+      return errors.describe(error, path)
+    return f"{path}: {error.strerror}: {errors.CHECK_PATH}"
   if error.errno == errno.ENOENT:  # os.getcwd raises it without a path.
     return "the current folder was deleted: change to another folder"
   if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
@@ -114,8 +113,8 @@ def _is_raised_by_settings(error: ValueError) -> bool:
 def call(command: Sequence[str], seconds: float, **options) -> subprocess.CompletedProcess[bytes]:
   """Run another program and return its result; raise TimeoutError if it takes too long.
 
-  Then the program and its children are killed. A program that waits for a driver or a disk does not
-  end before that answers, so it is not waited for.
+  After an error, kill the program and its children, but do not wait long for them: a program that
+  waits for a driver or a disk cannot end before that answers.
   """
   pipes = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
   child = subprocess.Popen(command, **pipes | options, process_group=0)
@@ -139,9 +138,9 @@ def call(command: Sequence[str], seconds: float, **options) -> subprocess.Comple
 def _interruption(numbers: list[int], ends_process: bool) -> Iterator[None]:
   """Raise KeyboardInterrupt at one of STOP_SIGNALS, and add its number to `numbers`.
 
-  With `ends_process`, end the process at once at the second signal, and while a module is imported:
-  modules written in C++ crash or catch the exception. Signals that the caller of the program
-  ignores, as nohup does, stay ignored.
+  With `ends_process`, end the process at once at the second signal, and also at the first one
+  during an import, because modules written in C++ crash or swallow the exception. Signals that the
+  caller of the program ignores, as nohup does, stay ignored.
   """
 
   def interrupt(number, frame):
@@ -179,9 +178,9 @@ def _is_importing(frame: types.FrameType | None) -> bool:
 def _enforcement(numbers: list[int], interrupt: Callable) -> Iterator[None]:
   """End the process if the handler `interrupt` does not run, or if its exception is lost.
 
-  Python runs handlers in the main thread, between two operations of the interpreter, so they do not
-  run while XLA compiles. A package may catch the exception. The numbers of the signals arrive at
-  once in a pipe, which a thread reads.
+  Python runs handlers in the main thread, between two bytecode instructions, so they do not run
+  while XLA compiles. A package may also catch the exception. A thread therefore reads the numbers
+  of the signals from a pipe, into which Python writes them at once.
   """
   reader, writer = os.pipe()
   os.set_blocking(writer, False)
@@ -208,9 +207,9 @@ def _enforcement(numbers: list[int], interrupt: Callable) -> Iterator[None]:
 
 
 def _open_streams():
-  """Replace the standard streams that the caller of the program has closed by /dev/null.
+  """Open /dev/null in place of each standard stream that the caller of the program has closed.
 
-  Otherwise the next file that is opened would receive their output.
+  Otherwise the next file to be opened would receive the output of the stream.
   """
   for number in range(3):
     try:
@@ -226,7 +225,7 @@ def _open_streams():
 
 
 def _end(code: int):
-  """End the process some time after its main thread, if threads of libraries do not end."""
+  """End the process soon after its main thread, even if threads of libraries do not end."""
   threading.main_thread().join()
   time.sleep(MAX_LINGER_FAILED if code else MAX_LINGER)
   os._exit(code)

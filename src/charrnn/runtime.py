@@ -89,7 +89,7 @@ def start() -> types.ModuleType:
 
 
 def reset_settings():
-  """Set the settings in JAX_SETTINGS, and name those that had another value."""
+  """Reset the settings in JAX_SETTINGS, and warn about those that had another value."""
   import jax
 
   ignored = []
@@ -103,7 +103,7 @@ def reset_settings():
 
 
 def say_ignored(settings: list[str], reason: str):
-  """Say which settings of JAX are ignored, and why."""
+  """Warn that settings of JAX are ignored, and say why."""
   console.say(f"warning: ignoring {', '.join(settings)}: {reason}")
 
 
@@ -138,7 +138,7 @@ def _report_unraisable(report, unraisable):
 
 
 def check_devices():
-  """Start JAX's devices; raise UserError if there are none of the platform that is asked for."""
+  """Start JAX's devices; raise UserError if the requested platform has none."""
   import jax
 
   try:
@@ -147,7 +147,7 @@ def check_devices():
     reason = (str(error).splitlines() or ["it has no device"])[0].partition(" (set ")[0]
     platforms = jax.config.jax_platforms or "the devices of this machine"
     raise errors.UserError(
-      f"JAX cannot use {platforms}: {reason}: check the driver and JAX's package for it, or set "
+      f"JAX cannot use {platforms}: {reason}: check its driver and its JAX package, or set "
       "JAX_PLATFORMS=cpu"
     ) from error
 
@@ -185,14 +185,14 @@ def free_memory() -> int:
 def check_memory(needed: dict[str, int], free: int, remedy: str):
   """Raise UserError if more memory is needed than is free; both are numbers of bytes.
 
-  `needed` maps what the memory is for to a lower bound, so that nothing is refused that may fit.
+  `needed` maps purposes of memory to lower bounds, so that nothing that may fit is refused.
   """
   total = sum(needed.values())
   if total > free:
     parts = ", ".join(f"{name} {size / 1e9:,.1f} GB" for name, size in needed.items())
     raise errors.UserError(
-      f"this configuration needs at least {total / 1e9:,.1f} GB of memory ({parts}), and "
-      f"{free / 1e9:,.1f} GB are free: lower {remedy}"
+      f"this configuration needs at least {total / 1e9:,.1f} GB of memory ({parts}), but "
+      f"only {free / 1e9:,.1f} GB are free: lower {remedy}"
     )
 
 
@@ -255,8 +255,8 @@ def _exit_after_wait():
   """End this process while JAX is waiting for the other processes."""
   console.say(
     f"launch.py: error: --distributed: other processes of this run did not start within "
-    f"{MAX_WAIT:g} s: read their messages, and check that they can reach the host and port of "
-    "process 0"
+    f"{MAX_WAIT:g} s: read their error messages, and check that they can reach the host and port "
+    "of process 0"
   )
   os._exit(2)
 

@@ -24,7 +24,7 @@ TIMEOUT = 300
 LAUNCH = shlex.join([sys.executable, str(programs.ROOT / "launch.py"), "--config=tiny.py"])
 REPORT = re.compile(
   r"launch\.py: error: cannot write to \S+: (No space left on device|File too large): "
-  r"(free some disk space|raise the limit of the file size)"
+  r"(free some disk space|raise the file size limit)"
 )
 
 

@@ -259,7 +259,7 @@ def fails_in_one_line(folder, message):
 
 
 def test_a_full_disk_is_reported_and_earlier_steps_are_kept(folder, file_limit):
-  fails_in_one_line(folder, "File too large: raise the limit of the file size")
+  fails_in_one_line(folder, "File too large: raise the file size limit")
   assert checkpoints.read_newest(folder)[1]["step"] == 2
 
 

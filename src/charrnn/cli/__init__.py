@@ -31,7 +31,7 @@ class Parser(argparse.ArgumentParser):
   """An argument parser that reports errors as a UserError, in one line."""
 
   def parse_known_args(self, args=None, namespace=None):
-    # Report a misspelt option before anything that is missing because of it.
+    # Report a misspelled option before anything that is missing because of it.
     names = [arg.partition("=")[0] for arg in args or () if arg.startswith("--") and arg != "--"]
     for name in names:
       if name not in self._option_string_actions:
@@ -97,7 +97,7 @@ def main(argv: Sequence[str] | None = None) -> int:
   """Run a subcommand and return its exit code.
 
   0: success; 1: a difference, damage or a failed benchmark; 2: wrong usage or another UserError;
-  75: a rerun was stopped by a signal; 130: stopped by another signal.
+  75: a signal stopped a rerun, which has saved; 130: a signal stopped any other command.
   """
   # JAX would reserve three quarters of the GPU memory, which a training process may need.
   os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")

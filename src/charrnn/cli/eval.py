@@ -286,7 +286,7 @@ def _table(tokenizer, ids, scores) -> Iterator[str]:
 def escape(kind: str, token: str) -> str:
   """Return a token escaped as in a Python string, without line ends, tabs and double quotes.
 
-  Signs with which a formula of a spreadsheet can begin are escaped, too.
+  Characters that can begin a formula of a spreadsheet are escaped, too.
   """
   is_byte = kind == "byte" and ord(token) > 126
   if token in '"=+-@':

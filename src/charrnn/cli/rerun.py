@@ -86,11 +86,13 @@ def _check_workdir(run: run_lib.Run, workdir: pathlib.Path):
   try:
     is_used = workdir.exists() and set(os.listdir(workdir)) - {"lock"}
   except OSError as error:
-    raise errors.UserError(f"cannot write to {workdir}: {error.strerror}") from error
+    raise errors.UserError(
+      f"cannot write to {workdir}: {error.strerror}: use another --workdir"
+    ) from error
   if is_used:
     record = workdir / "run.json"
     if not record.exists() or files.read_json(record).get("rerun_of") != str(run.path):
-      raise errors.UserError(f"{workdir} contains something else: use another --workdir")
+      raise errors.UserError(f"{workdir} is not a rerun of {run.path}: use another --workdir")
 
 
 def _use_same_devices(path: pathlib.Path, launch, config):

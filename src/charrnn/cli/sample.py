@@ -125,7 +125,8 @@ def run(args):
   unknown = set(args.stop or "") - set(tokenizer.tokens)
   if unknown and tokenizer.kind == "char":
     raise errors.UserError(
-      f"--stop: not in the run's vocabulary: {', '.join(sorted(map(repr, unknown)))}"
+      f"--stop: not in the run's vocabulary: {', '.join(sorted(map(repr, unknown)))}: use other "
+      "characters"
     )
   options = {
     "length": args.length,
@@ -343,7 +344,7 @@ def _write_new(path: pathlib.Path, content: bytes):
     with open(path, "xb") as file:
       file.write(content)
   except OSError as error:
-    raise errors.UserError(f"cannot write {path}: {error.strerror}") from error
+    raise errors.UserError(errors.describe(error, path)) from error
 
 
 def _converse(source, prompt_ids, options):

@@ -1,4 +1,4 @@
-"""`charrnn verify`: check all files of a run for damage, or accept deliberate changes."""
+"""`charrnn verify`: check the files of a run for damage, or accept deliberate changes."""
 
 import contextlib
 import json
@@ -11,12 +11,12 @@ from charrnn.cli import arguments
 from charrnn.runs import checkpoints, lock, metrics
 from charrnn.runs import run as run_lib
 
-HELP = """check all files of a run for damage, or accept deliberate changes
+HELP = """check the checkpoints, config, vocabulary and metrics of a run for damage
 
 The command reads config.json, run.json, alphabet.json, metrics.jsonl and all arrays of all
 checkpoints, and compares them with their digests. It also checks that each checkpoint belongs to
-the run: a checkpoint repeats the config, and it has digests of the vocabulary, of the corpus and of
-the lines of metrics.jsonl that were written before it. Files of version 0.1.0 have no digests and
+the run: a checkpoint repeats the config, and has digests of the vocabulary, the corpus and the
+lines of metrics.jsonl that were written before it. Files of version 0.1.0 have no digests and
 are reported as unverified. Exit codes: 0 if nothing is damaged; 1 if something is damaged; 2 if RUN
 is not a run or cannot be read."""
 MAX_NAMES = 6  # maximum number of damaged arrays that a line names
@@ -143,7 +143,7 @@ def _check_step(run, step: int) -> dict[str, Any]:
     arrays = run.arrays(step)
     meta = checkpoints.read_meta(run.path / "checkpoints", step)
   except run_lib.DeletedError:
-    return result | {"found": "deleted by training meanwhile"}
+    return result | {"found": "deleted by training during the check"}
   except checkpoints.DamagedError:
     return result | {"damaged": ["metadata, which contains all digests"]}
   with contextlib.suppress(errors.UserError):  # The parts config.json etc. report the error.

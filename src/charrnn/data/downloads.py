@@ -124,8 +124,8 @@ def fetch(url: str, digest: str | None, name: str) -> pathlib.Path:
 def _receive(url: str, digest: str | None, target: pathlib.Path) -> Iterator[bytes]:
   """Yield the content of a URL in blocks; raise UserError if it is incomplete or exceeds a limit.
 
-  A thread receives the blocks, because no timeout of a socket limits the time of a name lookup, or
-  of a server that sends a byte from time to time.
+  A thread receives the blocks, because the timeout of a socket limits neither a name lookup nor a
+  server that sends a byte now and then.
   """
   deadline = time.monotonic() + DOWNLOAD_SECONDS
   received: queue.SimpleQueue[bytes | Exception] = queue.SimpleQueue()
@@ -182,7 +182,7 @@ class _Redirects(urllib.request.HTTPRedirectHandler):
 
 
 def _blocks_of(url: str, digest: str | None) -> Iterator[bytes]:
-  """Yield the blocks of an answer; raise OSError or ValueError if it is not the wanted text."""
+  """Yield the blocks of an answer; raise OSError or ValueError if it is not the requested text."""
   try:
     opener = urllib.request.build_opener(_Redirects)
     response = opener.open(url, timeout=STALL_SECONDS)
@@ -210,11 +210,11 @@ def _blocks_of(url: str, digest: str | None) -> Iterator[bytes]:
 
 def _check_size(size: int):
   if size > MAX_BYTES:
-    raise ValueError(f"it has more than {MAX_BYTES / 1e9:g} GB")
+    raise ValueError(f"it is larger than {MAX_BYTES / 1e9:g} GB")
 
 
 def _check_kind(url: str, content_type: str, beginning: bytes):
-  """Raise ValueError for a web page in place of a text, for example a request to log in."""
+  """Raise ValueError if a web page was sent instead of a text, for example a login page."""
   is_page = content_type == "text/html" or beginning.lstrip()[:9].lower().startswith(_PAGE)
   if is_page and not urllib.parse.urlsplit(url).path.lower().endswith((".html", ".htm")):
     raise ValueError("the answer is a web page, not a text (add #sha256=HEX to use it anyway)")

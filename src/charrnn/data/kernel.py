@@ -54,7 +54,7 @@ def members(path: pathlib.Path, suffixes: tuple[str, ...]) -> Iterator[tuple[str
 
 
 class _Bounded:
-  """A stream of unpacked bytes that raises ValueError if they are too many for a packed size."""
+  """A stream of unpacked bytes that raises ValueError if there are too many for the packed size."""
 
   def __init__(self, stream: IO[bytes], packed_size: int):
     self._stream, self._left = stream, _MAX_RATIO * packed_size + _MIN_BYTES
@@ -71,7 +71,7 @@ def _read(name: str, content: IO[bytes]) -> bytes:
   """Return the content of a file; raise ValueError if it is too large."""
   result = content.read(_MAX_FILE + 1)
   if len(result) > _MAX_FILE:
-    raise ValueError(f"{name} has more than {_MAX_FILE >> 20} MiB")
+    raise ValueError(f"{name} is larger than {_MAX_FILE >> 20} MiB")
   return result
 
 

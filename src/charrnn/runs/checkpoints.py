@@ -119,8 +119,8 @@ class Writer:
   """A writer of checkpoints. It keeps the `keep` newest ones, and the best by validation loss.
 
   A step is written in a temporary folder, which is renamed when it is complete. Older steps are
-  deleted after that, when the new step is on disk and would survive a power failure. A step is
-  renamed before it is deleted, so that a reader finds all of it or nothing.
+  deleted only when the new step would survive a power failure. A step is renamed before it is
+  deleted, so that a reader finds all of it or nothing.
   """
 
   def __init__(self, folder: pathlib.Path, keep: int):
@@ -205,19 +205,22 @@ class Writer:
           self._delete(step)
 
   def _delete(self, step: int):
-    """Delete a step. Training goes on if that is impossible."""
+    """Delete a step; if that is impossible, warn, because training can go on."""
     try:
       renamed = self._folder / f"{DELETED}{step}-{secrets.token_hex(4)}"
       os.rename(self._folder / str(step), renamed)
       shutil.rmtree(renamed)
-    except FileNotFoundError:  # Somebody else has deleted it.
+    except FileNotFoundError:  # Another process has deleted it.
       pass
     except OSError as error:
-      console.say(f"warning: cannot delete checkpoint {step} in {self._folder}: {error.strerror}")
+      console.say(
+        f"warning: cannot delete checkpoint {step} in {self._folder}: {error.strerror}: delete it "
+        "when training has ended"
+      )
 
   @contextlib.contextmanager
   def _report_unwritable(self) -> Iterator[None]:
-    """Raise UserError with the step, the reason and the remedy if it cannot be written."""
+    """Raise UserError with the path, the reason and a remedy if the step cannot be written."""
     try:
       yield
     except Exception as error:  # Orbax and TensorStore raise many types of errors.
@@ -226,7 +229,7 @@ class Writer:
       path = self._folder if self._step is None else self._folder / str(self._step)
       reason = OSError(code, os.strerror(code))
       raise errors.UserError(
-        errors.describe(reason, path, f"check {self._folder}, and run the same command again")
+        errors.describe(reason, path, "check its permissions, and run the same command again")
       ) from error
 
 
@@ -237,7 +240,9 @@ def steps(folder: pathlib.Path) -> list[int]:
   except OSError as error:
     if error.errno in MISSING:
       return []
-    raise errors.UserError(f"cannot read {folder}: {error.strerror}") from error
+    raise errors.UserError(
+      f"cannot read {folder}: {error.strerror}: {errors.CHECK_PATH}"
+    ) from error
   return sorted(int(path.name) for path in paths if re.fullmatch(r"0|[1-9][0-9]{,14}", path.name))
 
 
@@ -250,15 +255,15 @@ def read_meta(folder: pathlib.Path, step: int) -> dict[str, Any]:
       raise ValueError("the digest or the step does not match")
     parts = {name: schema for name, schema in _PARTS.items() if meta.get(name) is not None}
     if not files.has_types(meta, _META | parts):
-      raise ValueError("a value has another type")
+      raise ValueError("a value has the wrong type")
   return meta
 
 
 def differences(stored: dict[str, Any] | None, identity: dict[str, Any]) -> list[str]:
-  """Return the differences between the identity of a run that a step stores, and that of a run.
+  """Return the differences between the identity that a step stores and the identity of a run.
 
-  Fields that may change on resume may differ. A step of version 0.1.0 has no identity: `stored` is
-  None, and the result is empty.
+  Fields that may change on resume are not compared. A step of version 0.1.0 stores no identity:
+  `stored` is None, and the result is empty.
   """
   if stored is None:
     return []
@@ -297,8 +302,10 @@ def read(
     raise DamagedError(folder, step, str(error)) from error
   with _classify_errors(folder, step, "arrays"):
     if (size := _total(arrays)) > (free := runtime.free_memory()):
-      raise MemoryError(f"it needs {size / 1e9:.1f} GB of memory, {free / 1e9:.1f} GB are free")
-    # The target is NumPy arrays, so that a checkpoint can be read without the device it is from.
+      raise MemoryError(
+        f"it needs {size / 1e9:.1f} GB of memory, but only {free / 1e9:.1f} GB are free"
+      )
+    # Restore NumPy arrays, so that a checkpoint can be read without the device that wrote it.
     like = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), shapes)
     with ocp.PyTreeCheckpointer() as checkpointer:
       args = ocp.args.PyTreeRestore(like, partial_restore=True)
@@ -393,7 +400,7 @@ def natural_key(name: str) -> list[int | str]:
 
 
 def is_below(name: str, prefix: str) -> bool:
-  """Return whether `name` is `prefix`, or an array in the group `prefix`. "" contains all."""
+  """Return whether `name` is `prefix`, or an array in the group `prefix`. The group "" has all."""
   return not prefix or f"{name}/".startswith(f"{prefix}/")
 
 
@@ -402,7 +409,7 @@ def _state_folder(folder: pathlib.Path, step: int) -> pathlib.Path:
 
 
 def _error_code(error: BaseException | None) -> int | None:
-  """Return the number of the system error that is, or has caused, an exception."""
+  """Return the number of the system error that an exception is or was caused by, else None."""
   while error:
     # TensorStore reports the code only in its text.
     match = re.search(r"os_error_code='(\d+)'", str(error))
@@ -421,13 +428,18 @@ def _classify_errors(folder: pathlib.Path, step: int, part: str) -> Iterator[Non
     code = _error_code(error)
     if isinstance(error, ImportError):
       raise
-    if isinstance(error, MemoryError) or "can't start new thread" in str(error):
-      reason = str(error) or "out of memory"
+    if isinstance(error, MemoryError):
+      code, reason = errno.ENOMEM, str(error) or "out of memory"
+    elif "can't start new thread" in str(error):
+      code, reason = errno.EAGAIN, str(error)
     elif code and code not in MISSING:
       reason = os.strerror(code)
     else:
       raise DamagedError(folder, step, part) from error
-    raise errors.UserError(f"cannot read checkpoint {step} in {folder}: {reason}") from error
+    remedy = errors.REMEDIES.get(code, errors.CHECK_PATH)
+    raise errors.UserError(
+      f"cannot read checkpoint {step} in {folder}: {reason}: {remedy}"
+    ) from error
 
 
 def losses(folder: pathlib.Path) -> dict[int, float | None]:
@@ -471,7 +483,7 @@ def read_newest(
       say(error.finding)
   if existing:
     raise errors.UserError(
-      f"no checkpoint in {folder} can be used, because they are damaged or belong to another run: "
+      f"no checkpoint in {folder} can be used, because all are damaged or belong to another run: "
       "restore one from a copy, or train again in another --workdir"
     )
   return None

@@ -21,7 +21,7 @@ def hold(workdir: pathlib.Path, is_sweep: bool = False) -> Iterator[None]:
   is created if necessary. On exit it is removed if nothing but the lock was written to it. The
   kernel releases the lock when the process ends. Also raises UserError if the directory contains
   links, because they could lead out of it. In the directory of a sweep, only the top level is
-  checked: each trial checks its own directory, and submitit makes links to the scripts of jobs.
+  checked: each trial checks its own directory, and submitit links to the scripts of jobs.
   """
   with files.report_unwritable(workdir, "use another --workdir"):
     workdir.mkdir(parents=True, exist_ok=True)
@@ -43,7 +43,7 @@ def hold(workdir: pathlib.Path, is_sweep: bool = False) -> Iterator[None]:
       files.check_tree(workdir, recursive=not is_sweep)
       yield
     finally:
-      with contextlib.suppress(OSError):  # The directory may be gone, and an error may be raised.
+      with contextlib.suppress(OSError):  # The directory may be gone.
         if os.listdir(workdir) == ["lock"]:
           (workdir / "lock").unlink()
           workdir.rmdir()
@@ -52,7 +52,7 @@ def hold(workdir: pathlib.Path, is_sweep: bool = False) -> Iterator[None]:
 def is_held(workdir: pathlib.Path) -> bool:
   """Return whether a process currently holds the lock."""
   for path in (workdir / "lock", workdir):
-    # Missing files and folders, and those that this user may not open, are not locked.
+    # Files and folders that are missing, or that this user may not open, count as not locked.
     with contextlib.suppress(OSError), _opened(path) as descriptor:
       try:
         # Try a shared lock, so that two readers do not mistake each other for a training process.

@@ -11,7 +11,7 @@ from typing import Any
 from charrnn import console, files, plotting
 from charrnn.runs import tensorboard
 
-MAX_STEP = 1 << 53  # Larger numbers are damage, and floats cannot represent them.
+MAX_STEP = 1 << 53  # Larger steps are damage, and floats cannot represent all of them.
 
 
 class MetricsLog:
@@ -35,7 +35,7 @@ class MetricsLog:
     self._size += len(line)
     self._sha256.update(line)
     with files.report_unwritable(self._path):
-      while line:  # A full disk may take only a part.
+      while line:  # A nearly full disk accepts only a part.
         line = line[self._file.write(line) :]
     if self._has_events:
       self._write_event(step, values)
@@ -48,7 +48,7 @@ class MetricsLog:
       self._has_events = False
       reason = getattr(error, "strerror", None) or error
       console.say(
-        f"warning: cannot write TensorBoard's file in {self._path.parent} ({reason}): "
+        f"warning: cannot write TensorBoard's event file in {self._path.parent} ({reason}): "
         "training continues without it"
       )
 

@@ -215,7 +215,8 @@ class Run:
       raise errors.UserError(f"cannot load the corpus of {self.path}: {error}; {remedy}") from error
     if self._source is not None and not self._is_own(corpus):
       raise errors.UserError(
-        f"--corpus={self._source}: is not the text that {self.path} was trained on: use that text"
+        f"--corpus={self._source}: is not the text that {self.path} was trained on: use the path "
+        "of that text"
       )
     self.check_corpus(corpus)
     return corpus
@@ -307,8 +308,11 @@ class Run:
     if not self.steps:
       config = self.config
       every = [n for n in (config.eval_every, config.checkpoint_every, self.total_steps) if n]
-      when = f": the first is written after step {min(every)}" if config.eval_every else ""
-      raise errors.UserError(f"{self.path} has no checkpoint yet{when}")
+      when = f" (the first is written after step {min(every)})" if config.eval_every else ""
+      raise errors.UserError(
+        f"{self.path} has no checkpoint yet{when}: wait, or repeat the command that "
+        "launched the run"
+      )
     folder = self.path / "checkpoints"
     for _ in range(BEST_TRIES):
       if (step := checkpoints.best_step(folder)) is None:
@@ -407,7 +411,7 @@ def check_workdir(path: pathlib.Path):
   except FileNotFoundError:
     return
   except OSError as error:
-    text = f"cannot write to {path}: {error.strerror}; use another --workdir"
+    text = f"cannot write to {path}: {error.strerror}: use another --workdir"
     raise errors.UserError(text) from error
   is_run = {"config.json", "run.json", "sweep.json"} & set(names) or not names
   if not is_run and (others := [each for each in names if not _BEGUN.fullmatch(each)]):
@@ -441,5 +445,5 @@ def common_splits(runs: Sequence[Run]) -> splits_lib.Splits:
 
 
 def use_cpu():
-  """Restrict JAX to the CPU, so that commands which only read do not use GPU memory."""
+  """Restrict JAX to the CPU, so that commands that only read use no GPU memory."""
   runtime.start().config.update("jax_platforms", "cpu")

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 class EventFile:
   """A new event file in a folder.
 
-  tensorboardX's SummaryWriter would write in a thread, and block the program for ever if the thread
+  tensorboardX's SummaryWriter would write in a thread, and block the program forever if the thread
   fails, for example on a full disk. Its RecordWriter raises the error here.
   """
 

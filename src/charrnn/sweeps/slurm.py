@@ -319,7 +319,7 @@ def run_job(trial: outcomes.Trial, limit: float | None = None):
       result = process.call(["scontrol", "requeue", submitit.JobEnvironment().job_id], 60)
       if result.returncode:
         reason = result.stderr.decode(errors="replace").strip()
-        console.say(f"warning: SLURM does not repeat this job ({reason}): repeat the command")
+        console.say(f"warning: SLURM cannot requeue this job ({reason}): repeat the command")
   sys.exit(
     code if code >= 0 else 128 - code
   )  # like a shell, for a process that was killed by a signal

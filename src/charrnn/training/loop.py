@@ -242,7 +242,10 @@ class Trainer:
     if newest:
       step, lines = newest[1]["step"], newest[1].get("metrics")
       if is_main() and lines and not metrics.matches(self.workdir, lines):
-        say(f"{self.workdir / 'metrics.jsonl'} was changed after step {step} was saved")
+        say(
+          f"warning: {self.workdir / 'metrics.jsonl'} was changed after step {step} was saved: run "
+          f"charrnn verify {self.workdir}"
+        )
       say(f"{'already finished at' if step >= self.steps else 'resuming from'} step {step}")
       if self.loop_state.rollbacks:
         say(f"learning rate {self.peak_rate:g} after {self.loop_state.rollbacks} rollbacks")
@@ -382,8 +385,8 @@ class Trainer:
         except errors.DivergedError as error:
           self._raise_diverged(step, str(error))
       self.loop_state.seconds, self._clock = self._seconds(), time.monotonic()
-      # Only a signal comes here with a state that is not finite. Training stops when this is found
-      # on schedule, after the run was resumed, so that a signal does not change the result.
+      # Only after a signal can the state here not be finite. The resumed run will find this on
+      # schedule and end as diverged, so a signal does not change the result.
       if names:
         say(f"stopped by a signal; step {step} is not saved, because its state is not finite")
         break

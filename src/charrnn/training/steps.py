@@ -89,7 +89,7 @@ class TrainStep:
 
   If the loss, the gradient or the new carry is not finite, `is_updated` is false and the update is
   skipped: parameters, moments and carry keep their values, because a NaN would spread to all later
-  steps. The schedule of the learning rate goes on. `is_finite` is false if the new state is not
+  steps. The learning rate schedule still advances. `is_finite` is false if the new state is not
   finite; the whole state is checked every CHECK_EVERY steps.
 
   `accumulate` is the number of parts in which a share is processed, to save memory. `remat` is the
@@ -179,7 +179,7 @@ class LossStep:
 
 
 def memory(config, vocab_size: int, devices: Devices) -> dict[str, int]:
-  """Return lower bounds of the bytes that a training step needs, by what they are for.
+  """Return lower bounds on the bytes that a training step needs, by purpose.
 
   They are for one accelerator, or for all devices of this process on a CPU, which share its memory.
   Gradients and activations are not in memory at the same time, so only the larger of them counts.
@@ -303,7 +303,7 @@ def _on_all_devices(flag):
 
 
 def _skip_rate(opt_state):
-  """Return an optimizer state in which the schedule of the learning rate is one step further."""
+  """Return an optimizer state whose learning rate schedule has advanced by one step."""
 
   def skip(node):
     is_schedule = isinstance(node, optax.ScaleByScheduleState)
