@@ -17,7 +17,7 @@ from charrnn import errors
 
 MAX_BYTES = 1 << 28  # maximum size of a file of a run that is read as a whole
 MAX_JSON = 1 << 25  # maximum size of a JSON file; once parsed, it takes 20 times as much memory
-MAX_STREAM = 1 << 30  # maximum bytes of an input that is a pipe or a device, for example /dev/zero
+MAX_STREAM = 1 << 28  # maximum bytes of an input that is a pipe or a device, for example /dev/zero
 MAX_DEPTH = 20  # maximum nesting of a JSON file
 TEMPORARY = ".tmp-"  # prefix of files that are not complete yet
 _KINDS = (

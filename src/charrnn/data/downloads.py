@@ -167,7 +167,11 @@ def _reason(error: Exception) -> str:
     error = error.reason
   if isinstance(error, OSError) and error.strerror:
     return error.strerror
-  return str(error) or type(error).__name__
+  if isinstance(error, http.client.IncompleteRead):
+    return "the answer is incomplete"
+  if isinstance(error, UnicodeError):
+    return "the URL contains characters that are not ASCII: replace them by %HH"
+  return (str(error).splitlines() or [type(error).__name__])[0]
 
 
 class _Redirects(urllib.request.HTTPRedirectHandler):
@@ -193,12 +197,13 @@ def _blocks_of(url: str, digest: str | None) -> Iterator[bytes]:
     if response.status != http.HTTPStatus.OK:
       raise ValueError(f"the server answered {response.status} {response.reason}")
     length = response.headers.get("Content-Length", "")
-    expected = int(length) if length.isascii() and length.isdigit() else None
+    # Python refuses to read numbers of thousands of digits.
+    expected = int(length[:20]) if length.isascii() and length.isdigit() else None
     _check_size(expected or 0)
     size = 0
     while block := response.read1(BLOCK):
       if not size and digest is None:
-        _check_kind(url, response.headers.get_content_type(), block)
+        _check_kind(url, response.headers, block)
       size += len(block)
       _check_size(size)
       yield block
@@ -213,9 +218,12 @@ def _check_size(size: int):
     raise ValueError(f"it is larger than {MAX_BYTES / 1e9:g} GB")
 
 
-def _check_kind(url: str, content_type: str, beginning: bytes):
-  """Raise ValueError if a web page was sent instead of a text, for example a login page."""
-  is_page = content_type == "text/html" or beginning.lstrip()[:9].lower().startswith(_PAGE)
+def _check_kind(url: str, headers: http.client.HTTPMessage, beginning: bytes):
+  """Raise ValueError if a compressed text or a web page was sent instead of a text."""
+  if (encoding := headers.get("Content-Encoding", "identity")) != "identity":
+    raise ValueError(f"the answer is compressed ({encoding}), which was not asked for")
+  starts_as_page = beginning.lstrip()[:9].lower().startswith(_PAGE)
+  is_page = headers.get_content_type() == "text/html" or starts_as_page
   if is_page and not urllib.parse.urlsplit(url).path.lower().endswith((".html", ".htm")):
     raise ValueError("the answer is a web page, not a text (add #sha256=HEX to use it anyway)")
 
