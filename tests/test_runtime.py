@@ -38,6 +38,7 @@ OTHER = {
   "jax_default_prng_impl": "rbg",
   "jax_random_seed_offset": 1,
   "jax_legacy_prng_key": "error",
+  **{name: "disallow" for name in runtime.JAX_SETTINGS if "transfer_guard" in name},
 }
 
 

@@ -27,9 +27,9 @@ _IMPORTED = time.monotonic()
 # products with the sums. The flag excludes sums from such fusions. The range ends with the versions
 # that pyproject.toml allows (0.12 needs the flag), because an unknown flag ends the process.
 SUMS_FLAG, SUMS_VERSION, SUMS_END = "--xla_cpu_experimental_ynn_fusion_type", (0, 10, 2), (0, 13)
-# The settings of JAX that change results. `start` sets them to JAX's defaults, so that neither the
-# environment nor a notebook affects a run. Settings for debugging, such as JAX_DEBUG_NANS, keep
-# their values. A version of JAX may lack some of these.
+# The settings of JAX that change results, or forbid what charrnn does. `start` sets them to JAX's
+# defaults, so that neither the environment nor a notebook affects a run. Settings for debugging,
+# such as JAX_DEBUG_NANS, keep their values. A version of JAX may lack some of these.
 JAX_SETTINGS = {
   "jax_enable_x64": False,
   "jax_numpy_rank_promotion": "allow",
@@ -39,6 +39,11 @@ JAX_SETTINGS = {
   "jax_random_seed_offset": 0,
   "jax_high_dynamic_range_gumbel": False,
   "jax_legacy_prng_key": "allow",
+  "jax_no_tracing": False,
+  "jax_transfer_guard": None,
+  "jax_transfer_guard_host_to_device": None,
+  "jax_transfer_guard_device_to_host": None,
+  "jax_transfer_guard_device_to_device": None,
 }
 DEVICES_FLAG = "--xla_force_host_platform_device_count"
 MAX_WAIT = 120.0  # maximum seconds to wait for the other processes of a run
@@ -143,6 +148,7 @@ def check_devices():
 
   try:
     jax.local_devices()
+    jax.device_put(0)  # uses JAX_DEFAULT_DEVICE
   except (RuntimeError, AssertionError) as error:
     reason = (str(error).splitlines() or ["it has no device"])[0].partition(" (set ")[0]
     platforms = jax.config.jax_platforms or "the devices of this machine"

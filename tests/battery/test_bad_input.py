@@ -255,6 +255,8 @@ COMMANDS = {
   "corpus in UTF-16": (["corpus", "utf16.txt"], "use --encoding=utf-16"),
   "corpus with no encoding": (["corpus", "text.txt", "--encoding=klingon"], "--encoding=klingon"),
   "corpus with no tokenizer": (["corpus", "text.txt", "--tokenizer=word"], "--tokenizer=word"),
+  "scorecard of the domain --": (["scorecard", "text.txt", "--domain=--"], "invalid choice: '--'"),
+  "a prompt of dashes": (["sample", "RUN", "--prime=--", "--length=-1"], "--length=-1"),
   "corpus of a device": (["corpus", "file:///dev/zero"], "no regular file /dev/zero"),
   "corpus with a bad URL": (["corpus", "http://127.0.0.1:9/x#sha256=1"], "64 hexadecimal"),
   "bench": (["bench", "trian"], "train"),

@@ -46,7 +46,9 @@ class Parser(argparse.ArgumentParser):
   def _get_values(self, action, arg_strings):
     # Python 3.11 would drop the value of --prime=--.
     if action.option_strings and action.nargs is None and arg_strings == ["--"]:
-      return self._get_value(action, "--")
+      value = self._get_value(action, "--")
+      self._check_value(action, value)
+      return value
     return super()._get_values(action, arg_strings)
 
   def error(self, message):
