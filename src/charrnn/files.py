@@ -5,11 +5,13 @@ import errno
 import hashlib
 import itertools
 import json
+import math
 import os
 import pathlib
 import secrets
 import stat
 import tempfile
+import typing
 from collections.abc import Iterator
 from typing import IO, Any
 
@@ -69,13 +71,29 @@ def read_input(path: str | pathlib.Path, name: str | None = None) -> bytes:
 def read_json(path: pathlib.Path) -> dict[str, Any]:
   """Return the object in a JSON file of a run; raise UserError if the file cannot be read."""
   try:
-    value = json.loads(read_bytes(path, MAX_JSON))
-    _check_depth(value, MAX_DEPTH)
+    value = parse_json(read_bytes(path, MAX_JSON))
   except (ValueError, RecursionError):
     value = None
   if not isinstance(value, dict):
     raise damaged(path)
   return value
+
+
+def parse_json(data: bytes) -> Any:
+  """Return the value of JSON data.
+
+  Raises ValueError or RecursionError if it is damaged, too deep, or has a number that is too large
+  for a float.
+  """
+  value = json.loads(data, parse_int=_whole_number)
+  _check_depth(value, MAX_DEPTH)
+  return value
+
+
+def _whole_number(digits: str) -> int:
+  if math.isinf(float(digits)):
+    raise ValueError("a number is too large")
+  return int(digits)
 
 
 def read_sealed(path: pathlib.Path) -> dict[str, Any]:
@@ -104,11 +122,20 @@ def seal(value: dict[str, Any]) -> dict[str, Any]:
   return {**value, "sha256": digest(value)}
 
 
+class Absent:
+  """In a schema, the type of a key that may be missing."""
+
+
 def has_types(value: Any, schema: Any) -> bool:
-  """Return whether JSON data has the types of a schema: a type or union, or a dict of schemas."""
+  """Return whether JSON data has the types of a schema: a type or union, or a dict of schemas.
+
+  Types are exact: a boolean is not an `int`.
+  """
   if not isinstance(schema, dict):
-    return isinstance(value, schema)
-  return isinstance(value, dict) and all(has_types(value.get(k), s) for k, s in schema.items())
+    return type(value) in (typing.get_args(schema) or (schema,))
+  return isinstance(value, dict) and all(
+    has_types(value.get(key, Absent()), each) for key, each in schema.items()
+  )
 
 
 def damaged(path: pathlib.Path) -> errors.UserError:

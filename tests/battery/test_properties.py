@@ -5,6 +5,7 @@ long cases generate many new ones, and a failure prints the decorator that repro
 fuzzes the parsers with the same properties; see tests/support/fuzz.py.
 """
 
+import contextlib
 import itertools
 import json
 import math
@@ -20,7 +21,7 @@ import unicodedata
 import jax
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from ml_collections import config_dict
@@ -35,6 +36,7 @@ from charrnn.sampling import clamps, constraints, sampler
 from charrnn.scorecards import memorization, report
 from charrnn.scorecards import metrics as metrics_lib
 from charrnn.sweeps import outcomes
+from charrnn.training import loop
 
 pytestmark = pytest.mark.trial(14)
 
@@ -426,7 +428,8 @@ def test_any_bytes_in_any_encoding_are_a_corpus_or_refused(encoding, content, ne
     assert len(corpus.ids) == sum(corpus.tokenizer.counts) == len(text) > 0
     assert not limit or len(corpus.ids) <= limit
     assert "\r" not in text or newlines == "keep"
-    expected = content.decode(encoding)
+    # What follows the limit is not read.
+    expected = content.decode(encoding, "replace" if limit else "strict")
     expected = re.sub("\r\n?", "\n", expected) if newlines == "lf" else expected
     assert text == expected[: limit or None]
 
@@ -482,6 +485,12 @@ FILES = {
 }
 
 
+def without(name: str, key: str) -> tuple[str, bytes]:
+  """Return the name of a file, and its content without a key."""
+  value = {k: v for k, v in json.loads(FILES[name]).items() if k not in (key, "sha256")}
+  return name, json.dumps(files.seal(value)).encode()
+
+
 def is_number(value) -> bool:
   return value is None or (type(value) in (int, float) and isinstance(float(value), float))
 
@@ -522,12 +531,21 @@ def has_valid_checkpoint(run) -> bool:
   return is_valid and meta["step"] == STEP and is_number(meta["valid_loss"])
 
 
+def has_valid_loop_state(run) -> bool:
+  meta = checkpoints.read_meta(run.path / "checkpoints", STEP)
+  with contextlib.suppress(ValueError):
+    state = loop.LoopState.from_json(meta.get("memory"))
+    return is_number(state.best_loss) and type(state.stale) is int and type(state.pending) is list
+  return True
+
+
 READERS = (
   has_valid_config,
   has_valid_vocabulary,
   has_valid_metrics,
   has_valid_outcome,
   has_valid_checkpoint,
+  has_valid_loop_state,
   lambda run: type(run.total_steps) is int and run.total_steps > 0,
   lambda run: type(run.splits()) is splits.Splits,
   lambda run: type(run.status) is status.RunStatus,
@@ -543,6 +561,11 @@ READERS = (
     lambda name: st.tuples(st.just(name), damaged(FILES[name]))
   )
 )
+@example(without(META, "valid_loss"))
+@example(without(META, "memory"))
+@example(("metrics.jsonl", b'{"step": 1, "train/loss": true}'))
+@example(("metrics.jsonl", b'{"step": 1, "train/loss": 1%s}' % (400 * b"0")))
+@example(("outcome.json", b'{"status": "failed", "code": 1, "seconds": 1%s}' % (400 * b"0")))
 def test_damaged_metadata_is_refused_or_valid(damage):
   with tempfile.TemporaryDirectory() as folder:
     for name, content in [*FILES.items(), damage]:

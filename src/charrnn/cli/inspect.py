@@ -133,8 +133,8 @@ def _list_checkpoints(run: run_lib.Run) -> tuple[dict[str, Any], float | None]:
       meta, whole = {}, False
     if not whole and run.is_deleted(step):
       continue
-    if "memory" in meta:
-      seconds = meta["memory"].get("seconds")
+    if memory := meta.get("memory"):
+      seconds = finite(memory.get("seconds", math.nan))
     steps.append({"step": step, "valid_loss": meta.get("valid_loss"), "whole": whole})
   losses = {entry["step"]: entry["valid_loss"] for entry in steps if entry["whole"]}
   return {

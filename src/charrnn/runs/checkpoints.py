@@ -39,8 +39,9 @@ FIXED = {
   if field.resume == config_lib.FIXED and name != "text.source"
 }
 # The types in the metadata that its readers rely on.
-_META = {"arrays": dict, "valid_loss": float | int | None, "memory": dict | None}
-_PARTS = {
+_META = {"arrays": dict, "valid_loss": float | int | None}
+_PARTS = {  # may be missing or null
+  "memory": {"seconds": float | int | files.Absent},
   "run": {"config": dict, "vocabulary": str, "corpus": str},
   "metrics": {"bytes": int, "sha256": str},
 }

@@ -11,6 +11,7 @@ from typing import Any
 from charrnn import console, files, plotting
 from charrnn.runs import tensorboard
 
+_VALUE = int | float | None  # type of a metric in JSON
 MAX_STEP = 1 << 53  # Larger steps are damage, and floats cannot represent all of them.
 
 
@@ -95,11 +96,11 @@ def read(workdir: pathlib.Path) -> list[dict[str, Any]]:
 def parse(line: bytes) -> dict[str, Any] | None:
   """Return the object in a line, or None if the line is damaged."""
   try:
-    value = json.loads(line)
+    value = files.parse_json(line)
   except (ValueError, RecursionError):
     return None
-  is_valid = isinstance(value, dict) and type(value.get("step")) is int
-  is_valid = is_valid and all(isinstance(each, int | float | None) for each in value.values())
+  schema = {**dict.fromkeys(value, _VALUE), "step": int} if isinstance(value, dict) else dict
+  is_valid = files.has_types(value, schema)
   return value if is_valid and abs(value["step"]) < MAX_STEP else None
 
 

@@ -43,11 +43,14 @@ RECORD = {
     **dict.fromkeys(("characters", "bytes", "files"), int),
   },
   "launches": list,
+  "rollbacks": list | files.Absent,
 }
 LAUNCH = {
   **dict.fromkeys(("time", "command", "devices", "python"), str),
-  **dict.fromkeys(("layers", "directory", "git", "uncommitted"), str | None),
-  **{"overrides": dict, "packages": dict, "settings": dict | None},
+  **dict.fromkeys(("git", "uncommitted"), str | None),
+  **dict.fromkeys(("layers", "directory"), str | files.Absent),
+  **{"overrides": dict, "packages": dict, "settings": dict | files.Absent},
+  "cores": int | files.Absent,
 }
 
 
@@ -76,7 +79,7 @@ def record_launch(
     **facts(workdir),
   }
   path = workdir / "run.json"
-  stored = files.read_sealed(path) if path.exists() else {}
+  stored = read(path) if path.exists() else {}
   record = {"experiment": line.experiment, "variant": line.variant, "corpus": corpus.provenance}
   record |= {name: stored[name] for name in ("weights", "rerun_of", "rollbacks") if name in stored}
   if line.config.init_from and not stored:
@@ -97,6 +100,16 @@ def record_launch(
   # config.json is written last, because it turns a directory into a run directory.
   files.write_json(workdir / "config.json", files.seal(config_lib.to_json(line.config)))
   return record
+
+
+def read(path: pathlib.Path) -> dict[str, Any]:
+  """Return the content of a run.json; raise UserError if it is damaged."""
+  value = files.read_sealed(path)
+  is_valid = files.has_types(value, RECORD) and value["corpus"]["characters"] > 0
+  is_valid = is_valid and all(files.has_types(each, LAUNCH) for each in value["launches"])
+  if not is_valid or not value["launches"]:
+    raise files.damaged(path)
+  return value
 
 
 def identity(config, tokenizer, corpus: dict[str, Any]) -> dict[str, Any]:

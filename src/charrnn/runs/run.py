@@ -92,13 +92,7 @@ class Run:
   @functools.cached_property
   def origin(self) -> dict[str, Any]:
     """The content of run.json: the provenance of the corpus, and all launches."""
-    value = files.read_sealed(self.path / "run.json")
-    launches = value.get("launches")
-    is_valid = files.has_types(value, provenance_lib.RECORD) and launches
-    is_valid = is_valid and value["corpus"]["characters"] > 0
-    if not is_valid or not all(files.has_types(each, provenance_lib.LAUNCH) for each in launches):
-      raise files.damaged(self.path / "run.json")
-    return value
+    return provenance_lib.read(self.path / "run.json")
 
   @property
   def provenance(self) -> dict[str, Any]:
@@ -202,8 +196,8 @@ class Run:
   def corpus(self) -> corpora.Corpus:
     """Return the corpus; raise UserError if it is missing or has changed since training."""
     # A relative path is relative to the directory of a launch.
-    launches = [launch for launch in self.origin["launches"] if isinstance(launch, dict)]
-    folders = [str(launch["directory"]) for launch in launches[::-1] if "directory" in launch]
+    launches = self.origin["launches"]
+    folders = [launch["directory"] for launch in launches[::-1] if "directory" in launch]
     source = self._source or sources.locate(self.config.text.source, folders)
     is_allowed = self._fetch or self._source is not None
     mode = downloads.Mode.MISSING if is_allowed else downloads.Mode.NONE

@@ -15,6 +15,7 @@ import signal
 import statistics
 import threading
 import time
+import typing
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -24,7 +25,7 @@ from flax import serialization
 from jax.experimental import multihost_utils
 
 from charrnn import config as config_lib
-from charrnn import console, errors, process
+from charrnn import console, errors, files, process
 from charrnn.runs import checkpoints, metrics
 from charrnn.training import optimizer, steps
 
@@ -61,6 +62,20 @@ class LoopState:
   rollbacks: int = 0
   pending: list = dataclasses.field(default_factory=list)  # losses since the last log line
   seconds: float = 0.0  # time spent on training, evaluation and saving
+
+  @classmethod
+  def from_json(cls, value: dict[str, Any] | None) -> "LoopState":
+    """Return the state in JSON; raise ValueError if it is missing or a field has the wrong type.
+
+    Fields that older versions did not write get their defaults.
+    """
+    types = typing.get_type_hints(cls)
+    if value is None:
+      raise ValueError("missing")
+    fields = {name: value[name] for name in types if name in value}
+    if not files.has_types(fields, {name: types[name] for name in fields}):
+      raise ValueError("a field has the wrong type")
+    return cls(**fields)
 
 
 class StopRequest:
@@ -268,9 +283,11 @@ class Trainer:
     """Return the state of a checkpoint and set the loop state; None is the start of training."""
     if checkpoint:
       arrays, meta = checkpoint
-      names = {field.name for field in dataclasses.fields(LoopState)}
-      memory = {name: value for name, value in meta["memory"].items() if name in names}
-      self.loop_state = LoopState(**memory)
+      try:
+        self.loop_state = LoopState.from_json(meta.get("memory"))
+      except ValueError as error:
+        folder = self.workdir / "checkpoints"
+        raise checkpoints.DamagedError(folder, meta["step"], f"memory: {error}") from error
       if self.loop_state.rollbacks:
         self._make_step()
       return serialization.from_state_dict(jax.eval_shape(self._create), arrays)
