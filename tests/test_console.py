@@ -1,6 +1,7 @@
 """Output on a terminal, in a log, and after the reader has closed it."""
 
 import os
+import pathlib
 import pty
 import re
 import select
@@ -158,6 +159,14 @@ def test_an_error_is_one_line_whatever_it_contains(capsys):
 
   assert process.run("charrnn", program) == 2
   assert capsys.readouterr().err == "charrnn: error: no folder a\\nb\\x1b[2J\n"
+
+
+@pytest.mark.parametrize("name", ["a", "-a", "--a", "a b", "a'b", "$(a)", "%s", "\u00e9", "*"])
+def test_a_path_is_an_argument_of_a_shell_and_no_option(name, tmp_path):
+  (tmp_path / name).write_text(name)
+  command = f"cat {console.argument(pathlib.Path(name))}"
+  done = subprocess.run(["sh", "-c", command], cwd=tmp_path, capture_output=True, check=True)
+  assert done.stdout.decode() == name
 
 
 @pytest.mark.parametrize("encoding", ["latin-1", "ascii:strict", "cp037", "utf-16"])

@@ -6,6 +6,7 @@ import errno
 import io
 import math
 import os
+import shlex
 import sys
 import time
 import unicodedata
@@ -120,6 +121,12 @@ def _is_text(character: str) -> bool:
 def _escape(character: str) -> str:
   byte = ord(character) - 0xDC00  # of a surrogate that represents a byte
   return f"\\x{byte:02x}" if 0x80 <= byte <= 0xFF else character.encode("unicode_escape").decode()
+
+
+def argument(path: str | os.PathLike) -> str:
+  """Return a path as an argument in a shell, where no command mistakes it for an option."""
+  name = os.fspath(path)
+  return shlex.quote(f"./{name}" if name.startswith("-") else name)
 
 
 def encode(text: str) -> bytes:

@@ -151,6 +151,7 @@ LAUNCHES = {
   "workdir is a file": ([T, "--workdir=text.txt"], "text.txt"),
   "workdir in a file": ([T, "--workdir=text.txt/x"], "text.txt"),
   "workdir of 300 characters": ([T, f"--workdir={'x' * 300}"], "too long"),
+  "workdir of 4000 characters": ([T, f"--workdir={'/'.join(['x' * 99] * 40)}"], "shorter path"),
   "workdir with a NUL": ([T, "--workdir=a\0b"], "unprintable"),
   "workdir not UTF-8": ([T, "--workdir=a\udcff"], "unprintable"),
   "workdir with a line end": ([T, "--workdir=a\nb"], "unprintable"),

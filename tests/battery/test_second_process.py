@@ -112,6 +112,13 @@ def test_a_second_process_is_refused(held, kind):
       assert sorted(held.rglob("*")) == before
 
 
+def test_an_error_is_reported_although_the_directory_is_deleted(tmp_path):
+  workdir = tmp_path / "run"
+  with pytest.raises(errors.UserError, match="was deleted"), lock.hold(workdir):
+    shutil.rmtree(workdir)
+    raise errors.UserError("the run directory was deleted")
+
+
 def test_readers_do_not_prevent_a_launch(tmp_path):
   command = "import pathlib, sys\nfrom charrnn.runs import lock\n"
   command += "while True: lock.is_held(pathlib.Path(sys.argv[1]))"

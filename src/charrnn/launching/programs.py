@@ -8,7 +8,6 @@ the model of the best order. Counting takes minutes at most, so it is not resume
 
 import math
 import pathlib
-import shlex
 from typing import Any, NamedTuple
 
 import jax
@@ -335,7 +334,7 @@ def write_sample(job: Job, model: models.Model, params: models.Params, step: int
 
 def _show_next_commands(job):
   loop.say(f"run directory: {job.workdir}")
-  folder, picture = shlex.quote(str(job.workdir)), job.workdir / "loss.png"
+  folder, picture = console.argument(job.workdir), job.workdir / "loss.png"
   if picture.exists():
     loop.say(f"loss curve: {picture}")
   loop.say(

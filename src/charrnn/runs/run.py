@@ -391,6 +391,9 @@ _BEGUN = re.compile(
 )
 
 
+MAX_PATH = 4096 - 200  # bytes of the path of a run directory; the paths of its files are longer
+
+
 def check_workdir(path: pathlib.Path):
   """Raise UserError if `path` cannot be a run or sweep directory. Nothing is created."""
   name = str(path)
@@ -400,6 +403,8 @@ def check_workdir(path: pathlib.Path):
     raise errors.UserError(
       f"--workdir={name}: must be a local folder: use one, and copy the run afterwards"
     )
+  if len(os.fsencode(path.absolute())) > MAX_PATH:
+    raise errors.UserError(f"--workdir={name}: is longer than {MAX_PATH} bytes: use a shorter path")
   try:
     names = os.listdir(path)
   except FileNotFoundError:

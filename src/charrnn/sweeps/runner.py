@@ -228,7 +228,7 @@ def report(folder, trials, interrupted: bool, final: Sequence[RunStatus], total:
   if missing := total - sum(outcome.status in final for _, outcome in ended):
     console.say(f"{missing} of {total} trials are not done: repeat the command to run only these")
   console.say(f"summary   {folder / 'summary.csv'}")
-  console.say(f"\nnext:\n  charrnn compare {shlex.quote(str(folder))}")
+  console.say(f"\nnext:\n  charrnn compare {console.argument(folder)}")
   if interrupted:
     return status_lib.STOPPED_CODE
   if failures:
