@@ -138,7 +138,7 @@ def test_errors_name_what_is_missing(a):
   with pytest.raises(errors.UserError, match="no step 3: use one of 10, 20"):
     run_lib.Run.open(a, 3)
   shutil.rmtree(a / "checkpoints")
-  with pytest.raises(errors.UserError, match="no checkpoint yet: the first is written after step"):
+  with pytest.raises(errors.UserError, match="no checkpoint yet .the first is written after step"):
     run_lib.Run.open(a).load()
   edits.change(a, "config.json", lambda c: c.update(model={}))
   with pytest.raises(errors.UserError, match=r"config\.json has no model\."):
