@@ -51,5 +51,5 @@ def pytest_collection_modifyitems(items):
 
 @pytest.fixture
 def minutes(request):
-  """Return the minutes of training in the trial of one hour."""
+  """Return the minutes of training in trial 15."""
   return request.config.getoption("--battery-minutes", 1.0)

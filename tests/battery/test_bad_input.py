@@ -1,4 +1,4 @@
-"""Trial 11: bad data files, arguments, configs and misspellings are one line with exit code 2."""
+"""Trial 11: bad data files, arguments, configs and misspellings give one line and exit code 2."""
 
 import gzip
 import io

@@ -1,4 +1,4 @@
-"""Trial 3: damage to any file of a run causes no wrong result, and is reported with its place."""
+"""Trial 3: damage to any file of a run never gives a wrong result, and the message names it."""
 
 import itertools
 import os

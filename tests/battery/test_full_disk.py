@@ -1,4 +1,4 @@
-"""Trial 4: full disks, limits of the file size, and a full cache; earlier steps are never lost.
+"""Trial 4: full disks, file size limits and a full cache folder; earlier steps are never lost.
 
 Disks are memory file systems in a user namespace, which needs no rights on most machines.
 """

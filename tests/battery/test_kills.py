@@ -1,4 +1,4 @@
-"""Trial 1: a run that SIGKILL ends at any instant resumes to the result of an undisturbed run."""
+"""Trial 1: a run that SIGKILL ends at any instant resumes to the result of an uninterrupted one."""
 
 import os
 import random

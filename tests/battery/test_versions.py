@@ -1,7 +1,7 @@
 """Trial 19: the supported versions of Python and of the packages, and the successor of pmap.
 
 A case of `test_core_tests_pass` installs its packages from the package index into a temporary
-environment. One case alone: pytest tests/battery/test_versions.py -m long -k "oldest and 3.12".
+environment. To run one case: pytest tests/battery/test_versions.py -m long -k "oldest and 3.12".
 """
 
 import contextlib

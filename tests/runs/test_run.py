@@ -138,7 +138,7 @@ def test_errors_name_what_is_missing(a):
   with pytest.raises(errors.UserError, match="no step 3: use one of 10, 20"):
     run_lib.Run.open(a, 3)
   shutil.rmtree(a / "checkpoints")
-  with pytest.raises(errors.UserError, match="no checkpoint yet .the first is written after step"):
+  with pytest.raises(errors.UserError, match=r"no checkpoint yet \(the first is written"):
     run_lib.Run.open(a).load()
   edits.change(a, "config.json", lambda c: c.update(model={}))
   with pytest.raises(errors.UserError, match=r"config\.json has no model\."):
@@ -156,7 +156,7 @@ def test_errors_name_what_is_missing(a):
 def test_the_step_of_the_first_checkpoint_is_named(a, values, first):
   shutil.rmtree(a / "checkpoints")
   edits.change(a, "config.json", lambda c: c.update(values))
-  with pytest.raises(errors.UserError, match=f"the first is written after step {first}$"):
+  with pytest.raises(errors.UserError, match=rf"\(the first is written after step {first}\)"):
     run_lib.Run.open(a).load()
 
 

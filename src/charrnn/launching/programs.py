@@ -231,7 +231,7 @@ def _list_tokens(tokens) -> str:
 
 
 def _announce_rate(source: str, rate: float):
-  """Report the peak learning rate of a run with initial weights, and the last of their run."""
+  """Report the peak learning rate of a new run, and the last rate of the run `source`."""
   rates = metrics.curve(run_lib.Run.open(source).metrics, "learning_rate")
   last = f", and {source} ended with {rates[-1][1]:.2g}" if rates else ""
   loop.say(

@@ -113,7 +113,7 @@ def read(path: pathlib.Path) -> dict[str, Any]:
 
 
 def identity(config, tokenizer, corpus: dict[str, Any]) -> dict[str, Any]:
-  """Return what each checkpoint stores about its run: config, and digests of vocabulary and corpus.
+  """Return the identity of a run, which its checkpoints repeat: config and digests of its inputs.
 
   `corpus` is the provenance of the corpus.
   """

@@ -422,7 +422,7 @@ def _read(path: pathlib.Path, name: str) -> ComparedRun:
     try:
       return read()
     except OSError as error:
-      problems.append(f"cannot read {error.filename}: {error.strerror}")
+      problems.append(f"cannot read {error.filename}: {error.strerror}: {errors.CHECK_PATH}")
     except errors.UserError as error:
       problems.append(str(error))
     except (ValueError, TypeError, KeyError, AttributeError) as error:
