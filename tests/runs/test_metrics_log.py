@@ -1,10 +1,12 @@
 """Tests of metrics.jsonl, the copy for TensorBoard, and the plot of the losses."""
 
 import math
+import pathlib
 import struct
 import subprocess
 import sys
 
+import pytest
 import tensorboardX
 from tensorboardX.proto import event_pb2
 
@@ -54,6 +56,19 @@ def test_tensorboard_gets_the_finite_values(tmp_path):
   values = [{value.tag: value.simple_value for value in event.summary.value} for event in steps]
   assert [event.step for event in steps] == [300, 301]
   assert values == [{"a": 2.5}, {"a": math.inf}]
+
+
+@pytest.mark.parametrize("name", ["s3:", "gs:x", "s3:/bucket/run"])
+def test_the_name_of_a_folder_is_never_a_bucket(tmp_path, monkeypatch, capsys, name):
+  """tensorboardX uploads files to a bucket if their path begins like an address."""
+  monkeypatch.chdir(tmp_path)
+  folder = pathlib.Path(name)
+  folder.mkdir(parents=True)
+  log = metrics.MetricsLog(folder, 0)
+  log.write(1, {"train/loss": 0.5})
+  log.close()
+  (path,) = folder.glob("events.out.*")
+  assert events(path)[-1].step == 1 and not capsys.readouterr().err
 
 
 def test_a_tensorboard_file_that_cannot_be_written_ends_nothing(tmp_path, monkeypatch, capsys):

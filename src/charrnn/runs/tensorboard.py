@@ -22,7 +22,9 @@ class EventFile:
       from tensorboardX.proto import event_pb2
 
     self._event = event_pb2.Event
-    self._records = RecordWriter(str(folder / f"events.out.tfevents.{time.time_ns()}"))
+    # An absolute path: tensorboardX would upload a file below "s3:" or "gs:" to a bucket.
+    path = folder.absolute() / f"events.out.tfevents.{time.time_ns()}"
+    self._records = RecordWriter(str(path))
     self._write(file_version="brain.Event:2")
     self._write(step=first_step, session_log={"status": event_pb2.SessionLog.START})
 
