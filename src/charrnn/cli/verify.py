@@ -16,9 +16,9 @@ HELP = """check the checkpoints, config, vocabulary and metrics of a run for dam
 The command reads config.json, run.json, alphabet.json, metrics.jsonl and all arrays of all
 checkpoints, and compares them with their digests. It also checks that each checkpoint belongs to
 the run: a checkpoint repeats the config, and has digests of the vocabulary, the corpus and the
-lines of metrics.jsonl that were written before it. Files of version 0.1.0 have no digests and
-are reported as unverified. Exit codes: 0 if nothing is damaged; 1 if something is damaged; 2 if RUN
-is not a run or cannot be read."""
+lines of metrics.jsonl that were written before it. Version 0.1.0 stored digests only of arrays, and
+what it did not store is reported as unverified. Exit codes: 0 if nothing is damaged; 1 if something
+is damaged; 2 if RUN is not a run or cannot be read."""
 MAX_NAMES = 6  # maximum number of damaged arrays that a line names
 
 
@@ -107,7 +107,8 @@ def _check(run: run_lib.Run) -> Iterator[dict[str, Any]]:
 def _line(part) -> str:
   names = part["damaged"]
   more = f" and {len(names) - MAX_NAMES} more" if len(names) > MAX_NAMES else ""
-  unverified = "" if part["verified"] else "  unverified: version 0.1.0 wrote no digest"
+  missing = "the run of a step" if part["part"].startswith("step ") else "a digest"
+  unverified = "" if part["verified"] else f"  unverified: version 0.1.0 did not store {missing}"
   good = f"ok  {part['found']}{unverified}"
   state = f"DAMAGED: {', '.join(names[:MAX_NAMES])}{more}" if names else good
   return f"{part['part']:<13}  {state}"

@@ -221,7 +221,7 @@ def _check_size(size: int):
 def _check_kind(url: str, headers: http.client.HTTPMessage, beginning: bytes):
   """Raise ValueError if a compressed text or a web page was sent instead of a text."""
   if (encoding := headers.get("Content-Encoding", "identity")) != "identity":
-    raise ValueError(f"the answer is compressed ({encoding}), which was not asked for")
+    raise ValueError(f"the answer is compressed ({encoding}), although charrnn did not allow that")
   starts_as_page = beginning.lstrip()[:9].lower().startswith(_PAGE)
   is_page = headers.get_content_type() == "text/html" or starts_as_page
   if is_page and not urllib.parse.urlsplit(url).path.lower().endswith((".html", ".htm")):

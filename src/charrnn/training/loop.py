@@ -259,7 +259,7 @@ class Trainer:
       if is_main() and lines and not metrics.matches(self.workdir, lines):
         say(
           f"warning: {self.workdir / 'metrics.jsonl'} was changed after step {step} was saved: run "
-          f"charrnn verify {self.workdir}"
+          f"charrnn verify {console.argument(self.workdir)}"
         )
       say(f"{'already finished at' if step >= self.steps else 'resuming from'} step {step}")
       if self.loop_state.rollbacks:
