@@ -45,7 +45,7 @@ def run(args):
   splits = run_lib.common_splits(runs)
   spans = getattr(splits, args.split)
   if not spans:
-    raise errors.UserError(f"--split={args.split}: the corpus of {runs[0].path} has no such split")
+    raise errors.UserError(f"--split={args.split}: {runs[0].path} has no such split: use another")
   ngram.check_order("--order", args.order, splits.train)
   out = files.output_folder(args.out, runs[0].path / "ngrams")
   runtime.start()

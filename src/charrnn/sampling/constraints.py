@@ -182,9 +182,7 @@ def build(
   except _TooLargeError as error:
     raise errors.UserError(f"{names}: too large (more than {error}): simplify it") from error
   if distance_S[0] == NEVER:
-    raise errors.UserError(
-      f"{names}: the constraints are contradictory: no text satisfies them all"
-    )
+    raise errors.UserError(f"{names}: the constraints are contradictory: change or remove one")
   if distance_S[0] > length:
     raise errors.UserError(f"--length={length}: must be at least {distance_S[0]} for {names}")
   return automaton
@@ -202,7 +200,9 @@ def _classes(regexes: Sequence[Regex], stop_ids, tokenizer):
   class_of_V = np.unique(rows, axis=1, return_inverse=True)[1].ravel()
   for (label, regex), has_V in zip(labels.items(), has_LxV):
     if not has_V.any():
-      raise errors.UserError(f"{regex.name}: not in the run's vocabulary: {label}")
+      raise errors.UserError(
+        f"{regex.name}: not in the run's vocabulary: {label}: use other characters"
+      )
     if tokenizer.kind == "byte" and not regex.ascii:
       raise errors.UserError(f"{regex.name}: the run's vocabulary is bytes: use ASCII only")
   return class_of_V, {
