@@ -73,14 +73,15 @@ def _expand(argv: Sequence[str]) -> list[str]:
   try:
     return [*argv[:1], *flags.FlagValues().read_flags_from_files(argv[1:])]
   except flags.Error as error:
-    raise errors.UserError(_first_line(error).removeprefix("ERROR:: ")) from error
+    raise errors.UserError(errors.first_line(error).removeprefix("ERROR:: ")) from error
 
 
 def _flag_message(error: Exception) -> str:
   """Return the message of an error in an option, without the names of Python's functions."""
-  match = re.match(r"flag (--.*): (invalid literal for int|could not convert)", _first_line(error))
+  line = errors.first_line(error)
+  match = re.match(r"flag (--.*): (invalid literal for int|could not convert)", line)
   if not match:
-    return _first_line(error)
+    return line
   return f"{match[1]}: must be a {'whole ' if 'int' in match[2] else ''}number"
 
 
@@ -172,7 +173,7 @@ def _stored_config(path: str) -> config_dict.ConfigDict:
   except (ValueError, AttributeError) as error:
     raise files.damaged(pathlib.Path(path)) from error
   except TypeError as error:
-    raise errors.UserError(f"{path}: {_first_line(error)}") from error
+    raise errors.UserError(f"{path}: {errors.first_line(error)}") from error
   return config
 
 
@@ -224,9 +225,5 @@ def _message(path: str, error: BaseException) -> str:
   for frame in reversed(traceback.extract_tb(error.__traceback__)):
     if os.path.realpath(frame.filename) == os.path.realpath(path):
       name = "" if isinstance(error, config_lib.UnknownFieldError) else f"{type(error).__name__}: "
-      return f"{path}, line {frame.lineno}: {name}{_first_line(error)}"
-  return f"{path} cannot be read as an experiment file: {_first_line(error)}"
-
-
-def _first_line(error: BaseException) -> str:
-  return (str(error).splitlines() or [""])[0]
+      return f"{path}, line {frame.lineno}: {name}{errors.first_line(error)}"
+  return f"{path} cannot be read as an experiment file: {errors.first_line(error)}"

@@ -164,6 +164,11 @@ def nats_and_bits(nats: float) -> str:
   return f"{nats:.4f} nats ({nats / math.log(2):.3f} bits)"
 
 
+def number(value: float | None, style: str = ".3f") -> str:
+  """Return a number as text in a style of `format`, or "-" for None."""
+  return "-" if value is None else format(value, style)
+
+
 def table(header: Sequence[str], rows: Iterable[Sequence[str]], names: int = 1) -> list[str]:
   """Return the lines of an aligned table.
 

@@ -2,7 +2,7 @@
 
 import difflib
 import errno
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 _FREE_SPACE = "free some disk space, and run the same command again"
 _DISK = "check the disk or the network, and run the same command again"
@@ -36,6 +36,12 @@ class DivergedError(UserError):
     self.step, self.reason = step, reason
 
 
+def check(name: str, value: object, is_valid: bool, rule: str):
+  """Raise UserError with the rule for the values of an option, unless its value is valid."""
+  if not is_valid:
+    raise UserError(f"{name}={value}: {rule}")
+
+
 def describe(error: OSError, path: object, remedy: str = CHECK_FOLDER) -> str:
   """Return one line about a failed write: the path, the reason and what to do.
 
@@ -58,6 +64,17 @@ def suggestion(name: str, choices: Iterable[str], otherwise: str = "") -> str:
   match = nearest(name, choices)
   remedy = otherwise if match is None else f"did you mean {match}?"
   return f": {remedy}" if remedy else ""
+
+
+def first_line(error: BaseException) -> str:
+  """Return the first line of the message of an error; it may be empty."""
+  return str(error).strip().partition("\n")[0]
+
+
+def some(texts: Sequence[str], limit: int, separator: str = ", ") -> str:
+  """Return the first `limit` texts as one text, for example "a, b and 3 more"."""
+  more = f" and {len(texts) - limit} more" if len(texts) > limit else ""
+  return separator.join(texts[:limit]) + more
 
 
 def plural(count: int, noun: str) -> str:

@@ -150,7 +150,7 @@ def check_devices():
     jax.local_devices()
     jax.device_put(0)  # uses JAX_DEFAULT_DEVICE
   except (RuntimeError, AssertionError) as error:
-    reason = (str(error).splitlines() or ["it has no device"])[0].partition(" (set ")[0]
+    reason = (errors.first_line(error) or "it has no device").partition(" (set ")[0]
     platforms = jax.config.jax_platforms or "the devices of this machine"
     raise errors.UserError(
       f"JAX cannot use {platforms}: {reason}: check its driver and its JAX package, or set "

@@ -267,11 +267,6 @@ def test_new_and_lost_tokens_are_named(source, capsys):
   assert len(capsys.readouterr().err.splitlines()) == 1
 
 
-def test_a_long_list_of_tokens_is_shortened():
-  assert programs_lib._list_tokens("ab") == "'a' 'b'"
-  assert programs_lib._list_tokens("a" * 30).endswith("'a' and 10 more")
-
-
 def test_vocabularies_without_a_common_token_are_rejected(source):
   with pytest.raises(errors.UserError, match="no token in common"):
     transferred(source, "0123")

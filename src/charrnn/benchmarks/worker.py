@@ -17,7 +17,7 @@ import sys
 import time
 
 import charrnn
-from charrnn import runtime
+from charrnn import errors, runtime
 from charrnn.benchmarks import implementations, workloads
 
 
@@ -101,5 +101,4 @@ if __name__ == "__main__":
     main(*sys.argv[1:])
   except Exception as error:
     # Print only the first line of the message, because the benchmark shows stderr's last line.
-    reason = (str(error).strip().splitlines() or [""])[0]
-    sys.exit(f"{type(error).__name__}: {reason}".removesuffix(": "))
+    sys.exit(f"{type(error).__name__}: {errors.first_line(error)}".removesuffix(": "))

@@ -1,6 +1,11 @@
-"""Definitions of command-line arguments that several subcommands share."""
+"""Command-line arguments and output that several subcommands share."""
 
 import argparse
+import json
+from collections.abc import Iterable
+from typing import Any
+
+from charrnn import console
 
 
 def add_run(parser: argparse.ArgumentParser):
@@ -29,6 +34,14 @@ def add_seed(parser: argparse.ArgumentParser, default: int | None = 0):
 
 def add_json(parser: argparse.ArgumentParser, text: str = "print one JSON object, unrounded"):
   parser.add_argument("--json", action="store_true", help=text)
+
+
+def show(args: argparse.Namespace, data: dict[str, Any], lines: Iterable[str]):
+  """Print the result of a command: `data` as one JSON object with --json, otherwise the lines."""
+  if args.json:
+    print(json.dumps(data))
+  else:
+    console.show(lines)
 
 
 def add_out(parser: argparse.ArgumentParser, text: str):

@@ -161,10 +161,11 @@ def _check(args, study):
       others = ", ".join(other for other in OPTIONS if name in OPTIONS[other])
       raise errors.UserError(f"--{name}: does not apply to {study}, only to {others}: leave it out")
   for name in ("rounds", *SIZES[1:]):
-    if (value := getattr(args, name)) is not None and value < 1:
-      raise errors.UserError(f"--{name}={value}: must be at least 1")
-  if args.seconds is not None and not 0 < args.seconds < math.inf:
-    raise errors.UserError(f"--seconds={args.seconds:g}: must be finite and above 0")
+    if (value := getattr(args, name)) is not None:
+      errors.check(f"--{name}", value, value >= 1, "must be at least 1")
+  if (value := args.seconds) is not None:
+    rule = "must be finite and above 0"
+    errors.check("--seconds", f"{value:g}", 0 < value < math.inf, rule)
   if study == "startup":
     studies.check_startup()
 

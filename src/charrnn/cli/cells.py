@@ -1,7 +1,6 @@
 """`charrnn cells`: find units that follow structure in the text, and write an interactive page."""
 
 import argparse
-import json
 import os
 import pathlib
 import tempfile
@@ -73,12 +72,11 @@ def add_arguments(parser):
 
 def run(args):
   extra = hypotheses.parse_regexes(args.regex)
-  if args.seed >= 2**32:
-    raise errors.UserError(f"--seed={args.seed}: must be from 0 to 2^32 - 1")
+  errors.check("--seed", args.seed, args.seed < 2**32, "must be from 0 to 2^32 - 1")
   minima = {"characters": recording.MIN_CHARACTERS, "untrained": 0, "shifts": 19, "seed": 0}
   for name, minimum in minima.items():
-    if getattr(args, name) < minimum:
-      raise errors.UserError(f"--{name}={getattr(args, name)}: must be at least {minimum}")
+    value = getattr(args, name)
+    errors.check(f"--{name}", value, value >= minimum, f"must be at least {minimum}")
   runtime.start()
   loaded = run_lib.Run.open(args.run, args.step, args.corpus, args.fetch)
   if not loaded.model.units:
@@ -101,10 +99,7 @@ def run(args):
     files.write_json(new / "cells.json", results)
     if args.keep_recording:
       os.replace(pathlib.Path(tmp) / study.RECORDING, new / study.RECORDING)
-  if args.json:
-    print(json.dumps(results))
-  else:
-    console.show(_report(results, out))
+  arguments.show(args, results, _report(results, out))
 
 
 def _report(results, out):
@@ -142,13 +137,9 @@ def _row(finding, ablation):
     finding["hypothesis"],
     finding["name"],
     format(finding["lag"], "+d") if finding["lag"] else "0",
-    *map(_number, (*scores, finding["untrained"], last_6)),
-    _number(ablation["inside"], "+.3f"),
-    _number(ablation["outside"], "+.3f"),
-    _number(ablation["p"], ".2f"),
+    *map(console.number, (*scores, finding["untrained"], last_6)),
+    console.number(ablation["inside"], "+.3f"),
+    console.number(ablation["outside"], "+.3f"),
+    console.number(ablation["p"], ".2f"),
     "confounded" if finding["confounded"] else verdict,
   )
-
-
-def _number(value, spec=".3f"):
-  return "-" if value is None else format(value, spec)

@@ -1,9 +1,8 @@
 """`charrnn corpus`: list the named corpora, or describe a corpus."""
 
 import argparse
-import json
 
-from charrnn import console, files
+from charrnn import files
 from charrnn.cli import arguments
 from charrnn.data import corpora, downloads, sources
 
@@ -29,18 +28,13 @@ def add_arguments(parser):
 def run(args):
   if args.source is None:
     names = sources.names()
-    if args.json:
-      print(json.dumps(names))
-    else:
-      console.show(f"{name:16}{description}" for name, description in names.items())
-    return
+    lines = (f"{name:16}{description}" for name, description in names.items())
+    return arguments.show(args, names, lines)
   names = ("tokenizer", "encoding", "newlines")
   values = {name: getattr(args, name) for name in names}
   with downloads.mode(downloads.Mode.ALL if args.refresh else downloads.Mode.MISSING):
     corpus = corpora.load(args.source, options="--", **values)
-  if args.json:
-    tokenizer = files.with_aliases(corpus.tokenizer.to_json(), {"tokens": "symbols"})
-    documents = [document._asdict() for document in corpus.documents]
-    print(json.dumps({**corpus.provenance, "alphabet": tokenizer, "documents": documents}))
-  else:
-    console.show(corpora.describe(corpus))
+  tokenizer = files.with_aliases(corpus.tokenizer.to_json(), {"tokens": "symbols"})
+  documents = [document._asdict() for document in corpus.documents]
+  data = {**corpus.provenance, "alphabet": tokenizer, "documents": documents}
+  return arguments.show(args, data, corpora.describe(corpus))

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from charrnn import config as config_lib
-from charrnn import console
+from charrnn import console, errors, files
 from charrnn.cli import arguments
 from charrnn.cli import inspect as inspect_lib
 from charrnn.runs import checkpoints
@@ -35,7 +35,7 @@ def run(args):
   a, b = run_lib.Run.open(args.a, args.step_a), run_lib.Run.open(args.b, args.step_b)
   run_lib.use_cpu()
   result = compare(a, b)
-  inspect_lib.show(result, _report, args.json, ALIASES)
+  arguments.show(args, files.with_aliases(result, ALIASES), _report(result))
   return 0 if result["same"] else 1
 
 
@@ -154,8 +154,8 @@ def _vocabularies(result) -> str:
   )
   for side in "ab":
     if only := vocabulary[f"only_{side}"]:
-      text += f"; only in {side.upper()}: {' '.join(map(repr, only[:MAX_TOKENS]))}"
-      text += f" and {len(only) - MAX_TOKENS} more" if len(only) > MAX_TOKENS else ""
+      tokens = errors.some(list(map(repr, only)), MAX_TOKENS, " ")
+      text += f"; only in {side.upper()}: {tokens}"
   return text
 
 

@@ -2,7 +2,6 @@
 
 import argparse
 import itertools
-import json
 import math
 import pathlib
 from collections.abc import Iterator
@@ -101,26 +100,20 @@ def run(args):
   with console.Progress() as progress:
     result = _score(args, loaded, text, corpus, progress)
   origin = {"run": str(args.run), "step": loaded.step, "state": state, "dynamic": args.dynamic}
-  if args.json:
-    print(json.dumps(origin | result))
-  else:
-    console.show(_lines(origin | result))
+  arguments.show(args, origin | result, _lines(origin | result))
 
 
 def _check(args):
-  if args.streams is not None and args.streams < 1:
-    raise errors.UserError(f"--streams={args.streams}: must be at least 1")
+  streams, characters, rate = args.streams, args.characters, args.dynamic
+  errors.check("--streams", streams, streams is None or streams >= 1, "must be at least 1")
   if args.split and args.files:
     raise errors.UserError(f"--split={args.split}: cannot be combined with files: omit one of them")
-  if args.characters is not None and args.characters < 2:
-    raise errors.UserError(f"--characters={args.characters}: must be at least 2")
-  if args.dynamic is not None:
-    if not 0 <= args.dynamic < math.inf:
-      raise errors.UserError(f"--dynamic={args.dynamic}: must be finite and at least 0")
-    if (args.streams or 1) > 1:
-      raise errors.UserError(
-        f"--streams={args.streams}: --dynamic uses a single stream: omit --streams"
-      )
+  rule = "must be at least 2"
+  errors.check("--characters", characters, characters is None or characters >= 2, rule)
+  if rate is not None:
+    errors.check("--dynamic", rate, 0 <= rate < math.inf, "must be finite and at least 0")
+    rule = "--dynamic uses a single stream: omit --streams"
+    errors.check("--streams", streams, streams in (None, 1), rule)
   if args.errors and args.split == "train":
     raise errors.UserError("--errors: does not apply to the training text: use another --split")
   _check_outputs(args)
@@ -251,15 +244,12 @@ def _lines(result) -> Iterator[str]:
   yield f"{result['run']}, step {result['step']}{_learning(result['dynamic'])}"
   for each in [*result["results"], result.get("overall")]:
     if each:
-      losses = f"{each['nats']:.4f} nats  {each['bits']:.4f} bits  perplexity {_perplexity(each)}"
+      perplexity = console.number(each["perplexity"])
+      losses = f"{each['nats']:.4f} nats  {each['bits']:.4f} bits  perplexity {perplexity}"
       yield f"{each['characters']:>12,} characters  {losses}  {each['text']}"
   if "errors" in result:
     yield ""
     yield from error_analysis.lines(result["errors"])
-
-
-def _perplexity(result) -> str:
-  return "-" if result["perplexity"] is None else f"{result['perplexity']:.3f}"
 
 
 def _learning(rate: float | None) -> str:
@@ -269,7 +259,7 @@ def _learning(rate: float | None) -> str:
 def _facts(args, result) -> str:
   return (
     f"{result['characters']:,} characters: {result['nats']:.4f} nats = {result['bits']:.4f} bits "
-    f"per character, perplexity {_perplexity(result)}{_learning(args.dynamic)}"
+    f"per character, perplexity {console.number(result['perplexity'])}{_learning(args.dynamic)}"
   )
 
 

@@ -2,7 +2,6 @@
 
 import contextlib
 import itertools
-import json
 import math
 import statistics
 import textwrap
@@ -49,18 +48,8 @@ def add_arguments(parser):
 def run(args):
   opened = run_lib.Run.open(args.run, args.step)
   run_lib.use_cpu()
-  show(summary(opened, args.step), _report, args.json, ALIASES)
-
-
-def show(facts: dict[str, Any], report, as_json: bool, aliases: dict[str, str]):
-  """Print `facts` as JSON, or the lines that `report(facts)` yields.
-
-  `aliases` maps renamed JSON keys to their old names, which are printed as well.
-  """
-  if as_json:
-    print(json.dumps(files.with_aliases(facts, aliases)))
-    return
-  console.show(report(facts))
+  facts = summary(opened, args.step)
+  arguments.show(args, files.with_aliases(facts, ALIASES), _report(facts))
 
 
 def summary(run: run_lib.Run, step: int | None = None) -> dict[str, Any]:

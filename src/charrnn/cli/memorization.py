@@ -1,11 +1,9 @@
 """`charrnn memorization`: find copies of the training text in generated text."""
 
-import json
 import re
 
-from charrnn import console, files
+from charrnn import console, errors, files
 from charrnn.cli import arguments
-from charrnn.sampling import sampler
 from charrnn.scorecards import memorization, metrics, report, systems
 
 HELP = """\
@@ -38,8 +36,8 @@ def add_arguments(parser):
 
 
 def run(args):
-  if not 0 <= args.copies <= MAX_COPIES:
-    sampler.refuse("copies", args.copies, f"must be from 0 to {MAX_COPIES}")
+  is_valid = 0 <= args.copies <= MAX_COPIES
+  errors.check("--copies", args.copies, is_valid, f"must be from 0 to {MAX_COPIES}")
   with console.Progress() as progress:
     samples = systems.sample(args, FOLDER, ANY, progress)
     progress("matches")
@@ -58,10 +56,7 @@ def run(args):
         with (new / "matches.tsv").open("w", encoding="utf-8", newline="") as file:
           lines = memorization.tsv(samples.texts, matches, sources)
           file.writelines(f"{line}\n" for line in lines)
-  if args.json:
-    print(json.dumps(data))
-  else:
-    console.show(_lines(result, args.copies, samples.out))
+  arguments.show(args, data, _lines(result, args.copies, samples.out))
 
 
 def _lines(result, count, out):

@@ -1,6 +1,5 @@
 """`charrnn ngrams`: compare the losses of runs and n-grams that have the same training text."""
 
-import json
 import math
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -70,10 +69,7 @@ def run(args):
   with files.replace_in_folder(out) as new:
     files.write_json(new / "ngrams.json", result)
     plot(result, new / "ngrams.png")
-  if args.json:
-    print(json.dumps(result))
-  else:
-    console.show(_report(result, out))
+  arguments.show(args, result, _report(result, out))
 
 
 def _score_ngrams(corpus, training, spans, order: int, progress) -> list[dict[str, Any]]:
@@ -196,10 +192,10 @@ def _report(result, out) -> Iterator[str]:
 
 
 def _row(run, best) -> tuple[str, ...]:
-  parameters = "-" if run["parameters"] is None else f"{run['parameters']:,}"
+  parameters = console.number(run["parameters"], ",")
   difference = "-" if run["nats"] is None else f"{round(run['nats'] - best['nats'], 4) + 0.0:+.4f}"
   return run["run"], _kind(run), f"{run['step']:,}", parameters, *_numbers(run), difference
 
 
 def _numbers(losses) -> list[str]:
-  return ["-" if losses[key] is None else format(losses[key], ".4f") for key in ("nats", "bits")]
+  return [console.number(losses[key], ".4f") for key in ("nats", "bits")]

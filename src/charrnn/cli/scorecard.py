@@ -1,7 +1,6 @@
 """`charrnn scorecard`: measure generated plays or C source code, and compare with held-out text."""
 
 import argparse
-import json
 
 from charrnn import console, files
 from charrnn.cli import arguments
@@ -47,10 +46,7 @@ def run(args):
       files.write_json(new / "scorecard.json", data)
       report.plot(scorecard, new / "scorecard.png", title)
       systems.write_samples(new / SAMPLES, samples.texts)
-  if args.json:
-    print(json.dumps(data))
-  else:
-    console.show(_lines(scorecard, samples.out))
+  arguments.show(args, data, _lines(scorecard, samples.out))
 
 
 def _lines(scorecard, out):

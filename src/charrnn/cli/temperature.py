@@ -1,9 +1,8 @@
 """`charrnn temperature`: measure generated text at several sampling temperatures."""
 
-import json
 import math
 
-from charrnn import console, files, runtime
+from charrnn import console, errors, files, runtime
 from charrnn.cli import arguments
 from charrnn.runs import held_out
 from charrnn.runs import run as run_lib
@@ -84,21 +83,17 @@ def run(args):
   with files.replace_in_folder(out) as new:
     files.write_json(new / "temperature.json", data)
     temperature.plot(report, new / "temperature.png")
-  if args.json:
-    print(json.dumps(data))
-  else:
-    console.show(_lines(report, out))
+  arguments.show(args, data, _lines(report, out))
 
 
 def _settings(args) -> dict[str, sampler.Settings]:
   """Return the settings of the sampler by the name of the temperature, in ascending order."""
   sampler.check(length=args.length, num=args.num, seed=args.seed)
-  if args.length < diversity.MIN_LOOP:
-    remedy = f"must be at least {diversity.MIN_LOOP}, the minimum length of a loop"
-    sampler.refuse("length", args.length, remedy)
+  rule = f"must be at least {diversity.MIN_LOOP}, the minimum length of a loop"
+  errors.check("--length", args.length, args.length >= diversity.MIN_LOOP, rule)
   for T in args.temperatures:
-    if not T >= 0:  # also true of NaN
-      sampler.refuse("temperatures", f"{T:g}", "must be 0, a positive number or inf")
+    rule = "must be 0, a positive number or inf"
+    errors.check("--temperatures", f"{T:g}", T >= 0, rule)  # NaN is not valid either.
   settings = {}
   for T in sorted({T + 0.0 for T in args.temperatures}):  # -0.0 becomes 0
     finite = temperature.MAX_TEMPERATURE if math.isinf(T) else T
@@ -134,4 +129,4 @@ def _cell(by_system, name: str, key: str, form: str) -> str:
     number = next(each["noise_floor"] for each in by_system.values() if "noise_floor" in each)
   else:
     number = value[key]
-  return "-" if number is None else format(number, form)
+  return console.number(number, form)

@@ -106,11 +106,10 @@ def _check(run: run_lib.Run) -> Iterator[dict[str, Any]]:
 
 def _line(part) -> str:
   names = part["damaged"]
-  more = f" and {len(names) - MAX_NAMES} more" if len(names) > MAX_NAMES else ""
   missing = "the run of a step" if part["part"].startswith("step ") else "a digest"
   unverified = "" if part["verified"] else f"  unverified: version 0.1.0 did not store {missing}"
   good = f"ok  {part['found']}{unverified}"
-  state = f"DAMAGED: {', '.join(names[:MAX_NAMES])}{more}" if names else good
+  state = f"DAMAGED: {errors.some(names, MAX_NAMES)}" if names else good
   return f"{part['part']:<13}  {state}"
 
 

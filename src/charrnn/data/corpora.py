@@ -264,9 +264,7 @@ def _read(folder: pathlib.Path) -> _Entry | None:
 def describe(corpus: Corpus, lines: int = 10) -> list[str]:
   """Return the lines of a summary: provenance, documents, tokens and the first `lines` lines."""
   facts = {_LABELS.get(key, key): _format(value) for key, value in corpus.provenance.items()}
-  names = [document.name for document in corpus.documents[:5]]
-  more = len(corpus.documents) - len(names)
-  facts["documents"] = ", ".join(names) + (f" and {more} more" if more else "")
+  facts["documents"] = errors.some([document.name for document in corpus.documents], 5)
   tokens = [t for t, count in zip(corpus.tokenizer.tokens, corpus.tokenizer.counts) if count]
   facts["tokens"] = " ".join("space" if token == " " else token for token in tokens[:200])
   table = [f"  {key:<12}{value}" for key, value in facts.items()]

@@ -150,11 +150,9 @@ def _points(text: str, kind: str) -> np.ndarray:
 
 
 def _unknown_message(points, position: int) -> str:
-  distinct = list(dict.fromkeys(map(int, points)))
-  names = ", ".join(f"{chr(point)!r} (U+{point:04X})" for point in distinct[:MAX_NAMED])
-  more = f" and {len(distinct) - MAX_NAMED} more" if len(distinct) > MAX_NAMED else ""
+  distinct = [f"{chr(point)!r} (U+{point:04X})" for point in dict.fromkeys(map(int, points))]
   return (
-    f"not in the vocabulary: {names}{more}, first at character {position}: "
+    f"not in the vocabulary: {errors.some(distinct, MAX_NAMED)}, first at character {position}: "
     "remove them, train on a text that contains them (--config.init_from=RUN reuses the weights), "
     "or train with --config.text.tokenizer=byte"
   )

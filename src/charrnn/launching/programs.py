@@ -205,10 +205,13 @@ def transferred_params(source: str | pathlib.Path, fields, params: models.Params
     f"weights   all parameters of {source}, step {run.step}; {len(pairs)} of the "
     f"{tokenizer.vocab_size} tokens are in its vocabulary"
   )
-  if added := [token for token in tokenizer.tokens if token not in old_ids]:
-    loop.say(f"          new tokens, with random weights: {_list_tokens(added)}")
-  if lost := [token for token in run.tokenizer.tokens if token not in set(tokenizer.tokens)]:
-    loop.say(f"          tokens that the new run cannot read or write: {_list_tokens(lost)}")
+  added = [repr(token) for token in tokenizer.tokens if token not in old_ids]
+  lost = [repr(token) for token in run.tokenizer.tokens if token not in set(tokenizer.tokens)]
+  if added:
+    loop.say(f"          new tokens, with random weights: {errors.some(added, MAX_TOKENS, ' ')}")
+  if lost:
+    tokens = errors.some(lost, MAX_TOKENS, " ")
+    loop.say(f"          tokens that the new run cannot read or write: {tokens}")
   new, old = np.array(pairs).T
   # With one-hot input, the rows of the first layer's W_xh are tokens.
   axes = TOKEN_AXES | ({} if fields["embed"] else {("layer_0", "W_xh"): 0})
@@ -222,12 +225,6 @@ def transferred_params(source: str | pathlib.Path, fields, params: models.Params
     return np.moveaxis(moved, 0, axis)
 
   return jax.tree_util.tree_map_with_path(move, params, run.params)
-
-
-def _list_tokens(tokens) -> str:
-  """Return tokens as text; at most MAX_TOKENS of them are listed."""
-  more = f" and {len(tokens) - MAX_TOKENS} more" if len(tokens) > MAX_TOKENS else ""
-  return " ".join(map(repr, tokens[:MAX_TOKENS])) + more
 
 
 def _announce_rate(source: str, rate: float):

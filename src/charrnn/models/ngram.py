@@ -97,12 +97,10 @@ class NGram(NamedTuple):
 
 def check_order(option: str, order: int, spans):
   """Raise UserError if an order is below 1, or longer than every span."""
-  if order < 1:
-    raise errors.UserError(f"{option}={order}: must be at least 1")
+  errors.check(option, order, order >= 1, "must be at least 1")
   longest = max((stop - start for start, stop in spans), default=0)
-  if order > longest:
-    limit = f"must be at most {longest:,}, the length of the longest training span in tokens"
-    raise errors.UserError(f"{option}={order}: {limit}")
+  rule = f"must be at most {longest:,}, the length of the longest training span in tokens"
+  errors.check(option, order, order <= longest, rule)
 
 
 def fit(

@@ -315,8 +315,7 @@ def read(
   stored = {k: digest for k, digest in meta["arrays"].items() if is_below(k, prefix)}
   names = stored.keys() | actual.keys()
   if wrong := sorted(name for name in names if stored.get(name) != actual.get(name)):
-    more = f" and {len(wrong) - MAX_NAMES} more" if len(wrong) > MAX_NAMES else ""
-    raise DamagedError(folder, step, ", ".join(wrong[:MAX_NAMES]) + more)
+    raise DamagedError(folder, step, errors.some(wrong, MAX_NAMES))
   return tree, meta
 
 

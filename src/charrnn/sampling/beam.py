@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from charrnn import errors
 from charrnn.sampling import sampler, streaming
 
 MAX_BEAM = 4096
@@ -21,10 +22,9 @@ MAX_BEAM = 4096
 
 def check(beam: int, num: int):
   """Raise UserError if `beam` is out of range or smaller than `num`."""
-  if not 1 <= beam <= MAX_BEAM:
-    sampler.refuse("beam", beam, f"must be from 1 to {MAX_BEAM}")
-  if num > beam:
-    sampler.refuse("num", num, f"must be at most --beam={beam}, the number of hypotheses")
+  errors.check("--beam", beam, 1 <= beam <= MAX_BEAM, f"must be from 1 to {MAX_BEAM}")
+  rule = f"must be at most --beam={beam}, the number of hypotheses"
+  errors.check("--num", num, num <= beam, rule)
 
 
 def search(source: sampler.Source, prompt_ids, *, num: int, stop=None, **options):

@@ -56,25 +56,18 @@ class Settings:
 
   def __post_init__(self):
     # NaN fails these comparisons. The upper limit is well below the largest float32.
-    if not 0 <= self.temperature <= 1e30:
-      refuse("temperature", self.temperature, "must be 0 (greedy) or a positive number up to 1e30")
-    if self.top_k is not None and not 1 <= self.top_k < 2**31:
-      refuse("top-k", self.top_k, "must be from 1 to 2^31 - 1")
-    if self.top_p is not None and not 0 < self.top_p <= 1:
-      refuse("top-p", self.top_p, "must be above 0 and at most 1")
+    T, k, p = self.temperature, self.top_k, self.top_p
+    rule = "must be 0 (greedy) or a positive number up to 1e30"
+    errors.check("--temperature", T, 0 <= T <= 1e30, rule)
+    errors.check("--top-k", k, k is None or 1 <= k < 2**31, "must be from 1 to 2^31 - 1")
+    errors.check("--top-p", p, p is None or 0 < p <= 1, "must be above 0 and at most 1")
 
 
 def check(*, length: int, num: int, seed: int):
   """Raise UserError if a count or the seed is out of range."""
   counts = ("length", length, 0, MAX_LENGTH), ("num", num, 1, MAX_NUM), ("seed", seed, 0, MAX_SEED)
   for option, value, low, high in counts:
-    if not low <= value <= high:
-      refuse(option, value, f"must be from {low} to {high}")
-
-
-def refuse(option: str, value, remedy: str):
-  """Raise a UserError for an option with an invalid value."""
-  raise errors.UserError(f"--{option}={value}: {remedy}")
+    errors.check(f"--{option}", value, low <= value <= high, f"must be from {low} to {high}")
 
 
 # Filters map logits [..., V] to logits [..., V], with -inf for the tokens that they exclude. Their

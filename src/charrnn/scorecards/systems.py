@@ -68,13 +68,13 @@ def _check(args, folder: str, source: str | None) -> tuple[list[System], pathlib
   args.temperature = 1.0 if args.temperature is None else args.temperature
   _settings(args)
   sampler.check(length=args.length, num=args.num, seed=args.seed)
-  if args.length < 1:
-    sampler.refuse("length", args.length, "must be at least 1")
-  if args.order < 0:
-    sampler.refuse("order", args.order, "must be at least 0")
-  if args.num * args.length > MAX_CHARACTERS:
-    limit = f"with --length={args.length}, this exceeds {MAX_CHARACTERS:,} tokens per system"
-    sampler.refuse("num", args.num, f"{limit}; use fewer or shorter samples")
+  errors.check("--length", args.length, args.length >= 1, "must be at least 1")
+  errors.check("--order", args.order, args.order >= 0, "must be at least 0")
+  rule = (
+    f"with --length={args.length}, this exceeds {MAX_CHARACTERS:,} tokens per system; use fewer or "
+    "shorter samples"
+  )
+  errors.check("--num", args.num, args.num * args.length <= MAX_CHARACTERS, rule)
   if not (paths or args.corpus or source):
     raise errors.UserError("there is no training text: add a RUN, or set --corpus")
   if paths:
@@ -93,8 +93,8 @@ def _systems(args) -> list[System]:
   for target in targets:
     run_lib.check_exists(target)
   folders = [target for target in targets if target.is_dir()]
-  if args.step and not folders:
-    sampler.refuse("step", args.step[0], "a FILE has no steps; omit the option")
+  if args.step:
+    errors.check("--step", args.step[0], folders, "a FILE has no steps; omit the option")
   systems = []
   for target in targets:
     name = target.resolve().name

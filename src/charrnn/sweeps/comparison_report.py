@@ -95,7 +95,7 @@ def _loss(value: float | None) -> str:
 
 
 def _number(value, style: str = ",.0f") -> str:
-  return MISSING if value is None else format(value, style)
+  return console.number(value, style)
 
 
 def _seeds(result) -> Rows:

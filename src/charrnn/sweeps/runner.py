@@ -90,12 +90,11 @@ def _run_optuna(line, folder, space: spaces.Space) -> int:
 def _check(flags):
   """Raise UserError for invalid options and for options that exclude each other."""
   is_search, is_optuna = flags.search is not None, flags.search == "optuna"
-  if flags.backend not in ("local", "slurm"):
-    raise errors.UserError(f"--backend={flags.backend}: use local or slurm")
-  if flags.parallel < 1:
-    raise errors.UserError(f"--parallel={flags.parallel}: must be at least 1")
-  if flags.time_limit is not None and not flags.time_limit > 0:
-    raise errors.UserError(f"--time_limit={flags.time_limit}: must be above 0 minutes")
+  backends = ("local", "slurm")
+  errors.check("--backend", flags.backend, flags.backend in backends, "use local or slurm")
+  errors.check("--parallel", flags.parallel, flags.parallel >= 1, "must be at least 1")
+  is_valid = flags.time_limit is None or flags.time_limit > 0
+  errors.check("--time_limit", flags.time_limit, is_valid, "must be above 0 minutes")
   if flags.distributed:
     raise errors.UserError(
       "--distributed is for a single run: remove it, or remove --sweep and --search"
@@ -106,10 +105,10 @@ def _check(flags):
     )
   if is_search and flags.sweep is not None:
     raise errors.UserError("--sweep and --search exclude each other: remove one")
-  if flags.search not in (None, "random", "optuna"):
-    raise errors.UserError(f"--search={flags.search}: use random or optuna")
-  if is_search and flags.trials < 1:
-    raise errors.UserError(f"--trials={flags.trials}: must be at least 1")
+  is_valid = flags.search in (None, "random", "optuna")
+  errors.check("--search", flags.search, is_valid, "use random or optuna")
+  is_valid = flags.trials >= 1 or not is_search
+  errors.check("--trials", flags.trials, is_valid, "must be at least 1")
   if is_optuna and flags.backend != "local":
     raise errors.UserError(
       f"--search=optuna runs on this machine only: use --search=random with "

@@ -163,8 +163,8 @@ def call(
   except errors.UserError as error:
     raise errors.UserError(f"{where}: {error}") from error
   except (Exception, SystemExit) as error:  # An experiment file may raise anything.
-    text = (str(error).splitlines() or [""])[0]
-    raise errors.UserError(f"{where}: {type(error).__name__}: {text}") from error
+    text = f"{where}: {type(error).__name__}: {errors.first_line(error)}"
+    raise errors.UserError(text) from error
 
 
 def expand(line: command_line.CommandLine) -> Trials:
