@@ -12,7 +12,7 @@ def test_a_long_list_is_shortened(count, text):
 
 def test_only_an_invalid_value_of_an_option_is_an_error():
   errors.check("--num", 1, True, "must be above 0")
-  with pytest.raises(errors.UserError, match="^--num=0: must be above 0$"):
+  with pytest.raises(errors.UserError, match=r"^--num=0: must be above 0$"):
     errors.check("--num", 0, False, "must be above 0")
 
 
