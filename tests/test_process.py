@@ -62,6 +62,7 @@ def shell(command, *redirections):
     ),
     (OSError(9, "Bad file descriptor"), 2, "the output: it is not open for writing"),
     (FileNotFoundError(2, "No such file"), 2, "the current folder was deleted: change to another"),
+    (RuntimeError("can't start new thread"), 2, "new thread: raise the limit"),
     (MemoryError(), 2, "out of memory: free some memory"),
   ],
 )

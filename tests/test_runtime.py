@@ -5,6 +5,7 @@ import pathlib
 import pwd
 import subprocess
 import sys
+import threading
 
 import jax
 import pytest
@@ -70,6 +71,22 @@ def test_numbers_of_cpu_devices_in_the_environment_are_named(variable, value, mo
   assert text in capsys.readouterr().err
   runtime.set_cpu_devices(3, 9, 1)
   assert not capsys.readouterr().err
+
+
+def test_a_limit_of_threads_is_one_line(monkeypatch):
+  before, begin = threading.active_count(), threading.Thread.start
+  runtime.check_threads()
+  assert threading.active_count() == before
+
+  def start(thread):
+    if threading.active_count() >= before + 3:
+      raise RuntimeError("can't start new thread")
+    begin(thread)
+
+  monkeypatch.setattr(threading.Thread, "start", start)
+  with pytest.raises(errors.UserError, match=r"only 3 more threads.*\(ulimit -u\)"):
+    runtime.check_threads()
+  assert threading.active_count() == before
 
 
 def test_a_user_without_a_home_directory_gets_one_line(monkeypatch, tmp_path):

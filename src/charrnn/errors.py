@@ -51,6 +51,11 @@ def describe(error: OSError, path: object, remedy: str = CHECK_FOLDER) -> str:
   return f"cannot write to {path}: {reason}: {REMEDIES.get(error.errno, remedy)}"
 
 
+def is_lack_of_threads(error: Exception) -> bool:
+  """Return whether Python raised an error because it could not start a thread."""
+  return "can't start new thread" in str(error)
+
+
 def nearest(name: str, choices: Iterable[str], cutoff: float = 0.6) -> str | None:
   """Return the choice that a misspelled or shortened name most probably means, or None."""
   name, by_lower = name.lower(), {choice.lower(): choice for choice in reversed(list(choices))}

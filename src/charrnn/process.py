@@ -5,6 +5,7 @@ This module imports nothing slow, so that a program handles signals from its fir
 
 import contextlib
 import errno
+import functools
 import os
 import signal
 import subprocess
@@ -55,7 +56,7 @@ def run(name: str, program: Callable[[], int | None], ends_process: bool = False
   console.flush(sys.stdout)
   console.flush(sys.stderr)
   if ends_process:
-    threading.Thread(target=_end, args=(code,), daemon=True).start()
+    _start_thread(functools.partial(_end, code))
   return code
 
 
@@ -79,6 +80,10 @@ def _run(name, program) -> int:
       raise
   except MemoryError as error:
     text = f"out of memory{f' ({error})' if str(error) else ''}: {errors.REMEDIES[errno.ENOMEM]}"
+  except RuntimeError as error:
+    if not errors.is_lack_of_threads(error):
+      raise
+    text = f"{error}: {errors.REMEDIES[errno.EAGAIN]}"
   except ValueError as error:
     if not _is_raised_by_settings(error):
       raise
@@ -197,13 +202,19 @@ def _enforcement(numbers: list[int], interrupt: Callable) -> Iterator[None]:
         if not is_over.is_set():
           os._exit(INTERRUPTED_CODE)
 
-  threading.Thread(target=watch, daemon=True).start()
+  _start_thread(watch)
   try:
     yield
   finally:
     is_over.set()
     signal.set_wakeup_fd(former)
     os.close(writer)
+
+
+def _start_thread(target: Callable[[], None]):
+  """Start a daemon thread, unless the limit of processes is reached: the program may need none."""
+  with contextlib.suppress(RuntimeError):
+    threading.Thread(target=target, daemon=True).start()
 
 
 def _open_streams():

@@ -5,6 +5,7 @@ The settings concern the caches, memory allocation, CPU devices, and the process
 
 import contextlib
 import ctypes
+import errno
 import functools
 import importlib.metadata
 import logging
@@ -46,6 +47,7 @@ JAX_SETTINGS = {
   "jax_transfer_guard_device_to_device": None,
 }
 DEVICES_FLAG = "--xla_force_host_platform_device_count"
+MIN_THREADS = 20  # threads of JAX and Orbax, in addition to one per core
 MAX_WAIT = 120.0  # maximum seconds to wait for the other processes of a run
 
 
@@ -74,6 +76,7 @@ def start() -> types.ModuleType:
   This does not initialize the devices, so their number can still be set.
   """
   keep_memory()
+  check_threads()
   correct_sums()
   import jax
   from absl import logging as absl_logging
@@ -91,6 +94,26 @@ def start() -> types.ModuleType:
       jax.config.update("jax_compilation_cache_dir", str(cache_folder() / "jax"))
       jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
   return jax
+
+
+def check_threads():
+  """Raise UserError unless JAX can start its threads; without them, it would end the process."""
+  count, stop = MIN_THREADS + len(cores()), threading.Event()
+  threads = [threading.Thread(target=stop.wait, daemon=True) for _ in range(count)]
+  started = []
+  try:
+    for thread in threads:
+      thread.start()
+      started.append(thread)
+  except RuntimeError as error:
+    raise errors.UserError(
+      f"this user may start only {len(started)} more threads, and JAX needs {count}: "
+      f"{errors.REMEDIES[errno.EAGAIN]}"
+    ) from error
+  finally:
+    stop.set()
+    for thread in started:
+      thread.join()
 
 
 def reset_settings():

@@ -430,7 +430,7 @@ def _classify_errors(folder: pathlib.Path, step: int, part: str) -> Iterator[Non
       raise
     if isinstance(error, MemoryError):
       code, reason = errno.ENOMEM, str(error) or "out of memory"
-    elif "can't start new thread" in str(error):
+    elif errors.is_lack_of_threads(error):
       code, reason = errno.EAGAIN, str(error)
     elif code and code not in MISSING:
       reason = os.strerror(code)
