@@ -110,6 +110,17 @@ def test_progress_lines_in_a_log(capsys):
   assert re.fullmatch(r"training: \d+\.\d s", lines[1])
 
 
+def test_the_remaining_time_is_right_after_a_pause(capsys, monkeypatch):
+  now = [0.0]
+  monkeypatch.setattr(console.time, "monotonic", lambda: now[0])
+  progress = console.Progress(every=1.0)
+  update = progress("step")
+  for step in range(1, 21):
+    now[0] += 3600.0 if step == 10 else 2.0
+    update(step, 100)
+  assert capsys.readouterr().err.splitlines()[-1] == "step 20/100  2:40 left"
+
+
 def test_tables_are_aligned_by_the_width_of_characters():
   assert console.table(["name", "loss"], [["a", "1.25"], ["\u65e5\u672c", "10.5"]]) == [
     "name  loss",

@@ -1,5 +1,6 @@
 """Output for users: status lines, progress bars and tables."""
 
+import collections
 import contextlib
 import csv
 import errno
@@ -7,6 +8,7 @@ import io
 import math
 import os
 import shlex
+import statistics
 import sys
 import time
 import unicodedata
@@ -225,6 +227,8 @@ class Progress:
     self._every = every
     self._bar: rich.progress.Progress | None = None
     self._phase, self._start, self._last, self._note = "", 0.0, 0.0, ""
+    self._done, self._updated = 0.0, 0.0
+    self._recent = collections.deque(maxlen=50)  # seconds per unit of `done` of each recent update
 
   def __enter__(self):
     return self
@@ -236,7 +240,9 @@ class Progress:
     """End the current phase and begin another; return the function that updates its bar."""
     self.end()
     self._phase, self._start = visible(phase), time.monotonic()
-    self._last = self._start
+    self._last = self._updated = self._start
+    self._done = 0.0
+    self._recent.clear()
     if is_live():
       self._bar = rich.progress.Progress(
         rich.progress.TextColumn("{task.description}", markup=False),
@@ -261,8 +267,11 @@ class Progress:
     `left` overrides the estimate of the remaining seconds.
     """
     now, self._note = time.monotonic(), note
-    if left is None:
-      left = (now - self._start) * (total - done) / done if done else math.nan
+    if done > self._done:
+      self._recent.append((now - self._updated) / (done - self._done))
+      self._done, self._updated = done, now
+    if left is None:  # A median hardly changes when the process is paused.
+      left = (total - done) * statistics.median(self._recent) if self._recent else math.nan
     is_counted = math.isfinite(self._every)
     name = f"{self._phase} {done:,.0f}/{total:,.0f}" if is_counted else self._phase
     remaining = f"{duration(left)} left" if math.isfinite(left) else ""
