@@ -77,32 +77,26 @@ def trained(tmp_path_factory):
   folder = tmp_path_factory.mktemp("runs")
   (folder / "text.txt").write_text("".join(f"{n} green bottles\n" for n in range(700)))
   processes = [
-    subprocess.Popen(
-      [
-        sys.executable,
-        "launch.py",
-        "--config=experiments/shakespeare.py",
-        f"--config.text.source={folder / 'text.txt'}",
-        f"--config.model.hidden={hidden}",
-        f"--config.optimizer.learning_rate={rate}",
-        "--config.batch_size=4",
-        "--config.window=16",
-        "--config.max_steps=20",
-        "--config.eval_every=10",
-        "--config.log_every=5",
-        "--config.sample.length=0",
-        f"--workdir={folder / name}",
-      ],
-      cwd=ROOT,
-      env={**os.environ, "JAX_PLATFORMS": "cpu"},
-      stderr=subprocess.PIPE,
-      text=True,
+    programs.start(
+      ROOT,
+      "--config=experiments/shakespeare.py",
+      f"--config.text.source={folder / 'text.txt'}",
+      f"--config.model.hidden={hidden}",
+      f"--config.optimizer.learning_rate={rate}",
+      "--config.batch_size=4",
+      "--config.window=16",
+      "--config.max_steps=20",
+      "--config.eval_every=10",
+      "--config.log_every=5",
+      "--config.sample.length=0",
+      f"--workdir={folder / name}",
+      environment={"JAX_PLATFORMS": "cpu"},
     )
     for name, (hidden, rate) in SIZES.items()
   ]
   for process in processes:
-    _, err = process.communicate(timeout=300)
-    assert process.returncode == 0, err
+    code, err = programs.finish(process)
+    assert code == 0, err
   return {name: folder / name for name in SIZES}
 
 

@@ -222,7 +222,7 @@ def transferred(source, text, **fields):
   net = tiny.model(tokenizer.vocab_size, **{"embed": embed} | fields)
   fresh = net.init(jax.random.key(2))
   fields = {"cell": "lstm", "layers": 2, "hidden": 8, "embed": embed} | fields
-  params = programs_lib.transferred_params(path, fields, fresh, tokenizer)
+  params = programs_lib.transferred_params(run_lib.Run(path), fields, fresh, tokenizer)
   return params, jax.device_get(fresh)
 
 
@@ -273,5 +273,5 @@ def test_vocabularies_without_a_common_token_are_rejected(source):
 
 
 def test_a_missing_source_is_rejected(tmp_path):
-  with pytest.raises(errors.UserError, match="does not exist"):
-    programs_lib.transferred_params(tmp_path / "none", {}, {}, None)
+  with pytest.raises(errors.UserError, match="none"):
+    programs_lib.transferred_params(run_lib.Run(tmp_path / "none"), {}, {}, None)

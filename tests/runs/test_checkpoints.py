@@ -71,6 +71,10 @@ def files_of(folder, step):
   return sorted(p.relative_to(folder) for p in (folder / str(step)).rglob("*") if p.is_file())
 
 
+def best_step(folder):
+  return checkpoints.best(checkpoints.losses(folder))
+
+
 def flip(path):
   content = bytearray(path.read_bytes())
   content[len(content) // 2] ^= 0x10
@@ -101,9 +105,9 @@ def test_changed_metadata_is_detected(folder):
   path = folder / "2" / "meta" / "metadata"
   meta = json.loads(path.read_text())
   path.write_text(json.dumps(meta | {"valid_loss": 0.5}))
-  with pytest.raises(checkpoints.DamagedError, match=r"\(metadata\)"):
+  with pytest.raises(checkpoints.DamagedError, match=r"\(meta/metadata\)"):
     checkpoints.read_meta(folder, 2)
-  assert checkpoints.best_step(folder) == 1
+  assert best_step(folder) == 1
 
 
 def test_read_with_a_prefix_ignores_damage_to_other_arrays(folder):
@@ -201,13 +205,13 @@ def test_writer_works_after_the_best_step_was_damaged(folder):
     flip(folder / name)
   save(folder, 1, 1.5, first=3)
   assert checkpoints.steps(folder) == [3]
-  assert checkpoints.best_step(folder) == 3
+  assert best_step(folder) == 3
 
 
 def test_best_and_newest_steps_are_kept(tmp_path):
   save(tmp_path / "a", 1, 3.0, 1.0, 2.0, 4.0)
   assert checkpoints.steps(tmp_path / "a") == [2, 4]
-  assert checkpoints.best_step(tmp_path / "a") == 2
+  assert best_step(tmp_path / "a") == 2
   save(tmp_path / "a", 1, 5.0, first=5)  # a new writer reads the losses of earlier steps
   assert checkpoints.steps(tmp_path / "a") == [2, 5]
   save(tmp_path / "b", 2, None, None, 3.0, None, 2.0, None, None)
@@ -217,18 +221,18 @@ def test_best_and_newest_steps_are_kept(tmp_path):
 def test_newest_step_is_the_best_without_validation_losses(tmp_path):
   save(tmp_path, 2, None, None, None)
   assert checkpoints.steps(tmp_path) == [2, 3]
-  assert checkpoints.best_step(tmp_path) == 3
+  assert best_step(tmp_path) == 3
 
 
 def test_first_of_equal_losses_is_the_best(tmp_path):
   save(tmp_path, 3, 2.0, 1.0, 1.0)
-  assert checkpoints.best_step(tmp_path) == checkpoints.best({3: 1.0, 2: 1.0, 4: None}) == 2
+  assert best_step(tmp_path) == checkpoints.best({3: 1.0, 2: 1.0, 4: None}) == 2
 
 
 def test_missing_folder(tmp_path):
   assert checkpoints.steps(tmp_path / "none") == []
   assert checkpoints.read_newest(tmp_path / "none") is None
-  assert checkpoints.best_step(tmp_path / "none") is None
+  assert best_step(tmp_path / "none") is None
   with pytest.raises(errors.UserError, match="checkpoint 3"):
     checkpoints.read(tmp_path, 3)
 

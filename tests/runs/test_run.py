@@ -9,7 +9,7 @@ import edits
 import pytest
 
 from charrnn import config as config_lib
-from charrnn import errors
+from charrnn import errors, files
 from charrnn.runs import checkpoints, lock
 from charrnn.runs import run as run_lib
 from charrnn.runs import status as status_lib
@@ -121,6 +121,63 @@ def test_reading_falls_back_to_another_step_if_the_best_is_deleted(a, monkeypatc
   with lock.hold(a):
     run = run_lib.Run.open(a)
     assert run.step == other and "layer_0" in run.params
+
+
+def damage_array(folder):
+  """Change the digest of an array."""
+  meta = files.read_json(folder / "meta" / "metadata")
+  del meta["sha256"]
+  meta["arrays"]["params/head/b_y"] = "0" * 64
+  checkpoints.write_meta(folder.parent, meta)
+
+
+def damage_state(folder):
+  (folder / "state" / "_METADATA").write_bytes(b"")
+
+
+def damage_metadata(folder):
+  (folder / "meta" / "metadata").write_bytes(b"{}")
+
+
+def make_foreign(folder):
+  meta = checkpoints.read_meta(folder.parent, int(folder.name))
+  checkpoints.write_meta(folder.parent, meta | {"run": meta["run"] | {"corpus": "0" * 64}})
+
+
+# A kind of damage, and how the message names the part of the checkpoint.
+DAMAGE = {
+  damage_array: "is incomplete or damaged (params/head/b_y)",
+  damage_state: "is incomplete or damaged (state)",
+  damage_metadata: "is incomplete or damaged (meta/metadata)",
+  make_foreign: "belongs to another run: the corpus has changed",
+}
+
+
+# Orbax does not await its coroutines when it fails, which causes a warning.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_the_newest_intact_step_replaces_a_damaged_best_step_unless_it_was_named(a, damage, capsys):
+  best, folder = run_lib.Run.open(a).step, a / "checkpoints"
+  (other,) = {10, 20} - {best}
+  damage(folder / str(best))
+  finding = f"checkpoint {best} in {folder} {DAMAGE[damage]}"
+  assert run_lib.Run.open(a).load().step == other
+  assert capsys.readouterr().err == f"warning: {finding}: using step {other} instead\n"
+  with pytest.raises(checkpoints.DamagedError, match=re.escape(f"{finding}: use another --step")):
+    run_lib.Run.open(a, best).load()
+  damage(folder / str(other))
+  with pytest.raises(errors.UserError, match=r"no checkpoint of .* can be used: checkpoint .*: "):
+    run_lib.Run.open(a).load()
+  assert capsys.readouterr().err == ""
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_damage_to_a_step_that_is_not_used_is_not_reported(a, capsys):
+  best = run_lib.Run.open(a).step
+  (other,) = {10, 20} - {best}
+  damage_state(a / "checkpoints" / str(other))
+  assert run_lib.Run.open(a).load().step == best
+  assert capsys.readouterr().err == ""
 
 
 def test_deleted_step_is_not_reported_as_damaged(a):

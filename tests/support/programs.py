@@ -1,5 +1,6 @@
 """Run the real launch.py on a small text, in subprocesses."""
 
+import contextlib
 import json
 import os
 import pathlib
@@ -9,6 +10,8 @@ import subprocess
 import sys
 import time
 
+import psutil
+
 from charrnn.runs import checkpoints, metrics
 
 # Output of the C++ collectives; the lines of several threads are interleaved.
@@ -17,6 +20,7 @@ GLOO = re.compile(
 )
 ROOT = pathlib.Path(__file__).parents[2]
 STEPS = 240
+STALL, MAX_CPU = 120.0, 600.0  # limits of a process; see `finish`
 EXPERIMENT = f"""
 from charrnn import config as config_lib, errors
 
@@ -58,19 +62,37 @@ def start(folder, *arguments, environment=None):
   )
 
 
-def finish(process, timeout=120):
+def finish(process, timeout=None):
   """Wait for a process; return (exit code, stderr).
 
-  After `timeout` seconds, kill it (a hung process may ignore other signals) and fail.
+  After `timeout` seconds, kill it (a hung process may ignore other signals) and fail. The default
+  limit depends on progress, because a loaded machine may be slow: the process fails if it uses no
+  processor for STALL seconds, or more than MAX_CPU seconds of it.
   """
-  try:
-    out, err = process.communicate(timeout=timeout)
-  except subprocess.TimeoutExpired:
-    process.kill()
-    out, err = process.communicate()
-    raise AssertionError(f"the process took more than {timeout} s:\n{err}") from None
+  used = 0.0
+  while True:
+    try:
+      out, err = process.communicate(timeout=STALL if timeout is None else timeout)
+      break
+    except subprocess.TimeoutExpired:
+      before, used = used, _cpu_seconds(process.pid)
+      if timeout is None and before + 1 < used < MAX_CPU:
+        continue
+      process.kill()
+      _, err = process.communicate()
+      limit = f"{STALL:g} s without progress" if timeout is None else f"{timeout} s"
+      raise AssertionError(f"the process took more than {limit}:\n{err}") from None
   assert not GLOO.sub("", out), out
   return process.returncode, err
+
+
+def _cpu_seconds(pid):
+  """Return the processor time of a process, and of its subprocesses, which may be compilers."""
+  total = 0.0
+  with contextlib.suppress(psutil.NoSuchProcess):
+    for each in [psutil.Process(pid), *psutil.Process(pid).children(recursive=True)]:
+      total += sum(each.cpu_times()[:4])
+  return total
 
 
 def proc_status(pid, name):

@@ -73,6 +73,26 @@ def test_all_kinds_are_plotted(kind, tmp_path):
   assert not plt.get_fignums()
 
 
+# Fields whose names and values together are longer than a label.
+MANY = {
+  "model.hidden": 1024,
+  "model.dropout": 0.25,
+  "optimizer.learning_rate": 0.002718,
+  "optimizer.weight_decay": 0.01,
+  "schedule.warmup_steps": 200,
+  "init_from": "runs/with/a/long/path/and/a/long/name",
+}
+
+
+def test_labels_of_different_settings_differ():
+  middle = [{"init_from": f"{'x/' * 40}{each}/{'y/' * 40}"} for each in "ab"]
+  for kinds in (middle, [MANY, *(MANY | {field: 7} for field in MANY)]):
+    result = comparison.compare([run(**each) for each in kinds])
+    labels = [setting.label for setting in result.settings]
+    assert len(set(labels)) == len(kinds)
+    assert max(map(len, labels)) <= comparison.MAX_LABEL < len(result.settings[0].name)
+
+
 @pytest.fixture
 def figures(monkeypatch):
   """Return a list to which each new figure is added."""

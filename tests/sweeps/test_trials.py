@@ -94,6 +94,38 @@ def test_names_are_safe_and_unique():
     assert pathlib.PurePath(name).name == name
 
 
+LONG = {
+  "model.hidden": 1024,
+  "model.layers": 3,
+  "model.dropout": 0.3141,
+  "optimizer.learning_rate": 0.002718,
+  "optimizer.weight_decay": 0.01,
+  "optimizer.clip_norm": 5.0,
+  "schedule.warmup_steps": 200,
+  "batch_size": 128,
+  "window": 256,
+  "seed": 4,
+}
+
+
+@pytest.mark.parametrize("field", LONG)
+def test_a_shortened_name_shows_every_value(field):
+  """Two trials of a search that differ in any field do not look alike, even without the digest."""
+  (name,) = trials.by_name([LONG])
+  (other,) = trials.by_name([LONG | {field: 7}])
+  assert len(name) <= outcomes.MAX_NAME < len(",".join(f"{k}={v}" for k, v in LONG.items()))
+  assert name[:-8] != other[:-8] and f"={LONG[field]}" in name and "=7" in other
+
+
+def test_long_values_are_shortened_after_the_names():
+  values = {"learning_rate": "0.001", "init_from": "a/long/path/" * 5, "seed": "1"}
+  for longest in (90, 80, 60, 40, 30):
+    text = outcomes.abbreviate(values, ", ", longest)
+    assert len(text) <= longest and "=0.001" in text and text.endswith("=1")
+  assert outcomes.abbreviate(values, ", ", 200) == ", ".join(f"{k}={v}" for k, v in values.items())
+  assert outcomes.abbreviate({f"field{n}": "12345678" for n in range(90)}, ",", 50)[50:] == ""
+
+
 def test_name_is_short_and_depends_only_on_its_trial():
   few = trials.by_name([{"model.hidden": 8, "optimizer.name": "adam"}])
   many = trials.by_name([{"seed": 1}, {"model.hidden": 8, "optimizer.name": "adam"}, {"seed": 2}])

@@ -248,7 +248,7 @@ def test_patience_ends_training_and_a_restart_does_not_continue(tmp_path, monkey
     "stopped early at step 8: the validation loss did not improve in 2 evaluations "
     "(--config.patience)"
   )
-  assert checkpoints.best_step(tmp_path / "checkpoints") == 4
+  assert checkpoints.best(checkpoints.losses(tmp_path / "checkpoints")) == 4
   again = with_validation(tmp_path, [], patience=2)
   state, _ = again.train(again.restore())
   assert state.step == 8
@@ -261,7 +261,7 @@ def test_training_without_a_validation_split(tmp_path):
   trainer = with_validation(tmp_path, [None] * 6)
   state, _ = trainer.train(trainer.restore())
   assert state.step == 12 and trainer.loop_state.best_loss is None
-  assert checkpoints.best_step(tmp_path / "checkpoints") == 12
+  assert checkpoints.best(checkpoints.losses(tmp_path / "checkpoints")) == 12
   assert not [line for line in metrics.read(tmp_path) if "valid/loss" in line]
 
 

@@ -55,7 +55,7 @@ def run(args):
     line = line._replace(config=_use_same_devices(path, launch, line.config))
     original.check_corpus(train.load_corpus(line))
     weights, source = original.origin.get("weights"), line.config.init_from
-    if weights is not None and weights != provenance.initial_weights(source):
+    if weights is not None and weights != run_lib.Run.open(source).weights:
       raise errors.UserError(
         f"the weights of {source} have changed since {path} started from them: restore them"
       )

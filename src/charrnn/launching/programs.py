@@ -78,18 +78,18 @@ def train(job: Job, defaults: dict[str, Any], watch: runtime.Stopwatch) -> int:
     identity=job.identity,
   )
   _announce(job, defaults, trainer)
-  init_params = None
-  if config.init_from:
+  source = run_lib.Run(config.init_from) if config.init_from else None
 
-    def init_params(fresh):
-      params = transferred_params(config.init_from, config.model, fresh, corpus.tokenizer)
-      _announce_rate(config.init_from, trainer.peak_rate)
-      return params
+  def init_params(fresh):
+    params = transferred_params(source, config.model, fresh, corpus.tokenizer)
+    _announce_rate(source, trainer.peak_rate)
+    return params
 
-  state, record = trainer.restore(init_params), None
+  state, record = trainer.restore(init_params if source else None), None
   if loop.is_main():
     devices = trainer.train_step.devices.text
-    record = provenance.record_launch(job.line, job.workdir, corpus, devices, model.implementation)
+    layers = model.implementation
+    record = provenance.record_launch(job.line, job.workdir, corpus, devices, layers, source)
   watch.mark("parameters")
 
   def on_first_step():
@@ -179,34 +179,35 @@ def _announce(job, defaults, trainer):
     loop.say(f"{name:9} {value}")
 
 
-def transferred_params(source: str | pathlib.Path, fields, params: models.Params, tokenizer):
-  """Return `params` with the weights of the run `source`, matched by token where they depend on it.
+def transferred_params(source: run_lib.Run, fields, params: models.Params, tokenizer):
+  """Return `params` with the weights of another run, matched by token where they depend on it.
 
   Tokens that are not in the vocabulary of the source keep their values in `params`. `fields` is the
   config.model of the new run. Raises UserError if the shapes of the models differ, or if the
   vocabularies have no token in common.
   """
-  run = run_lib.Run.open(source).load()
+  source.load()
   for field in ("cell", "layers", "hidden", "embed"):
-    ours, theirs = fields[field], run.config.model[field]
+    ours, theirs = fields[field], source.config.model[field]
     if ours != theirs:
       raise errors.UserError(
-        f"--config.init_from={source} has model.{field}={theirs}, but this run has {ours}: "
+        f"--config.init_from={source.path} has model.{field}={theirs}, but this run has {ours}: "
         f"use --config.model.{field}={theirs}"
       )
-  old_ids = {token: n for n, token in enumerate(run.tokenizer.tokens)}
+  old_ids = {token: n for n, token in enumerate(source.tokenizer.tokens)}
   pairs = [(n, old_ids[token]) for n, token in enumerate(tokenizer.tokens) if token in old_ids]
-  if run.tokenizer.kind != tokenizer.kind or not pairs:
+  if source.tokenizer.kind != tokenizer.kind or not pairs:
     raise errors.UserError(
-      f"--config.init_from={source} has no token in common with this corpus (its vocabulary has "
-      f"{run.tokenizer.vocab_size} tokens, tokenizer {run.tokenizer.kind}): choose another run"
+      f"--config.init_from={source.path} has no token in common with this corpus (its vocabulary "
+      f"has {source.tokenizer.vocab_size} tokens, tokenizer {source.tokenizer.kind}): choose "
+      "another run"
     )
   loop.say(
-    f"weights   all parameters of {source}, step {run.step}; {len(pairs)} of the "
+    f"weights   all parameters of {source.path}, step {source.step}; {len(pairs)} of the "
     f"{tokenizer.vocab_size} tokens are in its vocabulary"
   )
   added = [repr(token) for token in tokenizer.tokens if token not in old_ids]
-  lost = [repr(token) for token in run.tokenizer.tokens if token not in set(tokenizer.tokens)]
+  lost = [repr(token) for token in source.tokenizer.tokens if token not in set(tokenizer.tokens)]
   if added:
     loop.say(f"          new tokens, with random weights: {errors.some(added, MAX_TOKENS, ' ')}")
   if lost:
@@ -224,13 +225,13 @@ def transferred_params(source: str | pathlib.Path, fields, params: models.Params
     moved[new] = np.moveaxis(np.asarray(value), axis, 0)[old]
     return np.moveaxis(moved, 0, axis)
 
-  return jax.tree_util.tree_map_with_path(move, params, run.params)
+  return jax.tree_util.tree_map_with_path(move, params, source.params)
 
 
-def _announce_rate(source: str, rate: float):
+def _announce_rate(source: run_lib.Run, rate: float):
   """Report the peak learning rate of a new run, and the last rate of the run `source`."""
-  rates = metrics.curve(run_lib.Run.open(source).metrics, "learning_rate")
-  last = f", and {source} ended with {rates[-1][1]:.2g}" if rates else ""
+  rates = metrics.curve(source.metrics, "learning_rate")
+  last = f", and {source.path} ended with {rates[-1][1]:.2g}" if rates else ""
   loop.say(
     f"          the learning rate starts from its peak, {rate:g}, as for random weights{last}; "
     "--config.optimizer.learning_rate sets a lower one"

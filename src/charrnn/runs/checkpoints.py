@@ -250,7 +250,7 @@ def steps(folder: pathlib.Path) -> list[int]:
 def read_meta(folder: pathlib.Path, step: int) -> dict[str, Any]:
   """Return the verified JSON item of a step."""
   path = pathlib.Path(folder) / str(step) / "meta" / "metadata"
-  with _classify_errors(folder, step, "metadata"):
+  with _classify_errors(folder, step, "meta/metadata"):
     meta = files.read_json(path)
     if meta.pop("sha256") != files.digest(meta) or meta["step"] != step:
       raise ValueError("the digest or the step does not match")
@@ -301,7 +301,7 @@ def read(
     (expected or Expected({}, UNKNOWN)).check(arrays, prefix)
   except ValueError as error:
     raise DamagedError(folder, step, str(error)) from error
-  with _classify_errors(folder, step, "arrays"):
+  with _classify_errors(folder, step, "state"):
     if (size := _total(arrays)) > (free := runtime.free_memory()):
       raise MemoryError(
         f"it needs {size / 1e9:.1f} GB of memory, but only {free / 1e9:.1f} GB are free"
@@ -329,7 +329,7 @@ def _check_files(folder: pathlib.Path, step: int):
     if path.is_symlink():
       raise errors.UserError(f"{path} is a link")
     files.check_tree(path)
-    with _classify_errors(folder, step, "arrays"):
+    with _classify_errors(folder, step, "state"):
       sizes = {each: each.stat().st_size for each in path.rglob("*") if each.is_file()}
     for each, size in sizes.items():
       if size > files.MAX_JSON and each.parent.name != "d":
@@ -368,7 +368,7 @@ def metadata(folder: pathlib.Path, step: int, prefix: str = "") -> Tree:
 
   _check_files(folder, step)
   runtime.check_devices()  # Orbax asks JAX for its devices, and their lack is not damage.
-  with _classify_errors(folder, step, "arrays"):
+  with _classify_errors(folder, step, "state"):
     # Use the handler directly: PyTreeCheckpointer would hide the cause of a failure.
     with contextlib.closing(ocp.PyTreeCheckpointHandler()) as handler:
       tree = handler.metadata(_state_folder(folder, step)).tree
@@ -442,12 +442,20 @@ def _classify_errors(folder: pathlib.Path, step: int, part: str) -> Iterator[Non
     ) from error
 
 
-def losses(folder: pathlib.Path) -> dict[int, float | None]:
-  """Return the validation loss (or None) of every step whose metadata is intact."""
+def losses(
+  folder: pathlib.Path, say: Callable[[str], None] = lambda text: None
+) -> dict[int, float | None]:
+  """Return the validation loss (or None) of every step whose metadata is intact.
+
+  Calls `say` with a message about each other step, unless it was deleted meanwhile.
+  """
   losses_by_step = {}
   for step in steps(folder):
-    with contextlib.suppress(DamagedError):
+    try:
       losses_by_step[step] = read_meta(folder, step)["valid_loss"]
+    except DamagedError as error:
+      if (pathlib.Path(folder) / str(step)).is_dir():
+        say(error.finding)
   return losses_by_step
 
 
@@ -455,11 +463,6 @@ def best(losses_by_step: dict[int, float | None]) -> int | None:
   """Return the first step with the lowest loss, or the newest step if no step has a loss."""
   pairs = [(loss, step) for step, loss in losses_by_step.items() if loss is not None]
   return min(pairs)[1] if pairs else max(losses_by_step, default=None)
-
-
-def best_step(folder: pathlib.Path) -> int | None:
-  """Return the step with the lowest validation loss, else the newest; None if none is intact."""
-  return best(losses(folder))
 
 
 def read_newest(

@@ -4,7 +4,6 @@ import contextlib
 import datetime
 import hashlib
 import importlib.metadata
-import json
 import os
 import pathlib
 import platform
@@ -15,8 +14,7 @@ from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 from charrnn import config as config_lib
-from charrnn import console, errors, files, process, runtime
-from charrnn.runs import checkpoints
+from charrnn import console, files, process, runtime
 
 PACKAGES = (
   *("charrnn", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "ml_collections"),
@@ -62,12 +60,17 @@ class Original(NamedTuple):
 
 
 def record_launch(
-  line, workdir: pathlib.Path, corpus, devices: str, layers: str | None = None
+  line,
+  workdir: pathlib.Path,
+  corpus,
+  devices: str,
+  layers: str | None = None,
+  weights_of=None,
 ) -> dict[str, Any]:
   """Write config.json and the vocabulary, and add a launch to run.json; return its content.
 
-  `line` is a command_line.CommandLine. `devices` is the number and kind of the devices, and
-  `layers` the implementation of the layers.
+  `line` is a command_line.CommandLine. `devices` is the number and kind of the devices, `layers`
+  the implementation of the layers, and `weights_of` the Run that provides the initial weights.
   """
   corpus.tokenizer.save(workdir / "alphabet.json")
   launch = {
@@ -82,8 +85,8 @@ def record_launch(
   stored = read(path) if path.exists() else {}
   record = {"experiment": line.experiment, "variant": line.variant, "corpus": corpus.provenance}
   record |= {name: stored[name] for name in ("weights", "rerun_of", "rollbacks") if name in stored}
-  if line.config.init_from and not stored:
-    record["weights"] = initial_weights(line.config.init_from)
+  if weights_of and not stored:
+    record["weights"] = weights_of.weights
   if line.original:
     record["rerun_of"] = str(line.original.path)
     same = "no difference from the original: machine, packages and code are the same"
@@ -141,18 +144,6 @@ def record_rollback(
   """Store a rollback in run.json. A run that was killed after a rollback may repeat it."""
   record["rollbacks"] = [*record.get("rollbacks", [])[: number - 1], rollback]
   files.write_json(workdir / "run.json", files.seal(record))
-
-
-def initial_weights(path: str | pathlib.Path) -> dict[str, Any]:
-  """Return the step and the digest of the initial weights of a run with init_from=`path`."""
-  folder = pathlib.Path(path) / "checkpoints"
-  if (step := checkpoints.best_step(folder)) is None:
-    raise errors.UserError(
-      f"{path} has no undamaged checkpoint to start from: use another --config.init_from"
-    )
-  arrays = checkpoints.read_meta(folder, step)["arrays"]
-  digests = {name: arrays[name] for name in sorted(arrays) if checkpoints.is_below(name, "params")}
-  return {"step": step, "sha256": hashlib.sha256(json.dumps(digests).encode()).hexdigest()}
 
 
 def differences(then: dict, now: dict) -> Iterator[str]:

@@ -5,7 +5,9 @@ All other modules read run directories through `Run`.
 
 import contextlib
 import functools
+import hashlib
 import io
+import json
 import os
 import pathlib
 import re
@@ -16,7 +18,7 @@ import numpy as np
 from ml_collections import config_dict
 
 from charrnn import config as config_lib
-from charrnn import errors, files, models, runtime
+from charrnn import console, errors, files, models, runtime
 from charrnn.data import corpora, downloads, sources, tokenizers
 from charrnn.data import splits as splits_lib
 from charrnn.runs import checkpoints, lock
@@ -138,6 +140,13 @@ class Run:
   def params(self) -> checkpoints.Tree:
     """The verified parameters as nested dicts of NumPy arrays."""
     return self._checkpoint[0]["params"]
+
+  @property
+  def weights(self) -> dict[str, Any]:
+    """The step of `params` and a digest of them, which identify the initial weights of a run."""
+    arrays = self.meta["arrays"]
+    params = {name: arrays[name] for name in sorted(arrays) if checkpoints.is_below(name, "params")}
+    return {"step": self.step, "sha256": hashlib.sha256(json.dumps(params).encode()).hexdigest()}
 
   @functools.cached_property
   def model(self) -> models.Model:
@@ -307,14 +316,34 @@ class Run:
         f"{self.path} has no checkpoint yet{when}: wait, or repeat the command that "
         "launched the run"
       )
-    folder = self.path / "checkpoints"
     for _ in range(BEST_TRIES):
-      if (step := checkpoints.best_step(folder)) is None:
-        raise errors.UserError(f"every checkpoint in {folder} is damaged: restore one from a copy")
       with contextlib.suppress(DeletedError):  # Training has saved a better step: read that one.
-        return self.checkpoint(step, "params")
+        return self._best_checkpoint()
     raise errors.UserError(
-      f"the checkpoints in {folder} were replaced while they were read: try again"
+      f"the checkpoints of {self.path} were replaced while they were read: try again"
+    )
+
+  def _best_checkpoint(self) -> tuple[checkpoints.Tree, dict[str, Any]]:
+    """Return the best checkpoint by validation loss, or the newest intact one if it is damaged.
+
+    Each damaged step that may have been better is reported.
+    """
+    folder = self.path / "checkpoints"
+    findings: list[str] = []
+    losses = checkpoints.losses(folder, findings.append)
+    for step in dict.fromkeys([checkpoints.best(losses), *sorted(losses, reverse=True)]):
+      if step is None:
+        continue
+      try:
+        checkpoint = self.checkpoint(step, "params")
+      except checkpoints.DamagedError as error:
+        findings.append(error.finding)
+        continue
+      for finding in findings:
+        console.say(f"warning: {finding}: using step {step} instead")
+      return checkpoint
+    raise errors.UserError(
+      f"no checkpoint of {self.path} can be used: {findings[-1]}: restore one from a copy"
     )
 
   @contextlib.contextmanager

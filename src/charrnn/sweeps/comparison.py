@@ -146,9 +146,14 @@ class Setting(NamedTuple):
     return [run for run in self.runs if run.best and run.status not in UNUSABLE]
 
   @property
-  def name(self) -> str:
+  def texts(self) -> dict[str, str]:
+    """Return the values as text, by the short name of the field."""
     values = {config_lib.short(field): value for field, value in self.values.items()}
-    pairs = [f"{name}={value_text(value)}" for name, value in values.items() if value is not None]
+    return {name: value_text(value) for name, value in values.items() if value is not None}
+
+  @property
+  def name(self) -> str:
+    pairs = [f"{name}={text}" for name, text in self.texts.items()]
     seeds = len({run.fields.get("seed") for run in self.runs})
     return ", ".join(pairs) or (f"{seeds} seeds" if seeds > 1 else self.runs[0].name)
 
@@ -156,10 +161,18 @@ class Setting(NamedTuple):
   def label(self) -> str:
     """Return the name, or a shorter one if it is longer than MAX_LABEL characters.
 
-    The shorter one is the name of the best run, shortened in the middle if necessary.
+    The shorter one is the name of the best run, or it has all values and, if some of these are
+    shortened too, a digest.
     """
-    names = (self.name, self.runs[0].name)
-    return shorten(names[0] if len(names[0]) <= MAX_LABEL else min(names, key=len), MAX_LABEL)
+    for name in (self.name, self.runs[0].name):
+      if len(name) <= MAX_LABEL:
+        return name
+    text = outcomes.abbreviate(self.texts, ", ", MAX_LABEL)
+    if self.texts and all(f"={value}" in text for value in self.texts.values()):
+      return text
+    text = outcomes.abbreviate(self.texts, ", ", MAX_LABEL - 9)
+    text = text or outcomes.shorten(self.name, MAX_LABEL - 9)
+    return f"{text}-{outcomes.digest({'name': self.name})}"
 
 
 class Axis(NamedTuple):
@@ -188,12 +201,6 @@ class Comparison(NamedTuple):
 def number(value) -> float | None:
   """Return `value` if it is a finite number, else None; a file may contain anything."""
   return value if type(value) in (int, float) and math.isfinite(value) else None
-
-
-def shorten(text: str, longest: int) -> str:
-  """Return the text, with an ellipsis in the middle if it is longer than `longest`."""
-  half = longest // 2
-  return text if len(text) <= longest else f"{text[: half - 1]}\u2026{text[-half:]}"
 
 
 def value_text(value) -> str:

@@ -8,7 +8,7 @@ from matplotlib import ticker
 from charrnn import config as config_lib
 from charrnn import plotting
 from charrnn.runs.status import RunStatus
-from charrnn.sweeps import comparison
+from charrnn.sweeps import comparison, outcomes
 
 BLUE, INK, FAINT, OTHERS = plotting.BLUE, plotting.REAL, plotting.GRAY, plotting.EDGE
 COLORS = plotting.MORE_COLORS
@@ -298,7 +298,7 @@ def _map(axes, settings, down, across, ends):
 def _tick(value) -> str:
   if comparison.number(value) is not None and value >= 10_000:
     return f"{value:,g}" if value < 1e6 else ticker.EngFormatter(sep="")(value)
-  return plotting.plain(comparison.shorten(comparison.value_text(value), MAX_VALUE))
+  return plotting.plain(outcomes.shorten(comparison.value_text(value), MAX_VALUE))
 
 
 def _is_numeric(values) -> bool:
@@ -307,12 +307,12 @@ def _is_numeric(values) -> bool:
 
 def _axis_label(axis) -> str:
   others = ", ".join(config_lib.short(field) for field in axis.followers)
-  text = f"\n(also: {comparison.shorten(others, MAX_FIELD)})" if others else ""
+  text = f"\n(also: {outcomes.shorten(others, MAX_FIELD)})" if others else ""
   return _field_name(axis.field) + text
 
 
 def _field_name(field: str) -> str:
-  return comparison.shorten(config_lib.short(field), MAX_FIELD)
+  return outcomes.shorten(config_lib.short(field), MAX_FIELD)
 
 
 def _fields(result, path):

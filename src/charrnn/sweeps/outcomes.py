@@ -31,6 +31,8 @@ FINAL = (RunStatus.FINISHED, RunStatus.PRUNED)  # statuses that need no further 
 FINAL_IN_SEARCH = (*FINAL, RunStatus.DIVERGED)
 UNUSABLE = (RunStatus.FAILED, RunStatus.DIVERGED, RunStatus.KILLED)  # losses are ignored
 MAX_NAME = 100  # maximum length of a trial's name, in characters
+NAME, NUMBER = 4, 12  # lengths to which names and values are abbreviated first, in characters
+UNSAFE = r"[^A-Za-z0-9_.,=+-]+"  # characters that names of folders do not contain
 LAUNCH = "---- launched"  # start of the line that marks a launch in a log
 ALIASES = {"status": "state"}  # former name of a column
 REDRAW = 1.0  # seconds between two updates of the table on a terminal
@@ -54,13 +56,41 @@ class Trial(NamedTuple):
 
 def trial_name(overrides: dict[str, Any]) -> str:
   """Return "field=value,field=value" as a safe folder name that is unique to the overrides."""
-  pairs = [f"{config_lib.short(field)}={value}" for field, value in overrides.items()]
-  text = ",".join(pairs) or "only"
-  safe = re.sub(r"[^A-Za-z0-9_.,=+-]+", "_", text)
+  values = {config_lib.short(field): str(value) for field, value in overrides.items()}
+  text = ",".join(f"{name}={value}" for name, value in values.items()) or "only"
+  safe = re.sub(UNSAFE, "_", text)
   if safe == text and len(safe) <= MAX_NAME and not text.startswith("."):
     return safe
-  digest = hashlib.sha256(json.dumps(overrides).encode()).hexdigest()[:8]
-  return f"{safe[: MAX_NAME - 9].strip('_.')}-{digest}"
+  values = {name: re.sub(UNSAFE, "_", value) for name, value in values.items()}
+  return f"{abbreviate(values, ',', MAX_NAME - 9).strip('_.')}-{digest(overrides)}"
+
+
+def abbreviate(values: dict[str, str], separator: str, longest: int) -> str:
+  """Return "name=value" pairs as a text of at most `longest` characters.
+
+  If it is too long, the names are shortened to their beginnings, the longest first, and then the
+  values in the middle. Numbers stay whole as long as that is possible.
+  """
+  sizes = [(size, longest) for size in range(longest, NAME, -1)]
+  sizes += [(NAME, size) for size in range(longest, NUMBER, -1)]
+  sizes += [(size, NUMBER) for size in range(NAME, 1, -1)]
+  sizes += [(1, size) for size in range(NUMBER, 3, -1)]
+  for size, value_size in sizes:
+    pairs = (f"{name[:size]}={shorten(value, value_size)}" for name, value in values.items())
+    if len(text := separator.join(pairs)) <= longest:
+      return text
+  return text[:longest]
+
+
+def shorten(text: str, longest: int) -> str:
+  """Return the text, with two dots in the middle if it is longer than `longest`, at least 4."""
+  half = longest // 2 - 1
+  return text if len(text) <= longest else f"{text[:half]}..{text[-half:]}"
+
+
+def digest(values: dict[str, Any]) -> str:
+  """Return eight hexadecimal digits that identify the values of some fields."""
+  return hashlib.sha256(json.dumps(values).encode()).hexdigest()[:8]
 
 
 def last(trial: Trial) -> status_lib.Outcome:
