@@ -238,7 +238,7 @@ def test_invalid_arguments(use, capsys, args, message):
 
 def test_prompt_file_that_is_not_utf8(use, tmp_path):
   (tmp_path / "prompt").write_bytes(b"ab\xff")
-  with pytest.raises(errors.UserError, match="not UTF-8 at byte 2"):
+  with pytest.raises(errors.UserError, match="prompt: byte 2 is not utf-8 text: convert it"):
     run(f"--prime-file={tmp_path / 'prompt'}")
 
 

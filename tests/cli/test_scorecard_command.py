@@ -14,7 +14,7 @@ from charrnn.scorecards import plays
 SMALL = ("--num", "3", "--length", "80", "--order", "3")
 BROKEN = (
   b"/* never closed\n\"nor this\n#if\n{{{((([[[ 'x",
-  b"\0\xff\xfe\x80" * 300,
+  b"\0\x7f\x1b" * 300,
   b"}\n" * 500,
   b")" * 400 + b"\n\n\n",
   "\u2028\ud7ff\U0010ffff:\n".encode() * 50,
@@ -137,6 +137,28 @@ def test_invalid_text_can_be_measured(charrnn, play, tmp_path, domain):
   assert result.code == 0, result.err
   assert json.loads(json.dumps(result.json, allow_nan=False)) == result.json
   assert {path.name for path in paths} < result.json["samples"].keys()
+
+
+@pytest.mark.parametrize("command", ["scorecard", "memorization", "eval", "cells", "sample"])
+@pytest.mark.parametrize("has_run", [True, False])
+def test_a_text_that_cannot_be_decoded_is_named_with_the_byte(
+  charrnn, trained, play, tmp_path, command, has_run
+):
+  path = tmp_path / "latin.txt"
+  path.write_bytes(PLAY[:100].encode() + b"caf\xe9\n")
+  comparison = (*([trained["a"]] if has_run else []), path, *SMALL)
+  comparison = (*comparison, "--out", tmp_path / "out", *([] if has_run else ["--corpus", play]))
+  arguments = {
+    "scorecard": (*comparison, "--domain", "plays"),
+    "memorization": comparison,
+    "eval": (trained["a"], path),
+    "cells": (trained["a"], "--text", path, "--out", tmp_path / "out"),
+    "sample": (trained["a"], "--prime-file", path),
+  }
+  result = charrnn(command, *arguments[command])
+  assert (result.code, result.out) == (2, ""), result.err
+  message = f"latin.txt: byte {100 + 3} is not utf-8 text: convert it to utf-8\n"
+  assert result.err.endswith(message) and "Traceback" not in result.err
 
 
 def test_copies_have_sources(charrnn, play, tmp_path):

@@ -47,6 +47,25 @@ def test_the_text_does_not_depend_on_the_block_size(tmp_path, monkeypatch, kind,
   assert lines == ODD.replace("\r\n", "\n").replace("\r", "\n")
 
 
+@pytest.mark.parametrize("newlines", ["keep", "lf"])
+@pytest.mark.parametrize("settings", [("char", "utf-8"), ("char", "latin-1"), ("byte", "utf-8")])
+@pytest.mark.parametrize("content", [ODD.encode(), b"caf\xe9\r\n\xf0\x9f", "é".encode("utf-16")])
+def test_files_of_users_are_decoded_like_a_corpus(tmp_path, settings, newlines, content):
+  """Also with the same error, up to the remedy."""
+  path = _write(tmp_path / "a.txt", content)
+  settings = dict(zip(("tokenizer", "encoding"), settings)) | {"newlines": newlines}
+  try:
+    corpus = corpora.load(path, options="text.", **settings)
+  except errors.UserError as error:
+    with pytest.raises(errors.UserError) as caught:
+      corpora.read_text(path, **settings)
+    assert str(caught.value) == str(error)
+  else:
+    text = corpora.read_text(path, **settings)
+    np.testing.assert_array_equal(corpus.tokenizer.encode(text), corpus.ids)
+    assert text == _whole(corpus)
+
+
 @pytest.mark.parametrize("block", [1, 4, 1 << 20])
 def test_invalid_utf8_is_reported_with_its_position(tmp_path, monkeypatch, block):
   monkeypatch.setattr(downloads, "BLOCK", block)

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 
 from charrnn import console, errors, files, runtime
 from charrnn.cli import arguments
+from charrnn.data import corpora
 from charrnn.runs import run as run_lib
 from charrnn.sampling import beam, clamps, constraints, sampler, streaming
 
@@ -173,15 +174,11 @@ def _read_prompt(args, tokenizer) -> str:
   if not args.prime_file:
     return args.prime
   if args.prime_file == "-":
-    prompt = sys.stdin.buffer.read(files.MAX_STREAM)
+    name, content = "stdin", sys.stdin.buffer.read(files.MAX_STREAM)
   else:
-    prompt = files.read_input(args.prime_file, f"--prime-file={args.prime_file}")
-  try:
-    return prompt.decode("utf-8", "surrogateescape" if tokenizer.kind == "byte" else "strict")
-  except UnicodeDecodeError as error:
-    raise errors.UserError(
-      f"--prime-file={args.prime_file}: not UTF-8 at byte {error.start}: convert the file"
-    ) from error
+    name = args.prime_file
+    content = files.read_input(name, f"--prime-file={name}")
+  return corpora.read_text(name, content, tokenizer=tokenizer.kind)
 
 
 def _write(args, source, prompt_ids, options, paths, say):

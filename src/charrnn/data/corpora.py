@@ -9,12 +9,12 @@ import json
 import math
 import os
 import pathlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from charrnn import console, errors, runtime
+from charrnn import console, errors, files, runtime
 from charrnn.data import downloads, sources, tokenizers
 
 _FORMAT = 1  # version of the cache entries
@@ -100,44 +100,72 @@ class _Reader(NamedTuple):
   def _texts(self, file: downloads.File) -> Iterator[str]:
     """Yield the decoded text of one file in non-empty pieces."""
     encoding = "latin-1" if self.tokenizer == "byte" else self.encoding
-    decoder = codecs.getincrementaldecoder(encoding)("strict")
-    if self.newlines == "lf":
-      decoder = io.IncrementalNewlineDecoder(decoder, translate=True)
-    size = 0
-    try:
-      for block in self.source.blocks(file):
-        size += len(block)
-        if text := decoder.decode(block):
-          yield text
-      if text := decoder.decode(b"", final=True):
-        yield text
-    except UnicodeError as error:
-      # A plain UnicodeError has no position: the byte order mark of UTF-16 text is missing.
-      offset = 0
-      if isinstance(error, UnicodeDecodeError):
-        # error.object contains the undecoded bytes of the previous block, then this block.
-        offset = size - len(error.object) + error.start
-      raise errors.UserError(
-        f"{file.path}: byte {offset} is not {self.encoding} text: {self._remedy(file)}"
-      ) from error
+    blocks = self.source.blocks(file)
+    return _decode(blocks, str(file.path), encoding, self.newlines, options=self.options)
 
-  def _remedy(self, file: downloads.File) -> str:
-    """Return how to load a file whose bytes are not text in the encoding."""
-    beginning = next(downloads.blocks(file.path, len(max(_SIGNATURES, key=len))), b"")
-    kind = next((_SIGNATURES[each] for each in _SIGNATURES if beginning.startswith(each)), "")
-    has_options = self.options.startswith("-")
-    if kind and not kind.startswith("utf"):
-      return f"it is {kind}; extract its text to a file, and use that file"
-    if not has_options:
-      return (
-        f"it is {kind}; convert it to {self.encoding}" if kind else f"convert it to {self.encoding}"
-      )
-    if kind:
-      return f"use {self.options}encoding={kind}"
-    return (
-      f"set its encoding (for example {self.options}encoding=latin-1), or use "
-      f"{self.options}tokenizer=byte"
-    )
+
+def read_text(
+  name: str,
+  content: bytes | None = None,
+  *,
+  tokenizer: str = "char",
+  encoding: str = "utf-8",
+  newlines: str = "keep",
+) -> str:
+  """Return the text of a file that a user names, or of content that has been read from `name`.
+
+  All commands read such files with this function. The text is decoded like a corpus with these
+  settings. For a byte tokenizer, bytes that are not UTF-8 become surrogates, from which
+  `Tokenizer.encode` restores them. Otherwise they raise UserError with their position.
+  """
+  blocks = [files.read_input(name) if content is None else content]
+  if tokenizer == "byte":
+    return "".join(_decode(blocks, name, "utf-8", newlines, "surrogateescape"))
+  _check_encoding(encoding, "text.")
+  return "".join(_decode(blocks, name, encoding, newlines))
+
+
+def _decode(
+  blocks: Iterable[bytes],
+  name: str,
+  encoding: str,
+  newlines: str,
+  on_error: str = "strict",
+  options: str = "",
+) -> Iterator[str]:
+  """Yield the text of a file in non-empty pieces; see `load` for `newlines` and `options`."""
+  decoder = codecs.getincrementaldecoder(encoding)(on_error)
+  if newlines == "lf":
+    decoder = io.IncrementalNewlineDecoder(decoder, translate=True)
+  size, beginning = 0, b""
+  try:
+    for block in blocks:
+      size, beginning = size + len(block), beginning or block
+      if text := decoder.decode(block):
+        yield text
+    if text := decoder.decode(b"", final=True):
+      yield text
+  except UnicodeError as error:
+    # A plain UnicodeError has no position: the byte order mark of UTF-16 text is missing.
+    offset = 0
+    if isinstance(error, UnicodeDecodeError):
+      # error.object contains the undecoded bytes of the previous block, then this block.
+      offset = size - len(error.object) + error.start
+    raise errors.UserError(
+      f"{name}: byte {offset} is not {encoding} text: {_remedy(beginning, encoding, options)}"
+    ) from error
+
+
+def _remedy(beginning: bytes, encoding: str, options: str) -> str:
+  """Return how to use a file whose bytes are not text in the encoding."""
+  kind = next((_SIGNATURES[each] for each in _SIGNATURES if beginning.startswith(each)), "")
+  if kind and not kind.startswith("utf"):
+    return f"it is {kind}; extract its text to a file, and use that file"
+  if not options.startswith("-"):
+    return f"it is {kind}; convert it to {encoding}" if kind else f"convert it to {encoding}"
+  if kind:
+    return f"use {options}encoding={kind}"
+  return f"set its encoding (for example {options}encoding=latin-1), or use {options}tokenizer=byte"
 
 
 def load(

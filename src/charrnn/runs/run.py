@@ -6,7 +6,6 @@ All other modules read run directories through `Run`.
 import contextlib
 import functools
 import hashlib
-import io
 import json
 import os
 import pathlib
@@ -242,24 +241,14 @@ class Run:
 
   def encode_file(self, path: str) -> np.ndarray:
     """Return the ids [N] of a file, decoded like the corpus; raise UserError if that fails."""
-    text = self.config.text
-    encoding = "latin-1" if text.tokenizer == "byte" else text.encoding
-    newline = None if text.newlines == "lf" else ""
+    text = corpora.read_text(path, **text_settings(self.config))
     try:
-      stream = io.BytesIO(files.read_input(path))
-      content = io.TextIOWrapper(stream, encoding, newline=newline).read()
-    except UnicodeError as error:  # UTF-16 without a byte order mark has no position.
-      raise errors.UserError(
-        f"{path}: byte {getattr(error, 'start', 0)} is not {encoding} text: convert the file to "
-        f"{encoding}, the encoding of the run's corpus"
-      ) from error
-    if len(content) < 2:
-      raise errors.UserError(f"{path} has fewer than two characters: use a longer text")
-    try:
-      points = np.frombuffer(content.encode("utf-32-le", "surrogatepass"), "<u4")
-      return self.tokenizer.encode_points(points)
+      ids = self.tokenizer.encode(text)
     except errors.UserError as error:
       raise errors.UserError(f"{path}: {error}") from error
+    if len(ids) < 2:
+      raise errors.UserError(f"{path} has fewer than two characters: use a longer text")
+    return ids
 
   def checkpoint(self, step: int, prefix: str = "") -> tuple[checkpoints.Tree, dict[str, Any]]:
     """Return (tree, meta): the verified arrays of a step at or below `prefix`, and its metadata.
@@ -453,9 +442,13 @@ def load_corpus(config, source: str | None = None, **options) -> corpora.Corpus:
 
   See corpora.load for the options.
   """
-  names = ("tokenizer", "encoding", "newlines", "limit")
-  settings = {name: config.text[name] for name in names}
+  settings = text_settings(config) | {"limit": config.text.limit}
   return corpora.load(config.text.source if source is None else source, **settings, **options)
+
+
+def text_settings(config) -> dict[str, str]:
+  """Return how the files of a corpus are decoded."""
+  return {name: config.text[name] for name in ("tokenizer", "encoding", "newlines")}
 
 
 def common_splits(runs: Sequence[Run]) -> splits_lib.Splits:

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 from charrnn import config as config_lib
 from charrnn import console, errors, files, runtime
+from charrnn.data import corpora
 from charrnn.models import ngram
 from charrnn.runs import held_out
 from charrnn.runs import run as run_lib
@@ -138,7 +139,8 @@ def sample(args, folder: str, domain: metrics.Domain, progress: console.Progress
   if args.order:
     ngram.check_order("--order", args.order, corpus.splits.train)
   others = [system for system in systems if system not in loaded]
-  read = {each: _file_samples(each.target, config.text, domain, args.length) for each in others}
+  settings = run_lib.text_settings(config)
+  read = {each: _file_samples(each.target, settings, domain, args.length) for each in others}
   parse = domain.parser(corpus.training.text)
   texts = {HELD_OUT: held_out_samples(domain, corpus.held_out, args.length)}
   options = {"settings": _settings(args)}
@@ -171,17 +173,13 @@ def sample(args, folder: str, domain: metrics.Domain, progress: console.Progress
   return Samples(corpus.training, parse, texts, facts, out)
 
 
-def _file_samples(path: pathlib.Path, text_config, domain: metrics.Domain, size: int) -> list[str]:
+def _file_samples(path: pathlib.Path, settings, domain: metrics.Domain, size: int) -> list[str]:
   """Return the samples of a file: only one if the domain has no metrics or the text is short.
 
-  The file is decoded with the encoding of the corpus. Invalid bytes become U+FFFD.
+  `settings` are those of the corpus; the file is decoded like it.
   """
-  encoding = "utf-8" if text_config.tokenizer == "byte" else text_config.encoding
-  text = files.read_input(path).decode(encoding, "replace")
-  if not text:
+  if not (text := corpora.read_text(str(path), **settings)):
     raise errors.UserError(f"{path} is empty: use a file with text")
-  if text_config.newlines == "lf":
-    text = text.replace("\r\n", "\n").replace("\r", "\n")
   if not domain.metrics:
     return [text]
   return complete(cut(text, size, domain.boundary) or [text], domain.boundary)
