@@ -99,7 +99,7 @@ def _whole_number(digits: str) -> int:
 def read_sealed(path: pathlib.Path) -> dict[str, Any]:
   """Return the object in a JSON file without its digest; raise UserError if they do not match.
 
-  Version 0.1.0 wrote no digests. Its files are not checked.
+  Runs that were written before files had digests are not checked.
   """
   value = read_json(path)
   expected = value.pop("sha256", None)

@@ -41,6 +41,7 @@ def url(tmp_path_factory):
   study["steering"][0]["excerpts"]["zero"] = made_up.HOSTILE
   study["emergence"][0]["score"][3] = None
   study["ablations"][0] |= {"inside": None, "p": None, "controls": {"inside": [], "outside": []}}
+  next(each for each in study["findings"] if each["significant"] is False)["confounded"] = True
   # Too small for all quantities of all units.
   whole = explorer.write(path, study, made_up.excerpt(TEXT))
   explorer.write(path, study, made_up.excerpt(TEXT), whole - 200_000)
@@ -227,6 +228,8 @@ def test_all_views_have_content_and_link_to_units(page):
   page.keyboard.press("2")
   assert page.locator(".findings tbody tr").count() == len(made_up.NAMES)
   assert "not scored: only one value" in page.locator(".findings").inner_text()
+  verdicts = page.locator(".findings tbody td:last-child .yes, .findings tbody td:last-child .no")
+  assert "confounded" in verdicts.all_inner_texts()
   fraction = page.locator(".fraction").inner_text()
   assert "12.5% of units follow a hypothesis that does not look ahead: 2 of 16" in fraction
   page.get_by_role("tab", name="Findings").press("ArrowRight")

@@ -55,7 +55,7 @@ def _texts():
 
 
 @pytest.mark.parametrize("text", list(_texts()), ids=lambda text: repr(text[:8]))
-def test_unusual_texts_can_be_labelled(text):
+def test_unusual_texts_can_be_labeled(text):
   for label in (each.function(text) for each in hypotheses.HYPOTHESES.values()):
     assert label.values.shape == label.mask.shape == (len(text),)
     assert label.values.dtype == np.float32 and label.mask.dtype == bool
@@ -70,17 +70,17 @@ def test_the_language_selects_hypotheses():
   assert "in-quotes" in prose - both and "brace-depth" in c - both and "url" in both
 
 
-def test_documents_are_labelled_independently():
+def test_documents_are_labeled_independently():
   documents, selected = (
     ['a "b', "", "A:", "x [[y", "f(){ /*", "{é"],
     list(hypotheses.HYPOTHESES.values()),
   )
-  labelled = hypotheses.label_documents(selected, documents)
+  labeled = hypotheses.label_documents(selected, documents)
   for each in selected:
     expected = "".join(aligned.show(each.function(document)) for document in documents)
-    assert aligned.show(labelled[each.name]) == expected
-  assert aligned.show(labelled["in-quotes"])[:11] == "00110000000"
-  assert aligned.show(labelled["brace-depth"])[-9:] == "000111111"
+    assert aligned.show(labeled[each.name]) == expected
+  assert aligned.show(labeled["in-quotes"])[:11] == "00110000000"
+  assert aligned.show(labeled["brace-depth"])[-9:] == "000111111"
 
 
 def test_no_documents_have_empty_labels():

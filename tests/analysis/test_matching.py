@@ -23,10 +23,10 @@ def _autocorrelated(rng, n, columns, memory=0.97):
   return signal.lfilter([1], [1, -memory], noise, axis=0)[500:].astype(np.float32)
 
 
-def _match(recording, labelled, *, bars=None, units=None, progress=None, make=None, **design):
+def _match(recording, labeled, *, bars=None, units=None, progress=None, make=None, **design):
   """Match columns c0, c1, ...; `make` has options of targets.make, `design` fields of Design."""
   columns = [f"c{column}" for column in range(recording.shape[1])]
-  targets = targets_lib.make(labelled, **make or {})
+  targets = targets_lib.make(labeled, **make or {})
   defaults = {"halves": targets_lib.in_two(len(recording)), "shifts": 39, "min_characters": 100}
   design = effects.Design(**defaults | design)
   return matching.match(
@@ -106,7 +106,7 @@ def test_the_null_equals_the_effects_of_rolled_labels(kind):
   design = effects.Design(halves, lags=(0,), shifts=19)
   (group,) = effects._groups([target], 0, design)
   results = effects.group_effects(effects.encode(x, slice(0, 2), ["a", "b"]), group, 20)
-  aims = inference.centred_ranks(label.values)
+  aims = inference.centered_ranks(label.values)
   aims = inference.residual(aims, stratum) if kind == "controlled" else aims
   for shift in range(20):
     for column in range(2):
@@ -114,7 +114,7 @@ def test_the_null_equals_the_effects_of_rolled_labels(kind):
       expected = _scipy_effect(kind, x[:, column], y)
       if kind == "controlled":
         expected = inference.correlation(
-          inference.centred_ranks(x[:, column]), np.roll(aims, -30 * shift)
+          inference.centered_ranks(x[:, column]), np.roll(aims, -30 * shift)
         )
       assert results[column, shift, 0, 0] == pytest.approx(expected, abs=1e-4)
 

@@ -50,6 +50,8 @@ def old(tmp_path, monkeypatch):
 def test_all_commands_read_old_runs(charrnn, old, name, command):
   result = charrnn(*[argument.replace("RUN", name) for argument in COMMANDS[command]])
   assert result.code == 0 and "PROBLEM" not in result.out and "DAMAGED" not in result.out, result
+  if command in ("inspect", "verify"):
+    assert run_lib.NO_DIGEST in " ".join(result.out.split()) and "0.1.0 wrote" not in result.out
 
 
 def test_cells_reads_old_runs(charrnn, old):

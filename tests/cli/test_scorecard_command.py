@@ -106,7 +106,7 @@ def test_files_can_be_measured_without_a_run(charrnn, play, tmp_path):
   assert result.code == 0, result.err
   assert _metric(result.json, "known words")["copied.txt"]["value"] == 1
   assert _metric(result.json, "novel 10-grams")["copied.txt"]["value"] == 0
-  assert _metric(result.json, "labelled blocks")["copied.txt"]["value"] == 1
+  assert _metric(result.json, "labeled blocks")["copied.txt"]["value"] == 1
   assert _metric(result.json, "known speakers")["copied.txt"]["value"] == 1
   longest = result.json["copies"]["copied.txt"][0]
   assert longest["document"].endswith("play.txt")

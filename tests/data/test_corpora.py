@@ -296,7 +296,7 @@ def test_tinyshakespeare_is_loaded_from_the_cache_or_a_url(site, cache_folder, m
     corpora.load("tinyshakespeare")
   path = _write(cache_folder / "tinyshakespeare.txt", text)
   assert _whole(corpora.load("tinyshakespeare")).encode() == text
-  assert corpora.load(path).provenance["recognised"] == "tinyshakespeare"
+  assert corpora.load(path).provenance["recognized"] == "tinyshakespeare"
 
 
 def test_shakespeare_without_its_package_gives_the_install_command(monkeypatch):

@@ -192,11 +192,11 @@ def test_invalid_arguments_raise_errors(long_text):
 
 def strings(levels, vocab):
   """Yield the list of strings of each level, as tuples of tokens."""
-  spelt = [None, ()]
+  spelled = [None, ()]
   for level in levels:
     contexts = np.repeat(np.arange(len(level.first) - 1), np.diff(level.first))
-    spelt = [None, *((*spelt[c], int(s)) for c, s in zip(contexts, level.symbols[1:]))]
-    yield spelt
+    spelled = [None, *((*spelled[c], int(s)) for c, s in zip(contexts, level.symbols[1:]))]
+    yield spelled
 
 
 def test_counts_by_hand():
@@ -221,27 +221,27 @@ def test_counts_match_a_dictionary(dtype):
   ids = rng.integers(0, 4, 300).astype(dtype)
   spans = [(0, 100), (120, 121), (121, 121), (150, 300)]
   levels = ngram.fit(ids, 5, 4, spans).levels
-  for n, (level, spelt) in enumerate(zip(levels, strings(levels, 4)), 1):
+  for n, (level, spelled) in enumerate(zip(levels, strings(levels, 4)), 1):
     raw, left = {}, {}
     for start, stop in spans:
       for t in range(start, stop - n + 1):
         string = tuple(ids[t : t + n].tolist())
         raw[string] = raw.get(string, 0) + 1
         left.setdefault(string, set()).add(int(ids[t - 1]) if t > start else "beginning")
-    assert dict(zip(spelt[1:], level.raw[1:].tolist())) == raw
-    assert spelt[1:] == sorted(raw)
+    assert dict(zip(spelled[1:], level.raw[1:].tolist())) == raw
+    assert spelled[1:] == sorted(raw)
     if n < 5:
-      assert level.continuation[1:].tolist() == [len(left[s]) for s in spelt[1:]]
+      assert level.continuation[1:].tolist() == [len(left[s]) for s in spelled[1:]]
 
 
 def test_find_returns_the_number_of_each_string_and_0_otherwise():
   ids = np.random.default_rng(1).integers(0, 7, 200)
   levels = ngram.fit(ids, 3, 7).levels
-  for level, spelt in zip(levels, strings(levels, 7)):
+  for level, spelled in zip(levels, strings(levels, 7)):
     contexts = np.arange(len(level.first) - 1)
     found = ngram.find(level, contexts[:, None], np.arange(7), 7)
     assert not found[0].any()  # after a context that does not occur
-    assert sorted(found[found > 0].tolist()) == list(range(1, len(spelt)))
+    assert sorted(found[found > 0].tolist()) == list(range(1, len(spelled)))
     rows, symbols = np.nonzero(found)
     assert (level.symbols[found[rows, symbols]] == symbols).all()
     assert (level.first[rows] <= found[rows, symbols]).all()

@@ -28,7 +28,7 @@ Come:
 Nurse of Juliet:
 """
 EXPECTED = {
-  "labelled blocks": [1, 1, 0, 1, 1],
+  "labeled blocks": [1, 1, 0, 1, 1],
   "known speakers": [1, 1, 1, 0],
   "speech length": [2, 1, 1, 0],
   "speaker changes": [1, 1, 1],
@@ -85,7 +85,7 @@ def test_the_shuffled_control_has_the_same_words_and_less_meter():
   assert np.mean(before["iambic lines"]) == 1
   assert np.mean(after["iambic lines"]) < 0.7
   assert sorted(before["words"]) == sorted(after["words"])
-  for name in ("labelled blocks", "speech length", "speaker changes"):
+  for name in ("labeled blocks", "speech length", "speaker changes"):
     assert before[name] == after[name]
 
 
@@ -94,7 +94,7 @@ def test_the_shuffled_control_has_the_same_words_and_less_meter():
 )
 def test_malformed_text_can_be_measured(text):
   items = measure(text)
-  assert not any(items["labelled blocks"])
+  assert not any(items["labeled blocks"])
   values = {name: [each] for name, each in items.items()}
   assert metrics.compare(plays.METRICS, {"held-out": values}, "held-out")["metrics"]
 

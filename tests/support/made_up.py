@@ -176,7 +176,7 @@ def _finding(hypothesis, scores, hidden, rng) -> dict:
     "lag": int(rng.integers(0, 2)), "direction": -1 if scores[index] < 0 else 1,
     "discovery": {"score": in_unit(min(1, effect + 0.02))} | half,
     "confirmation": {"score": in_unit(effect)} | half,
-    "significant": strong, "untrained": in_unit(0.26),
+    "significant": strong, "confounded": False, "untrained": in_unit(0.26),
     "characters": 98000, "share": 0.21 if binary else None,
     "average_precision": 0.8 * effect if binary else None, "mcc": 0.7 * effect if binary else None,
     "isotonic_r2": None if binary else 0.9 * effect,

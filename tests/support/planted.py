@@ -46,7 +46,7 @@ def ids(text):
   return symbols, np.array([symbols.index(each) for each in text], np.uint8)
 
 
-def _labelled(text, names):
+def _labeled(text, names):
   """Return hypotheses by name, without confounds, and the labels of a text."""
   table = [hypotheses.HYPOTHESES[name]._replace(confounds=()) for name in names]
   return table, hypotheses.label_documents(table, [text])
@@ -54,18 +54,18 @@ def _labelled(text, names):
 
 def prepare(text, names, **options):
   """Return targets and design for a text that is a single document."""
-  return effects.prepare(*_labelled(text, names), [(0, len(text))], **options)
+  return effects.prepare(*_labeled(text, names), [(0, len(text))], **options)
 
 
 def subject(net, text, names, recorded, scratch):
   """Return the subject of a study: a network recorded on a text that is a single document."""
-  table, labelled = _labelled(text, names)
+  table, labeled = _labeled(text, names)
   return recording.Subject(
     types.SimpleNamespace(model=net),
     recording.Text("planted", ids(text)[1], ((0, len(text)),), "prose", (text,)),
     recording.Settings(),
     {each.name: each for each in table},
-    labelled,
+    labeled,
     recorded,
     scratch,
     lambda phase: lambda done, total: None,

@@ -11,7 +11,7 @@ def label(values, mask=None):
   return labels.Label(values, np.ones(len(values), bool) if mask is None else mask)
 
 
-def make(labelled, confounds=None, predictions=(), of_next=()):
+def make(labeled, confounds=None, predictions=(), of_next=()):
   """Return the targets of labels {name: (kind, label)}."""
   hypotheses = [
     labels.Hypothesis(
@@ -24,9 +24,9 @@ def make(labelled, confounds=None, predictions=(), of_next=()):
       of_next=name in of_next,
       confounds=tuple((confounds or {}).get(name, ())),
     )
-    for name, (kind, _) in labelled.items()
+    for name, (kind, _) in labeled.items()
   ]
-  return effects.make_targets(hypotheses, {name: label for name, (_, label) in labelled.items()})
+  return effects.make_targets(hypotheses, {name: label for name, (_, label) in labeled.items()})
 
 
 def in_two(n):

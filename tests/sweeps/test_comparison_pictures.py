@@ -6,9 +6,10 @@ import itertools
 import numpy as np
 import pytest
 from matplotlib import pyplot as plt
+from matplotlib.text import Text
 
 from charrnn import plotting
-from charrnn.sweeps import comparison, comparison_pictures
+from charrnn.sweeps import comparison, comparison_pictures, comparison_report
 
 TEXT = {"sha256": "ab"}
 
@@ -91,6 +92,31 @@ def test_labels_of_different_settings_differ():
     labels = [setting.label for setting in result.settings]
     assert len(set(labels)) == len(kinds)
     assert max(map(len, labels)) <= comparison.MAX_LABEL < len(result.settings[0].name)
+
+
+@pytest.mark.parametrize(
+  ("kinds", "unit"), [(["byte"], "byte"), (["char"], "character"), (["byte", "char"], "token")]
+)
+def test_losses_are_per_token_of_the_runs(kinds, unit, tmp_path, monkeypatch):
+  texts = []
+  write = plt.Figure.savefig
+
+  def save(figure, *arguments, **options):
+    texts.extend(text.get_text() for text in figure.findobj(Text))
+    write(figure, *arguments, **options)
+
+  monkeypatch.setattr(plt.Figure, "savefig", save)
+  result = comparison.compare(
+    run(**{"model.hidden": n, "model.cell": cell, "text.tokenizer": kind})
+    for n in (8, 16)
+    for cell in ("rnn", "lstm")
+    for kind in kinds
+  )
+  for plot in (comparison_pictures.curves, comparison_pictures.settings, comparison_pictures.grid):
+    plot(result, tmp_path / "x.png")
+  texts += comparison_report.terminal(result)
+  named = [text for text in texts if "per character" in text or f"per {unit}" in text]
+  assert len(named) >= 4 and all(f"per {unit}" in text for text in named)
 
 
 @pytest.fixture

@@ -228,8 +228,8 @@ def measure_of(hypothesis: labels.Hypothesis) -> Measure:
   """Return a measure of samples: the mean of the label of a hypothesis."""
 
   def mean(texts: Sequence[str]) -> float:
-    labelled = [hypothesis.function(text) for text in texts]
-    values = np.concatenate([label.values[label.mask] for label in labelled])
+    labeled = [hypothesis.function(text) for text in texts]
+    values = np.concatenate([label.values[label.mask] for label in labeled])
     return float(values.mean()) if len(values) else math.nan
 
   unit = "share of the text" if hypothesis.kind == "binary" else "mean"

@@ -84,7 +84,7 @@ def last_k_scores(
   if not len(fit) or not len(test):
     return [np.nan] * len(contexts)
   values, score = target.values, inference.auroc if binary else inference.spearman
-  aims = values[fit - lag] if binary else inference.centred_ranks(values[fit - lag])
+  aims = values[fit - lag] if binary else inference.centered_ranks(values[fit - lag])
   predicted, scores = np.full(len(values), aims.mean()), []
   for length, context in enumerate(contexts):
     if length:

@@ -83,7 +83,7 @@ class Group(NamedTuple):
 
 def prepare(
   hypotheses: Sequence[labels.Hypothesis],
-  labelled: Mapping[str, labels.Label],
+  labeled: Mapping[str, labels.Label],
   documents: Sequence[inference.Span],
   *,
   first: int | None = None,
@@ -92,26 +92,26 @@ def prepare(
 ) -> tuple[list[Target], Design]:
   """Return targets and design for a text, or for its first `first` characters.
 
-  `labelled` maps names of hypotheses to labels. `options` are fields of Design.
+  `labeled` maps names of hypotheses to labels. `options` are fields of Design.
   """
   if first is not None:
-    labelled = {name: label.first(first) for name, label in labelled.items()}
+    labeled = {name: label.first(first) for name, label in labeled.items()}
     documents = [(start, min(stop, first)) for start, stop in documents if start < first]
   design = Design(inference.halve(documents, seed), **options)
-  return make_targets(hypotheses, labelled), design
+  return make_targets(hypotheses, labeled), design
 
 
 def make_targets(
-  hypotheses: Sequence[labels.Hypothesis], labelled: Mapping[str, labels.Label]
+  hypotheses: Sequence[labels.Hypothesis], labeled: Mapping[str, labels.Label]
 ) -> list[Target]:
   """Return a target for each hypothesis, and a controlled target for each that has confounds.
 
   If a hypothesis has confounds, only its controlled target counts for `matching.Interpretable`.
   """
-  confounded = [h for h in hypotheses if h.confounds and labelled.keys() >= {*h.confounds}]
+  confounded = [h for h in hypotheses if h.confounds and labeled.keys() >= {*h.confounds}]
   targets = {}
   for each in hypotheses:
-    name, (values, mask) = each.name, labelled[each.name]
+    name, (values, mask) = each.name, labeled[each.name]
     if not np.isfinite(values[mask]).all():
       raise errors.UserError(
         f"label {name!r} is not finite at some characters: mask these characters"
@@ -152,7 +152,7 @@ def vector(target: Target, positions: np.ndarray) -> tuple[np.ndarray, float]:
     share = values.mean() if len(values) else 0.0
     spread = len(values) * share * (1 - share)
     return values - share, 2 / spread if spread else 0.0
-  ranks = inference.centred_ranks(values)
+  ranks = inference.centered_ranks(values)
   raw = np.linalg.norm(ranks)
   if target.strata is not None:
     ranks = inference.residual(ranks, target.strata[positions])

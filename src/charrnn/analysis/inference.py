@@ -62,7 +62,7 @@ def _length(spans) -> int:
   return sum(stop - start for start, stop in spans)
 
 
-def centred_ranks(values) -> np.ndarray:
+def centered_ranks(values) -> np.ndarray:
   """Return mid-ranks (ties get the mean of their ranks) minus their mean (n + 1) / 2."""
   return stats.rankdata(np.asarray(values, np.float64)) - (len(values) + 1) / 2
 
@@ -75,7 +75,7 @@ def correlation(a, b) -> float:
 
 def spearman(x, y) -> float:
   """Return Spearman's rank correlation of x and y."""
-  return correlation(centred_ranks(x), centred_ranks(y))
+  return correlation(centered_ranks(x), centered_ranks(y))
 
 
 def auroc(x, y) -> float:
@@ -83,7 +83,7 @@ def auroc(x, y) -> float:
   positive = np.asarray(y, bool)
   count = int(positive.sum())
   pairs = count * (len(positive) - count)
-  return 0.5 + float(centred_ranks(x)[positive].sum()) / pairs if pairs else math.nan
+  return 0.5 + float(centered_ranks(x)[positive].sum()) / pairs if pairs else math.nan
 
 
 def _curve(x, y) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -174,7 +174,7 @@ def residual(values, stratum) -> np.ndarray:
 
 def partial(x, y, stratum) -> float:
   """Return the correlation of the residual ranks of x and y within strata, as in Quade (1967)."""
-  return correlation(residual(centred_ranks(x), stratum), residual(centred_ranks(y), stratum))
+  return correlation(residual(centered_ranks(x), stratum), residual(centered_ranks(y), stratum))
 
 
 def stratified_auroc(x, y, stratum) -> float:

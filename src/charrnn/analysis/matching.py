@@ -215,7 +215,7 @@ def _scores(values, columns, targets, scored, best, judged, design, bars) -> Ite
 def _exact_effects(half: Half, target: effects.Target, n_shifts: int) -> np.ndarray:
   """Return the effect of every shift, float64 [n_shifts], starting with the unshifted labels."""
   vector, scale = effects.vector(target, half.positions)
-  ranks = inference.centred_ranks(half.x) / len(half.x)
+  ranks = inference.centered_ranks(half.x) / len(half.x)
   if target.kind != "binary":
     scale /= np.linalg.norm(ranks) or 1.0
   spectra = (inference.spectrum(row[None], n_shifts) for row in (ranks, vector))

@@ -55,9 +55,9 @@ def study(
   path, update = folder / RECORDING, progress("recording")
   recorded = recording.record(run.model, run.params, text.ids_N, path, update)
   by_name = {each.name: each for each in selected}
-  labelled = hypotheses.label_documents(selected, text.texts)
+  labeled = hypotheses.label_documents(selected, text.texts)
   subject = recording.Subject(
-    run, text, settings, by_name, labelled, recorded, folder / "scratch.f32", progress
+    run, text, settings, by_name, labeled, recorded, folder / "scratch.f32", progress
   )
   untrained = baselines.compare_untrained(subject) if settings.untrained else {}
   targets, design = subject.prepare(shifts=settings.shifts)

@@ -68,7 +68,10 @@ def add_systems(parser: argparse.ArgumentParser, folder: str):
   text = "steps of checkpoints; each one is a system (default: the best by validation loss)"
   add("--step", metavar="N", type=int, nargs="+", help=text)
   add("--num", metavar="N", type=int, help="number of samples from each model (default: 40)")
-  text = "number of tokens in each sample (default: 2500)"
+  text = (
+    "number of tokens in each sample of a model, and of characters in each sample of a text "
+    "(default: 2500)"
+  )
   add("--length", metavar="N", type=int, default=2500, help=text)
   add_temperature(parser)
   add_filters(parser)

@@ -180,7 +180,7 @@ def _report(about) -> Iterator[str]:
   if about["problems"] or about["unverified"]:
     yield ""
   if names := about["unverified"]:
-    yield from row("unverified", f"{', '.join(names)}: version 0.1.0 wrote no digest")
+    yield from row("unverified", f"{', '.join(names)}: {run_lib.NO_DIGEST}")
   for problem in about["problems"]:
     yield from row("PROBLEM", problem)
 

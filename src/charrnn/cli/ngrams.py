@@ -10,6 +10,7 @@ from scipy import optimize
 
 from charrnn import console, errors, files, models, plotting, runtime
 from charrnn.cli import arguments
+from charrnn.data import tokenizers
 from charrnn.evaluation import score
 from charrnn.models import ngram
 from charrnn.runs import run as run_lib
@@ -61,6 +62,7 @@ def run(args):
   result = {
     "text": corpus.name,
     "part": args.split,
+    "unit": tokenizers.unit(corpus.tokenizer.kind),
     # The first character of the corpus is not scored, because it has no context.
     "characters": sum(max(0, stop - max(start, 1)) for start, stop in spans),
     "ngrams": grams,
@@ -113,7 +115,7 @@ def plot(result: dict[str, Any], path):
   """Plot the loss of the n-grams against n, and a horizontal line for each run."""
   grams, runs = result["ngrams"], [run for run in result["runs"] if run["nats"] is not None]
   runs.sort(key=lambda run: run["nats"])
-  scored = f"{SPLITS[result['part']]}, {result['characters']:,} characters"
+  scored = f"{SPLITS[result['part']]}, {result['characters']:,} {result['unit']}s"
   title = f"Loss of n-grams and runs on {result['text']} ({scored})"
   with plotting.figure(path, title, figsize=(9.5, 5.2)) as figure:
     axes = figure.subplots()
@@ -130,7 +132,7 @@ def plot(result: dict[str, Any], path):
       color = plotting.color(number)
       axes.axhline(run["nats"], ls=("-", "--")[number // 6 % 2], color=color, lw=1.4)
       _label(axes, run, color, *place)
-    axes.set(xlabel="order n of the n-gram", ylabel="loss, nats per character")
+    axes.set(xlabel="order n of the n-gram", ylabel=f"loss, nats per {result['unit']}")
     axes.set(ylim=(low, high))
     axes.xaxis.get_major_locator().set_params(integer=True)
     axes.grid()
@@ -168,8 +170,8 @@ def spread(heights: Sequence[float], distance: float) -> np.ndarray:
 def _report(result, out) -> Iterator[str]:
   grams, runs = result["ngrams"], result["runs"]
   best = min(grams, key=lambda gram: gram["nats"])
-  scored = f"{SPLITS[result['part']]}, {result['characters']:,} characters"
-  yield f"loss on {result['text']} ({scored}), in nats and bits per character"
+  scored = f"{SPLITS[result['part']]}, {result['characters']:,} {result['unit']}s"
+  yield f"loss on {result['text']} ({scored}), in nats and bits per {result['unit']}"
   yield ""
   rows = [
     (str(gram["n"]), f"{gram['strings']:,}", *_numbers(gram), "best" if gram is best else "")

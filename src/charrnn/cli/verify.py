@@ -16,9 +16,9 @@ HELP = """check the checkpoints, config, vocabulary and metrics of a run for dam
 The command reads config.json, run.json, alphabet.json, metrics.jsonl and all arrays of all
 checkpoints, and compares them with their digests. It also checks that each checkpoint belongs to
 the run: a checkpoint repeats the config, and has digests of the vocabulary, the corpus and the
-lines of metrics.jsonl that were written before it. Version 0.1.0 stored digests only of arrays, and
-what it did not store is reported as unverified. Exit codes: 0 if nothing is damaged; 1 if something
-is damaged; 2 if RUN is not a run or cannot be read."""
+lines of metrics.jsonl that were written before it. Older runs have digests only of arrays, and what
+they lack is reported as unverified. Exit codes: 0 if nothing is damaged; 1 if something is damaged;
+2 if RUN is not a run or cannot be read."""
 MAX_NAMES = 6  # maximum number of damaged arrays that a line names
 
 
@@ -106,8 +106,9 @@ def _check(run: run_lib.Run) -> Iterator[dict[str, Any]]:
 
 def _line(part) -> str:
   names = part["damaged"]
-  missing = "the run of a step" if part["part"].startswith("step ") else "a digest"
-  unverified = "" if part["verified"] else f"  unverified: version 0.1.0 did not store {missing}"
+  is_step = part["part"].startswith("step ")
+  missing = "the run was written before steps named their run" if is_step else run_lib.NO_DIGEST
+  unverified = "" if part["verified"] else f"  unverified: {missing}"
   good = f"ok  {part['found']}{unverified}"
   state = f"DAMAGED: {errors.some(names, MAX_NAMES)}" if names else good
   return f"{part['part']:<13}  {state}"

@@ -38,10 +38,7 @@ _SIGNATURES = {
 }
 # Codecs of Python that transform text, rather than encode it.
 _TRANSFORMATIONS = {"idna", "punycode", "raw-unicode-escape", "undefined", "unicode-escape"}
-_LABELS = {
-  "alphabet": "vocabulary",
-  "recognised": "recognized",
-}  # old keys of the provenance, and the terms that are shown for them
+_LABELS = {"alphabet": "vocabulary"}  # an old key of the provenance, and the term that is shown
 
 
 class Document(NamedTuple):

@@ -113,7 +113,7 @@ def locate(source: str, folders: Iterable[str]) -> str:
 def _file(path: pathlib.Path, kind: str = "file", name: str = "") -> Source:
   file = downloads.fingerprint(path, name)
   is_known = file.sha256 == _TINYSHAKESPEARE_SHA256
-  return Source(file.name, kind, (file,), {"recognised": "tinyshakespeare"} if is_known else {})
+  return Source(file.name, kind, (file,), {"recognized": "tinyshakespeare"} if is_known else {})
 
 
 def _collection(name: str, kind: str, paths: list[tuple[str, pathlib.Path]], hidden: int) -> Source:

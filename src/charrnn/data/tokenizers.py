@@ -122,6 +122,11 @@ class Tokenizer:
     return cls.from_json(files.read_sealed(pathlib.Path(path)), str(path))
 
 
+def unit(kind: str) -> str:
+  """Return what a token of a tokenizer of this kind is called in losses and lengths."""
+  return {"byte": "byte", "char": "character"}.get(kind, "token")
+
+
 class Decoder:
   """Decodes ids block by block; buffers the bytes of a character until it is complete."""
 

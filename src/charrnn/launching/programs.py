@@ -53,7 +53,7 @@ class Job(NamedTuple):
 
   @property
   def unit(self) -> str:
-    return "byte" if self.config.text.tokenizer == "byte" else "character"
+    return tokenizers.unit(self.config.text.tokenizer)
 
 
 def train(job: Job, defaults: dict[str, Any], watch: runtime.Stopwatch) -> int:

@@ -263,7 +263,7 @@ def read_meta(folder: pathlib.Path, step: int) -> dict[str, Any]:
 def differences(stored: dict[str, Any] | None, identity: dict[str, Any]) -> list[str]:
   """Return the differences between the identity that a step stores and the identity of a run.
 
-  Fields that may change on resume are not compared. A step of version 0.1.0 stores no identity:
+  Fields that may change on resume are not compared. A step of an older run stores no identity:
   `stored` is None, and the result is empty.
   """
   if stored is None:

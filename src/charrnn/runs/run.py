@@ -26,6 +26,7 @@ from charrnn.runs import provenance as provenance_lib
 from charrnn.runs import status as status_lib
 
 SEALED = ("config.json", "run.json", "alphabet.json")  # the files that contain their own digest
+NO_DIGEST = "the run was written before files had digests"
 NGRAM_BYTES = 32  # maximum bytes of an n-gram for each order and each token of the corpus
 BEST_TRIES = 10  # maximum number of attempts to read the best step while training replaces it
 
@@ -107,7 +108,7 @@ class Run:
 
   @property
   def unverified(self) -> list[str]:
-    """The names of the readable files without a digest. Version 0.1.0 wrote none."""
+    """The names of the readable files without a digest, which runs did not always have."""
     names = []
     for name in SEALED:
       with contextlib.suppress(errors.UserError):
@@ -258,7 +259,7 @@ class Run:
     folder = self.path / "checkpoints"
     with self._detect_deletion(step):
       meta = checkpoints.read_meta(folder, step)
-      if meta.get("run"):  # Version 0.1.0 did not write it.
+      if meta.get("run"):  # Older runs do not have it.
         self._check_identity(meta)
       return checkpoints.read(folder, step, prefix, self._expected)
 

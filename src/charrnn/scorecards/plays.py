@@ -72,8 +72,8 @@ def words(text: str) -> list[str]:
   return [word.lower().replace("\u2019", "'") for word in _WORDS.findall(text)]
 
 
-@_metric("labelled blocks", "share", "share of blocks that begin with a speaker label")
-def _labelled_blocks(play: Play) -> list[bool]:
+@_metric("labeled blocks", "share", "share of blocks that begin with a speaker label")
+def _labeled_blocks(play: Play) -> list[bool]:
   return [block.speaker is not None for block in play.blocks]
 
 

@@ -24,6 +24,7 @@ from scipy import optimize, stats
 
 from charrnn import config as config_lib
 from charrnn import errors, files, models
+from charrnn.data import tokenizers
 from charrnn.runs import run as run_lib
 from charrnn.runs.status import RunStatus
 from charrnn.sweeps import outcomes
@@ -191,6 +192,12 @@ class Comparison(NamedTuple):
   texts: list[dict[str, Any]]
   settings: list[Setting]  # grouped by text, then sorted by loss
   axes: list[Axis]
+
+  @property
+  def unit(self) -> str:
+    """Return what a token of all runs is called: the unit of the losses."""
+    kinds = {str(run.fields.get("text.tokenizer", "char")) for run in self.runs if run.fields}
+    return tokenizers.unit(kinds.pop() if len(kinds) == 1 else "")
 
   @property
   def compares(self) -> bool:

@@ -20,7 +20,7 @@ PICTURES = {
 }
 NAMES = 2  # number of columns at the left that contain text; they are left-aligned
 UNITS = (
-  "nats, bits: best validation loss per character, and the step that reached it. "
+  "nats, bits: best validation loss per {}, and the step that reached it. "
   "seconds: training, evaluation and saving."
 )
 
@@ -130,7 +130,7 @@ def _laws(result) -> Rows:
 
 def _notes(result) -> Iterator[str]:
   if any(run.best for run in result.runs):
-    yield UNITS
+    yield UNITS.format(result.unit)
   if not result.compares:
     yield "The runs use different texts or splits: losses are not comparable between them."
     names = comparison.differing(result.texts)

@@ -44,7 +44,7 @@ const controlMarks = (values, unit) =>
   }));
 
 // Returns a line of a card: a name, a strip with the result and its controls, and the result.
-function stripLine({ name, about, value, controls, unit, free, low, high, labelled, digits }) {
+function stripLine({ name, about, value, controls, unit, free, low, high, labeled, digits }) {
   const result = `${number(value, digits)} ${unit}`;
   const unclamped = {
     value: free,
@@ -58,7 +58,7 @@ function stripLine({ name, about, value, controls, unit, free, low, high, labell
       high,
       at: ticks(low, high, 4),
       width: 360,
-      labelled,
+      labeled,
       name: `${name}: ${result}, with ${controls.length} control units`,
       marks: [
         ...controlMarks(controls, unit),
@@ -81,8 +81,8 @@ const SETTINGS = {
 
 function ablationCard({ hypothesis, cell, setting, inside, outside, controls, p }) {
   const [low, high] = range([inside, outside, ...controls.inside, ...controls.outside]);
-  const line = (name, value, others, labelled) =>
-    stripLine({ name, value, controls: others, unit: "nats", low, high, labelled, digits: 3 });
+  const line = (name, value, others, labeled) =>
+    stripLine({ name, value, controls: others, unit: "nats", low, high, labeled, digits: 3 });
   return make(
     "article",
     { class: "card" },
@@ -168,7 +168,7 @@ function measureOf({ measure, unit, free, settings }) {
           free,
           low,
           high,
-          labelled: n === settings.length - 1,
+          labeled: n === settings.length - 1,
           digits: 2,
         }),
       ),

@@ -116,10 +116,10 @@ const path = (xs, ys, { X, Y }) =>
 
 // Returns an SVG with values on one horizontal axis, for tables. `marks` are {value, kind, title,
 // text}. Values outside [low, high] are drawn at the nearer end. Ticks are drawn only for `at`.
-function strip({ low, high, marks, at = [], name, width = 260, height = 26, labelled = false }) {
+function strip({ low, high, marks, at = [], name, width = 260, height = 26, labeled = false }) {
   const X = (v) => 8 + ((clamp(v, low, high) - low) / (high - low || 1)) * (width - 16);
   const y = height - 13; // position of the rail; the numbers of `last` marks are above it
-  const tall = height + (labelled ? 15 : 0);
+  const tall = height + (labeled ? 15 : 0);
   const node = shape("svg", {
     viewBox: `0 0 ${width} ${tall}`,
     class: "strip",
@@ -133,7 +133,7 @@ function strip({ low, high, marks, at = [], name, width = 260, height = 26, labe
     node.append(
       shape("line", { class: "grid", x1: X(value), x2: X(value), y1: y - 10, y2: y + 10 }),
     );
-    if (labelled) {
+    if (labeled) {
       node.append(
         shape(
           "text",

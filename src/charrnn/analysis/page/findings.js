@@ -146,9 +146,11 @@ function findingRow(finding) {
   );
 }
 
-function verdictOf({ significant }) {
+function verdictOf({ significant, confounded }) {
   if (significant === null || significant === undefined) return "–";
-  return make("span", { class: significant ? "yes" : "no" }, significant ? "✓ yes" : "no");
+  const text = significant ? "✓ yes" : confounded ? "confounded" : "no";
+  const title = confounded ? "Significant, but not when controlling for its confounds" : "";
+  return make("span", { class: significant ? "yes" : "no", title }, text);
 }
 
 function cellLink(name, hypothesis) {

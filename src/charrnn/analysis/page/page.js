@@ -103,7 +103,11 @@ function verdict(finding) {
       : make(
           "b",
           { class: finding.significant ? "yes" : "no" },
-          finding.significant ? "✓ Significant." : "Not significant.",
+          finding.significant
+            ? "✓ Significant."
+            : finding.confounded
+              ? "Not significant when controlling for its confounds."
+              : "Not significant.",
         ),
   ];
 }
