@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 
+import jax
 import programs
 import pytest
 
@@ -64,6 +65,11 @@ def shell(command, *redirections):
     (FileNotFoundError(2, "No such file"), 2, "the current folder was deleted: change to another"),
     (RuntimeError("can't start new thread"), 2, "new thread: raise the limit"),
     (MemoryError(), 2, "out of memory: free some memory"),
+    (
+      jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: no memory\nAllocations: ..."),
+      2,
+      "out of memory (RESOURCE_EXHAUSTED: no memory): free some memory",
+    ),
   ],
 )
 def test_expected_failures_give_one_line_and_an_exit_code(raised, code, message, capsys):
@@ -75,7 +81,9 @@ def test_expected_failures_give_one_line_and_an_exit_code(raised, code, message,
   assert message in err and len(err.splitlines()) == (code == 2)
 
 
-@pytest.mark.parametrize("error", [ZeroDivisionError(), OSError("unknown"), ValueError("no")])
+@pytest.mark.parametrize(
+  "error", [ZeroDivisionError(), OSError("unknown"), ValueError("no"), RuntimeError("no")]
+)
 def test_unexpected_errors_are_raised(error):
   def program():
     raise error
@@ -286,6 +294,24 @@ def test_a_program_that_hangs_is_killed_with_its_children(tmp_path):
     assert time.monotonic() - begin < 20
   result = process.call(["sh", "-c", "cat; echo out; echo err >&2; exit 3"], 20)
   assert (result.returncode, result.stdout, result.stderr) == (3, b"out\n", b"err\n")
+
+
+def test_a_program_ends_if_a_signal_arrives_before_its_number_is_known(monkeypatch):
+  """The exception of the signal may occur in the constructor of Popen."""
+  started = []
+
+  class Interrupted(subprocess.Popen):
+    def __init__(self, command, **options):
+      super().__init__(command, **options)
+      if command[0] == "sleep":
+        started.append(self)
+        raise KeyboardInterrupt
+
+  monkeypatch.setattr(process.subprocess, "Popen", Interrupted)
+  with pytest.raises(KeyboardInterrupt):
+    process.call(["sleep", "600"], 600)
+  with started[0] as child:
+    assert child.wait(timeout=60) == -signal.SIGKILL
 
 
 def test_warnings_of_packages_are_hidden_unless_they_are_asked_for():

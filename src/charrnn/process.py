@@ -16,6 +16,7 @@ import traceback
 import types
 import warnings
 from collections.abc import Callable, Iterator, Sequence
+from typing import BinaryIO
 
 from charrnn import errors
 
@@ -28,6 +29,8 @@ INTERRUPTED_CODE = 130  # exit code of a program that a signal stopped before it
 MAX_LINGER, MAX_LINGER_FAILED = 10.0, 2.0
 # Maximum seconds from a signal to its handler, and from the handler to the end of the program.
 MAX_DELAY, MAX_CLEANUP = 1.0, 5.0
+# A program that kills its process group when its stdin ends.
+_GUARD = ("/bin/sh", "-c", "read -r _; kill -KILL 0")
 
 
 def run(name: str, program: Callable[[], int | None], ends_process: bool = False) -> int:
@@ -78,12 +81,15 @@ def _run(name, program) -> int:
   except OSError as error:
     if (text := _describe(error)) is None:
       raise
-  except MemoryError as error:
-    text = f"out of memory{f' ({error})' if str(error) else ''}: {errors.REMEDIES[errno.ENOMEM]}"
-  except RuntimeError as error:
-    if not errors.is_lack_of_threads(error):
+  except (MemoryError, RuntimeError) as error:
+    reason = str(error).partition("\n")[0]
+    if errors.is_lack_of_threads(error):
+      text = f"{error}: {errors.REMEDIES[errno.EAGAIN]}"
+    # JAX reports a lack of memory, also of a device, as a RuntimeError with this text.
+    elif isinstance(error, MemoryError) or reason.startswith("RESOURCE_EXHAUSTED"):
+      text = f"out of memory{f' ({reason})' if reason else ''}: {errors.REMEDIES[errno.ENOMEM]}"
+    else:
       raise
-    text = f"{error}: {errors.REMEDIES[errno.EAGAIN]}"
   except ValueError as error:
     if not _is_raised_by_settings(error):
       raise
@@ -118,25 +124,44 @@ def _is_raised_by_settings(error: ValueError) -> bool:
 def call(command: Sequence[str], seconds: float, **options) -> subprocess.CompletedProcess[bytes]:
   """Run another program and return its result; raise TimeoutError if it takes too long.
 
-  After an error, kill the program and its children, but do not wait long for them: a program that
-  waits for a driver or a disk cannot end before that answers.
+  After an error, and if this process ends, kill the program and its children, but do not wait long
+  for them: a program that waits for a driver or a disk cannot end before that answers.
   """
   pipes = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-  child = subprocess.Popen(command, **pipes | options, process_group=0)
-  try:
-    out, err = child.communicate(timeout=seconds)
-  except BaseException as error:
-    with contextlib.suppress(ProcessLookupError):
-      os.killpg(child.pid, signal.SIGKILL)
-    for pipe in filter(None, (child.stdout, child.stderr)):
-      pipe.close()
-    with contextlib.suppress(subprocess.TimeoutExpired):
-      child.wait(1.0)
-    if isinstance(error, subprocess.TimeoutExpired):
-      text = f"{command[0]} took more than {seconds:g} s"
-      raise TimeoutError(errno.ETIMEDOUT, text) from error
-    raise
+  with _killed_group() as (group, end_of_group):
+    child = subprocess.Popen(command, **pipes | options, process_group=group)
+    try:
+      out, err = child.communicate(timeout=seconds)
+    except BaseException as error:
+      end_of_group.close()
+      for pipe in filter(None, (child.stdout, child.stderr)):
+        pipe.close()
+      with contextlib.suppress(subprocess.TimeoutExpired):
+        child.wait(1.0)
+      if isinstance(error, subprocess.TimeoutExpired):
+        text = f"{command[0]} took more than {seconds:g} s"
+        raise TimeoutError(errno.ETIMEDOUT, text) from error
+      raise
   return subprocess.CompletedProcess(command, child.returncode, out, err)
+
+
+@contextlib.contextmanager
+def _killed_group() -> Iterator[tuple[int, BinaryIO]]:
+  """Yield a process group, and a file whose end kills all processes of the group.
+
+  The kernel closes the file when this process ends, whatever ends it. The exception of a signal may
+  occur at any moment, even between the start of a program and the moment at which its number is
+  known here.
+  """
+  reader, writer = os.pipe()
+  pipes = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+  with (
+    open(writer, "wb") as end_of_group,
+    open(reader, "rb") as stdin,
+    subprocess.Popen(_GUARD, stdin=stdin, **pipes, process_group=0) as guard,
+    end_of_group,
+  ):
+    yield guard.pid, end_of_group
 
 
 @contextlib.contextmanager
