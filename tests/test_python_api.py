@@ -1,5 +1,6 @@
 """Tests of the Python interface, of the code in docs/python.md, and of the notebook."""
 
+import inspect
 import json
 import os
 import pathlib
@@ -78,6 +79,29 @@ def test_states_and_clamps(run):
   assert not np.allclose(clamped, c_TxH)
   with pytest.raises(errors.UserError, match="no unit 8"):
     run.sample(length=5, clamp={"0:8": 1.0})
+
+
+@pytest.mark.parametrize("method", ["sample", "score", "states", "load", "train"])
+def test_an_argument_of_another_type_is_an_error_that_names_it(run, whole, tmp_path, method):
+  functions = {
+    **{name: getattr(run, name) for name in ("sample", "score", "states")},
+    "load": charrnn.load,
+    "train": charrnn.train,
+  }
+  valid = {"path": whole, "text": "to", "config": run.config, "workdir": tmp_path / "new"}
+  parameters = inspect.signature(functions[method]).parameters
+  valid = {name: valid[name] for name in parameters if name in valid}
+  for name in parameters:
+    for value in (object(), b"to", [3], 1.5j, True):
+      if not (name == "fetch" and value is True):
+        with pytest.raises(errors.UserError, match=f"^{name} is of type .*: use "):
+          functions[method](**valid | {name: value})
+  assert not (tmp_path / "new").exists()
+
+
+def test_numbers_of_numpy_are_accepted(run):
+  sample = run.sample("to", length=np.int64(3), temperature=np.float32(1), top_k=np.int32(4))
+  assert sample == run.sample("to", length=3, temperature=1, top_k=4)
 
 
 def test_load_of_another_step_and_of_a_missing_run(run, whole, tmp_path):

@@ -1,8 +1,11 @@
 """The Python interface: train runs, load them, sample from them, score texts and record states."""
 
 import functools
+import numbers
+import os
 import pathlib
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import jax
 import numpy as np
@@ -19,6 +22,29 @@ SCORING_WINDOW = 64  # number of tokens per call of the model when a text is sco
 
 # {"LAYER:UNIT": value}, for example {"1:37": 2.5, "0:h3": "hold"}
 Clamps = Mapping[str, float | str]
+
+_PATH, _TEXT = ((str, os.PathLike), "a path"), (str, "text")
+_INTEGER, _NUMBER = (numbers.Integral, "an integer"), (numbers.Real, "a number")
+# The types of arguments, and how a message describes them.
+_TYPES: dict[str, tuple[Any, str]] = {
+  **{"path": _PATH, "workdir": _PATH},
+  **{"config": (config_dict.ConfigDict, "a config, for example charrnn.config.default()")},
+  **dict.fromkeys(("prompt", "text", "stop", "corpus", "require", "forbid"), _TEXT),
+  **dict.fromkeys(("length", "num", "seed", "top_k", "step"), _INTEGER),
+  **dict.fromkeys(("temperature", "top_p"), _NUMBER),
+  **{"fetch": (bool, "True or False"), "clamp": (Mapping, "a dict")},
+}
+_OPTIONAL = ("stop", "corpus", "top_k", "top_p", "step", "clamp")  # arguments that may be None
+
+
+def _check_types(**arguments):
+  """Raise UserError if an argument does not have its type."""
+  for name, value in arguments.items():
+    types, description = _TYPES[name]
+    is_bool = isinstance(value, bool) and types is not bool  # Python counts it as an integer.
+    if (value is None and name in _OPTIONAL) or (isinstance(value, types) and not is_bool):
+      continue
+    raise errors.UserError(f"{name} is of type {type(value).__name__}: use {description}")
 
 
 class Run(run_lib.Run):
@@ -50,10 +76,12 @@ class Run(run_lib.Run):
     model, and `log_q` under the sampling settings. The same seed gives the same samples.
     `charrnn sample --help` explains the other parameters.
     """
+    _check_types(prompt=prompt, length=length, num=num, seed=seed, stop=stop, clamp=clamp)
+    _check_types(temperature=temperature, top_k=top_k, top_p=top_p)
     sampler.check(length=length, num=num, seed=seed)
     regexes = [
-      [constraints.Regex(f"--{option}", text) for text in texts]
-      for option, texts in (("require", _as_list(require)), ("forbid", _as_list(forbid)))
+      [constraints.Regex(f"--{option}", text) for text in _texts(option, value)]
+      for option, value in (("require", require), ("forbid", forbid))
     ]
     samples = sampler.sample(
       self,
@@ -74,6 +102,7 @@ class Run(run_lib.Run):
     `nats` [N] is -log p of each token; the first is NaN, because the first token is not predicted.
     `rank`, `top_ids` and `top_p` describe the predictions. `mean` is the loss in nats per token.
     """
+    _check_types(text=text)
     ids_N = self.tokenizer.encode(text)
     spans = [(0, len(ids_N))]
     return score_lib.score(self.model, self.params, ids_N, spans, window=SCORING_WINDOW)
@@ -84,6 +113,7 @@ class Run(run_lib.Run):
     For example, states["layer_1"]["c"] has the shape [T, H] for T tokens and H units. The whole
     text is processed at once, so the required memory is proportional to its length.
     """
+    _check_types(text=text, clamp=clamp)
     if not self.model.units:
       raise errors.UserError(
         f"{self.path} is an n-gram run, which has no states: use a run of a network"
@@ -100,8 +130,12 @@ class Run(run_lib.Run):
     return clamps.arrays([parsed], self.model)
 
 
-def _as_list(texts: str | Sequence[str]) -> Sequence[str]:
-  return [texts] if isinstance(texts, str) else texts
+def _texts(name: str, value: str | Sequence[str]) -> Sequence[str]:
+  """Return a text, or each of several texts, as a sequence."""
+  texts = value if isinstance(value, list | tuple) else [value]
+  for text in texts:
+    _check_types(**{name: text})
+  return texts
 
 
 def load(
@@ -117,6 +151,7 @@ def load(
   run was launched. A text is downloaded only if `fetch` is true. Raises UserError if the run or the
   step is missing or damaged.
   """
+  _check_types(path=path, step=step, corpus=corpus, fetch=fetch)
   runtime.start()
   return Run.open(path, step, corpus, fetch).load()
 
@@ -127,6 +162,7 @@ def train(config: config_dict.ConfigDict, workdir: str | pathlib.Path) -> Run:
   `config` is `charrnn.config.default()` with some fields changed. An interrupt (Ctrl-C, or the stop
   button of a notebook) ends training after the current step and saves a checkpoint.
   """
+  _check_types(config=config, workdir=workdir)
   workdir = pathlib.Path(workdir)
   line = command_line.CommandLine(config, {}, workdir.name, "", flags.FlagValues())
   train_lib.run(line, workdir)

@@ -5,6 +5,7 @@ import math
 
 import numpy as np
 import pytest
+from matplotlib import pyplot as plt
 
 from charrnn import cli
 from charrnn.scorecards import metrics, temperature
@@ -128,6 +129,22 @@ def test_missing_run_and_invalid_output_folder(charrnn, trained, tmp_path):
   (tmp_path / "file").write_text("")
   result = charrnn("temperature", trained["a"], *FAST, "--out", tmp_path / "file" / "o")
   assert result.code == 2 and "use another --out" in result.err
+
+
+def test_the_band_of_a_curve_leaves_out_temperature_0_and_missing_intervals():
+  """All texts of temperature 0 are the same, so their interval has no width."""
+  figure, axes = plt.subplots()
+  intervals = [(0.9, 1.1), (1.8, 2.3), (2.7, 3.1), None, (4.9, 5.2), (5.5, 6.5)]
+  values = [{"value": n, "interval": interval} for n, interval in enumerate(intervals, 1)]
+  style = {"label": "x", "colors": ("b", "r"), "has_intervals": True}
+  xs = [0.0, 0.1, 0.2, 0.3, 0.4, 0.5]
+  reference = {"value": 1.5, "interval": None}
+  temperature._curve(axes, xs, values, reference, "value", 1, **style)
+  (band,) = axes.collections
+  points = np.concatenate([path.vertices for path in band.get_paths()])
+  assert {*points[:, 0].round(6)} == {0.1, 0.2, 0.4, 0.5}
+  assert axes.lines[1].get_xdata().tolist() == xs  # The curve begins at temperature 0.
+  plt.close(figure)
 
 
 def test_intervals_are_over_texts(values):

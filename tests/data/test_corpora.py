@@ -47,6 +47,16 @@ def test_the_text_does_not_depend_on_the_block_size(tmp_path, monkeypatch, kind,
   assert lines == ODD.replace("\r\n", "\n").replace("\r", "\n")
 
 
+@pytest.mark.parametrize(
+  ("tokenizer", "encoding", "warns"),
+  [("byte", "latin-1", True), ("byte", "utf-8", False), ("char", "latin-1", False)],
+)
+def test_an_encoding_that_has_no_effect_is_reported(tmp_path, capsys, tokenizer, encoding, warns):
+  corpora.load(_write(tmp_path / "a.txt", "abc"), tokenizer=tokenizer, encoding=encoding)
+  warning = "warning: --config.text.encoding=latin-1 has no effect: the tokenizer byte reads bytes"
+  assert (warning in capsys.readouterr().err) == warns
+
+
 @pytest.mark.parametrize("newlines", ["keep", "lf"])
 @pytest.mark.parametrize("settings", [("char", "utf-8"), ("char", "latin-1"), ("byte", "utf-8")])
 @pytest.mark.parametrize("content", [ODD.encode(), b"caf\xe9\r\n\xf0\x9f", "é".encode("utf-16")])

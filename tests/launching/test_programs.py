@@ -267,6 +267,19 @@ def test_new_and_lost_tokens_are_named(source, capsys):
   assert len(capsys.readouterr().err.splitlines()) == 1
 
 
+@pytest.mark.parametrize("rates", [[], [0.01, 0.0012345]])
+def test_the_learning_rate_of_fine_tuning_is_reported(source, rates, capsys):
+  path = source[0]
+  lines = [{"step": n, "learning_rate": rate} for n, rate in enumerate(rates, 1)]
+  (path / "metrics.jsonl").write_text("".join(f"{json.dumps(line)}\n" for line in lines))
+  programs_lib._announce_rate(run_lib.Run(path), 0.004)
+  last = f", and {path} ended with 0.0012" if rates else ""
+  assert capsys.readouterr().err.strip() == (
+    f"the learning rate starts from its peak, 0.004, as for random weights{last}; "
+    "--config.optimizer.learning_rate sets a lower one"
+  )
+
+
 def test_vocabularies_without_a_common_token_are_rejected(source):
   with pytest.raises(errors.UserError, match="no token in common"):
     transferred(source, "0123")
