@@ -233,8 +233,8 @@ class Progress:
   def __enter__(self):
     return self
 
-  def __exit__(self, *_):
-    self.end()
+  def __exit__(self, kind, *_):
+    self.end(report=kind is None)  # An error is reported in one line.
 
   def __call__(self, phase: str) -> Update:
     """End the current phase and begin another; return the function that updates its bar."""
