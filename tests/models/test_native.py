@@ -56,53 +56,6 @@ def measure(mode, cores, **environment):
   return json.loads(done.stdout)
 
 
-# Computes gradients with little memory: of the output layer, whose handler needs 134 MB before it
-# divides the work, and of a layer, whose threads need 132 MB beside results of the same size.
-LITTLE_MEMORY = """
-import resource, sys
-import jax, jax.numpy as jnp
-from charrnn import process
-from charrnn.models import cells, native
-
-def linear(x, W, dy):
-  f = lambda x, W: native.linear(x, W, jnp.zeros(W.shape[1]), jnp.float32)
-  return jax.vjp(f, x, W)[1](dy)
-
-def layer(params, state, x):
-  f = lambda params: jnp.sum(native.layer(cells.CELLS["rnn"], jnp.float32, params, state, x)[1])
-  return jax.grad(f)(params)
-
-if sys.argv[1] == "linear":
-  gradient, free = jax.jit(linear), 64 << 20
-  operands = jnp.ones((1 << 13, 16)), jnp.ones((16, 4096)), jnp.ones((1 << 13, 4096))
-else:
-  gradient, free, H = jax.jit(layer), 450 << 20, 5760
-  params = {"W_xh": jnp.ones((3, H)), "W_hh": jnp.ones((H, H)), "b_h": jnp.ones(H)}
-  operands = params, cells.RNNState(jnp.ones((2, H))), jnp.ones((2, 2), jnp.int32)
-jax.block_until_ready(gradient(*operands))
-with open("/proc/self/statm") as file:
-  used = int(file.read().split()[0]) * resource.getpagesize()
-resource.setrlimit(resource.RLIMIT_AS, (used + free, resource.RLIM_INFINITY))
-sys.exit(process.run("charrnn", lambda: jax.block_until_ready(gradient(*operands)) and None))
-"""
-
-
-@pytest.mark.skipif(sys.platform != "linux", reason="needs Linux's limit of the address space")
-@pytest.mark.parametrize("place", ["linear", pytest.param("layer", marks=pytest.mark.long)])
-def test_a_lack_of_memory_is_one_line(place):
-  done = subprocess.run(
-    [sys.executable, "-c", LITTLE_MEMORY, place],
-    env={**os.environ, "JAX_PLATFORMS": "cpu"},
-    capture_output=True,
-    text=True,
-    check=False,
-    timeout=600,
-  )
-  assert done.returncode == 2, done.stderr
-  assert "out of memory (RESOURCE_EXHAUSTED: no memory for" in done.stderr
-  assert len(done.stderr.splitlines()) == 1
-
-
 def assert_equal(actual, expected):
   jax.tree.map(np.testing.assert_array_equal, actual, expected)
 

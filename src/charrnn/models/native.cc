@@ -33,7 +33,6 @@
 #include <initializer_list>
 #include <memory>
 #include <mutex>
-#include <new>
 #include <type_traits>
 #include <utility>
 #include <vector>
@@ -388,13 +387,11 @@ struct Rnn {
 // Threads.
 
 // Runs f(0), ..., f(parts - 1) on the threads of the pool and on this thread. This thread waits
-// only for parts that have started, so a busy pool delays nothing and cannot cause a deadlock. Throws
-// std::bad_alloc in this thread if a part has thrown it: XLA would end the process.
+// only for parts that have started, so a busy pool delays nothing and cannot cause a deadlock.
 template <class F>
 void parallel(ffi::ThreadPool& pool, int64_t threads, int64_t parts, const F& f) {
   struct Shared {
     std::atomic<int64_t> next{0}, done{0};
-    std::atomic<bool> lacks_memory{false};
     std::mutex mutex;
     std::condition_variable all_done;
   };
@@ -407,21 +404,14 @@ void parallel(ffi::ThreadPool& pool, int64_t threads, int64_t parts, const F& f)
   // A task that starts after all parts are claimed must not use f, which may be gone by then.
   auto work = [shared, parts, &f] {
     for (int64_t part; (part = shared->next.fetch_add(1)) < parts;) {
-      try {
-        f(part);
-      } catch (const std::bad_alloc&) {
-        shared->lacks_memory = true;
-      }
+      f(part);
       if (shared->done.fetch_add(1) + 1 == parts) {
         std::lock_guard<std::mutex> lock(shared->mutex);
         shared->all_done.notify_one();
       }
     }
   };
-  try {
-    for (int64_t n = 1; n < threads; ++n) pool.Schedule([work] { work(); });
-  } catch (const std::bad_alloc&) {  // Fewer threads can do the work, too.
-  }
+  for (int64_t n = 1; n < threads; ++n) pool.Schedule([work] { work(); });
   work();
   // Most waits are shorter than the time that it takes to wake this thread, so spin first.
   for (int spin = 0; spin < 2000 && shared->done.load() < parts; ++spin) {
@@ -431,7 +421,6 @@ void parallel(ffi::ThreadPool& pool, int64_t threads, int64_t parts, const F& f)
   }
   std::unique_lock<std::mutex> lock(shared->mutex);
   shared->all_done.wait(lock, [&] { return shared->done.load() == parts; });
-  if (shared->lacks_memory) throw std::bad_alloc();
 }
 
 int64_t thread_count(ffi::ThreadPool& pool) { return std::max<int64_t>(1, pool.num_threads()); }
@@ -1079,19 +1068,6 @@ ffi::Error check(bool condition) {
   return ffi::Error::InvalidArgument("charrnn: the shapes of the operands do not match");
 }
 
-// Returns a handler that reports a lack of memory as an error of XLA.
-template <class... Args>
-auto checked(ffi::Error (*handler)(Args...)) {
-  return [handler](Args... args) -> ffi::Error {
-    try {
-      return handler(args...);
-    } catch (const std::bad_alloc&) {
-      return ffi::Error(ffi::ErrorCode::kResourceExhausted,
-                        "no memory for the intermediate results of the native layers");
-    }
-  };
-}
-
 size_t rank(ffi::AnyBuffer buffer) { return buffer.dimensions().size(); }
 
 bool is_empty(ffi::AnyBuffer buffer) { return buffer.element_count() == 0; }
@@ -1411,7 +1387,7 @@ EXPORT XLA_FFI_Error* charrnn_forward(XLA_FFI_CallFrame* frame) {
                              .Ret<ffi::AnyBuffer>()   // gates, or empty
                              .Ret<ffi::AnyBuffer>()   // saved c, or empty
                              .Attr<int64_t>("cell")
-                             .To(checked(forward))
+                             .To(forward)
                              .release();
   return handler->Call(frame);
 }
@@ -1433,7 +1409,7 @@ EXPORT XLA_FFI_Error* charrnn_backward(XLA_FFI_CallFrame* frame) {
                              .Ret<ffi::AnyBuffer>()  // gradient of the initial c, or empty
                              .Ret<ffi::AnyBuffer>()  // dx, or empty
                              .Attr<int64_t>("cell")
-                             .To(checked(backward))
+                             .To(backward)
                              .release();
   return handler->Call(frame);
 }
@@ -1449,7 +1425,7 @@ EXPORT XLA_FFI_Error* charrnn_weight_gradient(XLA_FFI_CallFrame* frame) {
                              .Ret<ffi::AnyBuffer>()  // dW_h
                              .Ret<ffi::AnyBuffer>()  // db
                              .Attr<int64_t>("cell")
-                             .To(checked(weight_gradient))
+                             .To(weight_gradient)
                              .release();
   return handler->Call(frame);
 }
@@ -1462,7 +1438,7 @@ EXPORT XLA_FFI_Error* charrnn_pack(XLA_FFI_CallFrame* frame) {
                              .Attr<int64_t>("cell")
                              .Attr<int64_t>("matrix")
                              .Attr<bool>("transposed")
-                             .To(checked(pack))
+                             .To(pack)
                              .release();
   return handler->Call(frame);
 }
@@ -1474,7 +1450,7 @@ EXPORT XLA_FFI_Error* charrnn_linear(XLA_FFI_CallFrame* frame) {
                              .Arg<ffi::AnyBuffer>()  // W, packed
                              .Arg<ffi::AnyBuffer>()  // bias
                              .Ret<ffi::AnyBuffer>()  // y
-                             .To(checked(linear))
+                             .To(linear)
                              .release();
   return handler->Call(frame);
 }
@@ -1488,7 +1464,7 @@ EXPORT XLA_FFI_Error* charrnn_linear_gradient(XLA_FFI_CallFrame* frame) {
                              .Ret<ffi::AnyBuffer>()  // dx
                              .Ret<ffi::AnyBuffer>()  // dW
                              .Ret<ffi::AnyBuffer>()  // gradient of the bias
-                             .To(checked(linear_gradient))
+                             .To(linear_gradient)
                              .release();
   return handler->Call(frame);
 }
@@ -1499,7 +1475,7 @@ EXPORT XLA_FFI_Error* charrnn_registers(XLA_FFI_CallFrame* frame) {
                              .Ret<ffi::AnyBuffer>()  // one meaningless number per thread
                              .Attr<int64_t>("iterations")
                              .Attr<bool>("bfloat16")
-                             .To(checked(registers))
+                             .To(registers)
                              .release();
   return handler->Call(frame);
 }
