@@ -525,7 +525,7 @@ def has_valid_outcome(run) -> bool:
 
 def has_valid_checkpoint(run) -> bool:
   folder = run.path / "checkpoints"
-  is_valid = checkpoints.best_step(folder) in (None, STEP)
+  is_valid = checkpoints.best(checkpoints.losses(folder)) in (None, STEP)
   meta = checkpoints.read_meta(folder, STEP)
   checkpoints.check_identity(folder, meta, run.identity)
   return is_valid and meta["step"] == STEP and is_number(meta["valid_loss"])
