@@ -62,7 +62,12 @@ def shell(command, *redirections):
       "error: Stale file handle: check the disk or the network",
     ),
     (OSError(9, "Bad file descriptor"), 2, "the output: it is not open for writing"),
-    (FileNotFoundError(2, "No such file"), 2, "the current folder was deleted: change to another"),
+    (FileNotFoundError(2, "No usable temporary directory"), 2, "directory: set TMPDIR to a folder"),
+    (
+      FileNotFoundError(2, "No such file or directory"),
+      2,
+      "the current folder was deleted: change to another",
+    ),
     (RuntimeError("can't start new thread"), 2, "new thread: raise the limit"),
     (MemoryError(), 2, "out of memory: free some memory"),
     (

@@ -100,19 +100,22 @@ def _run(name, program) -> int:
 
 def _describe(error: OSError) -> str | None:
   """Return one line with the reason and the remedy of a system error; None if it is unexpected."""
-  remedy = errors.REMEDIES.get(error.errno)
+  remedy, text = errors.REMEDIES.get(error.errno), None
   if error.filename is not None:
     path = os.fsdecode(error.filename)
-    if remedy:
-      return errors.describe(error, path)
-    return f"{path}: {error.strerror}: {errors.CHECK_PATH}"
-  if error.errno == errno.ENOENT:  # os.getcwd raises it without a path.
-    return "the current folder was deleted: change to another folder"
-  if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-    return errors.describe(error, "the output")
-  if error.errno == errno.EBADF:
-    return "cannot write to the output: it is not open for writing"
-  return remedy and f"{error.strerror}: {remedy}"
+    text = f"{path}: {error.strerror}: check the path and its permissions"
+    text = errors.describe(error, path) if remedy else text
+  elif error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+    text = errors.describe(error, "the output")
+  elif error.errno == errno.EBADF:
+    text = "cannot write to the output: it is not open for writing"
+  elif error.errno == errno.ENOENT:  # Only os.getcwd and tempfile raise it without a path.
+    text = "the current folder was deleted: change to another folder"
+    if error.strerror != os.strerror(errno.ENOENT):
+      text = f"{error.strerror}: set TMPDIR to a folder with free space"
+  elif remedy:
+    text = f"{error.strerror}: {remedy}"
+  return text
 
 
 def _is_raised_by_settings(error: ValueError) -> bool:
