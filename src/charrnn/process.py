@@ -103,7 +103,7 @@ def _describe(error: OSError) -> str | None:
   remedy, text = errors.REMEDIES.get(error.errno), None
   if error.filename is not None:
     path = os.fsdecode(error.filename)
-    text = f"{path}: {error.strerror}: check the path and its permissions"
+    text = f"{path}: {error.strerror}: {errors.CHECK_PATH}"
     text = errors.describe(error, path) if remedy else text
   elif error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
     text = errors.describe(error, "the output")
