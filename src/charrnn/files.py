@@ -22,6 +22,7 @@ MAX_JSON = 1 << 25  # maximum size of a JSON file; once parsed, it takes 20 time
 MAX_STREAM = 1 << 28  # maximum bytes of an input that is a pipe or a device, for example /dev/zero
 MAX_DEPTH = 20  # maximum nesting of a JSON file
 TEMPORARY = ".tmp-"  # prefix of files that are not complete yet
+RANDOM_BYTES = 8  # number of random bytes in their names
 _KINDS = (
   (stat.S_ISLNK, "a link"),
   (stat.S_ISDIR, "a folder"),
@@ -37,18 +38,24 @@ def read_bytes(path: pathlib.Path, limit: int = MAX_BYTES) -> bytes:
   A run directory may come from somebody else, so links are not followed, and FIFOs, devices and
   files of more than `limit` bytes are errors.
   """
+  with _report_unreadable(path), _open(path, os.O_RDONLY, "rb") as file:
+    data = file.read(limit + 1)
+  if len(data) > limit:
+    raise errors.UserError(f"{path} has more than {limit:,} bytes: restore it from a copy")
+  return data
+
+
+@contextlib.contextmanager
+def _report_unreadable(path: pathlib.Path) -> Iterator[None]:
+  """Turn an OSError of reading into a UserError that names the path."""
   try:
-    with _open(path, os.O_RDONLY, "rb") as file:
-      data = file.read(limit + 1)
+    yield
   except OSError as error:
     if error.errno == errno.ELOOP:
       raise _not_regular(path, "a link") from None
     if error.errno == errno.ENOENT:
       raise errors.UserError(f"{path} is missing: restore it from a copy") from error
     raise errors.UserError(f"cannot read {path}: {error.strerror}: {errors.CHECK_PATH}") from error
-  if len(data) > limit:
-    raise errors.UserError(f"{path} is larger than {limit:,} bytes: restore it from a copy")
-  return data
 
 
 def read_input(path: str | pathlib.Path, name: str | None = None) -> bytes:
@@ -96,17 +103,21 @@ def _whole_number(digits: str) -> int:
   return int(digits)
 
 
-def read_sealed(path: pathlib.Path) -> dict[str, Any]:
+def read_sealed(path: pathlib.Path, needs_digest: bool = False) -> dict[str, Any]:
   """Return the object in a JSON file without its digest; raise UserError if they do not match.
 
-  Runs that were written before files had digests are not checked.
+  Runs that were written before files had digests are not checked: without `needs_digest`, a file
+  may have none.
   """
-  value = read_json(path)
-  expected = value.pop("sha256", None)
-  if expected not in (None, digest(value)):
+  value, problem = read_json(path), None
+  if "sha256" not in value:
+    problem = "has no digest" if needs_digest else None
+  elif value.pop("sha256") != digest(value):
+    problem = "does not match its digest"
+  if problem:
     raise errors.UserError(
-      f"{path} does not match its digest: restore it from a copy, or if the change is deliberate, "
-      f"run charrnn verify {path.parent} --accept"
+      f"{path} {problem}: restore it from a copy, or if the change is deliberate, run charrnn "
+      f"verify {path.parent} --accept"
     )
   return value
 
@@ -175,7 +186,7 @@ def check_tree(folder: pathlib.Path, recursive: bool = True):
 
 def remove_temporary(folder: pathlib.Path):
   """Remove the incomplete files that a killed process left in a folder."""
-  for path in pathlib.Path(folder).glob(f"{TEMPORARY}*"):
+  for path in pathlib.Path(folder).glob(TEMPORARY + "[0-9a-f]" * 2 * RANDOM_BYTES):
     with contextlib.suppress(OSError):
       path.unlink()
 
@@ -199,6 +210,19 @@ def write_bytes(path: pathlib.Path, data: bytes):
     _check_replaceable(path)
     with _new_file(path) as file:
       file.write(data)
+
+
+def remove(path: pathlib.Path):
+  """Remove a file of a run if it exists; raise UserError if that is impossible."""
+  with report_unwritable(path, "remove it"):
+    path.unlink(missing_ok=True)
+
+
+def tail(path: pathlib.Path, size: int) -> bytes:
+  """Return the last `size` bytes of a file of a run; raise UserError if it cannot be read."""
+  with _report_unreadable(path), _open(path, os.O_RDONLY, "rb") as file:
+    file.seek(max(0, os.fstat(file.fileno()).st_size - size))
+    return file.read(size)
 
 
 def append(path: pathlib.Path) -> IO[bytes]:
@@ -252,7 +276,7 @@ def report_unwritable(path: pathlib.Path, remedy: str = errors.CHECK_FOLDER) -> 
 @contextlib.contextmanager
 def _new_file(path: pathlib.Path) -> Iterator[IO[bytes]]:
   """Yield a new file that replaces `path` at the end, and that is removed after an error."""
-  temporary = path.with_name(f"{TEMPORARY}{secrets.token_hex(8)}")
+  temporary = path.with_name(f"{TEMPORARY}{secrets.token_hex(RANDOM_BYTES)}")
   try:
     with open(temporary, "xb") as file:  # Never write to a file or link that exists already.
       yield file

@@ -103,7 +103,7 @@ def train(job: Job, defaults: dict[str, Any], watch: runtime.Stopwatch) -> int:
 
   diverged = status_lib.diverged_file(job.workdir)
   if loop.is_main():
-    diverged.unlink(missing_ok=True)
+    files.remove(diverged)
   try:
     _, interrupted = trainer.train(state, on_first_step, on_rollback)
   except errors.DivergedError as error:

@@ -124,12 +124,13 @@ class Writer:
   deleted, so that a reader finds all of it or nothing.
   """
 
-  def __init__(self, folder: pathlib.Path, keep: int):
+  def __init__(self, folder: pathlib.Path, keep: int, identity: dict[str, Any] | None = None):
+    """Prepare to write to a folder. Its steps of a run with another `identity` are left alone."""
     import jax
     import orbax.checkpoint as ocp
 
     self._folder, self._keep = pathlib.Path(folder).absolute(), keep
-    self._losses = losses(folder)
+    self._losses = losses(folder, identity=identity)  # of all steps that may be deleted
     # The step that is being written, and the metadata of a step that is not known to be complete.
     self._step: int | None = None
     self._unfinished: dict[str, Any] | None = None
@@ -175,10 +176,11 @@ class Writer:
   def delete_after(self, step: int):
     """Delete all later steps, the newest first."""
     self.wait()
-    self._losses = {each: loss for each, loss in self._losses.items() if each <= step}
-    for later in reversed(steps(self._folder) if self._is_main else []):
-      if later > step:
-        self._delete(later)
+    later = sorted((each for each in self._losses if each > step), reverse=True)
+    for each in later:
+      self._delete(each)
+    if self._is_main:
+      quarantine(self._folder, step)
 
   def close(self):
     """Wait until all steps are written, and release the writer."""
@@ -196,17 +198,18 @@ class Writer:
       return
     # The loss decides which steps are deleted, so it must not be known before the step is saved.
     self._losses[meta["step"]] = meta["valid_loss"]
-    preserved = {*sorted(self._losses)[-self._keep :], best(self._losses)}
-    self._losses = {step: self._losses[step] for step in preserved}
     if self._is_main:
       files.sync_tree(self._folder / str(meta["step"]))
       files.sync_folder(self._folder)
-      for step in steps(self._folder):
-        if step < meta["step"] and step not in preserved:
-          self._delete(step)
+    preserved = {*sorted(self._losses)[-self._keep :], best(self._losses)}
+    for step in sorted(self._losses.keys() - preserved):
+      self._delete(step)
 
   def _delete(self, step: int):
     """Delete a step; if that is impossible, warn, because training can go on."""
+    del self._losses[step]
+    if not self._is_main:
+      return
     try:
       renamed = self._folder / f"{DELETED}{step}-{secrets.token_hex(4)}"
       os.rename(self._folder / str(step), renamed)
@@ -394,9 +397,11 @@ def flatten(tree: Tree) -> dict[str, Any]:
   return {"/".join(path): flat[path] for path in paths}
 
 
-def natural_key(name: str) -> list[int | str]:
+def natural_key(name: str) -> list[tuple[int, str]]:
   """Return a sort key that puts layer_10 after layer_2."""
-  return [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", name)]
+  # Texts have length 0. The longer of two numbers is the larger one.
+  parts = re.split(r"([0-9]+)", name)
+  return [(len(part) * (n % 2), part) for n, part in enumerate(parts)]
 
 
 def is_below(name: str, prefix: str) -> bool:
@@ -443,16 +448,21 @@ def _classify_errors(folder: pathlib.Path, step: int, part: str) -> Iterator[Non
 
 
 def losses(
-  folder: pathlib.Path, say: Callable[[str], None] = lambda text: None
+  folder: pathlib.Path,
+  say: Callable[[str], None] = lambda text: None,
+  identity: dict[str, Any] | None = None,
 ) -> dict[int, float | None]:
   """Return the validation loss (or None) of every step whose metadata is intact.
 
-  Calls `say` with a message about each other step, unless it was deleted meanwhile.
+  Steps of a run with another `identity` count as damaged. Calls `say` with a message about each
+  damaged step, unless it was deleted meanwhile.
   """
   losses_by_step = {}
   for step in steps(folder):
     try:
-      losses_by_step[step] = read_meta(folder, step)["valid_loss"]
+      meta = read_meta(folder, step)
+      check_identity(folder, meta, identity)
+      losses_by_step[step] = meta["valid_loss"]
     except DamagedError as error:
       if (pathlib.Path(folder) / str(step)).is_dir():
         say(error.finding)
@@ -519,7 +529,7 @@ def quarantine(folder: pathlib.Path, after: int):
   for step in steps(folder):
     if step > after:
       target = folder.parent / "damaged" / str(step)
-      target.parent.mkdir(exist_ok=True)
+      files.make_subfolder(target.parent)
       numbers = itertools.count(1)
       while target.exists():
         target = target.with_name(f"{step}.{next(numbers)}")

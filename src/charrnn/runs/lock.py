@@ -18,11 +18,12 @@ def hold(workdir: pathlib.Path, is_sweep: bool = False) -> Iterator[None]:
   """Hold the lock of a run or sweep directory; raise UserError if another process holds it.
 
   Without the lock, two processes could silently overwrite each other's checkpoints. The directory
-  is created if necessary. On exit it is removed if nothing but the lock was written to it. The
-  kernel releases the lock when the process ends. Also raises UserError if the directory contains
-  links, because they could lead out of it. In the directory of a sweep, only the top level is
-  checked: each trial checks its own directory, and submitit links to the scripts of jobs.
+  is created if necessary. On exit a new one is removed if nothing but the lock was written to it.
+  The kernel releases the lock when the process ends. Also raises UserError if the directory
+  contains links, because they could lead out of it. In the directory of a sweep, only the top level
+  is checked: each trial checks its own directory, and submitit links to the scripts of jobs.
   """
+  is_new = not os.path.lexists(workdir)
   with files.report_unwritable(workdir, "use another --workdir"):
     workdir.mkdir(parents=True, exist_ok=True)
     files.sync_folder(workdir.parent)
@@ -44,16 +45,16 @@ def hold(workdir: pathlib.Path, is_sweep: bool = False) -> Iterator[None]:
       yield
     finally:
       with contextlib.suppress(OSError):  # The directory may be gone.
-        if os.listdir(workdir) == ["lock"]:
+        if is_new and os.listdir(workdir) == ["lock"]:
           (workdir / "lock").unlink()
           workdir.rmdir()
 
 
 def is_held(workdir: pathlib.Path) -> bool:
   """Return whether a process currently holds the lock."""
-  for path in (workdir / "lock", workdir):
+  for path, flags in ((workdir / "lock", os.O_NOFOLLOW), (workdir, os.O_DIRECTORY)):
     # Files and folders that are missing, or that this user may not open, count as not locked.
-    with contextlib.suppress(OSError), _opened(path) as descriptor:
+    with contextlib.suppress(OSError), _opened(path, flags) as descriptor:
       try:
         # Try a shared lock, so that two readers do not mistake each other for a training process.
         fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
@@ -63,8 +64,8 @@ def is_held(workdir: pathlib.Path) -> bool:
 
 
 @contextlib.contextmanager
-def _opened(path: pathlib.Path) -> Iterator[int]:
-  descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+def _opened(path: pathlib.Path, flags: int = 0) -> Iterator[int]:
+  descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | flags)
   try:
     yield descriptor
   finally:

@@ -101,7 +101,10 @@ def parse(line: bytes) -> dict[str, Any] | None:
     return None
   schema = {**dict.fromkeys(value, _VALUE), "step": int} if isinstance(value, dict) else dict
   is_valid = files.has_types(value, schema)
-  return value if is_valid and abs(value["step"]) < MAX_STEP else None
+  if not is_valid or abs(value["step"]) >= MAX_STEP:
+    return None
+  # Python reads NaN and infinity, which `write` replaces.
+  return {k: v if v is not None and math.isfinite(v) else None for k, v in value.items()}
 
 
 def curve(lines: list[dict[str, Any]], name: str) -> list[tuple[int, float]]:

@@ -105,9 +105,9 @@ def record_launch(
   return record
 
 
-def read(path: pathlib.Path) -> dict[str, Any]:
+def read(path: pathlib.Path, needs_digest: bool = False) -> dict[str, Any]:
   """Return the content of a run.json; raise UserError if it is damaged."""
-  value = files.read_sealed(path)
+  value = files.read_sealed(path, needs_digest)
   is_valid = files.has_types(value, RECORD) and value["corpus"]["characters"] > 0
   is_valid = is_valid and all(files.has_types(each, LAUNCH) for each in value["launches"])
   if not is_valid or not value["launches"]:

@@ -83,18 +83,29 @@ class Run:
   @functools.cached_property
   def config(self) -> config_dict.FrozenConfigDict:
     """The resolved config."""
-    path = self.path / "config.json"
-    return config_lib.from_stored(files.read_sealed(path), str(path))
+    value = self._read_sealed("config.json")
+    return config_lib.from_stored(value, str(self.path / "config.json"))
 
   @functools.cached_property
   def tokenizer(self) -> tokenizers.Tokenizer:
     """The tokenizer with the vocabulary of the run."""
-    return tokenizers.Tokenizer.load(self.path / "alphabet.json")
+    value = self._read_sealed("alphabet.json")
+    return tokenizers.Tokenizer.from_json(value, str(self.path / "alphabet.json"))
 
   @functools.cached_property
   def origin(self) -> dict[str, Any]:
     """The content of run.json: the provenance of the corpus, and all launches."""
-    return provenance_lib.read(self.path / "run.json")
+    return provenance_lib.read(self.path / "run.json", self._has_digests)
+
+  def _read_sealed(self, name: str) -> dict[str, Any]:
+    """Return the content of one of SEALED; raise UserError if its digest is wrong or was lost."""
+    return files.read_sealed(self.path / name, self._has_digests)
+
+  @functools.cached_property
+  def _has_digests(self) -> bool:
+    """Whether the version that wrote the newest checkpoint writes digests too."""
+    newest = checkpoints.newest_meta(self.path / "checkpoints")
+    return bool(newest and newest.get("run"))
 
   @property
   def provenance(self) -> dict[str, Any]:
@@ -258,19 +269,8 @@ class Run:
     """
     folder = self.path / "checkpoints"
     with self._detect_deletion(step):
-      meta = checkpoints.read_meta(folder, step)
-      if meta.get("run"):  # Older runs do not have it.
-        self._check_identity(meta)
+      checkpoints.check_identity(folder, checkpoints.read_meta(folder, step), self.identity)
       return checkpoints.read(folder, step, prefix, self._expected)
-
-  def _check_identity(self, meta):
-    """Raise UserError if a step belongs to another run, or if its run has lost a digest."""
-    checkpoints.check_identity(self.path / "checkpoints", meta, self.identity)
-    if names := self.unverified:
-      raise errors.UserError(
-        f"{self.path / names[0]} has no digest: restore it from a copy, or if the change is "
-        f"deliberate, run charrnn verify {self.path} --accept"
-      )
 
   def arrays(self, step: int, prefix: str = "") -> checkpoints.Arrays:
     """Return the arrays of a step, verified individually; raise the same errors as `checkpoint`."""

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
-from charrnn import errors, process, runtime
+from charrnn import errors, files, process, runtime
 from charrnn.runs.status import RunStatus
 from charrnn.sweeps import attached, outcomes
 
@@ -180,5 +180,5 @@ def launch(trial: outcomes.Trial, cores: Sequence[int] = (), **options) -> subpr
   # Not every version of SLURM ends the children of a dead process.
   command = attached.command(trial.command, cores)
   streams = {"stdin": subprocess.DEVNULL, "stderr": subprocess.STDOUT}
-  with trial.log.open("ab") as log:
+  with files.append(trial.log) as log:
     return subprocess.Popen(command, stdout=log, **streams, **options)

@@ -19,7 +19,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from charrnn import config as config_lib
-from charrnn import console, files, process
+from charrnn import console, errors, files, process
 from charrnn.runs import metrics
 from charrnn.runs import run as run_lib
 from charrnn.runs import status as status_lib
@@ -102,10 +102,10 @@ def begin(trial: Trial):
   """Prepare a launch: make the folder, remove the last outcome, and mark the launch in the log."""
   with files.report_unwritable(trial.log):
     trial.folder.mkdir(parents=True, exist_ok=True)
-    (trial.folder / "outcome.json").unlink(missing_ok=True)
-    status_lib.diverged_file(trial.folder).unlink(missing_ok=True)
-    with trial.log.open("a") as log:
-      log.write(f"{LAUNCH} {time.strftime('%Y-%m-%d %H:%M:%S')}\n")
+    files.remove(trial.folder / "outcome.json")
+    files.remove(status_lib.diverged_file(trial.folder))
+    with files.append(trial.log) as log:
+      log.write(f"{LAUNCH} {time.strftime('%Y-%m-%d %H:%M:%S')}\n".encode())
 
 
 def conclude(
@@ -139,10 +139,8 @@ def conclude(
 def tail(path: pathlib.Path, count: int) -> list[str]:
   """Return the last `count` non-empty lines of the last launch, as a terminal would show them."""
   try:
-    with path.open("rb") as file:
-      file.seek(max(0, path.stat().st_size - 20_000))
-      text = file.read().decode("utf-8", "replace")
-  except OSError:
+    text = files.tail(path, 20_000).decode("utf-8", "replace")
+  except errors.UserError:
     return []
   launch = f"\n{text}".rpartition(f"\n{LAUNCH}")[2]
   lines = [line.rpartition("\r")[2] for line in launch.split("\n")[1:] if line.strip()]

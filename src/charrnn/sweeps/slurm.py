@@ -218,7 +218,7 @@ def submit(folder: pathlib.Path, trials, flags, resources: Resources) -> dict[st
   import submitit  # an optional extra
 
   for trial in trials:
-    (trial.folder / "outcome.json").unlink(missing_ok=True)
+    files.remove(trial.folder / "outcome.json")
   executor = submitit.SlurmExecutor(folder / "slurm")
   executor.update_parameters(
     job_name=folder.name,
@@ -282,9 +282,9 @@ def _conclude(trial, job: str, job_state: str):
   """Write the outcome of a trial whose job ended without writing it."""
   log = trial.folder.parent / "slurm" / f"{job}_0_log.out"
   trial.folder.mkdir(parents=True, exist_ok=True)  # The job may never have started.
-  with trial.log.open("a") as file:
+  with files.append(trial.log) as file:
     state = job_state or "state unknown"
-    file.write(f"SLURM job {job} has ended without an outcome ({state}): see {log}\n")
+    file.write(f"SLURM job {job} has ended without an outcome ({state}): see {log}\n".encode())
   code = status_lib.STOPPED_CODE if job_state == "CANCELLED" else -signal.SIGKILL
   outcomes.conclude(trial, code, 0.0)
 

@@ -75,7 +75,12 @@ class LoopState:
     fields = {name: value[name] for name in types if name in value}
     if not files.has_types(fields, {name: types[name] for name in fields}):
       raise ValueError("a field has the wrong type")
-    return cls(**fields)
+    state = cls(**fields)
+    if not all(files.has_types(loss, float) for loss in state.pending):
+      raise ValueError("a loss is not a number")
+    if not 0 <= state.rollbacks <= MAX_ROLLBACKS:
+      raise ValueError("the number of rollbacks is impossible")
+    return state
 
 
 class StopRequest:
@@ -313,7 +318,8 @@ class Trainer:
       return state, False
     self._on_first_step, self._on_rollback = on_first_step, on_rollback
     with StopRequest() as stop, contextlib.ExitStack() as resources:
-      writer = checkpoints.Writer(self.workdir / "checkpoints", self.config.keep)
+      folder = self.workdir / "checkpoints"
+      writer = checkpoints.Writer(folder, self.config.keep, self.identity)
       resources.callback(writer.close)
       while True:
         try:
