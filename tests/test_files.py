@@ -2,6 +2,7 @@
 
 import errno
 import itertools
+import math
 import os
 import re
 import stat
@@ -173,7 +174,13 @@ def test_a_file_and_its_folder_are_on_disk_before_the_next_one_is_written(tmp_pa
   assert events == [stat.S_IFREG, "replace", stat.S_IFDIR]
 
 
-@pytest.mark.parametrize("text", ["[" * 100_000, '{"a":' * 500 + "1" + "}" * 500, "[1]", "", "{"])
+@pytest.mark.parametrize(
+  "text",
+  [
+    *("[" * 100_000, '{"a":' * 500 + "1" + "}" * 500, "[1]", "", "{"),
+    *(f'{{"a": {"9" * 400}}}', f'{{"a": -{"9" * 5000}}}', '{"a": 1} 2', '{"a": 1}\0'),
+  ],
+)
 def test_deep_or_damaged_json_is_an_error(tmp_path, text):
   (tmp_path / "a.json").write_text(text)
   with pytest.raises(errors.UserError, match=r"a\.json is damaged"):
@@ -201,6 +208,34 @@ def test_every_change_of_a_sealed_file_is_detected(tmp_path):
 def test_a_file_without_digest_is_not_checked(tmp_path):
   files.write_json(tmp_path / "a.json", {"a": 1})
   assert files.read_sealed(tmp_path / "a.json") == {"a": 1}
+  with pytest.raises(errors.UserError, match=r"a\.json has no digest"):
+    files.read_sealed(tmp_path / "a.json", needs_digest=True)
+
+
+@pytest.mark.parametrize("value", [True, math.nan, math.inf, -math.inf, "1", None, [1]])
+def test_a_number_in_json_is_neither_a_boolean_nor_infinite(value):
+  assert files.has_types({"a": 1, "b": 1.5}, {"a": int, "b": float | int})
+  assert not files.has_types({"a": value}, {"a": float | int})
+
+
+def test_only_incomplete_files_are_removed(tmp_path):
+  names = [f"{files.TEMPORARY}0123456789abcdef", ".tmp-mine", ".tmp-0123456789abcdef.txt", "a.tmp"]
+  for name in names:
+    (tmp_path / name).touch()
+  files.remove_temporary(tmp_path)
+  assert sorted(path.name for path in tmp_path.iterdir()) == sorted(names[1:])
+
+
+def test_a_file_that_cannot_be_removed_is_named(tmp_path):
+  (tmp_path / "a" / "b").mkdir(parents=True)
+  with pytest.raises(errors.UserError, match=r"cannot write to .*a: .*: remove it"):
+    files.remove(tmp_path / "a")
+  files.remove(tmp_path / "missing")
+
+
+def test_the_end_of_a_file(tmp_path):
+  (tmp_path / "a").write_bytes(b"0123456789")
+  assert files.tail(tmp_path / "a", 3) == b"789" and files.tail(tmp_path / "a", 30)[:2] == b"01"
 
 
 def test_the_default_output_folder_is_no_link(tmp_path):

@@ -12,6 +12,7 @@ import pytest
 import tiny
 from flax import serialization
 
+from charrnn import config as config_lib
 from charrnn import errors, files
 from charrnn.runs import checkpoints
 from charrnn.training import optimizer, steps
@@ -200,12 +201,35 @@ def test_quarantine_overwrites_nothing(folder):
   assert sorted(p.name for p in (folder.parent / "damaged").iterdir()) == ["50", "50.1"]
 
 
-def test_writer_works_after_the_best_step_was_damaged(folder):
+def test_a_writer_neither_ranks_nor_deletes_steps_that_it_does_not_know(folder):
   for name in files_of(folder, 1):
     flip(folder / name)
+  (folder / "0").mkdir()
+  (folder / "0" / "notes").write_text("precious")
   save(folder, 1, 1.5, first=3)
-  assert checkpoints.steps(folder) == [3]
+  assert checkpoints.steps(folder) == [0, 1, 3]
+  assert (folder / "0" / "notes").read_text() == "precious"
   assert best_step(folder) == 3
+
+
+def test_a_step_of_another_run_does_not_replace_the_best(folder):
+  run = {"config": config_lib.to_json(tiny.config()), "vocabulary": "v", "corpus": "c"}
+  other = run | {"corpus": "d"}
+  for step, owner in ((1, other), (2, run)):
+    meta = checkpoints.read_meta(folder, step)
+    checkpoints.write_meta(folder, meta | {"run": owner})
+  writer = checkpoints.Writer(folder, 1, run)
+  for step in (3, 4):
+    writer.save(step, some_state(step), {"valid_loss": 9.0, "memory": {}, "run": run})
+  writer.close()
+  # Step 1 has the lowest loss, but 2 is the best of this run.
+  assert checkpoints.steps(folder) == [1, 2, 4]
+
+
+def test_names_with_unusual_digits_can_be_sorted():
+  names = ["layer_10", "layer_9", "layer_²", "layer_٣", f"layer_{'9' * 5000}", "layer_", ""]
+  assert sorted(names[:2], key=checkpoints.natural_key) == ["layer_9", "layer_10"]
+  assert len(sorted(names, key=checkpoints.natural_key)) == len(names)
 
 
 def test_best_and_newest_steps_are_kept(tmp_path):

@@ -6,7 +6,7 @@ import shutil
 import bits
 import pytest
 
-from charrnn import errors, files
+from charrnn import cli, errors, files
 from charrnn.runs import checkpoints
 from charrnn.runs import run as run_lib
 
@@ -38,13 +38,33 @@ def test_a_changed_file_is_named_with_both_remedies(a, name):
     use(a)
 
 
+READERS = {
+  "config.json": lambda run: run.config,
+  "alphabet.json": lambda run: run.tokenizer,
+  "run.json": lambda run: run.origin,
+}
+
+
 @pytest.mark.parametrize("name", EDITS)
-def test_a_file_without_its_digest_is_not_trusted(a, name):
+def test_a_file_without_its_digest_is_not_trusted(a, name, capsys):
   value = files.read_json(a / name)
   del value["sha256"]
   files.write_json(a / name, value)
-  with pytest.raises(errors.UserError, match=rf"{name} has no digest"):
-    use(a)
+  # Commands such as diff and compare read no checkpoint.
+  for read in (READERS[name], lambda run: run.load()):
+    with pytest.raises(errors.UserError, match=rf"{name} has no digest.*--accept"):
+      read(run_lib.Run.open(a))
+  assert cli.main(["verify", str(a)]) == 1
+  assert cli.main(["verify", str(a), "--accept"]) == 0
+  use(a)
+
+
+@pytest.mark.parametrize("digest", [None, "", [], 0, "0" * 64])
+@pytest.mark.parametrize("name", EDITS)
+def test_any_wrong_digest_is_noticed(a, name, digest):
+  files.write_json(a / name, files.read_json(a / name) | {"sha256": digest})
+  with pytest.raises(errors.UserError, match=f"{name} does not match its digest"):
+    READERS[name](run_lib.Run.open(a))
 
 
 @pytest.mark.parametrize("name", EDITS)

@@ -34,6 +34,21 @@ def test_plot_without_losses_and_with_an_unusual_title(tmp_path):
   assert metrics.curve(metrics.read(tmp_path), "valid/loss") == [(1, 2.0)]
 
 
+@pytest.mark.parametrize("text", ["NaN", "Infinity", "-Infinity", "1e999"])
+def test_a_value_that_is_not_finite_is_read_like_null(tmp_path, text):
+  (tmp_path / "metrics.jsonl").write_text(f'{{"step": 1, "valid/loss": {text}}}\n')
+  assert metrics.read(tmp_path) == [{"step": 1, "valid/loss": None}]
+
+
+@pytest.mark.parametrize("text", ["true", "9" * 400, "9" * 5000, '"1"', "[1]", "{}"])
+@pytest.mark.parametrize("name", ["step", "valid/loss"])
+def test_a_line_with_a_wrong_value_is_skipped(tmp_path, name, text):
+  line = {"step": "1", "valid/loss": "2.0"} | {name: text}
+  content = ", ".join(f'"{name}": {value}' for name, value in line.items())
+  (tmp_path / "metrics.jsonl").write_text(f'{{{content}}}\n{{"step": 2}}\n')
+  assert metrics.read(tmp_path) == [{"step": 2}]
+
+
 def events(path):
   """Return the events of a file, without the checksums of tensorboardX's records."""
   data, result = path.read_bytes(), []

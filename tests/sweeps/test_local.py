@@ -1,6 +1,7 @@
 """Trials as processes that finish, raise, are killed or hang, and shares of the machine."""
 
 import os
+import pathlib
 import signal
 import subprocess
 import sys
@@ -199,3 +200,23 @@ def test_log_and_outcome_belong_to_the_last_launch(tmp_path):
     assert status_lib.read_outcome(trial.folder).status == state
   assert outcomes.tail(trial.log, 3) == []
   assert trial.log.read_text().count(outcomes.LAUNCH) == 2
+
+
+@pytest.mark.parametrize(
+  "create",
+  [
+    lambda log: log.symlink_to(log.parent.parent / "outside"),
+    lambda log: log.symlink_to("/dev/full"),
+    os.mkfifo,
+    pathlib.Path.mkdir,
+  ],
+)
+def test_a_log_is_a_regular_file(tmp_path, create):
+  trial = _trial(tmp_path, "good")
+  trial.folder.mkdir()
+  (tmp_path / "outside").write_text("precious")
+  create(trial.log)
+  with pytest.raises(errors.UserError, match=r"log\.txt is a"):
+    local.Pool([trial], 1, None).run(lambda pool: None)
+  assert outcomes.tail(trial.log, 3) == []
+  assert (tmp_path / "outside").read_text() == "precious"

@@ -457,6 +457,24 @@ def test_a_stored_state_that_is_not_finite_is_refused(tmp_path):
     tiny.trainer(tmp_path, tiny.config()).restore()
 
 
+@pytest.mark.parametrize(
+  "memory",
+  [
+    *({"pending": "x"}, {"pending": ["x"]}, {"pending": [float("nan")]}, {"stale": "1"}),
+    *({"rollbacks": -3}, {"rollbacks": 10**9}, {"rollbacks": True}, {"best_loss": float("nan")}),
+    *({"best_step": [1]}, {"nonfinite": None}),
+  ],
+)
+def test_a_damaged_state_of_the_loop_is_refused(tmp_path, memory):
+  trainer, folder = tiny.trainer(tmp_path, tiny.config()), tmp_path / "checkpoints"
+  meta = {"step": 3, "memory": {"best_loss": None, "stale": 0} | memory}
+  with (
+    mock.patch.object(checkpoints, "read_newest", lambda *_: ({}, meta)),
+    pytest.raises(errors.UserError, match=rf"checkpoint 3 in {folder} has a damaged state"),
+  ):
+    trainer.restore()
+
+
 def test_a_state_that_is_not_finite_is_not_saved_after_a_signal(tmp_path, capsys):
   trainer = tiny.trainer(tmp_path, tiny.config())
   update = trainer._update

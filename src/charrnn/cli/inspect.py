@@ -219,7 +219,7 @@ def _origin(about):
   launches = about["launches"] or []
   for launch in launches[-MAX_LAUNCHES:]:
     time = launch["time"].replace("T", " ").replace("+00:00", " UTC")
-    commit = f", git {launch['git'][:12]}" if launch["git"] else ""
+    commit = f", git {launch['git'][:12]}" if launch.get("git") else ""
     commit += " with local changes" if commit and launch["git"].endswith("+") else ""
     layers = f", layers: {launch['layers']}" if "layers" in launch else ""
     yield from row("launched", f"{time} on {launch['devices']}{layers}{commit}")
