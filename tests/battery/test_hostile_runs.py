@@ -232,6 +232,18 @@ CASES = {
   "meta-metrics": set_meta(metrics={"bytes": "x", "sha256": 3}),
   "meta-memory": set_meta(memory=[]),
   "metrics": write("metrics.jsonl", b'{"step": 20, "train/loss": "x", "valid/loss": []}\n' * 3),
+  "meta-array-names": set_meta(arrays=dict.fromkeys(("params/²", "9" * 5000, "", "a\n"), "x")),
+  "meta-seconds": set_meta(memory={"seconds": float("nan"), "pending": [None], "rollbacks": -1}),
+  "metrics-numbers": write(
+    "metrics.jsonl",
+    b"".join(
+      b'{"step": 20, "train/loss": %s, "valid/loss": %s}\n' % (value, value)
+      for value in (b"1", b"NaN", b"1e999", b"true", b"1" + b"0" * 400, b"-1e308")
+    ),
+  ),
+  "null-digest": lambda run: files.write_json(
+    run / "config.json", files.read_json(run / "config.json") | {"sha256": None, "seed": 2}
+  ),
   "outcome": write("outcome.json", b'{"status": [], "code": {}, "seconds": "x"}'),
 }
 SHORT = ("link-samples", "fifo-run.json", "shape", "launches-[None]")

@@ -201,6 +201,14 @@ def test_quarantine_overwrites_nothing(folder):
   assert sorted(p.name for p in (folder.parent / "damaged").iterdir()) == ["50", "50.1"]
 
 
+def test_a_file_in_place_of_the_quarantine_is_kept(folder):
+  (folder / "50").mkdir()
+  (folder.parent / "damaged").write_text("precious")
+  with pytest.raises(errors.UserError, match="damaged is a file, not a folder"):
+    checkpoints.quarantine(folder, 2)
+  assert (folder.parent / "damaged").read_text() == "precious" and (folder / "50").is_dir()
+
+
 def test_a_writer_neither_ranks_nor_deletes_steps_that_it_does_not_know(folder):
   for name in files_of(folder, 1):
     flip(folder / name)
