@@ -228,7 +228,7 @@ def test_only_incomplete_files_are_removed(tmp_path):
 
 def test_a_file_that_cannot_be_removed_is_named(tmp_path):
   (tmp_path / "a" / "b").mkdir(parents=True)
-  with pytest.raises(errors.UserError, match=r"cannot write to .*a: .*: remove it"):
+  with pytest.raises(errors.UserError, match=r"cannot write to .*a: .*: remove it by hand"):
     files.remove(tmp_path / "a")
   files.remove(tmp_path / "missing")
 

@@ -41,7 +41,7 @@ def read_bytes(path: pathlib.Path, limit: int = MAX_BYTES) -> bytes:
   with _report_unreadable(path), _open(path, os.O_RDONLY, "rb") as file:
     data = file.read(limit + 1)
   if len(data) > limit:
-    raise errors.UserError(f"{path} has more than {limit:,} bytes: restore it from a copy")
+    raise errors.UserError(f"{path} is larger than {limit:,} bytes: restore it from a copy")
   return data
 
 
@@ -214,7 +214,7 @@ def write_bytes(path: pathlib.Path, data: bytes):
 
 def remove(path: pathlib.Path):
   """Remove a file of a run if it exists; raise UserError if that is impossible."""
-  with report_unwritable(path, "remove it"):
+  with report_unwritable(path, "remove it by hand"):
     path.unlink(missing_ok=True)
 
 
