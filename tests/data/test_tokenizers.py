@@ -6,7 +6,7 @@ import json
 import numpy as np
 import pytest
 
-from charrnn import console, errors
+from charrnn import console, errors, files
 from charrnn.data import tokenizers
 
 ODD = "\ufeffa\r\nb\0c\té€😀\U0010ffff\udc80 \n"
@@ -17,6 +17,10 @@ def _random_texts(seed=0, count=30):
   for _ in range(count):
     points = rng.integers(0, rng.choice([128, 0xD800, 0x110000]), size=rng.integers(1, 200))
     yield "".join(chr(point) for point in points if not 0xD800 <= point < 0xE000) or "x"
+
+
+def load(path):
+  return tokenizers.Tokenizer.from_json(files.read_sealed(path), str(path))
 
 
 @pytest.mark.parametrize("kind", tokenizers.KINDS)
@@ -33,7 +37,7 @@ def test_decoding_inverts_encoding(kind):
 def test_unusual_characters_are_preserved_in_ids_and_json(tmp_path):
   tokenizer = tokenizers.Tokenizer.from_text(ODD)
   tokenizer.save(tmp_path / "alphabet.json")
-  loaded = tokenizers.Tokenizer.load(tmp_path / "alphabet.json")
+  loaded = load(tmp_path / "alphabet.json")
   assert loaded == tokenizer
   assert loaded.decode(loaded.encode(ODD)) == ODD
   assert [file.name for file in tmp_path.glob("*.json*")] == ["alphabet.json"]
@@ -112,7 +116,7 @@ def test_damaged_json_is_reported(tmp_path, damage):
   path = tmp_path / "alphabet.json"
   path.write_text(json.dumps(value))
   with pytest.raises(errors.UserError, match=r"alphabet\.json is damaged"):
-    tokenizers.Tokenizer.load(path)
+    load(path)
 
 
 def test_json_with_the_former_key_is_accepted():
@@ -125,7 +129,7 @@ def test_json_with_the_former_key_is_accepted():
 def test_truncated_or_missing_json_is_reported(tmp_path):
   path = tmp_path / "alphabet.json"
   with pytest.raises(errors.UserError, match="is missing"):
-    tokenizers.Tokenizer.load(path)
+    load(path)
   path.write_text('{"kind": "ch')
   with pytest.raises(errors.UserError, match="damaged"):
-    tokenizers.Tokenizer.load(path)
+    load(path)

@@ -173,7 +173,7 @@ def test_initial_weights_are_recorded(main, whole, tmp_path, capsys):
   assert files.read_json(tmp_path / "run" / "run.json")["weights"] == weights
   older = files.read_sealed(tmp_path / "run" / "run.json")
   del older["weights"]
-  files.write_json(tmp_path / "run" / "run.json", older)
+  files.write_json(tmp_path / "run" / "run.json", files.seal(older))
   main(*arguments, f"--workdir={tmp_path / 'run'}")
 
 

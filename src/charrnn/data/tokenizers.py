@@ -116,11 +116,6 @@ class Tokenizer:
     # The ASCII escapes of JSON can represent lone surrogates; UTF-8 cannot.
     files.write_text(pathlib.Path(path), json.dumps(files.seal(self.to_json())))
 
-  @classmethod
-  def load(cls, path: str | os.PathLike) -> "Tokenizer":
-    """Load a tokenizer from a JSON file; raise UserError if it is unreadable or damaged."""
-    return cls.from_json(files.read_sealed(pathlib.Path(path)), str(path))
-
 
 def unit(kind: str) -> str:
   """Return what a token of a tokenizer of this kind is called in losses and lengths."""
