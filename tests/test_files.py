@@ -2,7 +2,6 @@
 
 import errno
 import itertools
-import math
 import os
 import re
 import stat
@@ -212,8 +211,8 @@ def test_a_file_without_digest_is_not_checked(tmp_path):
     files.read_sealed(tmp_path / "a.json", needs_digest=True)
 
 
-@pytest.mark.parametrize("value", [True, math.nan, math.inf, -math.inf, "1", None, [1]])
-def test_a_number_in_json_is_neither_a_boolean_nor_infinite(value):
+@pytest.mark.parametrize("value", [True, "1", None, [1]])
+def test_a_number_in_json_is_no_boolean(value):
   assert files.has_types({"a": 1, "b": 1.5}, {"a": int, "b": float | int})
   assert not files.has_types({"a": value}, {"a": float | int})
 

@@ -460,9 +460,8 @@ def test_a_stored_state_that_is_not_finite_is_refused(tmp_path):
 @pytest.mark.parametrize(
   "memory",
   [
-    *({"pending": "x"}, {"pending": ["x"]}, {"pending": [float("nan")]}, {"stale": "1"}),
-    *({"rollbacks": -3}, {"rollbacks": 10**9}, {"rollbacks": True}, {"best_loss": float("nan")}),
-    *({"best_step": [1]}, {"nonfinite": None}),
+    *({"pending": "x"}, {"pending": ["x"]}, {"stale": "1"}, {"best_step": [1]}),
+    *({"rollbacks": -3}, {"rollbacks": 10**9}, {"rollbacks": True}, {"nonfinite": None}),
   ],
 )
 def test_a_damaged_state_of_the_loop_is_refused(tmp_path, memory):
@@ -470,7 +469,7 @@ def test_a_damaged_state_of_the_loop_is_refused(tmp_path, memory):
   meta = {"step": 3, "memory": {"best_loss": None, "stale": 0} | memory}
   with (
     mock.patch.object(checkpoints, "read_newest", lambda *_: ({}, meta)),
-    pytest.raises(errors.UserError, match=rf"checkpoint 3 in {folder} has a damaged state"),
+    pytest.raises(errors.UserError, match=rf"checkpoint 3 in {folder} .* \(memory: "),
   ):
     trainer.restore()
 
