@@ -155,10 +155,9 @@ def test_a_second_signal_ends_a_program_at_once():
 
 @pytest.mark.parametrize("number", process.STOP_SIGNALS)
 def test_a_signal_does_not_end_a_program_that_takes_long_to_save(number):
-  body = f"""from charrnn.training import loop
-with loop.StopRequest() as stop:
+  body = f"""with process.StopRequest() as stop:
   print('ready', flush=True)
-  while not stop.is_requested():
+  while not stop.is_requested:
     time.sleep(0.01)
   time.sleep({process.MAX_DELAY + 1})
 print('saved', flush=True)

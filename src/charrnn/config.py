@@ -478,9 +478,7 @@ def resolve(
   chosen = {name: value for name, value in sizes.items() if config[name] is None}
   config = replace(config, chosen)
   steps = total_steps(config, steps_per_epoch(config, length))
-  config = fill(
-    config, {"eval_every": max(1, -(-steps // 10))}
-  )  # This gives at most ten evaluations.
+  config = fill(config, {"eval_every": max(1, -(-steps // 10))})  # at most ten evaluations
   if device:
     config = fill(config, {"model.compute_dtype": _native_dtype(device(config))})
   return config_dict.FrozenConfigDict(config), chosen

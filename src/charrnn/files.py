@@ -288,14 +288,21 @@ def _new_file(path: pathlib.Path) -> Iterator[IO[bytes]]:
     temporary.unlink(missing_ok=True)
 
 
+@contextlib.contextmanager
+def opened(path: str | pathlib.Path, flags: int = 0) -> Iterator[int]:
+  """Yield the descriptor of a file or folder, opened for reading without waiting for a FIFO."""
+  descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | flags)
+  try:
+    yield descriptor
+  finally:
+    os.close(descriptor)
+
+
 def sync_folder(folder: pathlib.Path):
   """Write the entries of a folder to disk, so that renamed files survive a power failure."""
   try:
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
+    with opened(folder, os.O_DIRECTORY) as descriptor:
       os.fsync(descriptor)
-    finally:
-      os.close(descriptor)
   except OSError as error:
     if error.errno in (errno.EIO, errno.ENOSPC, errno.EDQUOT):
       raise  # Other errors mean that the file system cannot do this, or that reading is forbidden.

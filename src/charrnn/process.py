@@ -148,6 +148,54 @@ def call(command: Sequence[str], seconds: float, **options) -> subprocess.Comple
   return subprocess.CompletedProcess(command, child.returncode, out, err)
 
 
+def replace_handlers(handler: Callable) -> dict[signal.Signals, object]:
+  """Set the handler of STOP_SIGNALS, and return their former handlers.
+
+  SIGHUP stays ignored under nohup.
+  """
+  return {
+    number: signal.signal(number, handler)
+    for number in STOP_SIGNALS
+    if number != signal.SIGHUP or signal.getsignal(number) is not signal.SIG_IGN
+  }
+
+
+class StopRequest:
+  """Request a graceful stop after the current step on any of STOP_SIGNALS.
+
+  The handler that was there before gets the second SIGTERM or SIGINT, which therefore ends the
+  program. SIGHUP is sent when the terminal or the launcher is closed, and SIGUSR1 by SLURM. They
+  may come several times, so they never end the program. SIGHUP is ignored under nohup.
+  """
+
+  def __init__(self):
+    self.is_requested = False
+    self._received = set()
+    self._former = {}
+
+  def __enter__(self):
+    if threading.current_thread() is threading.main_thread():  # Other threads get no signals.
+      self._former = replace_handlers(self._request)
+    return self
+
+  def __exit__(self, *_):
+    for number, handler in self._former.items():
+      # After a stop request, a further signal must not kill the process while it finishes.
+      if number == signal.SIGINT or not self.is_requested:
+        signal.signal(number, handler)
+
+  def _request(self, number, frame):
+    if number in self._received and number in (signal.SIGTERM, signal.SIGINT):
+      former = self._former[number]
+      if callable(former):
+        former(number, frame)
+      else:
+        signal.signal(number, former)
+        os.kill(os.getpid(), number)
+    self._received.add(number)
+    self.is_requested = True
+
+
 @contextlib.contextmanager
 def _killed_group() -> Iterator[tuple[int, BinaryIO]]:
   """Yield a process group, and a file whose end kills all processes of the group.

@@ -126,10 +126,10 @@ def test_trials_of_a_killed_launcher_save(tmp_path):
   """Each thread of the launcher causes a signal. The launcher ignores SIGHUP, as under nohup."""
   saves = """
 import time
-from charrnn.training import loop
-stop = loop.StopRequest().__enter__()
+from charrnn import process
+stop = process.StopRequest().__enter__()
 print("started", flush=True)
-while not stop.is_requested():
+while not stop.is_requested:
   time.sleep(0.01)
 time.sleep(0.3)
 print("saved", flush=True)

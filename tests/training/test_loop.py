@@ -504,9 +504,9 @@ def test_the_summary_of_a_diverged_run_without_rollback_names_the_option(diverge
 def test_only_a_second_sigint_or_sigterm_ends_the_program_at_once(number):
   received = []
   before = signal.signal(number, lambda *arguments: received.append(arguments[0]))
-  with loop.StopRequest() as stop:
+  with process.StopRequest() as stop:
     os.kill(os.getpid(), number)
-    assert stop.is_requested() and not received
+    assert stop.is_requested and not received
     os.kill(os.getpid(), number)
   signal.signal(number, before)
   assert received == ([number] if number in (signal.SIGTERM, signal.SIGINT) else [])

@@ -113,13 +113,11 @@ def test_weight_decay_is_not_applied_to_biases():
 @pytest.mark.parametrize(
   ("fields", "message"),
   [
-    ({"optimizer__name": "adamm"}, "optimizer.name=adamm: use one of rmsprop, adam, adamw, sgd"),
-    ({"schedule__name": "step"}, "schedule.name=step: use one of constant, epoch_decay"),
     ({"optimizer__weight_decay": 0.1}, "weight_decay=0.1 needs --config.optimizer.name=adamw"),
     ({"optimizer__momentum": 0.9}, "momentum=0.9 needs --config.optimizer.name=sgd"),
   ],
 )
-def test_unknown_names_and_unused_fields_are_rejected(fields, message):
+def test_unused_fields_are_rejected(fields, message):
   c = tiny.config(**fields)
   with pytest.raises(errors.UserError, match=message):
     optimizer.make(c.optimizer, optimizer.schedule(c.schedule, 1.0, 20.0, 100))

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from charrnn import console, errors, files, models, runtime
+from charrnn import console, errors, files, models
 from charrnn.cli import arguments
 from charrnn.data import batches
 from charrnn.evaluation import dynamic, error_analysis, pages, score
@@ -88,9 +88,7 @@ def run(args):
       f"--dynamic: {args.run} is an n-gram, which has no gradient: omit --dynamic"
     )
   documents = [(path, loaded.encode_file(path)[: args.characters]) for path in args.files]
-  runtime.start()
-  shares_cores = models.shares_cores({**config.model, "unroll": "auto"})
-  runtime.set_cpu_devices(0, args.streams or config.eval_streams, 1, shares_cores)
+  run_lib.use_devices(loaded, args.streams or config.eval_streams)
   loaded.load()
   corpus = loaded.corpus() if args.errors or not documents else None
   state = args.state or ("reset" if documents else "carried")

@@ -8,7 +8,7 @@ import jax
 import numpy as np
 from scipy import optimize
 
-from charrnn import console, errors, files, models, plotting, runtime
+from charrnn import console, errors, files, plotting
 from charrnn.cli import arguments
 from charrnn.data import tokenizers
 from charrnn.evaluation import score
@@ -48,9 +48,7 @@ def run(args):
     raise errors.UserError(f"--split={args.split}: {runs[0].path} has no such split: use another")
   ngram.check_order("--order", args.order, splits.train)
   out = files.output_folder(args.out, runs[0].path / "ngrams")
-  runtime.start()
-  shares_cores = models.shares_cores({**runs[0].config.model, "unroll": "auto"})
-  runtime.set_cpu_devices(0, runs[0].config.eval_streams, 1, shares_cores)
+  run_lib.use_devices(runs[0], runs[0].config.eval_streams)
   corpus = runs[0].corpus()
   runs = [run.load() for run in runs]
   with console.Progress() as progress:
@@ -179,15 +177,7 @@ def _report(result, out) -> Iterator[str]:
   ]
   yield from console.table(("n", "distinct n-grams", "nats", "bits", ""), rows, names=0)
   yield ""
-  header = (
-    "run",
-    "model",
-    "step",
-    "parameters",
-    "nats",
-    "bits",
-    f"nats minus {best['n']}-gram",
-  )
+  header = ("run", "model", "step", "parameters", "nats", "bits", f"nats minus {best['n']}-gram")
   yield from console.table(header, [_row(run, best) for run in runs], names=2)
   yield ""
   yield f"picture: {out / 'ngrams.png'}    data: {out / 'ngrams.json'}"

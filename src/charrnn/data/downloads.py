@@ -22,7 +22,7 @@ import urllib.parse
 import urllib.request
 from collections.abc import Iterator
 
-from charrnn import console, errors, runtime
+from charrnn import console, errors, files, runtime
 
 BLOCK = 1 << 20  # bytes
 STALL_SECONDS = 30.0  # maximum time without data; then a download fails
@@ -171,7 +171,7 @@ def _reason(error: Exception) -> str:
     return "the answer is incomplete"
   if isinstance(error, UnicodeError):
     return "the URL contains characters that are not ASCII: replace them by %HH"
-  return (str(error).splitlines() or [type(error).__name__])[0]
+  return errors.first_line(error) or type(error).__name__
 
 
 class _Redirects(urllib.request.HTTPRedirectHandler):
@@ -254,18 +254,15 @@ def _lock(folder: str | pathlib.Path) -> Iterator[bool]:
 
   The lock ends with this process at the latest. Yield False if the file system has no locks.
   """
-  descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
-  try:
-    is_locked = True
+  with files.opened(folder, os.O_DIRECTORY | os.O_NOFOLLOW) as descriptor:
     try:
       fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+      is_locked = True
     except BlockingIOError:
       raise
     except OSError:
       is_locked = False
     yield is_locked
-  finally:
-    os.close(descriptor)
 
 
 def publish(built: pathlib.Path) -> pathlib.Path:

@@ -28,7 +28,7 @@ def hold(workdir: pathlib.Path, is_sweep: bool = False) -> Iterator[None]:
     workdir.mkdir(parents=True, exist_ok=True)
     files.sync_folder(workdir.parent)
     file = files.append(workdir / "lock")
-  with file, _opened(workdir) as folder:
+  with file, files.opened(workdir) as folder:
     try:
       _lock(file.fileno())
       _lock(folder)  # The file could be deleted; the directory cannot.
@@ -54,22 +54,13 @@ def is_held(workdir: pathlib.Path) -> bool:
   """Return whether a process currently holds the lock."""
   for path, flags in ((workdir / "lock", os.O_NOFOLLOW), (workdir, os.O_DIRECTORY)):
     # Files and folders that are missing, or that this user may not open, count as not locked.
-    with contextlib.suppress(OSError), _opened(path, flags) as descriptor:
+    with contextlib.suppress(OSError), files.opened(path, flags) as descriptor:
       try:
         # Try a shared lock, so that two readers do not mistake each other for a training process.
         fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
       except BlockingIOError:
         return True
   return False
-
-
-@contextlib.contextmanager
-def _opened(path: pathlib.Path, flags: int = 0) -> Iterator[int]:
-  descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | flags)
-  try:
-    yield descriptor
-  finally:
-    os.close(descriptor)
 
 
 def _lock(descriptor: int):

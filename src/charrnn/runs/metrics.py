@@ -1,15 +1,17 @@
 """The metrics of a run: metrics.jsonl, a copy of it for TensorBoard, and a plot of the losses."""
 
+import contextlib
 import hashlib
 import json
 import math
 import os
 import pathlib
-from collections.abc import Mapping
+import sys
+import time
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from charrnn import console, files, plotting
-from charrnn.runs import tensorboard
 
 _VALUE = int | float | None  # type of a metric in JSON
 MAX_STEP = 1 << 53  # Larger steps are damage, and floats cannot represent all of them.
@@ -27,7 +29,7 @@ class MetricsLog:
     self._size, self._sha256 = len(content), hashlib.sha256(content)
     self._file = files.append(self._path)
     self._first_step, self._has_events = after_step + 1, True
-    self._events: tensorboard.EventFile | None = None
+    self._events: _EventFile | None = None
 
   def write(self, step: int, values: Mapping[str, float]):
     """Write the values of a step by name. NaN and infinity become null, since JSON has neither."""
@@ -43,7 +45,7 @@ class MetricsLog:
 
   def _write_event(self, step, values):
     try:
-      self._events = self._events or tensorboard.EventFile(self._path.parent, self._first_step)
+      self._events = self._events or _EventFile(self._path.parent, self._first_step)
       self._events.write(step, values)
     except Exception as error:  # A package may raise any error, and metrics.jsonl has the values.
       self._has_events = False
@@ -63,6 +65,60 @@ class MetricsLog:
     self._file.close()
     if self._events:
       self._events.close()
+
+
+class _EventFile:
+  """A new event file of scalars for TensorBoard in a folder.
+
+  tensorboardX's SummaryWriter would write in a thread, and block the program forever if the thread
+  fails, for example on a full disk. Its RecordWriter raises the error here.
+  """
+
+  def __init__(self, folder: pathlib.Path, first_step: int):
+    """Tell TensorBoard to ignore the steps from `first_step` on in older files of the folder."""
+    with _without_torch():
+      from tensorboardX import RecordWriter
+      from tensorboardX.proto import event_pb2
+
+    self._event = event_pb2.Event
+    # An absolute path: tensorboardX would upload a file below "s3:" or "gs:" to a bucket.
+    path = folder.absolute() / f"events.out.tfevents.{time.time_ns()}"
+    self._records = RecordWriter(str(path))
+    self._write(file_version="brain.Event:2")
+    self._write(step=first_step, session_log={"status": event_pb2.SessionLog.START})
+
+  def write(self, step: int, values: Mapping[str, float]):
+    """Write the finite values of a step by name."""
+    finite = {name: value for name, value in values.items() if math.isfinite(value)}
+    scalars = [{"tag": name, "simple_value": value} for name, value in finite.items()]
+    self._write(step=step, summary={"value": scalars})
+
+  def _write(self, **fields):
+    event = self._event(wall_time=time.time(), **fields)
+    try:
+      self._records.write(event.SerializeToString())
+      self._records.flush()
+    except OSError:
+      self.close()
+      raise
+
+  def close(self):
+    """Close the file; events that cannot be written are lost."""
+    with contextlib.suppress(OSError):
+      self._records.close()
+
+
+@contextlib.contextmanager
+def _without_torch() -> Iterator[None]:
+  """Hide PyTorch: tensorboardX imports it if it is installed, which takes seconds and may fail."""
+  if "torch" in sys.modules:
+    yield
+    return
+  sys.modules["torch"] = None  # An import raises ImportError, which tensorboardX handles.
+  try:
+    yield
+  finally:
+    del sys.modules["torch"]
 
 
 def _to_bytes(line: dict[str, Any]) -> bytes:

@@ -148,17 +148,8 @@ def record_rollback(
 
 def differences(then: dict, now: dict) -> Iterator[str]:
   """Yield a line for each difference between two launches; fields that `then` lacks are skipped."""
-  names = (
-    "devices",
-    "layers",
-    "processor",
-    "cores",
-    "driver",
-    "platform",
-    "python",
-    "git",
-    "uncommitted",
-  )
+  names = ("devices", "layers", "processor", "cores", "driver", "platform", "python", "git")
+  names += ("uncommitted",)
   pairs = {name: (then.get(name), now.get(name)) for name in names if name in then}
   pairs |= {name: (old, now["packages"].get(name)) for name, old in then["packages"].items()}
   if "settings" in then:

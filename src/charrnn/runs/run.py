@@ -469,3 +469,10 @@ def common_splits(runs: Sequence[Run]) -> splits_lib.Splits:
 def use_cpu():
   """Restrict JAX to the CPU, so that commands that only read use no GPU memory."""
   runtime.start().config.update("jax_platforms", "cpu")
+
+
+def use_devices(run: Run, streams: int):
+  """Start JAX with the devices that score `streams` streams of a text with a run the fastest."""
+  runtime.start()
+  shares_cores = models.shares_cores({**run.config.model, "unroll": "auto"})
+  runtime.set_cpu_devices(0, streams, 1, shares_cores)

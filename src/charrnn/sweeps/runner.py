@@ -168,11 +168,7 @@ def _run_local(
     watch(pool)
     table.update(_statuses(trials, pool), note=STOPPING if pool.stopping else "")
 
-  handlers = {
-    number: signal.signal(number, stop)
-    for number in process.STOP_SIGNALS
-    if number != signal.SIGHUP or signal.getsignal(number) is not signal.SIG_IGN
-  }
+  handlers = process.replace_handlers(stop)
   try:
     with outcomes.StatusTable(trials) as table:
       pool.run(update)

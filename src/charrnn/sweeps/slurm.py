@@ -245,9 +245,8 @@ class Watch:
     self._trials = trials
     self._job_states: dict[str, str] = {}
     self._query_time = -math.inf
-    self._lost_since: dict[
-      str, float
-    ] = {}  # time when a job was first seen ended without an outcome
+    # The time when a job was first seen ended without an outcome.
+    self._lost_since: dict[str, float] = {}
 
   def run(self):
     with outcomes.StatusTable(self._trials) as table:
@@ -320,9 +319,7 @@ def run_job(trial: outcomes.Trial, limit: float | None = None):
       if result.returncode:
         reason = result.stderr.decode(errors="replace").strip()
         console.say(f"warning: SLURM cannot requeue this job ({reason}): repeat the command")
-  sys.exit(
-    code if code >= 0 else 128 - code
-  )  # like a shell, for a process that was killed by a signal
+  sys.exit(code if code >= 0 else 128 - code)  # The code of a shell after the signal -code.
 
 
 def _wait(child: subprocess.Popen, seconds: float | None, stop) -> tuple[int, bool]:

@@ -9,11 +9,8 @@ import contextlib
 import dataclasses
 import functools
 import math
-import os
 import pathlib
-import signal
 import statistics
-import threading
 import time
 import typing
 from collections.abc import Callable, Iterable
@@ -81,51 +78,6 @@ class LoopState:
     if not 0 <= state.rollbacks <= MAX_ROLLBACKS:
       raise ValueError("the number of rollbacks is impossible")
     return state
-
-
-class StopRequest:
-  """Request a graceful stop after the current step on any of process.STOP_SIGNALS.
-
-  The handler that was there before gets the second SIGTERM or SIGINT, which therefore ends the
-  program. SIGHUP is sent when the terminal or the launcher is closed, and SIGUSR1 by SLURM. They
-  may come several times, so they never end the program. SIGHUP is ignored under nohup.
-  """
-
-  def __init__(self):
-    self._is_requested = False
-    self._received = set()
-    self._former = {}
-
-  def __enter__(self):
-    if threading.current_thread() is not threading.main_thread():
-      return self  # Only the main thread receives signals.
-    for number in process.STOP_SIGNALS:
-      if number != signal.SIGHUP or signal.getsignal(number) is not signal.SIG_IGN:
-        self._former[number] = signal.signal(number, self._request)
-    return self
-
-  def __exit__(self, *_):
-    for number, handler in self._former.items():
-      # After a stop request, a further signal must not kill the process while it finishes.
-      if number == signal.SIGINT or not self._is_requested:
-        signal.signal(number, handler)
-
-  def _request(self, number, frame):
-    if number in self._received and number in (signal.SIGTERM, signal.SIGINT):
-      former = self._former[number]
-      if callable(former):
-        former(number, frame)
-      else:
-        signal.signal(number, former)
-        os.kill(os.getpid(), number)
-    self._received.add(number)
-    self._is_requested = True
-
-  def is_requested(self) -> bool:
-    """Return whether any process has received a signal. All processes must call this together."""
-    if jax.process_count() == 1:
-      return self._is_requested
-    return bool(multihost_utils.process_allgather(np.int32(self._is_requested)).any())
 
 
 def _inode(path: pathlib.Path) -> tuple[int, int]:
@@ -317,7 +269,7 @@ class Trainer:
     if start >= self.steps or self._is_out_of_patience():
       return state, False
     self._on_first_step, self._on_rollback = on_first_step, on_rollback
-    with StopRequest() as stop, contextlib.ExitStack() as resources:
+    with process.StopRequest() as stop, contextlib.ExitStack() as resources:
       folder = self.workdir / "checkpoints"
       writer = checkpoints.Writer(folder, self.config.keep, self.identity)
       resources.callback(writer.close)
@@ -458,10 +410,13 @@ class Trainer:
     return state, out | rate
 
   def _is_interrupted(self, stop, step):
+    """Return whether any process has received a signal. All processes call this together."""
+    if jax.process_count() == 1:
+      return stop.is_requested
     # With several processes, this is checked only at log lines, because it costs a round trip.
-    if jax.process_count() > 1 and step % self.config.log_every:
+    if step % self.config.log_every:
       return False
-    return stop.is_requested()
+    return bool(multihost_utils.process_allgather(np.int32(stop.is_requested)).any())
 
   def _is_out_of_patience(self):
     return bool(self.config.patience) and self.loop_state.stale >= self.config.patience

@@ -135,10 +135,8 @@ def slots(c: ml_collections.ConfigDict) -> int:
 def _function(section, c, registry):
   """Return the function that a config section names.
 
-  Raises UserError if the name is unknown, or if a field is set that the function does not read.
+  Raises UserError if a field is set that the function does not read.
   """
-  if c.name not in registry:
-    raise errors.UserError(f"--config.{section}.name={c.name}: use one of {', '.join(registry)}")
   defaults = config_lib.default()[section]
   every_field = frozenset().union(*(each.fields for each in registry.values()))
   for field in sorted(every_field - registry[c.name].fields):
