@@ -75,6 +75,11 @@ def shell(command, *redirections):
       2,
       "out of memory (RESOURCE_EXHAUSTED: no memory): free some memory",
     ),
+    (
+      jax.errors.JaxRuntimeError("INTERNAL: Failed to allocate 8 bytes for new constant\n..."),
+      2,
+      "out of memory (INTERNAL: Failed to allocate 8 bytes for new constant): free some memory",
+    ),
   ],
 )
 def test_expected_failures_give_one_line_and_an_exit_code(raised, code, message, capsys):

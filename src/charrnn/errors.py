@@ -2,6 +2,7 @@
 
 import difflib
 import errno
+import re
 from collections.abc import Iterable, Sequence
 
 _FREE_SPACE = "free some disk space, and run the same command again"
@@ -22,6 +23,8 @@ REMEDIES = {
 }
 CHECK_FOLDER = "check that its folder exists and is writable"
 CHECK_PATH = "check the path and its permissions"
+# The reasons of RuntimeErrors of JAX and of the libraries of a GPU for a lack of memory.
+_NO_MEMORY = re.compile("RESOURCE_EXHAUSTED|out.of.memory|failed to allocate|alloc_failed", re.I)
 
 
 class UserError(Exception):
@@ -54,6 +57,15 @@ def describe(error: OSError, path: object, remedy: str = CHECK_FOLDER) -> str:
 def is_lack_of_threads(error: Exception) -> bool:
   """Return whether Python raised an error because it could not start a thread."""
   return "can't start new thread" in str(error)
+
+
+def lack_of_memory(error: Exception, remedy: str = REMEDIES[errno.ENOMEM]) -> str | None:
+  """Return one line about a lack of memory, also that of a device; None for other errors."""
+  reason = first_line(error)
+  is_reason = isinstance(error, RuntimeError) and _NO_MEMORY.search(reason)
+  if isinstance(error, MemoryError) or is_reason:
+    return f"out of memory{f' ({reason})' if reason else ''}: {remedy}"
+  return None
 
 
 def nearest(name: str, choices: Iterable[str], cutoff: float = 0.6) -> str | None:

@@ -82,13 +82,9 @@ def _run(name, program) -> int:
     if (text := _describe(error)) is None:
       raise
   except (MemoryError, RuntimeError) as error:
-    reason = str(error).partition("\n")[0]
     if errors.is_lack_of_threads(error):
       text = f"{error}: {errors.REMEDIES[errno.EAGAIN]}"
-    # JAX reports a lack of memory, also of a device, as a RuntimeError with this text.
-    elif isinstance(error, MemoryError) or reason.startswith("RESOURCE_EXHAUSTED"):
-      text = f"out of memory{f' ({reason})' if reason else ''}: {errors.REMEDIES[errno.ENOMEM]}"
-    else:
+    elif (text := errors.lack_of_memory(error)) is None:
       raise
   except ValueError as error:
     if not _is_raised_by_settings(error):

@@ -184,7 +184,10 @@ LAUNCHES = {
   "PNG": ([T, "--config.text.source=text.png"], "it is a PNG picture"),
   "xz": ([T, "--config.text.source=text.xz"], "it is an xz archive"),
   "binary files": ([T, "--config.text.source=binary"], "1 binary"),
-  "hidden files": ([T, "--config.text.source=folder"], "1 files that are hidden"),
+  "hidden files": (
+    [T, "--config.text.source=folder"],
+    "1 hidden or outside file, and 0",
+  ),
   "glob": ([T, "--config.text.source=*.none"], "no file matches"),
   "device": ([T, "--config.text.source=/dev/zero"], "not a regular file"),
   "source with a NUL": ([T, "--config.text.source=a\0b"], "no corpus"),

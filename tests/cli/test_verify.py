@@ -9,7 +9,7 @@ import orbax.checkpoint as ocp
 import pytest
 
 from charrnn import errors, files
-from charrnn.runs import checkpoints
+from charrnn.runs import checkpoints, lock
 from charrnn.runs import run as run_lib
 
 
@@ -152,6 +152,16 @@ def test_a_deliberate_edit_can_be_accepted(charrnn, a):
   assert "accepted step 20: text.test_fraction is 0.04 but was 0.05" in result.out
   assert run_lib.Run.open(a).load().config.text.test_fraction == 0.04
   assert "nothing to accept" in charrnn("verify", a, "--accept").out
+
+
+def test_the_remedy_for_a_locked_run_names_no_option_of_launch_py(charrnn, a, monkeypatch):
+  monkeypatch.setattr(lock, "WAIT_SECONDS", 0.0)
+  edit_config(a)
+  with lock.hold(a):
+    result = charrnn("verify", a, "--accept")
+  assert result.code == 2 and result.err.count("\n") == 1 and "--workdir" not in result.err
+  assert "another process is training in" in result.err
+  assert result.err.endswith("wait for it, or use a copy of the run\n")
 
 
 @pytest.mark.parametrize("layers", [1, 3])

@@ -144,7 +144,7 @@ def test_an_inserted_line_end_belongs_to_the_file_that_lacks_it(tmp_path):
     ("shakespear", "did you mean shakespeare"),
     ("{tmp}/*.none", "no file matches"),
     ("{tmp}/empty.txt", "is empty"),
-    ("{tmp}/folder", "no text files in folder: skipped 0 files that are hidden .* and 1 binary"),
+    ("{tmp}/folder", "no text files in folder: skipped 0 hidden .* and 1 binary file;"),
     ("{tmp}/pipe", "not a regular file"),
     ("x" * 5000, "cannot access"),
     ("~nobody-at-all/x", "cannot access"),

@@ -2,10 +2,12 @@
 
 import re
 
+import jax
+import jax.numpy as jnp
 import programs
 import pytest
 
-from charrnn import errors, runtime
+from charrnn import errors, process, runtime
 from charrnn.training import loop
 
 FILES = {
@@ -159,3 +161,41 @@ def test_a_directory_that_cannot_be_written_is_rejected(main, tmp_path):
   (tmp_path / "file").write_text("")
   with pytest.raises(errors.UserError, match=r"cannot write to .*file"):
     main("--config=tiny.py", f"--workdir={tmp_path}/file/run")
+
+
+def raise_error(error):
+  raise error
+
+
+LACKS_OF_MEMORY = {
+  "real": lambda: jnp.zeros(1 << 48),
+  "XLA": lambda: raise_error(jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: no memory\nParts:")),
+  "GPU": lambda: raise_error(jax.errors.JaxRuntimeError("INTERNAL: CUBLAS_STATUS_ALLOC_FAILED")),
+  "Python": lambda: raise_error(MemoryError()),
+}
+
+
+@pytest.mark.parametrize("method", ["restore", "_update", "_evaluate"])
+@pytest.mark.parametrize("fail", LACKS_OF_MEMORY.values(), ids=LACKS_OF_MEMORY.keys())
+def test_a_lack_of_memory_is_one_line_that_names_fields(
+  main, tmp_path, monkeypatch, capsys, method, fail
+):
+  """The check before training knows only a lower bound."""
+  monkeypatch.setattr(loop.Trainer, method, lambda *arguments: fail())
+  workdir = tmp_path / "run"
+  fields = [f"--config.{field}" for field in ("max_steps=2", "eval_every=1", "sample.length=0")]
+  program = lambda: main("--config=tiny.py", f"--workdir={workdir}", *fields)  # noqa: E731
+  assert process.run("launch.py", program) == 2
+  err = capsys.readouterr().err
+  (line,) = (line for line in err.splitlines() if "error" in line)
+  assert line.startswith("launch.py: error: out of memory") and err.endswith(f"{line}\n")
+  for name in ("batch_size", "window", "model.hidden"):
+    assert f"--config.{name}" in line
+
+
+def test_other_errors_of_a_device_are_raised(main, tmp_path, monkeypatch):
+  monkeypatch.setattr(
+    loop.Trainer, "_update", lambda *_: raise_error(jax.errors.JaxRuntimeError("INTERNAL: no"))
+  )
+  with pytest.raises(jax.errors.JaxRuntimeError, match="INTERNAL: no"):
+    main("--config=tiny.py", f"--workdir={tmp_path / 'run'}")

@@ -213,7 +213,7 @@ def test_only_trials_without_a_job_are_submitted(programs_of_slurm, pair, tmp_pa
     + "".join(f"echo '{DONE}' > {each.folder}/outcome.json\n" for each in pair)
   )
   assert slurm.run(pair, pair, flags(), slurm.Resources()) is False
-  assert "1 trials already have jobs" in capsys.readouterr().err
+  assert "1 trial submitted by earlier commands" in capsys.readouterr().err
   assert slurm._stored_jobs(tmp_path / "sweep") == {"a": "5_0", "b": "7"}
 
 

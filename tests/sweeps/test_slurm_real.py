@@ -90,7 +90,7 @@ def test_sweep_is_requeued_on_a_signal_and_only_failures_run_again(work, environ
 
   before = {name: (folder / name / "log.txt").read_bytes() for name in first}
   code, err = programs.finish(start(work, environment, "--sweep", "--workdir=sweep"))
-  assert code == 1 and "2 already done" in err and "1 trials submitted" in err, err
+  assert code == 1 and "2 already done" in err and "1 trial submitted" in err, err
   after = {name: (folder / name / "log.txt").read_bytes() for name in first}
   assert [name for name in first if before[name] != after[name]] == [BAD]
   assert [name for name in first if first[name] != jobs(folder)[name]] == [BAD]

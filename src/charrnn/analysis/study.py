@@ -277,7 +277,7 @@ def _notes(subject, result, design, untrained) -> list[str]:
     ]
   if len(subject.run.steps) < MIN_CHECKPOINTS:
     notes.append(
-      f"emergence: only {len(subject.run.steps)} checkpoints are available: train with "
+      f"emergence: only {errors.plural(len(subject.run.steps), 'checkpoint')}: train with "
       "--config.keep=100 to keep more"
     )
   return notes

@@ -214,7 +214,8 @@ def _origin(about):
     if tokenizer["kind"] == "byte":
       text = f"256 bytes; {sum(map(bool, tokenizer['counts']))} of them occur in the corpus"
     else:
-      text = f"{len(tokenizer['tokens'])} characters: {' '.join(_ranges(tokenizer['tokens']))}"
+      tokens = tokenizer["tokens"]
+      text = f"{errors.plural(len(tokens), 'character')}: {' '.join(_ranges(tokens))}"
     yield from row("vocabulary", text, lines=MAX_VOCABULARY_LINES)
   launches = about["launches"] or []
   for launch in launches[-MAX_LAUNCHES:]:
@@ -318,7 +319,8 @@ def _checkpoints(listing):
 
 def _parameter_table(parameters):
   arrays = parameters["arrays"]
-  size = f"{parameters['total']:,} in {len(arrays)} arrays, {parameters['bytes'] / 1e6:,.3f} MB"
+  count, size = errors.plural(len(arrays), "array"), parameters["bytes"] / 1e6
+  size = f"{parameters['total']:,} in {count}, {size:,.3f} MB"
   yield f"parameters of step {parameters['step']:,}: {size}"
   rows = []
   for array in arrays:

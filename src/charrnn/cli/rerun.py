@@ -129,7 +129,7 @@ def _compare(original: run_lib.Run, again: run_lib.Run) -> int:
   if len(new_lines) < len(old_lines):
     console.show([f"different: the rerun ends before step {old_lines[len(new_lines)]['step']}"])
     return 1
-  compared = f"{len(old_lines)} lines of metrics.jsonl"
+  compared = f"{errors.plural(len(old_lines), 'line')} of metrics.jsonl"
   common = set(original.steps) & set(again.steps)
   if not (old_lines or common):
     raise errors.UserError(
@@ -142,6 +142,6 @@ def _compare(original: run_lib.Run, again: run_lib.Run) -> int:
     if wrong := sorted(name for name in old.keys() | new.keys() if old.get(name) != new.get(name)):
       console.show([f"different: step {step}, {', '.join(wrong[:3])}"])
       return 1
-    compared += f", {len(old)} arrays at step {step}"
+    compared += f", {errors.plural(len(old), 'array')} at step {step}"
   console.show([f"identical: {compared}"])
   return 0

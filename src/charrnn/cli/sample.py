@@ -278,7 +278,7 @@ def _plain(record) -> dict:
 def _speed(times: list[float], counts: list[int]) -> str:
   """Return the speed as text. The first piece is separate: it includes compiling and the prompt."""
   start, first, *_, last = *times, times[-1]
-  line = f"{sum(counts)} characters in {last - start:.2f} s"
+  line = f"{errors.plural(sum(counts), 'character')} in {last - start:.2f} s"
   if later := sum(counts[1:]):
     speed = later / (last - first)
     line += (
@@ -292,7 +292,7 @@ def _score(sample: sampler.Sample) -> str:
   if sample.log_q is not None:
     return f"log p {sample.log_p:.2f}, log q {sample.log_q:.2f}"
   mean = sample.log_p / max(sample.tokens, 1)
-  return f"log p {sample.log_p:.2f}, {mean:.3f} per token, {sample.tokens} tokens"
+  return f"log p {sample.log_p:.2f}, {mean:.3f} per token, {errors.plural(sample.tokens, 'token')}"
 
 
 def _estimate(args, samples, say) -> sampler.Estimate | None:

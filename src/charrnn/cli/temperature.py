@@ -102,7 +102,7 @@ def _settings(args) -> dict[str, sampler.Settings]:
 
 
 def _lines(report, out):
-  texts = f"{report['settings']['num']} texts of {report['settings']['length']:,} tokens"
+  texts = temperature.describe(report["settings"])
   yield f"{report['run']}, step {report['step']}: {texts} per temperature"
   yield f"held-out text: {report['text']}"
   by_metric = {row["name"]: row["systems"] for row in report["metrics"]}

@@ -54,7 +54,7 @@ def run(args):
 def accept(run: run_lib.Run) -> Iterator[str]:
   """Replace the digests that do not match; yield a line for each change."""
   folder = run.path / "checkpoints"
-  with lock.hold(run.path):
+  with lock.hold(run.path, remedy="use a copy of the run"):
     for name in run_lib.SEALED:
       value = files.read_json(run.path / name)
       if value.pop("sha256", None) != files.digest(value):
@@ -118,7 +118,7 @@ def _check_vocabulary(run) -> str:
   expected = corpus["alphabet"]["size"], corpus["characters"]
   if (tokenizer.vocab_size, sum(tokenizer.counts)) != expected:
     raise errors.UserError("does not match the corpus in run.json")
-  return f"{tokenizer.vocab_size} tokens"
+  return errors.plural(tokenizer.vocab_size, "token")
 
 
 def _check_metrics(run) -> str:
@@ -132,7 +132,7 @@ def _check_metrics(run) -> str:
   if newest.get("metrics") and not metrics.matches(run.path, newest["metrics"]):
     raise errors.UserError(f"does not match its digest in checkpoint {newest['step']}")
   # A killed process may leave an incomplete last line. Training removes it when it resumes.
-  return f"{len(lines)} lines{' and an incomplete one' if remainder else ''}"
+  return f"{errors.plural(len(lines), 'line')}{' and an incomplete one' if remainder else ''}"
 
 
 def _check_step(run, step: int) -> dict[str, Any]:
@@ -149,5 +149,5 @@ def _check_step(run, step: int) -> dict[str, Any]:
     result["damaged"] += checkpoints.differences(meta.get("run"), run.identity)
   result["damaged"] += arrays.damaged
   size = sum(array.nbytes for array in arrays.whole.values())
-  result["found"] = f"{len(arrays.whole)} arrays  {size / 1e6:,.3f} MB"
+  result["found"] = f"{errors.plural(len(arrays.whole), 'array')}  {size / 1e6:,.3f} MB"
   return result | {"verified": meta.get("run") is not None}

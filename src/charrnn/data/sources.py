@@ -123,8 +123,9 @@ def _collection(name: str, kind: str, paths: list[tuple[str, pathlib.Path]], hid
   skipped = {"hidden_or_outside": hidden, "binary": len(files) - len(texts)}
   if not texts:
     raise errors.UserError(
-      f"no text files in {name}: skipped {hidden} files that are hidden or outside the folder, and "
-      f"{skipped['binary']} binary files; use another folder, or a glob like 'DIR/**/*.txt'"
+      f"no text files in {name}: skipped {errors.plural(hidden, 'hidden or outside file')}, and "
+      f"{errors.plural(skipped['binary'], 'binary file')}; use another folder, or a glob like "
+      "'DIR/**/*.txt'"
     )
   return Source(name, kind, texts, {"skipped": skipped})
 

@@ -26,6 +26,11 @@ from charrnn.training import loop, steps
 
 MAX_TOKENS = 20  # maximum number of new or lost tokens in the log
 SHOWN_LINES = 6  # maximum number of lines of a sample in the log
+# The remedy for a lack of memory in training. Raising `accumulate` does not change the result.
+LESS_MEMORY = (
+  "free some memory, raise --config.accumulate, or lower --config.batch_size, --config.window or "
+  "--config.model.hidden"
+)
 # The axis of each parameter that is indexed by the tokens of the vocabulary.
 TOKEN_AXES = {("embed", "W_e"): 0, ("head", "W_hy"): 1, ("head", "b_y"): 0}
 
@@ -63,8 +68,17 @@ def train(job: Job, defaults: dict[str, Any], watch: runtime.Stopwatch) -> int:
   startup time.
   """
   watch.mark("jax")
+  steps.check_memory(job.config, job.corpus.tokenizer.vocab_size, steps.all_devices())
+  try:
+    return _train(job, defaults, watch)
+  except (MemoryError, RuntimeError) as error:  # The check knows only a lower bound.
+    if (text := errors.lack_of_memory(error, LESS_MEMORY)) is None:
+      raise
+    raise errors.UserError(text) from error
+
+
+def _train(job, defaults, watch) -> int:
   config, corpus = job.config, job.corpus
-  steps.check_memory(config, corpus.tokenizer.vocab_size, steps.all_devices())
   windows = batches.TrainingWindows(corpus.ids, job.splits.train, config.batch_size, config.window)
   model = models.make(corpus.tokenizer.vocab_size, config.model)
   trainer = loop.Trainer(

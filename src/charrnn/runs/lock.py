@@ -14,7 +14,9 @@ WAIT_SECONDS = 1.0  # maximum time to wait for readers, which hold the lock for 
 
 
 @contextlib.contextmanager
-def hold(workdir: pathlib.Path, is_sweep: bool = False) -> Iterator[None]:
+def hold(
+  workdir: pathlib.Path, is_sweep: bool = False, remedy: str = "use another --workdir"
+) -> Iterator[None]:
   """Hold the lock of a run or sweep directory; raise UserError if another process holds it.
 
   Without the lock, two processes could silently overwrite each other's checkpoints. The directory
@@ -22,9 +24,10 @@ def hold(workdir: pathlib.Path, is_sweep: bool = False) -> Iterator[None]:
   The kernel releases the lock when the process ends. Also raises UserError if the directory
   contains links, because they could lead out of it. In the directory of a sweep, only the top level
   is checked: each trial checks its own directory, and submitit links to the scripts of jobs.
+  `remedy` is what the user of the command can do if the directory cannot be locked.
   """
   is_new = not os.path.lexists(workdir)
-  with files.report_unwritable(workdir, "use another --workdir"):
+  with files.report_unwritable(workdir, remedy):
     workdir.mkdir(parents=True, exist_ok=True)
     files.sync_folder(workdir.parent)
     file = files.append(workdir / "lock")
@@ -34,11 +37,11 @@ def hold(workdir: pathlib.Path, is_sweep: bool = False) -> Iterator[None]:
       _lock(folder)  # The file could be deleted; the directory cannot.
     except BlockingIOError as error:
       raise errors.UserError(
-        f"another process is training in {workdir}: wait for it, or use another --workdir"
+        f"another process is training in {workdir}: wait for it, or {remedy}"
       ) from error
     except OSError as error:
       raise errors.UserError(
-        f"cannot lock {workdir}: {error.strerror}: use a --workdir on another file system"
+        f"cannot lock {workdir}: {error.strerror}: {remedy} on another file system"
       ) from error
     try:
       files.check_tree(workdir, recursive=not is_sweep)

@@ -80,6 +80,12 @@ def measure(
   return report | {"excerpts": excerpts}
 
 
+def describe(settings: dict[str, Any]) -> str:
+  """Return the number and the length of texts, for example "16 texts of 1,000 tokens"."""
+  texts, tokens = errors.plural(settings["num"], "text"), errors.plural(settings["length"], "token")
+  return f"{texts} of {tokens}"
+
+
 def plot(report: dict[str, Any], path):
   """Plot a panel for each group of metrics.
 
@@ -89,7 +95,7 @@ def plot(report: dict[str, Any], path):
   kinds = {row["name"]: row["kind"] for row in report["metrics"]}
   settings, temperatures = report["settings"], report["temperatures"]
   xs = [_x(float(temperature)) for temperature in temperatures]
-  texts = f"{settings['num']} texts of {settings['length']:,} tokens"
+  texts = describe(settings)
   run = f"{report['run']}, step {report['step']}"
   title = f"Effect of the sampling temperature T on samples of {run} ({texts} per temperature)"
   with plotting.figure(path, title, figsize=(13, 6.2)) as figure:

@@ -218,7 +218,7 @@ def counts(statuses: dict[str, RunStatus]) -> str:
   values = list(statuses.values())
   names = [name for name in (RunStatus.FINISHED, *reversed(_ORDER)) if name in values]
   text = ", ".join(f"{values.count(name)} {name}" for name in names)
-  return f"{time.strftime('%H:%M:%S')}  {len(values)} trials: {text}"
+  return f"{time.strftime('%H:%M:%S')}  {errors.plural(len(values), 'trial')}: {text}"
 
 
 def row(trial: Trial, status: RunStatus) -> tuple[str, ...]:

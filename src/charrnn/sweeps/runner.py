@@ -53,7 +53,8 @@ def run(line: command_line.CommandLine, folder: pathlib.Path) -> int:
     _write_sweep(folder, line, trials)
     missing = [trial for trial in trials if outcomes.last(trial).status not in final]
     console.say(
-      f"sweep     {folder}: {len(trials)} trials, {len(trials) - len(missing)} already done"
+      f"sweep     {folder}: {errors.plural(len(trials), 'trial')}, {len(trials) - len(missing)} "
+      "already done"
     )
     if resources:
       interrupted = slurm.run(trials, missing, flags, resources)
@@ -76,7 +77,8 @@ def _run_optuna(line, folder, space: spaces.Space) -> int:
     _read_sweep(folder, line)  # raises UserError for the wrong folder before anything is written
     search = spaces.Search(folder, space, count, line.config.seed, make, about)
     _write_sweep(folder, line, search.trials)
-    console.say(f"search    {folder}: {search.total} trials, {search.done} already done")
+    count = errors.plural(search.total, "trial")
+    console.say(f"search    {folder}: {count}, {search.done} already done")
 
     def ask():
       for trial in search.ask():

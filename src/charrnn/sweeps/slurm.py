@@ -187,13 +187,13 @@ def run(trials, missing, flags, resources: Resources) -> bool:
   job_states = (states.get(jobs.get(trial.name, ""), "") for trial in missing)
   new = [trial for trial, state in zip(missing, job_states) if not _continues(trial, state)]
   if count := len(missing) - len(new):
-    console.say(f"slurm     {count} trials already have jobs")
+    console.say(f"slurm     {errors.plural(count, 'trial')} submitted by earlier commands")
   if new:
     jobs |= submit(folder, new, flags, resources)
     files.write_json(folder / "slurm.json", {"jobs": jobs})
     console.say(
-      f"slurm     {len(new)} trials submitted, at most {flags.parallel} in parallel; Ctrl-C ends "
-      "only this program"
+      f"slurm     {errors.plural(len(new), 'trial')} submitted, at most {flags.parallel} in "
+      "parallel; Ctrl-C ends only this program"
     )
   watch = Watch(trials, {trial.name: jobs[trial.name] for trial in missing})
   try:

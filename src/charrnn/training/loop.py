@@ -219,8 +219,8 @@ class Trainer:
           f"charrnn verify {console.argument(self.workdir)}"
         )
       say(f"{'already finished at' if step >= self.steps else 'resuming from'} step {step}")
-      if self.loop_state.rollbacks:
-        say(f"learning rate {self.peak_rate:g} after {self.loop_state.rollbacks} rollbacks")
+      if n := self.loop_state.rollbacks:
+        say(f"learning rate {self.peak_rate:g} after {errors.plural(n, 'rollback')}")
       if names := _non_finite(state):
         raise errors.UserError(
           f"checkpoint {step} in {folder} has values that are not finite ({', '.join(names[:3])}): "
@@ -483,7 +483,7 @@ class Trainer:
 
   def _remedy(self, error):
     """Return the message about a divergence that ends the run."""
-    after = f" (after {n} rollbacks)" if (n := self.loop_state.rollbacks) else ""
+    after = f" (after {errors.plural(n, 'rollback')})" if (n := self.loop_state.rollbacks) else ""
     is_saved = bool(checkpoints.steps(self.workdir / "checkpoints"))
     return (
       f"{error}{after}. Use another --workdir and a lower --config.optimizer.learning_rate (here "

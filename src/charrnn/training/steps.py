@@ -215,7 +215,8 @@ def check_batch(batch: int, accumulate: int, devices: Devices):
   if batch % (devices.total * accumulate):
     parts = f" x {accumulate} parts (accumulate)" if accumulate > 1 else ""
     raise errors.UserError(
-      f"--config.batch_size={batch} is not divisible by {devices.total} devices{parts}: "
+      f"--config.batch_size={batch} is not divisible by "
+      f"{errors.plural(devices.total, 'device')}{parts}: "
       f"use a multiple of {devices.total * accumulate}"
     )
 
