@@ -148,7 +148,7 @@ def test_an_inserted_line_end_belongs_to_the_file_that_lacks_it(tmp_path):
     ("{tmp}/pipe", "not a regular file"),
     ("x" * 5000, "cannot access"),
     ("~nobody-at-all/x", "cannot access"),
-    ("file://{tmp}/missing", "cannot read"),
+    ("file://{tmp}/missing", "no regular file"),
     ("file://{tmp}/empty.txt#sha256=" + "0" * 64, "has the SHA-256 e3b0c442"),
     ("file://{tmp}/empty.txt#sha256=", "must be sha256= and 64 hexadecimal digits"),
     ("file://{tmp}/empty.txt#", "must be sha256= and 64 hexadecimal digits"),
