@@ -15,6 +15,10 @@ from charrnn import errors, files
 from charrnn.runs import status as status_lib
 from charrnn.sweeps import outcomes, slurm
 
+# Importing submitit closes the stream of absl's log handler. In a test, that would be the stream
+# that pytest has captured since the collection.
+pytest.importorskip("submitit")
+
 SWEPT = """
 from charrnn.sweeps import trials as s
 
