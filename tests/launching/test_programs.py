@@ -208,6 +208,12 @@ def source(tmp_path, request):
   c.model.compute_dtype = "float32"
   files_lib.write_json(tmp_path / "config.json", config_lib.to_json(c))
   tokenizers.Tokenizer.from_text(OLD).save(tmp_path / "alphabet.json")
+  corpus = {"source": "text", "sha256": "0", "alphabet": {"size": 7}}
+  corpus |= dict.fromkeys(("characters", "bytes", "files"), 7)
+  launch = dict.fromkeys(("time", "command", "devices", "python"), "")
+  launch |= {"git": None, "uncommitted": None, "overrides": {}, "packages": {}}
+  record = {"experiment": "tiny.py", "variant": "", "corpus": corpus, "launches": [launch]}
+  files_lib.write_json(tmp_path / "run.json", record)
   params = jax.device_get(net.init(jax.random.key(1)))
   writer = checkpoints.Writer(tmp_path / "checkpoints", 1)
   writer.save(3, {"params": params}, {"valid_loss": 1.0})

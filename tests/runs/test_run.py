@@ -221,7 +221,7 @@ def opened(path, source, *directories, **options):
   """Return a run whose text is `source`, launched in these directories."""
   run = run_lib.Run.open(path, **options)
   launches = [{"directory": str(directory)} for directory in directories]
-  run.__dict__["origin"] = run.origin | {"launches": [*launches, {}, 3]}
+  run.__dict__["origin"] = run.origin | {"launches": [*launches, {}]}
   run.__dict__["config"] = config_lib.replace(run.config, {"text.source": source})
   return run
 
