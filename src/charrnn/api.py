@@ -100,12 +100,15 @@ class Run(run_lib.Run):
     """Return the prediction of each of the N tokens in a text, given all tokens before it.
 
     `nats` [N] is -log p of each token; the first is NaN, because the first token is not predicted.
-    `rank`, `top_ids` and `top_p` describe the predictions. `mean` is the loss in nats per token.
+    `rank`, `top_ids` and `top_p` describe the predictions. `mean` is the loss in nats per token,
+    and `bits_per_byte` the same for all tokenizers: the exact bits per UTF-8 byte. Words that are
+    not in a vocabulary of words become <UNK>.
     """
     _check_types(text=text)
-    ids_N = self.tokenizer.encode(text)
-    spans = [(0, len(ids_N))]
-    return score_lib.score(self.model, self.params, ids_N, spans, window=SCORING_WINDOW)
+    content = self.tokenizer.read(text)
+    spans, window = [(0, len(content.ids))], SCORING_WINDOW
+    scores = score_lib.score(self.model, self.params, content.ids, spans, window=window)
+    return scores._replace(text=content)
 
   def states(self, text: str, *, clamp: Clamps | None = None) -> dict[str, dict[str, np.ndarray]]:
     """Return all states and gates after each token of a text, by layer and name.

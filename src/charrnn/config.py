@@ -9,13 +9,13 @@ import importlib
 import json
 import math
 import pathlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from ml_collections import config_dict
 
 from charrnn import errors
-from charrnn.data import splits
+from charrnn.data import splits, tokenizers
 
 
 class Bounds(NamedTuple):
@@ -105,8 +105,12 @@ FIELDS = (
   Field("text.source", "shakespeare",
     "Corpus: a name that `charrnn corpus` lists, or a file, folder, glob or URL[#sha256=HEX]."),
   Field("text.tokenizer", "char",
-    "`char`: one token per distinct character of the corpus. `byte`: one token per byte value.",
-    TOKENIZERS),
+    "`char`: one token per distinct character of the corpus. `byte`: one token per byte value. "
+    "`word`: frequent words of the training split, and `<UNK>`. `bpe`: byte pair encoding, learned "
+    "from the training split.", TOKENIZERS),
+  Field("text.vocab_size", int,
+    "Maximum number of tokens. Chosen from the corpus length. Only for `word` and `bpe`.",
+    AT_LEAST_1),
   Field("text.encoding", "utf-8",
     "Encoding of the files, as named in Python. Ignored by the tokenizer `byte`."),
   Field("text.newlines", "keep",
@@ -114,7 +118,8 @@ FIELDS = (
   Field("text.limit", 0,
     "Use only the first N characters of the corpus; 0: use the whole corpus.", POSITION),
   Field("text.split", "tail",
-    "Splitting method of nanoGPT (`tail`), torch-rnn (`middle`) or char-rnn (`streams`).", SPLITS),
+    "Splitting method of nanoGPT (`tail`), torch-rnn (`middle`) or char-rnn (`streams`, only for "
+    "`char` and `byte`).", SPLITS),
   Field("text.valid_fraction", 0.05,
     "Fraction of the corpus in the validation split; 0: none.", FRACTION),
   Field("text.test_fraction", 0.05, "Fraction of the corpus in the test split; 0: none.", FRACTION),
@@ -286,9 +291,20 @@ def check(config: config_dict.ConfigDict):
       )
     if problem := field.problem(value):
       raise errors.UserError(f"--config.{name}={value}: {problem}")
+  _check_text(config.text)
   if config.remat and config.window % config.remat:
     raise errors.UserError(
       f"--config.remat={config.remat}: must divide --config.window={config.window}"
+    )
+
+
+def _check_text(text: config_dict.ConfigDict):
+  """Raise UserError for fields of `config.text` that do not fit together."""
+  tokenizers.check_size(text.tokenizer, text.vocab_size)
+  if tokenizers.is_trained(text.tokenizer) and text.split == "streams":
+    raise errors.UserError(
+      f"--config.text.split=streams: needs the tokenizer char or byte, not {text.tokenizer}, whose "
+      "vocabulary depends on the split: use tail or middle"
     )
 
 
@@ -305,10 +321,11 @@ def current_name(name: str) -> str:
 
 def used_fields(config: config_dict.ConfigDict) -> set[str]:
   """Return the dotted names of the fields that affect a run with this model and split."""
+  unused = set() if tokenizers.is_trained(config.text.tokenizer) else {"text.vocab_size"}
   if config.model.cell != "ngram":
-    return BY_NAME.keys() - {"model.order"}
+    return BY_NAME.keys() - {"model.order"} - unused
   names = {"seed", "model.cell", "model.order"}
-  names |= {name for name in BY_NAME if name.startswith(("text.", "sample."))}
+  names |= {name for name in BY_NAME if name.startswith(("text.", "sample."))} - unused
   return names | ({"batch_size", "window"} if config.text.split == "streams" else set())
 
 
@@ -417,16 +434,34 @@ def check_resumable(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str,
   return {name: changes[name] for name in BY_NAME if name in changes}
 
 
-def split(config: config_dict.ConfigDict, length: int) -> splits.Splits:
-  """Return the splits of a corpus of `length` tokens."""
+# Pairs (character, token), see corpora.Corpus: positions of a text whose tokens are not characters.
+Boundaries = Sequence[tuple[int, int]]
+
+
+def split(
+  config: config_dict.ConfigDict, length: int, boundaries: Boundaries = ()
+) -> splits.Splits:
+  """Return the splits of a corpus of `length` tokens.
+
+  They are spans of tokens. With `boundaries`, the text is divided by its characters.
+  """
   kind, fractions = config.text.split, (config.text.valid_fraction, config.text.test_fraction)
   batch = {"streams": config.batch_size, "window": config.window}
-  return splits.split(length, kind, *fractions, **batch)
+  characters = boundaries[-1][0] if boundaries else length
+  divided = splits.split(characters, kind, *fractions, **batch)
+  try:
+    return divided.map(dict(boundaries)) if boundaries else divided
+  except KeyError as error:
+    raise errors.UserError(
+      f"the corpus has no boundary at character {error}: restore run.json from a copy of the run"
+    ) from error
 
 
-def steps_per_epoch(config: config_dict.ConfigDict, length: int) -> float:
+def steps_per_epoch(
+  config: config_dict.ConfigDict, length: int, boundaries: Boundaries = ()
+) -> float:
   """Return the number of steps per epoch, not rounded, for a corpus of `length` tokens."""
-  tokens = sum(stop - start for start, stop in split(config, length).train)
+  tokens = sum(stop - start for start, stop in split(config, length, boundaries).train)
   return tokens / (config.batch_size * config.window)
 
 
@@ -446,6 +481,7 @@ def resolve(
   config: config_dict.ConfigDict,
   length: int,
   *,
+  boundaries: Boundaries = (),
   stored: Mapping[str, Any] | None = None,
   source: Mapping[str, Any] | None = None,
   device: Callable[[config_dict.ConfigDict], Any] | None = None,
@@ -453,7 +489,7 @@ def resolve(
   """Return (config, chosen): the resolved config, and the values chosen from the corpus length.
 
   In the resolved config, every field that the model uses has a value. `chosen` has dotted names as
-  keys. `length` is the number of tokens in the corpus.
+  keys. `length` is the number of tokens in the corpus. See `split` for `boundaries`.
 
   Fields that are None take their values from `stored`, the JSON config of the run that is resumed.
   A new run takes the fields of its model from `source`, the JSON config of the run that provides
@@ -477,7 +513,7 @@ def resolve(
   sizes = _sizes(round(length * (1 - fractions[0] - fractions[1])), config.window)
   chosen = {name: value for name, value in sizes.items() if config[name] is None}
   config = replace(config, chosen)
-  steps = total_steps(config, steps_per_epoch(config, length))
+  steps = total_steps(config, steps_per_epoch(config, length, boundaries))
   config = fill(config, {"eval_every": max(1, -(-steps // 10))})  # at most ten evaluations
   if device:
     config = fill(config, {"model.compute_dtype": _native_dtype(device(config))})

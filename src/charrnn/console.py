@@ -161,9 +161,12 @@ def duration(seconds: float) -> str:
   return f"{hours}:{minutes:02d}:{seconds:02d}" if hours else f"{minutes}:{seconds:02d}"
 
 
-def nats_and_bits(nats: float) -> str:
-  """Return a loss in nats as text in both units, nats and bits."""
-  return f"{nats:.4f} nats ({nats / math.log(2):.3f} bits)"
+def nats_and_bits(nats: float, per_byte: float | None = None) -> str:
+  """Return a loss in nats as text in nats and bits, and in bits per byte if these differ."""
+  bits = f"{nats / math.log(2):.3f} bits"
+  if per_byte is None or bits == f"{per_byte:.3f} bits":
+    return f"{nats:.4f} nats ({bits})"
+  return f"{nats:.4f} nats ({bits}; {per_byte:.4f} bits per byte)"
 
 
 def number(value: float | None, style: str = ".3f") -> str:

@@ -107,7 +107,7 @@ def is_refused(function, *arguments, **options) -> bool:
   return False
 
 
-@holds(text=texts(min_size=1), kind=st.sampled_from(tokenizers.KINDS), other=texts())
+@holds(text=texts(min_size=1), kind=st.sampled_from(["char", "byte"]), other=texts())
 def test_text_round_trips(text, kind, other):
   if kind == "byte":
     text = text.encode("utf-8", "replace").decode()
@@ -125,7 +125,7 @@ def test_text_round_trips(text, kind, other):
 
 
 @holds(
-  text=texts(min_size=1, characters=UNICODE), kind=st.sampled_from(tokenizers.KINDS), data=st.data()
+  text=texts(min_size=1, characters=UNICODE), kind=st.sampled_from(["char", "byte"]), data=st.data()
 )
 def test_ids_round_trip(text, kind, data):
   tokenizer = tokenizers.Tokenizer.from_text(text, kind)

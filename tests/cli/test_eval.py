@@ -89,11 +89,11 @@ def test_tsv_has_a_row_for_each_character(charrnn, trained, tmp_path):
 
 def test_special_characters_are_escaped_in_one_field():
   for symbol in "\n\t\r\\\"'é \x00\u2028\ud800\x85":
-    field = eval_lib.escape("char", symbol)
+    field = eval_lib.escape(symbol)
     assert field.isprintable() and '"' not in field
     if symbol != "é":
       assert field.encode("ascii").decode("unicode_escape") == symbol
-  assert eval_lib.escape("byte", "é") == "\\xe9"
+  assert eval_lib.escape("\udce9") == "\\xe9"
 
 
 def test_dynamic_evaluation_lowers_the_loss_and_is_named_on_the_page(charrnn, trained, tmp_path):

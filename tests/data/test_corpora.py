@@ -182,7 +182,7 @@ def test_an_unreadable_file_is_reported(tmp_path):
     {"encoding": "klingon"},
     {"encoding": "hex"},
     {"encoding": ""},
-    {"tokenizer": "word"},
+    {"tokenizer": "words"},
     {"newlines": "cr"},
   ],
 )

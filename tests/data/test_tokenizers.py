@@ -1,6 +1,5 @@
-"""Encoding and decoding are lossless, and unknown characters are reported."""
+"""Characters and bytes: encoding is lossless, and unknown characters are reported."""
 
-import dataclasses
 import json
 
 import numpy as np
@@ -9,6 +8,7 @@ import pytest
 from charrnn import console, errors, files
 from charrnn.data import tokenizers
 
+KINDS = ("char", "byte")
 ODD = "\ufeffa\r\nb\0c\té€😀\U0010ffff\udc80 \n"
 
 
@@ -23,7 +23,7 @@ def load(path):
   return tokenizers.Tokenizer.from_json(files.read_sealed(path), str(path))
 
 
-@pytest.mark.parametrize("kind", tokenizers.KINDS)
+@pytest.mark.parametrize("kind", KINDS)
 def test_decoding_inverts_encoding(kind):
   for text in _random_texts():
     tokenizer = tokenizers.Tokenizer.from_text(text, kind)
@@ -70,7 +70,7 @@ def test_a_byte_tokenizer_encodes_any_text_and_undecodable_arguments():
     tokenizer.encode("\ud800")
 
 
-@pytest.mark.parametrize("kind", tokenizers.KINDS)
+@pytest.mark.parametrize("kind", KINDS)
 def test_incremental_decoding_gives_the_same_text(kind):
   text = "é€😀" * 5
   tokenizer = tokenizers.Tokenizer.from_text(text, kind)
@@ -94,7 +94,7 @@ def test_an_incomplete_character_at_the_end_is_kept_as_bytes():
   assert decoder.decode([], final=True) == "\udcc3"
 
 
-@pytest.mark.parametrize("kind", tokenizers.KINDS)
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("text, start", [("aab\n", "\n"), ("abb", "b")])
 def test_the_default_id_is_a_line_end_or_the_most_frequent_token(kind, text, start):
   tokenizer = tokenizers.Tokenizer.from_text(text, kind)
@@ -112,7 +112,7 @@ def test_the_default_id_is_a_line_end_or_the_most_frequent_token(kind, text, sta
   ],
 )
 def test_damaged_json_is_reported(tmp_path, damage):
-  value = dataclasses.asdict(tokenizers.Tokenizer.from_text("ab")) | damage
+  value = tokenizers.Tokenizer.from_text("ab").to_json() | damage
   path = tmp_path / "alphabet.json"
   path.write_text(json.dumps(value))
   with pytest.raises(errors.UserError, match=r"alphabet\.json is damaged"):

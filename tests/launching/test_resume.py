@@ -99,7 +99,7 @@ if not child:
   os.execv(sys.executable, [sys.executable, *sys.argv[1:]])
 output = b""
 # Wait until the program has just written its progress line.
-while b"chars/s" not in output.partition(b"step 40 ")[2]:
+while b"tokens/s" not in output.partition(b"step 40 ")[2]:
   output += os.read(terminal, 10_000)
 os.kill(child, signal.SIGSTOP)
 os.close(terminal)  # sends SIGHUP, and SIGCONT

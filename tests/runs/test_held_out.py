@@ -30,7 +30,7 @@ def test_texts_and_passages_match_the_corpus(config, kind, tokenizer):
   config.text.split, config.text.tokenizer = kind, tokenizer
   corpus = run_lib.load_corpus(config)
   splits = config_lib.split(config, len(corpus.ids))
-  divided = held_out.divide(corpus, splits, corpus.tokenizer)
+  divided = held_out.divide(corpus, splits)
   decoded = corpus.tokenizer.decode(corpus.ids[:])
   for text, spans in (
     (divided.training, splits.train),
@@ -51,4 +51,4 @@ def test_error_without_held_out_text(config):
   corpus = run_lib.load_corpus(config)
   splits = config_lib.split(config, len(corpus.ids))
   with pytest.raises(errors.UserError, match="has no held-out text"):
-    held_out.divide(corpus, splits, corpus.tokenizer)
+    held_out.divide(corpus, splits)

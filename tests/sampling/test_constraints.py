@@ -104,14 +104,92 @@ def test_texts_end_within_the_length():
   assert texts_of(automaton, 3) == ["ab"]
 
 
-def test_byte_vocabulary():
+# Bytes of é and €, of invalid UTF-8, and pieces that begin or end inside of a character.
+PIECES = [b"a", b"b", b"ab", b"\n", b"\xc3", b"\xa9", b"\xc3\xa9", b"\xe2\x82", b"\xac", b"a\xc3"]
+MANY = ["ab", "a", "b\n", "", "aba", "\n"]
+
+
+class _Vocabulary(tokenizers.Characters):
+  """A vocabulary of arbitrary pieces, with or without incomplete characters."""
+
+  represents_bytes = True
+
+  @property
+  def texts(self):
+    return self.tokens
+
+  @property
+  def writable(self):
+    return np.array([bool(text) for text in self.tokens])
+
+
+def vocabulary(pieces):
+  texts = [p if isinstance(p, str) else p.decode("utf-8", "surrogateescape") for p in pieces]
+  return _Vocabulary((1,) * len(texts), tuple(texts))
+
+
+@pytest.mark.parametrize("pieces", [PIECES, MANY], ids=["pieces of characters", "words"])
+@pytest.mark.parametrize(
+  "require, forbid, stop",
+  [
+    (["^.{2}$"], [], None),
+    (["é"], [], None),
+    ([], ["[^ab]"], None),
+    (["^[^é]b"], ["a$"], None),
+    (["^(ab|é)+$"], [], "\n"),
+    (["b"], ["aa"], "ba"),
+    ([], ["\\n"], "é"),
+    (["[€-\U0001f600]"], [], "a"),
+  ],
+)
+def test_tokens_of_several_characters_or_parts_of_one(pieces, require, forbid, stop):
+  """Every sequence of tokens is allowed exactly if its decoded text is."""
+  tokenizer, length = vocabulary(pieces), 4
+  try:
+    automaton = build(require, forbid, stop, length, tokenizer)
+  except errors.UserError as error:
+    assert "contradictory" in str(error)
+    automaton = None
+  content = [t.encode("utf-8", "surrogateescape") for t in tokenizer.texts]
+
+  def decode(ids):
+    return b"".join(content[n] for n in ids).decode("utf-8", "surrogateescape")
+
+  def is_good(ids):
+    text = decode(ids)
+    if stop and stop in text:
+      if stop in decode(ids[:-1]):
+        return False  # A text ends at its first stop text.
+      text = text.partition(stop)[0]
+    match = [re.search(re.sub(r"\$", r"\\Z", each), text, re.ASCII) for each in require + forbid]
+    return all(match[: len(require)]) and not any(match[len(require) :])
+
+  options = [n for n, text in enumerate(tokenizer.texts) if text]
+  sequences = [ids for n in range(length + 1) for ids in itertools.product(options, repeat=n)]
+  good = {ids for ids in sequences if is_good(ids)}
+  before = {ids[:n] for ids in good for n in range(len(ids))}
+  found = set()
+
+  def walk(ids, state):
+    allowed_V = automaton.allowed(state, length - len(ids))
+    if not allowed_V.any():
+      found.add(ids)
+    for token in np.flatnonzero(allowed_V).tolist():
+      walk((*ids, token), automaton.next_SxV[state, token])
+
+  if automaton:
+    walk((), 0)
+  assert found == good - before
+  assert good or automaton is None
+
+
+def test_a_byte_vocabulary_writes_any_character():
   tokenizer = tokenizers.Tokenizer.from_text("x", "byte")
-  automaton = build(["^.{2}\\xff$"], tokenizer=tokenizer)
+  automaton = build(["^.{2}\xff$"], tokenizer=tokenizer)
   assert automaton.next_SxV.shape[1] == 256
-  assert not automaton.allowed(0, 3)[ord("\n")]
-  assert automaton.allowed(0, 3).sum() == 255
-  with pytest.raises(errors.UserError, match="use ASCII"):
-    build(["é"], tokenizer=tokenizer)
+  assert not automaton.allowed(0, 4)[ord("\n")]
+  assert automaton.allowed(0, 4).sum() == 255
+  assert build(["é"], tokenizer=tokenizer).allowed(0, 2).nonzero()[0].tolist() == [0xC3]
 
 
 @pytest.mark.parametrize(

@@ -79,9 +79,14 @@ def run(args):
     errors.check(f"--{name}", value, value >= minimum, f"must be at least {minimum}")
   runtime.start()
   loaded = run_lib.Run.open(args.run, args.step, args.corpus, args.fetch)
+  if not loaded.tokenizer.has_characters:
+    raise errors.UserError(
+      f"{args.run}: its tokens are not characters (tokenizer {loaded.tokenizer.kind}), which the "
+      "hypotheses are about: use a run with the tokenizer char or byte"
+    )
   if not loaded.model.units:
     raise errors.UserError(f"{args.run}: has no units to study: use a run of a recurrent network")
-  documents = [(path, loaded.encode_file(path)) for path in args.text or []]
+  documents = [(path, loaded.encode_file(path).ids) for path in args.text or []]
   out = files.make_folder(args.out, pathlib.Path(args.run) / "cells")
   if documents:
     text = recording.text_of_files(loaded, documents, args.characters)

@@ -8,12 +8,13 @@ from charrnn.sweeps import comparison, comparison_pictures, comparison_report
 HELP = """\
 compare runs and sweeps by validation loss
 
-For a directory, all runs in it are compared, including runs that are unfinished, failed or not
-started yet. The table shows the config fields that differ. Runs that differ only in their seed form
-one setting, with the mean loss of the finished runs and its 95% interval (Student's t). Seconds
-include training, evaluation and saving. FLOPs are 6 per character and weight in a matrix product;
-embedding look-ups do not count (Kaplan et al. 2020, arXiv 2001.08361). The command writes
-compare.md, compare.csv, compare.json, curves.png, settings.png, grid.png and sizes.png."""
+Runs with different tokenizers are compared in bits per byte. For a directory, all runs in it are
+compared, including runs that are unfinished, failed or not started yet. The table shows the config
+fields that differ. Runs that differ only in their seed form one setting, with the mean loss of the
+finished runs and its 95% interval (Student's t). Seconds include training, evaluation and saving.
+FLOPs are 6 per token and weight in a matrix product; embedding look-ups do not count (Kaplan et al.
+2020, arXiv 2001.08361). The command writes compare.md, compare.csv, compare.json, curves.png,
+settings.png, grid.png and sizes.png."""
 
 
 def add_arguments(parser):

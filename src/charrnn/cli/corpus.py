@@ -15,7 +15,10 @@ def add_arguments(parser):
   add = parser.add_argument
   text = "the corpus to show (default: list the named corpora)"
   add("source", metavar="NAME|PATH|URL", nargs="?", help=text)
-  add("--tokenizer", default="char", help="char or byte (default: char)")
+  text = "char, byte, word or bpe (default: char)"
+  add("--tokenizer", default="char", help=text)
+  text = "maximum number of tokens of word or bpe (default: chosen from the length)"
+  add("--vocab-size", metavar="N", type=int, help=text)
   # The former name of --tokenizer still works for one release.
   add("--alphabet", dest="tokenizer", default="char", help=argparse.SUPPRESS)
   add("--encoding", default="utf-8", help="encoding of the text (default: utf-8)")
@@ -30,7 +33,7 @@ def run(args):
     names = sources.names()
     lines = (f"{name:16}{description}" for name, description in names.items())
     return arguments.show(args, names, lines)
-  names = ("tokenizer", "encoding", "newlines")
+  names = ("tokenizer", "encoding", "newlines", "vocab_size")
   values = {name: getattr(args, name) for name in names}
   with downloads.mode(downloads.Mode.ALL if args.refresh else downloads.Mode.MISSING):
     corpus = corpora.load(args.source, options="--", **values)

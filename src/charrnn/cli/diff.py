@@ -43,6 +43,7 @@ def compare(a: run_lib.Run, b: run_lib.Run) -> dict[str, Any]:
   """Return the differences of two runs as plain data; a run without a checkpoint has no weights."""
   config = _compare_configs(a, b)
   kinds, tokens = zip(*((run.tokenizer.kind, run.tokenizer.tokens) for run in (a, b)))
+  known = [set(each) for each in tokens]
   corpora = [run.origin["corpus"] for run in (a, b)]
   weights = [checkpoints.flatten(run.params) if run.steps else None for run in (a, b)]
   arrays = None
@@ -68,8 +69,8 @@ def compare(a: run_lib.Run, b: run_lib.Run) -> dict[str, Any]:
     "vocabulary": {
       "a": {"kind": kinds[0], "size": len(tokens[0])},
       "b": {"kind": kinds[1], "size": len(tokens[1])},
-      "only_a": [token for token in tokens[0] if token not in tokens[1]],
-      "only_b": [token for token in tokens[1] if token not in tokens[0]],
+      "only_a": [token for token in tokens[0] if token not in known[1]],
+      "only_b": [token for token in tokens[1] if token not in known[0]],
     },
     "versions": _compare_versions(a.origin, b.origin),
     "weights": arrays,

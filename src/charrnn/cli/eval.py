@@ -11,20 +11,21 @@ import numpy as np
 
 from charrnn import console, errors, files, models
 from charrnn.cli import arguments
-from charrnn.data import batches
+from charrnn.data import batches, encoded, tokenizers
 from charrnn.evaluation import dynamic, error_analysis, pages, score
 from charrnn.runs import run as run_lib
 
 HELP = """\
 compute the loss of a run on a split of its corpus, or on files
 
-The loss is in nats and bits per character. Each character is scored given all characters before it.
-The first character of a text has no context and is not scored. With --state=reset, the network's
-state, the parameters of --dynamic and the memory of --errors are reset at the start of each
-document. With --state=carried, all documents are one text.
+The loss is in nats and bits per token (character, byte, word or piece), and in bits per UTF-8 byte,
+which are comparable between tokenizers. Each token is scored given all tokens before it. The first
+token of a text has no context and is not scored. With --state=reset, the network's state, the
+parameters of --dynamic and the memory of --errors are reset at the start of each document. With
+--state=carried, all documents are one text.
 
---dynamic also learns from the text. After every 20 scored characters, the parameters take a
-gradient step that makes these characters more probable. The run itself is not changed.
+--dynamic also learns from the text. After every 20 scored tokens, the parameters take a gradient
+step that makes these tokens more probable. The run itself is not changed.
 
 --errors counts the errors, which are characters with p < 0.5, by type (arXiv 1506.02078). Each
 error counts under the first type that applies:
@@ -60,7 +61,8 @@ def add_arguments(parser):
     "--characters",
     metavar="N",
     type=int,
-    help="score only the first N characters of the split or of each FILE",
+    help="score only the first N characters (tokens, if they are not characters) of the split or "
+    "of each FILE",
   )
   text = f"dynamic evaluation with this learning rate, in one stream (default: {RATE})"
   add("--dynamic", metavar="RATE", nargs="?", type=_rate, const=RATE, help=text)
@@ -87,7 +89,12 @@ def run(args):
     raise errors.UserError(
       f"--dynamic: {args.run} is an n-gram, which has no gradient: omit --dynamic"
     )
-  documents = [(path, loaded.encode_file(path)[: args.characters]) for path in args.files]
+  if args.errors and not loaded.tokenizer.has_characters:
+    raise errors.UserError(
+      f"--errors: applies to characters, but the tokens of {args.run} are not characters "
+      f"(tokenizer {loaded.tokenizer.kind}): omit --errors"
+    )
+  documents = [(path, loaded.encode_file(path).first(args.characters)) for path in args.files]
   run_lib.use_devices(loaded, args.streams or config.eval_streams)
   loaded.load()
   corpus = loaded.corpus() if args.errors or not documents else None
@@ -134,22 +141,27 @@ def _check_outputs(args):
 class Text(NamedTuple):
   """A text to score. Each of its parts consists of spans that are scored under one name."""
 
-  ids: np.ndarray
+  content: encoded.EncodedText
   parts: list[tuple[str, list[tuple[int, int]]]]
   starts: list[int]  # starts of documents, the first is 0; the token at a start has no context
 
-  def counts(self) -> list[int]:
-    """Return the number of tokens of each part that can be scored."""
+  @property
+  def ids(self) -> np.ndarray:
+    return self.content.ids
+
+  def sizes(self) -> list[encoded.Size]:
+    """Return the size of the tokens of each part that can be scored."""
     scorable = (batches.scorable_spans(spans, self.starts) for _, spans in self.parts)
-    return [sum(stop - first for first, stop in spans) for spans in scorable]
+    return list(map(self.content.size, scorable))
 
 
-def _join(documents: list[tuple[str, np.ndarray]]) -> Text:
-  """Return documents (path, ids) as one text that has a part for each document."""
-  ids = [ids for _, ids in documents]
-  bounds = [0, *np.cumsum([len(each) for each in ids]).tolist()]
+def _join(documents: list[tuple[str, encoded.EncodedText]]) -> Text:
+  """Return documents (path, text) as one text that has a part for each document."""
+  texts = [text for _, text in documents]
+  bounds = [0, *np.cumsum([len(text.ids) for text in texts]).tolist()]
   spans = itertools.pairwise(bounds)
-  return Text(np.concatenate(ids), [(path, [next(spans)]) for path, _ in documents], bounds[:-1])
+  parts = [(path, [next(spans)]) for path, _ in documents]
+  return Text(encoded.join(texts), parts, bounds[:-1])
 
 
 def _split(run, corpus, args) -> Text:
@@ -165,7 +177,7 @@ def _split(run, corpus, args) -> Text:
       truncated.append((start, min(stop, start + remaining)))
     remaining -= stop - start
   starts = [document.start for document in corpus.documents]
-  return Text(corpus.ids, [(f"{name} ({kind} split)", truncated)], starts)
+  return Text(corpus, [(f"{name} ({kind} split)", truncated)], starts)
 
 
 def _score(args, loaded, text, corpus, progress) -> dict[str, Any]:
@@ -193,7 +205,7 @@ def _score(args, loaded, text, corpus, progress) -> dict[str, Any]:
       file.writelines(f"{line}\n".encode() for line in lines)
   if args.html:
     title = f"Surprisal of {result['results'][0]['text']}: {loaded.path}, step {loaded.step}"
-    facts = _facts(args, result["results"][0])
+    facts = _facts(args, result["unit"], result["results"][0])
     page = pages.surprisal_page(title, facts, loaded.tokenizer, text.ids, scores[0])
     with files.replace_file(pathlib.Path(args.html)) as file:
       file.write(page.encode())
@@ -215,27 +227,40 @@ def _errors(loaded, text, scores: list, corpus, progress) -> dict[str, Any]:
 
 def _summary(text, losses: list[float]) -> dict[str, Any]:
   """Return the result of each part and, if there are several, of all characters together."""
-  names, counts = [name for name, _ in text.parts], text.counts()
-  for name, count, nats in zip(names, counts, losses):
+  names, sizes = [name for name, _ in text.parts], text.sizes()
+  for name, size, nats in zip(names, sizes, losses):
     if not math.isfinite(nats):
       diverged = "the run has diverged: use an earlier --step"
-      reason = diverged if count else "there is nothing to score: use a longer text"
+      reason = diverged if size.tokens else "there is nothing to score: use a longer text"
       raise errors.UserError(f"no loss on {name}: {reason}")
-  summary: dict[str, Any] = {"results": list(map(_result, names, counts, losses))}
+  unit = text.content.tokenizer.unit
+  results = [_result(unit, *each) for each in zip(names, sizes, losses)]
+  summary: dict[str, Any] = {"unit": unit, "results": results}
   if len(names) > 1:
-    mean = sum(map(math.prod, zip(counts, losses))) / sum(counts)
-    summary["overall"] = _result(f"all {len(names)} texts", sum(counts), mean)
+    total = encoded.Size(*map(sum, zip(*sizes)))
+    mean = sum(size.tokens * nats for size, nats in zip(sizes, losses)) / total.tokens
+    summary["overall"] = _result(unit, f"all {len(names)} texts", total, mean)
   return summary
 
 
-def _result(name: str, characters: int, nats: float) -> dict[str, Any]:
-  return {
+def _result(unit: str, name: str, size: encoded.Size, nats: float) -> dict[str, Any]:
+  result = {
     "text": name,
-    "characters": characters,
+    "tokens": size.tokens,
+    "bytes": size.bytes,
     "nats": nats,
     "bits": nats / math.log(2),
+    "bits_per_byte": size.bits_per_byte(nats),
     "perplexity": math.exp(nats) if nats < MAX_EXPONENT else None,
   }
+  if unit != "token":
+    result["characters"] = size.tokens
+  if size.unknown_tokens:
+    result["unknown"] = {
+      "tokens": size.unknown_tokens / size.tokens,
+      "bytes": size.unknown_bytes / size.bytes,
+    }
+  return result
 
 
 def _lines(result) -> Iterator[str]:
@@ -244,7 +269,13 @@ def _lines(result) -> Iterator[str]:
     if each:
       perplexity = console.number(each["perplexity"])
       losses = f"{each['nats']:.4f} nats  {each['bits']:.4f} bits  perplexity {perplexity}"
-      yield f"{each['characters']:>12,} characters  {losses}  {each['text']}"
+      losses += f"  {each['bits_per_byte']:.4f} bits per byte"
+      yield f"{each['tokens']:>12,} {result['unit']}s  {losses}  {each['text']}"
+      if unknown := each.get("unknown"):
+        yield (
+          f"{'':>12} {tokenizers.UNKNOWN}: {unknown['tokens']:.2%} of the tokens, with "
+          f"{unknown['bytes']:.2%} of the bytes; spelled in bits per byte"
+        )
   if "errors" in result:
     yield ""
     yield from error_analysis.lines(result["errors"])
@@ -254,31 +285,37 @@ def _learning(rate: float | None) -> str:
   return "" if rate is None else f", dynamic evaluation at rate {rate:g}"
 
 
-def _facts(args, result) -> str:
+def _facts(args, unit: str, result) -> str:
   return (
-    f"{result['characters']:,} characters: {result['nats']:.4f} nats = {result['bits']:.4f} bits "
-    f"per character, perplexity {console.number(result['perplexity'])}{_learning(args.dynamic)}"
+    f"{result['tokens']:,} {unit}s: {result['nats']:.4f} nats = {result['bits']:.4f} bits per "
+    f"{unit}, {result['bits_per_byte']:.4f} bits per byte, perplexity "
+    f"{console.number(result['perplexity'])}{_learning(args.dynamic)}"
   )
 
 
 def _table(tokenizer, ids, scores) -> Iterator[str]:
   """Yield the lines of the --tsv file."""
   yield "index\tcharacter\tnats\tp\trank"
-  names = [escape(tokenizer.kind, token) for token in tokenizer.tokens]
+  names = list(map(escape, tokenizer.texts))
   tokens = np.asarray(ids)[scores.positions].tolist()
   for index, token, nats, rank in zip(scores.positions, tokens, scores.nats.tolist(), scores.rank):
     numbers = "\t\t" if math.isnan(nats) else f"{nats:.7g}\t{math.exp(-nats):.7g}\t{rank}"
     yield f"{index}\t{names[token]}\t{numbers}"
 
 
-def escape(kind: str, token: str) -> str:
-  """Return a token escaped as in a Python string, without line ends, tabs and double quotes.
+def escape(text: str) -> str:
+  """Return the text of a token escaped as in Python, without line ends, tabs and double quotes.
 
-  Characters that can begin a formula of a spreadsheet are escaped, too.
+  Bytes that are not UTF-8 are escaped as \\xHH, and so are characters that can begin a formula of a
+  spreadsheet.
   """
-  is_byte = kind == "byte" and ord(token) > 126
-  if token in '"=+-@':
-    return f"\\x{ord(token):02x}"
-  if token.isprintable() and token != "\\" and not is_byte:
-    return token
-  return token.encode("unicode_escape").decode()
+  return "".join(_escape(c, n) for n, c in enumerate(text))
+
+
+def _escape(character: str, position: int) -> str:
+  byte = ord(character) - 0xDC00  # of a surrogate that represents a byte
+  if 0x80 <= byte <= 0xFF or character == '"' or (character in "=+-@" and not position):
+    return f"\\x{byte if byte > 0 else ord(character):02x}"
+  if character.isprintable() and character != "\\":
+    return character
+  return character.encode("unicode_escape").decode()

@@ -14,6 +14,7 @@ import numpy as np
 from charrnn import config as config_lib
 from charrnn import console, errors, files, models
 from charrnn.cli import arguments
+from charrnn.data import tokenizers
 from charrnn.runs import checkpoints, metrics
 from charrnn.runs import run as run_lib
 from charrnn.runs import status as status_lib
@@ -28,6 +29,7 @@ WIDTH = 92  # maximum width of the output in characters
 LABEL = 13  # width of the column of labels
 MAX_EVALUATIONS = 7  # maximum number of columns in the table of evaluations
 MAX_VOCABULARY_LINES = 4
+MAX_TOKENS = 40  # maximum number of tokens that are shown if they are not characters
 MAX_LAUNCHES = 3  # maximum number of launches that are shown
 STATISTICS = {"norm": np.linalg.norm, "min": np.min, "max": np.max, "mean": np.mean, "std": np.std}
 SHOWN_STATISTICS = [name for name in STATISTICS if name != "mean"]
@@ -204,19 +206,15 @@ def _origin(about):
     yield from row("", "an n-gram: steps are orders; the checkpoint has the best order")
   if corpus := about["corpus"]:
     standard = {"source", "kind", "files", "bytes", "characters", "sha256", "options"}
-    standard |= {"alphabet", "tokenizer"}
+    standard |= {"alphabet", "tokenizer", "boundaries", "tokens"}
     extra = [f"{name} {value}" for name, value in corpus.items() if name not in standard]
     sizes = f"{corpus['characters']:,} characters, {corpus['bytes']:,} bytes in {corpus['files']}"
     sizes += " files" if corpus["files"] > 1 else " file"
+    sizes += f", {corpus['tokens']:,} tokens" if "tokens" in corpus else ""
     yield from row("corpus", ", ".join([f"{corpus['source']}: {sizes}", *extra]))
     yield from row("", f"sha256 {corpus['sha256']}")
   if tokenizer := about["tokenizer"]:
-    if tokenizer["kind"] == "byte":
-      text = f"256 bytes; {sum(map(bool, tokenizer['counts']))} of them occur in the corpus"
-    else:
-      tokens = tokenizer["tokens"]
-      text = f"{errors.plural(len(tokens), 'character')}: {' '.join(_ranges(tokens))}"
-    yield from row("vocabulary", text, lines=MAX_VOCABULARY_LINES)
+    yield from row("vocabulary", _vocabulary(tokenizer), lines=MAX_VOCABULARY_LINES)
   launches = about["launches"] or []
   for launch in launches[-MAX_LAUNCHES:]:
     time = launch["time"].replace("T", " ").replace("+00:00", " UTC")
@@ -230,6 +228,20 @@ def _origin(about):
     yield from row("versions", ", ".join(f"{name} {value}" for name, value in versions.items()))
   if len(launches) > MAX_LAUNCHES:
     yield from row("", f"(last {MAX_LAUNCHES} of {len(launches)} launches; --json lists all)")
+
+
+def _vocabulary(value: dict[str, Any]) -> str:
+  """Return the size of a vocabulary and its tokens, the most frequent ones first if it is large."""
+  tokenizer = tokenizers.Tokenizer.from_json(value)
+  size, count = tokenizer.vocab_size, sum(map(bool, tokenizer.counts))
+  if tokenizer.reads_bytes:
+    return f"{size} bytes; {count} of them occur in the corpus"
+  if tokenizer.has_characters:
+    return f"{errors.plural(size, 'character')}: {' '.join(_ranges(tokenizer.tokens))}"
+  order = sorted(range(size), key=lambda n: -tokenizer.counts[n])[:MAX_TOKENS]
+  examples = " ".join(repr(tokenizer.texts[n]) for n in order)
+  occurring = f"{count:,} occur in the training split, most often {examples}"
+  return f"{size:,} tokens ({value['kind']}); {occurring}"
 
 
 def _status(progress) -> str:
@@ -296,7 +308,7 @@ def _losses(history):
   if rate := history["characters_per_second"]:
     seconds = history["seconds"]
     time = "" if seconds is None else f"; {console.duration(seconds)} up to the newest checkpoint"
-    yield from row("speed", f"{rate:,.0f} characters/s{time}")
+    yield from row("speed", f"{rate:,.0f} tokens/s{time}")
 
 
 def _checkpoints(listing):

@@ -10,7 +10,7 @@ from scipy import optimize
 
 from charrnn import console, errors, files, plotting
 from charrnn.cli import arguments
-from charrnn.data import tokenizers
+from charrnn.data import batches, encoded
 from charrnn.evaluation import score
 from charrnn.models import ngram
 from charrnn.runs import run as run_lib
@@ -24,6 +24,7 @@ runs must have the same corpus and the same splits. Write ngrams.json and ngrams
 LABEL_DISTANCE = 0.045  # minimum distance between two labels, as a fraction of the axes' height
 MAX_NAME = 28  # maximum length of a run's name in the picture
 RUN_LABEL = "runs (at the right: loss, cell, layers x units, name)"
+UNITS = ("nats", "bits", "bits/byte")  # the columns of a loss
 SPLITS = {"valid": "validation split", "test": "test split"}
 
 
@@ -50,19 +51,20 @@ def run(args):
   out = files.output_folder(args.out, runs[0].path / "ngrams")
   run_lib.use_devices(runs[0], runs[0].config.eval_streams)
   corpus = runs[0].corpus()
+  size = corpus.size(batches.scorable_spans(spans))
   runs = [run.load() for run in runs]
   with console.Progress() as progress:
-    grams = _score_ngrams(corpus, splits.train, spans, args.order, progress)
+    grams = _score_ngrams(corpus, splits.train, spans, args.order, size, progress)
     scored = []
     for run in runs:
       progress(f"scoring {run.path}")
-      scored.append(_score(run, corpus, spans))
+      scored.append(_score(run, corpus, spans, size))
   result = {
     "text": corpus.name,
     "part": args.split,
-    "unit": tokenizers.unit(corpus.tokenizer.kind),
     # The first character of the corpus is not scored, because it has no context.
-    "characters": sum(max(0, stop - max(start, 1)) for start, stop in spans),
+    "characters": size.tokens,
+    "unit": corpus.tokenizer.unit,
     "ngrams": grams,
     "runs": scored,
   }
@@ -72,7 +74,7 @@ def run(args):
   arguments.show(args, result, _report(result, out))
 
 
-def _score_ngrams(corpus, training, spans, order: int, progress) -> list[dict[str, Any]]:
+def _score_ngrams(corpus, training, spans, order: int, size, progress) -> list[dict[str, Any]]:
   """Return the number of n-grams in the training spans and their loss on `spans`, by order."""
   update, counts = progress(f"counting n-grams up to order {order}"), []
 
@@ -83,10 +85,10 @@ def _score_ngrams(corpus, training, spans, order: int, progress) -> list[dict[st
   model = ngram.fit(corpus.ids, order, corpus.tokenizer.vocab_size, training, on_order)
   progress("scoring the n-grams")
   rows = enumerate(zip(counts, model.losses(corpus.ids, spans)), 1)
-  return [{"n": n, "strings": strings, **_loss(nats)} for n, (strings, nats) in rows]
+  return [{"n": n, "strings": strings, **_loss(nats, size)} for n, (strings, nats) in rows]
 
 
-def _score(run, corpus, spans) -> dict[str, Any]:
+def _score(run, corpus, spans, total) -> dict[str, Any]:
   """Return the size of a run and its loss on spans of a corpus, computed as in `charrnn eval`."""
   config = run.config
   m, reading = config.model, {"streams": config.eval_streams, "burn_in": config.eval_burn_in}
@@ -95,13 +97,15 @@ def _score(run, corpus, spans) -> dict[str, Any]:
   size = {"layers": m.layers, "hidden": m.hidden, "parameters": parameters}
   if not run.model.has_gradient:
     size = dict.fromkeys(size) | {"n": run.model.order}
-  return {"run": str(run.path), "step": run.step, "cell": m.cell, **size, **_loss(nats)}
+  return {"run": str(run.path), "step": run.step, "cell": m.cell, **size, **_loss(nats, total)}
 
 
-def _loss(nats: float) -> dict[str, float | None]:
+def _loss(nats: float, size: encoded.Size) -> dict[str, float | None]:
   """Return a loss in nats and bits for JSON, with None in place of NaN."""
-  nats = float(nats) if math.isfinite(nats) else None
-  return {"nats": nats, "bits": nats and nats / math.log(2)}
+  if not math.isfinite(nats):
+    return dict.fromkeys(("nats", "bits", "bits_per_byte"))
+  nats = float(nats)
+  return {"nats": nats, "bits": nats / math.log(2), "bits_per_byte": size.bits_per_byte(nats)}
 
 
 def _kind(run: dict[str, Any]) -> str:
@@ -175,9 +179,9 @@ def _report(result, out) -> Iterator[str]:
     (str(gram["n"]), f"{gram['strings']:,}", *_numbers(gram), "best" if gram is best else "")
     for gram in grams
   ]
-  yield from console.table(("n", "distinct n-grams", "nats", "bits", ""), rows, names=0)
+  yield from console.table(("n", "distinct n-grams", *UNITS, ""), rows, names=0)
   yield ""
-  header = ("run", "model", "step", "parameters", "nats", "bits", f"nats minus {best['n']}-gram")
+  header = ("run", "model", "step", "parameters", *UNITS, f"nats minus {best['n']}-gram")
   yield from console.table(header, [_row(run, best) for run in runs], names=2)
   yield ""
   yield f"picture: {out / 'ngrams.png'}    data: {out / 'ngrams.json'}"
@@ -190,4 +194,4 @@ def _row(run, best) -> tuple[str, ...]:
 
 
 def _numbers(losses) -> list[str]:
-  return [console.number(losses[key], ".4f") for key in ("nats", "bits")]
+  return [console.number(losses[key], ".4f") for key in ("nats", "bits", "bits_per_byte")]

@@ -37,7 +37,8 @@ the text. A terminal shows control characters as escapes (\\x1b), except line en
 Constraints (--require and --forbid): REGEX applies to the generated text, but not to the prompt or
 the stop text. It has Python's syntax, restricted to literals, . \\d \\w \\s [...] (...) | * + ?
 {m,n}, and ^ $ at the ends of an alternative. ^ and $ match the beginning and the end of the
-generated text. With a byte vocabulary, REGEX must be ASCII, and the dot matches one byte.
+generated text. Tokens may be bytes, words or pieces of words; REGEX is about their characters. A
+byte that is not UTF-8 counts as one character.
 
 Each step excludes the tokens after which no allowed text can be completed within --length. A text
 ends before --length only at --stop or when no further token is allowed. This is not the model's
@@ -123,12 +124,6 @@ def run(args):
   prompt_ids = tokenizer.encode(_read_prompt(args, tokenizer))
   if args.interactive and args.stop is None and "\n" in tokenizer.tokens:
     args.stop = "\n\n"
-  unknown = set(args.stop or "") - set(tokenizer.tokens)
-  if unknown and tokenizer.kind == "char":
-    raise errors.UserError(
-      f"--stop: not in the run's vocabulary: {', '.join(sorted(map(repr, unknown)))}: use other "
-      "characters"
-    )
   options = {
     "length": args.length,
     "clamp": clamps.arrays([clamped], source.model) if clamped else None,
@@ -170,7 +165,7 @@ def _check(args) -> sampler.Settings:
 
 
 def _read_prompt(args, tokenizer) -> str:
-  """Return the prompt exactly as it is. Invalid UTF-8 is an error, except for a byte tokenizer."""
+  """Return the prompt exactly as it is. Invalid UTF-8 is an error unless tokens represent bytes."""
   if not args.prime_file:
     return args.prime
   if args.prime_file == "-":

@@ -68,7 +68,7 @@ def run(args):
   runtime.start()
   loaded = run_lib.Run.open(args.run, args.step, args.corpus, args.fetch).load()
   corpus = held_out.load(loaded)
-  held_out_BxN = temperature.held_out_samples(corpus, args.length, max(HELD_OUT, 4 * args.num))
+  samples = temperature.held_out_samples(corpus, args.length, max(HELD_OUT, 4 * args.num))
   prompt_ids = sampler.first_ids(loaded, loaded.tokenizer.encode(args.prime))
   out = files.output_folder(args.out, loaded.path / "temperature")
   size = {name: getattr(args, name) for name in ("num", "length", "seed")}
@@ -78,7 +78,7 @@ def run(args):
     "text": corpus.held_out.name,
     "settings": {name: getattr(args, name) for name in SETTINGS},
     "temperatures": list(settings),
-  } | temperature.measure(loaded, prompt_ids, settings, held_out_BxN, corpus.training.text, **size)
+  } | temperature.measure(loaded, prompt_ids, settings, samples, corpus.training.text, **size)
   data = files.with_aliases(report, metrics.OLD_KEYS | {"reference": "real"})
   with files.replace_in_folder(out) as new:
     files.write_json(new / "temperature.json", data)

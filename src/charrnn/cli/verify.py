@@ -114,8 +114,11 @@ def _line(part) -> str:
 
 def _check_vocabulary(run) -> str:
   tokenizer, corpus = run.tokenizer, run.provenance
-  # The counts must add up to the number of tokens in run.json.
-  expected = corpus["alphabet"]["size"], corpus["characters"]
+  # The counts must add up to the number of counted tokens in run.json.
+  counted = corpus["characters"]
+  if tokenizer.is_trained:
+    counted = sum(stop - start for start, stop in run.splits().train)
+  expected = corpus["alphabet"]["size"], counted
   if (tokenizer.vocab_size, sum(tokenizer.counts)) != expected:
     raise errors.UserError("does not match the corpus in run.json")
   return errors.plural(tokenizer.vocab_size, "token")

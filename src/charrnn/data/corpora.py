@@ -1,8 +1,10 @@
 """Load corpora by name, path or URL: ids mapped from disk, tokenizer, documents and provenance."""
 
 import codecs
+import contextlib
 import dataclasses
 import encodings
+import functools
 import hashlib
 import io
 import json
@@ -15,9 +17,13 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from charrnn import console, errors, files, runtime
-from charrnn.data import downloads, sources, tokenizers
+from charrnn.data import downloads, encoded, sources, splits, tokenizers
 
 _FORMAT = 1  # version of the cache entries
+PIECE = 1 << 16  # maximum number of characters that are tokenized at once
+MAX_TRAINING = 1 << 26  # maximum number of characters from which a vocabulary is learned
+MIN_PROGRESS = 5_000_000  # number of characters above which progress is shown
+_WORDS = ("positions.bin", "stops.bin", "words.bin")  # the fields of UnknownWords
 _NEWLINE = ord("\n")
 # The first bytes of files that are often mistaken for UTF-8 text, and their encodings or formats.
 _SIGNATURES = {
@@ -50,18 +56,16 @@ class Document(NamedTuple):
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Corpus:
-  """A text as ids [N], which are memory-mapped from the cache."""
+class Corpus(encoded.EncodedText):
+  """A text as ids [N], which are memory-mapped from the cache.
+
+  The provenance of a text with a trained vocabulary has `boundaries`, which are pairs (character,
+  token): the positions at which splits begin and end, and the end of the text.
+  """
 
   name: str
-  ids: np.memmap
-  tokenizer: tokenizers.Tokenizer
   documents: tuple[Document, ...]
   provenance: dict[str, Any]
-
-  def text(self, start: int, stop: int) -> str:
-    """Return the decoded text of the tokens from `start` to `stop`; see Tokenizer.decode."""
-    return self.tokenizer.decode(self.ids[start:stop])
 
 
 class _Reader(NamedTuple):
@@ -83,6 +87,33 @@ class _Reader(NamedTuple):
       if remaining <= 0:
         return
 
+  def pieces(self, cuts: list[int], size: int) -> Iterator[tuple[int, str]]:
+    """Yield (position, text): pieces of at most `size` characters that do not cross a cut.
+
+    The last cut is the end of the text. The ends of the pieces do not depend on the blocks in which
+    the files are read. Raise UserError if the text has another length than before.
+    """
+    buffer, position, cuts = "", 0, sorted(cuts, reverse=True)
+    for _, points in self.points():
+      buffer += points.tobytes().decode("utf-32-le", "surrogatepass")
+      while buffer:
+        while cuts and cuts[-1] == position:
+          cuts.pop()
+        if not cuts:
+          raise self.changed()
+        room = cuts[-1] - position
+        if len(buffer) <= min(size, room - 1):
+          break  # The piece may be longer than what has been read.
+        piece = tokenizers.chunk(buffer[:room], size)
+        yield position, piece
+        buffer, position = buffer[len(piece) :], position + len(piece)
+    if any(cut > position for cut in cuts):
+      raise self.changed()
+
+  def changed(self) -> errors.UserError:
+    """Return the error for a source that changes while it is read several times."""
+    return errors.UserError(f"{self.source.name} changed while it was read: run again")
+
   def _joined(self) -> Iterator[tuple[int, np.ndarray]]:
     """Yield (file number, code points); insert missing line ends between files."""
     last, owner = _NEWLINE, 0
@@ -96,7 +127,7 @@ class _Reader(NamedTuple):
 
   def _texts(self, file: downloads.File) -> Iterator[str]:
     """Yield the decoded text of one file in non-empty pieces."""
-    encoding = "latin-1" if self.tokenizer == "byte" else self.encoding
+    encoding = "latin-1" if tokenizers.KINDS[self.tokenizer].reads_bytes else self.encoding
     blocks = self.source.blocks(file)
     return _decode(blocks, str(file.path), encoding, self.newlines, options=self.options)
 
@@ -116,7 +147,7 @@ def read_text(
   `Tokenizer.encode` restores them. Otherwise they raise UserError with their position.
   """
   blocks = [files.read_input(name) if content is None else content]
-  if tokenizer == "byte":
+  if tokenizers.KINDS[tokenizer].reads_bytes:
     return "".join(_decode(blocks, name, "utf-8", newlines, "surrogateescape"))
   _check_encoding(encoding, "text.")
   return "".join(_decode(blocks, name, encoding, newlines))
@@ -172,6 +203,9 @@ def load(
   encoding: str = "utf-8",
   newlines: str = "keep",
   limit: int = 0,
+  vocab_size: int | None = None,
+  split: tuple[str, float, float] = ("tail", 0.05, 0.05),
+  trained: tokenizers.Tokenizer | None = None,
   options: str = "--config.text.",
 ) -> Corpus:
   """Load the corpus of a name, file, folder, glob or URL[#sha256=HEX].
@@ -180,46 +214,73 @@ def load(
   first does not end with one. Byte order marks, NULs and CRLFs are part of the text;
   newlines='lf' converts CRLF and CR to LF. The first load reads the text twice, to count the
   characters and to write the ids. Later loads only hash the source. With a `limit`, the text and
-  its vocabulary end after this many characters. Raise UserError if the source is missing,
-  unreadable or undecodable. `options` precedes the names of these arguments in messages; it begins
-  with a dash if the user can set them as options.
+  its vocabulary end after this many characters.
+
+  The vocabulary of the tokenizers `word` and `bpe` has at most `vocab_size` tokens (None: chosen
+  from the length). It is learned from the training split: `split` is its kind and the fractions of
+  validation and test. `trained` is used instead of a tokenizer of its kind that would be learned.
+
+  Raise UserError if the source is missing, unreadable or undecodable. `options` precedes the names
+  of these arguments in messages; it begins with a dash if the user can set them as options.
   """
   for name, value, choices in (
-    ("tokenizer", tokenizer, tokenizers.KINDS),
+    ("tokenizer", tokenizer, tuple(tokenizers.KINDS)),
     ("newlines", newlines, ("keep", "lf")),
   ):
     if value not in choices:
       raise errors.UserError(f"{options}{name}={value}: use {' or '.join(choices)}")
   _check_encoding(encoding, options)
-  if tokenizer == "byte" and encoding != "utf-8":
+  kind = tokenizers.KINDS[tokenizer]
+  tokenizers.check_size(tokenizer, vocab_size, options)
+  if kind.reads_bytes and encoding != "utf-8":
     console.say(
-      f"warning: {options}encoding={encoding} has no effect: the tokenizer byte reads bytes, which "
-      "are not decoded"
+      f"warning: {options}encoding={encoding} has no effect: the tokenizer {tokenizer} reads "
+      "bytes, which are not decoded"
     )
   resolved = sources.resolve(source)
-  parts = [_FORMAT, resolved.preparation, (tokenizer, encoding, newlines)]
+  parts: list[Any] = [_FORMAT, resolved.preparation, (tokenizer, encoding, newlines)]
   parts += [[file.sha256 for file in resolved.files]] + ([limit] if limit else [])
-  key = "corpus-" + hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:32]
   reader = _Reader(resolved, tokenizer, encoding, newlines, limit, options)
-  ids, vocabulary, sizes = _read(runtime.cache_folder() / key) or _build(reader, key)
-  stops = np.cumsum(sizes).tolist()
+  settings: dict[str, Any] = {"encoding": encoding, "newlines": newlines}
+  build = _build
+  if kind.is_trained:
+    settings |= {"vocab_size": vocab_size, "split": list(split)}
+    parts += [settings]
+    build = functools.partial(_build_trained, vocab_size, split, None)
+  entry = _read(key := _key(parts))
+  learned = entry.tokenizer if entry else None
+  if kind.is_trained and trained and trained.kind == tokenizer and trained != learned:
+    # Another version of a package may learn another vocabulary.
+    build = functools.partial(_build_trained, vocab_size, split, trained)
+    entry = _read(key := _key([*parts, files.digest(trained.to_json())]))
+  entry = entry or build(reader, key)
+  stops = np.cumsum(entry.sizes).tolist()
   spans = zip(resolved.files, [0, *stops[:-1]], stops)
   documents = tuple(Document(file.name, start, stop) for file, start, stop in spans if start < stop)
-  is_cut = len(ids) == limit  # a limit that exceeds the length of the text has no effect
+  length = entry.characters
+  is_cut = length == limit  # a limit that exceeds the length of the text has no effect
   digest = hashlib.sha256(f"{limit} characters of {resolved.sha256}".encode()).hexdigest()
-  settings = {"encoding": encoding, "newlines": newlines}
   provenance = {
     "source": source,
     "kind": resolved.kind,
     **resolved.facts,
     "files": len(resolved.files),
     "bytes": sum(file.size for file in resolved.files),
-    "characters": len(ids),
+    "characters": length,
     "sha256": digest if is_cut else resolved.sha256,
-    "alphabet": {"kind": tokenizer, "size": vocabulary.vocab_size},
+    "alphabet": {"kind": tokenizer, "size": entry.tokenizer.vocab_size},
     "options": settings | ({"limit": limit} if is_cut else {}),
   }
-  return Corpus(resolved.name, ids, vocabulary, documents, provenance)
+  if kind.is_trained:
+    provenance["options"]["vocab_size"] = vocab_size or kind.default_size(length)
+    provenance |= {"tokens": len(entry.ids), "boundaries": entry.boundaries}
+  content = entry.tokenizer, entry.ids, entry.unknown
+  return Corpus(*content, resolved.name, documents, provenance)
+
+
+def _key(parts: list[Any]) -> str:
+  """Return the name of the cache entry of a text and its options."""
+  return "corpus-" + hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:32]
 
 
 def _check_encoding(name: str, options: str):
@@ -237,9 +298,15 @@ def _check_encoding(name: str, options: str):
     )
 
 
-# A cache entry: ids, tokenizer, and the number of characters in each file. Its key depends on the
-# content of the files and on the options, not on file names.
-_Entry = tuple[np.memmap, tokenizers.Tokenizer, list[int]]
+class _Entry(NamedTuple):
+  """A cache entry. Its key depends on the content of the files and on the options, not on names."""
+
+  ids: np.memmap
+  tokenizer: tokenizers.Tokenizer
+  sizes: list[int]  # number of tokens of each file
+  characters: int
+  boundaries: list[list[int]]  # see Corpus
+  unknown: encoded.UnknownWords
 
 
 def _build(reader: _Reader, key: str) -> _Entry:
@@ -251,19 +318,104 @@ def _build(reader: _Reader, key: str) -> _Entry:
     sizes[number] += len(points)
   if not sum(sizes):
     raise errors.UserError(f"{reader.source.name} is empty: use a source that contains text")
-  tokenizer = tokenizers.Tokenizer.from_counts(reader.tokenizer, counts)
+  tokenizer = tokenizers.KINDS[reader.tokenizer].from_counts(counts)
   with downloads.building() as folder:
     built = folder / key
     built.mkdir()
     with open(built / "ids.bin", "wb") as file:
       for _, points in reader.points():
         file.write(tokenizer.encode_points(points).data)
-    meta = {"alphabet": tokenizer.to_json(), "sizes": sizes}
-    (built / "corpus.json").write_text(json.dumps({"sha256": _digest(meta), **meta}))
-    entry = _read(built)  # The memory map stays valid when the file is moved.
-    downloads.publish(built)
+    return _publish(reader, built, {"alphabet": tokenizer.to_json(), "sizes": sizes})
+
+
+def _build_trained(
+  vocab_size: int | None,
+  split: tuple[str, float, float],
+  trained: tokenizers.Tokenizer | None,
+  reader: _Reader,
+  key: str,
+) -> _Entry:
+  """Learn the vocabulary of a source, tokenize it, and write and return its cache entry.
+
+  Documents and splits are tokenized separately, so that no token is in two of them.
+  """
+  sizes = [0] * len(reader.source.files)
+  for number, points in reader.points():
+    sizes[number] += len(points)
+  if not (length := sum(sizes)):
+    raise errors.UserError(f"{reader.source.name} is empty: use a source that contains text")
+  divided = splits.split(length, *split)
+  edges = sorted({0, length, *(edge for spans in divided for span in spans for edge in span)})
+  stops = np.cumsum(sizes).tolist()
+  cuts = [*edges, *stops]
+  with console.Progress() if length > MIN_PROGRESS else contextlib.nullcontext() as progress:
+    kind = tokenizers.KINDS[reader.tokenizer]
+    update = progress("learning the vocabulary") if progress else lambda *_: None
+    texts = _training_text(reader, cuts, divided.train, update)
+    tokenizer = trained or kind.train(texts, vocab_size or kind.default_size(length))
+    update = progress("tokenizing") if progress else lambda *_: None
+    counts = np.zeros(tokenizer.vocab_size, np.int64)
+    tokens = {0: 0}  # number of tokens before each cut
+    total = words = letters = 0
+    with downloads.building() as folder, contextlib.ExitStack() as stack:
+      built = folder / key
+      built.mkdir()
+      opened = {
+        name: stack.enter_context(open(built / name, "wb")) for name in ("ids.bin", *_WORDS)
+      }
+      for position, text in reader.pieces(cuts, PIECE):
+        piece = tokenizer.read(text)
+        opened["ids.bin"].write(piece.ids.data)
+        unknown = piece.unknown
+        for file, array in zip(_WORDS, (unknown.positions + total, unknown.stops + letters)):
+          opened[file].write(array.data)
+        opened[_WORDS[-1]].write(unknown.content.data)
+        total, letters = total + len(piece.ids), letters + len(unknown.content)
+        words += len(unknown.positions)
+        if _is_inside(position, divided.train):
+          counts += np.bincount(piece.ids, minlength=len(counts))
+        tokens[position + len(text)] = total
+        update(position + len(text), length)
+      for file in opened.values():
+        file.close()
+      tokenizer = dataclasses.replace(tokenizer, counts=tuple(counts.tolist()))
+      ends = [tokens[stop] for stop in stops]
+      return _publish(
+        reader,
+        built,
+        {
+          "alphabet": tokenizer.to_json(),
+          "sizes": np.diff(ends, prepend=0).tolist(),
+          "characters": length,
+          "boundaries": [[edge, tokens[edge]] for edge in edges],
+          "unknown": [words, letters],
+        },
+      )
+
+
+def _training_text(reader: _Reader, cuts: list[int], spans, update) -> Iterator[str]:
+  """Yield the text from which a vocabulary is learned: at most MAX_TRAINING characters."""
+  remaining, total = MAX_TRAINING, min(MAX_TRAINING, sum(stop - start for start, stop in spans))
+  for position, text in reader.pieces(cuts, PIECE):
+    if _is_inside(position, spans):
+      yield text[:remaining]
+      remaining -= len(text)
+      update(min(total - remaining, total), total)
+      if remaining <= 0:
+        return
+
+
+def _is_inside(position: int, spans) -> bool:
+  return any(start <= position < stop for start, stop in spans)
+
+
+def _publish(reader: _Reader, built: pathlib.Path, meta: dict[str, Any]) -> _Entry:
+  """Complete a cache entry with its metadata, publish it, and return it."""
+  (built / "corpus.json").write_text(json.dumps({"sha256": _digest(meta), **meta}))
+  entry = _read(built)  # The memory maps stay valid when the files are moved.
+  downloads.publish(built)
   if entry is None:
-    raise errors.UserError(f"{reader.source.name} changed while it was read: run again")
+    raise reader.changed()
   return entry
 
 
@@ -271,33 +423,97 @@ def _digest(meta: dict) -> str:
   return hashlib.sha256(json.dumps(meta).encode()).hexdigest()
 
 
-def _read(folder: pathlib.Path) -> _Entry | None:
+def _read(key: str | pathlib.Path) -> _Entry | None:
   """Return a cache entry, or None if it is missing or damaged."""
   try:
+    folder = runtime.cache_folder() / key
     meta = json.loads((folder / "corpus.json").read_bytes())
     if meta.pop("sha256") != _digest(meta):
       return None
     tokenizer = tokenizers.Tokenizer.from_json(meta["alphabet"])
-    path, length = folder / "ids.bin", sum(meta["sizes"])
-    if os.path.getsize(path) != length * tokenizer.dtype.itemsize:
-      return None
-    return np.memmap(path, tokenizer.dtype, mode="r", shape=(length,)), tokenizer, meta["sizes"]
+    length = sum(meta["sizes"])
+    ids = _map(folder / "ids.bin", tokenizer.dtype, length)
+    words, letters = meta.get("unknown", (0, 0))
+    dtypes = (np.int64, words), (np.int64, words), (np.uint8, letters)
+    unknown = [_map(folder / name, *each) for name, each in zip(_WORDS, dtypes)]
+    characters, boundaries = meta.get("characters", length), meta.get("boundaries", [])
+    unknown = encoded.UnknownWords(*unknown)
+    return _Entry(ids, tokenizer, meta["sizes"], characters, boundaries, unknown)
   except (OSError, ValueError, KeyError, TypeError, AttributeError, errors.UserError):
     return None
 
 
+def _map(path: pathlib.Path, dtype, length: int) -> np.ndarray:
+  """Return a file as an array of `length` numbers; raise ValueError if its size differs."""
+  if not length:  # An empty file cannot be mapped.
+    return np.zeros(0, dtype)
+  if os.path.getsize(path) != length * np.dtype(dtype).itemsize:
+    raise ValueError(path)
+  return np.memmap(path, dtype, mode="r", shape=(length,))
+
+
+def layout(provenance: dict[str, Any]) -> tuple[int, list[tuple[int, int]]]:
+  """Return the number of tokens and the `boundaries` of a corpus, from its provenance."""
+  boundaries = provenance.get("boundaries", [])
+  return (boundaries[-1][1] if boundaries else provenance["characters"]), boundaries
+
+
+def is_valid_layout(provenance: dict[str, Any]) -> bool:
+  """Return whether the boundaries in a provenance from JSON are possible."""
+  boundaries = provenance.get("boundaries", [])
+  pairs = isinstance(boundaries, list) and [p for p in boundaries if isinstance(p, list)]
+  if pairs != boundaries or not all(len(p) == 2 and {*map(type, p)} == {int} for p in pairs):
+    return False
+  characters, tokens = zip(*pairs) if pairs else ((), ())
+  ascends = list(characters) == sorted(characters) and list(tokens) == sorted(tokens)
+  return not pairs or (ascends and pairs[0] == [0, 0] and tokens[-1] > 0)
+
+
+def unwritable(corpus: Corpus, divided: splits.Splits) -> str | None:
+  """Return a line about the share of the held-out text that the vocabulary cannot write.
+
+  Return None if the tokenizer can write every text.
+  """
+  if corpus.tokenizer.writable is None:
+    return None
+  size = corpus.size([*divided.valid, *divided.test])
+  tokens, content = (
+    size.unknown_tokens / max(size.tokens, 1),
+    size.unknown_bytes / max(size.bytes, 1),
+  )
+  return (
+    f"{tokens:.2%} of the held-out tokens, with {content:.2%} of its bytes, are not in the "
+    f"vocabulary: the model reads {tokenizers.UNKNOWN}, and cannot write them"
+  )
+
+
 def describe(corpus: Corpus, lines: int = 10) -> list[str]:
   """Return the lines of a summary: provenance, documents, tokens and the first `lines` lines."""
-  facts = {_LABELS.get(key, key): _format(value) for key, value in corpus.provenance.items()}
+  shown = {key: value for key, value in corpus.provenance.items() if key != "boundaries"}
+  facts = {_LABELS.get(key, key): _format(value) for key, value in shown.items()}
   facts["documents"] = errors.some([document.name for document in corpus.documents], 5)
-  tokens = [t for t, count in zip(corpus.tokenizer.tokens, corpus.tokenizer.counts) if count]
-  facts["tokens"] = " ".join("space" if token == " " else token for token in tokens[:200])
+  facts["examples" if corpus.tokenizer.is_trained else "tokens"] = _examples(corpus.tokenizer)
+  if boundaries := corpus.provenance.get("boundaries"):
+    divided = splits.split(boundaries[-1][0], *corpus.provenance["options"]["split"])
+    if unknown := unwritable(corpus, divided.map(dict(boundaries))):
+      facts["unknown"] = unknown
   table = [f"  {key:<12}{value}" for key, value in facts.items()]
   excerpt = corpus.text(0, 200 * lines).split("\n")[:lines]
   return [corpus.name, *table, "", *(f"  | {line[:96]}" for line in excerpt)]
 
 
+def _examples(tokenizer: tokenizers.Tokenizer) -> str:
+  """Return the tokens that occur in the text, or the most frequent ones of a trained vocabulary."""
+  tokens = [text for text, count in zip(tokenizer.texts, tokenizer.counts) if count]
+  if tokenizer.has_characters:
+    return " ".join("space" if token == " " else token for token in tokens[:200])
+  order = np.argsort(-np.array(tokenizer.counts), kind="stable")
+  return " ".join(repr(tokenizer.texts[n]) for n in order[:50].tolist())
+
+
 def _format(value) -> str:
   if isinstance(value, dict):
     return ", ".join(f"{key} {_format(item)}" for key, item in value.items())
+  if isinstance(value, list):
+    return " ".join(map(str, value))
   return f"{value:,}" if isinstance(value, int) else str(value)

@@ -5,7 +5,7 @@ Losses on different splits are not comparable.
 
 import itertools
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from charrnn import errors
@@ -24,6 +24,11 @@ class Splits(NamedTuple):
   train: tuple[Span, ...]
   valid: tuple[Span, ...]
   test: tuple[Span, ...]
+
+  def map(self, positions: Mapping[int, int]) -> "Splits":
+    """Return the splits with every position replaced; spans without a token are dropped."""
+    moved = ([(positions[start], positions[stop]) for start, stop in spans] for spans in self)
+    return Splits(*(tuple(Span(a, b) for a, b in spans if a < b) for spans in moved))
 
 
 def split(

@@ -1,53 +1,200 @@
-"""Tokenizers: convert characters or bytes to ids from 0 to V-1, and ids back to text."""
+"""Tokenizers: convert text to ids from 0 to V-1, and ids back to text.
 
+A token is a character, a byte, a word, or a piece of text that byte pair encoding (BPE) has found.
+KINDS registers one class for each.
+"""
+
+import abc
 import codecs
+import collections
 import dataclasses
 import functools
+import itertools
 import json
+import math
 import os
 import pathlib
-from typing import Any
+import re
+from collections.abc import Callable, Iterable
+from typing import Any, ClassVar
 
 import numpy as np
 
 from charrnn import errors, files
+from charrnn.data import encoded
 
-KINDS = ("char", "byte")
-MAX_NAMED = 8  # maximum number of unknown characters to list in an error message
+MAX_NAMED = 8  # maximum number of unknown characters or words to list in an error message
+MAX_VOCAB = 1 << 18  # maximum size of a trained vocabulary
+MAX_LENGTH = 64  # maximum number of bytes of a token of a trained vocabulary
+MIN_COUNT = 2  # a rarer word is not in the vocabulary, so that <UNK> occurs in the training text
+UNKNOWN = "<UNK>"  # the token of all words that are not in the vocabulary
+_WORDS = re.compile(r"[^\W_]+|[\W_]")  # a run of letters and digits, or any other character
+_SURROGATES = re.compile("([\ud800-\udfff])")
 
 
 @dataclasses.dataclass(frozen=True)
-class Tokenizer:
-  """The V tokens of a corpus in code point order, and how often each occurs.
+class Tokenizer(abc.ABC):
+  """The V tokens of a vocabulary, and how often each occurs.
 
-  A byte tokenizer always has all 256 tokens, so that it can encode any text. Its token for byte i
-  is chr(i).
+  A subclass defines a kind of tokens. Its constructor takes `counts` and what it needs to encode.
   """
 
-  kind: str
-  tokens: tuple[str, ...]
-  counts: tuple[int, ...]
+  counts: tuple[int, ...]  # in the whole corpus; of a trained vocabulary: in the training split
+  kind: ClassVar[str]
+  unit: ClassVar[str] = "token"  # the name of a token in messages
+  # Whether the vocabulary is learned from the training split, with at most `text.vocab_size`
+  # tokens; otherwise it consists of what occurs in the whole corpus.
+  is_trained: ClassVar[bool] = False
+  min_size: ClassVar[int] = 1  # minimum size of a trained vocabulary
+  represents_bytes: ClassVar[bool] = False  # whether there is a token for every byte
+  reads_bytes: ClassVar[bool] = False  # whether files are read as bytes, whatever their encoding
 
-  @classmethod
-  def from_counts(cls, kind: str, counts: np.ndarray) -> "Tokenizer":
-    """Return the tokenizer of a corpus in which code point (or byte) i occurs counts[i] times."""
-    points = np.arange(256) if kind == "byte" else np.flatnonzero(counts)
-    counts = np.pad(counts, (0, 256))[points]
-    return cls(kind, tuple(map(chr, points.tolist())), tuple(counts.tolist()))
+  @property
+  @abc.abstractmethod
+  def tokens(self) -> tuple[str, ...]:
+    """The tokens as distinct strings, which identify them in other vocabularies."""
 
-  @classmethod
-  def from_text(cls, text: str, kind: str = "char") -> "Tokenizer":
-    """Return the tokenizer of a text."""
-    return cls.from_counts(kind, np.bincount(_points(text, kind)))
+  @property
+  def texts(self) -> tuple[str, ...]:
+    """The text of each token. Bytes that are not UTF-8 are surrogates ("surrogateescape")."""
+    return self.tokens
 
   @property
   def vocab_size(self) -> int:
-    return len(self.tokens)
+    return len(self.counts)
 
   @property
   def dtype(self) -> np.dtype:
     """The smallest unsigned integer type that can represent every id."""
     return np.min_scalar_type(self.vocab_size - 1)
+
+  @functools.cached_property
+  def sizes(self) -> np.ndarray:
+    """The number of UTF-8 bytes of each token, int64 [V]; 0 for <UNK>."""
+    return np.array([len(_to_bytes(text)) for text in self.texts], np.int64)
+
+  @functools.cached_property
+  def writable(self) -> np.ndarray | None:
+    """Which tokens have a text, bool [V]; None if all have one."""
+    return None
+
+  @property
+  def has_characters(self) -> bool:
+    """Whether every token is a single character, or a byte that counts as one."""
+    return False
+
+  @classmethod
+  def default_size(cls, characters: int) -> int:
+    """Return the default maximum size of a trained vocabulary for a text of this length."""
+    raise NotImplementedError
+
+  @classmethod
+  def train(cls, texts: Iterable[str], vocab_size: int) -> "Tokenizer":
+    """Return the tokenizer of at most `vocab_size` tokens that is learned from a text.
+
+    `texts` are the pieces of the text, at whose ends no token continues. The counts of the tokens
+    are not valid until the text is encoded.
+    """
+    raise NotImplementedError
+
+  @staticmethod
+  def from_text(text: str, kind: str = "char", vocab_size: int = 1000) -> "Tokenizer":
+    """Return the tokenizer of a text."""
+    if KINDS[kind].is_trained:
+      tokenizer = KINDS[kind].train([text], vocab_size)
+      counts = np.bincount(tokenizer.read(text).ids, minlength=tokenizer.vocab_size)
+      return dataclasses.replace(tokenizer, counts=tuple(counts.tolist()))
+    return KINDS[kind].from_counts(np.bincount(_points(text, KINDS[kind].reads_bytes)))
+
+  @abc.abstractmethod
+  def encode(self, text: str) -> np.ndarray:
+    """Return the ids of a text; raise UserError if no ids represent it exactly."""
+
+  def read(self, text: str) -> encoded.EncodedText:
+    """Return a text for scoring. Words that are not in the vocabulary become <UNK>."""
+    return encoded.EncodedText(self, self.encode(text), encoded.UnknownWords.of())
+
+  def spelling(self, word: bytes) -> float:
+    """Return the nats that spell an unknown word."""
+    raise NotImplementedError
+
+  def decode(self, ids) -> str:
+    """Return the text of ids, from which `encode` restores them if they were encoded.
+
+    Bytes that are not valid UTF-8 become surrogates (Python's error handler "surrogateescape").
+    """
+    return self.decoder().decode(ids, final=True)
+
+  @abc.abstractmethod
+  def decoder(self) -> "Decoder":
+    """Return a new decoder."""
+
+  def default_id(self) -> int:
+    """Return the id to use as an empty prompt: the line end, or the most frequent token."""
+    counts = dict(zip(self.tokens, self.counts))
+    counts.pop(UNKNOWN, None)
+    start = "\n" if counts.get("\n") else max(counts, key=counts.get)
+    return self.tokens.index(start)
+
+  def to_json(self) -> dict[str, Any]:
+    return {"kind": self.kind, "tokens": self.tokens, "counts": self.counts}
+
+  @classmethod
+  @abc.abstractmethod
+  def parse(cls, value: dict[str, Any]) -> "Tokenizer":
+    """Return the tokenizer from JSON; raise an error of any common type if it is damaged."""
+
+  @staticmethod
+  def from_json(value: dict[str, Any], name: str = "the vocabulary") -> "Tokenizer":
+    """Return the tokenizer from the output of `to_json`; raise UserError if it is damaged.
+
+    The former key "symbols" is accepted as an alias of "tokens". `name` identifies the source in
+    the error message.
+    """
+    try:
+      if "symbols" in value:
+        value = {"tokens": value["symbols"], **value}
+      counts = value["counts"]
+      tokenizer = KINDS[value["kind"]].parse(value)
+      valid = isinstance(counts, list | tuple) and 0 < len(tokenizer.tokens) == len(counts)
+      valid = valid and all(type(count) is int and 0 <= count < 1 << 62 for count in counts)
+    except (KeyError, TypeError, ValueError, IndexError, OverflowError):
+      valid = False
+    if not valid:
+      raise errors.UserError(f"{name} is damaged: restore it from a copy of the run")
+    return tokenizer
+
+  def save(self, path: str | os.PathLike):
+    # The ASCII escapes of JSON can represent lone surrogates; UTF-8 cannot.
+    files.write_text(pathlib.Path(path), json.dumps(files.seal(self.to_json())))
+
+
+class Decoder:
+  """Decodes ids block by block; buffers the bytes of a character until it is complete."""
+
+  def __init__(self, convert: Callable[[np.ndarray], bytes], encoding: str, on_error: str):
+    self._convert = convert
+    self._codec = codecs.getincrementaldecoder(encoding)(on_error)
+
+  def decode(self, ids, final: bool = False) -> str:
+    """Return the text of the next ids; with `final`, also of the bytes that are still buffered."""
+    return self._codec.decode(self._convert(np.asarray(ids, np.int64)), final)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Points(Tokenizer):
+  """The code points (or bytes) of a corpus in ascending order."""
+
+  tokens: tuple[str, ...] = ()
+
+  @classmethod
+  @abc.abstractmethod
+  def from_counts(cls, counts: np.ndarray) -> "_Points":
+    """Return the tokenizer of a corpus in which code point (or byte) i occurs counts[i] times."""
+
+  @property
+  def has_characters(self) -> bool:
+    return True
 
   @functools.cached_property
   def _point_of_id(self) -> np.ndarray:
@@ -60,10 +207,6 @@ class Tokenizer:
     table[self._point_of_id] = np.arange(self.vocab_size)
     return table
 
-  def encode(self, text: str) -> np.ndarray:
-    """Return the ids of a text; raise UserError if a character is not in the vocabulary."""
-    return self.encode_points(_points(text, self.kind))
-
   def encode_points(self, points: np.ndarray) -> np.ndarray:
     """Return the ids, with type `dtype`, of code points or (for a byte tokenizer) of bytes."""
     table = self._id_of_point
@@ -72,76 +215,341 @@ class Tokenizer:
       raise errors.UserError(_unknown_message(points[unknown], int(np.argmax(unknown))))
     return ids.astype(self.dtype)
 
-  def decode(self, ids) -> str:
-    """Return the text of ids, from which `encode` restores them.
-
-    Bytes that are not valid UTF-8 become surrogates (Python's error handler "surrogateescape").
-    """
-    return self.decoder().decode(ids, final=True)
-
-  def decoder(self) -> "Decoder":
-    """Return a new decoder."""
-    return Decoder(self)
-
-  def default_id(self) -> int:
-    """Return the id to use as an empty prompt: the line end, or the most frequent token."""
-    counts = dict(zip(self.tokens, self.counts))
-    start = "\n" if counts.get("\n") else max(counts, key=counts.get)
-    return self.tokens.index(start)
-
-  def to_json(self) -> dict[str, Any]:
-    return dataclasses.asdict(self)
-
   @classmethod
-  def from_json(cls, value: dict[str, Any], name: str = "the vocabulary") -> "Tokenizer":
-    """Return the tokenizer from the output of `to_json`; raise UserError if it is damaged.
-
-    The former key "symbols" is accepted as an alias of "tokens". `name` identifies the source in
-    the error message.
-    """
-    try:
-      kind, counts = value["kind"], tuple(value["counts"])
-      tokenizer = cls(kind, tuple(value["tokens" if "tokens" in value else "symbols"]), counts)
-      points = tokenizer._point_of_id.tolist()
-      valid = points and points == sorted(set(points)) and len(counts) == len(points)
-      valid = valid and all(type(count) is int and count >= 0 for count in counts)
-      valid = valid and (kind == "char" or (kind == "byte" and points == list(range(256))))
-    except (KeyError, TypeError, ValueError):
-      valid = False
-    if not valid:
-      raise errors.UserError(f"{name} is damaged: restore it from a copy of the run")
+  def parse(cls, value: dict[str, Any]) -> "_Points":
+    tokenizer = cls(tuple(value["counts"]), tuple(value["tokens"]))
+    points = tokenizer._point_of_id.tolist()
+    if points != sorted(set(points)):
+      raise ValueError("the tokens are not in order")
     return tokenizer
 
-  def save(self, path: str | os.PathLike):
-    # The ASCII escapes of JSON can represent lone surrogates; UTF-8 cannot.
-    files.write_text(pathlib.Path(path), json.dumps(files.seal(self.to_json())))
+
+class Characters(_Points):
+  """One token per distinct character of the corpus."""
+
+  kind, unit = "char", "character"
+
+  @classmethod
+  def from_counts(cls, counts: np.ndarray) -> "Characters":
+    points = np.flatnonzero(counts)
+    return cls(tuple(counts[points].tolist()), tuple(map(chr, points.tolist())))
+
+  def encode(self, text: str) -> np.ndarray:
+    return self.encode_points(_points(text))
+
+  def decoder(self) -> Decoder:
+    points = self._point_of_id
+    return Decoder(lambda ids: points[ids].tobytes(), "utf-32-le", "surrogatepass")
+
+
+class Bytes(_Points):
+  """One token per byte value, so that every text can be encoded. The token of byte i is chr(i)."""
+
+  kind, unit = "byte", "byte"
+  represents_bytes = reads_bytes = True
+
+  @classmethod
+  def from_counts(cls, counts: np.ndarray) -> "Bytes":
+    counts = np.pad(counts, (0, 256))[:256]
+    return cls(tuple(counts.tolist()), tuple(map(chr, range(256))))
+
+  @property
+  def texts(self) -> tuple[str, ...]:
+    return tuple(bytes([byte]).decode("utf-8", "surrogateescape") for byte in range(256))
+
+  def encode(self, text: str) -> np.ndarray:
+    return self.encode_points(_points(text, as_bytes=True))
+
+  def decoder(self) -> Decoder:
+    points = self._point_of_id.astype(np.uint8)
+    return Decoder(lambda ids: points[ids].tobytes(), "utf-8", "surrogateescape")
+
+  @classmethod
+  def parse(cls, value: dict[str, Any]) -> "Bytes":
+    tokenizer = super().parse(value)
+    if tokenizer._point_of_id.tolist() != list(range(256)):
+      raise ValueError("there is not one token per byte")
+    return tokenizer
+
+
+@dataclasses.dataclass(frozen=True)
+class Words(Tokenizer):
+  """The most frequent words and signs of the training split, and <UNK> for all others.
+
+  A word is a run of letters and digits. Every other character is a token by itself, so the tokens
+  of a text concatenate to the text.
+  """
+
+  tokens: tuple[str, ...] = ()  # <UNK>, then by descending frequency
+  letters: tuple[int, ...] = ()  # [257], counts of bytes and of tokens in the training split
+  kind, is_trained, min_size = "word", True, 2
+
+  @classmethod
+  def default_size(cls, characters: int) -> int:
+    return _power_of_two(8 * math.sqrt(characters), 1 << 10, 1 << 16)
+
+  @classmethod
+  def train(cls, texts: Iterable[str], vocab_size: int) -> "Words":
+    counter: collections.Counter[str] = collections.Counter()
+    for text in texts:
+      counter.update(_WORDS.findall(text))
+    letters = np.zeros(257, np.int64)
+    for word, count in counter.items():
+      content = _to_bytes(word)
+      letters[:256] += count * np.bincount(np.frombuffer(content, np.uint8), minlength=256)
+      letters[256] += count
+    known = ((word, n) for word, n in counter.items() if n >= MIN_COUNT and _is_short(word))
+    words = sorted(known, key=lambda pair: (-pair[1], pair[0]))[: vocab_size - 1]
+    if not words:
+      raise errors.UserError(
+        "the training split repeats no word, so there is no vocabulary of words: use a longer "
+        "text, or --config.text.tokenizer=char"
+      )
+    names, counts = zip(*words)
+    rest = counter.total() - sum(counts)
+    return cls((rest, *counts), (UNKNOWN, *names), tuple(letters.tolist()))
+
+  @functools.cached_property
+  def sizes(self) -> np.ndarray:
+    return np.array([0, *(len(_to_bytes(text)) for text in self.tokens[1:])], np.int64)
+
+  @functools.cached_property
+  def writable(self) -> np.ndarray | None:
+    return np.arange(self.vocab_size) > 0
+
+  @functools.cached_property
+  def _ids(self) -> dict[str, int]:
+    return {word: n for n, word in enumerate(self.tokens) if n}
+
+  @functools.cached_property
+  def _nats(self) -> np.ndarray:
+    """The nats of each byte, and of the end of a word: [257]. Each count is increased by one."""
+    counts = np.array(self.letters, float) + 1
+    return -np.log(counts / counts.sum())
+
+  def read(self, text: str) -> encoded.EncodedText:
+    words, ids = _WORDS.findall(text), self._ids
+    ids_N = np.fromiter((ids.get(word, 0) for word in words), self.dtype, len(words))
+    places = np.flatnonzero(ids_N == 0)
+    content = [words[n].encode("utf-8", "surrogatepass") for n in places.tolist()]
+    unknown = encoded.UnknownWords.of(places, content)
+    return encoded.EncodedText(self, ids_N, unknown)
+
+  def encode(self, text: str) -> np.ndarray:
+    content = self.read(text)
+    if len(content.unknown.positions):
+      unknown = dict.fromkeys(word for word in _WORDS.findall(text) if word not in self._ids)
+      names = errors.some([repr(word) for word in unknown], MAX_NAMED)
+      raise errors.UserError(
+        f"not in the vocabulary: {names}: use other words, a larger --config.text.vocab_size, or "
+        "another --config.text.tokenizer"
+      )
+    return content.ids
+
+  def spelling(self, word: bytes) -> float:
+    """Return the nats that spell an unknown word by the frequencies of the training split.
+
+    Its bytes are independent. An end mark follows them, which is as frequent as tokens are.
+    """
+    return float(self._nats[np.frombuffer(word, np.uint8)].sum() + self._nats[256])
+
+  def decoder(self) -> Decoder:
+    pieces = [text.encode("utf-8", "surrogatepass") for text in self.tokens]
+    return Decoder(lambda ids: b"".join([pieces[n] for n in ids]), "utf-8", "surrogatepass")
+
+  def to_json(self) -> dict[str, Any]:
+    return super().to_json() | {"letters": self.letters}
+
+  @classmethod
+  def parse(cls, value: dict[str, Any]) -> "Words":
+    tokens, letters = tuple(value["tokens"]), tuple(value["letters"])
+    valid = tokens[:1] == (UNKNOWN,) and len(set(tokens)) == len(tokens) <= MAX_VOCAB
+    valid = valid and all(_WORDS.fullmatch(word) and _is_short(word) for word in tokens[1:])
+    valid = valid and len(letters) == 257
+    if not valid or not all(type(n) is int and 0 <= n < 1 << 50 for n in letters):
+      raise ValueError("these are not words")
+    return cls(tuple(value["counts"]), tokens, letters)
+
+
+@dataclasses.dataclass(frozen=True)
+class Pieces(Tokenizer):
+  """Byte pair encoding of UTF-8, by the package `tokenizers`.
+
+  Ids below 256 are bytes, so that every text can be encoded. Merge n replaces the pair of ids
+  merges[n] by one id. A text is first split into words and runs of signs, as in GPT-2.
+  """
+
+  merges: tuple[tuple[int, int], ...] = ()
+  kind, is_trained, min_size = "bpe", True, 256
+  represents_bytes = True
+
+  @classmethod
+  def default_size(cls, characters: int) -> int:
+    return _power_of_two(math.sqrt(characters), 1 << 9, 1 << 15)
+
+  @classmethod
+  def train(cls, texts: Iterable[str], vocab_size: int) -> "Pieces":
+    from tokenizers import Tokenizer as Encoder
+    from tokenizers import models, pre_tokenizers, trainers
+
+    # Threads would make the process unsafe to fork, which charrnn does to run git.
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"
+    encoder = Encoder(models.BPE())
+    encoder.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, trim_offsets=False)
+    trainer = trainers.BpeTrainer(
+      vocab_size=vocab_size,
+      min_frequency=MIN_COUNT,
+      show_progress=False,
+      initial_alphabet=list(_byte_signs()),
+      max_token_length=MAX_LENGTH,
+    )
+    valid = (_SURROGATES.sub(" ", text) for text in texts)
+    encoder.train_from_iterator(valid, trainer)
+    byte_of_sign = {sign: byte for byte, sign in enumerate(_byte_signs())}
+    ids, merges = {bytes([byte]): byte for byte in range(256)}, []
+    for pair in json.loads(encoder.to_str())["model"]["merges"]:
+      left, right = (bytes(byte_of_sign[sign] for sign in side) for side in pair)
+      merges.append((ids[left], ids[right]))
+      ids.setdefault(left + right, len(ids))
+    return cls((0,) * len(ids), tuple(merges))
+
+  @functools.cached_property
+  def _pieces(self) -> list[bytes]:
+    """The bytes of each token. Two merges may result in the same token."""
+    pieces = {bytes([byte]): None for byte in range(256)}
+    listed = list(pieces)
+    for left, right in self.merges:
+      piece = listed[left] + listed[right]
+      if len(piece) > MAX_LENGTH or min(left, right) < 0:
+        raise ValueError("the token is too long")
+      if piece not in pieces:
+        pieces[piece] = None
+        listed.append(piece)
+    return listed
+
+  @functools.cached_property
+  def tokens(self) -> tuple[str, ...]:
+    return tuple(piece.decode("utf-8", "surrogateescape") for piece in self._pieces)
+
+  @functools.cached_property
+  def sizes(self) -> np.ndarray:
+    return np.array([len(piece) for piece in self._pieces], np.int64)
+
+  @functools.cached_property
+  def _encoder(self):
+    from tokenizers import Tokenizer as Encoder
+    from tokenizers import models, pre_tokenizers
+
+    signs = _byte_signs()
+    names = ["".join(signs[byte] for byte in piece) for piece in self._pieces]
+    merges = [(names[left], names[right]) for left, right in self.merges]
+    encoder = Encoder(models.BPE(vocab={name: n for n, name in enumerate(names)}, merges=merges))
+    encoder.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, trim_offsets=False)
+    return encoder
+
+  def encode(self, text: str) -> np.ndarray:
+    ids = []
+    for part in _SURROGATES.split(text) if _SURROGATES.search(text) else [text]:
+      if _SURROGATES.fullmatch(part):
+        if not 0xDC80 <= ord(part) <= 0xDCFF:
+          raise errors.UserError(_unknown_message([ord(part)], text.index(part)))
+        ids.append(ord(part) - 0xDC00)
+      else:
+        ids += self._encoder.encode(part).ids
+    return np.array(ids, self.dtype)
+
+  def decoder(self) -> Decoder:
+    pieces = self._pieces
+    return Decoder(lambda ids: b"".join([pieces[n] for n in ids]), "utf-8", "surrogateescape")
+
+  def to_json(self) -> dict[str, Any]:
+    return {"kind": self.kind, "merges": self.merges, "counts": self.counts}
+
+  @classmethod
+  def parse(cls, value: dict[str, Any]) -> "Pieces":
+    merges = value["merges"]
+    if len(merges) > 2 * MAX_VOCAB:
+      raise ValueError("there are too many merges")
+    if any(len(pair) != 2 or not all(type(n) is int for n in pair) for pair in merges):
+      raise ValueError("these are not pairs of ids")
+    return cls(tuple(value["counts"]), tuple(map(tuple, merges)))
+
+
+# To add a kind of tokens, write a class and register it here.
+KINDS: dict[str, type[Tokenizer]] = {each.kind: each for each in (Characters, Bytes, Words, Pieces)}
 
 
 def unit(kind: str) -> str:
   """Return what a token of a tokenizer of this kind is called in losses and lengths."""
-  return {"byte": "byte", "char": "character"}.get(kind, "token")
+  return KINDS[kind].unit if kind in KINDS else Tokenizer.unit
 
 
-class Decoder:
-  """Decodes ids block by block; buffers the bytes of a character until it is complete."""
-
-  def __init__(self, tokenizer: Tokenizer):
-    is_byte = tokenizer.kind == "byte"
-    self._point_of_id = tokenizer._point_of_id.astype(np.uint8 if is_byte else "<u4")
-    name, on_error = ("utf-8", "surrogateescape") if is_byte else ("utf-32-le", "surrogatepass")
-    self._codec = codecs.getincrementaldecoder(name)(on_error)
-
-  def decode(self, ids, final: bool = False) -> str:
-    """Return the text of the next ids; with `final`, also of the bytes that are still buffered."""
-    return self._codec.decode(self._point_of_id[np.asarray(ids, np.int64)].tobytes(), final)
+def is_trained(kind: str) -> bool:
+  """Return whether a kind of tokens has a vocabulary that is learned from the training split."""
+  return kind in KINDS and KINDS[kind].is_trained
 
 
-def _points(text: str, kind: str) -> np.ndarray:
-  """Return the code points of a text, or its UTF-8 bytes if the kind is "byte".
+def check_size(kind: str, vocab_size: int | None, options: str = "--config.text."):
+  """Raise UserError for a maximum size of the vocabulary that the kind of tokens does not accept.
+
+  `options` precedes `vocab_size` in the message.
+  """
+  name = f"{options}{'vocab-size' if options == '--' else 'vocab_size'}={vocab_size}"
+  if vocab_size is None:
+    return
+  if not KINDS[kind].is_trained:
+    names = " and ".join(each for each in KINDS if is_trained(each))
+    raise errors.UserError(f"{name}: only for the tokenizers {names}: remove it")
+  if not KINDS[kind].min_size <= vocab_size <= MAX_VOCAB:
+    limits = f"must be from {KINDS[kind].min_size} to {MAX_VOCAB}"
+    raise errors.UserError(f"{name}: {limits} with the tokenizer {kind}")
+
+
+def chunk(text: str, size: int) -> str:
+  """Return the first `size` characters of a text, or fewer, so that no token is divided.
+
+  The chunk ends before a space or line end that follows another character. If there is none, a
+  token is divided.
+  """
+  stop = min(size, len(text))
+  while len(text) > size and stop > 0:
+    stop = max(text.rfind(" ", 0, stop), text.rfind("\n", 0, stop))
+    if stop > 0 and not text[stop - 1].isspace():
+      return text[:stop]
+  return text[:size]
+
+
+def _power_of_two(value: float, low: int, high: int) -> int:
+  """Return the power of two that is nearest to a value, between two limits."""
+  return min(max(1 << round(math.log2(max(value, 1))), low), high)
+
+
+def _is_short(word: str) -> bool:
+  return len(word) <= MAX_LENGTH and len(_to_bytes(word)) <= MAX_LENGTH
+
+
+def _to_bytes(text: str) -> bytes:
+  """Return the text of a token as UTF-8. Surrogates that represent bytes become these bytes."""
+  try:
+    return text.encode("utf-8", "surrogateescape")
+  except UnicodeEncodeError:
+    return text.encode("utf-8", "surrogatepass")
+
+
+@functools.cache
+def _byte_signs() -> tuple[str, ...]:
+  """Return the sign with which the package `tokenizers` represents each byte, as GPT-2 does."""
+  kept = {*range(33, 127), *range(161, 173), *range(174, 256)}
+  others = itertools.count(256)
+  return tuple(chr(byte if byte in kept else next(others)) for byte in range(256))
+
+
+def _points(text: str, as_bytes: bool = False) -> np.ndarray:
+  """Return the code points of a text, or its UTF-8 bytes.
 
   Python represents undecodable bytes of the command line by surrogates; convert these to bytes.
   """
-  if kind == "char":
+  if not as_bytes:
     return np.frombuffer(text.encode("utf-32-le", "surrogatepass"), "<u4")
   try:
     return np.frombuffer(text.encode("utf-8", "surrogateescape"), np.uint8)

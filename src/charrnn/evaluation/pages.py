@@ -19,7 +19,7 @@ import numpy as np
 
 from charrnn import console
 
-MAX_CHARACTERS = 20_000  # maximum number of characters on a surprisal page
+MAX_CHARACTERS = 20_000  # maximum number of tokens on a surprisal page
 SHADES = 20  # number of shades; each covers half a bit
 SIGNS = {"\n": "↵", "\t": "→", "\r": "←"}
 
@@ -66,17 +66,18 @@ def plain_json(value) -> str:
 
 
 def surprisal_page(title: str, facts: str, tokenizer, ids, scores) -> str:
-  """Return a page of the first MAX_CHARACTERS characters of `scores`.
+  """Return a page of the first MAX_CHARACTERS tokens of `scores`.
 
   `scores` is a score.Scores of positions in `ids`. `facts` is a line about the whole text.
   """
   total = len(scores.positions)
-  positions, nats, rank, top_ids, top_p = (np.asarray(each[:MAX_CHARACTERS]) for each in scores)
+  positions, nats, rank, top_ids, top_p = (np.asarray(each[:MAX_CHARACTERS]) for each in scores[:5])
   bits_N = nats.astype(float) / math.log(2)
   ids_N = np.asarray(ids)[positions]
-  note = f"The first {len(positions):,} of {total:,} characters are shown."
+  note = f"The first {len(positions):,} of {total:,} {tokenizer.unit}s are shown."
   data = {
-    "symbols": ["␣" if token == " " else glyph(tokenizer, token) for token in tokenizer.tokens],
+    "unit": tokenizer.unit,
+    "symbols": ["␣" if text == " " else glyph(text) for text in tokenizer.texts],
     "ids": ids_N.tolist(),
     "places": positions.tolist(),
     "bits": [None if math.isnan(bits) else round(bits, 3) for bits in bits_N.tolist()],
@@ -98,14 +99,18 @@ def surprisal_page(title: str, facts: str, tokenizer, ids, scores) -> str:
   )
 
 
-def glyph(tokenizer, token: str) -> str:
-  """Return a visible form of a token that does not affect the text around it."""
-  if token in SIGNS:
-    return SIGNS[token]
-  is_byte = tokenizer.kind == "byte" and ord(token) > 126
-  if is_byte or not token.isprintable():
-    return f"{ord(token):02x}"
-  return f"◌{token}" if unicodedata.category(token)[0] == "M" else token
+def glyph(text: str) -> str:
+  """Return a visible form of the text of a token that does not affect the text around it."""
+  return "".join(map(_glyph, text))
+
+
+def _glyph(character: str) -> str:
+  if character in SIGNS:
+    return SIGNS[character]
+  if not character.isprintable():
+    byte = ord(character) - 0xDC00  # of a surrogate that represents a byte
+    return f"{byte if 0x80 <= byte <= 0xFF else ord(character):02x}"
+  return f"◌{character}" if unicodedata.category(character)[0] == "M" else character
 
 
 def _pairs(ids, p) -> list:
@@ -114,13 +119,15 @@ def _pairs(ids, p) -> list:
 
 
 def _character(tokenizer, index: int, bits: float) -> str:
-  token = tokenizer.tokens[index]
-  text = glyph(tokenizer, token)
+  token = tokenizer.texts[index]
+  text = glyph(token)
   classes = ["first"] if math.isnan(bits) else []
   if token in SIGNS:
     classes += ["sign", "tab"] if token == "\t" else ["sign"]
-  elif len(text) > 1 and text[0] != "◌":
+  elif len(token) == 1 and len(text) > 1 and text[0] != "◌":
     classes.append("code")
+  elif len(token) > 1:
+    text = text.replace(SIGNS["\n"], SIGNS["\n"] + "\n")
   end = "\n" if token == "\n" else ""
   return _mark(text, classes, 0 if math.isnan(bits) else bits) + end
 

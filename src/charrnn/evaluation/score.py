@@ -5,6 +5,7 @@ B: streams, T: window, N: tokens, K: number of most probable tokens stored.
 
 import dataclasses
 import functools
+import itertools
 import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
@@ -16,7 +17,7 @@ from jax import lax
 from jax.scipy import special
 
 from charrnn import errors
-from charrnn.data import batches
+from charrnn.data import batches, encoded
 from charrnn.models import layers
 from charrnn.sampling import sampler
 from charrnn.training import steps
@@ -43,6 +44,7 @@ class Scores(NamedTuple):
   rank: np.ndarray  # [N]
   top_ids: np.ndarray  # [N, K]
   top_p: np.ndarray  # [N, K]
+  text: encoded.EncodedText | None = None  # the text at `positions`, if it is known
 
   @property
   def is_scored(self) -> np.ndarray:
@@ -58,12 +60,23 @@ class Scores(NamedTuple):
     """The loss: the mean of nats over the scored tokens."""
     return float(np.mean(self.nats[self.is_scored], dtype=np.float64))
 
+  @property
+  def bits_per_byte(self) -> float:
+    """The exact bits per UTF-8 byte of the scored tokens; see `encoded.Size`."""
+    if self.text is None:
+      raise ValueError("the text of these scores is not known")
+    places = self.positions[self.is_scored]
+    cuts = np.flatnonzero(np.diff(places, prepend=-2, append=-2) != 1)
+    # One span for each stretch of adjacent tokens; the last cut is the end.
+    spans = [(int(places[a]), int(places[b - 1]) + 1) for a, b in itertools.pairwise(cuts)]
+    return self.text.size(spans).bits_per_byte(self.mean)
+
   def within(self, spans: Sequence[tuple[int, int]]) -> "Scores":
     """Return the scores of the tokens in `spans`."""
     inside = np.zeros(len(self.positions), bool)
     for start, stop in spans:
       inside |= (start <= self.positions) & (self.positions < stop)
-    return Scores(*(field[inside] for field in self))
+    return Scores(*(field[inside] for field in self[:-1]), self.text)
 
 
 def windows(
@@ -207,9 +220,9 @@ def gather(pieces, spans, starts, *remedy: str) -> Scores:
 
 
 def rescore(
-  model, params, prompt_ids_P, ids_BxN: np.ndarray, settings: sampler.Settings
+  model, params, prompt_ids_P, ids_BxN: np.ndarray, settings: sampler.Settings, writable=None
 ) -> list[np.ndarray]:
-  """Rescore sampled texts that follow the same prompt.
+  """Rescore sampled texts that follow the same prompt; see sampler.draw_from for `writable`.
 
   Return two arrays [B, N] in nats: the entropy of the distribution that each token was sampled
   from, and -log p of the token under the model at temperature 1, without filters.
@@ -218,7 +231,7 @@ def rescore(
   ids = np.concatenate([np.tile(np.asarray(prompt_ids_P, np.int32), (B, 1)), ids_BxN], axis=1)
   starts = np.arange(B) * (P + N)
   spans = [(start + P, start + P + N) for start in starts.tolist()]
-  measure = jax.tree_util.Partial(_measure_sample, dataclasses.astuple(settings))
+  measure = jax.tree_util.Partial(_measure_sample, dataclasses.astuple(settings), writable)
   options = {"window": RESCORING_WINDOW, "streams": B, "burn_in": P, "starts": starts}
   pieces = list(windows(model, params, ids.ravel(), spans, measure=measure, **options))
   is_scored_BxT = np.concatenate([weight for *_, weight in pieces]).T == 1
@@ -229,7 +242,8 @@ def rescore(
   return rescored
 
 
-def _measure_sample(settings, logits_TxBxV, y_TxB, _):
+def _measure_sample(settings, writable, logits_TxBxV, y_TxB, _):
   """Return the entropy of the sampling distribution, and -log p of the tokens: [T, B] each."""
-  p_TxBxV = jax.nn.softmax(sampler.filter_logits(logits_TxBxV, *settings))
+  masked_TxBxV = sampler.mask_unwritable(logits_TxBxV, writable)
+  p_TxBxV = jax.nn.softmax(sampler.filter_logits(masked_TxBxV, *settings))
   return special.entr(p_TxBxV).sum(-1), layers.cross_entropy(logits_TxBxV, y_TxB)

@@ -131,7 +131,7 @@ def _train(job, defaults, watch) -> int:
     return status_lib.STOPPED_CODE
   end = trainer.loop_state
   if end.best_loss is not None:
-    best = console.nats_and_bits(end.best_loss)
+    best = console.nats_and_bits(end.best_loss, end.best_bits)
     loop.say(f"\nbest validation loss {best} per {job.unit}, at step {end.best_step}")
   loop.say(f"training time: {console.duration(end.seconds)}")
   _show_next_commands(job)
@@ -148,6 +148,7 @@ def _plot(job, xlabel: str = "training step"):
 
 def _validation(job, model) -> loop.Evaluator:
   """Return an evaluator that computes the loss on the validation split."""
+  size = job.corpus.size(batches.scorable_spans(job.splits.valid))
 
   def evaluator(params, _):
     nats = score.loss(
@@ -160,7 +161,8 @@ def _validation(job, model) -> loop.Evaluator:
       burn_in=job.config.eval_burn_in,
     )
     if not math.isnan(nats):
-      yield "valid/loss", nats
+      yield loop.RANKING, nats
+      yield loop.PER_BYTE, size.bits_per_byte(nats)
 
   return evaluator
 
@@ -178,6 +180,7 @@ def _announce(job, defaults, trainer):
   rows |= {
     "corpus": f"{corpus.name}: {len(corpus.ids):,} {unit} in {documents}, "
     f"vocabulary of {corpus.tokenizer.vocab_size} {unit}",
+    **({"unknown": unknown} if (unknown := corpora.unwritable(corpus, job.splits)) else {}),
     "split": f"{config.text.split}: {train:,} training, {valid:,} validation and {test:,} test "
     f"{unit}",
     "model": f"{m.cell}, {m.layers} x {m.hidden} units, {inputs}, dropout {m.dropout:g}, "
@@ -210,7 +213,12 @@ def transferred_params(source: run_lib.Run, fields, params: models.Params, token
       )
   old_ids = {token: n for n, token in enumerate(source.tokenizer.tokens)}
   pairs = [(n, old_ids[token]) for n, token in enumerate(tokenizer.tokens) if token in old_ids]
-  if source.tokenizer.kind != tokenizer.kind or not pairs:
+  if source.tokenizer.kind != tokenizer.kind:
+    raise errors.UserError(
+      f"--config.init_from={source.path} has the tokenizer {source.tokenizer.kind}, but this run "
+      f"has {tokenizer.kind}: use --config.text.tokenizer={source.tokenizer.kind}"
+    )
+  if not pairs:
     raise errors.UserError(
       f"--config.init_from={source.path} has no token in common with this corpus (its vocabulary "
       f"has {source.tokenizer.vocab_size} tokens, tokenizer {source.tokenizer.kind}): choose "
@@ -263,6 +271,8 @@ def count(job: Job) -> int:
     length = sum(stop - start for start, stop in job.splits.train)
     total = len(job.corpus.ids)
     loop.say(f"corpus    {job.corpus.name}: {total:,} {job.unit}s, {length:,} of them for training")
+    if unknown := corpora.unwritable(job.corpus, job.splits):
+      loop.say(f"unknown   {unknown}")
     loop.say(f"run       {job.workdir}")
     counts = ngram.fit(
       job.corpus.ids,
@@ -275,7 +285,7 @@ def count(job: Job) -> int:
   meta = newest[1] if newest else _store_best_order(job, counts)
   if job.splits.valid:
     _plot(job, "n-gram order")
-    loss = console.nats_and_bits(meta["valid_loss"])
+    loss = console.nats_and_bits(meta["valid_loss"], meta.get("valid_bits_per_byte"))
     loop.say(f"\nbest validation loss {loss} per {job.unit}, at order {meta['step']}")
   if newest:
     loop.say("this run is already finished; nothing was counted")
@@ -290,10 +300,12 @@ def _store_best_order(job, counts) -> dict[str, Any]:
   """
   corpus, valid = job.corpus, job.splits.valid
   losses = counts.losses(corpus.ids, valid) if valid else np.array([])
+  size = corpus.size(batches.scorable_spans(valid))
   log = metrics.MetricsLog(job.workdir, 0)
   for order, loss in enumerate(losses, 1):
-    loop.say(f"order {order:3}  validation loss {console.nats_and_bits(loss)} per {job.unit}")
-    log.write(order, {"valid/loss": float(loss)})
+    bits = size.bits_per_byte(float(loss))
+    loop.say(f"order {order:3}  validation loss {console.nats_and_bits(loss, bits)} per {job.unit}")
+    log.write(order, {loop.RANKING: float(loss), loop.PER_BYTE: bits})
   lines = log.sync()
   log.close()
   # Without a validation split, the highest order counts as the best.
@@ -302,6 +314,7 @@ def _store_best_order(job, counts) -> dict[str, Any]:
   write_sample(job, ngram.Model(corpus.tokenizer.vocab_size, best), params, best)
   meta = {
     "valid_loss": float(losses[best - 1]) if len(losses) else None,
+    "valid_bits_per_byte": size.bits_per_byte(float(losses[best - 1])) if len(losses) else None,
     "run": job.identity,
     "metrics": lines,
   }

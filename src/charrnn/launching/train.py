@@ -7,7 +7,7 @@ from typing import Any
 
 from charrnn import command_line, console, errors, files, models, runtime
 from charrnn import config as config_lib
-from charrnn.data import batches, corpora, downloads
+from charrnn.data import batches, corpora, downloads, tokenizers
 from charrnn.runs import checkpoints, lock
 from charrnn.runs import run as run_lib
 
@@ -44,7 +44,15 @@ def run(
     for folder in (workdir, workdir / "samples"):
       files.remove_temporary(folder)
     stored = _stored_config(workdir)
-    corpus = load_corpus(line)
+    trained = None
+    if stored and tokenizers.is_trained(line.config.text.tokenizer):
+      # The vocabulary must be that of the run, also if its size is not repeated.
+      text = {"text": config_lib.from_json(stored).text.to_dict()}
+      line = line._replace(config=config_lib.fill(line.config, text))
+      with contextlib.suppress(errors.UserError):
+        trained = run_lib.Run(workdir).tokenizer
+    corpus = load_corpus(line, trained)
+    line = line._replace(config=config_lib.fill(line.config, _vocab_size(corpus)))
     if is_trained:
       line, defaults = _resolve(line, corpus, stored, watch, distributed)
     else:
@@ -67,15 +75,24 @@ def run(
     if changes:
       values = (f"{name} {old} -> {new}" for name, (old, new) in changes.items())
       loop.say(f"changed   {', '.join(values)}")
-    splits = config_lib.split(line.config, len(corpus.ids))
+    splits = config_lib.split(line.config, *corpora.layout(corpus.provenance))
     job = programs.Job(line, workdir, corpus, splits, rollback)
     return programs.train(job, defaults, watch) if is_trained else programs.count(job)
 
 
-def load_corpus(line: command_line.CommandLine) -> corpora.Corpus:
-  """Load and return the corpus of a command line, with a download only if it allows that."""
+def load_corpus(line: command_line.CommandLine, trained=None) -> corpora.Corpus:
+  """Load and return the corpus of a command line, with a download only if it allows that.
+
+  See corpora.load for `trained`.
+  """
   with downloads.mode(downloads.Mode.MISSING if line.fetch else downloads.Mode.NONE):
-    return run_lib.load_corpus(line.config)
+    return run_lib.load_corpus(line.config, trained=trained)
+
+
+def _vocab_size(corpus: corpora.Corpus) -> dict[str, Any]:
+  """Return the maximum size of a trained vocabulary as a part of a JSON config."""
+  options = corpus.provenance["options"]
+  return {"text": {"vocab_size": options["vocab_size"]}} if "vocab_size" in options else {}
 
 
 def _stored_config(workdir: pathlib.Path) -> dict[str, Any] | None:
@@ -113,7 +130,7 @@ def _check_count(line, distributed):
         "experiments/ngram.py"
       )
   for name in sorted(used):
-    if line.config[name] is None:
+    if line.config[name] is None and name != "text.vocab_size":  # It is chosen with the corpus.
       raise errors.UserError(f"--config.{name} is missing: set it, because this n-gram needs it")
 
 
@@ -123,11 +140,13 @@ def _resolve(line, corpus, stored, watch, distributed):
   if line.config.init_from and not stored:
     source = config_lib.to_json(run_lib.Run.open(line.config.init_from).config)
 
+  length, boundaries = corpora.layout(corpus.provenance)
+
   def start_device(config):
     # Report a corpus that is too short before JAX starts.
-    spans = config_lib.split(config, len(corpus.ids)).train
-    length = sum(stop - start for start, stop in spans)
-    batches.check_length(length, config.batch_size, config.window)
+    spans = config_lib.split(config, length, boundaries).train
+    tokens = sum(stop - start for start, stop in spans)
+    batches.check_length(tokens, config.batch_size, config.window)
     watch.mark("text")
     runtime.start()
     parts = config.accumulate * (runtime.join_processes() if distributed else 1)
@@ -139,6 +158,11 @@ def _resolve(line, corpus, stored, watch, distributed):
     return steps.device()
 
   config, defaults = config_lib.resolve(
-    line.config, len(corpus.ids), stored=stored, source=source, device=start_device
+    line.config,
+    length,
+    boundaries=boundaries,
+    stored=stored,
+    source=source,
+    device=start_device,
   )
   return line._replace(config=config), defaults

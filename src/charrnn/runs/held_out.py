@@ -2,10 +2,8 @@
 
 from typing import NamedTuple
 
-import numpy as np
-
 from charrnn import errors
-from charrnn.data import corpora, tokenizers
+from charrnn.data import corpora
 from charrnn.data import splits as splits_lib
 from charrnn.runs import run as run_lib
 
@@ -38,12 +36,10 @@ class DividedCorpus(NamedTuple):
 
 def load(run: run_lib.Run) -> DividedCorpus:
   """Load the corpus of a run and return it divided; raise UserError if it has changed."""
-  return divide(run.corpus(), run.splits(), run.tokenizer)
+  return divide(run.corpus(), run.splits())
 
 
-def divide(
-  corpus: corpora.Corpus, splits: splits_lib.Splits, tokenizer: tokenizers.Tokenizer
-) -> DividedCorpus:
+def divide(corpus: corpora.Corpus, splits: splits_lib.Splits) -> DividedCorpus:
   """Divide a corpus by its splits; raise UserError if it has no validation or test split."""
   if not splits.valid + splits.test:
     raise errors.UserError(
@@ -53,17 +49,17 @@ def divide(
   return DividedCorpus(
     corpus,
     splits,
-    _text(f"{corpus.name} (training split)", corpus, tokenizer, splits.train),
-    _text(f"{corpus.name} ({names})", corpus, tokenizer, [*splits.valid, *splits.test]),
+    _text(f"{corpus.name} (training split)", corpus, splits.train),
+    _text(f"{corpus.name} ({names})", corpus, [*splits.valid, *splits.test]),
   )
 
 
-def _text(name, corpus, tokenizer, spans) -> Text:
+def _text(name, corpus, spans) -> Text:
   """Return the text of `spans`, with one passage for each document that they intersect."""
   texts, passages, length = [], [], 0
   for document, start, stop in splits_lib.intersect(corpus.documents, spans):
-    text = tokenizer.decode(np.asarray(corpus.ids[start:stop]))
-    line = 1 + tokenizer.decode(np.asarray(corpus.ids[document.start : start])).count("\n")
+    text = corpus.text(start, stop)
+    line = 1 + corpus.text(document.start, start).count("\n")
     passages.append(Passage(document.name, length, length + len(text), line))
     texts.append(text)
     length += len(text)

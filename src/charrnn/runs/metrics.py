@@ -180,8 +180,10 @@ def plot(workdir: pathlib.Path, title: str, xlabel: str = "training step", unit:
     if valid:
       color = plotting.COLORS[1]
       axes.plot(*zip(*valid), label="validation loss", color=color, marker="o", ms=4)
-      losses = [loss for _, loss in valid]
-      label = f"lowest validation loss: {min(losses):.4f}"
+      losses, bits = [loss for _, loss in valid], dict(curve(lines, "valid/bits_per_byte"))
+      best_step, best = min(valid, key=lambda point: point[1])
+      label = f"lowest validation loss: {best:.4f}"
+      label += f" ({bits[best_step]:.4f} bits per byte)" if best_step in bits else ""
       axes.axhline(min(losses), color=plotting.GRAY, lw=0.7, ls=":", label=label)
       # The training loss starts near log V. Showing all of it would flatten the rest of the curve,
       # so the axis ends a little above the first validation loss.

@@ -15,10 +15,11 @@ from typing import Any, NamedTuple
 
 from charrnn import config as config_lib
 from charrnn import console, files, process, runtime
+from charrnn.data import corpora
 
 PACKAGES = (
   *("charrnn", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "ml_collections"),
-  *("numpy", "ml_dtypes", "tensorstore", "libtpu"),
+  *("numpy", "ml_dtypes", "tensorstore", "tokenizers", "libtpu"),
   *(f"jax-cuda{n}-{part}" for n in (12, 13) for part in ("plugin", "pjrt")),
   *("nvidia-cublas-cu12", "nvidia-cudnn-cu12", "nvidia-cuda-nvcc-cu12"),
   *("nvidia-cublas", "nvidia-cudnn-cu13", "nvidia-cuda-nvcc"),
@@ -109,6 +110,7 @@ def read(path: pathlib.Path, needs_digest: bool = False) -> dict[str, Any]:
   """Return the content of a run.json; raise UserError if it is damaged."""
   value = files.read_sealed(path, needs_digest)
   is_valid = files.has_types(value, RECORD) and value["corpus"]["characters"] > 0
+  is_valid = is_valid and corpora.is_valid_layout(value["corpus"])
   is_valid = is_valid and all(files.has_types(each, LAUNCH) for each in value["launches"])
   if not is_valid or not value["launches"]:
     raise files.damaged(path)

@@ -13,12 +13,11 @@ import re
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-import numpy as np
 from ml_collections import config_dict
 
 from charrnn import config as config_lib
 from charrnn import console, errors, files, models, runtime
-from charrnn.data import corpora, downloads, sources, tokenizers
+from charrnn.data import corpora, downloads, encoded, sources, tokenizers
 from charrnn.data import splits as splits_lib
 from charrnn.runs import checkpoints, lock
 from charrnn.runs import metrics as metrics_lib
@@ -169,7 +168,7 @@ class Run:
     """The number of steps per epoch, not rounded; None for an n-gram run."""
     if not models.has_gradient(self.config.model):
       return None
-    return config_lib.steps_per_epoch(self.config, self.provenance["characters"])
+    return config_lib.steps_per_epoch(self.config, *corpora.layout(self.provenance))
 
   @property
   def total_steps(self) -> int:
@@ -223,7 +222,7 @@ class Run:
     mode = downloads.Mode.MISSING if is_allowed else downloads.Mode.NONE
     try:
       with downloads.mode(mode):
-        corpus = load_corpus(self.config, source, options="text.")
+        corpus = load_corpus(self.config, source, trained=self.tokenizer, options="text.")
     except errors.UserError as error:
       remedy = "or set --corpus to the path of the text"
       raise errors.UserError(f"cannot load the corpus of {self.path}: {error}; {remedy}") from error
@@ -249,18 +248,19 @@ class Run:
 
   def splits(self) -> splits_lib.Splits:
     """Return the spans of the training, validation and test text."""
-    return config_lib.split(self.config, self.provenance["characters"])
+    return config_lib.split(self.config, *corpora.layout(self.provenance))
 
-  def encode_file(self, path: str) -> np.ndarray:
-    """Return the ids [N] of a file, decoded like the corpus; raise UserError if that fails."""
+  def encode_file(self, path: str) -> encoded.EncodedText:
+    """Return the text of a file, decoded like the corpus; raise UserError if that fails."""
     text = corpora.read_text(path, **text_settings(self.config))
     try:
-      ids = self.tokenizer.encode(text)
+      content = self.tokenizer.read(text)
     except errors.UserError as error:
       raise errors.UserError(f"{path}: {error}") from error
-    if len(ids) < 2:
-      raise errors.UserError(f"{path} has fewer than two characters: use a longer text")
-    return ids
+    if len(content.ids) < 2:
+      unit = self.tokenizer.unit
+      raise errors.UserError(f"{path} has fewer than two {unit}s: use a longer text")
+    return content
 
   def checkpoint(self, step: int, prefix: str = "") -> tuple[checkpoints.Tree, dict[str, Any]]:
     """Return (tree, meta): the verified arrays of a step at or below `prefix`, and its metadata.
@@ -287,7 +287,7 @@ class Run:
   def _expected(self) -> checkpoints.Expected:
     """The arrays that the config needs."""
     if not models.has_gradient(self.config.model):
-      return expected_ngram(self.config, self.provenance["characters"])
+      return expected_ngram(self.config, corpora.layout(self.provenance)[0])
     from flax import serialization
 
     runtime.check_devices()  # JAX starts them to trace the model.
@@ -356,9 +356,9 @@ class Run:
     return not (self.path / "checkpoints" / str(step)).is_dir()
 
 
-def expected_ngram(config, characters: int) -> checkpoints.Expected:
-  """Return the size of an n-gram of a corpus. Its shapes depend on the text."""
-  total = NGRAM_BYTES * config.model.order * characters
+def expected_ngram(config, length: int) -> checkpoints.Expected:
+  """Return the size of an n-gram of a corpus of `length` tokens. Its shapes depend on the text."""
+  total = NGRAM_BYTES * config.model.order * length
   return checkpoints.Expected({}, total + checkpoints.SLACK)
 
 
@@ -443,7 +443,9 @@ def load_corpus(config, source: str | None = None, **options) -> corpora.Corpus:
 
   See corpora.load for the options.
   """
-  settings = text_settings(config) | {"limit": config.text.limit}
+  names, text = ("limit", "vocab_size"), config.text
+  settings = text_settings(config) | {name: text[name] for name in names}
+  settings["split"] = (text.split, text.valid_fraction, text.test_fraction)
   return corpora.load(config.text.source if source is None else source, **settings, **options)
 
 

@@ -30,6 +30,7 @@ def check(beam: int, num: int):
 def search(source: sampler.Source, prompt_ids, *, num: int, stop=None, **options):
   """Return at most `num` Samples, most probable first; see `search_ids` for the options."""
   samples, first_ids = [], sampler.first_ids(source, prompt_ids)
+  options["writable"] = source.tokenizer.writable
   for ids_N, log_p in search_ids(source.model, source.params, first_ids, **options)[:num]:
     stream = streaming.TextStream(source.tokenizer, prompt_ids, stop)
     text = stream.push(ids_N, final=True)
@@ -38,12 +39,23 @@ def search(source: sampler.Source, prompt_ids, *, num: int, stop=None, **options
 
 
 def search_ids(
-  model, params, prompt_ids, *, length, beam, block=64, clamp=None, automaton=None, progress=None
+  model,
+  params,
+  prompt_ids,
+  *,
+  length,
+  beam,
+  block=64,
+  clamp=None,
+  automaton=None,
+  writable=None,
+  progress=None,
 ) -> list[tuple[np.ndarray, float]]:
   """Search for the most probable continuations of a prompt by at most `length` tokens.
 
   Return at most `beam` pairs of ids [N] and log p in nats, most probable first. The search is exact
   if `beam` >= V^(length - 1) for V tokens. `automaton` restricts the texts; see `constraints`.
+  `writable` excludes tokens; see `sampler.draw_from`.
   """
   if not length:
     return [(np.zeros(0, np.int32), 0.0)]
@@ -54,7 +66,7 @@ def search_ids(
   allowed = None if automaton is None else (jax.device_put(automaton), length)
   blocks = []
   for start in range(0, length, block):
-    state, steps = _run(model, params, state, start, block, allowed, clamp)
+    state, steps = _run(model, params, state, start, block, allowed, clamp, writable)
     blocks.append(jax.device_get(steps))
     _, ids_NxK, log_p_NxK = blocks[-1]
     # Row 0 is the best hypothesis. Its log p is finite unless the model's logits are not.
@@ -69,7 +81,7 @@ def search_ids(
 
 
 @functools.partial(jax.jit, static_argnames=("model", "block"))
-def _run(model, params, state, start, block, allowed, clamp):
+def _run(model, params, state, start, block, allowed, clamp, writable):
   """Run `block` steps; return the state, and the arrays (parents, ids, log p), each [N, K].
 
   The hypotheses of a step are sorted, most probable first. A parent is the row of the previous step
@@ -80,7 +92,7 @@ def _run(model, params, state, start, block, allowed, clamp):
 
   def step(state, t):
     logits_KxV, carry, score_K, at_K = state
-    log_p_KxV = jax.nn.log_softmax(logits_KxV)
+    log_p_KxV = sampler.mask_unwritable(jax.nn.log_softmax(logits_KxV), writable)
     ended_K = jnp.zeros(K, bool)
     if allowed is not None:
       automaton, end = allowed

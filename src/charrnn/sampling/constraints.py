@@ -24,6 +24,7 @@ from greenery.parse import NoMatch
 
 from charrnn import errors
 from charrnn.data import tokenizers
+from charrnn.sampling import symbols as symbols_lib
 
 MAX_REGEX_STATES = 20_000
 MIN_STATES, MAX_STATES = 64, 8192  # minimum and maximum number of states of an automaton
@@ -45,7 +46,6 @@ class Regex:
 
   def __init__(self, option: str, text: str):
     self.name = f"{option}={text if text.isprintable() else repr(text)}"
-    self.ascii = text.isascii()
     self.labels, self.after = [None, ANY], [(), (FOUND,)]
     if not text:
       raise errors.UserError(f"{option}: must not be empty")
@@ -169,16 +169,30 @@ def build(
   """
   if not (required or forbidden or stop):
     return None
-  regexes, stop_ids = [*required, *forbidden], tokenizer.encode(stop or "")
+  regexes = [*required, *forbidden]
   names = " ".join(regex.name for regex in regexes) or "--stop"
-  class_of_V, classes = _classes(regexes, stop_ids, tokenizer)
+  labels = {label: regex for regex in regexes for label in regex.labels if label is not None}
+  symbols = symbols_lib.Symbols(list(labels), stop or "", tokenizer)
+  classes = {label: symbols.members(label) for label in labels}
+  for label, regex in labels.items():
+    if not classes[label]:
+      raise errors.UserError(
+        f"{regex.name}: not in the run's vocabulary: {label}: use other characters"
+      )
+  stop_K = symbols.classes_of(stop or "")
+  if unknown := [repr(c) for c, each in zip(stop or "", stop_K) if each < 0]:
+    names = ", ".join(sorted({*unknown}))
+    raise errors.UserError(f"--stop: not in the run's vocabulary: {names}: use other characters")
   try:
     subsets = [_Subsets(each, n < len(required), classes) for n, each in enumerate(regexes)]
-    next_SxC, good_S = _product(subsets, int(class_of_V.max()) + 1)
+    next_SxC, good_S = _product(subsets, symbols.classes)
+    ended_S = np.zeros(len(good_S), bool)
     if stop:
-      next_SxC, good_S = _until(class_of_V[stop_ids].tolist(), next_SxC, good_S)
-    distance_S = _distances(next_SxC, good_S)
-    automaton = _tables(next_SxC, distance_S, class_of_V)
+      next_SxC, good_S, ended_S = _until(stop_K, next_SxC, good_S)
+    next_SxY, good_S, ended_S = _by_symbol(next_SxC, good_S, ended_S, symbols)
+    next_SxK, good_S = _by_token(next_SxY, good_S, ended_S, symbols)
+    distance_S = _distances(next_SxK, good_S)
+    automaton = _tables(next_SxK, distance_S, symbols.class_of_V)
   except _TooLargeError as error:
     raise errors.UserError(f"{names}: too large (more than {error}): simplify it") from error
   if distance_S[0] == NEVER:
@@ -186,28 +200,6 @@ def build(
   if distance_S[0] > length:
     raise errors.UserError(f"--length={length}: must be at least {distance_S[0]} for {names}")
   return automaton
-
-
-def _classes(regexes: Sequence[Regex], stop_ids, tokenizer):
-  """Group tokens into classes whose tokens are equivalent for all regexes and the stop text.
-
-  Return class_of_V, the class of each token, and {label: classes}.
-  """
-  labels = {label: regex for regex in regexes for label in regex.labels if label is not None}
-  has_LxV = np.array([[label.accepts(s) for s in tokenizer.tokens] for label in labels], bool)
-  is_stop_LxV = np.unique(stop_ids)[:, None] == np.arange(tokenizer.vocab_size)
-  rows = np.concatenate([has_LxV.reshape(-1, tokenizer.vocab_size), is_stop_LxV])
-  class_of_V = np.unique(rows, axis=1, return_inverse=True)[1].ravel()
-  for (label, regex), has_V in zip(labels.items(), has_LxV):
-    if not has_V.any():
-      raise errors.UserError(
-        f"{regex.name}: not in the run's vocabulary: {label}: use other characters"
-      )
-    if tokenizer.kind == "byte" and not regex.ascii:
-      raise errors.UserError(f"{regex.name}: the run's vocabulary is bytes: use ASCII only")
-  return class_of_V, {
-    label: np.unique(class_of_V[has_V]).tolist() for label, has_V in zip(labels, has_LxV)
-  }
 
 
 class _Subsets:
@@ -274,10 +266,11 @@ def _product(subsets: Sequence[_Subsets], count: int):
 
 
 def _until(stop_K: list[int], next_SxC: np.ndarray, good_S: np.ndarray):
-  """Return next_SxC and good_S of texts that may also end at the stop text.
+  """Return next_SxC, good_S and ended_S of texts that may also end at the stop text.
 
-  The constraints do not apply to the stop text. State (k, s): the last k classes are the longest
-  suffix that is a prefix of the stop text, and s is the state before them.
+  ended_S marks the states after the stop text, which characters do not change. The constraints do
+  not apply to the stop text. State (k, s): the last k classes are the longest suffix that is a
+  prefix of the stop text, and s is the state before them.
   """
   K, (S, C) = len(stop_K), next_SxC.shape
   if K * S > MAX_ENTRIES:
@@ -291,7 +284,7 @@ def _until(stop_K: list[int], next_SxC: np.ndarray, good_S: np.ndarray):
 
   def follow(state):
     if isinstance(state, bool):  # the text has ended, and the state is whether it was good
-      return [False] * C
+      return [state] * C
     return [move(*state, c) for c in range(C)]
 
   def move(k, s, c):
@@ -304,7 +297,60 @@ def _until(stop_K: list[int], next_SxC: np.ndarray, good_S: np.ndarray):
 
   states, after_SxC = _explore((0, 0), follow)
   good = [s if isinstance(s, bool) else good_S[ahead_KxS[s[0]][s[1]]] for s in states]
-  return after_SxC, np.array(good, bool)
+  return after_SxC, np.array(good, bool), np.array([isinstance(s, bool) for s in states])
+
+
+def _by_symbol(next_SxC, good_S, ended_S, symbols: symbols_lib.Symbols):
+  """Return the arrays of an automaton that reads symbols: next_SxY, good_S and ended_S.
+
+  State (s, d): the state s after all complete characters, and the state d of the decoder.
+  """
+  if symbols.count == symbols.classes:  # No token contains a part of a character.
+    return next_SxC, good_S, ended_S
+  rows = next_SxC.tolist()
+
+  def step(s, completed):
+    return functools.reduce(lambda s, c: rows[s][c], completed, s)
+
+  def follow(state):
+    s, decoder = state
+    for symbol in range(symbols.count):
+      completed, after = symbols.read(decoder, symbol)
+      end = step(s, completed)
+      yield (end, symbols_lib.START if ended_S[end] else after)
+
+  states, next_SxY = _explore((0, symbols_lib.START), follow)
+  good = [good_S[step(s, symbols.flush(decoder))] for s, decoder in states]
+  return next_SxY, np.array(good, bool), np.array([ended_S[s] for s, _ in states])
+
+
+def _by_token(next_SxY, good_S, ended_S, symbols: symbols_lib.Symbols):
+  """Return next_SxK and good_S of an automaton that reads whole tokens.
+
+  A token that contains the stop text ends the text, wherever the stop text is in the token. No
+  token may follow.
+  """
+  S, Y = next_SxY.shape
+  dead = S
+  next_SxY = np.pad(next_SxY.astype(np.int32), ((0, 1), (0, 2)), constant_values=dead)
+  next_SxY[:, Y] = np.arange(S + 1)  # the padding of short tokens
+  ended_S, good_S = np.append(ended_S, True), np.append(good_S, False)
+  found, rows = np.zeros(1, np.int64), []  # state numbers in order of discovery
+  number_S = np.full(S + 1, -1)
+  number_S[0] = done = 0
+  while done < len(found):
+    new, done = found[done:], len(found)
+    after = np.broadcast_to(new[:, None], (len(new), len(symbols.symbols_KxL)))
+    if len(found) * after.shape[1] > MAX_ENTRIES:
+      raise _TooLargeError(f"{MAX_ENTRIES:,} entries")
+    for symbol_K in symbols.symbols_KxL.T:
+      after = next_SxY[after, symbol_K]
+    rows.append(np.where(ended_S[new][:, None], dead, after))
+    unseen = np.unique(rows[-1])
+    unseen = unseen[number_S[unseen] < 0]
+    number_S[unseen] = len(found) + np.arange(len(unseen))
+    found = np.concatenate([found, unseen])
+  return number_S[np.concatenate(rows)], good_S[found]
 
 
 def _explore(start, follow):
@@ -325,8 +371,8 @@ def _explore(start, follow):
 def _distances(next_SxC, good_S):
   """Return the smallest number of tokens from each state to a good state, or NEVER."""
   before = [[] for _ in next_SxC]
-  for state, row in enumerate(next_SxC.tolist()):
-    for after in set(row):
+  for state, row in enumerate(next_SxC):
+    for after in np.unique(row).tolist():
       before[after].append(state)
   distance_S = np.where(good_S, 0, NEVER)
   queue = np.flatnonzero(good_S).tolist()

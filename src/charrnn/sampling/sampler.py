@@ -87,6 +87,11 @@ def filter_logits(logits, temperature, top_k=None, top_p=None):
   return logits if top_p is None else keep_top_p(logits, top_p)
 
 
+def mask_unwritable(logits, writable_V):
+  """Exclude the tokens that have no text; `writable_V` is None if all have one."""
+  return logits if writable_V is None else jnp.where(writable_V, logits, -jnp.inf)
+
+
 def keep_top_k(logits, k):
   """Keep exactly the k largest logits; in a tie, lower ids come first."""
   count = jnp.full((*logits.shape[:-1], 1), k)
@@ -199,11 +204,12 @@ def draw_from(
   block: int = 64,
   clamp=None,
   automaton=None,
+  writable=None,
 ) -> Iterator[Block]:
   """Sample texts from a state of `prime`, with prepared parameters; yield Blocks of `block` steps.
 
   `start` is the step t of the first token. `clamp` applies from the first sampled token; see
-  models.Model.apply.
+  models.Model.apply. Tokens are never sampled if `writable` [V], of a tokenizer, excludes them.
 
   With an automaton of `constraints`, each step excludes the tokens after which no allowed text can
   be completed within the length. This is not the model's distribution conditioned on the
@@ -217,7 +223,9 @@ def draw_from(
   def blocks():
     now = *state, jnp.zeros(len(keys_B), jnp.int32)
     for n in range(0, length, block):
-      now, arrays = _run(model, params, now, keys_B, start + n, knobs, block, allowed, clamp)
+      now, arrays = _run(
+        model, params, now, keys_B, start + n, knobs, block, allowed, clamp, writable
+      )
       yield arrays, now[:2], min(block, length - n)
 
   # The device computes the second block of a pair while the first is fetched and printed.
@@ -231,7 +239,7 @@ def draw_from(
 
 
 @functools.partial(jax.jit, static_argnames=("model", "block"))
-def _run(model, params, state, keys_B, start, knobs, block, allowed, clamp):
+def _run(model, params, state, keys_B, start, knobs, block, allowed, clamp, writable):
   """Run `block` steps from (logits_BxV, carry, automaton states); return the state and arrays."""
   V = state[0].shape[-1]
 
@@ -240,11 +248,11 @@ def _run(model, params, state, keys_B, start, knobs, block, allowed, clamp):
 
   def step(state, now):
     (logits_BxV, carry, at_B), (t, noise_BxV) = state, now
-    masked_BxV, ended_B = logits_BxV, False
+    masked_BxV, ended_B = mask_unwritable(logits_BxV, writable), False
     if allowed is not None:
       automaton, end = allowed
       allowed_BxV = automaton.allowed(at_B, end - t)
-      masked_BxV = jnp.where(allowed_BxV, logits_BxV, -jnp.inf)
+      masked_BxV = jnp.where(allowed_BxV, masked_BxV, -jnp.inf)
       ended_B = ~allowed_BxV.any(-1)
     filtered_BxV = filter_logits(masked_BxV, *knobs)
     # The argmax of logits + Gumbel noise is a sample from their softmax.
@@ -285,6 +293,7 @@ class Session:
     self._params = jax.device_put(source.model.prepare(source.params))
     self._keys = _row_keys(seed, np.arange(1))
     self._options = {"clamp": clamp, "block": SESSION_BLOCK, **options}
+    self._options["writable"] = source.tokenizer.writable
     self._written = 0
     self._state = None, source.model.initial_carry(1)
     self.read(prompt_ids)
@@ -376,7 +385,7 @@ def first_ids(source: Source, prompt_ids):
 
 
 def _draw_rows(source, prompt_ids, rows, **options) -> Iterator[Block]:
-  prompt_ids = first_ids(source, prompt_ids)
+  prompt_ids, options["writable"] = first_ids(source, prompt_ids), source.tokenizer.writable
   return draw(source.model, source.params, prompt_ids, num=len(rows), rows=rows, **options)
 
 

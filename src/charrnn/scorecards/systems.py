@@ -135,7 +135,7 @@ def sample(args, folder: str, domain: metrics.Domain, progress: console.Progress
     config = config_lib.replace(config_lib.default(), {"text.source": name})
     whole = run_lib.load_corpus(config, options="text.")
     tokenizer = whole.tokenizer
-    corpus = held_out.divide(whole, config_lib.split(config, len(whole.ids)), tokenizer)
+    corpus = held_out.divide(whole, config_lib.split(config, len(whole.ids)))
   if args.order:
     ngram.check_order("--order", args.order, corpus.splits.train)
   others = [system for system in systems if system not in loaded]

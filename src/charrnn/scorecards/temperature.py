@@ -32,8 +32,13 @@ _PANELS = (
 )
 
 
-def held_out_samples(corpus: held_out.DividedCorpus, length: int, count: int) -> np.ndarray:
-  """Return at most `count` evenly spaced, disjoint spans of held-out text as ids [B, length]."""
+def held_out_samples(
+  corpus: held_out.DividedCorpus, length: int, count: int
+) -> tuple[np.ndarray, list[str]]:
+  """Return at most `count` evenly spaced, disjoint spans of held-out text.
+
+  They are ids [B, length], and texts.
+  """
   spans = splits.merge([*corpus.splits.valid, *corpus.splits.test])
   starts = [s for start, stop in spans for s in range(start, stop - length + 1, length)]
   if len(starts) < 2:
@@ -42,38 +47,40 @@ def held_out_samples(corpus: held_out.DividedCorpus, length: int, count: int) ->
       f"--length={length}: the held-out text is too short; use at most {longest} tokens"
     )
   indices = np.linspace(0, len(starts) - 1, min(count, len(starts))).astype(int)
-  return np.stack([np.asarray(corpus.corpus.ids[starts[i] : starts[i] + length]) for i in indices])
+  chosen = [(starts[i], starts[i] + length) for i in indices.tolist()]
+  ids_BxN = np.stack([np.asarray(corpus.corpus.ids[slice(*span)]) for span in chosen])
+  return ids_BxN, [corpus.corpus.text(*span) for span in chosen]
 
 
 def measure(
   run,
   prompt_ids,
   settings: dict[str, sampler.Settings],
-  held_out_BxN: np.ndarray,
+  reference: tuple[np.ndarray, list[str]],
   training: str,
   **size: int,
 ) -> dict[str, Any]:
   """Return the metrics of samples at each temperature and of held-out text, and excerpts.
 
   `settings` maps the names of the temperatures to settings of the sampler. `size` contains num,
-  length and seed of the samples. Held-out text is scored at temperature 1.
+  length and seed of the samples. `reference` is the result of `held_out_samples`, which is
+  scored at temperature 1.
   """
   parse = diversity.parser(training)
 
-  def items(ids_BxN, each: sampler.Settings):
-    scores = score.rescore(run.model, run.params, prompt_ids, ids_BxN, each)
-    texts = map(run.tokenizer.decode, ids_BxN)
+  def items(ids_BxN, texts, each: sampler.Settings):
+    scores = score.rescore(run.model, run.params, prompt_ids, ids_BxN, each, run.tokenizer.writable)
     return metrics.measure(diversity.METRICS, map(parse, texts, *scores))
 
   with console.Progress() as progress:
     progress("held-out text")
-    by_system, excerpts = {systems.HELD_OUT: items(held_out_BxN, sampler.Settings())}, {}
+    by_system, excerpts = {systems.HELD_OUT: items(*reference, sampler.Settings())}, {}
     update = progress("samples")
     for n, (name, each) in enumerate(settings.items()):
       update(n, len(settings))
       # Score the sampled ids, because decoded text of a byte tokenizer cannot be encoded again.
       ids_BxN = sampler.sample_ids(run, prompt_ids, settings=each, **size)
-      by_system[name] = items(ids_BxN, each)
+      by_system[name] = items(ids_BxN, map(run.tokenizer.decode, ids_BxN), each)
       excerpts[name] = run.tokenizer.decode(ids_BxN[0])[:EXCERPT]
     progress("metrics")
     report = metrics.compare(diversity.METRICS, by_system, systems.HELD_OUT, size["seed"])

@@ -24,7 +24,7 @@ from scipy import optimize, stats
 
 from charrnn import config as config_lib
 from charrnn import errors, files, models
-from charrnn.data import tokenizers
+from charrnn.data import corpora, tokenizers
 from charrnn.runs import run as run_lib
 from charrnn.runs.status import RunStatus
 from charrnn.sweeps import outcomes
@@ -37,6 +37,7 @@ SAME_SIZE = 1.05  # maximum ratio of two sizes that count as the same
 MIN_SIZES = 3  # minimum number of sizes for a power law; a law with a floor needs one more
 # Fields that change neither losses nor speed.
 UNCOMPARED = {"sample", "log_every", "checkpoint_every", "keep", "diverged"}
+TOKENS = ("tokenizer", "vocab_size", "characters")  # what tokenizers change in the facts of a text
 NO_AXES = {"seed", "text"}  # fields that are never axes; texts are compared by their digests
 
 
@@ -47,8 +48,10 @@ class Point(NamedTuple):
   characters: float | None
   seconds: float | None
   flops: float | None
-  train: float | None  # training loss, nats per token
-  valid: float | None  # validation loss
+  train: float | None  # training loss, in the unit of the comparison
+  valid: float | None  # validation loss, in the unit of the comparison
+  nats: float | None = None  # validation loss in nats per token
+  per_byte: float | None = None  # validation loss in bits per byte
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -63,24 +66,28 @@ class ComparedRun:
   text: dict[str, Any] | None = None  # losses are comparable if this is equal; None: unknown
   lines: Sequence[dict] = ()  # lines of metrics.jsonl
   parameters: int | None = None
-  flops: float | None = None  # training FLOPs per character
+  flops: float | None = None  # training FLOPs per token
+  characters_per_token: float = 1.0
+  in_bits: bool = False  # whether `points` have losses in bits per byte, or in nats per token
 
   @functools.cached_property
   def points(self) -> list[Point]:
     factors = [number(self.fields.get(name)) for name in ("batch_size", "window")]
-    chars = math.prod(factors) if self.has_gradient and None not in factors else None
+    tokens = math.prod(factors) if self.has_gradient and None not in factors else None
     points, seconds, previous = [], 0.0, 0
     for line in self.lines:
       step, rate = line["step"], number(line.get("chars_per_second")) or self.rate
       if (stored := number(line.get("seconds"))) is not None:
         seconds = stored
       elif step > previous:  # Older versions did not store seconds.
-        seconds = (seconds or 0.0) + (step - previous) * chars / rate if chars and rate else None
+        seconds = (seconds or 0.0) + (step - previous) * tokens / rate if tokens and rate else None
       previous = step
-      characters = step * chars if chars else None
-      flops = characters * self.flops if characters and self.flops else None
-      losses = (number(line.get(name)) for name in ("train/loss", "valid/loss"))
-      points.append(Point(step, characters, seconds, flops, *losses))
+      characters = step * tokens * self.characters_per_token if tokens else None
+      flops = step * tokens * self.flops if tokens and self.flops else None
+      names = ("train/loss", "valid/loss", "valid/bits_per_byte")
+      train, nats, bits = (number(line.get(name)) for name in names)
+      losses = (None, bits) if self.in_bits else (train, nats)
+      points.append(Point(step, characters, seconds, flops, *losses, nats, bits))
     return points
 
   @property
@@ -100,7 +107,7 @@ class ComparedRun:
 
   @functools.cached_property
   def rate(self) -> float | None:
-    """Return the median speed in characters per second."""
+    """Return the median speed in tokens per second."""
     rates = (number(line.get("chars_per_second")) for line in self.lines)
     rates = [rate for rate in rates if rate is not None]
     return float(np.median(rates)) if rates else None
@@ -195,9 +202,19 @@ class Comparison(NamedTuple):
 
   @property
   def unit(self) -> str:
-    """Return what a token of all runs is called: the unit of the losses."""
+    """Return what a token of all runs is called."""
     kinds = {str(run.fields.get("text.tokenizer", "char")) for run in self.runs if run.fields}
     return tokenizers.unit(kinds.pop() if len(kinds) == 1 else "")
+
+  @property
+  def in_bits(self) -> bool:
+    """Return whether losses are in bits per byte."""
+    return any(run.in_bits for run in self.runs)
+
+  @property
+  def loss_unit(self) -> str:
+    """Return the unit of the losses that are compared."""
+    return "bits per byte" if self.in_bits else f"nats per {self.unit}"
 
   @property
   def compares(self) -> bool:
@@ -227,8 +244,11 @@ def _interval(estimate, standard_error, freedom: int) -> tuple[float, float]:
 
 
 def compare(runs: Iterable[ComparedRun]) -> Comparison:
-  """Sort runs, group them into settings, and return them with the axes that span the settings."""
-  runs, texts = list(runs), []
+  """Sort runs, group them into settings, and return them with the axes that span the settings.
+
+  Losses of runs with different tokenizers are compared in bits per byte.
+  """
+  runs, texts = _comparable(list(runs)), []
   for run in runs:
     if run.text is not None and run.text not in texts:
       texts.append(run.text)
@@ -250,6 +270,15 @@ def compare(runs: Iterable[ComparedRun]) -> Comparison:
     if is_grid(by_size, sized):
       settings, axes = sized, by_size
   return Comparison(runs, fields, texts, settings, axes)
+
+
+def _comparable(runs: list[ComparedRun]) -> list[ComparedRun]:
+  """Return the runs, with losses in bits per byte if their tokenizers differ."""
+  known = [run.text for run in runs if run.text is not None]
+  if len({repr([text.get(name) for name in TOKENS]) for text in known}) <= 1:
+    return runs
+  texts = [run.text and {k: v for k, v in run.text.items() if k not in TOKENS} for run in runs]
+  return [dataclasses.replace(run, text=text, in_bits=True) for run, text in zip(runs, texts)]
 
 
 def text_of(texts: list[dict[str, Any]], run: ComparedRun) -> int:
@@ -451,7 +480,7 @@ def _read(path: pathlib.Path, name: str) -> ComparedRun:
   config, lines = attempt(lambda: run.config), attempt(lambda: run.metrics, [])
   if config is None:
     return ComparedRun(name, str(path), DAMAGED, tuple(problems), lines=lines)
-  fields, cost = attempt(lambda: _fields(run), {}), attempt(lambda: _cost(run), (None, None))
+  fields, cost = attempt(lambda: _fields(run), {}), attempt(lambda: _cost(run), (None, None, 1.0))
   status, text = attempt(lambda: run.status, RunStatus.STOPPED), attempt(lambda: _text(run))
   return ComparedRun(name, str(path), status, tuple(problems), fields, text, lines, *cost)
 
@@ -468,13 +497,18 @@ def _text(run: run_lib.Run) -> dict[str, Any]:
   fields = {name: value for name, value in run.config.text.to_dict().items() if name != "source"}
   if run.config.text.split == "streams":
     fields |= {"batch_size": run.config.batch_size, "window": run.config.window}
+  fields = {name: value for name, value in fields.items() if value is not None}
   return {name: run.provenance[name] for name in ("sha256", "characters")} | fields
 
 
-def _cost(run: run_lib.Run) -> tuple[int | None, float | None]:
-  """Return the number of parameters and the training FLOPs per character; None if unknown."""
-  m = run.config.model
+def _cost(run: run_lib.Run) -> tuple[int | None, float | None, float]:
+  """Return the number of parameters and the training FLOPs per token; None if unknown.
+
+  The third number is that of characters per token.
+  """
+  m, characters = run.config.model, run.provenance["characters"]
+  per_token = characters / corpora.layout(run.provenance)[0]
   if not models.has_gradient(m):
-    return None, None
+    return None, None, per_token
   shape = run.tokenizer.vocab_size, m.cell, m.layers, m.hidden, m.embed
-  return models.parameter_count(*shape), 6.0 * models.matmul_parameters(*shape)
+  return models.parameter_count(*shape), 6.0 * models.matmul_parameters(*shape), per_token

@@ -18,15 +18,15 @@ MAX_TICKS = 6  # maximum number of numeric values that get a tick each
 MAX_VALUE = 20  # maximum length of a value in a tick label, in characters
 MAX_FIELD = 24  # maximum length of a field's name in a label, in characters
 TITLE_INCHES = 0.09  # approximate width of a character of a title
-NATS = "best validation loss (nats per {})"
+BEST = "best validation loss ({})"  # with the unit
 DIFFERENT_TEXTS = "The runs use different texts or splits: losses are not comparable."
 CURVES = {
   "step": "training steps",
   "characters": "training characters",
   "seconds": "seconds (training, evaluation and saving)",
-  "flops": "training FLOPs (6 \u00d7 multiplied weights \u00d7 characters, Kaplan et al. 2020)",
+  "flops": "training FLOPs (6 \u00d7 multiplied weights \u00d7 tokens, Kaplan et al. 2020)",
 }
-ESTIMATED = "seconds (some runs: training steps only, estimated from characters/s)"
+ESTIMATED = "seconds (some runs: training steps only, estimated from tokens/s)"
 THIN = "Thick line: best setting of its color. Thin line: another setting, validation loss only."
 MEAN = "Lines: mean over seeds, up to the last step that all seeds have. Shading: 95% interval."
 
@@ -51,7 +51,7 @@ def curves(result: comparison.Comparison, path):
       for setting, style in reversed(list(zip(trained, styles))):  # The best one is on top.
         _curve(axes, setting, key, *style)
       _scale(axes, label, trained, ngrams)
-      axes.set_ylabel(f"loss (nats per {result.unit})")
+      axes.set_ylabel(f"loss ({result.loss_unit})")
     if any(len(line.get_xdata()) for line in axes.lines):
       axes.set_xscale("log")  # only the last panel, which shows FLOPs
       every_tick = (math.inf, math.inf)
@@ -172,10 +172,11 @@ def settings(result: comparison.Comparison, path):
         axes.plot(setting.interval, [row, row], color=INK, lw=1.4)
         axes.plot(setting.loss, row, "|", color=INK, ms=13, mew=2)
     plotting.label_rows(axes, [setting.label for setting in shown])
-    axes.set_xlabel(NATS.format(result.unit))
+    axes.set_xlabel(BEST.format(result.loss_unit))
     axes.set_xlim(_limits(shown))
-    bits = (lambda nats: nats / math.log(2), lambda bits: bits * math.log(2))
-    axes.secondary_xaxis("top", functions=bits).set_xlabel(f"bits per {result.unit}")
+    if not result.in_bits:
+      bits = (lambda nats: nats / math.log(2), lambda bits: bits * math.log(2))
+      axes.secondary_xaxis("top", functions=bits).set_xlabel(f"bits per {result.unit}")
     handles = _dots(axes, shown)
     if any(setting.interval for setting in shown):
       label = "mean over seeds, 95% interval (Student's t)"
@@ -265,7 +266,7 @@ def _maps(result, path):
       if third:
         axes.set_title(f"{config_lib.short(third.field)} = {_tick(value)}")
     panels[0].set_ylabel(_axis_label(down))
-    figure.colorbar(image, ax=panels, shrink=0.9, label=f"nats per {result.unit}")
+    figure.colorbar(image, ax=panels, shrink=0.9, label=result.loss_unit)
 
 
 def _map(axes, settings, down, across, ends):
@@ -328,7 +329,7 @@ def _fields(result, path):
     for axes, name in zip(panels, names):
       _field(axes, result.settings, name)
     for axes in panels[::columns]:
-      axes.set_ylabel(f"nats per {result.unit}")
+      axes.set_ylabel(result.loss_unit)
     handles = _dots(panels[0], result.settings)
     if any(not setting.usable_runs for setting in result.settings):
       label = "no usable loss, with the run's status"
@@ -379,7 +380,7 @@ def sizes(result: comparison.Comparison, path):
     plotting.log_ticks(axes.xaxis, ticker.EngFormatter(sep=""))
     axes.minorticks_off()
     axes.grid()
-    axes.set(xlabel="number of parameters", ylabel=NATS.format(result.unit))
+    axes.set(xlabel="number of parameters", ylabel=BEST.format(result.loss_unit))
     title = (
       "Large dot: best setting of its size. Pale dot: another setting. Line: fitted power law."
     )

@@ -21,6 +21,7 @@ PICTURES = {
 NAMES = 2  # number of columns at the left that contain text; they are left-aligned
 UNITS = (
   "nats, bits: best validation loss per {}, and the step that reached it. "
+  "bits/byte: the same loss per UTF-8 byte, for any tokenizer. "
   "seconds: training, evaluation and saving."
 )
 
@@ -71,10 +72,11 @@ def _runs(result) -> Rows:
     if len(result.texts) > 1:
       cells["text"] = "?" if record["text"] is None else _letter(record["text"])
     cells |= {"nats": _loss(record["nats"]), "bits": _loss(record["bits"])}
+    cells["bits/byte"] = _loss(record["bits_per_byte"])
     cells |= {"at step": _number(record["best_step"]), "epoch": _number(record["epochs"], ",.2f")}
     seconds = _number(record["seconds"], ",.0f" if (record["seconds"] or 0) >= 10 else ".1f")
     seconds = f"~{seconds}" if run.estimates_seconds else seconds
-    cells |= {"characters/s": _number(run.rate), "seconds": seconds}
+    cells |= {"tokens/s": _number(run.rate), "seconds": seconds}
     cells["parameters"] = _number(run.parameters)
     values = {config_lib.short(field): value for field, value in record["fields"].items()}
     rows.append(cells | {name: comparison.value_text(value) for name, value in values.items()})
@@ -100,15 +102,18 @@ def _number(value, style: str = ",.0f") -> str:
 
 def _seeds(result) -> Rows:
   header, rows = (
-    ("setting", "unfinished", "finished seeds", "mean nats", "95% interval", "mean bits"),
+    ["setting", "unfinished", "finished seeds", "mean nats", "95% interval", "mean bits"],
     [],
   )
+  if in_bits := result.in_bits:
+    header[3:] = ["mean bits/byte", "95% interval"]
   for setting in (each for each in result.settings if len(each.runs) > 1):
     unfinished = [run.status for run in setting.runs if run.status != RunStatus.FINISHED]
     counts = collections.Counter(unfinished).items()
     others = ", ".join(f"{count} {status}" for status, count in counts) or MISSING
     ends = setting.interval and " to ".join(map(_loss, setting.interval))
-    numbers = (_loss(setting.loss), ends or MISSING, _loss(_bits(setting.loss)))
+    numbers = [_loss(setting.loss), ends or MISSING]
+    numbers += [] if in_bits else [_loss(_bits(setting.loss))]
     cells = (setting.name, others, str(len(setting.losses)), *numbers)
     rows.append(dict(zip(header, cells)))
   return rows
@@ -131,6 +136,8 @@ def _laws(result) -> Rows:
 def _notes(result) -> Iterator[str]:
   if any(run.best for run in result.runs):
     yield UNITS.format(result.unit)
+  if result.in_bits:
+    yield "The runs have different tokenizers: they are sorted and plotted by bits per byte."
   if not result.compares:
     yield "The runs use different texts or splits: losses are not comparable between them."
     names = comparison.differing(result.texts)
@@ -142,7 +149,7 @@ def _notes(result) -> Iterator[str]:
       pairs = ", ".join(f"{name} {comparison.value_text(v)}" for name, v in values.items())
       yield f"Text {_letter(number)} ({example.fields.get('text.source')}): {pairs}"
   if any(run.estimates_seconds for run in result.runs):
-    yield "~: seconds are estimated from characters/s and cover training steps only."
+    yield "~: seconds are estimated from tokens/s and cover training steps only."
   if not all(run.has_gradient for run in result.runs):
     yield "The steps of an n-gram are orders. Its counts are not parameters."
   for run in result.runs:
@@ -186,8 +193,9 @@ def _record(result, run: comparison.ComparedRun) -> dict:
     "path": run.path,
     "status": run.status,
     "text": None if text == len(result.texts) else text,
-    "nats": best and best.valid,
-    "bits": _bits(best and best.valid),
+    "nats": best and best.nats,
+    "bits": _bits(best and best.nats),
+    "bits_per_byte": best and best.per_byte,
     "best_step": best and best.step,
     "step": last and last.step,
     "epochs": epochs,

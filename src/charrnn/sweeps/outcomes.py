@@ -37,7 +37,7 @@ LAUNCH = "---- launched"  # start of the line that marks a launch in a log
 ALIASES = {"status": "state"}  # former name of a column
 REDRAW = 1.0  # seconds between two updates of the table on a terminal
 REMIND = 60.0  # seconds between progress lines in a log while no status changes
-HEADER = ("trial", "status", "step", "train loss", "best valid loss", "characters/s", "time left")
+HEADER = ("trial", "status", "step", "train loss", "best valid loss", "tokens/s", "time left")
 _ORDER = (*FAILURES, RunStatus.STOPPED, RunStatus.RUNNING, RunStatus.WAITING, RunStatus.PRUNED)
 
 
@@ -159,12 +159,13 @@ def progress(folder: pathlib.Path) -> tuple[dict[str, Any], dict[str, Any]]:
 def summary(trials: Sequence[Trial]) -> str:
   """Return CSV with a row per trial: its outcome, its best validation loss and its overrides."""
   fields = list(dict.fromkeys(field for trial in trials for field in trial.overrides))
-  columns = ("trial", "status", "exit", "seconds", "step", "valid/loss", "at step", *fields)
+  losses = ("valid/loss", "valid/bits_per_byte")
+  columns = ("trial", "status", "exit", "seconds", "step", *losses, "at step", *fields)
   rows = []
   for trial in trials:
     outcome, (latest, best) = last(trial), progress(trial.folder)
     values = (trial.name, outcome.status, outcome.code, f"{outcome.seconds:.0f}")
-    values += (latest.get("step"), best.get("valid/loss"), best.get("step"))
+    values += (latest.get("step"), *map(best.get, losses), best.get("step"))
     row = dict(zip(columns, values)) | trial.overrides
     rows.append(files.with_aliases(row, ALIASES))
   return console.csv_text([*columns, *ALIASES.values()], rows)
@@ -241,10 +242,10 @@ def loss_text(value: float) -> str:
 
 
 def time_left(trial: Trial, step: int, rate: float) -> str:
-  """Return the remaining training time at `rate` characters per second; "" if it is unknown."""
+  """Return the remaining training time at `rate` tokens per second; "" if it is unknown."""
   try:
     run = run_lib.Run.open(trial.folder)
-    characters = max(0, run.total_steps - step) * run.config.batch_size * run.config.window
-    return console.duration(characters / rate)
+    tokens = max(0, run.total_steps - step) * run.config.batch_size * run.config.window
+    return console.duration(tokens / rate)
   except Exception:  # The run may be starting. It reports its errors in its own log.
     return ""

@@ -30,6 +30,7 @@ MAX_NONFINITE = 10  # consecutive non-finite updates after which training is abo
 ROLLBACK_FACTOR = 0.5  # factor of the learning rate at each rollback
 MAX_ROLLBACKS = 5  # maximum number of rollbacks of a run
 RANKING = "valid/loss"  # the metric by which checkpoints are ranked
+PER_BYTE = "valid/bits_per_byte"  # the same loss in a unit that does not depend on the tokenizer
 
 # (params, step) -> pairs (name, value)
 Evaluator = Callable[[Any, int], Iterable[tuple[str, float]]]
@@ -53,6 +54,7 @@ class LoopState:
   first_loss: float | None = None  # the training loss of the first log line
   best_loss: float | None = None  # the lowest validation loss
   best_step: int | None = None
+  best_bits: float | None = None  # the bits per byte of that step
   stale: int = 0  # evaluations since the best one
   nonfinite: int = 0  # consecutive updates that were skipped because they were not finite
   skipped: int = 0  # all updates that were skipped
@@ -159,7 +161,7 @@ class Trainer:
     self.identity = identity
     self.config, self.workdir, self.model, self.windows = config, workdir, model, windows
     self.evaluators, self.writers, self.rolls_back = evaluators, writers, rolls_back
-    self._chars = config.batch_size * config.window  # tokens per step
+    self._tokens = config.batch_size * config.window  # tokens per step
     self.steps = config_lib.total_steps(config, windows.steps_per_epoch)
     self.loop_state = LoopState()
     self._make_step()
@@ -448,7 +450,7 @@ class Trainer:
         "train/loss": statistics.fmean(loop_state.pending),
         "grad_norm": float(out["grad_norm"]),
         "learning_rate": float(out["learning_rate"]),
-        "chars_per_second": self._chars / self._pace.seconds,
+        "chars_per_second": self._tokens / self._pace.seconds,
         "idle": self._pace.take_idle(),
         "seconds": self._seconds(),
       }
@@ -472,7 +474,7 @@ class Trainer:
 
   def _show_progress(self, step, loss):
     seconds = self._pace.seconds
-    rate = "" if math.isnan(seconds) else f"  {self._chars / seconds / 1000:.1f}k chars/s"
+    rate = "" if math.isnan(seconds) else f"  {self._tokens / seconds / 1000:.1f}k tokens/s"
     epoch = step / self.windows.steps_per_epoch
     note = f"epoch {epoch:.2f}  loss {loss:.4f} nats{rate}"
     self._progress.update(step, self.steps, note, left=(self.steps - step) * seconds)
@@ -498,9 +500,9 @@ class Trainer:
     if self._log and values:
       epoch = {"epoch": step / self.windows.steps_per_epoch}
       self._log.write(step, epoch | values | {"seconds": self._seconds()})
-    loss = values.pop(RANKING, None)
+    loss, bits = values.pop(RANKING, None), values.pop(PER_BYTE, None)
     if loss is not None:
-      self._rank(step, loss)
+      self._rank(step, loss, bits)
     for name, value in values.items():
       say(f"step {step}  {name} {value:.4f}")
     # The checkpoint is saved after the sample, so that a kill between the two loses no sample.
@@ -512,18 +514,18 @@ class Trainer:
           say(f"warning: {error}")
     return loss
 
-  def _rank(self, step, loss):
+  def _rank(self, step, loss, bits):
     loop_state = self.loop_state
     is_better = loop_state.best_loss is None or loss < loop_state.best_loss
     loop_state.stale = 0 if is_better else loop_state.stale + 1
     if is_better:
-      loop_state.best_loss, loop_state.best_step = loss, step
+      loop_state.best_loss, loop_state.best_step, loop_state.best_bits = loss, step, bits
     rank = (
       "best so far"
       if is_better
       else f"best: {loop_state.best_loss:.4f} nats at step {loop_state.best_step}"
     )
-    say(f"step {step}  validation loss {console.nats_and_bits(loss)}  {rank}")
+    say(f"step {step}  validation loss {console.nats_and_bits(loss, bits)}  {rank}")
 
 
 def _non_finite(state: steps.TrainState) -> list[str]:

@@ -1,5 +1,5 @@
-// Shows the predictions of the model for the character under the pointer. Text is inserted as text
-// nodes, never as markup. Character n has data.ids[n], data.bits[n] (null for the first character
+// Shows the predictions of the model for the token under the pointer. Text is inserted as text
+// nodes, never as markup. Token n has data.ids[n], data.bits[n] (null for the first token
 // of a document), data.rank[n], and data.top[n], the most probable tokens as [id, p, id, p, ...].
 
 const data = JSON.parse(document.getElementById("scores").textContent);
@@ -44,10 +44,10 @@ function show(n) {
   marks[n].classList.add("here");
   here = n;
   const bits = data.bits[n];
-  const place = `character ${(data.places[n]).toLocaleString("en-US")}`;
+  const place = `${data.unit} ${(data.places[n]).toLocaleString("en-US")}`;
   const title = make("h2", {}, data.symbols[data.ids[n]], " ", make("small", {}, place));
   if (bits === null) {
-    const reason = "The first character of a document has no prediction.";
+    const reason = "The first token of a document has no prediction.";
     look.replaceChildren(title, make("p", { class: "quiet" }, reason));
     return;
   }
