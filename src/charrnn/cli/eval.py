@@ -273,8 +273,8 @@ def _lines(result) -> Iterator[str]:
       yield f"{each['tokens']:>12,} {result['unit']}s  {losses}  {each['text']}"
       if unknown := each.get("unknown"):
         yield (
-          f"{'':>12} {tokenizers.UNKNOWN}: {unknown['tokens']:.2%} of the tokens, with "
-          f"{unknown['bytes']:.2%} of the bytes; spelled in bits per byte"
+          f"{'':>12} {tokenizers.UNKNOWN}: {unknown['tokens']:.2%} of the tokens, "
+          f"{unknown['bytes']:.2%} of the bytes; bits per byte include their spelling"
         )
   if "errors" in result:
     yield ""

@@ -477,13 +477,10 @@ def unwritable(corpus: Corpus, divided: splits.Splits) -> str | None:
   if corpus.tokenizer.writable is None:
     return None
   size = corpus.size([*divided.valid, *divided.test])
-  tokens, content = (
-    size.unknown_tokens / max(size.tokens, 1),
-    size.unknown_bytes / max(size.bytes, 1),
-  )
+  tokens, content = size.unknown_tokens / (size.tokens or 1), size.unknown_bytes / (size.bytes or 1)
   return (
-    f"{tokens:.2%} of the held-out tokens, with {content:.2%} of its bytes, are not in the "
-    f"vocabulary: the model reads {tokenizers.UNKNOWN}, and cannot write them"
+    f"{tokens:.2%} of the held-out tokens and {content:.2%} of the held-out bytes are not in the "
+    f"vocabulary: the model reads {tokenizers.UNKNOWN} instead, and cannot write them"
   )
 
 
