@@ -39,7 +39,11 @@ FIXED = {
   if field.resume == config_lib.FIXED and name != "text.source"
 }
 # The types in the metadata that its readers rely on.
-_META = {"arrays": dict, "valid_loss": float | int | None}
+_META = {
+  "arrays": dict,
+  "valid_loss": float | int | None,
+  "valid_bits_per_byte": float | int | None | files.Absent,
+}
 _PARTS = {  # may be missing or null
   "memory": {"seconds": float | int | files.Absent},
   "run": {"config": dict, "vocabulary": str, "corpus": str},

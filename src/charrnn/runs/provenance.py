@@ -40,6 +40,7 @@ RECORD = {
   "corpus": {
     **{"source": str, "sha256": str, "alphabet": {"size": int}},
     **dict.fromkeys(("characters", "bytes", "files"), int),
+    "tokens": int | files.Absent,
   },
   "launches": list,
   "rollbacks": list | files.Absent,
