@@ -68,9 +68,8 @@ def sweep(variant=""):
   vocab_size = VOCAB_SIZE[variant]
 
   def units(cell, layers, size):
-    return models.units_for(
-      models.parameter_count(vocab_size, "lstm", 1, size), vocab_size, cell, layers
-    )
+    lstm = models.size(vocab_size, {"cell": "lstm", "layers": 1, "hidden": size})
+    return models.units_for(lstm.parameters, vocab_size, {"cell": cell, "layers": layers})
 
   return [
     {"model.cell": cell, "model.layers": layers, "model.hidden": units(cell, layers, size)}

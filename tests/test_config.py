@@ -9,7 +9,7 @@ import types
 import pytest
 
 from charrnn import config as config_lib
-from charrnn import errors
+from charrnn import errors, models
 from charrnn.training import optimizer
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -38,17 +38,21 @@ def test_documentation_lists_every_field():
 def test_documentation_lists_the_values_chosen_from_the_corpus_length():
   page = (ROOT / "docs" / "config.md").read_text()
   lines = [line.split() for line in page.splitlines()]
-  for limit, values in config_lib._SIZES:
-    label = ["up", "to", f"{limit:,}"] if math.isfinite(limit) else ["more"]
-    assert [*label, *(f"{value:g}" for value in values)] in lines
+  for sizes in (config_lib.RECURRENT_SIZES, *config_lib.SIZES.values()):
+    for limit, values in sizes.rows:
+      label = ["up", "to", f"{limit:,}"] if math.isfinite(limit) else ["more"]
+      assert [*label, *(f"{value:g}" for value in values)] in lines
 
 
 @pytest.mark.parametrize("name", CHOICES)
 def test_only_listed_choices_are_accepted(name):
   choices = config_lib.BY_NAME[name].choices
+  default = config_lib.default()
+  if name == "model.positions":
+    default.model.cell = "transformer"
   for choice in choices:
-    config_lib.check(config_lib.replace(config_lib.default(), {name: choice}))
-  other = config_lib.replace(config_lib.default(), {name: "other"})
+    config_lib.check(config_lib.replace(default, {name: choice}))
+  other = config_lib.replace(default, {name: "other"})
   with pytest.raises(errors.UserError, match=f"{name}=other: use one of {', '.join(choices)}$"):
     config_lib.check(other)
 
@@ -248,6 +252,49 @@ def test_total_steps():
   c = config_lib.replace(config_lib.default(), {"epochs": 2.5})
   assert config_lib.total_steps(c, 10.2) == 26 and config_lib.total_steps(c, 0.01) == 1
   assert config_lib.total_steps(config_lib.replace(c, {"max_steps": 7}), 10.2) == 7
+
+
+@pytest.mark.parametrize(
+  ("cell", "name", "value"),
+  [
+    *(
+      ("transformer", f"model.{name}", value)
+      for name, value in {
+        "order": 3,
+        "embed": 5,
+        "init": "uniform",
+        "forget_bias": 2.0,
+        "unroll": "scan",
+      }.items()
+    ),
+    *(
+      (cell, f"model.{name}", value)
+      for cell in ("lstm", "ngram")
+      for name, value in {"heads": 2, "context": 5, "positions": "learned", "tie": True}.items()
+    ),
+    ("lstm", "model.order", 3),
+    ("ngram", "model.layers", 2),
+    ("ngram", "optimizer.name", "sgd"),
+  ],
+)
+def test_fields_that_the_model_does_not_use_are_rejected(cell, name, value):
+  c = config_lib.replace(config_lib.default(), {"model.cell": cell})
+  config_lib.check(c)
+  message = f"^--config.{name}={value}: the model {cell} does not use this field: remove it, or"
+  with pytest.raises(errors.UserError, match=message):
+    config_lib.check(config_lib.replace(c, {name: value}))
+  # A default value is rejected only if the user sets it.
+  with pytest.raises(errors.UserError, match=f"^--config.{name}=.* does not use this field"):
+    config_lib.check(c, {name: c[name]})
+
+
+@pytest.mark.parametrize("length", [50_000, 10**6, 10**7, 10**8, 10**10])
+def test_the_sizes_that_are_chosen_for_a_transformer_are_valid(length):
+  c = config_lib.replace(config_lib.default(), {"model.cell": "transformer"})
+  c, chosen = config_lib.resolve(c, length)
+  assert {"model.heads", "model.context"} <= chosen.keys() and models.make(9, c.model)
+  lstm, _ = config_lib.resolve(config_lib.default(), length)
+  assert lstm.model.heads is None and lstm.model.context is None
 
 
 def test_used_fields_of_an_ngram():

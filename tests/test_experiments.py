@@ -15,6 +15,7 @@ from charrnn.sweeps import trials as trials_lib
 
 FOLDER = pathlib.Path(__file__).parents[1] / "experiments"
 VARIANTS = {
+  "gpt": ["", "smoke", "nanogpt"],
   "grid2015": ["", "shakespeare", "small"],
   "learning_rate": [""],
   "linux": ["", "smoke", "paper", "blog"],
@@ -102,11 +103,12 @@ def test_networks_of_the_same_size_have_similar_numbers_of_parameters(variant, v
   sizes = (64, 128) if variant == "small" else (64, 128, 256, 512)
   remaining = iter(trials("grid2015", variant, "").values())
   for size in sizes:
-    lstm = models.parameter_count(vocab_size, "lstm", 1, size)
+    lstm = models.size(vocab_size, {"cell": "lstm", "layers": 1, "hidden": size}).parameters
     for trial in [next(remaining) for _ in range(3 * layers)]:
-      model = [trial[f"model.{field}"] for field in ("cell", "layers", "hidden")]
-      assert models.parameter_count(vocab_size, *model) == pytest.approx(lstm, rel=0.02), model
-      assert model[:2] != ["lstm", 1] or model[2] == size
+      model = {field: trial[f"model.{field}"] for field in ("cell", "layers", "hidden")}
+      parameters = models.size(vocab_size, model).parameters
+      assert parameters == pytest.approx(lstm, rel=0.02), model
+      assert (model["cell"], model["layers"]) != ("lstm", 1) or model["hidden"] == size
   assert not list(remaining)
 
 

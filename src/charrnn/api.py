@@ -19,6 +19,7 @@ from charrnn.runs import run as run_lib
 from charrnn.sampling import clamps, constraints, sampler
 
 SCORING_WINDOW = 64  # number of tokens per call of the model when a text is scored
+RECORDING_WINDOW = 1024  # the same when states are recorded
 
 # {"LAYER:UNIT": value}, for example {"1:37": 2.5, "0:h3": "hold"}
 Clamps = Mapping[str, float | str]
@@ -113,18 +114,19 @@ class Run(run_lib.Run):
   def states(self, text: str, *, clamp: Clamps | None = None) -> dict[str, dict[str, np.ndarray]]:
     """Return all states and gates after each token of a text, by layer and name.
 
-    For example, states["layer_1"]["c"] has the shape [T, H] for T tokens and H units. The whole
-    text is processed at once, so the required memory is proportional to its length.
+    For example, states["layer_1"]["c"] has the shape [T, H] for T tokens and H units.
     """
     _check_types(text=text, clamp=clamp)
     if not self.model.units:
-      raise errors.UserError(
-        f"{self.path} is an n-gram run, which has no states: use a run of a network"
-      )
+      raise errors.UserError(f"{self.path}: the model has no states: use a run of a network")
     ids_Tx1 = np.asarray(self.tokenizer.encode(text), np.int32)[:, None]
     apply = jax.jit(functools.partial(self.model.apply, record=True, clamp=self._clamp(clamp)))
-    _, _, recorded = apply(self.params, ids_Tx1, self.model.initial_carry(1))
-    return jax.tree.map(lambda array_Tx1xH: np.asarray(array_Tx1xH)[:, 0], recorded)
+    carry, windows = self.model.initial_carry(1), []
+    for start in range(0, max(1, len(ids_Tx1)), RECORDING_WINDOW):
+      window_Tx1 = ids_Tx1[start : start + RECORDING_WINDOW]
+      _, carry, recorded = apply(self.params, window_Tx1, carry)
+      windows.append(jax.device_get(recorded))
+    return jax.tree.map(lambda *arrays_Tx1xH: np.concatenate(arrays_Tx1xH)[:, 0], *windows)
 
   def _clamp(self, values):
     if not values:

@@ -9,7 +9,7 @@ import importlib
 import json
 import math
 import pathlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from ml_collections import config_dict
@@ -46,8 +46,9 @@ FRACTION = Bounds("at least 0 and below 1", lambda value: 0 <= value < 1)
 # A registry is imported only when a value is checked.
 TOKENIZERS = ("data.tokenizers:KINDS",)
 SPLITS = ("data.splits:SPLITS",)
-CELLS = ("models.cells:CELLS", "ngram")
+CELLS = ("models.cells:CELLS", "models:KINDS")
 INITS = ("models.rnn:INITIALIZERS",)
+POSITIONS = ("models.transformer:POSITIONS",)
 DTYPES = ("float32", "bfloat16")
 UNROLL = ("auto", "scan", "native", "cudnn")
 OPTIMIZERS = ("training.optimizer:OPTIMIZERS",)
@@ -79,10 +80,10 @@ class Field(NamedTuple):
     """Return what is wrong with the type or size of a value, or None."""
     if value is None:
       return None if self.default is None else "must have a value"
-    names = {int: "a whole number", float: "a number", str: "text"}
+    names = {int: "a whole number", float: "a number", str: "text", bool: "true or false"}
     if type(value) not in ((int, float) if self.type is float else (self.type,)):
       return f"must be {names[self.type]}"
-    is_number = isinstance(self.values, Bounds) and self.type is not str
+    is_number = isinstance(self.values, Bounds) and self.type in (int, float)
     return self.values.problem(value) if is_number else None
 
   @property
@@ -124,27 +125,43 @@ FIELDS = (
     "Fraction of the corpus in the validation split; 0: none.", FRACTION),
   Field("text.test_fraction", 0.05, "Fraction of the corpus in the test split; 0: none.", FRACTION),
   Field("model.cell", "lstm",
-    "Recurrent cell of a network, or `ngram` for an n-gram model.", CELLS),
+    "Cell of a recurrent network, `transformer` for a GPT-style decoder, or `ngram` for an n-gram "
+    "model.", CELLS),
   Field("model.order", int,
     "Maximum order of the n-gram; the best order is stored. Only for `ngram`.", AT_LEAST_1),
   Field("model.layers", int,
-    "Number of recurrent layers. Chosen from the corpus length.",
+    "Number of recurrent layers, or of blocks of a transformer. Chosen from the corpus length.",
     AT_LEAST_1._replace(maximum=1000)),
   Field("model.hidden", int,
-    "Number of units per layer. Chosen from the corpus length.", AT_LEAST_1),
-  Field("model.embed", 0, "Width of the learned token embedding; 0: one-hot input."),
+    "Number of units per layer, or width of a transformer. Chosen from the corpus length.",
+    AT_LEAST_1),
+  Field("model.embed", 0,
+    "Width of the learned token embedding; 0: one-hot input. Only for recurrent networks."),
+  Field("model.heads", int,
+    "Number of attention heads; twice as many must divide `model.hidden`. Chosen from the corpus "
+    "length. Only for `transformer`.", AT_LEAST_1),
+  Field("model.context", int,
+    "Number of tokens that a token attends to in each layer, itself included. Chosen from the "
+    "corpus length. Only for `transformer`.", AT_LEAST_1._replace(maximum=2**20)),
+  Field("model.positions", "rotary",
+    "`rotary`: relative, by rotation of queries and keys; `learned`: an embedding of the position "
+    "modulo `model.context`. Only for `transformer`.", POSITIONS),
+  Field("model.tie", False,
+    "Use the weights of the embedding in the output layer. Only for `transformer`."),
   Field("model.dropout", float,
-    "Dropout rate of each layer's output; 0: off. Chosen from the corpus length.", FRACTION),
+    "Dropout rate of each layer's output, and in a transformer of the embedding and of the outputs "
+    "of attention and MLP; 0: off. Chosen from the corpus length.", FRACTION),
   Field("model.init", "modern",
     "Initial weights. `uniform`: U(-0.08, 0.08), as in char-rnn. `modern`: scaled input weights "
-    "and orthogonal recurrent weights.", INITS),
-  Field("model.forget_bias", 1.0, "Initial bias of the forget gate `f` of a cell.", FINITE),
+    "and orthogonal recurrent weights. Only for recurrent networks.", INITS),
+  Field("model.forget_bias", 1.0,
+    "Initial bias of the forget gate `f` of a cell. Only for recurrent networks.", FINITE),
   Field("model.compute_dtype", str,
     "Data type of matrix products; sums are float32. cuDNN uses TF32 instead. Chosen from the "
     "device: bfloat16 if the hardware supports it, else float32.", DTYPES),
   Field("model.unroll", "auto",
-    "Implementation of the layers. `scan`: JAX; `native`: C++, only on CPUs; `cudnn`: NVIDIA's "
-    "LSTM, in TF32; `auto`: the fastest that is available.", UNROLL, FREE),
+    "Implementation of recurrent layers. `scan`: JAX; `native`: C++, only on CPUs; `cudnn`: "
+    "NVIDIA's LSTM, in TF32; `auto`: the fastest that is available.", UNROLL, FREE),
   Field("batch_size", int,
     "Number of streams in a batch, over all devices. Chosen from the corpus length.", AT_LEAST_1),
   Field("window", 64,
@@ -278,8 +295,12 @@ def unknown_field(name: str) -> str:
   return f"no field {name!r} in the config: {hint}"
 
 
-def check(config: config_dict.ConfigDict):
-  """Raise UserError for a value that a field does not accept."""
+def check(config: config_dict.ConfigDict, overrides: Container[str] = ()):
+  """Raise UserError for a value that a field does not accept, or that the model does not use.
+
+  `overrides` contains the names of the fields that the command line sets. The model must use these
+  even if their value is the default.
+  """
   for name, field in BY_NAME.items():
     if (value := config[name]) in (None, field.default):
       continue
@@ -296,6 +317,13 @@ def check(config: config_dict.ConfigDict):
     raise errors.UserError(
       f"--config.remat={config.remat}: must divide --config.window={config.window}"
     )
+  used = used_fields(config)
+  for name, field in BY_NAME.items():
+    if name not in used and (name in overrides or config[name] != field.default):
+      raise errors.UserError(
+        f"--config.{name}={config[name]}: the model {config.model.cell} does not use this field: "
+        "remove it, or start from another experiment"
+      )
 
 
 def _check_text(text: config_dict.ConfigDict):
@@ -321,12 +349,19 @@ def current_name(name: str) -> str:
 
 def used_fields(config: config_dict.ConfigDict) -> set[str]:
   """Return the dotted names of the fields that affect a run with this model and split."""
-  unused = set() if tokenizers.is_trained(config.text.tokenizer) else {"text.vocab_size"}
-  if config.model.cell != "ngram":
-    return BY_NAME.keys() - {"model.order"} - unused
-  names = {"seed", "model.cell", "model.order"}
-  names |= {name for name in BY_NAME if name.startswith(("text.", "sample."))} - unused
-  return names | ({"batch_size", "window"} if config.text.split == "streams" else set())
+  kind = _kind(config.model.cell)
+  names = {"seed", "model.cell", *(f"model.{name}" for name in kind.fields)}
+  names |= {name for name in BY_NAME if name.startswith(("text.", "sample."))}
+  if kind.has_gradient:
+    names |= {name for name in BY_NAME if not name.startswith("model.")}
+  elif config.text.split == "streams":
+    names |= {"batch_size", "window"}
+  return names if tokenizers.is_trained(config.text.tokenizer) else names - {"text.vocab_size"}
+
+
+def _kind(cell: str):
+  """Return the `models.Kind` of a model. The package `models` may import this module."""
+  return importlib.import_module("charrnn.models").kind(cell)
 
 
 def to_json(config: config_dict.ConfigDict) -> dict[str, Any]:
@@ -416,7 +451,7 @@ def check_resumable(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str,
     schedules = importlib.import_module("charrnn.training.optimizer").SCHEDULES
     free |= set() if schedules[schedule].uses_steps else length
   remedy = "; add --config.init_from=RUN to start from its weights"
-  if "ngram" in (old["model.cell"], new["model.cell"]):
+  if not all(_kind(cell).has_gradient for cell in (old["model.cell"], new["model.cell"])):
     remedy = ""
   changes = {
     n: (old.get(n), new.get(n)) for n in old.keys() | new.keys() if old.get(n) != new.get(n)
@@ -477,6 +512,13 @@ def total_steps(config: config_dict.ConfigDict, steps_per_epoch: float) -> int:
   return steps
 
 
+class Sizes(NamedTuple):
+  """The values that `resolve` chooses for the fields of a model."""
+
+  names: tuple[str, ...]
+  rows: tuple[tuple[float, tuple], ...]  # maximum number of training tokens, and the values
+
+
 def resolve(
   config: config_dict.ConfigDict,
   length: int,
@@ -501,16 +543,19 @@ def resolve(
   if stored:
     config = fill(config, stored)
   elif source:
-    if source["model"]["cell"] == "ngram":
+    if not _kind(source["model"]["cell"]).has_gradient:
       raise errors.UserError(
         f"--config.init_from={config.init_from} is an n-gram run, which has no weights: use "
         "a run of a network"
       )
-    config = fill(config, {"model": source["model"] | {"compute_dtype": None}})
+    names = [name for name in _kind(config.model.cell).fields if name != "compute_dtype"]
+    config = fill(config, {"model": {name: source["model"].get(name) for name in names}})
   fractions = config.text.valid_fraction, config.text.test_fraction
   # Estimate the training length from the fractions. The exact length cannot be computed yet: the
   # split `streams` depends on the batch size, which may be chosen here.
-  sizes = _sizes(round(length * (1 - fractions[0] - fractions[1])), config.window)
+  sizes = sizes_for(
+    config.model.cell, round(length * (1 - fractions[0] - fractions[1])), config.window
+  )
   chosen = {name: value for name, value in sizes.items() if config[name] is None}
   config = replace(config, chosen)
   steps = total_steps(config, steps_per_epoch(config, length, boundaries))
@@ -520,31 +565,40 @@ def resolve(
   return config_dict.FrozenConfigDict(config), chosen
 
 
-# Each row: a maximum number of training tokens, and the values of _SIZE_FIELDS up to that number.
+# Each row: a maximum number of training tokens, and the values of the fields up to that number.
 # Small corpora overfit, so they get small models and more dropout. Models for large corpora are
 # limited by what a few CPU cores can train.
-_SIZE_FIELDS = (
-  "model.layers",
-  "model.hidden",
-  "model.dropout",
-  "batch_size",
-  "epochs",
-  "optimizer.learning_rate",
+_TRAINING_FIELDS = ("model.dropout", "batch_size", "epochs", "optimizer.learning_rate")
+RECURRENT_SIZES = Sizes(
+  ("model.layers", "model.hidden", *_TRAINING_FIELDS),
+  (
+    (100_000, (1, 128, 0.3, 8, 30.0, 8e-3)),
+    (600_000, (2, 128, 0.3, 16, 20.0, 8e-3)),
+    (2_500_000, (2, 256, 0.3, 32, 12.0, 8e-3)),
+    (12_000_000, (2, 256, 0.1, 32, 3.6, 8e-3)),
+    (60_000_000, (2, 512, 0.1, 64, 2.0, 5e-3)),
+    (math.inf, (2, 1024, 0.0, 128, 1.0, 3e-3)),
+  ),
 )
-_SIZES = (
-  (100_000, (1, 128, 0.3, 8, 30.0, 8e-3)),
-  (600_000, (2, 128, 0.3, 16, 20.0, 8e-3)),
-  (2_500_000, (2, 256, 0.3, 32, 12.0, 8e-3)),
-  (12_000_000, (2, 256, 0.1, 32, 3.6, 8e-3)),
-  (60_000_000, (2, 512, 0.1, 64, 2.0, 5e-3)),
-  (math.inf, (2, 1024, 0.0, 128, 1.0, 3e-3)),
+TRANSFORMER_SIZES = Sizes(
+  ("model.layers", "model.hidden", "model.heads", "model.context", *_TRAINING_FIELDS),
+  (
+    (100_000, (2, 128, 4, 64, 0.3, 8, 30.0, 2e-3)),
+    (600_000, (3, 128, 4, 64, 0.2, 16, 20.0, 2e-3)),
+    (2_500_000, (4, 192, 6, 128, 0.2, 32, 12.0, 2e-3)),
+    (12_000_000, (4, 192, 6, 128, 0.1, 32, 3.6, 2e-3)),
+    (60_000_000, (6, 384, 6, 256, 0.1, 64, 2.0, 1e-3)),
+    (math.inf, (8, 512, 8, 256, 0.0, 128, 1.0, 6e-4)),
+  ),
 )
+SIZES = {"transformer": TRANSFORMER_SIZES}  # by cell; all others are recurrent
 
 
-def _sizes(length: int, window: int) -> dict[str, Any]:
-  """Return the values of _SIZE_FIELDS for `length` training tokens."""
-  values = next(values for limit, values in _SIZES if length <= limit)
-  sizes = dict(zip(_SIZE_FIELDS, values))
+def sizes_for(cell: str, length: int, window: int) -> dict[str, Any]:
+  """Return the values of the fields that are chosen for `length` training tokens."""
+  names, rows = SIZES.get(cell, RECURRENT_SIZES)
+  values = next(values for limit, values in rows if length <= limit)
+  sizes = dict(zip(names, values))
   # Halve the batch until an epoch has at least 20 steps: short texts cannot feed many streams.
   while sizes["batch_size"] > 1 and sizes["batch_size"] * window * 20 > length:
     sizes["batch_size"] //= 2
@@ -571,6 +625,7 @@ def documentation() -> str:
     default = "chosen" if field.default is None else f"`{json.dumps(field.default)}`"
     default = "required for `ngram`" if field.name == "model.order" else default
     values = ", ".join(f"`{each}`" for each in field.choices)
-    values = values or ("text" if field.type is str else field.values.description)
+    values = values or {str: "text", bool: "`true`, `false`"}.get(field.type)
+    values = values or field.values.description
     rows.append((f"`{field.name}`", default, field.help, values, field.resume))
   return "".join(f"| {' | '.join(row)} |\n" for row in rows)

@@ -45,7 +45,7 @@ def test_sample_accepts_all_options_except_clamps(charrnn, counted):
   assert "\n" not in stopped.out
   result = charrnn("sample", counted, "--clamp", "0:1=2")
   assert (result.code, result.out) == (2, "")
-  problem = "--clamp 0:1: an n-gram has no units to clamp; omit the option"
+  problem = "--clamp 0:1: the model has no units to clamp; omit the option"
   assert result.err == f"charrnn: error: {problem}\n"
 
 

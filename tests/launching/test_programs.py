@@ -138,13 +138,13 @@ def test_the_streams_split_needs_a_batch_size(count):
     ("model.order=0", "model.order=0: must be at least 1"),
     ("model.order=-1", "model.order=-1: must be at least 1"),
     ("model.order=1000000", r"order=1000000: must be at most 1\d,\d{3}, the length of the longest"),
-    ("model.layers=2", "model.layers=2: an n-gram does not use this field"),
-    ("model.embed=0", "model.embed=0: an n-gram"),  # set to its default
-    ("accumulate=2", "accumulate=2: an n-gram"),
-    ("init_from=whole", "init_from=whole: an n-gram"),
-    ("window=9", "window=9: an n-gram"),
-    ("keep=1", "keep=1: an n-gram"),
-    ("optimizer.name=sgd", "optimizer.name=sgd: an n-gram"),
+    ("model.layers=2", "model.layers=2: the model ngram does not use this field"),
+    ("model.embed=0", "model.embed=0: the model ngram"),  # set to its default
+    ("accumulate=2", "accumulate=2: the model ngram"),
+    ("init_from=whole", "init_from=whole: the model ngram"),
+    ("window=9", "window=9: the model ngram"),
+    ("keep=1", "keep=1: the model ngram"),
+    ("optimizer.name=sgd", "optimizer.name=sgd: the model ngram"),
     ("text.valid_fraction=0.97", "their sum must be below 1"),
     ("text.source=none.txt", "none.txt"),
     ("seed=-1", "seed=-1"),
@@ -162,7 +162,7 @@ def test_further_rejected_commands(main, count, tmp_path, monkeypatch):
   with pytest.raises(errors.UserError, match="--distributed: n-grams are counted by one process"):
     main(f"--config={NGRAM}:text.txt", "--distributed", workdir)
   # Fields that an experiment file sets are also rejected.
-  with pytest.raises(errors.UserError, match=r"model\.layers=1: an n-gram"):
+  with pytest.raises(errors.UserError, match=r"model\.layers=1: the model ngram"):
     main("--config=tiny.py", "--config.model.cell=ngram", "--config.model.order=3", workdir)
   (tmp_path / "open.py").write_text(
     "from charrnn import config\ndef get_config():\n  c = config.default()\n"
@@ -196,7 +196,9 @@ def test_a_network_cannot_start_from_an_n_gram(main, count, tmp_path):
   workdir = count("sample.length=0")
   with pytest.raises(errors.UserError, match="is an n-gram run, which has no weights"):
     main("--config=tiny.py", f"--config.init_from={workdir}", f"--workdir={tmp_path / 'new'}")
-  with pytest.raises(errors.UserError, match=r"model\.order=3: the cell \w+ has no order"):
+  with pytest.raises(
+    errors.UserError, match=r"model\.order=3: the model lstm does not use this field"
+  ):
     main("--config=tiny.py", "--config.model.order=3", f"--workdir={tmp_path / 'new'}")
 
 

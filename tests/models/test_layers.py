@@ -144,3 +144,17 @@ def test_cudnn_can_be_differentiated_inside_pmap(monkeypatch):
 def test_cudnn_without_a_gpu_is_rejected():
   with pytest.raises(errors.UserError, match=r"unroll=cudnn.*NVIDIA"):
     network("lstm", unroll="cudnn")
+
+
+@pytest.mark.parametrize(("T", "H"), [(50, 32), (51, 33)])
+def test_dropout_preserves_the_mean_and_its_entries_are_independent(T, H):
+  keys = jax.random.split(jax.random.key(0), 64)
+  masked = [np.asarray(layers.dropout(jnp.ones((T, 64, H)), keys, n, 0.25)) for n in range(2)]
+  first, kept = masked[0], masked[0] != 0
+  assert abs(first.mean() - 1) < 0.01 and set(np.unique(first)) == {0, np.float32(1 / 0.75)}
+  assert abs(kept.mean() - 0.75) < 0.01
+  # The masks of steps, rows, units and layers do not depend on each other.
+  pairs = [(kept[1:], kept[:-1]), (kept[:, 1:], kept[:, :-1]), (kept, masked[1] != 0)]
+  pairs += [(kept[..., n:], kept[..., :-n]) for n in (1, 2, 3, 4)]
+  for one, other in pairs:
+    assert abs(np.corrcoef(one.ravel(), other.ravel())[0, 1]) < 0.015

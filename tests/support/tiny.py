@@ -5,16 +5,18 @@ import numpy as np
 import pytest
 
 from charrnn import config as config_lib
+from charrnn import models
 from charrnn.data import batches, splits
 from charrnn.evaluation import score
-from charrnn.models import rnn
 from charrnn.training import loop, optimizer, steps
 
 V = 7
+# The fields of a transformer that a `config` can be used for.
+TRANSFORMER = {"cell": "transformer", "heads": 2, "context": 6}
 
 
 def model(vocab=V, **fields):
-  return rnn.make(vocab, **{"cell": "lstm", "layers": 2, "hidden": 8} | fields)
+  return models.make(vocab, {"cell": "lstm", "layers": 2, "hidden": 8} | fields)
 
 
 def config(**overrides):

@@ -83,6 +83,24 @@ def test_a_run_stopped_by_a_signal_resumes_to_the_same_result(
   assert numbers(tmp_path) == numbers(whole)
 
 
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_a_transformer_resumes_to_the_same_result(tmp_path, dtype):
+  """Its carry has arrays of several ranks and dtypes."""
+  fields = tiny.TRANSFORMER | {"dropout": 0.3, "compute_dtype": dtype}
+
+  def train(name, **overrides):
+    trainer = tiny.trainer(tmp_path / name, tiny.config(checkpoint_every=4, **overrides), **fields)
+    trainer.train(trainer.restore())
+    return digests(tmp_path / name, 12)
+
+  whole = train("whole", keep=9)
+  shutil.copytree(tmp_path / "whole", tmp_path / "resumed")
+  for step in (6, 8, 12):
+    shutil.rmtree(tmp_path / "resumed" / "checkpoints" / str(step))
+  assert train("resumed") == whole
+  assert numbers(tmp_path / "resumed") == numbers(tmp_path / "whole")
+
+
 def test_damaged_checkpoints_are_skipped_and_the_result_is_the_same(whole, tmp_path):
   workdir = shutil.copytree(whole, tmp_path / "run")
   for step in (10, 12):

@@ -46,10 +46,11 @@ def plain_steps(net, c, initial, optimizer, count):
 @pytest.fixture(scope="module")
 def four_steps():
   """Return a function that takes four steps with dropout, on a number of devices and in parts."""
-  net = tiny.model(dropout=0.4)
+  lstm, transformer = tiny.model(dropout=0.4), tiny.model(dropout=0.4, **tiny.TRANSFORMER)
 
   @functools.cache
-  def run(devices, accumulate):
+  def run(devices, accumulate, cell="lstm"):
+    net = {"lstm": lstm, "transformer": transformer}[cell]
     # With the default eps, Adam would amplify the rounding errors of tiny gradients.
     c = tiny.config(optimizer__eps=1e-3, accumulate=accumulate)
     ours = tiny.Steps(net, c, devices=devices)
@@ -58,20 +59,28 @@ def four_steps():
   return run
 
 
-@pytest.mark.parametrize(("devices", "accumulate"), [(8, 1), (1, 4), (2, 2)])
-def test_the_result_does_not_depend_on_devices_and_parts(four_steps, devices, accumulate):
-  one, losses_of_one = four_steps(1, 1)
-  many, losses_of_many = four_steps(devices, accumulate)
+@pytest.mark.parametrize(
+  ("devices", "accumulate", "cell"),
+  [(8, 1, "lstm"), (1, 4, "lstm"), (2, 2, "lstm"), (2, 2, "transformer")],
+)
+def test_the_result_does_not_depend_on_devices_and_parts(four_steps, devices, accumulate, cell):
+  one, losses_of_one = four_steps(1, 1, cell)
+  many, losses_of_many = four_steps(devices, accumulate, cell)
   np.testing.assert_allclose(losses_of_many, losses_of_one, rtol=1e-6)
   assert_close(many, one, 1e-6)
 
 
 @pytest.mark.parametrize(
   ("cell", "rule"),
-  [pytest.param("rnn", "adam", marks=pytest.mark.long), ("lstm", "adam"), ("gru", "sgd")],
+  [
+    pytest.param("rnn", "adam", marks=pytest.mark.long),
+    ("lstm", "adam"),
+    ("gru", "sgd"),
+    ("transformer", "adam"),
+  ],
 )
 def test_a_step_matches_plain_jax_on_the_whole_batch(cell, rule):
-  net = tiny.model(cell=cell, dropout=0.2)
+  net = tiny.model(**tiny.TRANSFORMER | {"cell": cell}, dropout=0.2)
   c = tiny.config(optimizer__name=rule, optimizer__clip_norm=0.0)
   if rule == "adam":
     # With the default eps, Adam's updates would depend only on the signs of tiny gradients.
@@ -169,13 +178,14 @@ def test_the_whole_state_is_checked_regularly():
 
 
 @pytest.mark.parametrize(
-  "cell", ["lstm", *(pytest.param(c, marks=pytest.mark.long) for c in ("rnn", "gru"))]
+  "cell",
+  ["lstm", "transformer", *(pytest.param(c, marks=pytest.mark.long) for c in ("rnn", "gru"))],
 )
 @pytest.mark.parametrize(
   ("devices", "accumulate"), [pytest.param(1, 1, marks=pytest.mark.long), (2, 2)]
 )
 def test_remat_does_not_change_the_result_without_dropout(cell, devices, accumulate):
-  net = tiny.model(cell=cell)
+  net = tiny.model(**tiny.TRANSFORMER | {"cell": cell})
 
   def run(remat):
     # With the default eps, Adam would amplify the rounding errors of tiny gradients.
@@ -216,6 +226,7 @@ def test_with_remat_memory_grows_slowly_with_the_window():
   ("model", "fields"),
   [
     ({"compute_dtype": "bfloat16"}, {}),
+    (tiny.TRANSFORMER, {}),
     ({"cell": "rnn", "unroll": "scan"}, {"optimizer__name": "sgd", "remat": 16, "window": 64}),
     *(
       pytest.param(
@@ -240,7 +251,7 @@ def test_a_step_needs_at_least_the_estimated_memory(model, fields):
   x, y = ours.windows.window_at(0)
   used = ours.step.compile(ours.step.put(ours.initial), x, y).memory_analysis()
   needed = steps.memory(c, tiny.V, ours.step.devices)
-  stored = needed.pop("parameters") + needed.pop("optimizer state")
+  stored = sum(needed.pop(name) for name in ("parameters", "optimizer state", "carry"))
   assert 0 <= 2 * used.argument_size_in_bytes - stored < 0.1 * stored + 40_000
   (temporary,) = needed.values()
   assert 0.1 < temporary / (2 * used.temp_size_in_bytes) <= 1

@@ -26,7 +26,7 @@ class Network:
   @property
   def weights(self) -> int:
     """Return the number of weights in the matrix products for one character."""
-    return models.matmul_parameters(self.vocab_size, self.cell, self.layers, self.hidden)
+    return models.size(self.vocab_size, dataclasses.asdict(self)).products
 
   def __str__(self):
     return f"{self.cell} {self.layers} x {self.hidden}, batch {self.batch}, {self.dtype}"

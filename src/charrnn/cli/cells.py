@@ -86,6 +86,13 @@ def run(args):
     )
   if not loaded.model.units:
     raise errors.UserError(f"{args.run}: has no units to study: use a run of a recurrent network")
+  sizes = next(iter(loaded.model.units.values()))
+  if len(set(sizes.values())) > 1:
+    listed = ", ".join(f"{count} of {name}" for name, count in sizes.items())
+    raise errors.UserError(
+      f"{args.run}: a layer has different numbers of units ({listed}), which this command cannot "
+      "compare: use a run of a recurrent network"
+    )
   documents = [(path, loaded.encode_file(path).ids) for path in args.text or []]
   out = files.make_folder(args.out, pathlib.Path(args.run) / "cells")
   if documents:

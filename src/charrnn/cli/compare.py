@@ -12,8 +12,9 @@ Runs with different tokenizers are compared in bits per byte. For a directory, a
 compared, including runs that are unfinished, failed or not started yet. The table shows the config
 fields that differ. Runs that differ only in their seed form one setting, with the mean loss of the
 finished runs and its 95% interval (Student's t). Seconds include training, evaluation and saving.
-FLOPs are 6 per token and weight in a matrix product; embedding look-ups do not count (Kaplan et al.
-2020, arXiv 2001.08361). The command writes compare.md, compare.csv, compare.json, curves.png,
+FLOPs are 6 per token and multiplication in a matrix product: one for each weight, and in a
+transformer 2 * layers * hidden * context for attention. Embedding look-ups do not count (Kaplan et
+al. 2020, arXiv 2001.08361). The command writes compare.md, compare.csv, compare.json, curves.png,
 settings.png, grid.png and sizes.png."""
 
 

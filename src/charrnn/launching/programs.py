@@ -31,8 +31,6 @@ LESS_MEMORY = (
   "free some memory, raise --config.accumulate, or lower --config.batch_size, --config.window or "
   "--config.model.hidden"
 )
-# The axis of each parameter that is indexed by the tokens of the vocabulary.
-TOKEN_AXES = {("embed", "W_e"): 0, ("head", "W_hy"): 1, ("head", "b_y"): 0}
 
 
 class Job(NamedTuple):
@@ -172,8 +170,7 @@ def _announce(job, defaults, trainer):
   config, corpus = job.config, job.corpus
   train, valid, test = (sum(stop - start for start, stop in spans) for spans in job.splits)
   params = sum(leaf.size for leaf in jax.tree.leaves(trainer.shapes()))
-  m, o = config.model, config.optimizer
-  inputs = f"embedding of width {m.embed}" if m.embed else "one-hot input"
+  model, o = trainer.model, config.optimizer
   unit, documents = f"{job.unit}s", errors.plural(len(corpus.documents), "document")
   values = ", ".join(f"{name}={value:g}" for name, value in defaults.items())
   rows = {"defaults": f"chosen for the size of the corpus: {values}"} if defaults else {}
@@ -183,13 +180,13 @@ def _announce(job, defaults, trainer):
     **({"unknown": unknown} if (unknown := corpora.unwritable(corpus, job.splits)) else {}),
     "split": f"{config.text.split}: {train:,} training, {valid:,} validation and {test:,} test "
     f"{unit}",
-    "model": f"{m.cell}, {m.layers} x {m.hidden} units, {inputs}, dropout {m.dropout:g}, "
-    f"{params:,} parameters, {m.compute_dtype} matrix products",
+    "model": f"{model.description}, {params:,} parameters, {config.model.compute_dtype} matrix "
+    "products",
     "training": f"{o.name}, learning rate {o.learning_rate:g} ({config.schedule.name} schedule), "
     f"batches of {config.batch_size} streams x {config.window} {unit}, {trainer.steps:,} steps "
     f"({trainer.steps / trainer.windows.steps_per_epoch:.2f} epochs)",
     "devices": trainer.train_step.devices.text,
-    "layers": trainer.model.implementation,
+    "layers": model.implementation,
     "run": str(job.workdir),
   }
   for name, value in rows.items():
@@ -204,7 +201,7 @@ def transferred_params(source: run_lib.Run, fields, params: models.Params, token
   vocabularies have no token in common.
   """
   source.load()
-  for field in ("cell", "layers", "hidden", "embed"):
+  for field in ("cell", *models.kind(fields["cell"]).structure):
     ours, theirs = fields[field], source.config.model[field]
     if ours != theirs:
       raise errors.UserError(
@@ -236,18 +233,16 @@ def transferred_params(source: run_lib.Run, fields, params: models.Params, token
     tokens = errors.some(lost, MAX_TOKENS, " ")
     loop.say(f"          tokens that the new run cannot read or write: {tokens}")
   new, old = np.array(pairs).T
-  # With one-hot input, the rows of the first layer's W_xh are tokens.
-  axes = TOKEN_AXES | ({} if fields["embed"] else {("layer_0", "W_xh"): 0})
 
-  def move(path, fresh, value):
-    axis = axes.get(tuple(key.key for key in path))
-    if axis is None:
+  def move(axis, fresh, value):
+    if axis < 0:
       return value
     moved = np.moveaxis(np.array(fresh), axis, 0)
     moved[new] = np.moveaxis(np.asarray(value), axis, 0)[old]
     return np.moveaxis(moved, 0, axis)
 
-  return jax.tree_util.tree_map_with_path(move, params, source.params)
+  axes = models.token_axes(tokenizer.vocab_size, fields)
+  return jax.tree.map(move, axes, params, source.params)
 
 
 def _announce_rate(source: run_lib.Run, rate: float):

@@ -30,9 +30,9 @@ def run(
   watch = runtime.Stopwatch()
   watch.mark("python and flags")
   is_trained = models.has_gradient(line.config.model)
+  config_lib.check(line.config, line.overrides)
   if not is_trained:
     _check_count(line, distributed)
-  config_lib.check(line.config)
   if rollback and not (is_trained and line.config.text.valid_fraction):
     raise errors.UserError(
       "--rollback returns to the checkpoint with the lowest validation loss: train a network, with "
@@ -118,18 +118,10 @@ def _stored_config(workdir: pathlib.Path) -> dict[str, Any] | None:
 
 
 def _check_count(line, distributed):
-  """Raise UserError if an n-gram lacks a field that it needs, or has one that it does not use."""
+  """Raise UserError if an n-gram lacks a field that it needs."""
   if distributed:
     raise errors.UserError("--distributed: n-grams are counted by one process: remove this option")
-  used = config_lib.used_fields(line.config)
-  for field in config_lib.FIELDS:
-    name, value = field.name, line.config[field.name]
-    if name not in used and (name in line.overrides or value != field.default):
-      raise errors.UserError(
-        f"--config.{name}={value}: an n-gram does not use this field: remove it, or start from "
-        "experiments/ngram.py"
-      )
-  for name in sorted(used):
+  for name in sorted(config_lib.used_fields(line.config)):
     if line.config[name] is None and name != "text.vocab_size":  # It is chosen with the corpus.
       raise errors.UserError(f"--config.{name} is missing: set it, because this n-gram needs it")
 

@@ -9,16 +9,14 @@ A suffix names the axes of an array, for example `logits_TxBxV`. The letters hav
   N  tokens in a text                            P  tokens in a prompt
 """
 
-import bisect
+import functools
+import importlib
+import math
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, Protocol
-
-from charrnn import errors
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 if TYPE_CHECKING:
   import jax
-
-MIN_SHARED = 512  # minimum number of units for which XLA divides a matrix product well
 
 Params = Any  # a dict of dicts of arrays
 Carry = Any  # a tree of arrays [B, ...]
@@ -31,9 +29,12 @@ class Model(Protocol):
   has_gradient: bool  # False if the parameters are counts, not trained by gradients
   # {layer: {quantity: number of units}}, states before gates. Empty if nothing can be recorded.
   units: Mapping[str, Mapping[str, int]]
-  # The fields of the state, which can be clamped: h, and in an LSTM c. A clamp that names no field
-  # sets the last one.
+  # The quantities that can be clamped, for example h, and in an LSTM c. A clamp that names no
+  # quantity sets the last one.
   states: tuple[str, ...]
+  can_hold: bool  # whether a unit has a state, so that a clamp can keep its value
+  description: str  # the architecture in words, for the log
+  implementation: str  # what computes the layers, for the log
 
   def init(self, key: "jax.Array") -> Params:
     """Return initial parameters in float32."""
@@ -48,7 +49,7 @@ class Model(Protocol):
     self,
     params: Params,
     ids_TxB: "jax.Array",
-    carry: Carry,
+    carry: Carry | None,
     *,
     rngs: "jax.Array | None" = None,
     record: bool = False,
@@ -56,16 +57,59 @@ class Model(Protocol):
   ) -> "tuple[jax.Array, Carry, Any]":
     """Return logits_TxBxV of the next tokens, the carry after ids_TxB, and recorded quantities.
 
-    `rngs`: one key per row, [B]; enables dropout. `record`: return every quantity in `units`, for
-    example recorded["layer_0"]["c"] with shape [T, B, H]; otherwise recorded is None. `clamp`: set
-    units after every step, for example clamp["layer_0"]["c"] = (mask, values), each [H] or [B, H].
-    Where a value is NaN, the unit keeps its value from before the step.
+    `carry`: None if there are no tokens before ids_TxB. `rngs`: one key per row, [B]; enables
+    dropout. `record`: return every quantity in `units`, for example recorded["layer_0"]["c"] with
+    shape [T, B, H]; otherwise recorded is None. `clamp`: set units after every step, for example
+    clamp["layer_0"]["c"] = (mask, values), each [H] or [B, H]. Where a value is NaN, the unit keeps
+    its value from before the step, if the model `can_hold` it.
     """
+
+  def products(self, params: Params) -> int:
+    """Return `Size.products` of a network, for the shapes of its parameters."""
+
+
+class Kind(NamedTuple):
+  """A kind of model, and the fields of `config.model` that it reads besides `cell`."""
+
+  module: str  # module of this package, with `make` and, unless it counts, `shares_cores`
+  structure: tuple[str, ...]  # fields that stored parameters depend on
+  others: tuple[str, ...] = ()
+  has_gradient: bool = True  # False if the parameters are counts, not trained by gradients
+
+  @property
+  def fields(self) -> tuple[str, ...]:
+    return self.structure + self.others
+
+
+# All cells that are not listed are recurrent; `rnn.make` reports an unknown one.
+RECURRENT = Kind(
+  "rnn",
+  ("layers", "hidden", "embed"),
+  ("dropout", "init", "forget_bias", "compute_dtype", "unroll"),
+)
+KINDS = {
+  "transformer": Kind(
+    "transformer",
+    ("layers", "hidden", "heads", "context", "positions", "tie"),
+    ("dropout", "compute_dtype"),
+  ),
+  "ngram": Kind("ngram", ("order",), has_gradient=False),
+}
+
+
+def kind(cell: str) -> Kind:
+  """Return the kind of the model that `config.model.cell` names."""
+  return KINDS.get(cell, RECURRENT)
+
+
+def _module(cell: str):
+  """Return the module of a model, which imports JAX."""
+  return importlib.import_module(f"charrnn.models.{kind(cell).module}")
 
 
 def has_gradient(fields: Mapping) -> bool:
   """Return True if the model with these fields of `config.model` is trained by gradients."""
-  return fields["cell"] != "ngram"
+  return kind(fields["cell"]).has_gradient
 
 
 def shares_cores(fields: Mapping) -> bool:
@@ -74,37 +118,32 @@ def shares_cores(fields: Mapping) -> bool:
   XLA computes small matrix products faster on one device per core. The native layers divide the
   work among the cores themselves. This may compile them.
   """
-  if not has_gradient(fields):
-    return False
-  from charrnn.models import cells, native_library
-
-  if fields["hidden"] >= MIN_SHARED:
-    return True
-  cell = cells.CELLS.get(fields["cell"])  # `make` reports an unknown cell
-  return cell is not None and cell.native and native_library.is_expected(fields["unroll"])
+  return has_gradient(fields) and _module(fields["cell"]).shares_cores(fields)
 
 
 def make(vocab_size: int, fields: Mapping) -> Model:
-  """Return the model for these fields of `config.model`; raise UserError if they are invalid."""
-  # These modules are imported here because they import JAX.
-  if has_gradient(fields):
-    from charrnn.models import rnn
+  """Return the model for these fields of `config.model`; raise UserError if they are invalid.
 
-    return rnn.make(vocab_size, **fields)
-  from charrnn.models import ngram
-
-  return ngram.Model(vocab_size, fields["order"])
+  Fields that this kind of model does not read are ignored; `config.check` reports them.
+  """
+  cell = fields["cell"]
+  used = {name: fields[name] for name in ("cell", *kind(cell).fields) if name in fields}
+  return _module(cell).make(vocab_size, **used)
 
 
 def restore(vocab_size: int, fields: Mapping, params: Params) -> Model:
-  """Return the model for stored parameters, which may come from a different type of machine."""
-  if not has_gradient(fields):
-    return make(vocab_size, {**fields, "order": len(params)})  # the best order, not the maximum
-  return make(vocab_size, {**fields, "unroll": "auto"})
+  """Return the model for stored parameters, which may come from a different type of machine.
+
+  An n-gram run stores its best order, not the maximum.
+  """
+  return make(vocab_size, {**fields, "unroll": "auto", "order": len(params)})
 
 
-def shapes(vocab_size: int, fields: Mapping, batch: int) -> dict[str, Any]:
-  """Return the shapes of the parameters and of the carry of a network, without computing them."""
+def shapes(vocab_size: int, fields: Mapping, batch: int = 1) -> dict[str, Any]:
+  """Return the shapes of the parameters and of the carry of a network.
+
+  Nothing is computed, and no device is started.
+  """
   import jax
 
   model = make(vocab_size, {**fields, "unroll": "scan"})
@@ -114,53 +153,62 @@ def shapes(vocab_size: int, fields: Mapping, batch: int) -> dict[str, Any]:
   }
 
 
-def parameter_count(vocab_size: int, cell: str, layers: int, hidden: int, embed: int = 0) -> int:
-  """Return the number of parameters of an RNN."""
-  G, biases = _gates(cell)
-  rows = (embed or vocab_size) + (2 * layers - 1) * hidden  # total rows of all W_xh and W_hh
-  head = (hidden + 1) * vocab_size
-  return vocab_size * embed + rows * G * hidden + layers * (G + biases) * hidden + head
+def token_axes(vocab_size: int, fields: Mapping) -> Any:
+  """Return, for each parameter of a network, the axis that tokens index; -1 if there is none."""
+  import jax
+
+  def axis(leaf, larger):
+    return next((n for n in range(leaf.ndim) if leaf.shape[n] != larger.shape[n]), -1)
+
+  ours, larger = (shapes(size, fields)["params"] for size in (vocab_size, vocab_size + 1))
+  return jax.tree.map(axis, ours, larger)
 
 
-def matmul_parameters(vocab_size: int, cell: str, layers: int, hidden: int, embed: int = 0) -> int:
-  """Return the number of weights that are used in matrix products, except those selected by ids.
+class Size(NamedTuple):
+  """The size of a network."""
 
-  An embedding, or W_xh of a first layer with one-hot input, is a look-up. Training takes 6 floating
-  point operations per remaining weight and token: 2 in the forward pass and 4 in the backward pass
-  (Kaplan et al. 2020, arXiv 2001.08361).
-  """
-  G, _ = _gates(cell)
-  return (embed + (2 * layers - 1) * hidden) * G * hidden + hidden * vocab_size
+  parameters: int
+  # Multiplications in matrix products for each token, without look-ups. Each costs 2 floating-point
+  # operations in the forward pass, and 6 in training (Kaplan et al. 2020, arXiv 2001.08361).
+  products: int
+
+
+def size(vocab_size: int, fields: Mapping) -> Size:
+  """Return the size of a network with these fields of `config.model`."""
+  names = ("cell", *kind(fields["cell"]).structure)
+  return _size(vocab_size, tuple((name, fields[name]) for name in names if name in fields))
+
+
+@functools.lru_cache(maxsize=1024)
+def _size(vocab_size, items):
+  import jax
+
+  fields = dict(items)
+  params = shapes(vocab_size, fields)["params"]
+  parameters = sum(leaf.size for leaf in jax.tree.leaves(params))
+  return Size(parameters, make(vocab_size, {**fields, "unroll": "scan"}).products(params))
 
 
 def activation_bytes(vocab_size: int, fields: Mapping, tokens: int) -> int:
-  """Return a lower bound of the memory for the activations of an RNN in a training step.
+  """Return a lower bound of the memory for the activations of a network in a training step.
 
-  These are the logits in float32, and the pre-activations of all layers in `compute_dtype`.
-  `fields` are those of `config.model`. `tokens` is the number of tokens in memory at a time.
+  These are the logits in float32, and the quantities of all units in `compute_dtype`. `tokens` is
+  the number of tokens in memory at a time.
   """
-  G, _ = _gates(fields["cell"])
-  size = 2 if fields["compute_dtype"] == "bfloat16" else 4
-  return tokens * (4 * vocab_size + size * fields["layers"] * G * fields["hidden"])
+  units = make(vocab_size, {**fields, "unroll": "scan"}).units
+  width = sum(sum(sizes.values()) for sizes in units.values())
+  return tokens * (4 * vocab_size + (2 if fields["compute_dtype"] == "bfloat16" else 4) * width)
 
 
-def units_for(count: int, vocab_size: int, cell: str, layers: int, embed: int = 0) -> int:
-  """Return the number of units per layer for which `parameter_count` is closest to `count`."""
-
-  def excess(hidden):
-    return parameter_count(vocab_size, cell, layers, hidden, embed) - count
-
-  high = 1
-  while excess(high) < 0:
-    high *= 2
-  above = bisect.bisect_left(range(high), 0, lo=1, key=excess)
-  return min(range(max(1, above - 1), above + 1), key=lambda hidden: abs(excess(hidden)))
-
-
-def _gates(cell):
-  """Return the number of gates of a cell, and the number of its biases in addition to b_h."""
-  from charrnn.models import cells  # imports JAX
-
-  if cell not in cells.CELLS:
-    raise errors.UserError(f"--config.model.cell={cell}: use one of {', '.join(cells.CELLS)}")
-  return len(cells.CELLS[cell].gates), len(cells.CELLS[cell].biases)
+def units_for(count: int, vocab_size: int, fields: Mapping) -> int:
+  """Return the `hidden` for which a network with these fields has closest to `count` parameters."""
+  # The number of parameters is a polynomial of degree 2 in n = hidden / step.
+  step = 2 * fields["heads"] if "heads" in kind(fields["cell"]).fields else 1
+  first, second, third = (
+    size(vocab_size, {**fields, "hidden": n * step}).parameters for n in (1, 2, 3)
+  )
+  a = (third - 2 * second + first) / 2
+  b = second - first - 3 * a
+  c = first - a - b
+  n = max(1, math.floor((math.sqrt(max(0, b * b - 4 * a * (c - count))) - b) / (2 * a)))
+  return step * min((n, n + 1), key=lambda n: abs(a * n * n + b * n + c - count))

@@ -1,4 +1,4 @@
-"""A recurrent layer over time, its input and output products, and the loss.
+"""A recurrent layer over time, its input and output products, dropout, and the loss.
 
 `scan_layer` is a plain `jax.lax.scan` over the cell, differentiated by JAX. `fast_layer` computes
 the same values with a custom backward pass. Its forward scan stores the pre-activations, from which
@@ -14,9 +14,11 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 from jax.experimental import rnn as jax_rnn
-from jax.extend import backend
+from jax.extend import backend, random
 
 from charrnn.models import cells
+
+MIN_SHARED = 512  # minimum number of units for which XLA divides a matrix product well
 
 
 def cast(params, dtype):
@@ -63,6 +65,24 @@ def _linear_backward(dtype, saved, dy):
 
 
 linear.defvjp(lambda x, W, dtype: (linear(x, W, dtype), (x, W)), _linear_backward)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
+def unembed(h_TxBxD, W_VxD, dtype):
+  """Return linear(h, W.T), with the gradient of W computed as [V, D].
+
+  A transpose of the gradient of W.T would become a product that XLA lacks on a CPU in bfloat16.
+  """
+  return cells.dot(h_TxBxD, W_VxD.T.astype(dtype))
+
+
+def _unembed_backward(dtype, saved, dlogits):
+  h_TxBxD, W_VxD = saved
+  dh = cells.dot(dlogits, W_VxD.astype(dtype)).astype(h_TxBxD.dtype)
+  return dh, weight_gradient(dlogits.astype(dtype), h_TxBxD.astype(dtype))
+
+
+unembed.defvjp(lambda h, W, dtype: (unembed(h, W, dtype), (h, W)), _unembed_backward)
 
 
 def weight_gradient(x_TxBxD, dy_TxBxG):
@@ -235,6 +255,26 @@ def cudnn_layer(params, state: cells.LSTMState, x):
     x_BxTxD, state.h[None], state.c[None], weights, lengths_B, D, H, 1, 0.0, False
   )
   return cells.LSTMState(h[0], c[0]), h_BxTxH.swapaxes(0, 1)
+
+
+def dropout(x_TxBxH, keys_B, number: int, rate: float):
+  """Set a share `rate` of entries to zero and rescale the others; do nothing if keys_B is None.
+
+  The mask of a row depends only on its key and on `number`, which distinguishes the dropouts of a
+  network. It is therefore the same on any number of devices.
+  """
+  if keys_B is None or not rate:
+    return x_TxBxH
+  T, _, H = x_TxBxH.shape
+
+  def bits(key):
+    # One hash gives 64 bits, enough for four entries. jax.random.bits would use one per entry.
+    counters = lax.iota(jnp.uint32, -(-T * H // 2))
+    words = random.threefry_2x32(jax.random.key_data(jax.random.fold_in(key, number)), counters)
+    return lax.bitcast_convert_type(words, jnp.uint16).reshape(-1)[: T * H].reshape(T, H)
+
+  keep_TxBxH = jax.vmap(bits, out_axes=1)(keys_B) >= round(rate * 2**16)
+  return jnp.where(keep_TxBxH, x_TxBxH / (1 - rate), 0.0)
 
 
 def cross_entropy(logits_TxBxV, y_TxB):

@@ -228,12 +228,14 @@ class Model:
   Its parameters are the result of `NGram.params`.
   """
 
-  has_gradient = False
+  has_gradient = can_hold = False
   units = types.MappingProxyType({})
   states = ()
+  implementation = "look-up"
 
   def __init__(self, vocab_size: int, order: int):
     self.vocab_size, self.order = vocab_size, order
+    self.description = f"{order}-gram"
 
   def init(self, key):
     """Return the parameters of an empty text, for which all tokens are equally probable."""
@@ -247,10 +249,17 @@ class Model:
   def prepare(self, params):
     return params
 
+  def products(self, params):
+    """Return 0: strings are looked up."""
+    del params
+    return 0
+
   def apply(self, params, ids_TxB, carry, *, rngs=None, record=False, clamp=None):
     del rngs  # there is no dropout
     if clamp:
       raise ValueError("an n-gram has no units to clamp")
+    if carry is None:
+      carry = self.initial_carry(ids_TxB.shape[1])
     levels = [params[f"level_{n}"] for n in range(1, self.order + 1)]
     strings_TxB = jnp.full(ids_TxB.shape, EMPTY)
     p_TxBxV = self._mix(levels[0], strings_TxB, 1 / self.vocab_size)
@@ -281,3 +290,9 @@ class Model:
     low, _ = lax.fori_loop(0, self.vocab_size.bit_length(), halve, (low, end))
     # JAX clips an index beyond the end to the last string.
     return jnp.where((low < end) & (symbols[low] == symbol), low, 0)
+
+
+def make(vocab_size: int, *, cell: str, order: int) -> Model:
+  """Return the model for these fields of `config.model`."""
+  del cell
+  return Model(vocab_size, order)

@@ -9,12 +9,11 @@ The input is ids and the output is logits. Parameters, named as in the equations
 """
 
 import functools
+from collections.abc import Mapping
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
-from jax import lax
-from jax.extend import random
 
 from charrnn import errors
 from charrnn.models import cells, native, native_library
@@ -138,23 +137,6 @@ class Head(nn.Module):
     return layers_lib.linear(h_TxBxH, W_hy, dtype) + b_y
 
 
-def dropout(x_TxBxH, rngs, layer: int, rate: float):
-  """Set a share `rate` of entries to zero and rescale the others; `rngs` contains B keys.
-
-  The mask of a row depends only on its key, so it is the same on any number of devices.
-  """
-  T, _, H = x_TxBxH.shape
-
-  def bits(key):
-    # One hash gives 64 bits, enough for four entries. jax.random.bits would use one per entry.
-    counters = lax.iota(jnp.uint32, -(-T * H // 2))
-    words = random.threefry_2x32(jax.random.key_data(jax.random.fold_in(key, layer)), counters)
-    return lax.bitcast_convert_type(words, jnp.uint16).reshape(-1)[: T * H].reshape(T, H)
-
-  keep_TxBxH = jax.vmap(bits, out_axes=1)(rngs) >= round(rate * 2**16)
-  return jnp.where(keep_TxBxH, x_TxBxH / (1 - rate), 0.0)
-
-
 class Network(nn.Module):
   """The network as a Flax module; `make` maps the fields of `config.model` to its fields.
 
@@ -189,8 +171,7 @@ class Network(nn.Module):
       state, x, recorded[name] = layer(x, width, before, record, (clamp or {}).get(name))
       width = self.hidden
       after.append(state)
-      if rngs is not None and self.dropout:
-        x = dropout(x, rngs, n, self.dropout)
+      x = layers_lib.dropout(x, rngs, n, self.dropout)
     logits_TxBxV = Head(self.vocab, initializers, self.compute_dtype, implementation, name="head")(
       x
     )
@@ -200,11 +181,18 @@ class Network(nn.Module):
 class RNN:
   """The network as a `models.Model`."""
 
-  has_gradient = True
+  has_gradient = can_hold = True
 
   def __init__(self, network: Network):
     self.network = network
     self.vocab_size = network.vocab
+
+  @property
+  def description(self):
+    network = self.network
+    inputs = f"embedding of width {network.embed}" if network.embed else "one-hot input"
+    shape = f"{network.layers} x {network.hidden} units"
+    return f"{network.cell}, {shape}, {inputs}, dropout {network.dropout:g}"
 
   @property
   def cell(self) -> cells.Cell:
@@ -232,8 +220,9 @@ class RNN:
     return name
 
   def init(self, key):
+    """Return initial parameters. Recording selects the scan, which is traced without a device."""
     ids_TxB = jnp.zeros((1, 1), jnp.int32)
-    return self.network.init(key, ids_TxB, self.initial_carry(1))["params"]
+    return self.network.init(key, ids_TxB, self.initial_carry(1), record=True)["params"]
 
   def initial_carry(self, batch):
     """Return a zero state for every layer; each array is [batch, H]."""
@@ -256,14 +245,30 @@ class RNN:
       prepared[PACKED] = {name: {"parameters": each} for name, each in packed.items()}
     return prepared
 
+  def products(self, params):
+    matrices = sum(leaf.size for leaf in jax.tree.leaves(params) if leaf.ndim == 2)
+    # The ids select rows of this matrix.
+    table = params["embed"]["W_e"] if self.network.embed else params["layer_0"]["W_xh"]
+    return matrices - table.size
+
   def apply(self, params, ids_TxB, carry, *, rngs=None, record=False, clamp=None):
+    if carry is None:
+      carry = self.initial_carry(ids_TxB.shape[1])
     variables = {"params": {k: v for k, v in params.items() if k != PACKED}}
     if PACKED in params:
       variables[PACKED] = params[PACKED]
     return self.network.apply(variables, ids_TxB, carry, rngs, record, clamp)
 
 
-def make(vocab_size: int, *, init="modern", order=None, **fields) -> RNN:
+def shares_cores(fields: Mapping) -> bool:
+  """Return the result of `models.shares_cores`."""
+  if fields["hidden"] >= layers_lib.MIN_SHARED:
+    return True
+  cell = cells.CELLS.get(fields["cell"])  # `make` reports an unknown cell
+  return cell is not None and cell.native and native_library.is_expected(fields["unroll"])
+
+
+def make(vocab_size: int, *, init="modern", **fields) -> RNN:
   """Return the network for these fields of `config.model`; raise UserError if they are invalid."""
   for name, value, choices in (
     ("cell", fields["cell"], cells.CELLS),
@@ -274,11 +279,6 @@ def make(vocab_size: int, *, init="modern", order=None, **fields) -> RNN:
       raise errors.UserError(f"--config.model.{name}={value}: use one of {', '.join(choices)}")
   network = Network(vocab_size, initializer=init, **fields)
   cell, unroll, forget_bias = network.cell, network.unroll, network.forget_bias
-  if order is not None:
-    raise errors.UserError(
-      f"--config.model.order={order}: the cell {cell} has no order; remove this option, or use "
-      "--config.model.cell=ngram"
-    )
   if forget_bias != 1 and "f" not in cells.CELLS[cell].gates:
     raise errors.UserError(
       f"--config.model.forget_bias={forget_bias}: the cell {cell} has no forget gate; "

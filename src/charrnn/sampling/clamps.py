@@ -1,8 +1,8 @@
 """Clamps: units whose values are overridden while a network runs.
 
 1:37 names unit 37 of layer 1; both count from 0. A letter selects a quantity: 1:c37 is the unit's
-cell state c and 1:h37 its hidden state h. Without a letter, the quantity is c for an LSTM and h for
-other cells.
+cell state c and 1:h37 its hidden state h. Without a letter, the quantity is c for an LSTM, h for
+other cells, and m, the activations of the MLP, for a transformer.
 """
 
 import math
@@ -52,13 +52,15 @@ def arrays(rows: Sequence[Sequence[Clamp]], model) -> dict[str, dict[str, tuple]
   for row, each in ((row, each) for row, clamps in enumerate(rows) for each in clamps):
     quantity, problem = each.quantity, None
     if not model.units:
-      problem = "an n-gram has no units to clamp; omit the option"
+      problem = "the model has no units to clamp; omit the option"
     elif f"layer_{each.layer}" not in model.units:
       problem = f"no layer {each.layer}: the last layer is {len(model.units) - 1}"
     elif (quantity := each.quantity or model.states[-1]) not in model.states:
       problem = f"{quantity} cannot be clamped: use one of {', '.join(model.states)}"
     elif each.unit >= (count := model.units[f"layer_{each.layer}"][quantity]):
       problem = f"no unit {each.unit}: the last unit is {count - 1}"
+    elif math.isnan(each.value) and not model.can_hold:
+      problem = "the model has no state that could be held; use a number"
     if problem:
       raise errors.UserError(f"--clamp {each.layer}:{each.quantity}{each.unit}: {problem}")
     arrays_RxH = np.zeros((len(rows), count), bool), np.zeros((len(rows), count), "f4")

@@ -506,9 +506,8 @@ def _cost(run: run_lib.Run) -> tuple[int | None, float | None, float]:
 
   The third number is that of characters per token.
   """
-  m, characters = run.config.model, run.provenance["characters"]
-  per_token = characters / corpora.layout(run.provenance)[0]
-  if not models.has_gradient(m):
+  per_token = run.provenance["characters"] / corpora.layout(run.provenance)[0]
+  if not models.has_gradient(run.config.model):
     return None, None, per_token
-  shape = run.tokenizer.vocab_size, m.cell, m.layers, m.hidden, m.embed
-  return models.parameter_count(*shape), 6.0 * models.matmul_parameters(*shape), per_token
+  size = models.size(run.tokenizer.vocab_size, run.config.model)
+  return size.parameters, 6.0 * size.products, per_token

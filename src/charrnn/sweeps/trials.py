@@ -243,11 +243,11 @@ def _parse(trial: outcomes.Trial):
   """Return a trial's config as its process will parse it; errors name the trial."""
   arguments = [argument for argument in trial.command if argument.startswith("--config")]
   try:
-    config = command_line.parse(["launch.py", *arguments]).config
-    config_lib.check(config)
+    line = command_line.parse(["launch.py", *arguments])
+    config_lib.check(line.config, line.overrides)
   except errors.UserError as error:
     raise errors.UserError(f"trial {trial.name}: {error}") from error
-  return config
+  return line.config
 
 
 def _check_stored(trial: outcomes.Trial, config):

@@ -36,7 +36,7 @@ class TrainState(NamedTuple):
   step: Any  # int32 scalar: the number of steps so far, including skipped updates
   params: Any
   opt_state: Any
-  carry: Any  # the carry of all B streams; every leaf is [B, H]
+  carry: Any  # the carry of all B streams; every leaf is [B, ...]
 
 
 def create_state(model, optimizer: optax.GradientTransformation, batch: int, seed) -> TrainState:
@@ -136,13 +136,10 @@ class TrainStep:
     return _put(state._replace(carry=None), self.devices.local)._replace(carry=carry)
 
   def get(self, state: TrainState) -> TrainState:
-    """Return a state on the devices as NumPy arrays with the carry of all streams, [B, H]."""
+    """Return a state on the devices as NumPy arrays with the carry of all streams, [B, ...]."""
+    carry = jax.tree.map(lambda leaf: np.concatenate(np.asarray(leaf)), state.carry)
     if jax.process_count() > 1:
-      carry = multihost_utils.process_allgather(
-        jax.tree.map(lambda leaf: np.concatenate(np.asarray(leaf)), state.carry), tiled=True
-      )
-    else:
-      carry = jax.tree.map(lambda leaf: np.asarray(leaf).reshape(-1, leaf.shape[-1]), state.carry)
+      carry = multihost_utils.process_allgather(carry, tiled=True)
     return jax.device_get(state._replace(carry=None))._replace(carry=carry)
 
   def _shares(self, *arrays_TxB):
@@ -184,12 +181,13 @@ def memory(config, vocab_size: int, devices: Devices) -> dict[str, int]:
   They are for one accelerator, or for all devices of this process on a CPU, which share its memory.
   Gradients and activations are not in memory at the same time, so only the larger of them counts.
   """
-  m = config.model
-  shape = {name: m[name] for name in ("cell", "layers", "hidden", "embed")}
-  size = 4 * models.parameter_count(vocab_size, **shape)
-  tokens = (config.remat or config.window) * (config.batch_size // devices.total)
+  share = config.batch_size // devices.total
+  size = 4 * models.size(vocab_size, config.model).parameters
+  carry = jax.tree.leaves(models.shapes(vocab_size, config.model, share)["carry"])
   needed = {"parameters": size, "optimizer state": size * optimizer_lib.slots(config.optimizer)}
-  activations = models.activation_bytes(vocab_size, m, tokens // config.accumulate)
+  needed["carry"] = sum(leaf.size * leaf.dtype.itemsize for leaf in carry)
+  tokens = (config.remat or config.window) * share // config.accumulate
+  activations = models.activation_bytes(vocab_size, config.model, tokens)
   larger = ("gradients", size) if size > activations else ("activations", activations)
   needed |= [larger]
   copies = devices.local if device().platform == "cpu" else 1
@@ -200,7 +198,10 @@ def check_memory(config, vocab_size: int, devices: Devices):
   """Raise UserError if a training step needs more memory than is free, before it is compiled."""
   needed = memory(config, vocab_size, devices)
   remedy = "--config.model.hidden or --config.model.layers"
-  if max(needed, key=needed.get) == "activations":
+  largest = max(needed, key=needed.get)
+  if largest == "carry":
+    remedy = "--config.batch_size"
+  elif largest == "activations":
     remedy = "--config.batch_size or --config.window, or raise --config.accumulate"
   elif config.cpu_devices > 1:
     remedy = f"--config.cpu_devices, {remedy}"
@@ -263,7 +264,7 @@ def _train_body(model, optimizer, share, accumulate, remat, seed):
     else:  # A scan keeps the activations of only one part in memory.
       zeros = jnp.zeros(()), jax.tree.map(jnp.zeros_like, state.params)
       (loss, grads), carries = jax.lax.scan(add_part, zeros, jnp.arange(accumulate))
-      carry = jax.tree.map(lambda leaf: leaf.reshape(share, -1), carries)
+      carry = jax.tree.map(lambda leaf: leaf.reshape(share, *leaf.shape[2:]), carries)
     return loss, carry, grads
 
   def body(state, x_TxS, y_TxS):
