@@ -42,6 +42,7 @@ SEED = Bounds("from 0 to 4294967295", lambda value: 0 <= value < 2**32, math.inf
 DEVICES = AT_LEAST_0._replace(maximum=4096)  # JAX needs a second to start this many
 POSITION = AT_LEAST_0._replace(maximum=math.inf)  # a position in a corpus
 FRACTION = Bounds("at least 0 and below 1", lambda value: 0 <= value < 1)
+PROBABILITY = Bounds("from 0 to 1", lambda value: 0 <= value <= 1)
 # The choices of a field: literal values, or MODULE:NAME for a registry whose keys are the values.
 # A registry is imported only when a value is checked.
 TOKENIZERS = ("data.tokenizers:KINDS",)
@@ -173,6 +174,9 @@ FIELDS = (
   Field("remat", 0,
     "Store every N-th state of a window and recompute the others, to save memory; 0: store all. N "
     "must divide `window`."),
+  Field("carry_reset", 0.0,
+    "Probability that a stream starts a window without the carry of its last one; 1: windows are "
+    "independent.", PROBABILITY),
   Field("epochs", float,
     "Maximum number of passes over the training split. Chosen from the corpus length.",
     ABOVE_0, LENGTH),

@@ -93,6 +93,7 @@ class Steps:
       seed=c.seed,
       accumulate=c.accumulate,
       remat=c.remat,
+      carry_reset=c.carry_reset,
       devices=steps.Devices(devices, devices, 0),
     )
 

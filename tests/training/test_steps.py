@@ -95,6 +95,48 @@ def test_a_step_matches_plain_jax_on_the_whole_batch(cell, rule):
   assert_close(after.carry, carry, 1e-5)
 
 
+@pytest.mark.parametrize("remat", [0, 5])
+@pytest.mark.parametrize("cell", ["lstm", "transformer"])
+def test_with_a_reset_in_every_step_windows_are_independent(cell, remat):
+  net = tiny.model(**tiny.TRANSFORMER | {"cell": cell})
+  ours = tiny.Steps(net, tiny.config(carry_reset=1.0, remat=remat))
+  later = ours.run(ours.initial, 3)[0]
+  without_carry = later._replace(carry=ours.initial.carry)
+  expected, losses_of_expected = ours.run(without_carry, 1)
+  after, losses = ours.run(later, 1)
+  np.testing.assert_allclose(losses, losses_of_expected, rtol=1e-6)
+  assert_close(after, expected, 1e-6)
+  x, y = ours.windows.window_at(3)
+  logits, _, _ = net.apply(later.params, x, None)
+  np.testing.assert_allclose(losses, layers.cross_entropy(logits, y).mean(), rtol=1e-5)
+
+
+@pytest.mark.parametrize("cell", ["lstm", "transformer"])
+def test_a_share_of_the_streams_is_reset_on_any_number_of_devices(cell):
+  net = tiny.model(**tiny.TRANSFORMER | {"cell": cell})
+  c = tiny.config(carry_reset=0.4, optimizer__name="sgd", optimizer__learning_rate=1e-12)
+  one, two = tiny.Steps(net, c), tiny.Steps(net, c, devices=2)
+  state, resets = jax.device_get(one.initial), []  # Steps reuse the buffers of a device.
+  for step in range(10):
+    after = one.run(state, 1)[0]
+    x, _ = one.windows.window_at(step)
+    fresh, kept = (net.apply(state.params, x, carry)[1] for carry in (None, state.carry))
+    is_reset_B, is_kept_B = (_is_close(after.carry, expected) for expected in (fresh, kept))
+    assert np.all(is_reset_B if step == 0 else is_reset_B ^ is_kept_B)
+    resets.append(is_reset_B)
+    assert_close(two.run(state, 1)[0], after, 1e-6)
+    state = after
+  assert 0.2 < np.mean(resets[1:]) < 0.6
+  assert len(np.unique(resets[1:], axis=0)) > 3
+
+
+def _is_close(carry, expected):
+  """Return, for each row, whether all arrays of two carries agree."""
+  pairs = zip(jax.tree.leaves(carry), jax.tree.leaves(expected))
+  rows = [np.isclose(a, e, atol=1e-5).reshape(len(a), -1).all(1) for a, e in pairs]
+  return np.all(rows, axis=0)
+
+
 def test_gradients_are_truncated_at_the_window_but_the_carry_is_not():
   """The second update uses only the gradient of the second window, with the first one's carry."""
   net = tiny.model()

@@ -198,6 +198,7 @@ class Trainer:
       seed=config.seed,
       accumulate=config.accumulate,
       remat=config.remat,
+      carry_reset=config.carry_reset,
     )
 
   def shapes(self):

@@ -28,6 +28,7 @@ AXIS = "devices"
 # Number of steps between checks of the whole state. A check takes about 1% of the time of a step of
 # 2 x 256 units. Gradients, loss and carry, from which the state is updated, are checked every step.
 CHECK_EVERY = 16
+_RESET = 2**31  # folded into the key of a step, like the numbers of rows, which are smaller
 
 
 class TrainState(NamedTuple):
@@ -95,6 +96,9 @@ class TrainStep:
   `accumulate` is the number of parts in which a share is processed, to save memory. `remat` is the
   number of time steps between stored states; the activations in between are recomputed, and dropout
   uses different masks. `remat=0` stores all activations.
+
+  `carry_reset` is the probability that a stream begins a window with the initial carry, as if there
+  were no text before. With 1, no carry is passed on, and windows are independent.
   """
 
   def __init__(
@@ -106,12 +110,14 @@ class TrainStep:
     seed: int,
     accumulate: int = 1,
     remat: int = 0,
+    carry_reset: float = 0.0,
     devices: Devices | None = None,
   ):
     self.devices = devices or all_devices()
     check_batch(batch, accumulate, self.devices)
     self.rows = self.devices.rows(batch)
-    body = _train_body(model, optimizer, batch // self.devices.total, accumulate, remat, seed)
+    share = batch // self.devices.total
+    body = _train_body(model, optimizer, share, accumulate, remat, carry_reset, seed)
     layout = TrainState(step=None, params=None, opt_state=None, carry=0)
     self._step = jax.pmap(
       body, AXIS, in_axes=(layout, 0, 0), out_axes=(layout, None), donate_argnums=0
@@ -238,7 +244,7 @@ def _put(tree, devices, *axes):
   return jax.device_put(tree, jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(*axes)))
 
 
-def _train_body(model, optimizer, share, accumulate, remat, seed):
+def _train_body(model, optimizer, share, accumulate, remat, carry_reset, seed):
   """Return the body of the training step on one device: (state, x_TxS, y_TxS) -> state, metrics."""
   part = share // accumulate
   grad_fn = jax.value_and_grad(_chunked_loss(model, remat) if remat else _loss(model), has_aux=True)
@@ -253,6 +259,10 @@ def _train_body(model, optimizer, share, accumulate, remat, seed):
 
       carry = jax.tree.map(lambda leaf: take(leaf, 0), state.carry)
       rows = first + n * part + jnp.arange(part)
+      if carry_reset == 1:
+        carry = None  # An attention layer then reads only the window.
+      elif carry_reset:
+        carry = _reset(model, carry, rows, step_key, carry_reset)
       return grad_fn(state.params, carry, take(x_TxS, 1), take(y_TxS, 1), rows, step_key)
 
     def add_part(total, n):
@@ -289,6 +299,21 @@ def _train_body(model, optimizer, share, accumulate, remat, seed):
     return after, {"loss": loss, "grad_norm": norm, **flags}
 
   return body
+
+
+def _reset(model, carry, rows_P, step_key, rate):
+  """Return the carry in which each row is replaced by the initial one with probability `rate`.
+
+  The choice depends only on the row and the step, so it is the same on any number of devices.
+  """
+  key = jax.random.fold_in(step_key, _RESET)
+  draw = jax.vmap(lambda row: jax.random.uniform(jax.random.fold_in(key, row)))
+  is_reset_P = draw(rows_P) < rate
+
+  def choose(leaf, first):
+    return jnp.where(jnp.expand_dims(is_reset_P, range(1, leaf.ndim)), first, leaf)
+
+  return jax.tree.map(choose, carry, model.initial_carry(len(rows_P)))
 
 
 def _is_finite(tree):
@@ -339,6 +364,7 @@ def _chunked_loss(model, remat):
       loss, carry = loss_fn(params, carry, x, y, rows_P, jax.random.fold_in(step_key, n))
       return carry, loss
 
+    carry = model.initial_carry(x_TxP.shape[1]) if carry is None else carry
     x, y = (ids.reshape(-1, remat, ids.shape[1]) for ids in (x_TxP, y_TxP))
     carry, losses = jax.lax.scan(chunk, carry, (x, y, jnp.arange(len(x))))
     return losses.mean(), carry
