@@ -1,12 +1,16 @@
 """`charrnn ladder` on tiny runs: its tables, files and errors."""
 
 import json
+import pathlib
 import shutil
 
+import programs
 import pytest
 
 from charrnn import runtime
 from charrnn.runs import run as run_lib
+
+ROOT = pathlib.Path(__file__).parents[2]
 
 
 @pytest.fixture(autouse=True)
@@ -27,10 +31,8 @@ def test_tables_and_files(charrnn, trained, counted, tmp_path):
   assert [row["run"] for row in rows] == ["lstm", "ngram"]  # from the highest loss to the lowest
   for row in rows:
     run = run_lib.Run.open(sweep / row["run"])
-    for split in ("valid", "test"):
-      command = charrnn("eval", run.path, "--split", split, "--json")
-      (expected,) = command.json["results"]
-      assert row[split] == pytest.approx(expected["bits_per_byte"], rel=1e-5)
+    (expected,) = charrnn("eval", run.path, "--split", "test", "--json").json["results"]
+    assert row["test"] == pytest.approx(expected["bits_per_byte"], rel=1e-5)
     assert row["label"] in result.out and len(row["sample"]) == 40
     # All bytes of the split are in a bucket, except the first of each context.
     scored = sum(place["bytes"] for place in row["positions"])
@@ -51,3 +53,34 @@ def test_errors(charrnn, trained, tmp_path):
   (unfinished / "metrics.jsonl").write_text("")
   result = charrnn("ladder", unfinished)
   assert result.code == 2 and result.err.count("\n") == 1
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("sweep", ["parameters", "flops"])
+def test_a_small_ladder_with_scorecards(charrnn, tmp_path, sweep):
+  """A sweep with both tokenizers gives one table, in which the closers and metrics are the same."""
+  speech = 'HAMLET:\nI say (to {0} men) that "we [all] are {0}" here.\n\n'
+  (tmp_path / "text.txt").write_text("".join(speech.format(n) for n in range(6000)))
+  options = (f"--config.text.source={tmp_path / 'text.txt'}", "--config.sample.length=0")
+  folder = tmp_path / "sweep"
+  code, err = programs.finish(
+    programs.start(
+      ROOT,
+      "--config=experiments/ladder.py:smoke",
+      f"--sweep={sweep}",
+      *options,
+      f"--workdir={folder}",
+    )
+  )
+  assert code == 0, err
+  result = charrnn("ladder", folder, "--domain", "plays", "--num", 2, "--length", 200)
+  assert result.code == 0, result.err
+  runs = json.loads((folder / "ladder" / "ladder.json").read_text())["runs"]
+  assert len({run["label"] for run in runs}) == len(runs) == 14
+  for kind in ("char", "bpe"):
+    own = [run for run in runs if run["tokenizer"] == kind]
+    counts = {str([row["count"] for row in run["closers"]["all"]]) for run in own}
+    assert len(own) == 7 and len(counts) == 1
+    assert all(run["scorecard"].keys() == runs[0]["scorecard"].keys() != set() for run in own)
+  text = (folder / "ladder" / "ladder.md").read_text()
+  assert all(f"Closers {closer}:" in text for closer in ("all", ")", "]", '"'))

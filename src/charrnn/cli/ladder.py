@@ -129,11 +129,9 @@ def _scorecards(args, runs, progress) -> dict[str, dict[str, Any]]:
     settings = vars(args) | options | {"top_k": None, "top_p": None}
     samples = systems.sample(argparse.Namespace(**settings), "ladder", domain, progress)
     card = report.build(domain, samples, args.seed)
-    for name in samples.texts:
-      values = {row["name"]: row["systems"].get(name) for row in card["metrics"]}
+    for name in (pathlib.Path(target).resolve().name for target in targets):
       distances[name] = {
-        metric: {key: value[key] for key in ("distance", "noise_floor")}
-        for metric, value in values.items()
-        if value
+        row["name"]: {key: row["systems"][name][key] for key in ("distance", "noise_floor")}
+        for row in card["metrics"]
       }
   return distances

@@ -5,6 +5,9 @@ import textwrap
 from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
+from matplotlib import ticker
+
 from charrnn import console, plotting
 
 Rows = list[list[str]]
@@ -22,6 +25,10 @@ COSTS = {  # columns: key, heading, format, and the factor of its unit
   "state_bytes": ("state, kB", ",.3g", 1e-3),
 }
 AXES = {"parameters": "parameters", "flops": "training FLOPs", "seconds": "seconds of training"}
+CLOSERS = {
+  "p": "closers: mean probability",
+  "top": "closers: share that is the most probable token",
+}
 MARKERS = {"char": "o", "bpe": "s", "byte": "^", "word": "D"}
 LINES = {"char": "-", "bpe": "--", "byte": "-.", "word": ":"}
 
@@ -124,44 +131,78 @@ def _escaped(text: str) -> str:
 def plot(result: dict[str, Any], path):
   """Plot bits per byte against three costs, and how predictions use the context."""
   runs = result["runs"]
-  names = list(dict.fromkeys(run["name"] for run in runs if run["parameters"]))
+  names = sorted({run["name"] for run in runs if run["parameters"]})
   colors = {name: plotting.color(number) for number, name in enumerate(names)}
+  grams = sorted({run["name"] for run in runs} - {*names}, key=lambda name: int(name[:-5]))
+  colors |= {name: _gray(n / max(1, len(grams) - 1)) for n, name in enumerate(grams)}
   title = f"Models and tokenizers on {result['text']} (validation split)"
-  with plotting.figure(path, title, figsize=(13, 7.5)) as figure:
+  with plotting.figure(path, title, figsize=(13, 8)) as figure:
     panels = plotting.panels(figure, 6, 3)
     for axes, (key, label) in zip(panels, AXES.items()):
       _against(axes, runs, key, colors)
       axes.set(xlabel=label, ylabel="loss, bits per byte")
     _by_bucket(panels[3], runs, colors, lambda run: run["positions"], "bits_per_byte")
     panels[3].set(xlabel="bytes since the start of the context", ylabel="loss, bits per byte")
-    for axes, key, label in zip(panels[4:], ("p", "top"), ("mean probability", "share on top")):
+    for axes, (key, label) in zip(panels[4:], CLOSERS.items()):
       _by_bucket(axes, runs, colors, lambda run: run["closers"]["all"], key)
-      axes.set(xlabel="bytes from opener to closer", ylabel=f"closers: {label}", ylim=(0, 1))
+      axes.set(xlabel="bytes from opener to closer", ylabel=label, ylim=(0, 1))
     handles, labels = panels[3].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=5)
+    figure.legend(handles, labels, loc="outside lower center", ncols=7)
+
+
+def _gray(share: float) -> str:
+  """Return a gray: light for 0, dark for 1."""
+  return str(round(0.75 - 0.55 * share, 3))
 
 
 def _against(axes, runs, key: str, colors):
   """Plot the loss of the networks against a cost, with the best n-gram of each tokenizer."""
-  for run in (run for run in runs if run[key] and run["parameters"]):
-    marker = MARKERS.get(run["tokenizer"], "o")
-    axes.plot(run[key], run["valid"], marker, color=colors[run["name"]], ms=7)
+  networks = [run for run in runs if run[key] and run["parameters"]]
+  for run in networks:
+    style = {"marker": MARKERS.get(run["tokenizer"], "o"), "color": colors[run["name"]], "ms": 7}
+    axes.plot(run[key], run["valid"], ls="", **style)
+    axes.annotate(
+      plotting.plain(run["label"].removesuffix(f", {run['run']}")),
+      (run[key], run["valid"]),
+      xytext=(7, 0),
+      textcoords="offset points",
+      va="center",
+      size=8,
+      color=colors[run["name"]],
+    )
   for tokenizer in dict.fromkeys(run["tokenizer"] for run in runs):
     grams = [r for r in runs if not r["parameters"] and r["tokenizer"] == tokenizer]
     if grams:
       best = min(grams, key=lambda run: run["valid"])
-      axes.axhline(best["valid"], color=plotting.GRAY, ls=LINES.get(tokenizer, "-"), lw=1.2)
+      style = {"color": colors[best["name"]], "lw": 1.2}
+      axes.axhline(best["valid"], ls=LINES.get(tokenizer, "-"), **style)
+      place, offset = (0.01, best["valid"]), {"xytext": (0, 3), "textcoords": "offset points"}
+      transform = axes.get_yaxis_transform()
+      axes.annotate(best["label"], place, xycoords=transform, size=8, color=plotting.TEXT, **offset)
+  axes.set_xscale("log")
+  plotting.log_ticks(axes.xaxis, ticker.EngFormatter(sep=""))
+  if costs := [run[key] for run in networks]:
+    # Equal costs would otherwise fill the axis with their rounding.
+    axes.set_xlim(min(costs) / 2, max(costs) * 4)
   axes.grid()
 
 
 def _by_bucket(axes, runs, colors, rows_of, key: str):
   """Plot a measurement by bucket: a line for each run."""
+  rows = rows_of(runs[0])
+  if all(row[key] is None for run in runs for row in rows_of(run)):
+    plotting.write(axes, "no brackets or quotes")
+    return
   for run in runs:
-    points = [(row["from"], row[key]) for row in rows_of(run) if row[key] is not None]
-    if not points:
-      plotting.write(axes, "the text has no brackets or quotes")
-      return
-    style = {"color": colors.get(run["name"], plotting.GRAY), "lw": 1.4}
-    axes.plot(*zip(*points), LINES.get(run["tokenizer"], "-"), label=run["label"], **style)
-  axes.set_xscale("log")
+    points = [(n, row[key]) for n, row in enumerate(rows_of(run)) if row[key] is not None]
+    style = {"color": colors[run["name"]], "lw": 1.4, "marker": MARKERS.get(run["tokenizer"], "o")}
+    label = plotting.plain(run["label"])
+    axes.plot(
+      *np.reshape(points, (-1, 2)).T,
+      ls=LINES.get(run["tokenizer"], "-"),
+      ms=3,
+      label=label,
+      **style,
+    )
+  axes.set_xticks(range(len(rows)), _buckets(rows), rotation=45, ha="right")
   axes.grid()
