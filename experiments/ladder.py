@@ -12,7 +12,7 @@ held-out text. The times of the sweeps were not measured; the third trains for 4
 Sweeps:
   --sweep=parameters  every network reads the training split three times
   --sweep=flops       every network is trained with the same number of FLOPs
-  --sweep=seconds     every network is trained for about the same time, from the speeds below
+  --sweep=seconds     every network is trained for about the same time, by the table SPEEDS
   --sweep=speed       100 steps of every network, to measure these speeds: run it on a quiet machine
                       with --parallel=1, and copy the column tokens/s of `charrnn compare`
 
@@ -28,7 +28,7 @@ from charrnn import models
 
 ORDERS = (1, 2, 8)  # unigram, bigram, and the best n-gram of at most 8 tokens
 BATCH, WINDOW = 32, 64  # The window is the default.
-# Tokens per second in training (--sweep=speed) on 2 CPU cores.
+# Tokens per second in training on 2 CPU cores. These are estimates: measure them with --sweep=speed.
 SPEEDS = {
   "char": {"rnn": 60_000, "gru": 35_000, "lstm": 30_000, "transformer": 10_000},
   "bpe": {"rnn": 40_000, "gru": 25_000, "lstm": 22_000, "transformer": 10_000},

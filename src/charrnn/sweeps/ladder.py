@@ -39,7 +39,7 @@ def order(runs: list[dict[str, Any]]) -> list[dict[str, Any]]:
   Each gets a `label` that is unique.
   """
   runs = sorted(runs, key=lambda run: (run["tokenizer"] != "char", run["tokenizer"], -run["valid"]))
-  labels = [f"{run['name']}, {run['tokenizer']}" for run in runs]
+  labels = [_short(run) for run in runs]
   return [
     run | {"label": label if labels.count(label) == 1 else f"{label}, {run['run']}"}
     for run, label in zip(runs, labels)
@@ -158,33 +158,35 @@ def _gray(share: float) -> str:
 def _against(axes, runs, key: str, colors):
   """Plot the loss of the networks against a cost, with the best n-gram of each tokenizer."""
   networks = [run for run in runs if run[key] and run["parameters"]]
-  for run in networks:
-    style = {"marker": MARKERS.get(run["tokenizer"], "o"), "color": colors[run["name"]], "ms": 7}
-    axes.plot(run[key], run["valid"], ls="", **style)
-    axes.annotate(
-      plotting.plain(run["label"].removesuffix(f", {run['run']}")),
-      (run[key], run["valid"]),
-      xytext=(7, 0),
-      textcoords="offset points",
-      va="center",
-      size=8,
-      color=colors[run["name"]],
-    )
-  for tokenizer in dict.fromkeys(run["tokenizer"] for run in runs):
+  # Labels alternate between the sides, because neighbors in the order of losses are close.
+  for number, run in enumerate(sorted(networks, key=lambda run: run["valid"])):
+    place, color = (run[key], run["valid"]), colors[run["name"]]
+    axes.plot(*place, marker=MARKERS.get(run["tokenizer"], "o"), color=color, ms=7)
+    side, offset = (("left", 7), ("right", -7))[number % 2]
+    _annotate(axes, _short(run), place, (offset, 0), color=color, ha=side, va="center")
+  for number, tokenizer in enumerate(dict.fromkeys(run["tokenizer"] for run in runs)):
     grams = [r for r in runs if not r["parameters"] and r["tokenizer"] == tokenizer]
     if grams:
       best = min(grams, key=lambda run: run["valid"])
-      style = {"color": colors[best["name"]], "lw": 1.2}
-      axes.axhline(best["valid"], ls=LINES.get(tokenizer, "-"), **style)
-      place, offset = (0.01, best["valid"]), {"xytext": (0, 3), "textcoords": "offset points"}
-      transform = axes.get_yaxis_transform()
-      axes.annotate(best["label"], place, xycoords=transform, size=8, color=plotting.TEXT, **offset)
+      axes.axhline(best["valid"], ls=LINES.get(tokenizer, "-"), color=colors[best["name"]], lw=1.2)
+      x, side = ((0.01, "left"), (0.99, "right"))[number % 2]
+      options = {"xycoords": axes.get_yaxis_transform(), "ha": side}
+      _annotate(axes, _short(best), (x, best["valid"]), (0, 3), color=plotting.TEXT, **options)
   axes.set_xscale("log")
   plotting.log_ticks(axes.xaxis, ticker.EngFormatter(sep=""))
   if costs := [run[key] for run in networks]:
     # Equal costs would otherwise fill the axis with their rounding.
-    axes.set_xlim(min(costs) / 2, max(costs) * 4)
+    axes.set_xlim(min(costs) / 3, max(costs) * 3)
   axes.grid()
+
+
+def _short(run) -> str:
+  return f"{run['name']}, {run['tokenizer']}"
+
+
+def _annotate(axes, text: str, place, offset, **options):
+  options |= {"textcoords": "offset points", "size": 8}
+  axes.annotate(plotting.plain(text), place, xytext=offset, **options)
 
 
 def _by_bucket(axes, runs, colors, rows_of, key: str):
