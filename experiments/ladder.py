@@ -28,10 +28,11 @@ from charrnn import models
 
 ORDERS = (1, 2, 8)  # unigram, bigram, and the best n-gram of at most 8 tokens
 BATCH, WINDOW = 32, 64  # The window is the default.
-# Tokens per second in training on 2 CPU cores. These are estimates: measure them with --sweep=speed.
+# Tokens per second in training on 2 CPU cores. These are estimates from the CPU time of a few steps:
+# measure them with --sweep=speed.
 SPEEDS = {
-  "char": {"rnn": 60_000, "gru": 35_000, "lstm": 30_000, "transformer": 10_000},
-  "bpe": {"rnn": 40_000, "gru": 25_000, "lstm": 22_000, "transformer": 10_000},
+  "char": {"rnn": 50_000, "gru": 50_000, "lstm": 46_000, "transformer": 12_000},
+  "bpe": {"rnn": 40_000, "gru": 40_000, "lstm": 37_000, "transformer": 12_000},
 }
 # Learning rates of Adam. Those of the LSTM and the transformer are from shakespeare.py and gpt.py.
 RATES = {"rnn": 2e-3, "gru": 4e-3, "lstm": 8e-3, "transformer": 2e-3}
