@@ -56,22 +56,14 @@ def test_errors(charrnn, trained, tmp_path):
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("sweep", ["parameters", "flops"])
-def test_a_small_ladder_with_scorecards(charrnn, tmp_path, sweep):
+def test_a_small_ladder_with_scorecards(charrnn, tmp_path):
   """A sweep with both tokenizers gives one table, in which the closers and metrics are the same."""
   speech = 'HAMLET:\nI say (to {0} men) that "we [all] are {0}" here.\n\n'
   (tmp_path / "text.txt").write_text("".join(speech.format(n) for n in range(6000)))
-  options = (f"--config.text.source={tmp_path / 'text.txt'}", "--config.sample.length=0")
-  folder = tmp_path / "sweep"
-  code, err = programs.finish(
-    programs.start(
-      ROOT,
-      "--config=experiments/ladder.py:smoke",
-      f"--sweep={sweep}",
-      *options,
-      f"--workdir={folder}",
-    )
-  )
+  source = f"--config.text.source={tmp_path / 'text.txt'}"
+  folder, experiment = tmp_path / "sweep", "--config=experiments/ladder.py:smoke"
+  arguments = experiment, "--sweep=flops", source, f"--workdir={folder}"
+  code, err = programs.finish(programs.start(ROOT, *arguments), timeout=3000)
   assert code == 0, err
   result = charrnn("ladder", folder, "--domain", "plays", "--num", 2, "--length", 200)
   assert result.code == 0, result.err
