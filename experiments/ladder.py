@@ -28,8 +28,9 @@ from charrnn import models
 
 ORDERS = (1, 2, 8)  # unigram, bigram, and the best n-gram of at most 8 tokens
 BATCH, WINDOW = 32, 64  # The window is the default.
-# Tokens per second in training on 2 CPU cores. These are estimates from the CPU time of a few
-# steps: measure them with --sweep=speed.
+# Tokens per second in training on 2 CPU cores. These are estimates: those of the recurrent networks
+# with characters are from the CPU time of a few steps, the others are guesses. --sweep=speed
+# measures them.
 SPEEDS = {
   "char": {"rnn": 50_000, "gru": 50_000, "lstm": 46_000, "transformer": 12_000},
   "bpe": {"rnn": 40_000, "gru": 40_000, "lstm": 37_000, "transformer": 12_000},
