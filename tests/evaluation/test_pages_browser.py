@@ -49,7 +49,7 @@ def page(url):
 
 def test_hovering_shows_the_predictions_at_a_character(page):
   look = page.locator("#look")
-  assert "Point at a character" in look.inner_text()
+  assert "Point at the text" in look.inner_text()
   page.locator("#text i").nth(2).hover()  # the R, which is not among the most probable tokens
   assert [row.split() for row in look.locator("tr").all_inner_texts()] == [
     ["e", "50.0%"],

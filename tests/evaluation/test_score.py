@@ -70,7 +70,7 @@ def test_scores_equal_one_plain_pass(case):
   own = np.take_along_axis(p, observed[:, None], 1)
   assert np.isnan(result.nats[0]) and result.is_scored.sum() == 999
   np.testing.assert_array_equal(result.positions, np.arange(1000))
-  _, nats, rank, top_ids, top_p = (each[1:] for each in result)
+  _, nats, rank, top_ids, top_p = (each[1:] for each in result[:5])
   np.testing.assert_allclose(nats, -np.log(own[:, 0]), atol=1e-5)
   np.testing.assert_array_equal(rank, (p >= own).sum(1))
   np.testing.assert_allclose(top_p, -np.sort(-p)[:, :5], atol=1e-6)

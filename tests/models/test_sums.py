@@ -217,7 +217,8 @@ def test_the_loss_of_a_text_and_the_entropy_of_samples(V):
   np.testing.assert_allclose(nats, -(log_p[x, y] * weight).sum(), rtol=1e-6)
 
   ids = x[:, : N // 3 + 1]
-  measure = jax.jit(lambda W: score._measure_sample((1.0, None, None), W[ids] @ W, ids, None)[0])
+  settings = (1.0, None, None), None  # no filters; every token has a text
+  measure = jax.jit(lambda W: score._measure_sample(*settings, W[ids] @ W, ids, None)[0])
   expected = log_softmax(W[ids] @ W)
   expected = -(np.exp(expected) * expected).sum(-1)
   np.testing.assert_allclose(measure(*float32(W)), expected, rtol=1e-4, atol=1e-5)

@@ -108,7 +108,7 @@ def test_repeated_command_watches_the_same_job(work, environment):
   assert slurm_state(environment, number) == "RUNNING" and states(folder, [trial]) == [None]
 
   process = start(work, environment, *arguments)
-  while "already have jobs" not in (line := process.stderr.readline()):
+  while "submitted by earlier commands" not in (line := process.stderr.readline()):
     assert line, "the launcher has ended"
   assert jobs(folder)[trial] == number
   cluster.command(environment, "scancel", number)  # The run saves and the job ends.

@@ -77,8 +77,8 @@ def _run_optuna(line, folder, space: spaces.Space) -> int:
     _read_sweep(folder, line)  # raises UserError for the wrong folder before anything is written
     search = spaces.Search(folder, space, count, line.config.seed, make, about)
     _write_sweep(folder, line, search.trials)
-    count = errors.plural(search.total, "trial")
-    console.say(f"search    {folder}: {count}, {search.done} already done")
+    total = errors.plural(search.total, "trial")
+    console.say(f"search    {folder}: {total}, {search.done} already done")
 
     def ask():
       for trial in search.ask():
