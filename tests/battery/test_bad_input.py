@@ -258,7 +258,7 @@ COMMANDS = {
   ),
   "corpus in UTF-16": (["corpus", "utf16.txt"], "use --encoding=utf-16"),
   "corpus with no encoding": (["corpus", "text.txt", "--encoding=klingon"], "--encoding=klingon"),
-  "corpus with no tokenizer": (["corpus", "text.txt", "--tokenizer=klingon"], "--tokenizer=klingon"),
+  "corpus with no tokenizer": (["corpus", "text.txt", "--tokenizer=none"], "--tokenizer=none"),
   "scorecard of the domain --": (["scorecard", "text.txt", "--domain=--"], "invalid choice: '--'"),
   "a prompt of dashes": (["sample", "RUN", "--prime=--", "--length=-1"], "--length=-1"),
   "corpus of a device": (["corpus", "file:///dev/zero"], "no regular file /dev/zero"),

@@ -60,7 +60,7 @@ def test_hovering_shows_the_predictions_at_a_character(page):
   page.locator("#text i").nth(6).hover()  # an o, which is among them
   assert look.locator("tr.came").inner_text().split() == ["o", "25.0%"]
   page.locator("#text i").nth(0).hover()
-  assert "The first character of a document has no prediction" in look.inner_text()
+  assert "The first token of a document has no prediction" in look.inner_text()
 
 
 def test_the_arrow_keys_move_and_the_text_has_visible_characters(page):
