@@ -297,6 +297,13 @@ def test_the_sizes_that_are_chosen_for_a_transformer_are_valid(length):
   assert lstm.model.heads is None and lstm.model.context is None
 
 
+@pytest.mark.parametrize(("hidden", "heads"), [(64, 4), (256, 4), (240, 6), (90, 5), (2, 1)])
+def test_the_number_of_heads_that_is_chosen_fits_the_width(hidden, heads):
+  values = {"model.cell": "transformer", "model.hidden": hidden}
+  c, _ = config_lib.resolve(config_lib.replace(config_lib.default(), values), 10**7)
+  assert c.model.heads == heads and models.make(9, c.model)
+
+
 def test_used_fields_of_an_ngram():
   c = config_lib.replace(config_lib.default(), {"model.cell": "ngram"})
   names = config_lib.used_fields(c)

@@ -561,6 +561,9 @@ def resolve(
     config.model.cell, round(length * (1 - fractions[0] - fractions[1])), config.window
   )
   chosen = {name: value for name, value in sizes.items() if config[name] is None}
+  if "model.heads" in chosen:
+    hidden = chosen.get("model.hidden", config.model.hidden)
+    chosen["model.heads"] = _heads(hidden, chosen["model.heads"])
   config = replace(config, chosen)
   steps = total_steps(config, steps_per_epoch(config, length, boundaries))
   config = fill(config, {"eval_every": max(1, -(-steps // 10))})  # at most ten evaluations
@@ -607,6 +610,11 @@ def sizes_for(cell: str, length: int, window: int) -> dict[str, Any]:
   while sizes["batch_size"] > 1 and sizes["batch_size"] * window * 20 > length:
     sizes["batch_size"] //= 2
   return sizes
+
+
+def _heads(hidden: int, maximum: int) -> int:
+  """Return the greatest number of attention heads, up to a maximum, that fits the width."""
+  return next((n for n in range(maximum, 1, -1) if hidden % (2 * n) == 0), 1)
 
 
 def _native_dtype(device) -> str:
