@@ -4,8 +4,8 @@
   python launch.py --config=experiments/gpt.py:nanogpt
 
 The standard network has about as many parameters as the LSTM of experiments/shakespeare.py, and the
-same text and split. It trains on 8 thousand characters per second of CPU time, and the LSTM on 30
-thousand, so its 1.3 epochs take about as long as 3.6 epochs of the LSTM. Its loss was not measured.
+same text and split. It is slower, so it reads the text 1.3 times instead of 3.6 times. Its loss and
+its training time were not measured.
 
 Variants:
   smoke    a small model for 100 steps, to test the installation

@@ -78,7 +78,7 @@ def smoke(c):
 
 
 def sweep_parameters(variant=""):
-  return sweep(variant, lambda budget, *_: {"epochs": budget.epochs})
+  return sweep(variant)
 
 
 def sweep_flops(variant=""):

@@ -39,8 +39,8 @@ def test_tables_and_files(charrnn, trained, counted, tmp_path):
     assert scored == sum(b - a for a, b in run.splits().valid) - 1
     assert row["train_bytes_per_second"] is None or row["train_bytes_per_second"] > 0
   lstm, grams = rows
-  assert lstm["state_bytes"] == 4 * 2 * 2 * 8  # float32, two layers, h and c, 8 units
-  assert grams["state_bytes"] == 4 * (grams["step"] - 1) and grams["parameters"] is None
+  assert lstm["carry_bytes"] == 4 * 2 * 2 * 8  # float32, two layers, h and c, 8 units
+  assert grams["carry_bytes"] == 4 * (grams["step"] - 1) and grams["parameters"] is None
   assert lstm["flops"] > 0 and lstm["parameters"] > 0 and lstm["train_bytes"] == 20 * 4 * 16
   assert f"Sample: {lstm['label']}" in (sweep / "ladder" / "ladder.md").read_text()
 

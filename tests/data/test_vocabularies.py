@@ -157,7 +157,7 @@ def test_ids_do_not_depend_on_blocks(tmp_path, monkeypatch, kind, block):
 @pytest.mark.parametrize("kind", KINDS)
 def test_small_pieces_divide_no_token(tmp_path, monkeypatch, kind):
   expected = _load(tmp_path / "a.txt", TEXT, kind)
-  monkeypatch.setattr(corpora, "PIECE", 40)
+  monkeypatch.setattr(corpora, "CHUNK", 40)
   monkeypatch.setattr(corpora, "_FORMAT", 10)
   corpus = corpora.load(str(tmp_path / "a.txt"), tokenizer=kind)
   assert corpus.ids.tolist() == expected.ids.tolist()

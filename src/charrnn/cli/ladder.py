@@ -21,7 +21,7 @@ compare models and tokenizers: losses, costs, use of the context, and samples
 
 The runs need the same text and splits; models and tokenizers may differ. For each finished run,
 measure the loss on the validation and test splits in bits per byte, the speed of sampling one text,
-and the memory of its state. On the validation split, measure the loss by the distance from the
+and the memory of its carry. On the validation split, measure the loss by the distance from the
 start of the context, which is reset every 2048 bytes, and how well closing brackets and quotes are
 predicted, by the distance from their openers. With --domain, also compare samples with held-out
 text, as `charrnn scorecard` does. Write ladder.md, ladder.json and ladder.png."""
@@ -100,7 +100,7 @@ def _measure(args, compared: comparison.ComparedRun, run, progress) -> dict[str,
     "seconds": last.seconds,
     "train_bytes": last.characters and last.characters * per_token / compared.characters_per_token,
     "train_bytes_per_second": trained and trained * per_token,
-    "state_bytes": sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(carry)),
+    "carry_bytes": sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(carry)),
     **{name: scores[name].bits_per_byte if name in scores else None for name in spans},
     "positions": context.loss_by_position(restarted._replace(text=corpus)),
     "closers": context.closers(scores["valid"]),

@@ -20,7 +20,7 @@ from charrnn import console, errors, files, runtime
 from charrnn.data import downloads, encoded, sources, splits, tokenizers
 
 _FORMAT = 1  # version of the cache entries
-PIECE = 1 << 16  # maximum number of characters that are tokenized at once
+CHUNK = 1 << 16  # maximum number of characters that are tokenized at once
 MAX_TRAINING = 1 << 26  # maximum number of characters from which a vocabulary is learned
 MIN_PROGRESS = 5_000_000  # number of characters above which progress is shown
 _WORDS = ("positions.bin", "stops.bin", "words.bin")  # the fields of UnknownWords
@@ -87,10 +87,10 @@ class _Reader(NamedTuple):
       if remaining <= 0:
         return
 
-  def pieces(self, cuts: list[int], size: int) -> Iterator[tuple[int, str]]:
-    """Yield (position, text): pieces of at most `size` characters that do not cross a cut.
+  def chunks(self, cuts: list[int], size: int) -> Iterator[tuple[int, str]]:
+    """Yield (position, text): chunks of at most `size` characters that do not cross a cut.
 
-    The last cut is the end of the text. The ends of the pieces do not depend on the blocks in which
+    The last cut is the end of the text. The ends of the chunks do not depend on the blocks in which
     the files are read. Raise UserError if the text has another length than before.
     """
     buffer, position, cuts = "", 0, sorted(cuts, reverse=True)
@@ -103,10 +103,10 @@ class _Reader(NamedTuple):
           raise self.changed()
         room = cuts[-1] - position
         if len(buffer) <= min(size, room - 1):
-          break  # The piece may be longer than what has been read.
-        piece = tokenizers.chunk(buffer[:room], size)
-        yield position, piece
-        buffer, position = buffer[len(piece) :], position + len(piece)
+          break  # The chunk may be longer than what has been read.
+        chunk = tokenizers.chunk(buffer[:room], size)
+        yield position, chunk
+        buffer, position = buffer[len(chunk) :], position + len(chunk)
     if any(cut > position for cut in cuts):
       raise self.changed()
 
@@ -126,7 +126,7 @@ class _Reader(NamedTuple):
         last, owner = points[-1], number
 
   def _texts(self, file: downloads.File) -> Iterator[str]:
-    """Yield the decoded text of one file in non-empty pieces."""
+    """Yield the decoded text of one file in non-empty chunks."""
     encoding = "latin-1" if tokenizers.KINDS[self.tokenizer].reads_bytes else self.encoding
     blocks = self.source.blocks(file)
     return _decode(blocks, str(file.path), encoding, self.newlines, options=self.options)
@@ -161,7 +161,7 @@ def _decode(
   on_error: str = "strict",
   options: str = "",
 ) -> Iterator[str]:
-  """Yield the text of a file in non-empty pieces; see `load` for `newlines` and `options`."""
+  """Yield the text of a file in non-empty chunks; see `load` for `newlines` and `options`."""
   decoder = codecs.getincrementaldecoder(encoding)(on_error)
   if newlines == "lf":
     decoder = io.IncrementalNewlineDecoder(decoder, translate=True)
@@ -363,17 +363,17 @@ def _build_trained(
       opened = {
         name: stack.enter_context(open(built / name, "wb")) for name in ("ids.bin", *_WORDS)
       }
-      for position, text in reader.pieces(cuts, PIECE):
-        piece = tokenizer.read(text)
-        opened["ids.bin"].write(piece.ids.data)
-        unknown = piece.unknown
+      for position, text in reader.chunks(cuts, CHUNK):
+        chunk = tokenizer.read(text)
+        opened["ids.bin"].write(chunk.ids.data)
+        unknown = chunk.unknown
         for file, array in zip(_WORDS, (unknown.positions + total, unknown.stops + letters)):
           opened[file].write(array.data)
         opened[_WORDS[-1]].write(unknown.content.data)
-        total, letters = total + len(piece.ids), letters + len(unknown.content)
+        total, letters = total + len(chunk.ids), letters + len(unknown.content)
         words += len(unknown.positions)
         if _is_inside(position, divided.train):
-          counts += np.bincount(piece.ids, minlength=len(counts))
+          counts += np.bincount(chunk.ids, minlength=len(counts))
         tokens[position + len(text)] = total
         update(position + len(text), length)
       for file in opened.values():
@@ -396,7 +396,7 @@ def _build_trained(
 def _training_text(reader: _Reader, cuts: list[int], spans, update) -> Iterator[str]:
   """Yield the text from which a vocabulary is learned: at most MAX_TRAINING characters."""
   remaining, total = MAX_TRAINING, min(MAX_TRAINING, sum(stop - start for start, stop in spans))
-  for position, text in reader.pieces(cuts, PIECE):
+  for position, text in reader.chunks(cuts, CHUNK):
     if _is_inside(position, spans):
       yield text[:remaining]
       remaining -= len(text)

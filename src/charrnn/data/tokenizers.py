@@ -42,10 +42,7 @@ class Tokenizer(abc.ABC):
   counts: tuple[int, ...]  # in the whole corpus; of a trained vocabulary: in the training split
   kind: ClassVar[str]
   unit: ClassVar[str] = "token"  # the name of a token in messages
-  # Whether the vocabulary is learned from the training split, with at most `text.vocab_size`
-  # tokens; otherwise it consists of what occurs in the whole corpus.
-  is_trained: ClassVar[bool] = False
-  min_size: ClassVar[int] = 1  # minimum size of a trained vocabulary
+  is_trained: ClassVar[bool] = False  # whether it is a `_Trained`
   represents_bytes: ClassVar[bool] = False  # whether there is a token for every byte
   reads_bytes: ClassVar[bool] = False  # whether files are read as bytes, whatever their encoding
 
@@ -80,22 +77,8 @@ class Tokenizer(abc.ABC):
 
   @property
   def has_characters(self) -> bool:
-    """Whether every token is a single character, or a byte that counts as one."""
+    """True if every token is a single character, or a byte that counts as one."""
     return False
-
-  @classmethod
-  def default_size(cls, characters: int) -> int:
-    """Return the default maximum size of a trained vocabulary for a text of this length."""
-    raise NotImplementedError
-
-  @classmethod
-  def train(cls, texts: Iterable[str], vocab_size: int) -> "Tokenizer":
-    """Return the tokenizer of at most `vocab_size` tokens that is learned from a text.
-
-    `texts` are the pieces of the text, at whose ends no token continues. The counts of the tokens
-    are not valid until the text is encoded.
-    """
-    raise NotImplementedError
 
   @staticmethod
   def from_text(text: str, kind: str = "char", vocab_size: int = 1000) -> "Tokenizer":
@@ -113,10 +96,6 @@ class Tokenizer(abc.ABC):
   def read(self, text: str) -> encoded.EncodedText:
     """Return a text for scoring. Words that are not in the vocabulary become <UNK>."""
     return encoded.EncodedText(self, self.encode(text), encoded.UnknownWords.of())
-
-  def spelling(self, word: bytes) -> float:
-    """Return the nats that spell an unknown word."""
-    raise NotImplementedError
 
   def decode(self, ids) -> str:
     """Return the text of ids, from which `encode` restores them if they were encoded.
@@ -272,8 +251,32 @@ class Bytes(_Points):
     return tokenizer
 
 
+class _Trained(Tokenizer):
+  """A vocabulary that is learned from the training split, with at most `text.vocab_size` tokens.
+
+  The vocabularies of all other tokenizers consist of what occurs in the whole corpus.
+  """
+
+  is_trained = True
+  min_size: ClassVar[int]  # minimum value of `text.vocab_size`
+
+  @classmethod
+  @abc.abstractmethod
+  def default_size(cls, characters: int) -> int:
+    """Return the default of `text.vocab_size` for a text of this length."""
+
+  @classmethod
+  @abc.abstractmethod
+  def train(cls, texts: Iterable[str], vocab_size: int) -> "_Trained":
+    """Return the tokenizer of at most `vocab_size` tokens that is learned from a text.
+
+    `texts` are chunks of the text, at whose ends no token continues. The counts of the tokens are
+    not valid until the text is encoded.
+    """
+
+
 @dataclasses.dataclass(frozen=True)
-class Words(Tokenizer):
+class Words(_Trained):
   """The most frequent words and signs of the training split, and <UNK> for all others.
 
   A word is a run of letters and digits. Every other character is a token by itself, so the tokens
@@ -282,7 +285,7 @@ class Words(Tokenizer):
 
   tokens: tuple[str, ...] = ()  # <UNK>, then by descending frequency
   letters: tuple[int, ...] = ()  # [257], counts of bytes and of tokens in the training split
-  kind, is_trained, min_size = "word", True, 2
+  kind, min_size = "word", 2
 
   @classmethod
   def default_size(cls, characters: int) -> int:
@@ -372,7 +375,7 @@ class Words(Tokenizer):
 
 
 @dataclasses.dataclass(frozen=True)
-class Pieces(Tokenizer):
+class Pieces(_Trained):
   """Byte pair encoding of UTF-8, by the package `tokenizers`.
 
   Ids below 256 are bytes, so that every text can be encoded. Merge n replaces the pair of ids
@@ -380,7 +383,7 @@ class Pieces(Tokenizer):
   """
 
   merges: tuple[tuple[int, int], ...] = ()
-  kind, is_trained, min_size = "bpe", True, 256
+  kind, min_size = "bpe", 256
   represents_bytes = True
 
   @classmethod

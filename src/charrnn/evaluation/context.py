@@ -1,4 +1,4 @@
-"""How predictions use the context: loss by position in it, and closers by distance to the opener.
+"""Use of the context: the loss by position in it, and closers by distance from their openers.
 
 All positions and distances are in UTF-8 bytes, so that models with different tokenizers compare.
 """
@@ -17,7 +17,8 @@ CONTEXT = 2048  # bytes of a context
 POSITIONS = tuple(2**n for n in range(11))  # lower ends of buckets of positions; the last is open
 DISTANCES = (1, 10, 30, 100, 300, 1000)  # lower ends of buckets of distances; the last is open
 CLOSERS = {"(": ")", "[": "]", "{": "}", "“": "”", '"': '"', '"""': '"""'}
-QUOTES = ('"', "”")  # closers of quotations that do not continue after a blank line
+_LINES = ('"', "”")  # closers of quotations that do not continue after a blank line
+_QUOTES = (*_LINES, '"""')
 MAX_DEPTH = 100  # openers that are remembered; the oldest is forgotten
 _SIGNS = re.compile(r'"""|[()\[\]{}"“”]|\n[ \t\r]*\n')
 
@@ -82,17 +83,16 @@ def pairs(text: str) -> Iterator[Pair]:
     elif sign in CLOSERS:
       is_open = [*is_open[1 - MAX_DEPTH :], (CLOSERS[sign], match.start())]
     elif sign[0] == "\n":
-      is_open = [each for each in is_open if each[0] not in QUOTES]
+      is_open = [each for each in is_open if each[0] not in _LINES]
 
 
 def _depth(is_open: Sequence[tuple[str, int]], sign: str) -> int | None:
   """Return the index of the innermost pair that the sign closes, or None."""
-  is_quote = sign in (*QUOTES, '"""')
   for depth in reversed(range(len(is_open))):
     closer = is_open[depth][0]
     if closer == sign:
       return depth
-    if closer in (*QUOTES, '"""') and not is_quote:
+    if closer in _QUOTES and sign not in _QUOTES:
       return None
   return None
 

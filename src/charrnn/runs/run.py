@@ -102,7 +102,7 @@ class Run:
 
   @functools.cached_property
   def _has_digests(self) -> bool:
-    """Whether the version that wrote the newest checkpoint writes digests too."""
+    """True if the version that wrote the newest checkpoint writes digests too."""
     newest = checkpoints.newest_meta(self.path / "checkpoints")
     return bool(newest and newest.get("run"))
 

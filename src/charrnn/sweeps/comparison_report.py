@@ -41,9 +41,9 @@ def markdown(result: comparison.Comparison) -> str:
   blocks = []
   for rows in _tables(result):
     rules = ["---" if n < NAMES else "---:" for n in range(len(rows[0]))]
-    header, *rest = ([_escaped(cell) for cell in row] for row in (rows[0], *map(dict.values, rows)))
+    header, *rest = ([escaped(cell) for cell in row] for row in (rows[0], *map(dict.values, rows)))
     blocks.append([f"| {' | '.join(cells)} |" for cells in (header, rules, *rest)])
-  blocks += [[_escaped(note)] for note in _notes(result)]
+  blocks += [[escaped(note)] for note in _notes(result)]
   blocks += [[f"![{title}]({name}.png)"] for name, title in PICTURES.items()]
   return _join(blocks)
 
@@ -52,7 +52,7 @@ def _join(blocks: Iterable[list[str]]) -> str:
   return "\n".join("".join(f"{line}\n" for line in block) for block in blocks)
 
 
-def _escaped(text: str) -> str:
+def escaped(text: str) -> str:
   """Escape Markdown: pipes, tags, emphasis, code and links."""
   text = console.visible(text).replace("\\", "\\\\").replace("<", "&lt;")
   for sign in "|*`[":

@@ -9,6 +9,7 @@ import numpy as np
 from matplotlib import ticker
 
 from charrnn import console, plotting
+from charrnn.sweeps import comparison_report
 
 Rows = list[list[str]]
 WIDTH = 100  # maximum width of a line of a sample, in characters
@@ -22,7 +23,7 @@ COSTS = {  # columns: key, heading, format, and the factor of its unit
   "train_bytes": ("training MB", ",.1f", 1e-6),
   "train_bytes_per_second": ("training kB/s", ",.1f", 1e-3),
   "sample_bytes_per_second": ("sampling B/s", ",.0f", 1),
-  "state_bytes": ("state, kB", ",.3g", 1e-3),
+  "carry_bytes": ("carry, kB", ",.3g", 1e-3),
 }
 AXES = {"parameters": "parameters", "flops": "training FLOPs", "seconds": "seconds of training"}
 CLOSERS = {
@@ -111,21 +112,17 @@ def lines(result: dict[str, Any]) -> Iterator[str]:
 
 def markdown(result: dict[str, Any]) -> str:
   """Return all tables, the picture and the samples as Markdown."""
-  blocks = []
+  blocks, escaped = [], comparison_report.escaped
   for title, header, rows in _tables(result):
     rules = ["---", *["---:"] * (len(header) - 1)]
-    table = [f"| {' | '.join(map(_escaped, cells))} |" for cells in (header, rules, *rows)]
-    blocks.append([f"## {_escaped(title)}", "", *table])
+    table = [f"| {' | '.join(map(escaped, cells))} |" for cells in (header, rules, *rows)]
+    blocks.append([f"## {escaped(title)}", "", *table])
   blocks.append(["![Losses, costs, and use of the context](ladder.png)"])
   for run in result["runs"]:
     wrapped = (textwrap.wrap(line, WIDTH) or [""] for line in run["sample"][:SAMPLE].split("\n"))
     text = [f"    {console.visible(line)}".rstrip() for part in wrapped for line in part]
-    blocks.append([f"## Sample: {_escaped(run['label'])}", "", *text])
+    blocks.append([f"## Sample: {escaped(run['label'])}", "", *text])
   return "\n".join("".join(f"{line}\n" for line in block) for block in blocks)
-
-
-def _escaped(text: str) -> str:
-  return console.visible(text).replace("\\", "\\\\").replace("|", "\\|").replace("<", "&lt;")
 
 
 def plot(result: dict[str, Any], path):
