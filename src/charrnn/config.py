@@ -48,6 +48,8 @@ PROBABILITY = Bounds("from 0 to 1", lambda value: 0 <= value <= 1)
 TOKENIZERS = ("data.tokenizers:KINDS",)
 SPLITS = ("data.splits:SPLITS",)
 CELLS = ("models.cells:CELLS", "models:KINDS")
+SKIPS = ("models.rnn:SKIPS",)
+DROPOUT_MASKS = ("models.layers:DROPOUT_MASKS",)
 INITS = ("models.rnn:INITIALIZERS",)
 POSITIONS = ("models.transformer:POSITIONS",)
 DTYPES = ("float32", "bfloat16")
@@ -152,6 +154,18 @@ FIELDS = (
   Field("model.dropout", float,
     "Dropout rate of each layer's output, and in a transformer of the embedding and of the outputs "
     "of attention and MLP; 0: off. Chosen from the corpus length.", FRACTION),
+  Field("model.skip", "none",
+    "Connections past layers. `residual`: the output of a layer is added to that of the next; "
+    "`sum`: the output layer reads the sum of all layers. Only for recurrent networks.", SKIPS),
+  Field("model.input_dropout", 0.0,
+    "Dropout rate of the embedding; 0: off. Only for recurrent networks with an embedding.",
+    FRACTION),
+  Field("model.dropout_mask", "step",
+    "`step`: dropout draws a new mask at every step; `window`: one for all steps of a window. Only "
+    "for recurrent networks.", DROPOUT_MASKS),
+  Field("model.weight_drop", 0.0,
+    "Rate at which the recurrent weights W_hh are set to zero, the same for a whole batch; 0: off. "
+    "Only for recurrent networks.", FRACTION),
   Field("model.init", "modern",
     "Initial weights. `uniform`: U(-0.08, 0.08), as in char-rnn. `modern`: scaled input weights "
     "and orthogonal recurrent weights. Only for recurrent networks.", INITS),
@@ -188,17 +202,21 @@ FIELDS = (
   Field("optimizer.learning_rate", float,
     "Peak learning rate. Chosen from the corpus length.", ABOVE_0),
   Field("optimizer.b1", 0.9,
-    "Decay rate of the mean of gradients. Only for `adam` and `adamw`.", FRACTION),
+    "Decay rate of the mean of gradients. Only for `adam`, `adamw` and `muon`.", FRACTION),
   Field("optimizer.b2", 0.99,
-    "Decay rate of the mean of squared gradients. Only for `adam` and `adamw`.", FRACTION),
+    "Decay rate of the mean of squared gradients. Only for `adam`, `adamw` and `muon`.", FRACTION),
   Field("optimizer.decay", 0.95,
     "Decay rate of the mean of squared gradients. Only for `rmsprop`.", FRACTION),
   Field("optimizer.momentum", 0.0,
     "Momentum; 0: plain gradient descent. Only for `sgd`.", FRACTION),
   Field("optimizer.weight_decay", 0.0,
-    "Weight decay of matrices, not of biases. Only for `adamw`, which requires a value above 0."),
+    "Weight decay of matrices, not of biases. Only for `muon`, and for `adamw`, which requires a "
+    "value above 0."),
   Field("optimizer.eps", 1e-8,
     "Constant added to the denominators of updates. Not for `sgd`.", ABOVE_0),
+  Field("optimizer.average", 0.0,
+    "Decay rate of a moving average of the parameters, which is evaluated and saved; 0: off.",
+    FRACTION),
   Field("optimizer.clip_element", 0.0, "Clip each element of the gradient to [-x, x]; 0: off."),
   Field("optimizer.clip_norm", 1.0,
     "Maximum norm of the gradient; larger gradients are scaled down. 0: off."),

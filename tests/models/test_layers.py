@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import small_layers
+import small_models
 from jax.experimental import rnn as jax_rnn
 from small_layers import CELLS, assert_close, gradients, network
 
@@ -148,8 +149,8 @@ def test_cudnn_without_a_gpu_is_rejected():
 
 @pytest.mark.parametrize(("T", "H"), [(50, 32), (51, 33)])
 def test_dropout_preserves_the_mean_and_its_entries_are_independent(T, H):
-  keys = jax.random.split(jax.random.key(0), 64)
-  masked = [np.asarray(layers.dropout(jnp.ones((T, 64, H)), keys, n, 0.25)) for n in range(2)]
+  keys, x_TxBxH = small_models.rngs(64), jnp.ones((T, 64, H))
+  masked = [np.asarray(layers.dropout(x_TxBxH, keys, n, 0.25)) for n in range(2)]
   first, kept = masked[0], masked[0] != 0
   assert abs(first.mean() - 1) < 0.01 and set(np.unique(first)) == {0, np.float32(1 / 0.75)}
   assert abs(kept.mean() - 0.75) < 0.01
@@ -158,3 +159,32 @@ def test_dropout_preserves_the_mean_and_its_entries_are_independent(T, H):
   pairs += [(kept[..., n:], kept[..., :-n]) for n in (1, 2, 3, 4)]
   for one, other in pairs:
     assert abs(np.corrcoef(one.ravel(), other.ravel())[0, 1]) < 0.015
+
+
+def test_a_dropout_mask_of_a_window_is_the_same_at_every_step():
+  keys, x_TxBxH = small_models.rngs(64), jnp.ones((5, 64, 33))
+  masked = np.asarray(layers.dropout(x_TxBxH, keys, 0, 0.25, "window"))
+  np.testing.assert_array_equal(masked, np.broadcast_to(masked[0], masked.shape))
+  assert abs(masked.mean() - 1) < 0.04
+  assert len(np.unique(masked[0], axis=0)) == 64  # Each row has a mask of its own.
+
+
+def test_weights_are_dropped_for_the_whole_batch():
+  """Without its dropped weights, a network has the outputs of training."""
+  network = small_models.make("lstm", weight_drop=0.4)[0]
+  plain, params = small_models.make("lstm")
+  keys, x = small_models.rngs(4), small_models.ids(6, 4)
+  dropped = {
+    name: part | {"W_hh": layers.drop_weights(part["W_hh"], keys, n, 0.4)}
+    for n, (name, part) in enumerate(params.items())
+    if name != "head"
+  }
+  for part in dropped.values():
+    assert abs((np.asarray(part["W_hh"]) == 0).mean() - 0.4) < 0.06
+  expected = small_models.run(plain, params | dropped, x)[0]
+  np.testing.assert_allclose(
+    small_models.run(network, params, x, rngs=keys)[0], expected, atol=1e-5
+  )
+  np.testing.assert_array_equal(  # Outside training, no weight is dropped.
+    small_models.run(network, params, x)[0], small_models.run(plain, params, x)[0]
+  )

@@ -19,6 +19,7 @@ import native_layers
 import numpy as np
 import pytest
 import small_layers
+import small_models
 from native_layers import CASES, CELLS, DTYPES, TOLERANCES, Case
 
 from charrnn.models import cells, layers, native, native_library, rnn
@@ -216,12 +217,14 @@ def network_case(cell, **fields):
     ("rnn", "float32", {}),
     ("gru", "bfloat16", {"embed": 5, "dropout": 0.5}),
     ("lstm", "float32", {"embed": 5, "dropout": 0.5}),
+    ("lstm", "float32", {"dropout": 0.5, "weight_drop": 0.5, "skip": "residual"}),
+    ("gru", "bfloat16", {"dropout": 0.5, "dropout_mask": "window", "skip": "sum"}),
   ],
 )
 def test_a_network_agrees_with_the_scan(cell, dtype, fields):
   model, params, ids, carry = network_case(cell, compute_dtype=dtype, **fields)
   scan = small_layers.network(cell, unroll="scan", compute_dtype=dtype, **fields)
-  rngs = jax.random.split(jax.random.key(1), 8)
+  rngs = small_models.rngs(8)
   results = [
     jax.jit(jax.value_and_grad(functools.partial(loss, m), (0, 2)))(params, ids, carry, rngs=rngs)
     for m in (model, scan)

@@ -40,5 +40,11 @@ def _run(model, record, params, ids_TxB, carry, rngs, clamp):
   return model.apply(params, ids_TxB, carry, record=record, rngs=rngs, clamp=clamp)
 
 
+def rngs(batch, seed=1):
+  """Return the random keys of a training step."""
+  shared, rows = jax.random.split(jax.random.key(seed))
+  return models.Rngs(shared, jax.random.split(rows, batch))
+
+
 def ids(*shape):
   return np.random.default_rng(1).integers(0, V, shape)

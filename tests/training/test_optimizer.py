@@ -110,6 +110,43 @@ def test_weight_decay_is_not_applied_to_biases():
     np.testing.assert_allclose(leaf, -0.05 if leaf.ndim > 1 else 0.0, rtol=1e-6)
 
 
+def test_muon_makes_updates_of_layers_orthogonal_and_uses_adam_for_the_rest():
+  params = tiny.model(hidden=16).init(jax.random.key(0))
+  grads = jax.tree.map(lambda leaf: jnp.cos(jnp.arange(leaf.size)).reshape(leaf.shape), params)
+  muon, adam = (updates([grads], params, name=name) for name in ("muon", "adam"))
+  np.testing.assert_allclose(muon["head"]["W_hy"], adam["head"]["W_hy"], rtol=1e-5)
+  np.testing.assert_allclose(muon["layer_0"]["b_h"], adam["layer_0"]["b_h"], rtol=1e-5)
+  for name in ("W_xh", "W_hh"):
+    sizes = np.linalg.svd(muon["layer_1"][name], compute_uv=False)
+    assert sizes.max() < 2 * np.median(sizes)
+    assert 0.5 < np.linalg.norm(muon["layer_1"][name]) / (0.2 * 0.1 * 16 * 2) < 1.5
+  decayed = updates([grads], params, name="muon", weight_decay=0.5)
+  np.testing.assert_allclose(decayed["layer_0"]["b_h"], muon["layer_0"]["b_h"], rtol=1e-5)
+  for layer, name in (("layer_0", "W_hh"), ("head", "W_hy")):
+    expected = muon[layer][name] - 0.1 * 0.5 * np.asarray(params[layer][name])
+    np.testing.assert_allclose(decayed[layer][name], expected, atol=1e-5)
+
+
+def test_the_average_follows_the_trained_parameters():
+  """The trained parameters are those of the same optimizer without an average."""
+  c, inner = tiny.config(optimizer__average=0.8), tiny.config()
+  averaged, plain = (optimizer.make(each.optimizer, lambda step: 0.1) for each in (c, inner))
+  params, expected = {"W": jnp.ones((3, 4))}, {"W": jnp.ones((3, 4))}
+  states, mean = [averaged.init(params), plain.init(expected)], np.ones((3, 4))
+  for n in range(40):
+    grads = {"W": jnp.cos(n + jnp.arange(12.0)).reshape(3, 4)}
+    update, states[0] = averaged.update(grads, states[0], params)
+    params = optax.apply_updates(params, update)
+    update, states[1] = plain.update(grads, states[1], expected)
+    expected = optax.apply_updates(expected, update)
+    decay = min(0.8, (1 + n) / (10 + n))
+    mean = decay * mean + (1 - decay) * np.asarray(expected["W"])
+    np.testing.assert_allclose(optimizer.trained(params, states[0])["W"], expected["W"], rtol=1e-6)
+    np.testing.assert_allclose(params["W"], mean, rtol=1e-5)
+  assert optimizer.trained(expected, states[1]) is expected
+  assert optimizer.slots(c.optimizer) == optimizer.slots(inner.optimizer) + 1
+
+
 @pytest.mark.parametrize(
   ("fields", "message"),
   [

@@ -22,6 +22,13 @@ Params = Any  # a dict of dicts of arrays
 Carry = Any  # a tree of arrays [B, ...]
 
 
+class Rngs(NamedTuple):
+  """Random keys of a training step. They do not depend on the number of devices."""
+
+  batch: "jax.Array"  # for what all rows share
+  rows: "jax.Array"  # one key per row, [B]
+
+
 class Model(Protocol):
   """Stateless model interface; parameters and carry are passed explicitly."""
 
@@ -51,17 +58,17 @@ class Model(Protocol):
     ids_TxB: "jax.Array",
     carry: Carry | None,
     *,
-    rngs: "jax.Array | None" = None,
+    rngs: Rngs | None = None,
     record: bool = False,
     clamp: Mapping | None = None,
   ) -> "tuple[jax.Array, Carry, Any]":
     """Return logits_TxBxV of the next tokens, the carry after ids_TxB, and recorded quantities.
 
-    `carry`: None if there are no tokens before ids_TxB. `rngs`: one key per row, [B]; enables
-    dropout. `record`: return every quantity in `units`, for example recorded["layer_0"]["c"] with
-    shape [T, B, H]; otherwise recorded is None. `clamp`: set units after every step, for example
-    clamp["layer_0"]["c"] = (mask, values), each [H] or [B, H]. Where a value is NaN, the unit keeps
-    its value from before the step, if the model `can_hold` it.
+    `carry`: None if there are no tokens before ids_TxB. `rngs` enables dropout. `record`: return
+    every quantity in `units`, for example recorded["layer_0"]["c"] with shape [T, B, H]; otherwise
+    recorded is None. `clamp`: set units after every step, for example clamp["layer_0"]["c"] =
+    (mask, values), each [H] or [B, H]. Where a value is NaN, the unit keeps its value from before
+    the step, if the model `can_hold` it.
     """
 
   def products(self, params: Params) -> int:
@@ -84,8 +91,11 @@ class Kind(NamedTuple):
 # All cells that are not listed are recurrent; `rnn.make` reports an unknown one.
 RECURRENT = Kind(
   "rnn",
-  ("layers", "hidden", "embed"),
-  ("dropout", "init", "forget_bias", "compute_dtype", "unroll"),
+  ("layers", "hidden", "embed", "skip"),
+  (
+    *("dropout", "input_dropout", "dropout_mask", "weight_drop"),
+    *("init", "forget_bias", "compute_dtype", "unroll"),
+  ),
 )
 KINDS = {
   "transformer": Kind(

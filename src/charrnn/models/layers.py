@@ -9,6 +9,7 @@ axis named G has length G*H (V in the output layer), and N is T*B.
 """
 
 import functools
+import math
 
 import jax
 import jax.numpy as jnp
@@ -16,6 +17,7 @@ from jax import lax
 from jax.experimental import rnn as jax_rnn
 from jax.extend import backend, random
 
+from charrnn import models
 from charrnn.models import cells
 
 MIN_SHARED = 512  # minimum number of units for which XLA divides a matrix product well
@@ -257,24 +259,44 @@ def cudnn_layer(params, state: cells.LSTMState, x):
   return cells.LSTMState(h[0], c[0]), h_BxTxH.swapaxes(0, 1)
 
 
-def dropout(x_TxBxH, keys_B, number: int, rate: float):
-  """Set a share `rate` of entries to zero and rescale the others; do nothing if keys_B is None.
+DROPOUT_MASKS = ("step", "window")
 
-  The mask of a row depends only on its key and on `number`, which distinguishes the dropouts of a
-  network. It is therefore the same on any number of devices.
+
+def dropout(x_TxBxH, rngs: models.Rngs | None, number: int, rate: float, mask: str = "step"):
+  """Set a share `rate` of entries to zero and rescale the others; do nothing if `rngs` is None.
+
+  `mask`: "step" draws a new mask at every step. "window" uses one mask for all steps of a row in a
+  window (Gal & Ghahramani 2016, arXiv 1512.05287). The mask of a row depends only on its key and on
+  `number`, which distinguishes the dropouts of a network. It is therefore the same on any number of
+  devices.
   """
-  if keys_B is None or not rate:
+  if rngs is None or not rate:
     return x_TxBxH
   T, _, H = x_TxBxH.shape
+  shape = (T if mask == "step" else 1, H)
+  draw = jax.vmap(lambda key: _is_kept(key, number, shape, rate), out_axes=1)
+  return jnp.where(draw(rngs.rows), x_TxBxH / (1 - rate), 0.0)
 
-  def bits(key):
-    # One hash gives 64 bits, enough for four entries. jax.random.bits would use one per entry.
-    counters = lax.iota(jnp.uint32, -(-T * H // 2))
-    words = random.threefry_2x32(jax.random.key_data(jax.random.fold_in(key, number)), counters)
-    return lax.bitcast_convert_type(words, jnp.uint16).reshape(-1)[: T * H].reshape(T, H)
 
-  keep_TxBxH = jax.vmap(bits, out_axes=1)(keys_B) >= round(rate * 2**16)
-  return jnp.where(keep_TxBxH, x_TxBxH / (1 - rate), 0.0)
+def drop_weights(W, rngs: models.Rngs | None, number: int, rate: float):
+  """Set a share `rate` of weights to zero and rescale the others; do nothing if `rngs` is None.
+
+  All rows and steps of a batch use the same weights: DropConnect as in AWD-LSTM (Merity et al.
+  2017, arXiv 1708.02182). `number` distinguishes the matrices of a network.
+  """
+  if rngs is None or not rate:
+    return W
+  return jnp.where(_is_kept(rngs.batch, number, W.shape, rate), W / (1 - rate), 0.0)
+
+
+def _is_kept(key, number: int, shape: tuple[int, ...], rate: float):
+  """Return a mask that is false for a random share `rate` of the entries."""
+  size = math.prod(shape)
+  # One hash gives 64 bits, enough for four entries. jax.random.bits would use one per entry.
+  counters = lax.iota(jnp.uint32, -(-size // 2))
+  words = random.threefry_2x32(jax.random.key_data(jax.random.fold_in(key, number)), counters)
+  bits = lax.bitcast_convert_type(words, jnp.uint16).reshape(-1)[:size].reshape(shape)
+  return bits >= round(rate * 2**16)
 
 
 def cross_entropy(logits_TxBxV, y_TxB):

@@ -52,6 +52,7 @@ INITIALIZERS = {
 }
 
 
+SKIPS = {"none": "", "residual": "residual layers", "sum": "sum of all layers"}
 PACKED = "packed"  # the Flax collection of the parameters in the layout of native.cc
 
 
@@ -85,9 +86,11 @@ class Layer(nn.Module):
   forget_bias: float
   compute_dtype: str
   implementation: str
+  weight_drop: float
+  number: int
 
   @nn.compact
-  def __call__(self, x, width, state, record, clamp):
+  def __call__(self, x, width, state, rngs, record, clamp):
     """Run the layer on x [T, B, width] or ids [T, B]; return (state, h_TxBxH, recorded)."""
     H, GH = self.hidden, self.hidden * len(self.cell.gates)
     reads_ids = cells.is_ids(x)
@@ -99,6 +102,7 @@ class Layer(nn.Module):
     }
     for name in self.cell.biases:
       params[name] = self.param(name, self.initializers["bias"], (H,))
+    params["W_hh"] = layers_lib.drop_weights(params["W_hh"], rngs, self.number, self.weight_drop)
     dtype = jnp.dtype(self.compute_dtype)
     if record or clamp or not self.cell.update:
       return layers_lib.scan_layer(self.cell, dtype, params, state, x, clamp)
@@ -140,8 +144,7 @@ class Head(nn.Module):
 class Network(nn.Module):
   """The network as a Flax module; `make` maps the fields of `config.model` to its fields.
 
-  Dropout applies to the output of every layer, not to the recurrence or the embedding (Zaremba et
-  al. 2014, arXiv 1409.2329).
+  Dropout applies to the embedding, to the output of every layer, and to the weights W_hh.
   """
 
   vocab: int
@@ -149,7 +152,11 @@ class Network(nn.Module):
   layers: int
   hidden: int
   embed: int = 0
+  skip: str = "none"
   dropout: float = 0.0
+  input_dropout: float = 0.0
+  dropout_mask: str = "step"
+  weight_drop: float = 0.0
   initializer: str = "modern"
   forget_bias: float = 1.0
   compute_dtype: str = "float32"
@@ -161,17 +168,24 @@ class Network(nn.Module):
     x, width, after, recorded = ids_TxB, self.vocab, [], {}
     cell = cells.CELLS[self.cell]
     implementation = choose_implementation(cell, self.unroll)
+    drop = functools.partial(layers_lib.dropout, rngs=rngs, mask=self.dropout_mask)
     if self.embed:
       width = self.embed
       x = Embed(self.vocab, width, initializers["table"], name="embed")(x)
+      x = drop(x, number=self.layers, rate=self.input_dropout)
+    outputs = []
     for n, before in enumerate(carry):
       name = f"layer_{n}"
-      settings = self.forget_bias, self.compute_dtype, implementation
+      settings = self.forget_bias, self.compute_dtype, implementation, self.weight_drop, n
       layer = Layer(cell, self.hidden, initializers, *settings, name=name)
-      state, x, recorded[name] = layer(x, width, before, record, (clamp or {}).get(name))
-      width = self.hidden
+      state, h, recorded[name] = layer(x, width, before, rngs, record, (clamp or {}).get(name))
       after.append(state)
-      x = layers_lib.dropout(x, rngs, n, self.dropout)
+      if self.skip == "residual" and n:
+        h += x
+      x, width = drop(h, number=n, rate=self.dropout), self.hidden
+      outputs.append(x)
+    if self.skip == "sum":
+      x = sum(outputs)
     logits_TxBxV = Head(self.vocab, initializers, self.compute_dtype, implementation, name="head")(
       x
     )
@@ -192,7 +206,12 @@ class RNN:
     network = self.network
     inputs = f"embedding of width {network.embed}" if network.embed else "one-hot input"
     shape = f"{network.layers} x {network.hidden} units"
-    return f"{network.cell}, {shape}, {inputs}, dropout {network.dropout:g}"
+    parts = [network.cell, shape, inputs, f"dropout {network.dropout:g}"]
+    parts += [f"input dropout {rate:g}"] if (rate := network.input_dropout) else []
+    parts += ["one dropout mask per window"] if network.dropout_mask == "window" else []
+    parts += [f"weight drop {rate:g}"] if (rate := network.weight_drop) else []
+    parts += [] if network.skip == "none" else [SKIPS[network.skip]]
+    return ", ".join(parts)
 
   @property
   def cell(self) -> cells.Cell:
@@ -273,6 +292,8 @@ def make(vocab_size: int, *, init="modern", **fields) -> RNN:
   for name, value, choices in (
     ("cell", fields["cell"], cells.CELLS),
     ("init", init, INITIALIZERS),
+    ("skip", fields.get("skip", "none"), SKIPS),
+    ("dropout_mask", fields.get("dropout_mask", "step"), layers_lib.DROPOUT_MASKS),
     ("unroll", fields.get("unroll", "auto"), ("auto", "scan", "native", "cudnn")),
   ):
     if value not in choices:
@@ -283,6 +304,11 @@ def make(vocab_size: int, *, init="modern", **fields) -> RNN:
     raise errors.UserError(
       f"--config.model.forget_bias={forget_bias}: the cell {cell} has no forget gate; "
       "remove this option"
+    )
+  if network.input_dropout and not network.embed:
+    raise errors.UserError(
+      f"--config.model.input_dropout={network.input_dropout}: needs an embedding: set "
+      "--config.model.embed, for example to 64"
     )
   _check_unroll(cells.CELLS[cell], cell, unroll)
   return RNN(network)

@@ -110,7 +110,7 @@ class Block(nn.Module):
     c, D = self.c, self.c.hidden
     # GPT-2 keeps the sum of 2 L outputs at the scale of one.
     to_residual = 0.02 / (2 * c.layers) ** 0.5
-    drop = functools.partial(layers.dropout, keys_B=rngs, rate=c.dropout)
+    drop = functools.partial(layers.dropout, rngs=rngs, rate=c.dropout)
     qkv_TxBx3D = self._linear("qkv", _norm("norm_1")(x_TxBxD), 3 * D)
     y_TxBxD, cache = self._attend(qkv_TxBx3D, cache, visible_BxTxS)
     x_TxBxD += drop(self._linear("o", y_TxBxD, D, to_residual), number=2 * self.number + 1)

@@ -6,12 +6,13 @@ because a run that uses it cannot be extended.
 """
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import ml_collections
 import optax
+import optax.contrib
 
 from charrnn import config as config_lib
 from charrnn import errors
@@ -50,6 +51,33 @@ def adamw(c, learning_rate: optax.Schedule) -> optax.GradientTransformation:
   return optax.adamw(learning_rate, c.b1, c.b2, c.eps, weight_decay=c.weight_decay, mask=_is_matrix)
 
 
+def muon(c, learning_rate: optax.Schedule) -> optax.GradientTransformation:
+  """Return Muon for the matrices of the layers, and Adam for all other parameters.
+
+  Muon replaces the momentum of a matrix by the nearest orthogonal matrix (Jordan et al. 2024). The
+  updates are scaled to the size of Adam's, so that both can use the same learning rate (Liu et al.
+  2025, arXiv 2502.16982).
+  """
+
+  def dimensions(params):
+    def choose(path, leaf):
+      is_matrix = path[0].key.startswith("layer_") and leaf.ndim == 2
+      return optax.contrib.MuonDimensionNumbers() if is_matrix else None
+
+    return jax.tree_util.tree_map_with_path(choose, params)
+
+  return optax.contrib.muon(
+    learning_rate,
+    weight_decay=c.weight_decay,
+    weight_decay_mask=_is_matrix,
+    adam_b1=c.b1,
+    adam_b2=c.b2,
+    eps=c.eps,
+    muon_weight_dimension_numbers=dimensions,
+    consistent_rms=0.2,
+  )
+
+
 def sgd(c, learning_rate: optax.Schedule) -> optax.GradientTransformation:
   """Return SGD, with momentum if `momentum` is set."""
   return optax.sgd(learning_rate, c.momentum or None)
@@ -59,6 +87,7 @@ OPTIMIZERS = {
   "rmsprop": entry(rmsprop, "decay", "eps"),
   "adam": entry(adam, "b1", "b2", "eps"),
   "adamw": entry(adamw, "b1", "b2", "eps", "weight_decay"),
+  "muon": entry(muon, "b1", "b2", "eps", "weight_decay"),
   "sgd": entry(sgd, "momentum"),
 }
 
@@ -115,14 +144,49 @@ def schedule(
 def make(
   c: ml_collections.ConfigDict, learning_rate: optax.Schedule
 ) -> optax.GradientTransformation:
-  """Return gradient clipping followed by the optimizer, for a config section `optimizer`."""
+  """Return the optimizer of a config section `optimizer`, with gradient clipping and averaging."""
   optimizer = _function("optimizer", c, OPTIMIZERS)(c, learning_rate)
   clips = []
   if c.clip_element:
     clips.append(optax.clip(c.clip_element))
   if c.clip_norm:
     clips.append(optax.clip_by_global_norm(c.clip_norm))
-  return optax.chain(*clips, optimizer)
+  optimizer = optax.chain(*clips, optimizer)
+  return average(optimizer, c.average) if c.average else optimizer
+
+
+class AverageState(NamedTuple):
+  """The state of `average`."""
+
+  count: jax.Array  # int32 scalar: number of updates
+  params: Any  # the parameters that are trained
+  inner: Any  # the state of the optimizer that trains them
+
+
+def average(inner: optax.GradientTransformation, decay: float) -> optax.GradientTransformation:
+  """Return an optimizer whose parameters are a moving average of those that `inner` trains.
+
+  Gradients must be computed at the parameters that `trained` returns. After n updates, the decay
+  rate is min(decay, (1 + n) / (10 + n)), so that the initial parameters are soon forgotten.
+  """
+
+  def init(params):
+    copy = jax.tree.map(jnp.copy, params)  # Aliased arrays cannot be donated.
+    return AverageState(jnp.zeros((), jnp.int32), copy, inner.init(params))
+
+  def update(grads, state, params):
+    updates, inner_state = inner.update(grads, state.inner, state.params)
+    trained_params = optax.apply_updates(state.params, updates)
+    rate = 1 - jnp.minimum(decay, (1 + state.count) / (10 + state.count))
+    updates = jax.tree.map(lambda new, old: rate * (new - old), trained_params, params)
+    return updates, AverageState(state.count + 1, trained_params, inner_state)
+
+  return optax.GradientTransformation(init, update)
+
+
+def trained(params, opt_state):
+  """Return the parameters at which gradients are computed: `params`, unless these are averages."""
+  return opt_state.params if isinstance(opt_state, AverageState) else params
 
 
 def slots(c: ml_collections.ConfigDict) -> int:

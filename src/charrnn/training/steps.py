@@ -28,7 +28,8 @@ AXIS = "devices"
 # Number of steps between checks of the whole state. A check takes about 1% of the time of a step of
 # 2 x 256 units. Gradients, loss and carry, from which the state is updated, are checked every step.
 CHECK_EVERY = 16
-_RESET = 2**31  # folded into the key of a step, like the numbers of rows, which are smaller
+# These are folded into the key of a step, like the numbers of rows, which are smaller.
+_RESET, _BATCH = 2**31, 2**31 + 1
 
 
 class TrainState(NamedTuple):
@@ -263,7 +264,8 @@ def _train_body(model, optimizer, share, accumulate, remat, carry_reset, seed):
         carry = None  # An attention layer then reads only the window.
       elif carry_reset:
         carry = _reset(model, carry, rows, step_key, carry_reset)
-      return grad_fn(state.params, carry, take(x_TxS, 1), take(y_TxS, 1), rows, step_key)
+      params = optimizer_lib.trained(state.params, state.opt_state)
+      return grad_fn(params, carry, take(x_TxS, 1), take(y_TxS, 1), rows, step_key)
 
     def add_part(total, n):
       (loss, carry), grads = one_part(n)
@@ -345,7 +347,8 @@ def _loss(model):
   """Return a function that computes the mean loss of a window with dropout, and the next carry."""
 
   def loss(params, carry, x_TxP, y_TxP, rows_P, step_key):
-    rngs = jax.vmap(lambda row: jax.random.fold_in(step_key, row))(rows_P)
+    row_keys_P = jax.vmap(lambda row: jax.random.fold_in(step_key, row))(rows_P)
+    rngs = models.Rngs(jax.random.fold_in(step_key, _BATCH), row_keys_P)
     logits, carry, _ = model.apply(params, x_TxP, carry, rngs=rngs)
     return layers.cross_entropy(logits, y_TxP).mean(), carry
 
