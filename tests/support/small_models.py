@@ -42,8 +42,7 @@ def _run(model, record, params, ids_TxB, carry, rngs, clamp):
 
 def rngs(batch, seed=1):
   """Return the random keys of a training step."""
-  shared, rows = jax.random.split(jax.random.key(seed))
-  return models.Rngs(shared, jax.random.split(rows, batch))
+  return models.Rngs.of(jax.random.key(seed), np.arange(batch))
 
 
 def ids(*shape):

@@ -23,10 +23,21 @@ Carry = Any  # a tree of arrays [B, ...]
 
 
 class Rngs(NamedTuple):
-  """Random keys of a training step. They do not depend on the number of devices."""
+  """The random keys of a training step."""
 
   batch: "jax.Array"  # for what all rows share
   rows: "jax.Array"  # one key per row, [B]
+
+  @classmethod
+  def of(cls, key: "jax.Array", rows_B: "jax.Array") -> "Rngs":
+    """Return keys derived from one key and the numbers of the rows, which are below 2**31.
+
+    They do not depend on the other rows, and so not on the number of devices.
+    """
+    import jax
+
+    fold = jax.random.fold_in
+    return cls(fold(key, 2**31 + 1), jax.vmap(fold, in_axes=(None, 0))(key, rows_B))
 
 
 class Model(Protocol):

@@ -52,30 +52,22 @@ def adamw(c, learning_rate: optax.Schedule) -> optax.GradientTransformation:
 
 
 def muon(c, learning_rate: optax.Schedule) -> optax.GradientTransformation:
-  """Return Muon for the matrices of the layers, and Adam for all other parameters.
+  """Return Muon for the matrices of the layers, and AdamW for all other parameters.
 
-  Muon replaces the momentum of a matrix by the nearest orthogonal matrix (Jordan et al. 2024). The
-  updates are scaled to the size of Adam's, so that both can use the same learning rate (Liu et al.
-  2025, arXiv 2502.16982).
+  Muon makes the momentum of a matrix orthogonal (Jordan et al. 2024). Its updates are scaled to the
+  size of Adam's, so both use the same learning rate (Liu et al. 2025, arXiv 2502.16982).
   """
+  rules = {
+    "muon": optax.contrib.muon(learning_rate, weight_decay=c.weight_decay, consistent_rms=0.2),
+    "adam": optax.adamw(
+      learning_rate, c.b1, c.b2, c.eps, weight_decay=c.weight_decay, mask=_is_matrix
+    ),
+  }
 
-  def dimensions(params):
-    def choose(path, leaf):
-      is_matrix = path[0].key.startswith("layer_") and leaf.ndim == 2
-      return optax.contrib.MuonDimensionNumbers() if is_matrix else None
+  def choose(path, leaf):
+    return "muon" if path[0].key.startswith("layer_") and leaf.ndim == 2 else "adam"
 
-    return jax.tree_util.tree_map_with_path(choose, params)
-
-  return optax.contrib.muon(
-    learning_rate,
-    weight_decay=c.weight_decay,
-    weight_decay_mask=_is_matrix,
-    adam_b1=c.b1,
-    adam_b2=c.b2,
-    eps=c.eps,
-    muon_weight_dimension_numbers=dimensions,
-    consistent_rms=0.2,
-  )
+  return optax.partition(rules, lambda params: jax.tree_util.tree_map_with_path(choose, params))
 
 
 def sgd(c, learning_rate: optax.Schedule) -> optax.GradientTransformation:
@@ -192,7 +184,7 @@ def trained(params, opt_state):
 def slots(c: ml_collections.ConfigDict) -> int:
   """Return how many numbers an optimizer stores for each parameter."""
   param = jax.ShapeDtypeStruct((3, 5), jnp.float32)
-  state = jax.eval_shape(make(c, constant(c, 0.0, 1.0, 1)).init, {"W": param})
+  state = jax.eval_shape(make(c, constant(c, 0.0, 1.0, 1)).init, {"layer_0": {"W": param}})
   return sum(leaf.shape == param.shape for leaf in jax.tree.leaves(state))
 
 

@@ -28,8 +28,7 @@ AXIS = "devices"
 # Number of steps between checks of the whole state. A check takes about 1% of the time of a step of
 # 2 x 256 units. Gradients, loss and carry, from which the state is updated, are checked every step.
 CHECK_EVERY = 16
-# These are folded into the key of a step, like the numbers of rows, which are smaller.
-_RESET, _BATCH = 2**31, 2**31 + 1
+_RESET = 2**31  # folded into the key of a step, like the numbers that models.Rngs uses
 
 
 class TrainState(NamedTuple):
@@ -347,8 +346,7 @@ def _loss(model):
   """Return a function that computes the mean loss of a window with dropout, and the next carry."""
 
   def loss(params, carry, x_TxP, y_TxP, rows_P, step_key):
-    row_keys_P = jax.vmap(lambda row: jax.random.fold_in(step_key, row))(rows_P)
-    rngs = models.Rngs(jax.random.fold_in(step_key, _BATCH), row_keys_P)
+    rngs = models.Rngs.of(step_key, rows_P)
     logits, carry, _ = model.apply(params, x_TxP, carry, rngs=rngs)
     return layers.cross_entropy(logits, y_TxP).mean(), carry
 

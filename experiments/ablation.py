@@ -1,0 +1,50 @@
+"""Changes to the training of an LSTM, one at a time: which of them lower the loss?
+
+  python launch.py --config=experiments/ablation.py --sweep --parallel=2
+  charrnn compare runs/ablation-sweep
+
+The text is the first 330,000 characters of tinyshakespeare, of which the last tenth is for
+validation. The whole text has three times as many characters, so nothing is chosen on its last
+tenth, the validation split of nanoGPT. Every trial has three seeds. docs/ablation.md has the table.
+"""
+
+import common
+
+CHANGES = (
+  {},
+  {"model.dropout_mask": "window"},
+  {"model.input_dropout": 0.1},
+  {"model.weight_drop": 0.2},
+  {"model.skip": "sum"},
+  {"model.skip": "residual"},
+  {"optimizer.name": "adam", "optimizer.weight_decay": 0.0},
+  {"optimizer.weight_decay": 0.5},
+  {"optimizer.name": "muon"},
+  {"optimizer.average": 0.998, "schedule.name": "constant", "optimizer.learning_rate": 3e-3},
+  {"schedule.name": "constant", "optimizer.learning_rate": 3e-3},
+  {"carry_reset": 0.02},
+  {"window": 128, "batch_size": 16},
+)
+SEEDS = (1, 2, 3)
+
+
+def get_config(variant=""):
+  return common.variant(__file__, variant, {"": lstm})
+
+
+def lstm(c):
+  c.text.source = "tinyshakespeare"
+  c.text.limit = 330_000
+  c.text.valid_fraction, c.text.test_fraction = 0.1, 0.0
+  common.lstm256(c)
+  c.model.embed, c.model.dropout = 64, 0.5
+  c.optimizer.name, c.optimizer.weight_decay = "adamw", 0.1
+  c.optimizer.learning_rate = 5e-3
+  c.epochs = 24.0
+  c.eval_every = 290  # twice in four epochs
+  c.keep = 1
+  c.sample.length = 0
+
+
+def sweep(variant=""):
+  return [{"seed": seed} | change for seed in SEEDS for change in CHANGES]
