@@ -196,3 +196,60 @@ def test_a_full_disk_is_an_error_of_one_line(charrnn, trained, files):
   with FULL.open("w") as full:
     done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
   assert done.returncode == 2 and len(done.stderr.splitlines()) == 1, done.stderr
+
+
+def test_a_mixture_has_the_mean_of_the_probabilities(charrnn, trained, files, tmp_path):
+  def probabilities(*options):
+    result = charrnn("eval", trained["a"], files[0], f"--tsv={tmp_path / 'out.tsv'}", *options)
+    assert result.code == 0, result.err
+    lines = csv.DictReader((tmp_path / "out.tsv").read_text().splitlines(), delimiter="\t")
+    return [float(line["p"]) for line in lines if line["p"]]
+
+  one, same, both, other = (
+    probabilities(*options)
+    for options in (
+      [],
+      [f"--with={trained['a']}"],
+      [f"--with={trained['b']}"],
+      [f"--with={trained['b']}"] * 2,
+    )
+  )
+  assert same == pytest.approx(one, rel=1e-4)
+  # (a + b) / 2 and (a + 2 b) / 3 determine the probabilities of b.
+  of_b = [2 * mean - p for mean, p in zip(both, one)]
+  assert [(p + 2 * q) / 3 for p, q in zip(one, of_b)] == pytest.approx(other, rel=1e-3, abs=1e-5)
+  assert both != pytest.approx(one, rel=1e-2)
+
+
+def test_the_mean_of_probabilities_is_better_than_the_mean_of_losses(charrnn, trained, files):
+  def loss(run, *options):
+    return nats(charrnn("eval", run, files[1], "--json", *options))[0]
+
+  a, b = trained["a"], trained["b"]
+  mixed = loss(a, f"--with={b}")
+  assert mixed < (loss(a) + loss(b)) / 2
+  assert loss(a, f"--with={b}", "--dynamic") < mixed
+
+
+def test_a_temperature_divides_the_logits(charrnn, trained, files):
+  def loss(T):
+    return nats(charrnn("eval", trained["a"], files[0], "--json", f"--temperature={T}"))[0]
+
+  vocab = len(run_lib.Run.open(trained["a"]).tokenizer.texts)
+  assert loss(1) == nats(charrnn("eval", trained["a"], files[0], "--json"))[0]
+  assert loss(1e6) == pytest.approx(math.log(vocab), rel=1e-3)
+  assert len({loss(T) for T in (0.5, 1, 2)}) == 3
+
+
+def test_an_ngram_can_be_mixed_but_does_not_learn(charrnn, trained, counted):
+  result = charrnn("eval", trained["a"], f"--with={counted}", "--json")
+  assert result.json["with"] == [{"run": str(counted), "step": run_lib.Run.open(counted).step}]
+  result = charrnn("eval", trained["a"], f"--with={counted}", "--dynamic")
+  assert result.code == 2 and f"{counted} is an n-gram" in result.err
+
+
+def test_runs_with_different_vocabularies_cannot_be_mixed(charrnn, trained, a):
+  edits.change(a, "alphabet.json", lambda value: value["tokens"].__setitem__(-1, "\u2028"))
+  result = charrnn("eval", trained["a"], f"--with={a}")
+  assert result.code == 2 and len(result.err.splitlines()) == 1
+  assert "has another vocabulary than" in result.err

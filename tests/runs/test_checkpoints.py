@@ -1,5 +1,6 @@
 """Tests of checkpoints: round trips, damage of all kinds, and which steps are kept."""
 
+import contextlib
 import json
 import os
 import pathlib
@@ -278,13 +279,18 @@ def test_reading_while_a_step_is_written(folder):
   assert checkpoints.read_newest(folder)[1]["step"] == 3
 
 
-@pytest.fixture
+@contextlib.contextmanager
 def file_limit():
-  """Limit the size of files to 1 kB; Python ignores the signal of the limit."""
+  """Limit the size of files to 1 kB; Python ignores the signal of the limit.
+
+  This is no fixture, because the limit also applies to the files that pytest writes.
+  """
   limits = resource.getrlimit(resource.RLIMIT_FSIZE)
   resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))
-  yield
-  resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+  try:
+    yield
+  finally:
+    resource.setrlimit(resource.RLIMIT_FSIZE, limits)
 
 
 def fails_in_one_line(folder, message):
@@ -294,8 +300,9 @@ def fails_in_one_line(folder, message):
   assert str(folder) in str(error.value) and "\n" not in str(error.value)
 
 
-def test_a_full_disk_is_reported_and_earlier_steps_are_kept(folder, file_limit):
-  fails_in_one_line(folder, "File too large: raise the file size limit")
+def test_a_full_disk_is_reported_and_earlier_steps_are_kept(folder):
+  with file_limit():
+    fails_in_one_line(folder, "File too large: raise the file size limit")
   assert checkpoints.read_newest(folder)[1]["step"] == 2
 
 

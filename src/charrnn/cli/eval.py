@@ -13,6 +13,7 @@ from charrnn import console, errors, files, models
 from charrnn.cli import arguments
 from charrnn.data import batches, encoded, tokenizers
 from charrnn.evaluation import dynamic, error_analysis, pages, score
+from charrnn.models import mixture
 from charrnn.runs import run as run_lib
 
 HELP = """\
@@ -24,8 +25,10 @@ token of a text has no context and is not scored. With --state=reset, the networ
 parameters of --dynamic and the memory of --errors are reset at the start of each document. With
 --state=carried, all documents are one text.
 
+--with scores the text with the mean of the probabilities of several runs.
+
 --dynamic also learns from the text. After every 20 scored tokens, the parameters take a gradient
-step that makes these tokens more probable. The run itself is not changed.
+step that makes these tokens more probable. The runs themselves are not changed.
 
 --errors counts the errors, which are characters with p < 0.5, by type (arXiv 1506.02078). Each
 error counts under the first type that applies:
@@ -64,6 +67,13 @@ def add_arguments(parser):
     help="score only the first N characters (tokens, if they are not characters) of the split or "
     "of each FILE",
   )
+  text = "also use the best step of this run; repeat the option for more runs"
+  add("--with", dest="others", metavar="RUN", action="append", default=[], help=text)
+  text = (
+    "divide the logits by T (default: 1); below 1, predictions become more certain. Choose T on "
+    "another text than the one that you report"
+  )
+  add("--temperature", metavar="T", type=float, default=1.0, help=text)
   text = f"dynamic evaluation with this learning rate, in one stream (default: {RATE})"
   add("--dynamic", metavar="RATE", nargs="?", type=_rate, const=RATE, help=text)
   add("--errors", action="store_true", help="count the errors by type")
@@ -85,10 +95,8 @@ def run(args):
   _check(args)
   loaded = run_lib.Run.open(args.run, args.step, args.corpus, args.fetch)
   config = loaded.config
-  if args.dynamic is not None and not models.has_gradient(config.model):
-    raise errors.UserError(
-      f"--dynamic: {args.run} is an n-gram, which has no gradient: omit --dynamic"
-    )
+  opened = [loaded, *(run_lib.Run.open(path, fetch=args.fetch) for path in args.others)]
+  _check_mixture(args, opened)
   if args.errors and not loaded.tokenizer.has_characters:
     raise errors.UserError(
       f"--errors: applies to characters, but the tokens of {args.run} are not characters "
@@ -96,15 +104,17 @@ def run(args):
     )
   documents = [(path, loaded.encode_file(path).first(args.characters)) for path in args.files]
   run_lib.use_devices(loaded, args.streams or config.eval_streams)
-  loaded.load()
+  model, params = _model(args, [each.load() for each in opened])
   corpus = loaded.corpus() if args.errors or not documents else None
   state = args.state or ("reset" if documents else "carried")
   text = _join(documents) if documents else _split(loaded, corpus, args)
   if state == "carried":
     text = text._replace(starts=[0])
   with console.Progress() as progress:
-    result = _score(args, loaded, text, corpus, progress)
+    result = _score(args, loaded, (model, params), text, corpus, progress)
   origin = {"run": str(args.run), "step": loaded.step, "state": state, "dynamic": args.dynamic}
+  origin["with"] = [{"run": str(each.path), "step": each.step} for each in opened[1:]]
+  origin["temperature"] = args.temperature
   arguments.show(args, origin | result, _lines(origin | result))
 
 
@@ -115,6 +125,8 @@ def _check(args):
     raise errors.UserError(f"--split={args.split}: cannot be combined with files: omit one of them")
   rule = "must be at least 2"
   errors.check("--characters", characters, characters is None or characters >= 2, rule)
+  T = args.temperature
+  errors.check("--temperature", f"{T:g}", 0 < T < math.inf, "must be finite and above 0")
   if rate is not None:
     errors.check("--dynamic", rate, 0 <= rate < math.inf, "must be finite and at least 0")
     rule = "--dynamic uses a single stream: omit --streams"
@@ -122,6 +134,28 @@ def _check(args):
   if args.errors and args.split == "train":
     raise errors.UserError("--errors: does not apply to the training text: use another --split")
   _check_outputs(args)
+
+
+def _check_mixture(args, runs):
+  """Raise UserError if the runs cannot be mixed, or cannot learn."""
+  for each in runs:
+    if args.dynamic is not None and not models.has_gradient(each.config.model):
+      raise errors.UserError(
+        f"--dynamic: {each.path} is an n-gram, which has no gradient: omit --dynamic"
+      )
+    if each.tokenizer.to_json() != runs[0].tokenizer.to_json():
+      raise errors.UserError(
+        f"--with={each.path}: has another vocabulary than {runs[0].path}: use runs of the same "
+        "text and tokenizer"
+      )
+
+
+def _model(args, runs):
+  """Return the model that scores the text, and its parameters."""
+  if len(runs) == 1 and args.temperature == 1:
+    return runs[0].model, runs[0].params
+  parts = mixture.Mixture([each.model for each in runs], args.temperature)
+  return parts, tuple(each.params for each in runs)
 
 
 def _check_outputs(args):
@@ -180,9 +214,9 @@ def _split(run, corpus, args) -> Text:
   return Text(corpus, [(f"{name} ({kind} split)", truncated)], starts)
 
 
-def _score(args, loaded, text, corpus, progress) -> dict[str, Any]:
+def _score(args, loaded, model_and_params, text, corpus, progress) -> dict[str, Any]:
   """Return the loss of every part of the text; write the files of --tsv and --html."""
-  config, model = loaded.config, (loaded.model, loaded.params, text.ids)
+  config, model = loaded.config, (*model_and_params, text.ids)
   options = {"burn_in": config.eval_burn_in, "starts": text.starts}
   parallel = {"streams": args.streams or config.eval_streams, "window": config.window}
   if args.dynamic is not None:
@@ -264,7 +298,8 @@ def _result(unit: str, name: str, size: encoded.Size, nats: float) -> dict[str, 
 
 
 def _lines(result) -> Iterator[str]:
-  yield f"{result['run']}, step {result['step']}{_learning(result['dynamic'])}"
+  others = "".join(f" + {each['run']}, step {each['step']}" for each in result["with"])
+  yield f"{result['run']}, step {result['step']}{others}{_settings(result)}"
   for each in [*result["results"], result.get("overall")]:
     if each:
       perplexity = console.number(each["perplexity"])
@@ -281,15 +316,18 @@ def _lines(result) -> Iterator[str]:
     yield from error_analysis.lines(result["errors"])
 
 
-def _learning(rate: float | None) -> str:
-  return "" if rate is None else f", dynamic evaluation at rate {rate:g}"
+def _settings(result) -> str:
+  """Return the settings that differ from the defaults."""
+  rate, T = result["dynamic"], result["temperature"]
+  learning = "" if rate is None else f", dynamic evaluation at rate {rate:g}"
+  return ("" if T == 1 else f", temperature {T:g}") + learning
 
 
 def _facts(args, unit: str, result) -> str:
   return (
     f"{result['tokens']:,} {unit}s: {result['nats']:.4f} nats = {result['bits']:.4f} bits per "
     f"{unit}, {result['bits_per_byte']:.4f} bits per byte, perplexity "
-    f"{console.number(result['perplexity'])}{_learning(args.dynamic)}"
+    f"{console.number(result['perplexity'])}{_settings(vars(args))}"
   )
 
 

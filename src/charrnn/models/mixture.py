@@ -1,0 +1,58 @@
+"""A mixture of models: the mean of their predicted distributions, at a temperature."""
+
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+
+from charrnn import models
+
+
+class Mixture:
+  """The mixture as a `models.Model`; parameters and carry are tuples with those of each model.
+
+  p(y) = mean over the models of softmax(logits / temperature). Nothing can be recorded or clamped.
+  """
+
+  units, states, can_hold = {}, (), False
+
+  def __init__(self, parts: Sequence[models.Model], temperature: float = 1.0):
+    """Mix models of the same vocabulary."""
+    self.parts, self.temperature = tuple(parts), temperature
+    self.vocab_size = self.parts[0].vocab_size
+
+  @property
+  def has_gradient(self):
+    return all(part.has_gradient for part in self.parts)
+
+  @property
+  def description(self):
+    return " + ".join(part.description for part in self.parts)
+
+  @property
+  def implementation(self):
+    return ", ".join(dict.fromkeys(part.implementation for part in self.parts))
+
+  def init(self, key):
+    keys = jax.random.split(key, len(self.parts))
+    return tuple(part.init(each) for part, each in zip(self.parts, keys))
+
+  def initial_carry(self, batch):
+    return tuple(part.initial_carry(batch) for part in self.parts)
+
+  def prepare(self, params):
+    return tuple(part.prepare(each) for part, each in zip(self.parts, params, strict=True))
+
+  def products(self, params):
+    return sum(part.products(each) for part, each in zip(self.parts, params, strict=True))
+
+  def apply(self, params, ids_TxB, carry, *, rngs=None, record=False, clamp=None):
+    del record, clamp
+    carry = (None,) * len(self.parts) if carry is None else carry
+    log_p, after = [], []
+    for part, each, before in zip(self.parts, params, carry, strict=True):
+      logits_TxBxV, new, _ = part.apply(each, ids_TxB, before, rngs=rngs)
+      log_p.append(jax.nn.log_softmax(logits_TxBxV / self.temperature))
+      after.append(new)
+    log_mean_TxBxV = jax.nn.logsumexp(jnp.stack(log_p), axis=0) - jnp.log(len(log_p))
+    return log_mean_TxBxV, tuple(after), None
