@@ -23,6 +23,7 @@ VARIANTS = {
   "ngram": ["", "python"],
   "own_text": ["python"],
   "python": ["", "smoke"],
+  "reference": ["", "smoke"],
   "seeds": ["", "20"],
   "shakespeare": ["", "smoke", "blog", "cells"],
   "tinyshakespeare": ["charrnn", "nanogpt"],
@@ -40,6 +41,8 @@ SWEEPS = [
   *(("learning_rate", "", sweep, 8) for sweep in ("", "lr", "random")),
   ("learning_rate", "", "clip,warmup", 12),
   ("learning_rate", "", "lr,clip,warmup", 96),
+  ("reference", "", "", 56),
+  ("reference", "smoke", "", 4),
   ("seeds", "", "", 5),
   ("seeds", "20", "", 20),
 ]

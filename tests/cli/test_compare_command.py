@@ -13,7 +13,7 @@ import pytest
 from charrnn.cli import inspect
 from charrnn.runs import metrics
 from charrnn.runs import run as run_lib
-from charrnn.sweeps import comparison, comparison_pictures
+from charrnn.sweeps import comparison, comparison_pictures, comparison_reference
 
 FILES = {
   *("compare.md", "compare.csv", "compare.json"),
@@ -202,6 +202,40 @@ def test_special_characters_in_names_are_escaped(charrnn, sweep):
   assert result.code == 0 and "\x1b" not in result.out
   markdown = (sweep / "compare" / "compare.md").read_text()
   assert "x\\|&lt;b>" in markdown and "\x1b" not in markdown
+
+
+def test_the_runs_are_compared_with_reference_runs(charrnn, sweep, tmp_path):
+  content = charrnn("compare", sweep, "--json").json
+  for each in content["runs"]:
+    losses = [point["nats"] for point in each["curve"]]
+    assert min(losses) == pytest.approx(each["nats"], abs=1e-5)
+    each["source"] = "other"
+  file = tmp_path / "reference.json"
+  file.write_text(json.dumps(content))
+  result = charrnn("compare", sweep / "a", f"--reference={file}")
+  assert result.code == 0 and (sweep / "a" / "compare" / "reference.png").is_file()
+  own, closest = (line.split() for line in result.out.splitlines() if " lstm 2 x 8 " in line)
+  assert own[0] == "a" and closest[0] == "other"
+  assert own[2:] == closest[1:-1] and float(closest[-1]) > 0  # the loss of the n-gram
+  plain = charrnn("compare", sweep / "a")
+  assert result.out.startswith(plain.out)
+  as_json = charrnn("compare", sweep / "a", "--json", f"--reference={file}")
+  assert as_json.json == charrnn("compare", sweep / "a", "--json").json
+
+
+def test_unusable_references_are_refused(charrnn, sweep, tmp_path, monkeypatch):
+  missing, damaged = tmp_path / "missing.json", tmp_path / "damaged.json"
+  damaged.write_text("{")
+  old = tmp_path / "old.json"
+  old.write_text('{"runs": [{"run": "a", "status": "finished"}]}')
+  options = {f"--reference={missing}": "is missing", f"--reference={damaged}": "is damaged"}
+  options |= {f"--reference={old}": "it has no runs with curves"}
+  options |= {f"--reference={sweep}": "put --reference last", "--reference": "name a file"}
+  monkeypatch.setattr(comparison_reference, "FILE", tmp_path / "default.json")
+  for option, message in options.items():
+    result = charrnn("compare", sweep / "a", option)
+    assert (result.code, result.out) == (2, "") and message in result.err
+  assert not (sweep / "a" / "compare").exists()
 
 
 def test_old_output_survives_an_interrupt(charrnn, sweep, monkeypatch):

@@ -1,5 +1,6 @@
 """Comparison of runs: differing fields, settings, comparable losses, axes and power laws."""
 
+import dataclasses
 import math
 
 import numpy as np
@@ -149,6 +150,30 @@ def test_seconds_are_stored_or_estimated_from_the_speed():
   assert [point.seconds for point in mixed.points] == [2.0, 4.0, 7.0] and mixed.estimates_seconds
   assert run().points[0].seconds is None
   assert run(cell="ngram", rate=9.0).points[0][1:4] == (None, None, None)
+
+
+def test_a_curve_has_the_last_training_loss_before_each_evaluation():
+  steps = {5: {"train/loss": 3.0}, 10: {"valid/loss": 3.123456789, "seconds": 1.25}}
+  steps |= {15: {"train/loss": 2.0}, 20: {"train/loss": 1.5}}
+  lines = [{"step": step, **values} for step, values in steps.items()]
+  lines += [{"step": 20, "valid/loss": 2.5, "valid/bits_per_byte": 3.5, "seconds": 2.0}]
+  timed = dataclasses.replace(run(), lines=lines)
+  first, second = timed.curve
+  costs = {"characters": 200, "seconds": 1.2}
+  losses = {"train_nats": 3.0, "nats": 3.12346, "bits_per_byte": None}
+  assert first == {"step": 10, **costs, **losses}
+  costs = {"characters": 400, "seconds": 2.0}
+  losses = {"train_nats": 1.5, "nats": 2.5, "bits_per_byte": 3.5}
+  assert second == {"step": 20, **costs, **losses}
+  # The unit of the comparison does not matter.
+  assert dataclasses.replace(timed, in_bits=True).curve == timed.curve
+
+
+def test_models_have_short_names():
+  assert run(layers=2, hidden=128).model == "lstm 2 x 128"
+  assert run(cell="ngram", losses=(3.0, 2.0, 2.5)).model == "20-gram"  # Its steps are orders.
+  assert run(cell="ngram", losses=()).model == "n-gram"
+  assert comparison.ComparedRun("a", "a", "waiting").model is None
 
 
 @pytest.mark.parametrize("floor", [0.0, 1.1])

@@ -1,9 +1,11 @@
 """`charrnn compare`: tables and pictures that compare runs and sweeps by validation loss."""
 
+import argparse
+import json
 import pathlib
 
 from charrnn import console, files
-from charrnn.sweeps import comparison, comparison_pictures, comparison_report
+from charrnn.sweeps import comparison, comparison_pictures, comparison_reference, comparison_report
 
 HELP = """\
 compare runs and sweeps by validation loss
@@ -15,7 +17,8 @@ finished runs and its 95% interval (Student's t). Seconds include training, eval
 FLOPs are 6 per token and multiplication in a matrix product: one for each weight, and in a
 transformer 2 * layers * hidden * context for attention. Embedding look-ups do not count (Kaplan et
 al. 2020, arXiv 2001.08361). The command writes compare.md, compare.csv, compare.json, curves.png,
-settings.png, grid.png and sizes.png."""
+settings.png, grid.png and sizes.png. With --reference, it also writes reference.png: the validation
+losses in front of those of reference runs on several texts. A table shows the closest ones."""
 
 
 def add_arguments(parser):
@@ -28,13 +31,33 @@ def add_arguments(parser):
   )
   text = "output folder (default: compare/ in the target; for several targets, nothing is written)"
   add("--out", metavar="DIR", help=text)
+  text = (
+    "also show the runs in a compare.json (default: charrnn's reference runs, see docs/loss.md). "
+    "Put this option after the runs"
+  )
+  add(
+    "--reference",
+    metavar="COMPARE.JSON",
+    nargs="?",
+    type=_file,
+    const=comparison_reference.FILE,
+    help=text,
+  )
   only = parser.add_mutually_exclusive_group()
   for name, file in (("markdown", "compare.md"), ("csv", "compare.csv"), ("json", "compare.json")):
     text = f"print {file} to stdout instead of the table"
     only.add_argument(f"--{name}", dest="to_stdout", action="store_const", const=file, help=text)
 
 
+def _file(text):
+  if (path := pathlib.Path(text)).is_dir():
+    message = f"{text} is a folder: use its compare.json, or put --reference last"
+    raise argparse.ArgumentTypeError(message)
+  return path
+
+
 def run(args):
+  references = comparison_reference.read(args.reference) if args.reference else []
   paths = comparison.find_runs(args.targets)
   result = comparison.compare(comparison.read_runs(paths))
   out = None  # Nothing is written into the current folder unless asked.
@@ -45,6 +68,7 @@ def run(args):
     "compare.csv": comparison_report.csv_text(result),
     "compare.json": comparison_report.json_text(result),
   }
+  own = comparison_reference.curves(json.loads(texts["compare.json"])) if references else []
   if out:
     with files.replace_in_folder(out) as new:
       for name, text in texts.items():
@@ -53,9 +77,13 @@ def run(args):
       comparison_pictures.settings(result, new / "settings.png")
       comparison_pictures.grid(result, new / "grid.png")
       comparison_pictures.sizes(result, new / "sizes.png")
+      if references:
+        comparison_reference.plot(own, references, new / "reference.png")
   if args.to_stdout:
     print(texts[args.to_stdout], end="")
   else:
     console.show(comparison_report.terminal(result))
+    if references:
+      console.show(["", *comparison_reference.table(own, references)])
   files_are = f"are in {out}" if out else "are written if you add --out=DIR"
-  console.say(f"\ntables, curves.png, settings.png, grid.png and sizes.png {files_are}")
+  console.say(f"\ntables and pictures {files_are}")

@@ -68,6 +68,7 @@ class ComparedRun:
   parameters: int | None = None
   flops: float | None = None  # training FLOPs per token
   characters_per_token: float = 1.0
+  text_characters: int | None = None  # length of the corpus
   in_bits: bool = False  # whether `points` have losses in bits per byte, or in nats per token
 
   @functools.cached_property
@@ -89,6 +90,36 @@ class ComparedRun:
       losses = (None, bits) if self.in_bits else (train, nats)
       points.append(Point(step, characters, seconds, flops, *losses, nats, bits))
     return points
+
+  @property
+  def curve(self) -> list[dict[str, float | None]]:
+    """Return the evaluations: step, costs and losses, rounded.
+
+    The training loss is the last one before the evaluation.
+    """
+    points, train = [], None
+    for point in dataclasses.replace(self, in_bits=False).points:
+      train = train if point.train is None else point.train
+      if point.nats is not None:
+        costs = {
+          "characters": point.characters and round(point.characters),
+          "seconds": point.seconds and round(point.seconds, 1),
+        }
+        losses = {"train_nats": train, "nats": point.nats, "bits_per_byte": point.per_byte}
+        losses = {name: value and round(value, 5) for name, value in losses.items()}
+        points.append({"step": point.step, **costs, **losses})
+    return points
+
+  @property
+  def model(self) -> str | None:
+    """Return a short description of the model, for example "lstm 2 x 128"."""
+    names = ("model.cell", "model.layers", "model.hidden")
+    cell, layers, hidden = (self.fields.get(name) for name in names)
+    if cell is None:
+      return None
+    if self.has_gradient:
+      return f"{cell} {layers} x {hidden}"
+    return f"{self.best.step}-gram" if self.best else "n-gram"
 
   @property
   def has_gradient(self) -> bool:
@@ -480,7 +511,8 @@ def _read(path: pathlib.Path, name: str) -> ComparedRun:
   config, lines = attempt(lambda: run.config), attempt(lambda: run.metrics, [])
   if config is None:
     return ComparedRun(name, str(path), DAMAGED, tuple(problems), lines=lines)
-  fields, cost = attempt(lambda: _fields(run), {}), attempt(lambda: _cost(run), (None, None, 1.0))
+  fields = attempt(lambda: _fields(run), {})
+  cost = attempt(lambda: _cost(run), (None, None, 1.0, None))
   status, text = attempt(lambda: run.status, RunStatus.STOPPED), attempt(lambda: _text(run))
   return ComparedRun(name, str(path), status, tuple(problems), fields, text, lines, *cost)
 
@@ -501,13 +533,14 @@ def _text(run: run_lib.Run) -> dict[str, Any]:
   return {name: run.provenance[name] for name in ("sha256", "characters")} | fields
 
 
-def _cost(run: run_lib.Run) -> tuple[int | None, float | None, float]:
+def _cost(run: run_lib.Run) -> tuple[int | None, float | None, float, int]:
   """Return the number of parameters and the training FLOPs per token; None if unknown.
 
-  The third number is that of characters per token.
+  The other numbers are those of characters per token and of characters in the corpus.
   """
-  per_token = run.provenance["characters"] / corpora.layout(run.provenance)[0]
+  characters = run.provenance["characters"]
+  lengths = characters / corpora.layout(run.provenance)[0], characters
   if not models.has_gradient(run.config.model):
-    return None, None, per_token
+    return None, None, *lengths
   size = models.size(run.tokenizer.vocab_size, run.config.model)
-  return size.parameters, 6.0 * size.products, per_token
+  return size.parameters, 6.0 * size.products, *lengths

@@ -167,12 +167,12 @@ def csv_text(result: comparison.Comparison) -> str:
 
 
 def json_text(result: comparison.Comparison) -> str:
-  """Return the data of the tables and pictures as JSON, except the loss curves."""
+  """Return the data of the tables and pictures as JSON."""
   value = {
     "fields": result.fields,
     "compares": result.compares,
     "texts": [files.with_aliases(text, {"tokenizer": "alphabet"}) for text in result.texts],
-    "runs": [_record(result, run) for run in result.runs],
+    "runs": [_record(result, run) | _curve_record(run) for run in result.runs],
     "settings": [_setting_record(setting) for setting in result.settings],
     "sizes": {
       cell: {
@@ -183,6 +183,15 @@ def json_text(result: comparison.Comparison) -> str:
     },
   }
   return json.dumps(value, indent=1, allow_nan=False) + "\n"
+
+
+def _curve_record(run: comparison.ComparedRun) -> dict:
+  return {
+    "source": run.fields.get("text.source"),
+    "text_characters": run.text_characters,
+    "model": run.model,
+    "curve": run.curve,
+  }
 
 
 def _record(result, run: comparison.ComparedRun) -> dict:
