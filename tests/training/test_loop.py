@@ -83,13 +83,21 @@ def test_a_run_stopped_by_a_signal_resumes_to_the_same_result(
   assert numbers(tmp_path) == numbers(whole)
 
 
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_a_transformer_resumes_to_the_same_result(tmp_path, dtype):
-  """Its carry has arrays of several ranks and dtypes."""
-  fields = tiny.TRANSFORMER | {"dropout": 0.3, "compute_dtype": dtype}
-
-  def train(name, **overrides):
-    trainer = tiny.trainer(tmp_path / name, tiny.config(checkpoint_every=4, **overrides), **fields)
+@pytest.mark.parametrize(
+  ("fields", "overrides"),
+  [
+    # The carry of a transformer has arrays of several ranks and dtypes.
+    (tiny.TRANSFORMER, {}),
+    (tiny.TRANSFORMER | {"compute_dtype": "bfloat16"}, {}),
+    # Muon and Adam have states for different parameters.
+    ({"layers": 2, "weight_drop": 0.2}, {"optimizer__name": "muon", "optimizer__average": 0.9}),
+  ],
+  ids=["float32", "bfloat16", "muon"],
+)
+def test_states_of_all_kinds_resume_to_the_same_result(tmp_path, fields, overrides):
+  def train(name, **more):
+    c = tiny.config(checkpoint_every=4, **overrides, **more)
+    trainer = tiny.trainer(tmp_path / name, c, dropout=0.3, **fields)
     trainer.train(trainer.restore())
     return digests(tmp_path / name, 12)
 
