@@ -67,3 +67,14 @@ def test_incomplete_ends_are_dropped():
     systems.trim(SOURCE + "int h()\n{\n  if (a) {", c.DOMAIN.boundary)
     == SOURCE[: SOURCE.index("\nint g")]
   )
+
+
+def test_targets_with_the_same_name_are_told_apart_by_their_folders(tmp_path):
+  paths = [tmp_path / name for name in ("one/trial", "two/trial", "two/other")]
+  assert systems.target_names(paths) == ["one/trial", "two/trial", "other"]
+  for path in paths:
+    path.parent.mkdir(exist_ok=True)
+    path.write_text("text")
+  systems.write_samples(tmp_path / "out", dict.fromkeys(systems.target_names(paths), ["text"]))
+  names = {"one-trial.txt", "two-trial.txt", "other.txt"}
+  assert {path.name for path in (tmp_path / "out").iterdir()} == names

@@ -1,6 +1,5 @@
 """`charrnn ladder`: one table and one picture of runs with different models and tokenizers."""
 
-import argparse
 import pathlib
 import time
 from typing import Any
@@ -57,7 +56,7 @@ def run(args):
     rows = [_measure(args, each, loaded, progress) for each, loaded in zip(runs, opened)]
     cards = _scorecards(args, opened, progress) if args.domain else {}
   for row, loaded in zip(rows, opened):
-    row["scorecard"] = cards.get(loaded.path.resolve().name)
+    row["scorecard"] = cards.get(loaded.path)
   result = {"text": opened[0].corpus().name, "domain": args.domain, "runs": ladder.order(rows)}
   with files.replace_in_folder(out) as new:
     files.write_json(new / "ladder.json", result)
@@ -120,17 +119,17 @@ def _sample(args, run, progress) -> dict[str, Any]:
   return {"sample": text, "sample_bytes_per_second": rate}
 
 
-def _scorecards(args, runs, progress) -> dict[str, dict[str, Any]]:
-  """Return the distances from held-out text, by name of the run and metric."""
+def _scorecards(args, runs, progress) -> dict[pathlib.Path, dict[str, Any]]:
+  """Return the distances from held-out text, by path of the run and metric."""
   domain, distances = report.DOMAINS[args.domain], {}
   for kind in dict.fromkeys(run.config.text.tokenizer for run in runs):
-    targets = [str(run.path) for run in runs if run.config.text.tokenizer == kind]
-    options = {"targets": targets, "step": None, "temperature": 1.0, "order": 0, "out": None}
-    settings = vars(args) | options | {"top_k": None, "top_p": None}
-    samples = systems.sample(argparse.Namespace(**settings), "ladder", domain, progress)
+    paths = [run.path for run in runs if run.config.text.tokenizer == kind]
+    size = {"num": args.num, "length": args.length, "seed": args.seed}
+    settings = systems.Settings(list(map(str, paths)), order=0, **size)
+    samples = systems.sample(settings, domain, progress, args.corpus, args.fetch)
     card = report.build(domain, samples, args.seed)
-    for name in (pathlib.Path(target).resolve().name for target in targets):
-      distances[name] = {
+    for path, name in zip(paths, systems.target_names(paths)):
+      distances[path] = {
         row["name"]: {key: row["systems"][name][key] for key in ("distance", "noise_floor")}
         for row in card["metrics"]
       }

@@ -38,8 +38,9 @@ def add_arguments(parser):
 def run(args):
   is_valid = 0 <= args.copies <= MAX_COPIES
   errors.check("--copies", args.copies, is_valid, f"must be from 0 to {MAX_COPIES}")
+  settings, out = systems.Settings.of(args), systems.output_folder(args, FOLDER)
   with console.Progress() as progress:
-    samples = systems.sample(args, FOLDER, ANY, progress)
+    samples = systems.sample(settings, ANY, progress, args.corpus, args.fetch)
     progress("matches")
     matches = memorization.match_systems(samples.training.text, samples.texts)
     sources = memorization.Sources(samples.training)
@@ -47,8 +48,8 @@ def run(args):
   result = samples.facts | {"systems": measured}
   data = files.with_aliases(result, metrics.OLD_KEYS | systems.OLD_NAMES)
   title = f"Novelty of character sequences; training text: {result['training']}"
-  if samples.out:
-    with files.replace_in_folder(samples.out) as new:
+  if out:
+    with files.replace_in_folder(out) as new:
       files.write_json(new / "memorization.json", data)
       memorization.plot(measured, systems.HELD_OUT, new / "memorization.png", title)
       systems.write_samples(new / SAMPLES, samples.texts)
@@ -56,7 +57,7 @@ def run(args):
         with (new / "matches.tsv").open("w", encoding="utf-8", newline="") as file:
           lines = memorization.tsv(samples.texts, matches, sources)
           file.writelines(f"{line}\n" for line in lines)
-  arguments.show(args, data, _lines(result, args.copies, samples.out))
+  arguments.show(args, data, _lines(result, args.copies, out))
 
 
 def _lines(result, count, out):

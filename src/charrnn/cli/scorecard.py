@@ -34,19 +34,21 @@ def add_arguments(parser):
 def run(args):
   name = OLD_DOMAINS.get(args.domain, args.domain)
   domain = report.DOMAINS[name]
+  settings = systems.Settings.of(args)
+  # The old name of a domain also selects its old output folder.
+  out = systems.output_folder(args, FOLDER.format(args.domain))
   with console.Progress() as progress:
-    # The old name of a domain also selects its old output folder.
-    samples = systems.sample(args, FOLDER.format(args.domain), domain, progress)
+    samples = systems.sample(settings, domain, progress, args.corpus, args.fetch)
     progress("metrics")
     scorecard = report.build(domain, samples, args.seed) | {"domain": name} | samples.facts
   data = report.to_json(scorecard, kind=args.domain)
   title = f"Scorecard for {TITLES[name]}: samples of each system compared with held-out text"
-  if samples.out:
-    with files.replace_in_folder(samples.out) as new:
+  if out:
+    with files.replace_in_folder(out) as new:
       files.write_json(new / "scorecard.json", data)
       report.plot(scorecard, new / "scorecard.png", title)
       systems.write_samples(new / SAMPLES, samples.texts)
-  arguments.show(args, data, _lines(scorecard, samples.out))
+  arguments.show(args, data, _lines(scorecard, out))
 
 
 def _lines(scorecard, out):

@@ -6,7 +6,7 @@ import importlib.util
 import pathlib
 import random
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 from charrnn import config as config_lib
@@ -21,10 +21,32 @@ from charrnn.scorecards import metrics
 HELD_OUT, SHUFFLED = "held-out", "shuffled"
 OLD_NAMES = {HELD_OUT: "real"}  # old keys of JSON files
 _TITLES = {HELD_OUT: "held-out text", SHUFFLED: "shuffled control"}
-SAMPLING = ("num", "temperature", "top_k", "top_p")  # arguments that only apply to models
-SETTINGS = ("targets", "step", "num", "length", "temperature", "top_k", "top_p", "order", "seed")
+SAMPLING = ("num", "temperature", "top_k", "top_p")  # settings that only apply to models
 MAX_CHARACTERS = 100_000_000  # maximum total length of the samples of a system
 MAX_HELD_OUT = 200  # maximum number of samples of held-out text
+
+
+class Settings(NamedTuple):
+  """What is compared, and how samples are made. The options of commands have the same names."""
+
+  targets: Sequence[str]  # directories of runs, and files
+  step: Sequence[int] | None = None  # steps of each run; None: the best one
+  num: int | None = None  # samples from each model; None: 40
+  length: int = 2500  # tokens of a sample of a model, and characters of a sample of a text
+  temperature: float | None = None  # None: 1
+  top_k: int | None = None
+  top_p: float | None = None
+  order: int = 10  # of the n-gram; 0: none
+  seed: int = 0
+
+  @classmethod
+  def of(cls, args) -> "Settings":
+    """Return the settings in the arguments of a command."""
+    return cls(*(getattr(args, name) for name in cls._fields))
+
+  @property
+  def sampler(self) -> sampler.Settings:
+    return sampler.Settings(self.temperature, self.top_k, self.top_p)
 
 
 class System(NamedTuple):
@@ -47,65 +69,81 @@ class Samples(NamedTuple):
   parse: Callable[[str], Any]  # maps a sample to the input of the domain's metrics
   texts: dict[str, list[str]]  # the samples of each system
   facts: dict[str, Any]  # JSON data: name of the training text, settings, and best steps of runs
-  out: pathlib.Path | None  # output folder; None: write nothing
 
 
-def _check(args, folder: str, source: str | None) -> tuple[list[System], pathlib.Path | None]:
-  """Return the systems and the output folder, and set the defaults of --num and --temperature.
+def output_folder(args, folder: str) -> pathlib.Path | None:
+  """Return the output folder of a command: by default, a folder of this name in the first run.
 
-  Without a RUN and without --out, the output folder is None, and nothing is written. `source` is
-  the corpus to use if there are neither runs nor --corpus. Raise UserError if an argument is
-  invalid.
+  Without a RUN and without --out, return None: nothing is written into the current folder.
   """
-  if importlib.util.find_spec("pydivsufsort") is None:
-    raise errors.UserError("pydivsufsort is missing: run pip install 'charrnn[scorecards]'")
-  systems = _systems(args)
-  paths = [system.target for system in systems if system.target.is_dir()]
-  for name in SAMPLING:
-    if not (paths or args.order) and getattr(args, name) is not None:
-      option = name.replace("_", "-")
-      raise errors.UserError(f"--{option}: there is no model to sample from; omit the option")
-  args.num = 40 if args.num is None else args.num
-  args.temperature = 1.0 if args.temperature is None else args.temperature
-  _settings(args)
-  sampler.check(length=args.length, num=args.num, seed=args.seed)
-  errors.check("--length", args.length, args.length >= 1, "must be at least 1")
-  errors.check("--order", args.order, args.order >= 0, "must be at least 0")
-  rule = (
-    f"with --length={args.length}, this exceeds {MAX_CHARACTERS:,} tokens per system; use fewer or "
-    "shorter samples"
-  )
-  errors.check("--num", args.num, args.num * args.length <= MAX_CHARACTERS, rule)
-  if not (paths or args.corpus or source):
-    raise errors.UserError("there is no training text: add a RUN, or set --corpus")
-  if paths:
-    run_lib.common_splits([run_lib.Run.open(path) for path in paths])
-  if not (paths or args.out):  # Nothing is written into the current folder unless asked.
-    return systems, None
-  return systems, files.output_folder(args.out, paths[0] / folder if paths else pathlib.Path())
-
-
-def _settings(args) -> sampler.Settings:
-  return sampler.Settings(args.temperature, args.top_k, args.top_p)
-
-
-def _systems(args) -> list[System]:
   targets = [pathlib.Path(target) for target in args.targets]
   for target in targets:
     run_lib.check_exists(target)
-  folders = [target for target in targets if target.is_dir()]
-  if args.step:
-    errors.check("--step", args.step[0], folders, "a FILE has no steps; omit the option")
-  systems = []
+  runs = [target for target in targets if target.is_dir()]
+  if not (runs or args.out):
+    return None
+  return files.output_folder(args.out, runs[0] / folder if runs else pathlib.Path())
+
+
+def _check(settings: Settings, corpus: str | None) -> tuple[Settings, list[System]]:
+  """Return the settings with all defaults, and the systems; raise UserError if they are invalid.
+
+  `corpus` is the corpus to use if there are no runs.
+  """
+  if importlib.util.find_spec("pydivsufsort") is None:
+    raise errors.UserError("pydivsufsort is missing: run pip install 'charrnn[scorecards]'")
+  systems = _systems(settings)
+  paths = [system.target for system in systems if system.target.is_dir()]
+  for name in SAMPLING:
+    if not (paths or settings.order) and getattr(settings, name) is not None:
+      option = name.replace("_", "-")
+      raise errors.UserError(f"--{option}: there is no model to sample from; omit the option")
+  defaults = {"num": 40, "temperature": 1.0}
+  settings = settings._replace(
+    **{name: value for name, value in defaults.items() if getattr(settings, name) is None}
+  )
+  _ = settings.sampler  # checks them
+  num, length, order = settings.num, settings.length, settings.order
+  sampler.check(length=length, num=num, seed=settings.seed)
+  errors.check("--length", length, length >= 1, "must be at least 1")
+  errors.check("--order", order, order >= 0, "must be at least 0")
+  rule = (
+    f"with --length={length}, this exceeds {MAX_CHARACTERS:,} tokens per system; use fewer or "
+    "shorter samples"
+  )
+  errors.check("--num", num, num * length <= MAX_CHARACTERS, rule)
+  if not (paths or corpus):
+    raise errors.UserError("there is no training text: add a RUN, or set --corpus")
+  if paths:
+    run_lib.common_splits([run_lib.Run.open(path) for path in paths])
+  return settings, systems
+
+
+def target_names(targets: Sequence[pathlib.Path]) -> list[str]:
+  """Return a name for each path: its last part, after the one before if others have the same."""
+  paths = [target.resolve() for target in targets]
+  used = collections.Counter(path.name for path in paths)
+  return [
+    path.name if used[path.name] == 1 else f"{path.parent.name}/{path.name}" for path in paths
+  ]
+
+
+def _systems(settings: Settings) -> list[System]:
+  targets = [pathlib.Path(target) for target in settings.targets]
   for target in targets:
-    name = target.resolve().name
-    if args.step and target in folders:
+    run_lib.check_exists(target)
+  folders = [target for target in targets if target.is_dir()]
+  if steps := settings.step:
+    errors.check("--step", steps[0], folders, "a FILE has no steps; omit the option")
+  systems = []
+  for target, name in zip(targets, target_names(targets)):
+    if steps and target in folders:
       prefix = "" if len(folders) == 1 else f"{name} "
-      systems += [System(f"{prefix}step {n}", target, n) for n in dict.fromkeys(args.step)]
+      systems += [System(f"{prefix}step {n}", target, n) for n in dict.fromkeys(steps)]
     else:
       systems.append(System(name, target))
   names = [HELD_OUT, OLD_NAMES[HELD_OUT], SHUFFLED, *(system.name for system in systems)]
-  names += [f"{args.order}-gram"] if args.order else []
+  names += [f"{settings.order}-gram"] if settings.order else []
   used = collections.Counter(map(_file_name, names))
   for name in names:
     if used[_file_name(name)] > 1:
@@ -114,37 +152,42 @@ def _systems(args) -> list[System]:
   return systems
 
 
-def sample(args, folder: str, domain: metrics.Domain, progress: console.Progress) -> Samples:
-  """Return the samples of all systems. Check all arguments before loading anything.
+def sample(
+  settings: Settings,
+  domain: metrics.Domain,
+  progress: console.Progress,
+  corpus: str | None = None,
+  fetch: bool = False,
+) -> Samples:
+  """Return the samples of all systems. Check all settings before loading anything.
 
-  `folder` is the name of the default output folder.
+  `corpus` is where the corpus of the runs is now; without runs, it provides the held-out text. It
+  is not downloaded unless `fetch` is true.
   """
-  systems, out = _check(args, folder, domain.source)
+  settings, systems = _check(settings, corpus or domain.source)
+  num, length, order, seed = settings.num, settings.length, settings.order, settings.seed
   runtime.start()
   progress("held-out text")
   runs = [system for system in systems if system.target.is_dir()]
-  loaded = {
-    each: run_lib.Run.open(each.target, each.step, args.corpus, args.fetch).load() for each in runs
-  }
+  loaded = {each: run_lib.Run.open(each.target, each.step, corpus, fetch).load() for each in runs}
   if loaded:
     first = next(iter(loaded.values()))
     config, tokenizer = first.config, first.tokenizer
-    corpus = held_out.load(first)
+    divided = held_out.load(first)
   else:
-    name = args.corpus or domain.source
-    config = config_lib.replace(config_lib.default(), {"text.source": name})
+    source = {"text.source": corpus or domain.source}
+    config = config_lib.replace(config_lib.default(), source)
     whole = run_lib.load_corpus(config, options="text.")
     tokenizer = whole.tokenizer
-    corpus = held_out.divide(whole, config_lib.split(config, len(whole.ids)))
-  if args.order:
-    ngram.check_order("--order", args.order, corpus.splits.train)
+    divided = held_out.divide(whole, config_lib.split(config, len(whole.ids)))
+  if order:
+    ngram.check_order("--order", order, divided.splits.train)
   others = [system for system in systems if system not in loaded]
-  settings = run_lib.text_settings(config)
-  read = {each: _file_samples(each.target, settings, domain, args.length) for each in others}
-  parse = domain.parser(corpus.training.text)
-  texts = {HELD_OUT: held_out_samples(domain, corpus.held_out, args.length)}
-  options = {"settings": _settings(args)}
-  options |= {name: getattr(args, name) for name in ("num", "length", "seed")}
+  decoding = run_lib.text_settings(config)
+  read = {each: _file_samples(each.target, decoding, domain, length) for each in others}
+  parse = domain.parser(divided.training.text)
+  texts = {HELD_OUT: held_out_samples(domain, divided.held_out, length)}
+  options = {"settings": settings.sampler, "num": num, "length": length, "seed": seed}
 
   def sample_model(source, update) -> list[str]:
     prompt = "".join(token for token in domain.prompt if token in source.tokenizer.tokens)
@@ -156,21 +199,21 @@ def sample(args, folder: str, domain: metrics.Domain, progress: console.Progress
       texts[system.name] = sample_model(loaded[system], progress(system.name))
     else:
       texts[system.name] = read[system]
-  if args.order:
-    name = f"{args.order}-gram"
+  if order:
+    name = f"{order}-gram"
     update = progress(name)
-    fitted = ngram.fit(corpus.corpus.ids, args.order, tokenizer.vocab_size, corpus.splits.train)
-    model = ngram.Model(tokenizer.vocab_size, args.order)
+    fitted = ngram.fit(divided.corpus.ids, order, tokenizer.vocab_size, divided.splits.train)
+    model = ngram.Model(tokenizer.vocab_size, order)
     texts[name] = sample_model(sampler.Source(model, fitted.params(), tokenizer), update)
   texts[SHUFFLED] = [
-    shuffle(text, domain.tokens, args.seed + n) for n, text in enumerate(texts[HELD_OUT])
+    shuffle(text, domain.tokens, seed + n) for n, text in enumerate(texts[HELD_OUT])
   ]
   facts = {
-    "training": corpus.training.name,
-    "settings": {name: getattr(args, name) for name in SETTINGS},
+    "training": divided.training.name,
+    "settings": settings._asdict(),
     "steps": {system.name: run.step for system, run in loaded.items() if system.step is None},
   }
-  return Samples(corpus.training, parse, texts, facts, out)
+  return Samples(divided.training, parse, texts, facts)
 
 
 def _file_samples(path: pathlib.Path, settings, domain: metrics.Domain, size: int) -> list[str]:
@@ -252,4 +295,4 @@ def write_samples(folder: pathlib.Path, texts: dict[str, list[str]]):
 
 
 def _file_name(system: str) -> str:
-  return f"{system.replace(' ', '-')}.txt"
+  return f"{re.sub('[ /]', '-', system)}.txt"
