@@ -75,6 +75,6 @@ def test_targets_with_the_same_name_are_told_apart_by_their_folders(tmp_path):
   for path in paths:
     path.parent.mkdir(exist_ok=True)
     path.write_text("text")
-  systems.write_samples(tmp_path / "out", dict.fromkeys(systems.target_names(paths), ["text"]))
+  systems.write_samples(tmp_path / "out", {name: ["text"] for name in systems.target_names(paths)})
   names = {"one-trial.txt", "two-trial.txt", "other.txt"}
   assert {path.name for path in (tmp_path / "out").iterdir()} == names
