@@ -29,11 +29,14 @@ def test_losses_without_clamps_equal_the_losses_of_one_pass(net, tmp_path):
     np.testing.assert_allclose(row[ablation.BURN_IN : -1], nats[ablation.BURN_IN : -1], atol=1e-5)
 
 
-def test_rows_are_independent_for_any_batch_size(net, monkeypatch):
-  model, params, ids = net
+@pytest.mark.parametrize("cell", ["lstm", "transformer"])
+@pytest.mark.parametrize("limit", ["ROWS", "CARRY_BYTES"])
+def test_rows_are_independent_for_any_batch_size(cell, limit, monkeypatch):
+  model, ids = tiny.model(cell=cell), tiny.ids(700)
+  params = jax.tree.map(lambda leaf: 3 * leaf, model.init(jax.random.key(0)))
   rows = [[], [clamps.Clamp(0, 2, 1.0)], [clamps.Clamp(1, 2, -1.0), clamps.Clamp(0, 1, 0.0)]]
   together = ablation.losses(model, params, ids, rows)
-  monkeypatch.setattr(ablation, "ROWS", 1)
+  monkeypatch.setattr(ablation, limit, 1)
   ticks = []
   separate = ablation.losses(model, params, ids, rows, lambda *now: ticks.append(now))
   np.testing.assert_allclose(together, separate, atol=1e-5)
@@ -49,8 +52,8 @@ def test_only_a_unit_that_the_output_reads_changes_the_loss(tmp_path):
   params = planted.params(model, symbols)
   params["head"]["W_hy"][np.arange(planted.HIDDEN) != planted.QUOTES] = 0
   params["head"]["W_hy"][planted.QUOTES, symbols.index('"')] = 3
-  cells = [ablation.Unit(0, planted.QUOTES), ablation.Unit(0, planted.COLUMN)]
-  nats = ablation.losses(model, params, ids, [[], *([clamps.Clamp(*cell, 0.0)] for cell in cells)])
+  cells = [recording.Unit(0, "", planted.QUOTES), recording.Unit(0, "", planted.COLUMN)]
+  nats = ablation.losses(model, params, ids, [[], *([cell.clamp(0.0)] for cell in cells)])
   label = labels.in_quotes(text)
   own, other = (ablation.effect(row - nats[0], label) for row in nats[1:])
   assert abs(own.inside) > 0.01  # the unit is 1 in quotes and 0 elsewhere
@@ -61,12 +64,32 @@ def test_only_a_unit_that_the_output_reads_changes_the_loss(tmp_path):
 def test_control_units_are_in_the_same_layer_and_belong_to_no_finding(net, tmp_path):
   model, params, ids = net
   recorded = recording.record(model, params, ids, tmp_path / "r")
-  unit, avoid = ablation.Unit(1, 4), [ablation.Unit(1, 2), ablation.Unit(0, 3)]
+  unit, avoid = recording.Unit(1, "", 4), [recording.Unit(1, "", 2), recording.Unit(0, "", 3)]
   controls = ablation.control_units(recorded, unit, 5, avoid)
   assert len(set(controls)) == 5
-  assert all(each.layer == 1 and each.unit not in (4, 2) for each in controls)
+  assert all(each.layer == 1 and each.number not in (4, 2) for each in controls)
   assert len(ablation.control_units(recorded, unit, 99, avoid)) == 6
   assert controls == ablation.control_units(recorded, unit, 5, avoid)
+
+
+def test_control_units_of_a_transformer_are_of_the_same_kind(tmp_path):
+  model = tiny.model(cell="transformer")
+  recorded = recording.record(model, model.init(jax.random.key(0)), tiny.ids(700), tmp_path / "r")
+  for kind, others in (("h", 6), ("m", 31)):
+    unit, avoid = recording.Unit(1, kind, 4), [recording.Unit(1, "h", 2)]
+    controls = set(ablation.control_units(recorded, unit, 99, avoid))
+    assert len(controls) == others and not controls & {unit, *avoid}
+    assert {each[:2] for each in controls} == {(1, kind)}
+
+
+def test_large_carries_reduce_the_rows_of_a_batch():
+  few = ablation._groups(1000, tiny.model())
+  assert max(map(len, few)) <= ablation.ROWS and sum(map(len, few)) == 1000
+  large = tiny.model(cell="transformer", hidden=1024, context=4096)
+  size = sum(leaf.nbytes for leaf in jax.tree.leaves(large.initial_carry(1)))
+  many = ablation._groups(1000, large)
+  assert max(map(len, many)) * size <= ablation.CARRY_BYTES < len(many[0]) * 2 * size
+  assert np.concatenate(many).tolist() == [*range(1000)]
 
 
 def test_settings_have_values():

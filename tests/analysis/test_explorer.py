@@ -3,7 +3,6 @@
 import base64
 import hashlib
 import html.parser
-import itertools
 import json
 import math
 import re
@@ -16,8 +15,6 @@ import pytest
 from charrnn import errors
 from charrnn.analysis import explorer
 from charrnn.analysis import study as study_lib
-
-CELLS = ("lstm", "gru", "rnn")
 
 
 class _Page(html.parser.HTMLParser):
@@ -102,19 +99,20 @@ def test_the_page_has_no_external_references_and_no_inline_handlers(tmp_path):
   assert not re.search(r"@import|url\(", style)
 
 
-@pytest.mark.parametrize("cell", CELLS)
+@pytest.mark.parametrize("cell", made_up.QUANTITIES)
 def test_traces_are_accurate_to_half_a_level(tmp_path, cell):
   page, excerpt = _written(tmp_path, cell=cell)
-  packed = _block(page, "traces")
+  packed, units = _block(page, "traces"), sorted(set(excerpt.units))
   assert packed["main"] == ("c" if cell == "lstm" else "h")
-  assert [tuple(each) for each in packed["cells"]] == [(n // 8, n % 8) for n in range(16)]
+  assert _block(page, "study")["units"] == [str(unit) for unit in units]
   squash = np.tanh if cell == "lstm" else np.asarray
-  for (layer, index), coarse in zip(packed["cells"], packed["coarse"], strict=True):
-    fine = packed["fine"][f"{layer}:{index}"]  # all quantities of this small network fit
-    assert {*fine, packed["main"]} == set(made_up.QUANTITIES[cell])
+  for unit, coarse in zip(units, packed["coarse"], strict=True):
+    main = unit.quantity or packed["main"]
+    fine = packed["fine"][str(unit)]  # all quantities of this small network fit
+    assert {*fine, main} == set(unit.quantity or made_up.QUANTITIES[cell])
     checked = [(quantity, trace, np.asarray) for quantity, trace in fine.items()]
-    for quantity, trace, function in [(packed["main"], coarse, squash), *checked]:
-      column = excerpt.columns.index((layer, quantity, index))
+    for quantity, trace, function in [(main, coarse, squash), *checked]:
+      column = excerpt.columns.index((unit.layer, quantity, unit.number))
       truth = function(excerpt.recording[:, column].astype(float))
       step = (trace["high"] - trace["low"]) / (trace["levels"] - 1)
       assert trace["levels"] == explorer.FINE
@@ -168,20 +166,20 @@ def test_nan_and_infinity_become_null(tmp_path):
 def test_20000_characters_of_two_layers_of_512_fit_the_limit(tmp_path):
   """The units of findings are stored first, and most of the limit is used."""
   n, hidden, stride = 20_000, 512, 97
-  columns = list(itertools.product(range(2), made_up.QUANTITIES["lstm"], range(hidden)))
+  columns, units = made_up.columns_and_units(2, hidden, "lstm")
   # Columns are windows of one long random walk with a memory of 20 characters.
   walk = made_up.walks(np.random.default_rng(0), n + stride * len(columns), 1)[:, 0]
   recording = np.lib.stride_tricks.sliding_window_view(walk, n)[::stride][: len(columns)].T
   study = made_up.study(2, hidden)
   path = tmp_path / "explorer.html"
-  excerpt = made_up.excerpt(made_up.prose(n))._replace(columns=columns, recording=recording)
+  excerpt = made_up.excerpt(made_up.prose(n))
+  excerpt = excerpt._replace(columns=columns, units=units, recording=recording)
   size = explorer.write(path, study, excerpt)
   assert 9_000_000 < size == path.stat().st_size <= 10_000_000
   packed = _block(_Page(path.read_text()), "traces")
   assert len(packed["coarse"]) == 1024
   assert min(trace["levels"] for trace in packed["coarse"]) >= 8
-  units = {f"{f['layer']}:{f['cell']}" for f in study["findings"] if f["scored"]}
-  assert units <= set(packed["fine"])
+  assert {each["unit"] for each in study["findings"] if each["scored"]} <= set(packed["fine"])
 
 
 def test_a_smaller_limit_reduces_levels_until_it_raises(tmp_path):

@@ -276,6 +276,36 @@ def test_a_study_in_which_only_hypotheses_that_look_ahead_are_scored(browser, tm
   assert ahead and messages == []
 
 
+def test_the_units_of_a_transformer(browser, tmp_path):
+  """A unit has one quantity, and its color scale is centered at its mean."""
+  study, messages = made_up.study(cell="transformer"), []
+  study["saturation"] = []
+  excerpt = made_up.excerpt(made_up.prose(500), cell="transformer")
+  excerpt.recording[:, excerpt.columns.index((1, "h", 3))] += 20
+  explorer.write(tmp_path / "t.html", study, excerpt)
+  page = browser.new_page()
+  page.on("pageerror", lambda error: messages.append(str(error)))
+  page.goto((tmp_path / "t.html").as_uri())
+  page.wait_for_selector("html[data-ready]")
+  assert "8 transformer, step 7,394" in page.locator("#about").inner_text()
+  assert _heading(page) == "Unit 1:h3: best of 80 units for in-quotes"
+  quote = excerpt.text.index('"')
+  assert _shade(page, quote + 3)[0] == ORANGE and _shade(page, quote - 3)[0] == BLUE
+  page.keyboard.press("l")
+  sync_api.expect(page.locator("#shown")).to_have_text("Unit 0:h3, for in-quotes")
+  page.fill("#search", "1:m31")
+  page.keyboard.press("Enter")
+  sync_api.expect(page.locator("#shown")).to_have_text("Unit 1:m31, for in-quotes")
+  assert page.locator("#quantity option").all_inner_texts() == ["m"]
+  page.locator("#cells-body").click()
+  for key in "jkb23456":
+    page.keyboard.press(key)
+  assert page.locator("#view-findings .link.cell").first.text_content() == "1:h3"
+  assert "no gates" in page.locator("#view-gates").text_content()
+  page.close()
+  assert messages == []
+
+
 def test_shortcuts_are_listed_and_inactive_in_the_search_field(page):
   page.keyboard.press("?")
   assert "next, previous unit" in page.locator("#keys").inner_text()

@@ -1,5 +1,7 @@
 """Tests of `charrnn cells` on a tiny run: its output, and invalid arguments."""
 
+import contextlib
+import io
 import json
 import re
 import shutil
@@ -18,7 +20,9 @@ def studied(trained, tmp_path_factory):
   run, text = folder / "run", trained["a"].parent / "text.txt"
   shutil.copytree(trained["a"], run)
   argv = ["cells", run, "--text", text, *FAST, "--regex", "seven=7[0-9]", "--keep-recording"]
-  assert cli.main(list(map(str, argv))) == 0
+  with contextlib.redirect_stdout(io.StringIO()) as out:
+    assert cli.main(list(map(str, argv))) == 0
+  (run / "out.txt").write_text(out.getvalue())
   return run / "cells"
 
 
@@ -54,7 +58,22 @@ def test_cells_json_contains_all_results(studied):
   assert {(each["layer"], each["gate"]) for each in results["saturation"]} == {
     (layer, gate) for layer in (0, 1) for gate in "ifo"
   }
+  assert results["units"] == [f"{n // 8}:{n % 8}" for n in range(16)]
   assert all(len(column) == 16 for column in results["scores"].values())
+  for finding in (each for each in results["findings"] if each["scored"]):
+    assert finding["unit"] == f"{finding['layer']}:{finding['cell']}"
+    score, sign = finding["confirmation"]["score"], finding["direction"]
+    effect = 2 * score - 1 if finding["kind"] == "binary" else score
+    own = results["scores"][finding["hypothesis"]][results["units"].index(finding["unit"])]
+    assert sign * own == pytest.approx(effect, abs=2e-3)
+
+
+def test_the_report_explains_its_columns(studied):
+  lines = (studied.parent / "out.txt").read_text().splitlines()
+  assert not any(r"\n" in line for line in lines)
+  starts = [line[:17].strip() for line in lines]
+  assert {"column", "lag", "discovery", "shifted", "untrained", "last 6", "p"} <= set(starts)
+  assert any("with the unit clamped (zero)" in line for line in lines)
 
 
 def test_the_size_of_the_recording(studied):

@@ -84,12 +84,30 @@ def test_states_are_recorded_in_windows(gpt, monkeypatch):
   np.testing.assert_allclose(parts["layer_0"]["m"], whole["layer_0"]["m"], atol=1e-5)
 
 
-def test_cells_raises_an_error(gpt, charrnn):
-  result = charrnn("cells", gpt)
-  assert result.code == 2 and result.err == (
-    f"charrnn: error: {gpt}: a layer has different numbers of units (8 of h, 32 of m), which this "
-    "command cannot compare: use a run of a recurrent network\n"
-  )
+def test_cells(gpt, charrnn, folder, tmp_path):
+  options = ("--untrained=1", "--shifts=19", "--characters=6000", "--out", tmp_path / "cells")
+  result = charrnn("cells", gpt, "--text", folder / "text.txt", *options, "--json")
+  assert result.code == 0, result.err
+  study = result.json
+  units = [f"0:h{n}" for n in range(8)] + [f"0:m{n}" for n in range(32)]
+  assert study["units"] == units and study["saturation"] == []
+  assert {len(scores) for scores in study["scores"].values()} == {40}
+  assert {each["setting"] for each in study["ablations"]} == {"mean"}
+  settings = [[each["setting"] for each in entry["settings"]] for entry in study["steering"]]
+  assert settings and all(each == ["mean", "low", "high"] for each in settings)
+  for finding in filter(lambda each: each["scored"], study["findings"]):
+    assert finding["unit"] == finding["name"] in units
+    score, sign = finding["confirmation"]["score"], finding["direction"]
+    effect = 2 * score - 1 if finding["kind"] == "binary" else score
+    own = study["scores"][finding["hypothesis"]][units.index(finding["unit"])]
+    assert sign * own == pytest.approx(effect, abs=2e-3)
+
+
+def test_units_of_a_transformer_cannot_be_held(gpt, charrnn, tmp_path):
+  result = charrnn("cells", gpt, "--ablation=hold", "--out", tmp_path / "cells")
+  problem = f"the units of {gpt} have no state that could be held: use mean or zero"
+  assert (result.code, result.err) == (2, f"charrnn: error: --ablation=hold: {problem}\n")
+  assert not (tmp_path / "cells").exists()
 
 
 def test_other_commands(gpt, charrnn, tmp_path):

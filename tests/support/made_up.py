@@ -6,11 +6,13 @@ import numpy as np
 from scipy import signal
 
 from charrnn.analysis import explorer, hypotheses
+from charrnn.analysis import recording as recording_lib
 
 QUANTITIES = {
   "lstm": ("h", "c", "i", "f", "g", "o"),
   "gru": ("h", "r", "z", "a", "n"),
   "rnn": ("h",),
+  "transformer": ("h", "m"),
 }
 NAMES = ("in-quotes", "line-position", "near-line-end", "next-is-newline", "url", "speaker")
 _WORDS = (
@@ -51,18 +53,35 @@ def walks(rng, n: int, columns: int, memory=0.95) -> np.ndarray:
   )
 
 
+def columns_and_units(
+  layers: int, hidden: int, cell: str
+) -> tuple[list[recording_lib.Column], list[recording_lib.Unit]]:
+  """Return the columns of a network, and the unit of each."""
+  columns = [
+    recording_lib.Column(layer, quantity, number)
+    for layer in range(layers)
+    for quantity in QUANTITIES[cell]
+    for number in range(4 * hidden if quantity == "m" else hidden)
+  ]
+  is_transformer = cell == "transformer"
+  return columns, [
+    recording_lib.Unit(layer, quantity if is_transformer else "", number)
+    for layer, quantity, number in columns
+  ]
+
+
 def recording(
   n: int, layers: int, hidden: int, cell: str = "lstm", seed: int = 0
-) -> tuple[list[tuple[int, str, int]], np.ndarray]:
+) -> tuple[list[recording_lib.Column], np.ndarray]:
   """Return (columns, values float32 [n, C]): states that drift, and gates that open and close."""
   rng = np.random.default_rng(seed)
-  columns = list(itertools.product(range(layers), QUANTITIES[cell], range(hidden)))
+  columns, _ = columns_and_units(layers, hidden, cell)
   values = np.empty((n, len(columns)), np.float32)
-  for start in range(0, len(columns), hidden):
-    quantity = columns[start][1]
-    drift = walks(rng, n, hidden, memory=0.95 if quantity == "c" else 0.6)
+  for (_, quantity), group in itertools.groupby(range(len(columns)), lambda n: columns[n][:2]):
+    first, *_, last = group
+    drift = walks(rng, n, last + 1 - first, memory=0.95 if quantity == "c" else 0.6)
     gate = quantity in "iforz"
-    values[:, start : start + hidden] = (
+    values[:, first : last + 1] = (
       1 / (1 + np.exp(-3 * drift)) if gate else drift if quantity in "ca" else np.tanh(drift)
     )
   return columns, values
@@ -94,20 +113,23 @@ def excerpt(text: str, layers=2, hidden=8, cell="lstm", seed=0) -> explorer.Exce
   )
   nats = rng.exponential(1.4, n).astype(np.float32)
   nats[-1] = np.nan
-  return explorer.Excerpt(text, symbols, columns, values, ids, np.pad(chances, pad), nats, labels)
+  units = columns_and_units(layers, hidden, cell)[1]
+  top_p = np.pad(chances, pad)
+  return explorer.Excerpt(text, symbols, columns, units, values, ids, top_p, nats, labels)
 
 
 def study(layers=2, hidden=8, cell="lstm", seed=0) -> dict:
   """Return the content of cells.json for an `excerpt` with the same sizes."""
   rng = np.random.default_rng(seed)
-  cells = layers * hidden
-  scores = {name: np.round(rng.uniform(-0.3, 0.3, cells), 4).tolist() for name in NAMES}
-  quotes, line = (layers - 1, min(3, hidden - 1)), (0, min(5, hidden - 1))
-  scores["in-quotes"][quotes[0] * hidden + quotes[1]] = 0.94
-  scores["line-position"][line[0] * hidden + line[1]] = 0.91
-  scores["url"] = [None] * cells
+  units = sorted(set(columns_and_units(layers, hidden, cell)[1]))
+  scores = {name: np.round(rng.uniform(-0.3, 0.3, len(units)), 4).tolist() for name in NAMES}
+  kind = "h" if cell == "transformer" else ""
+  quotes, line = (layers - 1, kind, min(3, hidden - 1)), (0, kind, min(5, hidden - 1))
+  scores["in-quotes"][units.index(quotes)] = 0.94
+  scores["line-position"][units.index(line)] = 0.91
+  scores["url"] = [None] * len(units)
   table = [hypotheses.HYPOTHESES[name] for name in NAMES]
-  findings = [_finding(each, scores[each.name], hidden, rng) for each in table]
+  findings = [_finding(each, scores[each.name], units, rng) for each in table]
   return {
     "run": "runs/made-up",
     "step": 7394,
@@ -120,6 +142,7 @@ def study(layers=2, hidden=8, cell="lstm", seed=0) -> dict:
       "language": "prose",
     },
     "quantities": list(QUANTITIES[cell]),
+    "units": [str(unit) for unit in units],
     "hypotheses": [
       {"name": h.name, "kind": h.kind, "about": h.about, "predicts": h.predicts} for h in table
     ],
@@ -127,10 +150,10 @@ def study(layers=2, hidden=8, cell="lstm", seed=0) -> dict:
     "scores": scores,
     "interpretable": {
       "count": 2,
-      "of": cells,
-      "share": 2 / cells,
-      "low": 0.5 / cells,
-      "high": min(1.0, 7 / cells),
+      "of": len(units),
+      "share": 2 / len(units),
+      "low": 0.5 / len(units),
+      "high": min(1.0, 7 / len(units)),
       "by_hypothesis": {"in-quotes": 1, "line-position": 1, "near-line-end": 0},
     },
     "ablations": [_ablation(f, rng) for f in findings[:2]],
@@ -146,7 +169,7 @@ def study(layers=2, hidden=8, cell="lstm", seed=0) -> dict:
   }
 
 
-def _finding(hypothesis, scores, hidden, rng) -> dict:
+def _finding(hypothesis, scores, units, rng) -> dict:
   binary = hypothesis.kind == "binary"
   common = {
     "hypothesis": hypothesis.name,
@@ -165,14 +188,16 @@ def _finding(hypothesis, scores, hidden, rng) -> dict:
       "significant": None,
     }
   index = int(np.argmax(np.abs(scores)))
+  layer, quantity, number = units[index]
+  quantity = quantity or "h"
   effect = abs(scores[index])
   in_unit = (lambda e: float(0.5 + e / 2)) if binary else float
   strong = effect > 0.5
   p = 0.005 if strong else 0.4
   half = {"p": p, "family_p": p, "to_beat": in_unit(0.24), "family_to_beat": in_unit(0.31)}
   return common | {
-    "scored": True, "reason": "", "column": index, "name": f"{index // hidden}:h{index % hidden}",
-    "layer": index // hidden, "quantity": "h", "cell": index % hidden,
+    "scored": True, "reason": "", "column": index, "name": f"{layer}:{quantity}{number}",
+    "layer": layer, "quantity": quantity, "cell": number, "unit": str(units[index]),
     "lag": int(rng.integers(0, 2)), "direction": -1 if scores[index] < 0 else 1,
     "discovery": {"score": in_unit(min(1, effect + 0.02))} | half,
     "confirmation": {"score": in_unit(effect)} | half,
@@ -187,14 +212,10 @@ def _finding(hypothesis, scores, hidden, rng) -> dict:
   }  # fmt: skip
 
 
-def _cell(finding) -> str:
-  return f"{finding['layer']}:{finding['cell']}"
-
-
 def _ablation(finding, rng) -> dict:
   return {
     "hypothesis": finding["hypothesis"],
-    "cell": _cell(finding),
+    "cell": finding["unit"],
     "inside": 0.31,
     "outside": 0.02,
     "controls": {
@@ -208,7 +229,7 @@ def _ablation(finding, rng) -> dict:
 def _steering(finding) -> dict:
   return {
     "hypothesis": finding["hypothesis"],
-    "cell": _cell(finding),
+    "cell": finding["unit"],
     "measure": "line length",
     "unit": "characters",
     "free": 38.1,

@@ -16,6 +16,9 @@ TRANSFORMER = {"cell": "transformer", "heads": 2, "context": 6}
 
 
 def model(vocab=V, **fields):
+  """Return a model with 2 layers of 8 units; cell="transformer" has the fields of TRANSFORMER."""
+  if fields.get("cell") == "transformer":
+    fields = TRANSFORMER | fields
   return models.make(vocab, {"cell": "lstm", "layers": 2, "hidden": 8} | fields)
 
 

@@ -1,8 +1,8 @@
 """Ablation and steering: how clamping a unit changes the loss and the samples of a network.
 
-The state of a unit (c of an LSTM, h of other cells) is clamped after every step, and so affects all
-later computations. Each unit is compared with control units. These are units of the same layer with
-similar variance that belong to no finding.
+The value of a unit (c of an LSTM, h of other cells) is clamped after every step, and so affects all
+later computations. Each unit is compared with control units. These are units of the same layer and
+kind with similar variance that belong to no finding.
 """
 
 import functools
@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from charrnn import models
 from charrnn.analysis import effects, inference, labels, recording
 from charrnn.evaluation import score
 from charrnn.models import layers
@@ -23,28 +24,19 @@ from charrnn.sampling import clamps, sampler
 BURN_IN = 256  # number of characters that are read before units are clamped
 WINDOW = 32  # number of characters per call of the model
 ROWS = 384  # maximum number of rows in a batch
+CARRY_BYTES = 1 << 29  # maximum size of the carry of a batch; several copies are in memory
 MIN_CHARACTERS = 30  # minimum number of characters for a mean
 ABLATED = 20_000  # number of characters of the confirmation half on which the loss is measured
 ABLATIONS = ("zero", "mean", "hold")  # `hold` keeps the last value before clamping
 CONTROLS = 19  # number of control units per ablated unit
 
-STEERING = ("zero", "low", "high")
 STEERING_CONTROLS = 4  # number of control units per steered unit
 SAMPLES = 8  # number of samples per setting, with the same random numbers in all settings
 LENGTH = 600  # number of characters per sample
 EXCERPT = 400  # number of characters of a sample shown in the explorer
 _QUOTE = re.compile(r'"([^"]*?)("|\n[ \t\r]*\n|\Z)', re.DOTALL)
 Row = Sequence[clamps.Clamp]  # the clamps in one row of a batch
-
-
-class Unit(NamedTuple):
-  """A unit of a layer, written LAYER:UNIT."""
-
-  layer: int
-  unit: int
-
-  def __str__(self):
-    return f"{self.layer}:{self.unit}"
+Unit = recording.Unit
 
 
 class Effect(NamedTuple):
@@ -54,8 +46,19 @@ class Effect(NamedTuple):
   outside: float | None  # elsewhere
 
 
+def neutral(model: models.Model) -> str:
+  """Return the setting of ABLATIONS that removes the information of a unit, by default.
+
+  The states of cells are around 0. Activations of other units may be far from 0 at all characters.
+  """
+  return "zero" if model.can_hold else "mean"
+
+
 def _with_controls(
-  subject: recording.Subject, units: Mapping[str, Unit], count: int, settings: Sequence[str]
+  subject: recording.Subject,
+  units: Mapping[str, Unit],
+  count: int,
+  settings: Sequence[str],
 ) -> tuple[dict[Unit, list[Unit]], dict[tuple, list[clamps.Clamp]]]:
   """Return the control units of each unit, and the clamps of all these units by setting."""
   recorded, seed = subject.recording, subject.settings.seed
@@ -64,31 +67,38 @@ def _with_controls(
   number = {column: n for n, column in enumerate(recorded.columns)}
   quantity = subject.run.model.states[-1]
   everyone = dict.fromkeys([*distinct, *itertools.chain(*controls.values())])
-  columns = {unit: number[unit.layer, quantity, unit.unit] for unit in everyone}
+  columns = {unit: number[unit.layer, unit.quantity or quantity, unit.number] for unit in everyone}
   values = recording.read_columns(recorded.values, list(columns.values()))
   return controls, {
-    (unit, setting): [clamps.Clamp(*unit, setting_value(np.float32(values[n]), setting))]
+    (unit, setting): [unit.clamp(setting_value(np.float32(values[n]), setting))]
     for unit, n in columns.items()
     for setting in settings
   }
 
 
 def control_units(
-  recorded: recording.Recording, unit: Unit, count: int, avoid: Iterable[Unit], seed: int = 0
+  recorded: recording.Recording,
+  unit: Unit,
+  count: int,
+  avoid: Iterable[Unit],
+  seed: int = 0,
 ) -> list[Unit]:
-  """Return random units of the layer, from the third whose spread of h is the most similar.
+  """Return random units of the layer, from the third whose spread is the most similar.
 
+  Only units with the same quantity are compared. The spread of a unit with several is that of h.
   Units in `avoid` are excluded. There may be fewer than `count` units in a small layer.
   """
-  columns = [i for i, column in enumerate(recorded.columns) if column[:2] == (unit.layer, "h")]
+  kind = unit.layer, unit.quantity or "h"
+  columns = [i for i, column in enumerate(recorded.columns) if column[:2] == kind]
   step = max(1, len(recorded.values) // 1000)
   spread = np.std(recorded.values[::step, columns[0] : columns[-1] + 1], axis=0)
-  distance = np.abs(np.log(spread + 1e-12) - np.log(spread[unit.unit] + 1e-12))
-  taken = {each.unit for each in avoid if each.layer == unit.layer} | {unit.unit}
+  distance = np.abs(np.log(spread + 1e-12) - np.log(spread[unit.number] + 1e-12))
+  taken = {each.number for each in (unit, *avoid) if each[:2] == unit[:2]}
   near = [index for index in np.argsort(distance, kind="stable").tolist() if index not in taken]
   near = near[: max(count, len(spread) // 3)]
-  picks = np.random.default_rng([seed, *unit]).permutation(len(near))[:count]
-  return [Unit(unit.layer, near[index]) for index in picks]
+  key = [seed, unit.layer, *map(ord, unit.quantity), unit.number]
+  picks = np.random.default_rng(key).permutation(len(near))[:count]
+  return [unit._replace(number=near[index]) for index in picks]
 
 
 def setting_value(column: np.ndarray, setting: str) -> float:
@@ -111,7 +121,7 @@ def losses(
   """
   N, nats_RxN = len(ids_N), np.full((len(rows), len(ids_N)), np.nan, np.float32)
   _, first = sampler.prime(model, model.prepare(params), ids_N[:BURN_IN], 1)
-  groups = np.array_split(np.arange(len(rows)), -(-len(rows) // ROWS))
+  groups = _groups(len(rows), model)
   for done, group in enumerate(groups):
     windows = score.windows(
       model,
@@ -130,6 +140,14 @@ def losses(
       if progress:
         progress(done * N + start + count + 1, len(groups) * N)
   return nats_RxN
+
+
+def _groups(count: int, model: models.Model) -> list[np.ndarray]:
+  """Return the numbers of `count` rows in groups for which memory suffices."""
+  carry = jax.tree.leaves(jax.eval_shape(lambda: model.initial_carry(1)))
+  size = sum(leaf.size * leaf.dtype.itemsize for leaf in carry)
+  most = max(1, min(ROWS, CARRY_BYTES // size))
+  return np.array_split(np.arange(count), -(-count // most))
 
 
 def _nats(logits_TxBxV, y_TxB, recorded):
@@ -158,7 +176,9 @@ def p_value(observed: float, controls: Sequence[float]) -> float:
 
 
 def ablate(
-  subject: recording.Subject, units: Mapping[str, Unit], confirmation: Sequence[inference.Span]
+  subject: recording.Subject,
+  units: Mapping[str, Unit],
+  confirmation: Sequence[inference.Span],
 ) -> list[dict]:
   """Clamp the unit of each finding, and its control units; return the changes of the loss.
 
@@ -239,7 +259,8 @@ def measure_of(hypothesis: labels.Hypothesis) -> Measure:
 def steer(subject: recording.Subject, units: Mapping[str, Unit]) -> list[dict]:
   """Return measures of samples with the unit of each finding, or a control unit, clamped."""
   progress = subject.progress("steering")
-  others, rows = _with_controls(subject, units, STEERING_CONTROLS, STEERING)
+  settings = neutral(subject.run.model), "low", "high"
+  others, rows = _with_controls(subject, units, STEERING_CONTROLS, settings)
   rows = {"free": []} | rows
   run, beginning = subject.run, subject.text.texts[0][:BURN_IN]
   # The prompt ends after its last line break, if it has one.
@@ -251,7 +272,7 @@ def steer(subject: recording.Subject, units: Mapping[str, Unit]) -> list[dict]:
     standard = () if unit in measured else MEASURES
     measured.add(unit)
     for measure in (measure_of(subject.hypotheses[effects.base(name)]), *standard):
-      entry = _steered(unit, measure, texts, rows, others[unit])
+      entry = _steered(unit, settings, measure, texts, rows, others[unit])
       # Skip measures that do not apply. For example, verse has no indentation.
       varies = any(each["result"] or any(each["controls"]) for each in entry["settings"])
       if entry["free"] is not None and varies:
@@ -268,7 +289,7 @@ def sample(
   """
   keys = [key for key in rows for _ in range(SAMPLES)]
   numbers = np.tile(np.arange(SAMPLES), len(rows))
-  groups = np.array_split(np.arange(len(keys)), -(-len(keys) // ROWS))
+  groups = _groups(len(keys), run.model)
   texts = {key: [] for key in rows}
   for done, group in enumerate(groups):
     blocks = sampler.draw(
@@ -289,25 +310,25 @@ def sample(
   return texts
 
 
-def _steered(unit, measure, texts, rows, controls) -> dict:
+def _steered(unit, settings, measure, texts, rows, controls) -> dict:
   def result(key):
     value = measure.function(texts[key])
     return None if math.isnan(value) else value
 
-  settings = [
+  entries = [
     {
       "setting": setting,
       "value": rows[unit, setting][0].value,
       "result": result((unit, setting)),
       "controls": [result((control, setting)) for control in controls],
     }
-    for setting in STEERING
+    for setting in settings
   ]
-  keys = {"free": "free"} | {setting: (unit, setting) for setting in STEERING}
+  keys = {"free": "free"} | {setting: (unit, setting) for setting in settings}
   return {
     "measure": measure.name,
     "unit": measure.unit,
     "free": result("free"),
-    "settings": settings,
+    "settings": entries,
     "excerpts": {setting: texts[key][0][:EXCERPT] for setting, key in keys.items()},
   }

@@ -4,6 +4,7 @@ The file contains the recorded data as JSON blocks, see `evaluation.pages`.
 """
 
 import base64
+import itertools
 import json
 import math
 import os
@@ -28,8 +29,7 @@ LEVELS = (256, 128, 64, 32, 24, 16, 12, 10, 8, 6, 4)  # choices for the main qua
 MAIN_SHARE = 0.7  # maximum share of the traces' bytes that main quantities may use
 _SAMPLE = 24  # number of units from which the size of all units is estimated
 _BATCH = 16  # number of featured units per pass over the recording, which is stored by rows
-
-Unit = tuple[int, int]  # layer and index
+Columns = Mapping[recording.Unit, Sequence[int]]  # columns of each unit
 
 
 class Excerpt(NamedTuple):
@@ -37,17 +37,13 @@ class Excerpt(NamedTuple):
 
   text: str  # N code points
   symbols: list[str]  # the V tokens of the vocabulary
-  columns: Sequence[tuple[int, str, int]]  # (layer, quantity, unit) of each of the C columns
+  columns: Sequence[recording.Column]  # [C]
+  units: Sequence[recording.Unit]  # [C], the unit of each column
   recording: np.ndarray  # float32 [N, C], may be memory-mapped
   top_ids: np.ndarray  # [N, 5], the most probable next characters after reading character t
   top_p: np.ndarray  # [N, 5], their probabilities
   nats: np.ndarray  # [N], -log p of the next character; NaN at the last position
   labels: dict[str, tuple[np.ndarray, np.ndarray]]  # values float32 [N], mask bool [N]
-
-  @property
-  def main_quantity(self) -> str:
-    """The quantity that is shown for every unit: c (as tanh(c)) if it exists, otherwise h."""
-    return "c" if any(quantity == "c" for _, quantity, _ in self.columns) else "h"
 
 
 def write(
@@ -55,18 +51,20 @@ def write(
 ) -> int:
   """Write the page for the JSON data of a study and return its size in bytes, at most `limit`.
 
-  The page contains the main quantity of every unit, with as many levels as fit. It contains all
-  quantities of as many units as fit: first the units of findings, then the others by score. Raises
-  UserError if not even the coarsest levels fit.
+  The page contains the main quantity of every unit, with as many levels as fit: c (as tanh(c)) if
+  there is one, otherwise h, or the unit's only quantity. It contains all quantities of as many
+  units as fit: first the units of findings, then the others by score. Raises UserError if not even
+  the coarsest levels fit.
   """
   # Five digits are enough, since the page shows at most three.
   short = json.loads(json.dumps(study), parse_float=lambda digits: float(f"{float(digits):.5g}"))
   blocks = {"study": short, "excerpt": _excerpt(excerpt)}
   title = f"{study['run']}: charrnn explorer"
-  units = sorted({(layer, unit) for layer, _, unit in excerpt.columns})
-  head = {"main": excerpt.main_quantity, "cells": units, "coarse": [], "fine": {}}
+  columns = _by_unit(excerpt)
+  main = excerpt.columns[next(iter(columns.values()))[0]].quantity
+  head = {"main": main, "coarse": [], "fine": {}}
   room = limit - len(_page(title, blocks | {"traces": head}).encode())
-  traces = head | _traces(study, excerpt, units, room)
+  traces = head | _traces(study, excerpt, columns, room)
   page = _page(title, blocks | {"traces": traces}).encode()
   pathlib.Path(path).write_bytes(page)
   return len(page)
@@ -99,26 +97,33 @@ def _stream(array: np.ndarray) -> str:
   return base64.b64encode(zlib.compress(array.tobytes(), 9)).decode()
 
 
-def _traces(study, excerpt: Excerpt, units: list[Unit], room: int) -> dict[str, Any]:
+def _by_unit(excerpt: Excerpt) -> dict[recording.Unit, list[int]]:
+  """Return the columns of each unit; the first one is that of its main quantity."""
+  is_c = [column.quantity == "c" for column in excerpt.columns]
+  groups = recording.by_unit(excerpt.units).items()
+  return {unit: sorted(group, key=lambda n: not is_c[n]) for unit, group in groups}
+
+
+def _traces(study, excerpt: Excerpt, columns: Columns, room: int) -> dict[str, Any]:
   """Return traces in `room` bytes: main quantities of all units, others of featured units."""
-  quantity = excerpt.main_quantity
-  number = {column: index for index, column in enumerate(excerpt.columns)}
-  main_columns = {unit: number[unit[0], quantity, unit[1]] for unit in units}
-  values = recording.read_columns(excerpt.recording, list(main_columns.values()))
-  squash = np.tanh if quantity == "c" else np.asarray
-  main = {unit: squash(values.pop(column)) for unit, column in main_columns.items()}
+  firsts = {unit: group[0] for unit, group in columns.items()}
+  values = recording.read_columns(excerpt.recording, list(firsts.values()))
+  main = {unit: values.pop(column) for unit, column in firsts.items()}
+  for unit, column in firsts.items():
+    if excerpt.columns[column].quantity == "c":
+      np.tanh(main[unit], out=main[unit])
   coarse = _coarse(main, room)
   room -= sum(map(_size, coarse.values()))
   fine = {}
-  for unit, traces, own in _featured(study, excerpt, main, number):
-    room -= _size(traces) + _size(own) - _size(coarse[unit]) + len('"00:0000":')
+  for unit, traces, own in _featured(study, excerpt, columns, main):
+    room -= _size(traces) + _size(own) - _size(coarse[unit]) + len(f'"{unit}":')
     if room < 0:
       break
-    fine[f"{unit[0]}:{unit[1]}"], coarse[unit] = traces, own
-  return {"coarse": [coarse[unit] for unit in units], "fine": fine}
+    fine[str(unit)], coarse[unit] = traces, own
+  return {"coarse": list(coarse.values()), "fine": fine}
 
 
-def _coarse(main: Mapping[Unit, np.ndarray], room: int) -> dict[Unit, dict]:
+def _coarse(main: Mapping[recording.Unit, np.ndarray], room: int) -> dict[recording.Unit, dict]:
   sample = list(main)[:: math.ceil(len(main) / _SAMPLE)]
   for levels in LEVELS:
     sampled = sum(_size(_trace(main[unit], levels)) for unit in sample)
@@ -134,28 +139,31 @@ def _coarse(main: Mapping[Unit, np.ndarray], room: int) -> dict[Unit, dict]:
   )
 
 
-def _featured(study, excerpt: Excerpt, main, number) -> Iterator[tuple[Unit, dict, dict]]:
+def _featured(
+  study, excerpt: Excerpt, columns: Columns, main
+) -> Iterator[tuple[recording.Unit, dict, dict]]:
   """Yield (unit, traces by quantity, main trace) in the order of `_ranked`."""
-  ranked, shown = _ranked(study, list(main)), excerpt.main_quantity
-  quantities = list(dict.fromkeys(quantity for _, quantity, _ in excerpt.columns))
-  # The main quantity tanh(c) does not replace c, but a main quantity h would be stored twice.
-  others = [quantity for quantity in quantities if quantity != shown or shown == "c"]
+  ranked, quantities = _ranked(study, list(main)), [each.quantity for each in excerpt.columns]
   for start in range(0, len(ranked), _BATCH):
-    batch = ranked[start : start + _BATCH]
-    columns = [number[layer, quantity, unit] for layer, unit in batch for quantity in others]
-    values = recording.read_columns(excerpt.recording, columns) if columns else {}
-    for layer, unit in batch:
-      traces = {q: _trace(values[number[layer, q, unit]], FINE) for q in others}
-      yield (layer, unit), traces, _trace(main[layer, unit], FINE)
+    # The main quantity tanh(c) does not replace c, but another one would be stored twice.
+    batch = {
+      unit: [n for n in columns[unit] if quantities[n] == "c" or n != columns[unit][0]]
+      for unit in ranked[start : start + _BATCH]
+    }
+    numbers = [*itertools.chain(*batch.values())]
+    values = recording.read_columns(excerpt.recording, numbers) if numbers else {}
+    for unit, others in batch.items():
+      traces = {quantities[n]: _trace(values[n], FINE) for n in others}
+      yield unit, traces, _trace(main[unit], FINE)
 
 
-def _ranked(study, units: list[Unit]) -> list[Unit]:
+def _ranked(study, units: list[recording.Unit]) -> list[recording.Unit]:
   """Return the units of findings, ablations and steering, then all others by score."""
   scored = [finding for finding in study["findings"] if finding["scored"]]
   scored.sort(key=lambda finding: not finding["significant"])
-  named = [(finding["layer"], finding["cell"]) for finding in scored]
-  for entry in (*study["ablations"], *study["steering"]):
-    named.append(tuple(map(int, entry["cell"].split(":"))))
+  names = [finding["unit"] for finding in scored]
+  names += [entry["cell"] for entry in (*study["ablations"], *study["steering"])]
+  by_name = {str(unit): unit for unit in units}
   # Hypotheses that look ahead are ignored, because nearly every unit weakly predicts line ends.
   states = {each["name"] for each in study["hypotheses"] if not each["predicts"]}
   best = dict.fromkeys(units, 0.0)
@@ -163,7 +171,7 @@ def _ranked(study, units: list[Unit]) -> list[Unit]:
     if name in states:
       best = {unit: max(best[unit], abs(score or 0.0)) for unit, score in zip(units, column)}
   order = sorted(units, key=lambda unit: -best[unit])
-  return [unit for unit in dict.fromkeys((*named, *order)) if unit in best]
+  return list(dict.fromkeys((*(by_name[name] for name in names), *order)))
 
 
 def _trace(values: np.ndarray, levels: int) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 The text is read as one stream with carried state, as in training. A recording has N characters and
 C feature columns. There is a column for each quantity of each unit of each layer, ordered by layer,
-quantity and unit.
+quantity and unit. A unit of a recurrent layer has several columns, and a unit of a transformer one.
 """
 
 import dataclasses
@@ -18,6 +18,7 @@ from charrnn.analysis import effects, labels
 from charrnn.data import splits
 from charrnn.evaluation import score
 from charrnn.runs import run as run_lib
+from charrnn.sampling import clamps
 
 MIN_CHARACTERS = 5000  # minimum length of a text that is split into two halves
 WINDOW = 1024  # number of characters per call of the model
@@ -45,10 +46,26 @@ class Column(NamedTuple):
     return f"{self.layer}:{self.quantity}{self.unit}"
 
 
+class Unit(NamedTuple):
+  """A unit of a layer."""
+
+  layer: int
+  quantity: str  # the only quantity of the unit; empty if it has several
+  number: int
+
+  def __str__(self):
+    """Return the name of the unit in the format of `charrnn sample --clamp`."""
+    return f"{self.layer}:{self.quantity}{self.number}"
+
+  def clamp(self, value: float) -> clamps.Clamp:
+    return clamps.Clamp(self.layer, self.number, value, self.quantity)
+
+
 class Recording(NamedTuple):
   """The values of C feature columns at N characters of a text, with the predictions."""
 
   columns: tuple[Column, ...]
+  units: tuple[Unit, ...]  # the unit of each column
   values: np.ndarray  # float32 [N, C], memory-mapped
   predictions: score.Prediction  # [N], predictions of the next character; nats[-1] is NaN
 
@@ -75,12 +92,6 @@ class Subject(NamedTuple):
   recording: Recording
   scratch: pathlib.Path  # file for the recordings of other networks
   progress: Callable[[str], Callable]  # starts a phase and returns its callback(done, total)
-
-  @property
-  def shape(self) -> tuple[int, int, int]:
-    """The number of layers, of quantities per unit, and of units per layer."""
-    quantities = self.run.model.units["layer_0"]
-    return len(self.run.model.units), len(quantities), quantities["h"]
 
   def prepare(self, **options) -> tuple[list[effects.Target], effects.Design]:
     hypotheses, seed = list(self.hypotheses.values()), self.settings.seed
@@ -133,6 +144,22 @@ def columns(model: models.Model) -> tuple[Column, ...]:
   )
 
 
+def units(model: models.Model) -> tuple[Unit, ...]:
+  """Return the unit of each feature column of a model."""
+  return tuple(
+    Unit(layer, "" if model.can_hold else quantity, number)
+    for layer, quantity, number in columns(model)
+  )
+
+
+def by_unit(units: Sequence[Unit]) -> dict[Unit, list[int]]:
+  """Return the indices of the columns of each unit, in ascending order of the units."""
+  groups = {unit: [] for unit in sorted(set(units))}
+  for index, unit in enumerate(units):
+    groups[unit].append(index)
+  return groups
+
+
 def record(
   model, params, ids_N: Sequence[int], path: pathlib.Path, progress: effects.Progress | None = None
 ) -> Recording:
@@ -155,7 +182,7 @@ def record(
       progress(stop, N)
   predicted = score.Prediction(*map(np.concatenate, zip(*predictions)))
   predicted.nats[-1] = np.nan
-  return Recording(names, values, predicted)
+  return Recording(names, units(model), values, predicted)
 
 
 def _measure(logits_TxBxV, y_TxB, recorded):

@@ -62,10 +62,9 @@ def study(
   untrained = baselines.compare_untrained(subject) if settings.untrained else {}
   targets, design = subject.prepare(shifts=settings.shifts)
   bars = {name: each.to_beat for name, each in untrained.items()}
-  cells = [ablation.Unit(column.layer, column.unit) for column in recorded.columns]
   update, columns = progress("matching"), recorded.columns
   result = matching.match(
-    recorded.values, columns, targets, design, bars=bars, units=cells, progress=update
+    recorded.values, columns, targets, design, bars=bars, units=recorded.units, progress=update
   )
   scored = [finding for finding in result.findings if finding.scored]
   if not scored:
@@ -73,7 +72,7 @@ def study(
     raise errors.UserError(
       f"{text.name}: no hypothesis can be scored ({reasons}): use a longer text"
     )
-  units = {finding.hypothesis: cells[finding.column] for finding in scored}
+  units = {finding.hypothesis: recorded.units[finding.column] for finding in scored}
   results = {
     **_about(subject, result, design, targets),
     "findings": _findings(subject, result, design, targets, untrained),
@@ -81,7 +80,7 @@ def study(
     "interpretable": result.interpretable,
     "ablations": ablation.ablate(subject, units, design.halves.confirmation),
     "steering": ablation.steer(subject, units),
-    "saturation": _saturation(recorded, subject.shape[2]),
+    "saturation": _saturation(subject),
     "emergence": _emergence(subject, scored),
     "notes": _notes(subject, result, design, untrained),
   }
@@ -124,6 +123,7 @@ def _about(subject, result, design, targets) -> dict:
       "halves": design.halves.by,
     },
     "quantities": list(subject.run.model.units["layer_0"]),
+    "units": [str(unit) for unit in recording.by_unit(subject.recording.units)],
     "hypotheses": [
       {"name": t.name, "kind": t.kind, "about": t.about, "predicts": t.hypothesis.predicts}
       for t in targets
@@ -140,6 +140,7 @@ def _findings(subject, result, design, targets, untrained) -> list[dict]:
     if finding.scored:
       column = subject.recording.columns[finding.column]
       entry |= {"layer": column.layer, "quantity": column.quantity, "cell": column.unit}
+      entry["unit"] = str(subject.recording.units[finding.column])
       if baseline := untrained.get(finding.hypothesis):
         entry["untrained_baseline"] = {
           "score": matching.to_score(finding.kind, baseline.median),
@@ -167,35 +168,34 @@ def _findings(subject, result, design, targets, untrained) -> list[dict]:
 
 
 def _scores(subject, result) -> dict[str, np.ndarray]:
-  """Return each unit's effects by hypothesis.
+  """Return each unit's effects by hypothesis, in the order of `recording.by_unit`.
 
   The column of a unit is selected on the discovery half. Its effect is measured on the
   confirmation half.
   """
-  layers, quantities, units = subject.shape
-  selected, confirmed = (
-    values.reshape(layers, quantities, units, -1)
-    .swapaxes(1, 2)
-    .reshape(-1, quantities, values.shape[1])
-    for values in (result.effects, result.confirmed)
-  )
+  columns = np.array([*recording.by_unit(subject.recording.units).values()])  # [units, quantities]
+  selected, confirmed = result.effects[columns], result.confirmed[columns]
   best = np.nan_to_num(np.abs(selected)).argmax(axis=1)[:, None]
   names = [finding.hypothesis for finding in result.findings]
   return dict(zip(names, np.take_along_axis(confirmed, best, axis=1)[:, 0].T))
 
 
-def _saturation(recorded, hidden) -> list[dict]:
+def _saturation(subject) -> list[dict]:
   """Return the share of characters at which each gate is nearly closed, and nearly open.
 
-  A gate is a quantity whose values are all between 0 and 1.
+  A gate is a quantity, other than a state, whose values are all between 0 and 1.
   """
-  entries = []
-  for start in range(0, len(recorded.columns), hidden):
-    column = recorded.columns[start]
-    gate = np.array(recorded.values[:, start : start + hidden])
-    if gate.min() >= 0 and gate.max() <= 1:
-      left, right = (gate < SHUT).mean(axis=0), (gate > OPEN).mean(axis=0)
-      entries.append({"layer": column.layer, "gate": column.quantity, "left": left, "right": right})
+  model, values = subject.run.model, subject.recording.values
+  entries, start = [], 0
+  for layer, sizes in enumerate(model.units.values()):
+    for quantity, size in sizes.items():
+      columns, start = slice(start, start + size), start + size
+      if quantity in model.states:
+        continue
+      gate = np.array(values[:, columns])
+      if gate.min() >= 0 and gate.max() <= 1:
+        left, right = (gate < SHUT).mean(axis=0), (gate > OPEN).mean(axis=0)
+        entries.append({"layer": layer, "gate": quantity, "left": left, "right": right})
   return entries
 
 
@@ -285,14 +285,15 @@ def _notes(subject, result, design, untrained) -> list[str]:
 
 def _excerpt(subject) -> explorer.Excerpt:
   # A larger network gets a shorter excerpt, so that the page has about the same size.
-  text, (layers, _, units) = subject.text, subject.shape
-  N = min(EXCERPT, len(text.ids_N), EXCERPT * EXCERPT_UNITS // (layers * units))
-  predictions = subject.recording.predictions
+  text, recorded = subject.text, subject.recording
+  N = min(EXCERPT, len(text.ids_N), EXCERPT * EXCERPT_UNITS // len(set(recorded.units)))
+  predictions = recorded.predictions
   return explorer.Excerpt(
     "".join(text.texts)[:N],
     list(subject.run.tokenizer.tokens),
-    subject.recording.columns,
-    subject.recording.values[:N],
+    recorded.columns,
+    recorded.units,
+    recorded.values[:N],
     predictions.top_ids[:N],
     predictions.top_p[:N],
     predictions.nats[:N],

@@ -13,8 +13,9 @@ from charrnn.runs import run as run_lib
 HELP = """\
 find units that follow structure in the text, and write an interactive page
 
-Score every quantity of every unit (an LSTM's h, c, i, f, g, o) for every hypothesis on one half of
-a text, and score the best quantity again on the other half. A finding is significant if its score
+Score every quantity of every unit (an LSTM's h, c, i, f, g, o; a transformer's residual stream h
+and MLP activations m) for every hypothesis on one half of a text, and score the best quantity again
+on the other half. A finding is significant if its score
 exceeds the scores of circularly shifted labels and of untrained networks. Then clamp the unit of
 each finding, and measure how the loss and the samples change. Write cells.json, explorer.html and
 three pictures."""
@@ -23,7 +24,7 @@ HEADER = (
   *("hypothesis", "column", "lag", "discovery", "confirmation", "shifted", "untrained", "last 6"),
   *("inside", "outside", "p", "result"),
 )
-LEGEND = """
+LEGEND = """\
 A | B            hypothesis A, controlling for the hypotheses B
 column           the feature column with the best score: layer, quantity, unit
 lag              +1: the column follows the label one character late; -1: one character early
@@ -42,7 +43,7 @@ confounded       not significant when controlling for the confounds"""
 
 def add_arguments(parser):
   add = parser.add_argument
-  add("run", metavar="RUN", help="a run directory of a recurrent network")
+  add("run", metavar="RUN", help="a run directory of a recurrent network or a transformer")
   text = (
     "texts to study, one document per file (default: the validation and test splits of the run)"
   )
@@ -62,8 +63,11 @@ def add_arguments(parser):
   add("--twins", dest="untrained", type=int, default=argparse.SUPPRESS, help=argparse.SUPPRESS)
   text = "number of circular shifts of the labels, at least 19 (default: 199)"
   add("--shifts", metavar="N", type=int, default=199, help=text)
-  text = "clamp units to 0, to their mean, or to their last unclamped value (default: zero)"
-  add("--ablation", choices=ablation.ABLATIONS, default="zero", help=text)
+  text = (
+    "clamp units to 0, to their mean, or to their last unclamped value (default: zero; for a "
+    "transformer, whose units have no state to hold: mean)"
+  )
+  add("--ablation", choices=ablation.ABLATIONS, help=text)
   arguments.add_seed(parser)
   text = f"keep {study.RECORDING} (float32, characters x feature columns) in the output folder"
   add("--keep-recording", action="store_true", help=text)
@@ -85,13 +89,13 @@ def run(args):
       "hypotheses are about: use a run with the tokenizer char or byte"
     )
   if not loaded.model.units:
-    raise errors.UserError(f"{args.run}: has no units to study: use a run of a recurrent network")
-  sizes = next(iter(loaded.model.units.values()))
-  if len(set(sizes.values())) > 1:
-    listed = ", ".join(f"{count} of {name}" for name, count in sizes.items())
     raise errors.UserError(
-      f"{args.run}: a layer has different numbers of units ({listed}), which this command cannot "
-      "compare: use a run of a recurrent network"
+      f"{args.run}: has no units to study: use a run of a recurrent network or a transformer"
+    )
+  clamped = args.ablation or ablation.neutral(loaded.model)
+  if clamped == "hold" and not loaded.model.can_hold:
+    raise errors.UserError(
+      f"--ablation=hold: the units of {args.run} have no state that could be held: use mean or zero"
     )
   documents = [(path, loaded.encode_file(path).ids) for path in args.text or []]
   out = files.make_folder(args.out, pathlib.Path(args.run) / "cells")
@@ -100,7 +104,7 @@ def run(args):
   else:
     text = recording.held_out_text(loaded, args.characters)
   text = text._replace(language=args.language or text.language)
-  settings = recording.Settings(args.untrained, args.shifts, args.ablation, args.seed, extra)
+  settings = recording.Settings(args.untrained, args.shifts, clamped, args.seed, extra)
   with files.replace_in_folder(out) as new, tempfile.TemporaryDirectory(prefix=".", dir=out) as tmp:
     with console.Progress() as progress:
       results, excerpt = study.study(loaded, text, settings, pathlib.Path(tmp), progress)
@@ -127,7 +131,8 @@ def _report(results, out):
   scored = [each for each in results["findings"] if each["scored"]]
   rows = [_row(each, ablations[each["hypothesis"]]) for each in scored]
   yield from console.table(HEADER, rows)
-  yield LEGEND.format(ablation=results["settings"]["ablation"])
+  yield ""
+  yield from LEGEND.format(ablation=results["settings"]["ablation"]).splitlines()
   yield ""
   yield from results["notes"]
   if share := results["interpretable"]:

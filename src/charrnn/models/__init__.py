@@ -50,7 +50,9 @@ class Model(Protocol):
   # The quantities that can be clamped, for example h, and in an LSTM c. A clamp that names no
   # quantity sets the last one.
   states: tuple[str, ...]
-  can_hold: bool  # whether a unit has a state, so that a clamp can keep its value
+  # Whether a unit is a cell with a state. A clamp can then keep its value, and all quantities of a
+  # layer describe the same units. Otherwise, every quantity has units of its own.
+  can_hold: bool
   description: str  # the architecture in words, for the log
   implementation: str  # what computes the layers, for the log
 

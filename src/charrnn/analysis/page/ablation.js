@@ -20,8 +20,8 @@ function showAblation() {
     make(
       "p",
       { class: "lead" },
-      "Each card shows measures of text that is sampled with a unit clamped: to zero, low (its ",
-      "5th percentile) or high (its 95th). The vertical line marks the network without clamps. ",
+      "Each card shows measures of text that is sampled with a unit clamped: to zero (in a ",
+      "transformer: its mean), low (its 5th percentile) or high (its 95th). The vertical line marks the network without clamps. ",
       "Gray dots are control units.",
     ),
     study.steering.length ? steeringCards() : nothing("No unit was steered."),
@@ -81,8 +81,9 @@ const SETTINGS = {
 
 function ablationCard({ hypothesis, cell, setting, inside, outside, controls, p }) {
   const [low, high] = range([inside, outside, ...controls.inside, ...controls.outside]);
+  const digits = high - low < 0.01 ? 5 : 3;
   const line = (name, value, others, labeled) =>
-    stripLine({ name, value, controls: others, unit: "nats", low, high, labeled, digits: 3 });
+    stripLine({ name, value, controls: others, unit: "nats", low, high, labeled, digits });
   return make(
     "article",
     { class: "card" },

@@ -114,7 +114,6 @@ function cellRow(cell) {
   const score = scoreOf(state.hypothesis, cell);
   const best = bestOf[cell.index];
   const isShown = cell === state.cell;
-  const quantities = cell.name in traces.fine ? "all quantities" : `only ${MAIN}`;
   return make(
     "tr",
     { "data-index": cell.index, class: isShown ? "chosen" : null },
@@ -123,13 +122,22 @@ function cellRow(cell) {
       {},
       button(cell.name, () => {}, {
         "aria-current": isShown ? "true" : null,
-        title: `This page contains ${quantities} of this unit`,
+        title: contentOf(cell),
         class: cell.name in traces.fine ? "cell fine" : "cell",
       }),
     ),
     make("td", { class: "score" }, scoreBar(score), make("span", {}, number(score))),
     make("td", { class: "best" }, best ? `${number(best[1])} ${best[0]}` : "–"),
   );
+}
+
+// Returns a sentence about the quantities of a unit in this page.
+function contentOf(cell) {
+  const isFine = cell.name in traces.fine;
+  const levels = `${traces.coarse[cell.index].levels} levels`;
+  if (cell.kind) return `This page contains this unit in ${levels}.`;
+  if (isFine) return "This page contains all quantities of this unit.";
+  return `This page contains only ${mainOf(cell)} of this unit, in ${levels}.`;
 }
 
 function scoreBar(score) {

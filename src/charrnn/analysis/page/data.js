@@ -20,19 +20,18 @@ const TOP = topIds.length / N;
 const lines = new Uint32Array(N); // index of the line that contains each character
 for (let t = 1; t < N; t++) lines[t] = lines[t - 1] + (points[t - 1] === 10 ? 1 : 0);
 
-const cells = traces.cells.map(([layer, cell], index) => ({
-  index,
-  layer,
-  cell,
-  name: `${layer}:${cell}`,
-}));
+// `kind` is the only quantity of a unit, and empty if it has several.
+const cells = study.units.map((name, index) => {
+  const [, layer, kind, number] = /^(\d+):([a-z]*)(\d+)$/.exec(name);
+  return { index, name, kind, layer: Number(layer), number: Number(number) };
+});
 const cellNamed = new Map(cells.map((each) => [each.name, each]));
 const layers = [...new Set(cells.map((each) => each.layer))];
-const MAIN = traces.main === "c" ? "tanh(c)" : traces.main;
+const mainOf = (cell) => cell.kind || (traces.main === "c" ? "tanh(c)" : traces.main);
 
 function quantitiesOf(cell) {
   const fine = traces.fine[cell.name];
-  return [MAIN, ...(fine ? study.quantities.filter((name) => name in fine) : [])];
+  return [mainOf(cell), ...(fine ? study.quantities.filter((name) => name in fine) : [])];
 }
 
 const unpacked = new Map();
@@ -41,7 +40,8 @@ const unpacked = new Map();
 async function traceOf(cell, quantity) {
   const key = `${cell.name} ${quantity}`;
   if (!unpacked.has(key)) {
-    const packed = quantity === MAIN ? traces.coarse[cell.index] : traces.fine[cell.name][quantity];
+    const isMain = quantity === mainOf(cell);
+    const packed = isMain ? traces.coarse[cell.index] : traces.fine[cell.name][quantity];
     unpacked.set(key, await unpack(packed));
   }
   return unpacked.get(key);

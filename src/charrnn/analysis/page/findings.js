@@ -112,8 +112,8 @@ function findingRow(finding) {
     make(
       "td",
       {},
-      cellLink(`${finding.layer}:${finding.cell}`, finding.hypothesis),
-      make("div", { class: "quiet" }, finding.quantity),
+      cellLink(finding.unit, finding.hypothesis),
+      finding.unit === finding.name ? null : make("div", { class: "quiet" }, finding.quantity),
     ),
     make("td", { class: "chart" }, findingStrip(finding)),
     make(
@@ -282,8 +282,8 @@ function showNotes() {
       "p",
       {},
       `This page contains ${thousands(N)} characters and ${thousands(cells.length)} units, `,
-      `${thousands(Object.keys(traces.fine).length)} of them with all quantities. ${MAIN} has `,
-      `${levels.join(" or ")} levels. Scores are computed on all `,
+      `${thousands(Object.keys(traces.fine).length)} of them with all quantities in 256 levels. `,
+      `The main quantity of a unit has ${levels.join(" or ")} levels. Scores are computed on all `,
       `${thousands(study.text.characters)} characters, except for untrained networks and earlier `,
       "checkpoints, which read only the beginning of the text. Layers and units are numbered ",
       "from 0.",

@@ -45,7 +45,7 @@ const ACTIONS = {
   k: () => chooseCell(step(listed(), state.cell, -1)),
   "]": () => chooseHypothesis(step([...hypotheses.keys()], state.hypothesis, 1)),
   "[": () => chooseHypothesis(step([...hypotheses.keys()], state.hypothesis, -1)),
-  l: () => chooseCell(cellNamed.get(`${nextLayer()}:${state.cell.cell}`) ?? state.cell),
+  l: () => chooseCell(sameInNextLayer() ?? state.cell),
   b: () => chooseCell(bestCell(nextLayer())),
   q: nextQuantity,
   c: () => toggle("stretch"),

@@ -28,14 +28,7 @@ async function lookAt(t) {
       { class: "values" },
       names.map((name, n) => quantityRow(name, values[n][t])),
     ),
-    names.length > 1
-      ? null
-      : make(
-          "p",
-          { class: "quiet" },
-          `This page contains only ${MAIN} of this unit, `,
-          `in ${traces.coarse[cell.index].levels} levels.`,
-        ),
+    cell.name in traces.fine ? null : make("p", { class: "quiet" }, contentOf(cell)),
     labelRow(t),
     nextRows(t),
   );

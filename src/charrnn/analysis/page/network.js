@@ -2,8 +2,12 @@
 
 function showGates() {
   const view = byId("view-gates");
+  const gates = [...new Set(study.saturation.map(({ gate }) => gate))];
+  view.append(make("h2", {}, "Gates"));
+  if (!gates.length) {
+    return view.append(nothing("This network has no gates with values from 0 to 1."));
+  }
   view.append(
-    make("h2", {}, "Gates"),
     make(
       "p",
       { class: "lead" },
@@ -11,12 +15,9 @@ function showGates() {
       "and one at the top nearly always open (above 0.9). One near the origin is rarely either. ",
       "Click a dot to open its unit.",
     ),
+    layerKey(),
+    make("div", { class: "panels" }, gates.map(gatePanel)),
   );
-  const gates = [...new Set(study.saturation.map(({ gate }) => gate))];
-  if (!gates.length) {
-    return view.append(nothing("This network has no gates with values from 0 to 1."));
-  }
-  view.append(layerKey(), make("div", { class: "panels" }, gates.map(gatePanel)));
   return undefined;
 }
 
@@ -112,7 +113,7 @@ function showEmergence() {
   return undefined;
 }
 
-function emergencePanel({ hypothesis, column, steps, score, best }) {
+function emergencePanel({ hypothesis, steps, score, best }) {
   const at = steps.map((step, n) => [step, score[n], best[n]]);
   const line = (index, kind, chart) => {
     const known = at.filter((row) => row[index] !== null);
@@ -140,7 +141,6 @@ function emergencePanel({ hypothesis, column, steps, score, best }) {
     name: `${hypothesis} by training step`,
   });
   chart.node.append(line(2, "line best", chart), line(1, "line", chart));
-  const [layer, rest] = column.split(":");
   return make(
     "figure",
     {},
@@ -148,7 +148,7 @@ function emergencePanel({ hypothesis, column, steps, score, best }) {
       "figcaption",
       {},
       `${hypothesis} · `,
-      cellLink(`${layer}:${rest.replace(/\D+/, "")}`, hypothesis),
+      cellLink(findings.get(hypothesis).unit, hypothesis),
     ),
     chart.node,
   );

@@ -1,6 +1,6 @@
 // The state of the page, its views, and its initialization.
 
-const state = { cell: null, hypothesis: null, quantity: MAIN, stretch: false, at: 0, view: "text" };
+const state = { cell: null, hypothesis: null, quantity: null, stretch: false, at: 0, view: "text" };
 const VIEWS = [
   ["text", "Units in text"],
   ["findings", "Findings"],
@@ -21,7 +21,7 @@ async function chooseHypothesis(name) {
     .filter(Boolean)
     .join(" · ");
   const finding = findings.get(name);
-  const best = finding?.scored ? cellNamed.get(`${finding.layer}:${finding.cell}`) : null;
+  const best = finding?.scored ? cellNamed.get(finding.unit) : null;
   const label = await labelOf(name);
   if (state.hypothesis !== name) return;
   state.cell = best ?? bestCell();
@@ -32,12 +32,12 @@ async function chooseHypothesis(name) {
 
 async function chooseCell(cell) {
   state.cell = cell;
-  if (!quantitiesOf(cell).includes(state.quantity)) state.quantity = MAIN;
+  if (!quantitiesOf(cell).includes(state.quantity)) state.quantity = mainOf(cell);
   const quantity = state.quantity;
   const trace = await traceOf(cell, quantity);
   if (state.cell !== cell || state.quantity !== quantity) return; // the selection has changed
   similar = null;
-  repaint({ trace, ...scaleOf(trace, quantity) });
+  repaint({ trace, ...scaleOf(cell, trace, quantity) });
   describe();
   markChosen();
   lookAt(state.at);
@@ -45,22 +45,23 @@ async function chooseCell(cell) {
 }
 
 // Returns the center and half the range of the color scale. The center has no color: 0, or 0.5 for
-// gates.
-function scaleOf(trace, quantity) {
-  const center = UNIT.has(quantity) ? 0.5 : 0;
+// gates, or the mean of a unit of a transformer, which may be far from 0 everywhere.
+function scaleOf(cell, trace, quantity) {
+  const mean = () => trace.reduce((a, b) => a + b, 0) / N;
+  const center = cell.kind ? mean() : UNIT.has(quantity) ? 0.5 : 0;
   const most = trace.reduce((a, b) => Math.max(a, Math.abs(b - center)), 1e-6);
-  const unbounded = quantity === "c" || quantity === "a";
+  const unbounded = cell.kind || quantity === "c" || quantity === "a";
   return { center, half: state.stretch || unbounded ? most : UNIT.has(quantity) ? 0.5 : 1 };
 }
 
 function describe() {
   const { cell, quantity, hypothesis } = state;
   const finding = findings.get(hypothesis);
-  const isBest = finding?.scored && finding.layer === cell.layer && finding.cell === cell.cell;
+  const isBest = finding?.scored && finding.unit === cell.name;
   show(
     byId("shown"),
-    `Unit ${cell.name}, `,
-    make("span", { class: "glyph" }, quantity),
+    `Unit ${cell.name}`,
+    cell.kind ? null : [", ", make("span", { class: "glyph" }, quantity)],
     isBest ? `: best of ${thousands(cells.length)} units for ${hypothesis}` : `, for ${hypothesis}`,
   );
   show(byId("verdict"), isBest ? verdict(finding) : comparison(cell, hypothesis));
@@ -71,7 +72,7 @@ function describe() {
   byId("quantity").disabled = quantities.length < 2;
   byId("quantity").title =
     quantities.length < 2
-      ? `This page contains only ${MAIN} of this unit`
+      ? contentOf(cell)
       : "Quantity that colors the text (q)";
   show(byId("jumps"), jumps());
   legend();
@@ -115,7 +116,7 @@ function verdict(finding) {
 function jumps() {
   if (layers.length < 2) return [];
   const layer = nextLayer();
-  const same = cellNamed.get(`${layer}:${state.cell.cell}`);
+  const same = sameInNextLayer();
   const best = bestCell(layer);
   return [
     same
@@ -130,6 +131,8 @@ function jumps() {
 }
 
 const nextLayer = () => layers[(layers.indexOf(state.cell.layer) + 1) % layers.length];
+const sameInNextLayer = () =>
+  cellNamed.get(`${nextLayer()}:${state.cell.kind}${state.cell.number}`);
 
 function legend() {
   const { center, half } = paint;
@@ -221,9 +224,11 @@ function switchTheme() {
 
 function showHead() {
   const { model, text } = study;
+  // LSTM is an abbreviation, unlike transformer.
+  const architecture = model.cell.replace(/^(rnn|gru|lstm)$/, (name) => name.toUpperCase());
   byId("run").textContent = study.run;
   byId("about").textContent =
-    `${model.layers} × ${model.hidden} ${model.cell.toUpperCase()}, step ` +
+    `${model.layers} × ${model.hidden} ${architecture}, step ` +
     `${thousands(study.step)} · ${text.name}, loss ${number(text.nats, 3)} nats per character`;
   byId("theme").textContent = isDark() ? "Light" : "Dark";
   byId("keys").append(
