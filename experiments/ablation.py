@@ -1,11 +1,13 @@
 """Changes to the training of an LSTM, one at a time: which of them lower the loss?
 
   python launch.py --config=experiments/ablation.py --sweep --parallel=2
+  python launch.py --config=experiments/ablation.py --sweep=long --parallel=2
   charrnn compare runs/ablation-sweep
 
 The text is the first 330,000 characters of tinyshakespeare, of which the last tenth is for
 validation. The whole text has three times as many characters, so nothing is chosen on its last
-tenth, the validation split of nanoGPT. Every trial has three seeds. docs/ablation.md has the table.
+tenth, the validation split of nanoGPT. Every trial has three seeds. The first sweep trains for 24
+epochs, and the second for 72, in which the network overfits without further regularization.
 """
 
 import common
@@ -24,6 +26,14 @@ CHANGES = (
   {"schedule.name": "constant", "optimizer.learning_rate": 3e-3},
   {"carry_reset": 0.02},
   {"window": 128, "batch_size": 16},
+)
+REGULARIZERS = (
+  {},
+  {"model.dropout": 0.6},
+  {"model.input_dropout": 0.1},
+  {"model.weight_drop": 0.2},
+  {"model.weight_drop": 0.2, "model.input_dropout": 0.1},
+  {"model.weight_drop": 0.2, "model.input_dropout": 0.1, "model.skip": "residual"},
 )
 SEEDS = (1, 2, 3)
 
@@ -46,5 +56,10 @@ def lstm(c):
   c.sample.length = 0
 
 
-def sweep(variant=""):
-  return [{"seed": seed} | change for seed in SEEDS for change in CHANGES]
+def sweep(variant="", changes=CHANGES):
+  return [{"seed": seed} | change for seed in SEEDS for change in changes]
+
+
+def sweep_long(variant=""):
+  longer = {"epochs": 72.0, "eval_every": 870}
+  return sweep(variant, [longer | change for change in REGULARIZERS])

@@ -15,6 +15,7 @@ from charrnn.sweeps import trials as trials_lib
 
 FOLDER = pathlib.Path(__file__).parents[1] / "experiments"
 VARIANTS = {
+  "ablation": [""],
   "gpt": ["", "smoke", "nanogpt"],
   "grid2015": ["", "shakespeare", "small"],
   "ladder": ["", "python", "smoke"],
@@ -26,10 +27,12 @@ VARIANTS = {
   "reference": ["", "smoke"],
   "seeds": ["", "20"],
   "shakespeare": ["", "smoke", "blog", "cells"],
-  "tinyshakespeare": ["charrnn", "nanogpt"],
+  "tinyshakespeare": ["charrnn", "nanogpt", "record_short"],
 }
 EACH = [(name, variant) for name, variants in VARIANTS.items() for variant in variants]
 SWEEPS = [
+  ("ablation", "", "", 39),
+  ("ablation", "", "long", 18),
   *(("grid2015", "", sweep, 36) for sweep in ("", "grid", "units")),
   ("grid2015", "", "grid,dropout", 108),
   ("grid2015", "shakespeare", "", 36),
