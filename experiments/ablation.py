@@ -34,6 +34,7 @@ REGULARIZERS = (
   {"model.weight_drop": 0.2},
   {"model.weight_drop": 0.2, "model.input_dropout": 0.1},
   {"model.weight_drop": 0.2, "model.input_dropout": 0.1, "model.skip": "residual"},
+  {"model.weight_drop": 0.2, "model.input_dropout": 0.1, "optimizer.name": "muon"},
 )
 SEEDS = (1, 2, 3)
 
