@@ -14,11 +14,9 @@ import common
 
 CHANGES = (
   {},
-  {"model.dropout_mask": "window"},
   {"model.input_dropout": 0.1},
   {"model.weight_drop": 0.2},
-  {"model.skip": "sum"},
-  {"model.skip": "residual"},
+  {"model.residual": True},
   {"optimizer.name": "adam", "optimizer.weight_decay": 0.0},
   {"optimizer.weight_decay": 0.5},
   {"optimizer.name": "muon"},
@@ -33,7 +31,7 @@ REGULARIZERS = (
   {"model.input_dropout": 0.1},
   {"model.weight_drop": 0.2},
   {"model.weight_drop": 0.2, "model.input_dropout": 0.1},
-  {"model.weight_drop": 0.2, "model.input_dropout": 0.1, "model.skip": "residual"},
+  {"model.weight_drop": 0.2, "model.input_dropout": 0.1, "model.residual": True},
   {"model.weight_drop": 0.2, "model.input_dropout": 0.1, "optimizer.name": "muon"},
 )
 SEEDS = (1, 2, 3)

@@ -18,9 +18,10 @@ def variant(
   UserError for an unknown name. `file` is the experiment file, for the message.
   """
   if name not in variants:
-    *first, last = filter(None, variants)
+    file = pathlib.Path(file).name
+    *first, last = list(filter(None, variants)) or [f"{file} without a variant"]
     names = f"{', '.join(first)} or {last}" if first else last
-    raise errors.UserError(f"{pathlib.Path(file).name}:{name}: unknown variant; use {names}")
+    raise errors.UserError(f"{file}:{name}: unknown variant; use {names}")
   c = config_lib.default()
   variants[name](c)
   return c

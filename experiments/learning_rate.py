@@ -21,19 +21,11 @@ trials early (install charrnn[search] first):
 """
 
 import common
-from charrnn import config as config_lib
-from charrnn import errors
 from charrnn.sweeps import spaces, trials
 
 
 def get_config(variant=""):
-  if variant:
-    raise errors.UserError(
-      f"learning_rate.py:{variant}: unknown variant; use learning_rate.py without a variant"
-    )
-  c = config_lib.default()
-  common.small_lstm(c)
-  return c
+  return common.variant(__file__, variant, {"": common.small_lstm})
 
 
 def sweep():

@@ -31,7 +31,7 @@ VARIANTS = {
 }
 EACH = [(name, variant) for name, variants in VARIANTS.items() for variant in variants]
 SWEEPS = [
-  ("ablation", "", "", 39),
+  ("ablation", "", "", 33),
   ("ablation", "", "long", 21),
   *(("grid2015", "", sweep, 36) for sweep in ("", "grid", "units")),
   ("grid2015", "", "grid,dropout", 108),

@@ -48,8 +48,6 @@ PROBABILITY = Bounds("from 0 to 1", lambda value: 0 <= value <= 1)
 TOKENIZERS = ("data.tokenizers:KINDS",)
 SPLITS = ("data.splits:SPLITS",)
 CELLS = ("models.cells:CELLS", "models:KINDS")
-SKIPS = ("models.rnn:SKIPS",)
-DROPOUT_MASKS = ("models.layers:DROPOUT_MASKS",)
 INITS = ("models.rnn:INITIALIZERS",)
 POSITIONS = ("models.transformer:POSITIONS",)
 DTYPES = ("float32", "bfloat16")
@@ -154,15 +152,11 @@ FIELDS = (
   Field("model.dropout", float,
     "Dropout rate of each layer's output, and in a transformer of the embedding and of the outputs "
     "of attention and MLP; 0: off. Chosen from the corpus length.", FRACTION),
-  Field("model.skip", "none",
-    "Connections past layers. `residual`: the output of a layer is added to that of the next; "
-    "`sum`: the output layer reads the sum of all layers. Only for recurrent networks.", SKIPS),
+  Field("model.residual", False,
+    "Add the input of each layer but the first to its output. Only for recurrent networks."),
   Field("model.input_dropout", 0.0,
     "Dropout rate of the embedding; 0: off. Only for recurrent networks with an embedding.",
     FRACTION),
-  Field("model.dropout_mask", "step",
-    "`step`: dropout draws a new mask at every step; `window`: one for all steps of a window. Only "
-    "for recurrent networks.", DROPOUT_MASKS),
   Field("model.weight_drop", 0.0,
     "Rate at which the recurrent weights W_hh are set to zero, the same for a whole batch; 0: off. "
     "Only for recurrent networks.", FRACTION),

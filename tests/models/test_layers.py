@@ -161,14 +161,6 @@ def test_dropout_preserves_the_mean_and_its_entries_are_independent(T, H):
     assert abs(np.corrcoef(one.ravel(), other.ravel())[0, 1]) < 0.015
 
 
-def test_a_dropout_mask_of_a_window_is_the_same_at_every_step():
-  keys, x_TxBxH = small_models.rngs(64), jnp.ones((5, 64, 33))
-  masked = np.asarray(layers.dropout(x_TxBxH, keys, 0, 0.25, "window"))
-  np.testing.assert_array_equal(masked, np.broadcast_to(masked[0], masked.shape))
-  assert abs(masked.mean() - 1) < 0.04
-  assert len(np.unique(masked[0], axis=0)) == 64  # Each row has a mask of its own.
-
-
 def test_weights_are_dropped_for_the_whole_batch():
   """Without its dropped weights, a network has the outputs of training."""
   network = small_models.make("lstm", weight_drop=0.4)[0]

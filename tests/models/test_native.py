@@ -217,8 +217,8 @@ def network_case(cell, **fields):
     ("rnn", "float32", {}),
     ("gru", "bfloat16", {"embed": 5, "dropout": 0.5}),
     ("lstm", "float32", {"embed": 5, "dropout": 0.5}),
-    ("lstm", "float32", {"dropout": 0.5, "weight_drop": 0.5, "skip": "residual"}),
-    ("gru", "bfloat16", {"dropout": 0.5, "dropout_mask": "window", "skip": "sum"}),
+    ("lstm", "float32", {"dropout": 0.5, "weight_drop": 0.5}),
+    ("gru", "bfloat16", {"dropout": 0.5, "weight_drop": 0.5, "residual": True}),
   ],
 )
 def test_a_network_agrees_with_the_scan(cell, dtype, fields):

@@ -47,10 +47,10 @@ def plain_steps(net, c, initial, optimizer, count):
 @pytest.fixture(scope="module")
 def four_steps():
   """Return a function that takes four steps with dropout, on a number of devices and in parts."""
-  regularized = {"embed": 4, "input_dropout": 0.2, "dropout_mask": "window", "weight_drop": 0.3}
+  regularized = {"embed": 4, "input_dropout": 0.2, "weight_drop": 0.3, "residual": True}
   nets = {
     "lstm": tiny.model(dropout=0.4),
-    "regularized": tiny.model(dropout=0.4, skip="sum", **regularized),
+    "regularized": tiny.model(dropout=0.4, **regularized),
     "transformer": tiny.model(dropout=0.4, **tiny.TRANSFORMER),
   }
 

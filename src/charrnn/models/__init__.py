@@ -104,9 +104,9 @@ class Kind(NamedTuple):
 # All cells that are not listed are recurrent; `rnn.make` reports an unknown one.
 RECURRENT = Kind(
   "rnn",
-  ("layers", "hidden", "embed", "skip"),
+  ("layers", "hidden", "embed", "residual"),
   (
-    *("dropout", "input_dropout", "dropout_mask", "weight_drop"),
+    *("dropout", "input_dropout", "weight_drop"),
     *("init", "forget_bias", "compute_dtype", "unroll"),
   ),
 )

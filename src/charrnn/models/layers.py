@@ -259,22 +259,16 @@ def cudnn_layer(params, state: cells.LSTMState, x):
   return cells.LSTMState(h[0], c[0]), h_BxTxH.swapaxes(0, 1)
 
 
-DROPOUT_MASKS = ("step", "window")
-
-
-def dropout(x_TxBxH, rngs: models.Rngs | None, number: int, rate: float, mask: str = "step"):
+def dropout(x_TxBxH, rngs: models.Rngs | None, number: int, rate: float):
   """Set a share `rate` of entries to zero and rescale the others; do nothing if `rngs` is None.
 
-  `mask`: "step" draws a new mask at every step. "window" uses one mask for all steps of a row in a
-  window (Gal & Ghahramani 2016, arXiv 1512.05287). The mask of a row depends only on its key and on
-  `number`, which distinguishes the dropouts of a network. It is therefore the same on any number of
-  devices.
+  The mask of a row depends only on its key and on `number`, which distinguishes the dropouts of a
+  network. It is therefore the same on any number of devices.
   """
   if rngs is None or not rate:
     return x_TxBxH
   T, _, H = x_TxBxH.shape
-  shape = (T if mask == "step" else 1, H)
-  draw = jax.vmap(lambda key: _is_kept(key, number, shape, rate), out_axes=1)
+  draw = jax.vmap(lambda key: _is_kept(key, number, (T, H), rate), out_axes=1)
   return jnp.where(draw(rngs.rows), x_TxBxH / (1 - rate), 0.0)
 
 

@@ -52,7 +52,6 @@ INITIALIZERS = {
 }
 
 
-SKIPS = {"none": "", "residual": "residual layers", "sum": "sum of all layers"}
 PACKED = "packed"  # the Flax collection of the parameters in the layout of native.cc
 
 
@@ -152,10 +151,9 @@ class Network(nn.Module):
   layers: int
   hidden: int
   embed: int = 0
-  skip: str = "none"
+  residual: bool = False
   dropout: float = 0.0
   input_dropout: float = 0.0
-  dropout_mask: str = "step"
   weight_drop: float = 0.0
   initializer: str = "modern"
   forget_bias: float = 1.0
@@ -168,24 +166,19 @@ class Network(nn.Module):
     x, width, after, recorded = ids_TxB, self.vocab, [], {}
     cell = cells.CELLS[self.cell]
     implementation = choose_implementation(cell, self.unroll)
-    drop = functools.partial(layers_lib.dropout, rngs=rngs, mask=self.dropout_mask)
     if self.embed:
       width = self.embed
       x = Embed(self.vocab, width, initializers["table"], name="embed")(x)
-      x = drop(x, number=self.layers, rate=self.input_dropout)
-    outputs = []
+      x = layers_lib.dropout(x, rngs, self.layers, self.input_dropout)
     for n, before in enumerate(carry):
       name = f"layer_{n}"
       settings = self.forget_bias, self.compute_dtype, implementation, self.weight_drop, n
       layer = Layer(cell, self.hidden, initializers, *settings, name=name)
       state, h, recorded[name] = layer(x, width, before, rngs, record, (clamp or {}).get(name))
       after.append(state)
-      if self.skip == "residual" and n:
+      if self.residual and n:
         h += x
-      x, width = drop(h, number=n, rate=self.dropout), self.hidden
-      outputs.append(x)
-    if self.skip == "sum":
-      x = sum(outputs)
+      x, width = layers_lib.dropout(h, rngs, n, self.dropout), self.hidden
     logits_TxBxV = Head(self.vocab, initializers, self.compute_dtype, implementation, name="head")(
       x
     )
@@ -208,9 +201,8 @@ class RNN:
     shape = f"{network.layers} x {network.hidden} units"
     parts = [network.cell, shape, inputs, f"dropout {network.dropout:g}"]
     parts += [f"input dropout {rate:g}"] if (rate := network.input_dropout) else []
-    parts += ["one dropout mask per window"] if network.dropout_mask == "window" else []
     parts += [f"weight drop {rate:g}"] if (rate := network.weight_drop) else []
-    parts += [] if network.skip == "none" else [SKIPS[network.skip]]
+    parts += ["residual layers"] if network.residual else []
     return ", ".join(parts)
 
   @property
@@ -292,8 +284,6 @@ def make(vocab_size: int, *, init="modern", **fields) -> RNN:
   for name, value, choices in (
     ("cell", fields["cell"], cells.CELLS),
     ("init", init, INITIALIZERS),
-    ("skip", fields.get("skip", "none"), SKIPS),
-    ("dropout_mask", fields.get("dropout_mask", "step"), layers_lib.DROPOUT_MASKS),
     ("unroll", fields.get("unroll", "auto"), ("auto", "scan", "native", "cudnn")),
   ):
     if value not in choices:
