@@ -172,7 +172,9 @@ def _range(values: Iterable[float]) -> str:
 def examples(curves: Sequence[Curve]) -> list[Curve]:
   """Return three networks on one text, from much to little capacity for its amount."""
   networks = [curve for curve in curves if curve.parameters]
-  source = max(comparison_reference.sources(networks), key=[c.source for c in networks].count)
+  # Of the texts with the most runs, take the one with the highest losses.
+  names = comparison_reference.sources(networks)[::-1]
+  source = max(names, key=[curve.source for curve in networks].count)
   inside = [curve for curve in networks if curve.source == source]
   by_amount = [
     sorted((c for c in inside if c.text_characters == size), key=lambda c: c.parameters)

@@ -70,7 +70,10 @@ class Curve(NamedTuple):
 
 
 def curves(value: dict[str, Any]) -> list[Curve]:
-  """Return the runs of a compare.json that have all facts; raise ValueError if it is wrong."""
+  """Return the runs of a compare.json that have all facts, the best first.
+
+  Raises ValueError if it is not a compare.json.
+  """
   runs, result = value.get("runs"), []
   if not isinstance(runs, list) or not all(files.has_types(run, _RUN) for run in runs):
     raise ValueError("it has no runs with curves")
@@ -83,7 +86,7 @@ def curves(value: dict[str, Any]) -> list[Curve]:
     known = (run["source"], run["model"], numbers["text_characters"], numbers["bits_per_byte"])
     if None not in known and run["status"] not in comparison.UNUSABLE:
       result.append(Curve(**names, **numbers, points=points))
-  return result
+  return sorted(result, key=lambda curve: curve.bits_per_byte)
 
 
 def _positive(value) -> float | None:
