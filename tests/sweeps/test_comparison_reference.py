@@ -135,6 +135,8 @@ KINDS = {
   "reference alone": ([], grid()),
   "same losses": ([], grid(1, spread=0.0)),
   "one run": (curves(record("mine")), grid()),
+  "two texts": (curves(*(record(f"{n}" * 99, run=f"run {n}" * 20) for n in range(5))), grid(2)),
+  "many characters": (curves(record(curve=[point(9e15, 2.0)])), grid()),
   "an n-gram": (curves(record("mine", parameters=None)), grid(1)),
   "only n-grams": (curves(record("mine", parameters=None)), curves(record(parameters=None))),
   "one reference": (curves(record("$x_1$ \x1b[31m" * 20)), curves(record("$y^"))),
@@ -159,10 +161,11 @@ def test_all_kinds_are_plotted_and_labels_do_not_overlap(kind, tmp_path, monkeyp
   assert 2 < width < 20 and 2 < height < 20
   (figure,) = figures
   backend_agg.FigureCanvasAgg(figure).draw()
-  # The labels of the panels overlap neither each other nor a panel, and none is cut off.
-  labels = figure.findobj(text.Annotation)
-  boxes = [text.Text.get_window_extent(label) for label in labels]
-  assert boxes and not any(a.overlaps(b) for a, b in itertools.combinations(boxes, 2))
-  for label, box in zip(labels, boxes):
-    assert figure.bbox.x0 <= box.x0 and box.x1 <= figure.bbox.x1, label.get_text()
-    assert not any(axes.bbox.overlaps(box) for axes in figure.axes), label.get_text()
+  # The labels of the panels overlap neither each other nor a panel.
+  labels = [text.Text.get_window_extent(each) for each in figure.findobj(text.Annotation)]
+  assert labels and not any(a.overlaps(b) for a, b in itertools.combinations(labels, 2))
+  assert not any(axes.bbox.overlaps(box) for axes in figure.axes for box in labels)
+  # Nothing is cut off.
+  titles = [each.get_window_extent() for each in (figure.texts[0], *figure.legends)]
+  for box in labels + titles:
+    assert figure.bbox.x0 <= box.x0 and box.x1 <= figure.bbox.x1

@@ -33,7 +33,10 @@ MAX_PANELS = 12
 COLUMNS = 3
 GAP = 0.045  # minimum distance of two labels, relative to the height of a panel
 MAX_LABELS = int(1 / GAP)  # maximum number of labels of a panel
-MAX_LABEL = 24  # maximum length of the name of a text or a run, in characters
+MAX_LABEL = 24  # maximum length of the name of a text, in characters
+MAX_NAME = 40  # maximum length of the name of a run, in characters
+MIN_WIDTH = 8.0  # width of the longest line of the legend, in inches
+MAX_RATIO = 500  # maximum ratio of the limits of the x axis for which it has ticks between powers
 LEADER = {
   "arrowstyle": "-",
   "ls": ":",
@@ -172,17 +175,17 @@ def _cells(curve: Curve) -> tuple[str, ...]:
 def plot(own: Sequence[Curve], references: Sequence[Curve], path):
   """Plot validation losses over the characters read, with a panel for each reference text."""
   names, own = sources(references)[:MAX_PANELS], own[:MAX_RUNS]
-  title = "Validation loss in bits per byte: "
-  title += "runs (colored) and reference runs (gray)" if own else "reference runs"
+  title = "Validation loss by characters read\nGray: reference runs. Dashed: n-grams."
+  title += " Color: the compared runs." if own else ""
   amounts = sorted({curve.text_characters for curve in references})
   shades = np.linspace(LIGHT, DARK, len(amounts)) if len(amounts) > 1 else [DARK]
   grays = {size: f"{shade:.3f}" for size, shade in zip(amounts, shades)}
   columns = min(COLUMNS, len(names))
-  size = (5.2 * columns, 1.2 + 3.6 * -(-len(names) // columns))
+  size = (max(MIN_WIDTH, 5.2 * columns), 1.2 + 3.6 * -(-len(names) // columns))
   with plotting.figure(path, title, figsize=size) as figure:
     panels = plotting.panels(figure, len(names), columns, sharex=True, sharey=True)
     for axes, name in zip(panels, names):
-      axes.set_title(plotting.plain(outcomes.shorten(name, 2 * MAX_LABEL)))
+      axes.set_title(plotting.plain(outcomes.shorten(console.visible(name), MAX_NAME)))
       inside = [curve for curve in references if curve.source == name]
       for curve in inside:
         _reference(axes, curve, grays[curve.text_characters])
@@ -198,7 +201,8 @@ def plot(own: Sequence[Curve], references: Sequence[Curve], path):
       axes.tick_params(labelbottom=True)
     handles, labels = panels[0].get_legend_handles_labels()
     if handles:
-      figure.legend(handles[::-1], labels[::-1], loc="outside lower center", ncols=2)
+      place = {"loc": "outside lower center", "ncols": max(1, columns - 1)}
+      figure.legend(handles[::-1], labels[::-1], **place)
 
 
 def _reference(axes, curve: Curve, gray: str):
@@ -209,8 +213,8 @@ def _reference(axes, curve: Curve, gray: str):
 
 
 def _own(axes, curve: Curve, color: str):
-  name = outcomes.shorten(curve.run, 2 * MAX_LABEL)
-  source = outcomes.shorten(curve.source, MAX_LABEL)
+  name = outcomes.shorten(console.visible(curve.run), MAX_NAME)
+  source = outcomes.shorten(console.visible(curve.source), MAX_LABEL)
   label = plotting.plain(f"{name} ({source}, {curve.label}): {curve.bits_per_byte:.3f}")
   style = {"color": color, "lw": 1.8, "label": label, "zorder": 3}
   if len(curve.line):
@@ -220,20 +224,21 @@ def _own(axes, curve: Curve, color: str):
 
 
 def _scale(panels, everything: Sequence[Curve]):
-  """Set the common limits of all panels, without the steep fall at the start of training."""
-  points = np.concatenate([curve.line for curve in everything])
+  """Set the common axes of all panels, without the steep fall at the start of training."""
+  points, first = np.concatenate([curve.line for curve in everything]), panels[0]
   losses = [*points[:, 1], *(curve.bits_per_byte for curve in everything)]
   low, high = min(losses), float(np.quantile(losses, 0.95))
   margin = 0.03 * (high - low) + 0.01
-  panels[0].set_ylim(low - margin, high + margin)
-  for axes in panels:
-    axes.grid(which="both")
-    if len(points):
-      axes.set_xscale("log")
-      axes.xaxis.set_major_formatter(ticker.EngFormatter(sep=""))
-      axes.xaxis.set_minor_formatter(ticker.NullFormatter())
+  first.set_ylim(low - margin, high + margin)
   if len(points):
-    panels[0].set_xlim(points[:, 0].min() / 1.1, points[:, 0].max() * 1.1)
+    low, high = points[:, 0].min() / 1.1, points[:, 0].max() * 1.1
+    first.set_xscale("log")
+    first.set_xlim(low, high)
+    plotting.log_ticks(first.xaxis, ticker.EngFormatter(sep=""))
+    if high / low > MAX_RATIO:
+      first.xaxis.set_major_locator(ticker.LogLocator())
+  for axes in panels:
+    axes.grid()
 
 
 def _label(axes, inside: Sequence[Curve]):
