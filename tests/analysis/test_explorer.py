@@ -182,6 +182,15 @@ def test_20000_characters_of_two_layers_of_512_fit_the_limit(tmp_path):
   assert {each["unit"] for each in study["findings"] if each["scored"]} <= set(packed["fine"])
 
 
+def test_a_page_of_10000_units_of_a_transformer_fits(tmp_path):
+  sizes = {"layers": 4, "hidden": 512, "cell": "transformer"}
+  excerpt = made_up.excerpt(made_up.prose(2000), **sizes)
+  size = explorer.write(tmp_path / "x.html", made_up.study(**sizes), excerpt)
+  assert size <= explorer.UNIT_BYTES * 10_240
+  packed = _block(_Page((tmp_path / "x.html").read_text()), "traces")
+  assert len(packed["coarse"]) == 10_240 and packed["fine"]
+
+
 def test_a_smaller_limit_reduces_levels_until_it_raises(tmp_path):
   path, study, excerpt = tmp_path / "x.html", made_up.study(), made_up.excerpt(made_up.prose(4000))
   whole = explorer.write(path, study, excerpt)

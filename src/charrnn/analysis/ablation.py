@@ -24,7 +24,7 @@ from charrnn.sampling import clamps, sampler
 BURN_IN = 256  # number of characters that are read before units are clamped
 WINDOW = 32  # number of characters per call of the model
 ROWS = 384  # maximum number of rows in a batch
-CARRY_BYTES = 1 << 29  # maximum size of the carry of a batch; several copies are in memory
+CARRY_BYTES = 1 << 28  # maximum size of the carry of a batch; several copies are in memory
 MIN_CHARACTERS = 30  # minimum number of characters for a mean
 ABLATED = 20_000  # number of characters of the confirmation half on which the loss is measured
 ABLATIONS = ("zero", "mean", "hold")  # `hold` keeps the last value before clamping
@@ -55,10 +55,7 @@ def neutral(model: models.Model) -> str:
 
 
 def _with_controls(
-  subject: recording.Subject,
-  units: Mapping[str, Unit],
-  count: int,
-  settings: Sequence[str],
+  subject: recording.Subject, units: Mapping[str, Unit], count: int, settings: Sequence[str]
 ) -> tuple[dict[Unit, list[Unit]], dict[tuple, list[clamps.Clamp]]]:
   """Return the control units of each unit, and the clamps of all these units by setting."""
   recorded, seed = subject.recording, subject.settings.seed
@@ -77,11 +74,7 @@ def _with_controls(
 
 
 def control_units(
-  recorded: recording.Recording,
-  unit: Unit,
-  count: int,
-  avoid: Iterable[Unit],
-  seed: int = 0,
+  recorded: recording.Recording, unit: Unit, count: int, avoid: Iterable[Unit], seed: int = 0
 ) -> list[Unit]:
   """Return random units of the layer, from the third whose spread is the most similar.
 
@@ -176,9 +169,7 @@ def p_value(observed: float, controls: Sequence[float]) -> float:
 
 
 def ablate(
-  subject: recording.Subject,
-  units: Mapping[str, Unit],
-  confirmation: Sequence[inference.Span],
+  subject: recording.Subject, units: Mapping[str, Unit], confirmation: Sequence[inference.Span]
 ) -> list[dict]:
   """Clamp the unit of each finding, and its control units; return the changes of the loss.
 

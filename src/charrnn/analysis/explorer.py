@@ -27,6 +27,8 @@ SCRIPTS = (
 FINE = 256  # number of levels for all quantities of featured units
 LEVELS = (256, 128, 64, 32, 24, 16, 12, 10, 8, 6, 4)  # choices for the main quantity of other units
 MAIN_SHARE = 0.7  # maximum share of the traces' bytes that main quantities may use
+LIMIT = 10_000_000  # maximum size of a page in bytes
+UNIT_BYTES = 1500  # minimum of the maximum size, for each unit
 _SAMPLE = 24  # number of units from which the size of all units is estimated
 _BATCH = 16  # number of featured units per pass over the recording, which is stored by rows
 Columns = Mapping[recording.Unit, Sequence[int]]  # columns of each unit
@@ -47,9 +49,11 @@ class Excerpt(NamedTuple):
 
 
 def write(
-  path: str | os.PathLike, study: Mapping[str, Any], excerpt: Excerpt, limit: int = 10_000_000
+  path: str | os.PathLike, study: Mapping[str, Any], excerpt: Excerpt, limit: int | None = None
 ) -> int:
   """Write the page for the JSON data of a study and return its size in bytes, at most `limit`.
+
+  The default limit is LIMIT, or UNIT_BYTES for each unit if this is larger.
 
   The page contains the main quantity of every unit, with as many levels as fit: c (as tanh(c)) if
   there is one, otherwise h, or the unit's only quantity. It contains all quantities of as many
@@ -61,6 +65,7 @@ def write(
   blocks = {"study": short, "excerpt": _excerpt(excerpt)}
   title = f"{study['run']}: charrnn explorer"
   columns = _by_unit(excerpt)
+  limit = limit or max(LIMIT, UNIT_BYTES * len(columns))
   main = excerpt.columns[next(iter(columns.values()))[0]].quantity
   head = {"main": main, "coarse": [], "fine": {}}
   room = limit - len(_page(title, blocks | {"traces": head}).encode())

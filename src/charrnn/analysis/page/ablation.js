@@ -21,8 +21,8 @@ function showAblation() {
       "p",
       { class: "lead" },
       "Each card shows measures of text that is sampled with a unit clamped: to zero (in a ",
-      "transformer: its mean), low (its 5th percentile) or high (its 95th). The vertical line marks the network without clamps. ",
-      "Gray dots are control units.",
+      "transformer: its mean), low (its 5th percentile) or high (its 95th). The vertical line ",
+      "marks the network without clamps. Gray dots are control units.",
     ),
     study.steering.length ? steeringCards() : nothing("No unit was steered."),
   );
