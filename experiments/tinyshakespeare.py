@@ -9,7 +9,6 @@ The text is downloaded from the char-rnn repository and verified. To use a copy 
 Variants (their splits differ, so their losses are not comparable):
   charrnn  the defaults and the split of char-rnn: 1.373 nats per character at epoch 25 of 50; the
            50 epochs take 7 minutes on 2 CPU cores. Users of char-rnn report 1.394 after 26 epochs.
-  record_short  as nanogpt, in at most 8 minutes on 2 CPU cores
   nanogpt  (default) nanoGPT's split, with the last tenth for validation, and the blog's LSTM (2
            layers of 512): 1.450 at epoch 7.5 of 15; the 15 epochs take 16 minutes on 2 CPU cores of
            a loaded machine. nanoGPT's transformer of 10.7 million parameters reportedly has 1.470.
@@ -19,9 +18,7 @@ import common
 
 
 def get_config(variant="nanogpt"):
-  return common.variant(
-    __file__, variant, {"charrnn": charrnn, "nanogpt": nanogpt, "record_short": record_short}
-  )
+  return common.variant(__file__, variant, {"charrnn": charrnn, "nanogpt": nanogpt})
 
 
 def charrnn(c):
@@ -44,8 +41,3 @@ def nanogpt(c):
   c.window = 128
   c.epochs = 15.0
   c.optimizer.learning_rate = 4e-3
-
-
-def record_short(c):
-  nanogpt(c)
-  c.epochs = 7.0

@@ -27,7 +27,7 @@ VARIANTS = {
   "reference": ["", "smoke"],
   "seeds": ["", "20"],
   "shakespeare": ["", "smoke", "blog", "cells"],
-  "tinyshakespeare": ["charrnn", "nanogpt", "record_short"],
+  "tinyshakespeare": ["charrnn", "nanogpt"],
 }
 EACH = [(name, variant) for name, variants in VARIANTS.items() for variant in variants]
 SWEEPS = [
