@@ -61,6 +61,18 @@ def test_only_a_unit_that_the_output_reads_changes_the_loss(tmp_path):
   assert other == pytest.approx((0, 0), abs=1e-6)
 
 
+def test_ablation_of_a_planted_unit_of_a_transformer_affects_only_its_characters():
+  text = made_up.prose(2000)
+  symbols, ids = planted.ids(text)
+  units = [recording.Unit(0, "m", planted.VOWEL), recording.Unit(0, "m", planted.VOWEL + 1)]
+  rows = [[], *([unit.clamp(0.0)] for unit in units)]
+  nats = ablation.losses(*planted.transformer(symbols), ids, rows)
+  label = planted.VOWELS.function(text)
+  own, other = (ablation.effect(row - nats[0], label) for row in nats[1:])
+  assert abs(own.inside) > 0.05 and abs(own.outside) < 1e-5
+  assert abs(other.inside) < 0.05
+
+
 def test_control_units_are_in_the_same_layer_and_belong_to_no_finding(net, tmp_path):
   model, params, ids = net
   recorded = recording.record(model, params, ids, tmp_path / "r")

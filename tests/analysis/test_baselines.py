@@ -41,6 +41,23 @@ def test_exactly_the_planted_units_are_significant(text, tmp_path):
   assert result.interpretable.count == 2
 
 
+def test_the_planted_unit_of_a_transformer_is_significant(tmp_path):
+  text, names = made_up.prose(9_000), [planted.VOWELS.name]
+  symbols, ids = planted.ids(text)
+  net, params = planted.transformer(symbols)
+  recorded = recording.record(net, params, ids, tmp_path / "r")
+  subject = planted.subject(net, text, names, recorded, tmp_path / "s")
+  (compared,) = baselines.compare_untrained(subject).values()
+  bars = {names[0]: compared.to_beat}
+  result = matching.match(
+    recorded.values, recorded.columns, *planted.prepare(text, names), bars=bars
+  )
+  (finding,) = result.findings
+  assert (finding.name, finding.lag) == (f"0:m{planted.VOWEL}", 0)
+  assert finding.significant and finding.confirmation.score == pytest.approx(1)
+  assert np.delete(np.abs(result.effects[:, 0]), finding.column).max() < 0.995
+
+
 def _untrained(text, count, folder):
   """Return the strengths [count, hypotheses] of untrained networks with seeds 0, 1, ..."""
   symbols, ids = planted.ids(text)

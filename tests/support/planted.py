@@ -1,15 +1,22 @@
-"""An LSTM with two hand-set units: one tracks quotes, and one counts the characters of a line."""
+"""Networks with hand-set units.
+
+An LSTM has two: one tracks quotes, and one counts the characters of a line. A transformer has one,
+which is high at vowels.
+"""
 
 import types
 
 import jax
 import numpy as np
 
+from charrnn import models
 from charrnn.analysis import effects, hypotheses, recording
 from charrnn.models import rnn
 
 QUOTES, COLUMN = 3, 7
 HIDDEN = 12
+VOWEL = 5  # an activation of the MLP of layer 0
+VOWELS = hypotheses.from_regex("vowel", "[aeiou]")
 
 
 def model(vocab, hidden=HIDDEN, cell="lstm"):
@@ -40,6 +47,27 @@ def params(net, symbols, seed=0):
   return params
 
 
+def transformer(symbols, seed=0):
+  """Return a transformer of width 8, and its parameters.
+
+  The elements of an embedding are 1 or -1. The first two are 1 at vowels, and at least one of them
+  is -1 at other characters, so that no single element follows vowels. The unit VOWEL is high where
+  both are 1.
+  """
+  fields = {"layers": 1, "hidden": 8, "heads": 2, "context": 16}
+  net = models.make(len(symbols), {"cell": "transformer", **fields})
+  params = jax.tree.map(np.array, jax.jit(net.init)(jax.random.key(seed)))
+  rng, layer = np.random.default_rng(seed), params["layer_0"]
+  for row, symbol in zip(params["embed"]["W_e"], symbols, strict=True):
+    pair = (1, 1) if symbol in "aeiou" else rng.permutation([(1, -1), (-1, 1), (-1, -1)])[0]
+    row[:] = [*pair, *np.negative(pair), *rng.permutation([1, 1, -1, -1])]  # unchanged by the norm
+  layer["W_o"][:] = 0
+  layer["W_up"][:, VOWEL], layer["b_up"][VOWEL] = [10, 10, 0, 0, 0, 0, 0, 0], -10
+  layer["W_down"][VOWEL] = 0.05 * np.array([-1, -1, 1, 1, 1, 1, 1, 1])
+  params["head"]["W_hy"] *= 20
+  return net, params
+
+
 def ids(text):
   """Return the sorted distinct characters of a text, and the text as ids."""
   symbols = sorted(set(text))
@@ -48,7 +76,8 @@ def ids(text):
 
 def _labeled(text, names):
   """Return hypotheses by name, without confounds, and the labels of a text."""
-  table = [hypotheses.HYPOTHESES[name]._replace(confounds=()) for name in names]
+  known = hypotheses.HYPOTHESES | {VOWELS.name: VOWELS}
+  table = [known[name]._replace(confounds=()) for name in names]
   return table, hypotheses.label_documents(table, [text])
 
 
