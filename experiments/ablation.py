@@ -6,8 +6,8 @@
 
 The text is the first 330,000 characters of tinyshakespeare, of which the last tenth is for
 validation. The whole text has three times as many characters, so nothing is chosen on its last
-tenth, the validation split of nanoGPT. Every trial has three seeds. The first sweep trains for 24
-epochs, and the second for 72, in which the network overfits without further regularization.
+tenth, the validation split of nanoGPT. Every change is trained with three seeds. The first sweep
+trains for 24 epochs, and the second for 72, where the network overfits without more regularization.
 """
 
 import common
@@ -50,7 +50,7 @@ def lstm(c):
   c.optimizer.name, c.optimizer.weight_decay = "adamw", 0.1
   c.optimizer.learning_rate = 5e-3
   c.epochs = 24.0
-  c.eval_every = 290  # twice in four epochs
+  c.eval_every = 290  # every two epochs
   c.keep = 1
   c.sample.length = 0
 

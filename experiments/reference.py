@@ -3,12 +3,11 @@
   python launch.py --config=experiments/reference.py --sweep
   charrnn compare runs/reference-sweep
 
-docs/loss.md shows the results. The time of the sweep was not measured; it should be one to two
-hours on 2 CPU cores.
+docs/loss.md shows the results. The sweep takes an estimated one to two hours on 2 CPU cores.
 
 The models are LSTMs with 1 x 64, 2 x 128 and 2 x 256 units, and the best n-gram of at most 10
 characters. Each is trained on the first 100 thousand, million and 4 million characters of a text,
-as far as the text is long enough. Everything else is what charrnn chooses for a text of this
+if the text is long enough. Everything else is what charrnn chooses for a text of this
 length. charrnn downloads tinyshakespeare and sqlite, and if necessary linux (docs/texts.md). A
 trial whose text is not available fails, and the others go on.
 

@@ -153,13 +153,14 @@ FIELDS = (
     "Dropout rate of each layer's output, and in a transformer of the embedding and of the outputs "
     "of attention and MLP; 0: off. Chosen from the corpus length.", FRACTION),
   Field("model.residual", False,
-    "Add the input of each layer but the first to its output. Only for recurrent networks."),
+    "Add the input of each layer but the first to its output. Only for recurrent networks with "
+    "several layers."),
   Field("model.input_dropout", 0.0,
     "Dropout rate of the embedding; 0: off. Only for recurrent networks with an embedding.",
     FRACTION),
   Field("model.weight_drop", 0.0,
-    "Rate at which the recurrent weights W_hh are set to zero, the same for a whole batch; 0: off. "
-    "Only for recurrent networks.", FRACTION),
+    "Rate at which the recurrent weights W_hh are set to zero, with one mask for a whole batch; 0: "
+    "off. Only for recurrent networks.", FRACTION),
   Field("model.init", "modern",
     "Initial weights. `uniform`: U(-0.08, 0.08), as in char-rnn. `modern`: scaled input weights "
     "and orthogonal recurrent weights. Only for recurrent networks.", INITS),
@@ -196,9 +197,11 @@ FIELDS = (
   Field("optimizer.learning_rate", float,
     "Peak learning rate. Chosen from the corpus length.", ABOVE_0),
   Field("optimizer.b1", 0.9,
-    "Decay rate of the mean of gradients. Only for `adam`, `adamw` and `muon`.", FRACTION),
+    "Decay rate of the mean of gradients. Only for `adam`, `adamw`, and the AdamW part of `muon`.",
+    FRACTION),
   Field("optimizer.b2", 0.99,
-    "Decay rate of the mean of squared gradients. Only for `adam`, `adamw` and `muon`.", FRACTION),
+    "Decay rate of the mean of squared gradients. Only for `adam`, `adamw`, and the AdamW part of "
+    "`muon`.", FRACTION),
   Field("optimizer.decay", 0.95,
     "Decay rate of the mean of squared gradients. Only for `rmsprop`.", FRACTION),
   Field("optimizer.momentum", 0.0,

@@ -223,13 +223,22 @@ def test_the_runs_are_compared_with_reference_runs(charrnn, sweep, tmp_path):
   assert as_json.json == charrnn("compare", sweep / "a", "--json").json
 
 
+def test_runs_after_an_option_are_an_error_that_names_the_order(charrnn, sweep):
+  result = charrnn("compare", sweep / "a", "--markdown", sweep / "b")
+  assert (result.code, result.out) == (2, "")
+  assert f"{sweep / 'b'}: put every RUN|SWEEP before the options" in result.err
+
+
 def test_unusable_references_are_refused(charrnn, sweep, tmp_path, monkeypatch):
   missing, damaged = tmp_path / "missing.json", tmp_path / "damaged.json"
   damaged.write_text("{")
   old = tmp_path / "old.json"
   old.write_text('{"runs": [{"run": "a", "status": "finished"}]}')
-  options = {f"--reference={missing}": "is missing", f"--reference={damaged}": "is damaged"}
-  options |= {f"--reference={old}": "it has no runs with curves"}
+  options = {
+    f"--reference={missing}": "there is no such file",
+    f"--reference={damaged}": "is damaged",
+  }
+  options |= {f"--reference={old}": "has no runs with curves"}
   options |= {f"--reference={sweep}": "put --reference last", "--reference": "name a file"}
   monkeypatch.setattr(comparison_reference, "FILE", tmp_path / "default.json")
   for option, message in options.items():

@@ -154,6 +154,12 @@ def test_an_ngram_supports_all_options_but_dynamic(charrnn, counted, tmp_path):
     (["--dynamic", "--streams=4"], "--streams=4: --dynamic uses a single stream"),
     (["--dynamic=1e38"], "smaller rate"),
     (["--characters=1"], "--characters=1: must be at least 2"),
+    *(
+      ([f"--temperature={T}"], f"--temperature={T}: must be from 1e-06 to 1e+06")
+      for T in ("nan", "0", "-1", "inf", "1e-30")
+    ),
+    (["--with=none"], "none does not exist"),
+    (["--with=song.txt"], "song.txt is a file"),
     (["--errors", "--split=train"], "--errors: does not apply to the training text"),
     (["--tsv=."], "--tsv=. is a folder"),
     (["--html=none/there.html"], "there is no folder none"),
@@ -252,4 +258,19 @@ def test_runs_with_different_vocabularies_cannot_be_mixed(charrnn, trained, a):
   edits.change(a, "alphabet.json", lambda value: value["tokens"].__setitem__(-1, "\u2028"))
   result = charrnn("eval", trained["a"], f"--with={a}")
   assert result.code == 2 and len(result.err.splitlines()) == 1
-  assert "has another vocabulary than" in result.err
+  assert "its vocabulary differs from that of" in result.err
+
+
+def test_runs_with_different_splits_can_be_mixed_only_on_files(charrnn, trained, files, a):
+  """Otherwise, the validation split of one may be in the training split of the other."""
+  edits.change(a, "config.json", lambda config: config["text"].update(valid_fraction=0.1))
+  result = charrnn("eval", trained["a"], f"--with={a}")
+  assert result.code == 2 and len(result.err.splitlines()) == 1
+  assert "different splits: use runs with the same splits, or score a FILE" in result.err
+  assert charrnn("eval", trained["a"], files[0], f"--with={a}").code == 0
+
+
+def test_the_page_of_a_mixture_names_all_runs(charrnn, trained, tmp_path):
+  page, other = tmp_path / "page.html", trained["b"]
+  assert charrnn("eval", trained["a"], f"--with={other}", "--html", page).code == 0
+  assert f"{other}, step {run_lib.Run.open(other).step}" in page.read_text()

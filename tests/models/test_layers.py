@@ -161,6 +161,11 @@ def test_dropout_preserves_the_mean_and_its_entries_are_independent(T, H):
     assert abs(np.corrcoef(one.ravel(), other.ravel())[0, 1]) < 0.015
 
 
+def test_a_dropout_rate_just_below_one_drops_nearly_everything():
+  x_TxBxH = layers.dropout(jnp.ones((50, 4, 32)), small_models.rngs(4), 0, 1 - 1e-6)
+  assert np.count_nonzero(x_TxBxH) < 10
+
+
 def test_weights_are_dropped_for_the_whole_batch():
   """Without its dropped weights, a network has the outputs of training."""
   network = small_models.make("lstm", weight_drop=0.4)[0]

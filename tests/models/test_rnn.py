@@ -8,6 +8,7 @@ import pytest
 import small_layers
 from small_layers import CELLS
 
+from charrnn import errors
 from charrnn.models import cells, layers, rnn
 
 
@@ -61,6 +62,18 @@ def test_residual_layers_add_their_inputs():
     inputs = jnp.stack(outputs) + (inputs if n else 0.0)
   expected = inputs @ params["head"]["W_hy"] + params["head"]["b_y"]
   np.testing.assert_allclose(network.apply(params, x, None)[0], expected, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+  ("fields", "message"),
+  [
+    ({"layers": 1, "residual": True}, r"residual=True: has no effect on a single layer"),
+    ({"input_dropout": 0.1}, r"input_dropout=0.1: needs an embedding"),
+  ],
+)
+def test_fields_without_an_effect_are_rejected(fields, message):
+  with pytest.raises(errors.UserError, match=message):
+    small_layers.network("lstm", **fields)
 
 
 @pytest.mark.parametrize("init", rnn.INITIALIZERS)

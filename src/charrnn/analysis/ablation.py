@@ -49,7 +49,7 @@ class Effect(NamedTuple):
 def neutral(model: models.Model) -> str:
   """Return the setting of ABLATIONS that removes the information of a unit, by default.
 
-  The states of cells are around 0. Activations of other units may be far from 0 at all characters.
+  States of cells are around 0. Units of a transformer may be far from 0 at all characters.
   """
   return "zero" if model.can_hold else "mean"
 
@@ -136,7 +136,7 @@ def losses(
 
 
 def _groups(count: int, model: models.Model) -> list[np.ndarray]:
-  """Return the numbers of `count` rows in groups for which memory suffices."""
+  """Return the numbers of `count` rows, in groups that fit in memory."""
   carry = jax.tree.leaves(jax.eval_shape(lambda: model.initial_carry(1)))
   size = sum(leaf.size * leaf.dtype.itemsize for leaf in carry)
   most = max(1, min(ROWS, CARRY_BYTES // size))

@@ -39,6 +39,16 @@ class Parser(argparse.ArgumentParser):
         self.error(f"unknown option {name}{errors.suggestion(name, self._listed())}")
     return super().parse_known_args(args, namespace)
 
+  def parse_args(self, args=None, namespace=None):
+    namespace, rest = self.parse_known_args(args, namespace)
+    if rest:
+      # argparse collects a repeated positional argument only before the first option.
+      actions = self._get_positional_actions()
+      repeated = [action.metavar for action in actions if action.nargs in ("*", "+")]
+      remedy = f": put every {repeated[0]} before the options" if repeated else ""
+      self.error(f"unrecognized arguments: {' '.join(rest)}{remedy}")
+    return namespace
+
   def _listed(self) -> list[str]:
     """Return the options that --help lists."""
     actions = [action for action in self._actions if action.help != argparse.SUPPRESS]

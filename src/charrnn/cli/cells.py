@@ -15,10 +15,9 @@ find units that follow structure in the text, and write an interactive page
 
 Score every quantity of every unit (an LSTM's h, c, i, f, g, o; a transformer's residual stream h
 and MLP activations m) for every hypothesis on one half of a text, and score the best quantity again
-on the other half. A finding is significant if its score
-exceeds the scores of circularly shifted labels and of untrained networks. Then clamp the unit of
-each finding, and measure how the loss and the samples change. Write cells.json, explorer.html and
-three pictures."""
+on the other half. A finding is significant if its score exceeds the scores of circularly shifted
+labels and of untrained networks. Then clamp the unit of each finding, and measure how the loss and
+the samples change. Write cells.json, explorer.html and three pictures."""
 CHARACTERS = 200_000
 HEADER = (
   *("hypothesis", "column", "lag", "discovery", "confirmation", "shifted", "untrained", "last 6"),
@@ -64,8 +63,8 @@ def add_arguments(parser):
   text = "number of circular shifts of the labels, at least 19 (default: 199)"
   add("--shifts", metavar="N", type=int, default=199, help=text)
   text = (
-    "clamp units to 0, to their mean, or to their last unclamped value (default: zero; for a "
-    "transformer, whose units have no state to hold: mean)"
+    "clamp units to 0, to their mean, or to their last unclamped value (default: zero, but mean "
+    "for a transformer, whose units have no state to hold)"
   )
   add("--ablation", choices=ablation.ABLATIONS, help=text)
   arguments.add_seed(parser)

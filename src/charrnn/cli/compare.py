@@ -17,8 +17,9 @@ finished runs and its 95% interval (Student's t). Seconds include training, eval
 FLOPs are 6 per token and multiplication in a matrix product: one for each weight, and in a
 transformer 2 * layers * hidden * context for attention. Embedding look-ups do not count (Kaplan et
 al. 2020, arXiv 2001.08361). The command writes compare.md, compare.csv, compare.json, curves.png,
-settings.png, grid.png and sizes.png. With --reference, it also writes reference.png: the validation
-losses in front of those of reference runs on several texts. A table shows the closest ones."""
+settings.png, grid.png and sizes.png. With --reference, it also prints a table of the closest
+reference runs on each text, and writes reference.png, which shows the loss curves in front of those
+of all reference runs."""
 
 
 def add_arguments(parser):

@@ -25,7 +25,7 @@ token of a text has no context and is not scored. With --state=reset, the networ
 parameters of --dynamic and the memory of --errors are reset at the start of each document. With
 --state=carried, all documents are one text.
 
---with scores the text with the mean of the probabilities of several runs.
+--with scores the text with the mean of the probabilities that several runs predict.
 
 --dynamic also learns from the text. After every 20 scored tokens, the parameters take a gradient
 step that makes these tokens more probable. The runs themselves are not changed.
@@ -40,6 +40,7 @@ word start   it begins a word, or follows white space or a double quote
 punctuation  it is neither white space nor a letter, digit or underscore
 boost b      p + b is at least 0.5"""
 RATE = 0.3  # the best measured rate; see evaluation/dynamic.py
+MAX_TEMPERATURE = 1e6  # The inverse is the minimum. Between them, no loss overflows float32.
 MAX_EXPONENT = 700.0  # nats; exp(x) overflows for x above about 709
 
 
@@ -67,11 +68,11 @@ def add_arguments(parser):
     help="score only the first N characters (tokens, if they are not characters) of the split or "
     "of each FILE",
   )
-  text = "also use the best step of this run; repeat the option for more runs"
+  text = "average the probabilities with those of this run at its best step; repeatable"
   add("--with", dest="others", metavar="RUN", action="append", default=[], help=text)
   text = (
-    "divide the logits by T (default: 1); below 1, predictions become more certain. Choose T on "
-    "another text than the one that you report"
+    "divide the logits by T (default: 1); values below 1 sharpen the predictions. Choose T on a "
+    "different text from the one whose loss you report"
   )
   add("--temperature", metavar="T", type=float, default=1.0, help=text)
   text = f"dynamic evaluation with this learning rate, in one stream (default: {RATE})"
@@ -110,12 +111,12 @@ def run(args):
   text = _join(documents) if documents else _split(loaded, corpus, args)
   if state == "carried":
     text = text._replace(starts=[0])
-  with console.Progress() as progress:
-    result = _score(args, loaded, (model, params), text, corpus, progress)
   origin = {"run": str(args.run), "step": loaded.step, "state": state, "dynamic": args.dynamic}
   origin["with"] = [{"run": str(each.path), "step": each.step} for each in opened[1:]]
   origin["temperature"] = args.temperature
-  arguments.show(args, origin | result, _lines(origin | result))
+  with console.Progress() as progress:
+    result = _score(args, loaded, (model, params), text, corpus, _system(origin), progress)
+  arguments.show(args, origin | result, [_system(origin), *_lines(result)])
 
 
 def _check(args):
@@ -125,8 +126,8 @@ def _check(args):
     raise errors.UserError(f"--split={args.split}: cannot be combined with files: omit one of them")
   rule = "must be at least 2"
   errors.check("--characters", characters, characters is None or characters >= 2, rule)
-  T = args.temperature
-  errors.check("--temperature", f"{T:g}", 0 < T < math.inf, "must be finite and above 0")
+  T, rule = args.temperature, f"must be from {1 / MAX_TEMPERATURE:g} to {MAX_TEMPERATURE:g}"
+  errors.check("--temperature", f"{T:g}", 1 / MAX_TEMPERATURE <= T <= MAX_TEMPERATURE, rule)
   if rate is not None:
     errors.check("--dynamic", rate, 0 <= rate < math.inf, "must be finite and at least 0")
     rule = "--dynamic uses a single stream: omit --streams"
@@ -137,7 +138,7 @@ def _check(args):
 
 
 def _check_mixture(args, runs):
-  """Raise UserError if the runs cannot be mixed, or cannot learn."""
+  """Raise UserError if a run cannot learn, or if the runs cannot be mixed."""
   for each in runs:
     if args.dynamic is not None and not models.has_gradient(each.config.model):
       raise errors.UserError(
@@ -145,9 +146,11 @@ def _check_mixture(args, runs):
       )
     if each.tokenizer.to_json() != runs[0].tokenizer.to_json():
       raise errors.UserError(
-        f"--with={each.path}: has another vocabulary than {runs[0].path}: use runs of the same "
-        "text and tokenizer"
+        f"--with={each.path}: its vocabulary differs from that of {runs[0].path}: use runs with "
+        "the same text and tokenizer"
       )
+  if not args.files:  # Otherwise, a run may have been trained on the split of another one.
+    run_lib.common_splits(runs, remedy="use runs with the same splits, or score a FILE")
 
 
 def _model(args, runs):
@@ -214,7 +217,7 @@ def _split(run, corpus, args) -> Text:
   return Text(corpus, [(f"{name} ({kind} split)", truncated)], starts)
 
 
-def _score(args, loaded, model_and_params, text, corpus, progress) -> dict[str, Any]:
+def _score(args, loaded, model_and_params, text, corpus, system, progress) -> dict[str, Any]:
   """Return the loss of every part of the text; write the files of --tsv and --html."""
   config, model = loaded.config, (*model_and_params, text.ids)
   options = {"burn_in": config.eval_burn_in, "starts": text.starts}
@@ -238,8 +241,8 @@ def _score(args, loaded, model_and_params, text, corpus, progress) -> dict[str, 
       lines = _table(loaded.tokenizer, text.ids, scores[0])
       file.writelines(f"{line}\n".encode() for line in lines)
   if args.html:
-    title = f"Surprisal of {result['results'][0]['text']}: {loaded.path}, step {loaded.step}"
-    facts = _facts(args, result["unit"], result["results"][0])
+    title = f"Surprisal of {result['results'][0]['text']}: {system}"
+    facts = _facts(result["unit"], result["results"][0])
     page = pages.surprisal_page(title, facts, loaded.tokenizer, text.ids, scores[0])
     with files.replace_file(pathlib.Path(args.html)) as file:
       file.write(page.encode())
@@ -298,8 +301,6 @@ def _result(unit: str, name: str, size: encoded.Size, nats: float) -> dict[str, 
 
 
 def _lines(result) -> Iterator[str]:
-  others = "".join(f" + {each['run']}, step {each['step']}" for each in result["with"])
-  yield f"{result['run']}, step {result['step']}{others}{_settings(result)}"
   for each in [*result["results"], result.get("overall")]:
     if each:
       perplexity = console.number(each["perplexity"])
@@ -316,18 +317,19 @@ def _lines(result) -> Iterator[str]:
     yield from error_analysis.lines(result["errors"])
 
 
-def _settings(result) -> str:
-  """Return the settings that differ from the defaults."""
-  rate, T = result["dynamic"], result["temperature"]
+def _system(origin) -> str:
+  """Return the runs, and the settings that differ from the defaults."""
+  rate, T = origin["dynamic"], origin["temperature"]
+  runs = " + ".join(f"{each['run']}, step {each['step']}" for each in [origin, *origin["with"]])
   learning = "" if rate is None else f", dynamic evaluation at rate {rate:g}"
-  return ("" if T == 1 else f", temperature {T:g}") + learning
+  return runs + ("" if T == 1 else f", temperature {T:g}") + learning
 
 
-def _facts(args, unit: str, result) -> str:
+def _facts(unit: str, result) -> str:
   return (
     f"{result['tokens']:,} {unit}s: {result['nats']:.4f} nats = {result['bits']:.4f} bits per "
     f"{unit}, {result['bits_per_byte']:.4f} bits per byte, perplexity "
-    f"{console.number(result['perplexity'])}{_settings(vars(args))}"
+    f"{console.number(result['perplexity'])}"
   )
 
 

@@ -25,18 +25,19 @@ Carry = Any  # a tree of arrays [B, ...]
 class Rngs(NamedTuple):
   """The random keys of a training step."""
 
-  batch: "jax.Array"  # for what all rows share
+  batch: "jax.Array"  # one key for the whole batch
   rows: "jax.Array"  # one key per row, [B]
 
   @classmethod
   def of(cls, key: "jax.Array", rows_B: "jax.Array") -> "Rngs":
     """Return keys derived from one key and the numbers of the rows, which are below 2**31.
 
-    They do not depend on the other rows, and so not on the number of devices.
+    The key of a row depends on no other row, and therefore not on the number of devices.
     """
     import jax
 
     fold = jax.random.fold_in
+    # training/steps.py folds in 2**31.
     return cls(fold(key, 2**31 + 1), jax.vmap(fold, in_axes=(None, 0))(key, rows_B))
 
 

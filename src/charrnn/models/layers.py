@@ -290,7 +290,8 @@ def _is_kept(key, number: int, shape: tuple[int, ...], rate: float):
   counters = lax.iota(jnp.uint32, -(-size // 2))
   words = random.threefry_2x32(jax.random.key_data(jax.random.fold_in(key, number)), counters)
   bits = lax.bitcast_convert_type(words, jnp.uint16).reshape(-1)[:size].reshape(shape)
-  return bits >= round(rate * 2**16)
+  # Rates just below 1 round to 2^16, which is not a uint16.
+  return bits >= min(round(rate * 2**16), 2**16 - 1)
 
 
 def cross_entropy(logits_TxBxV, y_TxB):

@@ -1,4 +1,4 @@
-"""A mixture of models: the mean of their predicted distributions, at a temperature."""
+"""Mixtures of models, which predict the mean of the models' distributions at a temperature."""
 
 from collections.abc import Sequence
 
@@ -9,15 +9,16 @@ from charrnn import models
 
 
 class Mixture:
-  """The mixture as a `models.Model`; parameters and carry are tuples with those of each model.
+  """A mixture as a `models.Model`; parameters and carry are tuples with one item for each model.
 
-  p(y) = mean over the models of softmax(logits / temperature). Nothing can be recorded or clamped.
+  p(y) = mean over the models of softmax(logits / temperature). There are no units to record or
+  clamp.
   """
 
   units, states, can_hold = {}, (), False
 
   def __init__(self, parts: Sequence[models.Model], temperature: float = 1.0):
-    """Mix models of the same vocabulary."""
+    """Mix models with the same vocabulary."""
     self.parts, self.temperature = tuple(parts), temperature
     self.vocab_size = self.parts[0].vocab_size
 
@@ -47,7 +48,8 @@ class Mixture:
     return sum(part.products(each) for part, each in zip(self.parts, params, strict=True))
 
   def apply(self, params, ids_TxB, carry, *, rngs=None, record=False, clamp=None):
-    del record, clamp
+    if clamp:
+      raise ValueError("a mixture has no units to clamp")
     carry = (None,) * len(self.parts) if carry is None else carry
     log_p, after = [], []
     for part, each, before in zip(self.parts, params, carry, strict=True):
@@ -55,4 +57,4 @@ class Mixture:
       log_p.append(jax.nn.log_softmax(logits_TxBxV / self.temperature))
       after.append(new)
     log_mean_TxBxV = jax.nn.logsumexp(jnp.stack(log_p), axis=0) - jnp.log(len(log_p))
-    return log_mean_TxBxV, tuple(after), None
+    return log_mean_TxBxV, tuple(after), {} if record else None

@@ -300,6 +300,11 @@ def make(vocab_size: int, *, init="modern", **fields) -> RNN:
       f"--config.model.input_dropout={network.input_dropout}: needs an embedding: set "
       "--config.model.embed, for example to 64"
     )
+  if network.residual and network.layers == 1:
+    raise errors.UserError(
+      "--config.model.residual=True: has no effect on a single layer: set --config.model.layers, "
+      "for example to 2"
+    )
   _check_unroll(cells.CELLS[cell], cell, unroll)
   return RNN(network)
 

@@ -454,7 +454,9 @@ def text_settings(config) -> dict[str, str]:
   return {name: config.text[name] for name in ("tokenizer", "encoding", "newlines")}
 
 
-def common_splits(runs: Sequence[Run]) -> splits_lib.Splits:
+def common_splits(
+  runs: Sequence[Run], remedy: str = "compare them separately"
+) -> splits_lib.Splits:
   """Return the splits of several runs; raise UserError if their texts or splits differ."""
   first, *others = runs
   for other in others:
@@ -463,7 +465,7 @@ def common_splits(runs: Sequence[Run]) -> splits_lib.Splits:
     if not same_text or first.splits() != other.splits():
       raise errors.UserError(
         f"{first.path} and {other.path} have different {'splits' if same_text else 'texts'}: "
-        "compare them separately"
+        f"{remedy}"
       )
   return first.splits()
 

@@ -27,7 +27,7 @@ MAX_HELD_OUT = 200  # maximum number of samples of held-out text
 
 
 class Settings(NamedTuple):
-  """What is compared, and how samples are made. The options of commands have the same names."""
+  """The systems to compare, and how to sample. The options of commands have the same names."""
 
   targets: Sequence[str]  # directories of runs, and files
   step: Sequence[int] | None = None  # steps of each run; None: the best one
@@ -102,7 +102,7 @@ def _check(settings: Settings, corpus: str | None) -> tuple[Settings, list[Syste
   settings = settings._replace(
     **{name: value for name, value in defaults.items() if getattr(settings, name) is None}
   )
-  _ = settings.sampler  # checks them
+  _ = settings.sampler  # raises UserError for invalid values
   num, length, order = settings.num, settings.length, settings.order
   sampler.check(length=length, num=num, seed=settings.seed)
   errors.check("--length", length, length >= 1, "must be at least 1")

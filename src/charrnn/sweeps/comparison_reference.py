@@ -1,7 +1,7 @@
-"""Reference runs, which show what losses to expect: their table and picture beside other runs.
+"""A table and a picture of runs beside reference runs, which show which losses to expect.
 
-Both kinds of runs come from compare.json, the file that `charrnn compare` writes. The reference
-runs of charrnn are in reference.json: those of experiments/reference.py.
+Both kinds of runs are read from a compare.json, which `charrnn compare` writes. charrnn's reference
+runs are those of experiments/reference.py; their compare.json is stored as reference.json.
 """
 
 import math
@@ -79,7 +79,7 @@ def curves(value: dict[str, Any]) -> list[Curve]:
   """
   runs, result = value.get("runs"), []
   if not isinstance(runs, list) or not all(files.has_types(run, _RUN) for run in runs):
-    raise ValueError("it has no runs with curves")
+    raise ValueError("has no runs with curves")
   for run in runs:
     if not all(files.has_types(point, _POINT) for point in run["curve"]):
       raise ValueError(f"the curve of {run['run']} is damaged")
@@ -103,13 +103,15 @@ def read(path: pathlib.Path) -> list[Curve]:
       "--reference: this version of charrnn has no reference runs: name a file, for example "
       "--reference=SWEEP/compare/compare.json"
     )
+  if not path.exists():
+    raise errors.UserError(f"--reference={path}: there is no such file: {REMEDY}")
   try:
-    found = curves(files.read_json(path))
+    runs = curves(files.read_json(path))
   except ValueError as error:
     raise errors.UserError(f"--reference={path}: {error}: {REMEDY}") from None
-  if not (found := [curve for curve in found if curve.status == RunStatus.FINISHED]):
+  if not (finished := [curve for curve in runs if curve.status == RunStatus.FINISHED]):
     raise errors.UserError(f"--reference={path}: no run has finished: {REMEDY}")
-  return found
+  return finished
 
 
 def sources(references: Sequence[Curve]) -> list[str]:
@@ -122,12 +124,15 @@ def closest(curve: Curve, references: Sequence[Curve]) -> list[Curve]:
 
   The differences of their logarithms are added. An n-gram is compared with n-grams.
   """
-  found = []
-  for source in sources(references):
-    inside = [each for each in references if each.source == source]
-    inside = [each for each in inside if bool(each.parameters) == bool(curve.parameters)]
-    found += sorted(inside, key=lambda each: _distance(each, curve))[:1]
-  return sorted(found, key=lambda each: each.bits_per_byte)
+  same_kind = [each for each in references if bool(each.parameters) == bool(curve.parameters)]
+  result = [
+    min(
+      (each for each in same_kind if each.source == source),
+      key=lambda each: _distance(each, curve),
+    )
+    for source in sources(same_kind)
+  ]
+  return sorted(result, key=lambda each: each.bits_per_byte)
 
 
 def _distance(a: Curve, b: Curve) -> float:

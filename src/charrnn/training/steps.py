@@ -28,7 +28,7 @@ AXIS = "devices"
 # Number of steps between checks of the whole state. A check takes about 1% of the time of a step of
 # 2 x 256 units. Gradients, loss and carry, from which the state is updated, are checked every step.
 CHECK_EVERY = 16
-_RESET = 2**31  # folded into the key of a step, like the numbers that models.Rngs uses
+_RESET = 2**31  # folded into the key of a step; models.Rngs uses other numbers
 
 
 class TrainState(NamedTuple):
