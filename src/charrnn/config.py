@@ -184,8 +184,8 @@ FIELDS = (
     "Store every N-th state of a window and recompute the others, to save memory; 0: store all. N "
     "must divide `window`."),
   Field("carry_reset", 0.0,
-    "Probability that a stream starts a window without the carry of its last one; 1: windows are "
-    "independent.", PROBABILITY),
+    "Probability that a stream starts a window without the carry of its previous one; 1: windows "
+    "are independent.", PROBABILITY),
   Field("epochs", float,
     "Maximum number of passes over the training split. Chosen from the corpus length.",
     ABOVE_0, LENGTH),

@@ -23,6 +23,8 @@ def test_the_distribution_is_the_mean_of_those_of_the_parts():
   logits, _, recorded = small_models.run(model, params, x)
   np.testing.assert_allclose(np.exp(logits), np.mean(each, axis=0), atol=1e-5)
   assert recorded is None and not model.has_gradient
+  with pytest.raises(ValueError, match="no units to clamp"):
+    model.apply(params, x, None, clamp={"layer_0": {}})
 
 
 @pytest.mark.parametrize("temperature", [0.5, 2.0])
