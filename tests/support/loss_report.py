@@ -17,7 +17,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 import charrnn
-from charrnn import files, plotting
+from charrnn import errors, files, plotting
 from charrnn.runs import run as run_lib
 from charrnn.sweeps import comparison_reference
 from charrnn.sweeps.comparison_reference import FILE, Curve
@@ -88,10 +88,11 @@ Each curve is the validation loss of a reference run. A dashed line is the best 
 Best validation losses in bits per byte:
 
 {_table(("text", "characters", "n-gram", *names), rows)}
-Measured on {machine["date"]} with charrnn {machine["charrnn"]}, on {machine["cores"]} cores of
-{machine["processor"]}, with one seed. Versions of the texts: {texts or "none"}.
+Measured on {machine["date"]} with charrnn {machine["charrnn"]}, with one seed. Versions of the
+texts: {texts or "none"}.
 
-Costs, as medians over the texts:
+Costs, as medians over the texts. Each run had {errors.plural(machine["cores"], "core")} of
+{machine["processor"]}:
 
 {_table(("characters", "model", "parameters", "characters read", "minutes"), _costs(curves), 2)}"""
 
@@ -165,7 +166,7 @@ All reference runs, from the lowest to the highest value over the texts:
 
 def _range(values: Iterable[float]) -> str:
   values = list(values)
-  ends = f"{min(values):.2f}", f"{max(values):.2f}"
+  ends = [f"{round(end, 2) + 0.0:.2f}" for end in (min(values), max(values))]  # 0.00, not -0.00
   return ends[0] if ends[0] == ends[1] else " to ".join(ends)
 
 

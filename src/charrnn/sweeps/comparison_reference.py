@@ -188,7 +188,7 @@ def plot(own: Sequence[Curve], references: Sequence[Curve], path):
   columns = min(COLUMNS, len(names))
   size = (max(MIN_WIDTH, 5.2 * columns), 1.2 + 3.6 * -(-len(names) // columns))
   with plotting.figure(path, title, figsize=size) as figure:
-    panels = plotting.panels(figure, len(names), columns, sharex=True, sharey=True)
+    panels = plotting.panels(figure, len(names), columns, sharex=True)
     for axes, name in zip(panels, names):
       axes.set_title(plotting.plain(outcomes.shorten(console.visible(name), MAX_NAME)))
       inside = [curve for curve in references if curve.source == name]
@@ -196,7 +196,8 @@ def plot(own: Sequence[Curve], references: Sequence[Curve], path):
         _reference(axes, curve, grays[curve.text_characters])
       for curve, color in reversed(list(zip(own, plotting.MORE_COLORS))):  # The best is on top.
         _own(axes, curve, color)
-    _scale(panels, [*own, *(curve for curve in references if curve.source in names)])
+      _scale_losses(axes, [*own, *inside])
+    _scale_characters(panels, [*own, *(curve for curve in references if curve.source in names)])
     for axes, name in zip(panels, names):
       _label(axes, [curve for curve in references if curve.source == name])
     for axes in panels[::columns]:
@@ -228,13 +229,18 @@ def _own(axes, curve: Curve, color: str):
     axes.axhline(curve.bits_per_byte, ls="--", **style)
 
 
-def _scale(panels, everything: Sequence[Curve]):
-  """Set the common axes of all panels, without the steep fall at the start of training."""
-  points, first = np.concatenate([curve.line for curve in everything]), panels[0]
-  losses = [*points[:, 1], *(curve.bits_per_byte for curve in everything)]
+def _scale_losses(axes, inside: Sequence[Curve]):
+  """Set the vertical axis of a panel, without the steep fall at the start of training."""
+  losses = [*np.concatenate([curve.line[:, 1] for curve in inside])]
+  losses += [curve.bits_per_byte for curve in inside]
   low, high = min(losses), float(np.quantile(losses, 0.95))
   margin = 0.03 * (high - low) + 0.01
-  first.set_ylim(low - margin, high + margin)
+  axes.set_ylim(low - margin, high + margin)
+
+
+def _scale_characters(panels, everything: Sequence[Curve]):
+  """Set the common horizontal axis of all panels."""
+  points, first = np.concatenate([curve.line for curve in everything]), panels[0]
   if len(points):
     low, high = points[:, 0].min() / 1.1, points[:, 0].max() * 1.1
     first.set_xscale("log")
