@@ -4,6 +4,7 @@ JAX gets eight CPU devices and a temporary cache folder. The whole suite runs in
 (`-n 0`: in one). Each process has a separate cache and separate shared runs.
 """
 
+import itertools
 import os
 import pathlib
 import shutil
@@ -32,6 +33,8 @@ from charrnn import runtime  # noqa: E402
 
 ROOT = pathlib.Path(__file__).parents[1]
 SIZES = {"a": ("8", "0.01"), "b": ("6", "0.002")}  # run: (hidden units, learning rate)
+CHECK_EVERY = 10  # tests between two checks of the number of memory mappings
+MAX_MAPPINGS = 15_000
 
 sys.path.insert(0, str(ROOT))
 # A shell ignores SIGINT in background jobs, and programs inherit this setting.
@@ -45,6 +48,23 @@ def pytest_xdist_auto_num_workers(config):
   """Return one worker per core, at most four; 0 if the command names paths of tests."""
   paths = config.args_source == pytest.Config.ArgsSource.ARGS
   return 0 if paths else min(4, len(runtime.cores()))
+
+
+_finished = itertools.count(1)  # tests
+
+
+@pytest.fixture(autouse=True)
+def _few_programs():
+  """Free the compiled programs of this process if there are many.
+
+  A training step for eight devices takes about 400 memory mappings. Linux allows a process 65,530;
+  without more, XLA crashes.
+  """
+  yield
+  if next(_finished) % CHECK_EVERY == 0 and pathlib.Path("/proc/self/maps").exists():
+    with open("/proc/self/maps", "rb") as file:
+      if file.read().count(b"\n") > MAX_MAPPINGS:
+        jax.clear_caches()
 
 
 @pytest.fixture(scope="session")
