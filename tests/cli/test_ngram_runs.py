@@ -94,7 +94,8 @@ def test_cells_raises_an_error(charrnn, counted):
   result = charrnn("cells", counted)
   assert result.code == 2
   assert result.err == (
-    f"charrnn: error: {counted}: has no units to study: use a run of a recurrent network\n"
+    f"charrnn: error: {counted}: has no units to study: use a run of a recurrent network or a "
+    "transformer\n"
   )
   assert not (counted / "cells").exists()
 

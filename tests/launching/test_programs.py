@@ -229,7 +229,8 @@ def transferred(source, text, **fields):
   tokenizer = tokenizers.Tokenizer.from_text(text)
   net = tiny.model(tokenizer.vocab_size, **{"embed": embed} | fields)
   fresh = net.init(jax.random.key(2))
-  fields = {"cell": "lstm", "layers": 2, "hidden": 8, "embed": embed} | fields
+  default = {"cell": "lstm", "layers": 2, "hidden": 8, "embed": embed, "residual": False}
+  fields = default | fields
   params = programs_lib.transferred_params(run_lib.Run(path), fields, fresh, tokenizer)
   return params, jax.device_get(fresh)
 
