@@ -85,7 +85,7 @@ Each curve is the validation loss of a reference run. A dashed line is the best 
 
 ![Validation losses by characters read, with a panel for each text](pictures/loss.png)
 
-Best validation losses in bits per byte:
+Best validation losses in bits per byte (an empty cell: not trained):
 
 {_table(("text", "characters", "n-gram", *names), rows)}
 Measured on {machine["date"]} with charrnn {machine["charrnn"]}, with one seed. Versions of the
