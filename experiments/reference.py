@@ -6,10 +6,10 @@
 docs/loss.md shows the results. The sweep takes an estimated one to two hours on 2 CPU cores.
 
 The models are LSTMs with 1 x 64, 2 x 128 and 2 x 256 units, and the best n-gram of at most 10
-characters. Each is trained on the first 100 thousand, million and 4 million characters of a text,
-if the text is long enough. Everything else is what charrnn chooses for a text of this
-length. charrnn downloads tinyshakespeare and sqlite, and if necessary linux (docs/texts.md). A
-trial whose text is not available fails, and the others go on.
+characters. Each is trained on the first 100 thousand, 1 million and 4 million characters of a text,
+if the text is long enough. Everything else is what charrnn chooses for a text of this length.
+charrnn downloads tinyshakespeare and sqlite, and if necessary linux (docs/texts.md). A trial whose
+text is not available fails, and the others go on.
 
 Variants:
   smoke   a small LSTM and an n-gram on 10,000 and 20,000 characters, to test the installation

@@ -48,6 +48,10 @@ def adamw(c, learning_rate: optax.Schedule) -> optax.GradientTransformation:
       "--config.optimizer.name=adamw without weight decay is the same as adam: set "
       "--config.optimizer.weight_decay, for example to 0.1, or use adam"
     )
+  return _adamw(c, learning_rate)
+
+
+def _adamw(c, learning_rate):
   return optax.adamw(learning_rate, c.b1, c.b2, c.eps, weight_decay=c.weight_decay, mask=_is_matrix)
 
 
@@ -59,9 +63,7 @@ def muon(c, learning_rate: optax.Schedule) -> optax.GradientTransformation:
   """
   rules = {
     "muon": optax.contrib.muon(learning_rate, weight_decay=c.weight_decay, consistent_rms=0.2),
-    "adam": optax.adamw(
-      learning_rate, c.b1, c.b2, c.eps, weight_decay=c.weight_decay, mask=_is_matrix
-    ),
+    "adam": _adamw(c, learning_rate),
   }
 
   def choose(path, leaf):
