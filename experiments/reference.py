@@ -3,7 +3,7 @@
   python launch.py --config=experiments/reference.py --sweep
   charrnn compare runs/reference-sweep
 
-docs/loss.md shows the results. The sweep takes an estimated one to two hours on 2 CPU cores.
+docs/loss.md shows the results. The sweep takes about an hour and a half on 2 CPU cores.
 
 The models are LSTMs with 1 x 64, 2 x 128 and 2 x 256 units, and the best n-gram of at most 10
 characters. Each is trained on the first 100 thousand, 1 million and 4 million characters of a text,
