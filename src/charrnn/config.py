@@ -54,6 +54,7 @@ DTYPES = ("float32", "bfloat16")
 UNROLL = ("auto", "scan", "native", "cudnn")
 OPTIMIZERS = ("training.optimizer:OPTIMIZERS",)
 SCHEDULES = ("training.optimizer:SCHEDULES",)
+TRACKERS = ("runs.tracking:TRACKERS",)
 # Values of `Field.resume`, which says whether a run may be resumed with another value of the field.
 FIXED = "no"
 FREE = "yes"  # The field does not affect what is computed, except for rounding.
@@ -231,6 +232,9 @@ FIELDS = (
     "Number of epochs between halvings. Only for `halving`.", ABOVE_0),
   Field("log_every", 20,
     "Number of steps between lines of training metrics in metrics.jsonl.", AT_LEAST_1, FREE),
+  Field("tracker", "none",
+    "Service that receives a copy of the metrics: Weights & Biases or MLflow. TensorBoard's event "
+    "file is always written.", TRACKERS, FREE),
   Field("eval_every", int,
     "Number of steps between evaluations; each saves a checkpoint. Chosen as a tenth of all steps, "
     "rounded up.", AT_LEAST_1),
@@ -369,7 +373,7 @@ def current_name(name: str) -> str:
 def used_fields(config: config_dict.ConfigDict) -> set[str]:
   """Return the dotted names of the fields that affect a run with this model and split."""
   kind = _kind(config.model.cell)
-  names = {"seed", "model.cell", *(f"model.{name}" for name in kind.fields)}
+  names = {"seed", "tracker", "model.cell", *(f"model.{name}" for name in kind.fields)}
   names |= {name for name in BY_NAME if name.startswith(("text.", "sample."))}
   if kind.has_gradient:
     names |= {name for name in BY_NAME if not name.startswith("model.")}

@@ -29,13 +29,14 @@ def write(run: pathlib.Path, saved: list[int]):
   with lock.hold(run):
     files.remove_temporary(run)
     files.write_json(run / "config.json", {"a": 1})
-    log = metrics.MetricsLog(run, 0)
+    log = metrics.MetricsLog(run)
+    log.start(1)
     try:
       writer = checkpoints.Writer(run / "checkpoints", keep=1)
       try:
         newest = max(checkpoints.steps(run / "checkpoints"), default=0)
         for step in range(newest + 1, STEPS + 1):
-          log.write(step, {"train/loss": 1.0 / step})
+          log.log(step, {"train/loss": 1.0 / step})
           tree = {"params": {"W": np.full((2, 3), step, np.float32)}}
           meta = {"valid_loss": 1.0 / step, "memory": {}, "metrics": log.sync()}
           writer.save(step, tree, meta)
@@ -45,7 +46,7 @@ def write(run: pathlib.Path, saved: list[int]):
       finally:
         writer.close()
     finally:
-      log.close()
+      log.finish()
 
 
 def attempt(run: pathlib.Path) -> str:

@@ -48,6 +48,8 @@ def run(args):
   if args.corpus:
     source = sources.locate(args.corpus, [os.getcwd()])
     line = line._replace(config=config_lib.replace(line.config, {"text.source": source}))
+  # Trackers received the metrics of the original, which the rerun repeats.
+  line = line._replace(config=config_lib.replace(line.config, {"tracker": "none"}))
   directory = launch.get("directory")
   exists = isinstance(directory, str) and os.path.isdir(directory)
   # The path of the text may be relative to the directory of the launch.

@@ -8,6 +8,7 @@ the model of the best order. Counting takes minutes at most, so it is not resume
 
 import math
 import pathlib
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -18,7 +19,7 @@ from charrnn.data import batches, corpora, tokenizers
 from charrnn.data import splits as splits_lib
 from charrnn.evaluation import score
 from charrnn.models import ngram
-from charrnn.runs import checkpoints, metrics, provenance
+from charrnn.runs import checkpoints, metrics, provenance, tracking
 from charrnn.runs import run as run_lib
 from charrnn.runs import status as status_lib
 from charrnn.sampling import sampler, streaming
@@ -98,10 +99,12 @@ def _train(job, defaults, watch) -> int:
     return params
 
   state, record = trainer.restore(init_params if source else None), None
+  trackers: Sequence[tracking.Tracker] = ()
   if loop.is_main():
     devices = trainer.train_step.devices.text
     layers = model.implementation
     record = provenance.record_launch(job.line, job.workdir, corpus, devices, layers, source)
+    trackers = _trackers(job, record)
   watch.mark("parameters")
 
   def on_first_step():
@@ -117,7 +120,7 @@ def _train(job, defaults, watch) -> int:
   if loop.is_main():
     files.remove(diverged)
   try:
-    _, interrupted = trainer.train(state, on_first_step, on_rollback)
+    _, interrupted = trainer.train(state, on_first_step, on_rollback, trackers)
   except errors.DivergedError as error:
     if loop.is_main():
       files.write_text(diverged, f"{error}\n")
@@ -134,6 +137,12 @@ def _train(job, defaults, watch) -> int:
   loop.say(f"training time: {console.duration(end.seconds)}")
   _show_next_commands(job)
   return 0
+
+
+def _trackers(job, record) -> list[tracking.Tracker]:
+  """Return the trackers of a run whose run.json contains `record`."""
+  run = tracking.TrackedRun.of(job.workdir, job.config, record)
+  return tracking.make(job.config.tracker, run)
 
 
 def _plot(job, xlabel: str = "training step"):
@@ -276,8 +285,9 @@ def count(job: Job) -> int:
       job.splits.train,
       lambda n, strings: loop.say(f"order {n:3}  {strings:11,} distinct n-grams"),
     )
-  provenance.record_launch(job.line, job.workdir, job.corpus, steps.all_devices().text)
-  meta = newest[1] if newest else _store_best_order(job, counts)
+  devices = steps.all_devices().text
+  record = provenance.record_launch(job.line, job.workdir, job.corpus, devices)
+  meta = newest[1] if newest else _store_best_order(job, counts, _trackers(job, record))
   if job.splits.valid:
     _plot(job, "n-gram order")
     loss = console.nats_and_bits(meta["valid_loss"], meta.get("valid_bits_per_byte"))
@@ -288,7 +298,7 @@ def count(job: Job) -> int:
   return 0
 
 
-def _store_best_order(job, counts) -> dict[str, Any]:
+def _store_best_order(job, counts, trackers) -> dict[str, Any]:
   """Log the loss of every order; write a sample and a checkpoint of the best order.
 
   Return the metadata of the checkpoint.
@@ -296,26 +306,26 @@ def _store_best_order(job, counts) -> dict[str, Any]:
   corpus, valid = job.corpus, job.splits.valid
   losses = counts.losses(corpus.ids, valid) if valid else np.array([])
   size = corpus.size(batches.scorable_spans(valid))
-  log = metrics.MetricsLog(job.workdir, 0)
-  for order, loss in enumerate(losses, 1):
-    bits = size.bits_per_byte(float(loss))
-    loop.say(f"order {order:3}  validation loss {console.nats_and_bits(loss, bits)} per {job.unit}")
-    log.write(order, {loop.RANKING: float(loss), loop.PER_BYTE: bits})
-  lines = log.sync()
-  log.close()
-  # Without a validation split, the highest order counts as the best.
-  best = int(np.argmin(losses)) + 1 if len(losses) else counts.order
-  params = counts.params(best)
-  write_sample(job, ngram.Model(corpus.tokenizer.vocab_size, best), params, best)
-  meta = {
-    "valid_loss": float(losses[best - 1]) if len(losses) else None,
-    "valid_bits_per_byte": size.bits_per_byte(float(losses[best - 1])) if len(losses) else None,
-    "run": job.identity,
-    "metrics": lines,
-  }
-  writer = checkpoints.Writer(job.workdir / "checkpoints", keep=1)
-  writer.save(best, steps.TrainState(np.int32(best), params, (), ()), meta)
-  writer.close()
+  with tracking.Log(job.workdir, trackers) as log:
+    log.start(1)
+    for order, loss in enumerate(losses, 1):
+      bits = size.bits_per_byte(float(loss))
+      text = f"{console.nats_and_bits(loss, bits)} per {job.unit}"
+      loop.say(f"order {order:3}  validation loss {text}")
+      log.log(order, {loop.RANKING: float(loss), loop.PER_BYTE: bits})
+    # Without a validation split, the highest order counts as the best.
+    best = int(np.argmin(losses)) + 1 if len(losses) else counts.order
+    params = counts.params(best)
+    write_sample(job, ngram.Model(corpus.tokenizer.vocab_size, best), params, best)
+    meta = {
+      "valid_loss": float(losses[best - 1]) if len(losses) else None,
+      "valid_bits_per_byte": size.bits_per_byte(float(losses[best - 1])) if len(losses) else None,
+      "run": job.identity,
+      "metrics": log.sync(),
+    }
+    writer = checkpoints.Writer(job.workdir / "checkpoints", keep=1)
+    writer.save(best, steps.TrainState(np.int32(best), params, (), ()), meta)
+    writer.close()
   return meta | {"step": best}
 
 

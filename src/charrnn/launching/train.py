@@ -8,7 +8,7 @@ from typing import Any
 from charrnn import command_line, console, errors, files, models, runtime
 from charrnn import config as config_lib
 from charrnn.data import batches, corpora, downloads, tokenizers
-from charrnn.runs import checkpoints, lock
+from charrnn.runs import checkpoints, lock, tracking
 from charrnn.runs import run as run_lib
 
 
@@ -31,6 +31,7 @@ def run(
   watch.mark("python and flags")
   is_trained = models.has_gradient(line.config.model)
   config_lib.check(line.config, line.overrides)
+  tracking.check(line.config.tracker)
   if not is_trained:
     _check_count(line, distributed)
   if rollback and not (is_trained and line.config.text.valid_fraction):

@@ -1,37 +1,41 @@
-"""The metrics of a run: metrics.jsonl, a copy of it for TensorBoard, and a plot of the losses."""
+"""The metrics of a run: metrics.jsonl, and a plot of the losses."""
 
-import contextlib
 import hashlib
 import json
 import math
 import os
 import pathlib
-import sys
-import time
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Mapping
+from typing import IO, Any
 
-from charrnn import console, files, plotting
+from charrnn import files, plotting
+from charrnn.runs.status import RunStatus
 
 _VALUE = int | float | None  # type of a metric in JSON
 MAX_STEP = 1 << 53  # Larger steps are damage, and floats cannot represent all of them.
 
 
 class MetricsLog:
-  """A writer of metrics.jsonl, with one object per line, and of the same values for TensorBoard."""
+  """The writer of metrics.jsonl, with one object per line. It is a `tracking.Tracker`.
 
-  def __init__(self, workdir: pathlib.Path, after_step: int):
-    """Remove the lines after step `after_step`, because a resumed run computes them again."""
+  This file is the record of the run, so unlike those of other trackers, its errors end the run.
+  """
+
+  def __init__(self, workdir: pathlib.Path):
     self._path = workdir / "metrics.jsonl"
-    lines = [line for line in read(workdir) if line["step"] <= after_step]
+    self._size, self._sha256 = 0, hashlib.sha256()
+    self._file: IO[bytes] | None = None
+
+  def start(self, first_step: int):
+    """Remove the lines from `first_step` on, because the run computes them again."""
+    self.finish()
+    lines = [line for line in read(self._path.parent) if line["step"] < first_step]
     content = b"".join(map(_to_bytes, lines))
     files.write_bytes(self._path, content)
     self._size, self._sha256 = len(content), hashlib.sha256(content)
     self._file = files.append(self._path)
-    self._first_step, self._has_events = after_step + 1, True
-    self._events: _EventFile | None = None
 
-  def write(self, step: int, values: Mapping[str, float]):
+  def log(self, step: int, values: Mapping[str, float]):
     """Write the values of a step by name. NaN and infinity become null, since JSON has neither."""
     finite = {k: v if math.isfinite(v) else None for k, v in values.items()}
     line = memoryview(_to_bytes({"step": step, **finite}))
@@ -40,20 +44,6 @@ class MetricsLog:
     with files.report_unwritable(self._path):
       while line:  # A nearly full disk accepts only a part.
         line = line[self._file.write(line) :]
-    if self._has_events:
-      self._write_event(step, values)
-
-  def _write_event(self, step, values):
-    try:
-      self._events = self._events or _EventFile(self._path.parent, self._first_step)
-      self._events.write(step, values)
-    except Exception as error:  # A package may raise any error, and metrics.jsonl has the values.
-      self._has_events = False
-      reason = getattr(error, "strerror", None) or error
-      console.say(
-        f"warning: cannot write TensorBoard's event file in {self._path.parent} ({reason}): "
-        "training continues without it"
-      )
 
   def sync(self) -> dict[str, Any]:
     """Write everything to disk; return size and digest, which the next checkpoint stores."""
@@ -61,64 +51,10 @@ class MetricsLog:
       os.fsync(self._file.fileno())
     return {"bytes": self._size, "sha256": self._sha256.hexdigest()}
 
-  def close(self):
-    self._file.close()
-    if self._events:
-      self._events.close()
-
-
-class _EventFile:
-  """A new event file of scalars for TensorBoard in a folder.
-
-  tensorboardX's SummaryWriter would write in a thread, and block the program forever if the thread
-  fails, for example on a full disk. Its RecordWriter raises the error here.
-  """
-
-  def __init__(self, folder: pathlib.Path, first_step: int):
-    """Tell TensorBoard to ignore the steps from `first_step` on in older files of the folder."""
-    with _without_torch():
-      from tensorboardX import RecordWriter
-      from tensorboardX.proto import event_pb2
-
-    self._event = event_pb2.Event
-    # An absolute path: tensorboardX would upload a file below "s3:" or "gs:" to a bucket.
-    path = folder.absolute() / f"events.out.tfevents.{time.time_ns()}"
-    self._records = RecordWriter(str(path))
-    self._write(file_version="brain.Event:2")
-    self._write(step=first_step, session_log={"status": event_pb2.SessionLog.START})
-
-  def write(self, step: int, values: Mapping[str, float]):
-    """Write the finite values of a step by name."""
-    finite = {name: value for name, value in values.items() if math.isfinite(value)}
-    scalars = [{"tag": name, "simple_value": value} for name, value in finite.items()]
-    self._write(step=step, summary={"value": scalars})
-
-  def _write(self, **fields):
-    event = self._event(wall_time=time.time(), **fields)
-    try:
-      self._records.write(event.SerializeToString())
-      self._records.flush()
-    except OSError:
-      self.close()
-      raise
-
-  def close(self):
-    """Close the file; events that cannot be written are lost."""
-    with contextlib.suppress(OSError):
-      self._records.close()
-
-
-@contextlib.contextmanager
-def _without_torch() -> Iterator[None]:
-  """Hide PyTorch: tensorboardX imports it if it is installed, which takes seconds and may fail."""
-  if "torch" in sys.modules:
-    yield
-    return
-  sys.modules["torch"] = None  # An import raises ImportError, which tensorboardX handles.
-  try:
-    yield
-  finally:
-    del sys.modules["torch"]
+  def finish(self, status: RunStatus = RunStatus.FINISHED):
+    """Close the file."""
+    if self._file:
+      self._file.close()
 
 
 def _to_bytes(line: dict[str, Any]) -> bytes:
@@ -159,7 +95,7 @@ def parse(line: bytes) -> dict[str, Any] | None:
   is_valid = files.has_types(value, schema)
   if not is_valid or abs(value["step"]) >= MAX_STEP:
     return None
-  # Python reads NaN and infinity, which `write` replaces.
+  # Python reads NaN and infinity, which `MetricsLog.log` replaces.
   return {k: v if v is not None and math.isfinite(v) else None for k, v in value.items()}
 
 

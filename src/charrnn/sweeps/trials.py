@@ -26,6 +26,7 @@ from typing import Any
 from charrnn import command_line, errors
 from charrnn import config as config_lib
 from charrnn.runs import run as run_lib
+from charrnn.runs import tracking
 from charrnn.sweeps import outcomes, spaces
 
 Trials = list[dict[str, Any]]
@@ -245,6 +246,7 @@ def _parse(trial: outcomes.Trial):
   try:
     line = command_line.parse(["launch.py", *arguments])
     config_lib.check(line.config, line.overrides)
+    tracking.check(line.config.tracker)
   except errors.UserError as error:
     raise errors.UserError(f"trial {trial.name}: {error}") from error
   return line.config

@@ -13,7 +13,7 @@ import pathlib
 import statistics
 import time
 import typing
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import jax
@@ -23,7 +23,8 @@ from jax.experimental import multihost_utils
 
 from charrnn import config as config_lib
 from charrnn import console, errors, files, process
-from charrnn.runs import checkpoints, metrics
+from charrnn.runs import checkpoints, metrics, tracking
+from charrnn.runs.status import RunStatus
 from charrnn.training import optimizer, steps
 
 MAX_NONFINITE = 10  # consecutive non-finite updates after which training is aborted
@@ -171,7 +172,7 @@ class Trainer:
     self._create = functools.partial(jax.jit(create), np.uint32(config.seed))
     self._init_params: Callable[[Any], Any] = lambda fresh: fresh
     # The following attributes are set by `train`.
-    self._log: metrics.MetricsLog | None = None
+    self._log: tracking.Log | None = None
     self._inode: tuple[int, int] | None = None  # of the run directory
     self._progress = console.Progress(every=10.0)
     self._pace, self._clock = Pace(), time.monotonic()
@@ -262,17 +263,22 @@ class Trainer:
     state: steps.TrainState,
     on_first_step: Callable[[], None] = lambda: None,
     on_rollback: Callable[[dict[str, Any], int], None] = lambda record, number: None,
+    trackers: Sequence[tracking.Tracker] = (),
   ) -> tuple[steps.TrainState, bool]:
     """Train until the end or a signal; return the state and whether training was interrupted.
 
     `on_first_step` is called when the first step is done. `on_rollback` is called with a record of
-    each rollback and its number, which begins at 1.
+    each rollback and its number, which begins at 1. `trackers` receive a copy of the metrics; only
+    those of the main process are used.
     """
     start = int(state.step)
     if start >= self.steps or self._is_out_of_patience():
       return state, False
     self._on_first_step, self._on_rollback = on_first_step, on_rollback
     with process.StopRequest() as stop, contextlib.ExitStack() as resources:
+      # The trackers finish after the last checkpoint is complete, because they may wait.
+      log = tracking.Log(self.workdir, trackers) if is_main() else None
+      self._log = resources.enter_context(log) if log else None
       folder = self.workdir / "checkpoints"
       writer = checkpoints.Writer(folder, self.config.keep, self.identity)
       resources.callback(writer.close)
@@ -282,6 +288,8 @@ class Trainer:
           break
         except errors.DivergedError as error:
           state = self._roll_back(error, writer)
+      if interrupted and log:
+        log.status = RunStatus.STOPPED
     step = int(state.step)
     if interrupted and step in checkpoints.steps(self.workdir / "checkpoints"):
       say(f"stopped by a signal, saved after step {step}: run the same command to resume")
@@ -291,10 +299,9 @@ class Trainer:
     """Train from a state until the end, a signal or a divergence."""
     start = int(state.step)
     with contextlib.ExitStack() as resources:
-      self._log = metrics.MetricsLog(self.workdir, start) if is_main() else None
       self._inode = _inode(self.workdir) if is_main() else None
       if self._log:
-        resources.callback(self._log.close)
+        self._log.start(start + 1)
       self._progress = console.Progress(every=10.0)
       resources.callback(self._progress.end, report=False)
       return self._loop(start, state, writer, stop)
@@ -455,7 +462,7 @@ class Trainer:
         "idle": self._pace.take_idle(),
         "seconds": self._seconds(),
       }
-      self._log.write(step, values | {name: n for name, n in counts.items() if n})
+      self._log.log(step, values | {name: n for name, n in counts.items() if n})
     # Without a logged loss, each step is checked.
     if is_logged or loop_state.first_loss is None:
       self._check_loss(step)
@@ -500,7 +507,7 @@ class Trainer:
     values = dict(item for evaluator in self.evaluators for item in evaluator(params, step))
     if self._log and values:
       epoch = {"epoch": step / self.windows.steps_per_epoch}
-      self._log.write(step, epoch | values | {"seconds": self._seconds()})
+      self._log.log(step, epoch | values | {"seconds": self._seconds()})
     loss, bits = values.pop(RANKING, None), values.pop(PER_BYTE, None)
     if loss is not None:
       self._rank(step, loss, bits)
