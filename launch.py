@@ -2,6 +2,7 @@
 
   python launch.py --config=experiments/shakespeare.py[:variant] [--workdir=RUN]
                    [--config.x.y=value ...] [--distributed] [--rollback]
+                   [--time_limit=MINUTES]
   python launch.py --config=experiments/grid2015.py --sweep[=NAME,...] [--parallel=N]
                    [--backend=slurm] [--workdir=SWEEP] [--time_limit=MINUTES] [--dry_run]
   python launch.py --config=experiments/learning_rate.py --search=optuna [--trials=N] ...
@@ -25,13 +26,14 @@
                of slurm() in the experiment file
 --parallel     maximum number of trials that run in parallel and share the cores and devices
                (default: 1)
---time_limit   number of minutes after which a trial saves and exits
+--time_limit   number of minutes in which this launch of a run saves and exits with code 75, or in
+               which all launches of a trial of a sweep do; at least one step is made
 --dry_run      print the commands of the trials without running them
 
 Exit codes: 0: finished; 1: a trial of the sweep failed; 2: an error, or training diverged; 75:
-stopped by a signal and saved, run the same command to resume; 130: stopped by a signal before there
-was anything to save, or by a second Ctrl-C or SIGTERM. The signals are SIGTERM, SIGINT, SIGHUP and
-SIGUSR1.
+stopped by a signal or at the time limit, and saved, run the same command to resume; 130: stopped by
+a signal before there was anything to save, or by a second Ctrl-C or SIGTERM. The signals are
+SIGTERM, SIGINT, SIGHUP and SIGUSR1.
 """
 
 import pathlib
@@ -41,7 +43,7 @@ from charrnn import errors, process
 
 # The other modules are imported in the functions, so that signals are handled during the imports.
 
-SWEEP_FLAGS = ("trials", "backend", "parallel", "time_limit", "dry_run")
+SWEEP_FLAGS = ("trials", "backend", "parallel", "dry_run")
 
 
 def define_flags(values):
@@ -57,7 +59,7 @@ def define_flags(values):
   flags.DEFINE_integer("trials", 20, "number of trials of a search", **define)
   flags.DEFINE_string("backend", "local", "local or slurm", **define)
   flags.DEFINE_integer("parallel", 1, "number of trials that run in parallel", **define)
-  flags.DEFINE_float("time_limit", None, "time limit of each trial in minutes", **define)
+  flags.DEFINE_float("time_limit", None, "time limit in minutes", **define)
   flags.DEFINE_boolean("fetch", False, "download the corpus of a config.json", **define)
   flags.DEFINE_boolean("dry_run", False, "print the commands of the trials", **define)
 
@@ -98,8 +100,15 @@ def main(argv):
       raise errors.UserError(
         f"--{flag} is for a sweep or a search: add --sweep or --search, or remove it"
       )
+  runner.check_time_limit(line.flags.time_limit)
   workdir = pathlib.Path(line.flags.workdir or pathlib.Path("runs") / name)
-  return train.run(line, workdir, distributed=line.flags.distributed, rollback=line.flags.rollback)
+  return train.run(
+    line,
+    workdir,
+    distributed=line.flags.distributed,
+    rollback=line.flags.rollback,
+    time_limit=line.flags.time_limit,
+  )
 
 
 if __name__ == "__main__":

@@ -50,6 +50,7 @@ def test_only_listed_choices_are_accepted(name):
   default = config_lib.default()
   if name == "model.positions":
     default.model.cell = "transformer"
+  default.init_from = "runs/a"  # text.vocabulary needs it.
   for choice in choices:
     config_lib.check(config_lib.replace(default, {name: choice}))
   other = config_lib.replace(default, {name: "other"})
@@ -181,7 +182,7 @@ def test_training_length_may_change_unless_the_schedule_depends_on_it(fields, mo
   )
   with pytest.raises(errors.UserError, match=expected):
     config_lib.check_resumable(changed("cosine"), changed("cosine", **fields))
-  monkeypatch.setitem(optimizer.SCHEDULES, "linear", optimizer.entry(None, uses_steps=True))
+  monkeypatch.setitem(optimizer.SCHEDULES, "linear", optimizer.entry(None, stable=lambda c, n: 0))
   with pytest.raises(errors.UserError, match="cannot change on resume"):
     config_lib.check_resumable(changed("linear"), changed("linear", **fields))
   with pytest.raises(errors.UserError, match=r"schedule\.name"):
@@ -225,6 +226,11 @@ def test_resolve_uses_the_model_fields_of_the_init_from_run():
   original = config_lib.replace(config_lib.default(), {"init_from": "runs/a"})
   c, chosen = config_lib.resolve(original, LENGTH, source=source)
   assert c.model.hidden == 9 and c.model.compute_dtype is None and "batch_size" in chosen
+  fresh, _ = config_lib.resolve(config_lib.default(), LENGTH)
+  factor = c.optimizer.learning_rate / fresh.optimizer.learning_rate
+  assert factor == config_lib.FINE_TUNING_RATE
+  resumed = config_lib.resolve(original, LENGTH, stored=config_lib.to_json(c))[0]
+  assert resumed.optimizer.learning_rate == c.optimizer.learning_rate
   source["model"]["cell"] = "ngram"
   with pytest.raises(errors.UserError, match="init_from=runs/a is an n-gram run"):
     config_lib.resolve(original, LENGTH, source=source)

@@ -16,6 +16,7 @@ from charrnn.sweeps import trials as trials_lib
 FOLDER = pathlib.Path(__file__).parents[1] / "experiments"
 VARIANTS = {
   "ablation": [""],
+  "fine_tuning": ["", "python"],
   "gpt": ["", "smoke", "nanogpt"],
   "grid2015": ["", "shakespeare", "small"],
   "ladder": ["", "python", "smoke"],
@@ -33,6 +34,8 @@ EACH = [(name, variant) for name, variants in VARIANTS.items() for variant in va
 SWEEPS = [
   ("ablation", "", "", 33),
   ("ablation", "", "long", 21),
+  *(("fine_tuning", "python", sweep, 6) for sweep in ("", "start")),
+  ("fine_tuning", "python", "rates", 8),
   *(("grid2015", "", sweep, 36) for sweep in ("", "grid", "units")),
   ("grid2015", "", "grid,dropout", 108),
   ("grid2015", "shakespeare", "", 36),
@@ -82,7 +85,7 @@ def test_every_variant_is_a_valid_config(name, variant):
   assert line.config.text.source in sources.names() or line.config.text.source.startswith("linux:")
 
 
-@pytest.mark.parametrize("name", sorted(VARIANTS.keys() - {"ngram", "own_text"}))
+@pytest.mark.parametrize("name", sorted(VARIANTS.keys() - {"fine_tuning", "ngram", "own_text"}))
 def test_an_unknown_variant_is_rejected_in_one_line(name):
   with pytest.raises(errors.UserError, match=rf"^{name}\.py:no: ") as caught:
     parse(name, "no")
@@ -162,6 +165,12 @@ def test_the_variant_is_passed_to_a_sweep_with_this_parameter(tmp_path):
   assert trials(path.with_suffix(""), "four", "") == {"seed=4": {"seed": 4}}
   assert trials(path.with_suffix(""), "four", "plain") == {"keep=2": {"keep": 2}}
   assert "charrnn_experiment" not in sys.modules
+
+
+def test_fine_tuning_needs_a_text():
+  for sweep in ("", "rates"):
+    with pytest.raises(errors.UserError, match=r"fine_tuning\.py: the text is missing"):
+      trials("fine_tuning", "", sweep)
 
 
 def test_the_config_of_a_run_cannot_be_swept(tmp_path):

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 import charrnn
-from charrnn import errors
+from charrnn import cli, errors
 from charrnn.models import layers
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -51,8 +51,6 @@ def test_log_p_of_samples_matches_their_score(run):
 
 
 def test_sample_matches_the_command(run, whole, capsys):
-  from charrnn import cli
-
   arguments = ["--prime=to be", "--length=40", "--seed=3", "--quiet"]
   assert cli.main(["sample", str(whole), *arguments]) == 0
   (sample,) = run.sample("to be", length=40, seed=3)
@@ -130,6 +128,9 @@ def test_all_blocks_of_the_page_run(page_folder, monkeypatch):
   for block in blocks:
     if "import torch" in block:
       pytest.importorskip("torch")
+    if "import onnxruntime" in block:
+      pytest.importorskip("onnxruntime")
+      assert cli.main(["export", "runs/shakespeare", "shakespeare.onnx"]) == 0
     exec(compile(block, "docs/python.md", "exec"), namespace)
   assert (page_folder / "runs" / "mine" / "loss.png").exists()
   # The same call resumes the finished run and changes nothing.

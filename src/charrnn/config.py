@@ -41,6 +41,7 @@ ABOVE_0 = Bounds("above 0", lambda value: value > 0)
 SEED = Bounds("from 0 to 4294967295", lambda value: 0 <= value < 2**32, math.inf)
 DEVICES = AT_LEAST_0._replace(maximum=4096)  # JAX needs a second to start this many
 POSITION = AT_LEAST_0._replace(maximum=math.inf)  # a position in a corpus
+SHARE = Bounds("above 0 and at most 1", lambda value: 0 < value <= 1)
 FRACTION = Bounds("at least 0 and below 1", lambda value: 0 <= value < 1)
 PROBABILITY = Bounds("from 0 to 1", lambda value: 0 <= value <= 1)
 # The choices of a field: literal values, or MODULE:NAME for a registry whose keys are the values.
@@ -58,7 +59,7 @@ TRACKERS = ("runs.tracking:TRACKERS",)
 # Values of `Field.resume`, which says whether a run may be resumed with another value of the field.
 FIXED = "no"
 FREE = "yes"  # The field does not affect what is computed, except for rounding.
-LENGTH = "unless the schedule depends on the length of training"
+LENGTH = "unless the whole schedule depends on it"
 
 
 class Field(NamedTuple):
@@ -103,8 +104,8 @@ class Field(NamedTuple):
 FIELDS = (
   Field("seed", 1, "Random seed of the initial parameters, dropout and samples.", SEED),
   Field("init_from", "",
-    "Run directory whose best weights training starts from; empty: random weights. The vocabulary "
-    "may differ."),
+    "Run directory whose best weights training starts from, or a file of weights (.safetensors, "
+    ".npz); empty: random weights. The vocabulary may differ."),
   Field("text.source", "shakespeare",
     "Corpus: a name that `charrnn corpus` lists, or a file, folder, glob or URL[#sha256=HEX]."),
   Field("text.tokenizer", "char",
@@ -114,6 +115,9 @@ FIELDS = (
   Field("text.vocab_size", int,
     "Maximum number of tokens. Chosen from the corpus length. Only for `word` and `bpe`.",
     AT_LEAST_1),
+  Field("text.vocabulary", "corpus",
+    "`corpus`: the vocabulary of the corpus. `init_from`: that of the run or file that `init_from` "
+    "names, and for `char` the other characters of the corpus.", ("corpus", "init_from")),
   Field("text.encoding", "utf-8",
     "Encoding of the files, as named in Python. Ignored by the tokenizer `byte`."),
   Field("text.newlines", "keep",
@@ -223,7 +227,9 @@ FIELDS = (
   Field("schedule.warmup_steps", 50,
     "Number of steps in which the learning rate rises linearly; 0: none."),
   Field("schedule.final_fraction", 0.01,
-    "Final learning rate, relative to the peak. Only for `cosine`."),
+    "Final learning rate, relative to the peak. Only for `cosine` and `wsd`."),
+  Field("schedule.decay_fraction", 0.2,
+    "Share of all steps in which the learning rate decays, at the end. Only for `wsd`.", SHARE),
   Field("schedule.decay", 0.97,
     "Factor applied to the learning rate once per epoch. Only for `epoch_decay`."),
   Field("schedule.decay_after", 10.0,
@@ -336,6 +342,10 @@ def check(config: config_dict.ConfigDict, overrides: Container[str] = ()):
     if problem := field.problem(value):
       raise errors.UserError(f"--config.{name}={value}: {problem}")
   _check_text(config.text)
+  if config.text.vocabulary == "init_from" and not config.init_from:
+    raise errors.UserError(
+      "--config.text.vocabulary=init_from: needs --config.init_from: set it, or remove this option"
+    )
   if config.remat and config.window % config.remat:
     raise errors.UserError(
       f"--config.remat={config.remat}: must divide --config.window={config.window}"
@@ -464,6 +474,7 @@ def check_resumable(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str,
 
   Raises UserError if one of them must not change on resume.
   """
+  section = from_json(new).schedule
   old, new = flatten(to_json(from_json(old))), flatten(new)
   free = {field.name for field in FIELDS if field.resume == FREE}
   free |= {"text.source"}  # Callers compare the corpus by digest, not by name.
@@ -471,8 +482,8 @@ def check_resumable(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str,
   schedule = new["schedule.name"]
   if any(old[name] != new[name] for name in length):
     # Import late: the optimizer module imports this one, and it imports JAX, which is slow.
-    schedules = importlib.import_module("charrnn.training.optimizer").SCHEDULES
-    free |= set() if schedules[schedule].uses_steps else length
+    optimizer = importlib.import_module("charrnn.training.optimizer")
+    free |= length if optimizer.stable_steps(section, AT_LEAST_1.maximum) else set()
   remedy = "; add --config.init_from=RUN to start from its weights"
   if not all(_kind(cell).has_gradient for cell in (old["model.cell"], new["model.cell"])):
     remedy = ""
@@ -572,13 +583,16 @@ def resolve(
         "a run of a network"
       )
     names = [name for name in _kind(config.model.cell).fields if name != "compute_dtype"]
-    config = fill(config, {"model": {name: source["model"].get(name) for name in names}})
+    values = {name: source["model"].get(name) for name in names}
+    config = fill(config, {"model": {k: v for k, v in values.items() if v is not None}})
   fractions = config.text.valid_fraction, config.text.test_fraction
   # Estimate the training length from the fractions. The exact length cannot be computed yet: the
   # split `streams` depends on the batch size, which may be chosen here.
   sizes = sizes_for(
     config.model.cell, round(length * (1 - fractions[0] - fractions[1])), config.window
   )
+  if source and not stored:
+    sizes["optimizer.learning_rate"] *= FINE_TUNING_RATE
   chosen = {name: value for name, value in sizes.items() if config[name] is None}
   if "model.heads" in chosen:
     hidden = chosen.get("model.hidden", config.model.hidden)
@@ -590,6 +604,10 @@ def resolve(
     config = fill(config, {"model.compute_dtype": _native_dtype(device(config))})
   return config_dict.FrozenConfigDict(config), chosen
 
+
+# The peak learning rate of a run that starts from the weights of another one, relative to that of a
+# run from random weights. docs/training.md has the measurement.
+FINE_TUNING_RATE = 0.25
 
 # Each row: a maximum number of training tokens, and the values of the fields up to that number.
 # Small corpora overfit, so they get small models and more dropout. Models for large corpora are

@@ -326,7 +326,7 @@ class Stopwatch:
   """The seconds of each phase of startup, measured from the creation of the process."""
 
   def __init__(self):
-    self._start = self._last = _process_start()
+    self.start = self._last = _process_start()  # on the clock of time.monotonic
     self._seconds: dict[str, float] = {}
 
   def mark(self, phase: str):
@@ -337,7 +337,7 @@ class Stopwatch:
 
   def seconds(self) -> dict[str, float]:
     """Return the seconds of each phase, followed by their total."""
-    phases = self._seconds | {"total": self._last - self._start}
+    phases = self._seconds | {"total": self._last - self.start}
     return {phase: round(seconds, 3) for phase, seconds in phases.items()}
 
 

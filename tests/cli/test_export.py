@@ -4,14 +4,16 @@ import errno
 import json
 
 import edits
+import jax
 import numpy as np
 import pytest
 import safetensors
 
-from charrnn import files
+from charrnn import files, models
 from charrnn.cli import export
 from charrnn.data import tokenizers
 from charrnn.runs import run as run_lib
+from charrnn.runs import weights
 
 
 def read_safetensors(path):
@@ -43,6 +45,40 @@ def test_exported_file_has_the_content_of_the_run(charrnn, trained, tmp_path, na
   assert (meta["step"], meta["valid_loss"]) == (10, loaded.meta["valid_loss"])
 
 
+@pytest.mark.parametrize("suffix", weights.SUFFIXES)
+def test_an_export_has_the_parameters_of_the_run(charrnn, trained, tmp_path, suffix):
+  path = tmp_path / f"x{suffix}"
+  assert charrnn("export", trained["a"], path).code == 0
+  run, loaded = run_lib.Run.open(trained["a"]), weights.open_source(str(path)).load()
+  jax.tree.map(np.testing.assert_array_equal, loaded.params, run.params)
+  assert (loaded.tokenizer, loaded.config) == (run.tokenizer, run.config)
+  assert loaded.weights == run.weights
+  assert isinstance(weights.open_source(str(trained["a"])), run_lib.Run)
+
+
+def test_an_onnx_file_predicts_like_the_run(charrnn, trained, counted, tmp_path):
+  pytest.importorskip("onnx")
+  runtime = pytest.importorskip("onnxruntime")
+  result = charrnn("export", trained["a"], tmp_path / "m.onnx", "--step=10")
+  assert result.code == 0, result.err
+  run = run_lib.Run.open(trained["a"], 10)
+  session = runtime.InferenceSession(tmp_path / "m.onnx")
+  meta = session.get_modelmeta().custom_metadata_map
+  assert tokenizers.Tokenizer.from_json(json.loads(meta["tokenizer"])) == run.tokenizer
+  assert json.loads(meta["step"]) == 10
+  ids = run.tokenizer.encode("7 green bottles\n").astype(np.int64)
+  carry = run.model.initial_carry(1)
+  state = {name: np.stack([getattr(each, name) for each in carry]) for name in run.model.states}
+  (logits_1xTxV,) = session.run(["logits"], {"ids": ids[None], **state})
+  fields = {**run.config.model, "compute_dtype": "float32", "unroll": "scan"}
+  model = models.make(run.tokenizer.vocab_size, fields)
+  expected_Tx1xV, _, _ = model.apply(run.params, ids[:, None], None)
+  np.testing.assert_allclose(logits_1xTxV[0], expected_Tx1xV[:, 0], atol=1e-5)
+  result = charrnn("export", counted, tmp_path / "n.onnx")
+  assert result.code == 2 and "ngram cannot be exported" in result.err
+  assert not (tmp_path / "n.onnx").exists()
+
+
 def test_existing_file_is_only_replaced_with_force(charrnn, trained, tmp_path):
   out = tmp_path / "m.npz"
   out.write_text("precious")
@@ -57,7 +93,7 @@ def test_existing_file_is_only_replaced_with_force(charrnn, trained, tmp_path):
 def test_errors_for_invalid_output_names(charrnn, trained, tmp_path):
   (tmp_path / "folder.npz").mkdir()
   for name, message in (
-    ("m.pt", "must end in .safetensors or .npz"),
+    ("m.pt", "must end in .safetensors or .npz or .onnx"),
     ("folder.npz", "is a folder"),
     ("nowhere/m.npz", "there is no folder"),
   ):

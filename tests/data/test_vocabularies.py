@@ -179,10 +179,10 @@ def test_a_corpus_is_learned_once_and_mapped(tmp_path, monkeypatch, kind):
 def test_a_trained_tokenizer_is_kept(tmp_path, kind):
   """A run keeps its vocabulary, whatever another version of a package would learn."""
   own = tokenizers.Tokenizer.from_text(TEXT[:500], kind, 280)
-  corpus = _load(tmp_path / "a.txt", TEXT, kind, trained=own)
+  corpus = _load(tmp_path / "a.txt", TEXT, kind, known=own)
   assert corpus.tokenizer.tokens == own.tokens
   assert corpus.text(0, len(corpus.ids)) == TEXT
-  again = corpora.load(str(tmp_path / "a.txt"), tokenizer=kind, trained=corpus.tokenizer)
+  again = corpora.load(str(tmp_path / "a.txt"), tokenizer=kind, known=corpus.tokenizer)
   assert again.ids.tolist() == corpus.ids.tolist()
 
 

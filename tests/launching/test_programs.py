@@ -266,27 +266,33 @@ def test_a_different_shape_is_rejected_with_the_field(source, fields, field):
     transferred(source, OLD, **fields)
 
 
-def test_new_and_lost_tokens_are_named(source, capsys):
-  transferred(source, "abcdxyz\n")
+def test_the_report_says_what_is_taken_over_and_what_is_new(source, capsys):
+  params, _ = transferred(source, "abcdxyz\n")
   lines = capsys.readouterr().err.splitlines()
-  assert "step 3; 4 of the 8 tokens are in its vocabulary" in lines[0]
-  assert lines[1].endswith("new tokens, with random weights: '\\n' 'x' 'y' 'z'")
-  assert lines[2].endswith("tokens that the new run cannot read or write: 'e' 'f' 'g'")
+  total = sum(leaf.size for leaf in jax.tree.leaves(params))
+  per_token = 8 + 1 + (source[2] or 4 * 8)  # the output layer, and the embedding or the input
+  assert lines == [
+    f"weights   from {source[0]}, step 3",
+    f"taken     {total - 4 * per_token:,} of {total:,} parameters; 4 of 8 tokens",
+    f"new       {4 * per_token} parameters with random values, of the tokens '\\n' 'x' 'y' 'z'",
+    "dropped   the tokens 'e' 'f' 'g', which this run cannot read or write "
+    "(--config.text.vocabulary=init_from keeps them)",
+  ]
   transferred(source, OLD)
-  assert len(capsys.readouterr().err.splitlines()) == 1
+  lines = capsys.readouterr().err.splitlines()
+  assert lines[2:] == ["new       no parameters", "dropped   no tokens"]
 
 
+@pytest.mark.parametrize("is_chosen", [False, True])
 @pytest.mark.parametrize("rates", [[], [0.01, 0.0012345]])
-def test_the_learning_rate_of_fine_tuning_is_reported(source, rates, capsys):
+def test_the_learning_rate_of_fine_tuning_is_reported(source, rates, is_chosen, capsys):
   path = source[0]
   lines = [{"step": n, "learning_rate": rate} for n, rate in enumerate(rates, 1)]
   (path / "metrics.jsonl").write_text("".join(f"{json.dumps(line)}\n" for line in lines))
-  programs_lib._announce_rate(run_lib.Run(path), 0.004)
-  last = f", and {path} ended with 0.0012" if rates else ""
-  assert capsys.readouterr().err.strip() == (
-    f"the learning rate starts from its peak, 0.004, as for random weights{last}; "
-    "--config.optimizer.learning_rate sets a lower one"
-  )
+  programs_lib._announce_rate(run_lib.Run(path), 0.004, is_chosen)
+  factor = f", {config_lib.FINE_TUNING_RATE} times that for random weights" if is_chosen else ""
+  last = f"; {path} ended with 0.0012" if rates else ""
+  assert capsys.readouterr().err == f"rate      0.004 at the peak{factor}{last}\n"
 
 
 def test_vocabularies_without_a_common_token_are_rejected(source):

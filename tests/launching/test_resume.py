@@ -60,6 +60,42 @@ def test_settings_of_jax_in_the_environment_do_not_change_the_result(folder, who
   assert code == 0 and "different from the last launch: JAX_ENABLE_X64: 1, now none" in err
 
 
+SHORT = ("eval_every=4", "checkpoint_every=0", "sample.length=0", "log_every=1")
+
+
+def train(main, workdir, *fields, code=0, options=()):
+  fields = [f"--config.{field}" for field in (*SHORT, *fields)]
+  assert main("--config=tiny.py", f"--workdir={workdir}", *fields, *options) == code
+  run = run_lib.Run.open(workdir)
+  return metrics.curve(run.metrics, "train/loss"), run.checkpoint(run.steps[-1])[1]["arrays"]
+
+
+def test_a_finished_run_can_be_trained_for_longer_with_wsd(main, tmp_path, capsys):
+  wsd = ("schedule.name=wsd", "schedule.decay_fraction=0.5", "keep=1")
+  whole = train(main, tmp_path / "whole", *wsd, "max_steps=16")
+  train(main, tmp_path / "run", *wsd, "max_steps=8")
+  capsys.readouterr()
+  assert train(main, tmp_path / "run", *wsd, "max_steps=16") == whole
+  err = capsys.readouterr().err
+  assert "changed   max_steps 8 -> 16" in err and "resuming from step 4" in err
+  assert f"later checkpoints, up to step 8, are now in {tmp_path / 'run' / 'replaced'}" in err
+  train(main, tmp_path / "run", *wsd, "max_steps=16")
+  assert "already finished at step 16" in capsys.readouterr().err
+
+
+def test_a_time_limit_stops_a_run_with_exit_code_75(main, tmp_path):
+  whole = train(main, tmp_path / "whole", "max_steps=3")
+  limited = {"code": 75, "options": ["--time_limit=0.001"]}
+  for step in (1, 2, 3):
+    train(main, tmp_path / "run", "max_steps=3", **limited)
+    run = run_lib.Run.open(tmp_path / "run")
+    assert run.steps[-1] == step
+  assert train(main, tmp_path / "run", "max_steps=3") == whole
+  for value in ("0", "-1", "nan", "inf"):
+    with pytest.raises(errors.UserError, match=f"--time_limit={value}"):
+      main("--config=tiny.py", f"--time_limit={value}")
+
+
 def test_a_rollback_is_recorded(main, tmp_path, monkeypatch, capsys):
   update = loop.Trainer._update
 

@@ -1,10 +1,12 @@
 """Training on words and byte pairs: resumed runs, initial weights, and errors at the start."""
 
+import numpy as np
 import pytest
 
+from charrnn import config as config_lib
 from charrnn import errors, files
 from charrnn.data import tokenizers
-from charrnn.runs import metrics
+from charrnn.runs import checkpoints, metrics, weights
 from charrnn.runs import run as run_lib
 
 FAST = ("model.unroll=scan", "log_every=2", "eval_every=2", "checkpoint_every=2", "sample.length=5")
@@ -55,12 +57,70 @@ def test_weights_of_another_kind_of_tokens_are_refused(main, tmp_path):
   assert run_lib.Run.open(tmp_path / "smaller").tokenizer.vocab_size == 260
 
 
+def exported(workdir, path):
+  run = run_lib.Run.open(workdir)
+  meta = {"config": config_lib.to_json(run.config), "tokenizer": run.tokenizer.to_json(), "step": 2}
+  weights.write(path, checkpoints.flatten(run.params), meta)
+  return path
+
+
+def test_an_export_starts_a_run_like_the_run_itself(main, tmp_path):
+  source = train(main, tmp_path / "source", "max_steps=2")
+  path = exported(source, tmp_path / "x.safetensors")
+  runs = []
+  for name, value in (("run", source), ("file", path)):
+    train(main, tmp_path / name, f"init_from={value}", "max_steps=2")
+    runs.append(run_lib.Run.open(tmp_path / name))
+  assert losses(runs[0].path) == losses(runs[1].path)
+  assert runs[0].origin["weights"] == runs[1].origin["weights"]
+  path.unlink()  # A run that is resumed does not need it.
+  train(main, tmp_path / "file", f"init_from={path}", "max_steps=4")
+
+
+@pytest.mark.parametrize("kind", ["char", "word", "bpe"])
+def test_a_run_can_keep_the_vocabulary_of_its_source(main, folder, tmp_path, kind):
+  new = tmp_path / "new.txt"
+  new.write_text("To be, and then: " * 60)
+  fields = [f"text.tokenizer={kind}", "max_steps=2"]
+  source = train(main, tmp_path / "source", *fields)
+  fields += [f"text.source={new}", f"init_from={source}", "text.vocabulary=init_from"]
+  workdir = train(main, tmp_path / "tuned", *fields)
+  train(main, workdir, *fields[:1], "max_steps=4", *fields[2:])  # resumed
+  old, run = run_lib.Run.open(source).tokenizer, run_lib.Run.open(workdir)
+  added = {*"T,:d"} if kind == "char" else set()  # Other kinds can read all texts.
+  assert set(run.tokenizer.tokens) == {*old.tokens, *added}
+  corpus = run.corpus()
+  assert corpus.tokenizer == run.tokenizer and len(run.metrics) > 2
+  if kind == "char":
+    assert run.tokenizer.decode(corpus.ids) == new.read_text()
+    assert list(run.tokenizer.tokens) == sorted(run.tokenizer.tokens)
+
+
+def test_weights_without_a_vocabulary_need_as_many_tokens(main, folder, tmp_path, capsys):
+  source = train(main, tmp_path / "source", "max_steps=2")
+  params = run_lib.Run.open(source).params
+  layer, head = params["layer_0"], params["head"]
+  arrays = {"lstm.weight_ih_l0": layer["W_xh"].T, "lstm.weight_hh_l0": layer["W_hh"].T}
+  arrays |= {"lstm.bias_ih_l0": layer["b_h"], "lstm.bias_hh_l0": np.zeros_like(layer["b_h"])}
+  arrays |= {"head.weight": head["W_hy"].T, "head.bias": head["b_y"]}
+  path = tmp_path / "torch.npz"
+  np.savez(path, **arrays)
+  for name, value in (("run", source), ("torch", path)):
+    train(main, tmp_path / name, f"init_from={value}", "max_steps=2")
+  assert "warning: " in capsys.readouterr().err
+  assert losses(tmp_path / "run") == losses(tmp_path / "torch")
+  (tmp_path / "other.txt").write_text("abc " * 300)
+  with pytest.raises(errors.UserError, match="tokens and no vocabulary, but this corpus has 4"):
+    train(main, tmp_path / "x", f"init_from={path}", f"text.source={tmp_path / 'other.txt'}")
+
+
 @pytest.mark.parametrize(
   "fields, message",
   [
     (["text.vocab_size=300"], "text.vocab_size=300: only for the tokenizers word and bpe"),
     (["text.tokenizer=bpe", "text.vocab_size=9"], "text.vocab_size=9: must be from 256"),
     (["text.tokenizer=word", "text.split=streams"], "text.split=streams: needs the tokenizer char"),
+    (["text.vocabulary=init_from"], "needs --config.init_from"),
     (["text.tokenizer=word", "sample.prime=unheard"], "not in the vocabulary: 'unheard'"),
   ],
 )

@@ -143,6 +143,63 @@ def test_a_finished_run_can_be_extended(whole, tmp_path):
   assert seconds[0] > 0 and seconds == sorted(seconds) and len(seconds) > len(numbers(whole))
 
 
+WSD = {"schedule__name": "wsd", "schedule__decay_fraction": 0.25, "keep": 1}
+
+
+@pytest.mark.parametrize(("first", "then"), [(8, 12), (12, 8)])
+def test_a_run_whose_length_changes_continues_from_the_start_of_the_decay(tmp_path, first, then):
+  def train(name, steps, last=math.inf):
+    c = tiny.config(max_steps=steps, **WSD | {"keep": 9})
+    trainer = tiny.trainer(tmp_path / name, c, dropout=0.3)
+    trainer.train(trainer.restore(last=last))
+    return trainer.stable_steps
+
+  starts = train("run", first), train("whole", then)
+  assert starts == (first * 3 // 4, then * 3 // 4)
+  train("run", then, last=min(starts))
+  assert digests(tmp_path / "run", then) == digests(tmp_path / "whole", then)
+  after = [line for line in numbers(tmp_path / "run") if line["step"] > 6]
+  assert after == [line for line in numbers(tmp_path / "whole") if line["step"] > 6]
+  folders = ("checkpoints", "replaced") if first > 6 else ("checkpoints",)
+  stored = {int(path.name) for name in folders for path in (tmp_path / "run" / name).iterdir()}
+  assert {*starts, first, then} <= stored
+
+
+def test_without_a_checkpoint_before_the_decay_the_length_cannot_change(tmp_path):
+  train = tiny.trainer(tmp_path, tiny.config(**WSD))
+  train.train(train.restore())
+  shutil.rmtree(tmp_path / "checkpoints" / "9")
+  with pytest.raises(errors.UserError, match=r"has no checkpoint up to step 9, after which"):
+    tiny.trainer(tmp_path, tiny.config(**WSD | {"max_steps": 20})).restore(last=9)
+  assert checkpoints.steps(tmp_path / "checkpoints") == [12]
+
+
+def test_a_run_that_reaches_its_time_limit_resumes_to_the_same_result(whole, tmp_path):
+  for step in (1, 2):  # Each launch makes one step, although the limit has passed already.
+    trainer = tiny.trainer(tmp_path, tiny.config(checkpoint_every=2), dropout=0.3)
+    messages = []
+    with mock.patch.object(loop, "say", messages.append):
+      state, is_stopped = trainer.train(trainer.restore(), end=0.0)
+    assert int(state.step) == step and is_stopped
+    text = f"stopped at the time limit, saved after step {step}: run the same command to resume"
+    assert messages[-1] == text
+  resume(tmp_path)
+  assert digests(tmp_path, 12) == digests(whole, 12)
+  assert numbers(tmp_path) == numbers(whole)
+
+
+@pytest.mark.parametrize(("longest", "stops_at"), [(1, 96), (10, 87)])
+def test_a_time_limit_leaves_time_for_the_longest_step_so_far(monkeypatch, longest, stops_at):
+  now = 0.0
+  monkeypatch.setattr(loop.time, "monotonic", lambda: now)
+  limit = loop.TimeLimit(end=100.0)
+  assert not limit.check()
+  now = longest
+  while not limit.check():
+    now += 1
+  assert now == stops_at and limit.is_near
+
+
 def test_a_compiled_fresh_state_is_bit_identical_to_an_uncompiled_one(tmp_path):
   trainer = tiny.trainer(tmp_path, tiny.config(seed=2**32 - 1), embed=5)
   uncompiled = steps.create_state(trainer.model, trainer.optimizer, 8, 2**32 - 1)

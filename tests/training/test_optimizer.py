@@ -76,7 +76,23 @@ def test_cosine_ends_at_its_final_fraction():
   np.testing.assert_allclose(actual, [1, 0.55, 0.1], rtol=1e-5)
 
 
-@pytest.mark.parametrize("name", ["constant", "cosine", "epoch_decay", "halving"])
+def test_wsd_is_constant_and_then_decays_linearly():
+  actual = rates([0, 750, 875, 1000], name="wsd", decay_fraction=0.25, final_fraction=0.2)
+  np.testing.assert_allclose(actual, [1, 1, 0.6, 0.2], rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", optimizer.SCHEDULES)
+@pytest.mark.parametrize("steps", [(1, 2), (100, 300)])
+def test_stable_steps_do_not_depend_on_the_length_of_training(name, steps):
+  c = tiny.config(schedule__name=name).schedule
+  stable = min(optimizer.stable_steps(c, each) for each in steps)
+  common = range(int(min(stable, 400)))
+  first, second = (rates(common, total=each, name=name) for each in steps)
+  np.testing.assert_array_equal(first, second)
+  assert stable == {"cosine": 0, "wsd": optimizer.wsd_start(c, steps[0])}.get(name, np.inf)
+
+
+@pytest.mark.parametrize("name", ["constant", "cosine", "epoch_decay", "halving", "wsd"])
 def test_the_warm_up_is_linear_and_the_schedule_follows(name):
   actual = rates(range(1001), name=name, warmup_steps=10)
   np.testing.assert_allclose(actual[:10], np.arange(1, 11) / 10, rtol=1e-6)

@@ -3,16 +3,16 @@
 import json
 import pathlib
 
-import numpy as np
-import safetensors.numpy
-
 from charrnn import config as config_lib
 from charrnn import console, errors, files
 from charrnn.cli import arguments
-from charrnn.runs import checkpoints
+from charrnn.runs import checkpoints, weights
 from charrnn.runs import run as run_lib
 
-HELP = """write the parameters, config and vocabulary of a run to one .safetensors or .npz file
+HELP = """write the weights, config and vocabulary of a run to a .safetensors, .npz or .onnx file
+
+--config.init_from=OUT of launch.py starts a new run from the weights in a .safetensors or .npz
+file. An .onnx file has the network itself, for programs that run ONNX: docs/python.md explains it.
 
 The arrays have the same names as in charrnn inspect, for example layer_0/W_xh with the shape
 [inputs, gates * hidden]. The module charrnn/models/ngram.py explains the arrays of an n-gram.
@@ -27,27 +27,27 @@ These Python programs read the file:
   meta = json.loads(str(file["__meta__"]))
 
 meta has the keys config, tokenizer (the vocabulary), step and valid_loss."""
-SUFFIXES = (".safetensors", ".npz")
 ALIASES = {"tokenizer": "alphabet", "tokens": "symbols"}
 
 
 def add_arguments(parser):
   arguments.add_run(parser)
-  parser.add_argument("out", metavar="OUT", help="output file, *.safetensors or *.npz")
+  parser.add_argument("out", metavar="OUT", help="output file, *.safetensors, *.npz or *.onnx")
   arguments.add_step(parser)
   parser.add_argument("--force", action="store_true", help="replace OUT if it exists")
 
 
 def run(args):
   out = pathlib.Path(args.out)
-  if out.suffix not in SUFFIXES:
-    raise errors.UserError(f"{out}: the name must end in {' or '.join(SUFFIXES)}")
+  suffixes = (*weights.SUFFIXES, ".onnx")
+  if out.suffix not in suffixes:
+    raise errors.UserError(f"{out}: the name must end in {' or '.join(suffixes)}")
   files.check_output(out)
   if out.exists() and not args.force:
     raise errors.UserError(f"{out} exists: use --force to replace it")
   opened = run_lib.Run.open(args.run, args.step)
   run_lib.use_cpu()
-  arrays = {name: np.ascontiguousarray(a) for name, a in checkpoints.flatten(opened.params).items()}
+  arrays = checkpoints.flatten(opened.params)
   meta = {
     "config": config_lib.to_json(opened.config),
     "tokenizer": opened.tokenizer.to_json(),
@@ -55,11 +55,14 @@ def run(args):
     "valid_loss": opened.meta["valid_loss"],
   }
   meta = files.with_aliases(meta, ALIASES)
-  with files.replace_file(out) as file:
-    if out.suffix == ".npz":
-      np.savez(file, __meta__=np.array(json.dumps(meta)), **arrays)
-    else:
-      text = {name: json.dumps(value) for name, value in meta.items()}
-      file.write(safetensors.numpy.save(arrays, text))
+  if out.suffix == ".onnx":
+    from charrnn.models import onnx_graph  # It imports JAX.
+
+    text = {name: json.dumps(value) for name, value in meta.items()}
+    content = onnx_graph.make(opened.config.model, opened.params, text).SerializeToString()
+    with files.replace_file(out) as file:
+      file.write(content)
+  else:
+    weights.write(out, arrays, meta)
   size = sum(array.size for array in arrays.values())
   console.say(f"{out}: {size:,} parameters of step {opened.step}")

@@ -13,6 +13,7 @@ from charrnn.data import sources
 from charrnn.launching import train
 from charrnn.runs import checkpoints, provenance
 from charrnn.runs import run as run_lib
+from charrnn.runs import weights as weights_lib
 from charrnn.sweeps import local
 
 HELP = """repeat a run from its provenance, and compare the results
@@ -57,7 +58,7 @@ def run(args):
     line = line._replace(config=_use_same_devices(path, launch, line.config))
     original.check_corpus(train.load_corpus(line))
     weights, source = original.origin.get("weights"), line.config.init_from
-    if weights is not None and weights != run_lib.Run.open(source).weights:
+    if weights is not None and weights != weights_lib.open_source(source).weights:
       raise errors.UserError(
         f"the weights of {source} have changed since {path} started from them: restore them"
       )

@@ -205,7 +205,8 @@ def load(
   limit: int = 0,
   vocab_size: int | None = None,
   split: tuple[str, float, float] = ("tail", 0.05, 0.05),
-  trained: tokenizers.Tokenizer | None = None,
+  known: tokenizers.Tokenizer | None = None,
+  keeps: bool = False,
   options: str = "--config.text.",
 ) -> Corpus:
   """Load the corpus of a name, file, folder, glob or URL[#sha256=HEX].
@@ -218,7 +219,8 @@ def load(
 
   The vocabulary of the tokenizers `word` and `bpe` has at most `vocab_size` tokens (None: chosen
   from the length). It is learned from the training split: `split` is its kind and the fractions of
-  validation and test. `trained` is used instead of a tokenizer of its kind that would be learned.
+  validation and test. `known` is used instead of a tokenizer of its kind that would be learned.
+  With `keeps`, a vocabulary of characters has those of `known` and of the text.
 
   Raise UserError if the source is missing, unreadable or undecodable. `options` precedes the names
   of these arguments in messages; it begins with a dash if the user can set them as options.
@@ -249,10 +251,12 @@ def load(
     build = functools.partial(_build_trained, vocab_size, split, None)
   entry = _read(key := _key(parts))
   learned = entry.tokenizer if entry else None
-  if kind.is_trained and trained and trained.kind == tokenizer and trained != learned:
+  if (kind.is_trained or keeps) and known and known.kind == tokenizer and known != learned:
     # Another version of a package may learn another vocabulary.
-    build = functools.partial(_build_trained, vocab_size, split, trained)
-    entry = _read(key := _key([*parts, files.digest(trained.to_json())]))
+    build = functools.partial(_build_trained, vocab_size, split, known)
+    if not kind.is_trained:
+      build = functools.partial(_build, known=known)
+    entry = _read(key := _key([*parts, files.digest(known.to_json())]))
   entry = entry or build(reader, key)
   stops = np.cumsum(entry.sizes).tolist()
   spans = zip(resolved.files, [0, *stops[:-1]], stops)
@@ -309,8 +313,11 @@ class _Entry(NamedTuple):
   unknown: encoded.UnknownWords
 
 
-def _build(reader: _Reader, key: str) -> _Entry:
-  """Tokenize a source, write its cache entry, and return the entry."""
+def _build(reader: _Reader, key: str, known: tokenizers.Tokenizer | None = None) -> _Entry:
+  """Tokenize a source, write its cache entry, and return the entry.
+
+  The vocabulary has the tokens of the source and of `known`.
+  """
   counts, sizes = np.zeros(0x110000, np.int64), [0] * len(reader.source.files)
   for number, points in reader.points():
     block_counts = np.bincount(points)
@@ -319,6 +326,7 @@ def _build(reader: _Reader, key: str) -> _Entry:
   if not sum(sizes):
     raise errors.UserError(f"{reader.source.name} is empty: use a source that contains text")
   tokenizer = tokenizers.KINDS[reader.tokenizer].from_counts(counts)
+  tokenizer = tokenizer.extended(known.tokens) if known else tokenizer
   with downloads.building() as folder:
     built = folder / key
     built.mkdir()

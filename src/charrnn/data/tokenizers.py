@@ -171,6 +171,12 @@ class _Points(Tokenizer):
   def from_counts(cls, counts: np.ndarray) -> "_Points":
     """Return the tokenizer of a corpus in which code point (or byte) i occurs counts[i] times."""
 
+  def extended(self, tokens: Iterable[str]) -> "_Points":
+    """Return this vocabulary with further tokens, which do not occur in the corpus."""
+    counts = dict.fromkeys(tokens, 0) | dict(zip(self.tokens, self.counts))
+    names = sorted(counts)
+    return dataclasses.replace(self, counts=tuple(map(counts.get, names)), tokens=tuple(names))
+
   @property
   def has_characters(self) -> bool:
     return True
@@ -490,6 +496,15 @@ def unit(kind: str) -> str:
 def is_trained(kind: str) -> bool:
   """Return whether a kind of tokens has a vocabulary that is learned from the training split."""
   return kind in KINDS and KINDS[kind].is_trained
+
+
+def check_kind(kind: str, expected: str, source: str):
+  """Raise UserError if the tokenizer of the initial weights is not of the kind that is expected."""
+  if kind != expected:
+    raise errors.UserError(
+      f"--config.init_from={source} has the tokenizer {kind}, but this run has {expected}: use "
+      f"--config.text.tokenizer={kind}"
+    )
 
 
 def check_size(kind: str, vocab_size: int | None, options: str = "--config.text."):

@@ -6,6 +6,7 @@ are orders: metrics.jsonl contains the loss of each order up to model.order, and
 the model of the best order. Counting takes minutes at most, so it is not resumed.
 """
 
+import functools
 import math
 import pathlib
 from collections.abc import Sequence
@@ -15,11 +16,12 @@ import jax
 import numpy as np
 
 from charrnn import command_line, console, errors, files, models, runtime
+from charrnn import config as config_lib
 from charrnn.data import batches, corpora, tokenizers
 from charrnn.data import splits as splits_lib
 from charrnn.evaluation import score
 from charrnn.models import ngram
-from charrnn.runs import checkpoints, metrics, provenance, tracking
+from charrnn.runs import checkpoints, metrics, provenance, tracking, weights
 from charrnn.runs import run as run_lib
 from charrnn.runs import status as status_lib
 from charrnn.sampling import sampler, streaming
@@ -27,6 +29,7 @@ from charrnn.training import loop, steps
 
 MAX_TOKENS = 20  # maximum number of new or lost tokens in the log
 SHOWN_LINES = 6  # maximum number of lines of a sample in the log
+Source = run_lib.Run | weights.Weights  # of initial weights
 # The remedy for a lack of memory in training. Raising `accumulate` does not change the result.
 LESS_MEMORY = (
   "free some memory, raise --config.accumulate, or lower --config.batch_size, --config.window or "
@@ -42,6 +45,8 @@ class Job(NamedTuple):
   corpus: corpora.Corpus
   splits: splits_lib.Splits
   rollback: bool = False  # whether training rolls back when it diverges
+  last: float = math.inf  # the last step from which the run can be resumed
+  end: float = math.inf  # the time limit, on the clock of time.monotonic
 
   @property
   def config(self):
@@ -91,19 +96,21 @@ def _train(job, defaults, watch) -> int:
     identity=job.identity,
   )
   _announce(job, defaults, trainer)
-  source = run_lib.Run(config.init_from) if config.init_from else None
+  # A run that is resumed usually does not need the source of its initial weights any more.
+  source = functools.cache(lambda: weights.open_source(config.init_from))
 
   def init_params(fresh):
-    params = transferred_params(source, config.model, fresh, corpus.tokenizer)
-    _announce_rate(source, trainer.peak_rate)
+    params = transferred_params(source(), config.model, fresh, corpus.tokenizer)
+    _announce_rate(source(), trainer.peak_rate, "optimizer.learning_rate" in defaults)
     return params
 
-  state, record = trainer.restore(init_params if source else None), None
+  state, record = trainer.restore(init_params if config.init_from else None, job.last), None
   trackers: Sequence[tracking.Tracker] = ()
   if loop.is_main():
     devices = trainer.train_step.devices.text
     layers = model.implementation
-    record = provenance.record_launch(job.line, job.workdir, corpus, devices, layers, source)
+    weights_of = source if config.init_from else None
+    record = provenance.record_launch(job.line, job.workdir, corpus, devices, layers, weights_of)
     trackers = _trackers(job, record)
   watch.mark("parameters")
 
@@ -120,7 +127,7 @@ def _train(job, defaults, watch) -> int:
   if loop.is_main():
     files.remove(diverged)
   try:
-    _, interrupted = trainer.train(state, on_first_step, on_rollback, trackers)
+    _, interrupted = trainer.train(state, on_first_step, on_rollback, trackers, job.end)
   except errors.DivergedError as error:
     if loop.is_main():
       files.write_text(diverged, f"{error}\n")
@@ -202,8 +209,8 @@ def _announce(job, defaults, trainer):
     loop.say(f"{name:9} {value}")
 
 
-def transferred_params(source: run_lib.Run, fields, params: models.Params, tokenizer):
-  """Return `params` with the weights of another run, matched by token where they depend on it.
+def transferred_params(source: Source, fields, params: models.Params, tokenizer):
+  """Return `params` with the weights of a source, matched by token where they depend on it.
 
   Tokens that are not in the vocabulary of the source keep their values in `params`. `fields` is the
   config.model of the new run. Raises UserError if the shapes of the models differ, or if the
@@ -217,30 +224,8 @@ def transferred_params(source: run_lib.Run, fields, params: models.Params, token
         f"--config.init_from={source.path} has model.{field}={theirs}, but this run has {ours}: "
         f"use --config.model.{field}={theirs}"
       )
-  old_ids = {token: n for n, token in enumerate(source.tokenizer.tokens)}
-  pairs = [(n, old_ids[token]) for n, token in enumerate(tokenizer.tokens) if token in old_ids]
-  if source.tokenizer.kind != tokenizer.kind:
-    raise errors.UserError(
-      f"--config.init_from={source.path} has the tokenizer {source.tokenizer.kind}, but this run "
-      f"has {tokenizer.kind}: use --config.text.tokenizer={source.tokenizer.kind}"
-    )
-  if not pairs:
-    raise errors.UserError(
-      f"--config.init_from={source.path} has no token in common with this corpus (its vocabulary "
-      f"has {source.tokenizer.vocab_size} tokens, tokenizer {source.tokenizer.kind}): choose "
-      "another run"
-    )
-  loop.say(
-    f"weights   all parameters of {source.path}, step {source.step}; {len(pairs)} of the "
-    f"{tokenizer.vocab_size} tokens are in its vocabulary"
-  )
-  added = [repr(token) for token in tokenizer.tokens if token not in old_ids]
-  lost = [repr(token) for token in source.tokenizer.tokens if token not in set(tokenizer.tokens)]
-  if added:
-    loop.say(f"          new tokens, with random weights: {errors.some(added, MAX_TOKENS, ' ')}")
-  if lost:
-    tokens = errors.some(lost, MAX_TOKENS, " ")
-    loop.say(f"          tokens that the new run cannot read or write: {tokens}")
+  axes = models.token_axes(tokenizer.vocab_size, fields)
+  pairs, lost = _common_tokens(source, tokenizer)
   new, old = np.array(pairs).T
 
   def move(axis, fresh, value):
@@ -250,17 +235,67 @@ def transferred_params(source: run_lib.Run, fields, params: models.Params, token
     moved[new] = np.moveaxis(np.asarray(value), axis, 0)[old]
     return np.moveaxis(moved, 0, axis)
 
-  axes = models.token_axes(tokenizer.vocab_size, fields)
+  sizes = jax.tree.map(lambda axis, fresh: fresh.size if axis >= 0 else 0, axes, params)
+  added = [repr(token) for n, token in enumerate(tokenizer.tokens) if n not in set(new.tolist())]
+  total = sum(leaf.size for leaf in jax.tree.leaves(params))
+  fresh = sum(jax.tree.leaves(sizes)) * len(added) // tokenizer.vocab_size
+  step = "" if source.step is None else f", step {source.step}"
+  rows = {
+    "weights": f"from {source.path}{step}",
+    "taken": f"{total - fresh:,} of {total:,} parameters; {len(pairs)} of {tokenizer.vocab_size} "
+    "tokens",
+    "new": f"{fresh:,} parameters with random values, of the tokens "
+    f"{errors.some(added, MAX_TOKENS, ' ')}"
+    if added
+    else "no parameters",
+    "dropped": f"the tokens {errors.some(lost, MAX_TOKENS, ' ')}, which this run cannot read or "
+    "write (--config.text.vocabulary=init_from keeps them)"
+    if lost
+    else "no tokens",
+  }
+  for name, value in rows.items():
+    loop.say(f"{name:9} {value}")
   return jax.tree.map(move, axes, params, source.params)
 
 
-def _announce_rate(source: run_lib.Run, rate: float):
+def _common_tokens(source: Source, tokenizer) -> tuple[list[tuple[int, int]], list[str]]:
+  """Return the pairs (id, id in the source) of common tokens, and the other tokens of the source.
+
+  A source without a vocabulary must have as many tokens as this run, in the same order.
+  """
+  size, path = tokenizer.vocab_size, source.path
+  if source.tokenizer is None:
+    count = len(source.params["head"]["b_y"])
+    if count != size:
+      raise errors.UserError(
+        f"--config.init_from={path} has {count} tokens and no vocabulary, but this corpus has "
+        f"{size} tokens: add the vocabulary to the file (docs/python.md shows how)"
+      )
+    loop.say(
+      f"warning: {path} has no vocabulary: its tokens are assumed to be those of this corpus"
+    )
+    return [(n, n) for n in range(size)], []
+  tokenizers.check_kind(source.tokenizer.kind, tokenizer.kind, path)
+  old_ids = {token: n for n, token in enumerate(source.tokenizer.tokens)}
+  pairs = [(n, old_ids[token]) for n, token in enumerate(tokenizer.tokens) if token in old_ids]
+  if not pairs:
+    raise errors.UserError(
+      f"--config.init_from={path} has no token in common with this corpus (its vocabulary has "
+      f"{source.tokenizer.vocab_size} tokens, tokenizer {source.tokenizer.kind}): choose another "
+      "run"
+    )
+  ours = set(tokenizer.tokens)
+  return pairs, [repr(token) for token in source.tokenizer.tokens if token not in ours]
+
+
+def _announce_rate(source: Source, rate: float, is_chosen: bool):
   """Report the peak learning rate of a new run, and the last rate of the run `source`."""
   rates = metrics.curve(source.metrics, "learning_rate")
-  last = f", and {source.path} ended with {rates[-1][1]:.2g}" if rates else ""
+  last = f"; {source.path} ended with {rates[-1][1]:.2g}" if rates else ""
   loop.say(
-    f"          the learning rate starts from its peak, {rate:g}, as for random weights{last}; "
-    "--config.optimizer.learning_rate sets a lower one"
+    f"{'rate':9} {rate:g} at the peak"
+    + (f", {config_lib.FINE_TUNING_RATE:g} times that for random weights" if is_chosen else "")
+    + last
   )
 
 

@@ -1,6 +1,7 @@
 """The start of a run: its directory, corpus, config and devices are prepared before training."""
 
 import contextlib
+import math
 import os
 import pathlib
 from typing import Any
@@ -8,7 +9,7 @@ from typing import Any
 from charrnn import command_line, console, errors, files, models, runtime
 from charrnn import config as config_lib
 from charrnn.data import batches, corpora, downloads, tokenizers
-from charrnn.runs import checkpoints, lock, tracking
+from charrnn.runs import checkpoints, lock, tracking, weights
 from charrnn.runs import run as run_lib
 
 
@@ -18,22 +19,25 @@ def run(
   *,
   distributed: bool = False,
   rollback: bool = False,
+  time_limit: float | None = None,
 ) -> int:
   """Train or count the model of a command line in `workdir`, or resume it; return the exit code.
 
   `rollback`: when training diverges, return to the best checkpoint with a lower learning rate.
+  `time_limit`: the number of minutes from the start of the process in which it saves and ends.
   Errors in the command line are reported before JAX compiles anything.
   """
   run_lib.check_workdir(workdir)
   if (workdir / "sweep.json").exists():
     raise errors.UserError(f"{workdir} is the directory of a sweep: use another --workdir")
   watch = runtime.Stopwatch()
+  end = math.inf if time_limit is None else watch.start + time_limit * 60
   watch.mark("python and flags")
   is_trained = models.has_gradient(line.config.model)
   config_lib.check(line.config, line.overrides)
   tracking.check(line.config.tracker)
   if not is_trained:
-    _check_count(line, distributed)
+    _check_count(line, distributed, time_limit)
   if rollback and not (is_trained and line.config.text.valid_fraction):
     raise errors.UserError(
       "--rollback returns to the checkpoint with the lowest validation loss: train a network, with "
@@ -45,14 +49,8 @@ def run(
     for folder in (workdir, workdir / "samples"):
       files.remove_temporary(folder)
     stored = _stored_config(workdir)
-    trained = None
-    if stored and tokenizers.is_trained(line.config.text.tokenizer):
-      # The vocabulary must be that of the run, also if its size is not repeated.
-      text = {"text": config_lib.from_json(stored).text.to_dict()}
-      line = line._replace(config=config_lib.fill(line.config, text))
-      with contextlib.suppress(errors.UserError):
-        trained = run_lib.Run(workdir).tokenizer
-    corpus = load_corpus(line, trained)
+    line, known = _vocabulary(line, workdir, stored)
+    corpus = load_corpus(line, known)
     line = line._replace(config=config_lib.fill(line.config, _vocab_size(corpus)))
     if is_trained:
       line, defaults = _resolve(line, corpus, stored, watch, distributed)
@@ -66,28 +64,76 @@ def run(
 
     programs.check_sample(line.config, corpus.tokenizer)
     newest = max(checkpoints.steps(workdir / "checkpoints"), default=-1)
-    changes = {}
+    changes, last = {}, math.inf
     with runtime.together(newest):
       if distributed and loop.is_main():
         locks.enter_context(lock.hold(workdir))
       if stored:
         changes = config_lib.check_resumable(stored, config_lib.to_json(line.config))
         run_lib.Run(workdir).check_corpus(corpus)
+        last = _last_step(stored, line.config, corpus) if is_trained else last
     if changes:
       values = (f"{name} {old} -> {new}" for name, (old, new) in changes.items())
       loop.say(f"changed   {', '.join(values)}")
     splits = config_lib.split(line.config, *corpora.layout(corpus.provenance))
-    job = programs.Job(line, workdir, corpus, splits, rollback)
+    job = programs.Job(line, workdir, corpus, splits, rollback, last, end)
     return programs.train(job, defaults, watch) if is_trained else programs.count(job)
 
 
-def load_corpus(line: command_line.CommandLine, trained=None) -> corpora.Corpus:
+def _vocabulary(line, workdir, stored):
+  """Return (line, known): the command line, and the tokenizer of which corpora.load makes use.
+
+  It is that of the run in `workdir` or of the source of the initial weights. The size of a trained
+  vocabulary, which the command line may not repeat, is filled in.
+  """
+  text, known = line.config.text, None
+  is_kept = text.vocabulary == "init_from"
+  if stored and (is_kept or tokenizers.is_trained(text.tokenizer)):
+    fields = config_lib.from_json(stored).text.to_dict()
+    with contextlib.suppress(errors.UserError):
+      known = run_lib.Run(workdir).tokenizer
+  elif is_kept:
+    source = weights.open_source(line.config.init_from)
+    if (known := source.tokenizer) is None:
+      raise errors.UserError(
+        f"--config.text.vocabulary=init_from: {source.path} has no vocabulary: remove this option"
+      )
+    tokenizers.check_kind(known.kind, text.tokenizer, line.config.init_from)
+    fields = {"vocab_size": known.vocab_size if known.is_trained else None}
+    if text.vocab_size not in (None, fields["vocab_size"]):
+      raise errors.UserError(
+        f"--config.text.vocab_size={text.vocab_size}: {source.path} has {known.vocab_size} tokens: "
+        "remove this option, or --config.text.vocabulary=init_from"
+      )
+  else:
+    return line, None
+  return line._replace(config=config_lib.fill(line.config, {"text": fields})), known
+
+
+def load_corpus(line: command_line.CommandLine, known=None) -> corpora.Corpus:
   """Load and return the corpus of a command line, with a download only if it allows that.
 
-  See corpora.load for `trained`.
+  See corpora.load for `known`.
   """
   with downloads.mode(downloads.Mode.MISSING if line.fetch else downloads.Mode.NONE):
-    return run_lib.load_corpus(line.config, trained=trained)
+    return run_lib.load_corpus(line.config, known=known)
+
+
+def _last_step(stored: dict[str, Any], config, corpus: corpora.Corpus) -> float:
+  """Return the last step from which a run with the JSON config `stored` can be resumed.
+
+  If the length of training has changed, this is the last step that is the same for both lengths.
+  """
+  from charrnn.training import optimizer
+
+  configs = config_lib.from_json(stored), config
+  lengths = [
+    config_lib.total_steps(c, config_lib.steps_per_epoch(c, *corpora.layout(corpus.provenance)))
+    for c in configs
+  ]
+  if lengths[0] == lengths[1]:
+    return math.inf
+  return min(optimizer.stable_steps(c.schedule, steps) for c, steps in zip(configs, lengths))
 
 
 def _vocab_size(corpus: corpora.Corpus) -> dict[str, Any]:
@@ -118,10 +164,12 @@ def _stored_config(workdir: pathlib.Path) -> dict[str, Any] | None:
   return None
 
 
-def _check_count(line, distributed):
-  """Raise UserError if an n-gram lacks a field that it needs."""
+def _check_count(line, distributed, time_limit):
+  """Raise UserError if an n-gram lacks a field that it needs, or for an option of training."""
   if distributed:
     raise errors.UserError("--distributed: n-grams are counted by one process: remove this option")
+  if time_limit is not None:
+    raise errors.UserError("--time_limit: an n-gram run cannot be resumed: remove this option")
   for name in sorted(config_lib.used_fields(line.config)):
     if line.config[name] is None and name != "text.vocab_size":  # It is chosen with the corpus.
       raise errors.UserError(f"--config.{name} is missing: set it, because this n-gram needs it")
@@ -131,7 +179,7 @@ def _resolve(line, corpus, stored, watch, distributed):
   """Return the command line with its resolved config, and the values chosen by corpus size."""
   source = None
   if line.config.init_from and not stored:
-    source = config_lib.to_json(run_lib.Run.open(line.config.init_from).config)
+    source = config_lib.to_json(weights.open_source(line.config.init_from).config)
 
   length, boundaries = corpora.layout(corpus.provenance)
 

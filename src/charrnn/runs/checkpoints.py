@@ -121,19 +121,28 @@ class ForeignError(DamagedError):
 
 
 class Writer:
-  """A writer of checkpoints. It keeps the `keep` newest ones, and the best by validation loss.
+  """A writer of checkpoints. It keeps the `keep` newest, the best by validation loss, and `pinned`.
 
   A step is written in a temporary folder, which is renamed when it is complete. Older steps are
   deleted only when the new step would survive a power failure. A step is renamed before it is
   deleted, so that a reader finds all of it or nothing.
   """
 
-  def __init__(self, folder: pathlib.Path, keep: int, identity: dict[str, Any] | None = None):
-    """Prepare to write to a folder. Its steps of a run with another `identity` are left alone."""
+  def __init__(
+    self,
+    folder: pathlib.Path,
+    keep: int,
+    identity: dict[str, Any] | None = None,
+    pinned: float | None = None,
+  ):
+    """Prepare to write to a folder. Its steps of a run with another `identity` are left alone.
+
+    `pinned` is a step that is never deleted.
+    """
     import jax
     import orbax.checkpoint as ocp
 
-    self._folder, self._keep = pathlib.Path(folder).absolute(), keep
+    self._folder, self._keep, self._pinned = pathlib.Path(folder).absolute(), keep, pinned
     self._losses = losses(folder, identity=identity)  # of all steps that may be deleted
     # The step that is being written, and the metadata of a step that is not known to be complete.
     self._step: int | None = None
@@ -205,7 +214,7 @@ class Writer:
     if self._is_main:
       files.sync_tree(self._folder / str(meta["step"]))
       files.sync_folder(self._folder)
-    preserved = {*sorted(self._losses)[-self._keep :], best(self._losses)}
+    preserved = {*sorted(self._losses)[-self._keep :], best(self._losses), self._pinned}
     for step in sorted(self._losses.keys() - preserved):
       self._delete(step)
 
@@ -484,15 +493,16 @@ def read_newest(
   say: Callable[[str], None] = lambda text: None,
   identity: dict[str, Any] | None = None,
   expected: Expected | None = None,
+  last: float = math.inf,
 ) -> tuple[Tree, dict[str, Any]] | None:
-  """Return (tree, meta) of the newest intact step, or None if there are no steps.
+  """Return (tree, meta) of the newest intact step up to `last`, or None if there are no steps.
 
   Steps of a run with another `identity` count as damaged. Calls `say` with a message about each
   damaged step. Raises UserError if all steps are damaged, because a restart from step 0 would
   overwrite checkpoints that could be repaired.
   """
   existing = steps(folder)
-  for step in reversed(existing):
+  for step in reversed([step for step in existing if step <= last]):
     try:
       check_identity(folder, read_meta(folder, step), identity)
       return read(folder, step, expected=expected)
@@ -502,6 +512,9 @@ def read_newest(
     raise errors.UserError(
       f"no checkpoint in {folder} can be used, because all are damaged or belong to another run: "
       "restore one from a copy, or train again in another --workdir"
+      if last == math.inf
+      else f"{folder} has no checkpoint up to step {last}, after which the learning rates depend "
+      "on the length of training: train in another --workdir"
     )
   return None
 
@@ -527,12 +540,12 @@ def remove_unfinished(folder: pathlib.Path):
       shutil.rmtree(path, ignore_errors=True)
 
 
-def quarantine(folder: pathlib.Path, after: int):
-  """Move the steps above `after`, all of which are damaged, to the run's folder `damaged`."""
+def quarantine(folder: pathlib.Path, after: int, name: str = "damaged"):
+  """Move the steps above `after`, which are damaged or replaced, to the run's folder `name`."""
   folder = pathlib.Path(folder)
   for step in steps(folder):
     if step > after:
-      target = folder.parent / "damaged" / str(step)
+      target = folder.parent / name / str(step)
       files.make_subfolder(target.parent)
       numbers = itertools.count(1)
       while target.exists():

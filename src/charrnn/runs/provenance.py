@@ -10,7 +10,7 @@ import platform
 import re
 import shlex
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 from charrnn import config as config_lib
@@ -67,12 +67,12 @@ def record_launch(
   corpus,
   devices: str,
   layers: str | None = None,
-  weights_of=None,
+  weights_of: Callable | None = None,
 ) -> dict[str, Any]:
   """Write config.json and the vocabulary, and add a launch to run.json; return its content.
 
   `line` is a command_line.CommandLine. `devices` is the number and kind of the devices, `layers`
-  the implementation of the layers, and `weights_of` the Run that provides the initial weights.
+  the implementation of the layers, and `weights_of` opens the source of the initial weights.
   """
   corpus.tokenizer.save(workdir / "alphabet.json")
   launch = {
@@ -88,7 +88,7 @@ def record_launch(
   record = {"experiment": line.experiment, "variant": line.variant, "corpus": corpus.provenance}
   record |= {name: stored[name] for name in ("weights", "rerun_of", "rollbacks") if name in stored}
   if weights_of and not stored:
-    record["weights"] = weights_of.weights
+    record["weights"] = weights_of().weights
   if line.original:
     record["rerun_of"] = str(line.original.path)
     same = "no difference from the original: machine, packages and code are the same"

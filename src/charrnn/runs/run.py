@@ -222,7 +222,7 @@ class Run:
     mode = downloads.Mode.MISSING if is_allowed else downloads.Mode.NONE
     try:
       with downloads.mode(mode):
-        corpus = load_corpus(self.config, source, trained=self.tokenizer, options="text.")
+        corpus = load_corpus(self.config, source, known=self.tokenizer, options="text.")
     except errors.UserError as error:
       remedy = "or set --corpus to the path of the text"
       raise errors.UserError(f"cannot load the corpus of {self.path}: {error}; {remedy}") from error
@@ -446,6 +446,7 @@ def load_corpus(config, source: str | None = None, **options) -> corpora.Corpus:
   names, text = ("limit", "vocab_size"), config.text
   settings = text_settings(config) | {name: text[name] for name in names}
   settings["split"] = (text.split, text.valid_fraction, text.test_fraction)
+  settings["keeps"] = text.vocabulary == "init_from"
   return corpora.load(config.text.source if source is None else source, **settings, **options)
 
 

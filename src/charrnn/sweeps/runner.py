@@ -1,6 +1,7 @@
 """The sweep runner: expands a sweep or search into trials, runs missing trials, and reports."""
 
 import functools
+import math
 import pathlib
 import shlex
 import signal
@@ -89,14 +90,19 @@ def _run_optuna(line, folder, space: spaces.Space) -> int:
     return report(folder, search.trials, interrupted, outcomes.FINAL_IN_SEARCH, search.total)
 
 
+def check_time_limit(minutes: float | None):
+  """Raise UserError for an invalid value of --time_limit."""
+  is_valid = minutes is None or 0 < minutes < math.inf
+  errors.check("--time_limit", minutes, is_valid, "must be above 0 minutes")
+
+
 def _check(flags):
   """Raise UserError for invalid options and for options that exclude each other."""
   is_search, is_optuna = flags.search is not None, flags.search == "optuna"
   backends = ("local", "slurm")
   errors.check("--backend", flags.backend, flags.backend in backends, "use local or slurm")
   errors.check("--parallel", flags.parallel, flags.parallel >= 1, "must be at least 1")
-  is_valid = flags.time_limit is None or flags.time_limit > 0
-  errors.check("--time_limit", flags.time_limit, is_valid, "must be above 0 minutes")
+  check_time_limit(flags.time_limit)
   if flags.distributed:
     raise errors.UserError(
       "--distributed is for a single run: remove it, or remove --sweep and --search"

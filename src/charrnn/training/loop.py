@@ -30,6 +30,7 @@ from charrnn.training import optimizer, steps
 MAX_NONFINITE = 10  # consecutive non-finite updates after which training is aborted
 ROLLBACK_FACTOR = 0.5  # factor of the learning rate at each rollback
 MAX_ROLLBACKS = 5  # maximum number of rollbacks of a run
+MIN_RESERVE = 3.0  # seconds before a time limit in which files are written and the process ends
 RANKING = "valid/loss"  # the metric by which checkpoints are ranked
 PER_BYTE = "valid/bits_per_byte"  # the same loss in a unit that does not depend on the tokenizer
 
@@ -133,6 +134,28 @@ class Pace:
     return idle
 
 
+class TimeLimit:
+  """The time at which a launch must have saved and ended."""
+
+  def __init__(self, end: float = math.inf):
+    """Prepare for a limit on the clock of time.monotonic."""
+    self._end, self._last, self._longest = end, None, 0.0
+    self.is_near = False
+
+  def check(self) -> bool:
+    """Return whether training must stop after this step, so that it ends in time.
+
+    The rest of a step may contain an evaluation, so it may take as long as the longest one so far.
+    The first step is not counted, because it includes compilation.
+    """
+    now = time.monotonic()
+    if self._last is not None:
+      self._longest = max(self._longest, now - self._last)
+    self._last = now
+    self.is_near = now + self._longest + MIN_RESERVE >= self._end
+    return self.is_near
+
+
 class Trainer:
   """The training of one run in its run directory."""
 
@@ -164,6 +187,8 @@ class Trainer:
     self.evaluators, self.writers, self.rolls_back = evaluators, writers, rolls_back
     self._tokens = config.batch_size * config.window  # tokens per step
     self.steps = config_lib.total_steps(config, windows.steps_per_epoch)
+    # A checkpoint of this step is always kept: a longer or shorter run can continue from it.
+    self.stable_steps = optimizer.stable_steps(config.schedule, self.steps)
     self.loop_state = LoopState()
     self._make_step()
     # The initialization is compiled as a whole, because compiling each operation separately takes
@@ -175,7 +200,7 @@ class Trainer:
     self._log: tracking.Log | None = None
     self._inode: tuple[int, int] | None = None  # of the run directory
     self._progress = console.Progress(every=10.0)
-    self._pace, self._clock = Pace(), time.monotonic()
+    self._pace, self._clock, self._limit = Pace(), time.monotonic(), TimeLimit()
     self._on_first_step: Callable[[], None] = lambda: None
     self._on_rollback: Callable[[dict[str, Any], int], None] = lambda record, number: None
 
@@ -206,14 +231,18 @@ class Trainer:
     """Return the shapes of the parameters, without computing them."""
     return jax.eval_shape(self._create).params
 
-  def restore(self, init_params: Callable[[Any], Any] | None = None) -> steps.TrainState:
+  def restore(
+    self, init_params: Callable[[Any], Any] | None = None, last: float = math.inf
+  ) -> steps.TrainState:
     """Return the state of the newest undamaged checkpoint, or a fresh state if there is none.
 
     `init_params` maps the parameters of a fresh state to the initial parameters of the run.
+    Checkpoints of steps after `last`, which a change of the length has made obsolete, are not used;
+    they are moved to the folder `replaced`.
     """
     folder = self.workdir / "checkpoints"
     self._init_params = init_params or self._init_params
-    newest = checkpoints.read_newest(folder, say, self.identity, self._expected())
+    newest = checkpoints.read_newest(folder, say, self.identity, self._expected(), last)
     state = self._state(newest)
     if newest:
       step, lines = newest[1]["step"], newest[1].get("metrics")
@@ -231,6 +260,9 @@ class Trainer:
           "delete it to resume from an earlier one, or use another --workdir"
         )
     if is_main():
+      if replaced := [step for step in checkpoints.steps(folder) if step > last]:
+        say(f"later checkpoints, up to step {replaced[-1]}, are now in {self.workdir / 'replaced'}")
+        checkpoints.quarantine(folder, math.floor(last), "replaced")
       checkpoints.quarantine(folder, int(state.step))
       checkpoints.remove_unfinished(folder)
     return state
@@ -264,9 +296,11 @@ class Trainer:
     on_first_step: Callable[[], None] = lambda: None,
     on_rollback: Callable[[dict[str, Any], int], None] = lambda record, number: None,
     trackers: Sequence[tracking.Tracker] = (),
+    end: float = math.inf,
   ) -> tuple[steps.TrainState, bool]:
-    """Train until the end or a signal; return the state and whether training was interrupted.
+    """Train until the end, a signal or a time limit; return the state and whether it was stopped.
 
+    `end` is the time limit, on the clock of time.monotonic. At least one step is made before it.
     `on_first_step` is called when the first step is done. `on_rollback` is called with a record of
     each rollback and its number, which begins at 1. `trackers` receive a copy of the metrics; only
     those of the main process are used.
@@ -275,12 +309,13 @@ class Trainer:
     if start >= self.steps or self._is_out_of_patience():
       return state, False
     self._on_first_step, self._on_rollback = on_first_step, on_rollback
+    self._limit = TimeLimit(end)
     with process.StopRequest() as stop, contextlib.ExitStack() as resources:
       # The trackers finish after the last checkpoint is complete, because they may wait.
       log = tracking.Log(self.workdir, trackers) if is_main() else None
       self._log = resources.enter_context(log) if log else None
       folder = self.workdir / "checkpoints"
-      writer = checkpoints.Writer(folder, self.config.keep, self.identity)
+      writer = checkpoints.Writer(folder, self.config.keep, self.identity, self.stable_steps)
       resources.callback(writer.close)
       while True:
         try:
@@ -292,7 +327,7 @@ class Trainer:
         log.status = RunStatus.STOPPED
     step = int(state.step)
     if interrupted and step in checkpoints.steps(self.workdir / "checkpoints"):
-      say(f"stopped by a signal, saved after step {step}: run the same command to resume")
+      say(f"stopped {self._cause}, saved after step {step}: run the same command to resume")
     return state, interrupted
 
   def _train_from(self, state, writer, stop):
@@ -351,7 +386,8 @@ class Trainer:
       previous = out
       interrupted = self._is_interrupted(stop, step)
       evaluates = step % self.config.eval_every == 0 or step == self.steps
-      saves = self.config.checkpoint_every and step % self.config.checkpoint_every == 0
+      every = self.config.checkpoint_every
+      saves = (every and step % every == 0) or step == self.stable_steps
       if not (evaluates or saves or interrupted):
         continue
       self._check_workdir()
@@ -370,10 +406,10 @@ class Trainer:
         except errors.DivergedError as error:
           self._raise_diverged(step, str(error))
       self.loop_state.seconds, self._clock = self._seconds(), time.monotonic()
-      # Only after a signal can the state here not be finite. The resumed run will find this on
-      # schedule and end as diverged, so a signal does not change the result.
+      # Only after an interruption can the state here not be finite. The resumed run will find this
+      # on schedule and end as diverged, so an interruption does not change the result.
       if names:
-        say(f"stopped by a signal; step {step} is not saved, because its state is not finite")
+        say(f"stopped {self._cause}; step {step} is not saved, because its state is not finite")
         break
       meta = {
         "memory": dataclasses.asdict(self.loop_state),
@@ -419,14 +455,23 @@ class Trainer:
     state, out = self.train_step(state, *batch)
     return state, out | rate
 
+  @property
+  def _cause(self) -> str:
+    """Why training was interrupted, for the log."""
+    return "at the time limit" if self._limit.is_near else "by a signal"
+
   def _is_interrupted(self, stop, step):
-    """Return whether any process has received a signal. All processes call this together."""
+    """Return whether any process has received a signal or is near its time limit.
+
+    All processes call this together.
+    """
     if jax.process_count() == 1:
-      return stop.is_requested
+      return self._limit.check() or stop.is_requested
     # With several processes, this is checked only at log lines, because it costs a round trip.
     if step % self.config.log_every:
       return False
-    return bool(multihost_utils.process_allgather(np.int32(stop.is_requested)).any())
+    is_stopped = self._limit.check() or stop.is_requested
+    return bool(multihost_utils.process_allgather(np.int32(is_stopped)).any())
 
   def _is_out_of_patience(self):
     return bool(self.config.patience) and self.loop_state.stale >= self.config.patience

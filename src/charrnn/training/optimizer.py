@@ -1,10 +1,11 @@
 """Registries of optimizers and learning rate schedules.
 
 To add one, write a function and register it in OPTIMIZERS or SCHEDULES together with the fields of
-its config section that it reads. A schedule that depends on `steps` must have uses_steps=True,
-because a run that uses it cannot be extended.
+its config section that it reads. A schedule that depends on `steps` must say with `stable` how many
+of its first steps do not, because a run can only be extended from one of these.
 """
 
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -23,12 +24,15 @@ class Entry(NamedTuple):
 
   function: Callable
   fields: frozenset[str]
-  uses_steps: bool  # whether a schedule depends on the length of training
+  # (config section, steps) -> how many first steps of a schedule do not depend on `steps`
+  stable: Callable[[Any, int], float]
 
 
-def entry(function: Callable, *fields: str, uses_steps: bool = False) -> Entry:
+def entry(
+  function: Callable, *fields: str, stable: Callable[[Any, int], float] = lambda c, steps: math.inf
+) -> Entry:
   """Return the entry of an optimizer or a schedule."""
-  return Entry(function, frozenset(fields), uses_steps)
+  return Entry(function, frozenset(fields), stable)
 
 
 def rmsprop(c, learning_rate: optax.Schedule) -> optax.GradientTransformation:
@@ -114,11 +118,24 @@ def cosine(c, learning_rate: float, steps_per_epoch: float, steps: int) -> optax
   return lambda step: body(jnp.maximum(step - c.warmup_steps, 0))
 
 
+def wsd(c, learning_rate: float, steps_per_epoch: float, steps: int) -> optax.Schedule:
+  """Return a warmup-stable-decay schedule: constant, then a linear decay to `final_fraction`."""
+  start = wsd_start(c, steps)
+  final = learning_rate * c.final_fraction
+  return optax.linear_schedule(learning_rate, final, steps - start, transition_begin=start)
+
+
+def wsd_start(c, steps: int) -> int:
+  """Return the step at which the decay of `wsd` starts."""
+  return steps - max(1, round(c.decay_fraction * steps))
+
+
 SCHEDULES = {
   "constant": entry(constant),
   "epoch_decay": entry(epoch_decay, "decay", "decay_after"),
   "halving": entry(halving, "halve_every"),
-  "cosine": entry(cosine, "final_fraction", uses_steps=True),
+  "cosine": entry(cosine, "final_fraction", stable=lambda c, steps: 0),
+  "wsd": entry(wsd, "final_fraction", "decay_fraction", stable=wsd_start),
 }
 
 
@@ -133,6 +150,14 @@ def schedule(
   if not c.warmup_steps:
     return body
   return lambda step: jnp.minimum(1.0, (step + 1) / c.warmup_steps) * body(step)
+
+
+def stable_steps(c: ml_collections.ConfigDict, steps: int) -> float:
+  """Return how many first steps of a schedule do not depend on `steps`, the length of training.
+
+  A run can be extended or shortened from the checkpoint of such a step.
+  """
+  return SCHEDULES[c.name].stable(c, steps)
 
 
 def make(
