@@ -103,13 +103,15 @@ class Run(run_lib.Run):
     `nats` [N] is -log p of each token; the first is NaN, because the first token is not predicted.
     `rank`, `top_ids` and `top_p` describe the predictions. `mean` is the loss in nats per token,
     and `bits_per_byte` the same for all tokenizers: the exact bits per UTF-8 byte. Words that are
-    not in a vocabulary of words become <UNK>.
+    not in a vocabulary of words become <UNK>. For a run that was trained on documents, the text is
+    the beginning of a document, so its first token is predicted too.
     """
     _check_types(text=text)
-    content = self.tokenizer.read(text)
-    spans, window = [(0, len(content.ids))], SCORING_WINDOW
-    scores = score_lib.score(self.model, self.params, content.ids, spans, window=window)
-    return scores._replace(text=content)
+    content, before = self.tokenizer.read(text), self._before
+    ids = np.concatenate([before, content.ids]).astype(np.int32)
+    spans, window = [(len(before), len(ids))], SCORING_WINDOW
+    scores = score_lib.score(self.model, self.params, ids, spans, window=window)
+    return scores._replace(text=content, positions=scores.positions - len(before))
 
   def states(self, text: str, *, clamp: Clamps | None = None) -> dict[str, dict[str, np.ndarray]]:
     """Return all states and gates after each token of a text, by layer and name.
@@ -119,14 +121,24 @@ class Run(run_lib.Run):
     _check_types(text=text, clamp=clamp)
     if not self.model.units:
       raise errors.UserError(f"{self.path}: the model has no states: use a run of a network")
-    ids_Tx1 = np.asarray(self.tokenizer.encode(text), np.int32)[:, None]
+    before = self._before
+    ids_T = np.concatenate([before, self.tokenizer.encode(text)])
+    ids_Tx1 = ids_T.astype(np.int32)[:, None]
     apply = jax.jit(functools.partial(self.model.apply, record=True, clamp=self._clamp(clamp)))
     carry, windows = self.model.initial_carry(1), []
     for start in range(0, max(1, len(ids_Tx1)), RECORDING_WINDOW):
       window_Tx1 = ids_Tx1[start : start + RECORDING_WINDOW]
       _, carry, recorded = apply(self.params, window_Tx1, carry)
       windows.append(jax.device_get(recorded))
-    return jax.tree.map(lambda *arrays_Tx1xH: np.concatenate(arrays_Tx1xH)[:, 0], *windows)
+    return jax.tree.map(
+      lambda *arrays_Tx1xH: np.concatenate(arrays_Tx1xH)[len(before) :, 0], *windows
+    )
+
+  @property
+  def _before(self) -> list[int]:
+    """The ids that the model reads before every text."""
+    end_id = self.tokenizer.end_id
+    return [] if end_id is None else [end_id]
 
   def _clamp(self, values):
     if not values:

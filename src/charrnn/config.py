@@ -48,6 +48,7 @@ PROBABILITY = Bounds("from 0 to 1", lambda value: 0 <= value <= 1)
 # A registry is imported only when a value is checked.
 TOKENIZERS = ("data.tokenizers:KINDS",)
 SPLITS = ("data.splits:SPLITS",)
+DOCUMENTS = ("data.tokenizers:ENDS",)
 CELLS = ("models.cells:CELLS", "models:KINDS")
 INITS = ("models.rnn:INITIALIZERS",)
 POSITIONS = ("models.transformer:POSITIONS",)
@@ -124,6 +125,10 @@ FIELDS = (
     "`keep` leaves line ends unchanged; `lf` converts CRLF and CR to LF.", ("keep", "lf")),
   Field("text.limit", 0,
     "Use only the first N characters of the corpus; 0: use the whole corpus.", POSITION),
+  Field("text.documents", "none",
+    "Division of the corpus into documents, before which the state is reset: `none`, `lines`, "
+    "`files`, or `blank_lines` (documents are separated by blank lines). The tokenizer must be "
+    "`char` or `byte`.", DOCUMENTS),
   Field("text.split", "tail",
     "Splitting method of nanoGPT (`tail`), torch-rnn (`middle`) or char-rnn (`streams`, only for "
     "`char` and `byte`).", SPLITS),
@@ -350,6 +355,11 @@ def check(config: config_dict.ConfigDict, overrides: Container[str] = ()):
     raise errors.UserError(
       f"--config.remat={config.remat}: must divide --config.window={config.window}"
     )
+  if config.text.documents != "none" and not _kind(config.model.cell).has_gradient:
+    raise errors.UserError(
+      f"--config.text.documents={config.text.documents}: the model {config.model.cell} cannot be "
+      "reset between documents: use none, or another model"
+    )
   used = used_fields(config)
   for name, field in BY_NAME.items():
     if name not in used and (name in overrides or config[name] != field.default):
@@ -366,6 +376,11 @@ def _check_text(text: config_dict.ConfigDict):
     raise errors.UserError(
       f"--config.text.split=streams: needs the tokenizer char or byte, not {text.tokenizer}, whose "
       "vocabulary depends on the split: use tail or middle"
+    )
+  tokenizers.check_documents(text.tokenizer, text.documents)
+  if text.documents != "none" and text.split == "streams":
+    raise errors.UserError(
+      f"--config.text.split=streams: cuts documents (text.documents={text.documents}): use tail"
     )
 
 
@@ -508,12 +523,18 @@ Boundaries = Sequence[tuple[int, int]]
 
 
 def split(
-  config: config_dict.ConfigDict, length: int, boundaries: Boundaries = ()
+  config: config_dict.ConfigDict,
+  length: int,
+  boundaries: Boundaries = (),
+  divided: splits.Splits | None = None,
 ) -> splits.Splits:
   """Return the splits of a corpus of `length` tokens.
 
-  They are spans of tokens. With `boundaries`, the text is divided by its characters.
+  They are spans of tokens. With `boundaries`, the text is divided by its characters. `divided` are
+  the splits of a corpus whose documents determine them.
   """
+  if divided:
+    return divided
   kind, fractions = config.text.split, (config.text.valid_fraction, config.text.test_fraction)
   batch = {"streams": config.batch_size, "window": config.window}
   characters = boundaries[-1][0] if boundaries else length
@@ -526,11 +547,12 @@ def split(
     ) from error
 
 
-def steps_per_epoch(
-  config: config_dict.ConfigDict, length: int, boundaries: Boundaries = ()
-) -> float:
-  """Return the number of steps per epoch, not rounded, for a corpus of `length` tokens."""
-  tokens = sum(stop - start for start, stop in split(config, length, boundaries).train)
+def steps_per_epoch(config: config_dict.ConfigDict, length: int, *layout) -> float:
+  """Return the number of steps per epoch, not rounded, for a corpus of `length` tokens.
+
+  See `split` for the other arguments.
+  """
+  tokens = sum(stop - start for start, stop in split(config, length, *layout).train)
   return tokens / (config.batch_size * config.window)
 
 
@@ -558,6 +580,7 @@ def resolve(
   length: int,
   *,
   boundaries: Boundaries = (),
+  divided: splits.Splits | None = None,
   stored: Mapping[str, Any] | None = None,
   source: Mapping[str, Any] | None = None,
   device: Callable[[config_dict.ConfigDict], Any] | None = None,
@@ -565,7 +588,7 @@ def resolve(
   """Return (config, chosen): the resolved config, and the values chosen from the corpus length.
 
   In the resolved config, every field that the model uses has a value. `chosen` has dotted names as
-  keys. `length` is the number of tokens in the corpus. See `split` for `boundaries`.
+  keys. `length` is the number of tokens in the corpus. See `split` for `boundaries` and `divided`.
 
   Fields that are None take their values from `stored`, the JSON config of the run that is resumed.
   A new run takes the fields of its model from `source`, the JSON config of the run that provides
@@ -598,7 +621,7 @@ def resolve(
     hidden = chosen.get("model.hidden", config.model.hidden)
     chosen["model.heads"] = _heads(hidden, chosen["model.heads"])
   config = replace(config, chosen)
-  steps = total_steps(config, steps_per_epoch(config, length, boundaries))
+  steps = total_steps(config, steps_per_epoch(config, length, boundaries, divided))
   config = fill(config, {"eval_every": max(1, -(-steps // 10))})  # at most ten evaluations
   if device:
     config = fill(config, {"model.compute_dtype": _native_dtype(device(config))})

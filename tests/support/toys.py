@@ -10,6 +10,8 @@ from charrnn.models import rnn
 class Chain:
   """A Markov chain: params[i] are the logits of the token after i. The carry counts tokens."""
 
+  reset_id = None
+
   def initial_carry(self, batch):
     return {"read": jnp.zeros(batch, jnp.int32)}
 

@@ -105,9 +105,15 @@ def run(args):
     )
   documents = [(path, loaded.encode_file(path).first(args.characters)) for path in args.files]
   run_lib.use_devices(loaded, args.streams or config.eval_streams)
+  if args.state and loaded.tokenizer.end_id is not None:
+    raise errors.UserError(
+      f"--state={args.state}: the state is always reset between the documents of {args.run} "
+      f"(text.documents={config.text.documents}): omit --state"
+    )
   model, params = _model(args, [each.load() for each in opened])
   corpus = loaded.corpus() if args.errors or not documents else None
-  state = args.state or ("reset" if documents else "carried")
+  has_ends = loaded.tokenizer.end_id is not None
+  state = args.state or ("reset" if documents or has_ends else "carried")
   text = _join(documents) if documents else _split(loaded, corpus, args)
   if state == "carried":
     text = text._replace(starts=[0])
@@ -213,7 +219,9 @@ def _split(run, corpus, args) -> Text:
     if remaining > 0:
       truncated.append((start, min(stop, start + remaining)))
     remaining -= stop - start
-  starts = [document.start for document in corpus.documents]
+  starts = [0]  # The model starts anew at END, from which it predicts the first token.
+  if corpus.tokenizer.end_id is None:
+    starts = [document.start for document in corpus.documents]
   return Text(corpus, [(f"{name} ({kind} split)", truncated)], starts)
 
 

@@ -34,6 +34,9 @@ just read a line end, or the most frequent token of its corpus if the corpus has
 token is not printed. Texts go to stdout, status lines to stderr. A pipe or a file receives exactly
 the text. A terminal shows control characters as escapes (\\x1b), except line ends and tabs.
 
+A run that was trained on documents (text.documents) writes one document per text: the prompt is its
+beginning, and the text ends where the model ends the document, or after --length tokens.
+
 Constraints (--require and --forbid): REGEX applies to the generated text, but not to the prompt or
 the stop text. It has Python's syntax, restricted to literals, . \\d \\w \\s [...] (...) | * + ?
 {m,n}, and ^ $ at the ends of an alternative. ^ and $ match the beginning and the end of the
@@ -41,11 +44,11 @@ generated text. Tokens may be bytes, words or pieces of words; REGEX is about th
 byte that is not UTF-8 counts as one character.
 
 Each step excludes the tokens after which no allowed text can be completed within --length. A text
-ends before --length only at --stop or when no further token is allowed. This is not the model's
-distribution conditioned on the constraints: each step checks what is possible, not what is
-probable. A required match may therefore appear only at the very end. The weight exp(log p - log q)
-of a text corrects for this. log p is the log-probability of the text under the model, and log q
-under constrained sampling.
+ends before --length only at --stop, at the end of a document or when no further token is allowed.
+This is not the model's distribution conditioned on the constraints: each step checks what is
+possible, not what is probable. A required match may therefore appear only at the very end. The
+weight exp(log p - log q) of a text corrects for this. log p is the log-probability of the text
+under the model, and log q under constrained sampling.
 
 Beam search (--beam): The search finds texts with a high log p instead of sampling. log p is not
 divided by the length, so texts that end early, at --stop or by a constraint, have an advantage.
@@ -77,7 +80,9 @@ def add_arguments(parser):
   either.add_argument("--prime-file", metavar="FILE", help=text)
   text = "maximum number of tokens to generate per text (default: 1000)"
   prompt.add_argument("--length", metavar="N", type=int, default=1000, help=text)
-  text = "end each text before the first TEXT that the model writes"
+  text = (
+    "end each text before the first TEXT that the model writes; the end of a document always does"
+  )
   prompt.add_argument("--stop", metavar="TEXT", help=text)
 
   sampling = parser.add_argument_group("sampling")
@@ -359,7 +364,9 @@ def _converse(source, prompt_ids, options):
     except KeyboardInterrupt:
       if not is_terminal:
         raise
-    if is_terminal and not last.endswith("\n"):
+    if tokenizer.end_id is not None:
+      _print("\n")
+    elif is_terminal and not last.endswith("\n"):
       console.say()
 
 

@@ -11,12 +11,13 @@ import json
 import math
 import os
 import pathlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from charrnn import console, errors, files, runtime
+from charrnn.data import documents as documents_lib
 from charrnn.data import downloads, encoded, sources, splits, tokenizers
 
 _FORMAT = 1  # version of the cache entries
@@ -25,6 +26,7 @@ MAX_TRAINING = 1 << 26  # maximum number of characters from which a vocabulary i
 MIN_PROGRESS = 5_000_000  # number of characters above which progress is shown
 _WORDS = ("positions.bin", "stops.bin", "words.bin")  # the fields of UnknownWords
 _NEWLINE = ord("\n")
+_ORDER = (0, 0)  # the key of the permutation that shuffles documents
 # The first bytes of files that are often mistaken for UTF-8 text, and their encodings or formats.
 _SIGNATURES = {
   codecs.BOM_UTF32_LE: "utf-32",
@@ -60,12 +62,37 @@ class Corpus(encoded.EncodedText):
   """A text as ids [N], which are memory-mapped from the cache.
 
   The provenance of a text with a trained vocabulary has `boundaries`, which are pairs (character,
-  token): the positions at which splits begin and end, and the end of the text.
+  token): the positions at which splits begin and end, and the end of the text. The provenance of a
+  text of documents has `splits`, the spans of each split.
   """
 
   name: str
-  documents: tuple[Document, ...]
+  documents: Sequence[Document]
   provenance: dict[str, Any]
+
+
+class _Documents(Sequence):
+  """The documents of a text that is divided into more documents than files.
+
+  They are in the order of their positions. A name is the file and the number of the document in it.
+  """
+
+  def __init__(self, bounds: documents_lib.Bounds, names: Sequence[str], counts: Sequence[int]):
+    """`names` and `counts` are the name of each file, and the number of its documents."""
+    self._bounds, self._names, self._stops = bounds, names, np.cumsum(counts)
+    self._numbers = documents_lib.permutation(len(bounds.starts), *_ORDER)
+
+  def __len__(self) -> int:
+    return len(self._bounds.starts)
+
+  def __getitem__(self, index):
+    if isinstance(index, slice):
+      return tuple(self[n] for n in range(*index.indices(len(self))))
+    number = int(self._numbers[index])
+    file = int(np.searchsorted(self._stops, number, side="right"))
+    number -= int(self._stops[file - 1]) if file else 0
+    start, stop = (int(positions[index]) for positions in self._bounds)
+    return Document(f"{self._names[file]}:{number + 1}", start, stop)
 
 
 class _Reader(NamedTuple):
@@ -77,15 +104,28 @@ class _Reader(NamedTuple):
   newlines: str
   limit: int  # maximum number of characters; 0: no limit
   options: str  # see `load`
+  documents: str  # one of documents_lib.KINDS
 
   def points(self) -> Iterator[tuple[int, np.ndarray]]:
-    """Yield (file number, code points as uint32 [n]) up to the limit."""
+    """Yield (file number, code points as uint32 [n]) up to the limit.
+
+    A text of documents begins with END_POINT, and each document ends with one, also at the limit.
+    """
     remaining = self.limit or math.inf
-    for number, points in self._joined():
+    for number, points in self._joined() if self.documents == "none" else self._separate():
       yield number, points[: min(remaining, len(points))]
       remaining -= len(points)
       if remaining <= 0:
+        if self.documents != "none" and points[remaining - 1] != tokenizers.END_POINT:
+          yield number, documents_lib.END
         return
+
+  def _separate(self) -> Iterator[tuple[int, np.ndarray]]:
+    """Yield (file number, code points), with END_POINT before and after each document."""
+    yield 0, documents_lib.END
+    for number, file in enumerate(self.source.files):
+      for points in documents_lib.separate(self._texts(file), self.documents):
+        yield number, points
 
   def chunks(self, cuts: list[int], size: int) -> Iterator[tuple[int, str]]:
     """Yield (position, text): chunks of at most `size` characters that do not cross a cut.
@@ -205,6 +245,7 @@ def load(
   limit: int = 0,
   vocab_size: int | None = None,
   split: tuple[str, float, float] = ("tail", 0.05, 0.05),
+  documents: str = "none",
   known: tokenizers.Tokenizer | None = None,
   keeps: bool = False,
   options: str = "--config.text.",
@@ -222,18 +263,23 @@ def load(
   validation and test. `known` is used instead of a tokenizer of its kind that would be learned.
   With `keeps`, a vocabulary of characters has those of `known` and of the text.
 
+  `documents` divides the text into documents: see `documents.separate`. They are shuffled, always
+  in the same way, so that the splits do not depend on their order in the source.
+
   Raise UserError if the source is missing, unreadable or undecodable. `options` precedes the names
   of these arguments in messages; it begins with a dash if the user can set them as options.
   """
   for name, value, choices in (
     ("tokenizer", tokenizer, tuple(tokenizers.KINDS)),
     ("newlines", newlines, ("keep", "lf")),
+    ("documents", documents, documents_lib.KINDS),
   ):
     if value not in choices:
       raise errors.UserError(f"{options}{name}={value}: use {' or '.join(choices)}")
   _check_encoding(encoding, options)
   kind = tokenizers.KINDS[tokenizer]
   tokenizers.check_size(tokenizer, vocab_size, options)
+  tokenizers.check_documents(tokenizer, documents, options)
   if kind.reads_bytes and encoding != "utf-8":
     console.say(
       f"warning: {options}encoding={encoding} has no effect: the tokenizer {tokenizer} reads "
@@ -242,7 +288,8 @@ def load(
   resolved = sources.resolve(source)
   parts: list[Any] = [_FORMAT, resolved.preparation, (tokenizer, encoding, newlines)]
   parts += [[file.sha256 for file in resolved.files]] + ([limit] if limit else [])
-  reader = _Reader(resolved, tokenizer, encoding, newlines, limit, options)
+  parts += [] if documents == "none" else [documents]
+  reader = _Reader(resolved, tokenizer, encoding, newlines, limit, options, documents)
   settings: dict[str, Any] = {"encoding": encoding, "newlines": newlines}
   build = _build
   if kind.is_trained:
@@ -260,9 +307,9 @@ def load(
   entry = entry or build(reader, key)
   stops = np.cumsum(entry.sizes).tolist()
   spans = zip(resolved.files, [0, *stops[:-1]], stops)
-  documents = tuple(Document(file.name, start, stop) for file, start, stop in spans if start < stop)
+  named = tuple(Document(file.name, start, stop) for file, start, stop in spans if start < stop)
   length = entry.characters
-  is_cut = length == limit  # a limit that exceeds the length of the text has no effect
+  is_cut = 0 < limit <= length  # a limit that exceeds the length of the text has no effect
   digest = hashlib.sha256(f"{limit} characters of {resolved.sha256}".encode()).hexdigest()
   provenance = {
     "source": source,
@@ -278,8 +325,13 @@ def load(
   if kind.is_trained:
     provenance["options"]["vocab_size"] = vocab_size or kind.default_size(length)
     provenance |= {"tokens": len(entry.ids), "boundaries": entry.boundaries}
+  if documents != "none":
+    bounds = documents_lib.Bounds.of(entry.ids, entry.tokenizer.end_id)
+    named = _Documents(bounds, [file.name for file in resolved.files], entry.documents)
+    provenance["options"]["documents"] = documents
+    provenance["splits"] = documents_lib.split(bounds, *split)._asdict()
   content = entry.tokenizer, entry.ids, entry.unknown
-  return Corpus(*content, resolved.name, documents, provenance)
+  return Corpus(*content, resolved.name, named, provenance)
 
 
 def _key(parts: list[Any]) -> str:
@@ -311,6 +363,7 @@ class _Entry(NamedTuple):
   characters: int
   boundaries: list[list[int]]  # see Corpus
   unknown: encoded.UnknownWords
+  documents: list[int]  # number of documents of each file, if the text is divided into documents
 
 
 def _build(reader: _Reader, key: str, known: tokenizers.Tokenizer | None = None) -> _Entry:
@@ -318,22 +371,44 @@ def _build(reader: _Reader, key: str, known: tokenizers.Tokenizer | None = None)
 
   The vocabulary has the tokens of the source and of `known`.
   """
-  counts, sizes = np.zeros(0x110000, np.int64), [0] * len(reader.source.files)
+  counts, sizes = np.zeros(tokenizers.END_POINT + 1, np.int64), [0] * len(reader.source.files)
   for number, points in reader.points():
     block_counts = np.bincount(points)
     counts[: len(block_counts)] += block_counts
     sizes[number] += len(points)
-  if not sum(sizes):
+  end = tokenizers.ENDS[reader.documents]
+  if sum(sizes) <= (end is not None):
     raise errors.UserError(f"{reader.source.name} is empty: use a source that contains text")
-  tokenizer = tokenizers.KINDS[reader.tokenizer].from_counts(counts)
+  tokenizer = tokenizers.KINDS[reader.tokenizer].from_counts(counts, end)
   tokenizer = tokenizer.extended(known.tokens) if known else tokenizer
+  documents = [0] * len(sizes)
   with downloads.building() as folder:
     built = folder / key
     built.mkdir()
     with open(built / "ids.bin", "wb") as file:
-      for _, points in reader.points():
+      for number, points in reader.points():
         file.write(tokenizer.encode_points(points).data)
-    return _publish(reader, built, {"alphabet": tokenizer.to_json(), "sizes": sizes})
+        documents[number] += int((points == tokenizers.END_POINT).sum())
+    meta = {"alphabet": tokenizer.to_json(), "sizes": sizes}
+    if end is not None:
+      documents[0] -= 1  # the END before the first document
+      _shuffle(built / "ids.bin", tokenizer)
+      meta["documents"] = documents
+    return _publish(reader, built, meta)
+
+
+def _shuffle(path: pathlib.Path, tokenizer: tokenizers.Tokenizer):
+  """Shuffle the documents in a file of ids."""
+  ids = np.memmap(path, tokenizer.dtype, mode="r")
+  bounds = documents_lib.Bounds.of(ids, tokenizer.end_id)
+  order = documents_lib.permutation(len(bounds.starts), *_ORDER)
+  shuffled = path.with_name("shuffled.bin")
+  with open(shuffled, "wb") as file:
+    file.write(ids[:1].data)
+    for first in range(0, len(order), CHUNK):
+      part = bounds.select(order[first : first + CHUNK])
+      file.write(ids[part.positions()].data)
+  shuffled.replace(path)
 
 
 def _build_trained(
@@ -445,8 +520,8 @@ def _read(key: str | pathlib.Path) -> _Entry | None:
     dtypes = (np.int64, words), (np.int64, words), (np.uint8, letters)
     unknown = [_map(folder / name, *each) for name, each in zip(_WORDS, dtypes)]
     characters, boundaries = meta.get("characters", length), meta.get("boundaries", [])
-    unknown = encoded.UnknownWords(*unknown)
-    return _Entry(ids, tokenizer, meta["sizes"], characters, boundaries, unknown)
+    unknown, documents = encoded.UnknownWords(*unknown), meta.get("documents", [])
+    return _Entry(ids, tokenizer, meta["sizes"], characters, boundaries, unknown, documents)
   except (OSError, ValueError, KeyError, TypeError, AttributeError, errors.UserError):
     return None
 
@@ -460,21 +535,50 @@ def _map(path: pathlib.Path, dtype, length: int) -> np.ndarray:
   return np.memmap(path, dtype, mode="r", shape=(length,))
 
 
-def layout(provenance: dict[str, Any]) -> tuple[int, list[tuple[int, int]]]:
-  """Return the number of tokens and the `boundaries` of a corpus, from its provenance."""
-  boundaries = provenance.get("boundaries", [])
-  return (boundaries[-1][1] if boundaries else provenance["characters"]), boundaries
+class Layout(NamedTuple):
+  """The number of tokens of a corpus, and where its splits may be; see `Corpus.provenance`."""
+
+  tokens: int
+  boundaries: list[tuple[int, int]]
+  splits: splits.Splits | None
+
+
+def layout(provenance: dict[str, Any]) -> Layout:
+  """Return the layout of a corpus, from its provenance."""
+  boundaries, divided = provenance.get("boundaries", []), provenance.get("splits")
+  if divided:
+    divided = splits.Splits(
+      *(tuple(splits.Span(*span) for span in divided[name]) for name in splits.Splits._fields)
+    )
+  tokens = boundaries[-1][1] if boundaries else provenance["characters"]
+  return Layout(tokens, boundaries, divided)
 
 
 def is_valid_layout(provenance: dict[str, Any]) -> bool:
-  """Return whether the boundaries in a provenance from JSON are possible."""
-  boundaries = provenance.get("boundaries", [])
-  pairs = isinstance(boundaries, list) and [p for p in boundaries if isinstance(p, list)]
-  if pairs != boundaries or not all(len(p) == 2 and {*map(type, p)} == {int} for p in pairs):
+  """Return whether the boundaries and the splits in a provenance from JSON are possible."""
+  boundaries, divided = provenance.get("boundaries", []), provenance.get("splits")
+  if not _are_pairs(boundaries):
     return False
-  characters, tokens = zip(*pairs) if pairs else ((), ())
+  characters, tokens = zip(*boundaries) if boundaries else ((), ())
   ascends = list(characters) == sorted(characters) and list(tokens) == sorted(tokens)
-  return not pairs or (ascends and pairs[0] == [0, 0] and tokens[-1] > 0)
+  if boundaries and not (ascends and boundaries[0] == [0, 0] and tokens[-1] > 0):
+    return False
+  if divided is None:
+    return True
+  if not isinstance(divided, dict) or {*divided} != {*splits.Splits._fields}:
+    return False
+  spans = [divided[name] for name in splits.Splits._fields]
+  if not all(map(_are_pairs, spans)):
+    return False
+  edges = [edge for pairs in spans for pair in pairs for edge in pair]
+  return edges == sorted(edges) and min(edges, default=0) >= 0
+
+
+def _are_pairs(value) -> bool:
+  """Return whether a value from JSON is a list of pairs of integers."""
+  return isinstance(value, list) and all(
+    isinstance(pair, list) and len(pair) == 2 and {*map(type, pair)} == {int} for pair in value
+  )
 
 
 def unwritable(corpus: Corpus, divided: splits.Splits) -> str | None:
@@ -494,7 +598,9 @@ def unwritable(corpus: Corpus, divided: splits.Splits) -> str | None:
 
 def describe(corpus: Corpus, lines: int = 10) -> list[str]:
   """Return the lines of a summary: provenance, documents, tokens and the first `lines` lines."""
-  shown = {key: value for key, value in corpus.provenance.items() if key != "boundaries"}
+  shown = {
+    key: value for key, value in corpus.provenance.items() if key not in ("boundaries", "splits")
+  }
   facts = {_LABELS.get(key, key): _format(value) for key, value in shown.items()}
   facts["documents"] = errors.some([document.name for document in corpus.documents], 5)
   facts["examples" if corpus.tokenizer.is_trained else "tokens"] = _examples(corpus.tokenizer)

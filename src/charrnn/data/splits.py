@@ -46,13 +46,7 @@ def split(
   UserError for invalid arguments, and if the text is so short that a split with a positive fraction
   would be empty.
   """
-  if kind not in SPLITS:
-    raise errors.UserError(f"--config.text.split={kind}: use one of {', '.join(SPLITS)}")
-  if not (valid_fraction >= 0 and test_fraction >= 0 and valid_fraction + test_fraction < 1):
-    raise errors.UserError(
-      f"--config.text.valid_fraction={valid_fraction} and --config.text.test_fraction="
-      f"{test_fraction}: both must be at least 0, and their sum must be below 1"
-    )
+  check(kind, valid_fraction, test_fraction)
   splits = SPLITS[kind](length, valid_fraction, test_fraction, streams, window)
   names, fractions = ("training", "validation", "test"), (1, valid_fraction, test_fraction)
   for name, fraction, spans in zip(names, fractions, splits):
@@ -65,6 +59,17 @@ def split(
   return splits
 
 
+def check(kind: str, valid_fraction: float, test_fraction: float):
+  """Raise UserError for an unknown kind, or for fractions that are out of range."""
+  if kind not in SPLITS:
+    raise errors.UserError(f"--config.text.split={kind}: use one of {', '.join(SPLITS)}")
+  if not (valid_fraction >= 0 and test_fraction >= 0 and valid_fraction + test_fraction < 1):
+    raise errors.UserError(
+      f"--config.text.valid_fraction={valid_fraction} and --config.text.test_fraction="
+      f"{test_fraction}: both must be at least 0, and their sum must be below 1"
+    )
+
+
 def tail(length: int, valid: float, test: float, streams: int, window: int) -> Splits:
   """Split like nanoGPT's prepare.py: training is the first int(train_fraction * length) tokens.
 
@@ -73,7 +78,7 @@ def tail(length: int, valid: float, test: float, streams: int, window: int) -> S
   in torch-rnn.
   """
   train = int(length * _remainder(valid, test))
-  return _consecutive(0, train, int(length * _remainder(test)), length)
+  return consecutive(0, train, int(length * _remainder(test)), length)
 
 
 def middle(length: int, valid: float, test: float, streams: int, window: int) -> Splits:
@@ -82,7 +87,7 @@ def middle(length: int, valid: float, test: float, streams: int, window: int) ->
   Training gets the tokens that remain after rounding.
   """
   n_valid, n_test = int(valid * length), int(test * length)
-  return _consecutive(0, length - n_valid - n_test, length - n_test, length)
+  return consecutive(0, length - n_valid - n_test, length - n_test, length)
 
 
 def stream_tails(length: int, valid: float, test: float, streams: int, window: int) -> Splits:
@@ -96,7 +101,7 @@ def stream_tails(length: int, valid: float, test: float, streams: int, window: i
   n_valid = math.floor(windows * valid) if test else windows - n_train
   cuts = [window * cut for cut in (0, n_train, n_train + n_valid, windows)]
   rows = range(0, streams * windows * window, max(1, windows * window))
-  return _consecutive(*cuts, rows=rows)
+  return consecutive(*cuts, rows=rows)
 
 
 SPLITS: dict[str, Callable[[int, float, float, int, int], Splits]] = {
@@ -111,7 +116,7 @@ def _remainder(*fractions: float) -> float:
   return round(1 - sum(fractions), 12)
 
 
-def _consecutive(*cuts: int, rows: Sequence[int] = (0,)) -> Splits:
+def consecutive(*cuts: int, rows: Sequence[int] = (0,)) -> Splits:
   """Return splits with a span between adjacent cuts in each row; omit empty spans.
 
   `rows` are the positions at which the rows start; `cuts` are relative to them.

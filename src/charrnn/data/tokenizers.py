@@ -28,6 +28,10 @@ MAX_VOCAB = 1 << 18  # maximum size of a trained vocabulary
 MAX_LENGTH = 64  # maximum number of bytes of a token of a trained vocabulary
 MIN_COUNT = 2  # a rarer word is not in the vocabulary, so that <UNK> occurs in the training text
 UNKNOWN = "<UNK>"  # the token of all words that are not in the vocabulary
+END = "<END>"  # the token at the end of a document
+END_POINT = 0x110000  # stands for END among code points; the first number that is not one
+# How a text is divided into documents (None: not at all), and the text that END stands for.
+ENDS = {"none": None, "lines": "\n", "files": "", "blank_lines": "\n\n"}
 _WORDS = re.compile(r"[^\W_]+|[\W_]")  # a run of letters and digits, or any other character
 _SURROGATES = re.compile("([\ud800-\udfff])")
 
@@ -43,6 +47,7 @@ class Tokenizer(abc.ABC):
   kind: ClassVar[str]
   unit: ClassVar[str] = "token"  # the name of a token in messages
   is_trained: ClassVar[bool] = False  # whether it is a `_Trained`
+  has_documents: ClassVar[bool] = False  # whether the vocabulary can have the token END
   represents_bytes: ClassVar[bool] = False  # whether there is a token for every byte
   reads_bytes: ClassVar[bool] = False  # whether files are read as bytes, whatever their encoding
 
@@ -72,7 +77,12 @@ class Tokenizer(abc.ABC):
 
   @functools.cached_property
   def writable(self) -> np.ndarray | None:
-    """Which tokens have a text, bool [V]; None if all have one."""
+    """Which tokens may be sampled, bool [V]; None if all may."""
+    return None
+
+  @property
+  def end_id(self) -> int | None:
+    """The id of END; None if the text is not divided into documents."""
     return None
 
   @property
@@ -109,7 +119,9 @@ class Tokenizer(abc.ABC):
     """Return a new decoder."""
 
   def default_id(self) -> int:
-    """Return the id to use as an empty prompt: the line end, or the most frequent token."""
+    """Return the id to use as an empty prompt: END, the line end, or the most frequent token."""
+    if self.end_id is not None:
+      return self.end_id
     counts = dict(zip(self.tokens, self.counts))
     counts.pop(UNKNOWN, None)
     start = "\n" if counts.get("\n") else max(counts, key=counts.get)
@@ -162,28 +174,43 @@ class Decoder:
 
 @dataclasses.dataclass(frozen=True)
 class _Points(Tokenizer):
-  """The code points (or bytes) of a corpus in ascending order."""
+  """The code points (or bytes) of a corpus in ascending order, and END if it has documents."""
 
   tokens: tuple[str, ...] = ()
+  end: str | None = None  # the text that END stands for; None if the text has no documents
+  has_documents = True
 
   @classmethod
   @abc.abstractmethod
-  def from_counts(cls, counts: np.ndarray) -> "_Points":
-    """Return the tokenizer of a corpus in which code point (or byte) i occurs counts[i] times."""
+  def from_counts(cls, counts: np.ndarray, end: str | None = None) -> "_Points":
+    """Return the tokenizer of a corpus in which code point (or byte) i occurs counts[i] times.
+
+    `end` is the text between two documents, whose ends are counted as END_POINT; None if the corpus
+    is not divided into documents.
+    """
+
+  @property
+  def texts(self) -> tuple[str, ...]:
+    return self.tokens if self.end is None else (*self.tokens[:-1], self.end)
+
+  @property
+  def end_id(self) -> int | None:
+    return None if self.end is None else self.vocab_size - 1
 
   def extended(self, tokens: Iterable[str]) -> "_Points":
-    """Return this vocabulary with further tokens, which do not occur in the corpus."""
-    counts = dict.fromkeys(tokens, 0) | dict(zip(self.tokens, self.counts))
-    names = sorted(counts)
+    """Return this vocabulary with further characters, which do not occur in the corpus."""
+    added = (token for token in tokens if token != END)
+    counts = dict.fromkeys(added, 0) | dict(zip(self.tokens, self.counts))
+    names = sorted(counts, key=_point)
     return dataclasses.replace(self, counts=tuple(map(counts.get, names)), tokens=tuple(names))
 
   @property
   def has_characters(self) -> bool:
-    return True
+    return self.end is None
 
   @functools.cached_property
   def _point_of_id(self) -> np.ndarray:
-    return np.array([ord(token) for token in self.tokens], "<u4")
+    return np.array([*map(_point, self.tokens)], "<u4")
 
   @functools.cached_property
   def _id_of_point(self) -> np.ndarray:
@@ -200,12 +227,26 @@ class _Points(Tokenizer):
       raise errors.UserError(_unknown_message(points[unknown], int(np.argmax(unknown))))
     return ids.astype(self.dtype)
 
+  def _decoder(self, points: np.ndarray, encoding: str, on_error: str) -> Decoder:
+    """Return a decoder to `points`, an array whose bytes are text in an encoding."""
+    if self.end is None:
+      return Decoder(lambda ids: points[ids].tobytes(), encoding, on_error)
+    pieces = [text.encode("utf-8", on_error) for text in self.texts]
+    return Decoder(lambda ids: b"".join([pieces[n] for n in ids]), "utf-8", on_error)
+
+  def to_json(self) -> dict[str, Any]:
+    return super().to_json() | ({} if self.end is None else {"end": self.end})
+
   @classmethod
   def parse(cls, value: dict[str, Any]) -> "_Points":
-    tokenizer = cls(tuple(value["counts"]), tuple(value["tokens"]))
+    tokenizer = cls(tuple(value["counts"]), tuple(value["tokens"]), value.get("end"))
     points = tokenizer._point_of_id.tolist()
     if points != sorted(set(points)):
       raise ValueError("the tokens are not in order")
+    if tokenizer.end not in ENDS.values() or (END in tokenizer.tokens) != (
+      tokenizer.end is not None
+    ):
+      raise ValueError("the token of the end of a document is not valid")
     return tokenizer
 
 
@@ -215,16 +256,16 @@ class Characters(_Points):
   kind, unit = "char", "character"
 
   @classmethod
-  def from_counts(cls, counts: np.ndarray) -> "Characters":
+  def from_counts(cls, counts: np.ndarray, end: str | None = None) -> "Characters":
     points = np.flatnonzero(counts)
-    return cls(tuple(counts[points].tolist()), tuple(map(chr, points.tolist())))
+    tokens = tuple(END if point == END_POINT else chr(point) for point in points.tolist())
+    return cls(tuple(counts[points].tolist()), tokens, end)
 
   def encode(self, text: str) -> np.ndarray:
     return self.encode_points(_points(text))
 
   def decoder(self) -> Decoder:
-    points = self._point_of_id
-    return Decoder(lambda ids: points[ids].tobytes(), "utf-32-le", "surrogatepass")
+    return self._decoder(self._point_of_id, "utf-32-le", "surrogatepass")
 
 
 class Bytes(_Points):
@@ -234,25 +275,26 @@ class Bytes(_Points):
   represents_bytes = reads_bytes = True
 
   @classmethod
-  def from_counts(cls, counts: np.ndarray) -> "Bytes":
+  def from_counts(cls, counts: np.ndarray, end: str | None = None) -> "Bytes":
+    ends = () if end is None else (int(counts[END_POINT]),)
     counts = np.pad(counts, (0, 256))[:256]
-    return cls(tuple(counts.tolist()), tuple(map(chr, range(256))))
+    return cls((*counts.tolist(), *ends), (*map(chr, range(256)), *(END for _ in ends)), end)
 
   @property
   def texts(self) -> tuple[str, ...]:
-    return tuple(bytes([byte]).decode("utf-8", "surrogateescape") for byte in range(256))
+    ends = () if self.end is None else (self.end,)
+    return (*(bytes([byte]).decode("utf-8", "surrogateescape") for byte in range(256)), *ends)
 
   def encode(self, text: str) -> np.ndarray:
     return self.encode_points(_points(text, as_bytes=True))
 
   def decoder(self) -> Decoder:
-    points = self._point_of_id.astype(np.uint8)
-    return Decoder(lambda ids: points[ids].tobytes(), "utf-8", "surrogateescape")
+    return self._decoder(self._point_of_id.astype(np.uint8), "utf-8", "surrogateescape")
 
   @classmethod
   def parse(cls, value: dict[str, Any]) -> "Bytes":
     tokenizer = super().parse(value)
-    if tokenizer._point_of_id.tolist() != list(range(256)):
+    if tokenizer._point_of_id.tolist() not in ([*range(256)], [*range(256), END_POINT]):
       raise ValueError("there is not one token per byte")
     return tokenizer
 
@@ -523,6 +565,16 @@ def check_size(kind: str, vocab_size: int | None, options: str = "--config.text.
     raise errors.UserError(f"{name}: {limits} with the tokenizer {kind}")
 
 
+def check_documents(kind: str, documents: str, options: str = "--config.text."):
+  """Raise UserError if a text with this kind of tokens cannot be divided into documents."""
+  if documents != "none" and not KINDS[kind].has_documents:
+    names = " and ".join(each for each in KINDS if KINDS[each].has_documents)
+    raise errors.UserError(
+      f"{options}documents={documents}: only for the tokenizers {names}, not {kind}: use one of "
+      "these"
+    )
+
+
 def chunk(text: str, size: int) -> str:
   """Return the first `size` characters of a text, or fewer, so that no token is divided.
 
@@ -573,6 +625,11 @@ def _points(text: str, as_bytes: bool = False) -> np.ndarray:
     return np.frombuffer(text.encode("utf-8", "surrogateescape"), np.uint8)
   except UnicodeEncodeError as error:
     raise errors.UserError(_unknown_message([ord(text[error.start])], error.start)) from error
+
+
+def _point(token: str) -> int:
+  """Return the code point of a token that is a character, or END_POINT."""
+  return END_POINT if token == END else ord(token)
 
 
 def _unknown_message(points, position: int) -> str:

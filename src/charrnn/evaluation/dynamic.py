@@ -61,7 +61,8 @@ def score(
     # A multiple of the segment length, so that the first segment begins with the first target.
     context = burn_in // SEGMENT_LENGTH * SEGMENT_LENGTH
     span = [(first, stop)]
-    for x, y, weight, _ in batches.scoring_windows(ids, span, 1, window, context, starts):
+    arguments = ids, span, 1, window, context, starts, model.reset_id
+    for x, y, weight, _ in batches.scoring_windows(*arguments):
       state, prediction = _score_and_learn(model, rate, state, x, y, weight)
       pieces.append((jax.device_get(prediction), weight))
       done += int(weight.sum())

@@ -113,8 +113,8 @@ def windows(
   def initial_carry(batch):
     return model.initial_carry(batch * copies) if carry is None else carry
 
-  inputs = batches.scoring_windows(ids, spans, streams, window, burn_in, starts)
-  for values, batch in _run(step, initial_carry, inputs):
+  arguments = ids, spans, streams, window, burn_in, starts, model.reset_id
+  for values, batch in _run(step, initial_carry, batches.scoring_windows(*arguments)):
     yield values, batch.positions, batch.weight
 
 
@@ -151,8 +151,8 @@ def loss(
 ) -> float:
   """Return the mean nats per token of `spans`, or NaN if no token is scored. Uses all devices."""
   step, total, count = functools.partial(_loss_step(model), params), 0.0, 0.0
-  inputs = batches.scoring_windows(ids, spans, streams, window, burn_in, starts)
-  for nats, batch in _run(step, lambda batch: None, inputs):
+  arguments = ids, spans, streams, window, burn_in, starts, model.reset_id
+  for nats, batch in _run(step, lambda batch: None, batches.scoring_windows(*arguments)):
     total += float(nats)
     count += float(batch.weight.sum())
   return total / count if count else math.nan

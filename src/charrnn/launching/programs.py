@@ -83,8 +83,13 @@ def train(job: Job, defaults: dict[str, Any], watch: runtime.Stopwatch) -> int:
 
 def _train(job, defaults, watch) -> int:
   config, corpus = job.config, job.corpus
-  windows = batches.TrainingWindows(corpus.ids, job.splits.train, config.batch_size, config.window)
-  model = models.make(corpus.tokenizer.vocab_size, config.model)
+  end_id = corpus.tokenizer.end_id
+  arguments = corpus.ids, job.splits.train, config.batch_size, config.window
+  if end_id is None:
+    windows = batches.TrainingWindows(*arguments)
+  else:
+    windows = batches.DocumentWindows(*arguments, end_id=end_id, seed=config.seed)
+  model = models.make(corpus.tokenizer.vocab_size, config.model, reset_id=end_id)
   trainer = loop.Trainer(
     config,
     job.workdir,

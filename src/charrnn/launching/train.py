@@ -181,11 +181,11 @@ def _resolve(line, corpus, stored, watch, distributed):
   if line.config.init_from and not stored:
     source = config_lib.to_json(weights.open_source(line.config.init_from).config)
 
-  length, boundaries = corpora.layout(corpus.provenance)
+  length, boundaries, divided = corpora.layout(corpus.provenance)
 
   def start_device(config):
     # Report a corpus that is too short before JAX starts.
-    spans = config_lib.split(config, length, boundaries).train
+    spans = config_lib.split(config, length, boundaries, divided).train
     tokens = sum(stop - start for start, stop in spans)
     batches.check_length(tokens, config.batch_size, config.window)
     watch.mark("text")
@@ -202,6 +202,7 @@ def _resolve(line, corpus, stored, watch, distributed):
     line.config,
     length,
     boundaries=boundaries,
+    divided=divided,
     stored=stored,
     source=source,
     device=start_device,

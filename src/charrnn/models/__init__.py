@@ -56,6 +56,7 @@ class Model(Protocol):
   can_hold: bool
   description: str  # the architecture in words, for the log
   implementation: str  # what computes the layers, for the log
+  reset_id: int | None  # the token before which the carry is reset: the end of a document
 
   def init(self, key: "jax.Array") -> Params:
     """Return initial parameters in float32."""
@@ -78,11 +79,12 @@ class Model(Protocol):
   ) -> "tuple[jax.Array, Carry, Any]":
     """Return logits_TxBxV of the next tokens, the carry after ids_TxB, and recorded quantities.
 
-    `carry`: None if there are no tokens before ids_TxB. `rngs` enables dropout. `record`: return
-    every quantity in `units`, for example recorded["layer_0"]["c"] with shape [T, B, H]; otherwise
-    recorded is None. `clamp`: set units after every step, for example clamp["layer_0"]["c"] =
-    (mask, values), each [H] or [B, H]. Where a value is NaN, the unit keeps its value from before
-    the step, if the model `can_hold` it.
+    `carry`: None if there are no tokens before ids_TxB. Wherever an id is `reset_id`, the carry of
+    the row is replaced by the initial one before that token is read. `rngs` enables dropout.
+    `record`: return every quantity in `units`, for example recorded["layer_0"]["c"] with shape
+    [T, B, H]; otherwise recorded is None. `clamp`: set units after every step, for example
+    clamp["layer_0"]["c"] = (mask, values), each [H] or [B, H]. Where a value is NaN, the unit keeps
+    its value from before the step, if the model `can_hold` it.
     """
 
   def products(self, params: Params) -> int:
@@ -145,22 +147,25 @@ def shares_cores(fields: Mapping) -> bool:
   return has_gradient(fields) and _module(fields["cell"]).shares_cores(fields)
 
 
-def make(vocab_size: int, fields: Mapping) -> Model:
+def make(vocab_size: int, fields: Mapping, reset_id: int | None = None) -> Model:
   """Return the model for these fields of `config.model`; raise UserError if they are invalid.
 
-  Fields that this kind of model does not read are ignored; `config.check` reports them.
+  Fields that this kind of model does not read are ignored; `config.check` reports them. See `Model`
+  for `reset_id`, which an n-gram does not have.
   """
   cell = fields["cell"]
   used = {name: fields[name] for name in ("cell", *kind(cell).fields) if name in fields}
+  if reset_id is not None:
+    used["reset_id"] = reset_id
   return _module(cell).make(vocab_size, **used)
 
 
-def restore(vocab_size: int, fields: Mapping, params: Params) -> Model:
+def restore(vocab_size: int, fields: Mapping, params: Params, reset_id: int | None = None) -> Model:
   """Return the model for stored parameters, which may come from a different type of machine.
 
   An n-gram run stores its best order, not the maximum.
   """
-  return make(vocab_size, {**fields, "unroll": "auto", "order": len(params)})
+  return make(vocab_size, {**fields, "unroll": "auto", "order": len(params)}, reset_id)
 
 
 def shapes(vocab_size: int, fields: Mapping, batch: int = 1) -> dict[str, Any]:

@@ -100,6 +100,13 @@ def dot(x, W):
   return jnp.matmul(x.astype(W.dtype), W, preferred_element_type=jnp.float32)
 
 
+def reset(state, is_reset_B):
+  """Return a state in which the rows of a mask are zero; None is no mask."""
+  if is_reset_B is None:
+    return state
+  return jax.tree.map(lambda leaf_BxH: jnp.where(is_reset_B[:, None], 0.0, leaf_BxH), state)
+
+
 def squash(x, kinds: str):
   """Apply a sigmoid ("s") or tanh ("t") to each block of the last axis of x; return the blocks.
 

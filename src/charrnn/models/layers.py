@@ -103,18 +103,21 @@ def weight_gradient(x_TxBxD, dy_TxBxG):
   return cells.dot(x_DxN, dy_TxBxG.reshape(-1, G))
 
 
-def scan_layer(cell: cells.Cell, dtype, params, state, x, clamp=None):
+def scan_layer(cell: cells.Cell, dtype, params, state, x, clamp=None, is_reset_TxB=None):
   """Scan a cell over x [T, B, D] or ids [T, B]; return (state, h_TxBxH, recorded).
 
   Matrices are rounded to `dtype`. `recorded` maps the names of the states, and of the recorded
   gates if the cell has `update`, to their values, [T, B, H]. `clamp` sets entries of the state
-  after every step; see `Cell.clamp`.
+  after every step; see `Cell.clamp`. Where `is_reset_TxB` is true, the state is set to zero before
+  the step.
   """
   if not cell.update and cells.is_ids(x):
     x = jax.nn.one_hot(x, len(params["W_xh"]))
   rounded = cast(params, dtype)
 
-  def step(before, x):
+  def step(before, inputs):
+    x, is_reset_B = inputs
+    before = cells.reset(before, is_reset_B)
     if cell.update:
       pre = cell.join(rounded, x, cells.dot(before.h, rounded["W_hh"]))
       state, gates = cell.update(before, pre)
@@ -125,18 +128,19 @@ def scan_layer(cell: cells.Cell, dtype, params, state, x, clamp=None):
       state = cell.clamp(before, state, gates, clamp)
     return state, gates | state._asdict()
 
-  state, recorded = lax.scan(step, state, project(rounded, x) if cell.update else x)
+  x = project(rounded, x) if cell.update else x
+  state, recorded = lax.scan(step, state, (x, is_reset_TxB))
   return state, recorded["h"], recorded
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
-def fast_layer(cell: cells.Cell, dtype, params, state, x):
+def fast_layer(cell: cells.Cell, dtype, params, state, x, is_reset_TxB=None):
   """Compute (state, h_TxBxH) as `scan_layer` does, with a custom backward pass.
 
   Products, stored values and h_TxBxH are in `dtype`. States, sums and the gradients of parameters
   are in float32.
   """
-  last, h_TxBxH, _ = _scan(cell, cast(params, dtype), state, x, keep=False)
+  last, h_TxBxH, _ = _scan(cell, cast(params, dtype), state, x, is_reset_TxB, keep=False)
   return last, h_TxBxH
 
 
@@ -148,53 +152,59 @@ def _hoisted():
   return jax.default_backend() != "cpu"
 
 
-def _scan(cell, params, state, x, keep):
+def _scan(cell, params, state, x, is_reset_TxB, keep):
   """Return (state, h_TxBxH, saved); if `keep`, `saved` contains the inputs of the backward scan."""
   dtype, hoisted = params["W_hh"].dtype, _hoisted()
 
-  def step(before, x):
+  def step(before, inputs):
+    x, is_reset_B = inputs
+    before = cells.reset(before, is_reset_B)
     x_h = x if hoisted else project(params, x)
     pre = cell.join(params, x_h, cells.dot(before.h, params["W_hh"]))
     after, _ = cell.update(before, pre)
     saved = (before._replace(h=None), pre) if keep else None  # h is already an output
     return after, _pack((after.h, saved), dtype)
 
-  last, (h_TxBxH, saved) = lax.scan(step, state, project(params, x) if hoisted else x)
+  x = project(params, x) if hoisted else x
+  last, (h_TxBxH, saved) = lax.scan(step, state, (x, is_reset_TxB))
   return last, _bits_to(h_TxBxH, dtype), saved
 
 
-def _forward(cell, dtype, params, state, x):
-  last, h_TxBxH, saved = _scan(cell, cast(params, dtype), state, x, keep=True)
-  return (last, h_TxBxH), (params, state.h, x, h_TxBxH, saved)
+def _forward(cell, dtype, params, state, x, is_reset_TxB):
+  last, h_TxBxH, saved = _scan(cell, cast(params, dtype), state, x, is_reset_TxB, keep=True)
+  return (last, h_TxBxH), (params, state.h, x, is_reset_TxB, h_TxBxH, saved)
 
 
 def _backward(cell, dtype, residuals, cotangents):
-  params, first_h, x, h_TxBxH, saved = residuals
+  params, first_h, x, is_reset_TxB, h_TxBxH, saved = residuals
   dlast, dh_TxBxH = cotangents
   hoisted = _hoisted()
   is_ids = cells.is_ids(x)
   biases = {name: params[name] for name in cell.biases}
   W_hh_T, W_xh_T = (params[name].astype(dtype).T for name in ("W_hh", "W_xh"))
   before_TxBxH = jnp.concatenate([first_h[None].astype(dtype), h_TxBxH[:-1]])
+  if is_reset_TxB is not None:
+    before_TxBxH = jnp.where(is_reset_TxB[..., None], 0, before_TxBxH).astype(dtype)
   # `join` is linear, so its gradient is the same at any point.
   zeros = jnp.zeros((x.shape[1], params["W_hh"].shape[1]))
 
   def step(carry, inputs):
     dafter, dbiases = carry
-    dh, h, (before, pre) = inputs
+    dh, h, (before, pre), is_reset_B = inputs
     before, pre = _unpack((before._replace(h=h), pre), dtype)
     _, vjp = jax.vjp(lambda *args: cell.update(*args)[0], before, pre)
     dbefore, dpre = vjp(dafter._replace(h=dafter.h + dh))
     _, vjp = jax.vjp(cell.join, biases, zeros, zeros)
     new, dx_h, dh_h = vjp(dpre)
     dbefore = dbefore._replace(h=dbefore.h + cells.dot(dh_h, W_hh_T))
+    dbefore = cells.reset(dbefore, is_reset_B)
     dx = None if hoisted or is_ids else cells.dot(dx_h, W_xh_T)
     # If `join` only adds its inputs, both gradients are the same array: store it once.
     parts = (dx_h,) if dx_h is dh_h else (dx_h, dh_h)
     return (dbefore, jax.tree.map(jnp.add, dbiases, new)), _pack((parts, dx), dtype)
 
   carry = dlast, jax.tree.map(jnp.zeros_like, biases)
-  inputs = dh_TxBxH, before_TxBxH, saved
+  inputs = dh_TxBxH, before_TxBxH, saved, is_reset_TxB
   (dfirst, dbiases), (parts, dx) = lax.scan(step, carry, inputs, reverse=True)
   dx_h, dh_h = _bits_to(parts[0], dtype), _bits_to(parts[-1], dtype)
   if is_ids:
@@ -207,7 +217,7 @@ def _backward(cell, dtype, residuals, cotangents):
     "W_hh": weight_gradient(before_TxBxH, dh_h),
     "b_h": dx_h.sum((0, 1), dtype=jnp.float32),
   }
-  return dparams | dbiases, dfirst, dx
+  return dparams | dbiases, dfirst, dx, None
 
 
 fast_layer.defvjp(_forward, _backward)

@@ -23,6 +23,10 @@ class Mixture:
     self.vocab_size = self.parts[0].vocab_size
 
   @property
+  def reset_id(self):
+    return self.parts[0].reset_id
+
+  @property
   def has_gradient(self):
     return all(part.has_gradient for part in self.parts)
 

@@ -232,6 +232,7 @@ class Model:
   units = types.MappingProxyType({})
   states = ()
   implementation = "look-up"
+  reset_id = None
 
   def __init__(self, vocab_size: int, order: int):
     self.vocab_size, self.order = vocab_size, order

@@ -55,8 +55,13 @@ INITIALIZERS = {
 PACKED = "packed"  # the Flax collection of the parameters in the layout of native.cc
 
 
-def choose_implementation(cell: cells.Cell, unroll: str) -> str:
-  """Return what computes the layers: "native", "cudnn" or "scan"."""
+def choose_implementation(cell: cells.Cell, unroll: str, resets: bool = False) -> str:
+  """Return what computes the layers: "native", "cudnn" or "scan".
+
+  `resets`: whether the state is reset within a window, which only the scan can do.
+  """
+  if resets:
+    return "scan"
   if cell.native and native_library.is_used(unroll):
     return "native"
   if cell.cudnn and (unroll == "cudnn" or (unroll == "auto" and layers_lib.has_cudnn())):
@@ -89,7 +94,7 @@ class Layer(nn.Module):
   number: int
 
   @nn.compact
-  def __call__(self, x, width, state, rngs, record, clamp):
+  def __call__(self, x, width, state, is_reset_TxB, rngs, record, clamp):
     """Run the layer on x [T, B, width] or ids [T, B]; return (state, h_TxBxH, recorded)."""
     H, GH = self.hidden, self.hidden * len(self.cell.gates)
     reads_ids = cells.is_ids(x)
@@ -104,14 +109,14 @@ class Layer(nn.Module):
     params["W_hh"] = layers_lib.drop_weights(params["W_hh"], rngs, self.number, self.weight_drop)
     dtype = jnp.dtype(self.compute_dtype)
     if record or clamp or not self.cell.update:
-      return layers_lib.scan_layer(self.cell, dtype, params, state, x, clamp)
+      return layers_lib.scan_layer(self.cell, dtype, params, state, x, clamp, is_reset_TxB)
     if self.implementation == "native":
       packed = self.get_variable(PACKED, "parameters")
       return *native.layer(self.cell, dtype, params, state, x, packed), None
     # cuDNN runs only windows of several steps. Sampling, which takes single steps, stays with XLA.
     if self.implementation == "cudnn" and len(x) > 1:
       return *layers_lib.cudnn_layer(params, state, x), None
-    return *layers_lib.fast_layer(self.cell, dtype, params, state, x), None
+    return *layers_lib.fast_layer(self.cell, dtype, params, state, x, is_reset_TxB), None
 
   def _bias(self, key, shape):
     """Return the initial b_h, with `forget_bias` for the forget gate (Gers et al. 2000)."""
@@ -159,13 +164,20 @@ class Network(nn.Module):
   forget_bias: float = 1.0
   compute_dtype: str = "float32"
   unroll: str = "auto"
+  reset_id: int | None = None
+
+  @property
+  def implementation(self) -> str:
+    resets = self.reset_id is not None
+    return choose_implementation(cells.CELLS[self.cell], self.unroll, resets)
 
   @nn.compact
   def __call__(self, ids_TxB, carry, rngs=None, record=False, clamp=None):
     initializers = INITIALIZERS[self.initializer](self.hidden)
     x, width, after, recorded = ids_TxB, self.vocab, [], {}
     cell = cells.CELLS[self.cell]
-    implementation = choose_implementation(cell, self.unroll)
+    implementation = self.implementation
+    is_reset_TxB = None if self.reset_id is None else ids_TxB == self.reset_id
     if self.embed:
       width = self.embed
       x = Embed(self.vocab, width, initializers["table"], name="embed")(x)
@@ -174,7 +186,8 @@ class Network(nn.Module):
       name = f"layer_{n}"
       settings = self.forget_bias, self.compute_dtype, implementation, self.weight_drop, n
       layer = Layer(cell, self.hidden, initializers, *settings, name=name)
-      state, h, recorded[name] = layer(x, width, before, rngs, record, (clamp or {}).get(name))
+      units = (clamp or {}).get(name)
+      state, h, recorded[name] = layer(x, width, before, is_reset_TxB, rngs, record, units)
       after.append(state)
       if self.residual and n:
         h += x
@@ -192,7 +205,7 @@ class RNN:
 
   def __init__(self, network: Network):
     self.network = network
-    self.vocab_size = network.vocab
+    self.vocab_size, self.reset_id = network.vocab, network.reset_id
 
   @property
   def description(self):
@@ -223,9 +236,11 @@ class RNN:
   def implementation(self) -> str:
     """A description of what computes the layers, and why, if "auto" falls back to the scan."""
     cell, unroll = self.cell, self.network.unroll
-    name = choose_implementation(cell, unroll)
+    name = self.network.implementation
     if name == "native":
       return str(native_library.load())
+    if self.reset_id is not None:
+      return f"{name}, with resets between documents"
     if cell.native and unroll == "auto" and jax.default_backend() == "cpu":
       return f"{name} ({native_library.fallback_reason()})"
     return name
@@ -248,7 +263,7 @@ class RNN:
     prepared = {name: layers_lib.cast(part, dtype) for name, part in params.items()}
     if "embed" in params:
       prepared["embed"] = params["embed"]  # used for look-up only
-    if choose_implementation(self.cell, self.network.unroll) == "native":
+    if self.network.implementation == "native":
       packed = {"head": native.pack_linear(dtype, params["head"]["W_hy"])}
       reader = None if self.network.embed else "layer_0"  # the layer that reads ids
       for name in self.units:

@@ -61,6 +61,7 @@ class Config(NamedTuple):
   tie: bool = False
   dropout: float = 0.0
   compute_dtype: str = "float32"
+  reset_id: int | None = None
 
 
 class Embed(nn.Module):
@@ -188,9 +189,10 @@ class Network(nn.Module):
     steps_Tx1 = np.arange(T)[:, None]  # The tokens of the carry have negative numbers.
     keys_S = np.arange(-carry.layers[0].k.shape[1], T)
     is_near_TxS = (steps_Tx1 - c.context < keys_S) & (keys_S <= steps_Tx1)
-    visible_BxTxS = is_near_TxS & (keys_S >= -carry.read[:, None, None])
+    ages_TxB = self._ages(ids_TxB, carry.read)
+    visible_BxTxS = is_near_TxS & (keys_S >= (steps_Tx1 - ages_TxB).T[..., None])
     embed = Embed(c, name="embed")
-    x_TxBxD = layers.dropout(embed(ids_TxB, carry.read + steps_Tx1), rngs, 0, c.dropout)
+    x_TxBxD = layers.dropout(embed(ids_TxB, ages_TxB), rngs, 0, c.dropout)
     after, recorded = [], {}
     for n, before in enumerate(carry.layers):
       name = f"layer_{n}"
@@ -202,9 +204,18 @@ class Network(nn.Module):
       logits_TxBxV = layers.unembed(h_TxBxD, embed.W_e, jnp.dtype(c.compute_dtype))
     else:
       logits_TxBxV = Head(c, name="head")(h_TxBxD)
-    read = carry.read + T
+    read = ages_TxB[-1] + 1
     read = jnp.minimum(read, c.context + read % c.context)
     return logits_TxBxV, Carry(read, tuple(after)), recorded if record else None
+
+  def _ages(self, ids_TxB, read_B):
+    """Return the number of tokens before each token: all tokens, or those after a reset."""
+    steps_Tx1 = np.arange(len(ids_TxB))[:, None]
+    if self.c.reset_id is None:
+      return read_B + steps_Tx1
+    # The step of the latest reset, or the negative number of the tokens before the window.
+    resets_TxB = jnp.where(ids_TxB == self.c.reset_id, steps_Tx1, -read_B)
+    return steps_Tx1 - jax.lax.cummax(resets_TxB)
 
 
 class Transformer:
@@ -219,7 +230,7 @@ class Transformer:
   implementation = "jax.nn.dot_product_attention"
 
   def __init__(self, config: Config):
-    self.config, self.vocab_size = config, config.vocab
+    self.config, self.vocab_size, self.reset_id = config, config.vocab, config.reset_id
     sizes = {"h": config.hidden, "m": 4 * config.hidden}
     self.units = {f"layer_{n}": sizes for n in range(config.layers)}
     self._network = Network(config)

@@ -17,7 +17,7 @@ from ml_collections import config_dict
 
 from charrnn import config as config_lib
 from charrnn import console, errors, files, models, runtime
-from charrnn.data import corpora, downloads, encoded, sources, tokenizers
+from charrnn.data import corpora, documents, downloads, encoded, sources, tokenizers
 from charrnn.data import splits as splits_lib
 from charrnn.runs import checkpoints, lock
 from charrnn.runs import metrics as metrics_lib
@@ -161,7 +161,10 @@ class Run:
   @functools.cached_property
   def model(self) -> models.Model:
     """The model of `params`."""
-    return models.restore(self.tokenizer.vocab_size, self.config.model, self.params)
+    tokenizer = self.tokenizer
+    return models.restore(
+      tokenizer.vocab_size, self.config.model, self.params, reset_id=tokenizer.end_id
+    )
 
   @functools.cached_property
   def steps_per_epoch(self) -> float | None:
@@ -254,7 +257,7 @@ class Run:
     """Return the text of a file, decoded like the corpus; raise UserError if that fails."""
     text = corpora.read_text(path, **text_settings(self.config))
     try:
-      content = self.tokenizer.read(text)
+      content = documents.read(self.tokenizer, text, self.config.text.documents)
     except errors.UserError as error:
       raise errors.UserError(f"{path}: {error}") from error
     if len(content.ids) < 2:
@@ -443,7 +446,7 @@ def load_corpus(config, source: str | None = None, **options) -> corpora.Corpus:
 
   See corpora.load for the options.
   """
-  names, text = ("limit", "vocab_size"), config.text
+  names, text = ("limit", "vocab_size", "documents"), config.text
   settings = text_settings(config) | {name: text[name] for name in names}
   settings["split"] = (text.split, text.valid_fraction, text.test_fraction)
   settings["keeps"] = text.vocabulary == "init_from"

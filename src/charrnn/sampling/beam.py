@@ -30,7 +30,7 @@ def check(beam: int, num: int):
 def search(source: sampler.Source, prompt_ids, *, num: int, stop=None, **options):
   """Return at most `num` Samples, most probable first; see `search_ids` for the options."""
   samples, first_ids = [], sampler.first_ids(source, prompt_ids)
-  options["writable"] = source.tokenizer.writable
+  options = sampler.complete(source, options)
   for ids_N, log_p in search_ids(source.model, source.params, first_ids, **options)[:num]:
     stream = streaming.TextStream(source.tokenizer, prompt_ids, stop)
     text = stream.push(ids_N, final=True)

@@ -16,7 +16,6 @@ import functools
 import re
 import warnings
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
 
 import greenery
 import numpy as np
@@ -24,13 +23,13 @@ from greenery.parse import NoMatch
 
 from charrnn import errors
 from charrnn.data import tokenizers
+from charrnn.sampling import automata
 from charrnn.sampling import symbols as symbols_lib
 
 MAX_REGEX_STATES = 20_000
-MIN_STATES, MAX_STATES = 64, 8192  # minimum and maximum number of states of an automaton
+MAX_STATES = 8192  # maximum number of states of an automaton
 MAX_ENTRIES = 2**24  # maximum number of entries in a table of the automaton
 MAX_STEPS = 5_000_000  # maximum number of visits to states of a regex while its subsets are built
-NEVER = np.iinfo(np.int32).max
 END, FOUND = 0, 1  # final states of a regex: for alternatives with $ at the end, and for all others
 ANY = ~greenery.Charclass()
 _PIECES = re.compile(r"\\.|\[\^?\]?(?:\\.|[^\]\\])*\]|.", re.DOTALL)
@@ -136,21 +135,6 @@ def _translate(piece: str) -> str:
   return start + "".join(items) + "]"
 
 
-class Automaton(NamedTuple):
-  """A deterministic automaton over ids that starts in state 0.
-
-  A text ends when no next token can lead to an allowed text within the length. The number of
-  states S is a power of two, so that automata of similar size share a compiled program.
-  """
-
-  next_SxV: np.ndarray  # int32
-  remaining_SxV: np.ndarray  # int32: fewest tokens that must follow a token, or NEVER
-
-  def allowed(self, state_B, length):
-    """Return which tokens are allowed next, bool [B, V], if at most `length` tokens remain."""
-    return self.remaining_SxV[state_B] < length
-
-
 class _TooLargeError(Exception):
   pass
 
@@ -161,11 +145,12 @@ def build(
   stop: str | None,
   tokenizer: tokenizers.Tokenizer,
   length: int,
-) -> Automaton | None:
+) -> automata.Automaton | None:
   """Return the automaton of texts that match all of `required` and none of `forbidden`.
 
-  A text ends at the stop text, if there is one. Return None if there are no constraints and no stop
-  text. Raise UserError if no text of at most `length` tokens is allowed.
+  A text ends at the stop text, if there is one, and may end with END, if the vocabulary has it.
+  Return None if there are no constraints and no stop text. Raise UserError if no text of at most
+  `length` tokens is allowed.
   """
   if not (required or forbidden or stop):
     return None
@@ -195,7 +180,7 @@ def build(
     automaton = _tables(next_SxK, distance_S, symbols.class_of_V)
   except _TooLargeError as error:
     raise errors.UserError(f"{names}: too large (more than {error}): simplify it") from error
-  if distance_S[0] == NEVER:
+  if distance_S[0] == automata.NEVER:
     raise errors.UserError(f"{names}: the constraints are contradictory: change or remove one")
   if distance_S[0] > length:
     raise errors.UserError(f"--length={length}: must be at least {distance_S[0]} for {names}")
@@ -328,15 +313,16 @@ def _by_token(next_SxY, good_S, ended_S, symbols: symbols_lib.Symbols):
   """Return next_SxK and good_S of an automaton that reads whole tokens.
 
   A token that contains the stop text ends the text, wherever the stop text is in the token. No
-  token may follow.
+  token may follow. END ends the text if the constraints are satisfied before it.
   """
   S, Y = next_SxY.shape
-  dead = S
-  next_SxY = np.pad(next_SxY.astype(np.int32), ((0, 1), (0, 2)), constant_values=dead)
-  next_SxY[:, Y] = np.arange(S + 1)  # the padding of short tokens
-  ended_S, good_S = np.append(ended_S, True), np.append(good_S, False)
+  dead, finished = S, S + 1
+  next_SxY = np.pad(next_SxY.astype(np.int32), ((0, 2), (0, 3)), constant_values=dead)
+  next_SxY[:, Y] = np.arange(S + 2)  # the padding of short tokens
+  next_SxY[:S, Y + 2] = np.where(good_S, finished, dead)  # END
+  ended_S, good_S = np.append(ended_S, [True, True]), np.append(good_S, [False, True])
   found, rows = np.zeros(1, np.int64), []  # state numbers in order of discovery
-  number_S = np.full(S + 1, -1)
+  number_S = np.full(S + 2, -1)
   number_S[0] = done = 0
   while done < len(found):
     new, done = found[done:], len(found)
@@ -369,15 +355,15 @@ def _explore(start, follow):
 
 
 def _distances(next_SxC, good_S):
-  """Return the smallest number of tokens from each state to a good state, or NEVER."""
+  """Return the smallest number of tokens from each state to a good state, or automata.NEVER."""
   before = [[] for _ in next_SxC]
   for state, row in enumerate(next_SxC):
     for after in np.unique(row).tolist():
       before[after].append(state)
-  distance_S = np.where(good_S, 0, NEVER)
+  distance_S = np.where(good_S, 0, automata.NEVER)
   queue = np.flatnonzero(good_S).tolist()
   for state in queue:
-    new = [each for each in before[state] if distance_S[each] == NEVER]
+    new = [each for each in before[state] if distance_S[each] == automata.NEVER]
     distance_S[new] = distance_S[state] + 1
     queue += new
   return distance_S
@@ -385,15 +371,15 @@ def _distances(next_SxC, good_S):
 
 def _tables(next_SxC, distance_S, class_of_V):
   """Return the automaton, with all dead states merged into the last row."""
-  live = np.flatnonzero(distance_S < NEVER)
-  size = max(MIN_STATES, 1 << len(live).bit_length())
+  live = np.flatnonzero(distance_S < automata.NEVER)
+  size = max(automata.MIN_STATES, 1 << len(live).bit_length())
   if size * len(class_of_V) > MAX_ENTRIES:
     raise _TooLargeError(f"{MAX_ENTRIES:,} entries")
   number_S = np.full(len(distance_S), size - 1)
   number_S[live] = np.arange(len(live))
   next_SxV = next_SxC[live][:, class_of_V]
   padding = ((0, size - len(live)), (0, 0))
-  return Automaton(
+  return automata.Automaton(
     np.pad(number_S[next_SxV].astype(np.int32), padding, constant_values=size - 1),
-    np.pad(distance_S[next_SxV].astype(np.int32), padding, constant_values=NEVER),
+    np.pad(distance_S[next_SxV].astype(np.int32), padding, constant_values=automata.NEVER),
   )

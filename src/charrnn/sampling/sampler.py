@@ -19,7 +19,7 @@ from jax import lax
 
 from charrnn import errors
 from charrnn.data import tokenizers
-from charrnn.sampling import streaming
+from charrnn.sampling import automata, streaming
 
 MAX_LENGTH, MAX_NUM = 10**9, 10**7  # maximum number of tokens in a text, and of texts
 MAX_SEED = 2**32 - 1
@@ -88,7 +88,7 @@ def filter_logits(logits, temperature, top_k=None, top_p=None):
 
 
 def mask_unwritable(logits, writable_V):
-  """Exclude the tokens that have no text; `writable_V` is None if all have one."""
+  """Exclude the tokens that are not sampled; `writable_V` is None if all are."""
   return logits if writable_V is None else jnp.where(writable_V, logits, -jnp.inf)
 
 
@@ -284,19 +284,18 @@ class Session:
   """A single row that alternates between reading and writing, and keeps its carry.
 
   The key for a token depends on the seed and on the number of tokens written before it. A clamp
-  applies only while the session writes. The automaton restarts with each text. See `draw_from` for
-  the options.
+  applies only while the session writes. The automaton restarts with each text. After END, the
+  session is at the beginning of a new document. See `draw_from` for the options.
   """
 
   def __init__(self, source: Source, prompt_ids, *, seed: int, clamp=None, **options):
     self._model, self._tokenizer, self._clamp = source.model, source.tokenizer, clamp
     self._params = jax.device_put(source.model.prepare(source.params))
     self._keys = _row_keys(seed, np.arange(1))
-    self._options = {"clamp": clamp, "block": SESSION_BLOCK, **options}
-    self._options["writable"] = source.tokenizer.writable
+    self._options = {"clamp": clamp, "block": SESSION_BLOCK, **complete(source, options)}
     self._written = 0
     self._state = None, source.model.initial_carry(1)
-    self.read(prompt_ids)
+    self.read(prompt_ids if source.tokenizer.end_id is None else first_ids(source, prompt_ids))
 
   def read(self, ids, clamp=None):
     """Read ids, without writing."""
@@ -347,10 +346,10 @@ def sample(
 ) -> Iterator[Sample]:
   """Yield `num` samples; see `draw` for the other options.
 
-  `watch` receives an iterator over the pieces of text of each batch, and must yield the same
-  pieces. `progress` is called with (done, total).
+  A text ends before END, if the vocabulary has it. `watch` receives an iterator over the pieces of
+  text of each batch, and must yield the same pieces. `progress` is called with (done, total).
   """
-  batches = _batches(num, source.tokenizer.vocab_size)
+  batches, options = _batches(num, source.tokenizer.vocab_size), complete(source, options)
   for n, rows in enumerate(batches):
     streams = [streaming.TextStream(source.tokenizer, prompt_ids, stop) for _ in rows]
     totals_3xB = np.zeros((3, len(rows)))  # tokens, log p, log q
@@ -366,8 +365,8 @@ def sample(
 
 
 def sample_ids(source: Source, prompt_ids, *, num: int, length: int, **options) -> np.ndarray:
-  """Return the ids of `num` texts, [num, length]."""
-  batches = []
+  """Return the ids of `num` texts, [num, length]. After END, a text goes on with a new document."""
+  batches, options["writable"] = [], source.tokenizer.writable
   for rows in _batches(num, source.tokenizer.vocab_size):
     blocks = _draw_rows(source, prompt_ids, rows, length=length, **options)
     batches.append(np.concatenate([block.ids_BxN for block in blocks], axis=1))
@@ -380,12 +379,26 @@ def sample_texts(source: Source, *, prompt: str = "", **options) -> list[str]:
 
 
 def first_ids(source: Source, prompt_ids):
-  """Return the prompt, or the default token if the prompt is empty."""
-  return prompt_ids if len(prompt_ids) else [source.tokenizer.default_id()]
+  """Return the ids to read before a text: the prompt, or the default token if it is empty.
+
+  A prompt is the beginning of a document, so END precedes it if the vocabulary has it.
+  """
+  tokenizer = source.tokenizer
+  if len(prompt_ids) and tokenizer.end_id is None:
+    return prompt_ids
+  return [tokenizer.default_id(), *prompt_ids]
+
+
+def complete(source: Source, options: dict[str, Any]) -> dict[str, Any]:
+  """Return the options of `draw_from` with those that depend on the vocabulary."""
+  automaton = options.get("automaton")
+  if automaton is None:
+    automaton = automata.until_end(source.tokenizer)
+  return options | {"automaton": automaton, "writable": source.tokenizer.writable}
 
 
 def _draw_rows(source, prompt_ids, rows, **options) -> Iterator[Block]:
-  prompt_ids, options["writable"] = first_ids(source, prompt_ids), source.tokenizer.writable
+  prompt_ids = first_ids(source, prompt_ids)
   return draw(source.model, source.params, prompt_ids, num=len(rows), rows=rows, **options)
 
 

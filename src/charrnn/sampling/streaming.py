@@ -11,10 +11,10 @@ from charrnn.data import tokenizers
 
 
 class TextStream:
-  """The text of one sample. It ends before the first stop text after the prompt."""
+  """The text of one sample. It ends before the first stop text or END after the prompt."""
 
   def __init__(self, tokenizer: tokenizers.Tokenizer, prompt_ids=(), stop: str | None = None):
-    self._decoder = tokenizer.decoder()
+    self._decoder, self._end_id = tokenizer.decoder(), tokenizer.end_id
     # A character that the prompt leaves incomplete is decoded with the sampled bytes.
     self.prompt = self._decoder.decode(prompt_ids)
     self._stop = stop
@@ -25,12 +25,16 @@ class TextStream:
     """Decode the next ids; return the new text that cannot be part of a stop text."""
     if self.stopped:
       return ""
-    text = self._pending + self._decoder.decode(ids, final)
+    ids, is_end = np.asarray(ids, np.int64), False
+    if self._end_id is not None and (is_end := self._end_id in ids):
+      ids = ids[: np.argmax(ids == self._end_id)]
+    text = self._pending + self._decoder.decode(ids, final or is_end)
+    self.stopped = is_end
     if not self._stop:
       return text
     text, stop, _ = text.partition(self._stop)
-    self.stopped = bool(stop)
-    if stop or final:
+    self.stopped |= bool(stop)
+    if self.stopped or final:
       return text
     lengths = range(min(len(text), len(self._stop) - 1), -1, -1)
     end = len(text) - next(n for n in lengths if text.endswith(self._stop[:n]))

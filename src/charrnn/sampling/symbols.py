@@ -45,6 +45,8 @@ class Symbols:
       edges |= {edge for low, high in label.ord_ranges for edge in (low, high + 1)}
     self._starts = np.array(sorted(edges - {END}), np.int64)  # intervals of code points
     texts = list(tokenizer.texts)
+    if tokenizer.end_id is not None:
+      texts[tokenizer.end_id] = ""
     lengths_V = np.array([len(text) for text in texts])
     points = np.frombuffer("".join(texts).encode("utf-32-le", "surrogatepass"), "<u4")
     used = np.zeros(len(self._starts), bool)
@@ -96,7 +98,7 @@ class Symbols:
   def _make_tokens(self, tokenizer, points, lengths_V):
     """Set `class_of_V` and `symbols_KxL`: a row for each distinct sequence, padded with Y.
 
-    A token without a text consists of the symbol Y + 1.
+    A token that cannot be written consists of the symbol Y + 1, and END of the symbol Y + 2.
     """
     symbols = self._class_of_I[self._interval(points)]
     self._byte_rows: list[int] = []  # a byte of each byte symbol
@@ -116,6 +118,8 @@ class Symbols:
     rows_VxL[np.arange(rows_VxL.shape[1]) < lengths_V[:, None]] = symbols
     if tokenizer.writable is not None:
       rows_VxL[~tokenizer.writable] = self.count + 1
+    if tokenizer.end_id is not None:
+      rows_VxL[tokenizer.end_id, 0] = self.count + 2
     self.symbols_KxL, inverse = np.unique(rows_VxL, axis=0, return_inverse=True)
     self.class_of_V = inverse.ravel()
 
