@@ -1,36 +1,24 @@
 """The explorer in a headless browser, operated with the mouse and the keyboard."""
 
+import functools
 import re
-import shutil
 
+import browser as browser_lib
 import made_up
 import pytest
+from browser import expect
 
 from charrnn.analysis import explorer
 
-sync_api = pytest.importorskip("playwright.sync_api", reason="needs playwright (the test extra)")
-CHROMIUM = next(
-  filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
-)
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium or Chrome on the PATH")
-ARGUMENTS = [
-  "--no-sandbox",
-  "--disable-quic",
-  "--disable-background-networking",
-  "--disable-component-update",
-  "--disable-sync",
-]
+pytestmark = browser_lib.NEEDS_CHROMIUM
 TEXT = made_up.prose(3000) + made_up.HOSTILE
-TIMEOUT = 10_000  # ms
 BLUE, ORANGE = "l", "h"  # CSS classes of low and high values
 
 
 @pytest.fixture(scope="module")
 def browser():
-  with sync_api.sync_playwright() as playwright:
-    browser = playwright.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
+  with browser_lib.launch() as browser:
     yield browser
-    browser.close()
 
 
 @pytest.fixture(scope="module")
@@ -51,26 +39,8 @@ def url(tmp_path_factory):
 @pytest.fixture
 def opened(browser, url):
   """Return a function that opens the page; check afterwards for errors and other requests."""
-  messages, requests, contexts = [], [], []
-
-  def open_page(**options):
-    context = browser.new_context(**{"viewport": {"width": 1280, "height": 800}} | options)
-    contexts.append(context)
-    page = context.new_page()
-    page.set_default_timeout(TIMEOUT)
-    page.on("console", lambda message: messages.append(message.text))
-    page.on("pageerror", lambda error: messages.append(str(error)))
-    page.on("dialog", lambda dialog: (messages.append(dialog.message), dialog.dismiss()))
-    page.on("request", lambda request: requests.append(request.url))
-    page.goto(url)
-    page.wait_for_selector("html[data-ready]")
-    return page
-
-  yield open_page
-  for context in contexts:
-    context.close()
-  assert messages == []
-  assert requests == [url] * len(contexts)
+  with browser_lib.pages(browser) as open_page:
+    yield functools.partial(open_page, url)
 
 
 @pytest.fixture
@@ -104,16 +74,16 @@ def test_the_page_opens_with_the_best_finding_its_label_and_colors(page):
 
 def test_selecting_a_hypothesis_and_a_unit(page):
   page.select_option("#hypothesis", "line-position")
-  sync_api.expect(page.locator("#shown")).to_contain_text("0:5, tanh(c): best of 16")
+  expect(page.locator("#shown")).to_contain_text("0:5, tanh(c): best of 16")
   early, late = (TEXT.index("\n", 200) + n for n in (3, 48))
   assert _shade(page, early)[0] == BLUE and _shade(page, late)[0] == ORANGE
   page.fill("#search", "1:2")
   assert page.locator("#cells-body tr").count() == 1
   page.keyboard.press("Enter")
-  sync_api.expect(page.locator("#shown")).to_have_text("Unit 1:2, tanh(c), for line-position")
+  expect(page.locator("#shown")).to_have_text("Unit 1:2, tanh(c), for line-position")
   page.fill("#search", "QUOTES")
   page.keyboard.press("Enter")
-  sync_api.expect(page.locator("#shown")).to_contain_text("1:3, tanh(c): best of 16")
+  expect(page.locator("#shown")).to_contain_text("1:3, tanh(c): best of 16")
 
 
 def test_sorting_and_filtering_the_table(page):
@@ -128,7 +98,7 @@ def test_sorting_and_filtering_the_table(page):
   page.select_option("#layer", "0")
   assert first.first.inner_text().strip() == "0:7" and first.count() == 8
   first.first.click()
-  sync_api.expect(page.locator("#shown")).to_contain_text("Unit 0:7")
+  expect(page.locator("#shown")).to_contain_text("Unit 0:7")
 
 
 def test_the_pointer_and_the_keys_select_a_character(page):
@@ -137,15 +107,15 @@ def test_the_pointer_and_the_keys_select_a_character(page):
   page.locator("#text .ch").nth(20).hover()
   value = excerpt.recording[20, excerpt.columns.index((1, "f", 3))]
   row = look.locator("dt", has_text=re.compile("^f$")).locator("+ dd")
-  sync_api.expect(row).to_have_text(f"{value:.3f}")
-  sync_api.expect(look).to_contain_text(f"loss {excerpt.nats[20]:.2f} nats")
+  expect(row).to_have_text(f"{value:.3f}")
+  expect(look).to_contain_text(f"loss {excerpt.nats[20]:.2f} nats")
   assert look.locator(".predictions li").count() == (excerpt.top_p[20] * 65535 >= 0.5).sum()
   page.locator("#text .ch").nth(20).click()
   page.keyboard.press("t")
   for key, place in (("ArrowRight", 21), ("Home", 13), ("Control+End", len(TEXT) - 1)):
     page.keyboard.press(key)
     assert "caret" in _classes(page, place)
-  sync_api.expect(look).to_contain_text("The text ends here.")
+  expect(look).to_contain_text("The text ends here.")
   page.keyboard.press("Control+Home")
   page.keyboard.press("ArrowDown")
   assert "caret" in _classes(page, TEXT.index("\n") + 1)
@@ -156,12 +126,10 @@ def test_switching_quantities_and_units_that_have_only_one(page):
   assert quantity.locator("option").all_inner_texts() == ["tanh(c)", "h", "c", "i", "f", "g", "o"]
   before = [_shade(page, t) for t in range(40)]
   quantity.select_option("i")
-  sync_api.expect(page.locator("#shown")).to_contain_text("Unit 1:3, i")
+  expect(page.locator("#shown")).to_contain_text("Unit 1:3, i")
   assert [_shade(page, t) for t in range(40)] != before
   page.locator("#cells-body tr", has=page.locator("button:not(.fine)")).first.click()
-  sync_api.expect(page.locator("#look")).to_contain_text(
-    "This page contains only tanh(c) of this unit"
-  )
+  expect(page.locator("#look")).to_contain_text("This page contains only tanh(c) of this unit")
   assert quantity.is_disabled()
 
 
@@ -169,8 +137,8 @@ def test_full_contrast_reaches_the_darkest_shades(page):
   dark = page.locator(":is(.l14, .l15, .l16, .h14, .h15, .h16):visible")
   assert dark.count() == 0  # the planted unit stays between -0.8 and 0.8
   page.keyboard.press("c")
-  sync_api.expect(dark).not_to_have_count(0)
-  sync_api.expect(page.locator("#legend")).not_to_contain_text("1.0")
+  expect(dark).not_to_have_count(0)
+  expect(page.locator("#legend")).not_to_contain_text("1.0")
 
 
 def test_predictions_are_shown_under_the_visible_text(page):
@@ -215,13 +183,13 @@ def test_finding_similar_places_of_a_mouse_selection(page):
 
 def test_jumping_between_layers(page):
   page.keyboard.press("l")
-  sync_api.expect(page.locator("#shown")).to_contain_text("Unit 0:3")
+  expect(page.locator("#shown")).to_contain_text("Unit 0:3")
   page.keyboard.press("b")
-  sync_api.expect(page.locator("#shown")).to_contain_text("Unit 1:3")
+  expect(page.locator("#shown")).to_contain_text("Unit 1:3")
   scores = made_up.study()["scores"]["in-quotes"][:8]
   best = max(range(8), key=lambda index: abs(scores[index]))
   page.get_by_role("button", name="best unit in layer 0").click()
-  sync_api.expect(page.locator("#shown")).to_contain_text(f"Unit 0:{best}")
+  expect(page.locator("#shown")).to_contain_text(f"Unit 0:{best}")
 
 
 def test_all_views_have_content_and_link_to_units(page):
@@ -244,7 +212,7 @@ def test_all_views_have_content_and_link_to_units(page):
   assert "The data are synthetic" in page.locator("#view-notes").inner_text()
   page.keyboard.press("4")
   page.locator("circle.gate[data-cell='0:2']").first.click(force=True)
-  sync_api.expect(page.locator("#shown")).to_contain_text("Unit 0:")
+  expect(page.locator("#shown")).to_contain_text("Unit 0:")
   assert page.locator("#text").is_visible()
 
 
@@ -292,10 +260,10 @@ def test_the_units_of_a_transformer(browser, tmp_path):
   quote = excerpt.text.index('"')
   assert _shade(page, quote + 3)[0] == ORANGE and _shade(page, quote - 3)[0] == BLUE
   page.keyboard.press("l")
-  sync_api.expect(page.locator("#shown")).to_have_text("Unit 0:h3, for in-quotes")
+  expect(page.locator("#shown")).to_have_text("Unit 0:h3, for in-quotes")
   page.fill("#search", "1:m31")
   page.keyboard.press("Enter")
-  sync_api.expect(page.locator("#shown")).to_have_text("Unit 1:m31, for in-quotes")
+  expect(page.locator("#shown")).to_have_text("Unit 1:m31, for in-quotes")
   assert page.locator("#quantity option").all_inner_texts() == ["m"]
   page.locator("#cells-body").click()
   for key in "jkb23456":
@@ -329,7 +297,7 @@ def test_another_unit_changes_only_the_classes_of_visible_rows(opened):
   )
   before = _heading(page)
   page.keyboard.press("j")
-  sync_api.expect(page.locator("#shown")).not_to_have_text(before)
+  expect(page.locator("#shown")).not_to_have_text(before)
   changes = page.evaluate("changes.map((each) => [each.type, each.attributeName])")
   assert {tuple(each) for each in changes} == {("attributes", "class")}
   recolored = page.evaluate("new Set(changes.map((each) => each.target)).size")

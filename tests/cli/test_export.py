@@ -79,6 +79,16 @@ def test_an_onnx_file_predicts_like_the_run(charrnn, trained, counted, tmp_path)
   assert not (tmp_path / "n.onnx").exists()
 
 
+def test_a_page_of_a_run_and_a_run_that_a_page_does_not_support(
+  charrnn, trained, counted, tmp_path
+):
+  assert charrnn("export", trained["a"], tmp_path / "a.html").code == 0
+  assert "<title>a: charrnn writer</title>" in (tmp_path / "a.html").read_text()
+  result = charrnn("export", counted, tmp_path / "b.html")
+  assert result.code == 2 and "model.cell=ngram" in result.err
+  assert not (tmp_path / "b.html").exists()
+
+
 def test_existing_file_is_only_replaced_with_force(charrnn, trained, tmp_path):
   out = tmp_path / "m.npz"
   out.write_text("precious")
@@ -93,7 +103,7 @@ def test_existing_file_is_only_replaced_with_force(charrnn, trained, tmp_path):
 def test_errors_for_invalid_output_names(charrnn, trained, tmp_path):
   (tmp_path / "folder.npz").mkdir()
   for name, message in (
-    ("m.pt", "must end in .safetensors or .npz or .onnx"),
+    ("m.pt", "must end in .safetensors or .npz or .onnx or .html"),
     ("folder.npz", "is a folder"),
     ("nowhere/m.npz", "there is no folder"),
   ):

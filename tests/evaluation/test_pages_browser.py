@@ -1,18 +1,13 @@
 """The surprisal page of a text, in a headless browser."""
 
-import shutil
-
+import browser
 import numpy as np
 import pytest
 
 from charrnn.data import tokenizers
 from charrnn.evaluation import pages, score
 
-sync_api = pytest.importorskip("playwright.sync_api", reason="needs playwright (the test extra)")
-CHROMIUM = next(
-  filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
-)
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium or Chrome on the PATH")
+pytestmark = browser.NEEDS_CHROMIUM
 TEXT = "O Romeo\n<b>&\u202e "
 
 
@@ -33,18 +28,8 @@ def url(tmp_path_factory):
 @pytest.fixture
 def page(url):
   """Yield the open page; check afterwards that it had no errors and requested no other files."""
-  messages, requests = [], []
-  with sync_api.sync_playwright() as playwright:
-    browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-    page = browser.new_page(viewport={"width": 900, "height": 700})
-    page.set_default_timeout(10_000)
-    page.on("console", lambda message: messages.append(message.text))
-    page.on("pageerror", lambda error: messages.append(str(error)))
-    page.on("request", lambda request: requests.append(request.url))
-    page.goto(url)
-    yield page
-    browser.close()
-  assert messages == [] and requests == [url]
+  with browser.launch() as chromium, browser.pages(chromium) as open_page:
+    yield open_page(url, ready="#look", viewport={"width": 900, "height": 700})
 
 
 def test_hovering_shows_the_predictions_at_a_character(page):

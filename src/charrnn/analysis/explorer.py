@@ -21,9 +21,10 @@ from charrnn.evaluation import pages
 
 # The script of the page is the concatenation of these files, in this order.
 SCRIPTS = (
-  *("data", "draw", "text", "cells", "look"),
+  *("elements", "glyphs", "shades", "theme", "data", "draw", "text", "cells", "look"),
   *("findings", "ablation", "network", "keys", "page"),
 )
+STYLES = ("theme", "common", "page")
 FINE = 256  # number of levels for all quantities of featured units
 LEVELS = (256, 128, 64, 32, 24, 16, 12, 10, 8, 6, 4)  # choices for the main quantity of other units
 MAIN_SHARE = 0.7  # maximum share of the traces' bytes that main quantities may use
@@ -76,8 +77,7 @@ def write(
 
 
 def _page(title: str, blocks: Mapping[str, Any]) -> str:
-  script = "\n".join(pages.source(f"{name}.js") for name in SCRIPTS)
-  style = pages.source("page.css")
+  style, script = pages.sources(STYLES, "css"), pages.sources(SCRIPTS, "js")
   return pages.page("page.html", title, style, script, data=pages.blocks(blocks))
 
 

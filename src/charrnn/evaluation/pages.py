@@ -12,7 +12,7 @@ import json
 import math
 import re
 import unicodedata
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -39,6 +39,11 @@ def page(template: str, title: str, style: str, script: str, **parts: str) -> st
 def source(name: str) -> str:
   """Return the text of a file in the folder `page`."""
   return (importlib.resources.files("charrnn.analysis") / "page" / name).read_text("utf-8")
+
+
+def sources(names: Sequence[str], suffix: str) -> str:
+  """Return the concatenation of files in the folder `page`."""
+  return "\n".join(source(f"{name}.{suffix}") for name in names)
 
 
 def _policy(style: str, script: str) -> str:
@@ -89,7 +94,7 @@ def surprisal_page(title: str, facts: str, tokenizer, ids, scores) -> str:
   return page(
     "surprisal.html",
     title,
-    source("surprisal.css") + shades,
+    sources(("theme", "surprisal"), "css") + shades,
     source("surprisal.js"),
     facts=html.escape(console.visible(facts)),
     note=note if total > len(positions) else "",

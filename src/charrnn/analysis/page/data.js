@@ -90,27 +90,7 @@ const bestOf = cells.map((cell) => {
   return best;
 });
 
-const hex = (point) => point.toString(16).toUpperCase().padStart(4, "0");
-const UNSEEN = /^[\p{C}\p{Z}]$/u;
-
-// Returns the visible form of a character and its CSS class. Lone surrogates, and characters that
-// are invisible or change the direction of the text, are shown as code points.
-function shownAs(symbol) {
-  const point = symbol.codePointAt(0);
-  if ([...symbol].length > 1) return [[...symbol].map((each) => shownAs(each)[0]).join(""), ""];
-  if (symbol === " ") return [" ", ""];
-  if (symbol === "\n") return ["↵", "sign"];
-  if (symbol === "\t") return ["→", "sign tab"];
-  if (symbol === "\r") return ["←", "sign"];
-  if (point < 32) return [String.fromCodePoint(0x2400 + point), "sign"];
-  if (point === 127) return ["␡", "sign"];
-  if (UNSEEN.test(symbol)) return [hex(point), "sign code"];
-  if (/^\p{M}$/u.test(symbol)) return [`◌${symbol}`, ""];
-  return [symbol, ""];
-}
-
 const symbolAt = (t) => String.fromCodePoint(points[t]);
-const visible = (symbol) => (symbol === " " ? "␣" : shownAs(symbol)[0]);
 
 // Returns the text from `start` to `stop` on one line.
 function passage(start, stop) {

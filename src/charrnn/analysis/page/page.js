@@ -213,15 +213,6 @@ function clearest() {
   );
 }
 
-const isDark = () =>
-  (document.documentElement.dataset.theme ??
-    (matchMedia("(prefers-color-scheme: dark)").matches ? "dark" : "light")) === "dark";
-
-function switchTheme() {
-  document.documentElement.dataset.theme = isDark() ? "light" : "dark";
-  byId("theme").textContent = isDark() ? "Light" : "Dark";
-}
-
 function showHead() {
   const { model, text } = study;
   // LSTM is an abbreviation, unlike transformer.
@@ -243,6 +234,7 @@ function showHead() {
 }
 
 addShades();
+addGuessShades();
 showHead();
 buildTabs();
 buildText(byId("text"));

@@ -1,7 +1,6 @@
 // The text, one element per character. Rows are styled when they come into view, so that the cost
 // of a color change does not depend on the length of the text.
 
-const STEPS = 16; // number of shades on either side of the blank center
 const MAX_ROW = 400; // maximum number of characters in a row; longer lines are wrapped
 const GUESS_STEPS = 8; // number of shades of predictions
 
@@ -23,19 +22,10 @@ const rowOf = [];
 const seen = new Set();
 let stamp = 0;
 
-function addShades() {
-  const sheet = document.styleSheets[0];
-  const add = (rule) => sheet.insertRule(rule, sheet.cssRules.length);
-  for (let n = 1; n <= STEPS; n++) {
-    // Slightly convex, so that small values stay nearly blank.
-    const part = (100 * (n / STEPS) ** 1.15).toFixed(1);
-    add(`.h${n}{background:color-mix(in oklab,var(--high) ${part}%,transparent)}`);
-    add(`.l${n}{background:color-mix(in oklab,var(--low) ${part}%,transparent)}`);
-  }
+function addGuessShades() {
   for (let n = 1; n <= GUESS_STEPS; n++) {
-    add(
-      `.g${n}{background:color-mix(in oklab,var(--guess) ${(100 * n) / GUESS_STEPS}%,transparent)}`,
-    );
+    const part = (100 * n) / GUESS_STEPS;
+    addRule(`.g${n}{background:color-mix(in oklab,var(--guess) ${part}%,transparent)}`);
   }
 }
 
@@ -105,11 +95,7 @@ function dress(t) {
   return t === caret ? `${name} caret` : name;
 }
 
-function shade(t) {
-  const part = (paint.trace[t] - paint.center) / paint.half;
-  const n = Math.round(STEPS * clamp(Math.abs(part), 0, 1));
-  return n ? (part > 0 ? "h" : "l") + n : "";
-}
+const shade = (t) => shadeOf((paint.trace[t] - paint.center) / paint.half);
 
 // Returns the class of an underline, which is thicker for larger values of the label.
 function underlined(value) {
