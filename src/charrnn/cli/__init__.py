@@ -14,7 +14,7 @@ COMMANDS = {
   "inspect": "show the origin, config, losses, checkpoints and parameters of a run",
   "diff": "compare the config, corpus, vocabulary, versions and weights of two runs",
   "verify": "check the checkpoints, config, vocabulary and metrics of a run for damage",
-  "export": "write the parameters, config and vocabulary of a run to one .safetensors or .npz file",
+  "export": "write a run to one file: its weights, its network, or a page that writes text",
   "rerun": "repeat a run from its provenance, and compare the results",
   "cells": "find units that follow structure in the text, and write an interactive page",
   "scorecard": "measure generated plays or C source code, and compare them with held-out text",

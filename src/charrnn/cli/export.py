@@ -19,8 +19,9 @@ docs/sampling.md explains it. The page supports the cells rnn, gru and lstm.
 An .onnx file has the network itself, for programs that run ONNX: docs/python.md explains it.
 
 A .safetensors or .npz file has the weights, the config and the vocabulary.
---config.init_from=OUT of launch.py starts a new run from the weights in it. The arrays have the same names as in charrnn inspect, for example layer_0/W_xh with the shape
-[inputs, gates * hidden]. The module charrnn/models/ngram.py explains the arrays of an n-gram.
+--config.init_from=OUT of launch.py starts a new run from the weights in it. The arrays have the
+same names as in charrnn inspect, for example layer_0/W_xh with the shape [inputs, gates * hidden].
+The module charrnn/models/ngram.py explains the arrays of an n-gram.
 These Python programs read the file:
 
   file = safetensors.safe_open("OUT.safetensors", "numpy")
