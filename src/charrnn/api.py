@@ -1,6 +1,5 @@
 """The Python interface: train runs, load them, sample from them, score texts and record states."""
 
-import functools
 import numbers
 import os
 import pathlib
@@ -19,7 +18,6 @@ from charrnn.runs import run as run_lib
 from charrnn.sampling import clamps, constraints, sampler
 
 SCORING_WINDOW = 64  # number of tokens per call of the model when a text is scored
-RECORDING_WINDOW = 1024  # the same when states are recorded
 
 # {"LAYER:UNIT": value}, for example {"1:37": 2.5, "0:h3": "hold"}
 Clamps = Mapping[str, float | str]
@@ -119,19 +117,13 @@ class Run(run_lib.Run):
     For example, states["layer_1"]["c"] has the shape [T, H] for T tokens and H units.
     """
     _check_types(text=text, clamp=clamp)
-    if not self.model.units:
-      raise errors.UserError(f"{self.path}: the model has no states: use a run of a network")
-    before = self._before
+    score_lib.check_units(self.model, self.path)
+    before, clamped = self._before, self._clamp(clamp)
     ids_T = np.concatenate([before, self.tokenizer.encode(text)])
-    ids_Tx1 = ids_T.astype(np.int32)[:, None]
-    apply = jax.jit(functools.partial(self.model.apply, record=True, clamp=self._clamp(clamp)))
-    carry, windows = self.model.initial_carry(1), []
-    for start in range(0, max(1, len(ids_Tx1)), RECORDING_WINDOW):
-      window_Tx1 = ids_Tx1[start : start + RECORDING_WINDOW]
-      _, carry, recorded = apply(self.params, window_Tx1, carry)
-      windows.append(jax.device_get(recorded))
+    windows = list(score_lib.record(self.model, self.params, ids_T, clamp=clamped))
+    empty = jax.tree.map(lambda H: np.zeros((0, H), np.float32), dict(self.model.units))
     return jax.tree.map(
-      lambda *arrays_Tx1xH: np.concatenate(arrays_Tx1xH)[len(before) :, 0], *windows
+      lambda *arrays_TxH: np.concatenate(arrays_TxH)[len(before) :], empty, *windows
     )
 
   @property

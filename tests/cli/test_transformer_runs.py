@@ -79,7 +79,7 @@ def test_states_are_recorded_in_windows(gpt, monkeypatch):
     "h": (len(text), 8),
     "m": (len(text), 32),
   }
-  monkeypatch.setattr(api, "RECORDING_WINDOW", 16)
+  monkeypatch.setattr(score, "RECORDING_WINDOW", 16)
   parts = run.states(text)
   np.testing.assert_allclose(parts["layer_0"]["m"], whole["layer_0"]["m"], atol=1e-5)
 

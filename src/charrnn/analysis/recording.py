@@ -21,7 +21,6 @@ from charrnn.runs import run as run_lib
 from charrnn.sampling import clamps
 
 MIN_CHARACTERS = 5000  # minimum length of a text that is split into two halves
-WINDOW = 1024  # number of characters per call of the model
 
 
 class Text(NamedTuple):
@@ -167,16 +166,12 @@ def record(
   names, N = columns(model), len(ids_N)
   check_disk_space(path, N * len(names) * 4)
   values = np.memmap(path, np.float32, mode="w+", shape=(N, len(names)))
-  # The appended token is not part of the text. Its score is set to NaN below.
-  windows = score.windows(
-    model, params, np.append(ids_N, 0), [(1, N + 1)], measure=_measure, window=WINDOW, record=True
-  )
   start, predictions = 0, []
-  for (predicted, recorded), _, weight in windows:
-    stop = start + int(weight.sum())
-    parts = [recorded[layer][name][:, 0] for layer, sizes in model.units.items() for name in sizes]
-    values[start:stop] = np.concatenate(parts, axis=1)[: stop - start]
-    predictions.append([each[: stop - start, 0] for each in predicted])
+  for predicted, recorded in score.record(model, params, ids_N, measure=_measure):
+    stop = start + len(predicted.nats)
+    parts = [recorded[layer][name] for layer, sizes in model.units.items() for name in sizes]
+    values[start:stop] = np.concatenate(parts, axis=1)
+    predictions.append(predicted)
     start = stop
     if progress:
       progress(stop, N)

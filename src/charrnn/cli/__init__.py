@@ -11,6 +11,7 @@ from charrnn import __version__, errors, process
 COMMANDS = {
   "sample": "sample text from a trained model",
   "eval": "compute the loss of a run on a split of its corpus, or on files",
+  "states": "write all states and gates of a network on a text to a .npz file",
   "inspect": "show the origin, config, losses, checkpoints and parameters of a run",
   "diff": "compare the config, corpus, vocabulary, versions and weights of two runs",
   "verify": "check the checkpoints, config, vocabulary and metrics of a run for damage",

@@ -1,10 +1,11 @@
 """`charrnn eval`: compute the loss of a run on a split of its corpus, or on files."""
 
 import argparse
+import contextlib
 import itertools
 import math
 import pathlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -12,7 +13,7 @@ import numpy as np
 from charrnn import console, errors, files, models
 from charrnn.cli import arguments
 from charrnn.data import batches, encoded, tokenizers
-from charrnn.evaluation import dynamic, error_analysis, pages, score
+from charrnn.evaluation import arrays, dynamic, error_analysis, pages, score
 from charrnn.models import mixture
 from charrnn.runs import run as run_lib
 
@@ -80,6 +81,12 @@ def add_arguments(parser):
   add("--errors", action="store_true", help="count the errors by type")
   text = "write a table to F, with the columns index, character, nats, p and rank"
   add("--tsv", metavar="F", help=text)
+  text = (
+    "write to F, a .npz file: log_p [N, V], the log-probabilities in nats of all V tokens at each "
+    "of the N scored positions; ids [N] and tokens [N], the token that the text has there; "
+    "positions [N]; and vocabulary [V], the texts of all tokens"
+  )
+  add("--distributions", metavar="F", help=text)
   add("--html", metavar="F", help="write an HTML page of the text to F, colored by surprisal")
   arguments.add_json(parser)
 
@@ -169,7 +176,7 @@ def _model(args, runs):
 
 def _check_outputs(args):
   """Raise UserError for outputs that cannot be written or that are also inputs."""
-  names = {"--tsv": args.tsv, "--html": args.html}
+  names = {"--tsv": args.tsv, "--html": args.html, "--distributions": args.distributions}
   outputs = {f"{key}={name}": pathlib.Path(name) for key, name in names.items() if name is not None}
   if outputs and len(args.files) > 1:
     raise errors.UserError(f"{next(iter(outputs))}: only one text can be written: use one FILE")
@@ -177,8 +184,13 @@ def _check_outputs(args):
     files.check_output(path, option)
     if path.resolve() in [pathlib.Path(name).resolve() for name in args.files]:
       raise errors.UserError(f"{option}: is also the text to score: use another name")
-  if len({path.resolve() for path in outputs.values()}) < len(outputs):
-    raise errors.UserError(f"--tsv and --html are both {args.tsv}: use different names")
+  for first, second in itertools.combinations(outputs, 2):
+    if outputs[first].resolve() == outputs[second].resolve():
+      raise errors.UserError(f"{first}: is the same file as that of {second}: use another name")
+  if args.distributions is not None:
+    arrays.check_output(pathlib.Path(args.distributions), "--distributions")
+    if args.dynamic is not None:
+      raise errors.UserError("--distributions: cannot be combined with --dynamic: omit one of them")
 
 
 class Text(NamedTuple):
@@ -235,9 +247,10 @@ def _score(args, loaded, model_and_params, text, corpus, system, progress) -> di
     update = progress("scoring and learning")
     whole = dynamic.score(*model, spans, rate=args.dynamic, progress=update, **options)
     scores = [whole.within(spans) for _, spans in text.parts]
-  elif args.tsv or args.html or args.errors:
+  elif args.tsv or args.html or args.errors or args.distributions:
     parallel["progress"] = progress("scoring")
-    scores = [score.score(*model, spans, **options, **parallel) for _, spans in text.parts]
+    with _distributions(args, loaded.tokenizer, text) as parallel["distributions"]:
+      scores = [score.score(*model, spans, **options, **parallel) for _, spans in text.parts]
   else:
     losses = [score.loss(*model, spans, **options, **parallel) for _, spans in text.parts]
     return _summary(text, losses)
@@ -255,6 +268,22 @@ def _score(args, loaded, model_and_params, text, corpus, system, progress) -> di
     with files.replace_file(pathlib.Path(args.html)) as file:
       file.write(page.encode())
   return result
+
+
+@contextlib.contextmanager
+def _distributions(args, tokenizer, text) -> Iterator[Callable | None]:
+  """Yield the argument `distributions` of score.score that writes the file of --distributions."""
+  if args.distributions is None:
+    yield None
+    return
+  (_, spans), *_ = text.parts
+  scored = [np.arange(*span) for span in batches.scorable_spans(spans, text.starts)]
+  positions_N = np.concatenate([np.zeros(0, np.int64), *scored])
+  whole = arrays.describe(tokenizer, np.asarray(text.ids)[positions_N])
+  whole |= {"positions": positions_N, "vocabulary": np.array(tokenizer.texts)}
+  shapes = {"log_p": (len(positions_N), tokenizer.vocab_size)}
+  with arrays.replace_npz(pathlib.Path(args.distributions), shapes, **whole) as put:
+    yield lambda at, log_p: put("log_p", np.searchsorted(positions_N, at), log_p)
 
 
 def _errors(loaded, text, scores: list, corpus, progress) -> dict[str, Any]:

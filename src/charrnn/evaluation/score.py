@@ -24,6 +24,7 @@ from charrnn.training import steps
 
 K = 5
 RESCORING_WINDOW = 64
+RECORDING_WINDOW = 1024  # number of tokens per call of the model when states are recorded
 Progress = Callable[[int, int], None]  # (done, total)
 
 
@@ -118,6 +119,34 @@ def windows(
     yield values, batch.positions, batch.weight
 
 
+def record(
+  model,
+  params,
+  ids_N,
+  *,
+  measure: Callable = lambda logits_TxBxV, y_TxB, recorded: recorded,
+  clamp: Any = None,
+) -> Iterator[Any]:
+  """Read a text as one stream; yield `measure` of each window, as arrays [T, ...] on the host.
+
+  The windows together cover each of the N tokens once, also the last one, whose target y is
+  undefined. By default, yield all states and gates after each token: {layer: {name: [T, H]}}.
+  """
+  N = len(ids_N)
+  # A target must follow the last token; 0 stands for it.
+  inputs = np.append(np.asarray(ids_N, np.int32), 0), [(1, N + 1)]
+  options = {"window": min(RECORDING_WINDOW, max(N, 1)), "record": True, "clamp": clamp}
+  for values, _, weight in windows(model, params, *inputs, measure=measure, **options):
+    T = int(weight.sum())
+    yield jax.tree.map(lambda array, T=T: array[:T, 0], values)
+
+
+def check_units(model, path):
+  """Raise UserError if the model of the run at `path` has no states to record."""
+  if not model.units:
+    raise errors.UserError(f"{path}: the model has no states: use a run of a network")
+
+
 @functools.partial(jax.jit, static_argnums=(0, 1))
 def _measure(model, record, measure, params, carry, x_TxB, y_TxB, clamp):
   logits_TxBxV, carry, recorded = model.apply(params, x_TxB, carry, record=record, clamp=clamp)
@@ -173,13 +202,25 @@ def score(
   burn_in: int = 0,
   starts: Sequence[int] = (0,),
   progress: Progress | None = None,
+  distributions: Callable[[np.ndarray, np.ndarray], None] | None = None,
 ) -> Scores:
-  """Return the scores of all tokens in `spans`."""
+  """Return the scores of all tokens in `spans`.
+
+  `distributions` is called with positions [R] of scored tokens and the log-probabilities [R, V] of
+  all tokens there, in nats, until it has received every scored token once.
+  """
   pieces, done = [], 0
   total = sum(stop - first for first, stop in batches.scorable_spans(spans, starts))
   options = {"window": window, "streams": streams, "burn_in": burn_in, "starts": starts}
-  for values, _, weight in windows(model, params, ids, spans, measure=predict, **options):
-    pieces.append((values, weight))
+  measure = predict if distributions is None else _predict_all
+  for values, positions, weight in windows(model, params, ids, spans, measure=measure, **options):
+    prediction = values
+    if distributions is not None:
+      prediction, log_p_TxBxV = values
+      # Streams are in the order of the text, so the transposed arrays have long stretches of it.
+      is_scored_BxT = weight.T == 1
+      distributions(positions.T[is_scored_BxT], log_p_TxBxV.swapaxes(0, 1)[is_scored_BxT])
+    pieces.append((prediction, weight))
     done += int(weight.sum())
     if progress:
       progress(done, total)
@@ -194,6 +235,11 @@ def predict(logits_TxBxV, y_TxB, recorded=None) -> Prediction:
   rank_TxB = (log_p_TxBxV >= -nats_TxB[..., None]).sum(-1)
   top, top_ids = lax.top_k(log_p_TxBxV, min(K, log_p_TxBxV.shape[-1]))
   return Prediction(nats_TxB, rank_TxB, top_ids, jnp.exp(top))
+
+
+def _predict_all(logits_TxBxV, y_TxB, recorded):
+  """Return the predictions of the tokens y, and the log-probabilities of all tokens, [T, B, V]."""
+  return predict(logits_TxBxV, y_TxB, recorded), jax.nn.log_softmax(logits_TxBxV)
 
 
 def gather(pieces, spans, starts, *remedy: str) -> Scores:

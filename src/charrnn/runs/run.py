@@ -253,16 +253,19 @@ class Run:
     """Return the spans of the training, validation and test text."""
     return config_lib.split(self.config, *corpora.layout(self.provenance))
 
-  def encode_file(self, path: str) -> encoded.EncodedText:
-    """Return the text of a file, decoded like the corpus; raise UserError if that fails."""
+  def encode_file(self, path: str, minimum: int = 2) -> encoded.EncodedText:
+    """Return the text of a file, decoded like the corpus; raise UserError if that fails.
+
+    `minimum` is the number of tokens that the text must have.
+    """
     text = corpora.read_text(path, **text_settings(self.config))
     try:
       content = documents.read(self.tokenizer, text, self.config.text.documents)
     except errors.UserError as error:
       raise errors.UserError(f"{path}: {error}") from error
-    if len(content.ids) < 2:
-      unit = self.tokenizer.unit
-      raise errors.UserError(f"{path} has fewer than two {unit}s: use a longer text")
+    if len(content.ids) < minimum:
+      size = "is empty" if minimum == 1 else f"has fewer than two {self.tokenizer.unit}s"
+      raise errors.UserError(f"{path} {size}: use a longer text")
     return content
 
   def checkpoint(self, step: int, prefix: str = "") -> tuple[checkpoints.Tree, dict[str, Any]]:
