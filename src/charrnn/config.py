@@ -347,10 +347,6 @@ def check(config: config_dict.ConfigDict, overrides: Container[str] = ()):
     if problem := field.problem(value):
       raise errors.UserError(f"--config.{name}={value}: {problem}")
   _check_text(config.text)
-  if config.text.vocabulary == "init_from" and not config.init_from:
-    raise errors.UserError(
-      "--config.text.vocabulary=init_from: needs --config.init_from: set it, or remove this option"
-    )
   if config.remat and config.window % config.remat:
     raise errors.UserError(
       f"--config.remat={config.remat}: must divide --config.window={config.window}"

@@ -93,6 +93,10 @@ def _vocabulary(line, workdir, stored):
     with contextlib.suppress(errors.UserError):
       known = run_lib.Run(workdir).tokenizer
   elif is_kept:
+    if not line.config.init_from:
+      raise errors.UserError(
+        "--config.text.vocabulary=init_from: needs --config.init_from: add it, or remove this"
+      )
     source = weights.open_source(line.config.init_from)
     if (known := source.tokenizer) is None:
       raise errors.UserError(
