@@ -8,13 +8,12 @@ import ctypes
 import importlib
 import json
 import math
-import pathlib
 from collections.abc import Callable, Container, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from ml_collections import config_dict
 
-from charrnn import errors
+from charrnn import errors, runtime
 from charrnn.data import splits, tokenizers
 
 
@@ -676,8 +675,7 @@ def _heads(hidden: int, maximum: int) -> int:
 def _native_dtype(device) -> str:
   """Return bfloat16 if the hardware supports it natively, else float32."""
   if device.platform == "cpu":
-    info = pathlib.Path("/proc/cpuinfo")
-    flags = info.read_text() if info.exists() else ""
+    flags = runtime.cpu_info().get("flags", "")
     native = "avx512_bf16" in flags or "amx_bf16" in flags
   else:
     # compute_capability is "9.0" on an NVIDIA GPU, "gfx90a" on an AMD GPU, and absent on a TPU.

@@ -8,20 +8,28 @@ import json
 import math
 import os
 import pathlib
+import re
 import secrets
 import stat
 import tempfile
+import time
 import typing
 from collections.abc import Iterator
 from typing import IO, Any
 
 from charrnn import errors
 
+try:
+  import fcntl
+except ImportError:  # Windows has no flock(2).
+  fcntl = None
+
 MAX_BYTES = 1 << 28  # maximum size of a file of a run that is read as a whole
 MAX_JSON = 1 << 25  # maximum size of a JSON file; once parsed, it takes 20 times as much memory
 MAX_STREAM = 1 << 28  # maximum bytes of an input that is a pipe or a device, for example /dev/zero
 MAX_DEPTH = 20  # maximum nesting of a JSON file
 TEMPORARY = ".tmp-"  # prefix of files that are not complete yet
+LOCK_POLL = 0.02  # seconds between two attempts to lock a file
 RANDOM_BYTES = 8  # number of random bytes in their names
 _KINDS = (
   (stat.S_ISLNK, "a link"),
@@ -30,6 +38,14 @@ _KINDS = (
   (stat.S_ISSOCK, "a socket"),
 )
 ANOTHER_OUT = "use another --out"
+# Flags of os.open. Windows has only O_BINARY, and no links, FIFOs or folders that can be opened.
+NOFOLLOW, DIRECTORY, _NONBLOCK, _BINARY = (
+  getattr(os, f"O_{name}", 0) for name in ("NOFOLLOW", "DIRECTORY", "NONBLOCK", "BINARY")
+)
+HAS_LOCKS = fcntl is not None
+# An address of a file or folder on another machine. On Windows, C:/ is a local path.
+_ADDRESS = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):/+")
+COPY_RESULTS = "write to one, copy the results afterwards"
 
 
 def read_bytes(path: pathlib.Path, limit: int = MAX_BYTES) -> bytes:
@@ -241,7 +257,7 @@ def _check_replaceable(path: pathlib.Path):
 def _open(path, flags: int, mode: str, **options) -> IO[bytes]:
   """Open a regular file; raise UserError if there is something else at its path."""
   # Without O_NONBLOCK, opening a FIFO would wait for another process.
-  descriptor = os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK, 0o666)
+  descriptor = os.open(path, flags | NOFOLLOW | _NONBLOCK | _BINARY, 0o666)
   try:
     _check_regular(path, os.fstat(descriptor).st_mode)
     return open(descriptor, mode, **options)
@@ -291,17 +307,51 @@ def _new_file(path: pathlib.Path) -> Iterator[IO[bytes]]:
 @contextlib.contextmanager
 def opened(path: str | pathlib.Path, flags: int = 0) -> Iterator[int]:
   """Yield the descriptor of a file or folder, opened for reading without waiting for a FIFO."""
-  descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | flags)
+  descriptor = os.open(path, os.O_RDONLY | _NONBLOCK | flags)
   try:
     yield descriptor
   finally:
     os.close(descriptor)
 
 
+def lock(descriptor: int, seconds: float = 0.0):
+  """Lock an open file or folder; raise BlockingIOError if another process holds its lock.
+
+  Wait at most `seconds` for the other process. The lock ends with this process at the latest. Raise
+  another OSError if the system or the file system has no locks.
+  """
+  end = time.monotonic() + seconds
+  while True:
+    try:
+      return _flock(descriptor, "LOCK_EX")
+    except BlockingIOError:
+      if time.monotonic() >= end:
+        raise
+      time.sleep(LOCK_POLL)
+
+
+def is_locked(descriptor: int) -> bool:
+  """Return whether another process holds the lock of an open file or folder."""
+  try:
+    # Try a shared lock, so that two readers do not mistake each other for a writer.
+    _flock(descriptor, "LOCK_SH")
+  except BlockingIOError:
+    return True
+  except OSError:
+    pass
+  return False
+
+
+def _flock(descriptor: int, kind: str):
+  if fcntl is None:
+    raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
+  fcntl.flock(descriptor, getattr(fcntl, kind) | fcntl.LOCK_NB)
+
+
 def sync_folder(folder: pathlib.Path):
   """Write the entries of a folder to disk, so that renamed files survive a power failure."""
   try:
-    with opened(folder, os.O_DIRECTORY) as descriptor:
+    with opened(folder, DIRECTORY) as descriptor:
       os.fsync(descriptor)
   except OSError as error:
     if error.errno in (errno.EIO, errno.ENOSPC, errno.EDQUOT):
@@ -317,11 +367,26 @@ def sync_tree(folder: pathlib.Path):
     sync_folder(pathlib.Path(root))
 
 
+def check_local(path: str | pathlib.Path, remedy: str, option: str = ""):
+  """Raise UserError if `path` is an address, for example gs://bucket/run, and not a local path.
+
+  The files of a run need the locks, renames and syncs of a file system, which no bucket has.
+  `option` is the option of the path, and `remedy` what to do instead.
+  """
+  if match := _ADDRESS.match(str(path)):
+    address = f"{match[1]}://{str(path)[match.end() :]}"  # pathlib merges slashes.
+    raise errors.UserError(
+      f"{option}{'=' if option else ''}{address}: is an address, not a local folder: {remedy}, and "
+      "see docs/sweeps.md"
+    )
+
+
 def check_output(path: pathlib.Path, name: str | None = None):
   """Raise UserError if no file can be written at `path`. Call this before any long work.
 
   `name` identifies the option in error messages; the default is the path.
   """
+  check_local(path, COPY_RESULTS)
   name = name or str(path)
   try:
     is_folder = path.is_dir()
@@ -355,6 +420,7 @@ def output_folder(out: str | None, default: pathlib.Path) -> pathlib.Path:
   The default is usually in a run directory, so it must not be a link, which could lead out of it.
   """
   folder = default if out is None else pathlib.Path(out)
+  check_local(folder, COPY_RESULTS)
   if out is None and folder.is_symlink():
     raise errors.UserError(f"{folder} is a link, not a folder: remove it, or {ANOTHER_OUT}")
   with report_unwritable(folder, ANOTHER_OUT):

@@ -15,13 +15,15 @@ import time
 import traceback
 import types
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import BinaryIO
 
 from charrnn import errors
 
 # The signals that ask a program to stop. SLURM sends SIGUSR1 with --signal=USR1@SECONDS.
-STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1)
+# Windows has neither of SIGHUP, SIGUSR1 and SIGUSR2.
+SIGHUP, SIGUSR1, SIGUSR2 = (getattr(signal, f"SIG{name}", None) for name in ("HUP", "USR1", "USR2"))
+STOP_SIGNALS = tuple(filter(None, (signal.SIGTERM, signal.SIGINT, SIGHUP, SIGUSR1)))
 INTERRUPTED_CODE = 130  # exit code of a program that a signal stopped before it saved anything
 # Maximum seconds between the end of a program and the end of its process: more after success, when
 # slower processes of the run may still need this one, than after a failed save, when threads of
@@ -127,6 +129,11 @@ def call(command: Sequence[str], seconds: float, **options) -> subprocess.Comple
   for them: a program that waits for a driver or a disk cannot end before that answers.
   """
   pipes = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+  if os.name != "posix":  # Windows has no process groups of this kind.
+    try:
+      return subprocess.run(command, timeout=seconds, check=False, **pipes | options)
+    except subprocess.TimeoutExpired as error:
+      raise _timeout(command, seconds) from error
   with _killed_group() as (group, end_of_group):
     child = subprocess.Popen(command, **pipes | options, process_group=group)
     try:
@@ -138,10 +145,19 @@ def call(command: Sequence[str], seconds: float, **options) -> subprocess.Comple
       with contextlib.suppress(subprocess.TimeoutExpired):
         child.wait(1.0)
       if isinstance(error, subprocess.TimeoutExpired):
-        text = f"{command[0]} took more than {seconds:g} s"
-        raise TimeoutError(errno.ETIMEDOUT, text) from error
+        raise _timeout(command, seconds) from error
       raise
   return subprocess.CompletedProcess(command, child.returncode, out, err)
+
+
+def _timeout(command, seconds: float) -> TimeoutError:
+  return TimeoutError(errno.ETIMEDOUT, f"{command[0]} took more than {seconds:g} s")
+
+
+def use_cores(ids: Iterable[int]):
+  """Restrict this process to some cores, except on macOS and Windows, where this is impossible."""
+  if hasattr(os, "sched_setaffinity"):
+    os.sched_setaffinity(0, ids)
 
 
 def replace_handlers(handler: Callable) -> dict[signal.Signals, object]:
@@ -152,7 +168,7 @@ def replace_handlers(handler: Callable) -> dict[signal.Signals, object]:
   return {
     number: signal.signal(number, handler)
     for number in STOP_SIGNALS
-    if number != signal.SIGHUP or signal.getsignal(number) is not signal.SIG_IGN
+    if number != SIGHUP or signal.getsignal(number) is not signal.SIG_IGN
   }
 
 
@@ -231,7 +247,7 @@ def _interruption(numbers: list[int], ends_process: bool) -> Iterator[None]:
     return
   former = {number: signal.getsignal(number) for number in STOP_SIGNALS}
   with contextlib.ExitStack() as stack:
-    if ends_process:
+    if ends_process and hasattr(os, "set_blocking"):  # Python 3.11 lacks it on Windows.
       stack.enter_context(_enforcement(numbers, interrupt))
     try:
       for number in STOP_SIGNALS:

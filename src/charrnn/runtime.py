@@ -23,6 +23,11 @@ import psutil
 
 from charrnn import console, errors
 
+try:
+  import resource
+except ImportError:  # Windows
+  resource = None
+
 _IMPORTED = time.monotonic()
 # From this version of jaxlib on, XLA computes some sums of products wrongly on CPUs if it fuses the
 # products with the sums. The flag excludes sums from such fusions. The range ends with the versions
@@ -229,6 +234,31 @@ def cores() -> list[int]:
   """Return the ids of the cores that this process may use, sorted."""
   affinity = getattr(os, "sched_getaffinity", None)  # absent on macOS and Windows
   return sorted(affinity(0)) if affinity else list(range(os.cpu_count() or 1))
+
+
+def cpu_info() -> dict[str, str]:
+  """Return what Linux reports about the first core, by name; empty on other systems."""
+  path = pathlib.Path("/proc/cpuinfo")
+  lines = path.read_text().partition("\n\n")[0].splitlines() if path.exists() else []
+  pairs = (line.partition(":") for line in lines)
+  return {name.strip(): value.strip() for name, _, value in pairs}
+
+
+def gpu_driver() -> str | None:
+  """Return the version of NVIDIA's driver as Linux reports it, or None if it is unknown."""
+  path = pathlib.Path("/proc/driver/nvidia/version")
+  return path.read_text().splitlines()[0] if path.exists() else None
+
+
+def peak_memory() -> int:
+  """Return the peak memory of this process in bytes."""
+  status = pathlib.Path("/proc/self/status")
+  if status.exists():  # on Linux, ru_maxrss starts at the parent's value
+    return int(re.search(r"VmHWM:\s+(\d+) kB", status.read_text())[1]) * 1024
+  if resource is None:
+    return psutil.Process().memory_info().peak_wset
+  unit = 1 if sys.platform == "darwin" else 1024
+  return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
 def set_cpu_devices(count: int, batch: int, parts: int, shares_cores: bool = False):

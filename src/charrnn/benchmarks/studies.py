@@ -5,7 +5,6 @@ import itertools
 import math
 import pathlib
 import re
-import resource
 import statistics
 import sys
 import tempfile
@@ -236,7 +235,7 @@ def cells(count: int, progress) -> dict:
     "shifts": SHIFTS,
     "seconds": seconds,
     "median": statistics.median(seconds),
-    "peak_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+    "peak_bytes": runtime.peak_memory(),
   }
 
 

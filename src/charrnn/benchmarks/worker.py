@@ -10,9 +10,6 @@ includes compilation. It exits at the end of stdin. With `machine`, it writes on
 
 import json
 import os
-import pathlib
-import re
-import resource
 import sys
 import time
 
@@ -32,13 +29,13 @@ def main(name, kind="", values=""):
   workload = workloads.KINDS[kind](**json.loads(values))
   runtime.keep_memory()  # the same malloc settings for all implementations
   about, device_peak = _torch() if name == "torch" else _jax(name, kind, workload)
-  about["base_bytes"] = peak_memory()  # memory of the imports, not of the workload
+  about["base_bytes"] = runtime.peak_memory()  # memory of the imports, not of the workload
   run = implementations.ALL[name, kind](workload)
   print(json.dumps(about), file=answers)
   for line in sys.stdin:
     start = time.perf_counter()
     run(int(line))
-    answer = {"seconds": time.perf_counter() - start, "peak_bytes": peak_memory()}
+    answer = {"seconds": time.perf_counter() - start, "peak_bytes": runtime.peak_memory()}
     print(json.dumps(answer | {"device_peak_bytes": device_peak()}), file=answers)
 
 
@@ -85,15 +82,6 @@ def _native(platform):
     return native_library.load()._asdict() | {"unmeasured": native_library.unmeasured()}
   except native_library.UnavailableError as error:
     return {"unavailable": str(error)}
-
-
-def peak_memory() -> int:
-  """Return the peak memory of this process in bytes."""
-  status = pathlib.Path("/proc/self/status")
-  if status.exists():  # on Linux, ru_maxrss starts at the parent's value
-    return int(re.search(r"VmHWM:\s+(\d+) kB", status.read_text())[1]) * 1024
-  unit = 1 if sys.platform == "darwin" else 1024
-  return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
 if __name__ == "__main__":

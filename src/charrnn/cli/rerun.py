@@ -34,6 +34,8 @@ def add_arguments(parser):
 
 
 def run(args):
+  run_lib.check_directory(args.run)
+  files.check_local(args.workdir or "", run_lib.COPY_RUN, "--workdir")
   original = run_lib.Run.open(path := pathlib.Path(args.run).resolve())
   workdir = pathlib.Path(args.workdir or path.with_name(f"{path.name}-rerun")).resolve()
   launch = _launch(original)

@@ -5,7 +5,6 @@ import contextvars
 import dataclasses
 import enum
 import errno
-import fcntl
 import hashlib
 import http
 import http.client
@@ -254,9 +253,12 @@ def _lock(folder: str | pathlib.Path) -> Iterator[bool]:
 
   The lock ends with this process at the latest. Yield False if the file system has no locks.
   """
-  with files.opened(folder, os.O_DIRECTORY | os.O_NOFOLLOW) as descriptor:
+  if not files.HAS_LOCKS:
+    yield False
+    return
+  with files.opened(folder, files.DIRECTORY | files.NOFOLLOW) as descriptor:
     try:
-      fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+      files.lock(descriptor)
       is_locked = True
     except BlockingIOError:
       raise

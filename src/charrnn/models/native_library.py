@@ -8,7 +8,6 @@ CHARRNN_CXXFLAGS replaces the option for the instruction set, -march=native.
 import contextlib
 import ctypes
 import errno
-import fcntl
 import functools
 import hashlib
 import importlib.metadata
@@ -27,7 +26,7 @@ from typing import NamedTuple
 import jax
 import jaxlib
 
-from charrnn import console, process, runtime
+from charrnn import console, files, process, runtime
 
 SOURCE = pathlib.Path(__file__).with_name("native.cc")
 TARGETS = (
@@ -224,26 +223,12 @@ def _compile_once(command, compiler, path):
   The kernel unlocks the folder when the other process ends. After MAX_WAIT, compile as well.
   """
   path.parent.mkdir(parents=True, exist_ok=True)
-  descriptor = os.open(path.parent, os.O_RDONLY)
-  try:
-    end = time.monotonic() + MAX_WAIT
-    while not _lock(descriptor) and time.monotonic() < end:
-      time.sleep(0.1)
+  with files.opened(path.parent, files.DIRECTORY) as folder:
+    # Other errors: some file systems have no locks.
+    with contextlib.suppress(OSError):
+      files.lock(folder, MAX_WAIT)
     if not _is_whole(path):
       _compile(command, compiler, path)
-  finally:
-    os.close(descriptor)
-
-
-def _lock(descriptor: int) -> bool:
-  """Try to lock a folder; return False if another process has locked it."""
-  try:
-    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-  except BlockingIOError:
-    return False
-  except OSError:  # Some file systems have no locks.
-    pass
-  return True
 
 
 def _compile(command, compiler, path):
@@ -284,7 +269,5 @@ def _is_whole(path) -> bool:
 @functools.cache
 def cpu_flags() -> frozenset[str]:
   """Return the feature flags of the CPU in Linux's names; an empty set if they are unknown."""
-  path = pathlib.Path("/proc/cpuinfo")
-  lines = path.read_text().splitlines() if path.exists() else []
-  flags = next((line for line in lines if line.startswith(("flags", "Features"))), "")
-  return frozenset(flags.partition(":")[2].split())
+  info = runtime.cpu_info()
+  return frozenset(info.get("flags", info.get("Features", "")).split())

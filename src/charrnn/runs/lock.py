@@ -2,13 +2,11 @@
 
 import contextlib
 import errno
-import fcntl
 import os
 import pathlib
-import time
 from collections.abc import Iterator
 
-from charrnn import errors, files
+from charrnn import console, errors, files
 
 WAIT_SECONDS = 1.0  # maximum time to wait for readers, which hold the lock for an instant
 
@@ -31,18 +29,14 @@ def hold(
     workdir.mkdir(parents=True, exist_ok=True)
     files.sync_folder(workdir.parent)
     file = files.append(workdir / "lock")
-  with file, files.opened(workdir) as folder:
-    try:
-      _lock(file.fileno())
-      _lock(folder)  # The file could be deleted; the directory cannot.
-    except BlockingIOError as error:
-      raise errors.UserError(
-        f"another process is training in {workdir}: wait for it, or {remedy}"
-      ) from error
-    except OSError as error:
-      raise errors.UserError(
-        f"cannot lock {workdir}: {error.strerror}: {remedy} on another file system"
-      ) from error
+  with file, contextlib.ExitStack() as stack:
+    if files.HAS_LOCKS:
+      folder = stack.enter_context(files.opened(workdir))
+      _lock(workdir, file.fileno(), folder, remedy)
+    else:
+      console.say(
+        f"warning: this system has no file locks: let no other process write to {workdir} meanwhile"
+      )
     try:
       files.check_tree(workdir, recursive=not is_sweep)
       yield
@@ -55,28 +49,28 @@ def hold(
 
 def is_held(workdir: pathlib.Path) -> bool:
   """Return whether a process currently holds the lock."""
-  for path, flags in ((workdir / "lock", os.O_NOFOLLOW), (workdir, os.O_DIRECTORY)):
+  for path, flags in ((workdir / "lock", files.NOFOLLOW), (workdir, files.DIRECTORY)):
     # Files and folders that are missing, or that this user may not open, count as not locked.
     with contextlib.suppress(OSError), files.opened(path, flags) as descriptor:
-      try:
-        # Try a shared lock, so that two readers do not mistake each other for a training process.
-        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
-      except BlockingIOError:
+      if files.is_locked(descriptor):
         return True
   return False
 
 
-def _lock(descriptor: int):
-  """Lock a file or folder; raise BlockingIOError if another process holds its lock."""
-  end = time.monotonic() + WAIT_SECONDS
-  while True:
+def _lock(workdir, file: int, folder: int, remedy: str):
+  """Lock the file and the folder; raise UserError if that is impossible."""
+  try:
+    files.lock(file, WAIT_SECONDS)
     try:
-      return fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-      if time.monotonic() > end:
-        raise
-      time.sleep(0.02)
+      files.lock(folder, WAIT_SECONDS)  # The file could be deleted; the directory cannot.
     except OSError as error:
       if error.errno != errno.EBADF:  # NFS cannot lock a folder.
         raise
-      return None
+  except BlockingIOError as error:
+    raise errors.UserError(
+      f"another process is training in {workdir}: wait for it, or {remedy}"
+    ) from error
+  except OSError as error:
+    raise errors.UserError(
+      f"cannot lock {workdir}: {error.strerror}: {remedy} on another file system"
+    ) from error

@@ -27,7 +27,6 @@ PACKAGES = (
 # Environment variables that change JAX's results. NPROC is the number of its CPU threads.
 SETTINGS = re.compile(r"JAX_.*|XLA_FLAGS|NPROC|LIBTPU_INIT_ARGS|NVIDIA_TF32_OVERRIDE")
 PACKAGE = pathlib.Path(__file__).parents[1]
-DRIVER = pathlib.Path("/proc/driver/nvidia/version")  # the first line has the version
 # Arguments for a diff that does not depend on the user's git settings.
 DIFF = ("diff", "--no-color", "--no-ext-diff", "--no-textconv", "--no-relative")
 DIFF += ("--src-prefix=a/", "--dst-prefix=b/")
@@ -172,7 +171,7 @@ def facts(workdir: pathlib.Path) -> dict[str, Any]:
     "platform": platform.platform(),
     "processor": processor(),
     "cores": len(runtime.cores()),
-    "driver": DRIVER.read_text().splitlines()[0] if DRIVER.exists() else None,
+    "driver": runtime.gpu_driver(),
     "packages": {name: version for name in PACKAGES if (version := _version(name))},
     "settings": {k: v for k, v in sorted(os.environ.items()) if SETTINGS.fullmatch(k)},
     "git": commit and commit + ("+" if changes else ""),
@@ -186,16 +185,13 @@ def use_cores(count: int):
   Call this before importing SciPy: its LAPACK reads the number of cores on import.
   """
   cores = runtime.cores()
-  if hasattr(os, "sched_setaffinity") and 0 < count < len(cores):
-    os.sched_setaffinity(0, cores[:count])
+  if 0 < count < len(cores):
+    process.use_cores(cores[:count])
 
 
 def processor() -> str:
   """Return the processor's name."""
-  path = pathlib.Path("/proc/cpuinfo")
-  lines = path.read_text().splitlines() if path.exists() else []
-  names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-  return names[0] if names else platform.processor() or platform.machine()
+  return runtime.cpu_info().get("model name") or platform.processor() or platform.machine()
 
 
 def _version(name: str) -> str | None:

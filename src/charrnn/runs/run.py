@@ -369,7 +369,8 @@ def expected_ngram(config, length: int) -> checkpoints.Expected:
 
 
 def check_exists(path: str | pathlib.Path):
-  """Raise UserError if `path` does not exist."""
+  """Raise UserError if `path` is not a local path, or if it does not exist."""
+  files.check_local(path, "copy the run to one first")
   if not os.path.exists(path):
     raise errors.UserError(
       f"{path} does not exist: use a run directory, for example runs/shakespeare"
@@ -416,6 +417,7 @@ _BEGUN = re.compile(
 )
 
 
+COPY_RUN = "train in one, copy the run afterwards"  # what to do instead of training in a bucket
 MAX_PATH = 4096 - 200  # bytes of the path of a run directory; the paths of its files are longer
 
 
@@ -424,10 +426,7 @@ def check_workdir(path: pathlib.Path):
   name = str(path)
   if not name.isprintable():
     raise errors.UserError(f"--workdir={name}: contains an unprintable character: use another name")
-  if re.match(r"\w+:/", name):
-    raise errors.UserError(
-      f"--workdir={name}: must be a local folder: use one, and copy the run afterwards"
-    )
+  files.check_local(path, COPY_RUN, "--workdir")
   if len(os.fsencode(path.absolute())) > MAX_PATH:
     raise errors.UserError(f"--workdir={name}: is longer than {MAX_PATH} bytes: use a shorter path")
   try:

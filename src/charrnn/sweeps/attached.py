@@ -12,6 +12,8 @@ import signal
 import sys
 from collections.abc import Sequence
 
+from charrnn import process
+
 
 def command(arguments: Sequence[str], cores: Sequence[int] = ()) -> list[str]:
   """Return the command line that runs `arguments` on `cores` and ends them with this process."""
@@ -24,10 +26,11 @@ def main(argv: Sequence[str]):
   """Run the command of `argv`, and end it when the parent process ends."""
   separator = argv.index("--")
   parent, *cores = argv[:separator]
-  if cores and hasattr(os, "sched_setaffinity"):
-    os.sched_setaffinity(0, map(int, cores[0].split(",")))
+  if cores:
+    process.use_cores([int(core) for core in cores[0].split(",")])
   # SLURM sends SIGUSR2 to all processes of a job step, and it must not kill the command.
-  signal.signal(signal.SIGUSR2, signal.SIG_IGN)
+  if process.SIGUSR2:
+    signal.signal(process.SIGUSR2, signal.SIG_IGN)
   _end_with(int(parent))
   os.execvp(argv[separator + 1], argv[separator + 1 :])
 

@@ -32,7 +32,7 @@ from charrnn.sweeps import trials as trials_lib
 QUERY = 5.0  # seconds between queries of SLURM
 POLL = 0.5  # seconds between two readings of the outcomes
 LOST = 15.0  # seconds after a job's end in which its outcome may arrive on a network file system
-SAVE = signal.SIGUSR2  # asks a job to save and requeue
+SAVE = process.SIGUSR2  # asks a job to save and requeue
 # Job states of SLURM: jobs that have ended, and jobs that have not started.
 OVER = {
   *("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "OUT_OF_MEMORY", "NODE_FAIL", "BOOT_FAIL"),
