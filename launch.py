@@ -81,9 +81,9 @@ def main(argv):
   from charrnn.sweeps import runner
 
   if {"--help", "-h"} & set(argv):
-    paths = command_line.experiment_files()
-    heading = ["\nExperiment files in this folder:"] if paths else []
-    print(__doc__, *heading, *(f"\n  {path}" for path in paths), sep="")
+    own = command_line.experiment_files(process.launching_folder())
+    paths = command_line.experiment_files() or own
+    print(__doc__, "\nExperiment files:", *(f"\n  {path}" for path in paths), sep="")
     return 0
   line = parse(argv)
   if line.flags.workdir == "":

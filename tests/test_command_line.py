@@ -205,5 +205,9 @@ def test_common_py_is_not_listed_as_an_experiment(tmp_path, monkeypatch):
     (tmp_path / "experiments" / name).write_text("")
   monkeypatch.chdir(tmp_path)
   assert command_line.experiment_files() == ["experiments/one.py"]
+  # charrnn's own experiments are found by name in any folder.
+  assert command_line.parse(["launch.py", "--config=experiments/gpt.py"]).experiment == "gpt"
+  with pytest.raises(errors.UserError, match=r"^no experiment file experiments/two\.py"):
+    command_line.parse(["launch.py", "--config=experiments/two.py"])
   with pytest.raises(errors.UserError, match=r"^no experiment file two.py: use one of .*one\.py$"):
     parse("--config=two.py")

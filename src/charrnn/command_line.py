@@ -16,7 +16,7 @@ from absl import flags
 from ml_collections import config_dict, config_flags
 
 from charrnn import config as config_lib
-from charrnn import console, errors, files
+from charrnn import console, errors, files, process
 
 
 class CommandLine(NamedTuple):
@@ -42,6 +42,7 @@ def parse(argv: Sequence[str], define: Callable = lambda flag_values: None) -> C
   argument, argv = _take_config(_expand(argv))
   is_stored = argument.endswith(".json")
   path, colon, variant = (argument, "", "") if is_stored else argument.partition(":")
+  path = _locate(path)
   _check(path, argv)
   module = None
   if is_stored:
@@ -100,10 +101,17 @@ def run_name(line: CommandLine) -> str:
   return f"{safe[:90]}-{hashlib.sha256(name.encode('utf-8', 'surrogatepass')).hexdigest()[:8]}"
 
 
-def experiment_files() -> list[str]:
-  """Return the paths of the experiment files in ./experiments."""
-  paths = pathlib.Path("experiments").glob("*.py")
+def experiment_files(folder: pathlib.Path = pathlib.Path()) -> list[str]:
+  """Return the paths of the experiment files in the folder `experiments` of a folder."""
+  paths = (folder / "experiments").glob("*.py")
   return sorted(str(path) for path in paths if path.stem != "common")
+
+
+def _locate(path: str) -> str:
+  """Return the path of an experiment file; `experiments/NAME.py` may be one of charrnn's own."""
+  own = os.path.join(process.launching_folder(), path)
+  is_own = not os.path.isfile(path) and os.path.dirname(path) == "experiments"
+  return own if is_own and os.path.isfile(own) else path
 
 
 def _take_config(argv: Sequence[str]) -> tuple[str, list[str]]:
@@ -142,7 +150,7 @@ def _fields(argv: Sequence[str]) -> list[str]:
 def _check(path: str, argv: Sequence[str]):
   """Raise UserError if the experiment file or an overridden field does not exist."""
   if not os.path.isfile(path):
-    paths = experiment_files()
+    paths = experiment_files() or experiment_files(process.launching_folder())
     remedy = f"use one of {', '.join(paths)}" if paths else "check the path"
     raise errors.UserError(f"no experiment file {path}: {remedy}")
   for field in _fields(argv):

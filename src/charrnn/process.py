@@ -7,6 +7,7 @@ import contextlib
 import errno
 import functools
 import os
+import pathlib
 import signal
 import subprocess
 import sys
@@ -33,6 +34,12 @@ MAX_LINGER, MAX_LINGER_FAILED = 10.0, 2.0
 MAX_DELAY, MAX_CLEANUP = 1.0, 5.0
 # A program that kills its process group when its stdin ends.
 _GUARD = ("/bin/sh", "-c", "read -r _; kill -KILL 0")
+
+
+def launching_folder() -> pathlib.Path:
+  """Return the folder of launch.py and experiments: a checkout, or the copy in a wheel."""
+  copy = pathlib.Path(__file__).with_name("launcher")  # setup.py puts it there.
+  return copy if copy.is_dir() else pathlib.Path(__file__).parents[2]
 
 
 def run(name: str, program: Callable[[], int | None], ends_process: bool = False) -> int:
@@ -129,7 +136,7 @@ def call(command: Sequence[str], seconds: float, **options) -> subprocess.Comple
   for them: a program that waits for a driver or a disk cannot end before that answers.
   """
   pipes = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-  if os.name != "posix":  # Windows has no process groups of this kind.
+  if sys.platform == "win32":  # It has no process groups of this kind.
     try:
       return subprocess.run(command, timeout=seconds, check=False, **pipes | options)
     except subprocess.TimeoutExpired as error:
