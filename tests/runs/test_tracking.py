@@ -185,9 +185,11 @@ def test_a_run_keeps_its_id_and_knows_its_sweep(tmp_path):
   first = {"time": "2026-01-01", "command": "launch.py --workdir=a", "directory": "/work"}
   trial = tmp_path / "sweep" / "seed=1"
   trial.mkdir(parents=True)
-  alone, later = run(trial, first), run(tmp_path / "moved", first | {"startup_seconds": 3}, {})
-  other = run(trial, first | {"command": "launch.py --workdir=b"})
-  assert alone.id == later.id != other.id
+  alone = run(trial, first)
+  resumed = run(tmp_path / "other machine" / "seed=1", first | {"startup_seconds": 3}, {})
+  assert alone.id == resumed.id and len(alone.id) == 16
+  others = run(tmp_path / "copy", first), run(trial, first | {"command": "launch.py --workdir=b"})
+  assert len({alone.id, *(other.id for other in others)}) == 3
   assert (alone.name, alone.group) == ("seed=1", None)
   (trial.parent / "sweep.json").write_text("{}")
   assert alone.group == "sweep"

@@ -10,6 +10,7 @@ import math
 import os
 import pathlib
 import queue
+import re
 import sys
 import threading
 import time
@@ -33,14 +34,18 @@ class TrackedRun(NamedTuple):
 
   workdir: pathlib.Path
   config: dict[str, Any]  # the resolved config as JSON
-  id: str  # It stays the same when the run is resumed, also after its directory was moved.
+  id: str  # It stays the same when the run is resumed, also in a copy on another machine.
 
   @classmethod
   def of(cls, workdir: pathlib.Path, config, record: Mapping[str, Any]) -> "TrackedRun":
-    """Return the run of a directory with a config and the content of its run.json."""
+    """Return the run of a directory with a config and the content of its run.json.
+
+    A copy of the directory with another name is another run.
+    """
+    run = cls(workdir, config_lib.to_json(config), "")
     first = record["launches"][0]
     identity = {name: first.get(name) for name in ("time", "command", "directory")}
-    return cls(workdir, config_lib.to_json(config), files.digest(identity)[:16])
+    return run._replace(id=files.digest(identity | {"name": run.name})[:16])
 
   @property
   def name(self) -> str:
@@ -159,6 +164,8 @@ class _Optional:
       self._drop(error)
 
   def _drop(self, error):
+    if self._is_dropped:  # It took too long, and now it fails too.
+      return
     self._is_dropped = True
     reason = getattr(error, "strerror", None) or errors.first_line(error) or type(error).__name__
     console.say(
@@ -288,7 +295,8 @@ class MLflow:
         tags = {ID_TAG: run.id, **({"group": run.group} if run.group else {})}
         self._id = self._client.create_run(experiment, tags=tags, run_name=run.name).info.run_id
         self._log_parameters(config_lib.flatten(run.config))
-      console.say(f"tracker   {self.name}: run {self._id} at {mlflow.get_tracking_uri()}")
+      address = re.sub("//[^/@]*@", "//", mlflow.get_tracking_uri())  # without a password
+      console.say(f"tracker   {self.name}: run {self._id} at {address}")
 
   def _experiment(self, name: str) -> str:
     """Return the id of an experiment, which is created if it does not exist."""
