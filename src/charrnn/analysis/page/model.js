@@ -101,7 +101,7 @@ const CELLS = {
 const cell = CELLS[run.cell];
 
 // Returns the state `after` a step with the clamped entries replaced. `clamps` of this layer are
-// {quantity, unit, value}. Where the value is NaN, the entry keeps its value from `before` the step.
+// {quantity, unit, value}. If the value is NaN, the entry keeps its value from `before` the step.
 function clamped(before, after, gates, clamps) {
   const put = (state, quantity) => {
     const values = Float64Array.from(state[quantity]);

@@ -17,8 +17,8 @@ function scores(text) {
   });
 }
 
-// Returns the tokens that may be sampled, and their probabilities: the temperature is applied first,
-// then top-k, then top-p. In a tie, lower ids come first.
+// Returns the tokens that may be sampled, and their probabilities, which need not sum to 1. The
+// temperature is applied first, then top-k, then top-p. In a tie, lower ids come first.
 function filtered(logits, { temperature, topK, topP }) {
   let ids = Array.from(logits.keys()).filter((id) => !excluded.has(id));
   const most = ids.reduce((a, b) => (logits[b] > logits[a] ? b : a));
@@ -47,7 +47,7 @@ function scrambled(bits) {
 const uniform = (seed, t) =>
   (scrambled(scrambled(seed + 0x9e3779b9) + Math.imul(t, 0x9e3779b9)) >>> 0) / 2 ** 32;
 
-// Returns the id of token t. The probabilities of the kept tokens need not sum to 1.
+// Returns the id of token t.
 function sampled(logits, settings, t) {
   const { ids, p } = filtered(logits, settings);
   let rest = uniform(settings.seed, t) * p.reduce((a, b) => a + b);

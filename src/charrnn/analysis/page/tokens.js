@@ -17,9 +17,12 @@ const idOf = new Map(
 );
 
 const WORDS = /[\p{L}\p{N}]+|[^]/gu;
-// The parts of a text that GPT-2 encodes separately.
-const PARTS =
-  /'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\p{White_Space}\p{L}\p{N}]+|\p{White_Space}+(?!\P{White_Space})|\p{White_Space}+/gu;
+// The parts of a text that GPT-2 encodes separately. \s of JavaScript is not exactly white space.
+const PARTS = new RegExp(
+  "'s|'t|'re|'ve|'m|'ll|'d| ?\\p{L}+| ?\\p{N}+| ?[^\\p{White_Space}\\p{L}\\p{N}]+|" +
+    "\\p{White_Space}+(?!\\P{White_Space})|\\p{White_Space}+",
+  "gu",
+);
 const merges = new Map();
 if (tokenizer.kind === "bpe") {
   const pieces = tokenizer.texts.map((text) => String(bytesOf(text)));

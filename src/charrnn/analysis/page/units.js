@@ -20,7 +20,9 @@ function parseUnit(text) {
   const match = NAME.exec(text.trim());
   if (!match) throw new Error("use LAYER:UNIT, for example 0:7");
   const [layer, quantity, unit] = [+match[1], match[2] || cell.fields.at(-1), +match[3]];
-  if (layer >= run.layers) throw new Error(`no layer ${layer}: the last layer is ${run.layers - 1}`);
+  if (layer >= run.layers) {
+    throw new Error(`no layer ${layer}: the last layer is ${run.layers - 1}`);
+  }
   if (!cell.fields.includes(quantity)) {
     throw new Error(`no quantity ${quantity}: use one of ${cell.fields.join(", ")}`);
   }

@@ -22,7 +22,9 @@ let written = null; // the text so far; null before its prompt is read
 let isWriting = false;
 let colored = null; // the unit that colors the text
 const clamps = []; // {layer, quantity, unit, value, isHeld}
-const pace = { last: null, owed: 0, recent: [] }; // last frame; tokens due; [ms, tokens] of a second
+// The time of the last frame, the number of tokens that are due, and [ms, tokens] of each frame of
+// the last second.
+const pace = { last: null, owed: 0, recent: [] };
 
 const settings = () => ({
   temperature: byId("temperature").valueAsNumber,
@@ -35,10 +37,10 @@ const speed = () => SPEEDS[byId("speed").valueAsNumber];
 // The text.
 
 function hint() {
-  const key = (name) => make("kbd", {}, name);
-  const note = ["Press ", key("Space"), " or ", make("b", {}, "Write"), "."];
+  const note = ["Press ", make("kbd", {}, "Space"), " or ", make("b", {}, "Write"), "."];
+  const unit = tokenizer.unit;
   byId("text").replaceChildren(
-    make("p", { class: "hint" }, `The network writes here, ${tokenizer.unit} by ${tokenizer.unit}. `, note),
+    make("p", { class: "hint" }, `The network writes here, ${unit} by ${unit}. `, note),
   );
 }
 
@@ -52,10 +54,9 @@ function begin() {
     byId("prompt").setAttribute("aria-invalid", "true");
     return false;
   }
-  const isEmpty = !ids.length; // The network then reads a token that is not shown.
   written = {
-    queue: isEmpty ? [tokenizer.default_id] : ids,
-    hidden: isEmpty ? 1 : 0,
+    queue: ids.length ? ids : [tokenizer.default_id], // tokens to read before it writes
+    isHidden: !ids.length, // whether the next token is not shown
     carry: initialCarry(),
     logits: null,
     decode: decoder(),
@@ -83,9 +84,12 @@ function step() {
     ? []
     : clamps.map((each) => ({ ...each, value: each.isHeld ? NaN : each.value }));
   Object.assign(written, apply(id, written.carry, active));
-  if (isPrompt && written.hidden) return written.hidden--;
+  if (written.isHidden) {
+    written.isHidden = false;
+    return;
+  }
   record(written.marks.length, written.carry);
-  return append(written.decode(id), isPrompt);
+  append(written.decode(id), isPrompt);
 }
 
 function append(text, isPrompt) {
@@ -345,7 +349,8 @@ function pressed(event) {
 function showHead() {
   byId("run-name").textContent = run.name;
   const loss = run.valid_loss;
-  const note = loss === null ? "" : ` · validation loss ${number(loss, 3)} nats per ${tokenizer.unit}`;
+  const note =
+    loss === null ? "" : ` · validation loss ${number(loss, 3)} nats per ${tokenizer.unit}`;
   byId("about").textContent =
     `${run.layers} × ${H} ${run.cell.toUpperCase()}, step ${thousands(run.step)}${note}`;
   byId("theme").textContent = isDark() ? "Light" : "Dark";
