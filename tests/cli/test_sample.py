@@ -16,7 +16,7 @@ from charrnn import console, errors, runtime
 from charrnn.cli import sample
 from charrnn.data import tokenizers
 from charrnn.runs import run as run_lib
-from charrnn.sampling import sampler
+from charrnn.sampling import sampler, selection
 
 RECITED = "\nabcdefgh"
 CHAIN = toys.Chain()  # shared by all tests, because each object compiles its own programs
@@ -27,7 +27,7 @@ def use(monkeypatch):
   """Return a function that gives every run a tokenizer, and a model that counts through its ids."""
 
   def use(tokenizer, params=None):
-    def load(path, step=None):
+    def load(path, step=None, corpus=None, fetch=False):
       run = types.SimpleNamespace(
         path=pathlib.Path(path),
         model=CHAIN,
@@ -217,6 +217,14 @@ def test_byte_tokenizer_accepts_invalid_utf8(use, capsysbinary, tmp_path):
     (["--beam=2", "--seed=0"], "--seed: cannot be combined with --beam"),
     (["--beam=2", "--top-k=2"], "--top-k: cannot be combined with --beam"),
     (["--interactive", "--json"], "--json: cannot be combined with --interactive"),
+    (["--interactive", "--distinct"], "--distinct: cannot be combined with --interactive"),
+    (["--beam=2", "--novel"], "--novel: cannot be combined with --beam"),
+    (["--draws=5"], "--draws: applies to --distinct and --novel"),
+    (["--corpus=x", "--distinct"], "--corpus: applies to --novel"),
+    (["--fetch"], "--fetch: applies to --novel"),
+    (["--distinct", "--num=5", "--draws=4"], "--draws=4: must be from --num=5"),
+    (["--distinct", "--temperature=0"], "--temperature=0: all texts are the same"),
+    (["--novel", "--top-k=1"], "--top-k=1: all texts are the same"),
     (["--interactive", "--num=1"], "--num: cannot be combined with --interactive"),
     (["--interactive", "--beam=2"], "--beam: cannot be combined with --interactive"),
     (["--interactive", "--prime-file=-"], "--prime-file=-: stdin is used by"),
@@ -341,3 +349,85 @@ def test_lone_surrogates_are_escaped(use, monkeypatch):
   use(tokenizers.Tokenizer.from_text("a\ud800"))
   written = run_with_stdout(monkeypatch, io.TextIOWrapper, "--prime=a", "--length=2")
   assert written == b"a\\ud800a"
+
+
+def test_distinct_texts_are_the_first_ones_of_plain_sampling(use, capsys):
+  use(tokenizers.Tokenizer.from_text(RECITED), params=FLAT)
+  run("--num=40", "--length=1", "--seed=3", "--json", "--quiet")
+  plain = [line["text"] for line in json_lines(capsys)]
+  run("--num=9", "--length=1", "--seed=3", "--json", "--distinct")
+  out, err = capsys.readouterr()
+  lines = [json.loads(line) for line in out.splitlines()]
+  texts = [line["text"] for line in lines]
+  drawn = lines[0]["drawn"]
+  assert texts == list(dict.fromkeys(plain))[:9] and sorted(texts) == sorted(RECITED)
+  assert drawn == 1 + plain.index(texts[-1])
+  assert f"9 texts from {drawn} draws: {drawn - 9} repeated\n" in err
+  assert all(line["distinct"] and not line["novel"] for line in lines)
+  run("--num=9", "--length=1", "--seed=3", "--distinct", "--quiet")
+  assert capsys.readouterr().out == "".join(
+    f"{text}\n" for text in [text.replace("\n", "\\n") for text in texts]
+  )
+
+
+def test_search_for_distinct_texts_is_bounded(use, capsys, tmp_path, monkeypatch):
+  use(tokenizers.Tokenizer.from_text(RECITED), params=FLAT)
+  monkeypatch.setattr(sampler, "MAX_ROWS", 50)
+  run("--num=10", "--length=1", "--seed=3", "--distinct", f"--out={tmp_path / 'out'}")
+  err = capsys.readouterr().err
+  assert "only 9 of 10 texts found in 1,000 draws (991 repeated): use a higher --temp" in err
+  assert len(list((tmp_path / "out").iterdir())) == 10  # with samples.jsonl
+  run("--num=10", "--length=1", "--seed=3", "--distinct", "--draws=10")
+  out, err = capsys.readouterr()
+  assert "found in 10 draws" in err and len(out.splitlines()) == len({*out.splitlines()}) > 1
+
+
+def test_novel_texts_and_the_prompt(use, capsys, monkeypatch):
+  use(tokenizers.Tokenizer.from_text(RECITED), params=FLAT)
+  training = selection.Training(("ab\nac", "hbcde"), None)
+  monkeypatch.setattr(selection.Training, "of", lambda _: training)
+  args = ["--num=7", "--length=1", "--seed=3", "--distinct", "--novel", "--prime=a"]
+  run(*args)
+  out, err = capsys.readouterr()
+  assert sorted(out.splitlines()) == ["a\\n", "aa", "ad", "ae", "af", "ag", "ah"]
+  assert "7 texts from" in err and "in the training text" in err
+  run(*args, "--no-echo")
+  out, err = capsys.readouterr()
+  assert sorted(out.splitlines()) == ["f", "g"] and "only 2 of 7 texts found in 700 draws" in err
+
+
+def test_no_echo(use, capsys, tmp_path):
+  run("--prime=cab", "--length=3", "--quiet", "--no-echo")
+  assert capsys.readouterr() == ("cde", "")
+  run("--prime=cab", "--length=3", "--quiet", "--no-echo", f"--out={tmp_path / 'o'}", "--json")
+  assert json_lines(capsys)[0]["prime"] == "cab"
+  assert (tmp_path / "o" / "001.txt").read_text() == "cde"
+
+
+@pytest.mark.parametrize("mode", [[], ["--num=3"], ["--beam=2"], ["--out=OUT"], ["--novel"]])
+def test_reading_a_long_prompt_shows_progress(use, capsys, tmp_path, monkeypatch, mode):
+  monkeypatch.setattr(sample, "LONG_PROMPT", 300)
+  training = selection.Training((), None)
+  monkeypatch.setattr(selection.Training, "of", lambda _: training)
+  mode = [each.replace("OUT", str(tmp_path / "out")) for each in mode]
+  prompt = (RECITED * 40)[:300]
+  run(f"--prime={prompt}", "--length=3", "--no-echo", *mode)
+  out, err = capsys.readouterr()
+  assert err.count("reading the prompt: ") == 1
+  if not (tmp_path / "out").exists():
+    assert out.startswith((RECITED * 40)[300:303])
+  run(f"--prime={prompt}", "--length=3", "--quiet", *(mode if "--num=3" in mode else []))
+  assert capsys.readouterr().err == ""
+  run(f"--prime={prompt[1:]}", "--length=3")
+  assert "reading" not in capsys.readouterr().err
+
+
+def test_the_prompt_is_read_once_for_all_batches(use, monkeypatch):
+  use(tokenizers.Tokenizer.from_text(RECITED))
+  source, done = run_lib.Run.open("x"), []
+  monkeypatch.setattr(sampler, "MAX_ROWS", 2)
+  options = {"num": 6, "length": 2, "seed": 0, "settings": sampler.Settings()}
+  prompt = np.arange(300) % 9
+  reading = lambda *now: done.append(now)  # noqa: E731
+  texts = [each.text for each in sampler.sample(source, prompt, reading=reading, **options)]
+  assert len(texts) == 6 and done == [(128, 300), (256, 300), (300, 300)]

@@ -14,7 +14,7 @@ from charrnn import console, errors, files, runtime
 from charrnn.cli import arguments
 from charrnn.data import corpora
 from charrnn.runs import run as run_lib
-from charrnn.sampling import beam, clamps, constraints, sampler, streaming
+from charrnn.sampling import beam, clamps, constraints, sampler, selection, streaming
 
 HELP = """\
 sample text from a trained model
@@ -27,6 +27,7 @@ Examples:
   charrnn sample runs/shakespeare --length 80 --beam 8
   charrnn sample runs/shakespeare --interactive
   charrnn sample runs/shakespeare --num 1000 --out texts
+  charrnn sample runs/names --num 1000 --distinct --novel --length 30
 """
 DETAILS = """\
 Prompt and output: Each text begins with the prompt. Without a prompt, the model starts as if it had
@@ -54,6 +55,12 @@ Beam search (--beam): The search finds texts with a high log p instead of sampli
 divided by the length, so texts that end early, at --stop or by a constraint, have an advantage.
 --beam cannot be combined with --temperature, --top-k, --top-p or --seed.
 
+Many short texts (--distinct and --novel): Texts are sampled in parallel until --num of them are
+selected, but at most --draws. They are printed one per line; a line end in a text becomes \\n.
+Without documents (text.documents), end them with --stop or --length. A text that is a whole
+document is novel if no training document is the same. Any other is novel if the training split does
+not contain it anywhere. A text includes the prompt, unless there is --no-echo.
+
 Sessions (--interactive): The model reads lines from a terminal or a pipe. After each line it writes
 up to and including --stop (default: an empty line), but at most --length tokens. It remembers
 everything read and written before. An empty line continues the text. Ctrl-C interrupts a text;
@@ -61,9 +68,13 @@ Ctrl-D ends the session. --interactive cannot be combined with --beam, --num, --
 """
 
 EXCLUDED = {  # options that cannot be combined with a mode
-  "interactive": ("beam", "num", "json", "out"),
-  "beam": ("temperature", "top_k", "top_p", "seed"),
+  "interactive": ("beam", "num", "json", "out", "distinct", "novel", "draws"),
+  "beam": ("temperature", "top_k", "top_p", "seed", "distinct", "novel", "draws"),
 }
+DRAWS = 100  # default of --draws, for each text of --num
+MIN_BATCH = 32  # minimum number of texts in a batch, if some of them may not be selected
+SELECTION_BLOCK = 16  # steps of a block if texts are selected: small, because most are short
+LONG_PROMPT = 4096  # number of tokens of a prompt above which the progress of reading it is shown
 MIN_EFFECTIVE = 10  # smallest effective sample size of a reliable estimate
 LINES = "samples.jsonl"
 MARK = "> "  # prompt for input on a terminal
@@ -78,6 +89,8 @@ def add_arguments(parser):
   either.add_argument("--prime", metavar="TEXT", default="", help="the prompt (default: none)")
   text = "read the prompt from a UTF-8 file, or from stdin if FILE is -"
   either.add_argument("--prime-file", metavar="FILE", help=text)
+  text = "omit the prompt from the texts"
+  prompt.add_argument("--no-echo", action="store_true", help=text)
   text = "maximum number of tokens to generate per text (default: 1000)"
   prompt.add_argument("--length", metavar="N", type=int, default=1000, help=text)
   text = (
@@ -112,6 +125,16 @@ def add_arguments(parser):
   output = parser.add_argument_group("output")
   text = "number of texts, sampled in parallel (default: 1)"
   output.add_argument("--num", metavar="N", type=int, help=text)
+  text = "select texts that differ from each other"
+  output.add_argument("--distinct", action="store_true", help=text)
+  text = "select texts that do not occur in the training text"
+  output.add_argument("--novel", action="store_true", help=text)
+  text = (
+    "maximum number of texts to sample for --distinct and --novel (default: "
+    f"{DRAWS} for each of --num)"
+  )
+  output.add_argument("--draws", metavar="N", type=int, help=text)
+  arguments.add_corpus(output, "the corpus of the run, for --novel, if it has moved")
   arguments.add_out(output, f"write each text to a file in DIR (001.txt, ...), and {LINES}")
   arguments.add_json(output, "write one line of JSON per text to stdout")
   output.add_argument("--quiet", action="store_true", help="write only errors to stderr")
@@ -124,7 +147,7 @@ def run(args):
   clamped = [clamps.parse(each) for each in args.clamp]
 
   runtime.start()
-  source = run_lib.Run.open(args.run, args.step).load()
+  source = run_lib.Run.open(args.run, args.step, args.corpus, args.fetch).load()
   tokenizer = source.tokenizer
   prompt_ids = tokenizer.encode(_read_prompt(args, tokenizer))
   if args.interactive and args.stop is None and "\n" in tokenizer.tokens:
@@ -135,6 +158,7 @@ def run(args):
     "automaton": constraints.build(required, forbidden, args.stop, tokenizer, args.length),
   }
   options |= {"beam": args.beam} if args.beam else {"seed": args.seed, "settings": settings}
+  training = selection.Training.of(source) if args.novel else None
   paths = None if args.out is None else _new_files(args.out, args.num)
   say = (lambda _: None) if args.quiet else console.say
   loss = source.meta.get("valid_loss")
@@ -142,9 +166,9 @@ def run(args):
   mode = f"--beam={args.beam}" if args.beam else f"--seed={args.seed}"
   say(f"{source.path}: step {source.step}{note}, {mode}")
   if args.interactive:
-    _converse(source, prompt_ids, options)
+    _converse(args, source, prompt_ids, options)
   else:
-    _write(args, source, prompt_ids, options, paths, say)
+    _write(args, source, prompt_ids, options, paths, training, say)
 
 
 def _check(args) -> sampler.Settings:
@@ -160,6 +184,7 @@ def _check(args) -> sampler.Settings:
   args.seed = secrets.randbelow(2**32) if args.seed is None else args.seed
   settings = sampler.Settings(args.temperature, args.top_k, args.top_p)
   sampler.check(length=args.length, num=args.num, seed=args.seed)
+  _check_selection(args)
   if args.beam is not None:
     beam.check(args.beam, args.num)
   if args.stop == "":
@@ -167,6 +192,25 @@ def _check(args) -> sampler.Settings:
   if args.interactive and args.prime_file == "-":
     raise errors.UserError("--prime-file=-: stdin is used by --interactive: use a file")
   return settings
+
+
+def _check_selection(args):
+  """Check the options of --distinct and --novel, and fill in --draws."""
+  is_selecting = args.distinct or args.novel
+  if args.draws is not None and not is_selecting:
+    raise errors.UserError("--draws: applies to --distinct and --novel: add one of them")
+  if (args.corpus is not None or args.fetch) and not args.novel:
+    option = "--fetch" if args.corpus is None else "--corpus"
+    raise errors.UserError(f"{option}: applies to --novel: add it")
+  if is_selecting and (args.temperature == 0 or args.top_k == 1):
+    option = "--top-k=1" if args.temperature else "--temperature=0"
+    raise errors.UserError(
+      f"{option}: all texts are the same: use a higher value, or omit --distinct and --novel"
+    )
+  low, high = args.num, sampler.MAX_NUM
+  args.draws = min(DRAWS * args.num, high) if args.draws is None else args.draws
+  rule = f"must be from --num={low} to {high}"
+  errors.check("--draws", args.draws, not is_selecting or low <= args.draws <= high, rule)
 
 
 def _read_prompt(args, tokenizer) -> str:
@@ -181,40 +225,67 @@ def _read_prompt(args, tokenizer) -> str:
   return corpora.read_text(name, content, tokenizer=tokenizer.kind)
 
 
-def _write(args, source, prompt_ids, options, paths, say):
+def _reading(args, count: int, progress: console.Progress, begin) -> sampler.Progress | None:
+  """Return the callback for reading a prompt of `count` tokens, which calls `begin` at its end.
+
+  If the prompt is short, call `begin` now and return None.
+  """
+  if args.quiet or count < LONG_PROMPT:
+    begin()
+    return None
+  update = progress("reading the prompt")
+
+  def report(done, total):
+    update(done, total)
+    if done >= total:
+      progress.end()
+      begin()
+
+  return report
+
+
+def _write(args, source, prompt_ids, options, paths, training, say):
   """Write the texts to stdout or to files; report their scores, the estimate and the speed."""
   prompt = streaming.TextStream(source.tokenizer, prompt_ids).prompt
-  has_scores = bool(args.require or args.forbid or args.beam)
-  is_printed = not (args.json or paths)
-  is_live = is_printed and args.num == 1 and not args.beam  # print the text while it is sampled
-  write, progress = _print, console.Progress()
-  options = options | {"num": args.num, "stop": args.stop}
-  if (args.beam or paths) and not args.quiet:
-    options["progress"] = progress("searching" if args.beam else "sampling")
-  if is_live:
-    write(prompt)
+  echo, progress = "" if args.no_echo else prompt, console.Progress()
+  is_selecting = args.distinct or args.novel
+  has_scores = bool(args.require or args.forbid or args.beam) and not is_selecting
+  # Print the text while it is sampled.
+  is_live = args.num == 1 and not (args.json or paths or args.beam or is_selecting)
   times, counts = [time.perf_counter()], []
-  if args.beam:
+  watch = functools.partial(_watch, times, counts, _print if is_live else lambda _: None)
+  options |= {"num": args.num, "stop": args.stop}
+  if has_progress := bool(args.beam or paths) and not args.quiet:
+    options["progress"] = progress.update
+
+  def begin():
+    if has_progress:
+      progress("searching" if args.beam else "sampling")
+    if is_live:
+      _print(echo)
+
+  options["reading"] = _reading(args, len(prompt_ids), progress, begin)
+  has_stop = args.stop is not None
+  selected = selection.Selection(args.distinct, training, prompt=echo, has_stop=has_stop)
+  if is_selecting:
+    options |= {"num": args.draws, "batch": max(args.num, MIN_BATCH), "block": SELECTION_BLOCK}
+    samples = selected.select(sampler.sample(source, prompt_ids, watch=watch, **options), args.num)
+  elif args.beam:
     samples = beam.search(source, prompt_ids, **options)
     progress.end()
   else:
-    watch = functools.partial(_watch, times, counts, write if is_live else lambda _: None)
     samples = sampler.sample(source, prompt_ids, watch=watch, **options)
-  record = functools.partial(_record, args, source.step, prompt)
+  record = functools.partial(_record, args, source.step, prompt, selected)
   if paths:
-    samples = _save(samples, prompt, paths, record)
-  elif is_printed and not is_live:
-    num = len(samples) if args.beam else args.num
-    samples = _print_all(samples, prompt, num, write, say, has_scores)
-  results = list(samples)
-  if is_printed and sys.stdout.isatty() and not (prompt + results[-1].text).endswith("\n"):
-    write("\n")  # the shell's prompt must not follow the text on its line
+    results = list(_save(samples, echo, paths, record))
+  elif args.json:
+    results = list(samples)
+  else:
+    results = _show(args, samples, echo, is_live, has_scores, say)
   progress.end()
-  if len(results) < args.num:
-    say(f"only {errors.plural(len(results), 'text')} possible")
-  if is_live and has_scores:
-    say(_score(results[0]))
   estimate = _estimate(args, results, say) if has_scores else None
+  if is_selecting or len(results) < args.num:
+    say(_summary(args, selected, len(results)))
   if not args.beam:
     say(_speed(times, counts))
   lines = record(results, estimate)
@@ -222,6 +293,21 @@ def _write(args, source, prompt_ids, options, paths, say):
     _write_new(paths[-1], lines.encode())
   if args.json:
     print(lines, end="", flush=True)
+
+
+def _show(args, samples, echo, is_live, has_scores, say) -> list[sampler.Sample]:
+  """Print the samples, unless `is_live`; return them."""
+  if args.distinct or args.novel:
+    return list(_print_lines(samples, echo))
+  if not is_live:
+    num = len(samples) if args.beam else args.num
+    samples = _print_all(samples, echo, num, say, has_scores)
+  results = list(samples)
+  if sys.stdout.isatty() and not (echo + results[-1].text).endswith("\n"):
+    _print("\n")  # the shell's prompt must not follow the text on its line
+  if is_live and has_scores:
+    say(_score(results[0]))
+  return results
 
 
 def _watch(times: list[float], counts: list[int], write, batches) -> sampler.Pieces:
@@ -233,15 +319,39 @@ def _watch(times: list[float], counts: list[int], write, batches) -> sampler.Pie
     yield pieces
 
 
-def _print_all(samples, prompt, num, write, say, has_scores) -> Iterator[sampler.Sample]:
+def _print_all(samples, prompt, num, say, has_scores) -> Iterator[sampler.Sample]:
   """Yield each sample after printing it, with an empty line between samples."""
   for n, sample in enumerate(samples, 1):
     text = prompt + sample.text
     say(f"--- sample {n} of {num}" + (f": {_score(sample)}" if has_scores else ""))
-    write(text)
+    _print(text)
     if n < num:
-      write("\n" if text.endswith("\n") else "\n\n")
+      _print("\n" if text.endswith("\n") else "\n\n")
     yield sample
+
+
+def _print_lines(samples, prompt) -> Iterator[sampler.Sample]:
+  """Yield each sample after printing it on one line."""
+  for sample in samples:
+    text = prompt + sample.text
+    _print(text.replace("\r", "\\r").replace("\n", "\\n") + "\n")
+    yield sample
+
+
+def _summary(args, selected: selection.Selection, found: int) -> str:
+  """Return how many texts were found, and of how many."""
+  if args.beam:
+    return f"only {errors.plural(found, 'text')} possible"
+  counts = [(args.distinct, selected.repeated, "repeated")]
+  counts += [(args.novel, selected.copied, "in the training text")]
+  rejected = ", ".join(f"{count:,} {reason}" for is_used, count, reason in counts if is_used)
+  drawn = errors.plural(selected.drawn, "draw")
+  if found == args.num:
+    return f"{errors.plural(found, 'text')} from {drawn}: {rejected}"
+  return (
+    f"only {found:,} of {args.num:,} texts found in {drawn} ({rejected}): use a higher "
+    "--temperature, or more --draws"
+  )
 
 
 def _save(samples, prompt, paths, record) -> Iterator[sampler.Sample]:
@@ -257,13 +367,15 @@ def _save(samples, prompt, paths, record) -> Iterator[sampler.Sample]:
     raise
 
 
-def _record(args, step: int, prompt: str, samples, estimate) -> str:
+def _record(args, step: int, prompt: str, selected, samples, estimate) -> str:
   """Return one line of JSON per sample."""
   settings = ("beam",) if args.beam else ("seed", "temperature", "top_k", "top_p")
   names = ("clamp", "require", "forbid", *settings)
   common = {"prime": prompt, "step": step} | {name: getattr(args, name) for name in names}
   if not args.beam:
     common["estimate"] = estimate and _plain(estimate)
+  if args.distinct or args.novel:
+    common |= {"distinct": args.distinct, "novel": args.novel, "drawn": selected.drawn}
   records = (_plain(sample) | {"sample": n} | common for n, sample in enumerate(samples, 1))
   lines = (json.dumps(files.with_aliases(each, {"tokens": "symbols"})) for each in records)
   return "".join(f"{line}\n" for line in lines)
@@ -344,11 +456,13 @@ def _write_new(path: pathlib.Path, content: bytes):
     raise errors.UserError(errors.describe(error, path)) from error
 
 
-def _converse(source, prompt_ids, options):
+def _converse(args, source, prompt_ids, options):
   """Read the prompt, then continue the text after each line of stdin."""
   is_terminal, tokenizer = sys.stdin.isatty(), source.tokenizer
+  options["reading"] = _reading(args, len(prompt_ids), console.Progress(), lambda: None)
   session = sampler.Session(source, prompt_ids, **options)
-  _print(streaming.TextStream(tokenizer, prompt_ids).prompt)
+  if not args.no_echo:
+    _print(streaming.TextStream(tokenizer, prompt_ids).prompt)
   for line in _lines(is_terminal):
     text = "" if line == "\n" else line
     try:

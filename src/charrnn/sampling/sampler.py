@@ -27,6 +27,7 @@ MAX_ROWS = 1024  # maximum number of texts in a batch
 MAX_NOISE = 2**20  # maximum of rows times vocabulary size: 256 MiB of noise for 64 steps
 CHUNK = 128  # tokens of a prompt that one call reads
 SESSION_BLOCK = 16  # steps of a block in a session: small, because a user waits for the text
+Progress = Callable[[float, float], None]  # (done, total)
 ENDED, BROKEN = -1, -2  # ids for no token: after the end of a text, or if logits are not finite
 TINY = jnp.finfo(jnp.float32).tiny
 
@@ -119,24 +120,35 @@ def _keep_largest(logits, descending, count):
   return jnp.where(above | equal & (jnp.cumsum(equal, -1) <= room), logits, -jnp.inf)
 
 
-def prime(model, params, prompt_ids_P, batch: int):
+def prime(model, params, prompt_ids_P, batch: int, progress: Progress | None = None):
   """Read one prompt for `batch` rows; return logits_BxV of the next token, and the carry."""
-  state = read(model, jax.device_put(params), prompt_ids_P, model.initial_carry(1))
+  carry = model.initial_carry(1)
+  state = read(model, jax.device_put(params), prompt_ids_P, carry, progress=progress)
+  return _repeat(state, batch)
+
+
+def _repeat(state, batch: int):
+  """Return a state of one row for `batch` rows."""
   return jax.tree.map(lambda leaf: jnp.repeat(leaf, batch, axis=0), state)
 
 
-def read(model, params, ids_P, carry, clamp=None):
+def read(model, params, ids_P, carry, clamp=None, progress: Progress | None = None):
   """Read at least one id in a single row; return logits_1xV of the next token, and the carry.
 
-  One program reads whole chunks, and another reads the rest step by step. A text of any length thus
-  needs at most two compiled programs.
+  `progress` is called with (done, total). One program reads whole chunks, and another reads the
+  rest step by step. A text of any length thus needs at most two compiled programs.
   """
   ids_Px1 = np.asarray(ids_P, np.int32)[:, None]
   for start in range(0, len(ids_P) - CHUNK + 1, CHUNK):
     logits_1xV, carry = read_chunk(model, params, ids_Px1[start : start + CHUNK], carry, clamp)
+    if progress:
+      jax.block_until_ready(logits_1xV)  # JAX would return before the chunk is read.
+      progress(start + CHUNK, len(ids_P))
   if rest := len(ids_P) % CHUNK:
     ids_Tx1 = np.pad(ids_Px1[-rest:], ((0, CHUNK - rest), (0, 0)))
     logits_1xV, carry = _read_first(model, params, ids_Tx1, rest, carry, clamp)
+    if progress:
+      progress(len(ids_P), len(ids_P))
   return logits_1xV, carry
 
 
@@ -288,19 +300,20 @@ class Session:
   session is at the beginning of a new document. See `draw_from` for the options.
   """
 
-  def __init__(self, source: Source, prompt_ids, *, seed: int, clamp=None, **options):
+  def __init__(self, source: Source, prompt_ids, *, seed: int, clamp=None, reading=None, **options):
     self._model, self._tokenizer, self._clamp = source.model, source.tokenizer, clamp
     self._params = jax.device_put(source.model.prepare(source.params))
     self._keys = _row_keys(seed, np.arange(1))
     self._options = {"clamp": clamp, "block": SESSION_BLOCK, **complete(source, options)}
     self._written = 0
     self._state = None, source.model.initial_carry(1)
-    self.read(prompt_ids if source.tokenizer.end_id is None else first_ids(source, prompt_ids))
+    has_ends = source.tokenizer.end_id is not None
+    self.read(first_ids(source, prompt_ids) if has_ends else prompt_ids, progress=reading)
 
-  def read(self, ids, clamp=None):
+  def read(self, ids, clamp=None, progress: Progress | None = None):
     """Read ids, without writing."""
     if len(ids):
-      self._state = read(self._model, self._params, ids, self._state[1], clamp)
+      self._state = read(self._model, self._params, ids, self._state[1], clamp, progress)
 
   def write(self) -> Iterator[str]:
     """Yield pieces of a new text. The session continues after the last piece that was consumed."""
@@ -341,19 +354,22 @@ def sample(
   length: int,
   stop: str | None = None,
   watch: Callable[[Pieces], Pieces] = iter,
-  progress: Callable[[float, float], None] | None = None,
+  progress: Progress | None = None,
+  reading: Progress | None = None,
+  batch: int = MAX_ROWS,
   **options,
 ) -> Iterator[Sample]:
   """Yield `num` samples; see `draw` for the other options.
 
   A text ends before END, if the vocabulary has it. `watch` receives an iterator over the pieces of
   text of each batch, and must yield the same pieces. `progress` is called with (done, total).
+  `reading` is the same for the prompt. At most `batch` texts are sampled in parallel.
   """
-  batches, options = _batches(num, source.tokenizer.vocab_size), complete(source, options)
-  for n, rows in enumerate(batches):
+  batches, options = _batches(num, source.tokenizer.vocab_size, batch), complete(source, options)
+  drawn = _draw_batches(source, prompt_ids, batches, length=length, reading=reading, **options)
+  for n, (rows, blocks) in enumerate(zip(batches, drawn)):
     streams = [streaming.TextStream(source.tokenizer, prompt_ids, stop) for _ in rows]
-    totals_3xB = np.zeros((3, len(rows)))  # tokens, log p, log q
-    blocks, columns = _draw_rows(source, prompt_ids, rows, length=length, **options), []
+    totals_3xB, columns = np.zeros((3, len(rows))), []  # tokens, log p, log q
     for pieces in watch(streaming.texts(_add_up(blocks, totals_3xB), streams)):
       columns.append(pieces)
       if progress:
@@ -366,11 +382,11 @@ def sample(
 
 def sample_ids(source: Source, prompt_ids, *, num: int, length: int, **options) -> np.ndarray:
   """Return the ids of `num` texts, [num, length]. After END, a text goes on with a new document."""
-  batches, options["writable"] = [], source.tokenizer.writable
-  for rows in _batches(num, source.tokenizer.vocab_size):
-    blocks = _draw_rows(source, prompt_ids, rows, length=length, **options)
-    batches.append(np.concatenate([block.ids_BxN for block in blocks], axis=1))
-  return np.concatenate(batches)[:num]
+  batches = _batches(num, source.tokenizer.vocab_size)
+  options["writable"] = source.tokenizer.writable
+  drawn = _draw_batches(source, prompt_ids, batches, length=length, **options)
+  texts = [np.concatenate([block.ids_BxN for block in blocks], axis=1) for blocks in drawn]
+  return np.concatenate(texts)[:num]
 
 
 def sample_texts(source: Source, *, prompt: str = "", **options) -> list[str]:
@@ -397,9 +413,17 @@ def complete(source: Source, options: dict[str, Any]) -> dict[str, Any]:
   return options | {"automaton": automaton, "writable": source.tokenizer.writable}
 
 
-def _draw_rows(source, prompt_ids, rows, **options) -> Iterator[Block]:
-  prompt_ids = first_ids(source, prompt_ids)
-  return draw(source.model, source.params, prompt_ids, num=len(rows), rows=rows, **options)
+def _draw_batches(
+  source, prompt_ids, batches, *, seed: int, length: int, reading=None, **options
+) -> Iterator[Iterator[Block]]:
+  """Read the prompt once; yield the blocks of each batch of row numbers."""
+  check(length=length, num=len(batches[0]), seed=seed)
+  model, params = source.model, jax.device_put(source.model.prepare(source.params))
+  state = prime(model, params, first_ids(source, prompt_ids), 1, reading)
+  for rows in batches:
+    yield draw_from(
+      model, params, _repeat(state, len(rows)), _row_keys(seed, rows), length=length, **options
+    )
 
 
 def _add_up(blocks: Iterator[Block], totals_3xB: np.ndarray) -> Iterator[np.ndarray]:
@@ -410,9 +434,9 @@ def _add_up(blocks: Iterator[Block], totals_3xB: np.ndarray) -> Iterator[np.ndar
     yield ids_BxN
 
 
-def _batches(num: int, vocab_size: int) -> np.ndarray:
+def _batches(num: int, vocab_size: int, batch: int | None = None) -> np.ndarray:
   """Return row numbers [batches, rows]; numbers from `num` on only pad the last batch."""
-  count = math.ceil(num / min(MAX_ROWS, max(MAX_NOISE // vocab_size, 1)))
+  count = math.ceil(num / min(batch or MAX_ROWS, MAX_ROWS, max(MAX_NOISE // vocab_size, 1)))
   size = math.ceil(num / count)
   return np.arange(count * size).reshape(count, size)
 

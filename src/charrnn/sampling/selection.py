@@ -1,0 +1,74 @@
+"""Selection of sampled texts: distinct ones, and those that the training text does not contain."""
+
+from collections.abc import Iterable, Iterator
+from typing import NamedTuple
+
+from charrnn.data import splits
+from charrnn.runs import run as run_lib
+from charrnn.sampling import sampler
+
+
+class Training(NamedTuple):
+  """The training text of a run."""
+
+  texts: tuple[str, ...]  # text of each span
+  documents: frozenset[str] | None  # of a run that was trained on documents
+
+  @classmethod
+  def of(cls, run: run_lib.Run) -> "Training":
+    """Load the training text; raise UserError if it is missing or has changed."""
+    corpus, spans, end_id = run.corpus(), run.splits().train, run.tokenizer.end_id
+    texts = tuple(corpus.text(*span) for span in spans)
+    if end_id is None:
+      return cls(texts, None)
+    bounds = splits.intersect(corpus.documents, spans)
+    # The last token of a document is its end.
+    return cls(texts, frozenset(corpus.text(start, stop - 1) for _, start, stop in bounds))
+
+  def contains(self, text: str, is_complete: bool) -> bool:
+    """Return whether a text is in the training text. A complete one must be a whole document."""
+    if is_complete and self.documents is not None:
+      return text in self.documents
+    return any(text in each for each in self.texts)
+
+
+class Selection:
+  """Selects texts, which begin with `prompt`, and counts those that it rejects.
+
+  `distinct` rejects a text that was selected before, and `training` one that it contains.
+  `has_stop` says that a stop text may end a text before the document is complete.
+  """
+
+  def __init__(
+    self, distinct: bool, training: Training | None, *, prompt: str = "", has_stop: bool = False
+  ):
+    self._distinct, self._training, self._prompt = distinct, training, prompt
+    self._has_stop = has_stop
+    self._known: dict[tuple[str, bool], bool] = {}  # whether the training text contains a text
+    self._selected: set[str] = set()
+    self.drawn = self.repeated = self.copied = 0
+
+  def select(self, samples: Iterable[sampler.Sample], num: int) -> Iterator[sampler.Sample]:
+    """Yield the first `num` samples that are selected, or fewer if there are not so many."""
+    found = 0
+    for sample in samples:
+      self.drawn += 1
+      if self._accepts(self._prompt + sample.text, sample.stopped and not self._has_stop):
+        found += 1
+        yield sample
+      if found == num:
+        return
+
+  def _accepts(self, text: str, is_complete: bool) -> bool:
+    if self._distinct and text in self._selected:
+      self.repeated += 1
+      return False
+    if self._training:
+      key = text, is_complete
+      if key not in self._known:
+        self._known[key] = self._training.contains(*key)
+      if self._known[key]:
+        self.copied += 1
+        return False
+    self._selected.add(text)
+    return True
