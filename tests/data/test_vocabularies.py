@@ -225,8 +225,10 @@ def test_the_boundaries_of_a_run_are_checked():
   with pytest.raises(errors.UserError, match="no boundary at character 90: restore run"):
     config_lib.split(c, 35, [[0, 0], [100, 35]])
   provenance = {"characters": 100, "boundaries": boundaries}
-  assert corpora.layout(provenance) == (35, boundaries) and corpora.is_valid_layout(provenance)
-  assert corpora.layout({"characters": 100}) == (100, [])
+  assert corpora.layout(provenance) == (35, boundaries, None) and corpora.is_valid_layout(
+    provenance
+  )
+  assert corpora.layout({"characters": 100}) == (100, [], None)
   for wrong in (
     "x",
     [[0]],

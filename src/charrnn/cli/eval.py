@@ -12,7 +12,8 @@ import numpy as np
 
 from charrnn import console, errors, files, models
 from charrnn.cli import arguments
-from charrnn.data import batches, encoded, tokenizers
+from charrnn.data import batches, corpora, encoded, splits, tokenizers
+from charrnn.data import documents as documents_lib
 from charrnn.evaluation import arrays, dynamic, error_analysis, pages, score
 from charrnn.models import mixture
 from charrnn.runs import run as run_lib
@@ -42,6 +43,7 @@ punctuation  it is neither white space nor a letter, digit or underscore
 boost b      p + b is at least 0.5"""
 RATE = 0.3  # the best measured rate; see evaluation/dynamic.py
 MAX_TEMPERATURE = 1e6  # The inverse is the minimum. Between them, no loss overflows float32.
+MAX_EXCERPT = 50  # maximum number of characters of a document in the table
 MAX_EXPONENT = 700.0  # nats; exp(x) overflows for x above about 709
 
 
@@ -79,7 +81,14 @@ def add_arguments(parser):
   text = f"dynamic evaluation with this learning rate, in one stream (default: {RATE})"
   add("--dynamic", metavar="RATE", nargs="?", type=_rate, const=RATE, help=text)
   add("--errors", action="store_true", help="count the errors by type")
-  text = "write a table to F, with the columns index, character, nats, p and rank"
+  text = (
+    "one line for each document: its number of tokens, nats per token, nats, name and beginning"
+  )
+  add("--per-document", action="store_true", help=text)
+  text = (
+    "write a table to F, with the columns index, character, nats, p and rank; with --per-document, "
+    "the table of the documents, with their whole text"
+  )
   add("--tsv", metavar="F", help=text)
   text = (
     "write to F, a .npz file: log_p [N, V], the log-probabilities in nats of all V tokens at each "
@@ -247,7 +256,7 @@ def _score(args, loaded, model_and_params, text, corpus, system, progress) -> di
     update = progress("scoring and learning")
     whole = dynamic.score(*model, spans, rate=args.dynamic, progress=update, **options)
     scores = [whole.within(spans) for _, spans in text.parts]
-  elif args.tsv or args.html or args.errors or args.distributions:
+  elif args.tsv or args.html or args.errors or args.distributions or args.per_document:
     parallel["progress"] = progress("scoring")
     with _distributions(args, loaded.tokenizer, text) as parallel["distributions"]:
       scores = [score.score(*model, spans, **options, **parallel) for _, spans in text.parts]
@@ -257,9 +266,14 @@ def _score(args, loaded, model_and_params, text, corpus, system, progress) -> di
   result = _summary(text, [each.mean for each in scores])
   if args.errors:
     result["errors"] = _errors(loaded, text, scores, corpus, progress)
+  if args.per_document:
+    result["documents"] = _documents(text, corpus, scores)
   if args.tsv:
     with files.replace_file(pathlib.Path(args.tsv)) as file:
-      lines = _table(loaded.tokenizer, text.ids, scores[0])
+      if args.per_document:
+        lines = _document_table(result["documents"])
+      else:
+        lines = _table(loaded.tokenizer, text.ids, scores[0])
       file.writelines(f"{line}\n".encode() for line in lines)
   if args.html:
     title = f"Surprisal of {result['results'][0]['text']}: {system}"
@@ -268,6 +282,41 @@ def _score(args, loaded, model_and_params, text, corpus, system, progress) -> di
     with files.replace_file(pathlib.Path(args.html)) as file:
       file.write(page.encode())
   return result
+
+
+def _documents(text: Text, corpus, scores: list) -> list[dict[str, Any]]:
+  """Return the loss of each document of the scored text, with the text that was scored."""
+  end_id, found, items = text.content.tokenizer.end_id, [], []
+  for name, spans in text.parts:
+    if isinstance(text.content, corpora.Corpus):
+      found.append(
+        [(each.name, *span) for each, *span in splits.intersect(corpus.documents, spans)]
+      )
+    elif end_id is None:
+      found.append([(name, *span) for span in spans])
+    else:
+      bounds = documents_lib.Bounds.of(text.ids, end_id).within(spans)
+      pairs = enumerate(zip(*(each.tolist() for each in bounds)), 1)
+      found.append([(f"{name}:{n}", *span) for n, span in pairs])
+  for documents, each in zip(found, scores):
+    totals = np.concatenate([[0.0], np.cumsum(np.where(each.is_scored, each.nats, 0), dtype=float)])
+    counts = np.concatenate([[0], np.cumsum(each.is_scored)])
+    for name, start, stop in documents:
+      low, high = np.searchsorted(each.positions, (start, stop))
+      count, nats = int(counts[high] - counts[low]), float(totals[high] - totals[low])
+      is_end = end_id is not None and text.ids[stop - 1] == end_id
+      content = text.content.text(start, stop - is_end)
+      items.append({"document": name, "tokens": count, "nats": nats, "text": content})
+  return items
+
+
+def _document_table(documents: list[dict[str, Any]]) -> Iterator[str]:
+  """Yield the lines of the --tsv file of --per-document."""
+  yield "document\ttokens\tnats\tnats_per_token\ttext"
+  for each in documents:
+    mean = f"{each['nats'] / each['tokens']:.7g}" if each["tokens"] else ""
+    texts = escape(each["document"]), escape(each["text"])
+    yield f"{texts[0]}\t{each['tokens']}\t{each['nats']:.7g}\t{mean}\t{texts[1]}"
 
 
 @contextlib.contextmanager
@@ -352,6 +401,13 @@ def _lines(result) -> Iterator[str]:
   if "errors" in result:
     yield ""
     yield from error_analysis.lines(result["errors"])
+  if "documents" in result:
+    yield ""
+    yield f"{'tokens':>9}  {'nats/token':>10}  {'nats':>10}  document"
+    for each in result["documents"]:
+      count, nats, text = each["tokens"], each["nats"], escape(each["text"][:MAX_EXCERPT])
+      mean = f"{nats / count:.4f}" if count else "-"
+      yield f"{count:9,}  {mean:>10}  {nats:10.2f}  {each['document']}  {text}"
 
 
 def _system(origin) -> str:
