@@ -24,6 +24,8 @@ def add_arguments(parser):
   add("--encoding", default="utf-8", help="encoding of the text (default: utf-8)")
   text = "line ends: keep, or lf to convert CRLF and CR to LF (default: keep)"
   add("--newlines", default="keep", help=text)
+  text = "divide it into documents: none, lines, files or blank_lines (default: none)"
+  add("--documents", default="none", help=text)
   add("--refresh", action="store_true", help="download the corpus again, even if it is cached")
   arguments.add_json(parser)
 
@@ -33,7 +35,7 @@ def run(args):
     names = sources.names()
     lines = (f"{name:16}{description}" for name, description in names.items())
     return arguments.show(args, names, lines)
-  names = ("tokenizer", "encoding", "newlines", "vocab_size")
+  names = ("tokenizer", "encoding", "newlines", "documents", "vocab_size")
   values = {name: getattr(args, name) for name in names}
   with downloads.mode(downloads.Mode.ALL if args.refresh else downloads.Mode.MISSING):
     corpus = corpora.load(args.source, options="--", **values)

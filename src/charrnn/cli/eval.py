@@ -114,6 +114,10 @@ def run(args):
   config = loaded.config
   opened = [loaded, *(run_lib.Run.open(path, fetch=args.fetch) for path in args.others)]
   _check_mixture(args, opened)
+  if args.errors and config.text.documents != "none":
+    raise errors.UserError(
+      f"--errors: does not support documents (text.documents={config.text.documents}): omit it"
+    )
   if args.errors and not loaded.tokenizer.has_characters:
     raise errors.UserError(
       f"--errors: applies to characters, but the tokens of {args.run} are not characters "

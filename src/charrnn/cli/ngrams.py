@@ -44,6 +44,11 @@ def add_arguments(parser):
 def run(args):
   runs = [run_lib.Run.open(path, None, args.corpus, args.fetch) for path in args.runs]
   splits = run_lib.common_splits(runs)
+  if (documents := runs[0].config.text.documents) != "none":
+    raise errors.UserError(
+      f"{runs[0].path} was trained on documents (text.documents={documents}), which n-grams do not "
+      "support: use runs with text.documents=none"
+    )
   spans = getattr(splits, args.split)
   if not spans:
     raise errors.UserError(f"--split={args.split}: {runs[0].path} has no such split: use another")

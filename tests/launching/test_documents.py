@@ -1,0 +1,124 @@
+"""Runs on documents: training, resumed runs, evaluation of documents, samples, and errors."""
+
+import csv
+import random
+
+import commands
+import jax
+import numpy as np
+import pytest
+import tiny
+from test_train_tokens import losses, train
+
+import charrnn
+from charrnn import cli, errors, models, runtime
+from charrnn import config as config_lib
+from charrnn.data import batches
+from charrnn.data import splits as splits_lib
+from charrnn.runs import run as run_lib
+
+FIELDS = ("text.source=names.txt", "text.documents=lines", "text.test_fraction=0.2", "max_steps=4")
+
+
+@pytest.fixture(name="names")
+def _names(folder):
+  rng = random.Random(0)
+  names = ["".join(rng.choices("abc", k=rng.randint(1, 9))) for _ in range(300)]
+  (folder / "names.txt").write_text("\n".join(names))
+  return names
+
+
+@pytest.fixture(name="run")
+def _run(main, names, tmp_path):
+  return train(main, tmp_path / "run", *FIELDS)
+
+
+def test_a_resumed_run_and_the_scores_and_samples_of_documents(main, command, names, run, tmp_path):
+  parts = train(main, tmp_path / "parts", *FIELDS[:-1], "max_steps=2")
+  train(main, parts, *FIELDS)
+  assert losses(parts) == losses(run) and all(losses(run)[:2])
+
+  table = tmp_path / "table.tsv"
+  options = ("--split=test", "--per-document", "--json", f"--tsv={table}")
+  result = command("eval", run, *options).json
+  scored = result["documents"]
+  assert sum(each["tokens"] for each in scored) == result["results"][0]["tokens"]
+  total = sum(each["nats"] for each in scored)
+  assert total / result["results"][0]["tokens"] == pytest.approx(result["results"][0]["nats"])
+  for each in scored:
+    assert each["text"] == names[int(each["document"].rpartition(":")[2]) - 1]
+    assert each["tokens"] == len(each["text"]) + 1  # with END
+  rows = list(csv.DictReader(table.read_text().splitlines(), delimiter="\t"))
+  assert [row["text"] for row in rows] == [each["text"] for each in scored]
+
+  # The loss of a document does not depend on the documents around it.
+  backwards = tmp_path / "backwards.txt"
+  backwards.write_text("\n\n".join(each["text"] for each in reversed(scored)))
+  again = command("eval", run, backwards, "--per-document", "--json").json
+  nats = [[each["nats"] for each in some] for some in (scored, again["documents"][::-1])]
+  np.testing.assert_allclose(*nats, rtol=1e-3)
+  loaded = charrnn.load(run)
+  assert loaded.score(scored[0]["text"]).nats.shape == (scored[0]["tokens"] - 1,)
+  assert loaded.states("ab")["layer_0"]["h"].shape == (2, 8)
+
+  samples = loaded.sample(num=50, length=30, seed=1)
+  assert {each.stopped for each in samples} == {True, False} or all(s.stopped for s in samples)
+  assert all({*each.text} <= {*"abc"} for each in samples)
+  assert all(each.tokens == len(each.text) + each.stopped for each in samples)
+  required = loaded.sample(num=10, length=30, require="^b.*c$", forbid="aa")
+  assert all(s.text[0] + s.text[-1] == "bc" and "aa" not in s.text for s in required)
+  assert loaded.sample("ab", num=2, seed=3) == loaded.sample("ab", num=2, seed=3)
+
+
+@pytest.fixture(name="command")
+def _command(capsys, monkeypatch):
+  """Return a function that runs a command and returns its `Result`."""
+  monkeypatch.setattr(runtime, "set_cpu_devices", lambda *arguments: None)
+
+  def run(*arguments):
+    capsys.readouterr()
+    code = cli.main([str(each) for each in arguments])
+    return commands.Result(code, *capsys.readouterr())
+
+  return run
+
+
+def test_the_result_does_not_depend_on_the_number_of_devices():
+  ids = np.random.default_rng(0).integers(0, tiny.V, 600)
+  ids[::9] = ids[-1] = tiny.V - 1
+  c = tiny.config(optimizer__eps=1e-3)
+  windows = batches.DocumentWindows(
+    ids, [splits_lib.Span(1, 600)], c.batch_size, c.window, end_id=tiny.V - 1, seed=1
+  )
+  net = models.make(tiny.V, {"cell": "lstm", "layers": 1, "hidden": 8}, reset_id=tiny.V - 1)
+  results = []
+  for devices in (1, 2):
+    ours = tiny.Steps(net, c, devices=devices)
+    ours.windows = windows
+    results.append(ours.run(ours.initial, 3))
+  (one, losses_of_one), (two, losses_of_two) = results
+  np.testing.assert_allclose(losses_of_two, losses_of_one, rtol=1e-6)
+  jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), two, one)
+
+
+@pytest.mark.parametrize(
+  ("fields", "message"),
+  [
+    ({"text.documents": "line"}, "did you mean lines?"),
+    ({"text.documents": "lines", "text.tokenizer": "bpe"}, "only for the tokenizers char and byte"),
+    ({"text.documents": "lines", "text.split": "streams"}, "cuts documents"),
+    ({"text.documents": "lines", "model.cell": "ngram", "model.order": 3}, "cannot be reset"),
+  ],
+)
+def test_errors(fields, message):
+  config = config_lib.replace(config_lib.default(), fields)
+  with pytest.raises(errors.UserError, match=message.replace("?", r"\?")) as error:
+    config_lib.check(config)
+  assert "\n" not in str(error.value)
+
+
+def test_commands_that_do_not_support_documents_say_so(run, command):
+  for arguments in (("eval", run, "--errors"), ("ngrams", run), ("eval", run, "--state=carried")):
+    result = command(*arguments)
+    assert result.code == 2 and "documents" in result.err and result.err.count("\n") == 1
+  assert run_lib.Run.open(run).status == "finished"
