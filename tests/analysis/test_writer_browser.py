@@ -44,7 +44,7 @@ def opened(browser, tmp_path):
 
 def predictions(run, ids, prompt="", clamp=()):
   """Return log p [N, V] of each of N ids after a prompt, from Python."""
-  prompt_ids = run.tokenizer.encode(prompt) if prompt else [run.tokenizer.default_id()]
+  prompt_ids = sampler.first_ids(run, run.tokenizer.encode(prompt))
   clamped = clamps.arrays([[clamps.parse(each) for each in clamp]], run.model)
   apply = jax.jit(run.model.apply)
   before, carry, _ = apply(run.params, as_column(prompt_ids), run.model.initial_carry(1))
@@ -189,6 +189,18 @@ def test_other_tokenizers(opened, kind):
   # A browser replaces bytes that are not UTF-8 by U+FFFD, and waits for incomplete characters.
   text = re.sub("[\udc80-\udcff]", "", run.tokenizer.decode(ids))
   assert len(text) > 50 and text.startswith(shown.replace("\ufffd", "")[:-4])
+
+
+def test_documents_begin_without_a_state(opened):
+  run = writers.run("lstm", text=writers.TEXT.replace("\n", ""), end="\n\n")
+  run.params["head"]["b_y"][run.tokenizer.end_id] += 3
+  page = opened(run)
+  start(page, prompt="abc", temperature="1")
+  check_written(page, run, "abc", ())
+  ids, text = page.evaluate("[charrnn.ids(), charrnn.text()]")
+  assert text == run.tokenizer.decode(ids)
+  ends = ids.count(run.tokenizer.end_id)
+  assert ends == page.locator("#text .document").count() == text.count("\n\n") > 3
 
 
 def test_words_without_a_text_are_never_written(opened):

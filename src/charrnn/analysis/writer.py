@@ -70,6 +70,7 @@ def _facts(run: run_lib.Run) -> dict[str, Any]:
       else np.flatnonzero(~tokenizer.writable).tolist(),
       "merges": getattr(tokenizer, "merges", []),
       "default_id": tokenizer.default_id(),
+      "end_id": tokenizer.end_id,
     },
   }
 

@@ -122,9 +122,10 @@ const initialCarry = () =>
     Object.fromEntries(cell.fields.map((name) => [name, new Float64Array(H)])),
   );
 
-// Reads one id: returns the logits of the next token [V], and the carry after it. `clamps` are
-// {layer, quantity, unit, value}.
+// Reads one id: returns the logits of the next token [V], and the carry after it. The id of the end
+// of a document resets the carry before it is read. `clamps` are {layer, quantity, unit, value}.
 function apply(id, carry, clamps = []) {
+  if (id === run.tokenizer.end_id) carry = initialCarry();
   let x = params.embed ? row(params.embed.W_e, id) : id;
   const after = carry.map((before, n) => {
     let { state, gates } = cell.step(params[`layer_${n}`], before, x);

@@ -13,7 +13,9 @@ function bytesOf(text) {
 }
 
 const idOf = new Map(
-  tokenizer.texts.map((text, id) => [text, id]).filter(([, id]) => !excluded.has(id)),
+  tokenizer.texts
+    .map((text, id) => [text, id])
+    .filter(([, id]) => !excluded.has(id) && id !== tokenizer.end_id),
 );
 
 const WORDS = /[\p{L}\p{N}]+|[^]/gu;

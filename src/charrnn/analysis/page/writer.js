@@ -54,9 +54,11 @@ function begin() {
     byId("prompt").setAttribute("aria-invalid", "true");
     return false;
   }
+  // A prompt is the beginning of a document, so the end of another one precedes it.
+  const isHidden = !ids.length || tokenizer.end_id !== null;
   written = {
-    queue: ids.length ? ids : [tokenizer.default_id], // tokens to read before it writes
-    isHidden: !ids.length, // whether the next token is not shown
+    queue: isHidden ? [tokenizer.default_id, ...ids] : ids, // tokens to read before it writes
+    isHidden, // whether the next token is not shown
     carry: initialCarry(),
     logits: null,
     decode: decoder(),
@@ -89,10 +91,11 @@ function step() {
     return;
   }
   record(written.marks.length, written.carry);
-  append(written.decode(id), isPrompt);
+  append(id, isPrompt);
 }
 
-function append(text, isPrompt) {
+function append(id, isPrompt) {
+  const text = written.decode(id);
   written.text += isPrompt ? "" : text;
   if (!written.row) {
     written.row = make("div", { class: "line" });
@@ -100,11 +103,15 @@ function append(text, isPrompt) {
   }
   const mark = document.createElement("span");
   const symbols = [...text];
-  const isEnd = symbols.at(-1) === "\n";
-  if (isEnd) symbols.pop();
+  const isDocument = id === tokenizer.end_id;
+  const isEnd = isDocument || symbols.at(-1) === "\n";
+  if (isDocument) symbols.length = 0;
+  else if (isEnd) symbols.pop();
   mark.textContent = symbols.map((each) => (each === "\n" ? "↵\n" : shownAs(each)[0])).join("");
   const kind = symbols.length === 1 ? shownAs(symbols[0])[1] : "";
-  mark.base = `ch ${kind}${isEnd ? " end" : ""}${isPrompt ? " prompt" : ""}`;
+  const end = isDocument ? " document" : isEnd ? " end" : "";
+  mark.base = `ch ${kind}${end}${isPrompt ? " prompt" : ""}`;
+  if (isDocument && text !== "\n") written.row.classList.add("last");
   written.marks.push(mark);
   paint(written.marks.length - 1);
   written.row.append(mark);
