@@ -247,6 +247,7 @@ COMMANDS = {
   "eval of a folder": (["eval", "RUN", "docs"], "docs"),
   "eval of a misspelled split": (["eval", "RUN", "--split=vaild"], "split"),
   "eval into a folder": (["eval", "RUN", "text.txt", "--tsv=docs"], "docs is a folder"),
+  "states of an empty file": (["states", "RUN", "--file=empty.txt", "--out=x.npz"], "empty.txt"),
   "diff of one run": (["diff", "RUN"], "RUN_B"),
   "diff of no run": (["diff", "RUN", "none"], "none does not exist"),
   "compare of nothing": (["compare", "none"], "none does not exist"),

@@ -10,7 +10,8 @@ from charrnn import cli, errors, files
 
 ADDRESSES = ("gs://bucket/run", "s3://bucket/run")
 # Positional arguments that are no run directories.
-REQUIRED = {"scorecard": ["--domain", "plays"]}  # required options
+# Required options.
+REQUIRED = {"scorecard": ["--domain", "plays"], "states": ["--file", "x", "--out", "x.npz"]}
 OTHERS = {"eval": ["FILE"], "corpus": ["NAME|PATH|URL"], "bench": ["STUDY"]}
 
 

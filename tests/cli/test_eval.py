@@ -163,7 +163,7 @@ def test_an_ngram_supports_all_options_but_dynamic(charrnn, counted, tmp_path):
     (["--errors", "--split=train"], "--errors: does not apply to the training text"),
     (["--tsv=."], "--tsv=. is a folder"),
     (["--html=none/there.html"], "there is no folder none"),
-    (["--html=x", "--tsv=./x"], "use different names"),
+    (["--html=x", "--tsv=./x"], "--tsv=./x: is the same file as that of --html=x"),
     (["song.txt", "--tsv=song.txt"], "--tsv=song.txt: is also the text to score"),
     (["song.txt", "other.txt", "--html=x"], "--html=x: only one text can be written"),
     (["--state=lost"], "--state"),
