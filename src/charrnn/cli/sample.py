@@ -255,8 +255,9 @@ def _write(args, source, prompt_ids, options, paths, training, say):
   times, counts = [time.perf_counter()], []
   watch = functools.partial(_watch, times, counts, _print if is_live else lambda _: None)
   options |= {"num": args.num, "stop": args.stop}
-  if has_progress := bool(args.beam or paths) and not args.quiet:
-    options["progress"] = progress.update
+  is_waiting = args.beam or paths or (is_selecting and not sys.stdout.isatty())
+  has_progress = bool(is_waiting) and not args.quiet
+  update = progress.update if has_progress else None
 
   def begin():
     if has_progress:
@@ -269,12 +270,13 @@ def _write(args, source, prompt_ids, options, paths, training, say):
   selected = selection.Selection(args.distinct, training, prompt=echo, has_stop=has_stop)
   if is_selecting:
     options |= {"num": args.draws, "batch": max(args.num, MIN_BATCH), "block": SELECTION_BLOCK}
-    samples = selected.select(sampler.sample(source, prompt_ids, watch=watch, **options), args.num)
+    samples = sampler.sample(source, prompt_ids, watch=watch, **options)
+    samples = selected.select(samples, args.num, update)
   elif args.beam:
-    samples = beam.search(source, prompt_ids, **options)
+    samples = beam.search(source, prompt_ids, progress=update, **options)
     progress.end()
   else:
-    samples = sampler.sample(source, prompt_ids, watch=watch, **options)
+    samples = sampler.sample(source, prompt_ids, watch=watch, progress=update, **options)
   record = functools.partial(_record, args, source.step, prompt, selected)
   if paths:
     results = list(_save(samples, echo, paths, record))

@@ -48,13 +48,23 @@ class Selection:
     self._selected: set[str] = set()
     self.drawn = self.repeated = self.copied = 0
 
-  def select(self, samples: Iterable[sampler.Sample], num: int) -> Iterator[sampler.Sample]:
-    """Yield the first `num` samples that are selected, or fewer if there are not so many."""
+  def select(
+    self,
+    samples: Iterable[sampler.Sample],
+    num: int,
+    progress: sampler.Progress | None = None,
+  ) -> Iterator[sampler.Sample]:
+    """Yield the first `num` samples that are selected, or fewer if there are not so many.
+
+    `progress` is called with (selected, num).
+    """
     found = 0
     for sample in samples:
       self.drawn += 1
       if self._accepts(self._prompt + sample.text, sample.stopped and not self._has_stop):
         found += 1
+        if progress:
+          progress(found, num)
         yield sample
       if found == num:
         return
