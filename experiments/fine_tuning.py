@@ -13,7 +13,7 @@ and all trials together take 2 minutes.
 
 Sweeps:
   --sweep=start    random or pre-trained weights, and the amounts of text; the same as --sweep alone
-  --sweep=rates    pre-trained weights, 100 thousand characters and 5 learning rates
+  --sweep=rates    pre-trained weights, the amounts of text, and 4 learning rates
 
 Variants:
   PATH   the text that the network is tuned on: a file, a folder, a URL or the name of a corpus
@@ -43,21 +43,21 @@ def get_config(variant=""):
   return c
 
 
-def _amounts(variant, amounts):
+def _amounts(variant):
   if not variant:
     raise errors.UserError("fine_tuning.py: the text is missing: add it, as in fine_tuning.py:PATH")
-  fractions = [round(1 - (each + TEST) / LIMIT, 6) for each in amounts]
+  fractions = [round(1 - (each + TEST) / LIMIT, 6) for each in AMOUNTS]
   return trials.sweep("text.valid_fraction", fractions)
 
 
 def sweep(variant=""):
-  return trials.product(_amounts(variant, AMOUNTS), trials.sweep("init_from", ["", PRETRAINED]))
+  return trials.product(_amounts(variant), trials.sweep("init_from", ["", PRETRAINED]))
 
 
 sweep_start = sweep
 
 
 def sweep_rates(variant=""):
-  rates = trials.sweep("optimizer.learning_rate", [8e-3, 4e-3, 2e-3, 1e-3, 5e-4])
   start = trials.sweep("init_from", [PRETRAINED])
-  return trials.product(_amounts(variant, AMOUNTS[1:2]), start, rates)
+  rates = trials.sweep("optimizer.learning_rate", [8e-3, 4e-3, 2e-3, 1e-3])
+  return trials.product(_amounts(variant), start, rates)

@@ -35,7 +35,7 @@ SWEEPS = [
   ("ablation", "", "", 33),
   ("ablation", "", "long", 21),
   *(("fine_tuning", "python", sweep, 6) for sweep in ("", "start")),
-  ("fine_tuning", "python", "rates", 5),
+  ("fine_tuning", "python", "rates", 12),
   *(("grid2015", "", sweep, 36) for sweep in ("", "grid", "units")),
   ("grid2015", "", "grid,dropout", 108),
   ("grid2015", "shakespeare", "", 36),

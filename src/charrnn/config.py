@@ -625,7 +625,7 @@ def resolve(
 
 # The peak learning rate of a run that starts from the weights of another one, relative to that of a
 # run from random weights. docs/training.md has the measurement.
-FINE_TUNING_RATE = 0.25
+FINE_TUNING_RATE = 0.5
 
 # Each row: a maximum number of training tokens, and the values of the fields up to that number.
 # Small corpora overfit, so they get small models and more dropout. Models for large corpora are
