@@ -8,8 +8,8 @@ The first command trains a small LSTM on 2 million characters of Shakespeare's p
 trains it on the first 30, 100 and 300 thousand characters of another text, from random weights and
 from those of the first run (--config.init_from), with the same number of steps. The last 30
 thousand of the first 350 thousand characters are the test text of all trials: charrnn eval TRIAL
---split test. docs/training.md shows the results. The first command takes a minute on one CPU core,
-and all trials together take 2 minutes.
+--split test. docs/training.md shows the results. The first command takes a minute, and the 6
+trials of the second one take 2 minutes on 2 CPU cores.
 
 Sweeps:
   --sweep=start    random or pre-trained weights, and the amounts of text; the same as --sweep alone
