@@ -32,6 +32,15 @@ def add_seed(parser: argparse.ArgumentParser, default: int | None = 0):
   parser.add_argument("--seed", metavar="S", type=int, default=default, help=text)
 
 
+def add_unknown(parser: argparse.ArgumentParser, text: str):
+  """Add --unknown; `text` names what may contain unknown characters."""
+  text = (
+    f"characters in {text} that are not in the vocabulary: refuse names them in an error; skip "
+    "continues without them, and reports how many there are (default: refuse)"
+  )
+  parser.add_argument("--unknown", choices=("refuse", "skip"), default="refuse", help=text)
+
+
 def add_json(parser: argparse.ArgumentParser, text: str = "print one JSON object, unrounded"):
   parser.add_argument("--json", action="store_true", help=text)
 

@@ -81,6 +81,7 @@ def add_arguments(parser):
   text = f"dynamic evaluation with this learning rate, in one stream (default: {RATE})"
   add("--dynamic", metavar="RATE", nargs="?", type=_rate, const=RATE, help=text)
   add("--errors", action="store_true", help="count the errors by type")
+  arguments.add_unknown(parser, "FILEs")
   text = (
     "one line for each document: its number of tokens, nats per token, nats, name and beginning"
   )
@@ -123,7 +124,10 @@ def run(args):
       f"--errors: applies to characters, but the tokens of {args.run} are not characters "
       f"(tokenizer {loaded.tokenizer.kind}): omit --errors"
     )
-  documents = [(path, loaded.encode_file(path).first(args.characters)) for path in args.files]
+  documents = []
+  for path in args.files:
+    content = loaded.encode_file(path, skips=args.unknown == "skip")
+    documents.append((path, content.first(args.characters)))
   run_lib.use_devices(loaded, args.streams or config.eval_streams)
   if args.state and loaded.tokenizer.end_id is not None:
     raise errors.UserError(

@@ -89,6 +89,7 @@ def add_arguments(parser):
   either.add_argument("--prime", metavar="TEXT", default="", help="the prompt (default: none)")
   text = "read the prompt from a UTF-8 file, or from stdin if FILE is -"
   either.add_argument("--prime-file", metavar="FILE", help=text)
+  arguments.add_unknown(prompt, "the prompt")
   text = "omit the prompt from the texts"
   prompt.add_argument("--no-echo", action="store_true", help=text)
   text = "maximum number of tokens to generate per text (default: 1000)"
@@ -149,7 +150,10 @@ def run(args):
   runtime.start()
   source = run_lib.Run.open(args.run, args.step, args.corpus, args.fetch).load()
   tokenizer = source.tokenizer
-  prompt_ids = tokenizer.encode(_read_prompt(args, tokenizer))
+  prompt = _read_prompt(args, tokenizer)
+  if args.unknown == "skip":
+    prompt = run_lib.skip_unknown(tokenizer, prompt, "the prompt")
+  prompt_ids = tokenizer.encode(prompt)
   if args.interactive and args.stop is None and "\n" in tokenizer.tokens:
     args.stop = "\n\n"
   options = {

@@ -103,6 +103,10 @@ class Tokenizer(abc.ABC):
   def encode(self, text: str) -> np.ndarray:
     """Return the ids of a text; raise UserError if no ids represent it exactly."""
 
+  def skip_unknown(self, text: str) -> tuple[str, dict[str, int]]:
+    """Return a text without the characters or words that `encode` refuses, and their counts."""
+    return text, {}
+
   def read(self, text: str) -> encoded.EncodedText:
     """Return a text for scoring. Words that are not in the vocabulary become <UNK>."""
     return encoded.EncodedText(self, self.encode(text), encoded.UnknownWords.of())
@@ -264,6 +268,9 @@ class Characters(_Points):
   def encode(self, text: str) -> np.ndarray:
     return self.encode_points(_points(text))
 
+  def skip_unknown(self, text: str) -> tuple[str, dict[str, int]]:
+    return _skip(text, self.tokens)
+
   def decoder(self) -> Decoder:
     return self._decoder(self._point_of_id, "utf-32-le", "surrogatepass")
 
@@ -396,6 +403,9 @@ class Words(_Trained):
         "another --config.text.tokenizer"
       )
     return content.ids
+
+  def skip_unknown(self, text: str) -> tuple[str, dict[str, int]]:
+    return _skip(_WORDS.findall(text), self._ids)
 
   def spelling(self, word: bytes) -> float:
     """Return the nats that spell an unknown word by the frequencies of the training split.
@@ -625,6 +635,25 @@ def _points(text: str, as_bytes: bool = False) -> np.ndarray:
     return np.frombuffer(text.encode("utf-8", "surrogateescape"), np.uint8)
   except UnicodeEncodeError as error:
     raise errors.UserError(_unknown_message([ord(text[error.start])], error.start)) from error
+
+
+def _skip(parts: Iterable[str], known: Iterable[str]) -> tuple[str, dict[str, int]]:
+  """Return the known parts of a text as a text, and how often each other part occurs."""
+  known, kept = frozenset(known), []
+  skipped: collections.Counter[str] = collections.Counter()
+  for part in parts:
+    if part in known:
+      kept.append(part)
+    else:
+      skipped[part] += 1
+  return "".join(kept), dict(skipped)
+
+
+def describe_skipped(skipped: dict[str, int]) -> str:
+  """Return a line about the characters or words that `Tokenizer.skip_unknown` has removed."""
+  names = [f"{each!r} ({count:,})" for each, count in skipped.items()]
+  parts = errors.plural(sum(skipped.values()), "part")
+  return f"skipped {parts} not in the vocabulary: {errors.some(names, MAX_NAMED)}"
 
 
 def _point(token: str) -> int:

@@ -253,12 +253,15 @@ class Run:
     """Return the spans of the training, validation and test text."""
     return config_lib.split(self.config, *corpora.layout(self.provenance))
 
-  def encode_file(self, path: str, minimum: int = 2) -> encoded.EncodedText:
+  def encode_file(self, path: str, minimum: int = 2, *, skips: bool = False) -> encoded.EncodedText:
     """Return the text of a file, decoded like the corpus; raise UserError if that fails.
 
-    `minimum` is the number of tokens that the text must have.
+    `minimum` is the number of tokens that the text must have. `skips`: skip and report characters
+    that are not in the vocabulary, which are an error otherwise.
     """
     text = corpora.read_text(path, **text_settings(self.config))
+    if skips and not self.tokenizer.is_trained:  # Scoring includes unknown words.
+      text = skip_unknown(self.tokenizer, text, path)
     try:
       content = documents.read(self.tokenizer, text, self.config.text.documents)
     except errors.UserError as error:
@@ -360,6 +363,14 @@ class Run:
   def is_deleted(self, step: int) -> bool:
     """Return whether a step is gone. Training renames a step before it deletes its files."""
     return not (self.path / "checkpoints" / str(step)).is_dir()
+
+
+def skip_unknown(tokenizer: tokenizers.Tokenizer, text: str, name: str) -> str:
+  """Return a text without what is not in the vocabulary, and report how often each part occurs."""
+  text, skipped = tokenizer.skip_unknown(text)
+  if skipped:
+    console.say(f"{name}: {tokenizers.describe_skipped(skipped)}")
+  return text
 
 
 def expected_ngram(config, length: int) -> checkpoints.Expected:
