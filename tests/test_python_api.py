@@ -57,6 +57,19 @@ def test_sample_matches_the_command(run, whole, capsys):
   assert capsys.readouterr().out.rstrip("\n") == f"to be{sample.text}".rstrip("\n")
 
 
+def test_distinct_and_novel_samples(run):
+  texts = [sample.text for sample in run.sample("t", length=2, num=20, seed=5)]
+  training = run.corpus().text(*run.splits().train[0])
+  novel = [text for text in texts if "t" + text not in training]
+  options = {"length": 2, "seed": 5, "draws": 20}
+  selected = run.sample("t", num=20, distinct=True, novel=True, **options)
+  assert [sample.text for sample in selected] == list(dict.fromkeys(novel))
+  selected = run.sample("t", num=2, distinct=True, **options)
+  assert [sample.text for sample in selected] == list(dict.fromkeys(texts))[:2]
+  with pytest.raises(errors.UserError, match="all texts are the same"):
+    run.sample("t", distinct=True, temperature=0)
+
+
 def test_scores_match_a_single_forward_pass(run):
   ids_N = np.asarray(run.tokenizer.encode(TEXT), np.int32)
   x_TxB, y_TxB = ids_N[:-1, None], ids_N[1:, None]
@@ -91,7 +104,7 @@ def test_an_argument_of_another_type_is_an_error_that_names_it(run, whole, tmp_p
   valid = {name: valid[name] for name in parameters if name in valid}
   for name in parameters:
     for value in (object(), b"to", [3], 1.5j, True):
-      if not (name == "fetch" and value is True):
+      if not (name in ("fetch", "distinct", "novel") and value is True):
         with pytest.raises(errors.UserError, match=f"^{name} is of type .*: use "):
           functions[method](**valid | {name: value})
   assert not (tmp_path / "new").exists()

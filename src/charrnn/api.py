@@ -15,7 +15,7 @@ from charrnn import command_line, errors, runtime
 from charrnn.evaluation import score as score_lib
 from charrnn.launching import train as train_lib
 from charrnn.runs import run as run_lib
-from charrnn.sampling import clamps, constraints, sampler
+from charrnn.sampling import clamps, constraints, sampler, selection
 
 SCORING_WINDOW = 64  # number of tokens per call of the model when a text is scored
 
@@ -29,11 +29,20 @@ _TYPES: dict[str, tuple[Any, str]] = {
   **{"path": _PATH, "workdir": _PATH},
   **{"config": (config_dict.ConfigDict, "a config, for example charrnn.config.default()")},
   **dict.fromkeys(("prompt", "text", "stop", "corpus", "require", "forbid"), _TEXT),
-  **dict.fromkeys(("length", "num", "seed", "top_k", "step"), _INTEGER),
+  **dict.fromkeys(("length", "num", "seed", "top_k", "step", "draws"), _INTEGER),
   **dict.fromkeys(("temperature", "top_p"), _NUMBER),
-  **{"fetch": (bool, "True or False"), "clamp": (Mapping, "a dict")},
+  **dict.fromkeys(("fetch", "distinct", "novel"), (bool, "True or False")),
+  **{"clamp": (Mapping, "a dict")},
 }
-_OPTIONAL = ("stop", "corpus", "top_k", "top_p", "step", "clamp")  # arguments that may be None
+_OPTIONAL = (
+  "stop",
+  "corpus",
+  "top_k",
+  "top_p",
+  "step",
+  "clamp",
+  "draws",
+)  # arguments that may be None
 
 
 def _check_types(**arguments):
@@ -68,32 +77,39 @@ class Run(run_lib.Run):
     require: str | Sequence[str] = (),
     forbid: str | Sequence[str] = (),
     clamp: Clamps | None = None,
+    distinct: bool = False,
+    novel: bool = False,
+    draws: int | None = None,
   ) -> list[sampler.Sample]:
     """Return `num` samples of at most `length` tokens that continue a prompt.
 
     A sample has its `text` without the prompt, and two log-probabilities in nats: `log_p` under the
-    model, and `log_q` under the sampling settings. The same seed gives the same samples.
-    `charrnn sample --help` explains the other parameters.
+    model, and `log_q` under the sampling settings. The same seed gives the same samples. If not
+    enough texts are `distinct` or `novel`, there are fewer than `num` samples. `charrnn sample
+    --help` explains the other parameters.
     """
     _check_types(prompt=prompt, length=length, num=num, seed=seed, stop=stop, clamp=clamp)
     _check_types(temperature=temperature, top_k=top_k, top_p=top_p)
+    _check_types(distinct=distinct, novel=novel, draws=draws)
     sampler.check(length=length, num=num, seed=seed)
     regexes = [
       [constraints.Regex(f"--{option}", text) for text in _texts(option, value)]
       for option, value in (("require", require), ("forbid", forbid))
     ]
-    samples = sampler.sample(
-      self,
+    settings, prompt_ids = (
+      sampler.Settings(temperature, top_k, top_p),
       self.tokenizer.encode(prompt),
-      num=num,
-      length=length,
-      stop=stop,
-      seed=seed,
-      settings=sampler.Settings(temperature, top_k, top_p),
-      clamp=self._clamp(clamp),
-      automaton=constraints.build(*regexes, stop, self.tokenizer, length),
     )
-    return list(samples)
+    options = {"num": num, "length": length, "stop": stop, "seed": seed, "settings": settings}
+    options["clamp"] = self._clamp(clamp)
+    options["automaton"] = constraints.build(*regexes, stop, self.tokenizer, length)
+    if not (distinct or novel):
+      return list(sampler.sample(self, prompt_ids, **options))
+    draws = selection.check(num, draws, settings)
+    training = selection.Training.of(self) if novel else None
+    has_stop = stop is not None
+    selected = selection.Selection(distinct, training, prompt=prompt, has_stop=has_stop)
+    return list(selected.sample(self, prompt_ids, draws=draws, **options))
 
   def score(self, text: str) -> score_lib.Scores:
     """Return the prediction of each of the N tokens in a text, given all tokens before it.

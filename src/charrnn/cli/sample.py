@@ -71,9 +71,6 @@ EXCLUDED = {  # options that cannot be combined with a mode
   "interactive": ("beam", "num", "json", "out", "distinct", "novel", "draws"),
   "beam": ("temperature", "top_k", "top_p", "seed", "distinct", "novel", "draws"),
 }
-DRAWS = 100  # default of --draws, for each text of --num
-MIN_BATCH = 32  # minimum number of texts in a batch, if some of them may not be selected
-SELECTION_BLOCK = 16  # steps of a block if texts are selected: small, because most are short
 LONG_PROMPT = 4096  # number of tokens of a prompt above which the progress of reading it is shown
 MIN_EFFECTIVE = 10  # smallest effective sample size of a reliable estimate
 LINES = "samples.jsonl"
@@ -132,7 +129,7 @@ def add_arguments(parser):
   output.add_argument("--novel", action="store_true", help=text)
   text = (
     "maximum number of texts to sample for --distinct and --novel (default: "
-    f"{DRAWS} for each of --num)"
+    f"{selection.DRAWS} for each of --num)"
   )
   output.add_argument("--draws", metavar="N", type=int, help=text)
   arguments.add_corpus(output, "the corpus of the run, for --novel, if it has moved")
@@ -188,7 +185,7 @@ def _check(args) -> sampler.Settings:
   args.seed = secrets.randbelow(2**32) if args.seed is None else args.seed
   settings = sampler.Settings(args.temperature, args.top_k, args.top_p)
   sampler.check(length=args.length, num=args.num, seed=args.seed)
-  _check_selection(args)
+  _check_selection(args, settings)
   if args.beam is not None:
     beam.check(args.beam, args.num)
   if args.stop == "":
@@ -198,7 +195,7 @@ def _check(args) -> sampler.Settings:
   return settings
 
 
-def _check_selection(args):
+def _check_selection(args, settings: sampler.Settings):
   """Check the options of --distinct and --novel, and fill in --draws."""
   is_selecting = args.distinct or args.novel
   if args.draws is not None and not is_selecting:
@@ -206,15 +203,8 @@ def _check_selection(args):
   if (args.corpus is not None or args.fetch) and not args.novel:
     option = "--fetch" if args.corpus is None else "--corpus"
     raise errors.UserError(f"{option}: applies to --novel: add it")
-  if is_selecting and (args.temperature == 0 or args.top_k == 1):
-    option = "--top-k=1" if args.temperature else "--temperature=0"
-    raise errors.UserError(
-      f"{option}: all texts are the same: use a higher value, or omit --distinct and --novel"
-    )
-  low, high = args.num, sampler.MAX_NUM
-  args.draws = min(DRAWS * args.num, high) if args.draws is None else args.draws
-  rule = f"must be from --num={low} to {high}"
-  errors.check("--draws", args.draws, not is_selecting or low <= args.draws <= high, rule)
+  if is_selecting:
+    args.draws = selection.check(args.num, args.draws, settings)
 
 
 def _read_prompt(args, tokenizer) -> str:
@@ -273,9 +263,8 @@ def _write(args, source, prompt_ids, options, paths, training, say):
   has_stop = args.stop is not None
   selected = selection.Selection(args.distinct, training, prompt=echo, has_stop=has_stop)
   if is_selecting:
-    options |= {"num": args.draws, "batch": max(args.num, MIN_BATCH), "block": SELECTION_BLOCK}
-    samples = sampler.sample(source, prompt_ids, watch=watch, **options)
-    samples = selected.select(samples, args.num, update)
+    options |= {"draws": args.draws, "watch": watch, "progress": update}
+    samples = selected.sample(source, prompt_ids, **options)
   elif args.beam:
     samples = beam.search(source, prompt_ids, progress=update, **options)
     progress.end()

@@ -3,9 +3,27 @@
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
+from charrnn import errors
 from charrnn.data import splits
 from charrnn.runs import run as run_lib
 from charrnn.sampling import sampler
+
+DRAWS = 100  # default of the maximum number of draws, for each text to select
+MIN_BATCH = 32  # minimum number of texts in a batch, because some of them may not be selected
+BLOCK = 16  # steps of a block: small, because most texts are short
+
+
+def check(num: int, draws: int | None, settings: sampler.Settings) -> int:
+  """Return the maximum number of texts to sample; raise UserError if no selection is possible."""
+  if settings.temperature == 0 or settings.top_k == 1:
+    option = "--top-k=1" if settings.temperature else "--temperature=0"
+    raise errors.UserError(
+      f"{option}: all texts are the same: use a higher value, or omit --distinct and --novel"
+    )
+  high = sampler.MAX_NUM
+  draws = min(DRAWS * num, high) if draws is None else draws
+  errors.check("--draws", draws, num <= draws <= high, f"must be from --num={num} to {high}")
+  return draws
 
 
 class Training(NamedTuple):
@@ -48,11 +66,23 @@ class Selection:
     self._selected: set[str] = set()
     self.drawn = self.repeated = self.copied = 0
 
-  def select(
+  def sample(
     self,
-    samples: Iterable[sampler.Sample],
+    source: sampler.Source,
+    prompt_ids,
+    *,
     num: int,
+    draws: int,
     progress: sampler.Progress | None = None,
+    **options,
+  ) -> Iterator[sampler.Sample]:
+    """Sample at most `draws` texts, and select `num` of them; see `sampler.sample` and `select`."""
+    options |= {"batch": max(num, MIN_BATCH), "block": BLOCK}
+    samples = sampler.sample(source, prompt_ids, num=draws, **options)
+    return self.select(samples, num, progress)
+
+  def select(
+    self, samples: Iterable[sampler.Sample], num: int, progress: sampler.Progress | None = None
   ) -> Iterator[sampler.Sample]:
     """Yield the first `num` samples that are selected, or fewer if there are not so many.
 
