@@ -108,6 +108,10 @@ FIELDS = (
     ".npz); empty: random weights. The vocabulary may differ."),
   Field("text.source", "shakespeare",
     "Corpus: a name that `charrnn corpus` lists, or a file, folder, glob or URL[#sha256=HEX]."),
+  Field("text.valid_source", "",
+    "Source of the validation split; empty: a part of `text.source`. Only for `char` and `byte`."),
+  Field("text.test_source", "",
+    "Source of the test split; empty: a part of `text.source`. Only for `char` and `byte`."),
   Field("text.tokenizer", "char",
     "`char`: one token per distinct character of the corpus. `byte`: one token per byte value. "
     "`word`: frequent words of the training split, and `<UNK>`. `bpe`: byte pair encoding, learned "
@@ -132,8 +136,11 @@ FIELDS = (
     "Splitting method of nanoGPT (`tail`), torch-rnn (`middle`) or char-rnn (`streams`, only for "
     "`char` and `byte`).", SPLITS),
   Field("text.valid_fraction", 0.05,
-    "Fraction of the corpus in the validation split; 0: none.", FRACTION),
-  Field("text.test_fraction", 0.05, "Fraction of the corpus in the test split; 0: none.", FRACTION),
+    "Fraction of the corpus in the validation split; 0: none. Without effect if "
+    "`text.valid_source` is set.", FRACTION),
+  Field("text.test_fraction", 0.05,
+    "Fraction of the corpus in the test split; 0: none. Without effect if `text.test_source` is "
+    "set.", FRACTION),
   Field("model.cell", "lstm",
     "Cell of a recurrent network, `transformer` for a GPT-style decoder, or `ngram` for an n-gram "
     "model.", CELLS),
@@ -606,9 +613,10 @@ def resolve(
   fractions = config.text.valid_fraction, config.text.test_fraction
   # Estimate the training length from the fractions. The exact length cannot be computed yet: the
   # split `streams` depends on the batch size, which may be chosen here.
-  sizes = sizes_for(
-    config.model.cell, round(length * (1 - fractions[0] - fractions[1])), config.window
-  )
+  training = round(length * (1 - fractions[0] - fractions[1]))
+  if divided:
+    training = sum(stop - start for start, stop in divided.train)
+  sizes = sizes_for(config.model.cell, training, config.window)
   if source and not stored:
     sizes["optimizer.learning_rate"] *= FINE_TUNING_RATE
   chosen = {name: value for name, value in sizes.items() if config[name] is None}

@@ -201,3 +201,47 @@ def test_scoring_covers_each_token_once_and_streams_begin_at_documents(text, str
 
 def test_permutations_are_the_same_in_all_versions():
   assert documents.permutation(8, 1, 2).tolist() == [4, 2, 0, 6, 1, 5, 7, 3]
+
+
+@pytest.mark.parametrize("kind", ["none", "lines"])
+@pytest.mark.parametrize("names", [("valid",), ("test",), ("valid", "test")])
+def test_splits_from_separate_sources(tmp_path, names, kind):
+  texts = {"train": "ab\ncd\nef\n" * 20, "valid": "gh\nij\n" * 3, "test": "kl\n" * 5}
+  for name, text in texts.items():
+    (tmp_path / f"{name}.txt").write_text(text)
+  held_out = {f"{name}_source": str(tmp_path / f"{name}.txt") for name in names}
+  fractions = ("tail", 0.2, 0.2)
+  path = str(tmp_path / "train.txt")
+  corpus = corpora.load(path, documents=kind, split=fractions, **held_out)
+  layout = corpora.layout(corpus.provenance)
+  found = {
+    name: "".join(corpus.text(*span) for span in spans)
+    for name, spans in layout.splits._asdict().items()
+  }
+  for name in names:
+    assert sorted(found[name].split("\n")) == sorted(texts[name].split("\n"))
+  rest = "".join(found[name] for name in found if name not in names)
+  assert sorted(rest.split("\n")) == sorted(texts["train"].split("\n"))
+  assert all(found.values())
+  if kind == "lines":
+    assert len(corpus.documents) == 60 + 6 * ("valid" in names) + 5 * ("test" in names)
+    last = corpus.documents[-1]
+    assert last.name.startswith(names[-1])
+  other = corpora.load(path, documents=kind, split=fractions)
+  assert other.provenance["sha256"] != corpus.provenance["sha256"]
+
+
+@pytest.mark.parametrize(
+  ("options", "message"),
+  [
+    ({"tokenizer": "word"}, "needs the tokenizer char or byte"),
+    ({"limit": 3}, "cannot be combined with --config.text.limit=3"),
+    ({"split": ("streams", 0.1, 0.1)}, "cannot be combined with --config.text.split=streams"),
+  ],
+)
+def test_separate_sources_that_cannot_be_used(tmp_path, options, message):
+  (tmp_path / "a.txt").write_text("ab\n" * 9)
+  path = str(tmp_path / "a.txt")
+  with pytest.raises(errors.UserError, match=f"valid_source=.*a.txt: {message}") as error:
+    corpora.load(path, valid_source=path, **options)
+  assert "\n" not in str(error.value)

@@ -26,7 +26,6 @@ MAX_TRAINING = 1 << 26  # maximum number of characters from which a vocabulary i
 MIN_PROGRESS = 5_000_000  # number of characters above which progress is shown
 _WORDS = ("positions.bin", "stops.bin", "words.bin")  # the fields of UnknownWords
 _NEWLINE = ord("\n")
-_ORDER = (0, 0)  # the key of the permutation that shuffles documents
 # The first bytes of files that are often mistaken for UTF-8 text, and their encodings or formats.
 _SIGNATURES = {
   codecs.BOM_UTF32_LE: "utf-32",
@@ -77,10 +76,9 @@ class _Documents(Sequence):
   They are in the order of their positions. A name is the file and the number of the document in it.
   """
 
-  def __init__(self, bounds: documents_lib.Bounds, names: Sequence[str], counts: Sequence[int]):
+  def __init__(self, bounds: documents_lib.Bounds, names: Sequence[str], counts, order):
     """`names` and `counts` are the name of each file, and the number of its documents."""
-    self._bounds, self._names, self._stops = bounds, names, np.cumsum(counts)
-    self._numbers = documents_lib.permutation(len(bounds.starts), *_ORDER)
+    self._bounds, self._names, self._stops, self._numbers = bounds, names, np.cumsum(counts), order
 
   def __len__(self) -> int:
     return len(self._bounds.starts)
@@ -105,6 +103,12 @@ class _Reader(NamedTuple):
   limit: int  # maximum number of characters; 0: no limit
   options: str  # see `load`
   documents: str  # one of documents_lib.KINDS
+  groups: list[int]  # number of files of each source
+
+  def totals(self, of_files: Sequence[int]) -> list[int]:
+    """Return the sum of numbers of files for each source."""
+    stops = np.cumsum([0, *of_files])[np.cumsum([0, *self.groups])]
+    return np.diff(stops).tolist()
 
   def points(self) -> Iterator[tuple[int, np.ndarray]]:
     """Yield (file number, code points as uint32 [n]) up to the limit.
@@ -246,6 +250,8 @@ def load(
   vocab_size: int | None = None,
   split: tuple[str, float, float] = ("tail", 0.05, 0.05),
   documents: str = "none",
+  valid_source: str = "",
+  test_source: str = "",
   known: tokenizers.Tokenizer | None = None,
   keeps: bool = False,
   options: str = "--config.text.",
@@ -264,7 +270,9 @@ def load(
   With `keeps`, a vocabulary of characters has those of `known` and of the text.
 
   `documents` divides the text into documents: see `documents.separate`. They are shuffled, always
-  in the same way, so that the splits do not depend on their order in the source.
+  in the same way, so that the splits do not depend on their order in the source. `valid_source` and
+  `test_source` are sources of a whole split. They follow the text of `source`, which then has no
+  such split.
 
   Raise UserError if the source is missing, unreadable or undecodable. `options` precedes the names
   of these arguments in messages; it begins with a dash if the user can set them as options.
@@ -285,12 +293,17 @@ def load(
       f"warning: {options}encoding={encoding} has no effect: the tokenizer {tokenizer} reads "
       "bytes, which are not decoded"
     )
-  resolved = sources.resolve(source)
+  held_out = {"valid": valid_source, "test": test_source}
+  held_out = {name: each for name, each in held_out.items() if each}
+  _check_held_out(held_out, tokenizer, limit, split[0], options)
+  joined = [sources.resolve(each) for each in (source, *held_out.values())]
+  resolved, groups = sources.join(joined), [len(each.files) for each in joined]
   parts: list[Any] = [_FORMAT, resolved.preparation, (tokenizer, encoding, newlines)]
   parts += [[file.sha256 for file in resolved.files]] + ([limit] if limit else [])
-  parts += [] if documents == "none" else [documents]
-  reader = _Reader(resolved, tokenizer, encoding, newlines, limit, options, documents)
+  parts += ([] if documents == "none" else [documents]) + ([groups] if held_out else [])
+  reader = _Reader(resolved, tokenizer, encoding, newlines, limit, options, documents, groups)
   settings: dict[str, Any] = {"encoding": encoding, "newlines": newlines}
+  settings |= {} if documents == "none" else {"documents": documents}
   build = _build
   if kind.is_trained:
     settings |= {"vocab_size": vocab_size, "split": list(split)}
@@ -327,11 +340,42 @@ def load(
     provenance |= {"tokens": len(entry.ids), "boundaries": entry.boundaries}
   if documents != "none":
     bounds = documents_lib.Bounds.of(entry.ids, entry.tokenizer.end_id)
-    named = _Documents(bounds, [file.name for file in resolved.files], entry.documents)
-    provenance["options"]["documents"] = documents
-    provenance["splits"] = documents_lib.split(bounds, *split)._asdict()
+    order = documents_lib.order(reader.totals(entry.documents))
+    named = _Documents(bounds, [file.name for file in resolved.files], entry.documents, order)
+  if documents != "none" or held_out:
+    provenance["splits"] = _divide(reader, entry, split, held_out)._asdict()
   content = entry.tokenizer, entry.ids, entry.unknown
   return Corpus(*content, resolved.name, named, provenance)
+
+
+def _divide(
+  reader: _Reader, entry: "_Entry", split: tuple[str, float, float], held_out: Iterable[str]
+) -> splits.Splits:
+  """Return the splits of a text of documents, or with the separate sources `held_out`."""
+  kind, *fractions = split
+  fractions = [0 if name in held_out else f for name, f in zip(("valid", "test"), fractions)]
+  sizes = reader.totals(entry.sizes)
+  if reader.documents == "none":
+    divided = splits.split(sizes[0], kind, *fractions)
+  else:
+    bounds = documents_lib.Bounds.of(entry.ids, entry.tokenizer.end_id)
+    count = reader.totals(entry.documents)[0]
+    divided = documents_lib.split(bounds.select(np.arange(count)), kind, *fractions)
+  edges = np.cumsum(sizes).tolist()
+  spans = map(splits.Span, edges, edges[1:])
+  return divided._replace(**{name: (span,) for name, span in zip(held_out, spans)})
+
+
+def _check_held_out(held_out, tokenizer: str, limit: int, split: str, options: str):
+  """Raise UserError if separate sources of splits do not fit the other arguments."""
+  for name, source in held_out.items():
+    option = f"{options}{name}_source={source}"
+    if tokenizers.is_trained(tokenizer):
+      raise errors.UserError(f"{option}: needs the tokenizer char or byte, not {tokenizer}")
+    if limit:
+      raise errors.UserError(f"{option}: cannot be combined with {options}limit={limit}")
+    if split == "streams":
+      raise errors.UserError(f"{option}: cannot be combined with {options}split=streams: use tail")
 
 
 def _key(parts: list[Any]) -> str:
@@ -392,16 +436,16 @@ def _build(reader: _Reader, key: str, known: tokenizers.Tokenizer | None = None)
     meta = {"alphabet": tokenizer.to_json(), "sizes": sizes}
     if end is not None:
       documents[0] -= 1  # the END before the first document
-      _shuffle(built / "ids.bin", tokenizer)
+      _shuffle(built / "ids.bin", tokenizer, reader.totals(documents))
       meta["documents"] = documents
     return _publish(reader, built, meta)
 
 
-def _shuffle(path: pathlib.Path, tokenizer: tokenizers.Tokenizer):
-  """Shuffle the documents in a file of ids."""
+def _shuffle(path: pathlib.Path, tokenizer: tokenizers.Tokenizer, counts: list[int]):
+  """Shuffle the documents in a file of ids; see `documents.order` for `counts`."""
   ids = np.memmap(path, tokenizer.dtype, mode="r")
   bounds = documents_lib.Bounds.of(ids, tokenizer.end_id)
-  order = documents_lib.permutation(len(bounds.starts), *_ORDER)
+  order = documents_lib.order(counts)
   shuffled = path.with_name("shuffled.bin")
   with open(shuffled, "wb") as file:
     file.write(ids[:1].data)
@@ -570,8 +614,8 @@ def is_valid_layout(provenance: dict[str, Any]) -> bool:
   spans = [divided[name] for name in splits.Splits._fields]
   if not all(map(_are_pairs, spans)):
     return False
-  edges = [edge for pairs in spans for pair in pairs for edge in pair]
-  return edges == sorted(edges) and min(edges, default=0) >= 0
+  edges = [[edge for pair in pairs for edge in pair] for pairs in spans]
+  return all(each == sorted(each) and min(each, default=0) >= 0 for each in edges)
 
 
 def _are_pairs(value) -> bool:

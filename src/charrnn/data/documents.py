@@ -122,6 +122,15 @@ def permutation(count: int, *key: int) -> np.ndarray:
   return np.argsort(bits, kind="stable")
 
 
+def order(counts: Sequence[int]) -> np.ndarray:
+  """Return the order of all documents that shuffles those of each source among themselves.
+
+  `counts` are the numbers of documents of the sources, which follow one another.
+  """
+  firsts = np.cumsum([0, *counts])
+  return np.concatenate([first + permutation(n, 0, 0) for first, n in zip(firsts, counts)])
+
+
 def split(bounds: Bounds, kind: str, valid: float, test: float) -> splits.Splits:
   """Return the splits of a text of D documents, in the order training, validation and test.
 

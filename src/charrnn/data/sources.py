@@ -15,7 +15,7 @@ import shutil
 import sysconfig
 import urllib.parse
 import urllib.request
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 from charrnn import errors, process, runtime
@@ -55,6 +55,28 @@ class Source:
     """Return the prepared bytes of one file in blocks."""
     blocks = downloads.blocks(file.path, file.size)
     return blocks if self.prepare is None else iter([self.prepare(b"".join(blocks))])
+
+
+@dataclasses.dataclass(frozen=True)
+class Joined(Source):
+  """Several sources, one after another."""
+
+  parts: tuple[Source, ...] = ()
+
+  def blocks(self, file: downloads.File) -> Iterator[bytes]:
+    return next(part for part in self.parts if file in part.files).blocks(file)
+
+
+def join(parts: Sequence[Source]) -> Source:
+  """Return several sources as one, with the name and the facts of the first."""
+  first, *others = parts
+  if not others:
+    return first
+  listed = tuple(file for part in parts for file in part.files)
+  preparation = sum(part.preparation << 8 * n for n, part in enumerate(parts))
+  return Joined(
+    first.name, first.kind, listed, first.facts, preparation=preparation, parts=tuple(parts)
+  )
 
 
 def names() -> dict[str, str]:

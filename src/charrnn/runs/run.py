@@ -225,7 +225,12 @@ class Run:
     mode = downloads.Mode.MISSING if is_allowed else downloads.Mode.NONE
     try:
       with downloads.mode(mode):
-        corpus = load_corpus(self.config, source, known=self.tokenizer, options="text.")
+        names = {
+          f"text.{name}_source": self.config.text[f"{name}_source"] for name in ("valid", "test")
+        }
+        found = {name: sources.locate(each, folders) for name, each in names.items() if each}
+        config = config_lib.replace(self.config, found) if found else self.config
+        corpus = load_corpus(config, source, known=self.tokenizer, options="text.")
     except errors.UserError as error:
       remedy = "or set --corpus to the path of the text"
       raise errors.UserError(f"cannot load the corpus of {self.path}: {error}; {remedy}") from error
@@ -459,7 +464,7 @@ def load_corpus(config, source: str | None = None, **options) -> corpora.Corpus:
 
   See corpora.load for the options.
   """
-  names, text = ("limit", "vocab_size", "documents"), config.text
+  names, text = ("limit", "vocab_size", "documents", "valid_source", "test_source"), config.text
   settings = text_settings(config) | {name: text[name] for name in names}
   settings["split"] = (text.split, text.valid_fraction, text.test_fraction)
   settings["keeps"] = text.vocabulary == "init_from"

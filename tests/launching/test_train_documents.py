@@ -101,6 +101,14 @@ def test_the_result_does_not_depend_on_the_number_of_devices():
   jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), two, one)
 
 
+def test_separate_sources_of_splits(main, names, command, tmp_path, folder, monkeypatch):
+  (folder / "held.txt").write_text("abc\nccc\n")
+  run = train(main, tmp_path / "run", *FIELDS, "text.test_source=held.txt")
+  monkeypatch.chdir(tmp_path)  # The names are relative to the folder of the launch.
+  result = command("eval", run, "--split=test", "--per-document", "--json")
+  assert sorted(each["text"] for each in result.json["documents"]) == ["abc", "ccc"]
+
+
 @pytest.mark.parametrize(
   ("fields", "message"),
   [
