@@ -13,6 +13,8 @@ pytestmark = pytest.mark.trial(9)
 OTHER = {  # values of text fields without choices, and of fields with few valid values
   "init_from": "other",
   "text.source": "same.txt",
+  "text.valid_source": "same.txt",
+  "text.test_source": "same.txt",
   "text.encoding": "latin-1",
   "text.limit": 900,
   "model.order": 3,

@@ -48,7 +48,10 @@ def run(
       locks.enter_context(lock.hold(workdir))
     for folder in (workdir, workdir / "samples"):
       files.remove_temporary(folder)
-    stored = _stored_config(workdir)
+    stored, changes = _stored_config(workdir), {}
+    if stored:  # A change that is refused may also change the corpus, so it is reported first.
+      filled = config_lib.fill(line.config, stored)
+      changes = config_lib.check_resumable(stored, config_lib.to_json(filled))
     line, known = _vocabulary(line, workdir, stored)
     corpus = load_corpus(line, known)
     line = line._replace(config=config_lib.fill(line.config, _vocab_size(corpus)))
@@ -64,12 +67,11 @@ def run(
 
     programs.check_sample(line.config, corpus.tokenizer)
     newest = max(checkpoints.steps(workdir / "checkpoints"), default=-1)
-    changes, last = {}, math.inf
+    last = math.inf
     with runtime.together(newest):
       if distributed and loop.is_main():
         locks.enter_context(lock.hold(workdir))
       if stored:
-        changes = config_lib.check_resumable(stored, config_lib.to_json(line.config))
         run_lib.Run(workdir).check_corpus(corpus)
         last = _last_step(stored, line.config, corpus) if is_trained else last
     if changes:
