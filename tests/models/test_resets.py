@@ -18,7 +18,9 @@ KINDS = {
   "rotary": {"cell": "transformer", "heads": 2, "context": 6},
   "learned": {"cell": "transformer", "heads": 2, "context": 6, "positions": "learned"},
 }
-RECURRENT = [kind for kind in KINDS if KINDS[kind]["cell"] != "transformer"]
+LONG = ("rnn", "bfloat16", "learned")
+CASES = [pytest.param(kind, marks=pytest.mark.long if kind in LONG else ()) for kind in KINDS]
+RECURRENT = [case for case in CASES if KINDS[case.values[0]]["cell"] != "transformer"]
 
 
 def _make(kind, reset_id=RESET):
@@ -49,7 +51,7 @@ def _alone(model, params, ids_T):
   return np.concatenate([_run(model, params, part[:, None], [])[:, 0] for part in parts])
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", CASES)
 def test_a_document_among_others_is_read_as_if_it_were_alone(kind):
   model, plain, ids_TxB = _make(kind), _make(kind, None), _ids()
   params = model.init(jax.random.key(0))
@@ -59,7 +61,7 @@ def test_a_document_among_others_is_read_as_if_it_were_alone(kind):
     np.testing.assert_allclose(_run(model, params, ids_TxB, cuts), expected, atol=tolerance)
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", CASES)
 def test_nothing_passes_from_a_document_to_the_next(kind):
   """Neither an output nor a gradient depends on the documents before."""
   model = _make(kind)
