@@ -126,7 +126,10 @@ def test_errors(fields, message):
 
 
 def test_commands_that_do_not_support_documents_say_so(run, command):
-  for arguments in (("eval", run, "--errors"), ("ngrams", run), ("eval", run, "--state=carried")):
+  export = ("export", run, run.parent / "page.html")
+  for arguments in (
+    *(("eval", run, "--errors"), ("eval", run, "--state=carried"), ("ngrams", run), export),
+  ):
     result = command(*arguments)
     assert result.code == 2 and "documents" in result.err and result.err.count("\n") == 1
   assert run_lib.Run.open(run).status == "finished"

@@ -115,6 +115,11 @@ def run(args):
   config = loaded.config
   opened = [loaded, *(run_lib.Run.open(path, fetch=args.fetch) for path in args.others)]
   _check_mixture(args, opened)
+  if args.state and loaded.tokenizer.end_id is not None:
+    raise errors.UserError(
+      f"--state={args.state}: the state is always reset between the documents of {args.run} "
+      f"(text.documents={config.text.documents}): omit --state"
+    )
   if args.errors and config.text.documents != "none":
     raise errors.UserError(
       f"--errors: does not support documents (text.documents={config.text.documents}): omit it"
@@ -129,11 +134,6 @@ def run(args):
     content = loaded.encode_file(path, skips=args.unknown == "skip")
     documents.append((path, content.first(args.characters)))
   run_lib.use_devices(loaded, args.streams or config.eval_streams)
-  if args.state and loaded.tokenizer.end_id is not None:
-    raise errors.UserError(
-      f"--state={args.state}: the state is always reset between the documents of {args.run} "
-      f"(text.documents={config.text.documents}): omit --state"
-    )
   model, params = _model(args, [each.load() for each in opened])
   corpus = loaded.corpus() if args.errors or not documents else None
   has_ends = loaded.tokenizer.end_id is not None
