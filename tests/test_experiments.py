@@ -28,7 +28,7 @@ VARIANTS = {
   "reference": ["", "smoke"],
   "seeds": ["", "20"],
   "shakespeare": ["", "smoke", "blog", "cells"],
-  "tinyshakespeare": ["charrnn", "nanogpt"],
+  "tinyshakespeare": ["charrnn", "record_short"],
 }
 EACH = [(name, variant) for name, variants in VARIANTS.items() for variant in variants]
 SWEEPS = [
