@@ -33,13 +33,14 @@ def test_readme_commands_run_in_order(tmp_path):
 
 
 def test_readme_is_short():
-  assert len(pages.README.read_text().splitlines()) <= 156
+  assert len(pages.README.read_text().splitlines()) <= 160
 
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_command_parses(command, monkeypatch):
   monkeypatch.chdir(pages.ROOT)
-  words = shlex.split(command.replace("$'", "'"), comments=True)
+  command = re.sub(r" > \S+$", "", command.replace("$'", "'"))  # without a redirection
+  words = shlex.split(command, comments=True)
   if words[0] == "charrnn":
     cli.parser(words[1]).parse_args(words[2:])
   else:

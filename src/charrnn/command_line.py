@@ -150,7 +150,8 @@ def _fields(argv: Sequence[str]) -> list[str]:
 def _check(path: str, argv: Sequence[str]):
   """Raise UserError if the experiment file or an overridden field does not exist."""
   if not os.path.isfile(path):
-    paths = experiment_files() or experiment_files(process.launching_folder())
+    folder = process.launching_folder()  # Its files are found by their names in any folder.
+    paths = experiment_files() or [os.path.relpath(own, folder) for own in experiment_files(folder)]
     remedy = f"use one of {', '.join(paths)}" if paths else "check the path"
     raise errors.UserError(f"no experiment file {path}: {remedy}")
   for field in _fields(argv):

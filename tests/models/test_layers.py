@@ -78,7 +78,7 @@ def test_memory_of_the_backward_pass():
   state = cells.LSTMState(*jnp.zeros((2, B, H)))
   for dtype, width in (("float32", 4), ("bfloat16", 2)):
     _, saved = jax.eval_shape(
-      functools.partial(layers._forward, cell, jnp.dtype(dtype)), params, state, x
+      functools.partial(layers._forward, cell, jnp.dtype(dtype)), params, state, x, None
     )
     of_steps = [leaf for leaf in jax.tree.leaves(saved) if leaf.shape[0] == T and leaf is not x]
     size = sum(leaf.size * leaf.dtype.itemsize for leaf in of_steps)

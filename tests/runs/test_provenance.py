@@ -163,7 +163,7 @@ def test_initial_weights_are_recorded(main, whole, tmp_path, capsys):
   source = shutil.copytree(whole, tmp_path / "source")
   arguments = ("--config=tiny.py", f"--config.init_from={source}", "--config.max_steps=1")
   main(*arguments, f"--workdir={tmp_path / 'run'}")
-  assert "the learning rate starts from its peak, 0.01, as for" in capsys.readouterr().err
+  assert "rate      0.01 at the peak;" in capsys.readouterr().err
   weights = files.read_json(tmp_path / "run" / "run.json")["weights"]
   losses = checkpoints.losses(source / "checkpoints")
   assert weights == run_lib.Run(source).weights and weights["step"] == checkpoints.best(losses)
