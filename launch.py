@@ -26,8 +26,8 @@
                of slurm() in the experiment file
 --parallel     maximum number of trials that run in parallel and share the cores and devices
                (default: 1)
---time_limit   number of minutes in which this launch of a run saves and exits with code 75, or in
-               which all launches of a trial of a sweep do; at least one step is made
+--time_limit   maximum minutes of this launch of a run, which then saves and exits with code 75, or
+               of all launches of a trial of a sweep together; at least one step is made
 --dry_run      print the commands of the trials without running them
 
 Exit codes: 0: finished; 1: a trial of the sweep failed; 2: an error, or training diverged; 75:

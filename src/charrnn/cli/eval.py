@@ -248,7 +248,7 @@ def _split(run, corpus, args) -> Text:
     if remaining > 0:
       truncated.append((start, min(stop, start + remaining)))
     remaining -= stop - start
-  starts = [0]  # The model starts anew at END, from which it predicts the first token.
+  starts = [0]  # The model is reset at END, from which it predicts the first token.
   if corpus.tokenizer.end_id is None:
     starts = [document.start for document in corpus.documents]
   return Text(corpus, [(f"{name} ({kind} split)", truncated)], starts)

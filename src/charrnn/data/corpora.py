@@ -106,7 +106,7 @@ class _Reader(NamedTuple):
   groups: list[int]  # number of files of each source
 
   def totals(self, of_files: Sequence[int]) -> list[int]:
-    """Return the sum of numbers of files for each source."""
+    """Return the sum of the numbers of each source."""
     stops = np.cumsum([0, *of_files])[np.cumsum([0, *self.groups])]
     return np.diff(stops).tolist()
 

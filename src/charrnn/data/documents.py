@@ -1,7 +1,7 @@
 """Documents: a text that is divided into short texts, each of which ends with the token END.
 
 The ids of such a text begin with END, and every document follows an END and ends with one. A model
-that starts anew whenever it reads END predicts each token from its own document alone.
+that is reset whenever it reads END predicts each token from its own document alone.
 """
 
 import re

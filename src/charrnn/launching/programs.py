@@ -101,7 +101,7 @@ def _train(job, defaults, watch) -> int:
     identity=job.identity,
   )
   _announce(job, defaults, trainer)
-  # A run that is resumed usually does not need the source of its initial weights any more.
+  # A run that is resumed usually no longer needs the source of its initial weights.
   source = functools.cache(lambda: weights.open_source(config.init_from))
 
   def init_params(fresh):

@@ -24,7 +24,7 @@ def run(
   """Train or count the model of a command line in `workdir`, or resume it; return the exit code.
 
   `rollback`: when training diverges, return to the best checkpoint with a lower learning rate.
-  `time_limit`: the number of minutes from the start of the process in which it saves and ends.
+  `time_limit`: the minutes from the start of the process within which the run saves and ends.
   Errors in the command line are reported before JAX compiles anything.
   """
   run_lib.check_workdir(workdir)
@@ -83,7 +83,7 @@ def run(
 
 
 def _vocabulary(line, workdir, stored):
-  """Return (line, known): the command line, and the tokenizer of which corpora.load makes use.
+  """Return (line, known): the command line, and the tokenizer that corpora.load uses.
 
   It is that of the run in `workdir` or of the source of the initial weights. The size of a trained
   vocabulary, which the command line may not repeat, is filled in.

@@ -24,13 +24,13 @@ from charrnn.runs.status import RunStatus
 
 PROJECT = "charrnn"  # the default project of Weights & Biases, and experiment of MLflow
 ID_TAG = "charrnn.id"  # the tag of MLflow by which a resumed run is found
-MAX_WAIT = 60.0  # maximum seconds at the end of training in which a service receives the metrics
+MAX_WAIT = 60.0  # maximum seconds to wait at the end of training until a service has the metrics
 MAX_PARAMETERS = 100  # maximum number of parameters in a request to MLflow
 MAX_VALUE = 500  # maximum number of characters of a parameter
 
 
 class TrackedRun(NamedTuple):
-  """What the trackers know about a run."""
+  """The facts about a run that trackers use."""
 
   workdir: pathlib.Path
   config: dict[str, Any]  # the resolved config as JSON
@@ -71,7 +71,7 @@ class Tracker(Protocol):
     """Receive the values of a step by name."""
 
   def finish(self, status: RunStatus):
-    """Receive how the training ended, and write everything."""
+    """Receive the run status, and write everything."""
 
 
 class Log:

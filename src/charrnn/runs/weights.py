@@ -213,10 +213,10 @@ def _open_npz(path, stack):
   header, meta = names.pop(META, None), {}
   if header:
     if not header.dtype.startswith("str") or header.shape or header.bytes > MAX_META:
-      raise ValueError("the metadata is no text")
+      raise ValueError("the metadata is not text")
     meta = files.parse_json(str(header.read()).encode())
     if not isinstance(meta, dict):
-      raise ValueError("the metadata is no object")
+      raise ValueError("the metadata is not an object")
   return names, {name: meta[name] for name in _META if name in meta}
 
 
@@ -239,7 +239,7 @@ def _read_member(archive, info) -> np.ndarray:
 def from_torch(
   path: str, arrays: Mapping[str, np.ndarray]
 ) -> tuple[dict[str, Any], checkpoints.Tree]:
-  """Return the fields of config.model and the parameters that arrays of PyTorch modules stand for.
+  """Return the fields of config.model and the parameters for arrays of PyTorch modules.
 
   The names are `lstm.` (or `gru.`, `rnn.`), `head.` and, if there is one, `embed.`, followed by the
   names in the state dicts of torch.nn.LSTM (or GRU, RNN), Linear and Embedding. The matrices of

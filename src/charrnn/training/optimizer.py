@@ -24,7 +24,7 @@ class Entry(NamedTuple):
 
   function: Callable
   fields: frozenset[str]
-  # (config section, steps) -> how many first steps of a schedule do not depend on `steps`
+  # (config section, steps) -> how many initial steps of a schedule do not depend on `steps`
   stable: Callable[[Any, int], float]
 
 
@@ -153,7 +153,7 @@ def schedule(
 
 
 def stable_steps(c: ml_collections.ConfigDict, steps: int) -> float:
-  """Return how many first steps of a schedule do not depend on `steps`, the length of training.
+  """Return how many initial steps of a schedule do not depend on `steps`, the length of training.
 
   A run can be extended or shortened from the checkpoint of such a step.
   """
