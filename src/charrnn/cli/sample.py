@@ -71,7 +71,7 @@ EXCLUDED = {  # options that cannot be combined with a mode
   "interactive": ("beam", "num", "json", "out", "distinct", "novel", "draws"),
   "beam": ("temperature", "top_k", "top_p", "seed", "distinct", "novel", "draws"),
 }
-LONG_PROMPT = 4096  # number of tokens of a prompt above which the progress of reading it is shown
+LONG_PROMPT = 4096  # minimum tokens of a prompt for which the progress of reading it is shown
 MIN_EFFECTIVE = 10  # smallest effective sample size of a reliable estimate
 LINES = "samples.jsonl"
 MARK = "> "  # prompt for input on a terminal

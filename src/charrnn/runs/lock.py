@@ -35,7 +35,7 @@ def hold(
       _lock(workdir, file.fileno(), folder, remedy)
     else:
       console.say(
-        f"warning: this system has no file locks: let no other process write to {workdir} meanwhile"
+        f"warning: this system has no file locks: do not start another process in {workdir}"
       )
     try:
       files.check_tree(workdir, recursive=not is_sweep)

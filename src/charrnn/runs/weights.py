@@ -177,7 +177,8 @@ def _check_headers(path, names: Mapping[str, _Header]):
   total = sum(header.bytes for header in names.values())
   if total > (free := runtime.free_memory()):
     raise errors.UserError(
-      f"{path} needs {total / 1e9:.1f} GB of memory, but only {free / 1e9:.1f} GB are free"
+      f"{path} needs {total / 1e9:.1f} GB of memory, but only {free / 1e9:.1f} GB are free: "
+      "free memory, or use a smaller network"
     )
 
 

@@ -300,7 +300,7 @@ class Trainer:
   ) -> tuple[steps.TrainState, bool]:
     """Train until the end, a signal or a time limit; return the state and whether it was stopped.
 
-    `end` is the time limit, on the clock of time.monotonic. At least one step is made before it.
+    `end` is the time limit, on the clock of time.monotonic. At least one step is made in any case.
     `on_first_step` is called when the first step is done. `on_rollback` is called with a record of
     each rollback and its number, which begins at 1. `trackers` receive a copy of the metrics; only
     those of the main process are used.
