@@ -57,6 +57,11 @@ def test_a_resumed_run_and_the_scores_and_samples_of_documents(main, command, na
   again = command("eval", run, backwards, "--per-document", "--json").json
   nats = [[each["nats"] for each in some] for some in (scored, again["documents"][::-1])]
   np.testing.assert_allclose(*nats, rtol=1e-3)
+  twice = command("eval", run, backwards, backwards, "--per-document", "--json").json
+  assert [each["text"] for each in twice["documents"]] == 2 * [
+    each["text"] for each in again["documents"]
+  ]
+  assert command("export", run, tmp_path / "page.html").code == 0
   loaded = charrnn.load(run)
   assert loaded.score(scored[0]["text"]).nats.shape == (scored[0]["tokens"] - 1,)
   assert loaded.states("ab")["layer_0"]["h"].shape == (2, 8)
@@ -126,7 +131,7 @@ def test_errors(fields, message):
 
 
 def test_commands_that_do_not_support_documents_say_so(run, command):
-  export = ("export", run, run.parent / "page.html")
+  export = ("export", run, run.parent / "network.onnx")
   for arguments in (
     *(("eval", run, "--errors"), ("eval", run, "--state=carried"), ("ngrams", run), export),
   ):

@@ -261,6 +261,11 @@ def test_a_run_downloads_nothing_unless_asked(a, source):
   for options in ({"fetch": True}, {"corpus": source}):
     with pytest.raises(errors.UserError, match="Connection refused"):
       opened(a, source, **options).corpus()
+  # --corpus names only the text, so it does not allow to download the others.
+  run = opened(a, "gone.txt", corpus=str(run_lib.Run.open(a).config.text.source))
+  run.__dict__["config"] = config_lib.replace(run.config, {"text.valid_source": source})
+  with pytest.raises(errors.UserError, match=r"nothing is downloaded for a run directory.*--fetch"):
+    run.corpus()
 
 
 @pytest.mark.parametrize(

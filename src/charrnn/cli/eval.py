@@ -303,8 +303,9 @@ def _documents(text: Text, corpus, scores: list) -> list[dict[str, Any]]:
     elif end_id is None:
       found.append([(name, *span) for span in spans])
     else:
-      bounds = documents_lib.Bounds.of(text.ids, end_id).within(spans)
-      pairs = enumerate(zip(*(each.tolist() for each in bounds)), 1)
+      ((first, last),) = spans  # A FILE begins with END, which belongs to no document.
+      bounds = documents_lib.Bounds.of(text.ids[first:last], end_id)
+      pairs = enumerate(zip(*((first + each).tolist() for each in bounds)), 1)
       found.append([(f"{name}:{n}", *span) for n, span in pairs])
   for documents, each in zip(found, scores):
     totals = np.concatenate([[0.0], np.cumsum(np.where(each.is_scored, each.nats, 0), dtype=float)])

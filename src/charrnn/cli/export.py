@@ -53,10 +53,10 @@ def run(args):
   if out.exists() and not args.force:
     raise errors.UserError(f"{out} exists: use --force to replace it")
   opened = run_lib.Run.open(args.run, args.step)
-  if WRITERS[out.suffix] is not _write_weights and opened.config.text.documents != "none":
+  if out.suffix == ".onnx" and opened.config.text.documents != "none":
     raise errors.UserError(
-      f"{out}: {args.run} was trained on documents, and {out.suffix} files do not reset the state "
-      "between them: use .npz or .safetensors"
+      f"{out}: {args.run} was trained on documents, and .onnx files do not reset the state between "
+      "them: use .html, .npz or .safetensors"
     )
   run_lib.use_cpu()
   WRITERS[out.suffix](opened, out)

@@ -59,7 +59,7 @@ Many short texts (--distinct and --novel): Texts are sampled in parallel until -
 selected, but at most --draws. They are printed one per line; a line end in a text becomes \\n.
 Without documents (text.documents), end them with --stop or --length. A text that is a whole
 document is novel if no training document is the same. Any other is novel if the training split does
-not contain it anywhere. A text includes the prompt, unless there is --no-echo.
+not contain it anywhere. A text includes the prompt, also with --no-echo.
 
 Sessions (--interactive): The model reads lines from a terminal or a pipe. After each line it writes
 up to and including --stop (default: an empty line), but at most --length tokens. It remembers
@@ -261,7 +261,7 @@ def _write(args, source, prompt_ids, options, paths, training, say):
 
   options["reading"] = _reading(args, len(prompt_ids), progress, begin)
   has_stop = args.stop is not None
-  selected = selection.Selection(args.distinct, training, prompt=echo, has_stop=has_stop)
+  selected = selection.Selection(args.distinct, training, prompt=prompt, has_stop=has_stop)
   if is_selecting:
     options |= {"draws": args.draws, "watch": watch, "progress": update}
     samples = selected.sample(source, prompt_ids, **options)

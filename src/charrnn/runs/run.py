@@ -221,14 +221,14 @@ class Run:
     launches = self.origin["launches"]
     folders = [launch["directory"] for launch in launches[::-1] if "directory" in launch]
     source = self._source or sources.locate(self.config.text.source, folders)
-    is_allowed = self._fetch or self._source is not None
+    names = ("text.valid_source", "text.test_source")
+    others = {name: self.config[name] for name in names if self.config[name]}
+    # A path in --corpus is the user's, but the other sources are from the run directory.
+    is_allowed = self._fetch or (self._source is not None and not others)
     mode = downloads.Mode.MISSING if is_allowed else downloads.Mode.NONE
     try:
       with downloads.mode(mode):
-        names = {
-          f"text.{name}_source": self.config.text[f"{name}_source"] for name in ("valid", "test")
-        }
-        found = {name: sources.locate(each, folders) for name, each in names.items() if each}
+        found = {name: sources.locate(each, folders) for name, each in others.items()}
         config = config_lib.replace(self.config, found) if found else self.config
         corpus = load_corpus(config, source, known=self.tokenizer, options="text.")
     except errors.UserError as error:

@@ -225,7 +225,7 @@ class TensorBoard:
 @contextlib.contextmanager
 def _without_torch() -> Iterator[None]:
   """Hide PyTorch: tensorboardX imports it if it is installed, which takes seconds and may fail."""
-  if "torch" in sys.modules:
+  if "torch" in sys.modules or "tensorboardX" in sys.modules:
     yield
     return
   sys.modules["torch"] = None  # An import raises ImportError, which tensorboardX handles.

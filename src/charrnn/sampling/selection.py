@@ -44,8 +44,11 @@ class Training(NamedTuple):
     return cls(texts, frozenset(corpus.text(start, stop - 1) for _, start, stop in bounds))
 
   def contains(self, text: str, is_complete: bool) -> bool:
-    """Return whether a text is in the training text. A complete one must be a whole document."""
-    if is_complete and self.documents is not None:
+    """Return whether a text is in the training text. A complete one must be a whole document.
+
+    The empty text always is.
+    """
+    if text and is_complete and self.documents is not None:
       return text in self.documents
     return any(text in each for each in self.texts)
 

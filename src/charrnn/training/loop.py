@@ -384,7 +384,7 @@ class Trainer:
       if previous is not None:
         self._record(step - 1, previous, first)
       previous = out
-      interrupted = self._is_interrupted(stop, step)
+      interrupted = step < self.steps and self._is_interrupted(stop, step)
       evaluates = step % self.config.eval_every == 0 or step == self.steps
       every = self.config.checkpoint_every
       saves = (every and step % every == 0) or step == self.stable_steps
