@@ -357,11 +357,8 @@ def check(config: config_dict.ConfigDict, overrides: Container[str] = ()):
     raise errors.UserError(
       f"--config.remat={config.remat}: must divide --config.window={config.window}"
     )
-  if config.text.documents != "none" and not _kind(config.model.cell).has_gradient:
-    raise errors.UserError(
-      f"--config.text.documents={config.text.documents}: the model {config.model.cell} cannot be "
-      "reset between documents: use none, or another model"
-    )
+  if config.text.documents != "none":
+    _check_documents(config)
   used = used_fields(config)
   for name, field in BY_NAME.items():
     if name not in used and (name in overrides or config[name] != field.default):
@@ -380,9 +377,25 @@ def _check_text(text: config_dict.ConfigDict):
       "vocabulary depends on the split: use tail or middle"
     )
   tokenizers.check_documents(text.tokenizer, text.documents)
-  if text.documents != "none" and text.split == "streams":
+
+
+def _check_documents(config: config_dict.ConfigDict):
+  """Raise UserError for fields that do not fit a text that is divided into documents."""
+  documents, split, unroll = config.text.documents, config.text.split, config.model.unroll
+  if not _kind(config.model.cell).has_gradient:
     raise errors.UserError(
-      f"--config.text.split=streams: cuts documents (text.documents={text.documents}): use tail"
+      f"--config.text.documents={documents}: the model {config.model.cell} cannot be reset between "
+      "documents: use none, or another model"
+    )
+  if split != "tail":
+    raise errors.UserError(
+      f"--config.text.split={split}: does not apply to documents, which are shuffled and then "
+      f"split (text.documents={documents}): use tail"
+    )
+  if unroll not in ("auto", "scan"):
+    raise errors.UserError(
+      f"--config.model.unroll={unroll}: cannot reset the state between documents (text.documents="
+      f"{documents}): use auto or scan"
     )
 
 

@@ -119,7 +119,9 @@ def test_separate_sources_of_splits(main, names, command, tmp_path, folder, monk
   [
     ({"text.documents": "line"}, "did you mean lines?"),
     ({"text.documents": "lines", "text.tokenizer": "bpe"}, "only for the tokenizers char and byte"),
-    ({"text.documents": "lines", "text.split": "streams"}, "cuts documents"),
+    ({"text.documents": "lines", "text.split": "streams"}, "does not apply to documents"),
+    ({"text.documents": "lines", "text.split": "middle"}, "does not apply to documents"),
+    ({"text.documents": "lines", "model.unroll": "native"}, "cannot reset the state"),
     ({"text.documents": "lines", "model.cell": "ngram", "model.order": 3}, "cannot be reset"),
   ],
 )

@@ -2,10 +2,11 @@
 
 import argparse
 import json
+import pathlib
 from collections.abc import Iterable
 from typing import Any
 
-from charrnn import console
+from charrnn import console, errors
 
 
 def add_run(parser: argparse.ArgumentParser):
@@ -51,6 +52,17 @@ def show(args: argparse.Namespace, data: dict[str, Any], lines: Iterable[str]):
     print(json.dumps(data))
   else:
     console.show(lines)
+
+
+def add_force(parser: argparse.ArgumentParser, name: str):
+  """Add --force, with which `check_new` accepts an output file that exists."""
+  parser.add_argument("--force", action="store_true", help=f"replace {name} if it exists")
+
+
+def check_new(out: pathlib.Path, force: bool):
+  """Raise UserError if an output file exists, unless there is --force."""
+  if out.exists() and not force:
+    raise errors.UserError(f"{out} exists: use --force to replace it")
 
 
 def add_out(parser: argparse.ArgumentParser, text: str):

@@ -42,7 +42,7 @@ def add_arguments(parser):
     "out", metavar="OUT", help="output file, *.safetensors, *.npz, *.onnx or *.html"
   )
   arguments.add_step(parser)
-  parser.add_argument("--force", action="store_true", help="replace OUT if it exists")
+  arguments.add_force(parser, "OUT")
 
 
 def run(args):
@@ -50,8 +50,7 @@ def run(args):
   if out.suffix not in WRITERS:
     raise errors.UserError(f"{out}: the name must end in {' or '.join(WRITERS)}")
   files.check_output(out)
-  if out.exists() and not args.force:
-    raise errors.UserError(f"{out} exists: use --force to replace it")
+  arguments.check_new(out, args.force)
   opened = run_lib.Run.open(args.run, args.step)
   if out.suffix == ".onnx" and opened.config.text.documents != "none":
     raise errors.UserError(

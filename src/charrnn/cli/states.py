@@ -36,15 +36,14 @@ def add_arguments(parser):
   arguments.add_step(parser)
   text = "read only the first N characters (tokens, if they are not characters) of FILE"
   add("--characters", metavar="N", type=int, help=text)
-  add("--force", action="store_true", help="replace F if it exists")
+  arguments.add_force(parser, "F")
 
 
 def run(args):
   out, count = pathlib.Path(args.out), args.characters
   arrays.check_output(out, "--out")
   errors.check("--characters", count, count is None or count >= 1, "must be at least 1")
-  if out.exists() and not args.force:
-    raise errors.UserError(f"{out} exists: use --force to replace it")
+  arguments.check_new(out, args.force)
   if out.resolve() == pathlib.Path(args.file).resolve():
     raise errors.UserError(f"--out={out}: is also the text to read: use another name")
   opened = run_lib.Run.open(args.run, args.step)
