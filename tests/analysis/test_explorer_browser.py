@@ -6,7 +6,7 @@ import re
 import browser as browser_lib
 import made_up
 import pytest
-from browser import expect
+from browser import BRIGHTNESS, expect
 
 from charrnn.analysis import explorer
 
@@ -307,19 +307,13 @@ def test_another_unit_changes_only_the_classes_of_visible_rows(opened):
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_light_dark_and_print_colors(opened, tmp_path, scheme):
   page = opened(color_scheme=scheme)
-  brightness = """() => {
-    const canvas = new OffscreenCanvas(1, 1).getContext("2d");
-    canvas.fillStyle = getComputedStyle(document.body).backgroundColor;
-    canvas.fillRect(0, 0, 1, 1);
-    return canvas.getImageData(0, 0, 1, 1).data[0];
-  }"""
   page.screenshot(path=tmp_path / f"{scheme}.png")
-  assert (page.evaluate(brightness) > 128) == (scheme == "light")
+  assert (page.evaluate(BRIGHTNESS) > 128) == (scheme == "light")
   page.keyboard.press("d")
   page.screenshot(path=tmp_path / f"{scheme}-switched.png")
-  assert (page.evaluate(brightness) > 128) == (scheme == "dark")
+  assert (page.evaluate(BRIGHTNESS) > 128) == (scheme == "dark")
   page.emulate_media(media="print")
-  assert page.evaluate(brightness) == 255
+  assert page.evaluate(BRIGHTNESS) == 255
   assert page.locator("#view-findings").is_visible() and not page.locator(".chooser").is_visible()
 
 

@@ -8,7 +8,7 @@ import made_up
 import numpy as np
 import pytest
 import writers
-from browser import NEEDS_CHROMIUM, expect, launch, pages
+from browser import BRIGHTNESS, NEEDS_CHROMIUM, expect, launch, pages
 
 from charrnn.analysis import writer
 from charrnn.sampling import clamps, sampler
@@ -317,15 +317,9 @@ def test_the_keyboard_operates_the_page(opened):
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_light_and_dark_colors(opened, scheme):
   page = opened(writers.run("rnn"), color_scheme=scheme)
-  brightness = """() => {
-    const canvas = new OffscreenCanvas(1, 1).getContext("2d");
-    canvas.fillStyle = getComputedStyle(document.body).backgroundColor;
-    canvas.fillRect(0, 0, 1, 1);
-    return canvas.getImageData(0, 0, 1, 1).data[0];
-  }"""
-  assert (page.evaluate(brightness) > 128) == (scheme == "light")
+  assert (page.evaluate(BRIGHTNESS) > 128) == (scheme == "light")
   page.keyboard.press("d")
-  assert (page.evaluate(brightness) > 128) == (scheme == "dark")
+  assert (page.evaluate(BRIGHTNESS) > 128) == (scheme == "dark")
 
 
 def test_the_page_is_never_wider_than_the_screen(opened):

@@ -19,6 +19,13 @@ ARGUMENTS = [
 ]
 TIMEOUT = 10_000  # ms
 expect = sync_api.expect
+# JavaScript that returns the red component of the background, 0 to 255.
+BRIGHTNESS = """() => {
+  const canvas = new OffscreenCanvas(1, 1).getContext("2d");
+  canvas.fillStyle = getComputedStyle(document.body).backgroundColor;
+  canvas.fillRect(0, 0, 1, 1);
+  return canvas.getImageData(0, 0, 1, 1).data[0];
+}"""
 
 
 @contextlib.contextmanager

@@ -26,6 +26,16 @@ const show = (node, ...children) => fill(node, {}, (node.replaceChildren(), chil
 const button = (text, onclick, attributes = {}) =>
   make("button", { type: "button", onclick, ...attributes }, text);
 
+// Fill the dialog #keys with a list of pairs [keys, text].
+function addShortcuts(shortcuts) {
+  const list = shortcuts.flatMap(([keys, text]) => [make("dt", {}, keys), make("dd", {}, text)]);
+  byId("keys").append(
+    make("h2", {}, "Keyboard shortcuts"),
+    make("dl", {}, list),
+    button("Close", () => byId("keys").close(), { autofocus: true }),
+  );
+}
+
 function number(value, digits = 2) {
   if (value === null || value === undefined || Number.isNaN(value)) return "–";
   return value.toFixed(digits).replace("-", "−");

@@ -222,15 +222,7 @@ function showHead() {
     `${model.layers} × ${model.hidden} ${architecture}, step ` +
     `${thousands(study.step)} · ${text.name}, loss ${number(text.nats, 3)} nats per character`;
   byId("theme").textContent = isDark() ? "Light" : "Dark";
-  byId("keys").append(
-    make("h2", {}, "Keyboard shortcuts"),
-    make(
-      "dl",
-      {},
-      KEYS.flatMap(([keys, text]) => [make("dt", {}, keys), make("dd", {}, text)]),
-    ),
-    button("Close", () => byId("keys").close(), { autofocus: true }),
-  );
+  addShortcuts(KEYS);
 }
 
 addShades();

@@ -364,15 +364,7 @@ function showHead() {
   byId("unit-help").textContent =
     `LAYER:UNIT, from 0:0 to ${run.layers - 1}:${H - 1}. ` +
     (cell.fields.length > 1 ? "The color is the cell state c; 0:h7 selects the output h." : "");
-  byId("keys").append(
-    make("h2", {}, "Keyboard shortcuts"),
-    make(
-      "dl",
-      {},
-      KEYS.flatMap(([keys, text]) => [make("dt", {}, keys), make("dd", {}, text)]),
-    ),
-    button("Close", () => byId("keys").close(), { autofocus: true }),
-  );
+  addShortcuts(KEYS);
 }
 
 function watchControls() {
