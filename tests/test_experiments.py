@@ -24,6 +24,7 @@ VARIANTS = {
   "linux": ["", "smoke", "paper", "blog"],
   "ngram": ["", "python"],
   "own_text": ["python"],
+  "prose": ["", "smoke", "mobydick", "paper"],
   "python": ["", "smoke"],
   "reference": ["", "smoke"],
   "seeds": ["", "20"],

@@ -295,18 +295,26 @@ def test_a_url_is_downloaded_once(site):
     corpora.load(f"{address}/a.txt#sha256={'0' * 64}")
 
 
-def test_tinyshakespeare_is_loaded_from_the_cache_or_a_url(site, cache_folder, monkeypatch):
+@pytest.mark.parametrize("name", ["tinyshakespeare", "warandpeace"])
+def test_a_corpus_on_the_web_is_loaded_from_the_cache_or_its_url(
+  name, site, cache_folder, monkeypatch
+):
   address, pages = site
-  text = b"First Citizen:\n"
-  digest = hashlib.sha256(text).hexdigest()
-  monkeypatch.setattr(sources, "_TINYSHAKESPEARE_SHA256", digest)
-  monkeypatch.setattr(sources, "_TINYSHAKESPEARE", f"{address}/input.txt")
+  text = b"\xef\xbb\xbfFirst Citizen:\r\n"
+  monkeypatch.setitem(
+    sources._URLS, name, (f"{address}/input.txt", hashlib.sha256(text).hexdigest())
+  )
   pages["/input.txt"] = b"another text"
   with pytest.raises(errors.UserError, match="has the SHA-256"):
-    corpora.load("tinyshakespeare")
-  path = _write(cache_folder / "tinyshakespeare.txt", text)
-  assert _whole(corpora.load("tinyshakespeare")).encode() == text
-  assert corpora.load(path).provenance["recognized"] == "tinyshakespeare"
+    corpora.load(name)
+  path = _write(cache_folder / f"{name}.txt", text)
+  assert _whole(corpora.load(name)).encode() == text
+  assert corpora.load(path).provenance["recognized"] == name
+  plain = corpora.load(name, encoding="utf-8-sig", newlines="lf")
+  assert _whole(plain) == "First Citizen:\n"
+  (cache_folder / f"{name}.txt").unlink()
+  pages["/input.txt"] = text
+  assert corpora.load(name).provenance["url"] == f"{address}/input.txt"
 
 
 def test_shakespeare_without_its_package_gives_the_install_command(monkeypatch):
@@ -346,7 +354,8 @@ def test_the_description_is_escaped_and_complete(tmp_path, capsys):
 
 
 def test_names_lists_every_named_corpus():
-  assert list(sources.names()) == ["shakespeare", "tinyshakespeare", "python", "linux", "sqlite"]
+  plays, novels = ["shakespeare", "tinyshakespeare"], ["warandpeace", "mobydick"]
+  assert list(sources.names()) == [*plays, *novels, "python", "linux", "sqlite"]
 
 
 def test_ids_are_memory_mapped(tmp_path):

@@ -145,7 +145,9 @@ def test_modes(site, cache_folder, monkeypatch):
       assert len(corpora.load(url).ids) == size
 
 
-@pytest.mark.parametrize("name", ["tinyshakespeare", "sqlite", "linux", "http://127.0.0.1:9/x"])
+@pytest.mark.parametrize(
+  "name", ["tinyshakespeare", "warandpeace", "mobydick", "sqlite", "linux", "http://127.0.0.1:9/x"]
+)
 def test_no_corpus_is_downloaded_if_that_is_not_allowed(name, monkeypatch, tmp_path):
   def refuse(*arguments, **options):
     raise AssertionError("a program or a connection was started")

