@@ -30,10 +30,10 @@
                of all launches of a trial of a sweep together; at least one step is made
 --dry_run      print the commands of the trials without running them
 
-Exit codes: 0: finished; 1: a trial of the sweep failed; 2: an error, or training diverged; 75:
-stopped by a signal or at the time limit, and saved, run the same command to resume; 130: stopped by
-a signal before there was anything to save, or by a second Ctrl-C or SIGTERM. The signals are
-SIGTERM, SIGINT, SIGHUP and SIGUSR1.
+Exit codes: 0: finished; 1: a trial of the sweep failed, or an unexpected error; 2: an error, or
+training diverged; 75: stopped by a signal or at the time limit, and saved, run the same command to
+resume; 130: stopped by a signal before there was anything to save, or by a second Ctrl-C or
+SIGTERM. The signals are SIGTERM, SIGINT, SIGHUP and SIGUSR1.
 """
 
 import pathlib

@@ -4,8 +4,8 @@
   python launch.py --config=experiments/gpt.py:nanogpt
 
 The standard network has about as many parameters as the LSTM of experiments/shakespeare.py, and the
-same text and split. It is slower, so it reads the text 1.3 times instead of 3.6 times. Its loss and
-its training time were not measured.
+same text and split. It is slower than that LSTM, so it trains for 1.3 epochs instead of 3.6. Its
+loss and its training time were not measured.
 
 Variants:
   smoke    a small model for 100 steps, to test the installation

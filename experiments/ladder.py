@@ -7,7 +7,8 @@
 
 Each sweep has 14 trials: unigram, bigram and n-gram, and four networks, for both tokenizers. All
 networks of a text have about the same number of parameters. Losses are in bits per byte of the same
-held-out text. The times of the sweeps were not measured; the third trains for 40 minutes.
+held-out text. The networks of the third sweep train for
+20 minutes together; the times of the others were not measured.
 
 Sweeps:
   --sweep=parameters  every network reads the training split one and a half times

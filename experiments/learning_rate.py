@@ -15,7 +15,7 @@ Sweeps:
   --sweep=lr,clip  all combinations of two sweeps; any sweeps can be combined
 
 To search over the learning rate, clipping, warm-up and dropout at once, use Optuna, which stops bad
-trials early (install charrnn[search] first):
+trials early (first: pip install -e '.[search]'):
 
   python launch.py --config=experiments/learning_rate.py --search=optuna --trials=20 --parallel=2
 """

@@ -1,4 +1,4 @@
-"""An LSTM on the C source of the Linux kernel: 12 to 13 million characters in the folder kernel/.
+"""An LSTM on the C source of the Linux kernel: 12 to 14 million characters in the folder kernel/.
 
   python launch.py --config=experiments/linux.py
   charrnn cells runs/linux

@@ -2,8 +2,8 @@
 
   python launch.py --config=experiments/python.py
 
-Measured only up to half of the 1.5 epochs: 1.19 nats per character on the validation split (Python
-3.11) after 3 1/2 minutes on 2 CPU cores.
+After half of the training, which takes 3 1/2 minutes on 2 CPU cores, the loss on the validation
+split is 1.19 nats per character (Python 3.11). The second half was not measured.
 
 Variants:
   smoke   a small model for 100 steps, to test the installation

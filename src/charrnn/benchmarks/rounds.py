@@ -100,8 +100,9 @@ def run(workers: dict, *, rounds: int, update=lambda done, total, note: None):
   """Time the workers {label: Worker}; return {label: measurements} and {label: reason of failure}.
 
   Measurements are facts about the process, its memory, and the rate of every round: the amount of
-  its workload per second. All workers start, then compile one after the other, and then take turns.
-  A worker that takes the same path through charrnn as the worker "charrnn" is left out.
+  its workload per second. All workers start and compile one after the other, and then run
+  one after the other in each round. A worker that takes the same path through charrnn as the
+  worker "charrnn" is left out.
   """
   rows, failed = {}, {}
   total = len(workers) + rounds

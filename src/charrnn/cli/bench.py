@@ -32,13 +32,13 @@ Examples:
   charrnn bench scale --out bench
 """
 DETAILS = """\
-Each implementation runs in its own process. After compilation, the processes take turns in rounds,
-so that machine noise affects all of them alike; the median of the rounds is compared. `charrnn` is
-what launch.py would run. The baselines scan, native and cudnn are charrnn with model.unroll set to
-their name; a baseline is left out if charrnn takes the same path. The roofline, measured in the
-same rounds, is the best rate of products in registers, of matrix products (JAX's and PyTorch's) and
-of memory reads. Memory is the peak memory of a process without its imports or, on a GPU, the peak
-memory of the device. Exit code 1: an implementation failed.
+Each implementation runs in its own process. After compilation, the processes run one after another
+in each round, so that machine noise affects all of them alike; the median of the rounds is
+compared. `charrnn` is what launch.py would run. The baselines scan, native and cudnn are charrnn
+with model.unroll set to their name; a baseline is left out if charrnn takes the same path. The
+roofline, measured in the same rounds, is the best rate of products in registers, of matrix products
+(JAX's and PyTorch's) and of memory reads. Memory is the peak memory of a process without its
+imports or, on a GPU, the peak memory of the device. Exit code 1: an implementation failed.
 """
 ROUNDS = {"train": 5, "sample": 5, "scale": 3, "startup": 3, "cells": 1}
 SECONDS = {"train": 2.0, "sample": 2.0, "scale": 0.5}
@@ -90,7 +90,7 @@ def add_arguments(parser):
   timing.add_argument("--peers", dest="baselines", help=argparse.SUPPRESS)
   text = "number of rounds (default: 5; for scale and startup: 3; for cells: 1)"
   timing.add_argument("--rounds", metavar="N", type=int, help=text)
-  text = "approximate seconds per turn (default: 2; for scale: 0.5)"
+  text = "approximate seconds of each implementation in a round (default: 2; for scale: 0.5)"
   timing.add_argument("--seconds", metavar="S", type=float, help=text)
 
   output = parser.add_argument_group("output")

@@ -47,8 +47,8 @@ def _section(parser: argparse.ArgumentParser) -> Iterator[str]:
     for action in parser._actions
     if action.help != argparse.SUPPRESS and not isinstance(action, argparse._HelpAction)
   ]
-  positional = [_values(action) for action in shown if not action.option_strings]
-  yield f"Usage: `{' '.join([parser.prog, *positional, '[options]'])}`"
+  usage = [_signature(action) for action in shown if action.required or not action.option_strings]
+  yield f"Usage: `{' '.join([parser.prog, *usage, '[options]'])}`"
   usual = (parser._positionals, parser._optionals)
   others = [group for group in parser._action_groups if group not in usual]
   for groups in (usual, *([group] for group in others)):
@@ -67,9 +67,12 @@ def _section(parser: argparse.ArgumentParser) -> Iterator[str]:
 
 def _item(action: argparse.Action) -> str:
   """Return the list item of an argument."""
+  return f"- `{_signature(action)}`: {_prose((action.help or '') % vars(action))}"
+
+
+def _signature(action: argparse.Action) -> str:
   names = ", ".join(action.option_strings)
-  signature = " ".join(filter(None, [names, _values(action)]))
-  return f"- `{signature}`: {_prose((action.help or '') % vars(action))}"
+  return " ".join(filter(None, [names, _values(action)]))
 
 
 def _values(action: argparse.Action) -> str:

@@ -107,8 +107,9 @@ def add_arguments(parser):
     control.add_argument(f"--{name}", metavar="REGEX", action="append", default=[], help=text)
   text = (
     "set a unit to VALUE at every step after the prompt; hold as VALUE freezes it; 1:37=2.5 sets "
-    "unit 37 of layer 1 (both count from 0): the cell state c of an LSTM, or the hidden state h of "
-    "other cells; 1:h37=0.5 sets h"
+    "unit 37 of layer 1 (both count from 0): the cell state c of an LSTM, the activation m of a "
+    "transformer's MLP, or the hidden state h of other cells; 1:h37=0.5 sets h; a transformer has "
+    "no state to hold"
   )
   control.add_argument(
     "--clamp", metavar="LAYER:UNIT=VALUE", action="append", default=[], help=text
