@@ -17,8 +17,6 @@ from charrnn.launching import train as train_lib
 from charrnn.runs import run as run_lib
 from charrnn.sampling import clamps, constraints, sampler, selection
 
-SCORING_WINDOW = 64  # number of tokens per call of the model when a text is scored
-
 # {"LAYER:UNIT": value}, for example {"1:37": 2.5, "0:h3": "hold"}
 Clamps = Mapping[str, float | str]
 
@@ -26,23 +24,17 @@ _PATH, _TEXT = ((str, os.PathLike), "a path"), (str, "text")
 _INTEGER, _NUMBER = (numbers.Integral, "an integer"), (numbers.Real, "a number")
 # The types of arguments, and how a message describes them.
 _TYPES: dict[str, tuple[Any, str]] = {
-  **{"path": _PATH, "workdir": _PATH},
-  **{"config": (config_dict.ConfigDict, "a config, for example charrnn.config.default()")},
+  "path": _PATH,
+  "workdir": _PATH,
+  "config": (config_dict.ConfigDict, "a config, for example charrnn.config.default()"),
+  "clamp": (Mapping, "a dict"),
   **dict.fromkeys(("prompt", "text", "stop", "corpus", "require", "forbid"), _TEXT),
   **dict.fromkeys(("length", "num", "seed", "top_k", "step", "draws"), _INTEGER),
   **dict.fromkeys(("temperature", "top_p"), _NUMBER),
   **dict.fromkeys(("fetch", "distinct", "novel"), (bool, "True or False")),
-  **{"clamp": (Mapping, "a dict")},
 }
-_OPTIONAL = (
-  "stop",
-  "corpus",
-  "top_k",
-  "top_p",
-  "step",
-  "clamp",
-  "draws",
-)  # arguments that may be None
+# Arguments that may be None.
+_OPTIONAL = ("stop", "corpus", "top_k", "top_p", "step", "clamp", "draws")
 
 
 def _check_types(**arguments):
@@ -96,10 +88,8 @@ class Run(run_lib.Run):
       [constraints.Regex(f"--{option}", text) for text in _texts(option, value)]
       for option, value in (("require", require), ("forbid", forbid))
     ]
-    settings, prompt_ids = (
-      sampler.Settings(temperature, top_k, top_p),
-      self.tokenizer.encode(prompt),
-    )
+    settings = sampler.Settings(temperature, top_k, top_p)
+    prompt_ids = self.tokenizer.encode(prompt)
     options = {"num": num, "length": length, "stop": stop, "seed": seed, "settings": settings}
     options["clamp"] = self._clamp(clamp)
     options["automaton"] = constraints.build(*regexes, stop, self.tokenizer, length)
@@ -123,7 +113,7 @@ class Run(run_lib.Run):
     _check_types(text=text)
     content, before = self.tokenizer.read(text), self._before
     ids = np.concatenate([before, content.ids]).astype(np.int32)
-    spans, window = [(len(before), len(ids))], SCORING_WINDOW
+    spans, window = [(len(before), len(ids))], score_lib.SCORING_WINDOW
     scores = score_lib.score(self.model, self.params, ids, spans, window=window)
     return scores._replace(text=content, positions=scores.positions - len(before))
 

@@ -93,11 +93,6 @@ def flush(stream):
       stream.flush()
 
 
-def size() -> rich.console.ConsoleDimensions:
-  """Return the width and height of the terminal, or 80 x 25 if there is none."""
-  return _console.size
-
-
 def is_live() -> bool:
   """Return whether stderr is a terminal on which lines can be redrawn."""
   return _console.is_terminal and not _console.is_dumb_terminal

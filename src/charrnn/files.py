@@ -29,8 +29,8 @@ MAX_JSON = 1 << 25  # maximum size of a JSON file; once parsed, it takes 20 time
 MAX_STREAM = 1 << 28  # maximum bytes of an input that is a pipe or a device, for example /dev/zero
 MAX_DEPTH = 20  # maximum nesting of a JSON file
 TEMPORARY = ".tmp-"  # prefix of files that are not complete yet
+RANDOM_BYTES = 8  # number of random bytes in the name of a temporary file
 LOCK_POLL = 0.02  # seconds between two attempts to lock a file
-RANDOM_BYTES = 8  # number of random bytes in their names
 _KINDS = (
   (stat.S_ISLNK, "a link"),
   (stat.S_ISDIR, "a folder"),

@@ -6,6 +6,8 @@ import warnings
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+import numpy as np
+
 from charrnn import console, files
 
 REAL = "#23262c"  # color of held-out text, or of the reference in a comparison
@@ -70,6 +72,20 @@ def label_rows(axes, names: Sequence[str]):
   axes.set_ylim(len(names) - 0.4, -0.6)
   axes.tick_params(axis="y", length=0)
   axes.grid(axis="x")
+
+
+def spread_labels(heights: Sequence[float], distance: float) -> np.ndarray:
+  """Return ascending heights in [0, 1], moved as little as possible to be `distance` apart.
+
+  Heights minus `distance` times their rank must not decrease, so this is an isotonic regression.
+  """
+  if not len(heights):
+    return np.zeros(0)
+  from scipy import optimize
+
+  offsets = distance * np.arange(len(heights))
+  fitted = optimize.isotonic_regression(np.asarray(heights) - offsets).x
+  return np.clip(fitted, 0, max(0, 1 - offsets[-1])) + offsets
 
 
 def log_ticks(axis, formatter="{x:g}"):

@@ -114,14 +114,3 @@ def test_runs_without_the_split_or_a_checkpoint_raise_errors(charrnn, a, tmp_pat
 
 def test_the_loss_of_a_diverged_run_is_none():
   assert set(ngrams._loss(float("nan"), None).values()) == {None}
-
-
-def test_labels_have_a_minimum_distance_and_stay_near_their_lines():
-  rng = np.random.default_rng(0)
-  for size in (0, 1, 5, 20):
-    heights = np.sort(rng.random(size) ** 3)
-    placed = ngrams.spread(heights, 0.04)
-    assert np.all(np.diff(placed) > 0.04 - 1e-9)
-    assert np.all((placed > -1e-9) & (placed < 1 + 1e-9))
-  far = np.array([0.1, 0.5, 0.9])
-  np.testing.assert_allclose(ngrams.spread(far, 0.04), far)

@@ -79,7 +79,7 @@ def test_entropy_accounts_for_top_k(lstm):
   np.testing.assert_allclose(entropies_BxN[0], expected, atol=2e-5)
 
 
-@pytest.mark.parametrize("N", [1, *(score.RESCORING_WINDOW + n for n in (-1, 0, 1))])
+@pytest.mark.parametrize("N", [1, *(score.SCORING_WINDOW + n for n in (-1, 0, 1))])
 def test_a_prefix_is_scored_as_in_the_whole_text(lstm, N):
   ids_BxN, settings = write(*lstm)
   whole = score.rescore(*lstm, PROMPT, ids_BxN, settings)

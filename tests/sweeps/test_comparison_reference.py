@@ -119,18 +119,6 @@ def test_the_table_shows_each_run_with_its_closest_runs():
   )
 
 
-@pytest.mark.parametrize("count", [0, 1, 2, 7, comparison_reference.MAX_LABELS])
-def test_labels_are_spread(count):
-  rng = np.random.default_rng(count)
-  for scale in (0.01, 0.3, 1.0):
-    places = np.sort(rng.uniform(0, scale, count))
-    heights = comparison_reference.spread(places)
-    assert len(heights) == count and (heights >= 0).all() and (heights <= 1 + 1e-9).all()
-    assert (np.diff(heights) >= comparison_reference.GAP - 1e-9).all()
-  far = np.arange(0, 1, 2 * comparison_reference.GAP)
-  np.testing.assert_allclose(comparison_reference.spread(far), far)
-
-
 KINDS = {
   "reference alone": ([], grid()),
   "same losses": ([], grid(1, spread=0.0)),

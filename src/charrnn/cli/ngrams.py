@@ -1,12 +1,11 @@
 """`charrnn ngrams`: compare the losses of runs and n-grams that have the same training text."""
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any
 
 import jax
 import numpy as np
-from scipy import optimize
 
 from charrnn import console, errors, files, plotting
 from charrnn.cli import arguments
@@ -135,7 +134,8 @@ def plot(result: dict[str, Any], path):
     edge = 0.05 * (max(losses) - min(losses)) or 0.1
     low, high = min(losses) - edge, max(losses) + edge
     heights = [(run["nats"] - low) / (high - low) for run in runs]
-    for number, (run, *place) in enumerate(zip(runs, heights, spread(heights, LABEL_DISTANCE))):
+    places = plotting.spread_labels(heights, LABEL_DISTANCE)
+    for number, (run, *place) in enumerate(zip(runs, heights, places)):
       color = plotting.color(number)
       axes.axhline(run["nats"], ls=("-", "--")[number // 6 % 2], color=color, lw=1.4)
       _label(axes, run, color, *place)
@@ -160,18 +160,6 @@ def _label(axes, run, color, height: float, y: float):
     va="center",
     arrowprops={"arrowstyle": "-", "color": color, "lw": 0.8, "relpos": (0, 0.5)},
   )
-
-
-def spread(heights: Sequence[float], distance: float) -> np.ndarray:
-  """Return ascending heights in [0, 1], moved as little as possible to be `distance` apart.
-
-  Heights minus `distance` times their rank must not decrease, so this is an isotonic regression.
-  """
-  if not len(heights):
-    return np.zeros(0)
-  ranks = distance * np.arange(len(heights))
-  fitted = optimize.isotonic_regression(np.asarray(heights) - ranks).x
-  return np.clip(fitted, 0, max(0, 1 - ranks[-1])) + ranks
 
 
 def _report(result, out) -> Iterator[str]:

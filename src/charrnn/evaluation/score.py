@@ -23,7 +23,7 @@ from charrnn.sampling import sampler
 from charrnn.training import steps
 
 K = 5
-RESCORING_WINDOW = 64
+SCORING_WINDOW = 64  # number of tokens per call of the model when a text is scored
 RECORDING_WINDOW = 1024  # number of tokens per call of the model when states are recorded
 Progress = Callable[[int, int], None]  # (done, total)
 
@@ -278,7 +278,7 @@ def rescore(
   starts = np.arange(B) * (P + N)
   spans = [(start + P, start + P + N) for start in starts.tolist()]
   measure = jax.tree_util.Partial(_measure_sample, dataclasses.astuple(settings), writable)
-  options = {"window": RESCORING_WINDOW, "streams": B, "burn_in": P, "starts": starts}
+  options = {"window": SCORING_WINDOW, "streams": B, "burn_in": P, "starts": starts}
   pieces = list(windows(model, params, ids.ravel(), spans, measure=measure, **options))
   is_scored_BxT = np.concatenate([weight for *_, weight in pieces]).T == 1
   fields = zip(*(values for values, *_ in pieces))

@@ -109,8 +109,13 @@ RECURRENT = Kind(
   "rnn",
   ("layers", "hidden", "embed", "residual"),
   (
-    *("dropout", "input_dropout", "weight_drop"),
-    *("init", "forget_bias", "compute_dtype", "unroll"),
+    "dropout",
+    "input_dropout",
+    "weight_drop",
+    "init",
+    "forget_bias",
+    "compute_dtype",
+    "unroll",
   ),
 )
 KINDS = {

@@ -192,10 +192,8 @@ class Network(nn.Module):
       if self.residual and n:
         h += x
       x, width = layers_lib.dropout(h, rngs, n, self.dropout), self.hidden
-    logits_TxBxV = Head(self.vocab, initializers, self.compute_dtype, implementation, name="head")(
-      x
-    )
-    return logits_TxBxV, tuple(after), recorded if record else None
+    head = Head(self.vocab, initializers, self.compute_dtype, implementation, name="head")
+    return head(x), tuple(after), recorded if record else None
 
 
 class RNN:

@@ -63,11 +63,8 @@ def search_ids(
   params = jax.device_put(model.prepare(params))
   # All rows are the same at first, so only row 0 counts as a hypothesis.
   score_K = jnp.where(jnp.arange(beam) == 0, 0.0, -jnp.inf)
-  state = (
-    *sampler.prime(model, params, prompt_ids, beam, reading),
-    score_K,
-    jnp.zeros(beam, jnp.int32),
-  )
+  primed = sampler.prime(model, params, prompt_ids, beam, reading)
+  state = (*primed, score_K, jnp.zeros(beam, jnp.int32))
   allowed = None if automaton is None else (jax.device_put(automaton), length)
   blocks = []
   for start in range(0, length, block):

@@ -11,7 +11,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from matplotlib import ticker
-from scipy import optimize
 
 from charrnn import console, errors, files, plotting
 from charrnn.runs.status import RunStatus
@@ -23,7 +22,9 @@ _NUMBER = int | float | None
 _NUMBERS = ("text_characters", "parameters", "seconds", "bits_per_byte")
 # The types in a compare.json that this module relies on.
 _RUN = {
-  **{"run": str, "status": str, "curve": list},
+  "run": str,
+  "status": str,
+  "curve": list,
   **dict.fromkeys(("source", "model"), str | None),
   **dict.fromkeys(_NUMBERS, _NUMBER),
 }
@@ -256,7 +257,8 @@ def _label(axes, inside: Sequence[Curve]):
   """Write the label of each curve to the right of the panel, with a line to its end."""
   shown = sorted(sorted(inside, key=lambda curve: curve.bits_per_byte)[:MAX_LABELS], key=_end)
   low, high = axes.get_ylim()
-  heights = spread([(min(_end(curve), high) - low) / (high - low) for curve in shown])
+  ends = [(min(_end(curve), high) - low) / (high - low) for curve in shown]
+  heights = plotting.spread_labels(ends, GAP)
   for curve, height in zip(shown, heights):
     x = curve.line[-1, 0] if len(curve.line) else axes.get_xlim()[1]
     axes.annotate(
@@ -275,16 +277,6 @@ def _label(axes, inside: Sequence[Curve]):
 def _end(curve: Curve) -> float:
   """Return the height at which a curve ends."""
   return curve.line[-1, 1] if len(curve.line) else curve.bits_per_byte
-
-
-def spread(places: Sequence[float]) -> np.ndarray:
-  """Return the heights of labels in [0, 1] near the ascending `places`, at least GAP apart."""
-  offsets = GAP * np.arange(len(places))
-  if not len(places):
-    return offsets
-  # The differences from the places are minimal in the sense of least squares.
-  heights = optimize.isotonic_regression(np.array(places) - offsets).x
-  return np.clip(heights, 0, 1 - offsets[-1]) + offsets
 
 
 def amount(characters: int) -> str:

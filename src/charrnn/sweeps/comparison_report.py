@@ -3,7 +3,7 @@
 import collections
 import json
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
 from charrnn import config as config_lib
 from charrnn import console, files
@@ -33,22 +33,31 @@ def terminal(result: comparison.Comparison) -> list[str]:
     for rows in _tables(result)
   ]
   blocks += [notes] if (notes := list(_notes(result))) else []
-  return _join(blocks).splitlines()
+  return join(blocks).splitlines()
 
 
 def markdown(result: comparison.Comparison) -> str:
   """Return a Markdown report with the tables, the notes and links to the pictures."""
   blocks = []
   for rows in _tables(result):
-    rules = ["---" if n < NAMES else "---:" for n in range(len(rows[0]))]
-    header, *rest = ([escaped(cell) for cell in row] for row in (rows[0], *map(dict.values, rows)))
-    blocks.append([f"| {' | '.join(cells)} |" for cells in (header, rules, *rest)])
+    blocks.append(markdown_table(list(rows[0]), map(dict.values, rows), NAMES))
   blocks += [[escaped(note)] for note in _notes(result)]
   blocks += [[f"![{title}]({name}.png)"] for name, title in PICTURES.items()]
-  return _join(blocks)
+  return join(blocks)
 
 
-def _join(blocks: Iterable[list[str]]) -> str:
+def markdown_table(
+  header: Sequence[str], rows: Iterable[Iterable[str]], names: int = 1
+) -> list[str]:
+  """Return the lines of a Markdown table. The first `names` columns are aligned to the left."""
+  rules = ["---" if n < names else "---:" for n in range(len(header))]
+  cells = (map(escaped, row) for row in (header, *rows))
+  header, *rest = (f"| {' | '.join(row)} |" for row in cells)
+  return [header, f"| {' | '.join(rules)} |", *rest]
+
+
+def join(blocks: Iterable[Sequence[str]]) -> str:
+  """Return blocks of lines as a text, with a blank line between the blocks."""
   return "\n".join("".join(f"{line}\n" for line in block) for block in blocks)
 
 
@@ -101,21 +110,20 @@ def _number(value, style: str = ",.0f") -> str:
 
 
 def _seeds(result) -> Rows:
-  header, rows = (
-    ["setting", "unfinished", "finished seeds", "mean nats", "95% interval", "mean bits"],
-    [],
-  )
-  if in_bits := result.in_bits:
-    header[3:] = ["mean bits/byte", "95% interval"]
+  rows, unit = [], "bits/byte" if result.in_bits else "nats"
   for setting in (each for each in result.settings if len(each.runs) > 1):
     unfinished = [run.status for run in setting.runs if run.status != RunStatus.FINISHED]
     counts = collections.Counter(unfinished).items()
     others = ", ".join(f"{count} {status}" for status, count in counts) or MISSING
     ends = setting.interval and " to ".join(map(_loss, setting.interval))
-    numbers = [_loss(setting.loss), ends or MISSING]
-    numbers += [] if in_bits else [_loss(_bits(setting.loss))]
-    cells = (setting.name, others, str(len(setting.losses)), *numbers)
-    rows.append(dict(zip(header, cells)))
+    row = {
+      "setting": setting.name,
+      "unfinished": others,
+      "finished seeds": str(len(setting.losses)),
+      f"mean {unit}": _loss(setting.loss),
+      "95% interval": ends or MISSING,
+    }
+    rows.append(row if result.in_bits else row | {"mean bits": _loss(_bits(setting.loss))})
   return rows
 
 

@@ -114,15 +114,14 @@ def markdown(result: dict[str, Any]) -> str:
   """Return all tables, the picture and the samples as Markdown."""
   blocks, escaped = [], comparison_report.escaped
   for title, header, rows in _tables(result):
-    rules = ["---", *["---:"] * (len(header) - 1)]
-    table = [f"| {' | '.join(map(escaped, cells))} |" for cells in (header, rules, *rows)]
+    table = comparison_report.markdown_table(header, rows)
     blocks.append([f"## {escaped(title)}", "", *table])
   blocks.append(["![Losses, costs, and use of the context](ladder.png)"])
   for run in result["runs"]:
     wrapped = (textwrap.wrap(line, WIDTH) or [""] for line in run["sample"][:SAMPLE].split("\n"))
     text = [f"    {console.visible(line)}".rstrip() for part in wrapped for line in part]
     blocks.append([f"## Sample: {escaped(run['label'])}", "", *text])
-  return "\n".join("".join(f"{line}\n" for line in block) for block in blocks)
+  return comparison_report.join(blocks)
 
 
 def plot(result: dict[str, Any], path):
@@ -194,14 +193,8 @@ def _by_bucket(axes, runs, colors, rows_of, key: str):
     return
   for run in runs:
     points = [(n, row[key]) for n, row in enumerate(rows_of(run)) if row[key] is not None]
-    style = {"color": colors[run["name"]], "lw": 1.4, "marker": MARKERS.get(run["tokenizer"], "o")}
-    label = plotting.plain(run["label"])
-    axes.plot(
-      *np.reshape(points, (-1, 2)).T,
-      ls=LINES.get(run["tokenizer"], "-"),
-      ms=3,
-      label=label,
-      **style,
-    )
+    style = {"color": colors[run["name"]], "lw": 1.4, "ms": 3}
+    style |= {"ls": LINES.get(run["tokenizer"], "-"), "marker": MARKERS.get(run["tokenizer"], "o")}
+    axes.plot(*np.reshape(points, (-1, 2)).T, label=plotting.plain(run["label"]), **style)
   axes.set_xticks(range(len(rows)), _buckets(rows), rotation=45, ha="right")
   axes.grid()

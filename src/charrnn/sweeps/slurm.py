@@ -35,10 +35,24 @@ LOST = 15.0  # seconds after a job's end in which its outcome may arrive on a ne
 SAVE = process.SIGUSR2  # asks a job to save and requeue
 # Job states of SLURM: jobs that have ended, and jobs that have not started.
 OVER = {
-  *("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "OUT_OF_MEMORY", "NODE_FAIL", "BOOT_FAIL"),
-  *("DEADLINE", "PREEMPTED"),
+  "COMPLETED",
+  "FAILED",
+  "CANCELLED",
+  "TIMEOUT",
+  "OUT_OF_MEMORY",
+  "NODE_FAIL",
+  "BOOT_FAIL",
+  "DEADLINE",
+  "PREEMPTED",
 }
-PENDING = {*("PENDING", "CONFIGURING", "REQUEUED", "REQUEUE_HOLD", "REQUEUE_FED", "SPECIAL_EXIT")}
+PENDING = {
+  "PENDING",
+  "CONFIGURING",
+  "REQUEUED",
+  "REQUEUE_HOLD",
+  "REQUEUE_FED",
+  "SPECIAL_EXIT",
+}
 # Options of sbatch: those that fields of Resources set, and those that only the launcher sets.
 OPTIONS = {
   "partition": "partition",

@@ -573,11 +573,8 @@ class Trainer:
     loop_state.stale = 0 if is_better else loop_state.stale + 1
     if is_better:
       loop_state.best_loss, loop_state.best_step, loop_state.best_bits = loss, step, bits
-    rank = (
-      "best so far"
-      if is_better
-      else f"best: {loop_state.best_loss:.4f} nats at step {loop_state.best_step}"
-    )
+    best = f"best: {loop_state.best_loss:.4f} nats at step {loop_state.best_step}"
+    rank = "best so far" if is_better else best
     say(f"step {step}  validation loss {console.nats_and_bits(loss, bits)}  {rank}")
 
 
