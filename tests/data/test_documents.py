@@ -52,6 +52,15 @@ def test_documents_do_not_depend_on_the_block_size(tmp_path, monkeypatch, kind, 
     assert texts == "".join(each + corpus.tokenizer.end for each in expected[kind])
 
 
+@pytest.mark.parametrize("kind", ["lines", "blank_lines", "files"])
+@pytest.mark.parametrize("text", [*TEXTS, "", "\n \n"])
+def test_the_documents_of_a_text(text, kind):
+  expected = TEXTS.get(text, {}).get(kind) if kind != "files" else [text] * bool(text)
+  if expected is not None:
+    assert documents.texts(text, kind) == expected
+  assert documents.texts("", kind) == documents.texts("\n", "lines") == []
+
+
 def test_files_are_documents_without_a_separator(tmp_path):
   corpus = _load(tmp_path, ["a\nb\n", "", "c"], documents="files", split=("tail", 0.5, 0.0))
   assert sorted(corpus.text(each.start, each.stop) for each in corpus.documents) == ["a\nb\n", "c"]

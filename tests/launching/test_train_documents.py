@@ -2,6 +2,7 @@
 
 import csv
 import random
+import re
 
 import commands
 import jax
@@ -73,6 +74,29 @@ def test_a_resumed_run_and_the_scores_and_samples_of_documents(main, command, na
   required = loaded.sample(num=10, length=30, require="^b.*c$", forbid="aa")
   assert all(s.text[0] + s.text[-1] == "bc" and "aa" not in s.text for s in required)
   assert loaded.sample("ab", num=2, seed=3) == loaded.sample("ab", num=2, seed=3)
+
+
+def test_a_scorecard_measures_whole_documents(command, names, run, tmp_path):
+  written = tmp_path / "written.txt"
+  written.write_text("abc\n\nabc\r\ncab\n")
+  options = ("--domain=names", "--num=30", "--order=3", "--json", f"--out={tmp_path / 'out'}")
+  result = command("scorecard", run, written, *options)
+  assert result.code == 0, result.err
+  samples = {}
+  for path in (tmp_path / "out" / "scorecard-samples").iterdir():
+    samples[path.stem] = re.split(r"\n?--- sample \d+\n", path.read_text())[1:]
+  assert samples["written.txt"] == ["abc", "abc", "cab"]
+  held_out, shuffled = samples["held-out"], samples["shuffled"]
+  assert {*held_out} <= {*names} and not {*map(len, held_out)} - {*range(1, 10)}
+  assert [sorted(each) for each in held_out] == [sorted(each) for each in shuffled]
+  assert len(samples["run"]) == len(samples["3-gram"]) == 30
+  assert all({*each} <= {*"abc"} for each in samples["3-gram"])
+  values = {row["name"]: row["systems"] for row in result.json["metrics"]}
+  assert values["distinct"]["written.txt"]["value"] == pytest.approx(2 / 3)
+  assert values["length"]["held-out"]["value"] == np.mean([*map(len, held_out)])
+  assert values["novel"]["held-out"]["items"] == len(held_out) < 200
+  result = command("memorization", run, written, "--order=2", f"--out={tmp_path / 'copies'}")
+  assert result.code == 0, result.err
 
 
 @pytest.fixture(name="command")

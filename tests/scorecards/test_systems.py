@@ -1,9 +1,13 @@
 """Splitting text into samples, and the shuffled control."""
 
 import re
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 
+from charrnn.data import splits, tokenizers
+from charrnn.models import ngram
 from charrnn.scorecards import c, plays, systems
 
 PLAY = "ROMEO:\nAy me! what's he?\nGone.\n\nJULIET:\nO, he is gone.\n \nROMEO:\nGone to-day\n"
@@ -78,3 +82,22 @@ def test_targets_with_the_same_name_are_told_apart_by_their_folders(tmp_path):
   systems.write_samples(tmp_path / "out", {name: ["text"] for name in systems.target_names(paths)})
   names = {"one-trial.txt", "two-trial.txt", "other.txt"}
   assert {path.name for path in (tmp_path / "out").iterdir()} == names
+
+
+def test_the_ngram_of_documents_reads_no_other_document():
+  """The first character depends on the beginnings of documents only, with their frequencies."""
+  documents = ["ab"] * 90 + ["cd"] * 9 + ["ce"]
+  tokenizer = tokenizers.Characters(
+    (90, 90, 10, 9, 1, 99), ("a", "b", "c", "d", "e", "<END>"), "\n"
+  )
+  ids = np.array([5, *(i for each in documents for i in (*map("abcde".index, each), 5))])
+  corpus = SimpleNamespace(ids=ids, tokenizer=tokenizer)
+  divided = SimpleNamespace(
+    corpus=corpus, splits=splits.consecutive(1, len(ids), len(ids), len(ids))
+  )
+  for order in (2, 4):
+    model, params = ngram.Model(6, order), systems._fit(divided, order)
+    prompt = np.full((order - 1, 1), 5)
+    logits_TxBxV, _, _ = model.apply(params, prompt, model.initial_carry(1))
+    p = np.exp(logits_TxBxV[-1, 0])
+    assert p[0] == pytest.approx(0.9, abs=0.03) and p[2] == pytest.approx(0.1, abs=0.03)

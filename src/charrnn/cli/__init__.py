@@ -18,7 +18,7 @@ COMMANDS = {
   "export": "write a run to one file: its weights, its network, or a page that writes text",
   "rerun": "repeat a run from its provenance, and compare the results",
   "cells": "find units that follow structure in the text, and write an interactive page",
-  "scorecard": "measure generated plays or C source code, and compare them with held-out text",
+  "scorecard": "measure generated plays, C, names or tunes, and compare them with held-out text",
   "memorization": "find copies of the training text in generated text",
   "temperature": "measure generated text at several sampling temperatures",
   "ngrams": "compare the losses of runs and n-grams that have the same training text",

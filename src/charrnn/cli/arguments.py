@@ -82,13 +82,17 @@ def add_filters(parser: argparse.ArgumentParser):
   parser.add_argument("--top-p", metavar="P", type=float, help=text)
 
 
-def add_systems(parser: argparse.ArgumentParser, folder: str):
-  """Add the arguments of commands that compare systems. `folder` names their output folder."""
+def add_systems(parser: argparse.ArgumentParser, folder: str, num: str = "40"):
+  """Add the arguments of commands that compare systems.
+
+  `folder` names their output folder, and `num` describes the default number of samples.
+  """
   add = parser.add_argument
   add("targets", metavar="RUN|FILE", nargs="+", help="run directories or text files to compare")
   text = "steps of checkpoints; each one is a system (default: the best by validation loss)"
   add("--step", metavar="N", type=int, nargs="+", help=text)
-  add("--num", metavar="N", type=int, help="number of samples from each model (default: 40)")
+  text = f"number of samples from each model (default: {num})"
+  add("--num", metavar="N", type=int, help=text)
   text = (
     "number of tokens in each sample of a model, and of characters in each sample of a text "
     "(default: 2500)"

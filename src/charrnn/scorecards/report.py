@@ -9,9 +9,9 @@ from typing import Any
 from matplotlib import lines, patches, ticker
 
 from charrnn import console, files, plotting
-from charrnn.scorecards import c, memorization, metrics, plays, systems
+from charrnn.scorecards import c, memorization, metrics, music, names, originality, plays, systems
 
-DOMAINS = {"plays": plays.DOMAIN, "c": c.DOMAIN}
+DOMAINS = {"plays": plays.DOMAIN, "c": c.DOMAIN, "names": names.DOMAIN, "music": music.DOMAIN}
 _MAX_COPY = 70  # maximum number of characters of a copy in the table
 _PANELS = 4  # number of panels in a row of the picture
 _MAX_LABEL = 46  # maximum number of characters in a line of an axis label
@@ -21,13 +21,19 @@ def build(domain: metrics.Domain, samples: systems.Samples, seed: int = 0) -> di
   """Return the scorecard: the metrics of the domain and of memorization, and the longest copies."""
   matches = memorization.match_systems(samples.training.text, samples.texts)
   sources = memorization.Sources(samples.training)
-  items, copies = {}, {}
+  items, copies, every = {}, {}, dict(domain.metrics)
+  if domain.split:
+    known = frozenset(domain.split(samples.training.text))
+    every |= originality.METRICS
   for name, texts in samples.texts.items():
     items[name] = metrics.measure(domain.metrics, map(samples.parse, texts))
+    if domain.split:
+      originals = originality.samples(map(domain.split, texts), known)
+      items[name] |= metrics.measure(originality.METRICS, originals)
     items[name] |= metrics.measure(memorization.METRICS, matches[name])
     longest = memorization.longest_copies(texts, matches[name], sources)
     copies[name] = [copy._asdict() for copy in longest]
-  every = domain.metrics | memorization.METRICS
+  every |= memorization.METRICS
   return metrics.compare(every, items, systems.HELD_OUT, seed) | {"copies": copies}
 
 

@@ -9,9 +9,12 @@ import re
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from charrnn import config as config_lib
 from charrnn import console, errors, files, runtime
 from charrnn.data import corpora
+from charrnn.data import documents as documents_lib
 from charrnn.models import ngram
 from charrnn.runs import held_out
 from charrnn.runs import run as run_lib
@@ -31,7 +34,7 @@ class Settings(NamedTuple):
 
   targets: Sequence[str]  # directories of runs, and files
   step: Sequence[int] | None = None  # steps of each run; None: the best one
-  num: int | None = None  # samples from each model; None: 40
+  num: int | None = None  # samples from each model; None: the default of the domain
   length: int = 2500  # tokens of a sample of a model, and characters of a sample of a text
   temperature: float | None = None  # None: 1
   top_k: int | None = None
@@ -85,7 +88,9 @@ def output_folder(args, folder: str) -> pathlib.Path | None:
   return files.output_folder(args.out, runs[0] / folder if runs else pathlib.Path())
 
 
-def _check(settings: Settings, corpus: str | None) -> tuple[Settings, list[System]]:
+def _check(
+  settings: Settings, domain: metrics.Domain, corpus: str | None
+) -> tuple[Settings, list[System]]:
   """Return the settings with all defaults, and the systems; raise UserError if they are invalid.
 
   `corpus` is the corpus to use if there are no runs.
@@ -98,7 +103,7 @@ def _check(settings: Settings, corpus: str | None) -> tuple[Settings, list[Syste
     if not (paths or settings.order) and getattr(settings, name) is not None:
       option = name.replace("_", "-")
       raise errors.UserError(f"--{option}: there is no model to sample from; omit the option")
-  defaults = {"num": 40, "temperature": 1.0}
+  defaults = {"num": domain.num, "temperature": 1.0}
   settings = settings._replace(
     **{name: value for name, value in defaults.items() if getattr(settings, name) is None}
   )
@@ -164,7 +169,7 @@ def sample(
   `corpus` is where the corpus of the runs is now; without runs, it provides the held-out text. It
   is not downloaded unless `fetch` is true.
   """
-  settings, systems = _check(settings, corpus or domain.source)
+  settings, systems = _check(settings, domain, corpus or domain.source)
   num, length, order, seed = settings.num, settings.length, settings.order, settings.seed
   runtime.start()
   progress("held-out text")
@@ -175,24 +180,30 @@ def sample(
     config, tokenizer = first.config, first.tokenizer
     divided = held_out.load(first)
   else:
-    source = {"text.source": corpus or domain.source}
-    config = config_lib.replace(config_lib.default(), source)
+    text = {"text.source": corpus or domain.source, "text.documents": domain.documents}
+    config = config_lib.replace(config_lib.default(), text)
     whole = run_lib.load_corpus(config, options="text.")
     tokenizer = whole.tokenizer
     divided = held_out.divide(whole, config_lib.split(config, len(whole.ids)))
   if order:
     ngram.check_order("--order", order, divided.splits.train)
   others = [system for system in systems if system not in loaded]
+  end_id, kind = tokenizer.end_id, config.text.documents
   decoding = run_lib.text_settings(config)
-  read = {each: _file_samples(each.target, decoding, domain, length) for each in others}
+  read = {each: _file_samples(each.target, decoding, domain, length, kind) for each in others}
   parse = domain.parser(divided.training.text)
-  texts = {HELD_OUT: held_out_samples(domain, divided.held_out, length)}
+  if end_id is None:
+    texts = {HELD_OUT: held_out_samples(domain, divided.held_out, length)}
+  else:
+    texts = {HELD_OUT: _held_out_documents(divided.held_out, tokenizer.texts[end_id], num)}
   options = {"settings": settings.sampler, "num": num, "length": length, "seed": seed}
 
-  def sample_model(source, update) -> list[str]:
-    prompt = "".join(token for token in domain.prompt if token in source.tokenizer.tokens)
-    samples = sampler.sample_texts(source, prompt=prompt, progress=update, **options)
-    return complete(samples, domain.boundary)
+  def sample_model(source, update, ids=()) -> list[str]:
+    if end_id is None:
+      prompt = "".join(token for token in domain.prompt if token in source.tokenizer.tokens)
+      ids = source.tokenizer.encode(prompt)
+    samples = [each.text for each in sampler.sample(source, ids, progress=update, **options)]
+    return samples if end_id is not None else complete(samples, domain.boundary)
 
   for system in systems:
     if system in loaded:
@@ -202,9 +213,11 @@ def sample(
   if order:
     name = f"{order}-gram"
     update = progress(name)
-    fitted = ngram.fit(divided.corpus.ids, order, tokenizer.vocab_size, divided.splits.train)
-    model = ngram.Model(tokenizer.vocab_size, order)
-    texts[name] = sample_model(sampler.Source(model, fitted.params(), tokenizer), update)
+    source = sampler.Source(
+      ngram.Model(tokenizer.vocab_size, order), _fit(divided, order), tokenizer
+    )
+    # The sampler adds the last of the END tokens that precede each document in `_fit`.
+    texts[name] = sample_model(source, update, [end_id] * (order - 2))
   texts[SHUFFLED] = [
     shuffle(text, domain.tokens, seed + n) for n, text in enumerate(texts[HELD_OUT])
   ]
@@ -216,13 +229,34 @@ def sample(
   return Samples(divided.training, parse, texts, facts)
 
 
-def _file_samples(path: pathlib.Path, settings, domain: metrics.Domain, size: int) -> list[str]:
+def _fit(divided: held_out.DividedCorpus, order: int):
+  """Return the parameters of an n-gram of the training text.
+
+  Each document follows order - 1 END tokens, so that all contexts are of full length, and none
+  contains another document.
+  """
+  corpus, spans = divided.corpus, divided.splits.train
+  ids, tokenizer = corpus.ids, corpus.tokenizer
+  if (end_id := tokenizer.end_id) is not None:
+    bounds = documents_lib.Bounds.of(ids, end_id).within(spans)
+    before = np.full(order - 1, end_id, ids.dtype)
+    pieces = [piece for start, stop in zip(*bounds) for piece in (before, ids[start:stop])]
+    ids, stops = np.concatenate(pieces), np.cumsum(bounds.lengths + order - 1).tolist()
+    spans = [*zip([0, *stops], stops)]
+  return ngram.fit(ids, order, tokenizer.vocab_size, spans).params()
+
+
+def _file_samples(
+  path: pathlib.Path, settings, domain: metrics.Domain, size: int, documents: str
+) -> list[str]:
   """Return the samples of a file: only one if the domain has no metrics or the text is short.
 
-  `settings` are those of the corpus; the file is decoded like it.
+  `settings` and `documents` are those of the corpus; the file is decoded and divided like it.
   """
   if not (text := corpora.read_text(str(path), **settings)):
     raise errors.UserError(f"{path} is empty: use a file with text")
+  if documents != "none":
+    return documents_lib.texts(text, documents)
   if not domain.metrics:
     return [text]
   return complete(cut(text, size, domain.boundary) or [text], domain.boundary)
@@ -243,6 +277,12 @@ def held_out_samples(domain: metrics.Domain, part: held_out.Text, size: int) -> 
     raise errors.UserError(f"{problem}: {remedy}")
   count = min(MAX_HELD_OUT, len(samples))
   return [samples[i * len(samples) // count] for i in range(count)]
+
+
+def _held_out_documents(part: held_out.Text, end: str, num: int) -> list[str]:
+  """Return as many documents as a model samples, or MAX_HELD_OUT; they are in random order."""
+  passages = part.passages[: max(num, MAX_HELD_OUT)]
+  return [part.text[each.start : each.stop].removesuffix(end) for each in passages]
 
 
 def trim(text: str, boundary: re.Pattern) -> str:
