@@ -37,6 +37,28 @@ def test_a_variant_is_passed_to_the_experiment(experiment):
   assert (line.experiment, line.variant) == ("words", "small")
 
 
+@pytest.mark.parametrize("folder", ["a:b", "C:", "plain"])
+@pytest.mark.parametrize("variant", ["", "small", "https://host:80/a:b.py", "C:\\book.json"])
+def test_a_path_and_a_variant_may_contain_colons(tmp_path, folder, variant):
+  path = tmp_path / folder / "words.py"
+  path.parent.mkdir()
+  text = EXPERIMENT.replace("[variant]", ".get(variant, 5)")
+  path.write_text(text)
+  line = parse(f"--config={path}{':' * bool(variant)}{variant}")
+  assert (line.experiment, line.variant) == ("words", variant)
+  assert line.config.model.hidden == {"": 100, "small": 10}.get(variant, 5)
+  other = path.with_name("other.py")
+  with pytest.raises(errors.UserError, match=f"^no experiment file {re.escape(str(other))}: use"):
+    parse(f"--config={other}{':' * bool(variant)}{variant}")
+
+
+def test_the_path_of_a_config_may_contain_colons(stored):
+  path = stored.parent / "a:b" / "config.json"
+  path.parent.mkdir()
+  stored.rename(path)
+  assert parse(f"--config={path}").experiment == "a:b"
+
+
 def test_overrides_have_the_type_of_their_field(experiment):
   line = parse(
     f"--config={experiment}",

@@ -76,6 +76,16 @@ def test_numbers_out_of_bounds_are_errors(name, value, message):
     config_lib.check(config_lib.replace(config_lib.default(), {name: value}))
 
 
+@pytest.mark.parametrize("value", [True, False])
+@pytest.mark.parametrize("name", [f.name for f in config_lib.FIELDS if f.type in (int, float)])
+def test_a_boolean_is_no_number(name, value):
+  """Python counts it as an integer, also where it equals the default."""
+  c = config_lib.replace(config_lib.default(), {name: value})
+  if type(c[name]) is bool:  # In most fields of type float, the config converts it.
+    with pytest.raises(errors.UserError, match=rf"^--config\.{name}={value}: must be a .*number$"):
+      config_lib.check(c)
+
+
 @pytest.mark.parametrize("name", [f.name for f in config_lib.FIELDS if f.type in (int, float)])
 def test_every_number_has_bounds(name):
   """No field accepts a number that JAX cannot represent in 32 bits, or a negative count."""

@@ -18,7 +18,7 @@ from charrnn import console, errors, process
 
 def bar():
   with console.Progress() as progress:
-    update = progress("reading")
+    update = progress("reading \\x1b]0;title\\x07")
     for n in range(1, 4):
       update(n, 3, f"loss {n}")
       console.say(f"line {n}")
@@ -66,7 +66,7 @@ def test_a_bar_is_redrawn_below_other_lines():
   text = on_a_terminal("bar")
   assert "loss 3" in text and "100%" in text and "\x1b[2K" in text
   assert re.search(r"line 2\r\n", text)
-  assert text.endswith("the end\r\n")
+  assert text.endswith("the end\r\n") and "\x1b]0" not in text
 
 
 def test_a_live_table_is_redrawn_in_place():
@@ -80,7 +80,11 @@ def test_a_log_contains_plain_lines(way):
     [sys.executable, "-c", PROGRAM, way], capture_output=True, text=True, check=True
   )
   assert "\x1b" not in result.stderr and "\r" not in result.stderr
-  expected = {"say": "a line \\x1b[2J\n", "bar": "line 1\nline 2\nline 3\nreading: ", "table": ""}
+  expected = {
+    "say": "a line \\x1b[2J\n",
+    "bar": "line 1\nline 2\nline 3\nreading \\x1b]0;",
+    "table": "",
+  }
   assert result.stderr.startswith(expected[way])
 
 

@@ -3,6 +3,7 @@
 import errno
 import itertools
 import os
+import pathlib
 import re
 import stat
 
@@ -44,6 +45,27 @@ def test_a_failed_replacement_keeps_the_old_file(tmp_path):
     file.write(b"half")
     raise ZeroDivisionError
   assert [p.read_text() for p in tmp_path.iterdir()] == ["old"]
+
+
+def test_a_special_file_is_written_wherever_it_is(tmp_path, monkeypatch, capfd):
+  """A folder that is not writable, such as /dev, may contain a device, a pipe or an open file."""
+  monkeypatch.setattr(os, "access", lambda path, mode: False)
+  with pytest.raises(errors.UserError, match="cannot write to"):
+    files.check_output(tmp_path / "a.txt")
+  fifo = tmp_path / "fifo"
+  os.mkfifo(fifo)
+  reader = os.open(fifo, os.O_RDONLY | os.O_NONBLOCK)
+  with (tmp_path / "open.txt").open("wb", buffering=0) as file:
+    file.write(b"before ")
+    for path in (fifo, "/dev/null", "/dev/stdout", "/dev/stderr", f"/dev/fd/{file.fileno()}"):
+      files.check_output(pathlib.Path(path))
+      with files.replace_file(pathlib.Path(path)) as output:
+        output.write(b"content")
+    file.write(b" after")
+  assert os.read(reader, 100) == b"content" and fifo.is_fifo()
+  os.close(reader)
+  assert capfd.readouterr() == ("content", "content")
+  assert (tmp_path / "open.txt").read_bytes() == b"before content after"
 
 
 def test_a_failed_replacement_keeps_earlier_results(tmp_path):

@@ -40,9 +40,8 @@ def parse(argv: Sequence[str], define: Callable = lambda flag_values: None) -> C
   `define(flag_values)` adds other flags. Raises UserError if the command line is wrong.
   """
   argument, argv = _take_config(_expand(argv))
-  is_stored = argument.endswith(".json")
-  path, colon, variant = (argument, "", "") if is_stored else argument.partition(":")
-  path = _locate(path)
+  path, colon, variant = _split(argument)
+  is_stored, path = path.endswith(".json"), _locate(path)
   _check(path, argv)
   module = None
   if is_stored:
@@ -105,6 +104,19 @@ def experiment_files(folder: pathlib.Path = pathlib.Path()) -> list[str]:
   """Return the paths of the experiment files in the folder `experiments` of a folder."""
   paths = (folder / "experiments").glob("*.py")
   return sorted(str(path) for path in paths if path.stem != "common")
+
+
+def _split(argument: str) -> tuple[str, str, str]:
+  """Return the path of the value FILE or FILE:VARIANT of --config, the colon, and the variant.
+
+  Both may contain colons: the path is the shortest one that is a file. If there is none, it is the
+  shortest one that ends like a file, so that a message can name it.
+  """
+  paths = [argument[: match.start()] for match in re.finditer(r":|\Z", argument)]
+  files_first = [path for path in paths if os.path.isfile(_locate(path))]
+  files_first += [path for path in paths if path.endswith((".py", ".json"))]
+  path = (files_first or paths)[0]
+  return path, *argument.removeprefix(path).partition(":")[1:]
 
 
 def _locate(path: str) -> str:

@@ -342,16 +342,15 @@ def check(config: config_dict.ConfigDict, overrides: Container[str] = ()):
   even if their value is the default.
   """
   for name, field in BY_NAME.items():
-    if (value := config[name]) in (None, field.default):
-      continue
-    if field.choices and value not in field.choices:
+    value = config[name]
+    if value is not None and (problem := field.problem(value)):
+      raise errors.UserError(f"--config.{name}={value}: {problem}")
+    if value not in (None, field.default) and field.choices and value not in field.choices:
       near = errors.nearest(str(value), field.choices)
       hint = f"; did you mean {near}?" if near else ""
       raise errors.UserError(
         f"--config.{name}={value}: use one of {', '.join(field.choices)}{hint}"
       )
-    if problem := field.problem(value):
-      raise errors.UserError(f"--config.{name}={value}: {problem}")
   _check_text(config.text)
   if config.remat and config.window % config.remat:
     raise errors.UserError(

@@ -255,7 +255,7 @@ class Progress:
         redirect_stderr=False,
       )
       self._bar.start()
-      self._task = self._bar.add_task(phase, total=None, note="", left="")
+      self._task = self._bar.add_task(self._phase, total=None, note="", left="")
       self._bar.refresh()
     return self.update
 

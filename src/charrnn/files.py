@@ -367,6 +367,10 @@ def sync_tree(folder: pathlib.Path):
     sync_folder(pathlib.Path(root))
 
 
+# Paths of the open files of this process. They may be links to regular files.
+_STREAM = re.compile(r"/dev/(?:std(out|err)|fd/(\d{1,5}))")
+
+
 def check_local(path: str | pathlib.Path, remedy: str, option: str = ""):
   """Raise UserError if `path` is an address, for example gs://bucket/run, and not a local path.
 
@@ -394,6 +398,8 @@ def check_output(path: pathlib.Path, name: str | None = None):
     raise errors.UserError(f"{name}: {error.strerror}") from error
   if is_folder:
     raise errors.UserError(f"{name} is a folder: use the path of a file")
+  if _is_special(path):
+    return
   if (path.parent / "config.json").exists() and (path.parent / "run.json").exists():
     raise errors.UserError(f"{name} is in a run directory: use a path in another folder")
   if not path.parent.is_dir():
@@ -402,16 +408,28 @@ def check_output(path: pathlib.Path, name: str | None = None):
     raise errors.UserError(f"{name}: cannot write to {path.parent}: use another folder")
 
 
+def _is_special(path: pathlib.Path) -> bool:
+  """Return whether `path` is a device, a pipe or an open file, none of which is replaced."""
+  return path.exists() and (not path.is_file() or _STREAM.fullmatch(str(path)) is not None)
+
+
+def _open_special(path: pathlib.Path) -> IO[bytes]:
+  """Open a special file for writing. A stream such as /dev/stdout keeps its position."""
+  match = _STREAM.fullmatch(str(path))
+  return open(os.dup(int(match[2] or {"out": 1, "err": 2}[match[1]])) if match else path, "wb")
+
+
 @contextlib.contextmanager
 def replace_file(path: pathlib.Path) -> Iterator[IO[bytes]]:
   """Yield a temporary binary file that replaces `path` at the end; remove it after an error.
 
   If `path` exists and is not a regular file, for example /dev/stdout, write to it directly.
   """
-  with report_unwritable(path):
-    is_special = path.exists() and not path.is_file()
-    with open(path, "wb") if is_special else _new_file(path) as file:
-      yield file
+  with (
+    report_unwritable(path),
+    _open_special(path) if _is_special(path) else _new_file(path) as file,
+  ):
+    yield file
 
 
 def output_folder(out: str | None, default: pathlib.Path) -> pathlib.Path:

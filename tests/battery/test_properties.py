@@ -535,7 +535,7 @@ def has_valid_loop_state(run) -> bool:
   meta = checkpoints.read_meta(run.path / "checkpoints", STEP)
   with contextlib.suppress(ValueError):
     state = loop.LoopState.from_json(meta.get("memory"))
-    return is_number(state.best_loss) and type(state.stale) is int and type(state.pending) is list
+    return is_number(state.best_loss) and type(state.stale) is int and is_number(state.pending_mean)
   return True
 
 

@@ -183,6 +183,15 @@ def test_changed_metrics_are_damage_and_can_be_accepted(charrnn, a):
   assert result.code == 0 and len(result.json["accepted"]) == 2
 
 
+def test_deleted_metrics_are_damage_and_can_be_accepted(charrnn, a):
+  (a / "metrics.jsonl").unlink()
+  result = charrnn("verify", a)
+  assert result.code == 1 and "metrics.jsonl" in result.out
+  result = charrnn("verify", a, "--accept")
+  assert "accepted metrics.jsonl up to step 20" in result.out
+  assert result.code == 0, result.out
+
+
 def test_a_step_of_another_run_is_damage(charrnn, a, trained):
   shutil.rmtree(a / "checkpoints/20")
   shutil.copytree(trained["b"] / "checkpoints/20", a / "checkpoints/20")

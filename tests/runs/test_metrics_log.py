@@ -32,6 +32,19 @@ def test_plot_without_losses_and_with_an_unusual_title(tmp_path):
   assert metrics.curve(metrics.read(tmp_path), "valid/loss") == [(1, 2.0)]
 
 
+def test_a_missing_file_has_no_lines(tmp_path):
+  """A run whose metrics.jsonl was deleted can be resumed and accepted like a changed one."""
+  empty, log = metrics.prefix(tmp_path, 5), metrics.MetricsLog(tmp_path)
+  assert metrics.read(tmp_path) == [] and metrics.matches(tmp_path, empty)
+  log.start(1)
+  log.log(1, {"train/loss": 1.0})
+  stored = log.sync()
+  log.finish()
+  assert metrics.matches(tmp_path, stored)
+  (tmp_path / "metrics.jsonl").unlink()
+  assert not metrics.matches(tmp_path, stored) and metrics.matches(tmp_path, empty)
+
+
 @pytest.mark.parametrize("text", ["NaN", "Infinity", "-Infinity", "1e999"])
 def test_a_value_that_is_not_finite_is_read_like_null(tmp_path, text):
   (tmp_path / "metrics.jsonl").write_text(f'{{"step": 1, "valid/loss": {text}}}\n')

@@ -1,13 +1,19 @@
 """The record of a run: its code, with any git settings, its machine and its launches."""
 
+import errno
+import itertools
 import os
 import shutil
 import subprocess
+import types
 
 import programs
 import pytest
+from absl import flags
 
-from charrnn import command_line, files
+from charrnn import command_line, errors, files
+from charrnn import config as config_lib
+from charrnn.data import tokenizers
 from charrnn.launching import train
 from charrnn.runs import checkpoints, provenance
 from charrnn.runs import run as run_lib
@@ -52,6 +58,26 @@ def checkout(tmp_path, monkeypatch):
   git(folder, "add", "-A")
   git(folder, "commit", "-qm", "x")
   return folder
+
+
+@pytest.mark.parametrize("number", range(4))
+def test_a_launch_whose_record_cannot_be_written_can_be_repeated(tmp_path, monkeypatch, number):
+  """Each file is in turn the one for which the disk has no space."""
+  corpus = types.SimpleNamespace(tokenizer=tokenizers.Tokenizer.from_text("ab"), provenance={})
+  line = command_line.CommandLine(config_lib.default(), {}, "x", "", flags.FlagValues())
+  new_file, calls = files._new_file, itertools.count()
+
+  def write(path):
+    if next(calls) == number:
+      raise OSError(errno.ENOSPC, "No space left on device")
+    return new_file(path)
+
+  monkeypatch.setattr(provenance, "code", lambda folder: ("0" * 40, b"a change"))
+  monkeypatch.setattr(files, "_new_file", write)
+  with pytest.raises(errors.UserError, match="No space left on device"):
+    provenance.record_launch(line, tmp_path, corpus, "1 CPU")
+  assert len(list(tmp_path.iterdir())) == number
+  run_lib.check_workdir(tmp_path)
 
 
 def state(checkout):

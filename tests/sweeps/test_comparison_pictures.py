@@ -51,6 +51,16 @@ KINDS = {
     run("diverged", start=1e9, **{"model.cell": "gru", "model.hidden": 8}),
     run("running", **{"model.cell": "gru", "model.hidden": 16}),
   ],
+  "one field, without a loss": [
+    *product(window=[5, 6]),
+    run("diverged", start=1e29, window=7),
+    run("waiting", steps=0, window=8),
+  ],
+  "one text field, without a loss": [
+    *product(model__cell=["rnn", "lstm"]),
+    run("diverged", start=1e29, **{"model.cell": "gru"}),
+    run("failed", steps=0, **{"model.cell": "mgu"}),
+  ],
   "some seeds unfinished": [run(), run("running", steps=2, seed=2), run(seed=3)],
   "with an ngram": [*product(model__hidden=[8, 16]), run(**{"model.cell": "ngram"})],
   "ngrams": [run(**{"model.cell": "ngram", "model.order": n}) for n in (3, 5)],
@@ -151,6 +161,21 @@ def test_cells_of_the_grid_show_the_losses(figures, tmp_path):
     has_loss = setting.loss is not None
     assert texts[place].startswith(f"{setting.loss:.3f}" if has_loss else setting.runs[0].status)
   assert len(texts) == 6 and "diverged" in texts.values()
+
+
+@pytest.mark.parametrize(
+  ("kind", "ticks"),
+  [
+    ("one field, without a loss", ["5", "6", "7", "8"]),
+    ("one text field, without a loss", ["gru", "lstm", "mgu", "rnn"]),
+  ],
+)
+def test_a_value_without_a_loss_has_a_tick_and_its_status(figures, tmp_path, kind, ticks):
+  comparison_pictures.grid(comparison.compare(KINDS[kind]), tmp_path / "x.png")
+  (axes,) = figures[0].axes
+  assert [label.get_text() for label in axes.get_xticklabels()] == ticks
+  states = {run.status for run in KINDS[kind]} - {"finished"}
+  assert {text.get_text() for text in axes.texts} == states
 
 
 def test_third_field_has_a_map_per_value(figures, tmp_path):

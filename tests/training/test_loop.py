@@ -1,9 +1,12 @@
 """The training loop in one process: its files, how it ends, and exact resumption."""
 
+import dataclasses
+import json
 import math
 import os
 import shutil
 import signal
+import statistics
 from unittest import mock
 
 import jax
@@ -53,7 +56,7 @@ def test_a_run_logs_evaluates_and_saves(whole):
   assert checkpoints.steps(whole / "checkpoints") == [8, 10, 12]
   memory = checkpoints.read_meta(whole / "checkpoints", 12)["memory"]
   assert memory["best_step"] == 12 and memory["best_loss"] == lines[-1]["valid/loss"]
-  assert memory["first_loss"] == lines[0]["train/loss"] and memory["pending"] == []
+  assert memory["first_loss"] == lines[0]["train/loss"] and memory["pending_count"] == 0
 
 
 @pytest.mark.parametrize(
@@ -545,7 +548,14 @@ def test_a_stored_state_that_is_not_finite_is_refused(tmp_path):
 @pytest.mark.parametrize(
   "memory",
   [
-    *({"pending": "x"}, {"pending": ["x"]}, {"stale": "1"}, {"best_step": [1]}),
+    *(
+      {"pending": "x"},
+      {"pending": ["x"]},
+      {"pending_count": 0.5},
+      {"pending_count": -1},
+      {"stale": "1"},
+      {"best_step": [1]},
+    ),
     *({"rollbacks": -3}, {"rollbacks": 10**9}, {"rollbacks": True}, {"nonfinite": None}),
   ],
 )
@@ -557,6 +567,28 @@ def test_a_damaged_state_of_the_loop_is_refused(tmp_path, memory):
     pytest.raises(errors.UserError, match=rf"checkpoint 3 in {folder} .* \(memory: "),
   ):
     trainer.restore()
+
+
+def test_the_loop_state_is_small_and_has_the_mean_of_all_losses():
+  losses = np.random.default_rng(0).uniform(0.3, 30, 10_000).astype(np.float32).tolist()
+  state = loop.LoopState()
+  for n, loss in enumerate(losses):
+    state.add(loss)
+    if n == 5000:  # A restart changes nothing.
+      state = loop.LoopState.from_json(json.loads(json.dumps(dataclasses.asdict(state))))
+  assert state.pending_mean == statistics.fmean(losses) and state.initial_loss == losses[0]
+  assert len(json.dumps(dataclasses.asdict(state))) < 500
+
+
+def test_the_losses_in_a_checkpoint_of_an_older_version_are_kept():
+  losses = [3.5, 3.25, 0.1]
+  old = {"first_loss": None, "best_loss": 1.0, "pending": losses, "seconds": 1.0}
+  state = loop.LoopState.from_json(old)
+  assert (state.initial_loss, state.pending_mean) == (3.5, statistics.fmean(losses))
+  assert (state.best_loss, state.seconds) == (1.0, 1.0)
+  assert loop.LoopState.from_json(old | {"pending": []}) == loop.LoopState(
+    best_loss=1.0, seconds=1.0
+  )
 
 
 def test_a_state_that_is_not_finite_is_not_saved_after_a_signal(tmp_path, capsys):

@@ -2,6 +2,7 @@
 
 import argparse
 import importlib
+import itertools
 import os
 import sys
 from collections.abc import Sequence
@@ -34,9 +35,10 @@ class Parser(argparse.ArgumentParser):
 
   def parse_known_args(self, args=None, namespace=None):
     # Report a misspelled option before anything that is missing because of it.
-    names = [arg.partition("=")[0] for arg in args or () if arg.startswith("--") and arg != "--"]
-    for name in names:
-      if name not in self._option_string_actions:
+    # Words after -- are no options, and neither is text such as "-- a comment" for --prime.
+    words = itertools.takewhile(lambda word: word != "--", args or ())
+    for name in (word.partition("=")[0] for word in words if word.startswith("--")):
+      if " " not in name and name not in self._option_string_actions:
         self.error(f"unknown option {name}{errors.suggestion(name, self._listed())}")
     return super().parse_known_args(args, namespace)
 

@@ -126,13 +126,14 @@ def _check_vocabulary(run) -> str:
 
 def _check_metrics(run) -> str:
   path = run.path / "metrics.jsonl"
-  if not path.exists() and not run.steps:
+  newest = checkpoints.newest_meta(run.path / "checkpoints") or {}
+  stored = newest.get("metrics")
+  if not path.exists() and (not run.steps or (stored and metrics.matches(run.path, stored))):
     return "no lines yet"
   *lines, remainder = files.read_bytes(path).split(b"\n")
   if bad := [f"line {n}" for n, line in enumerate(lines, 1) if metrics.parse(line) is None]:
     raise errors.UserError(", ".join(bad[:MAX_NAMES]))
-  newest = checkpoints.newest_meta(run.path / "checkpoints") or {}
-  if newest.get("metrics") and not metrics.matches(run.path, newest["metrics"]):
+  if stored and not metrics.matches(run.path, stored):
     raise errors.UserError(f"does not match its digest in checkpoint {newest['step']}")
   # A killed process may leave an incomplete last line. Training removes it when it resumes.
   return f"{errors.plural(len(lines), 'line')}{' and an incomplete one' if remainder else ''}"

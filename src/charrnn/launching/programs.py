@@ -241,7 +241,8 @@ def transferred_params(source: Source, fields, params: models.Params, tokenizer)
     return np.moveaxis(moved, 0, axis)
 
   sizes = jax.tree.map(lambda axis, fresh: fresh.size if axis >= 0 else 0, axes, params)
-  added = [repr(token) for n, token in enumerate(tokenizer.tokens) if n not in set(new.tolist())]
+  common = set(new.tolist())
+  added = [repr(token) for n, token in enumerate(tokenizer.tokens) if n not in common]
   total = sum(leaf.size for leaf in jax.tree.leaves(params))
   fresh = sum(jax.tree.leaves(sizes)) * len(added) // tokenizer.vocab_size
   step = "" if source.step is None else f", step {source.step}"

@@ -63,12 +63,12 @@ def _to_bytes(line: dict[str, Any]) -> bytes:
 
 def matches(workdir: pathlib.Path, stored: dict[str, Any]) -> bool:
   """Return whether metrics.jsonl starts with the lines whose size and digest `sync` returned."""
-  return _describe(files.read_bytes(workdir / "metrics.jsonl")[: stored["bytes"]]) == stored
+  return _describe(_content(workdir)[: stored["bytes"]]) == stored
 
 
 def prefix(workdir: pathlib.Path, step: int) -> dict[str, Any]:
   """Return size and digest of the lines up to a step, like `MetricsLog.sync`."""
-  lines = files.read_bytes(workdir / "metrics.jsonl").splitlines(keepends=True)
+  lines = _content(workdir).splitlines(keepends=True)
   parsed = list(map(parse, lines))
   last = max((n for n, line in enumerate(parsed, 1) if line and line["step"] <= step), default=0)
   return _describe(b"".join(lines[:last]))
@@ -78,10 +78,15 @@ def _describe(content: bytes) -> dict[str, Any]:
   return {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
 
 
+def _content(workdir: pathlib.Path) -> bytes:
+  """Return the content of metrics.jsonl; it is empty if the file is missing."""
+  path = workdir / "metrics.jsonl"
+  return files.read_bytes(path) if os.path.lexists(path) else b""
+
+
 def read(workdir: pathlib.Path) -> list[dict[str, Any]]:
   """Return the objects in metrics.jsonl. Incomplete and damaged lines are skipped."""
-  path = workdir / "metrics.jsonl"
-  lines = files.read_bytes(path).splitlines() if os.path.lexists(path) else []
+  lines = _content(workdir).splitlines()
   return list(filter(None, map(parse, lines)))  # A valid object has a step, so it is not empty.
 
 

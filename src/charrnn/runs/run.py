@@ -429,7 +429,8 @@ def check_directory(path: str | pathlib.Path):
 # config.
 _BEGUN = re.compile(
   r"\..*|lost\+found|lock|(config|run|alphabet|sweep|outcome)\.json|metrics\.jsonl|checkpoints|"
-  r".*\.(log|out|err)|log.*\.txt|nohup.*|diverged\.txt|samples|events\.out.*|damaged"
+  r".*\.(log|out|err)|log.*\.txt|nohup.*|diverged\.txt|samples|events\.out.*|damaged|"
+  r"uncommitted-.*\.diff"
 )
 
 

@@ -347,9 +347,9 @@ def _field(axes, settings, name):
       axes.plot(x, run.best.valid, "o", color=BLUE, mfc=_face(run), ms=5, alpha=0.8)
     if not setting.usable_runs:
       # The mark is at the top edge and the status above it, so that neither covers a dot.
-      place = {"xycoords": axes.get_xaxis_transform(), "ha": "center", "va": "bottom"}
-      axes.plot(x, 1, "x", color=FAINT, ms=6, clip_on=False, transform=place["xycoords"])
-      axes.annotate(setting.runs[0].status, (x, 1.04), size=7, color=FAINT, rotation=90, **place)
+      style = {"xycoords": axes.get_xaxis_transform(), "ha": "center", "va": "bottom"}
+      axes.plot(x, 1, "x", color=FAINT, ms=6, clip_on=False, transform=style["xycoords"])
+      axes.annotate(setting.runs[0].status, (x, 1.04), size=7, color=FAINT, rotation=90, **style)
   if is_numeric and values[0] > 0 and values[-1] > 8 * values[0]:
     axes.set_xscale("log")
   if not is_numeric or len(values) <= MAX_TICKS:

@@ -61,27 +61,46 @@ class LoopState:
   nonfinite: int = 0  # consecutive updates that were skipped because they were not finite
   skipped: int = 0  # all updates that were skipped
   rollbacks: int = 0
-  pending: list = dataclasses.field(default_factory=list)  # losses since the last log line
+  initial_loss: float | None = None  # the training loss of the first update
+  pending_sum: float = 0.0  # of the losses of the updates since the last log line
+  pending_count: int = 0
   seconds: float = 0.0  # time spent on training, evaluation and saving
 
   @classmethod
   def from_json(cls, value: dict[str, Any] | None) -> "LoopState":
     """Return the state in JSON; raise ValueError if it is missing or a field has the wrong type.
 
-    Fields that older versions did not write get their defaults.
+    Fields that older versions did not write get their defaults. They stored each pending loss.
     """
     types = typing.get_type_hints(cls)
     if value is None:
       raise ValueError("missing")
+    if pending := value.get("pending"):
+      if not isinstance(pending, list) or not all(files.has_types(loss, float) for loss in pending):
+        raise ValueError("a loss is not a number")
+      sums = {"pending_sum": math.fsum(pending), "pending_count": len(pending)}
+      value = value | {"initial_loss": pending[0]} | sums
     fields = {name: value[name] for name in types if name in value}
     if not files.has_types(fields, {name: types[name] for name in fields}):
       raise ValueError("a field has the wrong type")
     state = cls(**fields)
-    if not all(files.has_types(loss, float) for loss in state.pending):
-      raise ValueError("a loss is not a number")
     if not 0 <= state.rollbacks <= MAX_ROLLBACKS:
       raise ValueError("the number of rollbacks is impossible")
+    if not 0 <= state.pending_count < 1 << 53:
+      raise ValueError("the number of losses is impossible")
     return state
+
+  def add(self, loss: float):
+    """Add the loss of an update. The sum is exact, because losses are float32."""
+    if self.initial_loss is None:
+      self.initial_loss = loss
+    self.pending_sum += loss
+    self.pending_count += 1
+
+  @property
+  def pending_mean(self) -> float | None:
+    """Return the mean loss since the last log line, or None if there was no update."""
+    return self.pending_sum / self.pending_count if self.pending_count else None
 
 
 def _inode(path: pathlib.Path) -> tuple[int, int]:
@@ -485,7 +504,7 @@ class Trainer:
       self._on_first_step = lambda: None  # A rollback has another first step.
     if out["is_updated"]:
       loop_state.nonfinite = 0
-      loop_state.pending.append(loss)
+      loop_state.add(loss)
     else:
       loop_state.nonfinite += 1
       loop_state.skipped += 1
@@ -495,12 +514,13 @@ class Trainer:
       self._raise_diverged(step, "the parameters or the optimizer's state are not finite")
     if is_main():
       self._show_progress(step, loss)
-    is_logged = step % self.config.log_every == 0 and bool(loop_state.pending)
+    mean = loop_state.pending_mean
+    is_logged = step % self.config.log_every == 0 and mean is not None
     if is_logged and self._log:
       counts = {"skipped": loop_state.skipped, "rollbacks": loop_state.rollbacks}
       values = {
         "epoch": step / self.windows.steps_per_epoch,
-        "train/loss": statistics.fmean(loop_state.pending),
+        "train/loss": mean,
         "grad_norm": float(out["grad_norm"]),
         "learning_rate": float(out["learning_rate"]),
         "chars_per_second": self._tokens / self._pace.seconds,
@@ -512,15 +532,15 @@ class Trainer:
     if is_logged or loop_state.first_loss is None:
       self._check_loss(step)
     if is_logged:
-      loop_state.first_loss = loop_state.first_loss or statistics.fmean(loop_state.pending)
-      loop_state.pending = []
+      loop_state.first_loss = loop_state.first_loss or mean
+      loop_state.pending_sum, loop_state.pending_count = 0.0, 0
 
   def _check_loss(self, step):
     """Raise DivergedError if the mean loss since the last log line is too high."""
-    if pending := self.loop_state.pending:
-      mean = statistics.fmean(pending)
+    mean = self.loop_state.pending_mean
+    if mean is not None:
       # The mean of the first log line is compared with the loss of the first step.
-      reference = self.loop_state.first_loss or pending[0]
+      reference = self.loop_state.first_loss or self.loop_state.initial_loss
       if mean > self.config.diverged * reference:
         factor = f"more than {self.config.diverged:g} times the first"
         self._raise_diverged(step, f"the training loss {mean:.3f} is {factor}, {reference:.3f}")
