@@ -27,8 +27,9 @@ _TYPES: dict[str, tuple[Any, str]] = {
   "path": _PATH,
   "workdir": _PATH,
   "config": (config_dict.ConfigDict, "a config, for example charrnn.config.default()"),
+  "corpus": ((str, list, tuple), "a path, or a list of several"),
   "clamp": (Mapping, "a dict"),
-  **dict.fromkeys(("prompt", "text", "stop", "corpus", "require", "forbid"), _TEXT),
+  **dict.fromkeys(("prompt", "text", "stop", "require", "forbid"), _TEXT),
   **dict.fromkeys(("length", "num", "seed", "top_k", "step", "draws"), _INTEGER),
   **dict.fromkeys(("temperature", "top_p"), _NUMBER),
   **dict.fromkeys(("fetch", "distinct", "novel"), (bool, "True or False")),
@@ -156,15 +157,15 @@ def _texts(name: str, value: str | Sequence[str]) -> Sequence[str]:
 def load(
   path: str | pathlib.Path,
   step: int | None = None,
-  corpus: str | None = None,
+  corpus: str | Sequence[str] | None = None,
   fetch: bool = False,
 ) -> Run:
   """Load and return the run at `path`, with the verified parameters of a checkpoint.
 
   `step` selects the checkpoint. The default is the best by validation loss; a run without
   validation losses uses the newest. `corpus` is the path of its text, if that has moved since the
-  run was launched. A text is downloaded only if `fetch` is true. Raises UserError if the run or the
-  step is missing or damaged.
+  run was launched, or a list of paths; `valid_source=PATH` is a separate validation text. A text is
+  downloaded only if `fetch` is true. Raises UserError if the run or the step is missing or damaged.
   """
   _check_types(path=path, step=step, corpus=corpus, fetch=fetch)
   runtime.start()

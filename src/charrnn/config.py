@@ -104,7 +104,7 @@ class Field(NamedTuple):
 FIELDS = (
   Field("seed", 1, "Random seed of the initial parameters, dropout and samples.", SEED),
   Field("init_from", "",
-    "Run directory whose best weights training starts from, or a file of weights (.safetensors, "
+    "Run directory whose best weights training starts from, or a weights file (.safetensors, "
     ".npz); empty: random weights. The vocabulary may differ."),
   Field("text.source", "shakespeare",
     "Corpus: a name that `charrnn corpus` lists, or a file, folder, glob or URL[#sha256=HEX]."),
@@ -119,6 +119,9 @@ FIELDS = (
   Field("text.vocab_size", int,
     "Maximum number of tokens. Chosen from the corpus length. Only for `word` and `bpe`.",
     AT_LEAST_1),
+  Field("text.min_count", 0,
+    "Replace a character or word that occurs less often than this in the training split by "
+    "`<UNK>`; 0: no character, and words that occur once. Only for `char` and `word`."),
   Field("text.vocabulary", "corpus",
     "`corpus`: the vocabulary of the corpus. `init_from`: that of the run or file that `init_from` "
     "names, and for `char` the other characters of the corpus.", ("corpus", "init_from")),
@@ -374,6 +377,12 @@ def _check_text(text: config_dict.ConfigDict):
     raise errors.UserError(
       f"--config.text.split=streams: needs the tokenizer char or byte, not {text.tokenizer}, whose "
       "vocabulary depends on the split: use tail or middle"
+    )
+  tokenizers.check_min_count(text.tokenizer, text.min_count)
+  if text.min_count and text.split == "streams":
+    raise errors.UserError(
+      f"--config.text.split=streams: the batch size determines the training split, so rare tokens "
+      f"cannot be counted (text.min_count={text.min_count}): use tail or middle"
     )
   tokenizers.check_documents(text.tokenizer, text.documents)
 

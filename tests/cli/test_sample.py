@@ -4,6 +4,7 @@ import argparse
 import io
 import json
 import pathlib
+import re
 import sys
 import types
 
@@ -394,6 +395,15 @@ def test_novel_texts_and_the_prompt(use, capsys, monkeypatch):
   run(*args, "--no-echo")
   out, err = capsys.readouterr()
   assert sorted(out.splitlines()) == ["\\n", *"adefgh"] and "7 texts from" in err
+
+
+def test_texts_on_lines_can_be_restored(capsys):
+  texts = ["a\\nb", "a\nb", "\r\n\\\\", "\\", "é\t\x0b\u2028"]
+  samples = (sampler.Sample(text, True, len(text), 0.0, 0.0) for text in texts)
+  assert len(list(sample._print_lines(samples, ""))) == len(texts)
+  lines = capsys.readouterr().out.split("\n")[:-1]
+  escapes = {"n": "\n", "r": "\r", "\\": "\\"}
+  assert [re.sub(r"\\(.)", lambda match: escapes[match[1]], line) for line in lines] == texts
 
 
 def test_no_echo(use, capsys, tmp_path):

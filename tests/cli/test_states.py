@@ -182,3 +182,17 @@ def test_rows_are_written_in_any_order(tmp_path):
   file = load(path)
   np.testing.assert_array_equal(file["a/b"], rows)
   np.testing.assert_array_equal(file["ids"], np.arange(4))
+
+
+def test_texts_with_nuls_are_complete_and_written_in_blocks(tmp_path, monkeypatch):
+  monkeypatch.setattr(arrays, "BLOCK", 64)
+  tokenizer = tokenizers.Tokenizer.from_text("a\0b\0é\n" * 30)
+  ids = tokenizer.encode("a\0b\0é\n" * 30)
+  whole = arrays.describe(tokenizer, ids)
+  with arrays.replace_npz(tmp_path / "x.npz", {"a": (1, 1)}, **whole) as put:
+    put("a", np.arange(1), np.zeros((1, 1)))
+  file = np.load(tmp_path / "x.npz", allow_pickle=False)
+  assert file["tokens"].tolist() == ["a", "\\x00", "b", "\\x00", "é", "\n"] * 30
+  assert file["ids"].tolist() == ids.tolist()
+  pieces = tokenizers.Pieces(counts=(1,) * 257, merges=((0, 0),))
+  assert arrays.texts(pieces)[[0, 256]].tolist() == ["\\x00", "\\x00\\x00"]

@@ -38,7 +38,7 @@ def test_unknown_characters_of_a_file(charrnn, trained, tmp_path):
   assert "unknown.txt: not in the vocabulary: 'Ä' (U+00C4), 'ß' (U+00DF)" in refused.err
   known, skipped = (charrnn("eval", trained["a"], p, "--json", "--unknown=skip") for p in paths)
   assert known.json["results"][0]["nats"] == skipped.json["results"][0]["nats"]
-  assert "skipped 60 parts not in the vocabulary: 'Ä' (40), 'ß' (20)" in skipped.err
+  assert "skipped 60 characters not in the vocabulary: 'Ä' (40), 'ß' (20)" in skipped.err
   assert "skipped" not in known.err
 
 
@@ -49,4 +49,4 @@ def test_unknown_characters_of_a_prompt(charrnn, trained):
   expected = charrnn("sample", trained["a"], "--prime=7 g", *options)
   skipped = charrnn("sample", trained["a"], "--prime=7 gÄ", *options, "--unknown=skip")
   assert skipped.out == expected.out
-  assert "the prompt: skipped 1 part not in the vocabulary: 'Ä' (1)" in skipped.err
+  assert "the prompt: skipped 1 character not in the vocabulary: 'Ä' (1)" in skipped.err

@@ -13,6 +13,8 @@ TEXTS = {  # text: its documents for each kind
   "a\nbb\n\nc d\n": {"lines": ["a", "bb", "c d"], "blank_lines": ["a\nbb", "c d"]},
   "\n\na\r\n\r\n\r\nb": {"lines": ["a", "b"], "blank_lines": ["a", "b"]},
   "a\n \t\n\n  b\n c\n\n": {"lines": ["a", " \t", "  b", " c"], "blank_lines": ["a", "  b\n c"]},
+  "a\n  \n": {"lines": ["a", "  "], "blank_lines": ["a"]},
+  " \n\r\r\n\n \t": {"lines": [" ", "\r", " \t"], "blank_lines": [" "]},
   "ä 😀 ": {"lines": ["ä 😀 "], "blank_lines": ["ä 😀 "]},
 }
 
@@ -88,7 +90,9 @@ def test_splits_do_not_cut_documents_and_contain_all_of_them(tmp_path, count, fr
     "characters": len(corpus.ids),
   }
   assert corpora.is_valid_layout(with_lists) and corpora.layout(with_lists) == layout
-  for wrong in ([], {"train": []}, with_lists["splits"] | {"valid": [[5, 2]]}):
+  spans = [5, 2], [-1, 2], [5, len(corpus.ids) + 1]
+  spoiled = [with_lists["splits"] | {"valid": [span]} for span in spans]
+  for wrong in ([], {"train": []}, *spoiled):
     assert not corpora.is_valid_layout(with_lists | {"splits": wrong})
 
 

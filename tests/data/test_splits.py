@@ -89,3 +89,23 @@ def test_intersections_of_documents_and_spans_are_the_common_positions():
     positions = [position for _, *span in result for position in range(*span)]
     assert positions == _positions(spans)
     assert all(d.start <= start < stop <= d.stop for d, start, stop in result)
+
+
+def test_documents_are_looked_up_one_by_one():
+  class Lines:
+    """A billion documents of ten tokens, which cannot be held in memory."""
+
+    def __len__(self):
+      return 10**9
+
+    def __getitem__(self, number: int):
+      return splits.Span(10 * number, 10 * number + 10)
+
+  spans = [splits.Span(5 * 10**9 + 5, 5 * 10**9 + 25), splits.Span(3, 12), splits.Span(12, 13)]
+  result = list(splits.intersect(Lines(), spans))
+  assert [span for _, *span in result] == [
+    *([3, 10], [10, 13]),
+    *([5 * 10**9 + 5, 5 * 10**9 + 10], [5 * 10**9 + 10, 5 * 10**9 + 20]),
+    [5 * 10**9 + 20, 5 * 10**9 + 25],
+  ]
+  assert [document.start for document, *_ in result[:2]] == [0, 10]

@@ -198,7 +198,7 @@ def test_sizes_are_chosen_and_limited(tmp_path):
       _load(tmp_path / "a.txt", TEXT, kind, vocab_size=size, options="--")
   for kind in KINDS:
     assert _load(tmp_path / "a.txt", TEXT, kind, vocab_size=260).tokenizer.vocab_size <= 260
-  with pytest.raises(errors.UserError, match="repeats no word"):
+  with pytest.raises(errors.UserError, match="no word occurs 2 times in the training split"):
     _load(tmp_path / "b.txt", "x" * 100, "word")
 
 

@@ -14,7 +14,7 @@ from test_train_tokens import losses, train
 import charrnn
 from charrnn import cli, errors, models, runtime
 from charrnn import config as config_lib
-from charrnn.data import batches
+from charrnn.data import batches, tokenizers
 from charrnn.data import splits as splits_lib
 from charrnn.runs import run as run_lib
 
@@ -62,6 +62,14 @@ def test_a_resumed_run_and_the_scores_and_samples_of_documents(main, command, na
   assert [each["text"] for each in twice["documents"]] == 2 * [
     each["text"] for each in again["documents"]
   ]
+  for arguments, expected in ((("--split=test",), scored), ((backwards,), again["documents"])):
+    options = ("--per-document", "--characters=12")
+    *whole, last = command("eval", run, *arguments, *options, "--json").json["documents"]
+    assert [each["text"] for each in whole] == [each["text"] for each in expected[: len(whole)]]
+    assert expected[len(whole)]["text"].startswith(last["text"])
+    assert last["complete"] == (last["tokens"] == expected[len(whole)]["tokens"])
+    assert all(each["complete"] for each in whole)
+  assert command("eval", run, backwards, *options).out.count(" (cut)") == (not last["complete"])
   assert command("export", run, tmp_path / "page.html").code == 0
   loaded = charrnn.load(run)
   assert loaded.score(scored[0]["text"]).nats.shape == (scored[0]["tokens"] - 1,)
@@ -130,12 +138,70 @@ def test_the_result_does_not_depend_on_the_number_of_devices():
   jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), two, one)
 
 
+def test_rare_characters_are_unknown(main, names, command, tmp_path, folder):
+  (folder / "names.txt").write_text("\n".join([*names, *"xyz"] * 2))
+  fields = ("text.source=names.txt", "text.documents=lines", "text.min_count=10")
+  whole = train(main, tmp_path / "whole", *fields, "max_steps=4")
+  parts = train(main, tmp_path / "parts", *fields, "max_steps=2")
+  train(main, parts, *fields, "max_steps=4")
+  assert losses(parts) == losses(whole) and all(losses(whole))
+  loaded = charrnn.load(whole)
+  tokens = {*"abc", tokenizers.UNKNOWN, tokenizers.END}
+  assert {*loaded.tokenizer.tokens} == tokens
+  assert command("verify", whole).code == 0
+
+  # An unknown character costs <UNK> and its spelling, in a split and in a file.
+  (tmp_path / "new.txt").write_text("abcxcba\n" * 20)
+  for arguments in ((tmp_path / "new.txt",), (tmp_path / "new.txt", "--unknown=skip")):
+    (result,) = command("eval", whole, *arguments, "--json").json["results"]
+    assert result["unknown"]["tokens"] == 20 / result["tokens"]
+    nats = result["nats"] * result["tokens"] + 20 * loaded.tokenizer.spelling(b"x")
+    assert result["bits_per_byte"] == pytest.approx(nats / np.log(2) / result["bytes"])
+  logged = losses(whole)[-1][-1][-1]
+  (result,) = command("eval", whole, f"--step={losses(whole)[-1][-1][0]}", "--json").json["results"]
+  assert result["bits_per_byte"] == pytest.approx(logged, rel=1e-4)
+  assert {*loaded.sample(length=300)[0].text} <= {*"abc\n"}
+  refused = command("sample", whole, "--prime=ax")
+  assert refused.code == 2 and "lower --config.text.min_count" in refused.err
+  skipped = command(
+    "sample", whole, "--prime=ax", "--unknown=skip", "--length=3", "--temperature=0"
+  )
+  assert "skipped 1 character not in the vocabulary: 'x' (1)" in skipped.err
+  for arguments in (("cells", whole), ("eval", whole, "--errors")):
+    assert "<UNK>" in (refused := command(*arguments)).err
+    assert refused.code == 2 and refused.err.count("\n") == 1
+  assert command("eval", whole, "--html", tmp_path / "page.html").code == 0
+  assert command("inspect", whole).code == 0
+
+  # Training can start from these weights, with or without <UNK>.
+  fields = (*fields[:2], f"init_from={whole}", "text.vocabulary=init_from", "max_steps=2")
+  for count, expected in ((10, tokens), (0, tokens - {tokenizers.UNKNOWN} | {*"xyz"})):
+    new = train(main, tmp_path / f"new{count}", *fields, f"text.min_count={count}")
+    run = run_lib.Run.open(new)
+    assert {*run.tokenizer.tokens} == expected and run.corpus().tokenizer == run.tokenizer
+
+
 def test_separate_sources_of_splits(main, names, command, tmp_path, folder, monkeypatch):
   (folder / "held.txt").write_text("abc\nccc\n")
   run = train(main, tmp_path / "run", *FIELDS, "text.test_source=held.txt")
   monkeypatch.chdir(tmp_path)  # The names are relative to the folder of the launch.
   result = command("eval", run, "--split=test", "--per-document", "--json")
   assert sorted(each["text"] for each in result.json["documents"]) == ["abc", "ccc"]
+
+  (tmp_path / "moved").mkdir()
+  moved = (folder / "held.txt").rename(tmp_path / "moved" / "held.txt")
+  gone = command("eval", run, "--split=test")
+  assert gone.code == 2 and "held.txt" in gone.err and "test_source=PATH" in gone.err
+  names = f"--corpus=test_source={moved}", f"--corpus={folder / 'names.txt'}"
+  again = command("eval", run, "--split=test", "--per-document", "--json", *names)
+  assert again.json == result.json
+  for options, message in (
+    ((names[0], names[0]), "text.test_source is named twice"),
+    ((f"--corpus=valid_source={moved}",), "the run has no text.valid_source"),
+    ((f"--corpus=test_source={folder / 'names.txt'}",), "is not the text that"),
+  ):
+    refused = command("eval", run, *options)
+    assert refused.code == 2 and message in refused.err and refused.err.count("\n") == 1
 
 
 @pytest.mark.parametrize(

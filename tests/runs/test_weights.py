@@ -1,4 +1,4 @@
-"""Files of weights: exports, weights of PyTorch modules, and files that are not to be trusted."""
+"""Weights files: exports, weights of PyTorch modules, and files that are not to be trusted."""
 
 import io
 import json
@@ -112,6 +112,24 @@ def test_a_vocabulary_can_be_added_to_weights_of_pytorch(tmp_path):
     path = tmp_path / f"torch{suffix}"
     weights.write(path, torch_arrays("gru"), {"tokenizer": tokenizer.to_json()})
     assert weights.open_source(str(path)).load().tokenizer == tokenizer
+
+
+@pytest.mark.parametrize("suffix", weights.SUFFIXES)
+def test_metadata_of_other_programs_are_ignored(tmp_path, suffix):
+  path, tokenizer = tmp_path / f"torch{suffix}", tokenizers.Tokenizer.from_text(TEXT)
+  meta = {"config": {"hidden_size": 3}, "format": "pt"}
+  weights.write(path, torch_arrays("gru"), meta | {"tokenizer": tokenizer.to_json()})
+  read = weights.open_source(str(path)).load()
+  assert read.tokenizer == tokenizer and read.config.model.cell == "gru" and read.step is None
+  if suffix == ".safetensors":
+    arrays = {k: np.ascontiguousarray(v) for k, v in torch_arrays("gru").items()}
+    safetensors.numpy.save_file(arrays, path, {"config": "x: 1"})  # not JSON
+    assert weights.open_source(str(path)).load().tokenizer is None
+    safetensors.numpy.save_file(arrays, path, {"tokenizer": "gpt2"})
+  else:
+    weights.write(path, torch_arrays("gru"), {"tokenizer": {"version": "1.0"}})
+  with pytest.raises(errors.UserError, match="metadata tokenizer is not a vocabulary of charrnn"):
+    _ = weights.open_source(str(path)).load()
 
 
 WRONG = {

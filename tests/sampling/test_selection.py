@@ -87,3 +87,20 @@ def test_a_whole_document_is_compared_with_whole_documents(tmp_path, monkeypatch
   # The model did not end these texts.
   assert select([name, part], 2, stopped=False, **options)[0] == []
   assert select([name, part], 2, has_stop=True, **options)[0] == []
+
+
+def test_a_text_that_is_cut_does_not_match_across_files(tmp_path, monkeypatch):
+  monkeypatch.setenv("CHARRNN_CACHE", str(tmp_path / "cache"))
+  (tmp_path / "names").mkdir()
+  for name in NAMES:
+    (tmp_path / "names" / name).write_text(name)
+  corpus = corpora.load(str(tmp_path / "names"), documents="files", split=("tail", 0, 0))
+  parts = corpora.layout(corpus.provenance).splits
+  run = types.SimpleNamespace(
+    corpus=lambda: corpus, splits=lambda: parts, tokenizer=corpus.tokenizer
+  )
+  training = selection.Training.of(run)
+  assert training.documents == set(NAMES)
+  for a in NAMES:
+    assert training.contains(a[1:], False) and training.contains(a, False)
+    assert not any(training.contains(a[-2:] + b[:2], False) for b in NAMES)

@@ -22,7 +22,8 @@ def add_corpus(parser: argparse.ArgumentParser, text: str = ""):
   """Add --corpus and --fetch."""
   default = "(default: where it was when the run was launched)"
   text = text or f"the corpus of the run, if it has moved {default}"
-  parser.add_argument("--corpus", metavar="NAME|PATH|URL", help=text)
+  text += "; valid_source=PATH and test_source=PATH are separate texts of these splits; repeatable"
+  parser.add_argument("--corpus", metavar="NAME|PATH|URL", action="append", help=text)
   text = "download the corpus that the run names, if it is not in the cache folder"
   parser.add_argument("--fetch", action="store_true", help=text)
 

@@ -84,8 +84,8 @@ def run(args):
   loaded = run_lib.Run.open(args.run, args.step, args.corpus, args.fetch)
   if not loaded.tokenizer.has_characters:
     raise errors.UserError(
-      f"{args.run}: its tokens are not characters (tokenizer {loaded.tokenizer.kind}), which the "
-      "hypotheses are about: use a run with the tokenizer char or byte"
+      f"{args.run}: {loaded.tokenizer.other_tokens}, but the hypotheses are about characters: use "
+      "a run with the tokenizer char or byte, without documents and min_count"
     )
   if not loaded.model.units:
     raise errors.UserError(

@@ -19,6 +19,8 @@ def add_arguments(parser):
   add("--tokenizer", default="char", help=text)
   text = "maximum number of tokens of word or bpe (default: chosen from the length)"
   add("--vocab-size", metavar="N", type=int, help=text)
+  text = "replace characters or words that occur less often in the training split by <UNK>"
+  add("--min-count", metavar="N", type=int, default=0, help=text)
   # The former name of --tokenizer still works for one release.
   add("--alphabet", dest="tokenizer", default="char", help=argparse.SUPPRESS)
   add("--encoding", default="utf-8", help="encoding of the text (default: utf-8)")
@@ -35,11 +37,12 @@ def run(args):
     names = sources.names()
     lines = (f"{name:16}{description}" for name, description in names.items())
     return arguments.show(args, names, lines)
-  names = ("tokenizer", "encoding", "newlines", "documents", "vocab_size")
+  names = ("tokenizer", "encoding", "newlines", "documents", "vocab_size", "min_count")
   values = {name: getattr(args, name) for name in names}
   with downloads.mode(downloads.Mode.ALL if args.refresh else downloads.Mode.MISSING):
     corpus = corpora.load(args.source, options="--", **values)
   tokenizer = files.with_aliases(corpus.tokenizer.to_json(), {"tokens": "symbols"})
-  documents = [document._asdict() for document in corpus.documents]
-  data = {**corpus.provenance, "alphabet": tokenizer, "documents": documents}
+  data = {**corpus.provenance, "alphabet": tokenizer}
+  if args.json:  # There may be millions of documents.
+    data["documents"] = [document._asdict() for document in corpus.documents]
   return arguments.show(args, data, corpora.describe(corpus))

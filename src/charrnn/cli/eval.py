@@ -13,7 +13,6 @@ import numpy as np
 from charrnn import console, errors, files, models
 from charrnn.cli import arguments
 from charrnn.data import batches, corpora, encoded, splits, tokenizers
-from charrnn.data import documents as documents_lib
 from charrnn.evaluation import arrays, dynamic, error_analysis, pages, score
 from charrnn.models import mixture
 from charrnn.runs import run as run_lib
@@ -120,14 +119,9 @@ def run(args):
       f"--state={args.state}: the state is always reset between the documents of {args.run} "
       f"(text.documents={config.text.documents}): omit --state"
     )
-  if args.errors and config.text.documents != "none":
-    raise errors.UserError(
-      f"--errors: does not support documents (text.documents={config.text.documents}): omit it"
-    )
   if args.errors and not loaded.tokenizer.has_characters:
     raise errors.UserError(
-      f"--errors: applies to characters, but the tokens of {args.run} are not characters "
-      f"(tokenizer {loaded.tokenizer.kind}): omit --errors"
+      f"--errors: applies to characters, but in {args.run} {loaded.tokenizer.other_tokens}: omit it"
     )
   documents = []
   for path in args.files:
@@ -293,30 +287,40 @@ def _score(args, loaded, model_and_params, text, corpus, system, progress) -> di
 
 
 def _documents(text: Text, corpus, scores: list) -> list[dict[str, Any]]:
-  """Return the loss of each document of the scored text, with the text that was scored."""
+  """Return the loss of each document of the scored text, with the text that was scored.
+
+  "complete" says whether that is the whole document.
+  """
   end_id, found, items = text.content.tokenizer.end_id, [], []
   for name, spans in text.parts:
     if isinstance(text.content, corpora.Corpus):
-      found.append(
-        [(each.name, *span) for each, *span in splits.intersect(corpus.documents, spans)]
-      )
+      parts = splits.intersect(corpus.documents, spans)
+      found.append([(each.name, *span, each[1:] == (*span,)) for each, *span in parts])
     elif end_id is None:
-      found.append([(name, *span) for span in spans])
+      found.append([(name, *span, True) for span in spans])
     else:
       ((first, last),) = spans  # A FILE begins with END, which belongs to no document.
-      bounds = documents_lib.Bounds.of(text.ids[first:last], end_id)
-      pairs = enumerate(zip(*((first + each).tolist() for each in bounds)), 1)
-      found.append([(f"{name}:{n}", *span) for n, span in pairs])
+      ends = (1 + first + np.flatnonzero(text.ids[first:last] == end_id)).tolist()
+      pairs = [*itertools.pairwise(ends), *([(ends[-1], last)] if ends[-1] < last else [])]
+      found.append(
+        [(f"{name}:{n}", a, b, text.ids[b - 1] == end_id) for n, (a, b) in enumerate(pairs, 1)]
+      )
   for documents, each in zip(found, scores):
     totals = np.concatenate([[0.0], np.cumsum(np.where(each.is_scored, each.nats, 0), dtype=float)])
     counts = np.concatenate([[0], np.cumsum(each.is_scored)])
-    for name, start, stop in documents:
+    for name, start, stop, is_complete in documents:
       low, high = np.searchsorted(each.positions, (start, stop))
       count, nats = int(counts[high] - counts[low]), float(totals[high] - totals[low])
       is_end = end_id is not None and text.ids[stop - 1] == end_id
       content = text.content.text(start, stop - is_end)
-      items.append({"document": name, "tokens": count, "nats": nats, "text": content})
+      item = {"document": name, "tokens": count, "nats": nats, "text": content}
+      items.append(item | {"complete": bool(is_complete)})
   return items
+
+
+def _label(document: dict[str, Any]) -> str:
+  """Return the name of a document, and whether it is cut by --characters or by the split."""
+  return document["document"] + ("" if document["complete"] else " (cut)")
 
 
 def _document_table(documents: list[dict[str, Any]]) -> Iterator[str]:
@@ -324,7 +328,7 @@ def _document_table(documents: list[dict[str, Any]]) -> Iterator[str]:
   yield "document\ttokens\tnats\tnats_per_token\ttext"
   for each in documents:
     mean = f"{each['nats'] / each['tokens']:.7g}" if each["tokens"] else ""
-    texts = escape(each["document"]), escape(each["text"])
+    texts = escape(_label(each)), escape(each["text"])
     yield f"{texts[0]}\t{each['tokens']}\t{each['nats']:.7g}\t{mean}\t{texts[1]}"
 
 
@@ -338,7 +342,7 @@ def _distributions(args, tokenizer, text) -> Iterator[Callable | None]:
   scored = [np.arange(*span) for span in batches.scorable_spans(spans, text.starts)]
   positions_N = np.concatenate([np.zeros(0, np.int64), *scored])
   whole = arrays.describe(tokenizer, np.asarray(text.ids)[positions_N])
-  whole |= {"positions": positions_N, "vocabulary": np.array(tokenizer.texts)}
+  whole |= {"positions": positions_N, "vocabulary": arrays.texts(tokenizer)}
   shapes = {"log_p": (len(positions_N), tokenizer.vocab_size)}
   with arrays.replace_npz(pathlib.Path(args.distributions), shapes, **whole) as put:
     yield lambda at, log_p: put("log_p", np.searchsorted(positions_N, at), log_p)
@@ -416,7 +420,7 @@ def _lines(result) -> Iterator[str]:
     for each in result["documents"]:
       count, nats, text = each["tokens"], each["nats"], escape(each["text"][:MAX_EXCERPT])
       mean = f"{nats / count:.4f}" if count else "-"
-      yield f"{count:9,}  {mean:>10}  {nats:10.2f}  {each['document']}  {text}"
+      yield f"{count:9,}  {mean:>10}  {nats:10.2f}  {_label(each)}  {text}"
 
 
 def _system(origin) -> str:

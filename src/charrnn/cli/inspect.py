@@ -240,7 +240,8 @@ def _vocabulary(value: dict[str, Any]) -> str:
     return f"{errors.plural(size, 'character')}: {' '.join(_ranges(tokenizer.tokens))}"
   order = sorted(range(size), key=lambda n: -tokenizer.counts[n])[:MAX_TOKENS]
   examples = " ".join(repr(tokenizer.texts[n]) for n in order)
-  occurring = f"{count:,} occur in the training split, most often {examples}"
+  where = "training split" if tokenizer.is_trained else "corpus"
+  occurring = f"{count:,} occur in the {where}, most often {examples}"
   return f"{size:,} tokens ({value['kind']}); {occurring}"
 
 

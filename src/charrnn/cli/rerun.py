@@ -40,17 +40,17 @@ def run(args):
   workdir = pathlib.Path(args.workdir or path.with_name(f"{path.name}-rerun")).resolve()
   launch = _launch(original)
   _check_workdir(original, workdir)
+  moved = run_lib.moved_sources(args.corpus)
   _ = original.config  # Raises UserError if config.json does not match its digest.
   line = command_line.parse(["charrnn rerun", f"--config={path / 'config.json'}"])._replace(
     experiment=str(original.origin.get("experiment")),
     variant=str(original.origin.get("variant") or ""),
     overrides=launch.get("overrides", {}),
     original=provenance.Original(path, launch),
-    fetch=args.fetch or args.corpus is not None,
+    fetch=args.fetch or run_lib.names_all_sources(original.config, moved),
   )
-  if args.corpus:
-    source = sources.locate(args.corpus, [os.getcwd()])
-    line = line._replace(config=config_lib.replace(line.config, {"text.source": source}))
+  located = {f"text.{name}": sources.locate(each, [os.getcwd()]) for name, each in moved.items()}
+  line = line._replace(config=config_lib.replace(line.config, located))
   # Trackers received the metrics of the original, which the rerun repeats.
   line = line._replace(config=config_lib.replace(line.config, {"tracker": "none"}))
   directory = launch.get("directory")

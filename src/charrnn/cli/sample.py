@@ -56,10 +56,11 @@ divided by the length, so texts that end early, at --stop or by a constraint, ha
 --beam cannot be combined with --temperature, --top-k, --top-p or --seed.
 
 Many short texts (--distinct and --novel): Texts are sampled in parallel until --num of them are
-selected, but at most --draws. They are printed one per line; a line end in a text becomes \\n.
-Without documents (text.documents), end them with --stop or --length. A text that is a whole
-document is novel if no training document is the same. Any other is novel if the training split does
-not contain it anywhere. A text includes the prompt, also with --no-echo.
+selected, but at most --draws. They are printed one per line: a line end in a text becomes \\n, a
+carriage return \\r, and a backslash \\\\. Without documents (text.documents), end them with --stop
+or --length. A text that is a whole document is novel if no training document is the same. Any other
+is novel if the training split does not contain it anywhere. A text includes the prompt, also with
+--no-echo.
 
 Sessions (--interactive): The model reads lines from a terminal or a pipe. After each line it writes
 up to and including --stop (default: an empty line), but at most --length tokens. It remembers
@@ -328,9 +329,9 @@ def _print_all(samples, prompt, num, say, has_scores) -> Iterator[sampler.Sample
 
 def _print_lines(samples, prompt) -> Iterator[sampler.Sample]:
   """Yield each sample after printing it on one line."""
+  escapes = str.maketrans({"\\": "\\\\", "\n": "\\n", "\r": "\\r"})
   for sample in samples:
-    text = prompt + sample.text
-    _print(text.replace("\r", "\\r").replace("\n", "\\n") + "\n")
+    _print((prompt + sample.text).translate(escapes) + "\n")
     yield sample
 
 

@@ -4,9 +4,9 @@ import codecs
 import contextlib
 import dataclasses
 import encodings
-import functools
 import hashlib
 import io
+import itertools
 import json
 import math
 import os
@@ -23,7 +23,9 @@ from charrnn.data import downloads, encoded, sources, splits, tokenizers
 _FORMAT = 1  # version of the cache entries
 CHUNK = 1 << 16  # maximum number of characters that are tokenized at once
 MAX_TRAINING = 1 << 26  # maximum number of characters from which a vocabulary is learned
+MAX_DOCUMENTS = 5  # maximum number of documents that a summary names
 MIN_PROGRESS = 5_000_000  # number of characters above which progress is shown
+_IDS = "ids.bin"
 _WORDS = ("positions.bin", "stops.bin", "words.bin")  # the fields of UnknownWords
 _NEWLINE = ord("\n")
 # The first bytes of files that are often mistaken for UTF-8 text, and their encodings or formats.
@@ -248,6 +250,7 @@ def load(
   newlines: str = "keep",
   limit: int = 0,
   vocab_size: int | None = None,
+  min_count: int = 0,
   split: tuple[str, float, float] = ("tail", 0.05, 0.05),
   documents: str = "none",
   valid_source: str = "",
@@ -267,7 +270,9 @@ def load(
   The vocabulary of the tokenizers `word` and `bpe` has at most `vocab_size` tokens (None: chosen
   from the length). It is learned from the training split: `split` is its kind and the fractions of
   validation and test. `known` is used instead of a tokenizer of its kind that would be learned.
-  With `keeps`, a vocabulary of characters has those of `known` and of the text.
+  With `keeps`, a vocabulary of characters has those of `known` and of the text. A character or word
+  that occurs less often than `min_count` in the training split becomes <UNK> (0: never for
+  characters, and tokenizers.MIN_COUNT for words).
 
   `documents` divides the text into documents: see `documents.separate`. They are shuffled, always
   in the same way, so that the splits do not depend on their order in the source. `valid_source` and
@@ -287,6 +292,7 @@ def load(
   _check_encoding(encoding, options)
   kind = tokenizers.KINDS[tokenizer]
   tokenizers.check_size(tokenizer, vocab_size, options)
+  tokenizers.check_min_count(tokenizer, min_count, options)
   tokenizers.check_documents(tokenizer, documents, options)
   if kind.reads_bytes and encoding != "utf-8":
     console.say(
@@ -300,24 +306,20 @@ def load(
   resolved, groups = sources.join(joined), [len(each.files) for each in joined]
   parts: list[Any] = [_FORMAT, resolved.preparation, (tokenizer, encoding, newlines)]
   parts += [[file.sha256 for file in resolved.files]] + ([limit] if limit else [])
-  parts += ([] if documents == "none" else [documents]) + ([groups] if held_out else [])
+  parts += ([] if documents == "none" else [documents, documents_lib.FORMAT]) + (
+    [groups] if held_out else []
+  )
   reader = _Reader(resolved, tokenizer, encoding, newlines, limit, options, documents, groups)
   settings: dict[str, Any] = {"encoding": encoding, "newlines": newlines}
   settings |= {} if documents == "none" else {"documents": documents}
-  build = _build
-  if kind.is_trained:
-    settings |= {"vocab_size": vocab_size, "split": list(split)}
+  settings |= {"vocab_size": vocab_size} if kind.is_trained else {}
+  settings |= {"min_count": min_count} if min_count else {}
+  if kind.is_trained or min_count:
+    settings |= {"split": list(split)}
     parts += [settings]
-    build = functools.partial(_build_trained, vocab_size, split, None)
-  entry = _read(key := _key(parts))
-  learned = entry.tokenizer if entry else None
-  if (kind.is_trained or keeps) and known and known.kind == tokenizer and known != learned:
-    # Another version of a package may learn another vocabulary.
-    build = functools.partial(_build_trained, vocab_size, split, known)
-    if not kind.is_trained:
-      build = functools.partial(_build, known=known)
-    entry = _read(key := _key([*parts, files.digest(known.to_json())]))
-  entry = entry or build(reader, key)
+  if not (kind.is_trained or keeps) or (known and known.kind != tokenizer):
+    known = None
+  entry = _load_entry(reader, parts, _Vocabulary(vocab_size, min_count, known, split, held_out))
   stops = np.cumsum(entry.sizes).tolist()
   spans = zip(resolved.files, [0, *stops[:-1]], stops)
   named = tuple(Document(file.name, start, stop) for file, start, stop in spans if start < stop)
@@ -378,8 +380,12 @@ def _check_held_out(held_out, tokenizer: str, limit: int, split: str, options: s
       raise errors.UserError(f"{option}: cannot be combined with {options}split=streams: use tail")
 
 
-def _key(parts: list[Any]) -> str:
-  """Return the name of the cache entry of a text and its options."""
+def _key(parts: list[Any], known: tokenizers.Tokenizer | None = None) -> str:
+  """Return the name of the cache entry of a text and its options.
+
+  `known` is the vocabulary of the entry, if the text alone does not determine it.
+  """
+  parts = [*parts, files.digest(known.to_json() | {"counts": ()})] if known else parts
   return "corpus-" + hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:32]
 
 
@@ -398,6 +404,16 @@ def _check_encoding(name: str, options: str):
     )
 
 
+class _Vocabulary(NamedTuple):
+  """The arguments of `load` that determine the vocabulary of a new cache entry."""
+
+  size: int | None
+  min_count: int
+  known: tokenizers.Tokenizer | None
+  split: tuple[str, float, float]
+  held_out: Iterable[str]  # the splits that have a source of their own
+
+
 class _Entry(NamedTuple):
   """A cache entry. Its key depends on the content of the files and on the options, not on names."""
 
@@ -410,10 +426,38 @@ class _Entry(NamedTuple):
   documents: list[int]  # number of documents of each file, if the text is divided into documents
 
 
-def _build(reader: _Reader, key: str, known: tokenizers.Tokenizer | None = None) -> _Entry:
+def _load_entry(reader: _Reader, parts: list[Any], vocabulary: _Vocabulary) -> _Entry:
+  """Return the cache entry of a text, and build it if it is missing. See `_key` for `parts`."""
+  known, entry = vocabulary.known, _read(_key(parts))
+  # Another version of a package may learn another vocabulary.
+  if known and not (entry and entry.tokenizer == known):
+    entry = _read(_key(parts, known))
+  build = _build_trained if tokenizers.is_trained(reader.tokenizer) else _build
+  return entry or build(reader, parts, vocabulary)
+
+
+class _Output:
+  """The files of the tokens of a text in a new cache entry."""
+
+  def __init__(self, folder: pathlib.Path, stack: contextlib.ExitStack):
+    self._files = [stack.enter_context((folder / name).open("wb")) for name in (_IDS, *_WORDS)]
+    self.tokens = self.words = self.letters = 0
+
+  def write(self, chunk: encoded.EncodedText):
+    """Append the next part of the text."""
+    unknown = chunk.unknown
+    shifted = unknown.positions + self.tokens, unknown.stops + self.letters
+    for file, array in zip(self._files, (chunk.ids, *shifted, unknown.content)):
+      file.write(array.data)
+    self.tokens += len(chunk.ids)
+    self.words += len(unknown.positions)
+    self.letters += len(unknown.content)
+
+
+def _build(reader: _Reader, parts: list[Any], vocabulary: _Vocabulary) -> _Entry:
   """Tokenize a source, write its cache entry, and return the entry.
 
-  The vocabulary has the tokens of the source and of `known`.
+  The vocabulary has the tokens of the source and of `vocabulary.known`, or <UNK> for rare ones.
   """
   counts, sizes = np.zeros(tokenizers.END_POINT + 1, np.int64), [0] * len(reader.source.files)
   for number, points in reader.points():
@@ -424,21 +468,54 @@ def _build(reader: _Reader, key: str, known: tokenizers.Tokenizer | None = None)
   if sum(sizes) <= (end is not None):
     raise errors.UserError(f"{reader.source.name} is empty: use a source that contains text")
   tokenizer = tokenizers.KINDS[reader.tokenizer].from_counts(counts, end)
-  tokenizer = tokenizer.extended(known.tokens) if known else tokenizer
+  if known := vocabulary.known:
+    tokenizer = tokenizer.extended(known.tokens)
+    if not vocabulary.min_count and (entry := _read(_key(parts, tokenizer))):
+      return entry
   documents = [0] * len(sizes)
   with downloads.building() as folder:
-    built = folder / key
+    built = folder / "built"
     built.mkdir()
-    with open(built / "ids.bin", "wb") as file:
+    with open(built / _IDS, "wb") as file:
       for number, points in reader.points():
         file.write(tokenizer.encode_points(points).data)
         documents[number] += int((points == tokenizers.END_POINT).sum())
-    meta = {"alphabet": tokenizer.to_json(), "sizes": sizes}
+    meta: dict[str, Any] = {"sizes": sizes}
     if end is not None:
       documents[0] -= 1  # the END before the first document
-      _shuffle(built / "ids.bin", tokenizer, reader.totals(documents))
+      _shuffle(built / _IDS, tokenizer, reader.totals(documents))
       meta["documents"] = documents
-    return _publish(reader, built, meta)
+    if vocabulary.min_count:
+      ids = _map(built / _IDS, tokenizer.dtype, sum(sizes))
+      entry = _Entry(ids, tokenizer, sizes, len(ids), [], encoded.UnknownWords.of(), documents)
+      train = _divide(reader, entry, vocabulary.split, vocabulary.held_out).train
+      tokenizer, meta["unknown"] = _replace_rare(built, entry, train, vocabulary)
+    return _publish(reader, built, meta, _key(parts, tokenizer if known else None), tokenizer)
+
+
+def _replace_rare(
+  built: pathlib.Path, entry: _Entry, train: Iterable[splits.Span], vocabulary: _Vocabulary
+) -> tuple[tokenizers.Tokenizer, list[int]]:
+  """Replace the characters that are rare in the training split, in an entry that is being built.
+
+  Return the new vocabulary, and the number of replaced characters and of their bytes.
+  """
+  old, counts = entry.tokenizer, np.zeros(entry.tokenizer.vocab_size, np.int64)
+  for start, stop in train:
+    for low in range(start, stop, CHUNK):
+      counts += np.bincount(entry.ids[low : min(low + CHUNK, stop)], minlength=len(counts))
+  known = vocabulary.known.tokens if vocabulary.known else ()
+  tokenizer = old.without_rare(counts, vocabulary.min_count, known)
+  folder = built / "new"
+  folder.mkdir()
+  with contextlib.ExitStack() as stack:
+    output = _Output(folder, stack)
+    for low in range(0, len(entry.ids), CHUNK):
+      output.write(tokenizer.read_points(old.points(entry.ids[low : low + CHUNK])))
+  for file in folder.iterdir():
+    file.replace(built / file.name)
+  folder.rmdir()
+  return tokenizer, [output.words, output.letters]
 
 
 def _shuffle(path: pathlib.Path, tokenizer: tokenizers.Tokenizer, counts: list[int]):
@@ -455,13 +532,7 @@ def _shuffle(path: pathlib.Path, tokenizer: tokenizers.Tokenizer, counts: list[i
   shuffled.replace(path)
 
 
-def _build_trained(
-  vocab_size: int | None,
-  split: tuple[str, float, float],
-  trained: tokenizers.Tokenizer | None,
-  reader: _Reader,
-  key: str,
-) -> _Entry:
+def _build_trained(reader: _Reader, parts: list[Any], vocabulary: _Vocabulary) -> _Entry:
   """Learn the vocabulary of a source, tokenize it, and write and return its cache entry.
 
   Documents and splits are tokenized separately, so that no token is in two of them.
@@ -471,7 +542,7 @@ def _build_trained(
     sizes[number] += len(points)
   if not (length := sum(sizes)):
     raise errors.UserError(f"{reader.source.name} is empty: use a source that contains text")
-  divided = splits.split(length, *split)
+  divided = splits.split(length, *vocabulary.split)
   edges = sorted({0, length, *(edge for spans in divided for span in spans for edge in span)})
   stops = np.cumsum(sizes).tolist()
   cuts = [*edges, *stops]
@@ -479,45 +550,32 @@ def _build_trained(
     kind = tokenizers.KINDS[reader.tokenizer]
     update = progress("learning the vocabulary") if progress else lambda *_: None
     texts = _training_text(reader, cuts, divided.train, update)
-    tokenizer = trained or kind.train(texts, vocab_size or kind.default_size(length))
+    size, min_count = vocabulary.size or kind.default_size(length), vocabulary.min_count
+    tokenizer = vocabulary.known or kind.train(texts, size, min_count or tokenizers.MIN_COUNT)
     update = progress("tokenizing") if progress else lambda *_: None
     counts = np.zeros(tokenizer.vocab_size, np.int64)
     tokens = {0: 0}  # number of tokens before each cut
-    total = words = letters = 0
     with downloads.building() as folder, contextlib.ExitStack() as stack:
-      built = folder / key
+      built = folder / "built"
       built.mkdir()
-      opened = {
-        name: stack.enter_context(open(built / name, "wb")) for name in ("ids.bin", *_WORDS)
-      }
+      output = _Output(built, stack)
       for position, text in reader.chunks(cuts, CHUNK):
         chunk = tokenizer.read(text)
-        opened["ids.bin"].write(chunk.ids.data)
-        unknown = chunk.unknown
-        for file, array in zip(_WORDS, (unknown.positions + total, unknown.stops + letters)):
-          opened[file].write(array.data)
-        opened[_WORDS[-1]].write(unknown.content.data)
-        total, letters = total + len(chunk.ids), letters + len(unknown.content)
-        words += len(unknown.positions)
+        output.write(chunk)
         if _is_inside(position, divided.train):
           counts += np.bincount(chunk.ids, minlength=len(counts))
-        tokens[position + len(text)] = total
+        tokens[position + len(text)] = output.tokens
         update(position + len(text), length)
-      for file in opened.values():
-        file.close()
+      stack.close()
       tokenizer = dataclasses.replace(tokenizer, counts=tuple(counts.tolist()))
       ends = [tokens[stop] for stop in stops]
-      return _publish(
-        reader,
-        built,
-        {
-          "alphabet": tokenizer.to_json(),
-          "sizes": np.diff(ends, prepend=0).tolist(),
-          "characters": length,
-          "boundaries": [[edge, tokens[edge]] for edge in edges],
-          "unknown": [words, letters],
-        },
-      )
+      meta = {
+        "sizes": np.diff(ends, prepend=0).tolist(),
+        "characters": length,
+        "boundaries": [[edge, tokens[edge]] for edge in edges],
+        "unknown": [output.words, output.letters],
+      }
+      return _publish(reader, built, meta, _key(parts, vocabulary.known), tokenizer)
 
 
 def _training_text(reader: _Reader, cuts: list[int], spans, update) -> Iterator[str]:
@@ -536,8 +594,16 @@ def _is_inside(position: int, spans) -> bool:
   return any(start <= position < stop for start, stop in spans)
 
 
-def _publish(reader: _Reader, built: pathlib.Path, meta: dict[str, Any]) -> _Entry:
-  """Complete a cache entry with its metadata, publish it, and return it."""
+def _publish(
+  reader: _Reader,
+  built: pathlib.Path,
+  meta: dict[str, Any],
+  key: str,
+  tokenizer: tokenizers.Tokenizer,
+) -> _Entry:
+  """Complete a cache entry with its metadata, publish it under a name, and return it."""
+  meta |= {"alphabet": tokenizer.to_json()}
+  built = built.rename(built.with_name(key))
   (built / "corpus.json").write_text(json.dumps({"sha256": _digest(meta), **meta}))
   entry = _read(built)  # The memory maps stay valid when the files are moved.
   downloads.publish(built)
@@ -559,7 +625,7 @@ def _read(key: str | pathlib.Path) -> _Entry | None:
       return None
     tokenizer = tokenizers.Tokenizer.from_json(meta["alphabet"])
     length = sum(meta["sizes"])
-    ids = _map(folder / "ids.bin", tokenizer.dtype, length)
+    ids = _map(folder / _IDS, tokenizer.dtype, length)
     words, letters = meta.get("unknown", (0, 0))
     dtypes = (np.int64, words), (np.int64, words), (np.uint8, letters)
     unknown = [_map(folder / name, *each) for name, each in zip(_WORDS, dtypes)]
@@ -599,7 +665,10 @@ def layout(provenance: dict[str, Any]) -> Layout:
 
 
 def is_valid_layout(provenance: dict[str, Any]) -> bool:
-  """Return whether the boundaries and the splits in a provenance from JSON are possible."""
+  """Return whether the boundaries and the splits in a provenance from JSON are possible.
+
+  The numbers of characters and tokens must have been checked.
+  """
   boundaries, divided = provenance.get("boundaries", []), provenance.get("splits")
   if not _are_pairs(boundaries):
     return False
@@ -614,8 +683,9 @@ def is_valid_layout(provenance: dict[str, Any]) -> bool:
   spans = [divided[name] for name in splits.Splits._fields]
   if not all(map(_are_pairs, spans)):
     return False
-  edges = [[edge for pair in pairs for edge in pair] for pairs in spans]
-  return all(each == sorted(each) and min(each, default=0) >= 0 for each in edges)
+  last = tokens[-1] if boundaries else provenance["characters"]
+  edges = [[0, *itertools.chain.from_iterable(pairs), last] for pairs in spans]
+  return all(each == sorted(each) for each in edges)
 
 
 def _are_pairs(value) -> bool:
@@ -646,12 +716,18 @@ def describe(corpus: Corpus, lines: int = 10) -> list[str]:
     key: value for key, value in corpus.provenance.items() if key not in ("boundaries", "splits")
   }
   facts = {_LABELS.get(key, key): _format(value) for key, value in shown.items()}
-  facts["documents"] = errors.some([document.name for document in corpus.documents], 5)
+  names = [document.name for document in corpus.documents[:MAX_DOCUMENTS]]
+  more = len(corpus.documents) - len(names)
+  facts["documents"] = ", ".join(names) + (f" and {more} more" if more else "")
   facts["examples" if corpus.tokenizer.is_trained else "tokens"] = _examples(corpus.tokenizer)
-  if boundaries := corpus.provenance.get("boundaries"):
-    divided = splits.split(boundaries[-1][0], *corpus.provenance["options"]["split"])
-    if unknown := unwritable(corpus, divided.map(dict(boundaries))):
-      facts["unknown"] = unknown
+  if corpus.tokenizer.writable is not None:
+    _, boundaries, divided = layout(corpus.provenance)
+    if divided is None:
+      divided = splits.split(
+        corpus.provenance["characters"], *corpus.provenance["options"]["split"]
+      )
+      divided = divided.map(dict(boundaries)) if boundaries else divided
+    facts["unknown"] = unwritable(corpus, divided)
   table = [f"  {key:<12}{value}" for key, value in facts.items()]
   excerpt = corpus.text(0, 200 * lines).split("\n")[:lines]
   return [corpus.name, *table, "", *(f"  | {line[:96]}" for line in excerpt)]

@@ -14,12 +14,13 @@ from charrnn import errors
 from charrnn.data import encoded, splits, tokenizers
 
 KINDS = tuple(tokenizers.ENDS)
+FORMAT = 2  # version of `separate`, for the cache
 END = np.array([tokenizers.END_POINT], "<u4")
 _SEPARATORS = {
   "lines": re.compile(r"(?:\r?\n)+"),
   "blank_lines": re.compile(r"\r?\n(?:[ \t\r]*\n)+"),
 }
-_SPACE = " \t\r\n"  # the characters of separators
+_SPACES = {"lines": "\r\n", "blank_lines": " \t\r\n"}  # the characters of separators
 
 
 def separate(texts: Iterable[str], kind: str) -> Iterator[np.ndarray]:
@@ -32,15 +33,16 @@ def separate(texts: Iterable[str], kind: str) -> Iterator[np.ndarray]:
   for chunk in texts:
     # A separator may continue in the next chunk.
     text = held + chunk
-    stop = len(text.rstrip(_SPACE)) if pattern else len(text)
+    stop = len(text.rstrip(_SPACES[kind])) if pattern else len(text)
     held = text[stop:]
     points = _drop_empty(_mark(text[:stop], pattern), is_between)
     if len(points):
       is_between = points[-1] == tokenizers.END_POINT
       yield points
-  last, line_end, _ = held.partition("\n")
-  points = _drop_empty(_mark(last.removesuffix("\r") if line_end else last, None), is_between)
-  yield np.concatenate([points, END] if len(points) or not is_between else [points])
+  if pattern:
+    yield _drop_empty(_mark(held + tokenizers.ENDS[kind], pattern), is_between)
+  elif not is_between:
+    yield END
 
 
 def _mark(text: str, pattern: re.Pattern | None) -> np.ndarray:
@@ -65,7 +67,7 @@ def _drop_empty(points: np.ndarray, is_between: bool) -> np.ndarray:
 
 
 def read(tokenizer: tokenizers.Tokenizer, text: str, kind: str) -> encoded.EncodedText:
-  """Return a text for scoring; raise UserError for unknown characters.
+  """Return a text for scoring; raise UserError for unknown characters if there is no <UNK>.
 
   See `separate` for `kind`.
   """
@@ -74,7 +76,7 @@ def read(tokenizer: tokenizers.Tokenizer, text: str, kind: str) -> encoded.Encod
   if tokenizer.reads_bytes:
     text = text.encode("utf-8", "surrogateescape").decode("latin-1")
   points = np.concatenate([END, *separate([text], kind)])
-  return encoded.EncodedText(tokenizer, tokenizer.encode_points(points), encoded.UnknownWords.of())
+  return tokenizer.read_points(points)
 
 
 def texts(text: str, kind: str) -> list[str]:

@@ -3,6 +3,7 @@
 Losses on different splits are not comparable.
 """
 
+import bisect
 import itertools
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -139,8 +140,14 @@ def merge(spans: Iterable[tuple[int, int]]) -> list[Span]:
 def intersect(
   documents: Sequence[Any], spans: Iterable[tuple[int, int]]
 ) -> Iterator[tuple[Any, int, int]]:
-  """Yield (document, start, stop) for each intersection of a document with the merged spans."""
-  for document, span in itertools.product(documents, merge(spans)):
-    start, stop = max(document.start, span.start), min(document.stop, span.stop)
-    if start < stop:
-      yield document, start, stop
+  """Yield (document, start, stop) for each intersection of a document with the merged spans.
+
+  The documents are in the order of their positions. They are looked up one by one, because a corpus
+  may have millions of them.
+  """
+  for span in merge(spans):
+    first = bisect.bisect_right(documents, span.start, key=lambda document: document.stop)
+    for number in range(first, len(documents)):
+      if (document := documents[number]).start >= span.stop:
+        break
+      yield document, max(document.start, span.start), min(document.stop, span.stop)

@@ -27,9 +27,13 @@ MAX_NAMED = 8  # maximum number of unknown characters or words to list in an err
 MAX_VOCAB = 1 << 18  # maximum size of a trained vocabulary
 MAX_LENGTH = 64  # maximum number of bytes of a token of a trained vocabulary
 MIN_COUNT = 2  # a rarer word is not in the vocabulary, so that <UNK> occurs in the training text
-UNKNOWN = "<UNK>"  # the token of all words that are not in the vocabulary
+UNKNOWN = "<UNK>"  # the token of all words or characters that are not in the vocabulary
 END = "<END>"  # the token at the end of a document
-END_POINT = 0x110000  # stands for END among code points; the first number that is not one
+END_POINT = 0x110001  # stands for END among code points
+_POINTS = {
+  UNKNOWN: 0x110000,
+  END: END_POINT,
+}  # The first number is the first that is no code point.
 # How a text is divided into documents (None: not at all), and the text that END stands for.
 ENDS = {"none": None, "lines": "\n", "files": "", "blank_lines": "\n\n"}
 _WORDS = re.compile(r"[^\W_]+|[\W_]")  # a run of letters and digits, or any other character
@@ -44,6 +48,9 @@ class Tokenizer(abc.ABC):
   """
 
   counts: tuple[int, ...]  # in the whole corpus; of a trained vocabulary: in the training split
+  # How often each byte occurs in the training split, and for words the number of tokens; empty if
+  # the vocabulary does not have <UNK>.
+  letters: tuple[int, ...] = dataclasses.field(default=(), kw_only=True)
   kind: ClassVar[str]
   unit: ClassVar[str] = "token"  # the name of a token in messages
   is_trained: ClassVar[bool] = False  # whether it is a `_Trained`
@@ -73,11 +80,17 @@ class Tokenizer(abc.ABC):
   @functools.cached_property
   def sizes(self) -> np.ndarray:
     """The number of UTF-8 bytes of each token, int64 [V]; 0 for <UNK>."""
-    return np.array([len(_to_bytes(text)) for text in self.texts], np.int64)
+    sizes = np.array([len(_to_bytes(text)) for text in self.texts], np.int64)
+    return sizes if self.unknown_id is None else sizes * self.writable
 
   @functools.cached_property
   def writable(self) -> np.ndarray | None:
     """Which tokens may be sampled, bool [V]; None if all may."""
+    return None if self.unknown_id is None else np.arange(self.vocab_size) != self.unknown_id
+
+  @property
+  def unknown_id(self) -> int | None:
+    """The id of <UNK>; None if the vocabulary does not have it."""
     return None
 
   @property
@@ -89,6 +102,15 @@ class Tokenizer(abc.ABC):
   def has_characters(self) -> bool:
     """True if every token is a single character, or a byte that counts as one."""
     return False
+
+  @property
+  def other_tokens(self) -> str:
+    """A clause that says which tokens are not characters, if not `has_characters`."""
+    if not self.has_documents:
+      return f"the tokens are not characters (tokenizer {self.kind})"
+    fields = {UNKNOWN: "text.min_count", END: "text.documents"}
+    names = [f"{name} ({field})" for name, field in fields.items() if name in self.tokens]
+    return f"{' and '.join(names)} {'are not characters' if names[1:] else 'is not a character'}"
 
   @staticmethod
   def from_text(text: str, kind: str = "char", vocab_size: int = 1000) -> "Tokenizer":
@@ -108,8 +130,22 @@ class Tokenizer(abc.ABC):
     return text, {}
 
   def read(self, text: str) -> encoded.EncodedText:
-    """Return a text for scoring. Words that are not in the vocabulary become <UNK>."""
+    """Return a text for scoring. If the vocabulary has <UNK>, it replaces what is not in it."""
     return encoded.EncodedText(self, self.encode(text), encoded.UnknownWords.of())
+
+  @functools.cached_property
+  def _nats(self) -> np.ndarray:
+    """The nats of each byte, and of the end of a word: [257]. Each count is increased by one."""
+    counts = np.array(self.letters, float) + 1
+    return -np.log(counts / counts.sum())
+
+  def spelling(self, unknown: bytes) -> float:
+    """Return the nats that spell an unknown word or character by the frequencies of the training.
+
+    Its bytes are independent. An end mark, which is as frequent as tokens are, follows a word. The
+    bytes of a character show where it ends.
+    """
+    return float(self._nats[np.frombuffer(unknown, np.uint8)].sum() + self._nats[256:].sum())
 
   def decode(self, ids) -> str:
     """Return the text of ids, from which `encode` restores them if they were encoded.
@@ -132,7 +168,8 @@ class Tokenizer(abc.ABC):
     return self.tokens.index(start)
 
   def to_json(self) -> dict[str, Any]:
-    return {"kind": self.kind, "tokens": self.tokens, "counts": self.counts}
+    value = {"kind": self.kind, "tokens": self.tokens, "counts": self.counts}
+    return value | ({"letters": self.letters} if self.letters else {})
 
   @classmethod
   @abc.abstractmethod
@@ -203,7 +240,7 @@ class _Points(Tokenizer):
 
   def extended(self, tokens: Iterable[str]) -> "_Points":
     """Return this vocabulary with further characters, which do not occur in the corpus."""
-    added = (token for token in tokens if token != END)
+    added = (token for token in tokens if token not in _POINTS)
     counts = dict.fromkeys(added, 0) | dict(zip(self.tokens, self.counts))
     names = sorted(counts, key=_point)
     return dataclasses.replace(self, counts=tuple(map(counts.get, names)), tokens=tuple(names))
@@ -223,17 +260,37 @@ class _Points(Tokenizer):
     table[self._point_of_id] = np.arange(self.vocab_size)
     return table
 
+  def points(self, ids: np.ndarray) -> np.ndarray:
+    """Return the code points (or bytes) of ids; a number above all code points for END."""
+    return self._point_of_id[ids]
+
   def encode_points(self, points: np.ndarray) -> np.ndarray:
     """Return the ids, with type `dtype`, of code points or (for a byte tokenizer) of bytes."""
+    content = self.read_points(points)
+    if len(places := content.unknown.positions):
+      raise self._unknown_error(points, places)
+    return content.ids
+
+  def read_points(self, points: np.ndarray) -> encoded.EncodedText:
+    """Return code points or bytes for scoring; see `read`."""
     table = self._id_of_point
     ids = table[np.minimum(points, np.uint32(len(table) - 1))]
-    if np.any(unknown := ids == self.vocab_size):
-      raise errors.UserError(_unknown_message(points[unknown], int(np.argmax(unknown))))
-    return ids.astype(self.dtype)
+    places = np.flatnonzero(ids == self.vocab_size)
+    if len(places):
+      if self.unknown_id is None:
+        raise self._unknown_error(points, places)
+      ids[places] = self.unknown_id
+    content = [chr(point).encode("utf-8", "surrogatepass") for point in points[places].tolist()]
+    unknown = encoded.UnknownWords.of(places, content)
+    return encoded.EncodedText(self, ids.astype(self.dtype), unknown)
+
+  def _unknown_error(self, points: np.ndarray, places: np.ndarray) -> errors.UserError:
+    is_rare = self.unknown_id is not None
+    return errors.UserError(_unknown_message(points[places], int(places[0]), is_rare))
 
   def _decoder(self, points: np.ndarray, encoding: str, on_error: str) -> Decoder:
     """Return a decoder to `points`, an array whose bytes are text in an encoding."""
-    if self.end is None:
+    if self.end is None and self.unknown_id is None:
       return Decoder(lambda ids: points[ids].tobytes(), encoding, on_error)
     pieces = [text.encode("utf-8", on_error) for text in self.texts]
     return Decoder(lambda ids: b"".join([pieces[n] for n in ids]), "utf-8", on_error)
@@ -243,10 +300,14 @@ class _Points(Tokenizer):
 
   @classmethod
   def parse(cls, value: dict[str, Any]) -> "_Points":
-    tokenizer = cls(tuple(value["counts"]), tuple(value["tokens"]), value.get("end"))
+    letters = _parse_letters(value["letters"], 256) if "letters" in value else ()
+    fields = tuple(value["counts"]), tuple(value["tokens"]), value.get("end")
+    tokenizer = cls(*fields, letters=letters)
     points = tokenizer._point_of_id.tolist()
     if points != sorted(set(points)):
       raise ValueError("the tokens are not in order")
+    if (UNKNOWN in tokenizer.tokens) != bool(letters):
+      raise ValueError("the counts of bytes are those of a vocabulary with <UNK>")
     if tokenizer.end not in ENDS.values() or (END in tokenizer.tokens) != (
       tokenizer.end is not None
     ):
@@ -255,9 +316,17 @@ class _Points(Tokenizer):
 
 
 class Characters(_Points):
-  """One token per distinct character of the corpus."""
+  """One token per distinct character of the corpus, or per frequent one and <UNK> for the rest."""
 
   kind, unit = "char", "character"
+
+  @property
+  def unknown_id(self) -> int | None:
+    return self.vocab_size - 1 - (self.end is not None) if self.letters else None
+
+  @property
+  def has_characters(self) -> bool:
+    return self.end is None and self.unknown_id is None
 
   @classmethod
   def from_counts(cls, counts: np.ndarray, end: str | None = None) -> "Characters":
@@ -267,6 +336,35 @@ class Characters(_Points):
 
   def encode(self, text: str) -> np.ndarray:
     return self.encode_points(_points(text))
+
+  def read(self, text: str) -> encoded.EncodedText:
+    return self.read_points(_points(text))
+
+  def without_rare(self, counts: np.ndarray, min_count: int, known: Iterable[str]) -> "Characters":
+    """Return this vocabulary with <UNK> instead of rare characters.
+
+    `counts` [V] are those of the training split. A character is rare if it occurs there less often
+    than `min_count` and is not in `known`. Raise UserError if all are.
+    """
+    known, kept = {END, *known}, dict(zip(self.tokens, self.counts))
+    for token, count in zip(self.tokens, counts.tolist()):
+      if count < min_count and token not in known:
+        del kept[token]
+    rest = sum(self.counts) - sum(kept.values())
+    if not kept.keys() - {END}:
+      raise errors.UserError(
+        f"no character occurs {min_count} times in the training split: use a lower "
+        "--config.text.min_count"
+      )
+    kept[UNKNOWN] = rest
+    letters = np.zeros(256, np.int64)
+    for token, count in zip(self.tokens, counts.tolist()):
+      if token != END:
+        content = token.encode("utf-8", "surrogatepass")
+        letters += count * np.bincount(np.frombuffer(content, np.uint8), minlength=256)
+    names = sorted(kept, key=_point)
+    fields = tuple(map(kept.get, names)), tuple(names), self.end
+    return Characters(*fields, letters=tuple(letters.tolist()))
 
   def skip_unknown(self, text: str) -> tuple[str, dict[str, int]]:
     return _skip(text, self.tokens)
@@ -322,11 +420,11 @@ class _Trained(Tokenizer):
 
   @classmethod
   @abc.abstractmethod
-  def train(cls, texts: Iterable[str], vocab_size: int) -> "_Trained":
+  def train(cls, texts: Iterable[str], vocab_size: int, min_count: int = MIN_COUNT) -> "_Trained":
     """Return the tokenizer of at most `vocab_size` tokens that is learned from a text.
 
-    `texts` are chunks of the text, at whose ends no token continues. The counts of the tokens are
-    not valid until the text is encoded.
+    `texts` are chunks of the text, at whose ends no token continues. A token occurs in them at
+    least `min_count` times. The counts of the tokens are not valid until the text is encoded.
     """
 
 
@@ -339,15 +437,14 @@ class Words(_Trained):
   """
 
   tokens: tuple[str, ...] = ()  # <UNK>, then by descending frequency
-  letters: tuple[int, ...] = ()  # [257], counts of bytes and of tokens in the training split
-  kind, min_size = "word", 2
+  kind, min_size, unknown_id = "word", 2, 0
 
   @classmethod
   def default_size(cls, characters: int) -> int:
     return _power_of_two(8 * math.sqrt(characters), 1 << 10, 1 << 16)
 
   @classmethod
-  def train(cls, texts: Iterable[str], vocab_size: int) -> "Words":
+  def train(cls, texts: Iterable[str], vocab_size: int, min_count: int = MIN_COUNT) -> "Words":
     counter: collections.Counter[str] = collections.Counter()
     for text in texts:
       counter.update(_WORDS.findall(text))
@@ -356,34 +453,20 @@ class Words(_Trained):
       content = _to_bytes(word)
       letters[:256] += count * np.bincount(np.frombuffer(content, np.uint8), minlength=256)
       letters[256] += count
-    known = ((word, n) for word, n in counter.items() if n >= MIN_COUNT and _is_short(word))
+    known = ((word, n) for word, n in counter.items() if n >= min_count and _is_short(word))
     words = sorted(known, key=lambda pair: (-pair[1], pair[0]))[: vocab_size - 1]
     if not words:
       raise errors.UserError(
-        "the training split repeats no word, so there is no vocabulary of words: use a longer "
-        "text, or --config.text.tokenizer=char"
+        f"no word occurs {min_count} times in the training split, so there is no vocabulary: "
+        "use a longer text, a lower --config.text.min_count, or --config.text.tokenizer=char"
       )
     names, counts = zip(*words)
     rest = counter.total() - sum(counts)
-    return cls((rest, *counts), (UNKNOWN, *names), tuple(letters.tolist()))
-
-  @functools.cached_property
-  def sizes(self) -> np.ndarray:
-    return np.array([0, *(len(_to_bytes(text)) for text in self.tokens[1:])], np.int64)
-
-  @functools.cached_property
-  def writable(self) -> np.ndarray | None:
-    return np.arange(self.vocab_size) > 0
+    return cls((rest, *counts), (UNKNOWN, *names), letters=tuple(letters.tolist()))
 
   @functools.cached_property
   def _ids(self) -> dict[str, int]:
     return {word: n for n, word in enumerate(self.tokens) if n}
-
-  @functools.cached_property
-  def _nats(self) -> np.ndarray:
-    """The nats of each byte, and of the end of a word: [257]. Each count is increased by one."""
-    counts = np.array(self.letters, float) + 1
-    return -np.log(counts / counts.sum())
 
   def read(self, text: str) -> encoded.EncodedText:
     words, ids = _WORDS.findall(text), self._ids
@@ -407,29 +490,18 @@ class Words(_Trained):
   def skip_unknown(self, text: str) -> tuple[str, dict[str, int]]:
     return _skip(_WORDS.findall(text), self._ids)
 
-  def spelling(self, word: bytes) -> float:
-    """Return the nats that spell an unknown word by the frequencies of the training split.
-
-    Its bytes are independent. An end mark follows them, which is as frequent as tokens are.
-    """
-    return float(self._nats[np.frombuffer(word, np.uint8)].sum() + self._nats[256])
-
   def decoder(self) -> Decoder:
     pieces = [text.encode("utf-8", "surrogatepass") for text in self.tokens]
     return Decoder(lambda ids: b"".join([pieces[n] for n in ids]), "utf-8", "surrogatepass")
 
-  def to_json(self) -> dict[str, Any]:
-    return super().to_json() | {"letters": self.letters}
-
   @classmethod
   def parse(cls, value: dict[str, Any]) -> "Words":
-    tokens, letters = tuple(value["tokens"]), tuple(value["letters"])
+    tokens, letters = tuple(value["tokens"]), _parse_letters(value["letters"], 257)
     valid = tokens[:1] == (UNKNOWN,) and len(set(tokens)) == len(tokens) <= MAX_VOCAB
     valid = valid and all(_WORDS.fullmatch(word) and _is_short(word) for word in tokens[1:])
-    valid = valid and len(letters) == 257
-    if not valid or not all(type(n) is int and 0 <= n < 1 << 50 for n in letters):
+    if not valid:
       raise ValueError("these are not words")
-    return cls(tuple(value["counts"]), tokens, letters)
+    return cls(tuple(value["counts"]), tokens, letters=letters)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -449,7 +521,7 @@ class Pieces(_Trained):
     return _power_of_two(math.sqrt(characters), 1 << 9, 1 << 15)
 
   @classmethod
-  def train(cls, texts: Iterable[str], vocab_size: int) -> "Pieces":
+  def train(cls, texts: Iterable[str], vocab_size: int, min_count: int = MIN_COUNT) -> "Pieces":
     from tokenizers import Tokenizer as Encoder
     from tokenizers import models, pre_tokenizers, trainers
 
@@ -459,7 +531,7 @@ class Pieces(_Trained):
     encoder.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, trim_offsets=False)
     trainer = trainers.BpeTrainer(
       vocab_size=vocab_size,
-      min_frequency=MIN_COUNT,
+      min_frequency=min_count,
       show_progress=False,
       initial_alphabet=list(_byte_signs()),
       max_token_length=MAX_LENGTH,
@@ -575,6 +647,18 @@ def check_size(kind: str, vocab_size: int | None, options: str = "--config.text.
     raise errors.UserError(f"{name}: {limits} with the tokenizer {kind}")
 
 
+def check_min_count(kind: str, min_count: int, options: str = "--config.text."):
+  """Raise UserError for a minimum count that the kind of tokens does not accept.
+
+  See `check_size` for `options`.
+  """
+  name = f"{options}{'min-count' if options == '--' else 'min_count'}={min_count}"
+  if min_count < 0:
+    raise errors.UserError(f"{name}: must be at least 1, or 0 for the default")
+  if min_count and kind not in (kinds := (Characters.kind, Words.kind)):
+    raise errors.UserError(f"{name}: only for the tokenizers {' and '.join(kinds)}: remove it")
+
+
 def check_documents(kind: str, documents: str, options: str = "--config.text."):
   """Raise UserError if a text with this kind of tokens cannot be divided into documents."""
   if documents != "none" and not KINDS[kind].has_documents:
@@ -649,22 +733,32 @@ def _skip(parts: Iterable[str], known: Iterable[str]) -> tuple[str, dict[str, in
   return "".join(kept), dict(skipped)
 
 
-def describe_skipped(skipped: dict[str, int]) -> str:
+def describe_skipped(skipped: dict[str, int], unit: str) -> str:
   """Return a line about the characters or words that `Tokenizer.skip_unknown` has removed."""
   names = [f"{each!r} ({count:,})" for each, count in skipped.items()]
-  parts = errors.plural(sum(skipped.values()), "part")
-  return f"skipped {parts} not in the vocabulary: {errors.some(names, MAX_NAMED)}"
+  total = errors.plural(sum(skipped.values()), unit)
+  return f"skipped {total} not in the vocabulary: {errors.some(names, MAX_NAMED)}"
 
 
 def _point(token: str) -> int:
-  """Return the code point of a token that is a character, or END_POINT."""
-  return END_POINT if token == END else ord(token)
+  """Return the code point of a token that is a character, or the number that stands for it."""
+  return _POINTS[token] if token in _POINTS else ord(token)
 
 
-def _unknown_message(points, position: int) -> str:
+def _parse_letters(value: Any, length: int) -> tuple[int, ...]:
+  """Return `Tokenizer.letters` from JSON; raise ValueError if they are damaged."""
+  letters = tuple(value)
+  if len(letters) != length or not all(type(n) is int and 0 <= n < 1 << 50 for n in letters):
+    raise ValueError("these are not counts of bytes")
+  return letters
+
+
+def _unknown_message(points, position: int, is_rare: bool = False) -> str:
+  """Return the error message for characters; `is_rare`: the vocabulary has <UNK> instead."""
   distinct = [f"{chr(point)!r} (U+{point:04X})" for point in dict.fromkeys(map(int, points))]
+  remedy = "train on a text that contains them (--config.init_from=RUN reuses the weights)"
+  remedy = "train with a lower --config.text.min_count" if is_rare else remedy
   return (
     f"not in the vocabulary: {errors.some(distinct, MAX_NAMED)}, first at character {position}: "
-    "remove them, train on a text that contains them (--config.init_from=RUN reuses the weights), "
-    "or train with --config.text.tokenizer=byte"
+    f"remove them, {remedy}, or train with --config.text.tokenizer=byte"
   )

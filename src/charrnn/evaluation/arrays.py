@@ -8,6 +8,7 @@ import shutil
 import tempfile
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
+from typing import IO, NamedTuple
 
 import numpy as np
 
@@ -27,22 +28,49 @@ def check_output(path: pathlib.Path, option: str):
   files.check_output(path, f"{option}={path}")
 
 
-def describe(tokenizer, ids_N) -> dict[str, np.ndarray]:
+class Lookup(NamedTuple):
+  """The array `values[indices]` as an array of a file, without holding it in memory."""
+
+  values: np.ndarray
+  indices: np.ndarray
+
+  @property
+  def nbytes(self) -> int:
+    return self.values.itemsize * len(self.indices)
+
+  def write(self, file: IO[bytes]):
+    descr = np.lib.format.dtype_to_descr(self.values.dtype)
+    header = {"descr": descr, "fortran_order": False, "shape": self.indices.shape}
+    np.lib.format.write_array_header_1_0(file, header)
+    rows = max(1, BLOCK // self.values.itemsize)
+    for first in range(0, len(self.indices), rows):
+      file.write(self.values[self.indices[first : first + rows]].tobytes())
+
+
+def texts(tokenizer) -> np.ndarray:
+  """Return the text of each token, [V]. NumPy would drop NULs at the end: they become \\x00."""
+  stripped = ((text, text.rstrip("\0")) for text in tokenizer.texts)
+  return np.array([kept + "\\x00" * (len(text) - len(kept)) for text, kept in stripped])
+
+
+def describe(tokenizer, ids_N) -> dict[str, np.ndarray | Lookup]:
   """Return arrays that describe tokens: their ids and texts."""
-  return {"ids": np.asarray(ids_N, np.int32), "tokens": np.array(tokenizer.texts)[ids_N]}
+  ids_N = np.asarray(ids_N, np.int32)
+  return {"ids": ids_N, "tokens": Lookup(texts(tokenizer), ids_N)}
 
 
 @contextlib.contextmanager
 def replace_npz(
-  path: pathlib.Path, shapes: Mapping[str, tuple[int, ...]], **whole: np.ndarray
+  path: pathlib.Path, shapes: Mapping[str, tuple[int, ...]], **whole: np.ndarray | Lookup
 ) -> Iterator[Put]:
   """Yield a function that writes rows of float32 arrays with these shapes; then replace `path`.
 
   Every row must be written. `whole` contains other arrays of the file. The rows are first written
-  to temporary files in the same folder, so the disk must have space for twice the size. Raise
+  to temporary files in the same folder, so the disk must have space for twice their size. Raise
   UserError if it does not.
   """
-  _check_disk_space(path, 2 * 4 * sum(map(math.prod, shapes.values())))
+  size = sum(array.nbytes for array in whole.values())
+  _check_disk_space(path, size + 2 * 4 * sum(map(math.prod, shapes.values())))
   with files.replace_file(path) as output, contextlib.ExitStack() as stack:
     parts = {name: stack.enter_context(tempfile.TemporaryFile(dir=path.parent)) for name in shapes}
 
@@ -57,7 +85,10 @@ def replace_npz(
     with zipfile.ZipFile(output, "w") as archive:
       for name, array in whole.items():
         with _member(archive, name) as member:
-          np.lib.format.write_array(member, array, allow_pickle=False)
+          if isinstance(array, Lookup):
+            array.write(member)
+          else:
+            np.lib.format.write_array(member, array, allow_pickle=False)
       for name, shape in shapes.items():
         with _member(archive, name) as member:
           header = {"descr": "<f4", "fortran_order": False, "shape": shape}

@@ -10,7 +10,7 @@ import json
 import os
 import pathlib
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from ml_collections import config_dict
@@ -45,25 +45,27 @@ class Run:
     self,
     path: str | pathlib.Path,
     step: int | None = None,
-    corpus: str | None = None,
+    corpus: str | Sequence[str] | None = None,
     fetch: bool = False,
   ):
-    self.path, self._step, self._source, self._fetch = pathlib.Path(path), step, corpus, fetch
+    self.path, self._step, self._fetch = pathlib.Path(path), step, fetch
+    self._moved = moved_sources(corpus)
 
   @classmethod
   def open(
     cls,
     path: str | pathlib.Path,
     step: int | None = None,
-    corpus: str | None = None,
+    corpus: str | Sequence[str] | None = None,
     fetch: bool = False,
   ) -> "Run":
     """Return the run at `path`; raise UserError if the run or the step does not exist.
 
     `step` selects the checkpoint of `params`. The default is the best by validation loss; a run
     without validation losses uses the newest. `corpus` is the name, path or URL at which the corpus
-    is now. The default is where it was when the run was launched. A corpus that only the config of
-    the run names is not downloaded unless `fetch` is true.
+    is now, or several for a corpus of several sources; see `moved_sources`. The default is where it
+    was when the run was launched. A corpus that only the config of the run names is not downloaded
+    unless `fetch` is true.
     """
     check_directory(path)
     run = cls(path, step, corpus, fetch)
@@ -220,24 +222,27 @@ class Run:
     # A relative path is relative to the directory of a launch.
     launches = self.origin["launches"]
     folders = [launch["directory"] for launch in launches[::-1] if "directory" in launch]
-    source = self._source or sources.locate(self.config.text.source, folders)
-    names = ("text.valid_source", "text.test_source")
-    others = {name: self.config[name] for name in names if self.config[name]}
-    # A path in --corpus is the user's, but the other sources are from the run directory.
-    is_allowed = self._fetch or (self._source is not None and not others)
+    is_allowed = self._fetch or names_all_sources(self.config, self._moved)
     mode = downloads.Mode.MISSING if is_allowed else downloads.Mode.NONE
+    fields = {name: self.config.text[name] for name in SOURCES if self.config.text[name]}
     try:
       with downloads.mode(mode):
-        found = {name: sources.locate(each, folders) for name, each in others.items()}
-        config = config_lib.replace(self.config, found) if found else self.config
-        corpus = load_corpus(config, source, known=self.tokenizer, options="text.")
+        located = {name: sources.locate(each, folders) for name, each in fields.items()}
+        moved = {f"text.{name}": each for name, each in (located | self._moved).items()}
+        config = config_lib.replace(self.config, moved)
+        corpus = load_corpus(config, known=self.tokenizer, options="text.")
     except errors.UserError as error:
       remedy = "or set --corpus to the path of the text"
+      if len(fields) > 1:
+        names = (f"{name}=PATH" for name in [*fields][1:])
+        remedy = (
+          f"or set --corpus to the path of each text that has moved (PATH, {', '.join(names)})"
+        )
       raise errors.UserError(f"cannot load the corpus of {self.path}: {error}; {remedy}") from error
-    if self._source is not None and not self._is_own(corpus):
+    if self._moved and not self._is_own(corpus):
       raise errors.UserError(
-        f"--corpus={self._source}: is not the text that {self.path} was trained on: use the path "
-        "of that text"
+        f"--corpus={' '.join(self._moved.values())}: is not the text that {self.path} was trained "
+        "on: use the path of that text"
       )
     self.check_corpus(corpus)
     return corpus
@@ -265,7 +270,7 @@ class Run:
     that are not in the vocabulary, which are an error otherwise.
     """
     text = corpora.read_text(path, **text_settings(self.config))
-    if skips and not self.tokenizer.is_trained:  # Scoring includes unknown words.
+    if skips and self.tokenizer.unknown_id is None:  # Otherwise, they are scored.
       text = skip_unknown(self.tokenizer, text, path)
     try:
       content = documents.read(self.tokenizer, text, self.config.text.documents)
@@ -371,10 +376,10 @@ class Run:
 
 
 def skip_unknown(tokenizer: tokenizers.Tokenizer, text: str, name: str) -> str:
-  """Return a text without what is not in the vocabulary, and report how often each part occurs."""
+  """Return a text without what is not in the vocabulary, and report how often it occurs."""
   text, skipped = tokenizer.skip_unknown(text)
   if skipped:
-    console.say(f"{name}: {tokenizers.describe_skipped(skipped)}")
+    console.say(f"{name}: {tokenizers.describe_skipped(skipped, tokenizer.unit)}")
   return text
 
 
@@ -460,16 +465,47 @@ def check_workdir(path: pathlib.Path):
     )
 
 
-def load_corpus(config, source: str | None = None, **options) -> corpora.Corpus:
-  """Load and return the corpus that `config.text` describes, by default from `config.text.source`.
+SOURCES = ("source", "valid_source", "test_source")  # the fields of `config.text` with sources
 
-  See corpora.load for the options.
+
+def moved_sources(corpus: str | Sequence[str] | None) -> dict[str, str]:
+  """Return the sources in values of --corpus, by the fields of `config.text` that they replace.
+
+  A value is the name, path or URL of `source`, or `valid_source=...` or `test_source=...`. Raise
+  UserError if a field occurs twice.
   """
-  names, text = ("limit", "vocab_size", "documents", "valid_source", "test_source"), config.text
+  moved: dict[str, str] = {}
+  for value in [corpus] if isinstance(corpus, str) else corpus or ():
+    field, _, source = value.partition("=")
+    field, source = (field, source) if field in SOURCES else (SOURCES[0], value)
+    if field in moved:
+      raise errors.UserError(f"--corpus={value}: text.{field} is named twice: omit one of them")
+    moved[field] = source
+  return moved
+
+
+def names_all_sources(config, moved: Mapping[str, str]) -> bool:
+  """Return whether `moved` replaces all sources of a config, so that a user has named them all.
+
+  Other sources are from a run directory, and are not downloaded. Raise UserError if the config does
+  not have one of the fields.
+  """
+  fields = {name for name in SOURCES if config.text[name]}
+  if unused := sorted(moved.keys() - fields):
+    raise errors.UserError(
+      f"--corpus={unused[0]}={moved[unused[0]]}: the run has no text.{unused[0]}: omit it"
+    )
+  return moved.keys() == fields
+
+
+def load_corpus(config, **options) -> corpora.Corpus:
+  """Load and return the corpus that `config.text` describes; see corpora.load for the options."""
+  names = "limit", "vocab_size", "min_count", "documents", "valid_source", "test_source"
+  text = config.text
   settings = text_settings(config) | {name: text[name] for name in names}
   settings["split"] = (text.split, text.valid_fraction, text.test_fraction)
   settings["keeps"] = text.vocabulary == "init_from"
-  return corpora.load(config.text.source if source is None else source, **settings, **options)
+  return corpora.load(text.source, **settings, **options)
 
 
 def text_settings(config) -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""Files of weights: the exports of charrnn, and the weights of PyTorch's recurrent modules.
+"""Weights files: the exports of charrnn, and the weights of PyTorch's recurrent modules.
 
 Both are .safetensors or .npz files. An export has the arrays of a run, its config and its
 vocabulary. A file of PyTorch has the arrays `lstm.weight_ih_l0`, `head.weight` and so on, see
@@ -40,7 +40,7 @@ _META = {"config": dict, "tokenizer": dict, "step": int}
 
 
 class Weights:
-  """A file of weights, with the properties of `runs.run.Run` that new runs use.
+  """A weights file, with the properties of `runs.run.Run` that new runs use.
 
   A damaged file raises UserError.
   """
@@ -48,7 +48,7 @@ class Weights:
   metrics = ()  # A file has no learning rates.
 
   def __init__(self, path: str | pathlib.Path):
-    """Read a file; raise UserError if it is not a file of weights."""
+    """Read a file; raise UserError if it is not a weights file."""
     self.path = pathlib.Path(path)
     arrays, self._meta = read(self.path)
     if "config" in self._meta:
@@ -65,7 +65,15 @@ class Weights:
   def tokenizer(self) -> tokenizers.Tokenizer | None:
     """The vocabulary; None if the file has none."""
     value = self._meta.get("tokenizer")
-    return None if value is None else tokenizers.Tokenizer.from_json(value, str(self.path))
+    try:
+      return None if value is None else tokenizers.Tokenizer.from_json(value, str(self.path))
+    except errors.UserError as error:
+      if "config" in self._meta:
+        raise
+      raise errors.UserError(
+        f"{self.path}: the metadata tokenizer is not a vocabulary of charrnn: remove it, or use "
+        "the content of alphabet.json (docs/python.md)"
+      ) from error
 
   @property
   def step(self) -> int | None:
@@ -109,7 +117,7 @@ class Weights:
 
 
 def open_source(path: str) -> run_lib.Run | Weights:
-  """Return the run or the file of weights that `init_from` names; raise UserError if it is none."""
+  """Return the run or the weights file that `init_from` names; raise UserError if it is none."""
   suffix = pathlib.Path(path).suffix
   if os.path.isdir(path) or suffix not in SUFFIXES + PICKLES:
     return run_lib.Run.open(path)
@@ -139,7 +147,7 @@ def read(path: pathlib.Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
   """
   if not path.is_file():
     problem = "is not a file" if path.exists() else "does not exist"
-    raise errors.UserError(f"{path} {problem}: use a run directory or a file of weights")
+    raise errors.UserError(f"{path} {problem}: use a run directory or a weights file")
   open_file = _open_npz if path.suffix == ".npz" else _open_safetensors
   try:
     with contextlib.ExitStack() as stack:
@@ -193,9 +201,12 @@ def _open_safetensors(path, stack):
     )
     size = 4 * int(np.prod(shape, dtype=object))
     names[name] = _Header(shape, dtype, size, functools.partial(file.get_tensor, name))
-  # PyTorch adds {"format": "pt"}, which is not JSON.
-  meta = {k: v for k, v in (file.metadata() or {}).items() if k in _META}
-  return names, {name: files.parse_json(text.encode()) for name, text in meta.items()}
+  meta = _known_meta(file.metadata() or {})
+  for name, text in meta.items():
+    # Other programs may store anything under these names, for example text that is not JSON.
+    with contextlib.suppress(*(() if "config" in meta else (ValueError, RecursionError))):
+      meta[name] = files.parse_json(text.encode())
+  return names, meta
 
 
 def _open_npz(path, stack):
@@ -218,7 +229,13 @@ def _open_npz(path, stack):
     meta = files.parse_json(str(header.read()).encode())
     if not isinstance(meta, dict):
       raise ValueError("the metadata is not an object")
-  return names, {name: meta[name] for name in _META if name in meta}
+  return names, _known_meta(meta)
+
+
+def _known_meta(meta: Mapping[str, Any]) -> dict[str, Any]:
+  """Return the metadata of an export, which are complete, or the vocabulary in another file."""
+  names = _META if _META.keys() <= meta.keys() else ("tokenizer",)
+  return {name: meta[name] for name in names if name in meta}
 
 
 def _read_header(file) -> tuple[tuple[int, ...], np.dtype]:

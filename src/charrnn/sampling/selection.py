@@ -10,6 +10,7 @@ from charrnn.sampling import sampler
 
 DRAWS = 100  # default of the maximum number of draws, for each text to select
 MIN_BATCH = 32  # minimum number of texts in a batch, because some of them may not be selected
+BOUNDARY = "\ud800"  # between documents: a surrogate that no text has, so nothing matches across it
 BLOCK = 16  # steps of a block: small, because most texts are short
 
 
@@ -29,19 +30,19 @@ def check(num: int, draws: int | None, settings: sampler.Settings) -> int:
 class Training(NamedTuple):
   """The training text of a run."""
 
-  texts: tuple[str, ...]  # text of each span
+  texts: tuple[str, ...]  # text of each span; of a run on documents: all of them, with BOUNDARY
   documents: frozenset[str] | None  # of a run that was trained on documents
 
   @classmethod
   def of(cls, run: run_lib.Run) -> "Training":
     """Load the training text; raise UserError if it is missing or has changed."""
     corpus, spans, end_id = run.corpus(), run.splits().train, run.tokenizer.end_id
-    texts = tuple(corpus.text(*span) for span in spans)
     if end_id is None:
-      return cls(texts, None)
+      return cls(tuple(corpus.text(*span) for span in spans), None)
     bounds = splits.intersect(corpus.documents, spans)
     # The last token of a document is its end.
-    return cls(texts, frozenset(corpus.text(start, stop - 1) for _, start, stop in bounds))
+    documents = [corpus.text(start, stop - 1) for _, start, stop in bounds]
+    return cls((BOUNDARY.join(documents),), frozenset(documents))
 
   def contains(self, text: str, is_complete: bool) -> bool:
     """Return whether a text is in the training text. A complete one must be a whole document.

@@ -161,15 +161,16 @@ def sample(
   settings: Settings,
   domain: metrics.Domain,
   progress: console.Progress,
-  corpus: str | None = None,
+  corpus: Sequence[str] | None = None,
   fetch: bool = False,
 ) -> Samples:
   """Return the samples of all systems. Check all settings before loading anything.
 
-  `corpus` is where the corpus of the runs is now; without runs, it provides the held-out text. It
-  is not downloaded unless `fetch` is true.
+  `corpus` is where the corpus of the runs is now (see run.moved_sources); without runs, it provides
+  the held-out text. It is not downloaded unless `fetch` is true.
   """
-  settings, systems = _check(settings, domain, corpus or domain.source)
+  sources = {"source": domain.source} | run_lib.moved_sources(corpus)
+  settings, systems = _check(settings, domain, sources["source"])
   num, length, order, seed = settings.num, settings.length, settings.order, settings.seed
   runtime.start()
   progress("held-out text")
@@ -180,11 +181,12 @@ def sample(
     config, tokenizer = first.config, first.tokenizer
     divided = held_out.load(first)
   else:
-    text = {"text.source": corpus or domain.source, "text.documents": domain.documents}
+    text = {f"text.{name}": each for name, each in sources.items()}
+    text["text.documents"] = domain.documents
     config = config_lib.replace(config_lib.default(), text)
     whole = run_lib.load_corpus(config, options="text.")
     tokenizer = whole.tokenizer
-    divided = held_out.divide(whole, config_lib.split(config, len(whole.ids)))
+    divided = held_out.divide(whole, config_lib.split(config, *corpora.layout(whole.provenance)))
   if order:
     ngram.check_order("--order", order, divided.splits.train)
   others = [system for system in systems if system not in loaded]
