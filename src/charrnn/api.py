@@ -27,9 +27,8 @@ _TYPES: dict[str, tuple[Any, str]] = {
   "path": _PATH,
   "workdir": _PATH,
   "config": (config_dict.ConfigDict, "a config, for example charrnn.config.default()"),
-  "corpus": ((str, list, tuple), "a path, or a list of several"),
   "clamp": (Mapping, "a dict"),
-  **dict.fromkeys(("prompt", "text", "stop", "require", "forbid"), _TEXT),
+  **dict.fromkeys(("prompt", "text", "stop", "corpus", "require", "forbid"), _TEXT),
   **dict.fromkeys(("length", "num", "seed", "top_k", "step", "draws"), _INTEGER),
   **dict.fromkeys(("temperature", "top_p"), _NUMBER),
   **dict.fromkeys(("fetch", "distinct", "novel"), (bool, "True or False")),
@@ -167,9 +166,10 @@ def load(
   run was launched, or a list of paths; `valid_source=PATH` is a separate validation text. A text is
   downloaded only if `fetch` is true. Raises UserError if the run or the step is missing or damaged.
   """
-  _check_types(path=path, step=step, corpus=corpus, fetch=fetch)
+  _check_types(path=path, step=step, fetch=fetch)
+  moved = () if corpus is None else _texts("corpus", corpus)
   runtime.start()
-  return Run.open(path, step, corpus, fetch).load()
+  return Run.open(path, step, moved, fetch).load()
 
 
 def train(config: config_dict.ConfigDict, workdir: str | pathlib.Path) -> Run:
