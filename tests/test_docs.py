@@ -10,8 +10,11 @@ import subprocess
 import sys
 import threading
 
+import numpy as np
 import pages
 import pytest
+
+from charrnn.runs import weights
 
 ROOT = pages.ROOT
 CHROMIUM = shutil.which("chromium")
@@ -104,6 +107,8 @@ def small_experiment(path, *variant):
   changes |= {{"max_steps": 20, "eval_every": 5, "sample.length": 0}}
   if value.text.source.startswith("linux"):
     changes["text.source"] = "kernel.c"
+  elif value.text.source in ("names", "music"):
+    changes["text.source"] = "names.txt"
   return config.replace(value, changes), module
 
 
@@ -146,6 +151,20 @@ EXAMPLES = [
 ]
 
 
+NAMES = "".join(
+  f"{a}{b}{c}\n" for a in "ABCD" for b in ("an", "e", "lli") for c in ("a", "en", "s")
+)
+# The files that the tables of tasks.md name, in addition to those that all pages use.
+FILES = {
+  **dict.fromkeys(
+    ["train.txt", "valid.txt", "test.txt", "sonnets.txt", "text.txt"], "Sweet love.\n" * 900
+  ),
+  "molecules.txt": "CCO\nc1ccccc1\n" * 99,
+}
+# Commands that need a service that is not on this machine.
+SERVICES = ("--backend=slurm", "--config.tracker=wandb")
+
+
 @pytest.fixture(scope="module")
 def workplace(tmp_path_factory):
   """Return a folder with small versions of everything that the examples of the pages need."""
@@ -155,10 +174,12 @@ def workplace(tmp_path_factory):
   (folder / "launch.py").write_text(LAUNCH)
   for name in ("book.txt", "hamlet.txt"):
     (folder / name).write_text("It was a bright cold day in April.\n" * 2000)
+  (folder / "names.txt").write_text(NAMES)
   (folder / "kernel.c").write_text("".join(FUNCTION.format(n) for n in range(9000)))
   (folder / "bin").mkdir()
   # The packages that the pages install are in the test extra, or are not needed.
-  for name, code in (("charrnn", CHARRNN), ("pip", "#!/bin/sh\n")):
+  launcher = '#!/bin/sh\nexec python launch.py "$@"\n'
+  for name, code in (("charrnn", CHARRNN), ("pip", "#!/bin/sh\n"), ("charrnn-launch", launcher)):
     (folder / "bin" / name).write_text(code)
     (folder / "bin" / name).chmod(0o755)
   pages.run(folder, "sh", "python launch.py --config=experiments/shakespeare.py")
@@ -172,6 +193,26 @@ def test_the_first_example_of_a_page_runs_as_written(workplace, name):
   pages.run(workplace, *pages.blocks(ROOT / "docs" / f"{name}.md")[0])
   # Some examples regenerate a page, which must be up to date already.
   assert before == {path: path.read_text() for path in before}
+
+
+@pytest.mark.long
+def test_the_commands_of_the_common_tasks_run_in_order(workplace):
+  for name, text in FILES.items():
+    (workplace / name).write_text(text)
+  V, H = len({*(workplace / "book.txt").read_text()}), 8
+  shapes = {"weight_ih_l0": (4 * H, V), "weight_hh_l0": (4 * H, H)}
+  shapes |= {"bias_ih_l0": (4 * H,), "bias_hh_l0": (4 * H,)}
+  arrays = {f"lstm.{name}": np.full(shape, 0.1, np.float32) for name, shape in shapes.items()}
+  arrays |= {"head.weight": np.ones((V, H), np.float32), "head.bias": np.ones(V, np.float32)}
+  weights.write(workplace / "torch.safetensors", arrays, {})
+  commands = pages.table_commands(ROOT / "docs" / "tasks.md")
+  assert len(commands) > 20
+  for command in commands:
+    if not any(service in command for service in SERVICES):
+      pages.run(workplace, "sh", command)
+  assert len((workplace / "new.txt").read_text().splitlines()) == 1000
+  for name in ("writer.html", "network.onnx", "states.npz", "p.npz", "losses.tsv"):
+    assert (workplace / name).stat().st_size > 1000
 
 
 def test_most_pages_begin_with_an_example():

@@ -22,6 +22,8 @@ VARIANTS = {
   "ladder": ["", "python", "smoke"],
   "learning_rate": [""],
   "linux": ["", "smoke", "paper", "blog"],
+  "music": ["", "smoke"],
+  "names": ["", "smoke"],
   "ngram": ["", "python"],
   "own_text": ["python"],
   "prose": ["", "smoke", "mobydick", "paper"],

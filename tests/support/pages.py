@@ -16,6 +16,13 @@ def blocks(page: pathlib.Path) -> list[tuple[str, str]]:
   return re.findall(r"^```(sh|python)\n(.*?)^```", page.read_text(), re.M | re.S)
 
 
+def table_commands(page: pathlib.Path) -> list[str]:
+  """Return the commands in the tables of a page, in order."""
+  rows = re.findall(r"^\|.*\|$", page.read_text(), re.M)
+  pattern = r"`((?:charrnn|charrnn-launch|python launch\.py) [^`]+)`"
+  return [command for row in rows for command in re.findall(pattern, row)]
+
+
 def run(folder: pathlib.Path, language: str, code: str):
   """Run a block in a folder, with its `bin` first on the PATH; fail if the block fails."""
   path = [folder / "bin", pathlib.Path(sys.executable).parent, os.environ["PATH"]]
