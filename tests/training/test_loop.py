@@ -7,6 +7,7 @@ import os
 import shutil
 import signal
 import statistics
+import types
 from unittest import mock
 
 import jax
@@ -203,6 +204,27 @@ def test_a_time_limit_leaves_time_for_the_longest_step_so_far(monkeypatch, longe
   while not limit.check():
     now += 1
   assert now == stops_at and limit.is_near
+
+
+def test_a_time_limit_leaves_time_for_the_first_evaluation(tmp_path, monkeypatch):
+  now = 0.0
+  monkeypatch.setattr(loop.time, "monotonic", lambda: now)
+  limit = loop.TimeLimit(end=100.0)
+  now = 5.0  # for the compilation of a step
+  assert not limit.check()
+  now = 6.0
+  assert not limit.check() and not limit.check(evaluation=80.0)
+  assert limit.check(evaluation=82.0)  # and for the compilation of two programs
+
+  config = tiny.config(eval_every=6)  # of 12 steps
+  trainer = tiny.trainer(tmp_path, config)
+  trainer._eval_steps, trainer._pace = 30, types.SimpleNamespace(seconds=0.5)
+  assert [trainer._first_evaluation(step, 1) for step in (1, 4, 5, 6, 11)] == [
+    *(None, None, 15.0, None, 15.0)
+  ]
+  assert trainer._first_evaluation(4, 4) == 15.0
+  trainer._has_evaluated = True
+  assert trainer._first_evaluation(5, 1) is None
 
 
 def test_a_compiled_fresh_state_is_bit_identical_to_an_uncompiled_one(tmp_path):

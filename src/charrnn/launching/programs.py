@@ -99,6 +99,7 @@ def _train(job, defaults, watch) -> int:
     writers=[lambda params, step: write_sample(job, model, jax.device_get(params), step)],
     rolls_back=job.rollback,
     identity=job.identity,
+    eval_tokens=sum(stop - start for start, stop in job.splits.valid),
   )
   _announce(job, defaults, trainer)
   # A run that is resumed usually no longer needs the source of its initial weights.

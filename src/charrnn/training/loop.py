@@ -30,6 +30,7 @@ from charrnn.training import optimizer, steps
 MAX_NONFINITE = 10  # consecutive non-finite updates after which training is aborted
 ROLLBACK_FACTOR = 0.5  # factor of the learning rate at each rollback
 MAX_ROLLBACKS = 5  # maximum number of rollbacks of a run
+EVALUATION_PROGRAMS = 2  # programs that the first evaluation compiles: the loss, and a sample
 MIN_RESERVE = 3.0  # seconds before a time limit in which files are written and the process ends
 RANKING = "valid/loss"  # the metric by which checkpoints are ranked
 PER_BYTE = "valid/bits_per_byte"  # the same loss in a unit that does not depend on the tokenizer
@@ -159,19 +160,25 @@ class TimeLimit:
   def __init__(self, end: float = math.inf):
     """Prepare for a limit on the clock of time.monotonic."""
     self._end, self._last, self._longest = end, None, 0.0
+    self._start, self._compiling = time.monotonic(), 0.0
     self.is_near = False
 
-  def check(self) -> bool:
+  def check(self, evaluation: float | None = None) -> bool:
     """Return whether training must stop after this step, so that it ends in time.
 
     The rest of a step may contain an evaluation, so it may take as long as the longest one so far.
-    The first step is not counted, because it includes compilation.
+    The first step is not counted, because it includes compilation. `evaluation`: the first
+    evaluation may begin before the next check, and is estimated to take that many seconds, and as
+    long as the first step for each of the programs that are compiled for it.
     """
     now = time.monotonic()
-    if self._last is not None:
+    if self._last is None:
+      self._compiling = now - self._start
+    else:
       self._longest = max(self._longest, now - self._last)
     self._last = now
-    self.is_near = now + self._longest + MIN_RESERVE >= self._end
+    first = 0.0 if evaluation is None else evaluation + EVALUATION_PROGRAMS * self._compiling
+    self.is_near = now + max(self._longest, first) + MIN_RESERVE >= self._end
     return self.is_near
 
 
@@ -189,12 +196,14 @@ class Trainer:
     writers: Iterable[Callable[[Any, int], None]] = (),
     rolls_back: bool = False,
     identity: dict[str, Any] | None = None,
+    eval_tokens: int = 0,
   ):
     """Prepare the training with a resolved config and the windows of `batches.TrainingWindows`.
 
     `evaluators` and `writers` are called with (params, step) at every evaluation. All processes
     call the evaluators; then the main process calls the writers. The checkpoint is written last.
-    It contains `identity`, and checkpoints with another identity are not used.
+    It contains `identity`, and checkpoints with another identity are not used. `eval_tokens` is the
+    number of tokens that the evaluators score.
 
     `rolls_back`: when training diverges, return to the checkpoint with the lowest validation loss,
     or to the start if there is none, and train with a learning rate that is ROLLBACK_FACTOR times
@@ -205,6 +214,7 @@ class Trainer:
     self.config, self.workdir, self.model, self.windows = config, workdir, model, windows
     self.evaluators, self.writers, self.rolls_back = evaluators, writers, rolls_back
     self._tokens = config.batch_size * config.window  # tokens per step
+    self._eval_steps = eval_tokens / self._tokens  # the length of an evaluation
     self.steps = config_lib.total_steps(config, windows.steps_per_epoch)
     # A checkpoint of this step is always kept: a longer or shorter run can continue from it.
     self.stable_steps = optimizer.stable_steps(config.schedule, self.steps)
@@ -220,6 +230,7 @@ class Trainer:
     self._inode: tuple[int, int] | None = None  # of the run directory
     self._progress = console.Progress(every=10.0)
     self._pace, self._clock, self._limit = Pace(), time.monotonic(), TimeLimit()
+    self._has_evaluated = False
     self._on_first_step: Callable[[], None] = lambda: None
     self._on_rollback: Callable[[dict[str, Any], int], None] = lambda record, number: None
 
@@ -328,7 +339,7 @@ class Trainer:
     if start >= self.steps or self._is_out_of_patience():
       return state, False
     self._on_first_step, self._on_rollback = on_first_step, on_rollback
-    self._limit = TimeLimit(end)
+    self._limit, self._has_evaluated = TimeLimit(end), False
     with process.StopRequest() as stop, contextlib.ExitStack() as resources:
       # The trackers finish after the last checkpoint is complete, because they may wait.
       log = tracking.Log(self.workdir, trackers) if is_main() else None
@@ -420,6 +431,7 @@ class Trainer:
           self._raise_diverged(step, f"the state is not finite ({', '.join(names[:3])})")
       loss = None
       if evaluates:
+        self._has_evaluated = True
         try:
           loss = self._evaluate(step, state.params)
         except errors.DivergedError as error:
@@ -484,13 +496,25 @@ class Trainer:
 
     All processes call this together.
     """
-    if jax.process_count() == 1:
-      return self._limit.check() or stop.is_requested
     # With several processes, this is checked only at log lines, because it costs a round trip.
-    if step % self.config.log_every:
+    interval = 1 if jax.process_count() == 1 else self.config.log_every
+    if step % interval:
       return False
-    is_stopped = self._limit.check() or stop.is_requested
+    is_stopped = self._limit.check(self._first_evaluation(step, interval)) or stop.is_requested
+    if interval == 1:
+      return is_stopped
     return bool(multihost_utils.process_allgather(np.int32(is_stopped)).any())
+
+  def _first_evaluation(self, step: int, interval: int) -> float | None:
+    """Return the estimated seconds of the first evaluation of this launch, without compilation.
+
+    Return None if it has been made, or does not begin in the next `interval` steps.
+    """
+    every, stop = self.config.eval_every, step + interval
+    if self._has_evaluated or (step // every == stop // every and stop < self.steps):
+      return None
+    # A score of a token takes no longer than a training step of a token.
+    return self._eval_steps * (0.0 if math.isnan(self._pace.seconds) else self._pace.seconds)
 
   def _is_out_of_patience(self):
     return bool(self.config.patience) and self.loop_state.stale >= self.config.patience
