@@ -107,8 +107,8 @@ def small_experiment(path, *variant):
   changes |= {{"max_steps": 20, "eval_every": 5, "sample.length": 0}}
   if value.text.source.startswith("linux"):
     changes["text.source"] = "kernel.c"
-  elif value.text.source in ("names", "music"):
-    changes["text.source"] = "names.txt"
+  elif value.text.source in ("names", "music"):  # their packages are optional
+    changes["text.source"] = f"{{value.text.source}}.txt"
   return config.replace(value, changes), module
 
 
@@ -175,6 +175,7 @@ def workplace(tmp_path_factory):
   for name in ("book.txt", "hamlet.txt"):
     (folder / name).write_text("It was a bright cold day in April.\n" * 2000)
   (folder / "names.txt").write_text(NAMES)
+  (folder / "music.txt").write_text("X:1\nT:A\nM:3/4\nK:C\nabc def | gab |]\n\n" * 60)
   (folder / "kernel.c").write_text("".join(FUNCTION.format(n) for n in range(9000)))
   (folder / "bin").mkdir()
   # The packages that the pages install are in the test extra, or are not needed.
