@@ -13,23 +13,22 @@ import subprocess
 import sys
 import tempfile
 
+from charrnn import runtime
+
 # JAX reads these variables when it is imported. This process and its subprocesses share a
 # compilation cache, also for programs that compile quickly.
 _cache = tempfile.TemporaryDirectory(prefix="charrnn-tests-")
+# Only the compiled native library is in the user's cache, because compiling it takes a minute.
+_native = os.environ.setdefault("CHARRNN_TESTS_NATIVE", str(runtime.cache_folder() / "native"))
+os.makedirs(_native, exist_ok=True)
+os.symlink(_native, f"{_cache.name}/native")
 os.environ["CHARRNN_CACHE"] = _cache.name
-# The processes of the suite share the compiled native library, because compiling it takes long.
-if "CHARRNN_TESTS_NATIVE" not in os.environ:
-  _native = tempfile.TemporaryDirectory(prefix="charrnn-tests-native-")
-  os.environ["CHARRNN_TESTS_NATIVE"] = _native.name
-os.symlink(os.environ["CHARRNN_TESTS_NATIVE"], f"{_cache.name}/native")
 os.environ["JAX_COMPILATION_CACHE_DIR"] = f"{_cache.name}/jax"
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
 
 import jax  # noqa: E402
 import programs  # noqa: E402
 import pytest  # noqa: E402
-
-from charrnn import runtime  # noqa: E402
 
 ROOT = pathlib.Path(__file__).parents[1]
 SIZES = {"a": ("8", "0.01"), "b": ("6", "0.002")}  # run: (hidden units, learning rate)
