@@ -98,7 +98,7 @@ class Run(run_lib.Run):
     draws = selection.check(num, draws, settings)
     training = selection.Training.of(self) if novel else None
     has_stop = stop is not None
-    selected = selection.Selection(distinct, training, prompt=prompt, has_stop=has_stop)
+    selected = selection.Selection(distinct, training, has_stop=has_stop)
     return list(selected.sample(self, prompt_ids, draws=draws, **options))
 
   def score(self, text: str) -> score_lib.Scores:

@@ -407,6 +407,20 @@ def _check_documents(config: config_dict.ConfigDict):
     )
 
 
+def has_validation(config: config_dict.ConfigDict) -> bool:
+  """Return whether the corpus has a validation split, so that a run has validation losses."""
+  return bool(config.text.valid_fraction or config.text.valid_source)
+
+
+def check_rollback(config: config_dict.ConfigDict):
+  """Raise UserError if a run cannot return to its checkpoint with the lowest validation loss."""
+  if not (_kind(config.model.cell).has_gradient and has_validation(config)):
+    raise errors.UserError(
+      "--rollback returns to the checkpoint with the lowest validation loss: train a network, with "
+      "--config.text.valid_fraction above 0 or --config.text.valid_source"
+    )
+
+
 def is_free(name: str) -> bool:
   """Return whether a run can always be resumed with another value of this field."""
   return name in BY_NAME and BY_NAME[name].resume == FREE

@@ -9,7 +9,7 @@ import bits
 import numpy as np
 import pytest
 
-from charrnn import files
+from charrnn import errors, files
 from charrnn.cli import inspect
 from charrnn.runs import checkpoints
 
@@ -105,6 +105,28 @@ def test_falls_back_to_another_step_if_the_best_is_deleted(charrnn, a, monkeypat
   facts = charrnn("inspect", a, "--json").json
   assert facts["problems"] == []
   assert facts["parameters"]["step"] == other
+
+
+@pytest.mark.parametrize("name", ["read_meta", "shapes", "steps"])
+def test_an_error_of_the_system_is_a_problem(charrnn, a, monkeypatch, name):
+  """Root may read everything, so the error is simulated."""
+
+  def fail(folder, step=10):
+    if step == 10:
+      raise errors.UserError(f"{folder}/{step}: Permission denied")
+    return read(folder, step)
+
+  read = getattr(checkpoints, name)
+  monkeypatch.setattr(checkpoints, name, fail)
+  facts = charrnn("inspect", a, "--json").json
+  (problem,) = facts["problems"]
+  assert problem.endswith("Permission denied")
+  if name == "steps":
+    assert facts["checkpoints"]["steps"] == []
+  else:
+    assert [entry["whole"] for entry in facts["checkpoints"]["steps"]] == [False, True]
+    assert facts["parameters"]["step"] == 20
+  assert "Permission denied" in charrnn("inspect", a).out
 
 
 def test_run_without_checkpoints(charrnn, a):

@@ -1,5 +1,6 @@
 """`charrnn ladder` on tiny runs: its tables, files and errors."""
 
+import dataclasses
 import json
 import pathlib
 import shutil
@@ -8,6 +9,7 @@ import programs
 import pytest
 
 from charrnn import runtime
+from charrnn.data import corpora
 from charrnn.runs import run as run_lib
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -18,7 +20,16 @@ def _devices(monkeypatch):
   monkeypatch.setattr(runtime, "set_cpu_devices", lambda *arguments: None)
 
 
-def test_tables_and_files(charrnn, trained, counted, tmp_path):
+def test_tables_and_files(charrnn, trained, counted, tmp_path, monkeypatch):
+  corpus = run_lib.Run.corpus
+
+  def in_two_files(run):
+    whole = corpus(run)
+    middle = sum(run.splits().valid[0]) // 2
+    documents = [corpora.Document("a", 0, middle), corpora.Document("b", middle, len(whole.ids))]
+    return dataclasses.replace(whole, documents=documents)
+
+  monkeypatch.setattr(run_lib.Run, "corpus", in_two_files)
   sweep = tmp_path / "sweep"
   for name, path in {"lstm": trained["a"], "ngram": counted}.items():
     shutil.copytree(path, sweep / name)
@@ -33,10 +44,13 @@ def test_tables_and_files(charrnn, trained, counted, tmp_path):
     run = run_lib.Run.open(sweep / row["run"])
     (expected,) = charrnn("eval", run.path, "--split", "test", "--json").json["results"]
     assert row["test"] == pytest.approx(expected["bits_per_byte"], rel=1e-5)
+    lines = (line for line in run.metrics if line["step"] == run.step)
+    (valid,) = (line["valid/bits_per_byte"] for line in lines if "valid/loss" in line)
+    assert row["valid"] == pytest.approx(valid, rel=1e-5)
     assert row["label"] in result.out and len(row["sample"]) == 40
     # All bytes of the split are in a bucket, except the first of each context.
     scored = sum(place["bytes"] for place in row["positions"])
-    assert scored == sum(b - a for a, b in run.splits().valid) - 1
+    assert scored == sum(b - a for a, b in run.splits().valid) - 2
     assert row["train_bytes_per_second"] is None or row["train_bytes_per_second"] > 0
   lstm, grams = rows
   assert lstm["carry_bytes"] == 4 * 2 * 2 * 8  # float32, two layers, h and c, 8 units

@@ -99,6 +99,8 @@ def test_pairs_do_not_cross_documents():
   nats[2] = np.nan  # a document begins inside the first pair
   result = context.closers(planted(content, nats))
   assert sum(row["count"] for row in result["all"]) == 1
+  result = context.closers(planted(content, np.ones(10)), [0, 2])  # its first token is scored
+  assert sum(row["count"] for row in result["all"]) == 1
 
 
 @pytest.mark.parametrize("kind", ["char", "bpe", "word"])

@@ -126,6 +126,9 @@ def test_a_rollback_needs_validation_losses(main, tmp_path):
   with pytest.raises(errors.UserError, match=r"^--rollback returns to the checkpoint with"):
     main(*arguments, "--rollback")
   assert not (tmp_path / "run").exists()
+  # The validation split may also be another text, which is missing here.
+  with pytest.raises(errors.UserError, match=r"none\.txt"):
+    main(*arguments, "--rollback", "--config.text.valid_source=none.txt")
 
 
 RUN_ON_A_TERMINAL = """

@@ -5,7 +5,7 @@ import types
 import numpy as np
 import pytest
 
-from charrnn.data import corpora, splits
+from charrnn.data import corpora, splits, tokenizers
 from charrnn.sampling import sampler, selection
 from charrnn.scorecards import memorization
 
@@ -16,9 +16,10 @@ def samples(texts, stopped=True):
   return [sampler.Sample(text, stopped, len(text), 0.0, 0.0) for text in texts]
 
 
-def select(texts, num, distinct=True, training=None, stopped=True, **options):
+def select(texts, num, distinct=True, training=None, stopped=True, prompt="", **options):
   selected = selection.Selection(distinct, training, **options)
-  return [each.text for each in selected.select(samples(texts, stopped), num)], selected
+  chosen = selected.select(samples(texts, stopped), num, prompt=prompt)
+  return [each.text for each in chosen], selected
 
 
 def test_distinct_texts_are_in_the_order_in_which_they_were_drawn():
@@ -45,6 +46,21 @@ def test_the_prompt_is_a_part_of_the_text():
   assert select(["na", "no"], 2, training=training, prompt="an")[0] == ["no"]
   assert select(["na", "no"], 2, training=training)[0] == ["no"]
   assert select(["na", "no"], 2, training=training, prompt="x")[0] == ["na", "no"]
+
+
+@pytest.mark.parametrize("end", range(3, 6))
+def test_the_rest_of_a_character_of_the_prompt_is_in_the_samples(monkeypatch, end):
+  """The prompt ends before, inside and after the last character of "café"."""
+  tokenizer = tokenizers.Tokenizer.from_text("café", "byte")
+  prompt = "café".encode()[:end]
+  texts = ["é"[len(prompt.decode(errors="ignore")) - 3 :] + rest for rest in ("s", "t")]
+  monkeypatch.setattr(sampler, "sample", lambda *_, **__: iter(samples(texts)))
+  selected = selection.Selection(True, selection.Training(("cafés",), None))
+  source = types.SimpleNamespace(tokenizer=tokenizer)
+  ids = tokenizer.encode(prompt.decode(errors="surrogateescape"))
+  assert len(ids) == end
+  (chosen,) = selected.sample(source, ids, num=2, draws=2)
+  assert chosen.text == texts[1] and selected.copied == 1
 
 
 def run_on(tmp_path, monkeypatch, documents):

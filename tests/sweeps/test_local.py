@@ -93,6 +93,20 @@ time.sleep(600)
   assert outcomes.tail(trial.log, 1) == ["saved"]
 
 
+def test_all_launches_of_a_trial_share_the_time_limit(tmp_path):
+  trial = _trial(tmp_path, "slow", SAVES)
+  outcomes.conclude(trial, 75, 100.0)
+  for limit, seconds, launches in ((101.0, 101.0, 1), (101.0, 101.0, 1), (103.0, 103.0, 2)):
+    local.Pool([trial], 1, limit).run(lambda pool: None)
+    outcome = status_lib.read_outcome(trial.folder)
+    assert outcome.status == "timeout" and seconds <= outcome.seconds
+    assert trial.log.read_text().count(outcomes.LAUNCH) == launches
+  good = _trial(tmp_path, "slow", PROGRAMS["good"])
+  local.Pool([good], 1, 1000.0).run(lambda pool: None)
+  outcome = status_lib.read_outcome(trial.folder)
+  assert outcome.status == "finished" and outcome.seconds > 103
+
+
 def test_stopped_trials_can_save(tmp_path):
   trials = [_trial(tmp_path, name, SAVES) for name in ("a", "b", "later")]
   pool = local.Pool(trials, 2, limit=None)

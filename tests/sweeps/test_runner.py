@@ -150,6 +150,43 @@ def test_dry_run_prints_commands_and_writes_nothing(work, main, capsys):
   assert not (work / "dry").exists()
 
 
+def test_rollback_is_for_the_networks_of_a_sweep(work, main, capsys):
+  options = "--dry_run", "--workdir=dry", "--rollback"
+  ladder = f"--config={programs.ROOT}/experiments/ladder.py:smoke"
+  assert launch.main(["launch.py", ladder, "--sweep=parameters", *options]) == 0
+  lines = capsys.readouterr().out.splitlines()
+  is_ngram = ["model.cell=ngram" in line for line in lines]
+  assert len(set(is_ngram)) == 2
+  assert [" --rollback " not in line for line in lines] == is_ngram
+  with pytest.raises(errors.UserError, match=r"^trial cell=rnn: --rollback returns to .* above 0"):
+    main("--sweep=cell", *options, "--config.text.valid_fraction=0")
+  valid = "--config.text.valid_source=text.txt", "--config.text.valid_fraction=0"
+  assert main("--sweep=cell", *options, *valid) == 0
+  assert main("--search=random", "--trials=2", "--dry_run", "--workdir=dry", *valid) == 0
+  with pytest.raises(errors.UserError, match=r"^--search needs validation losses"):
+    main("--search=random", "--dry_run", "--workdir=dry", valid[1])
+
+
+@pytest.mark.parametrize(
+  ("field", "values", "best"),
+  [
+    ("text.tokenizer", ("char", "bpe"), "b: validation loss 2.5000 bits per byte"),
+    ("text.vocab_size", (300, 900), "b: validation loss 2.5000 bits per byte"),
+    ("seed", (1, 2), "a: validation loss 2.0000\n"),
+  ],
+)
+def test_the_best_trial_has_the_lowest_comparable_loss(tmp_path, capsys, field, values, best):
+  trials = [
+    outcomes.Trial(name, {field: value}, tmp_path / name, []) for name, value in zip("ab", values)
+  ]
+  for trial, nats, bits in zip(trials, (2.0, 4.0), (2.9, 2.5)):
+    outcomes.conclude(trial, 0, 1.0)
+    line = {"step": 1, "valid/loss": nats, "valid/bits_per_byte": bits}
+    (trial.folder / "metrics.jsonl").write_text(json.dumps(line) + "\n")
+  assert runner.report(tmp_path, trials, False, outcomes.FINAL, 2) == 0
+  assert f"best      {best}" in capsys.readouterr().err
+
+
 def test_finished_sweep_is_not_reused_for_other_settings(finished, main):
   before = programs.contents(finished)
   for arguments, message in [

@@ -151,6 +151,7 @@ def flags(parallel=2, time_limit=None):
 
 def test_all_trials_are_one_job_array(programs_of_slurm, pair, tmp_path):
   resources = slurm.Resources(tasks=2, cpus=3, sbatch={"account": "lab"})
+  outcomes.conclude(pair[1], 75, 50.0)
   jobs = slurm.submit(tmp_path / "sweep", pair, flags(time_limit=2), resources)
   assert jobs == {"a": "7_0", "b": "7_1"}
   script = (tmp_path / "bin" / "script").read_text()
@@ -162,7 +163,8 @@ def test_all_trials_are_one_job_array(programs_of_slurm, pair, tmp_path):
   )
   assert lines[-1].startswith("srun") and "--cpus-per-task=3" in lines[-1]
   with (tmp_path / "sweep" / "slurm" / "7_1_submitted.pkl").open("rb") as file:
-    trial, limit = pickle.load(file).args
+    trial, limit, spent = pickle.load(file).args
+  assert spent == 50
   assert trial.name == "b" and trial.command == ["true", "b", "--distributed"] and limit == 120
 
 
@@ -206,6 +208,13 @@ def test_job_that_ended_without_an_outcome(programs_of_slurm, pair, monkeypatch,
   assert job_state in pair[0].log.read_text()
 
 
+def test_trials_at_the_time_limit_are_not_submitted(programs_of_slurm, pair, tmp_path):
+  for trial in pair:
+    outcomes.conclude(trial, 75, 120.0, status_lib.RunStatus.TIMEOUT)
+  assert slurm.run(pair, pair, flags(time_limit=2), slurm.Resources()) is False
+  assert not (tmp_path / "bin" / "script").exists()
+
+
 def test_only_trials_without_a_job_are_submitted(programs_of_slurm, pair, tmp_path, capsys):
   b = pair[1]
   programs_of_slurm.write_text("5_0 PENDING\n5_1 COMPLETING\n")
@@ -226,7 +235,8 @@ JOB = """
 import pathlib, sys
 from charrnn.sweeps import outcomes, slurm
 folder = pathlib.Path({folder!r})
-slurm.run_job(outcomes.Trial("a", {{}}, folder, [sys.executable, "-c", {program!r}]), {limit})
+trial = outcomes.Trial("a", {{}}, folder, [sys.executable, "-c", {program!r}])
+slurm.run_job(trial, {limit}, {spent})
 """
 SAVES = """
 import signal, sys, time
@@ -247,8 +257,8 @@ def job(programs_of_slurm, tmp_path):
   """Return a function that starts a job and returns its process and the trial's folder."""
   started = []
 
-  def start(program, limit=None, **environment):
-    text = JOB.format(folder=str(tmp_path / "a"), program=program, limit=limit)
+  def start(program, limit=None, spent=0.0, **environment):
+    text = JOB.format(folder=str(tmp_path / "a"), program=program, limit=limit, spent=spent)
     variables = {"SUBMITIT_EXECUTOR": "slurm", "SLURM_JOB_ID": "9", "SLURM_ARRAY_JOB_ID": "9"}
     variables |= {"SLURM_ARRAY_TASK_ID": "4"}
     command = [sys.executable, "-c", text]
@@ -313,9 +323,11 @@ def test_canceled_job_is_not_requeued(job, tmp_path):
   )
 
 
-def test_time_limit_includes_earlier_launches(job, tmp_path):
-  outcomes.conclude(outcomes.Trial("a", {}, tmp_path / "a", []), 75, 100.0)
-  process, folder = job(SAVES, limit=101)
+@pytest.mark.parametrize("is_requeued", [True, False])
+def test_time_limit_includes_earlier_launches(job, tmp_path, is_requeued):
+  if is_requeued:
+    outcomes.conclude(outcomes.Trial("a", {}, tmp_path / "a", []), 75, 100.0)
+  process, folder = job(SAVES, limit=101, spent=0.0 if is_requeued else 100.0)
   assert process.wait(30) == 75
   outcome = status_lib.read_outcome(folder)
   assert outcome.status == "timeout" and 101 <= outcome.seconds < 110

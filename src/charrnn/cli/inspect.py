@@ -6,7 +6,7 @@ import math
 import statistics
 import textwrap
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -68,7 +68,7 @@ def summary(run: run_lib.Run, step: int | None = None) -> dict[str, Any]:
       problems.append(str(error))
       return None
 
-  listing, seconds = _list_checkpoints(run)
+  listing, seconds = _list_checkpoints(run, attempt(lambda: run.steps) or [], problems)
   origin = attempt(lambda: run.origin) or {}
   config = attempt(lambda: run.config)
   tokenizer = attempt(lambda: run.tokenizer)
@@ -104,23 +104,29 @@ def summary(run: run_lib.Run, step: int | None = None) -> dict[str, Any]:
     "checkpoints": listing,
     "parameters": attempt(lambda: _parameters(run, listing, step)),
     "unverified": run.unverified,
-    "problems": problems,
+    "problems": list(dict.fromkeys(problems)),
   }
 
 
-def _list_checkpoints(run: run_lib.Run) -> tuple[dict[str, Any], float | None]:
+def _list_checkpoints(
+  run: run_lib.Run, listed: Sequence[int], problems: list[str]
+) -> tuple[dict[str, Any], float | None]:
   """Return a list of the checkpoints, without reading arrays, and the seconds of training so far.
 
-  A step is `whole` if its metadata matches its digest and no array is missing.
+  A step is `whole` if its metadata matches its digest and no array is missing. A step that cannot
+  be read, for example for lack of permissions, is not whole, and is added to `problems`.
   """
   folder = run.path / "checkpoints"
   steps: list[dict[str, Any]] = []
   seconds = None
-  for step in run.steps:
+  for step in listed:
     try:
       meta = checkpoints.read_meta(folder, step)
       whole = checkpoints.shapes(folder, step).keys() == meta["arrays"].keys()
     except checkpoints.DamagedError:
+      meta, whole = {}, False
+    except errors.UserError as error:
+      problems.append(str(error))
       meta, whole = {}, False
     if not whole and run.is_deleted(step):
       continue

@@ -72,16 +72,16 @@ def _measure(args, compared: comparison.ComparedRun, run, progress) -> dict[str,
   """Return the facts, losses, speeds and one sample of a run."""
   update, run = progress(f"scoring {run.path}"), run.load()
   corpus, splits, config = run.corpus(), run.splits(), run.config
-  starts = [document.start for document in corpus.documents]
   reading = {"window": config.window, "streams": config.eval_streams}
-  reading |= {"burn_in": config.eval_burn_in, "starts": starts, "progress": update}
+  reading |= {"burn_in": config.eval_burn_in, "progress": update}
   spans = {"valid": splits.valid, "test": splits.test}
   scores = {
     name: score.score(run.model, run.params, corpus.ids, each, **reading)._replace(text=corpus)
     for name, each in spans.items()
     if each
   }
-  starts = context.context_starts(corpus, splits.valid, starts)
+  documents = [document.start for document in corpus.documents]
+  starts = context.context_starts(corpus, splits.valid, documents)
   reading |= {"streams": 1, "burn_in": 0, "starts": starts}  # one stream for each context
   restarted = score.score(run.model, run.params, corpus.ids, splits.valid, **reading)
   m = config.model
@@ -102,7 +102,7 @@ def _measure(args, compared: comparison.ComparedRun, run, progress) -> dict[str,
     "carry_bytes": sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(carry)),
     **{name: scores[name].bits_per_byte if name in scores else None for name in spans},
     "positions": context.loss_by_position(restarted._replace(text=corpus)),
-    "closers": context.closers(scores["valid"]),
+    "closers": context.closers(scores["valid"], documents),
     **_sample(args, run, progress),
   }
 

@@ -263,7 +263,7 @@ def _write(args, source, prompt_ids, options, paths, training, say):
 
   options["reading"] = _reading(args, len(prompt_ids), progress, begin)
   has_stop = args.stop is not None
-  selected = selection.Selection(args.distinct, training, prompt=prompt, has_stop=has_stop)
+  selected = selection.Selection(args.distinct, training, has_stop=has_stop)
   if is_selecting:
     options |= {"draws": args.draws, "watch": watch, "progress": update}
     samples = selected.sample(source, prompt_ids, **options)

@@ -97,15 +97,16 @@ def _depth(is_open: Sequence[tuple[str, int]], sign: str) -> int | None:
   return None
 
 
-def closers(scores: score.Scores) -> dict[str, list[dict[str, Any]]]:
+def closers(scores: score.Scores, starts: Sequence[int] = ()) -> dict[str, list[dict[str, Any]]]:
   """Return how well the tokens with closers are predicted, by closer and distance to the opener.
 
+  A pair is in one document: no pair spans one of `starts` or a token that is not scored.
   For each closer, and for "all", there is a row for each bucket of distances: the number of
   closers, their mean probability `p`, and the share `top` that is the most probable token. The
   probability is that of the token in which the closer begins. Pairs within one token are left out.
   """
   found: dict[str, list[tuple[int, float, bool]]] = {closer: [] for closer in CLOSERS.values()}
-  for low, high in _contexts(scores):
+  for low, high in _contexts(scores, starts):
     first, last = scores.positions[[low, high - 1]].tolist()
     text = scores.text.text(first, last + 1)
     bytes_N, _ = scores.text.sizes(first, last + 1)
@@ -140,7 +141,11 @@ def _bytes_before(text: str) -> np.ndarray:
   return np.cumsum(sizes) - sizes
 
 
-def _contexts(scores: score.Scores) -> Iterator[tuple[int, int]]:
-  """Yield the ranges of indices of adjacent tokens that begin where a context begins."""
+def _contexts(scores: score.Scores, starts: Sequence[int] = ()) -> Iterator[tuple[int, int]]:
+  """Yield the ranges of indices of adjacent tokens that begin where a context begins.
+
+  A context also begins at each of `starts`.
+  """
   is_first = ~scores.is_scored | (np.diff(scores.positions, prepend=-2) != 1)
+  is_first |= np.isin(scores.positions, starts)
   yield from itertools.pairwise([*np.flatnonzero(is_first).tolist(), len(is_first)])

@@ -38,11 +38,8 @@ def run(
   tracking.check(line.config.tracker)
   if not is_trained:
     _check_count(line, distributed, time_limit)
-  if rollback and not (is_trained and line.config.text.valid_fraction):
-    raise errors.UserError(
-      "--rollback returns to the checkpoint with the lowest validation loss: train a network, with "
-      "--config.text.valid_fraction above 0"
-    )
+  if rollback:
+    config_lib.check_rollback(line.config)
   with contextlib.ExitStack() as locks:
     if not distributed:
       locks.enter_context(lock.hold(workdir))

@@ -6,7 +6,7 @@ from typing import NamedTuple
 from charrnn import errors
 from charrnn.data import splits
 from charrnn.runs import run as run_lib
-from charrnn.sampling import sampler
+from charrnn.sampling import sampler, streaming
 
 DRAWS = 100  # default of the maximum number of draws, for each text to select
 MIN_BATCH = 32  # minimum number of texts in a batch, because some of them may not be selected
@@ -55,17 +55,14 @@ class Training(NamedTuple):
 
 
 class Selection:
-  """Selects texts, which begin with `prompt`, and counts those that it rejects.
+  """Selects texts, which begin with a prompt, and counts those that it rejects.
 
   `distinct` rejects a text that was selected before, and `training` one that it contains.
   `has_stop` says that a stop text may end a text before the document is complete.
   """
 
-  def __init__(
-    self, distinct: bool, training: Training | None, *, prompt: str = "", has_stop: bool = False
-  ):
-    self._distinct, self._training, self._prompt = distinct, training, prompt
-    self._has_stop = has_stop
+  def __init__(self, distinct: bool, training: Training | None, *, has_stop: bool = False):
+    self._distinct, self._training, self._has_stop = distinct, training, has_stop
     self._known: dict[tuple[str, bool], bool] = {}  # whether the training text contains a text
     self._selected: set[str] = set()
     self.drawn = self.repeated = self.copied = 0
@@ -83,19 +80,26 @@ class Selection:
     """Sample at most `draws` texts, and select `num` of them; see `sampler.sample` and `select`."""
     options |= {"batch": max(num, MIN_BATCH), "block": BLOCK}
     samples = sampler.sample(source, prompt_ids, num=draws, **options)
-    return self.select(samples, num, progress)
+    # A character that the prompt leaves incomplete is in the text of a sample.
+    prompt = streaming.TextStream(source.tokenizer, prompt_ids).prompt
+    return self.select(samples, num, progress, prompt)
 
   def select(
-    self, samples: Iterable[sampler.Sample], num: int, progress: sampler.Progress | None = None
+    self,
+    samples: Iterable[sampler.Sample],
+    num: int,
+    progress: sampler.Progress | None = None,
+    prompt: str = "",
   ) -> Iterator[sampler.Sample]:
     """Yield the first `num` samples that are selected, or fewer if there are not so many.
 
+    `prompt` is the part of the prompt that precedes the texts of the samples.
     `progress` is called with (selected, num).
     """
     found = 0
     for sample in samples:
       self.drawn += 1
-      if self._accepts(self._prompt + sample.text, sample.stopped and not self._has_stop):
+      if self._accepts(prompt + sample.text, sample.stopped and not self._has_stop):
         found += 1
         if progress:
           progress(found, num)

@@ -90,11 +90,18 @@ class _Running(NamedTuple):
   process: subprocess.Popen
   share: int
   start: float  # monotonic time
+  spent: float  # seconds of earlier launches
+
+  @property
+  def seconds(self) -> float:
+    return self.spent + time.monotonic() - self.start
 
 
 class Pool:
-  """Runs up to `parallel` trials at the same time; `limit` is the maximum seconds per trial.
+  """Runs up to `parallel` trials at the same time.
 
+  `limit` is the maximum seconds of all launches of a trial together. A trial that has reached it is
+  not launched again.
   `trials` is advanced only when a share is free, so it may choose a trial from earlier results.
   """
 
@@ -147,20 +154,22 @@ class Pool:
       if (trial := next(self._waiting, None)) is None:
         self._exhausted = True
         return
-      share = free.pop()
+      if outcomes.is_out_of_time(trial, self._limit):
+        continue
+      share, spent = free.pop(), outcomes.last(trial).seconds
       outcomes.begin(trial)
       cores, limits = self._shares[share]
       environment = {**os.environ, **limits}
       # A new session keeps Ctrl-C away from the trial. The launcher sends it SIGTERM instead.
       child = launch(trial, cores, env=environment, start_new_session=True)
-      self.running.append(_Running(trial, child, share, time.monotonic()))
+      self.running.append(_Running(trial, child, share, time.monotonic(), spent))
 
   def _reap(self):
     for running in list(self.running):
       if (code := running.process.poll()) is not None:
         self.running.remove(running)
         reason, _ = self._ending.get(running.trial.name, (None, 0.0))
-        outcomes.conclude(running.trial, code, time.monotonic() - running.start, reason)
+        outcomes.conclude(running.trial, code, running.seconds, reason)
 
   def _enforce(self):
     """Send SIGTERM to trials that must stop or take too long, and SIGKILL after GRACE seconds."""
@@ -171,7 +180,7 @@ class Pool:
         running.process.kill()
       elif self.stopping:
         self._terminate(running)
-      elif self._limit is not None and now - running.start > self._limit:
+      elif self._limit is not None and running.seconds > self._limit:
         self._terminate(running, RunStatus.TIMEOUT)
 
 

@@ -98,6 +98,12 @@ def last(trial: Trial) -> status_lib.Outcome:
   return status_lib.read_outcome(trial.folder) or status_lib.Outcome(RunStatus.WAITING)
 
 
+def is_out_of_time(trial: Trial, limit: float | None) -> bool:
+  """Return whether all launches of a trial together have taken the `limit` of seconds."""
+  status, _, seconds = last(trial)
+  return status == RunStatus.TIMEOUT and limit is not None and seconds >= limit
+
+
 def begin(trial: Trial):
   """Prepare a launch: make the folder, remove the last outcome, and mark the launch in the log."""
   with files.report_unwritable(trial.log):
@@ -113,6 +119,7 @@ def conclude(
 ) -> status_lib.Outcome:
   """Write and return the outcome of a launch, from the exit code of its process.
 
+  `seconds` is the time of all launches together.
   `reason` is TIMEOUT, PRUNED or STOPPED if the launcher asked the trial to save and exit.
   """
   # A trial that has nothing to save yet ends with another exit code.

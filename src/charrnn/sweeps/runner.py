@@ -21,6 +21,7 @@ from charrnn.sweeps import local, outcomes, slurm, spaces
 from charrnn.sweeps import trials as trials_lib
 
 STOPPING = "stopping: running trials save and exit. Press Ctrl-C again to kill them."
+TOKENIZER_FIELDS = ("text.tokenizer", "text.vocab_size")
 
 
 def run(line: command_line.CommandLine, folder: pathlib.Path) -> int:
@@ -224,12 +225,20 @@ def report(folder, trials, interrupted: bool, final: Sequence[RunStatus], total:
     for text in outcomes.tail(trial.log, 3):
       console.say(f"    {text[:160]}")
   usable = [trial for trial, outcome in ended if outcome.status not in outcomes.UNUSABLE]
-  bests = ((outcomes.progress(trial.folder)[1], trial.name) for trial in usable)
-  if losses := [(best["valid/loss"], name) for best, name in bests if best]:
+  # Nats per token of different tokenizers do not compare.
+  metric, unit = "valid/loss", ""
+  if len({tuple(map(trial.overrides.get, TOKENIZER_FIELDS)) for trial in usable}) > 1:
+    metric, unit = "valid/bits_per_byte", " bits per byte"
+  bests = ((outcomes.progress(trial.folder)[1].get(metric), trial.name) for trial in usable)
+  if losses := [(loss, name) for loss, name in bests if loss is not None]:
     loss, name = min(losses)
-    console.say(f"\nbest      {name}: validation loss {loss:.4f}")
+    console.say(f"\nbest      {name}: validation loss {loss:.4f}{unit}")
   if missing := total - sum(outcome.status in final for _, outcome in ended):
-    console.say(f"{missing} of {total} trials are not done: repeat the command to run only these")
+    is_late = any(outcome.status == RunStatus.TIMEOUT for _, outcome in ended)
+    limit = ", with a higher --time_limit" if is_late else ""
+    console.say(
+      f"{missing} of {total} trials are not done: repeat the command to run only these{limit}"
+    )
   console.say(f"summary   {folder / 'summary.csv'}")
   console.say(f"\nnext:\n  charrnn compare {console.argument(folder)}")
   if interrupted:

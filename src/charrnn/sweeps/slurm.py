@@ -196,7 +196,8 @@ def _stored_jobs(folder: pathlib.Path) -> dict[str, str]:
 
 def run(trials, missing, flags, resources: Resources) -> bool:
   """Submit missing trials that have no job, and watch all; return whether a signal ended that."""
-  folder = trials[0].folder.parent
+  folder, limit = trials[0].folder.parent, _limit(flags)
+  missing = [trial for trial in missing if not outcomes.is_out_of_time(trial, limit)]
   jobs, states = _stored_jobs(folder), _job_states()
   job_states = (states.get(jobs.get(trial.name, ""), "") for trial in missing)
   new = [trial for trial, state in zip(missing, job_states) if not _continues(trial, state)]
@@ -221,6 +222,11 @@ def run(trials, missing, flags, resources: Resources) -> bool:
   return False
 
 
+def _limit(flags) -> float | None:
+  """Return the maximum seconds of all launches of a trial together."""
+  return flags.time_limit * 60 if flags.time_limit else None
+
+
 def _continues(trial: outcomes.Trial, job_state: str) -> bool:
   """Return whether a job has not ended its trial yet; afterwards it only cleans up."""
   has_ended = outcomes.last(trial).status not in (RunStatus.WAITING, RunStatus.STOPPED)
@@ -231,6 +237,7 @@ def submit(folder: pathlib.Path, trials, flags, resources: Resources) -> dict[st
   """Submit trials as one job array; return the number of each trial's job, by trial name."""
   import submitit  # an optional extra
 
+  spent = [outcomes.last(trial).seconds for trial in trials]
   for trial in trials:
     files.remove(trial.folder / "outcome.json")
   executor = submitit.SlurmExecutor(folder / "slurm")
@@ -241,10 +248,9 @@ def submit(folder: pathlib.Path, trials, flags, resources: Resources) -> dict[st
     srun_args=[f"--cpus-per-task={resources.cpus}"],  # Since 22.05, srun ignores sbatch's value.
     stderr_to_stdout=True,
   )
-  limit = flags.time_limit * 60 if flags.time_limit else None
   commands = [_with_processes(trial, resources) for trial in trials]
   try:
-    jobs = executor.map_array(run_job, commands, [limit] * len(commands))
+    jobs = executor.map_array(run_job, commands, [_limit(flags)] * len(commands), spent)
   except RuntimeError as error:  # sbatch failed
     lines = [line for line in str(error).splitlines() if "error:" in line] or [str(error)]
     raise errors.UserError(f"--backend=slurm: {lines[-1].strip()}") from error
@@ -302,14 +308,15 @@ def _conclude(trial, job: str, job_state: str):
   outcomes.conclude(trial, code, 0.0)
 
 
-def run_job(trial: outcomes.Trial, limit: float | None = None):
+def run_job(trial: outcomes.Trial, limit: float | None = None, spent: float = 0.0):
   """Run a trial in a job and exit with its exit code; submitit calls this in each task of the job.
 
-  `limit` is the maximum number of seconds of the trial, summed over all launches. submitit's own
-  requeueing is not used: it would have to train in the job's process, and it has no such limit.
+  `limit` is the maximum number of seconds of the trial, summed over all launches, and `spent` the
+  number of those before this job. A job that is requeued finds its own in its outcome. submitit's
+  own requeueing is not used: it would have to train in the job's process, without such a limit.
   """
   start, is_first = time.monotonic(), os.environ.get("SLURM_PROCID", "0") == "0"
-  spent = outcomes.last(trial).seconds
+  spent = max(spent, outcomes.last(trial).seconds)
   if is_first:
     outcomes.begin(trial)
   trial.folder.mkdir(parents=True, exist_ok=True)

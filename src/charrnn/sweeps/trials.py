@@ -23,7 +23,7 @@ import types
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from charrnn import command_line, errors
+from charrnn import command_line, errors, models
 from charrnn import config as config_lib
 from charrnn.runs import run as run_lib
 from charrnn.runs import tracking
@@ -199,9 +199,10 @@ def read_space(line: command_line.CommandLine) -> spaces.Space:
       f"{module.__file__}, space(): {texts[0]}: losses on different texts cannot be compared: "
       "remove this field"
     )
-  if line.config.text.valid_fraction == 0:
+  if not config_lib.has_validation(line.config):
     raise errors.UserError(
-      "--search needs validation losses: set --config.text.valid_fraction above 0"
+      "--search needs validation losses: set --config.text.valid_fraction above 0, or "
+      "--config.text.valid_source"
     )
   for overrides in spaces.extremes(space):
     _parse(make(line, pathlib.Path(), outcomes.trial_name(overrides), overrides))
@@ -227,7 +228,10 @@ def make_all(line, folder: pathlib.Path, named: dict[str, dict[str, Any]]) -> li
 
 
 def make(line, folder: pathlib.Path, name: str, overrides: dict[str, Any]) -> outcomes.Trial:
-  """Return a trial with its command; the overrides are not checked."""
+  """Return a trial with its command; the overrides are not checked.
+
+  --rollback applies to the networks of a sweep only, because n-grams do not diverge.
+  """
   if both := line.overrides.keys() & overrides.keys():
     raise errors.UserError(
       f"--config.{min(both)}: the trials set this field too: remove the option"
@@ -236,7 +240,8 @@ def make(line, folder: pathlib.Path, name: str, overrides: dict[str, Any]) -> ou
   workdir = folder / name
   command = [sys.executable, os.path.abspath(sys.argv[0]), f"--config={line.argument}"]
   command += [f"--config.{field}={value}" for field, value in values.items()]
-  command += ["--rollback"] if line.flags.rollback else []
+  is_trained = models.has_gradient({"cell": values.get("model.cell", line.config.model.cell)})
+  command += ["--rollback"] if line.flags.rollback and is_trained else []
   return outcomes.Trial(name, overrides, workdir, [*command, f"--workdir={workdir}"])
 
 
@@ -247,6 +252,8 @@ def _parse(trial: outcomes.Trial):
     line = command_line.parse(["launch.py", *arguments])
     config_lib.check(line.config, line.overrides)
     tracking.check(line.config.tracker)
+    if "--rollback" in trial.command:
+      config_lib.check_rollback(line.config)
   except errors.UserError as error:
     raise errors.UserError(f"trial {trial.name}: {error}") from error
   return line.config
