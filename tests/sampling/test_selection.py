@@ -55,7 +55,7 @@ def test_the_rest_of_a_character_of_the_prompt_is_in_the_samples(monkeypatch, en
   prompt = "café".encode()[:end]
   texts = ["é"[len(prompt.decode(errors="ignore")) - 3 :] + rest for rest in ("s", "t")]
   monkeypatch.setattr(sampler, "sample", lambda *_, **__: iter(samples(texts)))
-  selected = selection.Selection(True, selection.Training(("cafés",), None))
+  selected = selection.Selection(True, selection.Training(("cafés ét",), None))
   source = types.SimpleNamespace(tokenizer=tokenizer)
   ids = tokenizer.encode(prompt.decode(errors="surrogateescape"))
   assert len(ids) == end
