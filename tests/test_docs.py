@@ -96,7 +96,7 @@ import sys
 
 sys.path.insert(0, {str(ROOT)!r})
 import launch
-from charrnn import command_line, config, process
+from charrnn import command_line, process
 
 experiment = command_line._experiment
 
@@ -109,7 +109,8 @@ def small_experiment(path, *variant):
     changes["text.source"] = "kernel.c"
   elif value.text.source in ("names", "music"):  # their packages are optional
     changes["text.source"] = f"{{value.text.source}}.txt"
-  return config.replace(value, changes), module
+  value.update_from_flattened_dict(changes)  # keeps the types of unset fields for options
+  return value, module
 
 
 command_line._experiment = small_experiment
