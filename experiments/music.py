@@ -1,6 +1,6 @@
 """An LSTM that writes tunes: 2,902 dance tunes of O'Neill (1903) and Ryan (1883) in ABC notation.
 
-  pip install 'music21>=10,<11'
+  pip install -e '.[music]'
   python launch.py --config=experiments/music.py
   charrnn sample runs/music --temperature 0.7 --num 12 --length 1500 --out tunes
 

@@ -1,6 +1,6 @@
 """A small LSTM that writes names: 88,799 surnames of the census of 1990 in the USA.
 
-  pip install names==0.3.0
+  pip install -e '.[names]'
   python launch.py --config=experiments/names.py
   charrnn sample runs/names --num 1000 --distinct --novel --temperature 0.8
 

@@ -453,8 +453,8 @@ def test_the_description_is_escaped_and_complete(tmp_path, capsys):
 
 
 def test_names_lists_every_named_corpus():
-  plays, novels = ["shakespeare", "tinyshakespeare"], ["warandpeace", "mobydick"]
-  assert list(sources.names()) == [*plays, *novels, "python", "linux", "sqlite"]
+  prose = ["shakespeare", "tinyshakespeare", "warandpeace", "mobydick"]
+  assert list(sources.names()) == [*prose, "names", "music", "python", "linux", "sqlite"]
 
 
 def test_ids_are_memory_mapped(tmp_path):

@@ -116,5 +116,5 @@ def test_the_shuffled_control_has_the_notes_and_the_layout_of_the_tune():
 
 def test_a_missing_parser_is_reported(monkeypatch):
   monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-  with pytest.raises(errors.UserError, match="pip install abcnotes"):
+  with pytest.raises(errors.UserError, match="pip install 'abcnotes"):
     music.parser("")

@@ -57,13 +57,13 @@ def parser(training: str) -> Callable[[str], list[Tune]]:
   """Return a function that parses samples. The training text is not needed."""
   del training
   if importlib.util.find_spec("abcnotes") is None:
-    raise errors.UserError("the parser of ABC notation is missing: run pip install abcnotes")
+    raise errors.UserError("abcnotes, which parses tunes, is missing: run pip install 'abcnotes>=0.1,<0.2'")
   return lambda text: [parse(tune) for tune in documents.texts(text, "blank_lines")]
 
 
 def parse(text: str) -> Tune:
   """Return the facts about a tune; UNREADABLE if the parser cannot read it."""
-  import abcnotes  # installed by the optional extra `scorecards`
+  import abcnotes  # installed by the optional extra `music`
 
   if _ABSURD.search(text):
     return UNREADABLE
