@@ -57,7 +57,9 @@ def parser(training: str) -> Callable[[str], list[Tune]]:
   """Return a function that parses samples. The training text is not needed."""
   del training
   if importlib.util.find_spec("abcnotes") is None:
-    raise errors.UserError("abcnotes, which parses tunes, is missing: run pip install 'abcnotes>=0.1,<0.2'")
+    raise errors.UserError(
+      "abcnotes, which parses tunes, is missing: run pip install 'abcnotes>=0.1,<0.2'"
+    )
   return lambda text: [parse(tune) for tune in documents.texts(text, "blank_lines")]
 
 
