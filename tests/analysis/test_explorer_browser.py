@@ -5,6 +5,7 @@ import re
 
 import browser as browser_lib
 import made_up
+import numpy as np
 import pytest
 from browser import BRIGHTNESS, expect
 
@@ -272,6 +273,25 @@ def test_the_units_of_a_transformer(browser, tmp_path):
   assert "no gates" in page.locator("#view-gates").text_content()
   page.close()
   assert messages == []
+
+
+def test_a_study_of_states_without_a_network(browser, tmp_path):
+  excerpt = made_up.excerpt(TEXT)
+  none = {"symbols": [], "top_ids": np.empty((len(TEXT), 0)), "top_p": np.empty((len(TEXT), 0))}
+  excerpt = excerpt._replace(**none, nats=np.full(len(TEXT), np.nan))
+  explorer.write(tmp_path / "s.html", made_up.without_network(made_up.study()), excerpt)
+  with browser_lib.pages(browser) as open_page:
+    page = open_page((tmp_path / "s.html").as_uri())
+    assert page.locator("#about").inner_text() == "states of 16 units · made up (valid and test)"
+    tabs = page.locator("#tabs button").all_inner_texts()
+    assert tabs == ["Units in text", "Findings", "Gates", "How to read"]
+    assert not page.locator("#guesses").is_visible()
+    look = page.locator("#look").inner_text()
+    assert "Actual next character" in look and "Predicted" not in look
+    for key in "pu12356":
+      page.keyboard.press(key)
+    assert page.locator("#view-gates").is_visible()
+    assert "ntrained" not in page.locator("#view-findings").text_content()
 
 
 def test_shortcuts_are_listed_and_inactive_in_the_search_field(page):

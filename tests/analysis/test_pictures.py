@@ -3,7 +3,7 @@
 import made_up
 import numpy as np
 import pytest
-from matplotlib import image
+from matplotlib import figure, image
 
 from charrnn.analysis import pictures
 
@@ -32,9 +32,20 @@ def test_a_study_without_findings_has_pictures(name, tmp_path):
   assert (tmp_path / "a.png").stat().st_size > 1000
 
 
-def test_the_marks_of_a_finding_do_not_overlap_whatever_its_scores():
-  from matplotlib import figure
+def test_a_study_of_states_has_no_marks_of_untrained_networks(tmp_path, monkeypatch):
+  texts = []
+  legend = figure.Figure.legend
 
+  def keep(self, *, handles, **options):
+    texts.extend(handle.get_label() for handle in handles)
+    return legend(self, handles=handles, **options)
+
+  monkeypatch.setattr(figure.Figure, "legend", keep)
+  pictures.findings(made_up.without_network(made_up.study()), tmp_path / "a.png")
+  assert texts and not any("untrained" in text for text in texts)
+
+
+def test_the_marks_of_a_finding_do_not_overlap_whatever_its_scores():
   finding = dict(made_up.study()["findings"][0])
   for name in ("discovery", "confirmation", "untrained_baseline"):
     finding[name] = finding[name] | {"score": 0.8}

@@ -8,7 +8,7 @@ import shutil
 
 import pytest
 
-from charrnn import cli
+from charrnn import cli, runtime
 
 FAST = ("--untrained=2", "--shifts=19", "--characters=6000")
 
@@ -168,6 +168,91 @@ def test_a_damaged_earlier_checkpoint_is_skipped(charrnn, a, tmp_path):
   )
   assert result.code == 0, result.err
   assert all(each["steps"] == [0, 20] for each in result.json["emergence"])
+
+
+@pytest.fixture
+def states(charrnn, trained, tmp_path, monkeypatch):
+  """Return a file of the states of run `a` on a text, and the text."""
+  monkeypatch.setattr(runtime, "set_cpu_devices", lambda *arguments: None)
+  text, path = tmp_path / "text.txt", tmp_path / "x.npz"
+  text.write_text("".join(f"{n} green bottles\n" for n in range(330)))
+  assert charrnn("states", trained["a"], "--file", text, "--out", path).code == 0
+  return path, text
+
+
+def test_a_study_of_states_from_a_file(charrnn, states, tmp_path):
+  path, text = states
+  result = charrnn("cells", "--states", path, "--text", text, "--characters=5000", "--shifts=19")
+  assert result.code == 0, result.err
+  out = tmp_path / "x-cells"
+  assert {each.name for each in out.iterdir()} == {
+    *("cells.json", "explorer.html", "findings.png", "saturation.png")
+  }
+  lines = result.out.splitlines()
+  assert lines[0] == f"{path}: 16 units, with c, f, g, h, i, o"
+  assert lines[1] == f"{text}: 5,000 characters, 1 document"
+  assert lines[3].split()[:3] == ["hypothesis", "column", "lag"] and "untrained" not in lines[3]
+  assert not {line.split(" ")[0] for line in lines} & {"untrained", "inside,", "p"}
+  assert sum("because the network is not available" in line for line in lines) == 1
+  results = json.loads((out / "cells.json").read_text())
+  assert results["model"] is None and results["settings"]["untrained_networks"] is None
+
+
+def test_states_and_a_run_give_the_same_scores(charrnn, trained, states, tmp_path):
+  path, text = states
+  options = ("--text", text, "--characters=5000", "--shifts=19", "--json", "--out", tmp_path / "o")
+  results = [
+    charrnn("cells", *argv, *options)
+    for argv in ((trained["a"], "--untrained=0"), ("--states", path))
+  ]
+  assert [each.code for each in results] == [0, 0], results
+  run, file = (each.json for each in results)
+  # The order of the quantities differs, so that another of several equal columns may be best.
+  own, other = (
+    {
+      each["hypothesis"]: each["discovery"]["score"]
+      for each in results["findings"]
+      if each["scored"]
+    }
+    for results in (run, file)
+  )
+  assert own == pytest.approx(other, abs=1e-5) and len(own) > 3
+  assert run["units"] == file["units"]
+  gates = [{(each["layer"], each["gate"]) for each in each["saturation"]} for each in (run, file)]
+  assert gates[0] == gates[1] != set()
+
+
+@pytest.mark.parametrize(
+  ("argv", "message"),
+  [
+    ([], "one of the arguments RUN --states is required"),
+    (["RUN", "--states=x.npz"], "not allowed with argument RUN"),
+    (["--states=x.npz"], "--states: add --text"),
+    (["--states=x.npz", "--text=x.txt"], "cannot read x.txt"),
+    (["--states=x.npz", "--text=x.txt", "--untrained=0"], "--untrained applies only to a run"),
+    (["--states=x.npz", "--text=x.txt", "--step=1"], "--step applies only to a run"),
+    (["--states=x.npz", "--text=x.txt", "--ablation=zero"], "--ablation applies only to a run"),
+    (["--states=x.npz", "--text=x.txt", "--fetch"], "--fetch applies only to a run"),
+    (["--states=x.npz", "--text=x.txt", "--corpus=python"], "--corpus applies only to a run"),
+    (["RUN", "--encoding=latin-1"], "--encoding applies only to --states"),
+  ],
+)
+def test_options_that_do_not_apply_are_an_error(charrnn, tmp_path, monkeypatch, argv, message):
+  monkeypatch.chdir(tmp_path)
+  result = charrnn("cells", *argv)
+  assert (result.code, result.out) == (2, "")
+  assert message in result.err and result.err.count("\n") == 1
+  assert not list(tmp_path.iterdir())
+
+
+def test_states_of_another_text_are_an_error(charrnn, states):
+  path, text = states
+  text.write_text(text.read_text() + "!")
+  result = charrnn("cells", "--states", path, "--text", text)
+  assert (result.code, result.out) == (2, "")
+  assert "add --" not in result.err and "states, but" in result.err
+  text.write_text(text.read_text().replace("7", "8"))
+  assert "states are of another text" in charrnn("cells", "--states", path, "--text", text).err
 
 
 def test_a_missing_run_and_an_invalid_output_folder_are_errors(charrnn, trained, tmp_path):

@@ -169,6 +169,14 @@ def study(layers=2, hidden=8, cell="lstm", seed=0) -> dict:
   }
 
 
+def without_network(study: dict) -> dict:
+  """Return a study as it is without the network that was recorded."""
+  left_out = {"ablations": [], "steering": [], "emergence": [], "model": None, "step": None}
+  findings = [each | {"untrained": None, "untrained_baseline": None} for each in study["findings"]]
+  text = study["text"] | {"nats": None}
+  return study | left_out | {"run": "x.npz", "findings": findings, "text": text}
+
+
 def _finding(hypothesis, scores, units, rng) -> dict:
   binary = hypothesis.kind == "binary"
   common = {

@@ -90,6 +90,7 @@ def subject(net, text, names, recorded, scratch):
   """Return the subject of a study: a network recorded on a text that is a single document."""
   table, labeled = _labeled(text, names)
   return recording.Subject(
+    "planted",
     types.SimpleNamespace(model=net),
     recording.Text("planted", ids(text)[1], ((0, len(text)),), "prose", (text,)),
     recording.Settings(),

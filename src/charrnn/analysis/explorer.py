@@ -39,12 +39,13 @@ class Excerpt(NamedTuple):
   """The first N characters of a text, with the recording of C columns; V is the vocabulary size."""
 
   text: str  # N code points
-  symbols: list[str]  # the V tokens of the vocabulary
+  symbols: list[str]  # the V tokens of the vocabulary; empty without predictions
   columns: Sequence[recording.Column]  # [C]
   units: Sequence[recording.Unit]  # [C], the unit of each column
   recording: np.ndarray  # float32 [N, C], may be memory-mapped
-  top_ids: np.ndarray  # [N, 5], the most probable next characters after reading character t
-  top_p: np.ndarray  # [N, 5], their probabilities
+  # [N, 5], the most probable next characters after reading character t; [N, 0] if not known.
+  top_ids: np.ndarray
+  top_p: np.ndarray  # their probabilities
   nats: np.ndarray  # [N], -log p of the next character; NaN at the last position
   labels: dict[str, tuple[np.ndarray, np.ndarray]]  # values float32 [N], mask bool [N]
 

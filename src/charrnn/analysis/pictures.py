@@ -43,15 +43,17 @@ def findings(study, path):
         "ms": 5,
         "mfc": "none",
       },
-      "significant: exceeds both thresholds, not confounded": {
+      "significant: exceeds the thresholds, not confounded": {
         "marker": "$✓$",
         "ls": "",
         "color": plotting.TEXT,
       },
       "threshold: circularly shifted labels": {"color": BAR, "lw": 2},
-      "threshold: untrained networks": {"lw": 2, **UNTRAINED},
-      "median of the untrained networks": {"marker": "D", "ls": "", "color": OTHER, "ms": 5},
     }
+    if study["model"]:
+      styles["threshold: untrained networks"] = {"lw": 2, **UNTRAINED}
+      median = {"marker": "D", "ls": "", "color": OTHER, "ms": 5}
+      styles["median of the untrained networks"] = median
     if k := max((last["k"] for each in scored for last in each["last_k"]), default=0):
       label = f"predictor that sees only the last {k} characters"
       styles[label] = {"marker": "^", "ls": "", "color": CONTEXT, "ms": 5}
@@ -118,7 +120,8 @@ def emergence(study, path):
 
 
 def _figure(study, path, title, **options):
-  about = f"{study['run']}, step {study['step']}, on {study['text']['name']}"
+  step = f", step {study['step']}" if study["model"] else ""
+  about = f"{study['run']}{step}, on {study['text']['name']}"
   return plotting.figure(path, f"{title}\n{about}", **options)
 
 

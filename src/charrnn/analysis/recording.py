@@ -3,6 +3,7 @@
 The text is read as one stream with carried state, as in training. A recording has N characters and
 C feature columns. There is a column for each quantity of each unit of each layer, ordered by layer,
 quantity and unit. A unit of a recurrent layer has several columns, and a unit of a transformer one.
+`state_files` reads recordings of other models.
 """
 
 import dataclasses
@@ -61,12 +62,12 @@ class Unit(NamedTuple):
 
 
 class Recording(NamedTuple):
-  """The values of C feature columns at N characters of a text, with the predictions."""
+  """The values of C feature columns at N characters of a text, with the predictions if known."""
 
   columns: tuple[Column, ...]
   units: tuple[Unit, ...]  # the unit of each column
   values: np.ndarray  # float32 [N, C], memory-mapped
-  predictions: score.Prediction  # [N], predictions of the next character; nats[-1] is NaN
+  predictions: score.Prediction | None  # [N], of the next character; nats[-1] is NaN
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,9 +82,10 @@ class Settings:
 
 
 class Subject(NamedTuple):
-  """A run under study, a text, its labels and its recording."""
+  """A recording under study: its text, the labels, and the run that was recorded, if known."""
 
-  run: run_lib.Run
+  name: str  # the run directory, or the file of the states
+  run: run_lib.Run | None
   text: Text
   settings: Settings
   hypotheses: dict[str, labels.Hypothesis]
@@ -106,18 +108,34 @@ def held_out_text(run: run_lib.Run, characters: int) -> Text:
   spans = sorted((*span, each.name) for each, *span in splits.intersect(corpus.documents, held_out))
   name = f"{corpus.name} ({'validation and test splits' if split.test else 'validation split'})"
   documents = [(document, corpus.ids[start:stop]) for start, stop, document in spans]
-  return _text(run, name, documents, characters)
+  return _text(name, documents, characters, _points(run))
 
 
 def text_of_files(
   run: run_lib.Run, files: Sequence[tuple[str, np.ndarray]], characters: int
 ) -> Text:
   """Return the first characters of files (path, ids). Each file is a document."""
-  name = files[0][0] if len(files) == 1 else f"{files[0][0]} and {len(files) - 1} more"
-  return _text(run, name, files, characters)
+  return _text(_name([path for path, _ in files]), files, characters, _points(run))
 
 
-def _text(run, name, documents, characters) -> Text:
+def plain_text(files: Sequence[tuple[str, str]], characters: int) -> Text:
+  """Return the first characters of files (path, text). An id is the rank of a code point."""
+  points = [np.frombuffer(text.encode("utf-32-le", "surrogatepass"), "<u4") for _, text in files]
+  known = np.unique(np.concatenate(points))
+  documents = [(path, np.searchsorted(known, each)) for (path, _), each in zip(files, points)]
+  return _text(_name([path for path, _ in files]), documents, characters, known)
+
+
+def _name(paths: Sequence[str]) -> str:
+  return paths[0] if len(paths) == 1 else f"{paths[0]} and {len(paths) - 1} more"
+
+
+def _points(run: run_lib.Run) -> np.ndarray:
+  """Return the code point of each id. In a byte vocabulary, each byte is a character."""
+  return np.array([ord(symbol) for symbol in run.tokenizer.tokens], "<u4")
+
+
+def _text(name, documents, characters, points) -> Text:
   stops = np.minimum(np.cumsum([len(ids) for _, ids in documents]), characters).tolist()
   spans = [(a, b) for a, b in zip([0, *stops], stops) if a < b]
   if stops[-1] < MIN_CHARACTERS:
@@ -125,8 +143,6 @@ def _text(run, name, documents, characters) -> Text:
       f"{name}: has {stops[-1]} characters: use a text of at least {MIN_CHARACTERS}"
     )
   parts = [np.asarray(ids[: b - a]) for (_, ids), (a, b) in zip(documents, spans)]
-  # In a byte vocabulary, each byte is a character.
-  points = np.array([ord(symbol) for symbol in run.tokenizer.tokens], "<u4")
   texts = tuple(points[ids].tobytes().decode("utf-32-le", "surrogatepass") for ids in parts)
   suffixes = [pathlib.Path(path).suffix.lower() for (path, _), _ in zip(documents, spans)]
   is_c = sum(suffix in (".c", ".h") for suffix in suffixes) > len(suffixes) / 2

@@ -1,13 +1,14 @@
-"""The study of a trained network that `charrnn cells` runs, and its results as JSON data.
+"""The study of a recording that `charrnn cells` runs, and its results as JSON data.
 
-A study records the network on a text and matches every feature column with every hypothesis. It
-compares the findings with untrained networks and with predictors that see only the last k
-characters. It then ablates and steers the units of the findings, and scores the findings at earlier
-checkpoints.
+A study matches every feature column of a recording with every hypothesis, and compares the findings
+with predictors that see only the last k characters. If the network that was recorded is available,
+the study also compares it with untrained networks, ablates and steers the units of the findings,
+and scores the findings at earlier checkpoints.
 """
 
 import dataclasses
 import functools
+import itertools
 import json
 import pathlib
 from collections.abc import Callable, Sequence
@@ -29,6 +30,12 @@ EXCERPT = 20_000  # number of characters in the explorer for up to EXCERPT_UNITS
 EXCERPT_UNITS = 1024
 MAX_CHECKPOINTS = 12  # maximum number of checkpoints scored for emergence
 MIN_CHECKPOINTS = 6  # minimum number of checkpoints for a useful picture of emergence
+WITHOUT_NETWORK = (
+  "left out, because the network is not available: untrained networks, ablation, steering and "
+  "emergence; untrained networks of the same shape may exceed the threshold of shifted labels too"
+)
+# Quantities that are not gates.
+_STATES = ("h", "c", "m")
 # Former names of keys in cells.json, by their current names.
 ALIASES = {
   "significant": "survives",
@@ -40,28 +47,29 @@ ALIASES = {
 
 
 def study(
-  run: run_lib.Run,
+  name: str,
+  recorded: recording.Recording,
   text: recording.Text,
   settings: recording.Settings,
   folder: pathlib.Path,
   progress: Callable[[str], Callable],
+  run: run_lib.Run | None = None,
 ) -> tuple[dict[str, Any], explorer.Excerpt]:
-  """Study a run on a text; return the results as JSON data, and an excerpt of the text.
+  """Study a recording of a text; return the results as JSON data, and an excerpt of the text.
 
-  The recording is written to `folder`. `progress(name)` starts a phase and returns its callback,
-  which takes (done, total).
+  `name` is that of the run or of the file of the states. `run` is the run that was recorded; None
+  leaves out everything that needs the network. Recordings of other networks are written to
+  `folder`. `progress(name)` starts a phase and returns its callback, which takes (done, total).
   """
   selected = [*hypotheses.choose(text.language), *settings.extra]
-  path, update = folder / RECORDING, progress("recording")
-  recorded = recording.record(run.model, run.params, text.ids_N, path, update)
   by_name = {each.name: each for each in selected}
   labeled = hypotheses.label_documents(selected, text.texts)
   subject = recording.Subject(
-    run, text, settings, by_name, labeled, recorded, folder / "scratch.f32", progress
+    name, run, text, settings, by_name, labeled, recorded, folder / "scratch.f32", progress
   )
-  untrained = baselines.compare_untrained(subject) if settings.untrained else {}
+  untrained = baselines.compare_untrained(subject) if run and settings.untrained else {}
   targets, design = subject.prepare(shifts=settings.shifts)
-  bars = {name: each.to_beat for name, each in untrained.items()}
+  bars = {name: each.to_beat for name, each in untrained.items()} if run else None
   update, columns = progress("matching"), recorded.columns
   result = matching.match(
     recorded.values, columns, targets, design, bars=bars, units=recorded.units, progress=update
@@ -78,10 +86,10 @@ def study(
     "findings": _findings(subject, result, design, targets, untrained),
     "scores": _scores(subject, result),
     "interpretable": result.interpretable,
-    "ablations": ablation.ablate(subject, units, design.halves.confirmation),
-    "steering": ablation.steer(subject, units),
-    "saturation": _saturation(subject),
-    "emergence": _emergence(subject, scored),
+    "ablations": ablation.ablate(subject, units, design.halves.confirmation) if run else [],
+    "steering": ablation.steer(subject, units) if run else [],
+    "saturation": _saturation(recorded),
+    "emergence": _emergence(subject, scored) if run else [],
     "notes": _notes(subject, result, design, untrained),
   }
   return plain(results), _excerpt(subject)
@@ -100,30 +108,32 @@ def plain(value):
 
 
 def _about(subject, result, design, targets) -> dict:
-  config, text, settings = subject.run.config.model, subject.text, subject.settings
+  """Return what was studied, and how. What is only known of a run is None without one."""
+  run, text, settings, recorded = subject.run, subject.text, subject.settings, subject.recording
+  names = ("cell", "layers", "hidden")
   return {
-    "run": str(subject.run.path),
-    "step": subject.run.step,
-    "model": {name: config[name] for name in ("cell", "layers", "hidden")},
+    "run": subject.name,
+    "step": run.step if run else None,
+    "model": {name: run.config.model[name] for name in names} if run else None,
     "text": {
       "name": text.name,
       "characters": len(text.ids_N),
       "documents": len(text.documents),
-      "nats": float(np.nanmean(subject.recording.predictions.nats)),
+      "nats": float(np.nanmean(recorded.predictions.nats)) if run else None,
       "language": text.language,
     },
     "settings": {
-      "untrained_networks": settings.untrained,
+      "untrained_networks": settings.untrained if run else None,
       "shifts": settings.shifts,
-      "controls": ablation.CONTROLS,
-      "ablation": settings.ablation,
+      "controls": ablation.CONTROLS if run else None,
+      "ablation": settings.ablation if run else None,
       "alpha": design.alpha,
       "seed": settings.seed,
       "spacing": result.spacing,
       "halves": design.halves.by,
     },
-    "quantities": list(subject.run.model.units["layer_0"]),
-    "units": [str(unit) for unit in recording.by_unit(subject.recording.units)],
+    "quantities": list(dict.fromkeys(column.quantity for column in recorded.columns)),
+    "units": [str(unit) for unit in recording.by_unit(recorded.units)],
     "hypotheses": [
       {"name": t.name, "kind": t.kind, "about": t.about, "predicts": t.hypothesis.predicts}
       for t in targets
@@ -180,22 +190,20 @@ def _scores(subject, result) -> dict[str, np.ndarray]:
   return dict(zip(names, np.take_along_axis(confirmed, best, axis=1)[:, 0].T))
 
 
-def _saturation(subject) -> list[dict]:
+def _saturation(recorded: recording.Recording) -> list[dict]:
   """Return the share of characters at which each gate is nearly closed, and nearly open.
 
   A gate is a quantity, other than a state, whose values are all between 0 and 1.
   """
-  model, values = subject.run.model, subject.recording.values
   entries, start = [], 0
-  for layer, sizes in enumerate(model.units.values()):
-    for quantity, size in sizes.items():
-      columns, start = slice(start, start + size), start + size
-      if quantity in model.states:
-        continue
-      gate = np.array(values[:, columns])
-      if gate.min() >= 0 and gate.max() <= 1:
-        left, right = (gate < SHUT).mean(axis=0), (gate > OPEN).mean(axis=0)
-        entries.append({"layer": layer, "gate": quantity, "left": left, "right": right})
+  for (layer, quantity), group in itertools.groupby(recorded.columns, lambda each: each[:2]):
+    columns = slice(start, start := start + len(list(group)))
+    if quantity in _STATES:
+      continue
+    gate = np.array(recorded.values[:, columns])
+    if gate.min() >= 0 and gate.max() <= 1:
+      left, right = (gate < SHUT).mean(axis=0), (gate > OPEN).mean(axis=0)
+      entries.append({"layer": layer, "gate": quantity, "left": left, "right": right})
   return entries
 
 
@@ -263,6 +271,8 @@ def trace(
 def _notes(subject, result, design, untrained) -> list[str]:
   count, unscored = subject.settings.untrained, [f for f in result.findings if not f.scored]
   notes = [f"{finding.hypothesis}: not scored: {finding.reason}" for finding in unscored]
+  if not subject.run:
+    return [*notes, WITHOUT_NETWORK]
   if count < 1 / design.alpha - 1:
     notes.append(
       f"no finding can be significant with {count} untrained networks: set --untrained to at least "
@@ -287,15 +297,18 @@ def _excerpt(subject) -> explorer.Excerpt:
   # A larger network gets a shorter excerpt, so that the page has about the same size.
   text, recorded = subject.text, subject.recording
   N = min(EXCERPT, len(text.ids_N), EXCERPT * EXCERPT_UNITS // len(set(recorded.units)))
-  predictions = recorded.predictions
+  symbols, top_ids, top_p, nats = [], np.empty((N, 0)), np.empty((N, 0)), np.full(N, np.nan)
+  if subject.run:
+    nats, _, top_ids, top_p = (each[:N] for each in recorded.predictions)
+    symbols = list(subject.run.tokenizer.tokens)
   return explorer.Excerpt(
     "".join(text.texts)[:N],
-    list(subject.run.tokenizer.tokens),
+    symbols,
     recorded.columns,
     recorded.units,
     recorded.values[:N],
-    predictions.top_ids[:N],
-    predictions.top_p[:N],
-    predictions.nats[:N],
+    top_ids,
+    top_p,
+    nats,
     {name: label.first(N) for name, label in subject.labels.items()},
   )

@@ -3,11 +3,13 @@
 import argparse
 import os
 import pathlib
+import re
 import tempfile
 
 from charrnn import console, errors, files, runtime
-from charrnn.analysis import ablation, explorer, hypotheses, pictures, recording, study
+from charrnn.analysis import ablation, explorer, hypotheses, pictures, recording, state_files, study
 from charrnn.cli import arguments
+from charrnn.data import corpora
 from charrnn.runs import run as run_lib
 
 HELP = """\
@@ -17,12 +19,19 @@ Score every quantity of every unit (an LSTM's h, c, i, f, g, o; a transformer's 
 and MLP activations m) for every hypothesis on one half of a text, and score the best quantity again
 on the other half. A finding is significant if its score exceeds the scores of circularly shifted
 labels and of untrained networks. Then clamp the unit of each finding, and measure how the loss and
-the samples change. Write cells.json, explorer.html and three pictures."""
+the samples change. Write cells.json, explorer.html and three pictures.
+
+With --states, study the states of any model on a text, from a file that `charrnn states` or another
+program has written. What needs the network is left out: untrained networks, clamps, and earlier
+checkpoints."""
 CHARACTERS = 200_000
+UNTRAINED = 19
+ENCODINGS = ("utf-8", "utf-8-sig", "latin-1")
 HEADER = (
   *("hypothesis", "column", "lag", "discovery", "confirmation", "shifted", "untrained", "last 6"),
   *("inside", "outside", "p", "result"),
 )
+OF_NETWORK = ("untrained", "inside", "outside", "p")  # columns of the table that need the network
 LEGEND = """\
 A | B            hypothesis A, controlling for the hypotheses B
 column           the feature column with the best score: layer, quantity, unit
@@ -42,12 +51,23 @@ confounded       not significant when controlling for the confounds"""
 
 def add_arguments(parser):
   add = parser.add_argument
-  add("run", metavar="RUN", help="a run directory of a recurrent network or a transformer")
+  group = parser.add_mutually_exclusive_group(required=True)
+  text = "a run directory of a recurrent network or a transformer"
+  group.add_argument("run", metavar="RUN", nargs="?", help=text)
+  text = (
+    "states of any model on the files of --text: .npz with arrays layer_0/h, layer_1/h, ... as "
+    "`charrnn states` writes them, or .h5 with datasets states1, states2, ... [time, units]"
+  )
+  group.add_argument("--states", metavar="FILE", help=text)
   text = (
     "texts to study, one document per file (default: the validation and test splits of the run)"
   )
   add("--text", metavar="FILE", nargs="+", help=text)
-  arguments.add_out(parser, "output folder (default: RUN/cells)")
+  text = (
+    "encoding of the texts of --states; with latin-1, each byte is a character (default: utf-8)"
+  )
+  add("--encoding", choices=ENCODINGS, help=text)
+  arguments.add_out(parser, "output folder (default: RUN/cells; for x.npz: x-cells)")
   arguments.add_step(parser)
   arguments.add_corpus(parser)
   text = f"number of characters to study (default: {CHARACTERS:,})"
@@ -57,7 +77,7 @@ def add_arguments(parser):
   text = "language of the hypotheses (default: c for .c and .h files, prose for others)"
   add("--language", choices=hypotheses.LANGUAGES, help=text)
   text = "number of untrained networks; significance needs at least 19 (default: 19)"
-  add("--untrained", metavar="N", type=int, default=19, help=text)
+  add("--untrained", metavar="N", type=int, help=text)
   # The former name still works for one release.
   add("--twins", dest="untrained", type=int, default=argparse.SUPPRESS, help=argparse.SUPPRESS)
   text = "number of circular shifts of the labels, at least 19 (default: 199)"
@@ -79,59 +99,114 @@ def run(args):
   minima = {"characters": recording.MIN_CHARACTERS, "untrained": 0, "shifts": 19, "seed": 0}
   for name, minimum in minima.items():
     value = getattr(args, name)
-    errors.check(f"--{name}", value, value >= minimum, f"must be at least {minimum}")
+    is_valid = value is None or value >= minimum
+    errors.check(f"--{name}", value, is_valid, f"must be at least {minimum}")
+  _check_options(args)
   runtime.start()
-  loaded = run_lib.Run.open(args.run, args.step, args.corpus, args.fetch)
-  if not loaded.tokenizer.has_characters:
-    raise errors.UserError(
-      f"{args.run}: {loaded.tokenizer.other_tokens}, but the hypotheses are about characters: use "
-      "a run with the tokenizer char or byte, without documents and min_count"
-    )
-  if not loaded.model.units:
-    raise errors.UserError(
-      f"{args.run}: has no units to study: use a run of a recurrent network or a transformer"
-    )
-  clamped = args.ablation or ablation.neutral(loaded.model)
-  if clamped == "hold" and not loaded.model.can_hold:
+  run = None if args.states else _open(args)
+  clamped = args.ablation or (ablation.neutral(run.model) if run else "zero")
+  if run and clamped == "hold" and not run.model.can_hold:
     raise errors.UserError(
       f"--ablation=hold: the units of {args.run} have no state that could be held: use mean or zero"
     )
-  documents = [(path, loaded.encode_file(path).ids) for path in args.text or []]
-  out = files.make_folder(args.out, pathlib.Path(args.run) / "cells")
-  if documents:
-    text = recording.text_of_files(loaded, documents, args.characters)
-  else:
-    text = recording.held_out_text(loaded, args.characters)
-  text = text._replace(language=args.language or text.language)
-  settings = recording.Settings(args.untrained, args.shifts, clamped, args.seed, extra)
+  untrained = UNTRAINED if args.untrained is None else args.untrained
+  settings = recording.Settings(untrained, args.shifts, clamped, args.seed, extra)
+  contents = [(path, _read(run, path, args.encoding)) for path in args.text or []]
+  default = pathlib.Path(args.run, "cells") if run else _folder(args.states)
+  out = files.make_folder(args.out, default)
   with files.replace_in_folder(out) as new, tempfile.TemporaryDirectory(prefix=".", dir=out) as tmp:
+    folder = pathlib.Path(tmp)
+    target = folder / study.RECORDING
     with console.Progress() as progress:
-      results, excerpt = study.study(loaded, text, settings, pathlib.Path(tmp), progress)
+      if run:
+        text = _text(run, contents, args.characters)
+        update = progress("recording")
+        recorded = recording.record(run.model, run.params, text.ids_N, target, update)
+      else:
+        inputs = args.states, contents, args.characters
+        recorded, text = state_files.read(*inputs, target, progress("reading"))
+      text = text._replace(language=args.language or text.language)
+      name = args.states or str(run.path)
+      results, excerpt = study.study(name, recorded, text, settings, folder, progress, run)
     explorer.write(new / "explorer.html", results, excerpt)
     for picture in (pictures.findings, pictures.saturation, pictures.emergence):
-      picture(results, new / f"{picture.__name__}.png")
+      if run or picture is pictures.findings or results[picture.__name__]:
+        picture(results, new / f"{picture.__name__}.png")
     results = files.with_aliases(results, study.ALIASES)
     files.write_json(new / "cells.json", results)
     if args.keep_recording:
-      os.replace(pathlib.Path(tmp) / study.RECORDING, new / study.RECORDING)
+      os.replace(target, new / study.RECORDING)
   arguments.show(args, results, _report(results, out))
+
+
+def _check_options(args):
+  """Raise UserError for options that do not apply to a run, or to a file of states."""
+  if args.states and not args.text:
+    raise errors.UserError("--states: add --text with the files that the model read")
+  of_run = ("step", "corpus", "fetch", "untrained", "ablation")
+  for name in of_run if args.states else ("encoding",):
+    value = getattr(args, name)
+    if value is not None and value is not False:
+      only = "a run directory, not a file of states" if args.states else "--states"
+      raise errors.UserError(f"--{name} applies only to {only}: leave it out")
+
+
+def _open(args) -> run_lib.Run:
+  run = run_lib.Run.open(args.run, args.step, args.corpus, args.fetch)
+  if not run.tokenizer.has_characters:
+    raise errors.UserError(
+      f"{args.run}: {run.tokenizer.other_tokens}, but the hypotheses are about characters: use "
+      "a run with the tokenizer char or byte, without documents and min_count"
+    )
+  if not run.model.units:
+    raise errors.UserError(
+      f"{args.run}: has no units to study: use a run of a recurrent network or a transformer"
+    )
+  return run
+
+
+def _read(run: run_lib.Run | None, path: str, encoding: str | None):
+  """Return the content of a file: ids if it is for a run, otherwise text."""
+  if run:
+    return run.encode_file(path).ids
+  return corpora.read_text(path, encoding=encoding or ENCODINGS[0])
+
+
+def _text(run: run_lib.Run, contents, characters: int) -> recording.Text:
+  if contents:
+    return recording.text_of_files(run, contents, characters)
+  return recording.held_out_text(run, characters)
+
+
+def _folder(states: str) -> pathlib.Path:
+  """Return the default output folder for a file of states."""
+  path = pathlib.Path(states)
+  return path.with_name(f"{path.stem}-cells")
 
 
 def _report(results, out):
   model, text = results["model"], results["text"]
-  size = f"{model['layers']} x {model['hidden']} {model['cell']}"
-  yield f"{results['run']}, step {results['step']}: {size}"
-  yield (
-    f"{text['name']}: {text['characters']:,} characters, "
-    f"{errors.plural(text['documents'], 'document')}, {text['nats']:.4f} nats per character"
-  )
+  about = f"{text['characters']:,} characters, {errors.plural(text['documents'], 'document')}"
+  if model:
+    size = f"{model['layers']} x {model['hidden']} {model['cell']}"
+    yield f"{results['run']}, step {results['step']}: {size}"
+    yield f"{text['name']}: {about}, {text['nats']:.4f} nats per character"
+  else:
+    quantities = ", ".join(results["quantities"])
+    yield f"{results['run']}: {errors.plural(len(results['units']), 'unit')}, with {quantities}"
+    yield f"{text['name']}: {about}"
   yield ""
   ablations = {each["hypothesis"]: each for each in results["ablations"]}
   scored = [each for each in results["findings"] if each["scored"]]
-  rows = [_row(each, ablations[each["hypothesis"]]) for each in scored]
-  yield from console.table(HEADER, rows)
+  rows = [_row(each, ablations.get(each["hypothesis"])) for each in scored]
+  entries = re.split(r"\n(?=\S)", LEGEND.format(ablation=results["settings"]["ablation"]))
+  header, legend = HEADER, entries
+  if not model:
+    header = [name for name in HEADER if name not in OF_NETWORK]
+    legend = [each for each in entries if not re.match(rf"({'|'.join(OF_NETWORK)})\b", each)]
+  yield from console.table(header, [[row[name] for name in header] for row in rows])
   yield ""
-  yield from LEGEND.format(ablation=results["settings"]["ablation"]).splitlines()
+  yield from "\n".join(legend).splitlines()
   yield ""
   yield from results["notes"]
   if share := results["interpretable"]:
@@ -139,17 +214,20 @@ def _report(results, out):
       "units that follow a hypothesis that does not look ahead: "
       f"{share['count']} of {share['of']} ({share['share']:.1%}, "
       f"95% interval {share['low']:.1%} to {share['high']:.1%})"
+      f"{'' if model else ', compared with shifted labels only'}"
     )
   yield f"explorer: {out / 'explorer.html'} (open it in a browser)"
   yield f"data: {out / 'cells.json'}    pictures: {out}/*.png"
 
 
-def _row(finding, ablation):
+def _row(finding, ablation) -> dict[str, str]:
+  """Return the row of a finding, by the name of the column."""
   confirmed = finding["confirmation"]
+  ablation = ablation or dict.fromkeys(("inside", "outside", "p"))
   last_6 = next((each["score"] for each in finding["last_k"] if each["k"] == 6), None)
   scores = finding["discovery"]["score"], confirmed["score"], confirmed["family_to_beat"]
   verdict = "significant" if finding["significant"] else ""
-  return (
+  cells = (
     finding["hypothesis"],
     finding["name"],
     format(finding["lag"], "+d") if finding["lag"] else "0",
@@ -159,3 +237,4 @@ def _row(finding, ablation):
     console.number(ablation["p"], ".2f"),
     "confounded" if finding["confounded"] else verdict,
   )
+  return dict(zip(HEADER, cells))

@@ -16,6 +16,7 @@ const topIds = await inflate(excerpt.top_ids, Uint16Array);
 const topP = await inflate(excerpt.top_p, Uint16Array);
 const nats = await inflate(excerpt.nats, Float32Array);
 const N = points.length;
+const hasNetwork = study.model !== null; // otherwise only states are known, from a file
 const TOP = topIds.length / N;
 const lines = new Uint32Array(N); // index of the line that contains each character
 for (let t = 1; t < N; t++) lines[t] = lines[t - 1] + (points[t - 1] === 10 ? 1 : 0);

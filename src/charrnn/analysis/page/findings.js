@@ -29,11 +29,13 @@ const COLUMNS = [
   ["From chance to perfect", "All scores of the row on one scale"],
   ["Score", "Score on the confirmation half"],
   ["Shifted", "Threshold from shifted labels"],
-  ["Untrained", "Threshold from untrained networks, and the median of their scores"],
+  ...(hasNetwork
+    ? [["Untrained", "Threshold from untrained networks, and the median of their scores"]]
+    : []),
   ["Discovery", "Score on the discovery half"],
   ["Corrected p", "p-value on the confirmation half, corrected for the number of hypotheses"],
   ["Last k", "Scores of the baselines that see only the last k characters"],
-  ["Significant", "Yes: exceeds both thresholds on both halves, and is not confounded"],
+  ["Significant", "Yes: exceeds the thresholds on both halves, and is not confounded"],
 ];
 
 function showFindings() {
@@ -46,7 +48,8 @@ function showFindings() {
       { class: "lead" },
       "The table shows the best unit for each hypothesis. The unit is selected on the discovery ",
       "half of the text and scored on the confirmation half. A finding is significant if, on both ",
-      "halves, its score exceeds the thresholds from shifted labels and from untrained networks. ",
+      "halves, its score exceeds the threshold from shifted labels",
+      hasNetwork ? " and that from untrained networks. " : ". ",
       "A hypothesis with confounds must also be significant when controlling for them.",
     ),
     interpretable(),
@@ -94,7 +97,7 @@ function findingRow(finding) {
       "tr",
       { class: "unscored" },
       name,
-      make("td", { colspan: 9, class: "quiet" }, `not scored: ${finding.reason}`),
+      make("td", { colspan: COLUMNS.length - 1, class: "quiet" }, `not scored: ${finding.reason}`),
     );
   }
   const { discovery, confirmation, untrained_baseline: untrained } = finding;
@@ -123,12 +126,16 @@ function findingRow(finding) {
       make("div", { class: "quiet" }, details),
     ),
     make("td", { class: "figure" }, number(chanceBar(finding), 3)),
-    make(
-      "td",
-      { class: "figure" },
-      number(untrainedBar(finding), 3),
-      untrained ? make("div", { class: "quiet" }, `median\u00a0${number(untrained.score)}`) : null,
-    ),
+    hasNetwork
+      ? make(
+          "td",
+          { class: "figure" },
+          number(untrainedBar(finding), 3),
+          untrained
+            ? make("div", { class: "quiet" }, `median\u00a0${number(untrained.score)}`)
+            : null,
+        )
+      : null,
     make("td", { class: "figure" }, number(discovery.score, 3)),
     make("td", { class: "figure" }, number(confirmation.family_p, 3)),
     make(
@@ -205,8 +212,8 @@ function keyOfMarks() {
     sample("confirmation", "score, confirmation half"),
     sample("discovery", "score, discovery half"),
     sample("bar", "threshold from shifted labels"),
-    sample("bar untrained", "threshold from untrained networks"),
-    sample("median", "median of untrained networks"),
+    hasNetwork ? sample("bar untrained", "threshold from untrained networks") : null,
+    hasNetwork ? sample("median", "median of untrained networks") : null,
     sample("last", "last-k baseline, here k = 4", "4"),
   );
 }
@@ -254,7 +261,8 @@ function interpretable() {
       make("b", {}, percent(follow.share, 1)),
       " of units follow a hypothesis that does not look ahead: ",
       `${follow.count} of ${thousands(follow.of)} `,
-      `(95% interval ${percent(follow.low, 1)} to ${percent(follow.high, 1)}).`,
+      `(95% interval ${percent(follow.low, 1)} to ${percent(follow.high, 1)})`,
+      hasNetwork ? "." : ", compared with shifted labels only.",
     ),
     node,
     names.length
@@ -284,9 +292,11 @@ function showNotes() {
       `This page contains ${thousands(N)} characters and ${thousands(cells.length)} units, `,
       `${thousands(Object.keys(traces.fine).length)} of them with all quantities in 256 levels. `,
       `The main quantity of a unit has ${levels.join(" or ")} levels. Scores are computed on all `,
-      `${thousands(study.text.characters)} characters, except for untrained networks and earlier `,
-      "checkpoints, which read only the beginning of the text. Layers and units are numbered ",
-      "from 0.",
+      `${thousands(study.text.characters)} characters`,
+      hasNetwork
+        ? ", except for untrained networks and earlier checkpoints, which read only the beginning " +
+            "of the text. Layers and units are numbered from 0."
+        : ".",
     ),
   );
   show(

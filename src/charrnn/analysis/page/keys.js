@@ -9,14 +9,14 @@ const KEYS = [
   ["q", "next quantity of the unit"],
   ["c", "toggle full contrast"],
   ["u", "toggle underlined labels"],
-  ["p", "toggle predictions under the text"],
+  ...(hasNetwork ? [["p", "toggle predictions under the text"]] : []),
   ["t", "go to the text"],
   ["arrows, Home, End, Page Up, Page Down", "move in the text"],
   ["Ctrl+Home, Ctrl+End", "go to the start, end of the text"],
   ["Shift with these keys", "select text"],
   ["s or Enter", "find places similar to the selection"],
   ["Esc", "clear the selection"],
-  ["1 to 6", "open a view"],
+  [hasNetwork ? "1 to 6" : "1 to 4", "open a view"],
   ["d", "toggle dark and light colors"],
   ["?", "show this list"],
 ];
@@ -50,7 +50,7 @@ const ACTIONS = {
   q: nextQuantity,
   c: () => toggle("stretch"),
   u: () => toggle("underline"),
-  p: () => toggle("guesses"),
+  p: () => hasNetwork && toggle("guesses"),
   t: () => {
     openView("text");
     byId("text").focus();
@@ -71,7 +71,7 @@ function pressed(event) {
     if (isTyping && event.key === "Escape") event.target.blur();
     return;
   }
-  if (/^[1-6]$/.test(event.key)) openView(VIEWS[event.key - 1][0]);
+  if (/^[1-9]$/.test(event.key) && event.key <= VIEWS.length) openView(VIEWS[event.key - 1][0]);
   else if (Object.hasOwn(ACTIONS, event.key)) ACTIONS[event.key]();
   else return;
   event.preventDefault();

@@ -83,6 +83,7 @@ function nextRows(t) {
             ? ""
             : ` (p = ${percent(Math.exp(-nats[t]), 1)}, loss ${number(nats[t])} nats)`,
         ];
+  if (!hasNetwork) return make("p", {}, actual);
   return [
     make("h3", {}, "Predicted next character"),
     make(

@@ -5,7 +5,7 @@ function showGates() {
   const gates = [...new Set(study.saturation.map(({ gate }) => gate))];
   view.append(make("h2", {}, "Gates"));
   if (!gates.length) {
-    return view.append(nothing("This network has no gates with values from 0 to 1."));
+    return view.append(nothing("There are no gates with values from 0 to 1."));
   }
   view.append(
     make(

@@ -8,7 +8,7 @@ const VIEWS = [
   ["gates", "Gates"],
   ["emergence", "Emergence"],
   ["notes", "How to read"],
-];
+].filter(([name]) => hasNetwork || !["ablation", "emergence"].includes(name));
 async function chooseHypothesis(name) {
   state.hypothesis = name;
   byId("hypothesis").value = name;
@@ -50,7 +50,7 @@ function scaleOf(cell, trace, quantity) {
   const mean = () => trace.reduce((a, b) => a + b, 0) / N;
   const center = cell.kind ? mean() : UNIT.has(quantity) ? 0.5 : 0;
   const most = trace.reduce((a, b) => Math.max(a, Math.abs(b - center)), 1e-6);
-  const unbounded = cell.kind || quantity === "c" || quantity === "a";
+  const unbounded = cell.kind || quantity === "c" || quantity === "a" || most > 1;
   return { center, half: state.stretch || unbounded ? most : UNIT.has(quantity) ? 0.5 : 1 };
 }
 
@@ -215,12 +215,17 @@ function clearest() {
 
 function showHead() {
   const { model, text } = study;
-  // LSTM is an abbreviation, unlike transformer.
-  const architecture = model.cell.replace(/^(rnn|gru|lstm)$/, (name) => name.toUpperCase());
   byId("run").textContent = study.run;
-  byId("about").textContent =
-    `${model.layers} × ${model.hidden} ${architecture}, step ` +
-    `${thousands(study.step)} · ${text.name}, loss ${number(text.nats, 3)} nats per character`;
+  if (hasNetwork) {
+    // LSTM is an abbreviation, unlike transformer.
+    const architecture = model.cell.replace(/^(rnn|gru|lstm)$/, (name) => name.toUpperCase());
+    byId("about").textContent =
+      `${model.layers} × ${model.hidden} ${architecture}, step ` +
+      `${thousands(study.step)} · ${text.name}, loss ${number(text.nats, 3)} nats per character`;
+  } else {
+    byId("about").textContent = `states of ${thousands(cells.length)} units · ${text.name}`;
+    byId("guesses").parentElement.hidden = true;
+  }
   byId("theme").textContent = isDark() ? "Light" : "Dark";
   addShortcuts(KEYS);
 }
