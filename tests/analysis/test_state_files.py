@@ -238,5 +238,5 @@ def test_a_file_that_is_not_readable_is_refused(file, content, tmp_path):
 
 def test_a_missing_h5py_gives_the_command(monkeypatch, tmp_path):
   monkeypatch.setitem(__import__("sys").modules, "h5py", None)
-  with pytest.raises(errors.UserError, match=r"run pip install 'charrnn\[hdf5\]'"):
+  with pytest.raises(errors.UserError, match=r"run pip install 'h5py"):
     read(pathlib.Path(tmp_path, "s.h5"))
