@@ -28,11 +28,10 @@ from charrnn import models
 
 ORDERS = (1, 2, 8)  # unigram, bigram, and the best n-gram of at most 8 tokens
 BATCH, WINDOW = 32, 64  # The window is the default.
-# Tokens per second in training on 2 quiet cores of an AMD EPYC (AVX512-BF16), by --sweep=speed.
-# The products are in bfloat16, those of attention in float32.
+# Tokens per second in training on 2 quiet cores of an AMD EPYC (AVX2 only), by --sweep=speed.
 SPEEDS = {
-  "char": {"rnn": 50_600, "gru": 45_500, "lstm": 53_100, "transformer": 12_900},
-  "bpe": {"rnn": 42_200, "gru": 48_700, "lstm": 42_700, "transformer": 13_200},
+  "char": {"rnn": 43_000, "gru": 39_600, "lstm": 44_100, "transformer": 13_800},
+  "bpe": {"rnn": 41_600, "gru": 39_200, "lstm": 43_000, "transformer": 16_900},
 }
 # Learning rates of Adam. Those of the LSTM and the transformer are from shakespeare.py and gpt.py.
 RATES = {"rnn": 2e-3, "gru": 4e-3, "lstm": 8e-3, "transformer": 2e-3}
@@ -44,10 +43,10 @@ class Budget(NamedTuple):
   vocab_sizes: dict[str, int]  # by tokenizer; that of char is a property of the text
   parameters: int = 300_000
   embed: int = 64  # width of the embedding of recurrent networks, with BPE
-  heads: int = 4  # of the transformer
+  heads: int = 2  # of the transformer, whose width is a multiple of twice this number
   context: int = 128
   epochs: float = 1.5
-  flops: float = 9e12  # in training
+  flops: float = 4.5e12  # in training
   seconds: float = 60.0  # of training
 
 

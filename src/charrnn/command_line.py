@@ -163,8 +163,10 @@ def _check(path: str, argv: Sequence[str]):
   """Raise UserError if the experiment file or an overridden field does not exist."""
   if not os.path.isfile(path):
     folder = process.launching_folder()  # Its files are found by their names in any folder.
-    paths = experiment_files() or [os.path.relpath(own, folder) for own in experiment_files(folder)]
-    remedy = f"use one of {', '.join(paths)}" if paths else "check the path"
+    names = [pathlib.Path(each).stem for each in experiment_files() or experiment_files(folder)]
+    remedy = "check the path"
+    if names:
+      remedy = f"use experiments/NAME.py, where NAME is one of {', '.join(names)}"
     raise errors.UserError(f"no experiment file {path}: {remedy}")
   for field in _fields(argv):
     if field not in config_lib.BY_NAME:

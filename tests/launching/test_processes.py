@@ -76,14 +76,16 @@ def assert_same(workdir, alone):
 
 def test_two_processes_with_two_devices_each_match_one_process(folder, alone):
   # Each process gets another directory, to show that the second one writes nothing.
-  processes = start_two(folder, ["two", "second-of-two"], devices=2, environment=slurm_environment)
+  processes = start_two(
+    folder, ["processes", "second-process"], devices=2, environment=slurm_environment
+  )
   (code, err), (other_code, other_err) = map(programs.finish, processes)
   assert code == other_code == 0, err + other_err
-  assert_same(folder / "two", alone)
-  assert len(files.read_json(folder / "two" / "run.json")["launches"]) == 1
-  assert len(list((folder / "two").glob("events.out.*"))) == 1
+  assert_same(folder / "processes", alone)
+  assert len(files.read_json(folder / "processes" / "run.json")["launches"]) == 1
+  assert len(list((folder / "processes").glob("events.out.*"))) == 1
   assert "4 x cpu in 2 processes" in err and "step" not in other_err
-  assert not (folder / "second-of-two").exists()
+  assert not (folder / "second-process").exists()
 
 
 def test_a_signal_to_one_process_stops_both_and_both_resume(folder, alone):
