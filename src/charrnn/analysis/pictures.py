@@ -1,4 +1,4 @@
-"""Pictures of a study: findings, saturation of the gates, and emergence."""
+"""Pictures of a study: findings, probes, saturation of the gates, and emergence."""
 
 import functools
 
@@ -12,6 +12,23 @@ UNTRAINED = {"color": OTHER, "ls": ":"}
 GATES = {"i": "input", "f": "forget", "o": "output", "r": "reset", "z": "update"}
 CHANCE = {"auroc": 0.5, "spearman": 0.0, "semipartial": 0.0}
 STATISTICS = {"auroc": "AUROC", "spearman": "rank correlation"}
+
+# Label and style of the lines of the probes, by key.
+PROBES = {
+  "units": ("k units", {"color": OWN, "lw": 1.8, "marker": "o", "ms": 4}),
+  "rotated": (
+    "k random directions (median and range of rotations)",
+    {"color": CONTEXT, "lw": 1.4, "marker": "s", "ms": 3.5},
+  ),
+  "components": (
+    "k principal components",
+    {"color": plotting.COLORS[2], "lw": 1.4, "marker": "^", "ms": 4},
+  ),
+  "control": (
+    "k units, for a random function of the last two characters",
+    {"color": OTHER, "lw": 1.4, "ls": "--", "marker": "D", "ms": 3},
+  ),
+}
 
 
 def findings(study, path):
@@ -59,6 +76,45 @@ def findings(study, path):
       styles[label] = {"marker": "^", "ls": "", "color": CONTEXT, "ms": 5}
     handles = [axes.plot([], [], label=label, **style)[0] for label, style in styles.items()]
     figure.legend(handles=handles, loc="outside lower center", ncols=3, fontsize=8)
+
+
+def probes(study, path):
+  """Plot the score of sparse probes against their size, for each basis of the state."""
+  entries = study["probes"]
+  findings = {finding["hypothesis"]: finding for finding in study["findings"]}
+  kinds = {tuple(entry["quantities"]) for entry in entries}
+  count = max(1, len(entries))
+  size = (3.4 * min(3, max(2, count)), 2.6 * -(-count // 3) + 1.4)
+  title = "One unit or a code? Score of linear probes of k units, and of k other directions"
+  with _figure(study, path, title, figsize=size) as figure:
+    panels = plotting.panels(figure, count, 3)
+    for axes, entry in zip(panels, entries):
+      finding = findings[entry["hypothesis"]]
+      chance = CHANCE[finding["statistic"]]
+      # A score that is not defined is None, which becomes NaN and a gap in the line.
+      keys = *PROBES, "rotated_low", "rotated_high"
+      values = {key: np.array(entry[key], float) for key in keys}
+      band = values["rotated_low"], values["rotated_high"]
+      axes.axhline(chance, color=plotting.EDGE, lw=1, label="chance")
+      axes.fill_between(entry["k"], *band, color=CONTEXT, alpha=0.2, lw=0)
+      for key, (label, style) in PROBES.items():
+        axes.plot(entry["k"], values[key], label=label, **style)
+      name = entry["hypothesis"]
+      if len(kinds) > 1:
+        name = f"{name}: {', '.join(entry['quantities'])}"
+      axes.set(title=plotting.plain(name), xlabel="k", ylabel=STATISTICS[finding["statistic"]])
+      axes.set_xscale("log", base=2)
+      axes.set_xticks(entry["k"], [str(k) for k in entry["k"]])
+      low = min([chance, *(value for each in values.values() for value in each[~np.isnan(each)])])
+      axes.set_ylim(low - 0.04, 1.03)
+      axes.grid()
+    if entries:
+      handles, labels = panels[0].get_legend_handles_labels()
+      order = [*range(1, len(handles)), 0]
+      handles, labels = ([each[n] for n in order] for each in (handles, labels))
+      figure.legend(handles, labels, loc="outside lower center", ncols=2, fontsize=8)
+    else:
+      plotting.write(panels[0], "no hypothesis was probed")
 
 
 def saturation(study, path):

@@ -18,7 +18,15 @@ import jax
 import numpy as np
 
 from charrnn import errors
-from charrnn.analysis import ablation, baselines, explorer, hypotheses, matching, recording
+from charrnn.analysis import (
+  ablation,
+  baselines,
+  explorer,
+  hypotheses,
+  matching,
+  probes,
+  recording,
+)
 from charrnn.runs import checkpoints
 from charrnn.runs import run as run_lib
 
@@ -81,14 +89,16 @@ def study(
       f"{text.name}: no hypothesis can be scored ({reasons}): use a longer text"
     )
   units = {finding.hypothesis: recorded.units[finding.column] for finding in scored}
+  saturation = _saturation(recorded)
   results = {
     **_about(subject, result, design, targets),
     "findings": _findings(subject, result, design, targets, untrained),
     "scores": _scores(subject, result),
     "interpretable": result.interpretable,
+    "probes": _probes(subject, result, design, targets, saturation),
     "ablations": ablation.ablate(subject, units, design.halves.confirmation) if run else [],
     "steering": ablation.steer(subject, units) if run else [],
-    "saturation": _saturation(recorded),
+    "saturation": saturation,
     "emergence": _emergence(subject, scored) if run else [],
     "notes": _notes(subject, result, design, untrained),
   }
@@ -266,6 +276,27 @@ def trace(
         entry["best_column"].append(top.name)
     progress(done + 1, len(checkpoints))
   return [entry for entry in entries if entry["steps"]]
+
+
+def _probes(subject, result, design, targets, saturation) -> list[dict]:
+  """Return the scores of sparse probes of the state for each scored hypothesis.
+
+  The state is h, c and m. If other names are used, it is all quantities that are not gates.
+  """
+  text, columns = subject.text, subject.recording.columns
+  gates = {(each["layer"], each["gate"]) for each in saturation}
+  states = [n for n, column in enumerate(columns) if column.quantity in _STATES]
+  states = states or [n for n, column in enumerate(columns) if column[:2] not in gates]
+  scored = {finding.hypothesis for finding in result.findings if finding.scored}
+  return probes.probe(
+    subject.recording,
+    states or range(len(columns)),
+    [each for each in targets if each.name in scored and each.strata is None],
+    design,
+    baselines.contexts(text.ids_N, probes.CONTEXT, text.documents)[-1],
+    subject.settings.seed,
+    subject.progress("probes"),
+  )
 
 
 def _notes(subject, result, design, untrained) -> list[str]:

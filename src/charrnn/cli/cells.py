@@ -19,7 +19,8 @@ Score every quantity of every unit (an LSTM's h, c, i, f, g, o; a transformer's 
 and MLP activations m) for every hypothesis on one half of a text, and score the best quantity again
 on the other half. A finding is significant if its score exceeds the scores of circularly shifted
 labels and of untrained networks. Then clamp the unit of each finding, and measure how the loss and
-the samples change. Write cells.json, explorer.html and three pictures.
+the samples change. Compare linear probes of 1 to 16 units with probes of as many other directions
+of the state. Write cells.json, explorer.html and four pictures.
 
 With --states, study the states of any model on a text, from a file that `charrnn states` or another
 program has written. What needs the network is left out: untrained networks, clamps, and earlier
@@ -47,6 +48,15 @@ inside, outside  increase of the loss, in nats per character, with the unit clam
 p                share of control units, this unit included, that are at least as selective:
                  their difference of inside and outside is at least as large
 confounded       not significant when controlling for the confounds"""
+
+PROBES = ("units", "rotated", "components", "selectivity")  # rows of the table of the probes
+PROBES_LEGEND = """\
+k                number of features of a linear probe, which is fitted on the discovery half and
+                 scored on the confirmation half
+units            the features are units
+rotated          the features are directions of random rotations of the same state (median)
+components       the features are principal components of the same state
+selectivity      score of units minus their score for a random function of the last 2 characters"""
 
 
 def add_arguments(parser):
@@ -129,7 +139,7 @@ def run(args):
       name = args.states or str(run.path)
       results, excerpt = study.study(name, recorded, text, settings, folder, progress, run)
     explorer.write(new / "explorer.html", results, excerpt)
-    for picture in (pictures.findings, pictures.saturation, pictures.emergence):
+    for picture in (pictures.findings, pictures.probes, pictures.saturation, pictures.emergence):
       if run or picture is pictures.findings or results[picture.__name__]:
         picture(results, new / f"{picture.__name__}.png")
     results = files.with_aliases(results, study.ALIASES)
@@ -208,6 +218,7 @@ def _report(results, out):
   yield ""
   yield from "\n".join(legend).splitlines()
   yield ""
+  yield from _probes(results)
   yield from results["notes"]
   if share := results["interpretable"]:
     yield (
@@ -218,6 +229,30 @@ def _report(results, out):
     )
   yield f"explorer: {out / 'explorer.html'} (open it in a browser)"
   yield f"data: {out / 'cells.json'}    pictures: {out}/*.png"
+
+
+def _probes(results):
+  """Yield the lines about the probes: a table, and what it shows."""
+  if not (entries := results["probes"]):
+    return
+  sizes, rows = entries[0]["k"], []
+  for entry in entries:
+    names = entry["hypothesis"], ", ".join(entry["quantities"])
+    for basis in PROBES:
+      best = entry["columns"][0] if basis == "units" else []
+      rows.append([*names, basis, *map(console.number, entry[basis]), *(best or [""])])
+      names = "", ""
+  header = "hypothesis", "state", "probe", *(f"k={k}" for k in sizes), "k=1: column"
+  yield from console.table(header, rows, names=3)
+  yield ""
+  yield from PROBES_LEGEND.splitlines()
+  yield ""
+  for n in (0, -1):
+    pairs = [(each["units"][n], each["rotated_high"][n]) for each in entries]
+    count = sum(None not in pair and pair[0] > pair[1] for pair in pairs)
+    probed = f"{count} of {errors.plural(len(entries), 'probe')}"
+    yield f"k={sizes[n]}: units score higher than every rotation in {probed}"
+  yield ""
 
 
 def _row(finding, ablation) -> dict[str, str]:
