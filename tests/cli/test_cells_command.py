@@ -10,6 +10,7 @@ import pytest
 
 from charrnn import cli, runtime
 
+HEADER = ["hypothesis", "state", "probe"]  # start of the table of the probes
 FAST = ("--untrained=2", "--shifts=19", "--characters=6000")
 
 
@@ -28,7 +29,7 @@ def studied(trained, tmp_path_factory):
 
 def test_the_output_folder_contains_exactly_the_documented_files(studied):
   names = {path.name for path in studied.iterdir()}
-  pictures = {"findings.png", "saturation.png", "emergence.png"}
+  pictures = {"findings.png", "probes.png", "saturation.png", "emergence.png"}
   assert names == {"cells.json", "explorer.html", "recording.f32"} | pictures
 
 
@@ -58,6 +59,13 @@ def test_cells_json_contains_all_results(studied):
   assert {(each["layer"], each["gate"]) for each in results["saturation"]} == {
     (layer, gate) for layer in (0, 1) for gate in "ifo"
   }
+  plain = [name for name in scored if "|" not in name]
+  assert sorted(each["hypothesis"] for each in results["probes"]) == sorted(plain)
+  for each in results["probes"]:
+    assert each["quantities"] == ["h", "c"] and each["features"] == 32
+    assert [len(columns) for columns in each["columns"]] == each["k"] == [1, 2, 4, 8, 16]
+    assert {column.split(":")[1][0] for column in each["columns"][-1]} <= {"h", "c"}
+    assert all(low <= high for low, high in zip(each["rotated_low"], each["rotated_high"]))
   assert results["units"] == [f"{n // 8}:{n % 8}" for n in range(16)]
   assert all(len(column) == 16 for column in results["scores"].values())
   for finding in (each for each in results["findings"] if each["scored"]):
@@ -74,6 +82,13 @@ def test_the_report_explains_its_columns(studied):
   starts = [line[:17].strip() for line in lines]
   assert {"column", "lag", "discovery", "shifted", "untrained", "last 6", "p"} <= set(starts)
   assert any("with the unit clamped (zero)" in line for line in lines)
+  place = next(n for n, line in enumerate(lines) if line.split()[:3] == HEADER)
+  assert lines[place].split()[3:8] == ["k=1", "k=2", "k=4", "k=8", "k=16"]
+  assert lines[place + 1].split()[:4] == ["line-position", "h,", "c", "units"]
+  probes = [lines[place + n].split()[0] for n in (2, 3, 4)]
+  assert probes == ["rotated", "components", "selectivity"] and set(probes) <= set(starts)
+  counts = [line for line in lines if "units score higher than every rotation in" in line]
+  assert [line.split(":")[0] for line in counts] == ["k=1", "k=16"]
 
 
 def test_the_size_of_the_recording(studied):
@@ -186,7 +201,7 @@ def test_a_study_of_states_from_a_file(charrnn, states, tmp_path):
   assert result.code == 0, result.err
   out = tmp_path / "x-cells"
   assert {each.name for each in out.iterdir()} == {
-    *("cells.json", "explorer.html", "findings.png", "saturation.png")
+    *("cells.json", "explorer.html", "findings.png", "probes.png", "saturation.png")
   }
   lines = result.out.splitlines()
   assert lines[0] == f"{path}: 16 units, with c, f, g, h, i, o"

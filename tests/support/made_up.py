@@ -156,6 +156,12 @@ def study(layers=2, hidden=8, cell="lstm", seed=0) -> dict:
       "high": min(1.0, 7 / len(units)),
       "by_hypothesis": {"in-quotes": 1, "line-position": 1, "near-line-end": 0},
     },
+    "probes": [
+      _probe(f, states, rng)
+      for f in findings
+      if f["scored"]
+      for states in (["h"], ["m"])[: 1 + (cell == "transformer")]
+    ],
     "ablations": [_ablation(f, rng) for f in findings[:2]],
     "steering": [_steering(findings[1])],
     "saturation": [
@@ -218,6 +224,27 @@ def _finding(hypothesis, scores, units, rng) -> dict:
     },
     "last_k": [{"k": k, "score": in_unit(0.08 * n)} for n, k in enumerate((1, 2, 4, 8), 1)],
   }  # fmt: skip
+
+
+def _probe(finding, quantities, rng) -> dict:
+  sizes, chance = np.array([1, 2, 4, 8, 16]), CHANCE[finding["statistic"]]
+  last = chance + 0.9 * (1 - chance)
+  first = {"units": 0.8, "rotated": 0.3, "components": 0.4, "control": 0.2}
+  scores = {
+    key: chance + (last - chance) * (1 - (1 - share) / sizes) for key, share in first.items()
+  }
+  return {key: values.tolist() for key, values in scores.items()} | {
+    "hypothesis": finding["hypothesis"],
+    "quantities": quantities,
+    "features": 32,
+    "characters": [20000, 20000],
+    "k": sizes.tolist(),
+    "columns": [[f"0:{quantities[0]}{n}" for n in range(size)] for size in sizes],
+    "lags": rng.integers(-1, 2, len(sizes)).tolist(),
+    "rotated_low": (scores["rotated"] - 0.05).tolist(),
+    "rotated_high": (scores["rotated"] + 0.05).tolist(),
+    "selectivity": (scores["units"] - scores["control"]).tolist(),
+  }
 
 
 def _ablation(finding, rng) -> dict:
