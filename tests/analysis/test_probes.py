@@ -255,6 +255,16 @@ def test_constant_equal_and_unlike_columns():
   assert not {"0:h3", "0:h6", "0:h7"} & set(entry["columns"][-1])
 
 
+def test_components_without_variance_are_not_selected():
+  rng = np.random.default_rng(2)
+  latent = rng.standard_normal((N, 2))
+  values = np.float32(latent @ rng.standard_normal((2, UNITS)))
+  entry = _probe(values, {"a": _binary(latent[:, 0] > 0)})["a"]
+  for key in ("units", "rotated", "components"):
+    assert entry[key][1:].min() > 0.99
+  assert [len(columns) for columns in entry["columns"]] == [1, 2, 2, 2, 2]
+
+
 def test_a_state_of_few_or_only_constant_units():
   label = np.random.default_rng(2).random(N) < 0.5
   entry = _probe(_state(units=3), {"a": _binary(label)})["a"]

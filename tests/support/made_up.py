@@ -157,7 +157,7 @@ def study(layers=2, hidden=8, cell="lstm", seed=0) -> dict:
       "by_hypothesis": {"in-quotes": 1, "line-position": 1, "near-line-end": 0},
     },
     "probes": [
-      _probe(f, states, rng)
+      _probe(f, states)
       for f in findings
       if f["scored"]
       for states in (["h"], ["m"])[: 1 + (cell == "transformer")]
@@ -226,7 +226,7 @@ def _finding(hypothesis, scores, units, rng) -> dict:
   }  # fmt: skip
 
 
-def _probe(finding, quantities, rng) -> dict:
+def _probe(finding, quantities) -> dict:
   sizes, chance = np.array([1, 2, 4, 8, 16]), CHANCE[finding["statistic"]]
   last = chance + 0.9 * (1 - chance)
   first = {"units": 0.8, "rotated": 0.3, "components": 0.4, "control": 0.2}
@@ -240,7 +240,7 @@ def _probe(finding, quantities, rng) -> dict:
     "characters": [20000, 20000],
     "k": sizes.tolist(),
     "columns": [[f"0:{quantities[0]}{n}" for n in range(size)] for size in sizes],
-    "lags": rng.integers(-1, 2, len(sizes)).tolist(),
+    "lags": [0, 0, 1, 1, 1],
     "rotated_low": (scores["rotated"] - 0.05).tolist(),
     "rotated_high": (scores["rotated"] + 0.05).tolist(),
     "selectivity": (scores["units"] - scores["control"]).tolist(),

@@ -102,7 +102,11 @@ def probes(study, path):
       name = entry["hypothesis"]
       if len(kinds) > 1:
         name = f"{name}: {', '.join(entry['quantities'])}"
-      axes.set(title=plotting.plain(name), xlabel="k", ylabel=STATISTICS[finding["statistic"]])
+      axes.set(
+        title=plotting.plain(name),
+        xlabel="k, number of features",
+        ylabel=STATISTICS[finding["statistic"]],
+      )
       axes.set_xscale("log", base=2)
       axes.set_xticks(entry["k"], [str(k) for k in entry["k"]])
       low = min([chance, *(value for each in values.values() for value in each[~np.isnan(each)])])

@@ -23,10 +23,11 @@ CONTROLS = 3  # number of control labels per hypothesis
 CANDIDATES = 32  # number of random functions of which the one with the most similar mean is used
 MAX_CHARACTERS = 20_000  # maximum number of characters per half
 MAX_VALUES = 40_000_000  # maximum number of values of the state per half
-# Targets are probed at the same characters if each loses at most 2% of its characters by this.
+# Labels that are defined at nearly the same characters, at least 98% of them, are probed together.
 SHARED = 0.98
 # A feature of which the selected ones explain more than 99.9% of the variance is not selected.
 MIN_NEW = 1e-3
+MIN_VARIANCE = 1e-4  # minimum variance of a feature, relative to the mean; float32 is not exact
 
 Basis = list[np.ndarray]  # an orthogonal matrix for each block; its columns are the directions
 
@@ -56,10 +57,10 @@ def probe(
   seed: int,
   progress: effects.Progress,
 ) -> list[dict]:
-  """Return the scores of the probes of each target, on the confirmation half.
+  """Return the probes of each target, with their scores on the confirmation half.
 
-  `columns` are the numbers of the columns that are the state. Kinds of units that have no quantity
-  in common, as h and m of a transformer, are probed separately. `types_N` are the contexts that
+  `columns` are the numbers of the columns that are the state: all columns of some quantities. Kinds
+  of units, such as h and m of a transformer, are probed separately. `types_N` are the contexts that
   determine the control labels.
   """
   design = dataclasses.replace(design, shifts=0)
@@ -255,7 +256,8 @@ def select(
   """
   inverse = [matrix.T for matrix in basis]
   variances = [(matrix * (gram @ matrix)).sum(axis=0) for matrix, gram in zip(basis, grams)]
-  full_Fx1 = np.concatenate(variances)[:, None]
+  full_Fx1 = np.concatenate(variances)[:, None].astype(np.float64)
+  least_Fx1 = np.maximum(MIN_NEW * full_Fx1, MIN_VARIANCE * full_Fx1.mean())
   residual_FxR = _by_block(inverse, moments_FxR).astype(np.float64)
   F, R = residual_FxR.shape
   S, rows = min(max(SIZES), F), np.arange(R)
@@ -264,7 +266,7 @@ def select(
   triangle_RxSxS, solution_RxS = np.zeros((R, S, S)), np.zeros((R, S))
   features_SxR = np.full((S, R), -1)
   for step in range(S):
-    usable = variance_FxR > MIN_NEW * full_Fx1
+    usable = variance_FxR > least_Fx1
     gain_FxR = np.where(usable, residual_FxR**2, 0) / np.where(usable, variance_FxR, 1)
     best = gain_FxR.argmax(axis=0)
     improves = gain_FxR[best, rows] > 0
@@ -281,13 +283,12 @@ def select(
     variance_FxR -= factor_SxFxR[step] ** 2
     features_SxR[step] = np.where(improves, best, -1)
   weights_KxFxR = np.zeros((len(SIZES), F, R), np.float32)
-  for place, size in enumerate(SIZES):
+  for weights_FxR, size in zip(weights_KxFxR, SIZES):
     upper = triangle_RxSxS[:, :size, :size].transpose(0, 2, 1)
     solved_RxS = np.linalg.solve(upper, solution_RxS[:, :size, None])[..., 0]
-    weights_FxR = np.zeros((F, R), np.float32)
-    for step, weight_R in enumerate(solved_RxS.T):
-      weights_FxR[features_SxR[step], rows] += weight_R  # 0 if the feature is -1
-    weights_KxFxR[place] = _by_block(basis, weights_FxR)
+    for features_R, weight_R in zip(features_SxR, solved_RxS.T):
+      weights_FxR[features_R, rows] += weight_R  # 0 if the feature is -1
+    weights_FxR[:] = _by_block(basis, weights_FxR)
   r2_KxR = np.array([(solution_RxS[:, :size] ** 2).sum(axis=1) for size in SIZES])
   return Probes(features_SxR, weights_KxFxR, r2_KxR)
 
@@ -303,15 +304,16 @@ def _evaluate(probes, test_nxF, labels, positions, lags, aims_nxR):
   constant = ~aims_nxR.any(axis=0).reshape(shape)
   r2_KxLxT = np.where(late | constant, -1, probes.r2_KxR.reshape(-1, *shape))
   best_KxL = r2_KxLxT.argmax(axis=2)
+  lags_KxL = np.array(lags)[best_KxL]
   rows_KxL = best_KxL + len(lags) * np.arange(len(labels))
   scores_KxL, features = np.full(rows_KxL.shape, np.nan), []
-  for size, rows, weights_FxR, scores in zip(SIZES, rows_KxL, probes.weights_KxFxR, scores_KxL):
-    predicted_nxL = test_nxF @ weights_FxR[:, rows]
+  for place, (size, rows) in enumerate(zip(SIZES, rows_KxL)):
+    predicted_nxL = test_nxF @ probes.weights_KxFxR[place][:, rows]
     for n, label in enumerate(labels):
-      values = label.values[positions - lags[best_KxL[len(features), n]]]
+      values = label.values[positions - lags_KxL[place, n]]
       score = inference.auroc if label.kind == "binary" else inference.spearman
       if not constant[n].all() and np.ptp(values):
-        scores[n] = score(predicted_nxL[:, n], values)
+        scores_KxL[place, n] = score(predicted_nxL[:, n], values)
     selected = probes.features_SxR[:size, rows].T
     features.append([each[each >= 0].tolist() for each in selected])
-  return scores_KxL, np.array(lags)[best_KxL], features
+  return scores_KxL, lags_KxL, features
