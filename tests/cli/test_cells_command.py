@@ -9,6 +9,7 @@ import shutil
 import pytest
 
 from charrnn import cli, runtime
+from charrnn.analysis import explanation
 
 HEADER = ["hypothesis", "state", "probe"]  # start of the table of the probes
 FAST = ("--untrained=2", "--shifts=19", "--characters=6000")
@@ -146,6 +147,10 @@ def test_an_unsuitable_text_is_an_error(charrnn, trained, tmp_path, content, mes
     (["--text=absent.txt"], "cannot read absent.txt"),
     ([f"--seed={2**32}"], "must be from 0 to 2^32 - 1"),
     (["--ablation=half"], "invalid choice"),
+    (["--explain=foo"], "--explain foo: must be LAYER:UNIT, for example 1:37"),
+    (["--explain=9:1"], "--explain 9:1: no layer 9: the last layer is 1"),
+    (["--explain=0:8"], "--explain 0:8: no unit 8: the last unit is 7"),
+    (["--explain=0:3", "--characters=10"], "--characters=10: must be at least 5000"),
   ],
 )
 def test_invalid_arguments_are_an_error_of_one_line(charrnn, trained, tmp_path, argv, message):
@@ -183,6 +188,21 @@ def test_a_damaged_earlier_checkpoint_is_skipped(charrnn, a, tmp_path):
   )
   assert result.code == 0, result.err
   assert all(each["steps"] == [0, 20] for each in result.json["emergence"])
+
+
+def test_an_explanation_of_a_unit(charrnn, trained, tmp_path):
+  text, out = trained["a"].parent / "text.txt", tmp_path / "o"
+  argv = "cells", trained["a"], "--text", text, "--characters=6000", "--explain=0:c3", "--out", out
+  result = charrnn(*argv)
+  assert result.code == 0, result.err
+  assert {path.name for path in out.iterdir()} == {"explain-0-3.json", "explain-0-3.png"}
+  results = json.loads((out / "explain-0-3.json").read_text())
+  assert (results["layer"], results["unit"], results["text"]["characters"]) == (0, 3, 6000)
+  lines = result.out.splitlines()
+  assert lines[0].endswith("2 x 8 lstm, unit 0:3")
+  assert lines[3] == explanation.summary(results)
+  assert lines[-1] == f"picture: {out}/explain-0-3.png    data: {out}/explain-0-3.json"
+  assert sum(line.startswith("gate ") for line in lines) == 4
 
 
 @pytest.fixture
@@ -250,6 +270,10 @@ def test_states_and_a_run_give_the_same_scores(charrnn, trained, states, tmp_pat
     (["--states=x.npz", "--text=x.txt", "--fetch"], "--fetch applies only to a run"),
     (["--states=x.npz", "--text=x.txt", "--corpus=python"], "--corpus applies only to a run"),
     (["RUN", "--encoding=latin-1"], "--encoding applies only to --states"),
+    (["--states=x.npz", "--text=x.txt", "--explain=0:1"], "--explain applies only to a run"),
+    (["RUN", "--explain=0:1", "--regex=a=b"], "--regex applies only to the study of all units"),
+    (["RUN", "--explain=0:1", "--shifts=19"], "--shifts applies only to the study of all units"),
+    (["RUN", "--explain=0:1", "--keep-recording"], "--keep-recording applies only to the study"),
   ],
 )
 def test_options_that_do_not_apply_are_an_error(charrnn, tmp_path, monkeypatch, argv, message):

@@ -105,12 +105,17 @@ def setting_value(column: np.ndarray, setting: str) -> float:
 
 
 def losses(
-  model, params, ids_N: np.ndarray, rows: Sequence[Row], progress: effects.Progress | None = None
+  model,
+  params,
+  ids_N: np.ndarray,
+  rows: Sequence[Row],
+  progress: effects.Progress | None = None,
+  measure: Callable | None = None,
 ) -> np.ndarray:
   """Return -log p of the next character for each row of clamps, float32 [R, N].
 
   The text is read as one stream, without clamps for the first BURN_IN characters. The values there
-  and at the last character are NaN.
+  and at the last character are NaN. `measure` replaces -log p; see `score.windows`.
   """
   N, nats_RxN = len(ids_N), np.full((len(rows), len(ids_N)), np.nan, np.float32)
   _, first = sampler.prime(model, model.prepare(params), ids_N[:BURN_IN], 1)
@@ -121,7 +126,7 @@ def losses(
       params,
       ids_N,
       [(BURN_IN + 1, N)],
-      measure=_nats,
+      measure=measure or _nats,
       window=WINDOW,
       clamp=clamps.arrays([rows[row] for row in group], model),
       carry=jax.tree.map(functools.partial(np.repeat, repeats=len(group), axis=0), first),
@@ -209,9 +214,14 @@ class Measure(NamedTuple):
   function: Callable[[Sequence[str]], float]  # maps samples to a number; NaN if undefined
 
 
+def line_lengths(text: str) -> list[int]:
+  """Return the lengths of complete, non-blank lines."""
+  return [len(line) for line in text.split("\n")[:-1] if line.strip()]
+
+
 def line_length(texts: Sequence[str]) -> float:
   """Return the mean length of complete, non-blank lines."""
-  lengths = [len(line) for text in texts for line in text.split("\n")[:-1] if line.strip()]
+  lengths = [length for text in texts for length in line_lengths(text)]
   return float(np.mean(lengths)) if lengths else math.nan
 
 
@@ -253,10 +263,8 @@ def steer(subject: recording.Subject, units: Mapping[str, Unit]) -> list[dict]:
   settings = neutral(subject.run.model), "low", "high"
   others, rows = _with_controls(subject, units, STEERING_CONTROLS, settings)
   rows = {"free": []} | rows
-  run, beginning = subject.run, subject.text.texts[0][:BURN_IN]
-  # The prompt ends after its last line break, if it has one.
-  prompt = subject.text.ids_N[: beginning.rfind("\n") + 1 or len(beginning)]
-  texts = sample(run, prompt, rows, subject.settings.seed, progress)
+  run, prompt_ids = subject.run, prompt(subject.text)
+  texts = sample(run, prompt_ids, rows, subject.settings.seed, progress)
   entries, measured = [], set()
   for name, unit in units.items():
     # If a unit has several findings, the standard measures are listed with the first one.
@@ -271,15 +279,26 @@ def steer(subject: recording.Subject, units: Mapping[str, Unit]) -> list[dict]:
   return entries
 
 
+def prompt(text: recording.Text) -> np.ndarray:
+  """Return the ids of the beginning of a text, up to the last line end in BURN_IN characters."""
+  beginning = text.texts[0][:BURN_IN]
+  return text.ids_N[: beginning.rfind("\n") + 1 or len(beginning)]
+
+
 def sample(
-  run, prompt_ids: np.ndarray, rows: Mapping[Any, Row], seed: int, progress: effects.Progress
+  run,
+  prompt_ids: np.ndarray,
+  rows: Mapping[Any, Row],
+  seed: int,
+  progress: effects.Progress,
+  count: int = SAMPLES,
 ) -> dict[Any, list[str]]:
-  """Return SAMPLES texts for each row of clamps, by key of the row, at temperature 1.
+  """Return `count` texts for each row of clamps, by key of the row, at temperature 1.
 
   `run` needs a model, params and a tokenizer.
   """
-  keys = [key for key in rows for _ in range(SAMPLES)]
-  numbers = np.tile(np.arange(SAMPLES), len(rows))
+  keys = [key for key in rows for _ in range(count)]
+  numbers = np.tile(np.arange(count), len(rows))
   groups = _groups(len(keys), run.model)
   texts = {key: [] for key in rows}
   for done, group in enumerate(groups):

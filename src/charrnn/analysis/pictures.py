@@ -1,15 +1,25 @@
-"""Pictures of a study: findings, probes, saturation of the gates, and emergence."""
+"""Pictures of a study (findings, probes, gates, emergence) and of an explanation of a unit."""
 
 import functools
 
 import numpy as np
 
 from charrnn import plotting
+from charrnn.analysis import explanation as explanation_lib
 
 OWN, OTHER, BAR = plotting.BLUE, plotting.GRAY, plotting.REAL
 CONTEXT = plotting.COLORS[1]
 UNTRAINED = {"color": OTHER, "ls": ":"}
 GATES = {"i": "input", "f": "forget", "o": "output", "r": "reset", "z": "update"}
+ROLES = {  # colors of the effects of characters
+  "resets": plotting.COLORS[1],
+  "toggles": plotting.COLORS[3],
+  "steps": plotting.COLORS[2],
+  "advances": OWN,
+  "holds": OTHER,
+}
+CHARACTERS = 24  # number of characters in the picture of an explanation
+SOURCES = 3  # number of sources of each gate in the picture of an explanation
 CHANCE = {"auroc": 0.5, "spearman": 0.0, "semipartial": 0.0}
 STATISTICS = {"auroc": "AUROC", "spearman": "rank correlation"}
 
@@ -219,3 +229,122 @@ def _finding(axes, row, finding):
     axes.plot(effect(last["score"]), row - 0.3, "^", color=CONTEXT, ms=5)
   axes.plot(effect(finding["discovery"]["score"]), row + 0.3, "o", color=OWN, ms=5, mfc="none")
   axes.plot(effect(confirmed["score"]), row + 0.1, "o", color=OWN, ms=7)
+
+
+def explanation(results, path):
+  """Plot a unit and its account on an excerpt, its steps, its gates, and what reads it."""
+  unit = f"{results['layer']}:{results['state']}{results['unit']}"
+  title = f"Unit {unit}: {explanation_lib.summary(results)}"
+  size = 13, 9.5
+  rows = ["aaaaaa", "bbbccc"] + (["ddeeff"] if results["edit"] else ["dddddd"])
+  with _figure(results, path, title, figsize=size) as figure:
+    axes = figure.subplot_mosaic("\n".join(rows))
+    _excerpt(axes["a"], results)
+    _changes(axes["b"], results)
+    _sources(axes["c"], results)
+    _logits(axes["d"], results)
+    if results["edit"]:
+      _levels(axes["e"], results)
+      _response(axes["f"], results)
+
+
+def _excerpt(axes, results):
+  excerpt, state = results["excerpt"], results["state"]
+  symbols = [_symbol(each) for each in excerpt["text"]]
+  places = np.arange(len(symbols))
+  events = {each["character"]: each["kind"] for each in results["events"]}
+  names = {"reset": "resets", "toggle": "toggles", "step": "steps"}
+  labeled = set()
+  for place, character in enumerate(excerpt["text"]):
+    if kind := events.get(character):
+      label = None if kind in labeled else f"a character that {names[kind]} the unit"
+      labeled.add(kind)
+      axes.axvline(place, color=ROLES[names[kind]], lw=1, alpha=0.4, label=label)
+  axes.plot(places, excerpt["unit"], color=OWN, lw=1.8, label="unit")
+  label = "account, simulated from the start of the text"
+  axes.plot(places, excerpt["account"], color=BAR, lw=1.4, ls="--", label=label)
+  axes.set_xticks(places, symbols, family="monospace", size=7)
+  axes.tick_params(axis="x", length=0, pad=1)
+  score = results["r2"]["confirmation"]
+  title = f"{state} after each character; on the confirmation half the account has R2 {score:.2f}"
+  axes.set(title=title, xlim=(-0.5, len(symbols) - 0.5), ylabel=state)
+  axes.legend(loc="upper left", bbox_to_anchor=(0, -0.09), ncols=5, fontsize=8)
+
+
+def _changes(axes, results):
+  rows = results["characters"][:CHARACTERS]
+  shown = {each["character"] for each in rows}
+  events = {each["character"] for each in results["events"]}
+  rows += [each for each in results["characters"] if each["character"] in events - shown]
+  for place, each in enumerate(rows):
+    color = ROLES[each["role"]]
+    style = {"ecolor": plotting.TEXT, "error_kw": {"lw": 0.8}}
+    axes.bar(place, each["change"], yerr=each["change_spread"], color=color, **style)
+  names = [_symbol(each["character"]) for each in rows]
+  axes.set_xticks(range(len(rows)), names, family="monospace")
+  axes.axhline(0, color=plotting.EDGE, lw=1)
+  state = results["state"]
+  title = f"Mean change of {state} at frequent characters and events (lines: one sd)"
+  axes.set(title=title, ylabel=f"{state}' - {state}")
+  for role in dict.fromkeys(each["role"] for each in rows):
+    axes.bar(0, 0, color=ROLES[role], label=role)
+  axes.legend(fontsize=8, ncols=5, loc="upper left", bbox_to_anchor=(0, -0.07))
+
+
+def _sources(axes, results):
+  names, shares, colors = [], [], []
+  for number, gate in enumerate(results["gates"]):
+    for source in gate["sources"][:SOURCES]:
+      names.append(f"{gate['gate']} from {source['source']}")
+      shares.append(source["share"])
+      colors.append(plotting.color(number))
+  axes.barh(range(len(names)), shares, color=colors)
+  plotting.label_rows(axes, names)
+  axes.axvline(0, color=plotting.EDGE, lw=1)
+  axes.set(title="Where the gates come from", xlabel="share of the variance of the pre-activation")
+
+
+def _logits(axes, results):
+  logits = results["readers"]["logits"]
+  entries = []
+  if logits:
+    title, label = "Logits that h changes", "change of the logit per sd of h"
+    entries = [(repr(e["character"]), e["effect"]) for e in logits["raised"]]
+    entries += [(repr(e["character"]), e["effect"]) for e in reversed(logits["lowered"])]
+  else:
+    title, label = "Gates that read h", "change of the pre-activation per sd of h"
+    entries = [(each["reader"], each["effect"]) for each in results["readers"]["units"]]
+  effects = [effect for _, effect in entries]
+  axes.barh(range(len(entries)), effects, color=[OWN if e > 0 else CONTEXT for e in effects])
+  plotting.label_rows(axes, [name for name, _ in entries])
+  axes.axvline(0, color=plotting.EDGE, lw=1)
+  axes.set(title=title, xlabel=label)
+
+
+def _levels(axes, results):
+  edit, state = results["edit"], results["state"]
+  axes.plot(edit["levels"]["plain"], color=OWN, label="account")
+  label = f"account of the edited unit (added x {edit['ratio']})"
+  axes.plot(edit["levels"]["edited"], color=CONTEXT, ls="--", label=label)
+  level = edit["response"]["at_line_end"][0]
+  axes.axhline(level, color=OTHER, ls=":", label=f"mean {state} at line ends")
+  axes.set(title=f"Mean {state} in a line", xlabel="characters since the line end", ylabel=state)
+  axes.legend(fontsize=8)
+
+
+def _response(axes, results):
+  edit, state = results["edit"], results["state"]
+  response = edit["response"]
+  axes.plot(response["states"], response["p"], color=OWN, marker=".")
+  lines = []
+  for name in ("predicted", "measured"):
+    ratio = edit[name]["ratio"]
+    lines.append(f"{name} ratio {'-' if ratio is None else format(ratio, '.2f')}")
+  axes.set(title=f"Line lengths, edited : plain\n{', '.join(lines)}")
+  axes.set(xlabel=f"{state}, with the unit clamped", ylabel="mean P(line end)")
+  axes.set_ylim(0, 1.1 * max(response["p"]))
+
+
+def _symbol(character: str) -> str:
+  """Return a visible symbol for a character."""
+  return {" ": "␣", "\n": "↵", "\t": "→"}.get(character) or plotting.plain(character)

@@ -7,7 +7,16 @@ import re
 import tempfile
 
 from charrnn import console, errors, files, runtime
-from charrnn.analysis import ablation, explorer, hypotheses, pictures, recording, state_files, study
+from charrnn.analysis import (
+  ablation,
+  explanation,
+  explorer,
+  hypotheses,
+  pictures,
+  recording,
+  state_files,
+  study,
+)
 from charrnn.cli import arguments
 from charrnn.data import corpora
 from charrnn.runs import run as run_lib
@@ -24,9 +33,16 @@ of the state. Write cells.json, explorer.html and four pictures.
 
 With --states, study the states of any model on a text, from a file that `charrnn states` or another
 program has written. What needs the network is left out: untrained networks, clamps, and earlier
-checkpoints."""
+checkpoints.
+
+With --explain, explain a single unit of an LSTM or a GRU from its weights: which characters reset,
+switch or advance it, where its gates come from, and what reads it. For a counter of the characters
+of a line, predict how an edit of the weights changes the lengths of lines, and sample from the
+edited network. Write explain-LAYER-UNIT.json and explain-LAYER-UNIT.png."""
 CHARACTERS = 200_000
 UNTRAINED = 19
+SHIFTS = 199
+CHARACTER_ROWS = 20  # number of characters in the table of --explain
 ENCODINGS = ("utf-8", "utf-8-sig", "latin-1")
 HEADER = (
   *("hypothesis", "column", "lag", "discovery", "confirmation", "shifted", "untrained", "last 6"),
@@ -77,11 +93,16 @@ def add_arguments(parser):
     "encoding of the texts of --states; with latin-1, each byte is a character (default: utf-8)"
   )
   add("--encoding", choices=ENCODINGS, help=text)
+  text = "explain a unit, for example 1:37, instead of studying all units"
+  add("--explain", metavar="LAYER:UNIT", help=text)
   arguments.add_out(parser, "output folder (default: RUN/cells; for x.npz: x-cells)")
   arguments.add_step(parser)
   arguments.add_corpus(parser)
-  text = f"number of characters to study (default: {CHARACTERS:,})"
-  add("--characters", metavar="N", type=int, default=CHARACTERS, help=text)
+  text = (
+    f"number of characters to study (default: {CHARACTERS:,}; with --explain, "
+    f"{explanation.CHARACTERS:,})"
+  )
+  add("--characters", metavar="N", type=int, help=text)
   text = "add a hypothesis that is true inside each match of a regular expression (repeatable)"
   add("--regex", metavar="NAME=PATTERN", action="append", default=[], help=text)
   text = "language of the hypotheses (default: c for .c and .h files, prose for others)"
@@ -90,8 +111,8 @@ def add_arguments(parser):
   add("--untrained", metavar="N", type=int, help=text)
   # The former name still works for one release.
   add("--twins", dest="untrained", type=int, default=argparse.SUPPRESS, help=argparse.SUPPRESS)
-  text = "number of circular shifts of the labels, at least 19 (default: 199)"
-  add("--shifts", metavar="N", type=int, default=199, help=text)
+  text = f"number of circular shifts of the labels, at least 19 (default: {SHIFTS})"
+  add("--shifts", metavar="N", type=int, help=text)
   text = (
     "clamp units to 0, to their mean, or to their last unclamped value (default: zero, but mean "
     "for a transformer, whose units have no state to hold)"
@@ -100,7 +121,7 @@ def add_arguments(parser):
   arguments.add_seed(parser)
   text = f"keep {study.RECORDING} (float32, characters x feature columns) in the output folder"
   add("--keep-recording", action="store_true", help=text)
-  arguments.add_json(parser, "print cells.json to stdout instead of the table")
+  arguments.add_json(parser, "print the JSON file to stdout instead of the table")
 
 
 def run(args):
@@ -114,13 +135,17 @@ def run(args):
   _check_options(args)
   runtime.start()
   run = None if args.states else _open(args)
+  if args.explain is not None:
+    _explain(args, run)
+    return
+  characters = args.characters or CHARACTERS
   clamped = args.ablation or (ablation.neutral(run.model) if run else "zero")
   if run and clamped == "hold" and not run.model.can_hold:
     raise errors.UserError(
       f"--ablation=hold: the units of {args.run} have no state that could be held: use mean or zero"
     )
   untrained = UNTRAINED if args.untrained is None else args.untrained
-  settings = recording.Settings(untrained, args.shifts, clamped, args.seed, extra)
+  settings = recording.Settings(untrained, args.shifts or SHIFTS, clamped, args.seed, extra)
   contents = [(path, _read(run, path, args.encoding)) for path in args.text or []]
   default = pathlib.Path(args.run, "cells") if run else _folder(args.states)
   out = files.make_folder(args.out, default)
@@ -129,11 +154,11 @@ def run(args):
     target = folder / study.RECORDING
     with console.Progress() as progress:
       if run:
-        text = _text(run, contents, args.characters)
+        text = _text(run, contents, characters)
         update = progress("recording")
         recorded = recording.record(run.model, run.params, text.ids_N, target, update)
       else:
-        inputs = args.states, contents, args.characters
+        inputs = args.states, contents, characters
         recorded, text = state_files.read(*inputs, target, progress("reading"))
       text = text._replace(language=args.language or text.language)
       name = args.states or str(run.path)
@@ -153,12 +178,16 @@ def _check_options(args):
   """Raise UserError for options that do not apply to a run, or to a file of states."""
   if args.states and not args.text:
     raise errors.UserError("--states: add --text with the files that the model read")
-  of_run = ("step", "corpus", "fetch", "untrained", "ablation")
-  for name in of_run if args.states else ("encoding",):
-    value = getattr(args, name)
-    if value is not None and value is not False:
-      only = "a run directory, not a file of states" if args.states else "--states"
-      raise errors.UserError(f"--{name} applies only to {only}: leave it out")
+  of_run = ("step", "corpus", "fetch", "untrained", "ablation", "explain")
+  only = "a run directory, not a file of states" if args.states else "--states"
+  excluded = dict.fromkeys(of_run if args.states else ("encoding",), only)
+  if args.explain is not None:
+    of_study = ("regex", "language", "untrained", "shifts", "ablation", "keep_recording")
+    excluded |= dict.fromkeys(of_study, "the study of all units, without --explain")
+  for name, only in excluded.items():
+    if getattr(args, name) not in (None, False, []):
+      option = name.replace("_", "-")
+      raise errors.UserError(f"--{option} applies only to {only}: leave it out")
 
 
 def _open(args) -> run_lib.Run:
@@ -182,6 +211,113 @@ def _read(run: run_lib.Run | None, path: str, encoding: str | None):
   return corpora.read_text(path, encoding=encoding or ENCODINGS[0])
 
 
+def _explain(args, run: run_lib.Run):
+  """Explain the unit of --explain, write the results and a picture, and show them."""
+  layer, unit = explanation.parse(args.explain, run)
+  contents = [(path, _read(run, path, None)) for path in args.text or []]
+  text = _text(run, contents, args.characters or explanation.CHARACTERS)
+  out = files.make_folder(args.out, pathlib.Path(args.run, "cells"))
+  name = f"explain-{layer}-{unit}"
+  with files.replace_in_folder(out) as new:
+    with console.Progress() as progress:
+      results = explanation.explain(run, text, layer, unit, args.seed, progress)
+    pictures.explanation(results, new / f"{name}.png")
+    files.write_json(new / f"{name}.json", results)
+  arguments.show(args, results, _explanation(results, out / name))
+
+
+def _explanation(results, path):
+  """Yield the lines of an explanation; `path` is that of its files, without the suffix."""
+  state, keep, candidate = (results[name] for name in ("state", "keep", "candidate"))
+  yield from _about(results)
+  yield ""
+  yield explanation.summary(results)
+  score = results["r2"]
+  yield (
+    f"R2 of the account: {score['confirmation']:.3f} on the confirmation half, "
+    f"{score['discovery']:.3f} on the discovery half"
+  )
+  yield ""
+  header = "step of the account", "characters", f"{state} after it", f"mean {state} after it"
+  rows = [
+    (repr(each["character"]), f"{each['count']:,}", _step(state, each), f"{each['level']:.3f}")
+    for each in results["events"]
+  ]
+  rows.append(("any other character", "", _step(state, results["others"]), ""))
+  yield from console.table(header, rows)
+  yield ""
+  header = "character", "count", "effect", keep, "added", "change", "(sd)", f"mean {state} after it"
+  names = "keep", "added", "change", "change_spread", "level"
+  yield from console.table(
+    header,
+    [
+      (
+        *(repr(each["character"]), f"{each['count']:,}", each["role"]),
+        *(f"{each[name]:.3f}" for name in names),
+      )
+      for each in results["characters"][:CHARACTER_ROWS]
+    ],
+  )
+  yield (
+    f"each step is {state}' = {keep} {state} + added; change is {state}' - {state}; "
+    f"sd of {state}: {results['spread']:.3f}"
+  )
+  yield ""
+  for each in results["gates"]:
+    names = ", ".join(f"{source['source']} {source['share']:.0%}" for source in each["sources"])
+    yield f"gate {each['gate']} (mean {each['mean']:+.3f}) varies with: {names}"
+  yield f"{candidate} is the candidate; for layer {results['layer']}, h before the character"
+  yield ""
+  yield from _readers(results["readers"])
+  if results["edit"]:
+    yield ""
+    yield from _edit(results)
+  yield ""
+  yield f"picture: {path}.png    data: {path}.json"
+
+
+def _step(state: str, step) -> str:
+  return (
+    f"{step['factor']:.3f} {state} {'-' if step['offset'] < 0 else '+'} {abs(step['offset']):.3f}"
+  )
+
+
+def _readers(readers):
+  if logits := readers["logits"]:
+    for direction in ("raised", "lowered"):
+      names = [f"{each['character']!r} {each['effect']:+.2f}" for each in logits[direction]]
+      yield f"logits {direction} by one sd of h: {', '.join(names) or 'none'}"
+  names = [f"{each['reader']} {each['effect']:+.2f}" for each in readers["units"]]
+  yield f"gates that read it, per sd of h: {', '.join(names)}"
+  if (saturated := readers["saturated"]) is not None:
+    yield (
+      f"|tanh(c)| is above {explanation.SATURATED} at {saturated:.0%} of the characters, where h "
+      "hardly changes with c"
+    )
+
+
+def _edit(results):
+  state, edit = results["state"], results["edit"]
+  response = edit["response"]
+  (first, low), (last, high) = response["after_line_end"], response["at_line_end"]
+  yield (
+    f"mean P(line end): {low:.4f} with the unit clamped to {state} = {first:.3g}, as after a line "
+    f"end, and {high:.4f} with {state} = {last:.3g}, as at line ends"
+  )
+  header = "line length", "network", f"added x {edit['ratio']}", "ratio", "95% interval"
+  rows = []
+  for name in ("predicted", "measured"):
+    each = edit[name]
+    interval = f"{each['low']:.3f} to {each['high']:.3f}" if each.get("low") is not None else ""
+    lengths = (console.number(each[key], ".1f") for key in ("plain", "edited"))
+    rows.append((name, *lengths, console.number(each["ratio"]), interval))
+  yield from console.table(header, rows)
+  yield (
+    f"edit: {edit['edited']}, so that a character adds {edit['added'][1]:.4f} on average, instead "
+    f"of {edit['added'][0]:.4f}"
+  )
+
+
 def _text(run: run_lib.Run, contents, characters: int) -> recording.Text:
   if contents:
     return recording.text_of_files(run, contents, characters)
@@ -194,17 +330,24 @@ def _folder(states: str) -> pathlib.Path:
   return path.with_name(f"{path.stem}-cells")
 
 
-def _report(results, out):
+def _about(results):
+  """Yield two lines about what was studied."""
   model, text = results["model"], results["text"]
   about = f"{text['characters']:,} characters, {errors.plural(text['documents'], 'document')}"
   if model:
     size = f"{model['layers']} x {model['hidden']} {model['cell']}"
-    yield f"{results['run']}, step {results['step']}: {size}"
+    unit = f", unit {results['layer']}:{results['unit']}" if "unit" in results else ""
+    yield f"{results['run']}, step {results['step']}: {size}{unit}"
     yield f"{text['name']}: {about}, {text['nats']:.4f} nats per character"
   else:
     quantities = ", ".join(results["quantities"])
     yield f"{results['run']}: {errors.plural(len(results['units']), 'unit')}, with {quantities}"
     yield f"{text['name']}: {about}"
+
+
+def _report(results, out):
+  model = results["model"]
+  yield from _about(results)
   yield ""
   ablations = {each["hypothesis"]: each for each in results["ablations"]}
   scored = [each for each in results["findings"] if each["scored"]]

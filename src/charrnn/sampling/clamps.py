@@ -15,7 +15,7 @@ import numpy as np
 from charrnn import errors
 
 HOLD = math.nan  # value of a clamp that freezes its unit
-_NAME = re.compile(r"([0-9]{1,9}):([a-z]?)([0-9]{1,9})")
+NAME = re.compile(r"([0-9]{1,9}):([a-z]?)([0-9]{1,9})")
 
 
 class Clamp(NamedTuple):
@@ -30,7 +30,7 @@ class Clamp(NamedTuple):
 def parse(argument: str) -> Clamp:
   """Parse LAYER:UNIT=VALUE, the argument of --clamp; VALUE is a number or `hold`."""
   name, text = (side.strip() for side in argument.partition("=")[::2])
-  match = _NAME.fullmatch(name)
+  match = NAME.fullmatch(name)
   try:
     value = HOLD if text == "hold" else float(text)
   except ValueError:
