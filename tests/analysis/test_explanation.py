@@ -157,13 +157,13 @@ def trace_of(ids, after):
 
 @pytest.mark.parametrize("cell", ["lstm", "gru"])
 def test_units_of_random_networks_are_not_explained(cell, text):
-  symbols, ids = planted.ids(text)
+  symbols, ids = planted.ids(text[:4000])
   model = planted.model(len(symbols), cell=cell)
   parts = list(score.record(model, jax.jit(model.init)(jax.random.key(1)), ids))
   states = np.concatenate([each["layer_0"][model.states[-1]] for each in parts]).astype(float)
   spans = inference.halve([(0, len(ids))])
   halves = [explanation._mask(half, len(ids)) for half in spans[:2]]
-  for after in states.T[:3]:
+  for after in states.T[:2]:
     trace = trace_of(ids, after)
     account = accounts.select(trace, halves[0], len(symbols))
     r2 = accounts.r2(account.simulate(ids), after, halves[1])
@@ -198,6 +198,16 @@ def test_the_interval_of_the_ratio_contains_the_ratio(monkeypatch):
   run = types.SimpleNamespace(model=None, params=None, tokenizer=None)
   measured = explanation._measure(run, None, None, 0, lambda done, total: None)
   assert measured == {"plain": 10, "edited": 20, "ratio": 2, "low": 2, "high": 2}
+
+
+def test_an_edited_network_may_end_no_lines(monkeypatch):
+  texts = iter([["x\n"] * 4, ["x" * 20] * 4])
+  monkeypatch.setattr(ablation, "sample", lambda *arguments: {"": next(texts)})
+  monkeypatch.setattr(ablation, "prompt", lambda text: None)
+  monkeypatch.setattr(explanation, "SAMPLES", 4)
+  run = types.SimpleNamespace(model=None, params=None, tokenizer=None)
+  measured = explanation._measure(run, None, None, 0, lambda done, total: None)
+  assert measured == {"plain": 1, "edited": None, "ratio": None, "low": None, "high": None}
 
 
 @pytest.mark.parametrize(

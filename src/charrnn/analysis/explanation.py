@@ -495,7 +495,7 @@ def _edit(
 
 
 def _ratio(lengths) -> dict:
-  plain, new = (None if math.isnan(each) else each for each in lengths)
+  plain, new = (None if math.isnan(each) else float(each) for each in lengths)
   known = plain is not None and new is not None
   return {"plain": plain, "edited": new, "ratio": new / plain if known else None}
 
@@ -513,13 +513,13 @@ def _measure(run, params, text, seed: int, progress) -> dict:
     lines = [ablation.line_lengths(sample) for sample in texts]
     lengths.append(np.array([[sum(each), len(each)] for each in lines], float))
     progress(n + 1, 2)
-  with np.errstate(invalid="ignore", divide="ignore"):
-    plain, new = (total[0] / total[1] for total in (each.sum(axis=0) for each in lengths))
-    rng = np.random.default_rng(seed)
-    picks = rng.integers(0, SAMPLES, (2, RESAMPLES, SAMPLES))
-    sums = [each[pick].sum(axis=1) for each, pick in zip(lengths, picks)]
-    means = [total[:, 0] / total[:, 1] for total in sums]
-    low, high = np.nanquantile(means[1] / means[0], (0.025, 0.975))
-  result = _ratio((float(plain), float(new)))
-  known = result["ratio"] is not None
-  return result | {"low": float(low) if known else None, "high": float(high) if known else None}
+  totals = [each.sum(axis=0) for each in lengths]
+  result = _ratio([total / count if count else math.nan for total, count in totals])
+  if result["ratio"] is None:
+    return result | {"low": None, "high": None}
+  picks = np.random.default_rng(seed).integers(0, SAMPLES, (2, RESAMPLES, SAMPLES))
+  sums = [each[pick].sum(axis=1) for each, pick in zip(lengths, picks)]
+  # A resample may have no complete line.
+  plain, new = (total[:, 0] / np.maximum(total[:, 1], 1) for total in sums)
+  low, high = np.quantile(new / np.maximum(plain, 1), (0.025, 0.975))
+  return result | {"low": float(low), "high": float(high)}

@@ -339,8 +339,8 @@ def _response(axes, results):
   lines = []
   for name in ("predicted", "measured"):
     ratio = edit[name]["ratio"]
-    lines.append(f"{name} ratio {'-' if ratio is None else format(ratio, '.2f')}")
-  axes.set(title=f"Line lengths, edited : plain\n{', '.join(lines)}")
+    lines.append(f"{name} x {'-' if ratio is None else format(ratio, '.2f')}")
+  axes.set(title=f"Response; line lengths after the edit:\n{', '.join(lines)}")
   axes.set(xlabel=f"{state}, with the unit clamped", ylabel="mean P(line end)")
   axes.set_ylim(0, 1.1 * max(response["p"]))
 

@@ -185,7 +185,8 @@ def _check_options(args):
     of_study = ("regex", "language", "untrained", "shifts", "ablation", "keep_recording")
     excluded |= dict.fromkeys(of_study, "the study of all units, without --explain")
   for name, only in excluded.items():
-    if getattr(args, name) not in (None, False, []):
+    value = getattr(args, name)
+    if value is not None and value is not False and value != []:
       option = name.replace("_", "-")
       raise errors.UserError(f"--{option} applies only to {only}: leave it out")
 
@@ -266,7 +267,8 @@ def _explanation(results, path):
   for each in results["gates"]:
     names = ", ".join(f"{source['source']} {source['share']:.0%}" for source in each["sources"])
     yield f"gate {each['gate']} (mean {each['mean']:+.3f}) varies with: {names}"
-  yield f"{candidate} is the candidate; for layer {results['layer']}, h before the character"
+  layer = results["layer"]
+  yield f"{candidate} is the candidate; sources of layer {layer} are h before the character"
   yield ""
   yield from _readers(results["readers"])
   if results["edit"]:
