@@ -231,5 +231,7 @@ def test_common_py_is_not_listed_as_an_experiment(tmp_path, monkeypatch):
   assert command_line.parse(["launch.py", "--config=experiments/gpt.py"]).experiment == "gpt"
   with pytest.raises(errors.UserError, match=r"^no experiment file experiments/two\.py"):
     command_line.parse(["launch.py", "--config=experiments/two.py"])
-  with pytest.raises(errors.UserError, match=r"^no experiment file two.py: use one of .*one\.py$"):
+  with pytest.raises(
+    errors.UserError, match=r"^no experiment file two.py: use .*/NAME\.py, .* one of one$"
+  ):
     parse("--config=two.py")

@@ -154,6 +154,7 @@ def test_all_blocks_of_the_page_run(page_folder, monkeypatch):
   assert all(np.isfinite(leaf).all() for leaf in leaves)
 
 
+@pytest.mark.long
 def test_notebook_runs_and_is_stored_without_outputs(tmp_path):
   nbclient = pytest.importorskip("nbclient")
   nbformat = pytest.importorskip("nbformat")

@@ -1,4 +1,4 @@
-"""The commands of the README run as written, in order; the docs use only existing options."""
+"""The commands of the README run as written; the docs use only existing options."""
 
 import re
 import shlex
@@ -20,17 +20,37 @@ INSTALL = "python3 -m venv .venv && . .venv/bin/activate && pip install -r requi
 TRAIN = "python launch.py --config=experiments/shakespeare.py"
 
 
-def test_readme_commands_run_in_order(tmp_path):
+BLOCKS = pages.blocks(pages.README)
+SLOW = ("charrnn cells", "charrnn scorecard", "--sweep")  # These take minutes.
+
+
+def test_the_first_two_commands_install_and_run_everything():
+  first, second = BLOCKS[:2]
+  assert first == ("sh", f"{INSTALL} && {TRAIN}\n")
+  assert second == ("sh", f"{INSTALL} -e '.[test]' && python -m pytest\n")
+
+
+@pytest.fixture(scope="module")
+def workplace(tmp_path_factory):
+  """Return a folder with the files of a checkout, a text, and a run of a smaller network."""
+  folder = tmp_path_factory.mktemp("readme")
   for name in ("launch.py", "experiments"):
-    (tmp_path / name).symlink_to(pages.ROOT / name)
-  (tmp_path / "book.txt").write_text("It was the best of times, it was the worst of times.\n" * 400)
-  (_, first), (_, second), *others = pages.blocks(pages.README)
-  assert first == f"{INSTALL} && {TRAIN}\n"  # takes minutes; a smaller network replaces it below
-  assert second == f"{INSTALL} -e '.[test]' && python -m pytest\n"
-  pages.run(tmp_path, "sh", f"{TRAIN}:smoke --workdir=runs/shakespeare")
-  assert len(others) > 5
-  for language, code in others:
-    pages.run(tmp_path, language, code)
+    (folder / name).symlink_to(pages.ROOT / name)
+  (folder / "book.txt").write_text("It was the best of times, it was the worst of times.\n" * 400)
+  fields = "--config.model.hidden=16 --workdir=runs/shakespeare"
+  pages.run(folder, "sh", f"{TRAIN}:smoke {fields}")
+  return folder
+
+
+@pytest.mark.parametrize(
+  ("language", "code"),
+  [
+    pytest.param(*block, marks=[pytest.mark.long] if any(each in block[1] for each in SLOW) else [])
+    for block in BLOCKS[2:]
+  ],
+)
+def test_a_block_runs_as_written(workplace, language, code):
+  pages.run(workplace, language, code)
 
 
 def test_readme_is_short():
@@ -52,4 +72,4 @@ def test_command_parses(command, monkeypatch):
 
 
 def test_there_are_commands_to_test():
-  assert len(COMMANDS) > 10
+  assert len(COMMANDS) > 10 and len(BLOCKS) > 7

@@ -29,7 +29,7 @@ def test_losses_without_clamps_equal_the_losses_of_one_pass(net, tmp_path):
     np.testing.assert_allclose(row[ablation.BURN_IN : -1], nats[ablation.BURN_IN : -1], atol=1e-5)
 
 
-@pytest.mark.parametrize("cell", ["lstm", "transformer"])
+@pytest.mark.parametrize("cell", ["lstm", pytest.param("transformer", marks=pytest.mark.long)])
 @pytest.mark.parametrize("limit", ["ROWS", "CARRY_BYTES"])
 def test_rows_are_independent_for_any_batch_size(cell, limit, monkeypatch):
   model, ids = tiny.model(cell=cell), tiny.ids(700)

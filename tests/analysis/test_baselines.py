@@ -41,6 +41,7 @@ def test_exactly_the_planted_units_are_significant(text, tmp_path):
   assert result.interpretable.count == 2
 
 
+@pytest.mark.long
 def test_the_planted_unit_of_a_transformer_is_significant(tmp_path):
   text, names = made_up.prose(9_000), [planted.VOWELS.name]
   symbols, ids = planted.ids(text)
@@ -72,6 +73,7 @@ def _untrained(text, count, folder):
   return np.array([list(each.values()) for each in strengths])
 
 
+@pytest.mark.long
 def test_untrained_networks_are_significant_at_most_at_the_nominal_rate(tmp_path):
   strengths = _untrained(made_up.prose(9_000, seed=1), 60, tmp_path)
   rng = np.random.default_rng(0)

@@ -182,6 +182,7 @@ def test_20000_characters_of_two_layers_of_512_fit_the_limit(tmp_path):
   assert {each["unit"] for each in study["findings"] if each["scored"]} <= set(packed["fine"])
 
 
+@pytest.mark.long
 def test_a_page_of_10000_units_of_a_transformer_fits(tmp_path):
   sizes = {"layers": 4, "hidden": 512, "cell": "transformer"}
   excerpt = made_up.excerpt(made_up.prose(2000), **sizes)

@@ -233,7 +233,7 @@ def _noise(seed, planted, n=6000):
   return [finding for finding in result.findings[planted:]], result.interpretable
 
 
-@pytest.mark.parametrize("planted", [0, 1])
+@pytest.mark.parametrize("planted", [0, pytest.param(1, marks=pytest.mark.long)])
 def test_noise_is_significant_at_most_at_the_nominal_rate(planted):
   """Columns have a memory of 33 characters, labels have long runs; one column may be planted."""
   times, alpha = 100, 0.05

@@ -51,10 +51,11 @@ def test_columns_have_the_names_of_clamps():
   ("cell", "names"),
   [
     ("lstm", [f"{layer}:{number}" for layer in range(2) for number in range(8)]),
-    (
+    pytest.param(
       "transformer",
       [f"{layer}:{kind}{n}" for layer in range(2) for kind in "hm" for n in range(8)]
       + [f"{layer}:m{n}" for layer in range(2) for n in range(8, 32)],
+      marks=pytest.mark.long,
     ),
   ],
 )

@@ -81,7 +81,9 @@ def write(page, length=LENGTH, **options):
   return page.evaluate("charrnn.text()")[:length]
 
 
-@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize(
+  "name", ["lstm", "gru", *(pytest.param(n, marks=pytest.mark.long) for n in ("rnn", "embedding"))]
+)
 def test_log_probabilities_and_greedy_text_equal_those_of_python(opened, name):
   run = writers.run(**NETWORKS[name])
   page = opened(run)
@@ -102,7 +104,14 @@ def test_greedy_text_equals_that_of_the_sampler(opened):
   assert write(opened(run), prompt="abc") == sample.text
 
 
-@pytest.mark.parametrize("clamp", [["1:3=2.5"], ["0:h1=-0.5", "1:0=hold"], ["1:c3=3", "1:h5=0.9"]])
+@pytest.mark.parametrize(
+  "clamp",
+  [
+    pytest.param(["1:3=2.5"], marks=pytest.mark.long),
+    ["0:h1=-0.5", "1:0=hold"],
+    pytest.param(["1:c3=3", "1:h5=0.9"], marks=pytest.mark.long),
+  ],
+)
 @pytest.mark.parametrize("cell", ["gru", "lstm"])
 def test_clamps_equal_those_of_python(opened, cell, clamp):
   if cell == "gru":

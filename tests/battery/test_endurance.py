@@ -56,6 +56,7 @@ def growth(values):
   return statistics.median(values[-quarter:]) - statistics.median(values[quarter : 2 * quarter])
 
 
+@pytest.mark.long
 def test_many_saves_leave_no_handles(tmp_path):
   """Train in this process, with 60 saves between the medians of `growth`.
 

@@ -35,7 +35,7 @@ MOUNTS = f"{READ_ONLY} mount -t tmpfs -o ro none /mnt"
 CASES = {
   "no HOME": Case("unset HOME"),
   "no environment but the cache": Case('exec env -i CHARRNN_CACHE="$CHARRNN_CACHE" bash -c "$RUN"'),
-  "unknown uid": Case(f'unset HOME; exec {NAMESPACE} bash -c "$RUN"', needs=NAMESPACES, short=True),
+  "unknown uid": Case(f'unset HOME; exec {NAMESPACE} bash -c "$RUN"', needs=NAMESPACES),
   "unknown uid, no cache": Case(
     f'unset HOME CHARRNN_CACHE XDG_CACHE_HOME; exec {NAMESPACE} bash -c "$RUN"',
     ONE_LINE,
@@ -63,7 +63,7 @@ CASES = {
   "stdin closed": Case("exec <&-"),
   "stdout closed": Case("exec >&-"),
   "stderr closed": Case("exec 2>&-"),
-  "all closed": Case("exec <&- >&- 2>&-", short=True),
+  "all closed": Case("exec <&- >&- 2>&-"),
   "stderr full": Case("exec 2>/dev/full"),
   "stderr without a reader": Case("exec 2> >(true); sleep 0.2"),
   "python -O": Case("export PYTHONOPTIMIZE=1"),

@@ -101,7 +101,7 @@ cp -r /mnt/run {finished} >&2
   assert programs.result(finished) == programs.result(whole)
 
 
-@pytest.mark.parametrize("kilobytes", some([1, 2, 4, 8, 16, 32], [2]))
+@pytest.mark.parametrize("kilobytes", some([1, 2, 4, 8, 16, 32], []))
 def test_a_limit_of_the_file_size(folder, whole, tmp_path, kilobytes):
   name = f"limit-{kilobytes}"
   # With bash, the limit is in units of 1024 bytes. The cache is not limited.

@@ -100,6 +100,7 @@ def quiet(folder):
   return folder / "good"
 
 
+@pytest.mark.long
 def test_a_sweep_whose_launcher_is_killed_finishes_the_good_trial(folder):
   sweep = Sweep(folder, "two", ["seed=1"], 1, "--parallel=2")
   assert sweep.code == 1 and not sweep.repeated, sweep.err

@@ -18,7 +18,7 @@ def check_row(row):
   assert row["compile_seconds"] >= 0
 
 
-@pytest.mark.parametrize("kind", ["train", "sample"])
+@pytest.mark.parametrize("kind", ["train", pytest.param("sample", marks=pytest.mark.long)])
 def test_comparison_with_all_installed_baselines(bench, kind):
   sizes = [*TINY, "--window=6"] if kind == "train" else TINY
   result = bench(kind, *sizes, "--json", "--out=pictures/two words")

@@ -54,6 +54,7 @@ def test_all_commands_read_old_runs(charrnn, old, name, command):
     assert run_lib.NO_DIGEST in " ".join(result.out.split()) and "0.1.0 wrote" not in result.out
 
 
+@pytest.mark.long
 def test_cells_reads_old_runs(charrnn, old):
   result = charrnn("cells", "lstm", "--twins=0", "--shifts=19", "--characters=5000", "--json")
   assert result.code == 0 and result.json["step"] == 60

@@ -139,6 +139,7 @@ def test_the_result_does_not_depend_on_the_number_of_devices():
   jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), two, one)
 
 
+@pytest.mark.long
 def test_runs_with_rare_characters_are_resumed_and_reused(main, names, tmp_path, folder):
   (folder / "names.txt").write_text("\n".join([*names, *"xyz"] * 2))
   fields = ("text.source=names.txt", "text.documents=lines")

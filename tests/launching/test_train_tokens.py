@@ -27,7 +27,7 @@ def losses(workdir):
   return [metrics.curve(metrics.read(workdir), name) for name in names]
 
 
-@pytest.mark.parametrize("kind", ["word", "bpe"])
+@pytest.mark.parametrize("kind", [pytest.param("word", marks=pytest.mark.long), "bpe"])
 def test_a_run_is_resumed_with_its_own_vocabulary(main, tmp_path, capsys, kind):
   size = f"text.vocab_size={ {'word': 9, 'bpe': 270}[kind] }"
   fields = (f"text.tokenizer={kind}", size)
@@ -77,7 +77,9 @@ def test_an_export_starts_a_run_like_the_run_itself(main, tmp_path):
   train(main, tmp_path / "file", f"init_from={path}", "max_steps=4")
 
 
-@pytest.mark.parametrize("kind", ["char", "word", "bpe"])
+@pytest.mark.parametrize(
+  "kind", ["bpe", *(pytest.param(kind, marks=pytest.mark.long) for kind in ("char", "word"))]
+)
 def test_a_run_can_keep_the_vocabulary_of_its_source(main, folder, tmp_path, kind):
   new = tmp_path / "new.txt"
   new.write_text("To be, and then: " * 60)

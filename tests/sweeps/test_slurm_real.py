@@ -70,6 +70,7 @@ def jobs(folder):
   return files.read_json(folder / "slurm.json")["jobs"]
 
 
+@pytest.mark.long
 def test_sweep_is_requeued_on_a_signal_and_only_failures_run_again(work, environment):
   folder = work / "sweep"
   process = start(work, environment, "--sweep", "--workdir=sweep")

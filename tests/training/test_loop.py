@@ -494,7 +494,9 @@ def test_a_rollback_returns_to_the_best_step_with_half_the_learning_rate(diverge
   assert all(np.isfinite(line["train/loss"]) and line["train/loss"] < 5 for line in lines)
 
 
-@pytest.mark.parametrize("stopped_after", [3, 8, 9, 10, 11, 13])
+@pytest.mark.parametrize(
+  "stopped_after", [3, 10, *(pytest.param(n, marks=pytest.mark.long) for n in (8, 9, 11, 13))]
+)
 def test_an_interrupted_run_with_rollbacks_has_the_same_result(diverges, tmp_path, stopped_after):
   diverges(tmp_path / "whole")
   _, interrupted, *_ = diverges(tmp_path / "stopped", stopped_after)

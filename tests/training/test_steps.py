@@ -227,7 +227,7 @@ def test_the_whole_state_is_checked_regularly():
 
 @pytest.mark.parametrize(
   "cell",
-  ["lstm", "transformer", *(pytest.param(c, marks=pytest.mark.long) for c in ("rnn", "gru"))],
+  ["lstm", *(pytest.param(c, marks=pytest.mark.long) for c in ("rnn", "gru", "transformer"))],
 )
 @pytest.mark.parametrize(
   ("devices", "accumulate"), [pytest.param(1, 1, marks=pytest.mark.long), (2, 2)]
