@@ -58,7 +58,7 @@ def test_probes_without_a_score_are_gaps_and_kinds_of_units_have_names(cell, tmp
   study["probes"][0]["units"] = [None] * 5
   pictures.probes(study, tmp_path / "a.png")
   assert len(panels) == len(study["probes"])
-  units = next(line for line in panels[0].lines if line.get_label() == "k units")
+  units = next(line for line in panels[0].lines if line.get_label() == "k feature columns")
   assert np.isnan(units.get_ydata()).all()
   title = panels[0].get_title()
   assert title == ("in-quotes: h" if cell == "transformer" else "in-quotes")

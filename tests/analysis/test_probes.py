@@ -86,13 +86,15 @@ def test_a_label_in_the_direction_of_the_largest_variance_needs_one_component():
   assert entry["units"][0] < 0.9
 
 
-def test_two_layers_are_rotated_apart():
-  values = _state()
-  names = [(layer, "h", unit) for layer in (0, 1) for unit in range(UNITS // 2)]
-  label = values[:, 3] > 0.5
-  values[:, UNITS // 2 :] = 0  # A rotation of both layers would need all directions.
-  entry = _probe(values, {"a": _binary(label)}, recorded=_recorded(values, names))["a"]
-  assert entry["rotated"][4] > 0.98 and entry["features"] == UNITS
+def test_layers_are_rotated_apart():
+  values = _state(units=48)
+  labeled = {"a": _binary(values[:, 3] > 0.5)}
+  names = [(layer, "h", unit) for layer in range(3) for unit in range(16)]
+  apart = _probe(values, labeled, recorded=_recorded(values, names))["a"]
+  together = _probe(values, labeled)["a"]
+  assert apart["features"] == together["features"] == 48
+  assert apart["rotated"][4] > 0.99  # 16 directions span a layer,
+  assert together["rotated_high"][4] < 0.98  # but not all 48 units.
   sizes = [3, 5]
   for matrix, size in zip(probes.rotation(sizes, 0, 1), sizes):
     np.testing.assert_allclose(matrix.T @ matrix, np.eye(size), atol=1e-5)
@@ -299,3 +301,17 @@ def test_labels_that_are_defined_almost_everywhere_share_their_characters():
   assert [[each.name for each in members] for members, _ in groups] == [["a", "b"], ["c"]]
   assert not {100, 3000} & {*groups[0][1][0], *groups[0][1][1]}
   assert [len(places) for places in groups[1][1]] == [N // 4, N // 4]
+
+
+def test_the_shared_characters_are_nearly_all_of_those_of_each_label():
+  label, labeled = _state()[:, 0] > 0, {}
+  for name, missing in {"a": 0, "b": 30, "c": 50}.items():  # of the 2,000 of each half
+    mask = np.ones(N, bool)
+    mask[:missing] = mask[N // 2 : N // 2 + missing] = False
+    labeled[name] = _binary(label, mask)
+  design = effects.Design(targets_lib.in_two(N), lags=(0,), shifts=0, min_characters=1)
+  targets = targets_lib.make(labeled)
+  # Labels b and c share enough characters, but these are only 97.5% of those of label a.
+  for order, expected in (([0, 1, 2], ["ab", "c"]), ([1, 2, 0], ["bc", "a"])):
+    groups = probes._groups([targets[n] for n in order], design)
+    assert ["".join(each.name for each in members) for members, _ in groups] == expected

@@ -5,9 +5,10 @@ Each module is a trial, or a part of one, and says so with its number in battery
   pytestmark = pytest.mark.trial(1)
 
 Each case of a trial is one test, usually by pytest.mark.parametrize, because the report counts
-tests. A few cases have no further mark and run in continuous integration; they take seconds. The
-others are marked `long`, so that all cases run with -m "long or not long". A case may record a line
-for the page with the fixture `record_property`: record_property("note", "41 kills in 60 minutes").
+tests. A few cases of each trial except for 16 have no further mark and run in continuous
+integration; they take seconds. The others are marked `long`, so that all cases run with
+-m "long or not long". A case may record a line for the page with the fixture `record_property`:
+record_property("note", "41 kills in 60 minutes").
 
 Cases use the fixtures of tests/conftest.py. `folder` has a text and the experiment tiny.py, `whole`
 is a finished run of it, and `a` is a copy of a small run that may be damaged. The module `programs`

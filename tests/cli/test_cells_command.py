@@ -86,6 +86,7 @@ def test_the_report_explains_its_columns(studied):
   place = next(n for n, line in enumerate(lines) if line.split()[:3] == HEADER)
   assert lines[place].split()[3:8] == ["k=1", "k=2", "k=4", "k=8", "k=16"]
   assert lines[place + 1].split()[:4] == ["line-position", "h,", "c", "units"]
+  assert {"state", "k=1: column", "every rotation"} <= set(starts)
   probes = [lines[place + n].split()[0] for n in (2, 3, 4)]
   assert probes == ["rotated", "components", "selectivity"] and set(probes) <= set(starts)
   counts = [line for line in lines if "units score higher than every rotation in" in line]

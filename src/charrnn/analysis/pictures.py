@@ -25,7 +25,7 @@ STATISTICS = {"auroc": "AUROC", "spearman": "rank correlation"}
 
 # Label and style of the lines of the probes, by key.
 PROBES = {
-  "units": ("k units", {"color": OWN, "lw": 1.8, "marker": "o", "ms": 4}),
+  "units": ("k feature columns", {"color": OWN, "lw": 1.8, "marker": "o", "ms": 4}),
   "rotated": (
     "k random directions (median and range of rotations)",
     {"color": CONTEXT, "lw": 1.4, "marker": "s", "ms": 3.5},
@@ -35,7 +35,7 @@ PROBES = {
     {"color": plotting.COLORS[2], "lw": 1.4, "marker": "^", "ms": 4},
   ),
   "control": (
-    "k units, for a random function of the last two characters",
+    "k feature columns, for a random function of the last two characters",
     {"color": OTHER, "lw": 1.4, "ls": "--", "marker": "D", "ms": 3},
   ),
 }
@@ -95,7 +95,7 @@ def probes(study, path):
   kinds = {tuple(entry["quantities"]) for entry in entries}
   count = max(1, len(entries))
   size = (3.4 * min(3, max(2, count)), 2.6 * -(-count // 3) + 1.4)
-  title = "One unit or a code? Score of linear probes of k units, and of k other directions"
+  title = "One unit or a code? Score of linear probes of k feature columns and other directions"
   with _figure(study, path, title, figsize=size) as figure:
     panels = plotting.panels(figure, count, 3)
     for axes, entry in zip(panels, entries):

@@ -1,8 +1,9 @@
-"""Sparse linear probes: whether one unit, a few units or a code of many units contain a label.
+"""Sparse linear probes: whether one feature column or a code of several columns contains a label.
 
 A probe of size k predicts a label linearly from at most k features: the coordinates of the state in
-a basis. The bases are the units themselves, random rotations of the state, and its principal
-components. If the units are special, k units score higher than k directions of another basis.
+a basis. The bases are the feature columns themselves, random rotations of the state, and its
+principal components. If the units are special, k columns score higher than k directions of another
+basis.
 
 Axes: n characters, F features, R rows (a label at a lag), K sizes of probes.
 """
@@ -23,7 +24,7 @@ CONTROLS = 3  # number of control labels per hypothesis
 CANDIDATES = 32  # number of random functions of which the one with the most similar mean is used
 MAX_CHARACTERS = 20_000  # maximum number of characters per half
 MAX_VALUES = 40_000_000  # maximum number of values of the state per half
-# Labels that are defined at nearly the same characters, at least 98% of them, are probed together.
+# Labels are probed together if the characters that they share are at least 98% of those of each.
 SHARED = 0.98
 # A feature of which the selected ones explain more than 99.9% of the variance is not selected.
 MIN_NEW = 1e-3
@@ -44,7 +45,7 @@ class Probes(NamedTuple):
   """The probes of R rows, fitted on the discovery half."""
 
   features_SxR: np.ndarray  # in the order of selection; -1 if no feature improved the fit
-  weights_KxFxR: np.ndarray  # of the units, for any basis
+  weights_KxFxR: np.ndarray  # of the feature columns, for any basis
   r2_KxR: np.ndarray
 
 
@@ -67,20 +68,24 @@ def probe(
   kinds = {}
   for column in columns:
     kinds.setdefault(recorded.units[column].quantity, []).append(column)
-  groups, entries = _groups(targets, design), []
-  for done, ((members, places), numbers) in enumerate(itertools.product(groups, kinds.values())):
+  groups, entries, done = _groups(targets, design), [], 0
+  for numbers in kinds.values():
     named = [recorded.columns[n] for n in numbers]
     count = min(MAX_CHARACTERS, max(1, MAX_VALUES // len(named)))
-    positions = [_spread(each, count) for each in places]
     blocks = _blocks([each[:2] for each in named])
-    parts = (_read(recorded.values, each, numbers, blocks) for each in positions)
-    state = standardize(*parts, blocks)
-    new = _probe_group(state, positions, members, design, types_N, seed)
-    for entry in new:
-      entry["quantities"] = list(dict.fromkeys(each.quantity for each in named))
-      entry["columns"] = [[str(named[n]) for n in each] for each in entry["columns"]]
-    entries += new
-    progress(done + 1, len(groups) * len(kinds))
+    sizes = [block.stop - block.start for block in blocks]
+    rotations = [rotation(sizes, seed, number) for number in range(ROTATIONS)]
+    for members, places in groups:
+      positions = [_spread(each, count) for each in places]
+      parts = (_read(recorded.values, each, numbers, blocks) for each in positions)
+      state = standardize(*parts, blocks)
+      new = _probe_group(state, positions, members, design, types_N, seed, rotations)
+      for entry in new:
+        entry["quantities"] = list(dict.fromkeys(each.quantity for each in named))
+        entry["columns"] = [[str(named[n]) for n in each] for each in entry["columns"]]
+      entries += new
+      done += 1
+      progress(done, len(groups) * len(kinds))
   order = [target.name for target in targets]
   return sorted(entries, key=lambda entry: order.index(entry["hypothesis"]))
 
@@ -93,16 +98,16 @@ def _groups(targets, design) -> list[tuple[list[effects.Target], list[np.ndarray
   groups = []
   for target in targets:
     places = [design.positions(target, half) for half in (0, 1)]
-    for members, shared in groups:
+    for members, shared, counts in groups:  # counts: the largest of the members, by half
       common = [np.intersect1d(*pair, assume_unique=True) for pair in zip(shared, places)]
-      largest = [max(map(len, pair)) for pair in zip(shared, places)]
-      if all(len(each) >= SHARED * size for each, size in zip(common, largest)):
+      largest = [max(count, len(each)) for count, each in zip(counts, places)]
+      if all(len(each) >= SHARED * count for each, count in zip(common, largest)):
         members.append(target)
-        shared[:] = common
+        shared[:], counts[:] = common, largest
         break
     else:
-      groups.append(([target], places))
-  return groups
+      groups.append(([target], places, [len(each) for each in places]))
+  return [(members, shared) for members, shared, _ in groups]
 
 
 def _spread(positions: np.ndarray, count: int) -> np.ndarray:
@@ -140,25 +145,28 @@ def standardize(fit_nxF: np.ndarray, test_nxF: np.ndarray, blocks: list[slice]) 
   return State(fit_nxF, test_nxF, blocks)
 
 
-def _probe_group(state, positions, targets, design, types_N, seed) -> list[dict]:
+def _probe_group(state, positions, targets, design, types_N, seed, rotations) -> list[dict]:
   """Return the entries of targets that are defined at the same positions of both halves."""
   controls = [
     control(target, types_N, seed, number) for target in targets for number in range(CONTROLS)
   ]
+  labels = [*targets, *controls]
+  aims_nxR = _aims(labels, positions[0], design.lags)
+  moments_FxR = state.fit_nxF.T @ aims_nxR
+  constant_R = ~aims_nxR.any(axis=0)
   grams = [state.fit_nxF[:, block].T @ state.fit_nxF[:, block] for block in state.blocks]
-  sizes = [len(gram) for gram in grams]
   multiply = _gram(state.fit_nxF)
 
   def evaluate(basis, labels):
-    aims_nxR = _aims(labels, positions[0], design.lags)
-    probes = select(multiply, grams, state.fit_nxF.T @ aims_nxR, basis)
-    return _evaluate(probes, state.test_nxF, labels, positions[1], design.lags, aims_nxR)
+    """Evaluate probes of labels, which are the first labels of `moments_FxR`."""
+    rows, lags = slice(len(labels) * len(design.lags)), design.lags
+    probes = select(multiply, grams, moments_FxR[:, rows], basis)
+    return _evaluate(probes, state.test_nxF, labels, positions[1], lags, constant_R[rows])
 
-  units = [np.eye(size, dtype=np.float32) for size in sizes]
-  own_KxL, lags_KxL, features = evaluate(units, [*targets, *controls])
+  units = [np.eye(len(gram), dtype=np.float32) for gram in grams]
+  own_KxL, lags_KxL, features = evaluate(units, labels)
   components = [np.linalg.eigh(gram)[1] for gram in grams]
   components_KxL, *_ = evaluate(components, targets)
-  rotations = [rotation(sizes, seed, number) for number in range(ROTATIONS)]
   rotated = np.array([evaluate(basis, targets)[0] for basis in rotations])
   count, entries = len(targets), []
   for n, target in enumerate(targets):
@@ -167,7 +175,7 @@ def _probe_group(state, positions, targets, design, types_N, seed) -> list[dict]
     entries.append(
       {
         "hypothesis": target.name,
-        "features": sum(sizes),
+        "features": len(moments_FxR),
         "characters": [len(each) for each in positions],
         "k": list(SIZES),
         "units": own_KxL[:, n],
@@ -293,15 +301,16 @@ def select(
   return Probes(features_SxR, weights_KxFxR, r2_KxR)
 
 
-def _evaluate(probes, test_nxF, labels, positions, lags, aims_nxR):
+def _evaluate(probes, test_nxF, labels, positions, lags, constant_R):
   """Return scores [K, L] and lags [K, L] of L labels, and their features as lists, by size.
 
   The lag of each probe is the one with the best fit on the discovery half. A label that is constant
-  on either half has the score NaN.
+  on either half has the score NaN. `constant_R` tells which rows are constant on the discovery
+  half.
   """
   shape = len(labels), len(lags)
   late = np.outer([label.hypothesis.of_next for label in labels], np.array(lags) > 0)
-  constant = ~aims_nxR.any(axis=0).reshape(shape)
+  constant = constant_R.reshape(shape)
   r2_KxLxT = np.where(late | constant, -1, probes.r2_KxR.reshape(-1, *shape))
   best_KxL = r2_KxLxT.argmax(axis=2)
   lags_KxL = np.array(lags)[best_KxL]

@@ -4,6 +4,7 @@ import argparse
 import os
 import pathlib
 import re
+import statistics
 import tempfile
 
 from charrnn import console, errors, files, runtime
@@ -13,6 +14,7 @@ from charrnn.analysis import (
   explorer,
   hypotheses,
   pictures,
+  probes,
   recording,
   state_files,
   study,
@@ -28,8 +30,8 @@ Score every quantity of every unit (an LSTM's h, c, i, f, g, o; a transformer's 
 and MLP activations m) for every hypothesis on one half of a text, and score the best quantity again
 on the other half. A finding is significant if its score exceeds the scores of circularly shifted
 labels and of untrained networks. Then clamp the unit of each finding, and measure how the loss and
-the samples change. Compare linear probes of 1 to 16 units with probes of as many other directions
-of the state. Write cells.json, explorer.html and four pictures.
+the samples change. Compare linear probes of 1 to 16 feature columns with probes of as many other
+directions of the state. Write cells.json, explorer.html and four pictures.
 
 With --states, study the states of any model on a text, from a file that `charrnn states` or another
 program has written. What needs the network is left out: untrained networks, clamps, and earlier
@@ -66,13 +68,18 @@ p                share of control units, this unit included, that are at least a
 confounded       not significant when controlling for the confounds"""
 
 PROBES = ("units", "rotated", "components", "selectivity")  # rows of the table of the probes
-PROBES_LEGEND = """\
+PROBES_LEGEND = f"""\
+state            the quantities of all layers whose feature columns are probed
 k                number of features of a linear probe, which is fitted on the discovery half and
                  scored on the confirmation half
-units            the features are units
+units            the features are feature columns, each a quantity of a unit
 rotated          the features are directions of random rotations of the same state (median)
 components       the features are principal components of the same state
-selectivity      score of units minus their score for a random function of the last 2 characters"""
+selectivity      score of units minus their score for a random function of the last 2 characters
+k=1: column      the feature column of the probe of units with k=1
+every rotation   if units are not special, they score higher than all {probes.ROTATIONS} rotations \
+in 1 of {probes.ROTATIONS + 1}
+                 probes on average; the probes are not independent"""
 
 
 def add_arguments(parser):
@@ -393,10 +400,15 @@ def _probes(results):
   yield from PROBES_LEGEND.splitlines()
   yield ""
   for n in (0, -1):
-    pairs = [(each["units"][n], each["rotated_high"][n]) for each in entries]
-    count = sum(None not in pair and pair[0] > pair[1] for pair in pairs)
-    probed = f"{count} of {errors.plural(len(entries), 'probe')}"
-    yield f"k={sizes[n]}: units score higher than every rotation in {probed}"
+    scores = [[each[key][n] for key in ("units", "rotated", "rotated_high")] for each in entries]
+    scores = [each for each in scores if None not in each]
+    count = sum(units > high for units, _, high in scores)
+    line = f"k={sizes[n]}: units score higher than every rotation in {count} of "
+    line += errors.plural(len(scores), "probe")
+    if scores:
+      difference = statistics.median(units - rotated for units, rotated, _ in scores)
+      line += f"; median of units - rotated: {difference:+.3f}"
+    yield line
   yield ""
 
 
