@@ -6,10 +6,12 @@ import json
 import re
 import shutil
 
+import made_up
 import pytest
 
 from charrnn import cli, runtime
 from charrnn.analysis import explanation
+from charrnn.cli import cells
 
 HEADER = ["hypothesis", "state", "probe"]  # start of the table of the probes
 FAST = ("--untrained=2", "--shifts=19", "--characters=6000")
@@ -86,11 +88,24 @@ def test_the_report_explains_its_columns(studied):
   place = next(n for n, line in enumerate(lines) if line.split()[:3] == HEADER)
   assert lines[place].split()[3:8] == ["k=1", "k=2", "k=4", "k=8", "k=16"]
   assert lines[place + 1].split()[:4] == ["line-position", "h,", "c", "units"]
-  assert {"state", "k=1: column", "every rotation"} <= set(starts)
   probes = [lines[place + n].split()[0] for n in (2, 3, 4)]
   assert probes == ["rotated", "components", "selectivity"] and set(probes) <= set(starts)
   counts = [line for line in lines if "units score higher than every rotation in" in line]
   assert [line.split(":")[0] for line in counts] == ["k=1", "k=16"]
+
+
+def test_the_report_of_the_probes_counts_those_with_scores():
+  entries = made_up.study()["probes"][:3]
+  first, second, undefined = entries
+  second["units"][0] = second["rotated"][0] - first["units"][0] + first["rotated"][0] + 0.2
+  undefined |= dict.fromkeys(("units", "rotated", "rotated_high", "selectivity"), [None] * 5)
+  lines = list(cells._probes({"probes": entries}))
+  starts = {line[:17].strip() for line in lines}
+  assert {"state", "k", "units", "k=1: column", "every rotation"} <= starts
+  (line,) = [line for line in lines if line.startswith("k=1: units")]
+  assert line.endswith("every rotation in 1 of 2 probes; median of units - rotated: +0.100")
+  lines = list(cells._probes({"probes": [undefined]}))
+  assert "k=1: units score higher than every rotation in 0 of 0 probes" in lines
 
 
 def test_the_size_of_the_recording(studied):

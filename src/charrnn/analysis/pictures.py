@@ -35,7 +35,7 @@ PROBES = {
     {"color": plotting.COLORS[2], "lw": 1.4, "marker": "^", "ms": 4},
   ),
   "control": (
-    "k feature columns, for a random function of the last two characters",
+    "control label: random function of two characters",
     {"color": OTHER, "lw": 1.4, "ls": "--", "marker": "D", "ms": 3},
   ),
 }
