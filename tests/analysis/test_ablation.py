@@ -21,7 +21,7 @@ def net():
 
 def test_losses_without_clamps_equal_the_losses_of_one_pass(net, tmp_path):
   model, params, ids = net
-  losses = ablation.losses(model, params, ids, [[], []])
+  losses = ablation.values_by_row(model, params, ids, [[], []])
   nats = recording.record(model, params, ids, tmp_path / "r").predictions.nats
   assert np.isnan(losses[:, : ablation.BURN_IN]).all()
   assert np.isnan(losses[:, -1]).all()
@@ -35,10 +35,10 @@ def test_rows_are_independent_for_any_batch_size(cell, limit, monkeypatch):
   model, ids = tiny.model(cell=cell), tiny.ids(700)
   params = jax.tree.map(lambda leaf: 3 * leaf, model.init(jax.random.key(0)))
   rows = [[], [clamps.Clamp(0, 2, 1.0)], [clamps.Clamp(1, 2, -1.0), clamps.Clamp(0, 1, 0.0)]]
-  together = ablation.losses(model, params, ids, rows)
+  together = ablation.values_by_row(model, params, ids, rows)
   monkeypatch.setattr(ablation, limit, 1)
   ticks = []
-  separate = ablation.losses(model, params, ids, rows, lambda *now: ticks.append(now))
+  separate = ablation.values_by_row(model, params, ids, rows, lambda *now: ticks.append(now))
   np.testing.assert_allclose(together, separate, atol=1e-5)
   assert np.nanmax(np.abs(together[1] - together[0])) > 1e-3
   assert ticks[-1][0] == ticks[-1][1]
@@ -53,7 +53,7 @@ def test_only_a_unit_that_the_output_reads_changes_the_loss(tmp_path):
   params["head"]["W_hy"][np.arange(planted.HIDDEN) != planted.QUOTES] = 0
   params["head"]["W_hy"][planted.QUOTES, symbols.index('"')] = 3
   cells = [recording.Unit(0, "", planted.QUOTES), recording.Unit(0, "", planted.COLUMN)]
-  nats = ablation.losses(model, params, ids, [[], *([cell.clamp(0.0)] for cell in cells)])
+  nats = ablation.values_by_row(model, params, ids, [[], *([cell.clamp(0.0)] for cell in cells)])
   label = labels.in_quotes(text)
   own, other = (ablation.effect(row - nats[0], label) for row in nats[1:])
   assert abs(own.inside) > 0.01  # the unit is 1 in quotes and 0 elsewhere
@@ -66,7 +66,7 @@ def test_ablation_of_a_planted_unit_of_a_transformer_affects_only_its_characters
   symbols, ids = planted.ids(text)
   units = [recording.Unit(0, "m", planted.VOWEL), recording.Unit(0, "m", planted.VOWEL + 1)]
   rows = [[], *([unit.clamp(0.0)] for unit in units)]
-  nats = ablation.losses(*planted.transformer(symbols), ids, rows)
+  nats = ablation.values_by_row(*planted.transformer(symbols), ids, rows)
   label = planted.VOWELS.function(text)
   own, other = (ablation.effect(row - nats[0], label) for row in nats[1:])
   assert abs(own.inside) > 0.05 and abs(own.outside) < 1e-5

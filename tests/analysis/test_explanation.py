@@ -12,8 +12,19 @@ from scipy import special
 
 from charrnn import config as config_lib
 from charrnn import errors
-from charrnn.analysis import ablation, accounts, explanation, inference, recording
+from charrnn.analysis import (
+  ablation,
+  accounts,
+  edits,
+  explanation,
+  explanation_report,
+  gates,
+  inference,
+  pictures,
+  recording,
+)
 from charrnn.evaluation import score
+from charrnn.models import cells
 
 WIDTH = 40
 STEP = 0.5 * np.tanh(0.02)  # what a character adds to the counter
@@ -56,21 +67,45 @@ def explained(text):
   head["W_hy"][planted.COLUMN, line_end] = 4000
   head["b_y"][line_end] = -4000 * np.tanh((WIDTH + 0.5) * STEP)
   run = run_of(model, params, symbols)
+  return [explain(run, ids, text, unit) for unit in (planted.COLUMN, planted.QUOTES)]
+
+
+@pytest.fixture(scope="module")
+def gru_counter(text):
+  """Return the explanation of a unit of a GRU that makes lines end after WIDTH characters.
+
+  Its h moves towards 1 by 1% of the distance at each character, and is 0 after a line end.
+  """
+  symbols, ids = planted.ids(text)
+  model, unit = planted.model(len(symbols), cell="gru"), planted.COLUMN
+  params = jax.tree.map(np.array, jax.jit(model.init)(jax.random.key(0)))
+  layer, H, line_end = params["layer_0"], planted.HIDDEN, symbols.index("\n")
+  for gate, (bias, weight) in enumerate([(0, 0), (special.logit(0.99), -40), (20, -20)]):
+    column = gate * H + unit
+    layer["W_xh"][:, column], layer["W_hh"][:, column], layer["b_h"][column] = 0, 0, bias
+    layer["W_xh"][line_end, column] = weight
+  layer["b_hn"][unit] = 0
+  head = params["head"]
+  head["W_hy"][:], head["b_y"][:] = 0, 0
+  head["W_hy"][unit, line_end] = 4000
+  head["b_y"][line_end] = -4000 * (1 - 0.99 ** (WIDTH - 0.5))
+  return explain(run_of(model, params, symbols), ids, text, unit)
+
+
+def explain(run, ids, text, unit):
+  """Return the explanation of a unit of layer 0 on a text that is a single document."""
   document = recording.Text("planted", ids, ((0, len(ids)),), "prose", (text,))
   with pytest.MonkeyPatch.context() as patch:
-    patch.setattr(explanation, "READ", 1024)
-    patch.setattr(explanation, "SAMPLES", 4)
-    yield [
-      explanation.explain(run, document, 0, unit, 0, lambda phase: lambda done, total: None)
-      for unit in (planted.COLUMN, planted.QUOTES)
-    ]
+    patch.setattr(edits, "READ", 1024)
+    patch.setattr(edits, "SAMPLES", 4)
+    return explanation.explain(run, document, 0, unit, 0, lambda phase: lambda done, total: None)
 
 
 def test_a_counter_is_explained_exactly(explained):
   counter, _ = explained
   assert counter["kind"] == "counter" and counter["r2"]["confirmation"] > 0.99
   (event,) = counter["events"]
-  assert (event["character"], event["kind"]) == ("\n", "reset")
+  assert (event["character"], event["role"]) == ("\n", "resets")
   assert event["factor"] == pytest.approx(0, abs=1e-3)
   assert event["offset"] == pytest.approx(STEP, abs=1e-3)
   others = counter["others"]
@@ -79,18 +114,20 @@ def test_a_counter_is_explained_exactly(explained):
   assert counter["memory"] is None or counter["memory"] > 1000
   roles = {each["character"]: each["role"] for each in counter["characters"]}
   assert roles.pop("\n") == "resets" and set(roles.values()) == {"advances"}
-  assert explanation.summary(counter).startswith("counter: '\\n' sets c to 0.01; each other")
+  assert counter["summary"].startswith("counter: '\\n' sets c to 0.01; each other")
 
 
 def test_the_predicted_line_length_is_that_of_the_edited_network(explained):
   edit = explained[0]["edit"]
   assert edit["factor"] == pytest.approx(0.8, abs=1e-3)  # tanh is nearly linear here
-  assert np.divide(*edit["added"]) == pytest.approx(1.25, abs=1e-6)
+  assert edit["quantity"] == "added"
+  assert np.divide(*edit["means"]) == pytest.approx(1.25, abs=1e-6)
   predicted, measured = edit["predicted"], edit["measured"]
   assert measured["plain"] == WIDTH and measured["edited"] == 1.25 * WIDTH
   assert predicted["plain"] == pytest.approx(WIDTH, abs=0.5)
   assert predicted["ratio"] == pytest.approx(measured["ratio"], rel=0.03)
   assert measured["low"] == measured["high"] == 1.25
+  assert edit["alone"]["ratio"] == pytest.approx(1.25, rel=0.01)
   response = edit["response"]
   assert response["after_line_end"][1] < 0.01 and response["at_line_end"][1] > 0.9
 
@@ -106,15 +143,19 @@ def test_a_quote_unit_is_explained_as_a_switch(explained):
   _, quotes = explained
   assert quotes["kind"] == "switch" and quotes["r2"]["confirmation"] > 0.99
   (event,) = quotes["events"]
-  assert (event["character"], event["kind"]) == ('"', "toggle")
+  assert (event["character"], event["role"]) == ('"', "toggles")
   assert event["levels"] == pytest.approx([1, 0], abs=1e-3)
   assert event["high_before"] == pytest.approx(1 - event["high_after"], abs=1e-9)
   assert quotes["others"]["factor"] == pytest.approx(1, abs=1e-3)
   assert {each["role"] for each in quotes["characters"] if each["character"] != '"'} == {"holds"}
-  assert quotes["edit"] is None
-  gates = {each["gate"]: each["sources"][0] for each in quotes["gates"]}
-  assert gates["i"] == {"source": "character", "share": pytest.approx(1)}
-  assert (gates["g"]["source"], gates["g"]["share"]) == (f"0:h{planted.QUOTES}", pytest.approx(1))
+  assert quotes["edit"] is None and quotes["edit_reason"] == ""
+  assert quotes["summary"].startswith("switch: '\"' moves c between ")
+  sources = {each["gate"]: each["sources"][0] for each in quotes["gates"]}
+  assert sources["i"] == {"source": "character", "share": pytest.approx(1)}
+  assert (sources["g"]["source"], sources["g"]["share"]) == (
+    f"0:h{planted.QUOTES}",
+    pytest.approx(1),
+  )
 
 
 @pytest.mark.parametrize(
@@ -129,24 +170,99 @@ def test_a_quote_unit_is_explained_as_a_switch(explained):
 def test_the_steps_and_the_edit_are_those_of_the_network(name, layer, fields):
   model, params = small_models.make(name, **fields)
   run = run_of(model, params, ["\n", *"abcdef"], **fields)
-  ids, unit, scale = small_models.ids(20), 5, 0.6
-  equations = explanation.EQUATIONS[model.network.cell]
-
-  def trace():
-    recorded = explanation.record(run, ids, layer, unit, lambda done, total: None)
-    weights = explanation.Weights(run, layer, unit)
-    terms = explanation.sources(weights, recorded, ids, equations.candidate)
-    return weights, terms, explanation._trace(equations, recorded, ids, terms.pre)
-
-  weights, terms, before = trace()
-  np.testing.assert_allclose(before.edited(1), before.after, atol=1e-5)
+  ids, unit, scale, t = small_models.ids(20), 5, 0.6, 10
+  weights = gates.Weights(run, layer, unit)
+  recorded = gates.record(run, ids, layer, unit, lambda done, total: None)
+  trace = gates.trace(weights, recorded, ids)
+  np.testing.assert_allclose(trace.edited(1), trace.after, atol=1e-5)
+  terms = gates.terms(weights, recorded, ids, weights.equations.candidate)
   if name != "gru":  # The constant of a GRU's candidate depends on the reset gate.
     assert terms.shares()[0].sum() == pytest.approx(1)
-  run.params = explanation.edit_weights(params, weights, equations, scale)
-  after = trace()[2]
-  # Later states differ, because other units read the edited one.
-  assert after.after[0] == pytest.approx(before.edited(scale)[0], abs=1e-6)
-  assert abs(after.after[0] - before.after[0]) > 1e-3
+  # Take a step of the edited layer from the recorded state. A later one would start from a state
+  # that differs, because other units read the edited one.
+  edited = edits.edit_weights(params, weights, scale)[f"layer_{layer}"]
+  (states,) = score.record(model, params, ids)
+  if layer:
+    x = sum(states[f"layer_{n}"]["h"][t] for n in weights.below)
+  else:
+    x = params["embed"]["W_e"][ids[t]] if name == "embedding" else np.eye(small_models.V)[ids[t]]
+  h, own = states[f"layer_{layer}"]["h"], states[f"layer_{layer}"]
+  if weights.equations.is_average:
+    after = cells.gru_step(edited, cells.GRUState(h[t - 1 : t]), x[None])[0].h
+  else:
+    state = cells.LSTMState(h[t - 1 : t], own["c"][t - 1 : t])
+    after = cells.lstm_step(edited, state, x[None])[0].c
+  assert after[0, unit] == pytest.approx(trace.edited(scale)[t], abs=1e-6)
+  assert abs(after[0, unit] - trace.after[t]) > 1e-3
+
+
+@pytest.mark.long
+def test_a_counter_of_a_gru_is_edited(gru_counter, tmp_path):
+  edit = gru_counter["edit"]
+  assert gru_counter["kind"] == "counter" and edit["quantity"] == "change"
+  assert np.divide(*edit["means"]) == pytest.approx(1.25, abs=1e-6)
+  assert edit["measured"]["plain"] == WIDTH
+  assert edit["predicted"]["ratio"] == pytest.approx(edit["measured"]["ratio"], rel=0.03)
+  assert edit["alone"]["ratio"] == pytest.approx(edit["measured"]["ratio"], rel=0.03)
+  report = check_outputs(gru_counter, tmp_path / "a.png")
+  assert "is added to the bias of z: the mean change is 0.00" in report
+
+
+def test_explanations_are_reported_and_plotted(explained, tmp_path):
+  for n, results in enumerate(explained):
+    check_outputs(results, tmp_path / f"{n}.png")
+  results = explained[1] | {"edit_reason": "a reason"}
+  assert "no edit: a reason" in explanation_report.lines(results)
+
+
+def check_outputs(results, path):
+  """Check that an explanation can be plotted and reported; return the report."""
+  pictures.explanation(results, path)
+  assert path.stat().st_size > 10_000
+  report = "\n".join(explanation_report.lines(results))
+  assert report.startswith(results["summary"])
+  assert ("P(line end)" in report) == (results["edit"] is not None)
+  return report
+
+
+def test_a_counter_that_decays_is_not_edited():
+  """A line end adds 1 to the state of an LSTM, and other characters keep 96% of it."""
+  ids = np.where(np.arange(8000) % 41 == 0, 0, 1 + np.arange(8000) % 3)
+  is_end = ids == 0
+  keep, pre, after, state = np.where(is_end, 0, 0.96), np.where(is_end, 20.0, 0), [], 0.0
+  for n in range(8000):
+    state = keep[n] * state + np.tanh(pre[n])
+    after.append(state)
+  after = np.array(after)
+  before = np.append(0, after[:-1])
+  trace = accounts.Trace(ids, before, after, keep, np.ones(8000), pre, False)
+  inside = np.arange(8000) < 4000
+  account = accounts.select(trace, inside, 4)
+  assert accounts.judge(account, 1, trace, inside).kind == "counter"
+  with pytest.raises(edits.NotEditedError, match=r"only 0 is added: the rest is decay"):
+    edits.find_scale(trace, inside & ~is_end, 0.8)
+  with pytest.raises(edits.NotEditedError, match="all characters are events"):
+    edits.find_scale(trace, inside & False, 0.8)
+
+
+def test_the_factor_of_an_edit_is_the_closest_to_1():
+  """Several factors multiply the mean by 0.8, because the steps have mixed signs."""
+  pre, write = np.array([0.5, 30.0]), np.array([1.0, -0.2])
+  moved = write * np.tanh(pre)
+  zeros = np.zeros(2)
+  trace = accounts.Trace(zeros, zeros, moved, zeros, write, pre, False)
+  factor = edits.find_scale(trace, zeros == 0, 0.8)
+  assert trace.moved(factor).mean() == pytest.approx(0.8 * moved.mean())
+  assert factor > 0.8
+
+
+def test_a_line_end_may_set_the_edited_unit_to_another_level():
+  steps = np.arange(60)
+  assert edits.crossing(0.025 * steps, 1.01) == pytest.approx(40.4)
+  # The level after a line end is scaled too, so that the line is not longer.
+  assert edits.crossing(-0.99 + 0.025 * steps, 0) == pytest.approx(39.6)
+  assert edits.crossing(0.8 * (-0.99 + 0.025 * steps), 0) == pytest.approx(39.6)
+  assert np.isnan(edits.crossing(0.025 * steps, 2))
 
 
 def trace_of(ids, after):
@@ -162,7 +278,7 @@ def test_units_of_random_networks_are_not_explained(cell, text):
   parts = list(score.record(model, jax.jit(model.init)(jax.random.key(1)), ids))
   states = np.concatenate([each["layer_0"][model.states[-1]] for each in parts]).astype(float)
   spans = inference.halve([(0, len(ids))])
-  halves = [explanation._mask(half, len(ids)) for half in spans[:2]]
+  halves = [inference.mask(half, len(ids)) for half in spans[:2]]
   for after in states.T[:2]:
     trace = trace_of(ids, after)
     account = accounts.select(trace, halves[0], len(symbols))
@@ -189,25 +305,51 @@ def test_line_lengths_follow_from_log_odds():
   np.testing.assert_allclose(special.expit(ends(states, ids)), p, atol=0.01)
 
 
-def test_the_interval_of_the_ratio_contains_the_ratio(monkeypatch):
-  """Samples with known lines: 10 characters, and 20 with the edited network."""
-  texts = iter([["x" * 10 + "\n"] * 4, ["x" * 20 + "\n"] * 4])
-  monkeypatch.setattr(ablation, "sample", lambda *arguments: {"": next(texts)})
-  monkeypatch.setattr(ablation, "prompt", lambda text: None)
-  monkeypatch.setattr(explanation, "SAMPLES", 4)
-  run = types.SimpleNamespace(model=None, params=None, tokenizer=None)
-  measured = explanation._measure(run, None, None, 0, lambda done, total: None)
+@pytest.fixture
+def measure(monkeypatch):
+  """Return a function that measures lines in samples: lengths of lines of each sample."""
+
+  def ids(lengths):
+    return np.concatenate([[], *([1] * length + [0] for length in lengths)])
+
+  def measure(plain, edited):
+    samples = iter([[ids(lengths) for lengths in each] for each in (plain, edited)])
+    monkeypatch.setattr(ablation, "sample_ids", lambda *arguments: {"": next(samples)})
+    monkeypatch.setattr(ablation, "prompt", lambda text: None)
+    monkeypatch.setattr(edits, "SAMPLES", len(plain))
+    run = types.SimpleNamespace(model=None, params=None, tokenizer=None)
+    return edits._measure(run, None, None, 0, 0, lambda done, total: None)
+
+  return measure
+
+
+def test_the_interval_of_the_ratio_contains_the_ratio(measure):
+  measured = measure([[10, 10]] * 4, [[20]] * 4)
   assert measured == {"plain": 10, "edited": 20, "ratio": 2, "low": 2, "high": 2}
 
 
-def test_an_edited_network_may_end_no_lines(monkeypatch):
-  texts = iter([["x\n"] * 4, ["x" * 20] * 4])
-  monkeypatch.setattr(ablation, "sample", lambda *arguments: {"": next(texts)})
-  monkeypatch.setattr(ablation, "prompt", lambda text: None)
-  monkeypatch.setattr(explanation, "SAMPLES", 4)
-  run = types.SimpleNamespace(model=None, params=None, tokenizer=None)
-  measured = explanation._measure(run, None, None, 0, lambda done, total: None)
-  assert measured == {"plain": 1, "edited": None, "ratio": None, "low": None, "high": None}
+def test_samples_with_the_same_random_numbers_are_resampled_together(measure):
+  """The lengths differ between samples, but each ratio is 2."""
+  measured = measure([[n] for n in (2, 5, 9, 20)], [[2 * n] for n in (2, 5, 9, 20)])
+  assert (measured["ratio"], measured["low"], measured["high"]) == (2, 2, 2)
+
+
+def test_an_edited_network_may_end_few_or_no_lines(measure):
+  assert measure([[1]] * 4, [[]] * 4) == {
+    **{"plain": 1, "edited": None, "ratio": None},
+    **{"low": None, "high": None},
+  }
+  # A resample without complete lines has no ratio. There are many of them, so no interval.
+  assert measure([[1]] * 4, [[2], [], [], []]) == {
+    **{"plain": 1, "edited": 2, "ratio": 2},
+    **{"low": None, "high": None},
+  }
+
+
+def test_line_lengths_are_those_of_complete_lines_that_are_not_blank():
+  ids = np.array([1, 2, 0, 0, 3, 0, 1, 1])
+  assert edits.line_lengths(ids, 0).tolist() == [2, 1]
+  assert edits.line_lengths(ids[:2], 0).tolist() == []
 
 
 @pytest.mark.parametrize(
@@ -218,6 +360,7 @@ def test_an_edited_network_may_end_no_lines(monkeypatch):
     ("9:1", "no layer 9: the last layer is 1"),
     ("1:12", "no unit 12: the last unit is 11"),
     ("1:x3", "no quantity x: use 1:3"),
+    ("1:i3", "1:i3 is a gate: use 1:3, which explains the state c"),
   ],
 )
 def test_an_invalid_unit_is_an_error(argument, message):
@@ -232,5 +375,16 @@ def test_other_cells_are_an_error(cell):
   run = types.SimpleNamespace(
     path="runs/a", config=types.SimpleNamespace(model=types.SimpleNamespace(cell=cell))
   )
-  with pytest.raises(errors.UserError, match=f"an lstm or a gru, but runs/a has the cell {cell}"):
+  with pytest.raises(
+    errors.UserError, match=f"runs/a has the cell {cell}: leave it out to study all"
+  ):
     explanation.parse("0:1", run)
+
+
+def test_a_network_that_has_diverged_is_an_error():
+  model, params = small_models.make("lstm")
+  params = jax.tree.map(np.array, params)
+  params["layer_1"]["W_xh"][0, 0] = np.nan
+  run = run_of(model, params, ["\n", *"abcdef"])
+  with pytest.raises(errors.UserError, match="not finite at step 1: use an earlier step"):
+    gates.record(run, small_models.ids(20), 1, 5, lambda done, total: None)

@@ -10,7 +10,6 @@ import made_up
 import pytest
 
 from charrnn import cli, runtime
-from charrnn.analysis import explanation
 from charrnn.cli import cells
 
 HEADER = ["hypothesis", "state", "probe"]  # start of the table of the probes
@@ -216,7 +215,7 @@ def test_an_explanation_of_a_unit(charrnn, trained, tmp_path):
   assert (results["layer"], results["unit"], results["text"]["characters"]) == (0, 3, 6000)
   lines = result.out.splitlines()
   assert lines[0].endswith("2 x 8 lstm, unit 0:3")
-  assert lines[3] == explanation.summary(results)
+  assert lines[3] == results["summary"]
   assert lines[-1] == f"picture: {out}/explain-0-3.png    data: {out}/explain-0-3.json"
   assert sum(line.startswith("gate ") for line in lines) == 4
 

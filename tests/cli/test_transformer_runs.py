@@ -108,7 +108,9 @@ def test_units_of_a_transformer_cannot_be_held(gpt, charrnn, tmp_path):
   problem = f"the units of {gpt} have no state that could be held: use mean or zero"
   assert (result.code, result.err) == (2, f"charrnn: error: --ablation=hold: {problem}\n")
   result = charrnn("cells", gpt, "--explain=0:1", "--out", tmp_path / "cells")
-  problem = f"needs an lstm or a gru, but {gpt} has the cell transformer"
+  problem = (
+    f"needs an lstm or a gru, but {gpt} has the cell transformer: leave it out to study all units"
+  )
   assert (result.code, result.err) == (2, f"charrnn: error: --explain: {problem}\n")
   assert not (tmp_path / "cells").exists()
 

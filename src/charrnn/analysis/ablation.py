@@ -104,7 +104,7 @@ def setting_value(column: np.ndarray, setting: str) -> float:
   return {"zero": 0.0, "mean": float(column.mean()), "hold": clamps.HOLD}[setting]
 
 
-def losses(
+def values_by_row(
   model,
   params,
   ids_N: np.ndarray,
@@ -183,14 +183,12 @@ def ablate(
   for the number of hypotheses.
   """
   setting, progress = subject.settings.ablation, subject.progress("ablation")
-  counted = np.zeros(len(subject.text.ids_N), bool)
-  for start, stop in confirmation:
-    counted[start:stop] = True
+  counted = inference.mask(confirmation, len(subject.text.ids_N))
   last = np.searchsorted(np.cumsum(counted), min(ABLATED, counted.sum()))
   counted = counted[: int(last) + 1]
   others, rows = _with_controls(subject, units, CONTROLS, [setting])
   ids = subject.text.ids_N[: len(counted)]
-  nats = losses(subject.run.model, subject.run.params, ids, [[], *rows.values()], progress)
+  nats = values_by_row(subject.run.model, subject.run.params, ids, [[], *rows.values()], progress)
   changes = dict(zip(rows, nats[1:] - nats[0]))
   entries = []
   for name, unit in units.items():
@@ -286,21 +284,34 @@ def prompt(text: recording.Text) -> np.ndarray:
 
 
 def sample(
-  run,
+  run: sampler.Source,
   prompt_ids: np.ndarray,
   rows: Mapping[Any, Row],
   seed: int,
   progress: effects.Progress,
   count: int = SAMPLES,
 ) -> dict[Any, list[str]]:
-  """Return `count` texts for each row of clamps, by key of the row, at temperature 1.
+  """Return `count` texts for each row of clamps, by key of the row, at temperature 1."""
+  samples = sample_ids(run, prompt_ids, rows, seed, progress, count)
+  return {key: [*map(run.tokenizer.decode, each)] for key, each in samples.items()}
 
-  `run` needs a model, params and a tokenizer.
+
+def sample_ids(
+  run: sampler.Source,
+  prompt_ids: np.ndarray,
+  rows: Mapping[Any, Row],
+  seed: int,
+  progress: effects.Progress,
+  count: int = SAMPLES,
+) -> dict[Any, list[np.ndarray]]:
+  """Return the ids [LENGTH] of `count` texts for each row of clamps; see `sample`.
+
+  Text n of each row has the same random numbers.
   """
   keys = [key for key in rows for _ in range(count)]
   numbers = np.tile(np.arange(count), len(rows))
   groups = _groups(len(keys), run.model)
-  texts = {key: [] for key in rows}
+  samples = {key: [] for key in rows}
   for done, group in enumerate(groups):
     blocks = sampler.draw(
       run.model,
@@ -315,9 +326,9 @@ def sample(
     )
     ids_BxN = np.concatenate([block.ids_BxN for block in blocks], axis=1)
     for row, ids_N in zip(group, ids_BxN):
-      texts[keys[row]].append(run.tokenizer.decode(ids_N))
+      samples[keys[row]].append(ids_N)
     progress(done + 1, len(groups))
-  return texts
+  return samples
 
 
 def _steered(unit, settings, measure, texts, rows, controls) -> dict:

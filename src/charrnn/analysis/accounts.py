@@ -22,7 +22,7 @@ MIN_GAIN = 0.01  # minimum increase of R2 by a further event
 MIN_SPREAD = 0.05  # a smaller spread of the state, relative to its total, does not fit a factor
 MIN_R2 = 0.5  # minimum R2 on the confirmation half of an account that explains a unit
 MIN_MEMORY = 10  # minimum memory, in characters, of a unit that is explained
-RESET, TOGGLE = 0.5, -0.5  # an event with a factor below RESET resets, below TOGGLE toggles
+RESET, TOGGLE = 0.5, -0.5  # an event with a factor below TOGGLE toggles, else below RESET resets
 MIN_DRIFT = 1.0  # minimum change of a counter from one reset to the next, in standard deviations
 MIN_LATE = 0.25  # minimum share of this change in the second half of the interval
 BINS = 100  # number of intervals of the state with log odds of a line end of their own
@@ -84,10 +84,10 @@ class Account:
     factor = abs(self.other[0])
     return float("inf") if factor >= 1 else float(-1 / np.log(max(factor, 1e-9)))
 
-  def kind(self, event: int) -> str:
-    """Return what an event does: "reset", "toggle", or "step" if it keeps most of the state."""
+  def role(self, event: int) -> str:
+    """Return what an event does: "resets", "toggles", or "steps" if it keeps most of the state."""
     factor = self.factor_V[event]
-    return "toggle" if factor < TOGGLE else "reset" if factor < RESET else "step"
+    return "toggles" if factor < TOGGLE else "resets" if factor < RESET else "steps"
 
 
 class _Sums(NamedTuple):
@@ -195,17 +195,17 @@ def judge(account: Account, score: float, trace: Trace, inside_N: np.ndarray) ->
   Any other explained unit is an accumulator: it keeps the sum of what characters add.
   """
   if score < MIN_R2:
-    return Verdict(None, f"R2 on the confirmation half is {score:.2f}, below {MIN_R2}")
+    return Verdict(None, f"R2 on the confirmation half is {score:.3f}, below {MIN_R2}")
   if account.memory < MIN_MEMORY:
     return Verdict(
-      None, f"the unit forgets within {account.memory:.1f} characters, fewer than {MIN_MEMORY}"
+      None, f"the unit forgets within {account.memory:.2f} characters, fewer than {MIN_MEMORY}"
     )
-  kinds = {event: account.kind(event) for event in account.events}
-  sets = [event for event, kind in kinds.items() if kind == "reset"]
+  roles = {event: account.role(event) for event in account.events}
+  sets = [event for event, role in roles.items() if role == "resets"]
   spread, after = trace.after[inside_N].std(), trace.after[inside_N]
   ids = trace.ids[inside_N]
   levels = [float(after[ids == event].mean()) for event in sets]
-  if "toggle" in kinds.values():
+  if "toggles" in roles.values():
     return Verdict("switch", "")
   if sets and is_counter(account, levels[0], np.isin(ids, sets).mean(), spread):
     return Verdict("counter", "")

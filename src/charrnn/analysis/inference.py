@@ -51,6 +51,14 @@ def halve(documents: Sequence[Span], seed: int = 0) -> Halves:
   return Halves(tuple(blocks[::2]), tuple(blocks[1::2]), "blocks")
 
 
+def mask(spans: Sequence[Span], length: int) -> np.ndarray:
+  """Return whether each position of a text is in one of the spans, bool [length]."""
+  inside = np.zeros(length, bool)
+  for start, stop in spans:
+    inside[start:stop] = True
+  return inside
+
+
 def inner(spans: Sequence[Span], lags: Sequence[int]) -> np.ndarray:
   """Return the positions in spans at which every lag stays within the same span."""
   before, after = max(0, *lags), max(0, *(-lag for lag in lags))

@@ -1,11 +1,11 @@
 """Pictures of a study (findings, probes, gates, emergence) and of an explanation of a unit."""
 
 import functools
+import textwrap
 
 import numpy as np
 
 from charrnn import plotting
-from charrnn.analysis import explanation as explanation_lib
 
 OWN, OTHER, BAR = plotting.BLUE, plotting.GRAY, plotting.REAL
 CONTEXT = plotting.COLORS[1]
@@ -19,6 +19,7 @@ ROLES = {  # colors of the effects of characters
   "holds": OTHER,
 }
 CHARACTERS = 24  # number of characters in the picture of an explanation
+TITLE = 120  # number of characters in a line of the title of an explanation
 SOURCES = 3  # number of sources of each gate in the picture of an explanation
 CHANCE = {"auroc": 0.5, "spearman": 0.0, "semipartial": 0.0}
 STATISTICS = {"auroc": "AUROC", "spearman": "rank correlation"}
@@ -234,7 +235,7 @@ def _finding(axes, row, finding):
 def explanation(results, path):
   """Plot a unit and its account on an excerpt, its steps, its gates, and what reads it."""
   unit = f"{results['layer']}:{results['state']}{results['unit']}"
-  title = f"Unit {unit}: {explanation_lib.summary(results)}"
+  title = textwrap.fill(f"Unit {unit}: {results['summary']}", TITLE)
   size = 13, 9.5
   rows = ["aaaaaa", "bbbccc"] + (["ddeeff"] if results["edit"] else ["dddddd"])
   with _figure(results, path, title, figsize=size) as figure:
@@ -252,14 +253,13 @@ def _excerpt(axes, results):
   excerpt, state = results["excerpt"], results["state"]
   symbols = [_symbol(each) for each in excerpt["text"]]
   places = np.arange(len(symbols))
-  events = {each["character"]: each["kind"] for each in results["events"]}
-  names = {"reset": "resets", "toggle": "toggles", "step": "steps"}
+  events = {each["character"]: each["role"] for each in results["events"]}
   labeled = set()
   for place, character in enumerate(excerpt["text"]):
-    if kind := events.get(character):
-      label = None if kind in labeled else f"a character that {names[kind]} the unit"
-      labeled.add(kind)
-      axes.axvline(place, color=ROLES[names[kind]], lw=1, alpha=0.4, label=label)
+    if role := events.get(character):
+      label = None if role in labeled else f"a character that {role} the unit"
+      labeled.add(role)
+      axes.axvline(place, color=ROLES[role], lw=1, alpha=0.4, label=label)
   axes.plot(places, excerpt["unit"], color=OWN, lw=1.8, label="unit")
   label = "account, simulated from the start of the text"
   axes.plot(places, excerpt["account"], color=BAR, lw=1.4, ls="--", label=label)
@@ -324,7 +324,7 @@ def _logits(axes, results):
 def _levels(axes, results):
   edit, state = results["edit"], results["state"]
   axes.plot(edit["levels"]["plain"], color=OWN, label="account")
-  label = f"account of the edited unit (added x {edit['ratio']})"
+  label = f"account of the edited unit ({edit['quantity']} x {edit['ratio']})"
   axes.plot(edit["levels"]["edited"], color=CONTEXT, ls="--", label=label)
   level = edit["response"]["at_line_end"][0]
   axes.axhline(level, color=OTHER, ls=":", label=f"mean {state} at line ends")

@@ -1,9 +1,10 @@
 """The study of a recording that `charrnn cells` runs, and its results as JSON data.
 
 A study matches every feature column of a recording with every hypothesis, and compares the findings
-with predictors that see only the last k characters. If the network that was recorded is available,
-the study also compares it with untrained networks, ablates and steers the units of the findings,
-and scores the findings at earlier checkpoints.
+with predictors that see only the last k characters. Linear probes compare single units with other
+directions of the state. If the network that was recorded is available, the study also compares it
+with untrained networks, ablates and steers the units of the findings, and scores the findings at
+earlier checkpoints.
 """
 
 import dataclasses
