@@ -212,14 +212,9 @@ class Measure(NamedTuple):
   function: Callable[[Sequence[str]], float]  # maps samples to a number; NaN if undefined
 
 
-def line_lengths(text: str) -> list[int]:
-  """Return the lengths of complete, non-blank lines."""
-  return [len(line) for line in text.split("\n")[:-1] if line.strip()]
-
-
 def line_length(texts: Sequence[str]) -> float:
   """Return the mean length of complete, non-blank lines."""
-  lengths = [length for text in texts for length in line_lengths(text)]
+  lengths = [len(line) for text in texts for line in text.split("\n")[:-1] if line.strip()]
   return float(np.mean(lengths)) if lengths else math.nan
 
 

@@ -181,7 +181,7 @@ def r2(simulated: np.ndarray, values: np.ndarray, inside_N: np.ndarray) -> float
 
 
 class Verdict(NamedTuple):
-  """Whether an account explains a unit, and as what."""
+  """The kind of unit that an account explains, or the reason why it explains none."""
 
   kind: str | None  # "counter", "switch", "accumulator", or None without an explanation
   reason: str  # why there is no explanation; empty if there is one
