@@ -156,10 +156,13 @@ def _predict(run, counter: Counter, factor: float, line_end: int, progress) -> d
     accounts.follow(each, level, lines_KxS) for each, level in zip((account, new), first)
   )
   means = [np.append(level, each.mean(axis=1)) for level, each in zip(first, (states, new_states))]
-  at = account.simulate(ids_N)[inside_N], ids_N[inside_N], p_N[inside_N], size
-  odds_KxS = accounts.LineEnds.fit(*at)(states, lines_KxS)
-  at = weights.layer, weights.unit, trace.after[inside_N], line_end, progress
-  response = respond(run, ids_N, *at)
+  line_ends = accounts.LineEnds.fit(
+    account.simulate(ids_N)[inside_N], ids_N[inside_N], p_N[inside_N], size
+  )
+  odds_KxS = line_ends(states, lines_KxS)
+  response = respond(
+    run, ids_N, weights.layer, weights.unit, trace.after[inside_N], line_end, progress
+  )
   changed_KxS = odds_KxS + response(new_states) - response(states)
   predicted = _ratio([accounts.line_length(each) for each in (odds_KxS, changed_KxS)])
   if predicted["ratio"] is None or max(predicted["plain"], predicted["edited"]) > MAX_MEAN:
