@@ -8,6 +8,10 @@ from ml_collections import config_dict
 from charrnn import config as config_lib
 from charrnn import errors
 
+# Learning rates of Adam by cell. Those of the LSTM and the transformer are from shakespeare.py and
+# gpt.py.
+RATES = {"rnn": 2e-3, "gru": 4e-3, "lstm": 8e-3, "transformer": 2e-3}
+
 
 def variant(
   file: str, name: str, variants: Mapping[str, Callable[[config_dict.ConfigDict], None]]

@@ -33,8 +33,6 @@ SPEEDS = {
   "char": {"rnn": 43_000, "gru": 39_600, "lstm": 44_100, "transformer": 13_800},
   "bpe": {"rnn": 41_600, "gru": 39_200, "lstm": 43_000, "transformer": 16_900},
 }
-# Learning rates of Adam. Those of the LSTM and the transformer are from shakespeare.py and gpt.py.
-RATES = {"rnn": 2e-3, "gru": 4e-3, "lstm": 8e-3, "transformer": 2e-3}
 
 
 class Budget(NamedTuple):
@@ -102,7 +100,7 @@ def sweep(variant="", length=lambda budget, *_: {"epochs": budget.epochs}):
     for cell, speed in speeds.items():
       fields, size = network(cell, tokenizer, budget)
       trial = text | {f"model.{name}": value for name, value in fields.items()}
-      trial |= {"optimizer.learning_rate": RATES[cell], "batch_size": BATCH}
+      trial |= {"optimizer.learning_rate": common.RATES[cell], "batch_size": BATCH}
       trials.append(trial | length(budget, size, speed))
   return trials
 
