@@ -27,6 +27,7 @@ from charrnn import errors, runtime
 
 EMPTY = 1  # number of the empty string
 WORKING = 64  # bytes per token of the text that `fit` allocates, not counting the levels
+BLOCK = 32  # number of strings of a context that a step of `_mix` adds
 FALLBACK = (0.5, 1.0, 1.5)  # the values of KenLM's --discount_fallback
 
 Progress = Callable[[int, int], None]  # called after each level with (n, number of strings)
@@ -263,19 +264,35 @@ class Model:
       carry = self.initial_carry(ids_TxB.shape[1])
     levels = [params[f"level_{n}"] for n in range(1, self.order + 1)]
     strings_TxB = jnp.full(ids_TxB.shape, EMPTY)
-    p_TxBxV = self._mix(levels[0], strings_TxB, 1 / self.vocab_size)
+    # All tokens have the same context of length 0, so this distribution is computed only once.
+    p_TxBxV = self._mix(levels[0], strings_TxB[:1, :1], jnp.full((1, 1, 1), 1 / self.vocab_size))
     contexts_TxB, after = strings_TxB, []
     for level, longer, before_B in zip(levels, levels[1:], carry):
       strings_TxB = self._find(level, contexts_TxB, ids_TxB)
       p_TxBxV = self._mix(longer, strings_TxB, p_TxBxV)
       contexts_TxB = jnp.concatenate([before_B[None], strings_TxB[:-1]])
       after.append(strings_TxB[-1])
+    p_TxBxV = jnp.broadcast_to(p_TxBxV, (*ids_TxB.shape, self.vocab_size))
     return jnp.log(p_TxBxV), tuple(after), {} if record else None
 
   def _mix(self, level, contexts_TxB, p_TxBxV):
     """Return p for the contexts, given p for the contexts that are one token shorter."""
-    strings_TxBxV = self._find(level, contexts_TxB[..., None], np.arange(self.vocab_size))
-    return level["own"][strings_TxBxV] + level["rest"][contexts_TxB][..., None] * p_TxBxV
+    first, own = jnp.asarray(level["first"]), jnp.asarray(level["own"])
+    symbols, rest = jnp.asarray(level["symbols"]), jnp.asarray(level["rest"])
+    starts_TxBx1 = first[contexts_TxB][..., None]
+    counts_TxBx1 = first[contexts_TxB + 1][..., None] - starts_TxBx1
+    shape = (*contexts_TxB.shape, self.vocab_size)
+    p_TxBxV = jnp.broadcast_to(rest[contexts_TxB][..., None] * p_TxBxV, shape)
+    t, b = np.ogrid[: shape[0], : shape[1]]
+
+    def add(block, p_TxBxV):
+      """Add the probabilities of the next BLOCK strings of each context."""
+      numbers = block * BLOCK + np.arange(BLOCK)
+      strings_TxBxN = starts_TxBx1 + numbers
+      own_TxBxN = jnp.where(numbers < counts_TxBx1, own[strings_TxBxN], 0)
+      return p_TxBxV.at[t[..., None], b[..., None], symbols[strings_TxBxN]].add(own_TxBxN)
+
+    return lax.fori_loop(0, (counts_TxBx1.max() + BLOCK - 1) // BLOCK, add, p_TxBxV)
 
   def _find(self, level, context, symbol):
     """Return the same as `find`, by a binary search among the strings of each context."""
