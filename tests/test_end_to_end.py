@@ -53,6 +53,7 @@ def test_the_model_learned_the_song(place):
   assert json.loads(out)["results"][0]["nats"] < 0.4
 
 
+@pytest.mark.long
 def test_the_score_of_a_text_does_not_depend_on_the_number_of_streams(place):
   folder, _ = place
   nats = []
@@ -80,6 +81,7 @@ def test_unknown_characters_are_reported(place):
   assert not out and "'é' (U+00E9)" in messages
 
 
+@pytest.mark.long  # A test of the README runs these commands as programs too.
 def test_inspect_verify_diff_and_export(place):
   folder, _ = place
   run = "runs/own_text-song.txt"

@@ -103,7 +103,10 @@ def test_the_docstring_contains_the_command(name):
   assert f"\n  python launch.py --config=experiments/{name}.py" in text.split('"""')[1]
 
 
-@pytest.mark.parametrize(("name", "variant", "sweep", "count"), SWEEPS)
+@pytest.mark.parametrize(
+  ("name", "variant", "sweep", "count"),
+  [pytest.param(*each, marks=pytest.mark.long if each[3] > 50 else []) for each in SWEEPS],
+)
 def test_every_sweep_expands_to_trials(name, variant, sweep, count):
   expanded = trials(name, variant, sweep)  # raises if two trials have the same name
   assert len(expanded) == count
@@ -115,7 +118,10 @@ def test_every_sweep_expands_to_trials(name, variant, sweep, count):
     assert line.overrides == overrides
 
 
-@pytest.mark.parametrize(("variant", "vocab_size"), [("", 101), ("shakespeare", 69), ("small", 63)])
+@pytest.mark.parametrize(
+  ("variant", "vocab_size"),
+  [pytest.param("", 101, marks=pytest.mark.long), ("shakespeare", 69), ("small", 63)],
+)
 def test_networks_of_the_same_size_have_similar_numbers_of_parameters(variant, vocab_size):
   layers = 2 if variant == "small" else 3
   sizes = (64, 128) if variant == "small" else (64, 128, 256, 512)

@@ -70,7 +70,7 @@ def is_deleting(workdir):
   ("kill", "number"),
   [
     pytest.param(
-      KINDS[n % 4], n, marks=pytest.mark.long if n > 1 else (), id=f"{n}-{KINDS[n % 4].__name__}"
+      KINDS[n % 4], n, marks=pytest.mark.long if n else (), id=f"{n}-{KINDS[n % 4].__name__}"
     )
     for n in range(50)
   ],

@@ -1,5 +1,7 @@
 """Trial 5: whatever ends the program after a save was started, the save is there."""
 
+import itertools
+
 import pytest
 import tiny
 
@@ -8,10 +10,17 @@ from charrnn.runs import checkpoints
 pytestmark = pytest.mark.trial(5)
 
 ENDS = [SystemExit(3), SystemExit("text"), ZeroDivisionError(), KeyboardInterrupt(), MemoryError()]
+PLACES = ("the next step", "a later step", "the next evaluation")
+SHORT = [(ENDS[0], PLACES[0]), (ENDS[2], PLACES[1]), (ENDS[3], PLACES[2])]
+CASES = [
+  pytest.param(
+    *case, id=f"{case[1]}-{type(case[0]).__name__}", marks=[] if case in SHORT else pytest.mark.long
+  )
+  for case in itertools.product(ENDS, PLACES)
+]
 
 
-@pytest.mark.parametrize("end", ENDS, ids=lambda end: type(end).__name__)
-@pytest.mark.parametrize("place", ["the next step", "a later step", "the next evaluation"])
+@pytest.mark.parametrize(("end", "place"), CASES)
 def test_a_save_survives_whatever_ends_the_program(tmp_path, end, place):
   """The files of a save are written in parallel with the steps that follow it."""
   c = tiny.config(max_steps=12, eval_every=6, checkpoint_every=4)

@@ -48,7 +48,7 @@ def read_oldest(run):
 
 
 @pytest.mark.parametrize(
-  "number", [pytest.param(n, marks=pytest.mark.long if n >= 12 else ()) for n in range(READS)]
+  "number", [pytest.param(n, marks=pytest.mark.long if n >= 6 else ()) for n in range(READS)]
 )
 def test_reading_beside_a_trainer(workdir, number):
   run = run_lib.Run.open(workdir)

@@ -23,7 +23,7 @@ COMPILATION = [("compilation", seconds) for seconds in (0.0, 0.3, 0.6, 1.0)]
 STEPS = [("step", step) for step in (5, 35, 75, 110)]
 SAVES = [("save", step) for step in (7, 21, 40, 80)]
 INSTANTS = IMPORTS + COMPILATION + STEPS + SAVES
-SHORT = [(signal.SIGTERM, *COMPILATION[0]), (signal.SIGUSR1, *SAVES[1])]
+SHORT = [(signal.SIGUSR1, *SAVES[1])]
 ALL = [(number, *instant) for number in process.STOP_SIGNALS for instant in INSTANTS]
 CASES = [
   pytest.param(*case, id="-".join(map(str, case)), marks=[] if case in SHORT else pytest.mark.long)

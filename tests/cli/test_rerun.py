@@ -86,6 +86,7 @@ def test_run_with_variant_and_overrides_on_one_core_is_reproduced(pinned):
   assert old["overrides"] == new["overrides"] and "text.limit" in old["overrides"]
 
 
+@pytest.mark.long
 def test_run_with_automatic_devices_is_reproduced(trained, tmp_path):
   (old,) = files.read_json(trained["a"] / "run.json")["launches"]
   count = old["devices"].partition(" ")[0]

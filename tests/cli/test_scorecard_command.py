@@ -37,7 +37,7 @@ def play(tmp_path_factory):
   return path
 
 
-@pytest.mark.parametrize("domain", ["plays", "c"])
+@pytest.mark.parametrize("domain", ["plays", pytest.param("c", marks=pytest.mark.long)])
 def test_systems_of_a_scorecard(charrnn, trained, tmp_path, domain):
   result = charrnn(
     "scorecard", trained["a"], "--domain", domain, *SMALL, "--out", tmp_path, "--json"

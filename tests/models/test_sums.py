@@ -172,8 +172,16 @@ def norm(leaves):
   return np.sqrt(sum((leaf**2).sum() for leaf in leaves))
 
 
-@pytest.mark.parametrize("unroll", ["scan", "auto"])
-@pytest.mark.parametrize("cell", numpy_reference.N_GATES)
+@pytest.mark.parametrize(
+  ("cell", "unroll"),
+  [
+    pytest.param(
+      cell, unroll, marks=pytest.mark.long if unroll == "scan" and cell != "lstm" else []
+    )
+    for cell in numpy_reference.N_GATES
+    for unroll in ("scan", "auto")
+  ],
+)
 def test_the_loss_and_the_gradients_of_a_training_step(cell, unroll):
   V, H, rng = 3, 4, np.random.default_rng(0)
   params = jax.tree.map(np.float32, numpy_reference.random_params(cell, V, 0, H, 2, rng))
