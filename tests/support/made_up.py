@@ -175,6 +175,28 @@ def study(layers=2, hidden=8, cell="lstm", seed=0) -> dict:
   }
 
 
+def network(score=0.9, significant=True, share=0.1, first=10):
+  """Return results for `rates.aggregate`: one hypothesis, whose unit emerges at step `first`."""
+  by_hypothesis = {"if-condition": 2, "url": 0}
+  finding = {"hypothesis": "if-condition", "significant": significant, "statistic": "auroc"}
+  confirmation = {"score": score, "family_to_beat": 0.6}
+  steps = [0, 10, 20, 30]
+  entry = {"hypothesis": "if-condition", "steps": steps, "nats": [4.0, 3.0, 2.0, 1.5]}
+  entry["score"] = [0.7 if step >= first else 0.65 for step in steps]
+  return {
+    "step": 30,
+    "model": {"cell": "gru", "layers": 1, "hidden": 20},
+    "text": {"name": "code", "characters": 9000, "nats": 1.5},
+    "hypotheses": [{"name": name, "kind": "binary"} for name in by_hypothesis],
+    "findings": [
+      finding | {"confirmation": confirmation, "untrained": 0.68},
+      {"hypothesis": "url", "significant": None},
+    ],
+    "interpretable": {"share": share, "by_hypothesis": by_hypothesis},
+    "emergence": [entry],
+  }
+
+
 def without_network(study: dict) -> dict:
   """Return a study as it is without the network that was recorded."""
   left_out = {"ablations": [], "steering": [], "emergence": [], "model": None, "step": None}

@@ -26,26 +26,38 @@ class Untrained(NamedTuple):
   to_beat: float  # threshold for family_p <= alpha; NaN if there are too few networks
 
 
-def compare_untrained(subject: recording.Subject) -> dict[str, Untrained]:
-  """Compare a trained network with untrained networks; return the results by hypothesis."""
+def compare_untrained(
+  subject: recording.Subject, null: np.ndarray | None = None
+) -> dict[str, Untrained]:
+  """Compare a trained network with untrained networks; return the results by hypothesis.
+
+  `null` has their effects, as `untrained_effects` returns them for a network of the same shape on
+  the same text. By default, they are measured.
+  """
+  targets, design = subject.prepare(first=len(subject.text.ids_N[:CHARACTERS]))
+  values, columns = subject.recording.values[:CHARACTERS], subject.recording.columns
+  observed = matching.strengths(values, columns, targets, design)
+  if not observed:  # no hypothesis can be scored
+    return {}
+  null = untrained_effects(subject) if null is None else null
+  judged = inference.significance(np.array(list(observed.values())), null, design.alpha)
+  arrays = np.median(null, axis=0), judged.p, judged.family_p, judged.family_to_beat
+  return dict(zip(observed, map(Untrained, *(array.tolist() for array in arrays))))
+
+
+def untrained_effects(subject: recording.Subject) -> np.ndarray:
+  """Return the largest |effect| of each untrained network for each scorable hypothesis, [S, H]."""
   model, settings, columns = subject.run.model, subject.settings, subject.recording.columns
   ids_N, progress = subject.text.ids_N[:CHARACTERS], subject.progress("untrained networks")
   targets, design = subject.prepare(first=len(ids_N))
-  values = subject.recording.values[: len(ids_N)]
-  observed = matching.strengths(values, columns, targets, design)
   null, init = [], jax.jit(model.init)
-  if not observed:  # no hypothesis can be scored
-    return {}
   for number in range(settings.untrained):
     # The offset keeps these seeds distinct from the usual seeds of runs.
     params = init(jax.random.fold_in(jax.random.key(settings.seed), 1_000_003 + number))
     recorded = recording.record(model, params, ids_N, subject.scratch).values
     null.append(list(matching.strengths(recorded, columns, targets, design).values()))
     progress(number + 1, settings.untrained)
-  null = np.array(null)
-  judged = inference.significance(np.array(list(observed.values())), null, design.alpha)
-  arrays = np.median(null, axis=0), judged.p, judged.family_p, judged.family_to_beat
-  return dict(zip(observed, map(Untrained, *(array.tolist() for array in arrays))))
+  return np.array(null)
 
 
 def contexts(ids_N: np.ndarray, k: int, documents: Sequence[inference.Span]) -> list[np.ndarray]:

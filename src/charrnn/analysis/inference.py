@@ -3,6 +3,7 @@
 Scores take a column x and a label y of the same shape [n], without masks.
 """
 
+import dataclasses
 import itertools
 import math
 from collections.abc import Sequence
@@ -68,6 +69,23 @@ def inner(spans: Sequence[Span], lags: Sequence[int]) -> np.ndarray:
 
 def _length(spans) -> int:
   return sum(stop - start for start, stop in spans)
+
+
+@dataclasses.dataclass(frozen=True)
+class Share:
+  """A number of `of` things that have a property."""
+
+  count: int
+  of: int
+  share: float
+  low: float  # lower end of Wilson's 95% interval, which assumes that they are independent
+  high: float
+
+
+def share(count: int, of: int) -> Share:
+  """Return the share of `count` of `of` things, with its 95% interval."""
+  interval = stats.binomtest(count, of).proportion_ci(method="wilson")
+  return Share(count, of, count / of, interval.low, interval.high)
 
 
 def centered_ranks(values) -> np.ndarray:

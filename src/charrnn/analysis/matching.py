@@ -9,7 +9,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
-from scipy import stats
 
 from charrnn.analysis import effects, inference, recording
 
@@ -62,14 +61,9 @@ class Finding:
 
 
 @dataclasses.dataclass(frozen=True)
-class Interpretable:
+class Interpretable(inference.Share):
   """The units with a column that exceeds the family's threshold on both halves."""
 
-  count: int
-  of: int
-  share: float
-  low: float  # lower end of Wilson's 95% interval, which assumes independent units
-  high: float
   by_hypothesis: dict[str, int]  # number of units by hypothesis, for all scored hypotheses
 
 
@@ -265,10 +259,9 @@ def _interpretable(best, judged, scored, units, bars) -> Interpretable | None:
       return None
   exceeds = (np.abs(discovery) > to_beat) & (np.sign(discovery) * confirmation > to_beat)
   counts = [target.counts for target in scored]
-  count, of = _distinct(units, exceeds[:, counts].any(axis=1)), len(set(units))
-  interval = stats.binomtest(count, of).proportion_ci(method="wilson")
+  share = inference.share(_distinct(units, exceeds[:, counts].any(axis=1)), len(set(units)))
   by_hypothesis = {name: _distinct(units, column) for name, column in zip(names, exceeds.T)}
-  return Interpretable(count, of, count / of, interval.low, interval.high, by_hypothesis)
+  return Interpretable(**dataclasses.asdict(share), by_hypothesis=by_hypothesis)
 
 
 def _distinct(units, columns) -> int:

@@ -13,7 +13,7 @@ import itertools
 import json
 import pathlib
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -22,6 +22,7 @@ from charrnn import errors
 from charrnn.analysis import (
   ablation,
   baselines,
+  effects,
   explorer,
   hypotheses,
   matching,
@@ -55,6 +56,16 @@ ALIASES = {
 }
 
 
+class Found(NamedTuple):
+  """The findings of a recording, and what the other parts of a study need."""
+
+  results: dict[str, Any]  # what was studied, and the findings, by key of cells.json
+  scored: list[matching.Finding]
+  result: matching.Result
+  targets: list[effects.Target]
+  design: effects.Design
+
+
 def study(
   name: str,
   recorded: recording.Recording,
@@ -70,16 +81,60 @@ def study(
   leaves out everything that needs the network. Recordings of other networks are written to
   `folder`. `progress(name)` starts a phase and returns its callback, which takes (done, total).
   """
+  subject = make_subject(name, recorded, text, settings, folder, progress, run)
+  results, scored, result, targets, design = find(subject)
+  units = {finding.hypothesis: recorded.units[finding.column] for finding in scored}
+  saturation = _saturation(recorded)
+  results |= {
+    "probes": _probes(subject, result, design, targets, saturation),
+    "ablations": ablation.ablate(subject, units, design.halves.confirmation) if run else [],
+    "steering": ablation.steer(subject, units) if run else [],
+    "saturation": saturation,
+    "emergence": emergence(subject, scored) if run else [],
+  }
+  return plain(results), _excerpt(subject)
+
+
+def check_run(run: run_lib.Run):
+  """Raise UserError if a run has no units, or if its tokens are not characters."""
+  if not run.tokenizer.has_characters:
+    raise errors.UserError(
+      f"{run.path}: {run.tokenizer.other_tokens}, but the hypotheses are about characters: use "
+      "a run with the tokenizer char or byte, without documents and min_count"
+    )
+  if not run.model.units:
+    raise errors.UserError(
+      f"{run.path}: has no units to study: use a run of a recurrent network or a transformer"
+    )
+
+
+def make_subject(
+  name: str,
+  recorded: recording.Recording,
+  text: recording.Text,
+  settings: recording.Settings,
+  folder: pathlib.Path,
+  progress: Callable[[str], Callable],
+  run: run_lib.Run | None = None,
+) -> recording.Subject:
+  """Label a text; return the subject of a study. The arguments are those of `study`."""
   selected = [*hypotheses.choose(text.language), *settings.extra]
   by_name = {each.name: each for each in selected}
   labeled = hypotheses.label_documents(selected, text.texts)
-  subject = recording.Subject(
-    name, run, text, settings, by_name, labeled, recorded, folder / "scratch.f32", progress
-  )
-  untrained = baselines.compare_untrained(subject) if run and settings.untrained else {}
+  scratch = folder / "scratch.f32"
+  return recording.Subject(name, run, text, settings, by_name, labeled, recorded, scratch, progress)
+
+
+def find(subject: recording.Subject, null: np.ndarray | None = None) -> Found:
+  """Match a recording with all hypotheses, and judge the findings.
+
+  `null` has the effects of untrained networks, see `baselines.compare_untrained`.
+  """
+  run, settings, recorded = subject.run, subject.settings, subject.recording
+  untrained = baselines.compare_untrained(subject, null) if run and settings.untrained else {}
   targets, design = subject.prepare(shifts=settings.shifts)
   bars = {name: each.to_beat for name, each in untrained.items()} if run else None
-  update, columns = progress("matching"), recorded.columns
+  update, columns = subject.progress("matching"), recorded.columns
   result = matching.match(
     recorded.values, columns, targets, design, bars=bars, units=recorded.units, progress=update
   )
@@ -87,23 +142,16 @@ def study(
   if not scored:
     reasons = "; ".join(f"{each.hypothesis}: {each.reason}" for each in result.findings[:3])
     raise errors.UserError(
-      f"{text.name}: no hypothesis can be scored ({reasons}): use a longer text"
+      f"{subject.text.name}: no hypothesis can be scored ({reasons}): use a longer text"
     )
-  units = {finding.hypothesis: recorded.units[finding.column] for finding in scored}
-  saturation = _saturation(recorded)
   results = {
     **_about(subject, result, design, targets),
     "findings": _findings(subject, result, design, targets, untrained),
     "scores": _scores(subject, result),
     "interpretable": result.interpretable,
-    "probes": _probes(subject, result, design, targets, saturation),
-    "ablations": ablation.ablate(subject, units, design.halves.confirmation) if run else [],
-    "steering": ablation.steer(subject, units) if run else [],
-    "saturation": saturation,
-    "emergence": _emergence(subject, scored) if run else [],
     "notes": _notes(subject, result, design, untrained),
   }
-  return plain(results), _excerpt(subject)
+  return Found(results, scored, result, targets, design)
 
 
 def plain(value):
@@ -218,12 +266,13 @@ def _saturation(recorded: recording.Recording) -> list[dict]:
   return entries
 
 
-def _emergence(subject, scored) -> list[dict]:
+def emergence(subject: recording.Subject, findings: Sequence[matching.Finding]) -> list[dict]:
+  """Return the scores of scored findings at up to MAX_CHECKPOINTS checkpoints; see `trace`."""
   run = subject.run
   loads = [(step, functools.partial(_params, run, step)) for step in spread(run.steps)]
   if not run.config.init_from:
     loads.insert(0, (0, lambda: run.model.init(jax.random.key(run.config.seed))))
-  return trace(subject, loads, scored)
+  return trace(subject, loads, findings)
 
 
 def _params(run, step):
@@ -245,9 +294,10 @@ def spread(steps: Sequence[int]) -> list[int]:
 def trace(
   subject: recording.Subject, checkpoints: Sequence[tuple[int, Callable]], findings: Sequence
 ) -> list[dict]:
-  """Return the scores of findings at each checkpoint.
+  """Return the scores of findings at each checkpoint, and the loss of the network ("nats").
 
-  Scores are measured on the confirmation half of the first `baselines.CHARACTERS` characters.
+  They are measured on the first `baselines.CHARACTERS` characters, the scores on the confirmation
+  half of these.
 
   `findings` come from `matching.match`. `checkpoints` are pairs of a step and a function that
   returns its parameters, or None to skip the step. "score" is the score of the finding's column;
@@ -260,13 +310,14 @@ def trace(
   findings = [finding for finding in findings if finding.kind != "controlled"]
   entries = [
     {"hypothesis": each.hypothesis, "column": each.name}
-    | {key: [] for key in ("steps", "score", "best", "best_column")}
+    | {key: [] for key in ("steps", "score", "best", "best_column", "nats")}
     for each in findings
   ]
   for done, (step, load) in enumerate(checkpoints):
     if (params := load()) is None:
       continue
-    values = recording.record(model, params, ids_N, subject.scratch).values
+    recorded = recording.record(model, params, ids_N, subject.scratch)
+    values, nats = recorded.values, float(np.nanmean(recorded.predictions.nats))
     result = matching.match(values, columns, targets, design)
     best = {each.hypothesis: each for each in result.findings if each.scored}
     for entry, finding in zip(entries, findings):
@@ -275,6 +326,7 @@ def trace(
         entry["score"].append(matching.rescore(values, finding, targets, design))
         entry["best"].append(top.confirmation.score)
         entry["best_column"].append(top.name)
+        entry["nats"].append(nats)
     progress(done + 1, len(checkpoints))
   return [entry for entry in entries if entry["steps"]]
 

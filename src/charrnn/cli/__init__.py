@@ -19,6 +19,7 @@ COMMANDS = {
   "export": "write a run to one file: its weights, its network, or a page that writes text",
   "rerun": "repeat a run from its provenance, and compare the results",
   "cells": "find units that follow structure in the text, and write an interactive page",
+  "rates": "count the networks of a sweep in which a unit follows structure in the text",
   "scorecard": "measure generated plays, C, names or tunes, and compare them with held-out text",
   "memorization": "find copies of the training text in generated text",
   "temperature": "measure generated text at several sampling temperatures",

@@ -200,15 +200,7 @@ def _check_options(args):
 
 def _open(args) -> run_lib.Run:
   run = run_lib.Run.open(args.run, args.step, args.corpus, args.fetch)
-  if not run.tokenizer.has_characters:
-    raise errors.UserError(
-      f"{args.run}: {run.tokenizer.other_tokens}, but the hypotheses are about characters: use "
-      "a run with the tokenizer char or byte, without documents and min_count"
-    )
-  if not run.model.units:
-    raise errors.UserError(
-      f"{args.run}: has no units to study: use a run of a recurrent network or a transformer"
-    )
+  study.check_run(run)
   return run
 
 
