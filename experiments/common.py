@@ -79,3 +79,9 @@ def kernel_of_paper(c):
   """Set the Linux kernel text, prepared as in the paper."""
   c.text.source = "linux:paper"
   c.text.encoding = "latin-1"  # One byte is one character, as in char-rnn.
+
+
+def war_and_peace(c):
+  """Set War and Peace; the byte order mark and the CRLF line ends do not become characters."""
+  c.text.source = "warandpeace"
+  c.text.encoding, c.text.newlines = "utf-8-sig", "lf"

@@ -28,9 +28,7 @@ def get_config(variant=""):
 
 def standard(c):
   common.lstm256(c)
-  c.text.source = "warandpeace"
-  # The file begins with a byte order mark and has CRLF line ends. Neither becomes a character here.
-  c.text.encoding, c.text.newlines = "utf-8-sig", "lf"
+  common.war_and_peace(c)
   c.model.dropout = 0.1
   c.epochs = 4.4
   c.eval_every = 300

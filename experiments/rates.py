@@ -10,7 +10,8 @@ held-out tenth. A checkpoint is saved every 40 steps, to show when units begin t
 
 Variants:
   linux   C source of the Linux kernel, for units that follow braces, if conditions and comments
-  prose   Moby-Dick, for units that follow quotation marks
+  prose   War and Peace, for units that follow quotation marks; for Moby-Dick, add
+          --config.text.source=mobydick
   smoke   6 small networks, to test the installation
 """
 
@@ -40,7 +41,7 @@ def linux(c):
 
 def prose(c):
   shakespeare(c)
-  c.text.source = "mobydick"
+  common.war_and_peace(c)
 
 
 def smoke(c):

@@ -189,7 +189,7 @@ def test_the_tables_show_the_rates(group):
   lines = "\n".join(rates_report.lines({"groups": [group]}))
   assert "if condition  8 of 10 (49% to 94%)" in lines
   row = next(line for line in lines.splitlines() if line.startswith("if-condition"))
-  assert "0.845 (0.800 to 0.890)" in row and "<= 30 (10 to 30)" in row
+  assert "0.845 (0.800 to 0.890)" in row and "30 (<= 10 to 30)" in row
   assert lines.rstrip().endswith("0.0%  2.2%    4.5%  6.8%  9.0%")
 
 

@@ -18,7 +18,7 @@ units         units that follow the hypothesis in a network: median (range over 
 score         of the best unit of each network, significant or not: AUROC or rank correlation
 threshold     score that a unit must exceed
 since step    first stored checkpoint at which the best unit exceeds the threshold, in networks
-              where it is significant; <=: in some of them, at the first checkpoint after step 0
+              where it is significant; <=: this is the first checkpoint, so it may be earlier
 loss, nats    of the network at this checkpoint, on the start of the text"""
 
 
@@ -82,20 +82,20 @@ def _row(name: str, entry) -> list[str]:
     name,
     f"{entry['count']} of {entry['of']}",
     _interval(entry),
-    _spread(entry["units"], ".0f"),
+    _spread(entry["units"], "g"),
     _spread(entry["score"], ".3f"),
     console.number(entry["threshold"]["median"]),
-    ("<= " if emergence["at_first"] else "") + _spread(emergence["step"], ",.0f"),
+    _spread(emergence["step"], ",.0f", "<= " if emergence["at_first"] else ""),
     _spread(emergence["nats"], ".2f"),
   ]
 
 
-def _spread(values, style: str) -> str:
-  """Return the median and the range as text."""
+def _spread(values, style: str, mark: str = "") -> str:
+  """Return the median and the range as text, with a mark before the lowest value."""
   if not values:
     return "-"
   low, middle, high = (format(values[name], style) for name in ("min", "median", "max"))
-  return middle if low == high else f"{middle} ({low} to {high})"
+  return f"{mark}{middle}" if low == high else f"{middle} ({mark}{low} to {high})"
 
 
 def plot(result: dict[str, Any], path):
@@ -109,7 +109,7 @@ def plot(result: dict[str, Any], path):
   rows = max(len(_hypotheses(members)) for _, members in texts)
   heights = [0.5 + 0.14 * rows * (1 + len(labels)), 0.8 + 0.3 * len(labels)]
   size = (2.2 + 3.6 * len(texts), 1.6 + sum(heights))
-  title = "How many networks have a unit that follows a hypothesis, and how many units do"
+  title = "Networks with a unit that follows a hypothesis,\nand the share of such units"
   with plotting.figure(path, title, figsize=size) as figure:
     options = {"squeeze": False, "sharex": "row", "height_ratios": heights}
     axes = figure.subplots(2, len(texts), **options)
@@ -166,7 +166,7 @@ def _shares(axes, members, colors):
     axes.plot(known, [row] * len(known), "o", color=color, ms=4, alpha=0.7)
   plotting.label_rows(axes, [group["label"] for group in members])
   axes.set_xlabel("share of units that follow a hypothesis (bar: quartiles)")
-  axes.set_xlim(left=0)
+  axes.set_xlim(left=-0.02 * axes.get_xlim()[1])  # Points at 0 are not cut.
   axes.xaxis.set_major_formatter(_percent)
 
 
