@@ -40,7 +40,13 @@ def run_of(model, params, symbols, **fields):
     tokens=symbols, decode=lambda ids: "".join(symbols[each] for each in ids)
   )
   return types.SimpleNamespace(
-    path="planted", step=1, config=config, model=model, params=params, tokenizer=tokenizer
+    path="planted",
+    step=1,
+    config=config,
+    model=model,
+    params=params,
+    tokenizer=tokenizer,
+    weights={"step": 1, "sha256": ""},
   )
 
 

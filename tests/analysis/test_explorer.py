@@ -15,6 +15,7 @@ import pytest
 from charrnn import errors
 from charrnn.analysis import explorer
 from charrnn.analysis import study as study_lib
+from charrnn.evaluation import pages
 
 
 class _Page(html.parser.HTMLParser):
@@ -58,12 +59,19 @@ def _block(page, name):
   return json.loads(text)
 
 
+def _codes(page):
+  (first,), (rest,) = (
+    page.texts("script", type="text/plain", id=name) for name in ("first", "rest")
+  )
+  return first + rest
+
+
 def _stream(text, dtype):
   return np.frombuffer(zlib.decompress(base64.b64decode(text)), dtype)
 
 
-def _values(trace):
-  codes = _stream(trace["data"], np.uint8)
+def _values(trace, codes):
+  codes = _stream(codes[slice(*trace["at"])], np.uint8)
   codes = np.cumsum(codes, dtype=np.uint8) if trace["steps"] else codes
   return trace["low"] + codes * (trace["high"] - trace["low"]) / (trace["levels"] - 1)
 
@@ -102,6 +110,7 @@ def test_the_page_has_no_external_references_and_no_inline_handlers(tmp_path):
 @pytest.mark.parametrize("cell", made_up.QUANTITIES)
 def test_traces_are_accurate_to_half_a_level(tmp_path, cell):
   page, excerpt = _written(tmp_path, cell=cell)
+  codes = _codes(page)
   packed, units = _block(page, "traces"), sorted(set(excerpt.units))
   assert packed["main"] == ("c" if cell == "lstm" else "h")
   assert _block(page, "study")["units"] == [str(unit) for unit in units]
@@ -116,7 +125,7 @@ def test_traces_are_accurate_to_half_a_level(tmp_path, cell):
       truth = function(excerpt.recording[:, column].astype(float))
       step = (trace["high"] - trace["low"]) / (trace["levels"] - 1)
       assert trace["levels"] == explorer.FINE
-      np.testing.assert_allclose(_values(trace), truth, atol=0.51 * step + 1e-4)
+      np.testing.assert_allclose(_values(trace, codes), truth, atol=0.51 * step + 1e-4)
 
 
 def test_predictions_and_labels_are_stored_accurately(tmp_path):
@@ -147,7 +156,7 @@ def test_hostile_text_does_not_change_the_page(tmp_path):
   assert [tag for tag, _ in page.elements] == [tag for tag, _ in plain.elements]
   assert page.texts("script", type="module") == plain.texts("script", type="module")
   assert _block(page, "study")["notes"] == [json.loads(json.dumps(hostile))]
-  for name in ("study", "excerpt", "traces"):
+  for name in ("study", "excerpt", "explanations", "traces"):
     (text,) = page.texts("script", id=name)
     assert text.isascii()
     assert "<" not in text
@@ -195,10 +204,11 @@ def test_a_page_of_10000_units_of_a_transformer_fits(tmp_path):
 def test_a_smaller_limit_reduces_levels_until_it_raises(tmp_path):
   path, study, excerpt = tmp_path / "x.html", made_up.study(), made_up.excerpt(made_up.prose(4000))
   whole = explorer.write(path, study, excerpt)
-  (traces,) = _Page(path.read_text()).texts("script", id="traces")
-  rest = whole - len(traces)
+  page = _Page(path.read_text())
+  size = len(_codes(page)) + len(page.texts("script", id="traces")[0])
+  rest = whole - size
   levels, featured = [], []
-  for room in (len(traces) + 1000, len(traces) // 2, 60_000):
+  for room in (size + 5000, size // 2, 60_000):
     assert explorer.write(path, study, excerpt, rest + room) <= rest + room
     packed = _block(_Page(path.read_text()), "traces")
     levels.append(min(each["levels"] for each in packed["coarse"]))
@@ -216,3 +226,49 @@ def test_values_that_are_not_finite_raise(tmp_path):
   with pytest.raises(errors.UserError, match="diverged"):
     explorer.write(path, study, excerpt)
   assert not path.exists()
+
+
+def test_explanations_of_a_page_are_replaced(tmp_path):
+  path, excerpt = tmp_path / "x.html", made_up.excerpt(made_up.prose(300))
+  entries = [made_up.explanation(1, 3), made_up.explanation(0, 5), made_up.explanation(0, 12)]
+  entries[0]["summary"] = made_up.HOSTILE + "</script>"
+  explorer.write(path, made_up.study(), excerpt)
+  before = path.read_text()
+  explorer.write(path, made_up.study(), excerpt, explanations=entries)
+  whole = path.read_text()
+  block = _block(_Page(whole), "explanations")
+  assert block["weights"] == made_up.WEIGHTS
+  assert list(block["units"]) == ["0:5", "0:12", "1:3"]
+  assert block["units"]["1:3"]["summary"] == json.loads(json.dumps(entries[0]["summary"]))
+  assert block["units"]["0:5"]["excerpt"]["unit"] == pytest.approx(
+    entries[1]["excerpt"]["unit"], rel=1e-4
+  )
+  assert explorer.explain(before, made_up.WEIGHTS, entries) == whole
+  assert explorer.explain(whole, made_up.WEIGHTS, []) == before
+
+
+def test_explanations_of_other_weights_or_of_other_pages_are_not_added(tmp_path):
+  path, excerpt = tmp_path / "x.html", made_up.excerpt(made_up.prose(300))
+  explorer.write(path, made_up.study(), excerpt)
+  page, entry = path.read_text(), made_up.explanation()
+  assert explorer.explain(page, made_up.WEIGHTS | {"step": 7395}, [entry]) is None
+  assert explorer.explain(page.replace('"explanations"', '"older"'), made_up.WEIGHTS, []) is None
+  damaged = page.replace('"explanations">{', '"explanations">{{')
+  assert explorer.explain(damaged, made_up.WEIGHTS, []) is None
+
+
+@pytest.mark.parametrize("name", ["rnn", "transformer", "states"])
+def test_pages_of_units_that_cannot_be_explained_have_no_explanations(tmp_path, name):
+  cell = "lstm" if name == "states" else name
+  study = made_up.study(cell=cell)
+  study = made_up.without_network(study) if name == "states" else study
+  page, _ = _written(tmp_path, study=study, cell=cell)
+  assert _block(page, "explanations") is None
+
+
+def test_a_block_of_a_page_is_the_first_with_its_name():
+  text = pages.blocks({"a": {"b": "</script>"}, "c": [1]})
+  assert pages.read_block(text, "a") == {"b": "</script>"}
+  assert pages.read_block(text, "b") is None
+  new = pages.replace_block(text, "a", r"\1<\g<0>")
+  assert pages.read_block(new, "a") == r"\1<\g<0>" and pages.read_block(new, "c") == [1]

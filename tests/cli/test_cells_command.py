@@ -10,7 +10,10 @@ import made_up
 import pytest
 
 from charrnn import cli, runtime
+from charrnn.analysis import explanation, explorer
 from charrnn.cli import cells
+from charrnn.evaluation import pages
+from charrnn.runs import run as run_lib
 
 HEADER = ["hypothesis", "state", "probe"]  # start of the table of the probes
 FAST = ("--untrained=2", "--shifts=19", "--characters=6000")
@@ -22,6 +25,14 @@ def studied(trained, tmp_path_factory):
   folder = tmp_path_factory.mktemp("cells")
   run, text = folder / "run", trained["a"].parent / "text.txt"
   shutil.copytree(trained["a"], run)
+  # Explanations of this checkpoint, of another one, and a damaged one.
+  entries = [made_up.explanation(0, 5), made_up.explanation(0, 6)]
+  entries[0]["weights"] = run_lib.Run.open(run).weights
+  (run / "cells").mkdir()
+  for entry in entries:
+    path = run / "cells" / f"{explanation.name(entry['layer'], entry['unit'])}.json"
+    path.write_text(json.dumps(entry))
+  (run / "cells" / "explain-1-1.json").write_text("{")
   argv = ["cells", run, "--text", text, *FAST, "--regex", "seven=7[0-9]", "--keep-recording"]
   with contextlib.redirect_stdout(io.StringIO()) as out:
     assert cli.main(list(map(str, argv))) == 0
@@ -30,7 +41,7 @@ def studied(trained, tmp_path_factory):
 
 
 def test_the_output_folder_contains_exactly_the_documented_files(studied):
-  names = {path.name for path in studied.iterdir()}
+  names = {path.name for path in studied.iterdir() if not path.name.startswith("explain-")}
   pictures = {"findings.png", "probes.png", "saturation.png", "emergence.png"}
   assert names == {"cells.json", "explorer.html", "recording.f32"} | pictures
 
@@ -116,6 +127,12 @@ def test_the_page_loads_nothing(studied):
   assert "Content-Security-Policy" in page
   code = page.split("application/json")[0]
   assert not re.search(r"(?:src|href)\s*=|url\(|@import|fetch\(|XMLHttp", code)
+
+
+def test_the_page_shows_the_explanations_of_its_checkpoint(studied):
+  block = pages.read_block((studied / "explorer.html").read_text(), "explanations")
+  assert list(block["units"]) == ["0:5"]
+  assert block["weights"] == json.loads((studied / "cells.json").read_text())["weights"]
 
 
 def test_the_options_json_and_out(charrnn, trained, tmp_path):
@@ -205,17 +222,56 @@ def test_a_damaged_earlier_checkpoint_is_skipped(charrnn, a, tmp_path):
   assert all(each["steps"] == [0, 20] for each in result.json["emergence"])
 
 
+@pytest.mark.long
+def test_explanations_are_in_the_explorer_of_the_same_checkpoint(charrnn, a, tmp_path):
+  text, out = a.parent / "text.txt", a / "cells"
+  text.write_text("".join(f"{n} green bottles\n" for n in range(700)))
+  page, study = out / "explorer.html", ("cells", a, "--text", text, *FAST, "--untrained=0")
+
+  def explain(unit, *options):
+    argv = "cells", a, "--text", text, "--characters=6000", "--explain", unit, *options
+    result = charrnn(*argv)
+    assert result.code == 0, result.err
+    return [line for line in result.out.splitlines() if line.startswith("explorer: ")]
+
+  def shown():
+    return sorted(pages.read_block(page.read_text(), "explanations")["units"])
+
+  assert explain("0:3", "--step=10") == explain("0:4") == []
+  assert charrnn(*study).code == 0
+  assert shown() == ["0:4"]
+  (line,) = explain("1:2")
+  assert line == f"explorer: {page.as_uri()}#unit=1:2&tab=explanations (open it in a browser)"
+  assert shown() == ["0:4", "1:2"]
+  whole = page.read_bytes()
+  (line,) = explain("1:5", "--step=10")
+  assert "is of another checkpoint" in line and "run charrnn cells without --explain" in line
+  assert page.read_bytes() == whole
+  (out / "explain-0-4.json").write_text("{")
+  assert charrnn(*study).code == 0
+  assert shown() == ["1:2"]
+
+
 def test_an_explanation_of_a_unit(charrnn, trained, tmp_path):
   text, out = trained["a"].parent / "text.txt", tmp_path / "o"
   argv = "cells", trained["a"], "--text", text, "--characters=6000", "--explain=0:c3", "--out", out
+  out.mkdir()
+  study = made_up.study() | {"weights": run_lib.Run.open(trained["a"]).weights}
+  explorer.write(out / "explorer.html", study, made_up.excerpt(made_up.prose(300)))
   result = charrnn(*argv)
   assert result.code == 0, result.err
-  assert {path.name for path in out.iterdir()} == {"explain-0-3.json", "explain-0-3.png"}
+  names = {path.name for path in out.iterdir()}
+  assert names == {"explain-0-3.json", "explain-0-3.png", "explorer.html"}
   results = json.loads((out / "explain-0-3.json").read_text())
+  assert results.keys() == made_up.explanation().keys()
+  page = (out / "explorer.html").read_text()
+  assert list(pages.read_block(page, "explanations")["units"]) == ["0:3"]
   assert (results["layer"], results["unit"], results["text"]["characters"]) == (0, 3, 6000)
   lines = result.out.splitlines()
   assert lines[0].endswith("2 x 8 lstm, unit 0:3")
   assert lines[3] == results["summary"]
+  address = f"{(out / 'explorer.html').as_uri()}#unit=0:3&tab=explanations"
+  assert lines[-2] == f"explorer: {address} (open it in a browser)"
   assert lines[-1] == f"picture: {out}/explain-0-3.png    data: {out}/explain-0-3.json"
   assert sum(line.startswith("gate ") for line in lines) == 4
 

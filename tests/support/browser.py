@@ -42,11 +42,13 @@ def pages(browser):
   """Yield a function that opens a page; check at the end for errors and for other requests."""
   messages, requests, contexts, urls = [], [], [], []
 
-  def open_page(url, ready="html[data-ready]", **options):
+  def open_page(url, ready="html[data-ready]", script="", **options):
+    # `script` is JavaScript that runs before the page.
     context = browser.new_context(**{"viewport": {"width": 1280, "height": 800}} | options)
     contexts.append(context)
-    urls.append(url)
+    urls.append(url.partition("#")[0])
     page = context.new_page()
+    page.add_init_script(script)
     page.set_default_timeout(TIMEOUT)
     page.on("console", lambda message: messages.append(message.text))
     page.on("pageerror", lambda error: messages.append(str(error)))

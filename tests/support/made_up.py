@@ -20,6 +20,7 @@ _WORDS = (
   "stones some said that every letter keeps its own small memory but who would count them now"
 )
 CHANCE = {"auroc": 0.5, "spearman": 0.0}
+WEIGHTS = {"step": 7394, "sha256": "0" * 64}
 HOSTILE = (
   "</script><script>alert(1)</script><!-- \u2028\u2029\x00\x07\x1b\x7f\x85\r\t\ud800\udc00\udfff"
   "<img src=x onerror=alert(2)>\u202eevil\u202c\u200b\ufeffé e\u0301 שלום 😀 &amp; {{data}} \\u003c"
@@ -133,6 +134,7 @@ def study(layers=2, hidden=8, cell="lstm", seed=0) -> dict:
   return {
     "run": "runs/made-up",
     "step": 7394,
+    "weights": WEIGHTS,
     "model": {"cell": cell, "layers": layers, "hidden": hidden},
     "text": {
       "name": "made up (valid and test)",
@@ -197,9 +199,95 @@ def network(score=0.9, significant=True, share=0.1, first=10):
   }
 
 
+def explanation(layer=0, unit=5) -> dict:
+  """Return the content of explain-LAYER-UNIT.json for a counter of lines."""
+  text = prose(140, seed=1)
+  account = np.array([len(text[: n + 1].rpartition("\n")[2]) for n in range(140)]) / 25 - 1.2
+  rng, levels = np.random.default_rng(unit), np.arange(81) / 25 - 1.2
+  length = {"plain": 48.2, "edited": 59.7, "ratio": 59.7 / 48.2}
+  characters = [
+    {"character": symbol, "count": text.count(symbol), "role": "advances", "keep": 0.97}
+    | {"added": 0.05, "change": 0.04, "change_spread": 0.01, "level": 0.2}
+    for symbol in sorted(set(text) - {"\n"}, key=lambda each: -text.count(each))
+  ]
+  line_end = {"character": "\n", "count": 700, "role": "resets"}
+  step = {"keep": 0.01, "added": -1.2, "change": -2.1, "change_spread": 0.4, "level": -1.2}
+  sources = [("1:h6", 0.41), ("0:h2", -0.08), ("character", 0.3)]
+  return {
+    "run": "runs/made-up",
+    "step": 7394,
+    "weights": WEIGHTS,
+    "model": {"cell": "lstm", "layers": 2, "hidden": 8},
+    "text": {"name": "made up", "characters": 40000, "documents": 4, "nats": 1.43, "halves": ""},
+    "seed": 0,
+    "layer": layer,
+    "unit": unit,
+    "state": "c",
+    "keep": "f",
+    "candidate": "g",
+    "kind": "counter",
+    "reason": "",
+    "r2": {"discovery": 0.83, "confirmation": 0.81, "minimum": 0.5},
+    "memory": 60.2,
+    "minimum_memory": 10,
+    "spread": 0.9,
+    "others": {"factor": 0.99, "offset": 0.04, "change": 0.04, "keep": 0.97},
+    "events": [
+      line_end
+      | {"factor": 0.02, "offset": -1.2, "level": -1.2, "spread": 0.1}
+      | {"high_before": 0.9, "high_after": 0.0, "levels": [-1.2, -1.2]}
+    ],
+    "characters": [characters[0], line_end | step, *characters[1:]],
+    "gates": [
+      {
+        "gate": gate,
+        "mean": 0.6,
+        "spread": 1.3,
+        "sources": [{"source": name, "share": share, "weight": 0.3} for name, share in sources],
+      }
+      for gate in "ifgo"
+    ],
+    "readers": {
+      "spread": 0.4,
+      "saturated": 0.2,
+      "logits": {
+        "raised": [{"character": "\n", "effect": 1.4}],
+        "lowered": [{"character": "e", "effect": -0.3}],
+      },
+      "units": [{"reader": "1:f3", "effect": 0.9}, {"reader": "0:i2", "effect": -0.4}],
+    },
+    "edit": {
+      "ratio": 0.8,
+      "factor": 0.79,
+      "edited": "the weights into g are multiplied by 0.790",
+      "quantity": "added",
+      "means": [0.05, 0.04],
+      "response": {
+        "states": np.linspace(-1.2, 1.4, 32).tolist(),
+        "p": np.linspace(0.01, 0.09, 32).tolist(),
+        "after_line_end": [-1.2, 0.01],
+        "at_line_end": [0.8, 0.07],
+      },
+      "levels": {"plain": levels.tolist(), "edited": (0.8 * levels).tolist()},
+      "alone": length | {"ratio": 1.25},
+      "predicted": length,
+      "measured": length | {"low": 1.2, "high": 1.28},
+    },
+    "edit_reason": "",
+    "excerpt": {
+      "start": 20000,
+      "text": text,
+      "unit": (account + 0.05 * rng.standard_normal(140)).tolist(),
+      "account": account.tolist(),
+    },
+    "summary": "counter: '\\n' sets c to -1.2; each other character changes it by +0.04 on average",
+  }
+
+
 def without_network(study: dict) -> dict:
   """Return a study as it is without the network that was recorded."""
-  left_out = {"ablations": [], "steering": [], "emergence": [], "model": None, "step": None}
+  left_out = {"ablations": [], "steering": [], "emergence": []}
+  left_out |= {"model": None, "step": None, "weights": None}
   findings = [each | {"untrained": None, "untrained_baseline": None} for each in study["findings"]]
   text = study["text"] | {"nats": None}
   return study | left_out | {"run": "x.npz", "findings": findings, "text": text}

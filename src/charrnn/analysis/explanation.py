@@ -5,13 +5,15 @@ the characters of a line, `edits` predicts how an edit of the weights changes th
 and then samples from the edited network.
 """
 
+import contextlib
 import math
+import pathlib
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 
-from charrnn import errors
+from charrnn import errors, files
 from charrnn.analysis import accounts, edits, gates, inference, recording
 from charrnn.runs import run as run_lib
 from charrnn.sampling import clamps
@@ -21,6 +23,13 @@ TOP = 5  # number of sources, of readers, and of logits in each direction
 HOLD = 0.02  # a smaller change per character, in standard deviations, is called holding
 SATURATED = 0.95  # a larger |tanh(c)| hardly changes with c
 EXCERPT = 140  # number of characters in the picture
+# Types of the keys of a stored explanation.
+_SCHEMA = (
+  dict.fromkeys(("run", "summary", "state", "keep", "candidate", "edit_reason"), str)
+  | dict.fromkeys(("layer", "unit", "step", "minimum_memory"), int)
+  | dict.fromkeys(("weights", "text", "r2", "others", "readers", "excerpt"), dict)
+  | dict.fromkeys(("events", "characters", "gates"), list)
+)
 
 
 def parse(argument: str, run: run_lib.Run) -> tuple[int, int]:
@@ -46,6 +55,25 @@ def parse(argument: str, run: run_lib.Run) -> tuple[int, int]:
   if problem:
     raise errors.UserError(f"--explain {argument}: {problem}")
   return layer, unit
+
+
+def name(layer: int, unit: int) -> str:
+  """Return the name of the files of an explanation, without the suffix."""
+  return f"explain-{layer}-{unit}"
+
+
+def stored(folder: pathlib.Path, weights: Mapping[str, Any]) -> dict[tuple[int, int], dict]:
+  """Return the explanations of a network in a folder, by layer and unit.
+
+  `weights` are those of `Run.weights`. Files that are damaged or of other weights are ignored.
+  """
+  entries = {}
+  for path in folder.glob("explain-*.json"):
+    with contextlib.suppress(errors.UserError):
+      entry = files.read_json(path)
+      if files.has_types(entry, _SCHEMA) and entry["weights"] == weights:
+        entries[entry["layer"], entry["unit"]] = entry
+  return entries
 
 
 def explain(
@@ -86,6 +114,7 @@ def explain(
   results = {
     "run": str(run.path),
     "step": run.step,
+    "weights": run.weights,
     "model": {name: model[name] for name in ("cell", "layers", "hidden")},
     "text": {
       "name": text.name,

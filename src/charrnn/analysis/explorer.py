@@ -10,28 +10,32 @@ import math
 import os
 import pathlib
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from charrnn import errors
-from charrnn.analysis import recording
+from charrnn.analysis import gates, recording
 from charrnn.evaluation import pages
 
 # The script of the page is the concatenation of these files, in this order.
 SCRIPTS = (
   *("elements", "glyphs", "shades", "theme", "data", "draw", "text", "cells", "look"),
-  *("findings", "ablation", "network", "keys", "page"),
+  *("findings", "probes", "explanations", "ablation", "network"),
+  *("views", "address", "keys", "page"),
 )
 STYLES = ("theme", "common", "page")
+EXPLANATIONS = "explanations"  # name of the block of explanations
 FINE = 256  # number of levels for all quantities of featured units
 LEVELS = (256, 128, 64, 32, 24, 16, 12, 10, 8, 6, 4)  # choices for the main quantity of other units
 MAIN_SHARE = 0.7  # maximum share of the traces' bytes that main quantities may use
 LIMIT = 10_000_000  # maximum size of a page in bytes
+FIRST = 500_000  # number of characters of codes that precede the script
 UNIT_BYTES = 1500  # bytes per unit; pages of many units may exceed LIMIT
 _SAMPLE = 24  # number of units from which the size of all units is estimated
 _BATCH = 16  # number of featured units per pass over the recording, which is stored by rows
+_PLACE = [10**9, 10**9]  # the place of codes until it is known, which has at least as many digits
 Columns = Mapping[recording.Unit, Sequence[int]]  # columns of each unit
 
 
@@ -51,35 +55,83 @@ class Excerpt(NamedTuple):
 
 
 def write(
-  path: str | os.PathLike, study: Mapping[str, Any], excerpt: Excerpt, limit: int | None = None
+  path: str | os.PathLike,
+  study: Mapping[str, Any],
+  excerpt: Excerpt,
+  limit: int | None = None,
+  explanations: Iterable[Mapping[str, Any]] = (),
 ) -> int:
   """Write the page for the JSON data of a study and return its size in bytes, at most `limit`.
 
-  The default limit is LIMIT, or UNIT_BYTES for each unit if this is larger.
+  The default limit is LIMIT, or UNIT_BYTES for each unit if this is larger. `explanations` are
+  results of `explanation.explain` for the weights of the study. The limit does not include them.
 
   The page contains the main quantity of every unit, with as many levels as fit: c (as tanh(c)) if
   there is one, otherwise h, or the unit's only quantity. It contains all quantities of as many
   units as fit: first the units of findings, then the others by score. Raises UserError if not even
   the coarsest levels fit.
   """
-  # Five digits are enough, since the page shows at most three.
-  short = json.loads(json.dumps(study), parse_float=lambda digits: float(f"{float(digits):.5g}"))
-  blocks = {"study": short, "excerpt": _excerpt(excerpt)}
+  blocks = {"study": _short(study), "excerpt": _excerpt(excerpt), EXPLANATIONS: None}
   title = f"{study['run']}: charrnn explorer"
   columns = _by_unit(excerpt)
   limit = limit or max(LIMIT, UNIT_BYTES * len(columns))
   main = excerpt.columns[next(iter(columns.values()))[0]].quantity
-  head = {"main": main, "coarse": [], "fine": {}}
-  room = limit - len(_page(title, blocks | {"traces": head}).encode())
-  traces = head | _traces(study, excerpt, columns, room)
-  page = _page(title, blocks | {"traces": traces}).encode()
+  blocks["traces"] = {"main": main, "coarse": [], "fine": {}}
+  room = limit - len(_page(title, blocks, "", "").encode())
+  traces = _traces(study, excerpt, columns, room)
+  codes = _take_codes(traces, [*columns], _ranked(study, [*columns]))
+  blocks["traces"] |= traces
+  if study["model"] and study["model"]["cell"] in gates.EQUATIONS:
+    blocks[EXPLANATIONS] = _explanations(study["weights"], explanations)
+  page = _page(title, blocks, *codes).encode()
   pathlib.Path(path).write_bytes(page)
   return len(page)
 
 
-def _page(title: str, blocks: Mapping[str, Any]) -> str:
+def explain(page: str, weights: Mapping[str, Any], explanations) -> str | None:
+  """Return a page with these explanations instead of its own.
+
+  Return None if the page is not of these weights, or was written by another version.
+  """
+  block = pages.read_block(page, EXPLANATIONS)
+  if not isinstance(block, dict) or block.get("weights") != weights:
+    return None
+  return pages.replace_block(page, EXPLANATIONS, _explanations(weights, explanations))
+
+
+def _explanations(weights, explanations) -> dict[str, Any]:
+  ordered = sorted(explanations, key=lambda each: (each["layer"], each["unit"]))
+  units = {f"{each['layer']}:{each['unit']}": _short(each) for each in ordered}
+  return {"weights": weights, "units": units}
+
+
+def _short(value):
+  """Return JSON data with five digits per number; the page shows at most four."""
+  return json.loads(json.dumps(value), parse_float=lambda digits: float(f"{float(digits):.5g}"))
+
+
+def _page(title: str, blocks: Mapping[str, Any], first: str, rest: str) -> str:
   style, script = pages.sources(STYLES, "css"), pages.sources(SCRIPTS, "js")
-  return pages.page("page.html", title, style, script, data=pages.blocks(blocks))
+  codes = {name: pages.text_block(name, text) for name, text in (("first", first), ("rest", rest))}
+  return pages.page("page.html", title, style, script, data=pages.blocks(blocks), **codes)
+
+
+def _take_codes(traces, units: Sequence[recording.Unit], ranked) -> tuple[str, str]:
+  """Replace the codes of each trace by their place; return the first codes, and the rest.
+
+  The codes of all traces are one string, in the order of `ranked`, so that the page can read those
+  of the best units first.
+  """
+  main, parts, start, size = dict(zip(units, traces["coarse"])), [], 0, 0
+  for unit in ranked:
+    for trace in (main[unit], *traces["fine"].get(str(unit), {}).values()):
+      parts.append(trace.pop("codes"))
+      stop = start + len(parts[-1])
+      trace["at"] = [start, stop]
+      size = stop if stop <= FIRST else size
+      start = stop
+  codes = "".join(parts)
+  return codes[:size], codes[size:]
 
 
 def _excerpt(excerpt: Excerpt) -> dict[str, Any]:
@@ -203,7 +255,8 @@ def _trace(values: np.ndarray, levels: int) -> dict[str, Any]:
     "high": float(f"{high:.5g}"),
     "levels": levels,
     "steps": len(steps) < len(whole),
-    "data": base64.b64encode(min(whole, steps, key=len)).decode(),
+    "at": _PLACE,
+    "codes": base64.b64encode(min(whole, steps, key=len)).decode(),
   }
 
 

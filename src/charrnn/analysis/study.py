@@ -173,6 +173,7 @@ def _about(subject, result, design, targets) -> dict:
   return {
     "run": subject.name,
     "step": run.step if run else None,
+    "weights": run.weights if run else None,
     "model": {name: run.config.model[name] for name in names} if run else None,
     "text": {
       "name": text.name,

@@ -41,10 +41,12 @@ checkpoints.
 With --explain, explain a single unit of an LSTM or a GRU from its weights: which characters reset,
 switch or advance it, where its gates come from, and what reads it. For a counter of the characters
 of a line, predict how an edit of the weights changes the lengths of lines, and sample from the
-edited network. Write explain-LAYER-UNIT.json and explain-LAYER-UNIT.png."""
+edited network. Write explain-LAYER-UNIT.json and explain-LAYER-UNIT.png, and add the explanation to
+explorer.html."""
 CHARACTERS = 200_000
 UNTRAINED = 19
 SHIFTS = 199
+PAGE = "explorer.html"
 ENCODINGS = ("utf-8", "utf-8-sig", "latin-1")
 HEADER = (
   *("hypothesis", "column", "lag", "discovery", "confirmation", "shifted", "untrained", "last 6"),
@@ -170,7 +172,8 @@ def run(args):
       text = text._replace(language=args.language or text.language)
       name = args.states or str(run.path)
       results, excerpt = study.study(name, recorded, text, settings, folder, progress, run)
-    explorer.write(new / "explorer.html", results, excerpt)
+    explained = explanation.stored(out, run.weights).values() if run else ()
+    explorer.write(new / PAGE, results, excerpt, explanations=explained)
     for picture in (pictures.findings, pictures.probes, pictures.saturation, pictures.emergence):
       if run or picture is pictures.findings or results[picture.__name__]:
         picture(results, new / f"{picture.__name__}.png")
@@ -217,15 +220,37 @@ def _explain(args, run: run_lib.Run):
   contents = [(path, _read(run, path, None)) for path in args.text or []]
   text = _text(run, contents, args.characters or explanation.CHARACTERS)
   out = files.make_folder(args.out, pathlib.Path(args.run, "cells"))
-  name = f"explain-{layer}-{unit}"
+  name = explanation.name(layer, unit)
   with files.replace_in_folder(out) as new:
     with console.Progress() as progress:
       results = explanation.explain(run, text, layer, unit, args.seed, progress)
     pictures.explanation(results, new / f"{name}.png")
     files.write_json(new / f"{name}.json", results)
-  lines = [*_about(results), "", *explanation_report.lines(results), ""]
+    note = _add_to_page(out, new, results)
+  lines = [*_about(results), "", *explanation_report.lines(results), "", *note]
   lines.append(f"picture: {out / name}.png    data: {out / name}.json")
   arguments.show(args, results, lines)
+
+
+def _add_to_page(out, new, results) -> list[str]:
+  """Write the explorer with an explanation to the folder `new`; return a line about it.
+
+  Without an explorer in the folder `out`, do nothing.
+  """
+  if not (path := out / PAGE).exists():
+    return []
+  unit, weights = (results["layer"], results["unit"]), results["weights"]
+  explained = explanation.stored(out, weights) | {unit: results}
+  page = files.read_bytes(path).decode(errors="replace")
+  page = explorer.explain(page, weights, explained.values())
+  if page is None:
+    return [
+      f"explorer: {path} is of another checkpoint or version and does not show this explanation: "
+      "run charrnn cells without --explain to write it again"
+    ]
+  files.write_text(new / PAGE, page)
+  address = f"{path.resolve().as_uri()}#unit={results['layer']}:{results['unit']}&tab=explanations"
+  return [f"explorer: {address} (open it in a browser)"]
 
 
 def _text(run: run_lib.Run, contents, characters: int) -> recording.Text:
@@ -280,7 +305,7 @@ def _report(results, out):
       f"95% interval {share['low']:.1%} to {share['high']:.1%})"
       f"{'' if model else ', compared with shifted labels only'}"
     )
-  yield f"explorer: {out / 'explorer.html'} (open it in a browser)"
+  yield f"explorer: {out / PAGE} (open it in a browser)"
   yield f"data: {out / 'cells.json'}    pictures: {out}/*.png"
 
 

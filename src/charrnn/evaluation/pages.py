@@ -17,10 +17,11 @@ from typing import Any
 
 import numpy as np
 
-from charrnn import console
+from charrnn import console, files
 
 MAX_CHARACTERS = 20_000  # maximum number of tokens on a surprisal page
 SHADES = 20  # number of shades; each covers half a bit
+_START, _END = '<script type="application/json" id="{}">', "</script>"
 SIGNS = {"\n": "↵", "\t": "→", "\r": "←"}
 
 
@@ -60,9 +61,33 @@ def _policy(style: str, script: str) -> str:
 def blocks(values: Mapping[str, Any]) -> str:
   """Return one script element per value, with its id and the value as inert JSON."""
   return "\n".join(
-    f'<script type="application/json" id="{name}">{plain_json(value)}</script>'
-    for name, value in values.items()
+    f"{_START.format(name)}{plain_json(value)}{_END}" for name, value in values.items()
   )
+
+
+def text_block(name: str, text: str) -> str:
+  """Return a script element with an id and inert text, which must not contain `<`."""
+  return f'<script type="text/plain" id="{name}">{text}</script>'
+
+
+def read_block(page: str, name: str) -> Any:
+  """Return the value of a block of a page; None if the page has no such block."""
+  match = _block(name).search(page)
+  try:
+    return files.parse_json(match[1].encode()) if match else None
+  except (ValueError, RecursionError):
+    return None
+
+
+def replace_block(page: str, name: str, value) -> str:
+  """Return a page with another value in a block."""
+  start, end = _block(name).search(page).span(1)
+  return page[:start] + plain_json(value) + page[end:]
+
+
+def _block(name: str) -> re.Pattern:
+  # The text around the first match is the page's own, because JSON in a page has no `<`.
+  return re.compile(f"{_START.format(name)}([^<]*){_END}")
 
 
 def plain_json(value) -> str:

@@ -2,9 +2,9 @@
 
 const nothing = (text) => make("p", { class: "quiet" }, text);
 
-function showAblation() {
+function showAblation(view) {
   show(
-    byId("view-ablation"),
+    view,
     make("h2", {}, "Ablation"),
     make(
       "p",

@@ -161,11 +161,17 @@ function markChosen() {
   }
 }
 
-// Returns the best unit for the current hypothesis, in one layer or in all.
-function bestCell(layer = null) {
+// Returns the unit of the finding for a hypothesis. If there is none, returns the best unit.
+function cellFor(name) {
+  const finding = findings.get(name);
+  return (finding?.scored ? cellNamed.get(finding.unit) : null) ?? bestCell(null, name);
+}
+
+// Returns the best unit for a hypothesis, in one layer or in all.
+function bestCell(layer = null, name = state.hypothesis) {
   let best = null;
   for (const cell of cells) {
-    const score = Math.abs(scoreOf(state.hypothesis, cell) ?? 0);
+    const score = Math.abs(scoreOf(name, cell) ?? 0);
     const isThere = layer === null || cell.layer === layer;
     if (isThere && (!best || score > best.score)) best = { cell, score };
   }

@@ -3,23 +3,51 @@
 const readBlock = (id) => JSON.parse(document.getElementById(id).textContent);
 const study = readBlock("study");
 const excerpt = readBlock("excerpt");
-const traces = readBlock("traces");
+const explanations = readBlock("explanations"); // {weights, units}, or null if there can be none
+const traces = readBlock("traces"); // of all units, without their codes
+const first = document.getElementById("first").textContent; // the codes of the best units
+let rest = null; // all other codes, which are most of the page
+let predictions = null; // {topIds, topP, nats}, decoded when they are first shown
 
 async function inflate(text, Type) {
-  const bytes = Uint8Array.from(atob(text), (byte) => byte.charCodeAt(0));
+  const binary = atob(text);
+  const bytes = new Uint8Array(binary.length);
+  for (let n = 0; n < bytes.length; n++) bytes[n] = binary.charCodeAt(n);
   const stream = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("deflate"));
   return new Type(await new Response(stream).arrayBuffer());
 }
 
-const points = await inflate(excerpt.text, Uint32Array);
-const topIds = await inflate(excerpt.top_ids, Uint16Array);
-const topP = await inflate(excerpt.top_p, Uint16Array);
-const nats = await inflate(excerpt.nats, Float32Array);
-const N = points.length;
 const hasNetwork = study.model !== null; // otherwise only states are known, from a file
-const TOP = topIds.length / N;
-const lines = new Uint32Array(N); // index of the line that contains each character
-for (let t = 1; t < N; t++) lines[t] = lines[t - 1] + (points[t - 1] === 10 ? 1 : 0);
+let points = null; // the code point of each of the N characters
+let N = 0;
+let lines = null; // index of the line that contains each character
+
+async function readText() {
+  points = await inflate(excerpt.text, Uint32Array);
+  N = points.length;
+  lines = new Uint32Array(N);
+  for (let t = 1; t < N; t++) lines[t] = lines[t - 1] + (points[t - 1] === 10 ? 1 : 0);
+}
+
+// Returns the codes of a trace. The page shows its best units before the browser has read the rest,
+// which follows the script.
+async function codesOf({ at: [start, stop] }) {
+  if (stop <= first.length) return first.slice(start, stop);
+  if (rest === null) {
+    if (document.readyState === "loading") {
+      await new Promise((done) => document.addEventListener("DOMContentLoaded", done));
+    }
+    rest = document.getElementById("rest").textContent;
+  }
+  return rest.slice(start - first.length, stop - first.length);
+}
+
+async function readPredictions() {
+  if (predictions) return;
+  const topIds = await inflate(excerpt.top_ids, Uint16Array);
+  const topP = await inflate(excerpt.top_p, Uint16Array);
+  predictions = { topIds, topP, nats: await inflate(excerpt.nats, Float32Array) };
+}
 
 // `kind` is the only quantity of a unit, and empty if it has several.
 const cells = study.units.map((name, index) => {
@@ -49,7 +77,7 @@ async function traceOf(cell, quantity) {
 }
 
 async function unpack(packed) {
-  const codes = await inflate(packed.data, Uint8Array);
+  const codes = await inflate(await codesOf(packed), Uint8Array);
   const step = (packed.high - packed.low) / (packed.levels - 1);
   const values = new Float32Array(codes.length);
   for (let t = 0, code = 0; t < codes.length; t++) {
@@ -82,9 +110,10 @@ const scoreOf = (name, cell) => study.scores[name]?.[cell.index] ?? null;
 // The hypothesis that each unit follows best: [name, score] or null. Hypotheses that look ahead are
 // excluded, because most units predict line ends; so are those that control for others.
 const isState = ({ kind, predicts }) => kind !== "controlled" && !predicts;
+const states = Object.keys(study.scores).filter((name) => isState(hypotheses.get(name)));
 const bestOf = cells.map((cell) => {
   let best = null;
-  for (const name of Object.keys(study.scores).filter((each) => isState(hypotheses.get(each)))) {
+  for (const name of states) {
     const score = scoreOf(name, cell);
     if (score !== null && (!best || Math.abs(score) > Math.abs(best[1]))) best = [name, score];
   }

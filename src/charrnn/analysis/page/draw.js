@@ -15,7 +15,10 @@ const short = (value) =>
   Math.abs(value) >= 1000 ? `${+(value / 1000).toPrecision(3)}k` : `${value}`.replace("-", "−");
 
 // Returns an SVG with axes as `node`, and X and Y, which map values to coordinates in it.
-function plot({ width, height, x, y, xLabel, yLabel, name, left = 44, bottom = 40, top = 8 }) {
+// `xTicks` are pairs of a value and its text.
+function plot({ width, height, x, y, xLabel, yLabel, name, ...more }) {
+  const { left = 44, bottom = 40, top = 8 } = more;
+  const xTicks = more.xTicks ?? ticks(...x).map((value) => [value, short(value)]);
   const right = 12;
   const X = (v) => left + ((v - x[0]) / (x[1] - x[0] || 1)) * (width - left - right);
   const Y = (v) => height - bottom - ((v - y[0]) / (y[1] - y[0] || 1)) * (height - bottom - top);
@@ -25,13 +28,13 @@ function plot({ width, height, x, y, xLabel, yLabel, name, left = 44, bottom = 4
     role: "img",
     "aria-label": name,
   });
-  for (const value of ticks(...x)) {
+  for (const [value, text] of xTicks) {
     node.append(
       shape("line", { class: "grid", x1: X(value), x2: X(value), y1: top, y2: height - bottom }),
       shape(
         "text",
         { class: "tick", x: X(value), y: height - bottom + 16, "text-anchor": "middle" },
-        short(value),
+        text,
       ),
     );
   }
@@ -78,6 +81,13 @@ function plot({ width, height, x, y, xLabel, yLabel, name, left = 44, bottom = 4
 
 const path = (xs, ys, { X, Y }) =>
   xs.map((x, n) => `${n ? "L" : "M"}${X(x).toFixed(1)} ${Y(ys[n]).toFixed(1)}`).join("");
+
+// Returns a line through the points whose y is known: solid, dashed, thin or dotted.
+function curve(xs, ys, style, chart) {
+  const known = [...xs.keys()].filter((n) => ys[n] !== null);
+  const pick = (values) => known.map((n) => values[n]);
+  return shape("path", { class: `line ${style}`, d: path(pick(xs), pick(ys), chart) });
+}
 
 // Returns an SVG with values on one horizontal axis, for tables. `marks` are {value, kind, title,
 // text}. Values outside [low, high] are drawn at the nearer end. Ticks are drawn only for `at`.

@@ -42,5 +42,6 @@ function number(value, digits = 2) {
 }
 const signed = (value, digits = 2) => (value > 0 ? "+" : "") + number(value, digits);
 const percent = (p, digits = 0) => `${number(100 * p, digits)}%`;
-const thousands = (value) => value.toLocaleString("en-US");
+// Returns a whole number with commas. This is much faster than toLocaleString.
+const thousands = (value) => `${value}`.replace(/\B(?=(\d{3})+$)/g, ",");
 const clamp = (value, low, high) => Math.min(high, Math.max(low, value));

@@ -38,10 +38,10 @@ const COLUMNS = [
   ["Significant", "Yes: exceeds the thresholds on both halves, and is not confounded"],
 ];
 
-function showFindings() {
+function showFindings(view) {
   const rows = study.findings.map(findingRow);
   show(
-    byId("view-findings"),
+    view,
     make("h2", {}, "Findings"),
     make(
       "p",
@@ -59,7 +59,7 @@ function showFindings() {
       { class: "wide" },
       make(
         "table",
-        { class: "findings" },
+        { class: "data findings" },
         make(
           "thead",
           {},
@@ -160,8 +160,10 @@ function verdictOf({ significant, confounded }) {
   return make("span", { class: significant ? "yes" : "no", title }, text);
 }
 
-function cellLink(name, hypothesis) {
-  const cell = cellNamed.get(name);
+// Returns a link to a unit, or to the unit of a feature column such as 1:h37.
+function cellLink(name, hypothesis = null) {
+  const [, layer, unit] = /^(\d+):[a-z]+(\d+)$/.exec(name) ?? [];
+  const cell = cellNamed.get(name) ?? cellNamed.get(`${layer}:${unit}`);
   return cell ? button(name, () => openCell(cell, hypothesis), { class: "link cell" }) : name;
 }
 

@@ -16,7 +16,8 @@ const KEYS = [
   ["Shift with these keys", "select text"],
   ["s or Enter", "find places similar to the selection"],
   ["Esc", "clear the selection"],
-  [hasNetwork ? "1 to 6" : "1 to 4", "open a view"],
+  [`1 to ${VIEWS.length}`, "open a view"],
+  ...(explanations ? [["e", "explanation of the unit"]] : []),
   ["d", "toggle dark and light colors"],
   ["?", "show this list"],
 ];
@@ -38,7 +39,7 @@ function toggle(id) {
 
 const ACTIONS = {
   "/": () => {
-    openView("text");
+    visit("text");
     byId("search").focus();
   },
   j: () => chooseCell(step(listed(), state.cell, 1)),
@@ -52,9 +53,10 @@ const ACTIONS = {
   u: () => toggle("underline"),
   p: () => hasNetwork && toggle("guesses"),
   t: () => {
-    openView("text");
+    visit("text");
     byId("text").focus();
   },
+  e: () => explanations && visit("explanations"),
   s: showSimilar,
   d: switchTheme,
   "?": () => byId("keys").showModal(),
@@ -71,7 +73,7 @@ function pressed(event) {
     if (isTyping && event.key === "Escape") event.target.blur();
     return;
   }
-  if (/^[1-9]$/.test(event.key) && event.key <= VIEWS.length) openView(VIEWS[event.key - 1][0]);
+  if (/^[1-9]$/.test(event.key) && event.key <= VIEWS.length) visit(VIEWS[event.key - 1].name);
   else if (Object.hasOwn(ACTIONS, event.key)) ACTIONS[event.key]();
   else return;
   event.preventDefault();
@@ -90,6 +92,7 @@ function textKeys(event) {
   if (anchor !== null) setSpan([Math.min(anchor, next), Math.max(anchor, next) + 1]);
   else setSpan(null);
   state.at = caret;
+  remember();
   lookAt(caret);
   listSimilar();
 }
@@ -104,7 +107,10 @@ function watchText(pane) {
   pane.addEventListener("pointerup", (event) => {
     anchor = null;
     const at = markIn(event.target);
-    if (at !== null) setCaret(at, null);
+    if (at !== null) {
+      setCaret(at, null);
+      remember();
+    }
     setSpan(selectedByMouse());
     listSimilar();
   });
@@ -122,15 +128,20 @@ function watchControls() {
   byId("underline").addEventListener("change", (event) =>
     repaint({ underline: event.target.checked }),
   );
-  byId("guesses").addEventListener("change", (event) => {
-    const top = marks[caret].getBoundingClientRect().top;
-    byId("text").classList.toggle("guessing", event.target.checked);
-    repaint({ guesses: event.target.checked });
+  byId("guesses").addEventListener("change", async ({ target }) => {
+    await readPredictions();
+    const top = markAt(caret).getBoundingClientRect().top;
+    byId("text").classList.toggle("guessing", target.checked);
+    repaint({ guesses: target.checked });
     // The line spacing changes: keep the character at the caret in place.
-    byId("text").scrollTop += marks[caret].getBoundingClientRect().top - top;
+    byId("text").scrollTop += markAt(caret).getBoundingClientRect().top - top;
   });
   byId("theme").addEventListener("click", switchTheme);
   byId("help").addEventListener("click", ACTIONS["?"]);
   document.addEventListener("keydown", pressed);
-  addEventListener("beforeprint", paintAll);
+  addEventListener("popstate", follow);
+  addEventListener("beforeprint", () => {
+    VIEWS.forEach(fillView);
+    paintAll();
+  });
 }

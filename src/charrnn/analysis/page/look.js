@@ -10,6 +10,7 @@ async function lookAt(t) {
   const cell = state.cell;
   const names = quantitiesOf(cell);
   const values = await Promise.all(names.map((name) => traceOf(cell, name)));
+  await readPredictions();
   if (cell !== state.cell || t !== state.at) return; // the selection has changed
   const symbol = symbolAt(t);
   const column = t - lines.indexOf(lines[t]);
@@ -34,21 +35,27 @@ async function lookAt(t) {
   );
 }
 
+const unitBar = (value) =>
+  make("span", { class: "bar" }, make("span", { class: "high", "width%": value }));
+
+// Returns a bar from the center to the left for negative values, and to the right for others.
+const bothBar = (value, scale) =>
+  make(
+    "span",
+    { class: "bar both" },
+    make("span", {
+      class: value < 0 ? "low" : "high",
+      "width%": Math.min(0.5, Math.abs((0.5 * value) / scale)),
+    }),
+  );
+
 function quantityRow(name, value) {
-  const scale = UNIT.has(name) ? 1 : Math.max(1, Math.abs(value));
   return [
     make("dt", { class: name === state.quantity ? "shown-quantity" : null }, name),
     make(
       "dd",
       {},
-      make(
-        "span",
-        { class: UNIT.has(name) ? "bar unit" : "bar both" },
-        make("span", {
-          class: value < 0 ? "low" : "high",
-          "width%": (UNIT.has(name) ? 1 : 0.5) * Math.abs(value / scale),
-        }),
-      ),
+      UNIT.has(name) ? unitBar(value) : bothBar(value, Math.max(1, Math.abs(value))),
       make("span", { class: "figure" }, number(value, 3)),
     ),
   ];
@@ -72,6 +79,7 @@ function labelRow(t) {
 
 function nextRows(t) {
   const guesses = guessesOf(t);
+  const nats = predictions.nats[t];
   const next = t + 1 < N ? visible(symbolAt(t + 1)) : null;
   const actual =
     next === null
@@ -79,9 +87,9 @@ function nextRows(t) {
       : [
           "Actual next character: ",
           make("b", { class: "glyph" }, next),
-          Number.isNaN(nats[t])
+          Number.isNaN(nats)
             ? ""
-            : ` (p = ${percent(Math.exp(-nats[t]), 1)}, loss ${number(nats[t])} nats)`,
+            : ` (p = ${percent(Math.exp(-nats), 1)}, loss ${number(nats)} nats)`,
         ];
   if (!hasNetwork) return make("p", {}, actual);
   return [
@@ -240,7 +248,13 @@ function listSimilar() {
 
 function jumpTo(start, stop) {
   setSpan([start, stop]);
-  setCaret(start, "center");
-  state.at = start;
-  lookAt(start);
+  goTo(start);
+}
+
+// Moves the caret to a character in the middle of the view.
+function goTo(t) {
+  setCaret(t, "center");
+  state.at = t;
+  remember();
+  lookAt(t);
 }

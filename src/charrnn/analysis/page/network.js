@@ -1,7 +1,6 @@
 // Saturation of the gates, and emergence of the findings during training.
 
-function showGates() {
-  const view = byId("view-gates");
+function showGates(view) {
   const gates = [...new Set(study.saturation.map(({ gate }) => gate))];
   view.append(make("h2", {}, "Gates"));
   if (!gates.length) {
@@ -41,6 +40,8 @@ const GATES = {
   o: "output gate o",
   r: "reset gate r",
   z: "update gate z",
+  g: "candidate g",
+  n: "candidate n",
 };
 
 function gatePanel(gate) {
@@ -84,8 +85,7 @@ function gatePanel(gate) {
   return make("figure", {}, make("figcaption", {}, GATES[gate] ?? gate), node);
 }
 
-function showEmergence() {
-  const view = byId("view-emergence");
+function showEmergence(view) {
   view.append(
     make("h2", {}, "Emergence"),
     make(
@@ -103,7 +103,7 @@ function showEmergence() {
       { class: "marks" },
       ...[
         ["dash solid", "unit of the finding"],
-        ["dash", "best unit at each checkpoint"],
+        ["dash dashed", "best unit at each checkpoint"],
       ].map(([dash, text]) =>
         make("span", { class: "sample" }, make("span", { class: dash }), text),
       ),
@@ -114,18 +114,6 @@ function showEmergence() {
 }
 
 function emergencePanel({ hypothesis, steps, score, best }) {
-  const at = steps.map((step, n) => [step, score[n], best[n]]);
-  const line = (index, kind, chart) => {
-    const known = at.filter((row) => row[index] !== null);
-    return shape("path", {
-      class: kind,
-      d: path(
-        known.map((row) => row[0]),
-        known.map((row) => row[index]),
-        chart,
-      ),
-    });
-  };
   const values = [...score, ...best].filter((value) => value !== null);
   const low = Math.min(
     findings.get(hypothesis) ? (CHANCE[findings.get(hypothesis).statistic] ?? 0) : 0,
@@ -140,7 +128,7 @@ function emergencePanel({ hypothesis, steps, score, best }) {
     yLabel: "score",
     name: `${hypothesis} by training step`,
   });
-  chart.node.append(line(2, "line best", chart), line(1, "line", chart));
+  chart.node.append(curve(steps, best, "dashed", chart), curve(steps, score, "solid", chart));
   return make(
     "figure",
     {},

@@ -1,16 +1,11 @@
-// The state of the page, its views, and its initialization.
+// The state of the page, the choice of a hypothesis and a unit, and the initialization.
 
 const state = { cell: null, hypothesis: null, quantity: null, stretch: false, at: 0, view: "text" };
-const VIEWS = [
-  ["text", "Units in text"],
-  ["findings", "Findings"],
-  ["ablation", "Ablation"],
-  ["gates", "Gates"],
-  ["emergence", "Emergence"],
-  ["notes", "How to read"],
-].filter(([name]) => hasNetwork || !["ablation", "emergence"].includes(name));
-async function chooseHypothesis(name) {
+
+// Chooses a hypothesis and a unit, by default the best unit for the hypothesis.
+async function chooseHypothesis(name, cell = null) {
   state.hypothesis = name;
+  state.cell = cell ?? cellFor(name);
   byId("hypothesis").value = name;
   const { kind, about, predicts } = hypotheses.get(name);
   byId("hypothesis-about").textContent = [
@@ -20,11 +15,8 @@ async function chooseHypothesis(name) {
   ]
     .filter(Boolean)
     .join(" · ");
-  const finding = findings.get(name);
-  const best = finding?.scored ? cellNamed.get(finding.unit) : null;
   const label = await labelOf(name);
-  if (state.hypothesis !== name) return;
-  state.cell = best ?? bestCell();
+  if (state.hypothesis !== name) return; // the selection has changed
   paint.label = label;
   listCells({ all: false });
   await chooseCell(state.cell);
@@ -40,8 +32,10 @@ async function chooseCell(cell) {
   repaint({ trace, ...scaleOf(cell, trace, quantity) });
   describe();
   markChosen();
-  lookAt(state.at);
   listSimilar();
+  fillView(VIEWS.find(({ name }) => name === state.view));
+  remember();
+  lookAt(state.at);
 }
 
 // Returns the center and half the range of the color scale. The center has no color: 0, or 0.5 for
@@ -158,57 +152,26 @@ function legend() {
   );
 }
 
-function buildTabs() {
-  for (const [name, text] of VIEWS) {
-    byId("tabs").append(
-      button(text, () => openView(name), {
-        role: "tab",
-        id: `tab-${name}`,
-        "aria-controls": `view-${name}`,
-      }),
-    );
-  }
-  byId("tabs").addEventListener("keydown", (event) => {
-    const move = { ArrowRight: 1, ArrowLeft: -1 }[event.key];
-    if (!move) return;
-    const at = VIEWS.findIndex(([name]) => name === state.view);
-    openView(VIEWS[(at + move + VIEWS.length) % VIEWS.length][0]);
-    byId(`tab-${state.view}`).focus();
-  });
-}
+const openHypothesis = (name, cell = null) => visit("text", () => chooseHypothesis(name, cell));
 
-function openView(name) {
-  state.view = name;
-  for (const [each] of VIEWS) {
-    const isShown = each === name;
-    byId(`view-${each}`).classList.toggle("open", isShown);
-    byId(`tab-${each}`).setAttribute("aria-selected", isShown);
-    byId(`tab-${each}`).tabIndex = isShown ? 0 : -1;
-  }
-}
-
-function openHypothesis(name) {
-  openView("text");
-  chooseHypothesis(name);
-}
-
-async function openCell(cell, hypothesis = null) {
-  openView("text");
-  if (hypothesis && hypotheses.has(hypothesis)) await chooseHypothesis(hypothesis);
-  await chooseCell(cell);
-}
+const openCell = (cell, hypothesis = null) =>
+  hypotheses.has(hypothesis)
+    ? openHypothesis(hypothesis, cell)
+    : visit("text", () => chooseCell(cell));
 
 // Returns the hypothesis shown first: the significant one with the best score, if possible one that
-// does not look ahead.
-function clearest() {
+// does not look ahead. For a unit, it is one of those whose best unit it is, if there are any.
+function clearest(cell = null) {
   const rank = (finding) =>
     !finding.scored
       ? -1
       : effect(finding, finding.confirmation.score) +
         (finding.significant ? 2 : 0) +
         (isState(hypotheses.get(finding.hypothesis)) ? 1 : 0);
+  const own = [...findings.values()].filter(({ unit }) => !cell || unit === cell.name);
   return (
-    [...findings.values()].sort((a, b) => rank(b) - rank(a))[0]?.hypothesis ??
+    own.sort((a, b) => rank(b) - rank(a))[0]?.hypothesis ??
+    (cell ? bestOf[cell.index]?.[0] : null) ??
     [...hypotheses.keys()][0]
   );
 }
@@ -234,16 +197,23 @@ addShades();
 addGuessShades();
 showHead();
 buildTabs();
-buildText(byId("text"));
 buildChooser();
-showFindings();
-showAblation();
-showGates();
-showEmergence();
-showNotes();
+// What the page shows first, if the address names nothing else, is decoded together with the text.
+const hypothesis = clearest();
+const main = mainOf(cellFor(hypothesis));
+await Promise.all([readText(), labelOf(hypothesis), traceOf(cellFor(hypothesis), main)]);
+buildText(byId("text"));
+const tab = new URLSearchParams(location.hash.slice(1)).get("tab");
+openView(isView(tab) ? tab : "text");
 watchControls();
 watchText(byId("text"));
-openView("text");
-paint.trace = new Float32Array(N);
-await chooseHypothesis(clearest());
+await follow();
 document.documentElement.dataset.ready = "true";
+await pause();
+await divideAll();
+for (const view of VIEWS) {
+  await pause();
+  fillView(view);
+}
+await lookAt(state.at);
+document.documentElement.dataset.complete = "true";

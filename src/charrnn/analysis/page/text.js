@@ -1,11 +1,13 @@
-// The text, one element per character. Rows are styled when they come into view, so that the cost
-// of a color change does not depend on the length of the text.
+// The text, in rows. A row is plain text until it comes into view, and then has one element per
+// character. Rows are styled when they are in view. So neither the first paint nor the cost of a
+// color change depends on the length of the text.
 
 const MAX_ROW = 400; // maximum number of characters in a row; longer lines are wrapped
 const GUESS_STEPS = 8; // number of shades of predictions
+const BUSY = 8; // maximum ms of work without a pause while the page is idle
 
 const paint = {
-  trace: null,
+  trace: null, // until the first unit is chosen
   label: null,
   center: 0,
   half: 1,
@@ -15,10 +17,11 @@ const paint = {
 };
 let caret = 0;
 let span = null; // selected characters: [start, stop)
-const marks = [];
-const bases = [];
 const rows = [];
-const rowOf = [];
+const rowOf = []; // of each character
+const marks = []; // the element of each character in rows that are not plain text any more
+const bases = []; // the classes of each of these elements that do not change
+const glyphs = new Map(); // the visible form and the class of each code point
 const seen = new Set();
 let stamp = 0;
 
@@ -29,37 +32,72 @@ function addGuessShades() {
   }
 }
 
+function glyphAt(t) {
+  const point = points[t];
+  if (!glyphs.has(point)) glyphs.set(point, shownAs(symbolAt(t)));
+  return glyphs.get(point);
+}
+
 function buildText(pane) {
-  const all = document.createDocumentFragment();
-  let row = null;
+  let text = "";
   for (let t = 0; t < N; t++) {
+    let row = rows.at(-1);
     if (!row || points[t - 1] === 10 || t - row.start >= MAX_ROW) {
-      row = { node: make("div", { class: "line" }), start: t, stop: t, stamp: -1, guesses: false };
+      if (row) row.node.textContent = text;
+      const node = make("div", { class: "line" });
+      row = node.row = { node, start: t, stop: t, stamp: -1, isPlain: true, guesses: false };
       rows.push(row);
-      all.append(row.node);
-      row.node.row = row;
+      text = "";
     }
-    const [text, kind] = shownAs(symbolAt(t));
+    text += glyphAt(t)[0];
+    rowOf.push(row);
+    row.stop = t + 1;
+  }
+  if (rows.length) rows.at(-1).node.textContent = text;
+  pane.append(...rows.map(({ node }) => node));
+  const watch = new IntersectionObserver(rowsMoved, { rootMargin: "200px", scrollMargin: "200px" });
+  for (const each of rows) watch.observe(each.node);
+}
+
+// Replaces the plain text of a row by one element per character.
+function divide(row) {
+  if (!row.isPlain) return;
+  row.isPlain = false;
+  for (let t = row.start; t < row.stop; t++) {
+    const [text, kind] = glyphAt(t);
     const mark = document.createElement("span");
     mark.textContent = text;
     mark.at = t;
     mark.className = kind ? `ch ${kind}` : "ch";
-    bases.push(mark.className);
-    marks.push(mark);
-    rowOf.push(row);
-    row.node.append(mark);
-    row.stop = t + 1;
+    bases[t] = mark.className;
+    marks[t] = mark;
   }
-  pane.append(all);
-  const watch = new IntersectionObserver(rowsMoved, { rootMargin: "200px", scrollMargin: "200px" });
-  for (const each of rows) watch.observe(each.node);
+  row.node.replaceChildren(...marks.slice(row.start, row.stop));
+}
+
+function markAt(t) {
+  divide(rowOf[t]);
+  return marks[t];
+}
+
+const pause = () => new Promise((done) => setTimeout(done));
+
+// Divides all rows, with pauses, so that they can be selected and searched without a change.
+async function divideAll() {
+  let start = performance.now();
+  for (const row of rows) {
+    divide(row);
+    if (performance.now() - start < BUSY) continue;
+    await pause();
+    start = performance.now();
+  }
 }
 
 function rowsMoved(entries) {
   for (const { target, isIntersecting } of entries) {
     if (isIntersecting) {
       seen.add(target.row);
-      refresh(target.row);
+      if (paint.trace) refresh(target.row);
     } else {
       seen.delete(target.row);
       dropGuesses(target.row);
@@ -80,6 +118,7 @@ function paintAll() {
 }
 
 function refresh(row) {
+  divide(row);
   if (row.stamp !== stamp) {
     for (let t = row.start; t < row.stop; t++) marks[t].className = dress(t);
     row.stamp = stamp;
@@ -95,7 +134,8 @@ function dress(t) {
   return t === caret ? `${name} caret` : name;
 }
 
-const shade = (t) => shadeOf((paint.trace[t] - paint.center) / paint.half);
+const shade = (t) =>
+  paint.trace ? shadeOf((paint.trace[t] - paint.center) / paint.half) : "";
 
 // Returns the class of an underline, which is thicker for larger values of the label.
 function underlined(value) {
@@ -129,16 +169,18 @@ function guessesAt(t) {
 function guessesOf(t) {
   const next = t + 1 < N ? symbolAt(t + 1) : null;
   const guesses = [];
-  for (let n = 0; n < TOP; n++) {
-    const p = topP[t * TOP + n] / 65535;
-    const symbol = excerpt.symbols[topIds[t * TOP + n]];
+  const { topIds, topP } = predictions;
+  const count = topIds.length / N;
+  for (let n = 0; n < count; n++) {
+    const p = topP[t * count + n] / 65535;
+    const symbol = excerpt.symbols[topIds[t * count + n]];
     if (p > 0) guesses.push({ symbol, p, came: symbol === next });
   }
   return guesses;
 }
 
 function redress(start, stop) {
-  for (let t = Math.max(0, start); t < Math.min(N, stop); t++) marks[t].className = dress(t);
+  for (let t = Math.max(0, start); t < Math.min(N, stop); t++) markAt(t).className = dress(t);
 }
 
 function setCaret(t, block = "nearest") {
@@ -146,7 +188,7 @@ function setCaret(t, block = "nearest") {
   caret = clamp(t, 0, N - 1);
   redress(before, before + 1);
   redress(caret, caret + 1);
-  if (block) marks[caret].scrollIntoView({ block, inline: "nearest" });
+  if (block) markAt(caret).scrollIntoView({ block, inline: "nearest" });
 }
 
 function setSpan(next) {
@@ -157,17 +199,17 @@ function setSpan(next) {
 
 // Returns the character above or below on the screen.
 function vertical(t, direction) {
-  const from = marks[t].getBoundingClientRect();
+  const from = markAt(t).getBoundingClientRect();
   let best = t;
   let lineTop = null; // vertical position of the adjacent line
   for (let s = t + direction; s >= 0 && s < N; s += direction) {
-    const box = marks[s].getBoundingClientRect();
+    const box = markAt(s).getBoundingClientRect();
     if (Math.abs(box.top - from.top) < 4) continue;
     if (lineTop !== null && Math.abs(box.top - lineTop) >= 4) break;
     const isNearer =
       lineTop === null ||
       Math.abs(box.left - from.left) <
-        Math.abs(marks[best].getBoundingClientRect().left - from.left);
+        Math.abs(markAt(best).getBoundingClientRect().left - from.left);
     if (isNearer) best = s;
     lineTop = box.top;
   }
