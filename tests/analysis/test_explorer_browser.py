@@ -462,6 +462,12 @@ def test_the_explanation_of_a_unit_and_the_command_that_makes_one(page):
   view.get_by_role("button", name="0:5").click()
   view.get_by_role("button", name="1:h6").first.click()
   expect(page.locator("#shown")).to_contain_text("Unit 1:6")
+  link = page.get_by_role("button", name="explanation", exact=True)
+  assert link.count() == 0
+  page.fill("#search", "0:5")
+  page.keyboard.press("Enter")
+  link.click()
+  expect(view.locator("h2").first).to_have_text("Unit 0:5")
 
 
 @pytest.mark.parametrize(

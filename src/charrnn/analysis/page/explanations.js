@@ -61,7 +61,10 @@ function explainedUnits() {
 
 function explanationOf(result) {
   const { r2, text, memory, minimum_memory: least } = result;
-  const kept = memory === null ? "all of it" : `1/e of it for ${number(memory, 1)} characters`;
+  const kept =
+    memory === null
+      ? "the state does not decay"
+      : `1/e of the state is left after ${number(memory, 1)} characters`;
   return [
     make("p", { class: "summary" }, safe(result.summary)),
     make(
@@ -69,9 +72,8 @@ function explanationOf(result) {
       { class: "lead" },
       `An account of the unit sees only the characters. Its R2 is ${number(r2.confirmation, 3)} `,
       `on the confirmation half and ${number(r2.discovery, 3)} on the discovery half of `,
-      `${thousands(text.characters)} characters (${safe(text.name)}); a unit is explained from `,
-      `${r2.minimum}. Characters that are no events keep ${kept}; a unit is explained from `,
-      `${least} characters.`,
+      `${thousands(text.characters)} characters of ${safe(text.name)}; an explanation needs at `,
+      `least ${r2.minimum}. Without events, ${kept}; an explanation needs at least ${least}.`,
     ),
     excerptChart(result),
     make("h2", {}, "Account"),
@@ -86,7 +88,7 @@ function explanationOf(result) {
       "sources with the largest shares of its variance. A share is negative if the source ",
       "counteracts the others.",
     ),
-    make("div", { class: "panels" }, result.gates.map(gateSources)),
+    make("div", { class: "panels" }, gateSources(result.gates)),
     make("h2", {}, "What reads the unit"),
     readers(result),
     make("h2", {}, "Edit of the weights"),
@@ -193,13 +195,17 @@ function accountTable({ state: name, events, others }) {
 }
 
 function characterTable({ state: name, keep, characters, spread }) {
-  const scale = Math.max(...characters.map(({ change }) => Math.abs(change)), 1e-9);
+  // Events change the unit much more than other characters, so their bars are cut off.
+  const isEvent = ({ role }) => role in ROLES;
+  const others = characters.filter((each) => !isEvent(each));
+  const scale = Math.max(...others.map(({ change }) => Math.abs(change)), 1e-9);
   return [
     make(
       "p",
       { class: "lead" },
       `Each step is ${name}′ = ${keep} ${name} + added. The means at each character, the most `,
-      `frequent first. The standard deviation of ${name} is ${number(spread, 3)}.`,
+      `frequent first. The standard deviation of ${name} is ${number(spread, 3)}. Bars of events `,
+      "are cut off.",
     ),
     dataTable(
       [
@@ -221,9 +227,13 @@ function characterTable({ state: name, keep, characters, spread }) {
   ];
 }
 
-function gateSources({ gate, mean, sources }) {
-  const rows = sources.map(({ source, share }) => [cellLink(source), share, percent(share)]);
-  return barList(`${GATES[gate] ?? gate}, mean ${number(mean)}`, rows, 1);
+function gateSources(gates) {
+  const shares = gates.flatMap(({ sources }) => sources.map(({ share }) => Math.abs(share)));
+  const scale = Math.max(...shares, 1e-9);
+  const row = ({ source, share }) => [cellLink(source), share, percent(share)];
+  return gates.map(({ gate, mean, sources }) =>
+    barList(`${GATES[gate] ?? gate}, mean ${number(mean)}`, sources.map(row), scale),
+  );
 }
 
 // Returns bars with names and values: rows are [name, value, text].

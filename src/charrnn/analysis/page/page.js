@@ -108,7 +108,15 @@ function verdict(finding) {
 }
 
 function jumps() {
-  if (layers.length < 2) return [];
+  const hasExplanation = explanations && state.cell.name in explanations.units;
+  const title = "Why this unit works (e)";
+  return [
+    hasExplanation ? button("explanation", () => visit("explanations"), { title }) : null,
+    layers.length > 1 ? jumpsToLayer() : null,
+  ];
+}
+
+function jumpsToLayer() {
   const layer = nextLayer();
   const same = sameInNextLayer();
   const best = bestCell(layer);
