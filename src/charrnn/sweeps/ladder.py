@@ -40,7 +40,7 @@ def order(runs: list[dict[str, Any]]) -> list[dict[str, Any]]:
   Each gets a `label` that is unique.
   """
   runs = sorted(runs, key=lambda run: (run["tokenizer"] != "char", run["tokenizer"], -run["valid"]))
-  labels = [_short(run) for run in runs]
+  labels = [f"{run['name']}, {run['tokenizer']}" for run in runs]
   return [
     run | {"label": label if labels.count(label) == 1 else f"{label}, {run['run']}"}
     for run, label in zip(runs, labels)
@@ -132,14 +132,16 @@ def plot(result: dict[str, Any], path):
   grams = sorted({run["name"] for run in runs} - {*names}, key=lambda name: int(name[:-5]))
   colors |= {name: _gray(n / max(1, len(grams) - 1)) for n, name in enumerate(grams)}
   title = f"Models and tokenizers on {result['text']} (validation split)"
-  with plotting.figure(path, title, figsize=(13, 8)) as figure:
-    panels = plotting.panels(figure, 6, 3)
+  has_closers = any(row["count"] for run in runs for row in run["closers"]["all"])
+  columns, height = (3, 8) if has_closers else (4, 4.6)
+  with plotting.figure(path, title, figsize=(13, height)) as figure:
+    panels = plotting.panels(figure, 6 if has_closers else 4, columns)
     for axes, (key, label) in zip(panels, AXES.items()):
       _against(axes, runs, key, colors)
       axes.set(xlabel=label, ylabel="loss, bits per byte")
     _by_bucket(panels[3], runs, colors, lambda run: run["positions"], "bits_per_byte")
     panels[3].set(xlabel="bytes since the start of the context", ylabel="loss, bits per byte")
-    for axes, (key, label) in zip(panels[4:], CLOSERS.items()):
+    for axes, (key, label) in zip(panels[4:], CLOSERS.items()):  # no panels without closers
       _by_bucket(axes, runs, colors, lambda run: run["closers"]["all"], key)
       axes.set(xlabel="bytes from opener to closer", ylabel=label, ylim=(0, 1))
     handles, labels = panels[3].get_legend_handles_labels()
@@ -154,20 +156,19 @@ def _gray(share: float) -> str:
 def _against(axes, runs, key: str, colors):
   """Plot the loss of the networks against a cost, with the best n-gram of each tokenizer."""
   networks = [run for run in runs if run[key] and run["parameters"]]
-  # Labels alternate between the sides, because neighbors in the order of losses are close.
-  for number, run in enumerate(sorted(networks, key=lambda run: run["valid"])):
-    place, color = (run[key], run["valid"]), colors[run["name"]]
-    axes.plot(*place, marker=MARKERS.get(run["tokenizer"], "o"), color=color, ms=7)
-    side, offset = (("left", 7), ("right", -7))[number % 2]
-    _annotate(axes, _short(run), place, (offset, 0), color=color, ha=side, va="center")
+  for run in networks:
+    marker = MARKERS.get(run["tokenizer"], "o")
+    axes.plot(run[key], run["valid"], marker=marker, color=colors[run["name"]], ms=7)
   for number, tokenizer in enumerate(dict.fromkeys(run["tokenizer"] for run in runs)):
     grams = [r for r in runs if not r["parameters"] and r["tokenizer"] == tokenizer]
     if grams:
       best = min(grams, key=lambda run: run["valid"])
       axes.axhline(best["valid"], ls=LINES.get(tokenizer, "-"), color=colors[best["name"]], lw=1.2)
       x, side = ((0.01, "left"), (0.99, "right"))[number % 2]
-      options = {"xycoords": axes.get_yaxis_transform(), "ha": side}
-      _annotate(axes, _short(best), (x, best["valid"]), (0, 3), color=plotting.TEXT, **options)
+      options = {"xycoords": axes.get_yaxis_transform(), "ha": side, "size": 8}
+      options |= {"textcoords": "offset points", "color": plotting.TEXT}
+      label = plotting.plain(f"{best['name']}, {tokenizer}")
+      axes.annotate(label, (x, best["valid"]), xytext=(0, 3), **options)
   axes.set_xscale("log")
   plotting.log_ticks(axes.xaxis, ticker.EngFormatter(sep=""))
   if costs := [run[key] for run in networks]:
@@ -176,21 +177,9 @@ def _against(axes, runs, key: str, colors):
   axes.grid()
 
 
-def _short(run) -> str:
-  return f"{run['name']}, {run['tokenizer']}"
-
-
-def _annotate(axes, text: str, place, offset, **options):
-  options |= {"textcoords": "offset points", "size": 8}
-  axes.annotate(plotting.plain(text), place, xytext=offset, **options)
-
-
 def _by_bucket(axes, runs, colors, rows_of, key: str):
   """Plot a measurement by bucket: a line for each run."""
   rows = rows_of(runs[0])
-  if all(row[key] is None for run in runs for row in rows_of(run)):
-    plotting.write(axes, "no brackets or quotes")
-    return
   for run in runs:
     points = [(n, row[key]) for n, row in enumerate(rows_of(run)) if row[key] is not None]
     style = {"color": colors[run["name"]], "lw": 1.4, "ms": 3}
