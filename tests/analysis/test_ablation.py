@@ -52,6 +52,18 @@ def test_rows_are_independent_for_any_batch_size(cell, limit, monkeypatch):
   assert ticks[-1][0] == ticks[-1][1]
 
 
+@pytest.mark.parametrize("cell", ["lstm", "gru", "rnn"])
+def test_layers_below_the_clamps_are_computed_once(cell, monkeypatch):
+  model, ids = tiny.model(cell=cell), tiny.ids(700)
+  params = jax.tree.map(lambda leaf: 3 * leaf, model.init(jax.random.key(0)))
+  rows = [[clamps.Clamp(1, 2, 1.0)], [clamps.Clamp(0, 1, 0.5)], [], [clamps.Clamp(1, 0, -1.0)]]
+  shared = ablation.values_by_row(model, params, ids, rows)
+  monkeypatch.setattr(ablation, "_lowest", lambda row, model: 0)
+  expected = ablation.values_by_row(model, params, ids, rows)
+  np.testing.assert_allclose(shared, expected, rtol=1e-3, atol=1e-5)
+  assert len({row[300].item() for row in shared}) == 4
+
+
 def test_only_a_unit_that_the_output_reads_changes_the_loss(tmp_path):
   """The head reads only the quote unit, so no other unit can change the loss."""
   text = made_up.prose(6000)
@@ -144,6 +156,48 @@ def test_the_effect_on_too_few_characters_is_none():
 def test_p_values_count_the_unit_itself():
   assert ablation.p_value(1.0, [0.0] * 19) == 0.05
   assert ablation.p_value(0.0, [0.0, 1.0, -1.0]) == 0.75
+
+
+def test_a_corrected_p_value_of_one_hypothesis_is_its_p_value():
+  controls = np.random.default_rng(0).standard_normal(19).tolist()
+  for observed in (9.0, 0.3, -2.0):
+    assert ablation.corrected([observed], [controls], "a") == [
+      pytest.approx(ablation.p_value(observed, controls))
+    ]
+
+
+def test_corrected_p_values_of_several_hypotheses():
+  rng = np.random.default_rng(1)
+  controls = [rng.standard_normal(99).tolist()] * 4
+  # Values far above all controls have the smallest possible p-value, whatever their number.
+  strong = ablation.corrected([900.0, 800.0, 700.0, 0.0], controls, "abcd")
+  assert strong[:3] == [0.01] * 3 and strong[3] > 0.3
+  # A value that one control unit of another hypothesis exceeds has twice that p-value.
+  controls[3] = [750.0, *controls[3][1:]]
+  assert ablation.corrected([900.0, 800.0, 700.0, 0.0], controls, "abcd")[:3] == [
+    *(0.01, 0.01, pytest.approx(1 - 0.99**2, abs=1e-6))
+  ]
+  assert ablation.corrected([], [], []) == []
+  # Two hypotheses of one unit with the same values are a single test.
+  controls, observed = rng.standard_normal(39).tolist(), 1.5
+  p = ablation.p_value(observed, controls)
+  assert ablation.corrected([observed] * 2, [controls] * 2, "aa") == pytest.approx([p] * 2)
+  apart = ablation.corrected([observed] * 2, [controls] * 2, "ab")
+  assert apart == pytest.approx([1 - (1 - p) ** 2] * 2, abs=1e-5)
+
+
+def test_corrected_p_values_control_the_error_probability_of_the_family():
+  rng, significant = np.random.default_rng(2), 0
+  for _ in range(400):
+    # The scales and tails of the hypotheses differ.
+    values = rng.standard_t(3, (5, 20)) * [[1], [5], [0.1], [1], [20]]
+    values[2] = rng.exponential(1, 20)
+    p = ablation.corrected(values[:, 0], values[:, 1:], "abcde")
+    raw = [ablation.p_value(each[0], each[1:]) for each in values]
+    assert all(corrected >= each - 1e-5 for corrected, each in zip(p, raw))
+    significant += min(p) <= 0.05
+  # The expected number is at most 20. More than 34 occur with probability 0.1%.
+  assert significant <= 34
 
 
 def test_measures_of_samples():

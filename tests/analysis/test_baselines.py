@@ -7,7 +7,7 @@ import planted
 import pytest
 import targets as targets_lib
 
-from charrnn.analysis import baselines, effects, inference, matching, recording
+from charrnn.analysis import baselines, effects, inference, matching, passages, recording
 
 NAMES = ["in-quotes", "line-position", "near-line-end"]
 
@@ -22,7 +22,7 @@ def test_exactly_the_planted_units_are_significant(text, tmp_path):
   net = planted.model(len(symbols))
   recorded = recording.record(net, planted.params(net, symbols), ids, tmp_path / "r")
   targets, design = planted.prepare(text, NAMES)
-  subject = planted.subject(net, text, NAMES, recorded, tmp_path / "s")
+  subject = planted.subject(net, text, NAMES, recorded, tmp_path / "s", untrained=19)
   compared = baselines.compare_untrained(subject)
   units = [column.unit for column in recorded.columns]
   bars = {name: each.to_beat for name, each in compared.items()}
@@ -47,7 +47,7 @@ def test_the_planted_unit_of_a_transformer_is_significant(tmp_path):
   symbols, ids = planted.ids(text)
   net, params = planted.transformer(symbols)
   recorded = recording.record(net, params, ids, tmp_path / "r")
-  subject = planted.subject(net, text, names, recorded, tmp_path / "s")
+  subject = planted.subject(net, text, names, recorded, tmp_path / "s", untrained=19)
   (compared,) = baselines.compare_untrained(subject).values()
   bars = {names[0]: compared.to_beat}
   result = matching.match(
@@ -101,6 +101,37 @@ def test_strengths_are_the_largest_effects_of_a_match(text):
   result = matching.match(values, "abcde", targets, design)
   expected = dict(zip(NAMES, np.abs(result.effects).max(axis=0)))
   assert matching.strengths(values, "abcde", targets, design) == pytest.approx(expected, rel=1e-5)
+
+
+def test_passages_of_an_untrained_network_give_the_strengths_of_one_stream(text, tmp_path):
+  symbols, ids = planted.ids(text)
+  net = planted.model(len(symbols))
+  params = jax.jit(net.init)(jax.random.key(3))
+  targets, design = planted.prepare(text, NAMES, min_characters=baselines.MIN_CHARACTERS)
+  sizes = baselines.ROWS, baselines.LENGTH, baselines.WARM_UP
+  parts = passages.choose([design.halves.discovery], *sizes)
+  targets, design = parts.restrict(targets, design)
+  columns = recording.columns(net)
+  stream = recording.record(net, params, ids, tmp_path / "r").values[parts.scored]
+  rows = passages.read(net, params, ids, parts, tmp_path / "s").values
+  expected = matching.strengths(stream, columns, targets, design)
+  strengths = matching.strengths(rows, columns, targets, design)
+  assert list(strengths) == NAMES
+  assert strengths == pytest.approx(expected, abs=2e-3)
+
+
+def test_the_candidates_contain_the_best_columns(text, tmp_path, monkeypatch):
+  text = text[:6000]
+  symbols, ids = planted.ids(text)
+  net = planted.model(len(symbols), hidden=40)
+  params = jax.jit(net.init)(jax.random.key(4))
+  values = recording.record(net, params, ids, tmp_path / "r").values
+  targets, design = planted.prepare(text, NAMES)
+  columns = recording.columns(net)
+  strengths = matching.strengths(values, columns, targets, design)
+  assert len(matching.candidates(values, targets, design)) < len(columns) / 2
+  monkeypatch.setattr(matching, "CANDIDATES", len(columns))
+  assert strengths == pytest.approx(matching.strengths(values, columns, targets, design))
 
 
 N = 8000

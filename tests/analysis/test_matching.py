@@ -104,7 +104,7 @@ def test_the_null_equals_the_effects_of_rolled_labels(kind):
   target = effects.Target("t", kind, label.values.astype(float), label.mask, None, stratum)
   halves = inference.Halves(((0, 600),), (), "blocks")
   design = effects.Design(halves, lags=(0,), shifts=19)
-  (group,) = effects._groups([target], 0, design)
+  (group,) = effects._groups([target], 0, design, design.n_shifts)
   results = effects.group_effects(effects.encode(x, slice(0, 2), ["a", "b"]), group, 20)
   aims = inference.centered_ranks(label.values)
   aims = inference.residual(aims, stratum) if kind == "controlled" else aims

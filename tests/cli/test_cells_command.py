@@ -16,6 +16,7 @@ from charrnn.evaluation import pages
 from charrnn.runs import run as run_lib
 
 HEADER = ["hypothesis", "state", "probe"]  # start of the table of the probes
+INTERCHANGES = ["hypothesis", "unit", "moved", "same", "full", "share", "p"]
 FAST = ("--untrained=2", "--shifts=19", "--characters=6000")
 
 
@@ -65,6 +66,13 @@ def test_cells_json_contains_all_results(studied):
   scored = {name for name, each in by_name.items() if each["scored"]}
   assert {each["hypothesis"] for each in results["ablations"]} == scored
   assert {each["hypothesis"] for each in results["steering"]} == scored
+  for each in results["ablations"]:
+    assert each["p"] is None or each["p"] <= each["p_corrected"] + 1e-6
+    assert len(each["controls"]["inside"]) < 8
+  assert results["interchanges"]
+  for each in results["interchanges"]:
+    assert each["hypothesis"] in scored and "|" not in each["hypothesis"]
+    assert each["p"] <= each["p_corrected"] + 1e-6 and len(each["controls"]) < 8
   assert {each["hypothesis"] for each in results["emergence"]} == {
     n for n in scored if "|" not in n
   }
@@ -95,6 +103,8 @@ def test_the_report_explains_its_columns(studied):
   starts = [line[:17].strip() for line in lines]
   assert {"column", "lag", "discovery", "shifted", "untrained", "last 6", "p"} <= set(starts)
   assert any("with the unit clamped (zero)" in line for line in lines)
+  assert any(line.split() == INTERCHANGES for line in lines)
+  assert {"unit", "moved", "same", "full", "share"} <= set(starts)
   place = next(n for n, line in enumerate(lines) if line.split()[:3] == HEADER)
   assert lines[place].split()[3:8] == ["k=1", "k=2", "k=4", "k=8", "k=16"]
   assert lines[place + 1].split()[:4] == ["line-position", "h,", "c", "units"]

@@ -86,14 +86,14 @@ def prepare(text, names, **options):
   return effects.prepare(*_labeled(text, names), [(0, len(text))], **options)
 
 
-def subject(net, text, names, recorded, scratch):
+def subject(net, text, names, recorded, scratch, params=None, **settings):
   """Return the subject of a study: a network recorded on a text that is a single document."""
   table, labeled = _labeled(text, names)
   return recording.Subject(
     "planted",
-    types.SimpleNamespace(model=net),
+    types.SimpleNamespace(model=net, params=params),
     recording.Text("planted", ids(text)[1], ((0, len(text)),), "prose", (text,)),
-    recording.Settings(),
+    recording.Settings(**settings),
     {each.name: each for each in table},
     labeled,
     recorded,

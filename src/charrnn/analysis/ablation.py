@@ -9,14 +9,14 @@ import functools
 import itertools
 import math
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
 from charrnn import models
-from charrnn.analysis import effects, inference, labels, recording
+from charrnn.analysis import effects, inference, labels, passages, recording
 from charrnn.evaluation import score
 from charrnn.models import layers
 from charrnn.sampling import clamps, sampler
@@ -26,9 +26,10 @@ WINDOW = 32  # number of characters per call of the model
 ROWS = 384  # maximum number of rows in a batch
 CARRY_BYTES = 1 << 28  # maximum size of the carry of a batch; several copies are in memory
 MIN_CHARACTERS = 30  # minimum number of characters for a mean
-ABLATED = 20_000  # number of characters of the confirmation half on which the loss is measured
+# Passages of the confirmation half on which the loss is measured. Each is read after a warm-up.
+PASSAGES, PASSAGE = 10, 1000
 ABLATIONS = ("zero", "mean", "hold")  # `hold` keeps the last value before clamping
-CONTROLS = 19  # number of control units per ablated unit
+CONTROLS = 99  # number of control units per ablated unit
 
 STEERING_CONTROLS = 4  # number of control units per steered unit
 SAMPLES = 8  # number of samples per setting, with the same random numbers in all settings
@@ -54,16 +55,22 @@ def neutral(model: models.Model) -> str:
   return "zero" if model.can_hold else "mean"
 
 
+def find_controls(
+  subject: recording.Subject, units: Mapping[str, Unit], count: int
+) -> dict[Unit, list[Unit]]:
+  """Return the control units of each of the units of findings."""
+  distinct, seed = list(dict.fromkeys(units.values())), subject.settings.seed
+  return {unit: control_units(subject.recording, unit, count, distinct, seed) for unit in distinct}
+
+
 def _with_controls(
   subject: recording.Subject, units: Mapping[str, Unit], count: int, settings: Sequence[str]
 ) -> tuple[dict[Unit, list[Unit]], dict[tuple, list[clamps.Clamp]]]:
   """Return the control units of each unit, and the clamps of all these units by setting."""
-  recorded, seed = subject.recording, subject.settings.seed
-  distinct = list(dict.fromkeys(units.values()))
-  controls = {unit: control_units(recorded, unit, count, distinct, seed) for unit in distinct}
+  recorded, controls = subject.recording, find_controls(subject, units, count)
   number = {column: n for n, column in enumerate(recorded.columns)}
   quantity = subject.run.model.states[-1]
-  everyone = dict.fromkeys([*distinct, *itertools.chain(*controls.values())])
+  everyone = dict.fromkeys([*controls, *itertools.chain(*controls.values())])
   columns = {unit: number[unit.layer, unit.quantity or quantity, unit.number] for unit in everyone}
   values = recording.read_columns(recorded.values, list(columns.values()))
   return controls, {
@@ -79,7 +86,8 @@ def control_units(
   """Return random units of the layer, from the third whose spread is the most similar.
 
   Only units with the same quantity are compared. The spread of a unit with several is that of h.
-  Units in `avoid` are excluded. There may be fewer than `count` units in a small layer.
+  Units in `avoid` are excluded. There may be fewer than `count` units in a small layer. The order
+  of the units of a layer is the same for all units, so that they share many of their controls.
   """
   kind = unit.layer, unit.quantity or "h"
   columns = [i for i, column in enumerate(recorded.columns) if column[:2] == kind]
@@ -88,10 +96,10 @@ def control_units(
   distance = np.abs(np.log(spread + 1e-12) - np.log(spread[unit.number] + 1e-12))
   taken = {each.number for each in (unit, *avoid) if each[:2] == unit[:2]}
   near = [index for index in np.argsort(distance, kind="stable").tolist() if index not in taken]
-  near = near[: max(count, len(spread) // 3)]
-  key = [seed, unit.layer, *map(ord, unit.quantity), unit.number]
-  picks = np.random.default_rng(key).permutation(len(near))[:count]
-  return [unit._replace(number=near[index]) for index in picks]
+  near = {*near[: max(count, len(spread) // 3)]}
+  order = np.random.default_rng([seed, unit.layer, *map(ord, unit.quantity)])
+  picks = [index for index in order.permutation(len(spread)).tolist() if index in near]
+  return [unit._replace(number=index) for index in picks[:count]]
 
 
 def setting_value(column: np.ndarray, setting: str) -> float:
@@ -116,11 +124,22 @@ def values_by_row(
 
   The text is read as one stream, without clamps for the first BURN_IN characters. The values there
   and at the last character are NaN. `measure` replaces -log p; see `score.windows`.
+
+  Layers below all clamps of a batch are the same in all rows, and are computed once.
   """
   N, nats_RxN = len(ids_N), np.full((len(rows), len(ids_N)), np.nan, np.float32)
   _, first = sampler.prime(model, model.prepare(params), ids_N[:BURN_IN], 1)
-  groups = _groups(len(rows), model)
-  for done, group in enumerate(groups):
+  lowest_R = np.array([_lowest(row, model) for row in rows])
+  # Rows without clamps are read together with others.
+  free_R = np.array([not row for row in rows])
+  layer_R = np.where(free_R, lowest_R[~free_R].max(initial=0), lowest_R)
+  members = [np.flatnonzero(layer_R == layer) for layer in np.unique(layer_R)]
+  batches = [each[group] for each in members for group in _groups(len(each), model)]
+  done = 0
+  for group in batches:
+    carry, copies, layer = _repeat(first, len(group)), len(group), lowest_R[group].min()
+    if layer:  # The arrays of the layers below have one row, which applies to all rows of `group`.
+      carry, copies = (*first[:layer], *carry[layer:]), 1
     windows = score.windows(
       model,
       params,
@@ -129,15 +148,27 @@ def values_by_row(
       measure=measure or _nats,
       window=WINDOW,
       clamp=clamps.arrays([rows[row] for row in group], model),
-      carry=jax.tree.map(functools.partial(np.repeat, repeats=len(group), axis=0), first),
-      copies=len(group),
+      carry=carry,
+      copies=copies,
     )
     for nats_TxR, positions_TxB, weight_TxB in windows:
-      count, start = int(weight_TxB.sum()), positions_TxB[0, 0] - 1
+      count, start = int(weight_TxB[:, 0].sum()), positions_TxB[0, 0] - 1
       nats_RxN[group, start : start + count] = nats_TxR[:count].T
       if progress:
-        progress(done * N + start + count + 1, len(groups) * N)
+        progress(done + len(group) * (start + count + 1) // N, len(rows))
+    done += len(group)
   return nats_RxN
+
+
+def _lowest(row: Row, model: models.Model) -> int:
+  """Return the number of layers that do not depend on clamps, if layers can be separated."""
+  if not model.can_hold:
+    return 0
+  return min((clamp.layer for clamp in row), default=len(model.units))
+
+
+def _repeat(carry, count: int):
+  return jax.tree.map(functools.partial(np.repeat, repeats=count, axis=0), carry)
 
 
 def _groups(count: int, model: models.Model) -> list[np.ndarray]:
@@ -173,34 +204,73 @@ def p_value(observed: float, controls: Sequence[float]) -> float:
   return (1 + sum(control >= observed for control in controls)) / (1 + len(controls))
 
 
+def corrected(
+  observed: Sequence[float], controls: Sequence[Sequence[float]], units: Sequence[Hashable]
+) -> list[float]:
+  """Return p-values that are corrected for the number of hypotheses.
+
+  `observed` are the values of hypotheses, `controls` those of the control units of each, and
+  `units` the units of the hypotheses. Under the null, a unit is exchangeable with its control
+  units. As in `inference.significance`, values are converted to one scale, (x - median) / MAD, and
+  compared with the largest value of all hypotheses (Westfall & Young 1993), here after each unit
+  has been exchanged for a random one of its control units and itself. The step-down variant is
+  used: the smaller a value, the fewer hypotheses it is compared with.
+  """
+  scaled = []
+  for own, others in zip(observed, controls):
+    together = np.array([own, *others])
+    middle = np.median(together)
+    spread = np.median(np.abs(together - middle))
+    scaled.append((together - middle) / (spread if spread > 0 else 1.0))
+  order = sorted(range(len(scaled)), key=lambda n: -scaled[n][0])
+  results, largest = np.zeros(len(scaled)), 0.0
+  for place, n in enumerate(order):
+    by_unit = {}
+    for other in order[place:]:
+      by_unit.setdefault(units[other], []).append(scaled[other])
+    # Hypotheses of the same unit have the same control units, which are exchanged together.
+    shares = [(np.max(several, axis=0) >= scaled[n][0]).mean() for several in by_unit.values()]
+    largest = max(largest, 1 - np.prod(1 - np.array(shares)))
+    results[n] = largest
+  return np.round(results, 6).tolist()
+
+
 def ablate(
   subject: recording.Subject, units: Mapping[str, Unit], confirmation: Sequence[inference.Span]
 ) -> list[dict]:
   """Clamp the unit of each finding, and its control units; return the changes of the loss.
 
   Selectivity is the increase of the loss inside the label minus the increase outside. p is the
-  share of the unit and its controls that are at least as selective as the unit. It is not corrected
-  for the number of hypotheses.
+  share of the unit and its controls that are at least as selective as the unit. `p_corrected` is
+  corrected for the number of hypotheses.
   """
   setting, progress = subject.settings.ablation, subject.progress("ablation")
-  counted = inference.mask(confirmation, len(subject.text.ids_N))
-  last = np.searchsorted(np.cumsum(counted), min(ABLATED, counted.sum()))
-  counted = counted[: int(last) + 1]
+  parts = passages.choose([confirmation], PASSAGES, PASSAGE, BURN_IN)
+  counted_BxT = np.ones(parts.positions_BxT.shape, bool)
+  counted_BxT[:, : parts.warm_up] = False
+  counted_BxT[:, -1] = False  # The next character is not in the same passage.
+  positions, counted = parts.positions_BxT.ravel(), counted_BxT.ravel()
   others, rows = _with_controls(subject, units, CONTROLS, [setting])
-  ids = subject.text.ids_N[: len(counted)]
+  ids = subject.text.ids_N[positions]
   nats = values_by_row(subject.run.model, subject.run.params, ids, [[], *rows.values()], progress)
   changes = dict(zip(rows, nats[1:] - nats[0]))
   entries = []
   for name, unit in units.items():
-    label = subject.labels[effects.base(name)].first(len(counted))
-    label = label._replace(mask=label.mask & counted)
+    values, mask = (each[positions] for each in subject.labels[effects.base(name)])
+    label = labels.Label(values, mask & counted)
     own, *controls = (effect(changes[each, setting], label) for each in (unit, *others[unit]))
     controls = [] if None in own else controls
-    differences = [each.inside - each.outside for each in controls]
-    p = None if None in own else p_value(own.inside - own.outside, differences)
     entry = {"hypothesis": name, "cell": str(unit), "setting": setting, **own._asdict()}
     entry["controls"] = {key: [getattr(each, key) for each in controls] for key in Effect._fields}
-    entries.append(entry | {"p": p})
+    entries.append(entry | {"p": None, "p_corrected": None})
+  measured = [entry for entry in entries if None not in (entry["inside"], entry["outside"])]
+  observed, controls = [], []
+  for entry in measured:
+    observed.append(entry["inside"] - entry["outside"])
+    controls.append(np.subtract(*map(entry["controls"].get, Effect._fields)).tolist())
+    entry["p"] = p_value(observed[-1], controls[-1])
+  for entry, p in zip(measured, corrected(observed, controls, [e["cell"] for e in measured])):
+    entry["p_corrected"] = p
   return entries
 
 

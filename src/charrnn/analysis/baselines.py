@@ -7,14 +7,20 @@ therefore provide a second null: the best score of each network over all its uni
 
 import dataclasses
 from collections.abc import Sequence
+from concurrent import futures
 from typing import NamedTuple
 
 import jax
 import numpy as np
 
-from charrnn.analysis import effects, inference, matching, recording
+from charrnn import runtime
+from charrnn.analysis import effects, inference, matching, passages, recording
 
-CHARACTERS = 40_000  # number of characters of the text that each untrained network reads
+# The passages of the discovery half that each untrained network reads. Its state hardly depends on
+# characters before the warm-up.
+ROWS, LENGTH, WARM_UP = 32, 320, 128
+MAX_WORKERS = 4  # maximum number of untrained networks at a time
+MIN_CHARACTERS = 200  # minimum number of characters of the passages where a label is defined
 
 
 class Untrained(NamedTuple):
@@ -26,6 +32,13 @@ class Untrained(NamedTuple):
   to_beat: float  # threshold for family_p <= alpha; NaN if there are too few networks
 
 
+def _passages(subject: recording.Subject):
+  """Return the passages that untrained networks read, and the targets and the design for them."""
+  targets, design = subject.prepare(min_characters=MIN_CHARACTERS)
+  parts = passages.choose([design.halves.discovery], ROWS, LENGTH, WARM_UP)
+  return parts, *parts.restrict(targets, design)
+
+
 def compare_untrained(
   subject: recording.Subject, null: np.ndarray | None = None
 ) -> dict[str, Untrained]:
@@ -34,8 +47,8 @@ def compare_untrained(
   `null` has their effects, as `untrained_effects` returns them for a network of the same shape on
   the same text. By default, they are measured.
   """
-  targets, design = subject.prepare(first=len(subject.text.ids_N[:CHARACTERS]))
-  values, columns = subject.recording.values[:CHARACTERS], subject.recording.columns
+  parts, targets, design = _passages(subject)
+  values, columns = subject.recording.values[parts.scored], subject.recording.columns
   observed = matching.strengths(values, columns, targets, design)
   if not observed:  # no hypothesis can be scored
     return {}
@@ -48,15 +61,21 @@ def compare_untrained(
 def untrained_effects(subject: recording.Subject) -> np.ndarray:
   """Return the largest |effect| of each untrained network for each scorable hypothesis, [S, H]."""
   model, settings, columns = subject.run.model, subject.settings, subject.recording.columns
-  ids_N, progress = subject.text.ids_N[:CHARACTERS], subject.progress("untrained networks")
-  targets, design = subject.prepare(first=len(ids_N))
+  progress, (parts, targets, design) = subject.progress("untrained networks"), _passages(subject)
   null, init = [], jax.jit(model.init)
-  for number in range(settings.untrained):
+
+  def strengths(number: int) -> list[float]:
     # The offset keeps these seeds distinct from the usual seeds of runs.
     params = init(jax.random.fold_in(jax.random.key(settings.seed), 1_000_003 + number))
-    recorded = recording.record(model, params, ids_N, subject.scratch).values
-    null.append(list(matching.strengths(recorded, columns, targets, design).values()))
-    progress(number + 1, settings.untrained)
+    values = passages.read(model, params, subject.text.ids_N, parts, subject.scratch).values
+    return list(matching.strengths(values, columns, targets, design).values())
+
+  # A network uses little more than one core. Large recordings share a file.
+  workers = min(MAX_WORKERS, len(runtime.cores())) if parts.fits_in_memory(model) else 1
+  with futures.ThreadPoolExecutor(workers) as pool:
+    for each in pool.map(strengths, range(settings.untrained)):
+      null.append(each)
+      progress(len(null), settings.untrained)
   return np.array(null)
 
 

@@ -86,17 +86,13 @@ def prepare(
   labeled: Mapping[str, labels.Label],
   documents: Sequence[inference.Span],
   *,
-  first: int | None = None,
   seed: int = 0,
   **options,
 ) -> tuple[list[Target], Design]:
-  """Return targets and design for a text, or for its first `first` characters.
+  """Return targets and design for a text.
 
   `labeled` maps names of hypotheses to labels. `options` are fields of Design.
   """
-  if first is not None:
-    labeled = {name: label.first(first) for name, label in labeled.items()}
-    documents = [(start, min(stop, first)) for start, stop in documents if start < first]
   design = Design(inference.halve(documents, seed), **options)
   return make_targets(hypotheses, labeled), design
 
@@ -186,18 +182,23 @@ def scan(
   """Return the effects of all columns of a recording [N, C] on H scorable targets, and the null.
 
   The effects of each half are float32 [C, H, lags]. The null [S, H] is the largest |effect| over
-  all columns and lags on the discovery half.
+  all columns and lags on the discovery half. The confirmation half is not shifted.
   """
   (length, width), shape = values.shape, (len(targets), len(design.lags))
-  groups = [(half, group) for half in halves for group in _groups(targets, half, design)]
+  shifts = [design.n_shifts if half == 0 else 1 for half in halves]
+  groups = [
+    (half, count, group)
+    for half, count in zip(halves, shifts)
+    for group in _groups(targets, half, design, count)
+  ]
   results = [np.empty((width, *shape), np.float32) for _ in halves]
   null = np.zeros((design.shifts, len(targets)))
   step = max(1, min(width, SLAB_BYTES // (BYTES * max(1, length))))
   for start in range(0, width, step):
     slab = slice(start, min(start + step, width))
     coded = encode(values, slab, columns)
-    for half, group in groups:
-      effects = group_effects(coded, group, design.n_shifts)
+    for half, count, group in groups:
+      effects = group_effects(coded, group, count)
       results[half][slab, group.members] = effects[:, 0]
       if half == 0:
         best = np.abs(effects[:, 1:]).max(axis=(0, 3))
@@ -207,7 +208,7 @@ def scan(
   return results, null
 
 
-def _groups(targets, half, design) -> list[Group]:
+def _groups(targets, half, design, n_shifts) -> list[Group]:
   """Group targets by their positions, since every column must be ranked again for each group."""
   together = {}
   for index, target in enumerate(targets):
@@ -217,7 +218,7 @@ def _groups(targets, half, design) -> list[Group]:
   for positions, members in together.values():
     rows = (vector(targets[m], positions - lag) for m in members for lag in design.lags)
     vectors, scales = map(np.array, zip(*rows))
-    spectra = inference.spectrum(vectors.astype(np.float32), design.n_shifts)
+    spectra = inference.spectrum(vectors.astype(np.float32), n_shifts)
     by_norm = np.repeat([targets[m].kind != "binary" for m in members], len(design.lags))
     groups.append(Group(members, positions, spectra, scales, by_norm))
   return groups
@@ -266,7 +267,10 @@ def codes(column: np.ndarray) -> np.ndarray:
   if 1e-30 < high - low < 1e30:  # outside of this range, the step size would overflow or underflow
     linear = ((column - low) * ((LEVELS - 1) / (high - low))).astype(np.uint16)
     sample = slice(None, None, max(1, len(column) // SAMPLE))
-    if _ties(linear[sample]) - _ties(column[sample]) <= MAX_WRONG_TIES:
+    counts = np.bincount(linear[sample])
+    ties = float(counts @ counts) / len(linear[sample]) ** 2
+    # Counting the ties of the values takes longer than counting those of the codes.
+    if ties <= MAX_WRONG_TIES or ties - _ties(column[sample]) <= MAX_WRONG_TIES:
       return linear
   values = np.unique(column)
   if len(values) > LEVELS:
@@ -283,7 +287,11 @@ def _ties(values) -> float:
 
 def ranks_of_codes(coded: np.ndarray) -> tuple[np.ndarray, float]:
   """Return centered mid-ranks divided by n, float32 [n], and their Euclidean norm."""
-  counts = np.bincount(coded, minlength=LEVELS)
-  n = len(coded)
-  table = (np.cumsum(counts) - counts / 2 - n / 2) / n
-  return table.astype(np.float32)[coded], float(np.sqrt((counts * table**2).sum()))
+  indices, n = coded.astype(np.intp), len(coded)
+  counts = np.bincount(indices)
+  # These float32 sums are exact for up to 2^23 characters. Small arrays stay in the cache.
+  table = np.cumsum(counts, dtype=np.float32)
+  table -= counts.astype(np.float32) / 2
+  table = (table - np.float32(n / 2)) / np.float32(n)
+  ranks = table.take(indices)
+  return ranks, float(np.sqrt(ranks @ ranks))

@@ -232,8 +232,10 @@ def stratified_auroc(x, y, stratum) -> float:
 def spectrum(rows, n_shifts: int) -> np.ndarray:
   """Return the Fourier transform of rows [k, n] over the shifts.
 
-  The shape is [k, n_shifts // 2 + 1, n / n_shifts].
+  The shape is [k, n_shifts // 2 + 1, n / n_shifts]. Without shifts, it is the rows themselves.
   """
+  if n_shifts == 1:
+    return rows[:, None]
   return fft.rfft(rows.reshape(len(rows), n_shifts, -1), axis=1)
 
 

@@ -4,6 +4,7 @@ Significance is relative to the best score of all columns under circular shifts 
 """
 
 import dataclasses
+import itertools
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
@@ -12,6 +13,7 @@ import numpy as np
 
 from charrnn.analysis import effects, inference, recording
 
+CANDIDATES = 8  # number of columns that are ranked for each label and lag, if not all are
 STATISTICS = {"binary": "auroc", "graded": "spearman", "controlled": "semipartial"}
 
 
@@ -131,12 +133,50 @@ def match(
 def strengths(
   values: np.ndarray, columns: Sequence, targets: Sequence[effects.Target], design: effects.Design
 ) -> dict[str, float]:
-  """Return the largest |effect| of all columns on the discovery half, by scorable hypothesis."""
+  """Return the largest |effect| of the candidates on the discovery half, by scorable hypothesis."""
   design = dataclasses.replace(design, shifts=0)
   scored = [target for target in targets if not effects.why_unscored(target, design, [0])]
-  (discovery,), _ = effects.scan(values, columns, scored, design, [0])
-  best = np.minimum(_allowed(discovery, scored, design), 1).max(axis=(0, 2))
+  numbers = candidates(values, scored, design)
+  read, names = values[:, numbers], [columns[n] for n in numbers]
+  (discovery,), _ = effects.scan(read, names, scored, design, [0])
+  best = np.minimum(_allowed(discovery, scored, design), 1).max(axis=(0, 2), initial=0)
   return dict(zip([target.name for target in scored], best.tolist()))
+
+
+def best_candidates(
+  values: np.ndarray, columns: Sequence, targets: Sequence[effects.Target], design: effects.Design
+) -> dict[str, Finding]:
+  """Return the findings of a match of the candidates, by scorable hypothesis."""
+  scorable = [target for target in targets if not effects.why_unscored(target, design)]
+  if not scorable:
+    return {}
+  numbers = candidates(values, scorable, design)
+  names = [columns[n] for n in numbers]
+  result = match(values[:, numbers], names, targets, design)
+  return {each.hypothesis: each for each in result.findings if each.scored}
+
+
+def candidates(
+  values: np.ndarray, targets: Sequence[effects.Target], design: effects.Design
+) -> list[int]:
+  """Return the columns [N, C] that are likely to be the best ones, as sorted numbers.
+
+  For each target and lag, these are the CANDIDATES columns with the largest correlation with the
+  label on the discovery half. A correlation of all columns is a matrix product, and takes much less
+  time than their ranks.
+  """
+  rows = [np.ones(len(values), np.float32)]
+  for target, lag in itertools.product(targets, design.lags):
+    positions = design.positions(target, 0)
+    rows.append(np.zeros(len(values), np.float32))
+    rows[-1][positions] = effects.vector(target, positions - lag)[0]
+  sums_RxC = np.array(rows) @ values
+  squares_C = np.einsum("nc,nc->c", values, values)
+  # A column that is nearly constant is inaccurate here.
+  spread_C = np.sqrt(np.maximum(squares_C - sums_RxC[0] ** 2 / len(values), 1e-6 * squares_C))
+  strength_RxC = np.abs(sums_RxC[1:]) / np.where(spread_C > 0, spread_C, 1)
+  count = min(CANDIDATES, strength_RxC.shape[1])
+  return np.unique(np.argpartition(strength_RxC, -count, axis=1)[:, -count:]).tolist()
 
 
 def rescore(

@@ -74,7 +74,7 @@ class Recording(NamedTuple):
 class Settings:
   """The settings of a study of units."""
 
-  untrained: int = 19
+  untrained: int = 99
   shifts: int = 199
   ablation: str = "zero"  # one of ablation.ABLATIONS
   seed: int = 0

@@ -3,8 +3,8 @@
 A study matches every feature column of a recording with every hypothesis, and compares the findings
 with predictors that see only the last k characters. Linear probes compare single units with other
 directions of the state. If the network that was recorded is available, the study also compares it
-with untrained networks, ablates and steers the units of the findings, and scores the findings at
-earlier checkpoints.
+with untrained networks, ablates and steers the units of the findings, interchanges their states,
+and scores the findings at earlier checkpoints.
 """
 
 import dataclasses
@@ -25,7 +25,9 @@ from charrnn.analysis import (
   effects,
   explorer,
   hypotheses,
+  interchange,
   matching,
+  passages,
   probes,
   recording,
 )
@@ -39,10 +41,13 @@ SHUT, OPEN = 0.1, 0.9
 EXCERPT = 20_000  # number of characters in the explorer for up to EXCERPT_UNITS units
 EXCERPT_UNITS = 1024
 MAX_CHECKPOINTS = 12  # maximum number of checkpoints scored for emergence
+# Passages of each half that each checkpoint reads. A trained network may remember much of its text.
+ROWS, LENGTH, WARM_UP = 16, 640, 320
 MIN_CHECKPOINTS = 6  # minimum number of checkpoints for a useful picture of emergence
 WITHOUT_NETWORK = (
-  "left out, because the network is not available: untrained networks, ablation, steering and "
-  "emergence; untrained networks of the same shape may exceed the threshold of shifted labels too"
+  "left out, because the network is not available: untrained networks, ablation, interchanges, "
+  "steering and emergence; untrained networks of the same shape may exceed the threshold of "
+  "shifted labels too"
 )
 # Quantities that are not gates.
 _STATES = ("h", "c", "m")
@@ -88,6 +93,7 @@ def study(
   results |= {
     "probes": _probes(subject, result, design, targets, saturation),
     "ablations": ablation.ablate(subject, units, design.halves.confirmation) if run else [],
+    "interchanges": interchange.interchange(subject, result, design) if run else [],
     "steering": ablation.steer(subject, units) if run else [],
     "saturation": saturation,
     "emergence": emergence(subject, scored) if run else [],
@@ -220,7 +226,7 @@ def _findings(subject, result, design, targets, untrained) -> list[dict]:
         }
         if entry["significant"]:
           # `matching` compared the score on the full text with the baseline's threshold. The score
-          # on the shorter text of the baseline must be significant too.
+          # on the passages of the baseline must be significant too.
           entry["significant"] = baseline.family_p <= design.alpha
       if target.strata is None:
         scores = baselines.last_k_scores(contexts, target, design, finding.lag)
@@ -297,17 +303,18 @@ def trace(
 ) -> list[dict]:
   """Return the scores of findings at each checkpoint, and the loss of the network ("nats").
 
-  They are measured on the first `baselines.CHARACTERS` characters, the scores on the confirmation
-  half of these.
+  They are measured on passages of both halves, the scores on those of the confirmation half.
 
   `findings` come from `matching.match`. `checkpoints` are pairs of a step and a function that
   returns its parameters, or None to skip the step. "score" is the score of the finding's column;
   "best" is the score of the best column at that step.
   """
   model, columns = subject.run.model, subject.recording.columns
-  ids_N, progress = subject.text.ids_N[: baselines.CHARACTERS], subject.progress("emergence")
-  targets, design = subject.prepare(first=len(ids_N), shifts=0)
+  progress = subject.progress("emergence")
+  targets, design = subject.prepare()
   targets = [target for target in targets if target.strata is None]
+  parts = passages.choose(design.halves[:2], ROWS, LENGTH, WARM_UP)
+  targets, design = parts.restrict(targets, design)
   findings = [finding for finding in findings if finding.kind != "controlled"]
   entries = [
     {"hypothesis": each.hypothesis, "column": each.name}
@@ -317,17 +324,15 @@ def trace(
   for done, (step, load) in enumerate(checkpoints):
     if (params := load()) is None:
       continue
-    recorded = recording.record(model, params, ids_N, subject.scratch)
-    values, nats = recorded.values, float(np.nanmean(recorded.predictions.nats))
-    result = matching.match(values, columns, targets, design)
-    best = {each.hypothesis: each for each in result.findings if each.scored}
+    values, nats = passages.read(model, params, subject.text.ids_N, parts, subject.scratch)
+    best = matching.best_candidates(values, columns, targets, design)
     for entry, finding in zip(entries, findings):
       if top := best.get(finding.hypothesis):
         entry["steps"].append(step)
         entry["score"].append(matching.rescore(values, finding, targets, design))
         entry["best"].append(top.confirmation.score)
         entry["best_column"].append(top.name)
-        entry["nats"].append(nats)
+        entry["nats"].append(float(np.nanmean(nats)))
     progress(done + 1, len(checkpoints))
   return [entry for entry in entries if entry["steps"]]
 
@@ -365,11 +370,13 @@ def _notes(subject, result, design, untrained) -> list[str]:
     )
   else:
     notes += [
-      f"{finding.hypothesis}: not compared with untrained networks: cannot be scored on the first "
-      f"{baselines.CHARACTERS:,} characters"
+      f"{finding.hypothesis}: not compared with untrained networks: cannot be scored on the "
+      "passages that they read"
       for finding in result.findings
       if finding.scored and finding.hypothesis not in untrained
     ]
+  if not subject.run.model.can_hold:
+    notes.append("interchanges: left out, because the units have no state")
   if len(subject.run.steps) < MIN_CHECKPOINTS:
     notes.append(
       f"emergence: only {errors.plural(len(subject.run.steps), 'checkpoint')}: train with "

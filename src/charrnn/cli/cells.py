@@ -14,6 +14,7 @@ from charrnn.analysis import (
   explanation_report,
   explorer,
   hypotheses,
+  interchange,
   pictures,
   probes,
   recording,
@@ -31,8 +32,9 @@ Score every quantity of every unit (an LSTM's h, c, i, f, g, o; a transformer's 
 and MLP activations m) for every hypothesis on one half of a text, and score the best quantity again
 on the other half. A finding is significant if its score exceeds the scores of circularly shifted
 labels and of untrained networks. Then clamp the unit of each finding, and measure how the loss and
-the samples change. Compare linear probes of 1 to 16 feature columns with probes of as many other
-directions of the state. Write cells.json, explorer.html and four pictures.
+the samples change. Replace its state by its state at a character with another label, and measure
+how the predictions change. Compare linear probes of 1 to 16 feature columns with probes of as many
+other directions of the state. Write cells.json, explorer.html and four pictures.
 
 With --states, study the states of any model on a text, from a file that `charrnn states` or another
 program has written. What needs the network is left out: untrained networks, clamps, and earlier
@@ -44,7 +46,7 @@ of a line, predict how an edit of the weights changes the lengths of lines, and 
 edited network. Write explain-LAYER-UNIT.json and explain-LAYER-UNIT.png, and add the explanation to
 explorer.html."""
 CHARACTERS = 200_000
-UNTRAINED = 19
+UNTRAINED = 99
 SHIFTS = 199
 PAGE = "explorer.html"
 ENCODINGS = ("utf-8", "utf-8-sig", "latin-1")
@@ -65,9 +67,21 @@ untrained        threshold from untrained networks (5% error probability)
 last 6           score of a predictor that sees only the last 6 characters
 inside, outside  increase of the loss, in nats per character, with the unit clamped ({ablation}):
                  where the label is true or in its top quarter, and elsewhere
-p                share of control units, this unit included, that are at least as selective:
-                 their difference of inside and outside is at least as large
+p                probability that clamping a control unit, a unit of the same layer with similar
+                 variance, increases the difference of inside and outside at least as much;
+                 corrected for the number of hypotheses
 confounded       not significant when controlling for the confounds"""
+
+INTERCHANGES_LEGEND = f"""\
+unit             the unit whose state is replaced by its state at a character with the other label
+                 (for graded labels: in the opposite quarter of its values)
+moved            how far the next {interchange.READ} predictions move toward the characters that
+                 follow the other label: the change of their log odds, in nats
+same             the same with the state at a character with the same label
+full             difference of the predictions between both labels
+share            moved / full: 1 if the network acts as if the label were the other one
+p                probability that a control unit, changed by as many standard deviations, moves the
+                 predictions at least as far; corrected for the number of hypotheses"""
 
 PROBES = ("units", "rotated", "components", "selectivity")  # rows of the table of the probes
 PROBES_LEGEND = f"""\
@@ -116,7 +130,7 @@ def add_arguments(parser):
   add("--regex", metavar="NAME=PATTERN", action="append", default=[], help=text)
   text = "language of the hypotheses (default: c for .c and .h files, prose for others)"
   add("--language", choices=hypotheses.LANGUAGES, help=text)
-  text = "number of untrained networks; significance needs at least 19 (default: 19)"
+  text = f"number of untrained networks; significance needs at least 19 (default: {UNTRAINED})"
   add("--untrained", metavar="N", type=int, help=text)
   # The former name still works for one release.
   add("--twins", dest="untrained", type=int, default=argparse.SUPPRESS, help=argparse.SUPPRESS)
@@ -296,6 +310,7 @@ def _report(results, out):
   yield ""
   yield from "\n".join(legend).splitlines()
   yield ""
+  yield from _interchanges(results)
   yield from _probes(results)
   yield from results["notes"]
   if share := results["interpretable"]:
@@ -307,6 +322,26 @@ def _report(results, out):
     )
   yield f"explorer: {out / PAGE} (open it in a browser)"
   yield f"data: {out / 'cells.json'}    pictures: {out}/*.png"
+
+
+def _interchanges(results):
+  """Yield the lines about the interchanges: a table, and its legend."""
+  if not (entries := results["interchanges"]):
+    return
+  rows = [
+    [
+      each["hypothesis"],
+      each["cell"],
+      *(console.number(each[key], "+.3f") for key in ("moved", "same")),
+      *map(console.number, (each["full"], each["share"])),
+      console.number(each["p_corrected"], ".2f"),
+    ]
+    for each in entries
+  ]
+  yield from console.table(("hypothesis", "unit", "moved", "same", "full", "share", "p"), rows)
+  yield ""
+  yield from INTERCHANGES_LEGEND.splitlines()
+  yield ""
 
 
 def _probes(results):
@@ -341,7 +376,7 @@ def _probes(results):
 def _row(finding, ablation) -> dict[str, str]:
   """Return the row of a finding, by the name of the column."""
   confirmed = finding["confirmation"]
-  ablation = ablation or dict.fromkeys(("inside", "outside", "p"))
+  ablation = ablation or dict.fromkeys(("inside", "outside", "p_corrected"))
   last_6 = next((each["score"] for each in finding["last_k"] if each["k"] == 6), None)
   scores = finding["discovery"]["score"], confirmed["score"], confirmed["family_to_beat"]
   verdict = "significant" if finding["significant"] else ""
@@ -352,7 +387,7 @@ def _row(finding, ablation) -> dict[str, str]:
     *map(console.number, (*scores, finding["untrained"], last_6)),
     console.number(ablation["inside"], "+.3f"),
     console.number(ablation["outside"], "+.3f"),
-    console.number(ablation["p"], ".2f"),
+    console.number(ablation["p_corrected"], ".2f"),
     "confounded" if finding["confounded"] else verdict,
   )
   return dict(zip(HEADER, cells))
