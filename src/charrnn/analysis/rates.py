@@ -18,7 +18,7 @@ from charrnn.analysis import baselines, inference, recording, study
 from charrnn.runs import run as run_lib
 
 FILE = "rates.json"  # in a run directory
-VERSION = 1  # of FILE; a file of another version is replaced
+VERSION = 2  # of FILE; a file of another version is replaced
 # A network has a unit of a family if one of these hypotheses is significant. None looks ahead.
 FAMILIES = {
   "line length": ("line-position", "near-line-end"),
