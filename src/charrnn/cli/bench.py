@@ -70,7 +70,8 @@ def add_arguments(parser):
 
   text = "network (instead of the standard networks; for scale, the base that is varied)"
   size = parser.add_argument_group(text)
-  size.add_argument("--cell", choices=cells.CELLS, help="recurrent cell (default: lstm)")
+  names = [name for name, cell in cells.CELLS.items() if cell.native]
+  size.add_argument("--cell", choices=names, help="recurrent cell (default: lstm)")
   size.add_argument(
     "--layers", metavar="N", type=int, help="number of recurrent layers (default: 2)"
   )

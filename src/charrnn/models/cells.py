@@ -3,12 +3,12 @@
 The parameters of a layer are a dict with the names of the equations: `W_xh [D, G*H]`,
 `W_hh [H, G*H]`, `b_h [G*H]`. Vectors are rows, so the code writes the product W_xh x as `x @ W_xh`.
 
-The cells below are written twice. To change one, change both. `rnn_step`, `gru_step` and
-`lstm_step` are the reference, which only tests run. Training and sampling run the same step split
-into two matrix products, `join` and `update`. Layers compute the products and their gradients,
-outside the scan where possible. `join` combines the products into the pre-activations. `update`
-maps (state, pre-activations) to (new state, gates) element by element; "gates" include candidates
-and the GRU's `a`. A cell without `update` runs its step.
+The vanilla RNN, the GRU and the LSTM are written twice. To change one, change both. `rnn_step`,
+`gru_step` and `lstm_step` are the reference, which only tests run. Training and sampling run the
+same step split into two matrix products, `join` and `update`. Layers compute the products and
+their gradients, outside the scan where possible. `join` combines the products into the
+pre-activations. `update` maps (state, pre-activations) to (new state, gates) element by element;
+"gates" include candidates and the GRU's `a`. A cell without `update` runs its step.
 """
 
 import dataclasses
@@ -158,6 +158,69 @@ def lstm_output(state, gates):
   return state._replace(h=gates["o"] * jnp.tanh(state.c))
 
 
+def capped_update(state, pre):
+  """Map (state, pre-activations) to (new state, gates) of an LSTM with a capped input gate.
+
+  The input gate is at most 1 - f, so that c stays between -1 and 1 (Melis et al. 2018,
+  arXiv 1707.05589).
+  """
+  i, f, g, o = squash(pre, "ssts")
+  i = jnp.minimum(i, 1 - f)
+  c = f * state.c + i * g
+  return LSTMState(o * jnp.tanh(c), c), {"i": i, "f": f, "g": g, "o": o}
+
+
+def capped_step(params, state: LSTMState, x) -> tuple[LSTMState, jax.Array]:
+  """Take one step of the LSTM with a capped input gate: x [B, D] -> (state, y [B, H])."""
+  pre = x @ params["W_xh"] + state.h @ params["W_hh"] + params["b_h"]
+  state, _ = capped_update(state, pre)
+  return state, state.h
+
+
+def layernorm_step(params, state: LSTMState, x) -> tuple[LSTMState, jax.Array]:
+  """Take one step of the LSTM with layer normalization: x [B, D] -> (state, y [B, H]).
+
+  LN subtracts the mean of all elements and divides by their standard deviation (Ba et al. 2016,
+  arXiv 1607.06450). The gains are 1 + s, because all parameters but matrices are initially 0.
+
+  i, f, g, o = LN(W_xh x) (1 + s_x) + LN(W_hh h) (1 + s_h) + b_h, then as in `lstm_step`
+  c' = f * c + i * g
+  h' = o * tanh(LN(c') (1 + s_c) + b_c)
+  """
+  x_h, h_h = normalize(dot(x, params["W_xh"])), normalize(dot(state.h, params["W_hh"]))
+  s_x, s_h = (jnp.concatenate([params[name + gate] for gate in "ifgo"]) for name in ("s_x", "s_h"))
+  i, f, g, o = squash(x_h * (1 + s_x) + h_h * (1 + s_h) + params["b_h"], "ssts")
+  c = f * state.c + i * g
+  h = o * jnp.tanh(normalize(c) * (1 + params["s_c"]) + params["b_c"])
+  return LSTMState(h, c), h
+
+
+def normalize(x):
+  """Return x with mean 0 and variance 1 along the last axis."""
+  return jax.nn.standardize(x, axis=-1, epsilon=1e-5)
+
+
+def mogrifier_step(params, state: LSTMState, x) -> tuple[LSTMState, jax.Array]:
+  """Take one step of the Mogrifier LSTM: x [B, D] -> (state, y [B, H]).
+
+  x and h scale each other in four rounds, and `lstm_step` follows (Melis et al. 2020,
+  arXiv 1909.01792). The matrices are the blocks q and r of W_xh and W_hh; W_hq and W_hr have D
+  columns in use, so D must be at most H.
+
+  x' = 2 sigmoid(W_hq h) * x,    h' = 2 sigmoid(W_xq x') * h,    then the same with r
+  """
+  h, (D, H) = state.h, (x.shape[-1], state.h.shape[-1])
+  for block in (4, 5):  # q and r follow the blocks of i, f, g and o
+    W_xh, W_hh = (params[name][:, block * H : (block + 1) * H] for name in ("W_xh", "W_hh"))
+    x = 2 * sigmoid(dot(h, W_hh[:, :D])) * x
+    h = 2 * sigmoid(dot(x, W_xh)) * h
+  W_xh, W_hh, b_h = (params[name][..., : 4 * H] for name in ("W_xh", "W_hh", "b_h"))
+  i, f, g, o = squash(dot(x, W_xh) + dot(h, W_hh) + b_h, "ssts")
+  c = f * state.c + i * g
+  h = o * jnp.tanh(c)
+  return LSTMState(h, c), h
+
+
 @dataclasses.dataclass(frozen=True)
 class Cell:
   """A cell. If `update` is None, layers scan `step` and record only the state."""
@@ -171,6 +234,7 @@ class Cell:
   update: Callable | None = None  # (state, pre) -> (state, {recorded: [B, H]})
   join: Callable = join_sum  # (params, x_h [B, G*H], h_h [B, G*H]) -> pre, a tree of arrays
   output: Callable = lambda state, gates: state  # recomputes h after c has been clamped
+  wide_inputs: bool = True  # False if the inputs must have at most H elements
   native: bool = False  # True if native.cc computes the same equations and may replace them
   cudnn: bool = False  # likewise for cuDNN
 
@@ -192,6 +256,7 @@ class Cell:
     return put(after, "h") if "h" in clamp else after
 
 
+LSTM_GATES = ("i", "f", "g", "o")
 CELLS = {
   # If you change the equations of a cell, remove its `native` and `cudnn`.
   "rnn": Cell(rnn_step, RNNState, ("h",), update=rnn_update, native=True),
@@ -208,11 +273,28 @@ CELLS = {
   "lstm": Cell(
     lstm_step,
     LSTMState,
-    gates=("i", "f", "g", "o"),
-    recorded=("i", "f", "g", "o"),
+    gates=LSTM_GATES,
+    recorded=LSTM_GATES,
     update=lstm_update,
     output=lstm_output,
     native=True,
     cudnn=True,
+  ),
+  "lstm_capped": Cell(
+    capped_step,
+    LSTMState,
+    gates=LSTM_GATES,
+    recorded=LSTM_GATES,
+    update=capped_update,
+    output=lstm_output,
+  ),
+  "lstm_layernorm": Cell(
+    layernorm_step,
+    LSTMState,
+    gates=LSTM_GATES,
+    biases=(*(name + gate for name in ("s_x", "s_h") for gate in LSTM_GATES), "s_c", "b_c"),
+  ),
+  "lstm_mogrifier": Cell(
+    mogrifier_step, LSTMState, gates=(*LSTM_GATES, "q", "r"), wide_inputs=False
   ),
 }

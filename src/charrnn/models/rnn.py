@@ -313,6 +313,11 @@ def make(vocab_size: int, *, init="modern", **fields) -> RNN:
       f"--config.model.input_dropout={network.input_dropout}: needs an embedding: set "
       "--config.model.embed, for example to 64"
     )
+  if (network.embed or vocab_size) > network.hidden and not cells.CELLS[cell].wide_inputs:
+    raise errors.UserError(
+      f"--config.model.cell={cell}: the inputs of the first layer must not have more elements than "
+      f"model.hidden={network.hidden}: set --config.model.embed to at most this number"
+    )
   if network.residual and network.layers == 1:
     raise errors.UserError(
       "--config.model.residual=True: has no effect on a single layer: set --config.model.layers, "
