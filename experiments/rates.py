@@ -53,7 +53,7 @@ def smoke(c):
 
 
 def sweep(variant=""):
-  """Return the trials; the networks of a seed follow each other, so that cells advance together."""
+  """Return the trials, ordered by seed, so that all cells have networks early in the sweep."""
   names = ("lstm", "gru", "rnn")
   cells = [{"model.cell": name, "optimizer.learning_rate": common.RATES[name]} for name in names]
   seeds = trials.sweep("seed", range(1, 3 if variant == "smoke" else 11))

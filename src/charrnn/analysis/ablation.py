@@ -26,7 +26,8 @@ WINDOW = 32  # number of characters per call of the model
 ROWS = 384  # maximum number of rows in a batch
 CARRY_BYTES = 1 << 28  # maximum size of the carry of a batch; several copies are in memory
 MIN_CHARACTERS = 30  # minimum number of characters for a mean
-# Passages of the confirmation half on which the loss is measured. Each is read after a warm-up.
+# Number and length of the passages of the confirmation half on which the loss is measured. They are
+# read one after the other, with a warm-up before each.
 PASSAGES, PASSAGE = 10, 1000
 ABLATIONS = ("zero", "mean", "hold")  # `hold` keeps the last value before clamping
 CONTROLS = 99  # number of control units per ablated unit
@@ -58,7 +59,7 @@ def neutral(model: models.Model) -> str:
 def find_controls(
   subject: recording.Subject, units: Mapping[str, Unit], count: int
 ) -> dict[Unit, list[Unit]]:
-  """Return the control units of each of the units of findings."""
+  """Return the control units of the unit of each finding, by unit."""
   distinct, seed = list(dict.fromkeys(units.values())), subject.settings.seed
   return {unit: control_units(subject.recording, unit, count, distinct, seed) for unit in distinct}
 
@@ -83,11 +84,12 @@ def _with_controls(
 def control_units(
   recorded: recording.Recording, unit: Unit, count: int, avoid: Iterable[Unit], seed: int = 0
 ) -> list[Unit]:
-  """Return random units of the layer, from the third whose spread is the most similar.
+  """Return random units of the layer, from those whose spread is the most similar.
 
-  Only units with the same quantity are compared. The spread of a unit with several is that of h.
-  Units in `avoid` are excluded. There may be fewer than `count` units in a small layer. The order
-  of the units of a layer is the same for all units, so that they share many of their controls.
+  These are a third of the layer, or `count` units if this is more. Only units with the same
+  quantity are compared. The spread of a unit with several is that of h. Units in `avoid` are
+  excluded. There may be fewer than `count` units in a small layer. The random order of a layer's
+  units is the same for all units, so that they share many of their controls.
   """
   kind = unit.layer, unit.quantity or "h"
   columns = [i for i, column in enumerate(recorded.columns) if column[:2] == kind]
@@ -161,7 +163,7 @@ def values_by_row(
 
 
 def _lowest(row: Row, model: models.Model) -> int:
-  """Return the number of layers that do not depend on clamps, if layers can be separated."""
+  """Return the number of layers below all clamps of a row; 0 if layers cannot be separated."""
   if not model.can_hold:
     return 0
   return min((clamp.layer for clamp in row), default=len(model.units))
@@ -213,8 +215,8 @@ def corrected(
   `units` the units of the hypotheses. Under the null, a unit is exchangeable with its control
   units. As in `inference.significance`, values are converted to one scale, (x - median) / MAD, and
   compared with the largest value of all hypotheses (Westfall & Young 1993), here after each unit
-  has been exchanged for a random one of its control units and itself. The step-down variant is
-  used: the smaller a value, the fewer hypotheses it is compared with.
+  has been replaced by a random one of its control units and itself. The step-down variant is used:
+  the smaller a value, the fewer hypotheses it is compared with.
   """
   scaled = []
   for own, others in zip(observed, controls):
@@ -228,7 +230,7 @@ def corrected(
     by_unit = {}
     for other in order[place:]:
       by_unit.setdefault(units[other], []).append(scaled[other])
-    # Hypotheses of the same unit have the same control units, which are exchanged together.
+    # Hypotheses of the same unit have the same control units, and the unit is replaced in all.
     shares = [(np.max(several, axis=0) >= scaled[n][0]).mean() for several in by_unit.values()]
     largest = max(largest, 1 - np.prod(1 - np.array(shares)))
     results[n] = largest

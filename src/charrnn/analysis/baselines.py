@@ -19,7 +19,7 @@ from charrnn.analysis import effects, inference, matching, passages, recording
 # The passages of the discovery half that each untrained network reads. Its state hardly depends on
 # characters before the warm-up.
 ROWS, LENGTH, WARM_UP = 32, 320, 128
-MAX_WORKERS = 4  # maximum number of untrained networks at a time
+MAX_WORKERS = 4  # maximum number of untrained networks that read at the same time
 MIN_CHARACTERS = 200  # minimum number of characters of the passages where a label is defined
 
 
@@ -44,8 +44,8 @@ def compare_untrained(
 ) -> dict[str, Untrained]:
   """Compare a trained network with untrained networks; return the results by hypothesis.
 
-  `null` has their effects, as `untrained_effects` returns them for a network of the same shape on
-  the same text. By default, they are measured.
+  `null` has the effects of untrained networks, as `untrained_effects` returns them for a network of
+  the same shape on the same text. By default, they are measured.
   """
   parts, targets, design = _passages(subject)
   values, columns = subject.recording.values[parts.scored], subject.recording.columns
@@ -70,7 +70,7 @@ def untrained_effects(subject: recording.Subject) -> np.ndarray:
     values = passages.read(model, params, subject.text.ids_N, parts, subject.scratch).values
     return list(matching.strengths(values, columns, targets, design).values())
 
-  # A network uses little more than one core. Large recordings share a file.
+  # A network uses little more than one core. Large recordings are in the same file, one at a time.
   workers = min(MAX_WORKERS, len(runtime.cores())) if parts.fits_in_memory(model) else 1
   with futures.ThreadPoolExecutor(workers) as pool:
     for each in pool.map(strengths, range(settings.untrained)):

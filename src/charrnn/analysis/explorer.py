@@ -35,7 +35,7 @@ FIRST = 500_000  # number of characters of codes that precede the script
 UNIT_BYTES = 1500  # bytes per unit; pages of many units may exceed LIMIT
 _SAMPLE = 24  # number of units from which the size of all units is estimated
 _BATCH = 16  # number of featured units per pass over the recording, which is stored by rows
-_PLACE = [10**9, 10**9]  # the place of codes until it is known, which has at least as many digits
+_PLACE = [10**9, 10**9]  # stands for a place that is not known yet, with at least as many digits
 Columns = Mapping[recording.Unit, Sequence[int]]  # columns of each unit
 
 

@@ -1,8 +1,8 @@
 """Interchange interventions: whether the network uses the state of a unit as the label.
 
 The state of a unit after a character is replaced by its state after another character, where the
-label differs (Geiger et al. 2021, arXiv 2106.02997). The network then reads on. If the unit stands
-for the label, the predictions move toward the characters that follow the other label.
+label differs (Geiger et al. 2021, arXiv 2106.02997). The network then reads on. If it uses the unit
+as the label, the predictions move toward the characters that follow the other label.
 
 Axes: P pairs of characters, M rows of clamps (with the unit itself, or with a control unit).
 """
@@ -18,8 +18,8 @@ import numpy as np
 from charrnn.analysis import ablation, effects, inference, labels, matching, recording
 
 PAIRS = 64  # number of pairs of characters, half of them in each direction
-MIN_PAIRS = 16
-READ = 8  # number of characters for which predictions are compared, from the interchange on
+MIN_PAIRS = 16  # a hypothesis with fewer pairs is left out
+READ = 8  # number of predictions that are compared, from the interchange on
 BATCH = 1024  # number of rows that are read at once
 MIN_FULL = 0.05  # minimum difference of the log odds, in nats, of which a share is reported
 
@@ -38,9 +38,9 @@ def interchange(
 ) -> list[dict]:
   """Interchange the states of the unit of each finding, and of its control units.
 
-  `moved` is the increase of the log odds of the next characters, toward those that follow the label
-  of the donor; `same` is the same for donors with the label of the recipient, and `full` is the
-  difference between the predictions at both labels. Return no entries for a model without states.
+  `moved` is the change of the log odds of the next characters toward those that follow the label of
+  the donor. `same` is this change for donors with the label of the recipient, and `full` is the
+  difference of the log odds between both labels. Return no entries for a model without states.
   """
   progress, recorded = subject.progress("interchange"), subject.recording
   if not subject.run.model.can_hold:
@@ -93,9 +93,10 @@ def choose(
 def log_odds(
   ids_N: np.ndarray, label: labels.Label, spans: Sequence[inference.Span], vocab: int
 ) -> np.ndarray:
-  """Return log P(c | the label is high) - log P(c | it is low) of the next character c, [V].
+  """Return log P(x | the label is high) - log P(x | it is low) of the next character x, [V].
 
-  The probabilities are shares of the text, smoothed toward the shares in all of it.
+  The probabilities are shares of the characters after that label in `spans`, smoothed toward the
+  shares after all characters.
   """
   inside = inference.inner(spans, (0, -1))
 

@@ -1,8 +1,9 @@
-"""Passages: evenly spaced parts of a text that several networks, or rows of clamps, read.
+"""Passages: evenly spaced spans of a text, which a network reads instead of the whole text.
 
-A network that reads a single row of text uses a small part of the processor, and most of a long
-text adds little to a comparison. Each row therefore reads its own passage. The characters before a
-passage are its warm-up: the network reads them first, so that its state depends on the text.
+Most of a long text adds little to a comparison of networks, and a network that reads a single row
+of text uses a small part of the processor. `read` therefore reads all passages at the same time, in
+a row each. The characters before a passage are its warm-up: the network reads them first, so that
+its state depends on the text before the passage.
 
 Axes: B rows, T characters of a row, L scored characters of a row.
 """
@@ -23,7 +24,7 @@ IN_MEMORY = 1 << 28  # maximum number of recorded values that are kept in memory
 
 
 class Passages(NamedTuple):
-  """The characters of a text that are read. The first rows are in the first half, and so on."""
+  """The characters of a text that are read. The first rows are from the first half, and so on."""
 
   positions_BxT: np.ndarray
   warm_up: int  # number of characters at the start of each row that are not scored

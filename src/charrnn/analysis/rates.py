@@ -1,8 +1,8 @@
 """Rates: in how many networks units follow a hypothesis, how strongly, and since which step.
 
-A group has networks that differ only in their seed. Each network is studied like in `study`, but
-without probes, ablation and steering, and its results are stored in its run directory. Untrained
-networks of the same shape are the same null for the whole group.
+A group has networks that differ only in their seed. Each network is studied as in `study`, but
+without probes, ablation, steering and interchange interventions, and its results are stored in its
+run directory. All networks of a group are compared with the same untrained networks.
 """
 
 import contextlib
@@ -92,7 +92,7 @@ def aggregate(networks: Mapping[str, dict[str, Any]]) -> dict[str, Any]:
   by_name = [{each["hypothesis"]: each for each in results["findings"]} for results in every]
   families = {}
   for family, members in FAMILIES.items():
-    # A network without a judged hypothesis of the family counts neither way.
+    # A network in which no hypothesis of the family was tested is not counted.
     judged = [[_significant(own.get(name)) for name in members] for own in by_name]
     judged = [any(each) for each in judged if set(each) != {None}]
     if judged:
@@ -159,7 +159,7 @@ def threshold(finding: dict[str, Any]) -> float:
 def _appearance(results: dict[str, Any], finding: dict[str, Any]) -> dict[str, Any] | None:
   """Return the first checkpoint at which the finding's column exceeds the threshold, if any.
 
-  `at_first`: no earlier checkpoint is stored, except for the network before training.
+  `at_first`: no earlier checkpoint was scored, except for the network before training.
   """
   entries = {each["hypothesis"]: each for each in results["emergence"]}
   if not (entry := entries.get(finding["hypothesis"])):

@@ -17,9 +17,9 @@ networks      networks with a significant unit, of those in which this was teste
 units         units that follow the hypothesis in a network: median (range over networks)
 score         of the best unit of each network, significant or not: AUROC or rank correlation
 threshold     score that a unit must exceed
-since step    first stored checkpoint at which the best unit exceeds the threshold, in networks
-              where it is significant; <=: this is the first checkpoint, so it may be earlier
-loss, nats    of the network at this checkpoint, on the start of the text"""
+since step    first scored checkpoint at which the best unit exceeds the threshold, in networks
+              where it is significant; <=: no earlier checkpoint but step 0 was scored
+loss, nats    of the network at this checkpoint, on passages of the text"""
 
 
 def lines(result: dict[str, Any]) -> Iterator[str]:

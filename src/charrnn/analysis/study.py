@@ -41,7 +41,8 @@ SHUT, OPEN = 0.1, 0.9
 EXCERPT = 20_000  # number of characters in the explorer for up to EXCERPT_UNITS units
 EXCERPT_UNITS = 1024
 MAX_CHECKPOINTS = 12  # maximum number of checkpoints scored for emergence
-# Passages of each half that each checkpoint reads. A trained network may remember much of its text.
+# Passages of each half that each checkpoint reads. A trained network remembers more characters than
+# an untrained one, so the warm-up is longer than in `baselines`.
 ROWS, LENGTH, WARM_UP = 16, 640, 320
 MIN_CHECKPOINTS = 6  # minimum number of checkpoints for a useful picture of emergence
 WITHOUT_NETWORK = (
@@ -303,7 +304,7 @@ def trace(
 ) -> list[dict]:
   """Return the scores of findings at each checkpoint, and the loss of the network ("nats").
 
-  They are measured on passages of both halves, the scores on those of the confirmation half.
+  The loss is measured on passages of both halves, and the scores on those of the confirmation half.
 
   `findings` come from `matching.match`. `checkpoints` are pairs of a step and a function that
   returns its parameters, or None to skip the step. "score" is the score of the finding's column;

@@ -119,7 +119,7 @@ def main(argv: Sequence[str] | None = None) -> int:
   # JAX would reserve three quarters of the GPU memory, which a training process may need.
   os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
   # The threads of OpenBLAS, which NumPy and LAPACK in JAX use, wait in busy loops. With two, the
-  # initial parameters of a small network take 50 times as much of the processor.
+  # initial parameters of a small network take 50 times as much processor time.
   os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
   def program():

@@ -44,7 +44,7 @@ With --explain, explain a single unit of an LSTM or a GRU from its weights: whic
 switch or advance it, where its gates come from, and what reads it. For a counter of the characters
 of a line, predict how an edit of the weights changes the lengths of lines, and sample from the
 edited network. Write explain-LAYER-UNIT.json and explain-LAYER-UNIT.png, and add the explanation to
-explorer.html."""
+explorer.html if it exists."""
 CHARACTERS = 200_000
 UNTRAINED = 99
 SHIFTS = 199

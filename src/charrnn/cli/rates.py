@@ -20,9 +20,10 @@ count the networks of a sweep in which a unit follows structure in the text
 Networks that differ only in their seed form a group. Each finished run is studied as by `charrnn
 cells`, but without probes, clamps and samples, and the results are stored in RUN/rates.json. Runs
 with such results are not studied again, so an interrupted command continues when it is repeated.
-For each group and hypothesis, the command prints in how many networks a unit is significant, with a
-95% interval, its score, and the first checkpoint at which it exceeds the threshold. It also prints
-the share of units that follow a hypothesis, over networks. Write rates.json and rates.png."""
+For each group and hypothesis, the command prints the number of networks in which a unit is
+significant, with a 95% interval of their share, the score of the best unit, and the first
+checkpoint at which this unit exceeds the threshold. It also prints how the share of units that
+follow a hypothesis varies over networks. Write rates.json and rates.png."""
 CHARACTERS = 100_000
 EVERY = 10.0  # seconds between lines of progress in a log
 

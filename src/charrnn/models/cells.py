@@ -180,8 +180,8 @@ def capped_step(params, state: LSTMState, x) -> tuple[LSTMState, jax.Array]:
 def layernorm_step(params, state: LSTMState, x) -> tuple[LSTMState, jax.Array]:
   """Take one step of the LSTM with layer normalization: x [B, D] -> (state, y [B, H]).
 
-  LN subtracts the mean of all elements and divides by their standard deviation (Ba et al. 2016,
-  arXiv 1607.06450). The gains are 1 + s, because all parameters but matrices are initially 0.
+  LN subtracts the mean of the elements of a vector and divides by their standard deviation (Ba et
+  al. 2016, arXiv 1607.06450). Gains are 1 + s, because all parameters but matrices are initially 0.
 
   i, f, g, o = LN(W_xh x) (1 + s_x) + LN(W_hh h) (1 + s_h) + b_h, then as in `lstm_step`
   c' = f * c + i * g
@@ -204,8 +204,8 @@ def mogrifier_step(params, state: LSTMState, x) -> tuple[LSTMState, jax.Array]:
   """Take one step of the Mogrifier LSTM: x [B, D] -> (state, y [B, H]).
 
   x and h scale each other in four rounds, and `lstm_step` follows (Melis et al. 2020,
-  arXiv 1909.01792). The matrices are the blocks q and r of W_xh and W_hh; W_hq and W_hr have D
-  columns in use, so D must be at most H.
+  arXiv 1909.01792). Their matrices are the blocks q and r of W_xh and W_hh. Only the first D
+  columns of W_hq and W_hr are used, so D must be at most H.
 
   x' = 2 sigmoid(W_hq h) * x,    h' = 2 sigmoid(W_xq x') * h,    then the same with r
   """
