@@ -91,9 +91,9 @@ function showEmergence(view) {
     make(
       "p",
       { class: "lead" },
-      "Each plot shows the score of a finding’s unit at the stored checkpoints, and the score of ",
-      "the best unit at each checkpoint. Where the two differ, another unit followed the ",
-      "hypothesis better at that step.",
+      "Each plot shows the score of a finding’s unit at stored checkpoints, and the score of the ",
+      "best unit at each checkpoint, on passages of the confirmation half. Where the two differ, ",
+      "another unit followed the hypothesis better at that step.",
     ),
   );
   if (!study.emergence.length) return view.append(nothing("There is no score at any checkpoint."));
