@@ -33,7 +33,12 @@ def path(tmp_path_factory):
   study["notes"].append(made_up.HOSTILE)
   study["steering"][0]["excerpts"]["zero"] = made_up.HOSTILE
   study["emergence"][0]["score"][3] = None
-  study["ablations"][0] |= {"inside": None, "p": None, "controls": {"inside": [], "outside": []}}
+  study["ablations"][0] |= {
+    "inside": None,
+    "p": None,
+    "p_corrected": None,
+    "controls": {"inside": [], "outside": []},
+  }
   next(each for each in study["findings"] if each["significant"] is False)["confounded"] = True
   # Too small for all quantities of all units.
   whole = explorer.write(path, study, made_up.excerpt(TEXT))

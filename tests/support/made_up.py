@@ -368,6 +368,7 @@ def _ablation(finding, rng) -> dict:
       "outside": np.abs(rng.normal(0, 0.02, 19)).tolist(),
     },
     "p": 0.05,
+    "p_corrected": 0.12,
   }
 
 

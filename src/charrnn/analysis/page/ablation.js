@@ -79,7 +79,8 @@ const SETTINGS = {
   high: "clamped high",
 };
 
-function ablationCard({ hypothesis, cell, setting, inside, outside, controls, p }) {
+function ablationCard(entry) {
+  const { hypothesis, cell, setting, inside, outside, controls, p, p_corrected: corrected } = entry;
   const [low, high] = range([inside, outside, ...controls.inside, ...controls.outside]);
   const digits = high - low < 0.01 ? 5 : 3;
   const line = (name, value, others, labeled) =>
@@ -98,7 +99,8 @@ function ablationCard({ hypothesis, cell, setting, inside, outside, controls, p 
       "p",
       { class: "quiet" },
       `In nats per character; the unit is ${SETTINGS[setting ?? "zero"] ?? setting}.`,
-      p === null ? null : ` p = ${number(p, 3)} against ${controls.inside.length} control units.`,
+      p === null ? null : ` p = ${number(p, 2)} against ${controls.inside.length} control units,`,
+      p === null ? null : ` ${number(corrected, 2)} corrected for the number of hypotheses.`,
     ),
   );
 }
