@@ -158,48 +158,6 @@ def lstm_output(state, gates):
   return state._replace(h=gates["o"] * jnp.tanh(state.c))
 
 
-def capped_update(state, pre):
-  """Map (state, pre-activations) to (new state, gates) of an LSTM with a capped input gate.
-
-  The input gate is at most 1 - f, so that c stays between -1 and 1 (Melis et al. 2018,
-  arXiv 1707.05589).
-  """
-  i, f, g, o = squash(pre, "ssts")
-  i = jnp.minimum(i, 1 - f)
-  c = f * state.c + i * g
-  return LSTMState(o * jnp.tanh(c), c), {"i": i, "f": f, "g": g, "o": o}
-
-
-def capped_step(params, state: LSTMState, x) -> tuple[LSTMState, jax.Array]:
-  """Take one step of the LSTM with a capped input gate: x [B, D] -> (state, y [B, H])."""
-  pre = x @ params["W_xh"] + state.h @ params["W_hh"] + params["b_h"]
-  state, _ = capped_update(state, pre)
-  return state, state.h
-
-
-def layernorm_step(params, state: LSTMState, x) -> tuple[LSTMState, jax.Array]:
-  """Take one step of the LSTM with layer normalization: x [B, D] -> (state, y [B, H]).
-
-  LN subtracts the mean of the elements of a vector and divides by their standard deviation (Ba et
-  al. 2016, arXiv 1607.06450). Gains are 1 + s, because all parameters but matrices are initially 0.
-
-  i, f, g, o = LN(W_xh x) (1 + s_x) + LN(W_hh h) (1 + s_h) + b_h, then as in `lstm_step`
-  c' = f * c + i * g
-  h' = o * tanh(LN(c') (1 + s_c) + b_c)
-  """
-  x_h, h_h = normalize(dot(x, params["W_xh"])), normalize(dot(state.h, params["W_hh"]))
-  s_x, s_h = (jnp.concatenate([params[name + gate] for gate in "ifgo"]) for name in ("s_x", "s_h"))
-  i, f, g, o = squash(x_h * (1 + s_x) + h_h * (1 + s_h) + params["b_h"], "ssts")
-  c = f * state.c + i * g
-  h = o * jnp.tanh(normalize(c) * (1 + params["s_c"]) + params["b_c"])
-  return LSTMState(h, c), h
-
-
-def normalize(x):
-  """Return x with mean 0 and variance 1 along the last axis."""
-  return jax.nn.standardize(x, axis=-1, epsilon=1e-5)
-
-
 def mogrifier_step(params, state: LSTMState, x) -> tuple[LSTMState, jax.Array]:
   """Take one step of the Mogrifier LSTM: x [B, D] -> (state, y [B, H]).
 
@@ -279,20 +237,6 @@ CELLS = {
     output=lstm_output,
     native=True,
     cudnn=True,
-  ),
-  "lstm_capped": Cell(
-    capped_step,
-    LSTMState,
-    gates=LSTM_GATES,
-    recorded=LSTM_GATES,
-    update=capped_update,
-    output=lstm_output,
-  ),
-  "lstm_layernorm": Cell(
-    layernorm_step,
-    LSTMState,
-    gates=LSTM_GATES,
-    biases=(*(name + gate for name in ("s_x", "s_h") for gate in LSTM_GATES), "s_c", "b_c"),
   ),
   "lstm_mogrifier": Cell(
     mogrifier_step, LSTMState, gates=(*LSTM_GATES, "q", "r"), wide_inputs=False
