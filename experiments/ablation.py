@@ -1,13 +1,12 @@
-"""Changes to an LSTM and its training, one at a time: which of them lower the loss?
+"""The effects of changes to an LSTM and its training on the loss, one change at a time.
 
   python launch.py --config=experiments/ablation.py --sweep --parallel=2
   charrnn compare runs/ablation-sweep
 
-The text is the first 120,000 characters of tinyshakespeare, of which the last fifth is for
-validation. The whole text has nine times as many characters, so nothing is chosen on its last
-tenth, the validation split of nanoGPT. The network has 2.5 parameters for each character of the
-training split. Every change is trained with three seeds, for 12 epochs. docs/training.md has the
-results.
+The text is the first 120,000 of the 1.1 million characters of tinyshakespeare. The last fifth of
+them is for validation. It does not overlap with the validation split of nanoGPT, which is the last
+tenth of tinyshakespeare. The network has 2.5 parameters for each character of the training split.
+Every change is measured with three seeds and 12 epochs. docs/training.md has the results.
 """
 
 import common
@@ -25,7 +24,7 @@ CHANGES = (
   {"optimizer.average": 0.998, "schedule.name": "constant", "optimizer.learning_rate": 3e-3},
   {"schedule.name": "constant", "optimizer.learning_rate": 3e-3},
   {"carry_reset": 0.02},
-  {"window": 128, "batch_size": 8},  # as many steps, with longer windows
+  {"window": 128, "batch_size": 8},  # longer windows, but as many steps
 )
 SEEDS = (1, 2, 3)
 

@@ -161,11 +161,11 @@ def lstm_output(state, gates):
 def mogrifier_step(params, state: LSTMState, x) -> tuple[LSTMState, jax.Array]:
   """Take one step of the Mogrifier LSTM: x [B, D] -> (state, y [B, H]).
 
-  x and h scale each other in four rounds, and `lstm_step` follows (Melis et al. 2020,
-  arXiv 1909.01792). Their matrices are the blocks q and r of W_xh and W_hh. Only the first D
-  columns of W_hq and W_hr are used, so D must be at most H.
+  x and h scale each other in four rounds before an LSTM step (Melis et al. 2020, arXiv
+  1909.01792). The matrices of the rounds are the blocks q and r of W_xh and W_hh. Only the first
+  D columns of W_hq and W_hr are used, so D must be at most H.
 
-  x' = 2 sigmoid(W_hq h) * x,    h' = 2 sigmoid(W_xq x') * h,    then the same with r
+  x' = 2 sigmoid(W_hq h) * x,    h' = 2 sigmoid(W_xq x') * h,    then the same with r, x' and h'
   """
   h, (D, H) = state.h, (x.shape[-1], state.h.shape[-1])
   for block in (4, 5):  # q and r follow the blocks of i, f, g and o
