@@ -36,7 +36,7 @@ VARIANTS = {
 }
 EACH = [(name, variant) for name, variants in VARIANTS.items() for variant in variants]
 SWEEPS = [
-  ("ablation", "", "", 33),
+  ("ablation", "", "", 39),
   *(("fine_tuning", "python", sweep, 6) for sweep in ("", "start")),
   ("fine_tuning", "python", "rates", 12),
   *(("grid2015", "", sweep, 36) for sweep in ("", "grid", "units")),
