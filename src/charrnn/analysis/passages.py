@@ -60,7 +60,7 @@ class Passages(NamedTuple):
 
 
 class Reading(NamedTuple):
-  """What `read` returns for the scored characters of passages."""
+  """The result of `read`, for the scored characters of passages."""
 
   values: np.ndarray  # float32 [B * L, C], all feature columns
   nats: np.ndarray  # float32 [B * L], -log p of the next character; NaN at the end of a row

@@ -173,10 +173,8 @@ def mogrifier_step(params, state: LSTMState, x) -> tuple[LSTMState, jax.Array]:
     x = 2 * sigmoid(dot(h, W_hh[:, :D])) * x
     h = 2 * sigmoid(dot(x, W_xh)) * h
   W_xh, W_hh, b_h = (params[name][..., : 4 * H] for name in ("W_xh", "W_hh", "b_h"))
-  i, f, g, o = squash(dot(x, W_xh) + dot(h, W_hh) + b_h, "ssts")
-  c = f * state.c + i * g
-  h = o * jnp.tanh(c)
-  return LSTMState(h, c), h
+  state, _ = lstm_update(state, dot(x, W_xh) + dot(h, W_hh) + b_h)
+  return state, state.h
 
 
 @dataclasses.dataclass(frozen=True)
