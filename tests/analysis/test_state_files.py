@@ -35,7 +35,8 @@ def studied(path, **options):
   recorded, text = read(path, **options)
   settings = recording.Settings(shifts=99)
   progress = lambda phase: lambda done, total: None  # noqa: E731
-  results, excerpt = study.study(str(path), recorded, text, settings, path.parent, progress)
+  subject = study.make_subject(str(path), recorded, text, settings, path.parent, progress)
+  results, excerpt = study.study(subject)
   return results, {each["hypothesis"]: each for each in results["findings"]}, excerpt
 
 

@@ -72,22 +72,9 @@ class Found(NamedTuple):
   design: effects.Design
 
 
-def study(
-  name: str,
-  recorded: recording.Recording,
-  text: recording.Text,
-  settings: recording.Settings,
-  folder: pathlib.Path,
-  progress: Callable[[str], Callable],
-  run: run_lib.Run | None = None,
-) -> tuple[dict[str, Any], explorer.Excerpt]:
-  """Study a recording of a text; return the results as JSON data, and an excerpt of the text.
-
-  `name` is that of the run or of the file of the states. `run` is the run that was recorded; None
-  leaves out everything that needs the network. Recordings of other networks are written to
-  `folder`. `progress(name)` starts a phase and returns its callback, which takes (done, total).
-  """
-  subject = make_subject(name, recorded, text, settings, folder, progress, run)
+def study(subject: recording.Subject) -> tuple[dict[str, Any], explorer.Excerpt]:
+  """Study a recording of a text; return the results as JSON data, and an excerpt of the text."""
+  run, recorded = subject.run, subject.recording
   results, scored, result, targets, design = find(subject)
   units = {finding.hypothesis: recorded.units[finding.column] for finding in scored}
   saturation = _saturation(recorded)
@@ -124,7 +111,12 @@ def make_subject(
   progress: Callable[[str], Callable],
   run: run_lib.Run | None = None,
 ) -> recording.Subject:
-  """Label a text; return the subject of a study. The arguments are those of `study`."""
+  """Label a text; return the subject of a study.
+
+  `name` is that of the run or of the file of the states. `run` is the run that was recorded; None
+  leaves out everything that needs the network. Recordings of other networks are written to
+  `folder`. `progress(name)` starts a phase and returns its callback, which takes (done, total).
+  """
   selected = [*hypotheses.choose(text.language), *settings.extra]
   by_name = {each.name: each for each in selected}
   labeled = hypotheses.label_documents(selected, text.texts)

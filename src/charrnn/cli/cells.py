@@ -185,7 +185,8 @@ def run(args):
         recorded, text = state_files.read(*inputs, target, progress("reading"))
       text = text._replace(language=args.language or text.language)
       name = args.states or str(run.path)
-      results, excerpt = study.study(name, recorded, text, settings, folder, progress, run)
+      subject = study.make_subject(name, recorded, text, settings, folder, progress, run)
+      results, excerpt = study.study(subject)
     explained = explanation.stored(out, run.weights).values() if run else ()
     explorer.write(new / PAGE, results, excerpt, explanations=explained)
     for picture in (pictures.findings, pictures.probes, pictures.saturation, pictures.emergence):
