@@ -36,7 +36,10 @@ if not REASON:
 # Flags for the compiler, and the instruction set that results. Each needs a compilation.
 INSTRUCTIONS = [
   pytest.param("-mavx2 -mfma", "AVX2"),
-  pytest.param("-march=native -mno-avx512bf16", "AVX512", marks=pytest.mark.long),
+  pytest.param("-march=native -mno-amx-tile -mno-amx-bf16", "AVX512-BF16", marks=pytest.mark.long),
+  pytest.param(
+    "-march=native -mno-amx-tile -mno-amx-bf16 -mno-avx512bf16", "AVX512", marks=pytest.mark.long
+  ),
   pytest.param("-march=x86-64", "baseline", marks=pytest.mark.long),
 ]
 LONG = [CASES[n] for n in (1, 3, 4)]
@@ -88,8 +91,9 @@ def test_values_and_gradients_agree_with_float64(cell, dtype, case):
 @pytest.mark.parametrize(("flags", "name"), INSTRUCTIONS)
 def test_other_instruction_sets_agree_with_float64(flags, name):
   here = native_library.load().instructions
-  if name == "AVX512" and "AVX512" not in here:
-    pytest.skip("this CPU has no AVX-512")
+  order = ["baseline", "AVX2", "AVX512", "AVX512-BF16", "AMX-BF16"]
+  if order.index(name) > order.index(here):
+    pytest.skip("this CPU does not have these instructions")
   if name == here:
     pytest.skip("the other tests use these instructions")
   result = measure("compare", 2, CHARRNN_CXXFLAGS=flags)

@@ -404,7 +404,7 @@ def test_nothing_is_compiled_for_an_accelerator(place):
   [
     ("x86_64", "avx2 fma", None),
     ("x86_64", "avx2", "without AVX2 and FMA"),
-    ("x86_64", "avx2 fma amx_tile", "with AMX"),
+    ("x86_64", "avx2 fma amx_tile", None),
     ("aarch64", "asimd", "on aarch64 with linux"),
   ],
 )
@@ -414,6 +414,19 @@ def test_auto_uses_the_library_only_where_it_was_measured(monkeypatch, machine, 
   monkeypatch.setattr(native_library, "cpu_flags", lambda: frozenset(flags.split()))
   text = native_library.unmeasured()
   assert text is None if reason is None else reason in text
+
+
+def test_tile_registers_are_used_only_with_permission_of_the_kernel(place):
+  options = place.folder / "options"
+  place.compiler(f'echo "$*" >> {options}; exit 1')
+  place.monkeypatch.setattr(native_library, "cpu_flags", lambda: frozenset({"amx_tile"}))
+  for is_allowed in (True, False):
+    place.monkeypatch.setattr(native_library, "_request_tiles", lambda answer=is_allowed: answer)
+    native_library._attempt.cache_clear()
+    with pytest.raises(native_library.UnavailableError):
+      native_library.load()
+  allowed, refused = options.read_text().splitlines()
+  assert "-mno-amx-tile" not in allowed and "-mno-amx-tile" in refused.split()
 
 
 LAUNCH = ("--config=tiny.py", "--config.max_steps=3", "--config.sample.length=0")

@@ -202,7 +202,7 @@ def rooflines(workload, machine: dict, seconds: float) -> dict[str, Worker]:
   turn = seconds * ROOFLINE_SHARE
   workers = {}
   if instructions := machine["native"].get("instructions"):
-    pairs = workload.dtype == "bfloat16" and instructions == "AVX512-BF16"
+    pairs = workload.dtype == "bfloat16" and instructions in ("AVX512-BF16", "AMX-BF16")
     task = workloads.Registers(len(runtime.cores()), workload.dtype, pairs)
     workers[str(task)] = Worker("roofline", "registers", task, turn)
   for shape in (*whole, *scans):

@@ -11,14 +11,16 @@
 //   charrnn_registers         products in registers, to measure the limit of the cores
 //
 // Layout. A slot is 16 lanes of pre-activations: one gate of 16 units. A tile is 6 rows of the
-// batch x 4 slots, which fits in the registers of AVX-512. A panel holds the weights of up to 4
+// batch x 4 slots, which fits in the registers of AVX-512. With AMX, a tile of bfloat16 products is
+// 16 rows x 4 slots, which fits in 4 of the 8 tile registers. A panel holds the weights of up to 4
 // slots for all inputs. In the LSTM these are the four gates of 16 units, so a tile has everything
 // that the gate arithmetic of its units needs, and is still in the L1 cache. The slots of a GRU are
 // a, r, z, n; its input product needs the last three and its recurrent product the first three. The
 // slots of a vanilla RNN, and of the output layer, are 64 units.
 //
 // A word is 32 bits: one float, or two bfloat16 values that are neighbors in the sum of a product.
-// The same code therefore multiplies both types. Sums are always in float32.
+// The same code therefore multiplies both types, and tile registers take panels of bfloat16 as they
+// are. Sums are always in float32.
 //
 // Threads. Rows of a batch do not interact, so each thread computes its own rows over all steps. If
 // there is only one step, or a thread would get less than a tile, the threads divide the units of
@@ -47,6 +49,10 @@ namespace ffi = xla::ffi;
 
 namespace {
 
+#if defined(__AMX_BF16__) && defined(__AVX512BF16__)
+#define TILES
+#endif
+
 #define INLINE inline __attribute__((always_inline))
 #define NOINLINE __attribute__((noinline))
 
@@ -59,7 +65,8 @@ constexpr int kWidth = 8;
 constexpr int kWidth = 4;
 #endif
 constexpr int kLanes = 16, kSlots = 4, kPanel = kLanes * kSlots, kVectors = kLanes / kWidth;
-constexpr int kRows = 6;               // rows of a tile
+constexpr int kRows = 6;               // rows of a tile in vector registers
+constexpr int kTileRows = 16;          // rows, and words of a row, of a tile register of AMX
 constexpr int64_t kBackward = 512;     // words of a block in the products of the backward pass
 constexpr int64_t kGradient = 384;     // words of a block in the products of the weight gradients
 constexpr int64_t kParts = 4;          // maximum number of parts per thread, if their size is free
@@ -88,6 +95,19 @@ template <class E>
 const word* words(const E* p) {
   return reinterpret_cast<const word*>(p);
 }
+
+// Whether products of E use the tile registers.
+template <class E>
+constexpr bool kTiles =
+#ifdef TILES
+    std::is_same_v<E, bf16>;
+#else
+    false;
+#endif
+
+// The maximum number of rows of a tile.
+template <class E>
+constexpr int kHeight = kTiles<E> ? kTileRows : kRows;
 
 template <class V, class T>
 INLINE V read(const T* p) {
@@ -176,10 +196,17 @@ constexpr int group() {
   return kWidth == 16 || R == 1 ? 4 : R == 2 ? 2 : 1;
 }
 
-// Adds the products of R rows with N slots of a panel to a tile, whose rows have kPanel floats. The
-// words of a row are `Step` apart.
+// The rows of a product: `row` words from one row to the next, and `Step` words from one word of a
+// row to the next.
+template <int Step = 1>
+struct Left {
+  const word* first;
+  int64_t row;
+};
+
+// Adds the products of R rows with N slots of a panel to a tile, whose rows have kPanel floats.
 template <class E, int R, int N, int Step>
-NOINLINE void multiply_tile(float* tile, const word* const* rows, const word* w, const Sum& sum) {
+NOINLINE void multiply_tile(float* tile, Left<Step> rows, const word* w, const Sum& sum) {
   constexpr int G = std::min(group<R>(), N), V = G * kVectors;
   f32v acc[R][V];
 #pragma GCC unroll 6
@@ -188,7 +215,7 @@ NOINLINE void multiply_tile(float* tile, const word* const* rows, const word* w,
     for (int v = 0; v < V; ++v) acc[r][v] = load(tile + r * kPanel + v * kWidth);
   const word *a[R], *p = w;
 #pragma GCC unroll 6
-  for (int r = 0; r < R; ++r) a[r] = rows[r];
+  for (int r = 0; r < R; ++r) a[r] = rows.first + r * rows.row;
   for (int64_t c = 0; c < sum.chunks; ++c) {
     for (int64_t k = 0; k < sum.words; ++k, p += sum.pitch) {
 #pragma GCC unroll 6
@@ -206,6 +233,88 @@ NOINLINE void multiply_tile(float* tile, const word* const* rows, const word* w,
   if constexpr (N > G)
     multiply_tile<E, R, N - G, Step>(tile + G * kLanes, rows, w + G * kLanes, sum);
 }
+
+#ifdef TILES
+// Tile registers. 0 to 3 have the sums of the slots. 4 has 16 words of the rows, and 5 these words
+// of a slot of the panel; 6 and 7 have 8 words.
+
+// Configures the tile registers of this thread for tiles of `height` rows.
+NOINLINE void configure_tiles(int height) {
+  struct {
+    uint8_t palette = 1, start_row = 0, reserved[14] = {};
+    uint16_t row_bytes[16] = {64, 64, 64, 64, 64, 64, 32, 64};
+    uint8_t rows[16] = {};
+  } config;
+  for (int n : {0, 1, 2, 3, 4, 6}) config.rows[n] = height;
+  config.rows[5] = kTileRows, config.rows[7] = kTileRows / 2;
+  asm volatile("" : : "r"(&config) : "memory");  // GCC assumes that only 8 bytes are read
+  _tile_loadconfig(&config);
+}
+
+// The height for which the tile registers of this thread are configured. 0: not configured, or
+// possibly changed by other code.
+thread_local int configured_height = 0;
+
+// Adds the products of a slot of the panel, in words of `bytes` bytes, to the sums of the slot.
+#define ADD_SLOT(slot, rows, weights, w, bytes)      \
+  if constexpr (N > slot) {                          \
+    _tile_loadd(weights, (w) + slot * kLanes, bytes); \
+    _tile_dpbf16ps(slot, rows, weights);             \
+  }
+
+// Adds the products of `height` rows with N slots of a panel to a tile. The words of a run must be
+// a multiple of 8.
+template <int N>
+NOINLINE void multiply_tile_registers(float* tile, int height, Left<> rows, const word* w,
+                                      const Sum& sum) {
+  constexpr int64_t kBytes = sizeof(float) * kPanel, kHalf = kTileRows / 2;
+  if (configured_height != height) configure_tiles(height), configured_height = height;
+  // GCC does not know what memory the instructions access.
+  asm volatile("" ::: "memory");
+  _tile_loadd(0, tile, kBytes);
+  if constexpr (N > 1) _tile_loadd(1, tile + kLanes, kBytes);
+  if constexpr (N > 2) _tile_loadd(2, tile + 2 * kLanes, kBytes);
+  if constexpr (N > 3) _tile_loadd(3, tile + 3 * kLanes, kBytes);
+  const int64_t row = rows.row * sizeof(word), pitch = sum.pitch * sizeof(word);
+  const word* a = rows.first;
+  for (int64_t c = 0; c < sum.chunks; ++c, a += sum.stride) {
+    int64_t k = 0;
+    for (; k + kTileRows <= sum.words; k += kTileRows, w += kTileRows * sum.pitch) {
+      _tile_loadd(4, a + k, row);
+      ADD_SLOT(0, 4, 5, w, pitch)
+      ADD_SLOT(1, 4, 5, w, pitch)
+      ADD_SLOT(2, 4, 5, w, pitch)
+      ADD_SLOT(3, 4, 5, w, pitch)
+    }
+    if (k < sum.words) {
+      _tile_loadd(6, a + k, row);
+      ADD_SLOT(0, 6, 7, w, pitch)
+      ADD_SLOT(1, 6, 7, w, pitch)
+      ADD_SLOT(2, 6, 7, w, pitch)
+      ADD_SLOT(3, 6, 7, w, pitch)
+      w += kHalf * sum.pitch;
+    }
+  }
+  _tile_stored(0, tile, kBytes);
+  if constexpr (N > 1) _tile_stored(1, tile + kLanes, kBytes);
+  if constexpr (N > 2) _tile_stored(2, tile + 2 * kLanes, kBytes);
+  if constexpr (N > 3) _tile_stored(3, tile + 3 * kLanes, kBytes);
+  asm volatile("" ::: "memory");
+}
+#undef ADD_SLOT
+#endif
+
+// Lets a thread use the tile registers for a part of its work. Other code on the thread may also
+// use them, so a part begins with a new configuration. Released registers need not be saved when
+// the thread is interrupted.
+struct TileScope {
+#ifdef TILES
+  TileScope() { configured_height = 0; }
+  ~TileScope() {
+    if (configured_height) _tile_release();
+  }
+#endif
+};
 
 // tanh by the rational approximation that Eigen and XLA use. A NaN stays a NaN.
 INLINE f32v tanh_of(f32v x) {
@@ -397,6 +506,7 @@ void parallel(ffi::ThreadPool& pool, int64_t threads, int64_t parts, const F& f)
   };
   threads = std::min(threads, parts);
   if (threads <= 1) {
+    TileScope scope;
     for (int64_t part = 0; part < parts; ++part) f(part);
     return;
   }
@@ -404,7 +514,10 @@ void parallel(ffi::ThreadPool& pool, int64_t threads, int64_t parts, const F& f)
   // A task that starts after all parts are claimed must not use f, which may be gone by then.
   auto work = [shared, parts, &f] {
     for (int64_t part; (part = shared->next.fetch_add(1)) < parts;) {
-      f(part);
+      {
+        TileScope scope;
+        f(part);
+      }
       if (shared->done.fetch_add(1) + 1 == parts) {
         std::lock_guard<std::mutex> lock(shared->mutex);
         shared->all_done.notify_one();
@@ -463,10 +576,10 @@ INLINE void with_constant(int64_t n, const F& f) {
   f(std::integral_constant<int, Most>());
 }
 
-// Calls f(row, height) for tiles of at most kRows rows, whose heights differ by at most one.
-template <class F>
+// Calls f(row, height) for tiles of products of E, whose heights differ by at most one.
+template <class E, class F>
 void for_tiles(Range rows, const F& f) {
-  const int64_t tiles = ceil_div(rows.size(), kRows);
+  const int64_t tiles = ceil_div(rows.size(), kHeight<E>);
   for (int64_t n = 0; n < tiles; ++n) {
     Range tile = share(rows.size(), tiles, n);
     f(rows.first + tile.first, tile.size());
@@ -474,9 +587,28 @@ void for_tiles(Range rows, const F& f) {
 }
 
 // Adds the products of `height` rows with `slots` slots of a panel to a tile.
-template <class E, int Step = 1>
-void multiply(float* tile, int64_t height, int64_t slots, const word* const* rows, const word* w,
-              const Sum& sum) {
+template <class E, int Step>
+void multiply(float* tile, int64_t height, int64_t slots, Left<Step> rows, const word* w,
+              Sum sum) {
+#ifdef TILES
+  if constexpr (kTiles<E>) {
+    // Only the last words of a single run can be fewer than 8.
+    const int64_t rest = sum.words % (kTileRows / 2);
+    sum.words -= rest;
+    if (sum.words) {
+      with_constant<kSlots>(slots, [&](auto N) {
+        multiply_tile_registers<N.value>(tile, height, rows, w, sum);
+      });
+    }
+    if (!rest) return;
+    rows.first += sum.words, w += sum.words * sum.pitch, sum.words = rest;
+    for (; height > kRows; height -= kRows, tile += kRows * kPanel, rows.first += kRows * rows.row) {
+      with_constant<kSlots>(slots, [&](auto N) {
+        multiply_tile<E, kRows, N.value, Step>(tile, rows, w, sum);
+      });
+    }
+  }
+#endif
   with_constant<kRows>(height, [&](auto R) {
     with_constant<kSlots>(slots, [&](auto N) {
       multiply_tile<E, R.value, N.value, Step>(tile, rows, w, sum);
@@ -553,7 +685,7 @@ struct Forward : Sizes<Cell> {
 
   void step(int64_t t, Range rows, Range part) const {
     for (int64_t p = part.first; p < part.last; ++p)
-      for_tiles(rows, [&](int64_t row, int64_t height) { tile(t, row, height, p); });
+      for_tiles<E>(rows, [&](int64_t row, int64_t height) { tile(t, row, height, p); });
   }
 
   void tile(int64_t t, int64_t row, int64_t height, int64_t p) const {
@@ -561,8 +693,7 @@ struct Forward : Sizes<Cell> {
     const int64_t x_slots = std::min<int64_t>(slots, Cell::kInputSlots);
     const int64_t h_slots = std::min<int64_t>(slots, Cell::kRecurrentSlots);
     constexpr int64_t kXPitch = Cell::kInputSlots * kLanes, kHPitch = Cell::kRecurrentSlots * kLanes;
-    alignas(64) float pre[kRows * kPanel];
-    const word* a[kRows];
+    alignas(64) float pre[kHeight<E> * kPanel];
     for (int64_t r = 0; r < height; ++r)
       std::memcpy(pre + r * kPanel, bias + p * kPanel, sizeof(float) * kPanel);
     if (ids) {
@@ -575,13 +706,13 @@ struct Forward : Sizes<Cell> {
           store(sum + s, load(sum + s) + load(entry + s));
       }
     } else {
-      for (int64_t r = 0; r < height; ++r) a[r] = words(x + (n + r) * D);
-      multiply<E>(pre + Cell::kInput * kLanes, height, x_slots, a, W_x + p * x_words * kXPitch,
+      multiply<E>(pre + Cell::kInput * kLanes, height, x_slots,
+                  Left<>{words(x + n * D), D / kPerWord<E>}, W_x + p * x_words * kXPitch,
                   {1, x_words, 0, kXPitch});
     }
     const E* before = t ? y + (t - 1) * B * H : first;
-    for (int64_t r = 0; r < height; ++r) a[r] = words(before + (row + r) * H);
-    multiply<E>(pre + Cell::kRecurrent * kLanes, height, h_slots, a, W_h + p * h_words * kHPitch,
+    multiply<E>(pre + Cell::kRecurrent * kLanes, height, h_slots,
+                Left<>{words(before + row * H), H / kPerWord<E>}, W_h + p * h_words * kHPitch,
                 {1, h_words, 0, kHPitch});
     const int64_t at = row * H + unit, out = n * H + unit;
     Cell::forward(pre, height, slots,
@@ -624,15 +755,13 @@ struct Transposed {
         const word* w = W + (p * chunks + chunk) * words * kPanel;
         const int64_t slots = slots_of(outputs, p);
         const int64_t bytes = sizeof(float) * slots * kLanes;
-        for_tiles({0, rows}, [&](int64_t row, int64_t height) {
-          alignas(64) float tile[kRows * kPanel];
-          const word* a[kRows];
+        for_tiles<E>({0, rows}, [&](int64_t row, int64_t height) {
+          alignas(64) float tile[kHeight<E> * kPanel];
           float* to = sums + row * outputs + p * kPanel;
-          for (int64_t r = 0; r < height; ++r) {
-            a[r] = ::words(dz + (row + r) * width) + offset + chunk * stride;
+          for (int64_t r = 0; r < height; ++r)
             std::memcpy(tile + r * kPanel, to + r * outputs, bytes);
-          }
-          multiply<E>(tile, height, slots, a, w, sum);
+          const word* a = ::words(dz + row * width) + offset + chunk * stride;
+          multiply<E>(tile, height, slots, Left<>{a, width / kPerWord<E>}, w, sum);
           for (int64_t r = 0; r < height; ++r)
             std::memcpy(to + r * outputs, tile + r * kPanel, bytes);
         });
@@ -761,22 +890,40 @@ struct Gradient {
   // Rows of x and dz are added in blocks. The sums are in panels, [panels, inputs, 64].
   static constexpr int64_t kBlock = kGradient * kPerWord<E>;
 
-  // Packs a block of x, transposed, to [tiles of 6 inputs, words, 6].
+  // The words of a tile of x, transposed: [words, 6] or, for tile registers, [16, words].
+  static constexpr int kStep = kTiles<E> ? 1 : kRows;
+
+  static int64_t packed_words(int64_t rows) {
+    return round_up(ceil_div(rows, kPerWord<E>), kTiles<E> ? kTileRows / 2 : 1);
+  }
+
+  // Packs a block of x, transposed, to tiles.
   void pack(Range in, int64_t n, int64_t rows, word* packed) const {
-    const int64_t words = ceil_div(rows, kPerWord<E>);
+    const int64_t words = packed_words(rows);
     for (int64_t k = 0; k < words; ++k) {
-      const E* x0 = x(n + k * kPerWord<E>);
-      const bool has_second = k * kPerWord<E> + 1 < rows;
-      const E* x1 = has_second ? x(n + k * kPerWord<E> + 1) : x0;
-      word* to = packed + k * kRows;
-      for (int64_t d = in.first; d < in.last; d += kRows, to += words * kRows) {
-        for (int64_t r = 0; r < std::min<int64_t>(kRows, in.last - d); ++r) {
-          if constexpr (std::is_same_v<E, float>) {
-            std::memcpy(to + r, x0 + d + r, sizeof(word));
-          } else {
-            to[r] = x0[d + r].bits | (has_second ? uint32_t(x1[d + r].bits) << 16 : 0);
-          }
+      // Words are padded with zeros.
+      const int64_t first = k * kPerWord<E>;
+      const E* x0 = first < rows ? x(n + first) : nullptr;
+      const E* x1 = kPerWord<E> == 2 && first + 1 < rows ? x(n + first + 1) : nullptr;
+      auto word_of = [&](int64_t d) {
+        uint32_t bits = 0;
+        if (x0) std::memcpy(&bits, x0 + d, sizeof(E));
+        if constexpr (std::is_same_v<E, bf16>) bits |= x1 ? uint32_t(x1[d].bits) << 16 : 0;
+        return bits;
+      };
+      word* to = packed + k * kStep;
+      for (int64_t d = in.first; d < in.last; d += kHeight<E>, to += words * kHeight<E>) {
+        const int64_t height = std::min<int64_t>(kHeight<E>, in.last - d);
+#ifdef TILES
+        if (kTiles<E> && height == kTileRows && x1) {
+          const auto index = _mm512_set_epi32(15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0);
+          const u32v both = interleave(read<u16v>(x0 + d), read<u16v>(x1 + d));
+          _mm512_i32scatter_epi32(to, _mm512_mullo_epi32(index, _mm512_set1_epi32(words)),
+                                  (__m512i)both, sizeof(word));
+          continue;
         }
+#endif
+        for (int64_t r = 0; r < height; ++r) to[r * (kTiles<E> ? words : 1)] = word_of(d + r);
       }
     }
   }
@@ -784,13 +931,12 @@ struct Gradient {
   // Adds the product of packed blocks of x and of panel p of dz to the sums of the panel.
   void add(Range in, int64_t p, const word* packed, const word* dz, int64_t rows,
            float* sums) const {
-    const int64_t words = ceil_div(rows, kPerWord<E>);
-    for (int64_t d = 0; d < in.size(); d += kRows) {
-      const int64_t height = std::min<int64_t>(kRows, in.size() - d);
-      const word* a[kRows];
-      for (int64_t r = 0; r < height; ++r) a[r] = packed + d * words + r;
-      multiply<E, kRows>(sums + d * kPanel, height, slots(p), a, dz + slot * kLanes,
-                         {1, words, 0, kPanel});
+    const int64_t words = packed_words(rows);
+    for (int64_t d = 0; d < in.size(); d += kHeight<E>) {
+      const int64_t height = std::min<int64_t>(kHeight<E>, in.size() - d);
+      const Left<kStep> tile{packed + d * words, kTiles<E> ? words : 1};
+      multiply<E>(sums + d * kPanel, height, slots(p), tile, dz + slot * kLanes,
+                  {1, words, 0, kPanel});
     }
   }
 
@@ -843,6 +989,8 @@ void pack_dz(const E* dz, int64_t width, int64_t n, int64_t rows, int64_t slots,
     }
     store(sums + s, load(sums + s) + sum);
   }
+  const int64_t words = ceil_div(rows, kPerWord<E>);
+  std::fill(packed + words * kPanel, packed + Gradient<E>::packed_words(rows) * kPanel, 0);
 }
 
 // Computes the gradients of matrices that share dz [N, width]: the columns of the panels in `part`,
@@ -858,7 +1006,7 @@ void add_gradients(const std::vector<Gradient<E>>& gradients, const E* dz, int64
     sums_of.emplace_back(part.size() * range(g).size() * kPanel);
     if (!g.ids) most = std::max(most, range(g).size());
   }
-  std::vector<uint32_t> packed_x(round_up(most, kRows) * kGradient);
+  std::vector<uint32_t> packed_x(round_up(most, kHeight<E>) * kGradient);
   std::vector<uint32_t> packed_dz(part.size() * kGradient * kPanel);
   std::vector<float> total(part.size() * kPanel);
   for (int64_t n = 0; n < N; n += Gradient<E>::kBlock) {
@@ -923,17 +1071,16 @@ struct Linear {
     divide(pool, ceil_div(N, kRows), N * D * V, [&](Range tiles) {
       const Range rows{tiles.first * kRows, std::min(tiles.last * kRows, N)};
       for (int64_t p = 0; p < ceil_div(V, kPanel); ++p) {
-        for_tiles(rows, [&](int64_t row, int64_t height) {
-          alignas(64) float tile[kRows * kPanel];
-          const word* a[kRows];
+        for_tiles<E>(rows, [&](int64_t row, int64_t height) {
+          alignas(64) float tile[kHeight<E> * kPanel];
           const int64_t columns = std::min<int64_t>(kPanel, V - p * kPanel);
           const int64_t slots = slots_of(V, p);
           for (int64_t r = 0; r < height; ++r) {
-            a[r] = words(x + (row + r) * D);
             std::copy_n(bias + p * kPanel, columns, tile + r * kPanel);
             std::fill_n(tile + r * kPanel + columns, slots * kLanes - columns, 0.0f);
           }
-          multiply<E>(tile, height, slots, a, W + p * x_words * kPanel, {1, x_words, 0, kPanel});
+          multiply<E>(tile, height, slots, Left<>{words(x + row * D), D / kPerWord<E>},
+                      W + p * x_words * kPanel, {1, x_words, 0, kPanel});
           for (int64_t r = 0; r < height; ++r)
             std::memcpy(y + (row + r) * V + p * kPanel, tile + r * kPanel, columns * sizeof(float));
         });
@@ -1324,7 +1471,7 @@ ffi::Error pack(ffi::ThreadPool pool, ffi::AnyBuffer W, ffi::Result<ffi::AnyBuff
 }
 
 // Multiplies and adds only in registers: 24 x 16 multiply-adds per iteration, and twice as many in
-// bfloat16 with AVX512-BF16.
+// bfloat16 with AVX512-BF16 or AMX.
 ffi::Error registers(ffi::ThreadPool pool, ffi::Result<ffi::AnyBuffer> result, int64_t iterations,
                      bool is_bf16) {
   if (auto error = check(rank(*result) == 1 && result->element_type() == ffi::F32); error.failure())
@@ -1332,6 +1479,24 @@ ffi::Error registers(ffi::ThreadPool pool, ffi::Result<ffi::AnyBuffer> result, i
   constexpr int kSums = 12, kRepeats = 24 * 64 / (kSums * sizeof(f32v));
   parallel(pool, size(*result, 0), size(*result, 0), [&](int64_t n) {
     f32v sums[kSums]{}, a = sums[0] + 0.5f, w = sums[0] + 0.25f;
+#ifdef TILES
+    if (is_bf16) {
+      configure_tiles(configured_height = kTileRows);
+      _tile_zero(0);
+      _tile_zero(1);
+      _tile_zero(2);
+      _tile_zero(3);
+      _tile_zero(4);
+      _tile_zero(5);
+      // The four instructions have 4 x 16 x 16 x 32 multiply-adds.
+      for (int64_t i = 0; i < iterations * 2 * 24 * 16; i += 4 * 16 * 16 * 32) {
+        _tile_dpbf16ps(0, 4, 5);
+        _tile_dpbf16ps(1, 4, 5);
+        _tile_dpbf16ps(2, 4, 5);
+        _tile_dpbf16ps(3, 4, 5);
+      }
+    } else {
+#endif
     for (int s = 0; s < kSums; ++s) sums[s] += float(s);  // the compiler would merge equal sums
     for (int64_t i = 0; i < iterations; ++i) {
 #pragma GCC unroll 12
@@ -1348,6 +1513,9 @@ ffi::Error registers(ffi::ThreadPool pool, ffi::Result<ffi::AnyBuffer> result, i
         }
       }
     }
+#ifdef TILES
+    }
+#endif
     float total = 0;
     for (const auto& sum : sums) total += sum[0];
     data<float>(result)[n] = total;
@@ -1360,7 +1528,9 @@ ffi::Error registers(ffi::ThreadPool pool, ffi::Result<ffi::AnyBuffer> result, i
 #define EXPORT extern "C" __attribute__((visibility("default")))
 
 EXPORT const char* charrnn_instructions() {
-#if defined(__AVX512BF16__)
+#if defined(TILES)
+  return "AMX-BF16";
+#elif defined(__AVX512BF16__)
   return "AVX512-BF16";
 #elif defined(__AVX512F__)
   return "AVX512";

@@ -41,6 +41,7 @@ TARGETS = (
 COMPILERS = ("g++", "clang++", "c++")
 # With -std=c++17, GCC uses fused multiply-adds only if -ffp-contract=fast is set.
 OPTIONS = ("-std=c++17", "-O2", "-ffp-contract=fast", "-shared", "-fPIC", "-fvisibility=hidden")
+NO_TILES = ("-mno-amx-tile", "-mno-amx-bf16")  # options if Linux does not allow AMX
 TIMEOUT = 300.0  # maximum seconds that the compiler may take
 MAX_WAIT = 120.0  # maximum seconds to wait for another process that is compiling
 MAX_ERROR = 300  # maximum characters of a compiler's error; the reason is also stored in run.json
@@ -57,7 +58,7 @@ class Library(NamedTuple):
   """The loaded library."""
 
   compiler: str  # for example "g++ 12.2.0"
-  instructions: str  # "AVX512-BF16", "AVX512", "AVX2" or "baseline"
+  instructions: str  # "AMX-BF16", "AVX512-BF16", "AVX512", "AVX2" or "baseline"
 
   def __str__(self):
     return f"native ({self.instructions}, {self.compiler})"
@@ -100,8 +101,8 @@ def is_expected(unroll: str) -> bool:
 def unmeasured() -> str | None:
   """Return why "auto" does not try the library on this machine, or None if it does.
 
-  The library was measured to be faster than the scan on x86-64 with AVX2 and with AVX-512. With
-  AMX, XLA may be faster in bfloat16. To measure other machines, use `model.unroll=native`.
+  The library was measured to be faster than the scan on x86-64 with AVX2, with AVX-512 and with
+  AMX. To measure other machines, use `model.unroll=native`.
   """
   machine = platform.machine(), sys.platform
   if machine != ("x86_64", "linux"):
@@ -109,8 +110,6 @@ def unmeasured() -> str | None:
   flags = cpu_flags()
   if not {"avx2", "fma"} <= flags:
     return "the native layers were not measured on CPUs without AVX2 and FMA"
-  if "amx_tile" in flags:
-    return "the native layers were not measured on CPUs with AMX"
   return None
 
 
@@ -140,6 +139,8 @@ def _load():
     raise UnavailableError(f"jaxlib has no file {HEADER} in {include}: reinstall jaxlib")
   command, compiler, version = _compiler()
   options = [*OPTIONS, *_words("CHARRNN_CXXFLAGS", "-march=native")]
+  if "amx_tile" in cpu_flags() and not _request_tiles():
+    options += NO_TILES
   machine = platform.machine(), sorted(cpu_flags())
   key = SOURCE.read_bytes(), command, version, options, machine, jaxlib.__version__
   folder = runtime.cache_folder() / "native"
@@ -158,6 +159,12 @@ def _load():
     jax.ffi.register_ffi_target(target, capsule, platform="cpu")
   handle.charrnn_instructions.restype = ctypes.c_char_p
   return Library(compiler, handle.charrnn_instructions().decode())
+
+
+def _request_tiles() -> bool:
+  """Ask Linux to let this process use the tile registers of AMX; return whether it does."""
+  # arch_prctl(ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA), see Documentation/arch/x86/xstate.rst
+  return ctypes.CDLL(None).syscall(158, 0x1023, 18) == 0
 
 
 def _compiler() -> tuple[list[str], str, str]:
