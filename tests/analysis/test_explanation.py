@@ -154,7 +154,7 @@ def test_a_quote_unit_is_explained_as_a_switch(explained):
   assert event["high_before"] == pytest.approx(1 - event["high_after"], abs=1e-9)
   assert quotes["others"]["factor"] == pytest.approx(1, abs=1e-3)
   assert {each["role"] for each in quotes["characters"] if each["character"] != '"'} == {"holds"}
-  assert quotes["edit"] is None and quotes["edit_reason"] == ""
+  assert quotes["edit"] is None and "a line end is like other characters" in quotes["edit_reason"]
   assert quotes["summary"].startswith("switch: '\"' moves c between ")
   sources = {each["gate"]: each["sources"][0] for each in quotes["gates"]}
   assert sources["i"] == {"source": "character", "share": pytest.approx(1)}
@@ -231,24 +231,44 @@ def check_outputs(results, path):
   return report
 
 
-def test_a_counter_that_decays_is_not_edited():
-  """A line end adds 1 to the state of an LSTM, and other characters keep 96% of it."""
-  ids = np.where(np.arange(8000) % 41 == 0, 0, 1 + np.arange(8000) % 3)
-  is_end = ids == 0
-  keep, pre, after, state = np.where(is_end, 0, 0.96), np.where(is_end, 20.0, 0), [], 0.0
-  for n in range(8000):
-    state = keep[n] * state + np.tanh(pre[n])
-    after.append(state)
-  after = np.array(after)
-  before = np.append(0, after[:-1])
-  trace = accounts.Trace(ids, before, after, keep, np.ones(8000), pre, False)
-  inside = np.arange(8000) < 4000
-  account = accounts.select(trace, inside, 4)
-  assert accounts.judge(account, 1, trace, inside).kind == "counter"
-  with pytest.raises(edits.NotEditedError, match=r"only 0 is added: the rest is decay"):
-    edits.find_scale(trace, inside & ~is_end, 0.8)
+@pytest.fixture(scope="module")
+def decaying(text):
+  """Return the explanation of a unit that adds 1 at a line end and keeps 96% at other characters.
+
+  The only unit that the output reads makes lines end after WIDTH characters, when little is left.
+  """
+  symbols, ids = planted.ids(text)
+  model, unit, line_end = planted.model(len(symbols)), planted.COLUMN, symbols.index("\n")
+  params = jax.tree.map(np.array, jax.jit(model.init)(jax.random.key(0)))
+  layer, H = params["layer_0"], planted.HIDDEN
+  for gate, (bias, weight) in enumerate([(20, 0), (special.logit(0.96), 0), (0, 1), (20, 0)]):
+    column = gate * H + unit
+    layer["W_xh"][:, column], layer["W_hh"][:, column], layer["b_h"][column] = 0, 0, bias
+    layer["W_xh"][line_end, column] = weight
+  level = np.tanh(1) / (1 - 0.96 ** (WIDTH + 1))  # the state after a line end
+  head = params["head"]
+  head["W_hy"][:], head["b_y"][:] = 0, 0
+  head["W_hy"][unit, line_end] = -4000
+  head["b_y"][line_end] = 4000 * np.tanh(level * 0.96 ** (WIDTH - 0.5))
+  return explain(run_of(model, params, symbols), ids, text, unit)
+
+
+def test_a_unit_that_decays_is_edited(decaying):
+  """Every state is multiplied by tanh(0.8) / tanh(1), so lines end earlier."""
+  assert decaying["kind"] == "accumulator"
+  (event,) = decaying["events"]
+  assert (event["character"], event["role"]) == ("\n", "steps")
+  edit = decaying["edit"]
+  assert edit["factor"] == 0.8 and edit["means"] == pytest.approx([0, 0], abs=1e-6)
+  predicted, measured = edit["predicted"], edit["measured"]
+  assert measured["plain"] == WIDTH and measured["edited"] < 0.95 * WIDTH
+  assert predicted["ratio"] == pytest.approx(measured["ratio"], rel=0.03)
+
+
+def test_a_unit_needs_characters_that_are_no_events():
+  trace = trace_of(np.arange(9), np.zeros(9))
   with pytest.raises(edits.NotEditedError, match="all characters are events"):
-    edits.find_scale(trace, inside & False, 0.8)
+    edits.find_scale(trace, np.zeros(9, bool), 0.8)
 
 
 def test_the_factor_of_an_edit_is_the_closest_to_1():
@@ -301,10 +321,26 @@ def test_a_constant_unit_is_not_explained():
   assert account.events == () and accounts.r2(account.simulate(ids), constant, ~inside) == 0
 
 
-def test_line_lengths_follow_from_log_odds():
-  odds = np.full((1000, 3), special.logit(0.05))
-  assert accounts.line_length(odds) == pytest.approx(20)
-  assert np.isnan(accounts.line_length(odds[:50]))  # too many lines have not ended
+def test_lines_are_written_at_the_log_odds_of_their_ends():
+  """A line end sets the state to 0, and another character adds 1; lines have 1 to 10 characters."""
+  account = accounts.Account((0,), np.array([0.0, 1, 1]), np.array([0.0, 1, 1]), (1, 1), 0, 99)
+  hazard = 1 / np.arange(10, 0, -1)  # of a uniform length
+  lines = accounts.write(
+    [account],
+    lambda states, ids: special.logit(hazard[states.astype(int) - 1]),
+    np.arange(3000) % 3,
+    0,
+    seed=0,
+  )
+  assert lines.length == pytest.approx(5.5, rel=0.01)
+  np.testing.assert_array_equal(lines.means, np.arange(11))
+  endless = accounts.write(
+    [account], lambda *_: np.full(accounts.STREAMS, -99.0), np.arange(9) % 3, 0, 0
+  )
+  assert np.isnan(endless.length)
+
+
+def test_the_log_odds_of_line_ends_are_those_of_a_text():
   ids, states = np.arange(4000) % 2, np.repeat(np.arange(4.0), 1000)
   p = special.expit(-3 + states + 2 * ids)
   ends = accounts.LineEnds.fit(states, ids, p, 2)

@@ -5,11 +5,11 @@ have a factor and an offset of their own; all other characters share one pair. T
 by least squares to the steps of the unit on the discovery half of a text. The account is judged by
 a simulation: it starts with the text and never sees the unit again.
 
-N: characters of the text. V: vocabulary. K: characters of a line. S: lines.
+N: characters of the text. V: vocabulary. S: streams.
 """
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -27,7 +27,10 @@ MIN_DRIFT = 1.0  # minimum change of a counter from one reset to the next, in st
 MIN_LATE = 0.25  # minimum share of this change in the second half of the interval
 BINS = 100  # number of intervals of the state with log odds of a line end of their own
 PENALTY = 0.01  # of the squared log odds
-MAX_LINE = 1000  # maximum length of a line whose probability is computed
+STREAMS = 256  # number of streams of characters in which lines are written
+WARM_UP, WRITTEN = 300, 2000  # characters of each stream before the first that counts, and after it
+LEVELS = 80  # maximum number of characters of a line after which the mean state is returned
+MAX_INTERVAL = 1000  # maximum number of characters between two resets of a counter
 
 
 class Trace(NamedTuple):
@@ -77,6 +80,10 @@ class Account:
       value = min(max(factor * value + offset, low), high)
       values.append(value)
     return np.array(values)
+
+  def step(self, values_S: np.ndarray, ids_S: np.ndarray | int) -> np.ndarray:
+    """Return the states after one character each."""
+    return np.clip(self.factor_V[ids_S] * values_S + self.offset_V[ids_S], self.low, self.high)
 
   @property
   def memory(self) -> float:
@@ -220,7 +227,7 @@ def is_counter(account: Account, level: float, rate: float, spread: float) -> bo
   `rate` is the share of characters that reset the unit.
   """
   (factor, offset), values = account.other, [level]
-  for _ in range(min(MAX_LINE, max(2, round(1 / rate)))):
+  for _ in range(min(MAX_INTERVAL, max(2, round(1 / rate)))):
     values.append(min(max(factor * values[-1] + offset, account.low), account.high))
   total, late = values[-1] - level, values[-1] - values[len(values) // 2]
   return abs(total) > MIN_DRIFT * spread and late / total > MIN_LATE
@@ -255,20 +262,43 @@ class LineEnds(NamedTuple):
     return np.interp(states, self.states, self.by_state) + self.by_character[ids]
 
 
-def follow(account: Account, start: float, lines_KxS: np.ndarray) -> np.ndarray:
-  """Return the states [K, S] after each character of S lines, which all start from one state."""
-  states, states_S = [], np.full(lines_KxS.shape[1], start)
-  for ids_S in lines_KxS:
-    states_S = account.factor_V[ids_S] * states_S + account.offset_V[ids_S]
-    states_S = np.clip(states_S, account.low, account.high)
-    states.append(states_S)
-  return np.array(states)
+class Lines(NamedTuple):
+  """Lines that end at the log odds of an account."""
+
+  length: float  # mean number of characters; NaN if too few lines end
+  means: np.ndarray  # [at most LEVELS + 1], mean state after n characters of a line
 
 
-def line_length(odds_KxS: np.ndarray) -> float:
-  """Return the expected length of lines that are not blank, from the log odds of their end.
+def write(
+  accounts: Sequence[Account],
+  log_odds: Callable[..., np.ndarray],
+  ids_N: np.ndarray,
+  line_end: int,
+  seed: int,
+) -> Lines:
+  """Write the characters of a text in lines whose ends are sampled; return their lengths.
 
-  Return NaN if more than 1% of the lines have not ended after K characters.
+  `log_odds` maps the states of the accounts and the ids, each [S], to the log odds of a line end
+  after these characters. The means are those of the last account. No line is blank. The same seed
+  gives the same random numbers.
   """
-  remaining_K = np.cumprod(special.expit(-odds_KxS), axis=0).mean(axis=1)
-  return float(1 + remaining_K[:-1].sum()) if remaining_K[-1] < 0.01 else float("nan")
+  random, text = np.random.default_rng(seed), ids_N[ids_N != line_end]
+  starts_S = np.linspace(0, len(text), STREAMS, endpoint=False).astype(np.intp)
+  position_S, states = np.zeros(STREAMS, np.intp), [np.zeros(STREAMS) for _ in accounts]
+  lengths, (sums, counts) = [], np.zeros((2, LEVELS + 1))
+  for k in range(WARM_UP + WRITTEN):
+    ids_S = text[(starts_S + k) % len(text)]
+    states = [account.step(state_S, ids_S) for account, state_S in zip(accounts, states)]
+    position_S += 1
+    ends_S = random.random(STREAMS) < special.expit(log_odds(*states, ids_S))
+    after = [account.step(state_S, line_end) for account, state_S in zip(accounts, states)]
+    if k >= WARM_UP:
+      lengths.append(position_S[ends_S])
+      positions = np.append(position_S, np.zeros(ends_S.sum(), np.intp))
+      values, seen = np.append(states[-1], after[-1][ends_S]), positions <= LEVELS
+      sums += np.bincount(positions[seen], values[seen], LEVELS + 1)
+      counts += np.bincount(positions[seen], minlength=LEVELS + 1)
+    states = [np.where(ends_S, *pair) for pair in zip(after, states)]
+    position_S[ends_S] = 0
+  lengths, means = np.concatenate(lengths), sums[counts > 0] / counts[counts > 0]
+  return Lines(float(lengths.mean()) if len(lengths) >= STREAMS else float("nan"), means)

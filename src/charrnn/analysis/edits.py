@@ -1,10 +1,10 @@
-"""Edits of the weights of a counter, and their effect on the lengths of lines.
+"""Edits of the weights of a unit that follows lines, and their effect on the lengths of lines.
 
 The weights are edited so that a character moves the state of the unit by less. An LSTM is edited by
 multiplying the weights into g, and a GRU by a larger bias of z. The account of the unit predicts
 the lengths of lines of the edited network. Then both networks are sampled.
 
-N: characters of the text. K: characters of a line. S: lines.
+N: characters of the text. S: streams.
 """
 
 import math
@@ -19,7 +19,7 @@ from charrnn.analysis import ablation, accounts, gates, recording
 from charrnn.sampling import clamps, sampler
 
 RATIO = 0.8  # the edit multiplies what the unit adds per character by this ratio, on average
-MIN_ADDED = 0.5  # minimum share of the mean change of the state that the edited quantity makes up
+MIN_ADDED = 0.5  # minimum share of the mean change of the state that is added and not decay
 CLAMPED = 32  # number of states to which a unit is clamped to measure the response
 READ = 4096  # number of characters that are read with clamps
 SAMPLES = 64  # number of samples of each network, of ablation.LENGTH characters
@@ -27,17 +27,15 @@ SAMPLES = 64  # number of samples of each network, of ablation.LENGTH characters
 MAX_MEAN = ablation.LENGTH // 10
 RESAMPLES = 1000  # number of bootstrap resamples
 MAX_DROPPED = 0.05  # maximum share of resamples without complete lines
-LINES = 256  # maximum number of lines that an account is simulated on
 MIN_LINES = 20
-LEVELS = 80  # number of characters of a line in the picture
 
 
 class NotEditedError(Exception):
-  """The reason why a counter is not edited."""
+  """The reason why a unit is not edited."""
 
 
-class Counter(NamedTuple):
-  """A unit that an account explains as a counter."""
+class Explained(NamedTuple):
+  """A unit that an account explains."""
 
   weights: gates.Weights
   trace: accounts.Trace
@@ -52,20 +50,19 @@ class Counter(NamedTuple):
 
 
 def edit(
-  run, text: recording.Text, counter: Counter, seed: int, progress: Callable[[str], Callable]
+  run, text: recording.Text, unit: Explained, seed: int, progress: Callable[[str], Callable]
 ) -> dict[str, Any]:
-  """Return an edit of a counter of lines: line lengths as the account predicts, and as measured.
+  """Return an edit of a unit that follows lines: their lengths as predicted, and as measured.
 
   Raise NotEditedError if the unit cannot be edited, or if there are too few or too long lines.
   """
-  tokens, weights = run.tokenizer.tokens, counter.weights
+  tokens = run.tokenizer.tokens
   line_end = tokens.index(gates.LINE_END) if gates.LINE_END in tokens else None
-  account = counter.account
-  if line_end not in account.events or account.role(line_end) != "resets":
-    raise NotEditedError("a line end does not reset the unit")
-  factor = find_scale(counter.trace, counter.others_N, RATIO)
-  entry = _predict(run, counter, factor, line_end, progress("response"))
-  params = edit_weights(run.params, weights, factor)
+  if line_end not in unit.account.events:
+    raise NotEditedError("in its account, a line end is like other characters")
+  factor = find_scale(unit.trace, unit.others_N, RATIO)
+  entry = _predict(run, unit, factor, line_end, seed, progress("response"))
+  params = edit_weights(run.params, unit.weights, factor)
   measured = _measure(run, params, text, line_end, seed, progress("sampling"))
   return entry | {"measured": measured}
 
@@ -73,18 +70,15 @@ def edit(
 def find_scale(trace: accounts.Trace, others_N: np.ndarray, ratio: float) -> float:
   """Return the factor of an edit that multiplies the mean of what a step adds by `ratio`, < 1.
 
-  If several factors do, return the one that is closest to 1. Raise NotEditedError if what the steps
-  add is not what moves the state, for example if it decays.
+  If several factors do, return the one that is closest to 1. If the state moves by decay, and not
+  by what the steps add, return the ratio itself. Raise NotEditedError if no step is an other one.
   """
   if not others_N.any():
     raise NotEditedError("all characters are events of the account")
   added = trace.moved(1)[others_N].mean()
   change = (trace.after - trace.before)[others_N].mean()
   if added * change <= 0 or abs(added) < MIN_ADDED * abs(change):
-    raise NotEditedError(
-      f"the state changes by {change:.3g} on average, but only {added:.3g} is added: the rest is "
-      "decay"
-    )
+    return ratio
 
   def excess(scale):
     return trace.moved(scale)[others_N].mean() / added - ratio
@@ -133,38 +127,37 @@ def respond(run, ids_N, layer: int, unit: int, states, line_end: int, progress) 
   return Response(clamped, special.logit(np.clip(np.nanmean(p_RxN, axis=1), 1e-6, 1 - 1e-6)))
 
 
-def _predict(run, counter: Counter, factor: float, line_end: int, progress) -> dict[str, Any]:
-  """Return an edit with the line lengths that the account predicts; nothing is sampled.
+def _predict(
+  run, unit: Explained, factor: float, line_end: int, seed: int, progress
+) -> dict[str, Any]:
+  """Return an edit with the line lengths that the account predicts, without sampling the network.
 
-  The account is fitted again to the edited steps of the recorded unit, with the same events. The
-  log odds of a line end after n characters change by the difference of the response to the edited
-  state and to the original state after n characters.
+  The account is fitted again to the edited steps of the recorded unit, with the same events. Then
+  line ends are sampled at the log odds of the account. In the edited network, these change by the
+  difference of the response to the edited state and to the original state after the same text.
   """
-  weights, trace, inside_N, account, p_N = counter
-  ids_N, size, others_N = trace.ids, len(account.factor_V), counter.others_N
+  weights, trace, inside_N, account, p_N = unit
+  ids_N, size, others_N = trace.ids, len(account.factor_V), unit.others_N
   is_end = ids_N == line_end
-  starts = np.unique(np.cumsum(~is_end)[is_end])
-  if len(starts) < MIN_LINES:
-    raise NotEditedError(f"the text has {len(starts)} lines, fewer than {MIN_LINES}")
+  lines = len(np.unique(np.cumsum(~is_end)[is_end]))
+  if lines < MIN_LINES:
+    raise NotEditedError(f"the text has {lines} lines, fewer than {MIN_LINES}")
   after = trace.edited(factor)
   new = accounts.fit(trace, inside_N, account.events, after, size)
-  stream = ids_N[~is_end]
-  starts = starts[np.linspace(0, len(starts) - 1, min(LINES, len(starts))).astype(int)]
-  lines_KxS = stream[(np.arange(accounts.MAX_LINE)[:, None] + starts) % len(stream)]
-  first = [float(values[inside_N & is_end].mean()) for values in (trace.after, after)]
-  states, new_states = (
-    accounts.follow(each, level, lines_KxS) for each, level in zip((account, new), first)
-  )
-  means = [np.append(level, each.mean(axis=1)) for level, each in zip(first, (states, new_states))]
+  first = float(trace.after[inside_N & is_end].mean())
   line_ends = accounts.LineEnds.fit(
     account.simulate(ids_N)[inside_N], ids_N[inside_N], p_N[inside_N], size
   )
-  odds_KxS = line_ends(states, lines_KxS)
   response = respond(
     run, ids_N, weights.layer, weights.unit, trace.after[inside_N], line_end, progress
   )
-  changed_KxS = odds_KxS + response(new_states) - response(states)
-  predicted = _ratio([accounts.line_length(each) for each in (odds_KxS, changed_KxS)])
+
+  def edited_odds(states, new_states, ids):
+    return line_ends(states, ids) + response(new_states) - response(states)
+
+  plain = accounts.write([account], line_ends, ids_N, line_end, seed)
+  edited = accounts.write([account, new], edited_odds, ids_N, line_end, seed)
+  predicted, means = _ratio([plain.length, edited.length]), [plain.means, edited.means]
   if predicted["ratio"] is None or max(predicted["plain"], predicted["edited"]) > MAX_MEAN:
     raise NotEditedError(f"the predicted mean length of lines exceeds {MAX_MEAN} characters")
   last = float((p_N * trace.after)[inside_N].sum() / p_N[inside_N].sum())
@@ -182,10 +175,10 @@ def _predict(run, counter: Counter, factor: float, line_end: int, progress) -> d
     "response": {
       "states": response.states.tolist(),
       "p": special.expit(response.odds).tolist(),
-      "after_line_end": [first[0], float(special.expit(response(first[0])))],
+      "after_line_end": [first, float(special.expit(response(first)))],
       "at_line_end": [last, float(special.expit(response(last)))],
     },
-    "levels": dict(zip(("plain", "edited"), (each[: LEVELS + 1].tolist() for each in means))),
+    "levels": dict(zip(("plain", "edited"), (each.tolist() for each in means))),
     "alone": _ratio([crossing(each, last) for each in means]),
     "predicted": predicted,
   }

@@ -1,8 +1,8 @@
 """Why a unit works: what its gates do at each character, where they come from, and who reads it.
 
-`accounts` fits a small automaton to the steps of the state of the unit. If it explains a counter of
-the characters of a line, `edits` predicts how an edit of the weights changes the lengths of lines,
-and then samples from the edited network.
+`accounts` fits a small automaton to the steps of the state of the unit. If it explains a unit
+that follows lines, `edits` predicts how an edit of the weights changes the lengths of lines, and
+then samples from the edited network.
 """
 
 import contextlib
@@ -100,14 +100,14 @@ def explain(
   simulated = account.simulate(ids_N)
   scores = [accounts.r2(simulated, after, half) for half in (discovery, confirmation)]
   verdict = accounts.judge(account, scores[1], trace, discovery)
-  counter = edits.Counter(weights, trace, discovery, account, recorded.p)
+  explained = edits.Explained(weights, trace, discovery, account, recorded.p)
   edit, edit_reason = None, ""
-  if verdict.kind == "counter":
+  if verdict.kind:
     try:
-      edit = edits.edit(run, text, counter, seed, progress)
+      edit = edits.edit(run, text, explained, seed, progress)
     except edits.NotEditedError as error:
       edit_reason = str(error)
-  others = counter.others_N
+  others = explained.others_N
   start = halves.confirmation[0][0]
   excerpt = slice(start, start + EXCERPT)
   model = run.config.model

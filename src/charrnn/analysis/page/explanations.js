@@ -94,7 +94,7 @@ function explanationOf(result) {
     make("h2", {}, "Edit of the weights"),
     result.edit
       ? editOf(result)
-      : nothing(safe(result.edit_reason) || "Only a counter of lines is edited."),
+      : nothing(safe(result.edit_reason) || "Only an explained unit is edited."),
   ];
 }
 
