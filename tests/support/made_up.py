@@ -200,7 +200,7 @@ def network(score=0.9, significant=True, share=0.1, first=10):
 
 
 def explanation(layer=0, unit=5) -> dict:
-  """Return the content of explain-LAYER-UNIT.json for a unit that follows lines."""
+  """Return the content of explain-LAYER-UNIT.json for a counter of lines."""
   text = prose(140, seed=1)
   account = np.array([len(text[: n + 1].rpartition("\n")[2]) for n in range(140)]) / 25 - 1.2
   rng, levels = np.random.default_rng(unit), np.arange(81) / 25 - 1.2
@@ -258,6 +258,7 @@ def explanation(layer=0, unit=5) -> dict:
     },
     "edit": {
       "ratio": 0.8,
+      "where": "at a character that is not an event",
       "factor": 0.79,
       "edited": "the weights into g are multiplied by 0.790",
       "quantity": "added",

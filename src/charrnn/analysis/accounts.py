@@ -1,9 +1,9 @@
 """Accounts of units: the state of a unit as an automaton that sees only the characters.
 
 An account maps the state v to factor * v + offset at each character. A few characters, the events,
-have a factor and an offset of their own; all other characters share one pair. The pairs are fitted
-by least squares to the steps of the unit on the discovery half of a text. The account is judged by
-a simulation: it starts with the text and never sees the unit again.
+have a factor and an offset of their own; all other characters share one pair. A simulation starts
+with the text and never sees the unit again. The pairs are chosen so that the simulated states have
+the least squared error on the discovery half of a text, and are judged on the confirmation half.
 
 N: characters of the text. V: vocabulary. S: streams.
 """
@@ -12,12 +12,15 @@ import dataclasses
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 from scipy import optimize, special
 
 MIN_COUNT = 30  # minimum number of occurrences of an event in the discovery half
 MAX_EVENTS = 8
-CANDIDATES = 6  # number of characters that are tried for each further event
+CANDIDATES = 3  # number of characters that are tried for each further event
+EVALUATIONS = 8  # maximum number of simulations with which the pairs of an account are improved
 MIN_GAIN = 0.01  # minimum increase of R2 by a further event
 MIN_SPREAD = 0.05  # a smaller spread of the state, relative to its total, does not fit a factor
 MIN_R2 = 0.5  # minimum R2 on the confirmation half of an account that explains a unit
@@ -28,9 +31,9 @@ MIN_LATE = 0.25  # minimum share of this change in the second half of the interv
 BINS = 100  # number of intervals of the state with log odds of a line end of their own
 PENALTY = 0.01  # of the squared log odds
 STREAMS = 256  # number of streams of characters in which lines are written
-WARM_UP, WRITTEN = 300, 2000  # characters of each stream before the first that counts, and after it
-LEVELS = 80  # maximum number of characters of a line after which the mean state is returned
-MAX_INTERVAL = 1000  # maximum number of characters between two resets of a counter
+WARM_UP, WRITTEN = 200, 2000  # characters of each stream that are discarded, and that count
+LEVELS = 80  # maximum number of characters since a line end for which the mean state is returned
+MAX_INTERVAL = 1000  # maximum number of simulated characters between two resets
 
 
 class Trace(NamedTuple):
@@ -56,9 +59,22 @@ class Trace(NamedTuple):
     write = scale * self.write / np.maximum(scale * self.write + self.keep, 1e-30)
     return write * (np.tanh(self.pre) - self.before)
 
-  def edited(self, scale: float) -> np.ndarray:
-    """Return the state after each step, edited by a factor as in `moved`."""
-    return self.moved(scale) + (self.before if self.is_average else self.keep * self.before)
+  def edited(self, scale: float) -> "Trace":
+    """Return the steps of a unit that is edited by a factor as in `moved`, from the same start."""
+    write, pre = self.write, self.pre
+    if self.is_average:
+      write = scale * write / np.maximum(scale * write + self.keep, 1e-30)
+    else:
+      pre = scale * pre
+    keep = 1 - write if self.is_average else self.keep
+    value, before, after = float(self.before[0]), [], []
+    for kept, added in zip(keep.tolist(), (write * np.tanh(pre)).tolist()):
+      before.append(value)
+      value = kept * value + added
+      after.append(value)
+    return self._replace(
+      before=np.array(before), after=np.array(after), keep=keep, write=write, pre=pre
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,12 +90,8 @@ class Account:
 
   def simulate(self, ids_N: np.ndarray) -> np.ndarray:
     """Return the states after each character of a text, starting from 0: [N]."""
-    value, values = 0.0, []
-    low, high = self.low, self.high
-    for factor, offset in zip(self.factor_V[ids_N].tolist(), self.offset_V[ids_N].tolist()):
-      value = min(max(factor * value + offset, low), high)
-      values.append(value)
-    return np.array(values)
+    pairs = np.stack([self.factor_V, self.offset_V], axis=1)
+    return np.asarray(_states(pairs, ids_N, self.low, self.high), float)
 
   def step(self, values_S: np.ndarray, ids_S: np.ndarray | int) -> np.ndarray:
     """Return the states after one character each."""
@@ -127,27 +139,74 @@ class _Sums(NamedTuple):
     return self.yy - 2 * cross + self.xx * factor**2 + self.n * offset**2
 
 
-def fit(
-  trace: Trace, inside_N: np.ndarray, events: Sequence[int], after: np.ndarray, size: int
-) -> Account:
-  """Fit the steps of an account to the characters of a mask; `size` is that of the vocabulary.
+@jax.jit
+def _states(pairs, ids_N, low, high):
+  """Return the states [N] after each id, starting from 0; `pairs` are factors and offsets by id."""
 
-  `after` are the states after each step, which differ from those of the trace for an edited unit.
-  The range of the account covers both.
+  def step(value, pair):
+    value = jnp.clip(pair[0] * value + pair[1], low, high)
+    return value, value
+
+  return jax.lax.scan(step, jnp.zeros(()), jnp.asarray(pairs, jnp.float32)[ids_N])[1]
+
+
+_jacobian = jax.jit(jax.jacfwd(_states))
+
+
+def fit(trace: Trace, inside_N: np.ndarray, events: Sequence[int], size: int) -> Account:
+  """Fit an account with these events on a mask; `size` is that of the vocabulary.
+
+  The pairs that fit single steps by least squares are the start of a search for pairs whose
+  simulation fits. Errors of a simulation add up, so the former can be far from the latter.
   """
+  account = _fit_steps(trace, inside_N, events, size)
+  classes_N = _classes(events, size)[trace.ids]
+  low, high = account.low, account.high
+  start = np.zeros((1 + MAX_EVENTS, 2))  # A fixed shape needs one compilation.
+  used = 2 * (1 + len(events))
+  start[0] = min(account.other[0], 1.0), account.other[1]
+  for place, event in enumerate(events):
+    start[1 + place] = account.factor_V[event], account.offset_V[event]
+
+  def padded(values):
+    return np.append(values, start.ravel()[used:]).reshape(start.shape)
+
+  def error(values):
+    return np.asarray(_states(padded(values), classes_N, low, high))[inside_N] - after
+
+  def slopes(values):
+    slopes = np.asarray(_jacobian(padded(values), classes_N, low, high))
+    return slopes.reshape(len(classes_N), -1)[inside_N, :used]
+
+  after = trace.after[inside_N]
+  found = optimize.least_squares(error, start.ravel()[:used], slopes, max_nfev=EVALUATIONS)
+  return _account(events, padded(found.x), size, low, high)
+
+
+def _classes(events: Sequence[int], size: int) -> np.ndarray:
+  """Return the number of the pair of each id: 0, or 1 + n for event n."""
   classes_V = np.zeros(size, np.intp)
   classes_V[list(events)] = 1 + np.arange(len(events))
-  x, y = trace.before[inside_N], after[inside_N]
+  return classes_V
+
+
+def _account(events, pairs, size, low, high) -> Account:
+  factor_V, offset_V = pairs[_classes(events, size)].T
+  other = float(pairs[0, 0]), float(pairs[0, 1])
+  return Account(tuple(events), factor_V, offset_V, other, low, high)
+
+
+def _fit_steps(trace, inside_N, events, size) -> Account:
+  """Return the account whose pairs fit single steps by least squares."""
+  classes_V = _classes(events, size)
+  x, y = trace.before[inside_N], trace.after[inside_N]
   spread = MIN_SPREAD * float(x.std())
   classes = classes_V[trace.ids[inside_N]]
   sums = _Sums.of(classes, x, y, 1 + len(events))
   # The gate shows what a character keeps even if the unit has the same state before all of them.
   keep = np.bincount(classes, trace.keep[inside_N], 1 + len(events)) / np.maximum(sums.n, 1)
-  factor, offset = sums.fit(keep, spread)
-  values = np.concatenate([trace.after[inside_N], y])
-  limits = float(values.min()), float(values.max())
-  pair = float(factor[0]), float(offset[0])
-  return Account(tuple(events), factor[classes_V], offset[classes_V], pair, *limits)
+  pairs = np.stack(sums.fit(keep, spread), axis=1)
+  return _account(events, pairs, size, float(y.min()), float(y.max()))
 
 
 def select(trace: Trace, inside_N: np.ndarray, size: int) -> Account:
@@ -162,13 +221,13 @@ def select(trace: Trace, inside_N: np.ndarray, size: int) -> Account:
   spread = MIN_SPREAD * float(x.std())
 
   def fitted(events):
-    account = fit(trace, inside_N, events, trace.after, size)
+    account = fit(trace, inside_N, events, size)
     return r2(account.simulate(trace.ids), trace.after, inside_N), account
 
   score, account = fitted(())
   while len(account.events) < MAX_EVENTS:
     own = sums.fit(keep, spread)
-    gains = sums.error(*account.other) - sums.error(*own)
+    gains = sums.error(*_fit_steps(trace, inside_N, account.events, size).other) - sums.error(*own)
     gains[sums.n < MIN_COUNT] = 0
     gains[list(account.events)] = 0
     best = [each for each in np.argsort(-gains)[:CANDIDATES].tolist() if gains[each] > 0]
@@ -263,10 +322,10 @@ class LineEnds(NamedTuple):
 
 
 class Lines(NamedTuple):
-  """Lines that end at the log odds of an account."""
+  """Lines whose ends are sampled at the log odds of accounts."""
 
-  length: float  # mean number of characters; NaN if too few lines end
-  means: np.ndarray  # [at most LEVELS + 1], mean state after n characters of a line
+  length: float  # mean number of characters of lines that are not blank; NaN without lines
+  means: np.ndarray  # [accounts, LEVELS + 1], mean states after n characters without a line end
 
 
 def write(
@@ -276,29 +335,41 @@ def write(
   line_end: int,
   seed: int,
 ) -> Lines:
-  """Write the characters of a text in lines whose ends are sampled; return their lengths.
+  """Divide the characters of a text into lines at sampled ends; return the lengths and states.
 
   `log_odds` maps the states of the accounts and the ids, each [S], to the log odds of a line end
-  after these characters. The means are those of the last account. No line is blank. The same seed
-  gives the same random numbers.
+  after these characters. Calls with the same seed use the same random numbers, so that their
+  results can be compared.
   """
-  random, text = np.random.default_rng(seed), ids_N[ids_N != line_end]
-  starts_S = np.linspace(0, len(text), STREAMS, endpoint=False).astype(np.intp)
-  position_S, states = np.zeros(STREAMS, np.intp), [np.zeros(STREAMS) for _ in accounts]
-  lengths, (sums, counts) = [], np.zeros((2, LEVELS + 1))
+  random, places = np.random.default_rng(seed), np.flatnonzero(ids_N != line_end)
+  text, starts_S = ids_N[places], np.linspace(0, len(places), STREAMS, endpoint=False).astype(int)
+
+  def step(states, ids):
+    return [account.step(state_S, ids) for account, state_S in zip(accounts, states)]
+
+  def ends(states, ids):
+    return random.random(STREAMS) < special.expit(log_odds(*states, ids))
+
+  def select(mask, new, old):
+    return [np.where(mask, *pair) for pair in zip(new, old)]
+
+  states = [np.append(0, each.simulate(ids_N))[places[starts_S]] for each in accounts]
+  first, begun_S, length_S, lengths = states, starts_S, np.zeros(STREAMS, int), []
+  line_ends_S = np.full(STREAMS, line_end)
   for k in range(WARM_UP + WRITTEN):
     ids_S = text[(starts_S + k) % len(text)]
-    states = [account.step(state_S, ids_S) for account, state_S in zip(accounts, states)]
-    position_S += 1
-    ends_S = random.random(STREAMS) < special.expit(log_odds(*states, ids_S))
-    after = [account.step(state_S, line_end) for account, state_S in zip(accounts, states)]
+    states = step(states, ids_S)
+    length_S += 1
+    is_end = ends(states, ids_S)
     if k >= WARM_UP:
-      lengths.append(position_S[ends_S])
-      positions = np.append(position_S, np.zeros(ends_S.sum(), np.intp))
-      values, seen = np.append(states[-1], after[-1][ends_S]), positions <= LEVELS
-      sums += np.bincount(positions[seen], values[seen], LEVELS + 1)
-      counts += np.bincount(positions[seen], minlength=LEVELS + 1)
-    states = [np.where(ends_S, *pair) for pair in zip(after, states)]
-    position_S[ends_S] = 0
-  lengths, means = np.concatenate(lengths), sums[counts > 0] / counts[counts > 0]
-  return Lines(float(lengths.mean()) if len(lengths) >= STREAMS else float("nan"), means)
+      lengths.append(length_S[is_end])
+    states = select(is_end, step(states, line_end), states)
+    is_blank = is_end & ends(states, line_ends_S)
+    states = select(is_blank, step(states, line_end), states)
+    first, begun_S = select(is_end, states, first), np.where(is_end, starts_S + k + 1, begun_S)
+    length_S[is_end] = 0
+  lengths, levels = np.concatenate(lengths), [first]
+  for n in range(LEVELS):
+    levels.append(step(levels[-1], text[(begun_S + n) % len(text)]))
+  mean = float(lengths.mean()) if len(lengths) else float("nan")
+  return Lines(mean, np.mean(levels, axis=2).T)

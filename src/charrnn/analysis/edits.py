@@ -1,4 +1,4 @@
-"""Edits of the weights of a unit that follows lines, and their effect on the lengths of lines.
+"""Edits of the weights of a unit that line ends reset or change, and their effect on line lengths.
 
 The weights are edited so that a character moves the state of the unit by less. An LSTM is edited by
 multiplying the weights into g, and a GRU by a larger bias of z. The account of the unit predicts
@@ -7,6 +7,7 @@ the lengths of lines of the edited network. Then both networks are sampled.
 N: characters of the text. S: streams.
 """
 
+import dataclasses
 import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -19,7 +20,9 @@ from charrnn.analysis import ablation, accounts, gates, recording
 from charrnn.sampling import clamps, sampler
 
 RATIO = 0.8  # the edit multiplies what the unit adds per character by this ratio, on average
-MIN_ADDED = 0.5  # minimum share of the mean change of the state that is added and not decay
+# If what is added is a smaller share of the mean change, or of the mean size of what is added, the
+# state moves by decay.
+MIN_ADDED, MIN_NET = 0.5, 0.1
 CLAMPED = 32  # number of states to which a unit is clamped to measure the response
 READ = 4096  # number of characters that are read with clamps
 SAMPLES = 64  # number of samples of each network, of ablation.LENGTH characters
@@ -35,7 +38,7 @@ class NotEditedError(Exception):
 
 
 class Explained(NamedTuple):
-  """A unit that an account explains."""
+  """A unit with an account that explains it."""
 
   weights: gates.Weights
   trace: accounts.Trace
@@ -45,43 +48,50 @@ class Explained(NamedTuple):
 
   @property
   def others_N(self) -> np.ndarray:
-    """The characters of the discovery half that are no events."""
+    """The characters of the discovery half that are not events."""
     return self.inside_N & ~np.isin(self.trace.ids, self.account.events)
 
 
 def edit(
-  run, text: recording.Text, unit: Explained, seed: int, progress: Callable[[str], Callable]
+  run, text: recording.Text, explained: Explained, seed: int, progress: Callable[[str], Callable]
 ) -> dict[str, Any]:
-  """Return an edit of a unit that follows lines: their lengths as predicted, and as measured.
+  """Return an edit of a unit: lengths of lines as its account predicts them, and as measured.
 
-  Raise NotEditedError if the unit cannot be edited, or if there are too few or too long lines.
+  Raise NotEditedError if a line end is not an event of the account, if the unit cannot be edited,
+  or if there are too few or too long lines.
   """
   tokens = run.tokenizer.tokens
-  line_end = tokens.index(gates.LINE_END) if gates.LINE_END in tokens else None
-  if line_end not in unit.account.events:
-    raise NotEditedError("in its account, a line end is like other characters")
-  factor = find_scale(unit.trace, unit.others_N, RATIO)
-  entry = _predict(run, unit, factor, line_end, seed, progress("response"))
-  params = edit_weights(run.params, unit.weights, factor)
+  if gates.LINE_END not in tokens:
+    raise NotEditedError("the vocabulary has no line end")
+  line_end = tokens.index(gates.LINE_END)
+  if line_end not in explained.account.events:
+    raise NotEditedError("a line end is not an event of the account")
+  entry = _predict(run, explained, line_end, seed, progress("response"))
+  params = edit_weights(run.params, explained.weights, entry["factor"])
   measured = _measure(run, params, text, line_end, seed, progress("sampling"))
   return entry | {"measured": measured}
 
 
-def find_scale(trace: accounts.Trace, others_N: np.ndarray, ratio: float) -> float:
+def moves_by_decay(trace: accounts.Trace, inside_N: np.ndarray) -> bool:
+  """Return whether decay moves the state on a mask, and not what the steps add."""
+  if not inside_N.any():
+    return True
+  moved, change = trace.moved(1)[inside_N], (trace.after - trace.before)[inside_N].mean()
+  added = moved.mean()
+  least = max(MIN_ADDED * abs(change), MIN_NET * np.abs(moved).mean())
+  return added * change <= 0 or abs(added) < least
+
+
+def find_scale(trace: accounts.Trace, inside_N: np.ndarray, ratio: float) -> float:
   """Return the factor of an edit that multiplies the mean of what a step adds by `ratio`, < 1.
 
-  If several factors do, return the one that is closest to 1. If the state moves by decay, and not
-  by what the steps add, return the ratio itself. Raise NotEditedError if no step is an other one.
+  The mean is over a mask, and must not be 0. If several factors do this, return the one that is
+  closest to 1.
   """
-  if not others_N.any():
-    raise NotEditedError("all characters are events of the account")
-  added = trace.moved(1)[others_N].mean()
-  change = (trace.after - trace.before)[others_N].mean()
-  if added * change <= 0 or abs(added) < MIN_ADDED * abs(change):
-    return ratio
+  added = trace.moved(1)[inside_N].mean()
 
   def excess(scale):
-    return trace.moved(scale)[others_N].mean() / added - ratio
+    return trace.moved(scale)[inside_N].mean() / added - ratio
 
   # The excess is 1 - ratio for the factor 1, and -ratio for 0.
   high, low = 1.0, 0.99
@@ -127,29 +137,39 @@ def respond(run, ids_N, layer: int, unit: int, states, line_end: int, progress) 
   return Response(clamped, special.logit(np.clip(np.nanmean(p_RxN, axis=1), 1e-6, 1 - 1e-6)))
 
 
-def _predict(
-  run, unit: Explained, factor: float, line_end: int, seed: int, progress
-) -> dict[str, Any]:
+def _predict(run, explained: Explained, line_end: int, seed: int, progress) -> dict[str, Any]:
   """Return an edit with the line lengths that the account predicts, without sampling the network.
 
-  The account is fitted again to the edited steps of the recorded unit, with the same events. Then
-  line ends are sampled at the log odds of the account. In the edited network, these change by the
-  difference of the response to the edited state and to the original state after the same text.
+  The account is fitted again to the edited unit, with the same events. The other gates of this unit
+  are those that were recorded. `accounts.write` samples line ends at the log odds of the original
+  account. For the edited network, the response to the edited state minus the response to the
+  original state is added, both after the same text.
   """
-  weights, trace, inside_N, account, p_N = unit
-  ids_N, size, others_N = trace.ids, len(account.factor_V), unit.others_N
+  weights, trace, inside_N, account, p_N = explained
+  ids_N, size, edited_N = trace.ids, len(account.factor_V), explained.others_N
   is_end = ids_N == line_end
   lines = len(np.unique(np.cumsum(~is_end)[is_end]))
   if lines < MIN_LINES:
     raise NotEditedError(f"the text has {lines} lines, fewer than {MIN_LINES}")
-  after = trace.edited(factor)
-  new = accounts.fit(trace, inside_N, account.events, after, size)
+  if decays := moves_by_decay(trace, edited_N):
+    edited_N = inside_N & is_end
+  factor = find_scale(trace, edited_N, RATIO)
+  new_trace = trace.edited(factor)
+  new = accounts.fit(new_trace, inside_N, account.events, size)
+  # Edited lines may be longer, so that the edited state may take all values of the original one.
+  new = dataclasses.replace(new, low=min(new.low, account.low), high=max(new.high, account.high))
   first = float(trace.after[inside_N & is_end].mean())
   line_ends = accounts.LineEnds.fit(
     account.simulate(ids_N)[inside_N], ids_N[inside_N], p_N[inside_N], size
   )
   response = respond(
-    run, ids_N, weights.layer, weights.unit, trace.after[inside_N], line_end, progress
+    run,
+    ids_N,
+    weights.layer,
+    weights.unit,
+    np.append(trace.after[inside_N], new_trace.after[inside_N]),
+    line_end,
+    progress,
   )
 
   def edited_odds(states, new_states, ids):
@@ -157,7 +177,7 @@ def _predict(
 
   plain = accounts.write([account], line_ends, ids_N, line_end, seed)
   edited = accounts.write([account, new], edited_odds, ids_N, line_end, seed)
-  predicted, means = _ratio([plain.length, edited.length]), [plain.means, edited.means]
+  predicted, means = _ratio([plain.length, edited.length]), [plain.means[-1], edited.means[-1]]
   if predicted["ratio"] is None or max(predicted["plain"], predicted["edited"]) > MAX_MEAN:
     raise NotEditedError(f"the predicted mean length of lines exceeds {MAX_MEAN} characters")
   last = float((p_N * trace.after)[inside_N].sum() / p_N[inside_N].sum())
@@ -171,7 +191,8 @@ def _predict(
       else f"the weights into {equations.candidate} are multiplied by {factor:.3f}"
     ),
     "quantity": "change" if equations.is_average else "added",
-    "means": [float(trace.moved(scale)[others_N].mean()) for scale in (1, factor)],
+    "where": "at a line end" if decays else "at a character that is not an event",
+    "means": [float(trace.moved(scale)[edited_N].mean()) for scale in (1, factor)],
     "response": {
       "states": response.states.tolist(),
       "p": special.expit(response.odds).tolist(),

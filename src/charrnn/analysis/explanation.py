@@ -1,8 +1,8 @@
 """Why a unit works: what its gates do at each character, where they come from, and who reads it.
 
 `accounts` fits a small automaton to the steps of the state of the unit. If it explains a unit
-that follows lines, `edits` predicts how an edit of the weights changes the lengths of lines, and
-then samples from the edited network.
+that line ends reset or change, `edits` predicts how an edit of the weights changes the lengths of
+lines, and then samples from the edited network.
 """
 
 import contextlib
@@ -175,6 +175,8 @@ def _summary(results: Mapping[str, Any]) -> str:
       levels = sorted(each for each in levels if each is not None)
       names = " and ".join(f"{each:.3g}" for each in levels)
       parts.append(f"{character} moves {state} {'between' if len(levels) > 1 else 'to'} {names}")
+    elif event["character"] == gates.LINE_END:
+      parts.append(f"{character} adds {event['offset']:.3g} to {state}")
   if results["kind"] != "counter":
     parts.append(f"other characters keep {others['factor']:.1%} of it")
   elif others["change"] is not None:

@@ -98,4 +98,7 @@ def _edit(results):
   yield from console.table(header, rows)
   before, after = edit["means"]
   yield f"alone: if the unit alone ended lines, at {state} = {last:.3g}"
-  yield f"edit: {edit['edited']}: the mean {quantity} is {after:.4f} instead of {before:.4f}"
+  yield (
+    f"edit: {edit['edited']}: {edit['where']}, the mean {quantity} is {after:.4f} instead of "
+    f"{before:.4f}"
+  )

@@ -41,9 +41,9 @@ program has written. What needs the network is left out: untrained networks, cla
 checkpoints.
 
 With --explain, explain a single unit of an LSTM or a GRU from its weights: which characters reset,
-switch or advance it, where its gates come from, and what reads it. For a unit that line ends reset
-or change, predict how an edit of the weights changes the lengths of lines, and sample from the
-edited network. Write explain-LAYER-UNIT.json and explain-LAYER-UNIT.png, and add the explanation to
+switch or advance it, where its gates come from, and what reads it. If line ends reset or change the
+unit, predict how an edit of the weights changes the lengths of lines, and sample from the edited
+network. Write explain-LAYER-UNIT.json and explain-LAYER-UNIT.png, and add the explanation to
 explorer.html if it exists."""
 CHARACTERS = 200_000
 UNTRAINED = 99

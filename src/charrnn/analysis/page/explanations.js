@@ -94,7 +94,7 @@ function explanationOf(result) {
     make("h2", {}, "Edit of the weights"),
     result.edit
       ? editOf(result)
-      : nothing(safe(result.edit_reason) || "Only an explained unit is edited."),
+      : nothing(safe(result.edit_reason) || "Only explained units are edited."),
   ];
 }
 
@@ -299,8 +299,8 @@ function editOf({ state: name, edit }) {
     make(
       "p",
       { class: "lead" },
-      `In the edited network, ${safe(edit.edited)}: the mean ${quantity} is ${number(means[1], 4)} `,
-      `instead of ${number(means[0], 4)}. The prediction comes from the account, without samples.`,
+      `In the edited network, ${safe(edit.edited)}: ${safe(edit.where)}, the mean ${quantity} is `,
+      `${number(means[1], 4)} instead of ${number(means[0], 4)}. The prediction comes from the account, without samples.`,
     ),
     dataTable(
       ["Mean length of a line", "Network", "Edited", "Ratio", "95% interval"],
