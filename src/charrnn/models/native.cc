@@ -19,11 +19,11 @@
 // slots of a vanilla RNN, and of the output layer, are 64 units.
 //
 // A word is 32 bits: one float, or two bfloat16 values that are neighbors in the sum of a product.
-// The same code therefore multiplies both types, and tile registers take panels of bfloat16 as they
-// are. Sums are always in float32.
+// The same layout therefore serves both types, and AMX reads panels of bfloat16 unchanged. Sums are
+// always in float32.
 //
 // Threads. Rows of a batch do not interact, so each thread computes its own rows over all steps. If
-// there is only one step, or a thread would get less than a tile, the threads divide the units of
+// there is only one step, or a thread would get fewer than 6 rows, the threads divide the units of
 // each step instead. The threads come from XLA's pool, and the calling thread works as well. Every
 // sum has a fixed order, so results do not depend on the number of threads.
 
@@ -35,6 +35,7 @@
 #include <initializer_list>
 #include <memory>
 #include <mutex>
+#include <new>
 #include <type_traits>
 #include <utility>
 #include <vector>
@@ -49,7 +50,8 @@ namespace ffi = xla::ffi;
 
 namespace {
 
-#if defined(__AMX_BF16__) && defined(__AVX512BF16__)
+// charrnn defines NO_TILES if Linux does not let it use AMX.
+#if defined(__AMX_BF16__) && defined(__AVX512BF16__) && !defined(NO_TILES)
 #define TILES
 #endif
 
@@ -96,7 +98,7 @@ const word* words(const E* p) {
   return reinterpret_cast<const word*>(p);
 }
 
-// Whether products of E use the tile registers.
+// True if products of E use the tile registers.
 template <class E>
 constexpr bool kTiles =
 #ifdef TILES
@@ -196,7 +198,7 @@ constexpr int group() {
   return kWidth == 16 || R == 1 ? 4 : R == 2 ? 2 : 1;
 }
 
-// The rows of a product: `row` words from one row to the next, and `Step` words from one word of a
+// The left operand of a product: `row` words from one row to the next, and `Step` words from one word of a
 // row to the next.
 template <int Step = 1>
 struct Left {
@@ -235,11 +237,17 @@ NOINLINE void multiply_tile(float* tile, Left<Step> rows, const word* w, const S
 }
 
 #ifdef TILES
-// Tile registers. 0 to 3 have the sums of the slots. 4 has 16 words of the rows, and 5 these words
-// of a slot of the panel; 6 and 7 have 8 words.
+// Tile registers 0 to 3 hold the sums of the slots. Register 4 holds 16 words of each row, and 5 the
+// same words of a slot of the panel. Registers 6 and 7 do the same for 8 words.
+
+// The height for which the tile registers of this thread are configured. 0: not configured, or
+// possibly changed by other code.
+thread_local int configured_height = 0;
 
 // Configures the tile registers of this thread for tiles of `height` rows.
 NOINLINE void configure_tiles(int height) {
+  if (configured_height == height) return;
+  configured_height = height;
   struct {
     uint8_t palette = 1, start_row = 0, reserved[14] = {};
     uint16_t row_bytes[16] = {64, 64, 64, 64, 64, 64, 32, 64};
@@ -247,19 +255,16 @@ NOINLINE void configure_tiles(int height) {
   } config;
   for (int n : {0, 1, 2, 3, 4, 6}) config.rows[n] = height;
   config.rows[5] = kTileRows, config.rows[7] = kTileRows / 2;
-  asm volatile("" : : "r"(&config) : "memory");  // GCC assumes that only 8 bytes are read
+  asm volatile("" : : "r"(&config) : "memory");  // GCC declares only 8 bytes as read
   _tile_loadconfig(&config);
 }
 
-// The height for which the tile registers of this thread are configured. 0: not configured, or
-// possibly changed by other code.
-thread_local int configured_height = 0;
-
-// Adds the products of a slot of the panel, in words of `bytes` bytes, to the sums of the slot.
-#define ADD_SLOT(slot, rows, weights, w, bytes)      \
-  if constexpr (N > slot) {                          \
+// Adds the products of the rows with a slot of the panel to the sums of the slot. `bytes` is the
+// distance between words of the panel, in bytes.
+#define ADD_SLOT(slot, rows, weights, w, bytes)       \
+  if constexpr (N > slot) {                           \
     _tile_loadd(weights, (w) + slot * kLanes, bytes); \
-    _tile_dpbf16ps(slot, rows, weights);             \
+    _tile_dpbf16ps(slot, rows, weights);              \
   }
 
 // Adds the products of `height` rows with N slots of a panel to a tile. The words of a run must be
@@ -268,7 +273,7 @@ template <int N>
 NOINLINE void multiply_tile_registers(float* tile, int height, Left<> rows, const word* w,
                                       const Sum& sum) {
   constexpr int64_t kBytes = sizeof(float) * kPanel, kHalf = kTileRows / 2;
-  if (configured_height != height) configure_tiles(height), configured_height = height;
+  configure_tiles(height);
   // GCC does not know what memory the instructions access.
   asm volatile("" ::: "memory");
   _tile_loadd(0, tile, kBytes);
@@ -299,22 +304,19 @@ NOINLINE void multiply_tile_registers(float* tile, int height, Left<> rows, cons
   if constexpr (N > 1) _tile_stored(1, tile + kLanes, kBytes);
   if constexpr (N > 2) _tile_stored(2, tile + 2 * kLanes, kBytes);
   if constexpr (N > 3) _tile_stored(3, tile + 3 * kLanes, kBytes);
-  asm volatile("" ::: "memory");
 }
 #undef ADD_SLOT
 #endif
 
-// Lets a thread use the tile registers for a part of its work. Other code on the thread may also
-// use them, so a part begins with a new configuration. Released registers need not be saved when
-// the thread is interrupted.
-struct TileScope {
+// Runs a part of the work of a thread, and releases the tile registers that it used. Other code on
+// the thread may also use them, and registers in use are saved at each context switch.
+template <class F>
+INLINE void run_part(const F& f, int64_t part) {
+  f(part);
 #ifdef TILES
-  TileScope() { configured_height = 0; }
-  ~TileScope() {
-    if (configured_height) _tile_release();
-  }
+  if (configured_height) _tile_release(), configured_height = 0;
 #endif
-};
+}
 
 // tanh by the rational approximation that Eigen and XLA use. A NaN stays a NaN.
 INLINE f32v tanh_of(f32v x) {
@@ -506,18 +508,14 @@ void parallel(ffi::ThreadPool& pool, int64_t threads, int64_t parts, const F& f)
   };
   threads = std::min(threads, parts);
   if (threads <= 1) {
-    TileScope scope;
-    for (int64_t part = 0; part < parts; ++part) f(part);
+    for (int64_t part = 0; part < parts; ++part) run_part(f, part);
     return;
   }
   auto shared = std::make_shared<Shared>();
   // A task that starts after all parts are claimed must not use f, which may be gone by then.
   auto work = [shared, parts, &f] {
     for (int64_t part; (part = shared->next.fetch_add(1)) < parts;) {
-      {
-        TileScope scope;
-        f(part);
-      }
+      run_part(f, part);
       if (shared->done.fetch_add(1) + 1 == parts) {
         std::lock_guard<std::mutex> lock(shared->mutex);
         shared->all_done.notify_one();
@@ -576,13 +574,14 @@ INLINE void with_constant(int64_t n, const F& f) {
   f(std::integral_constant<int, Most>());
 }
 
-// Calls f(row, height) for tiles of products of E, whose heights differ by at most one.
+// Calls f(row, height) for tiles of products of E, whose heights differ by at most one. Tiles of one
+// height follow each other, because configuring the tile registers takes time.
 template <class E, class F>
 void for_tiles(Range rows, const F& f) {
   const int64_t tiles = ceil_div(rows.size(), kHeight<E>);
   for (int64_t n = 0; n < tiles; ++n) {
-    Range tile = share(rows.size(), tiles, n);
-    f(rows.first + tile.first, tile.size());
+    const int64_t height = rows.size() / tiles, higher = rows.size() % tiles;
+    f(rows.first + n * height + std::min(n, higher), height + (n < higher));
   }
 }
 
@@ -592,7 +591,7 @@ void multiply(float* tile, int64_t height, int64_t slots, Left<Step> rows, const
               Sum sum) {
 #ifdef TILES
   if constexpr (kTiles<E>) {
-    // Only the last words of a single run can be fewer than 8.
+    // Only a sum of one chunk may have a number of words that is not a multiple of 8.
     const int64_t rest = sum.words % (kTileRows / 2);
     sum.words -= rest;
     if (sum.words) {
@@ -645,6 +644,25 @@ template <class Cell>
 Columns recurrent_columns(int64_t H) {
   return {H, Cell::kUnits, Cell::kRecurrentGates, Cell::kRecurrentSlots};
 }
+
+// A vector that starts at a cache line, so that no row of a tile register crosses one.
+template <class T>
+struct CacheLines {
+  using value_type = T;
+  CacheLines() = default;
+  template <class U>
+  CacheLines(const CacheLines<U>&) {}
+  T* allocate(size_t n) {
+    return static_cast<T*>(::operator new(n * sizeof(T), std::align_val_t(64)));
+  }
+  void deallocate(T* p, size_t) { ::operator delete(p, std::align_val_t(64)); }
+  template <class U>
+  bool operator==(const CacheLines<U>&) const { return true; }
+  template <class U>
+  bool operator!=(const CacheLines<U>&) const { return false; }
+};
+template <class T>
+using Aligned = std::vector<T, CacheLines<T>>;
 
 // The sizes of a layer, and how the threads divide it. H is a multiple of 16. Rows of the saved
 // gates and of dz have `width` elements.
@@ -775,9 +793,10 @@ struct Transposed {
 template <class E>
 Transposed transposed(const word* W, int64_t outputs, int64_t width, int64_t units, int first,
                       int slots) {
-  if (units > kLanes) {  // all columns, one after the other
-    const int64_t stride = kLanes / kPerWord<E>;
-    return {W, outputs, 0, stride, stride, width / kLanes};
+  if (units > kLanes) {  // all columns, one after the other; in runs of 16 words if possible
+    const int64_t columns = width % (2 * kLanes) == 0 ? 2 * kLanes : kLanes;
+    const int64_t stride = columns / kPerWord<E>;
+    return {W, outputs, 0, stride, stride, width / columns};
   }
   return {W, outputs, first * kLanes / kPerWord<E>, slots * kLanes / kPerWord<E>,
           kPanel / kPerWord<E>, width / kPanel};
@@ -890,7 +909,8 @@ struct Gradient {
   // Rows of x and dz are added in blocks. The sums are in panels, [panels, inputs, 64].
   static constexpr int64_t kBlock = kGradient * kPerWord<E>;
 
-  // The words of a tile of x, transposed: [words, 6] or, for tile registers, [16, words].
+  // A packed tile of x is [words, 6] or, for tile registers, [16, words]. kStep is the distance
+  // between the words of a row.
   static constexpr int kStep = kTiles<E> ? 1 : kRows;
 
   static int64_t packed_words(int64_t rows) {
@@ -915,12 +935,14 @@ struct Gradient {
       for (int64_t d = in.first; d < in.last; d += kHeight<E>, to += words * kHeight<E>) {
         const int64_t height = std::min<int64_t>(kHeight<E>, in.last - d);
 #ifdef TILES
-        if (kTiles<E> && height == kTileRows && x1) {
-          const auto index = _mm512_set_epi32(15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0);
-          const u32v both = interleave(read<u16v>(x0 + d), read<u16v>(x1 + d));
-          _mm512_i32scatter_epi32(to, _mm512_mullo_epi32(index, _mm512_set1_epi32(words)),
-                                  (__m512i)both, sizeof(word));
-          continue;
+        if constexpr (kTiles<E>) {
+          if (height == kTileRows && x1) {
+            const auto rows = _mm512_set_epi32(15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0);
+            const u32v both = interleave(read<u16v>(x0 + d), read<u16v>(x1 + d));
+            _mm512_i32scatter_epi32(to, _mm512_mullo_epi32(rows, _mm512_set1_epi32(words)),
+                                    (__m512i)both, sizeof(word));
+            continue;
+          }
         }
 #endif
         for (int64_t r = 0; r < height; ++r) to[r * (kTiles<E> ? words : 1)] = word_of(d + r);
@@ -999,15 +1021,15 @@ void pack_dz(const E* dz, int64_t width, int64_t n, int64_t rows, int64_t slots,
 template <class E>
 void add_gradients(const std::vector<Gradient<E>>& gradients, const E* dz, int64_t N, int64_t width,
                    Range part, int64_t input, int64_t inputs, float* sums) {
-  std::vector<std::vector<float>> sums_of;
+  std::vector<Aligned<float>> sums_of;
   int64_t most = 0;
   auto range = [&](const Gradient<E>& g) { return share(g.inputs, inputs, input); };
   for (const auto& g : gradients) {
     sums_of.emplace_back(part.size() * range(g).size() * kPanel);
     if (!g.ids) most = std::max(most, range(g).size());
   }
-  std::vector<uint32_t> packed_x(round_up(most, kHeight<E>) * kGradient);
-  std::vector<uint32_t> packed_dz(part.size() * kGradient * kPanel);
+  Aligned<uint32_t> packed_x(round_up(most, kHeight<E>) * kGradient);
+  Aligned<uint32_t> packed_dz(part.size() * kGradient * kPanel);
   std::vector<float> total(part.size() * kPanel);
   for (int64_t n = 0; n < N; n += Gradient<E>::kBlock) {
     const int64_t rows = std::min(Gradient<E>::kBlock, N - n);
@@ -1481,14 +1503,14 @@ ffi::Error registers(ffi::ThreadPool pool, ffi::Result<ffi::AnyBuffer> result, i
     f32v sums[kSums]{}, a = sums[0] + 0.5f, w = sums[0] + 0.25f;
 #ifdef TILES
     if (is_bf16) {
-      configure_tiles(configured_height = kTileRows);
+      configure_tiles(kTileRows);
       _tile_zero(0);
       _tile_zero(1);
       _tile_zero(2);
       _tile_zero(3);
       _tile_zero(4);
       _tile_zero(5);
-      // The four instructions have 4 x 16 x 16 x 32 multiply-adds.
+      // The four instructions do 4 x 16 x 16 x 32 multiply-adds.
       for (int64_t i = 0; i < iterations * 2 * 24 * 16; i += 4 * 16 * 16 * 32) {
         _tile_dpbf16ps(0, 4, 5);
         _tile_dpbf16ps(1, 4, 5);
