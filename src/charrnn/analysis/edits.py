@@ -131,7 +131,9 @@ def respond(run, ids_N, layer: int, unit: int, states, line_end: int, progress) 
   on the unit: other units may carry the same information.
   """
   measure = jax.tree_util.Partial(gates.p_line_end, line_end)
-  clamped = np.unique(np.quantile(states, np.linspace(0, 1, CLAMPED)))
+  # Half of them follow the distribution, and half of them cover the range, whose ends are rare.
+  frequent = np.quantile(states, np.linspace(0, 1, CLAMPED // 2))
+  clamped = np.unique(np.append(frequent, np.linspace(*frequent[[0, -1]], CLAMPED // 2)))
   rows = [[clamps.Clamp(layer, unit, float(state))] for state in clamped]
   p_RxN = ablation.values_by_row(run.model, run.params, ids_N[:READ], rows, progress, measure)
   return Response(clamped, special.logit(np.clip(np.nanmean(p_RxN, axis=1), 1e-6, 1 - 1e-6)))
