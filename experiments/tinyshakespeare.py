@@ -19,7 +19,8 @@ import common
 
 
 def get_config(variant="record_short"):
-  return common.variant(__file__, variant, {"charrnn": charrnn, "record_short": record_short})
+  variants = {"charrnn": charrnn, "record_short": record_short, "record": record}
+  return common.variant(__file__, variant, variants)
 
 
 def charrnn(c):
@@ -46,3 +47,9 @@ def record_short(c):
   c.epochs = 8.0
   c.eval_every = 10_000  # only once, after the last step
   c.sample.length = 0
+
+
+def record(c):
+  record_short(c)
+  c.model.input_dropout, c.model.dropout = 0.1, 0.5  # Longer training needs more dropout.
+  c.epochs = 20.0

@@ -32,7 +32,7 @@ VARIANTS = {
   "reference": ["", "smoke"],
   "seeds": ["", "20"],
   "shakespeare": ["", "smoke", "blog", "cells"],
-  "tinyshakespeare": ["charrnn", "record_short"],
+  "tinyshakespeare": ["charrnn", "record_short", "record"],
 }
 EACH = [(name, variant) for name, variants in VARIANTS.items() for variant in variants]
 SWEEPS = [
