@@ -329,7 +329,7 @@ def _levels(axes, results):
   level = edit["response"]["at_line_end"][0]
   axes.axhline(level, color=OTHER, ls=":", label=f"mean {state} at line ends")
   axes.set(title=f"Mean {state} in a line", xlabel="characters since the line end", ylabel=state)
-  axes.legend(fontsize=8, loc="lower right")
+  axes.legend(fontsize=8)
 
 
 def _response(axes, results):
