@@ -260,7 +260,7 @@ def test_a_unit_that_decays_is_edited(decaying):
   (event,) = decaying["events"]
   assert (event["character"], event["role"]) == ("\n", "steps")
   edit = decaying["edit"]
-  assert edit["where"] == "at a line end"
+  assert edit["where"] == "at line ends"
   assert edit["factor"] == pytest.approx(np.arctanh(0.8 * np.tanh(1)), abs=1e-6)
   assert edit["means"] == pytest.approx([np.tanh(1), 0.8 * np.tanh(1)], abs=1e-6)
   predicted, measured = edit["predicted"], edit["measured"]

@@ -258,7 +258,7 @@ def explanation(layer=0, unit=5) -> dict:
     },
     "edit": {
       "ratio": 0.8,
-      "where": "at a character that is not an event",
+      "where": "at other characters",
       "factor": 0.79,
       "edited": "the weights into g are multiplied by 0.790",
       "quantity": "added",

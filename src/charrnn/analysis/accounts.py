@@ -19,8 +19,8 @@ from scipy import optimize, special
 
 MIN_COUNT = 30  # minimum number of occurrences of an event in the discovery half
 MAX_EVENTS = 8
-CANDIDATES = 3  # number of characters that are tried for each further event
-EVALUATIONS = 8  # maximum number of simulations with which the pairs of an account are improved
+CANDIDATES = 2  # number of characters that are tried for each further event
+EVALUATIONS = 8  # maximum number of steps that improve the pairs of an account
 MIN_GAIN = 0.01  # minimum increase of R2 by a further event
 MIN_SPREAD = 0.05  # a smaller spread of the state, relative to its total, does not fit a factor
 MIN_R2 = 0.5  # minimum R2 on the confirmation half of an account that explains a unit
@@ -90,8 +90,16 @@ class Account:
 
   def simulate(self, ids_N: np.ndarray) -> np.ndarray:
     """Return the states after each character of a text, starting from 0: [N]."""
-    pairs = np.stack([self.factor_V, self.offset_V], axis=1)
-    return np.asarray(_states(pairs, ids_N, self.low, self.high), float)
+    return np.asarray(_states(self.pairs_V, ids_N, self.low, self.high), float)
+
+  @property
+  def pairs_V(self) -> np.ndarray:
+    """The factor and the offset of each id, [V, 2]."""
+    return np.stack([self.factor_V, self.offset_V], axis=1)
+
+  def pairs(self) -> np.ndarray:
+    """Return the pair of other characters and those of the events, [1 + events, 2]."""
+    return np.array([self.other, *self.pairs_V[list(self.events)]])
 
   def step(self, values_S: np.ndarray, ids_S: np.ndarray | int) -> np.ndarray:
     """Return the states after one character each."""
@@ -105,8 +113,11 @@ class Account:
 
   def role(self, event: int) -> str:
     """Return what an event does: "resets", "toggles", or "steps" if it keeps most of the state."""
-    factor = self.factor_V[event]
-    return "toggles" if factor < TOGGLE else "resets" if factor < RESET else "steps"
+    if self.factor_V[event] >= RESET:
+      return "steps"
+    # The limits of the range may make a reset of what would reverse the state.
+    low, high = self.step(np.array([self.low, self.high]), event)
+    return "toggles" if high - low < TOGGLE * (self.high - self.low) else "resets"
 
 
 class _Sums(NamedTuple):
@@ -153,34 +164,53 @@ def _states(pairs, ids_N, low, high):
 _jacobian = jax.jit(jax.jacfwd(_states))
 
 
-def fit(trace: Trace, inside_N: np.ndarray, events: Sequence[int], size: int) -> Account:
+def fit(
+  trace: Trace,
+  inside_N: np.ndarray,
+  events: Sequence[int],
+  size: int,
+  parent: Account | None = None,
+) -> Account:
   """Fit an account with these events on a mask; `size` is that of the vocabulary.
 
-  The pairs that fit single steps by least squares are the start of a search for pairs whose
-  simulation fits. Errors of a simulation add up, so the former can be far from the latter.
+  The pairs are improved so that the simulation fits, starting from the least-squares fit to single
+  steps, whose errors would add up. The pairs of `parent`, an account with some of these events, are
+  a second start, and its range is part of the range. Factors are from -1 to 1, so that no character
+  amplifies the state.
   """
-  account = _fit_steps(trace, inside_N, events, size)
-  classes_N = _classes(events, size)[trace.ids]
-  low, high = account.low, account.high
-  start = np.zeros((1 + MAX_EVENTS, 2))  # A fixed shape needs one compilation.
-  used = 2 * (1 + len(events))
-  start[0] = min(account.other[0], 1.0), account.other[1]
-  for place, event in enumerate(events):
-    start[1 + place] = account.factor_V[event], account.offset_V[event]
+  single = _fit_steps(trace, inside_N, events, size)
+  starts, after = [single.pairs()], trace.after[inside_N]
+  low, high = single.low, single.high
+  if parent:
+    starts.append(np.array([parent.other, *parent.pairs_V[list(events)]]))
+    low, high = min(low, parent.low), max(high, parent.high)
+  classes_N, used = _classes(events, size)[trace.ids], 2 * (1 + len(events))
 
   def padded(values):
-    return np.append(values, start.ravel()[used:]).reshape(start.shape)
+    # A fixed shape needs one compilation.
+    return np.append(values, np.zeros(2 * (1 + MAX_EVENTS) - used)).reshape(-1, 2)
 
   def error(values):
     return np.asarray(_states(padded(values), classes_N, low, high))[inside_N] - after
 
-  def slopes(values):
+  def jacobian(values):
     slopes = np.asarray(_jacobian(padded(values), classes_N, low, high))
     return slopes.reshape(len(classes_N), -1)[inside_N, :used]
 
-  after = trace.after[inside_N]
-  found = optimize.least_squares(error, start.ravel()[:used], slopes, max_nfev=EVALUATIONS)
-  return _account(events, padded(found.x), size, low, high)
+  limits = np.tile([1, np.inf], used // 2)
+  found = [
+    optimize.least_squares(
+      error,
+      np.clip(start.ravel(), -limits, limits),
+      jacobian,
+      bounds=(-limits, limits),
+      method="dogbox",  # It can start at the bounds.
+      max_nfev=EVALUATIONS,
+    )
+    for start in starts
+  ]
+  best = min(found, key=lambda each: each.cost)
+  return _account(events, padded(best.x), size, low, high)
 
 
 def _classes(events: Sequence[int], size: int) -> np.ndarray:
@@ -213,15 +243,15 @@ def select(trace: Trace, inside_N: np.ndarray, size: int) -> Account:
   """Return the account of the characters of a mask, with the events that a simulation needs.
 
   Events are added one at a time, as long as the simulation improves. The candidates are the
-  characters whose steps the account predicts worst.
+  characters whose single steps differ most from those of other characters.
   """
   ids, x, y = (each[inside_N] for each in (trace.ids, trace.before, trace.after))
   sums = _Sums.of(ids, x, y, size)
   keep = np.bincount(ids, trace.keep[inside_N], size) / np.maximum(sums.n, 1)
   spread = MIN_SPREAD * float(x.std())
 
-  def fitted(events):
-    account = fit(trace, inside_N, events, size)
+  def fitted(events, parent=None):
+    account = fit(trace, inside_N, events, size, parent)
     return r2(account.simulate(trace.ids), trace.after, inside_N), account
 
   score, account = fitted(())
@@ -231,7 +261,7 @@ def select(trace: Trace, inside_N: np.ndarray, size: int) -> Account:
     gains[sums.n < MIN_COUNT] = 0
     gains[list(account.events)] = 0
     best = [each for each in np.argsort(-gains)[:CANDIDATES].tolist() if gains[each] > 0]
-    tried = [fitted((*account.events, each)) for each in best]
+    tried = [fitted((*account.events, each), account) for each in best]
     new = max(tried, key=lambda each: each[0], default=(score, account))
     if new[0] < score + MIN_GAIN:
       break

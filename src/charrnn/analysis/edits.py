@@ -7,7 +7,6 @@ the lengths of lines of the edited network. Then both networks are sampled.
 N: characters of the text. S: streams.
 """
 
-import dataclasses
 import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -153,13 +152,17 @@ def _predict(run, explained: Explained, line_end: int, seed: int, progress) -> d
   lines = len(np.unique(np.cumsum(~is_end)[is_end]))
   if lines < MIN_LINES:
     raise NotEditedError(f"the text has {lines} lines, fewer than {MIN_LINES}")
+  # The first character of a line often completes what the line end does.
+  edited_N = edited_N & ~np.append(False, is_end[:-1])
   if decays := moves_by_decay(trace, edited_N):
     edited_N = inside_N & is_end
+    moved = trace.moved(1)[edited_N]
+    if abs(moved.mean()) < MIN_NET * np.abs(moved).mean():
+      raise NotEditedError("what line ends add nearly cancels")
   factor = find_scale(trace, edited_N, RATIO)
   new_trace = trace.edited(factor)
-  new = accounts.fit(new_trace, inside_N, account.events, size)
-  # Edited lines may be longer, so that the edited state may take all values of the original one.
-  new = dataclasses.replace(new, low=min(new.low, account.low), high=max(new.high, account.high))
+  # Edited lines may be longer, so the edited state may also take all values of the original one.
+  new = accounts.fit(new_trace, inside_N, account.events, size, account)
   first = float(trace.after[inside_N & is_end].mean())
   line_ends = accounts.LineEnds.fit(
     account.simulate(ids_N)[inside_N], ids_N[inside_N], p_N[inside_N], size
@@ -193,7 +196,7 @@ def _predict(run, explained: Explained, line_end: int, seed: int, progress) -> d
       else f"the weights into {equations.candidate} are multiplied by {factor:.3f}"
     ),
     "quantity": "change" if equations.is_average else "added",
-    "where": "at a line end" if decays else "at a character that is not an event",
+    "where": "at line ends" if decays else "at other characters",
     "means": [float(trace.moved(scale)[edited_N].mean()) for scale in (1, factor)],
     "response": {
       "states": response.states.tolist(),

@@ -1,8 +1,8 @@
 """Why a unit works: what its gates do at each character, where they come from, and who reads it.
 
-`accounts` fits a small automaton to the steps of the state of the unit. If it explains a unit
-that line ends reset or change, `edits` predicts how an edit of the weights changes the lengths of
-lines, and then samples from the edited network.
+`accounts` fits a small automaton whose simulation follows the state of the unit. If it explains a
+unit that line ends reset or change, `edits` predicts how an edit of the weights changes the lengths
+of lines, and then samples from the edited network.
 """
 
 import contextlib

@@ -300,7 +300,7 @@ function editOf({ state: name, edit }) {
       "p",
       { class: "lead" },
       `In the edited network, ${safe(edit.edited)}: ${safe(edit.where)}, the mean ${quantity} is `,
-      `${number(means[1], 4)} instead of ${number(means[0], 4)}. The prediction comes from the account, without samples.`,
+      `${number(means[1], 4)} instead of ${number(means[0], 4)}. The prediction comes from the account, without samples of the network.`,
     ),
     dataTable(
       ["Mean length of a line", "Network", "Edited", "Ratio", "95% interval"],
