@@ -23,6 +23,7 @@ TOP = 5  # number of sources, of readers, and of logits in each direction
 HOLD = 0.02  # a smaller change per character, in standard deviations, is called holding
 SATURATED = 0.95  # a larger |tanh(c)| hardly changes with c
 EXCERPT = 140  # number of characters in the picture
+EXCERPTS = 20  # number of excerpts from which the one in the picture is selected
 # Types of the keys of a stored explanation.
 _SCHEMA = (
   dict.fromkeys(("run", "summary", "state", "keep", "candidate", "edit_reason"), str)
@@ -108,7 +109,7 @@ def explain(
     except edits.NotEditedError as error:
       edit_reason = str(error)
   others = explained.others_N
-  start = halves.confirmation[0][0]
+  start = _liveliest(after, *halves.confirmation[0])
   excerpt = slice(start, start + EXCERPT)
   model = run.config.model
   results = {
@@ -159,6 +160,12 @@ def explain(
     },
   }
   return results | {"summary": _summary(results)}
+
+
+def _liveliest(after_N: np.ndarray, start: int, end: int) -> int:
+  """Return where the excerpt begins: where the state changes most, among the first excerpts."""
+  starts = range(start, max(start + 1, end - EXCERPT), EXCERPT)[:EXCERPTS]
+  return max(starts, key=lambda each: after_N[each : each + EXCERPT].std())
 
 
 def _summary(results: Mapping[str, Any]) -> str:

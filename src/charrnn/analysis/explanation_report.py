@@ -88,7 +88,7 @@ def _edit(results):
     f"end, and {high:.4f} with {state} = {last:.3g}, as at line ends"
   )
   quantity = edit["quantity"]
-  header = "line length", "network", f"{quantity} x {edit['ratio']}", "ratio", "95% interval"
+  header = "line length", "network", "edited", "ratio", "95% interval"
   rows = []
   for name in ("predicted", "measured", "alone"):
     each = edit[name]

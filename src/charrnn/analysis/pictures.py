@@ -324,8 +324,7 @@ def _logits(axes, results):
 def _levels(axes, results):
   edit, state = results["edit"], results["state"]
   axes.plot(edit["levels"]["plain"], color=OWN, label="account")
-  label = f"account of the edited unit ({edit['quantity']} x {edit['ratio']})"
-  axes.plot(edit["levels"]["edited"], color=CONTEXT, ls="--", label=label)
+  axes.plot(edit["levels"]["edited"], color=CONTEXT, ls="--", label="account of the edited unit")
   level = edit["response"]["at_line_end"][0]
   axes.axhline(level, color=OTHER, ls=":", label=f"mean {state} at line ends")
   axes.set(title=f"Mean {state} in a line", xlabel="characters since the line end", ylabel=state)

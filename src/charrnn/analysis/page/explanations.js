@@ -286,7 +286,7 @@ function readers({ readers: { units, logits, saturated, spread }, layer }) {
 }
 
 function editOf({ state: name, edit }) {
-  const { quantity, ratio, response, predicted, measured, alone, levels, means } = edit;
+  const { quantity, response, predicted, measured, alone, levels, means } = edit;
   const [[first, low], [last, high]] = [response.after_line_end, response.at_line_end];
   const length = (title, { plain, edited, ratio: change, low: from = null, high: to = null }) => [
     make("td", {}, title),
@@ -323,7 +323,7 @@ function editOf({ state: name, edit }) {
         yLabel: name,
         about: [
           ["dash solid", "account"],
-          ["dash dashed", `edited, ${quantity} × ${ratio}`],
+          ["dash dashed", "account of the edited unit"],
           ["dash dotted", `mean ${name} at line ends`],
         ],
       }),
