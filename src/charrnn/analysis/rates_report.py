@@ -117,6 +117,9 @@ def plot(result: dict[str, Any], path):
       _rates(axes[0, column], members, colors)
       axes[0, column].set_title(plotting.plain(text))
       _shares(axes[1, column], members, colors)
+    # All panels of a row share these limits. Points at 0 are not cut.
+    right = axes[1, 0].get_xlim()[1]
+    axes[1, 0].set_xlim(-0.02 * right, right)
     entries = {}  # of the legend
     for each in axes.flat:
       handles, names = each.get_legend_handles_labels()
@@ -166,7 +169,6 @@ def _shares(axes, members, colors):
     axes.plot(known, [row] * len(known), "o", color=color, ms=4, alpha=0.7)
   plotting.label_rows(axes, [group["label"] for group in members])
   axes.set_xlabel("share of units that follow a hypothesis (bar: quartiles)")
-  axes.set_xlim(left=-0.02 * axes.get_xlim()[1])  # Points at 0 are not cut.
   axes.xaxis.set_major_formatter(_percent)
 
 
