@@ -204,6 +204,7 @@ def test_the_picture_has_a_column_for_each_text_and_a_color_for_each_network(gro
   other = copy.deepcopy(group) | {"label": "lstm 1 x 20"}
   third = copy.deepcopy(group)
   third["text"]["name"] = "plays"
+  third["networks"][0]["share"] = 0.5
   with pytest.MonkeyPatch.context() as patch:
     patch.setattr(figure.Figure, "savefig", keep)
     rates_report.plot({"groups": [group, other, third]}, tmp_path / "rates.png")
@@ -215,5 +216,6 @@ def test_the_picture_has_a_column_for_each_text_and_a_color_for_each_network(gro
   assert len({line.get_color() for line in points}) == len({line.get_ydata()[0] for line in points})
   assert len({line.get_color() for line in points}) == 2
   assert [len(line.get_xdata()) for line in below[1].lines if line.get_marker() == "o"] == [10]
+  assert all(axes.get_xlim()[0] < 0 and axes.get_xlim()[1] > 0.5 for axes in below)
   names = [text.get_text() for text in picture.legends[0].get_texts()]
   assert sorted(names) == ["blog post: about 5% of cells", "gru 1 x 20", "lstm 1 x 20"]
