@@ -20,7 +20,7 @@ from scipy import optimize, special
 MIN_COUNT = 30  # minimum number of occurrences of an event in the discovery half
 MAX_EVENTS = 8
 CANDIDATES = 2  # number of characters that are tried for each further event
-EVALUATIONS = 8  # maximum number of steps that improve the pairs of an account
+EVALUATIONS = 8  # maximum number of evaluations in a search for the pairs of an account
 MIN_GAIN = 0.01  # minimum increase of R2 by a further event
 MIN_SPREAD = 0.05  # a smaller spread of the state, relative to its total, does not fit a factor
 MIN_R2 = 0.5  # minimum R2 on the confirmation half of an account that explains a unit
@@ -54,18 +54,18 @@ class Trace(NamedTuple):
     total change. Otherwise the factor multiplies `pre`. In both cases, 1 leaves the steps as they
     are, and with 0 nothing is added.
     """
+    write, pre = self._scaled(scale)
+    return write * (np.tanh(pre) - self.before if self.is_average else np.tanh(pre))
+
+  def _scaled(self, scale: float) -> tuple[np.ndarray, np.ndarray]:
+    """Return `write` and `pre`, edited by a factor as in `moved`."""
     if not self.is_average:
-      return self.write * np.tanh(scale * self.pre)
-    write = scale * self.write / np.maximum(scale * self.write + self.keep, 1e-30)
-    return write * (np.tanh(self.pre) - self.before)
+      return self.write, scale * self.pre
+    return scale * self.write / np.maximum(scale * self.write + self.keep, 1e-30), self.pre
 
   def edited(self, scale: float) -> "Trace":
     """Return the steps of a unit that is edited by a factor as in `moved`, from the same start."""
-    write, pre = self.write, self.pre
-    if self.is_average:
-      write = scale * write / np.maximum(scale * write + self.keep, 1e-30)
-    else:
-      pre = scale * pre
+    write, pre = self._scaled(scale)
     keep = 1 - write if self.is_average else self.keep
     value, before, after = float(self.before[0]), [], []
     for kept, added in zip(keep.tolist(), (write * np.tanh(pre)).tolist()):
