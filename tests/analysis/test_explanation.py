@@ -212,7 +212,7 @@ def test_a_counter_of_a_gru_is_edited(gru_counter, tmp_path):
   assert edit["predicted"]["ratio"] == pytest.approx(edit["measured"]["ratio"], rel=0.03)
   assert edit["alone"]["ratio"] == pytest.approx(edit["measured"]["ratio"], rel=0.03)
   report = check_outputs(gru_counter, tmp_path / "a.png")
-  assert "is added to the bias of z: the mean change is 0.00" in report
+  assert "is added to the bias of z: at other characters, the mean change is 0.00" in report
 
 
 def test_explanations_are_reported_and_plotted(explained, tmp_path):
