@@ -247,6 +247,22 @@ def test_explanations_of_a_page_are_replaced(tmp_path):
   assert explorer.explain(whole, made_up.WEIGHTS, []) == before
 
 
+def test_rates_of_a_page_are_replaced(tmp_path):
+  path, excerpt, found = tmp_path / "x.html", made_up.excerpt(made_up.prose(300)), made_up.rates()
+  assert (found["own"], found["network"]) == (1, 3)
+  explorer.write(path, made_up.study(), excerpt)
+  before = path.read_text()
+  explorer.write(path, made_up.study(), excerpt, rates=found)
+  whole = path.read_text()
+  block = _block(_Page(whole), "rates")
+  assert block["weights"] == made_up.WEIGHTS
+  assert [group["label"] for group in block["rates"]["groups"]] == ["gru 1 x 20", "lstm 1 x 20"]
+  assert explorer.rate(before, made_up.WEIGHTS, found) == whole
+  assert explorer.rate(whole, made_up.WEIGHTS, None) == before
+  assert explorer.rate(before, made_up.WEIGHTS | {"step": 7395}, found) is None
+  assert explorer.rate(before.replace('"rates"', '"older"'), made_up.WEIGHTS, found) is None
+
+
 def test_explanations_of_other_weights_or_of_other_pages_are_not_added(tmp_path):
   path, excerpt = tmp_path / "x.html", made_up.excerpt(made_up.prose(300))
   explorer.write(path, made_up.study(), excerpt)

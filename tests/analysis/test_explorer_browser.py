@@ -222,8 +222,12 @@ def test_all_views_have_content_and_link_to_units(page):
   assert page.locator("#view-probes figure").count() == 5
   page.keyboard.press("5")
   ablation = page.locator("#view-ablation")
-  assert ablation.locator(".card").count() == 3
-  assert ablation.locator(".mark.control").count() == 2 * 19 + 3 * 4
+  assert ablation.locator(".card").count() == 2 + 2 + 1
+  assert ablation.locator(".mark.control").count() == 2 * 19 + 2 * 19 + 3 * 4
+  interchange = ablation.locator(".card").nth(2)
+  assert "Share of the difference between the labels: 60%." in interchange.inner_text()
+  title = interchange.locator(".mark.bar title").first
+  assert title.text_content() == "difference between the labels: 0.150 nats"
   page.keyboard.press("6")
   assert page.locator("circle.gate").count() == 3 * 16
   page.keyboard.press("7")
@@ -499,6 +503,30 @@ def test_explanations_of_other_units(browser, tmp_path, change):
     expect(view).to_contain_text(entry["summary"])
     expect(view).to_contain_text("What reads the unit")
     expect(view).to_contain_text(change.get("edit_reason") or "Edit of the weights")
+
+
+def test_rates_of_networks_that_differ_in_their_seed(browser, tmp_path):
+  path, excerpt = tmp_path / "x.html", made_up.excerpt(made_up.prose(400))
+  explorer.write(path, made_up.study(), excerpt, rates=made_up.rates())
+  with browser_lib.pages(browser) as open_page:
+    page = open_page(f"{path.as_uri()}#tab=rates", ready=COMPLETE)
+    view = page.locator("#view-rates")
+    expect(view).to_contain_text("This network is one of 10 (lstm 1 x 20)")
+    head = view.locator("table.rates").first.locator("thead th").all_inner_texts()
+    assert head == ["Unit", "gru 1 x 20", "lstm 1 x 20 (this one)"]
+    families = view.locator("table.rates").first.locator("tbody tr").first.inner_text()
+    assert re.split(r"\s*[\t\n]+\s*", families) == [
+      *("if condition", "10 of 10", "72% to 100%", "8 of 10", "49% to 94%")
+    ]
+    row = view.locator("table.rates").nth(1).locator("tbody tr").first
+    expect(row).to_contain_text("0.850 to 0.895")
+    assert row.locator(".mark.control").count() == 9
+    title = row.locator(".mark.confirmation title").text_content()
+    assert title == "this network 0.865"
+    dots = view.locator(".strips .mark.control, .strips .mark.confirmation")
+    assert dots.count() == 20
+    own = view.locator(".strips .mark.confirmation title").text_content()
+    assert own == "this network: 13.0%"
 
 
 def test_probes_are_plotted_and_listed(page):

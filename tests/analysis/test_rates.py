@@ -171,12 +171,39 @@ def test_rates_of_ten_networks(group):
   assert group["shares"] == pytest.approx(shares)
 
 
+def test_scores_of_single_networks(group):
+  scores = group["hypotheses"]["if-condition"]["scores"]
+  assert scores == pytest.approx([0.8 + n / 100 for n in range(10)])
+
+
+def test_the_groups_around_a_network_have_its_text(group):
+  own = {"step": 5, "sha256": "5"}
+  mine = copy.deepcopy(group)
+  mine["networks"][7]["weights"] = own
+  plays = copy.deepcopy(group)
+  plays["text"]["name"] = "plays"
+  result = {"characters": 9000, "groups": [plays, group, mine]}
+  around = rates.around(result, own)
+  assert around["groups"] == [group, mine]
+  assert (around["own"], around["network"], around["characters"]) == (1, 7, 9000)
+  assert rates.around(result, {"step": 6, "sha256": "6"}) is None
+
+
+@pytest.mark.parametrize("content", [None, "{", "{}", '{"groups": [{"networks": [{}]}]}'])
+def test_no_rates_without_a_usable_file(content, tmp_path):
+  """A file of an older version has no weights."""
+  if content is not None:
+    (tmp_path / rates.FILE).write_text(content)
+  assert rates.stored(tmp_path, made_up.WEIGHTS) is None
+
+
 def test_a_network_in_which_a_hypothesis_was_not_tested_does_not_count():
   networks = {f"{n}": made_up.network() for n in range(4)}
   untested = networks["3"]["findings"][0]
   untested |= {"significant": None}
   group = rates.aggregate(networks)
   assert group["hypotheses"]["if-condition"]["of"] == group["families"]["if condition"]["of"] == 3
+  assert group["hypotheses"]["if-condition"]["scores"] == [0.9, 0.9, 0.9, None]
 
 
 def test_a_unit_that_exceeds_the_thresholds_at_no_checkpoint_has_no_step():

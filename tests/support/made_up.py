@@ -6,6 +6,7 @@ import numpy as np
 from scipy import signal
 
 from charrnn.analysis import explorer, hypotheses
+from charrnn.analysis import rates as rates_lib
 from charrnn.analysis import recording as recording_lib
 
 QUANTITIES = {
@@ -165,6 +166,7 @@ def study(layers=2, hidden=8, cell="lstm", seed=0) -> dict:
       for states in (["h"], ["m"])[: 1 + (cell == "transformer")]
     ],
     "ablations": [_ablation(f, rng) for f in findings[:2]],
+    "interchanges": [_interchange(f, rng) for f in findings[:2]],
     "steering": [_steering(findings[1])],
     "saturation": [
       _saturated(layer, gate, hidden, rng)
@@ -177,7 +179,7 @@ def study(layers=2, hidden=8, cell="lstm", seed=0) -> dict:
   }
 
 
-def network(score=0.9, significant=True, share=0.1, first=10):
+def network(score=0.9, significant=True, share=0.1, first=10, weights=WEIGHTS):
   """Return results for `rates.aggregate`: one hypothesis, whose unit emerges at step `first`."""
   by_hypothesis = {"if-condition": 2, "url": 0}
   finding = {"hypothesis": "if-condition", "significant": significant, "statistic": "auroc"}
@@ -196,7 +198,22 @@ def network(score=0.9, significant=True, share=0.1, first=10):
     ],
     "interpretable": {"share": share, "by_hypothesis": by_hypothesis},
     "emergence": [entry],
+    "settings": {"weights": weights},
   }
+
+
+def rates():
+  """Return the rates of two groups of ten networks; one of the networks has the study's weights."""
+  others = [WEIGHTS | {"step": n} for n in range(20)]
+  others[13] = WEIGHTS
+  groups = []
+  for label, start in {"gru 1 x 20": 0, "lstm 1 x 20": 10}.items():
+    networks = {
+      f"{n}": network(0.8 + n / 200, n < 18, n / 100, weights=others[n])
+      for n in range(start, start + 10)
+    }
+    groups.append(rates_lib.aggregate(networks) | {"label": label})
+  return rates_lib.around({"characters": 9000, "groups": groups}, WEIGHTS)
 
 
 def explanation(layer=0, unit=5) -> dict:
@@ -287,7 +304,7 @@ def explanation(layer=0, unit=5) -> dict:
 
 def without_network(study: dict) -> dict:
   """Return a study as it is without the network that was recorded."""
-  left_out = {"ablations": [], "steering": [], "emergence": []}
+  left_out = {"ablations": [], "interchanges": [], "steering": [], "emergence": []}
   left_out |= {"model": None, "step": None, "weights": None}
   findings = [each | {"untrained": None, "untrained_baseline": None} for each in study["findings"]]
   text = study["text"] | {"nats": None}
@@ -368,6 +385,21 @@ def _ablation(finding, rng) -> dict:
       "inside": np.abs(rng.normal(0, 0.05, 19)).tolist(),
       "outside": np.abs(rng.normal(0, 0.02, 19)).tolist(),
     },
+    "p": 0.05,
+    "p_corrected": 0.12,
+  }
+
+
+def _interchange(finding, rng) -> dict:
+  return {
+    "hypothesis": finding["hypothesis"],
+    "cell": finding["unit"],
+    "pairs": 64,
+    "moved": 0.09,
+    "same": -0.004,
+    "full": 0.15,
+    "share": 0.6,
+    "controls": rng.normal(0, 0.01, 19).tolist(),
     "p": 0.05,
     "p_corrected": 0.12,
   }

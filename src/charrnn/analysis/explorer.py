@@ -22,11 +22,12 @@ from charrnn.evaluation import pages
 # The script of the page is the concatenation of these files, in this order.
 SCRIPTS = (
   *("elements", "glyphs", "shades", "theme", "data", "draw", "text", "cells", "look"),
-  *("findings", "probes", "explanations", "ablation", "network"),
+  *("findings", "probes", "explanations", "ablation", "network", "rates"),
   *("views", "address", "keys", "page"),
 )
 STYLES = ("theme", "common", "page")
-EXPLANATIONS = "explanations"  # name of the block of explanations
+PAGE = "explorer.html"
+EXPLANATIONS, RATES = "explanations", "rates"  # names of blocks that are added later
 FINE = 256  # number of levels for all quantities of featured units
 LEVELS = (256, 128, 64, 32, 24, 16, 12, 10, 8, 6, 4)  # choices for the main quantity of other units
 MAIN_SHARE = 0.7  # maximum share of the traces' bytes that main quantities may use
@@ -60,18 +61,21 @@ def write(
   excerpt: Excerpt,
   limit: int | None = None,
   explanations: Iterable[Mapping[str, Any]] = (),
+  rates: Mapping[str, Any] | None = None,
 ) -> int:
   """Write the page for the JSON data of a study and return its size in bytes, at most `limit`.
 
   The default limit is LIMIT, or UNIT_BYTES for each unit if this is larger. `explanations` are
-  results of `explanation.explain` for the weights of the study. The limit does not include them.
+  results of `explanation.explain` for the weights of the study, and `rates` is the result of
+  `rates.around` for them. The limit does not include these two.
 
   The page contains the main quantity of every unit, with as many levels as fit: c (as tanh(c)) if
   there is one, otherwise h, or the unit's only quantity. It contains all quantities of as many
   units as fit: first the units of findings, then the others by score. Raises UserError if not even
   the coarsest levels fit.
   """
-  blocks = {"study": _short(study), "excerpt": _excerpt(excerpt), EXPLANATIONS: None}
+  blocks = {"study": _short(study), "excerpt": _excerpt(excerpt)}
+  blocks |= {EXPLANATIONS: None, RATES: None}
   title = f"{study['run']}: charrnn explorer"
   columns = _by_unit(excerpt)
   limit = limit or max(LIMIT, UNIT_BYTES * len(columns))
@@ -83,6 +87,7 @@ def write(
   blocks["traces"] |= traces
   if study["model"] and study["model"]["cell"] in gates.EQUATIONS:
     blocks[EXPLANATIONS] = _explanations(study["weights"], explanations)
+  blocks[RATES] = _rates(study["weights"], rates)
   page = _page(title, blocks, *codes).encode()
   pathlib.Path(path).write_bytes(page)
   return len(page)
@@ -93,16 +98,32 @@ def explain(page: str, weights: Mapping[str, Any], explanations) -> str | None:
 
   Return None if the page is not of these weights, or was written by another version.
   """
-  block = pages.read_block(page, EXPLANATIONS)
+  return _replace(page, weights, EXPLANATIONS, _explanations(weights, explanations))
+
+
+def rate(page: str, weights: Mapping[str, Any], rates: Mapping[str, Any] | None) -> str | None:
+  """Return a page with these rates instead of its own.
+
+  Return None if the page is not of these weights, or was written by another version.
+  """
+  return _replace(page, weights, RATES, _rates(weights, rates))
+
+
+def _replace(page: str, weights, name: str, value) -> str | None:
+  block = pages.read_block(page, name)
   if not isinstance(block, dict) or block.get("weights") != weights:
     return None
-  return pages.replace_block(page, EXPLANATIONS, _explanations(weights, explanations))
+  return pages.replace_block(page, name, value)
 
 
 def _explanations(weights, explanations) -> dict[str, Any]:
   ordered = sorted(explanations, key=lambda each: (each["layer"], each["unit"]))
   units = {f"{each['layer']}:{each['unit']}": _short(each) for each in ordered}
   return {"weights": weights, "units": units}
+
+
+def _rates(weights, rates) -> dict[str, Any]:
+  return {"weights": weights, "rates": _short(rates)}
 
 
 def _short(value):

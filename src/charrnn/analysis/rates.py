@@ -17,8 +17,8 @@ from charrnn import errors, files
 from charrnn.analysis import baselines, inference, recording, study
 from charrnn.runs import run as run_lib
 
-FILE = "rates.json"  # in a run directory
-VERSION = 2  # of FILE; a file of another version is replaced
+FILE = "rates.json"  # in a run directory: its results; in an output folder: all groups
+VERSION = 2  # of the results of a run; results of another version are replaced
 # A network has a unit of a family if one of these hypotheses is significant. None looks ahead.
 FAMILIES = {
   "line length": ("line-position", "near-line-end"),
@@ -104,6 +104,7 @@ def aggregate(networks: Mapping[str, dict[str, Any]]) -> dict[str, Any]:
     "networks": [
       {"run": run, "step": results["step"], "nats": results["text"]["nats"]}
       | {"share": results["interpretable"] and results["interpretable"]["share"]}
+      | {"weights": results["settings"]["weights"]}
       for run, results in networks.items()
     ],
     "families": families,
@@ -125,11 +126,9 @@ def _share(judged: Sequence[bool]) -> dict[str, Any]:
 
 def _hypothesis(name: str, every: Sequence[dict], by_name: Sequence[dict]) -> dict | None:
   """Return the rates of a hypothesis; None if it was tested in no network."""
-  tested = [
-    (results, own[name])
-    for results, own in zip(every, by_name)
-    if _significant(own.get(name)) is not None
-  ]
+  found = [own.get(name) for own in by_name]
+  found = [None if _significant(finding) is None else finding for finding in found]
+  tested = [(results, finding) for results, finding in zip(every, found) if finding]
   if not tested:
     return None
   significant = [pair for pair in tested if pair[1]["significant"]]
@@ -140,6 +139,7 @@ def _hypothesis(name: str, every: Sequence[dict], by_name: Sequence[dict]) -> di
     **_share([finding["significant"] for _, finding in tested]),
     "statistic": tested[0][1]["statistic"],
     "score": summary([finding["confirmation"]["score"] for _, finding in tested]),
+    "scores": [finding and finding["confirmation"]["score"] for finding in found],
     "threshold": summary([threshold(finding) for _, finding in tested]),
     "units": summary(counts),
     "emergence": {
@@ -148,6 +148,28 @@ def _hypothesis(name: str, every: Sequence[dict], by_name: Sequence[dict]) -> di
       **{key: summary([each[key] for each in known]) for key in ("step", "nats")},
     },
   }
+
+
+def around(result: Mapping[str, Any], weights: Mapping[str, Any]) -> dict[str, Any] | None:
+  """Return the groups of a network's text, for the explorer; None if the network is in no group.
+
+  `result` has all groups, as in the JSON file of `charrnn rates`. `own` is the number of the
+  network's group among those of the text, and `network` its number in this group.
+  """
+  for group in result["groups"]:
+    every = [each["weights"] for each in group["networks"]]
+    if weights in every:
+      of_text = [each for each in result["groups"] if each["text"] == group["text"]]
+      places = {"own": of_text.index(group), "network": every.index(weights)}
+      return {"characters": result["characters"], "groups": of_text, **places}
+  return None
+
+
+def stored(folder: pathlib.Path, weights: Mapping[str, Any]) -> dict[str, Any] | None:
+  """Return `around` for the JSON file in an output folder; None without a usable file."""
+  with contextlib.suppress(errors.UserError, FileNotFoundError, KeyError, TypeError):
+    return around(files.read_json(folder / FILE), weights)
+  return None
 
 
 def threshold(finding: dict[str, Any]) -> float:

@@ -17,6 +17,7 @@ from charrnn.analysis import (
   interchange,
   pictures,
   probes,
+  rates,
   recording,
   state_files,
   study,
@@ -48,7 +49,6 @@ explorer.html if it exists."""
 CHARACTERS = 200_000
 UNTRAINED = 99
 SHIFTS = 199
-PAGE = "explorer.html"
 ENCODINGS = ("utf-8", "utf-8-sig", "latin-1")
 HEADER = (
   *("hypothesis", "column", "lag", "discovery", "confirmation", "shifted", "untrained", "last 6"),
@@ -188,7 +188,9 @@ def run(args):
       subject = study.make_subject(name, recorded, text, settings, folder, progress, run)
       results, excerpt = study.study(subject)
     explained = explanation.stored(out, run.weights).values() if run else ()
-    explorer.write(new / PAGE, results, excerpt, explanations=explained)
+    rated = rates.stored(run.path.parent / "rates", run.weights) if run else None
+    page = new / explorer.PAGE
+    explorer.write(page, results, excerpt, explanations=explained, rates=rated)
     for picture in (pictures.findings, pictures.probes, pictures.saturation, pictures.emergence):
       if run or picture is pictures.findings or results[picture.__name__]:
         picture(results, new / f"{picture.__name__}.png")
@@ -252,7 +254,7 @@ def _add_to_page(out, new, results) -> list[str]:
 
   Without an explorer in the folder `out`, do nothing.
   """
-  if not (path := out / PAGE).exists():
+  if not (path := out / explorer.PAGE).exists():
     return []
   unit, weights = (results["layer"], results["unit"]), results["weights"]
   explained = explanation.stored(out, weights) | {unit: results}
@@ -263,7 +265,7 @@ def _add_to_page(out, new, results) -> list[str]:
       f"explorer: {path} is of another checkpoint or version and does not show this explanation: "
       "run charrnn cells without --explain to write it again"
     ]
-  files.write_text(new / PAGE, page)
+  files.write_text(new / explorer.PAGE, page)
   address = f"{path.resolve().as_uri()}#unit={results['layer']}:{results['unit']}&tab=explanations"
   return [f"explorer: {address} (open it in a browser)"]
 
@@ -321,7 +323,7 @@ def _report(results, out):
       f"95% interval {share['low']:.1%} to {share['high']:.1%})"
       f"{'' if model else ', compared with shifted labels only'}"
     )
-  yield f"explorer: {out / PAGE} (open it in a browser)"
+  yield f"explorer: {out / explorer.PAGE} (open it in a browser)"
   yield f"data: {out / 'cells.json'}    pictures: {out}/*.png"
 
 

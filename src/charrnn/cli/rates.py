@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from charrnn import console, errors, files, runtime
-from charrnn.analysis import rates, rates_report, recording, study
+from charrnn.analysis import explorer, rates, rates_report, recording, study
 from charrnn.cli import arguments
 from charrnn.runs import run as run_lib
 from charrnn.runs.status import RunStatus
@@ -23,7 +23,8 @@ with such results are not studied again, so an interrupted command continues whe
 For each group and hypothesis, the command prints the number of networks in which a unit is
 significant, with a 95% interval of their share, the score of the best unit, and the first
 checkpoint at which this unit exceeds the threshold. It also prints how the share of units that
-follow a hypothesis varies over networks. Write rates.json and rates.png."""
+follow a hypothesis varies over networks. Write rates.json and rates.png, and add the rates to the
+RUN/cells/explorer.html of each run that has one."""
 CHARACTERS = 100_000
 EVERY = 10.0  # seconds between lines of progress in a log
 
@@ -60,12 +61,30 @@ def run(args):
   entries = list(_study(args, groups, opened, out))
   result = {"characters": args.characters, "seed": args.seed, "groups": _labeled(entries, groups)}
   with files.replace_in_folder(out) as new:
-    files.write_json(new / "rates.json", result)
+    files.write_json(new / rates.FILE, result)
     rates_report.plot(result, new / "rates.png")
+  pages = _add_to_pages(result, itertools.chain(*opened))
   finished = list(itertools.chain(*groups))
   if unfinished := [each.name for each in compared.runs if each not in finished]:
     console.say(f"left out, because they have not finished: {errors.some(unfinished, 5)}")
-  arguments.show(args, result, [*rates_report.lines(result), "", f"data and picture: {out}"])
+  lines = [*rates_report.lines(result), "", f"data and picture: {out}"]
+  if pages:
+    lines.append(f"added to {errors.plural(pages, 'explorer')}, in the tab Rates")
+  arguments.show(args, result, lines)
+
+
+def _add_to_pages(result, runs) -> int:
+  """Add the rates to the explorers of the same weights; return their number."""
+  count = 0
+  for run in runs:
+    path = run.path / "cells" / explorer.PAGE
+    if path.exists():
+      page = files.read_bytes(path).decode(errors="replace")
+      page = explorer.rate(page, run.weights, rates.around(result, run.weights))
+      if page is not None:
+        files.write_text(path, page)
+        count += 1
+  return count
 
 
 def _groups(compared: comparison.Comparison) -> list[list[comparison.ComparedRun]]:

@@ -1,4 +1,4 @@
-// Ablation and steering.
+// Ablation, interchanges and steering.
 
 const nothing = (text) => make("p", { class: "quiet" }, text);
 
@@ -16,6 +16,17 @@ function showAblation(view) {
     study.ablations.length
       ? make("div", { class: "cards" }, study.ablations.map(ablationCard))
       : nothing("No unit was ablated."),
+    make("h2", {}, "Interchanges"),
+    make(
+      "p",
+      { class: "lead" },
+      "Each card shows how far the predictions move toward another label when the unit gets the ",
+      "state that it has at a character with that label, or with the same label. The vertical ",
+      "line marks how far they differ between the two labels. Gray dots are control units.",
+    ),
+    study.interchanges.length
+      ? make("div", { class: "cards" }, study.interchanges.map(interchangeCard))
+      : nothing("No states were interchanged."),
     make("h2", {}, "Steering"),
     make(
       "p",
@@ -43,13 +54,15 @@ const controlMarks = (values, unit) =>
     title: `control unit: ${number(value, 3)} ${unit}`,
   }));
 
-// Returns a line of a card: a name, a strip with the result and its controls, and the result.
-function stripLine({ name, about, value, controls, unit, free, low, high, labeled, digits }) {
+// Returns a line of a card: a name, a strip with the result and its controls, and the result. `bar`
+// is a value to compare with, and its meaning.
+function stripLine({ name, about, value, controls, unit, bar = [], low, high, labeled, digits }) {
   const result = `${number(value, digits)} ${unit}`;
-  const unclamped = {
-    value: free,
+  const [compared, meaning] = bar;
+  const line = {
+    value: compared,
     kind: "bar",
-    title: `not clamped: ${number(free, digits)} ${unit}`,
+    title: `${meaning}: ${number(compared, digits)} ${unit}`,
   };
   return [
     make("span", {}, name, about ? make("span", { class: "quiet" }, ` (${about})`) : null),
@@ -62,7 +75,7 @@ function stripLine({ name, about, value, controls, unit, free, low, high, labele
       name: `${name}: ${result}, with ${controls.length} control units`,
       marks: [
         ...controlMarks(controls, unit),
-        unclamped,
+        line,
         { value, kind: "confirmation", title: result },
       ],
     }),
@@ -101,6 +114,42 @@ function ablationCard(entry) {
       `In nats per character; the unit is ${SETTINGS[setting ?? "zero"] ?? setting}.`,
       p === null ? null : ` p = ${number(p, 2)} against ${controls.inside.length} control units,`,
       p === null ? null : ` ${number(corrected, 2)} corrected for the number of hypotheses.`,
+    ),
+  );
+}
+
+function interchangeCard({ hypothesis, cell, pairs, moved, same, full, share, controls, ...more }) {
+  const [low, high] = range([moved, same, full, ...controls]);
+  const digits = high - low < 0.01 ? 5 : 3;
+  const line = (name, value, others, labeled) =>
+    stripLine({
+      name,
+      value,
+      controls: others,
+      unit: "nats",
+      bar: [full, "difference between the labels"],
+      low,
+      high,
+      labeled,
+      digits,
+    });
+  return make(
+    "article",
+    { class: "card" },
+    make("h3", {}, "Unit ", cellLink(cell, hypothesis), `, ${hypothesis}`),
+    make(
+      "div",
+      { class: "strips" },
+      line("other label", moved, controls, false),
+      line("same label", same, [], true),
+    ),
+    make(
+      "p",
+      { class: "quiet" },
+      `In nats, over ${pairs} pairs of characters. `,
+      share === null ? "" : `Share of the difference between the labels: ${percent(share)}. `,
+      `p = ${number(more.p, 2)} against ${controls.length} control units, `,
+      `${number(more.p_corrected, 2)} corrected for the number of hypotheses.`,
     ),
   );
 }
@@ -168,7 +217,7 @@ function measureOf({ measure, unit, free, settings }) {
           value: result,
           controls,
           unit,
-          free,
+          bar: [free, SETTINGS.free],
           low,
           high,
           labeled: n === settings.length - 1,

@@ -4,6 +4,7 @@ const readBlock = (id) => JSON.parse(document.getElementById(id).textContent);
 const study = readBlock("study");
 const excerpt = readBlock("excerpt");
 const explanations = readBlock("explanations"); // {weights, units}, or null if there can be none
+const { rates } = readBlock("rates"); // of networks that differ only in their seed, or null
 const traces = readBlock("traces"); // of all units, without their codes
 const first = document.getElementById("first").textContent; // the codes of the best units
 let rest = null; // all other codes, which are most of the page

@@ -194,31 +194,32 @@ function findingStrip(finding) {
   });
 }
 
-function keyOfMarks() {
-  const sample = (kind, text, letter) =>
-    make(
-      "span",
-      { class: "sample" },
-      strip({
-        low: 0,
-        high: 1,
-        width: 30,
-        name: text,
-        marks: [{ value: 0.5, kind, title: text, text: letter }],
-      }),
-      text,
-    );
-  return make(
+// Returns a mark of a strip with its meaning, for a key.
+const sampleMark = (kind, text, letter) =>
+  make(
+    "span",
+    { class: "sample" },
+    strip({
+      low: 0,
+      high: 1,
+      width: 30,
+      name: text,
+      marks: [{ value: 0.5, kind, title: text, text: letter }],
+    }),
+    text,
+  );
+
+const keyOfMarks = () =>
+  make(
     "p",
     { class: "marks" },
-    sample("confirmation", "score, confirmation half"),
-    sample("discovery", "score, discovery half"),
-    sample("bar", "threshold from shifted labels"),
-    hasNetwork ? sample("bar untrained", "threshold from untrained networks") : null,
-    hasNetwork ? sample("median", "median of untrained networks") : null,
-    sample("last", "last-k baseline, here k = 4", "4"),
+    sampleMark("confirmation", "score, confirmation half"),
+    sampleMark("discovery", "score, discovery half"),
+    sampleMark("bar", "threshold from shifted labels"),
+    hasNetwork ? sampleMark("bar untrained", "threshold from untrained networks") : null,
+    hasNetwork ? sampleMark("median", "median of untrained networks") : null,
+    sampleMark("last", "last-k baseline, here k = 4", "4"),
   );
-}
 
 function interpretable() {
   const follow = study.interpretable;
@@ -296,8 +297,8 @@ function showNotes() {
       `The main quantity of a unit has ${levels.join(" or ")} levels. Scores are computed on all `,
       `${thousands(study.text.characters)} characters`,
       hasNetwork
-        ? ", except for untrained networks and earlier checkpoints, which read only the beginning " +
-            "of the text. Layers and units are numbered from 0."
+        ? ", except for those of untrained networks and of earlier checkpoints, which read only " +
+            "passages of the text. Layers and units are numbered from 0."
         : ".",
     ),
   );

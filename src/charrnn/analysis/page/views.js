@@ -10,11 +10,13 @@ const VIEWS = [
   { name: "ablation", title: "Ablation", show: showAblation },
   { name: "gates", title: "Gates", show: showGates },
   { name: "emergence", title: "Emergence", show: showEmergence },
+  { name: "rates", title: "Rates", show: showRates },
   { name: "notes", title: "How to read", show: showNotes },
 ].filter(
   ({ name }) =>
     (hasNetwork || !["ablation", "emergence"].includes(name)) &&
-    (explanations || name !== "explanations"),
+    (explanations || name !== "explanations") &&
+    (rates || name !== "rates"),
 );
 const filled = new Map(); // the unit that each view was filled for, or "" for a view of all units
 
