@@ -243,8 +243,8 @@ def test_explanations_of_a_page_are_replaced(tmp_path):
   assert block["units"]["0:5"]["excerpt"]["unit"] == pytest.approx(
     entries[1]["excerpt"]["unit"], rel=1e-4
   )
-  assert explorer.explain(before, made_up.WEIGHTS, entries) == whole
-  assert explorer.explain(whole, made_up.WEIGHTS, []) == before
+  assert explorer.with_explanations(before, made_up.WEIGHTS, entries) == whole
+  assert explorer.with_explanations(whole, made_up.WEIGHTS, []) == before
 
 
 def test_rates_of_a_page_are_replaced(tmp_path):
@@ -257,20 +257,23 @@ def test_rates_of_a_page_are_replaced(tmp_path):
   block = _block(_Page(whole), "rates")
   assert block["weights"] == made_up.WEIGHTS
   assert [group["label"] for group in block["rates"]["groups"]] == ["gru 1 x 20", "lstm 1 x 20"]
-  assert explorer.rate(before, made_up.WEIGHTS, found) == whole
-  assert explorer.rate(whole, made_up.WEIGHTS, None) == before
-  assert explorer.rate(before, made_up.WEIGHTS | {"step": 7395}, found) is None
-  assert explorer.rate(before.replace('"rates"', '"older"'), made_up.WEIGHTS, found) is None
+  assert explorer.with_rates(before, made_up.WEIGHTS, found) == whole
+  assert explorer.with_rates(whole, made_up.WEIGHTS, None) == before
+  assert explorer.with_rates(before, made_up.WEIGHTS | {"step": 7395}, found) is None
+  assert explorer.with_rates(before.replace('"rates"', '"older"'), made_up.WEIGHTS, found) is None
 
 
 def test_explanations_of_other_weights_or_of_other_pages_are_not_added(tmp_path):
   path, excerpt = tmp_path / "x.html", made_up.excerpt(made_up.prose(300))
   explorer.write(path, made_up.study(), excerpt)
   page, entry = path.read_text(), made_up.explanation()
-  assert explorer.explain(page, made_up.WEIGHTS | {"step": 7395}, [entry]) is None
-  assert explorer.explain(page.replace('"explanations"', '"older"'), made_up.WEIGHTS, []) is None
+  assert explorer.with_explanations(page, made_up.WEIGHTS | {"step": 7395}, [entry]) is None
+  assert (
+    explorer.with_explanations(page.replace('"explanations"', '"older"'), made_up.WEIGHTS, [])
+    is None
+  )
   damaged = page.replace('"explanations">{', '"explanations">{{')
-  assert explorer.explain(damaged, made_up.WEIGHTS, []) is None
+  assert explorer.with_explanations(damaged, made_up.WEIGHTS, []) is None
 
 
 @pytest.mark.parametrize("name", ["rnn", "transformer", "states"])

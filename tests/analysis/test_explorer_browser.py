@@ -513,7 +513,7 @@ def test_rates_of_networks_that_differ_in_their_seed(browser, tmp_path):
     view = page.locator("#view-rates")
     expect(view).to_contain_text("This network is one of 10 (lstm 1 x 20)")
     head = view.locator("table.rates").first.locator("thead th").all_inner_texts()
-    assert head == ["Unit", "gru 1 x 20", "lstm 1 x 20 (this one)"]
+    assert head == ["Unit that follows", "gru 1 x 20", "lstm 1 x 20 (with this network)"]
     families = view.locator("table.rates").first.locator("tbody tr").first.inner_text()
     assert re.split(r"\s*[\t\n]+\s*", families) == [
       *("if condition", "10 of 10", "72% to 100%", "8 of 10", "49% to 94%")

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from charrnn import errors
+from charrnn import errors, files
 from charrnn.analysis import gates, recording
 from charrnn.evaluation import pages
 
@@ -93,7 +93,12 @@ def write(
   return len(page)
 
 
-def explain(page: str, weights: Mapping[str, Any], explanations) -> str | None:
+def read(path: pathlib.Path) -> str:
+  """Return the text of a page."""
+  return files.read_bytes(path).decode(errors="replace")
+
+
+def with_explanations(page: str, weights: Mapping[str, Any], explanations) -> str | None:
   """Return a page with these explanations instead of its own.
 
   Return None if the page is not of these weights, or was written by another version.
@@ -101,7 +106,9 @@ def explain(page: str, weights: Mapping[str, Any], explanations) -> str | None:
   return _replace(page, weights, EXPLANATIONS, _explanations(weights, explanations))
 
 
-def rate(page: str, weights: Mapping[str, Any], rates: Mapping[str, Any] | None) -> str | None:
+def with_rates(
+  page: str, weights: Mapping[str, Any], rates: Mapping[str, Any] | None
+) -> str | None:
   """Return a page with these rates instead of its own.
 
   Return None if the page is not of these weights, or was written by another version.
@@ -127,8 +134,13 @@ def _rates(weights, rates) -> dict[str, Any]:
 
 
 def _short(value):
-  """Return JSON data with five digits per number; the page shows at most four."""
-  return json.loads(json.dumps(value), parse_float=lambda digits: float(f"{float(digits):.5g}"))
+  """Return JSON data with five digits per number that is not whole; the page shows four."""
+
+  def shorten(digits: str) -> float:
+    number = float(digits)
+    return number if number.is_integer() else float(f"{number:.5g}")
+
+  return json.loads(json.dumps(value), parse_float=shorten)
 
 
 def _page(title: str, blocks: Mapping[str, Any], first: str, rest: str) -> str:

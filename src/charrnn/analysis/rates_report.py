@@ -115,6 +115,7 @@ def plot(result: dict[str, Any], path):
     axes = figure.subplots(2, len(texts), **options)
     for column, (text, members) in enumerate(texts):
       _rates(axes[0, column], members, colors)
+      axes[0, column].set_ylim(rows - 0.5, -0.5)  # Rows of all panels have the same height.
       axes[0, column].set_title(plotting.plain(text))
       _shares(axes[1, column], members, colors)
     # All panels of a row share these limits. Points at 0 are not cut.
@@ -152,7 +153,7 @@ def _rates(axes, members, colors):
       label = plotting.plain(group["label"])
       axes.plot(entry["share"], y, "o", color=color, ms=5, label=label)
   plotting.label_rows(axes, names)
-  axes.set(xlim=(-0.03, 1.03), xlabel="share of networks with a significant unit (95% interval)")
+  axes.set(xlim=(-0.03, 1.03), xlabel="share of networks with\na significant unit (95% interval)")
   axes.xaxis.set_major_formatter(_percent)
 
 
@@ -168,7 +169,7 @@ def _shares(axes, members, colors):
     axes.plot(shares["median"], row, "|", color=color, ms=14, mew=2)
     axes.plot(known, [row] * len(known), "o", color=color, ms=4, alpha=0.7)
   plotting.label_rows(axes, [group["label"] for group in members])
-  axes.set_xlabel("share of units that follow a hypothesis (bar: quartiles)")
+  axes.set_xlabel("share of units that follow\na hypothesis (bar: quartiles)")
   axes.xaxis.set_major_formatter(_percent)
 
 

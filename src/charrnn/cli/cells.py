@@ -258,8 +258,7 @@ def _add_to_page(out, new, results) -> list[str]:
     return []
   unit, weights = (results["layer"], results["unit"]), results["weights"]
   explained = explanation.stored(out, weights) | {unit: results}
-  page = files.read_bytes(path).decode(errors="replace")
-  page = explorer.explain(page, weights, explained.values())
+  page = explorer.with_explanations(explorer.read(path), weights, explained.values())
   if page is None:
     return [
       f"explorer: {path} is of another checkpoint or version and does not show this explanation: "

@@ -23,8 +23,8 @@ with such results are not studied again, so an interrupted command continues whe
 For each group and hypothesis, the command prints the number of networks in which a unit is
 significant, with a 95% interval of their share, the score of the best unit, and the first
 checkpoint at which this unit exceeds the threshold. It also prints how the share of units that
-follow a hypothesis varies over networks. Write rates.json and rates.png, and add the rates to the
-RUN/cells/explorer.html of each run that has one."""
+follow a hypothesis varies over networks. It writes rates.json and rates.png, and adds the rates to
+the RUN/cells/explorer.html of each run that has one."""
 CHARACTERS = 100_000
 EVERY = 10.0  # seconds between lines of progress in a log
 
@@ -63,28 +63,38 @@ def run(args):
   with files.replace_in_folder(out) as new:
     files.write_json(new / rates.FILE, result)
     rates_report.plot(result, new / "rates.png")
-  pages = _add_to_pages(result, itertools.chain(*opened))
   finished = list(itertools.chain(*groups))
   if unfinished := [each.name for each in compared.runs if each not in finished]:
     console.say(f"left out, because they have not finished: {errors.some(unfinished, 5)}")
-  lines = [*rates_report.lines(result), "", f"data and picture: {out}"]
-  if pages:
-    lines.append(f"added to {errors.plural(pages, 'explorer')}, in the tab Rates")
+  added = _add_to_pages(result, itertools.chain(*opened))
+  lines = [*rates_report.lines(result), "", f"data and picture: {out}", *added]
   arguments.show(args, result, lines)
 
 
-def _add_to_pages(result, runs) -> int:
-  """Add the rates to the explorers of the same weights; return their number."""
-  count = 0
+def _add_to_pages(result, runs) -> Iterator[str]:
+  """Add the rates to the explorers of the same weights; yield lines about it."""
+  added, others = 0, []
   for run in runs:
     path = run.path / "cells" / explorer.PAGE
-    if path.exists():
-      page = files.read_bytes(path).decode(errors="replace")
-      page = explorer.rate(page, run.weights, rates.around(result, run.weights))
-      if page is not None:
+    if not path.exists():
+      continue
+    try:
+      around = rates.around(result, run.weights)
+      page = explorer.with_rates(explorer.read(path), run.weights, around)
+      if page is None:
+        others.append(str(run.path))
+      else:
         files.write_text(path, page)
-        count += 1
-  return count
+        added += 1
+    except errors.UserError as error:
+      yield f"explorer: {error}"
+  if added:
+    yield f"explorer: the tab Rates of {errors.plural(added, 'page')} shows these results"
+  if others:
+    yield (
+      f"explorer: of another checkpoint or version, and without these results: "
+      f"{errors.some(others, 5)}: run charrnn cells to write it again"
+    )
 
 
 def _groups(compared: comparison.Comparison) -> list[list[comparison.ComparedRun]]:

@@ -56,14 +56,11 @@ const controlMarks = (values, unit) =>
 
 // Returns a line of a card: a name, a strip with the result and its controls, and the result. `bar`
 // is a value to compare with, and its meaning.
-function stripLine({ name, about, value, controls, unit, bar = [], low, high, labeled, digits }) {
+function stripLine({ name, about, value, controls, unit, bar, low, high, labeled, digits }) {
   const result = `${number(value, digits)} ${unit}`;
-  const [compared, meaning] = bar;
-  const line = {
-    value: compared,
-    kind: "bar",
-    title: `${meaning}: ${number(compared, digits)} ${unit}`,
-  };
+  const bars = bar
+    ? [{ value: bar[0], kind: "bar", title: `${bar[1]}: ${number(bar[0], digits)} ${unit}` }]
+    : [];
   return [
     make("span", {}, name, about ? make("span", { class: "quiet" }, ` (${about})`) : null),
     strip({
@@ -75,7 +72,7 @@ function stripLine({ name, about, value, controls, unit, bar = [], low, high, la
       name: `${name}: ${result}, with ${controls.length} control units`,
       marks: [
         ...controlMarks(controls, unit),
-        line,
+        ...bars,
         { value, kind: "confirmation", title: result },
       ],
     }),
@@ -118,7 +115,8 @@ function ablationCard(entry) {
   );
 }
 
-function interchangeCard({ hypothesis, cell, pairs, moved, same, full, share, controls, ...more }) {
+function interchangeCard(entry) {
+  const { hypothesis, cell, moved, same, full, share, controls, p, p_corrected: corrected } = entry;
   const [low, high] = range([moved, same, full, ...controls]);
   const digits = high - low < 0.01 ? 5 : 3;
   const line = (name, value, others, labeled) =>
@@ -146,10 +144,12 @@ function interchangeCard({ hypothesis, cell, pairs, moved, same, full, share, co
     make(
       "p",
       { class: "quiet" },
-      `In nats, over ${pairs} pairs of characters. `,
-      share === null ? "" : `Share of the difference between the labels: ${percent(share)}. `,
-      `p = ${number(more.p, 2)} against ${controls.length} control units, `,
-      `${number(more.p_corrected, 2)} corrected for the number of hypotheses.`,
+      `In nats, over ${entry.pairs} pairs of characters. `,
+      share === null
+        ? "No share: the predictions after the two labels do not differ in the expected direction. "
+        : `Share of the difference between the labels: ${percent(share)}. `,
+      `p = ${number(p, 2)} against ${controls.length} control units, `,
+      `${number(corrected, 2)} corrected for the number of hypotheses.`,
     ),
   );
 }

@@ -1,5 +1,5 @@
 // The part of the address after #, which names what the page shows and can be copied as a link, for
-// example #unit=1:153&hypothesis=line-position&tab=findings.
+// example #unit=1:227&hypothesis=line-position&tab=findings.
 
 const WAIT = 300; // ms after the last change; browsers limit how often an address may change
 const MAX_SHOWN = 40; // number of characters of a wrong value that a message repeats

@@ -10,15 +10,16 @@ const rateOf = (entry) =>
       ]
     : "–";
 
-function spreadOf(values, digits) {
+// Returns the median, and the range, over networks.
+function spreadOf(values, format, mark = "") {
   if (!values) return "–";
-  const [low, middle, high] = [values.min, values.median, values.max].map((value) =>
-    digits === undefined ? thousands(value) : number(value, digits),
-  );
+  const [low, middle, high] = [values.min, values.median, values.max].map(format);
   return low === high
-    ? middle
-    : [middle, make("div", { class: "quiet" }, `${low} to ${high}`)];
+    ? mark + middle
+    : [middle, make("div", { class: "quiet" }, `${mark}${low} to ${high}`)];
 }
+const fixed = (digits) => (value) => number(value, digits);
+const whole = (value) => (Number.isInteger(value) ? thousands(value) : number(value, 1));
 
 const ratesTable = (head, rows) =>
   make(
@@ -47,7 +48,8 @@ const ratesRow = (name, values) =>
 function showRates(view) {
   const { groups, own, characters } = rates;
   const group = groups[own];
-  const names = groups.map(({ label }, n) => (n === own ? `${label} (this one)` : label));
+  const names = groups.map(({ label }, n) => (n === own ? `${label} (with this network)` : label));
+  const size = group.networks.length;
   const families = [...new Set(groups.flatMap((each) => Object.keys(each.families)))];
   show(
     view,
@@ -55,15 +57,19 @@ function showRates(view) {
     make(
       "p",
       { class: "lead" },
-      `This network is one of ${group.networks.length} (${safe(group.label)}) that differ only in `,
-      "their seed. The table shows in how many of them a unit follows line length, quotes, and so ",
-      "on, with the 95% interval of their share, and the same for other networks on this text. ",
-      `All were studied on ${thousands(characters)} characters of held-out text, so the scores `,
-      "may differ from those in the tab Findings.",
+      size > 1
+        ? `This network is one of ${size} (${safe(group.label)}) that differ only in their seed. `
+        : `No network (${safe(group.label)}) differs from this one only in its seed. `,
+      families.length
+        ? "The table shows the number of networks with a significant unit, and the 95% interval " +
+            "of their share, for all networks on this text. "
+        : "",
+      `The networks were studied on ${thousands(characters)} characters of held-out text, so the `,
+      "scores may differ from those in the tab Findings.",
     ),
     families.length
       ? ratesTable(
-          ["Unit", ...names.map(safe)],
+          ["Unit that follows", ...names.map(safe)],
           families.map((name) => ratesRow(name, groups.map((each) => rateOf(each.families[name])))),
         )
       : null,
@@ -71,9 +77,10 @@ function showRates(view) {
     make(
       "p",
       { class: "lead" },
-      `The best unit of each network, for the ${group.networks.length} networks like this one. `,
-      "The step is that of the first scored checkpoint at which it exceeds the threshold, in ",
-      "networks in which it is significant; the loss is that of the network at this step.",
+      `The score is that of the best unit of each network, for ${safe(names[own])}. The step is `,
+      "that of the first scored checkpoint at which the best unit exceeds the threshold, in ",
+      "networks in which it is significant; ≤ means that no earlier one was scored, except for ",
+      "step 0. The loss is that of the network at this step.",
     ),
     make(
       "p",
@@ -102,22 +109,27 @@ function showRates(view) {
 
 function hypothesisRow([name, entry]) {
   const bar = entry.threshold.median;
+  const { step, nats, at_first: first } = entry.emergence;
   const mark = (score, kind, about) => ({
     value: effect(entry, score),
     kind,
     title: `${about} ${number(score, 3)}`,
   });
-  const others = entry.scores.filter((_, n) => n !== rates.network);
-  const score = entry.scores[rates.network];
+  const { networks } = rates.groups[rates.own];
   const chart = strip({
     low: 0,
     high: 1,
     at: [0, 0.5, 1],
-    name: `${name}: ${others.length + 1} networks, median ${number(entry.score.median, 3)}`,
+    name: `${name}: ${entry.of} networks, median ${number(entry.score.median, 3)}`,
     marks: [
-      ...others.map((each) => mark(each, "control", "another network")),
       mark(bar, "bar", "threshold"),
-      mark(score, "confirmation", "this network"),
+      ...ownLast(
+        entry.scores.map((score, n) =>
+          n === rates.network
+            ? mark(score, "confirmation", "this network")
+            : mark(score, "control", safe(networks[n].run)),
+        ),
+      ),
     ],
   });
   return make(
@@ -132,24 +144,28 @@ function hypothesisRow([name, entry]) {
     ),
     make("td", { class: "figure" }, rateOf(entry)),
     make("td", { class: "chart" }, chart),
-    make("td", { class: "figure" }, spreadOf(entry.score, 3)),
+    make("td", { class: "figure" }, spreadOf(entry.score, fixed(3))),
     make("td", { class: "figure" }, number(bar, 3)),
-    make("td", { class: "figure" }, spreadOf(entry.units, 0)),
-    make("td", { class: "figure" }, spreadOf(entry.emergence.step)),
-    make("td", { class: "figure" }, spreadOf(entry.emergence.nats, 2)),
+    make("td", { class: "figure" }, spreadOf(entry.units, whole)),
+    make("td", { class: "figure" }, spreadOf(step, whole, first ? "≤ " : "")),
+    make("td", { class: "figure" }, spreadOf(nats, fixed(2))),
   );
 }
 
+// Puts the mark of this network last, so that no other one covers it.
+const ownLast = (marks) =>
+  marks.toSorted((a, b) => (a.kind === "confirmation") - (b.kind === "confirmation"));
+
 function shareStrips(names) {
-  const known = rates.groups.map(({ networks }) => networks.map(({ share }) => share));
-  const high = Math.max(2 * BLOG, ...known.flat());
-  return rates.groups.map(({ shares }, n) => {
-    const marks = known[n].map((share, k) => {
+  const every = rates.groups.flatMap(({ networks }) => networks.map(({ share }) => share));
+  const high = Math.max(2 * BLOG, ...every);
+  return rates.groups.map(({ shares, networks }, n) => {
+    const marks = networks.map(({ run, share }, k) => {
       const isOwn = n === rates.own && k === rates.network;
       return {
         value: share === null ? null : 100 * share,
         kind: isOwn ? "confirmation" : "control",
-        title: `${isOwn ? "this" : "another"} network: ${percent(share, 1)}`,
+        title: `${isOwn ? "this network" : safe(run)}: ${percent(share, 1)}`,
       };
     });
     return [
@@ -161,7 +177,7 @@ function shareStrips(names) {
         width: 360,
         labeled: n === rates.groups.length - 1,
         name: `${names[n]}: share of units that follow a hypothesis, in percent`,
-        marks: [{ value: 100 * BLOG, kind: "bar", title: "blog post: about 5%" }, ...marks],
+        marks: [{ value: 100 * BLOG, kind: "bar", title: "blog post: about 5%" }, ...ownLast(marks)],
       }),
       make("span", { class: "figure" }, shares ? `median ${percent(shares.median, 1)}` : "–"),
     ];
