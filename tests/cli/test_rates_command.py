@@ -6,7 +6,10 @@ import shutil
 import made_up
 import pytest
 
-from charrnn.analysis import rates, recording
+from charrnn import files
+from charrnn.analysis import explorer, rates, recording
+from charrnn.evaluation import pages
+from charrnn.runs import run as run_lib
 
 
 @pytest.fixture
@@ -50,6 +53,33 @@ def test_groups_of_runs_tables_and_files(charrnn, sweep, monkeypatch):
   assert "code, lstm 2 x 8: 1 network" in result.out
   again = charrnn("rates", sweep, "--characters", 9000, "--seed", 3, "--json")
   assert again.json == stored
+
+
+def test_rates_are_added_to_the_explorers_of_the_same_weights(charrnn, sweep, monkeypatch):
+  def study_group(runs, *arguments):
+    yield from (made_up.network(weights=run.weights) for run in runs)
+
+  monkeypatch.setattr(rates, "study_group", study_group)
+  weights = {"a": run_lib.Run.open(sweep / "a").weights, "b": made_up.WEIGHTS}
+  paths, excerpt = {}, made_up.excerpt(made_up.prose(300))
+  for name, each in weights.items():
+    paths[name] = files.make_folder(None, sweep / name / "cells") / explorer.PAGE
+    explorer.write(paths[name], made_up.study() | {"weights": each}, excerpt)
+  before = paths["b"].read_bytes()
+  result = charrnn("rates", sweep, "--characters", 9000)
+  assert result.code == 0, result.err
+  assert "the tab Rates of 1 page shows these results" in result.out
+  assert f"nothing was added to the pages of {sweep / 'b'}, which are of another" in result.out
+  block = pages.read_block(paths["a"].read_text(), "rates")
+  assert block["weights"] == weights["a"]
+  assert [group["label"] for group in block["rates"]["groups"]] == ["lstm 2 x 6", "lstm 2 x 8"]
+  assert block["rates"]["groups"][block["rates"]["own"]]["label"] == "lstm 2 x 8"
+  assert paths["b"].read_bytes() == before
+  # A file of another program in place of the page does not hide the report.
+  paths["a"].unlink()
+  paths["a"].mkdir()
+  result = charrnn("rates", sweep, "--characters", 9000)
+  assert result.code == 0 and "is a folder" in result.out and "lstm 2 x 8: 1 network" in result.out
 
 
 @pytest.mark.long

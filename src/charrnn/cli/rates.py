@@ -92,8 +92,8 @@ def _add_to_pages(result, runs) -> Iterator[str]:
     yield f"explorer: the tab Rates of {errors.plural(added, 'page')} shows these results"
   if others:
     yield (
-      f"explorer: of another checkpoint or version, and without these results: "
-      f"{errors.some(others, 5)}: run charrnn cells to write it again"
+      f"explorer: nothing was added to the pages of {errors.some(others, 5)}, which are of another "
+      "checkpoint or version: run charrnn cells to write them again"
     )
 
 
