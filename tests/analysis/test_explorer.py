@@ -249,6 +249,7 @@ def test_explanations_of_a_page_are_replaced(tmp_path):
 
 def test_rates_of_a_page_are_replaced(tmp_path):
   path, excerpt, found = tmp_path / "x.html", made_up.excerpt(made_up.prose(300)), made_up.rates()
+  found["groups"][1]["hypotheses"]["if-condition"]["emergence"]["step"]["max"] = 123_456.0
   assert (found["own"], found["network"]) == (1, 3)
   explorer.write(path, made_up.study(), excerpt)
   before = path.read_text()
@@ -257,6 +258,8 @@ def test_rates_of_a_page_are_replaced(tmp_path):
   block = _block(_Page(whole), "rates")
   assert block["weights"] == made_up.WEIGHTS
   assert [group["label"] for group in block["rates"]["groups"]] == ["gru 1 x 20", "lstm 1 x 20"]
+  emergence = block["rates"]["groups"][1]["hypotheses"]["if-condition"]["emergence"]
+  assert emergence["step"]["max"] == 123_456
   assert explorer.with_rates(before, made_up.WEIGHTS, found) == whole
   assert explorer.with_rates(whole, made_up.WEIGHTS, None) == before
   assert explorer.with_rates(before, made_up.WEIGHTS | {"step": 7395}, found) is None

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from browser import BRIGHTNESS, expect
 
-from charrnn.analysis import explorer
+from charrnn.analysis import explorer, rates
 
 pytestmark = browser_lib.NEEDS_CHROMIUM
 TEXT = made_up.prose(3000) + made_up.HOSTILE
@@ -228,6 +228,7 @@ def test_all_views_have_content_and_link_to_units(page):
   assert "Share of the difference between the labels: 60%." in interchange.inner_text()
   title = interchange.locator(".mark.bar title").first
   assert title.text_content() == "difference between the labels: 0.150 nats"
+  expect(ablation.locator(".card").nth(3)).to_contain_text("No share: the difference")
   page.keyboard.press("6")
   assert page.locator("circle.gate").count() == 3 * 16
   page.keyboard.press("7")
@@ -513,7 +514,11 @@ def test_rates_of_networks_that_differ_in_their_seed(browser, tmp_path):
     view = page.locator("#view-rates")
     expect(view).to_contain_text("This network is one of 10 (lstm 1 x 20)")
     head = view.locator("table.rates").first.locator("thead th").all_inner_texts()
-    assert head == ["Unit that follows", "gru 1 x 20", "lstm 1 x 20 (with this network)"]
+    assert head == [
+      "Networks with a significant unit for",
+      "gru 1 x 20",
+      "lstm 1 x 20 (with this network)",
+    ]
     families = view.locator("table.rates").first.locator("tbody tr").first.inner_text()
     assert re.split(r"\s*[\t\n]+\s*", families) == [
       *("if condition", "10 of 10", "72% to 100%", "8 of 10", "49% to 94%")
@@ -521,12 +526,24 @@ def test_rates_of_networks_that_differ_in_their_seed(browser, tmp_path):
     row = view.locator("table.rates").nth(1).locator("tbody tr").first
     expect(row).to_contain_text("0.850 to 0.895")
     assert row.locator(".mark.control").count() == 9
-    title = row.locator(".mark.confirmation title").text_content()
-    assert title == "this network 0.865"
+    assert row.locator(".mark").last.locator("title").text_content() == "this network 0.865"
+    assert "≤ 10" in row.inner_text()
     dots = view.locator(".strips .mark.control, .strips .mark.confirmation")
     assert dots.count() == 20
     own = view.locator(".strips .mark.confirmation title").text_content()
     assert own == "this network: 13.0%"
+
+
+def test_the_rates_of_a_single_network_say_so(browser, tmp_path):
+  group = rates.aggregate({"a": made_up.network()}) | {"label": "gru 1 x 20"}
+  group["families"] = {}
+  found = rates.around({"characters": 9000, "groups": [group]}, made_up.WEIGHTS)
+  path = tmp_path / "x.html"
+  explorer.write(path, made_up.study(), made_up.excerpt(made_up.prose(400)), rates=found)
+  with browser_lib.pages(browser) as open_page:
+    view = open_page(f"{path.as_uri()}#tab=rates", ready=COMPLETE).locator("#view-rates")
+    expect(view).to_contain_text("No other network (gru 1 x 20) was studied")
+    assert "The table" not in view.inner_text()
 
 
 def test_probes_are_plotted_and_listed(page):

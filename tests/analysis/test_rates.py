@@ -231,6 +231,7 @@ def test_the_picture_has_a_column_for_each_text_and_a_color_for_each_network(gro
   other = copy.deepcopy(group) | {"label": "lstm 1 x 20"}
   third = copy.deepcopy(group)
   third["text"]["name"] = "plays"
+  third["hypotheses"]["speaker"] = third["hypotheses"]["if-condition"]
   third["networks"][0]["share"] = 0.5
   with pytest.MonkeyPatch.context() as patch:
     patch.setattr(figure.Figure, "savefig", keep)
@@ -238,6 +239,7 @@ def test_the_picture_has_a_column_for_each_text_and_a_color_for_each_network(gro
   (picture,) = drawn
   above, below = np.reshape(picture.axes, (2, 2))
   assert [axes.get_title() for axes in above] == ["code", "plays"]
+  assert above[0].get_ylim() == above[1].get_ylim()
   points = [line for line in above[0].lines if line.get_marker() == "o"]
   assert [line.get_xdata()[0] for line in points] == [0.8, 0.8]
   assert len({line.get_color() for line in points}) == len({line.get_ydata()[0] for line in points})

@@ -166,7 +166,10 @@ def study(layers=2, hidden=8, cell="lstm", seed=0) -> dict:
       for states in (["h"], ["m"])[: 1 + (cell == "transformer")]
     ],
     "ablations": [_ablation(f, rng) for f in findings[:2]],
-    "interchanges": [_interchange(f, rng) for f in findings[:2]],
+    "interchanges": [
+      _interchange(findings[0], rng),
+      _interchange(findings[1], rng) | {"full": 0.007, "share": None},
+    ],
     "steering": [_steering(findings[1])],
     "saturation": [
       _saturated(layer, gate, hidden, rng)

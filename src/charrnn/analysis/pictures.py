@@ -71,7 +71,7 @@ def findings(study, path):
         "ms": 5,
         "mfc": "none",
       },
-      "significant: exceeds the thresholds, not confounded": {
+      "significant, also on passages, and not confounded": {
         "marker": "$✓$",
         "ls": "",
         "color": plotting.TEXT,

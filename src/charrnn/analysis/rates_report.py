@@ -33,7 +33,7 @@ def lines(result: dict[str, Any]) -> Iterator[str]:
     for name in names:
       cells = [_rate(by_label.get(label, {}).get(name)) for label in labels]
       families.append([text, name, *cells])
-  yield "Networks with a unit that follows ..., and the 95% interval of their share"
+  yield "Networks with a significant unit, and the 95% interval of their share"
   yield ""
   yield from console.table(["text", "unit", *labels], families, names=2)
   for group in groups:
@@ -95,7 +95,8 @@ def _spread(values, style: str, mark: str = "") -> str:
   if not values:
     return "-"
   low, middle, high = (format(values[name], style) for name in ("min", "median", "max"))
-  return f"{mark}{middle}" if low == high else f"{middle} ({mark}{low} to {high})"
+  first = mark if low == middle else ""
+  return f"{mark}{middle}" if low == high else f"{first}{middle} ({mark}{low} to {high})"
 
 
 def plot(result: dict[str, Any], path):

@@ -71,15 +71,15 @@ def run(args):
   arguments.show(args, result, lines)
 
 
-def _add_to_pages(result, runs) -> Iterator[str]:
-  """Add the rates to the explorers of the same weights; yield lines about it."""
-  added, others = 0, []
+def _add_to_pages(result, runs) -> list[str]:
+  """Add the rates to the explorers of the same weights; return lines about it."""
+  added, others, lines = 0, [], []
   for run in runs:
     path = run.path / "cells" / explorer.PAGE
     if not path.exists():
       continue
+    around = rates.around(result, run.weights)
     try:
-      around = rates.around(result, run.weights)
       page = explorer.with_rates(explorer.read(path), run.weights, around)
       if page is None:
         others.append(str(run.path))
@@ -87,14 +87,15 @@ def _add_to_pages(result, runs) -> Iterator[str]:
         files.write_text(path, page)
         added += 1
     except errors.UserError as error:
-      yield f"explorer: {error}"
+      lines.append(f"explorer: {error}")
   if added:
-    yield f"explorer: the tab Rates of {errors.plural(added, 'page')} shows these results"
+    lines.append(f"explorer: the tab Rates of {errors.plural(added, 'page')} shows these results")
   if others:
-    yield (
+    lines.append(
       f"explorer: nothing was added to the pages of {errors.some(others, 5)}, which are of another "
       "checkpoint or version: run charrnn cells to write them again"
     )
+  return lines
 
 
 def _groups(compared: comparison.Comparison) -> list[list[comparison.ComparedRun]]:

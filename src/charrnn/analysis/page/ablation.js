@@ -146,7 +146,7 @@ function interchangeCard(entry) {
       { class: "quiet" },
       `In nats, over ${entry.pairs} pairs of characters. `,
       share === null
-        ? "No share: the predictions after the two labels do not differ in the expected direction. "
+        ? "No share: the difference between the labels is below 0.05 nats. "
         : `Share of the difference between the labels: ${percent(share)}. `,
       `p = ${number(p, 2)} against ${controls.length} control units, `,
       `${number(corrected, 2)} corrected for the number of hypotheses.`,

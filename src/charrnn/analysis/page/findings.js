@@ -35,7 +35,7 @@ const COLUMNS = [
   ["Discovery", "Score on the discovery half"],
   ["Corrected p", "p-value on the confirmation half, corrected for the number of hypotheses"],
   ["Last k", "Scores of the baselines that see only the last k characters"],
-  ["Significant", "Yes: exceeds the thresholds on both halves, and is not confounded"],
+  ["Significant", "Yes: exceeds the thresholds (also on passages), and is not confounded"],
 ];
 
 function showFindings(view) {

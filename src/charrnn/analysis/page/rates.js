@@ -14,9 +14,10 @@ const rateOf = (entry) =>
 function spreadOf(values, format, mark = "") {
   if (!values) return "–";
   const [low, middle, high] = [values.min, values.median, values.max].map(format);
+  const first = mark && low === middle ? mark : "";
   return low === high
     ? mark + middle
-    : [middle, make("div", { class: "quiet" }, `${mark}${low} to ${high}`)];
+    : [first + middle, make("div", { class: "quiet" }, `${mark}${low} to ${high}`)];
 }
 const fixed = (digits) => (value) => number(value, digits);
 const whole = (value) => (Number.isInteger(value) ? thousands(value) : number(value, 1));
@@ -59,7 +60,7 @@ function showRates(view) {
       { class: "lead" },
       size > 1
         ? `This network is one of ${size} (${safe(group.label)}) that differ only in their seed. `
-        : `No network (${safe(group.label)}) differs from this one only in its seed. `,
+        : `No other network (${safe(group.label)}) was studied that differs only in its seed. `,
       families.length
         ? "The table shows the number of networks with a significant unit, and the 95% interval " +
             "of their share, for all networks on this text. "
@@ -69,7 +70,7 @@ function showRates(view) {
     ),
     families.length
       ? ratesTable(
-          ["Unit that follows", ...names.map(safe)],
+          ["Networks with a significant unit for", ...names.map(safe)],
           families.map((name) => ratesRow(name, groups.map((each) => rateOf(each.families[name])))),
         )
       : null,
@@ -80,7 +81,9 @@ function showRates(view) {
       `The score is that of the best unit of each network, for ${safe(names[own])}. The step is `,
       "that of the first scored checkpoint at which the best unit exceeds the threshold, in ",
       "networks in which it is significant; ≤ means that no earlier one was scored, except for ",
-      "step 0. The loss is that of the network at this step.",
+      "step 0. The loss is that of the network at this step. AUROC is drawn as 2 AUROC − 1. Dots ",
+      "beyond the threshold do not count if the finding is confounded, or if the score on the ",
+      "discovery half or on passages is below its threshold.",
     ),
     make(
       "p",
@@ -91,7 +94,7 @@ function showRates(view) {
     ),
     ratesTable(
       [
-        ...["Hypothesis", "Networks", "From chance to perfect", "Score", "Threshold"],
+        ...["Hypothesis", "Networks", "From chance to perfect (0 to 1)", "Score", "Threshold"],
         ...["Units in a network", "Step", "Loss, nats"],
       ],
       Object.entries(group.hypotheses).map(hypothesisRow),
@@ -109,7 +112,8 @@ function showRates(view) {
 
 function hypothesisRow([name, entry]) {
   const bar = entry.threshold.median;
-  const { step, nats, at_first: first } = entry.emergence;
+  const { step, nats, at_first: first, count } = entry.emergence;
+  const part = count && count < entry.count ? ` (${count} networks)` : "";
   const mark = (score, kind, about) => ({
     value: effect(entry, score),
     kind,
@@ -147,14 +151,14 @@ function hypothesisRow([name, entry]) {
     make("td", { class: "figure" }, spreadOf(entry.score, fixed(3))),
     make("td", { class: "figure" }, number(bar, 3)),
     make("td", { class: "figure" }, spreadOf(entry.units, whole)),
-    make("td", { class: "figure" }, spreadOf(step, whole, first ? "≤ " : "")),
+    make("td", { class: "figure" }, spreadOf(step, whole, first ? "≤ " : ""), part),
     make("td", { class: "figure" }, spreadOf(nats, fixed(2))),
   );
 }
 
 // Puts the mark of this network last, so that no other one covers it.
 const ownLast = (marks) =>
-  marks.toSorted((a, b) => (a.kind === "confirmation") - (b.kind === "confirmation"));
+  [...marks].sort((a, b) => (a.kind === "confirmation") - (b.kind === "confirmation"));
 
 function shareStrips(names) {
   const every = rates.groups.flatMap(({ networks }) => networks.map(({ share }) => share));
