@@ -15,6 +15,8 @@ import tempfile
 
 from charrnn import runtime
 
+# Programs that the tests start would otherwise compile their modules each time.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 # JAX reads these variables when it is imported. This process and its subprocesses share a
 # compilation cache, also for programs that compile quickly.
 _cache = tempfile.TemporaryDirectory(prefix="charrnn-tests-")

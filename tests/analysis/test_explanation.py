@@ -294,7 +294,7 @@ def trace_of(ids, after):
   return accounts.Trace(ids, np.append(0, after[:-1]), after, empty, empty, empty, False)
 
 
-@pytest.mark.parametrize("cell", ["lstm", "gru"])
+@pytest.mark.parametrize("cell", ["lstm", pytest.param("gru", marks=pytest.mark.long)])
 def test_units_of_random_networks_are_not_explained(cell, text):
   symbols, ids = planted.ids(text[:4000])
   model = planted.model(len(symbols), cell=cell)

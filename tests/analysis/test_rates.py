@@ -13,7 +13,7 @@ from matplotlib import figure
 
 from charrnn.analysis import baselines, rates, rates_report, recording, study
 
-SETTINGS = recording.Settings(shifts=39)
+SETTINGS = recording.Settings(untrained=19, shifts=39)
 SHOW = lambda run, phase: None  # noqa: E731
 
 
@@ -132,7 +132,7 @@ def test_results_of_other_settings_or_weights_or_damaged_ones_are_replaced(
 
   assert [count(), count()] == [1, 0]
   assert [count(8000), count(8000)] == [1, 0]
-  assert count(8000, recording.Settings(shifts=39, seed=1)) == 1
+  assert count(8000, recording.Settings(untrained=19, shifts=39, seed=1)) == 1
   assert [count(), count()] == [1, 0]
   run.weights = {"step": 10, "sha256": "other"}
   assert [count(), count()] == [1, 0]

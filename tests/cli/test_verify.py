@@ -33,6 +33,7 @@ def read_by_orbax(path, like):
     return None
 
 
+@pytest.mark.long
 def test_arrays_that_orbax_reads_incorrectly_are_named(charrnn, a):
   """Flip single bytes throughout the files with arrays."""
   folder = a / "checkpoints"

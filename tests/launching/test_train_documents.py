@@ -85,6 +85,7 @@ def test_a_resumed_run_and_the_scores_and_samples_of_documents(main, command, na
   assert loaded.sample("ab", num=2, seed=3) == loaded.sample("ab", num=2, seed=3)
 
 
+@pytest.mark.long
 def test_a_scorecard_measures_whole_documents(command, names, run, tmp_path):
   written = tmp_path / "written.txt"
   written.write_text("abc\n\nabc\r\ncab\n")

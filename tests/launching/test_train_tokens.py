@@ -45,6 +45,7 @@ def test_a_run_is_resumed_with_its_own_vocabulary(main, tmp_path, capsys, kind):
   assert run.status == "finished"
 
 
+@pytest.mark.long
 def test_weights_of_another_kind_of_tokens_are_refused(main, tmp_path):
   source = train(main, tmp_path / "source", "text.tokenizer=bpe", "max_steps=2")
   with pytest.raises(errors.UserError) as error:

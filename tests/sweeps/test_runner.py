@@ -253,6 +253,7 @@ def test_early_stop_is_stopped_and_not_killed(work):
   assert {row["status"] for row in _rows(work / "early").values()} == {"stopped"}
 
 
+@pytest.mark.long
 def test_resumed_trial_gets_the_same_share_of_cores(work):
   """With other cores, the results would not be bit-identical."""
   names = [f"max_steps=100000,seed={seed}" for seed in (1, 2)]
