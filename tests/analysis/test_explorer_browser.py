@@ -512,12 +512,12 @@ def test_rates_of_networks_that_differ_in_their_seed(browser, tmp_path):
   with browser_lib.pages(browser) as open_page:
     page = open_page(f"{path.as_uri()}#tab=rates", ready=COMPLETE)
     view = page.locator("#view-rates")
-    expect(view).to_contain_text("This network is one of 10 (lstm 1 x 20)")
+    expect(view).to_contain_text("This network is one of 10 networks (lstm 1 x 20)")
     head = view.locator("table.rates").first.locator("thead th").all_inner_texts()
     assert head == [
       "Networks with a significant unit for",
       "gru 1 x 20",
-      "lstm 1 x 20 (with this network)",
+      "lstm 1 x 20 (this network’s group)",
     ]
     families = view.locator("table.rates").first.locator("tbody tr").first.inner_text()
     assert re.split(r"\s*[\t\n]+\s*", families) == [
@@ -542,7 +542,7 @@ def test_the_rates_of_a_single_network_say_so(browser, tmp_path):
   explorer.write(path, made_up.study(), made_up.excerpt(made_up.prose(400)), rates=found)
   with browser_lib.pages(browser) as open_page:
     view = open_page(f"{path.as_uri()}#tab=rates", ready=COMPLETE).locator("#view-rates")
-    expect(view).to_contain_text("No other network (gru 1 x 20) was studied")
+    expect(view).to_contain_text("No network that differs from this one (gru 1 x 20)")
     assert "The table" not in view.inner_text()
 
 

@@ -71,7 +71,7 @@ def findings(study, path):
         "ms": 5,
         "mfc": "none",
       },
-      "significant, also on passages, and not confounded": {
+      "significant: exceeds all thresholds, not confounded": {
         "marker": "$✓$",
         "ls": "",
         "color": plotting.TEXT,

@@ -20,9 +20,10 @@ function showAblation(view) {
     make(
       "p",
       { class: "lead" },
-      "Each card shows how far the predictions move toward another label when the unit gets the ",
-      "state that it has at a character with that label, or with the same label. The vertical ",
-      "line marks how far they differ between the two labels. Gray dots are control units.",
+      "Each card shows how far the predictions move toward the other label when the unit gets the ",
+      "state that it has at another character: one with the other label, or, for comparison, one ",
+      "with the same label. The vertical line marks how far the predictions differ between the two ",
+      "labels. Gray dots are control units.",
     ),
     study.interchanges.length
       ? make("div", { class: "cards" }, study.interchanges.map(interchangeCard))

@@ -35,7 +35,7 @@ const COLUMNS = [
   ["Discovery", "Score on the discovery half"],
   ["Corrected p", "p-value on the confirmation half, corrected for the number of hypotheses"],
   ["Last k", "Scores of the baselines that see only the last k characters"],
-  ["Significant", "Yes: exceeds the thresholds (also on passages), and is not confounded"],
+  ["Significant", "Yes: exceeds all thresholds, and is not confounded"],
 ];
 
 function showFindings(view) {
@@ -49,7 +49,7 @@ function showFindings(view) {
       "The table shows the best unit for each hypothesis. The unit is selected on the discovery ",
       "half of the text and scored on the confirmation half. A finding is significant if, on both ",
       "halves, its score exceeds the threshold from shifted labels",
-      hasNetwork ? " and that from untrained networks. " : ". ",
+      hasNetwork ? " and that from untrained networks (the latter also on passages). " : ". ",
       "A hypothesis with confounds must also be significant when controlling for them.",
     ),
     interpretable(),

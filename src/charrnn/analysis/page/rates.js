@@ -49,7 +49,7 @@ const ratesRow = (name, values) =>
 function showRates(view) {
   const { groups, own, characters } = rates;
   const group = groups[own];
-  const names = groups.map(({ label }, n) => (n === own ? `${label} (with this network)` : label));
+  const names = groups.map(({ label }, n) => (n === own ? `${label} (this network’s group)` : label));
   const size = group.networks.length;
   const families = [...new Set(groups.flatMap((each) => Object.keys(each.families)))];
   show(
@@ -59,8 +59,9 @@ function showRates(view) {
       "p",
       { class: "lead" },
       size > 1
-        ? `This network is one of ${size} (${safe(group.label)}) that differ only in their seed. `
-        : `No other network (${safe(group.label)}) was studied that differs only in its seed. `,
+        ? `This network is one of ${size} networks (${safe(group.label)}) that differ only in their ` +
+            "seed. "
+        : `No network that differs from this one (${safe(group.label)}) only in its seed was studied. `,
       families.length
         ? "The table shows the number of networks with a significant unit, and the 95% interval " +
             "of their share, for all networks on this text. "
@@ -78,9 +79,10 @@ function showRates(view) {
     make(
       "p",
       { class: "lead" },
-      `The score is that of the best unit of each network, for ${safe(names[own])}. The step is `,
-      "that of the first scored checkpoint at which the best unit exceeds the threshold, in ",
-      "networks in which it is significant; ≤ means that no earlier one was scored, except for ",
+      `The table shows the results of ${safe(group.label)}, the group of this network. The score is `,
+      "that of the best unit of each network. The step is that of the first scored checkpoint at ",
+      "which the best unit exceeds the threshold, in networks in which it is significant; ≤ means ",
+      "that no earlier one was scored, except for ",
       "step 0. The loss is that of the network at this step. AUROC is drawn as 2 AUROC − 1. Dots ",
       "beyond the threshold do not count if the finding is confounded, or if the score on the ",
       "discovery half or on passages is below its threshold.",
