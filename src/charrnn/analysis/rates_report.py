@@ -110,7 +110,9 @@ def plot(result: dict[str, Any], path):
   rows = max(len(_hypotheses(members)) for _, members in texts)
   heights = [0.5 + 0.14 * rows * (1 + len(labels)), 0.8 + 0.3 * len(labels)]
   size = (2.2 + 3.6 * len(texts), 1.6 + sum(heights))
-  title = "Networks with a significant unit for each hypothesis,\nand the share of units that follow one"
+  title = (
+    "Networks with a significant unit for each hypothesis,\nand the share of units that follow one"
+  )
   with plotting.figure(path, title, figsize=size) as figure:
     options = {"squeeze": False, "sharex": "row", "height_ratios": heights}
     axes = figure.subplots(2, len(texts), **options)
