@@ -306,7 +306,9 @@ def folder(made, monkeypatch):
 
 
 def contents(folder):
-  return sorted(path for path in folder.rglob("*") if path.name not in ("lock", "runs"))
+  paths = (path for path in folder.rglob("*") if path.name not in ("lock", "runs"))
+  # Python writes the bytecode of experiment files.
+  return sorted(path for path in paths if "__pycache__" not in path.parts)
 
 
 def check(result, seconds, message):

@@ -84,6 +84,7 @@ def test_states_are_recorded_in_windows(gpt, monkeypatch):
   np.testing.assert_allclose(parts["layer_0"]["m"], whole["layer_0"]["m"], atol=1e-5)
 
 
+@pytest.mark.long
 def test_cells(gpt, charrnn, folder, tmp_path):
   options = ("--untrained=1", "--shifts=19", "--characters=6000", "--out", tmp_path / "cells")
   result = charrnn("cells", gpt, "--text", folder / "text.txt", *options, "--json")

@@ -88,6 +88,7 @@ def test_two_processes_with_two_devices_each_match_one_process(folder, alone):
   assert not (folder / "second-process").exists()
 
 
+@pytest.mark.long
 def test_a_signal_to_one_process_stops_both_and_both_resume(folder, alone):
   processes = start_two(folder, ["stopped-two"] * 2, devices=1)
   programs.wait_for_step(processes[0], folder / "stopped-two", 5)

@@ -20,6 +20,7 @@ def resume(folder, name):
   return err
 
 
+@pytest.mark.long
 def test_a_signal_stops_a_run_whose_directory_no_other_process_can_use(folder, whole):
   workdir = folder / "stopped"
   first = programs.start(folder, "--config=tiny.py", "--workdir=stopped")
@@ -70,6 +71,7 @@ def train(main, workdir, *fields, code=0, options=()):
   return metrics.curve(run.metrics, "train/loss"), run.checkpoint(run.steps[-1])[1]["arrays"]
 
 
+@pytest.mark.long
 def test_a_finished_run_can_be_trained_for_longer_with_wsd(main, tmp_path, capsys):
   wsd = ("schedule.name=wsd", "schedule.decay_fraction=0.5", "keep=1")
   whole = train(main, tmp_path / "whole", *wsd, "max_steps=16")

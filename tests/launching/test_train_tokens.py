@@ -65,6 +65,7 @@ def exported(workdir, path):
   return path
 
 
+@pytest.mark.long
 def test_an_export_starts_a_run_like_the_run_itself(main, tmp_path):
   source = train(main, tmp_path / "source", "max_steps=2")
   path = exported(source, tmp_path / "x.safetensors")

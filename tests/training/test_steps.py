@@ -264,6 +264,7 @@ def test_remat_works_with_dropout():
   assert np.isfinite(ours.run(ours.initial, 3)[1]).all()
 
 
+@pytest.mark.long
 def test_with_remat_memory_grows_slowly_with_the_window():
   net = tiny.model(hidden=64)
 
