@@ -543,7 +543,7 @@ def test_the_rates_of_a_single_network_say_so(browser, tmp_path):
   with browser_lib.pages(browser) as open_page:
     view = open_page(f"{path.as_uri()}#tab=rates", ready=COMPLETE).locator("#view-rates")
     expect(view).to_contain_text("No network that differs from this one (gru 1 x 20)")
-    assert "The table" not in view.inner_text()
+    assert "interval of their share" not in view.inner_text()
 
 
 def test_probes_are_plotted_and_listed(page):
