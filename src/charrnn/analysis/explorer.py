@@ -26,7 +26,7 @@ SCRIPTS = (
   *("views", "address", "keys", "page"),
 )
 STYLES = ("theme", "common", "page")
-PAGE = "explorer.html"
+FOLDER, PAGE = "cells", "explorer.html"  # default folder in a run, and file name
 EXPLANATIONS, RATES = "explanations", "rates"  # names of blocks that are added later
 FINE = 256  # number of levels for all quantities of featured units
 LEVELS = (256, 128, 64, 32, 24, 16, 12, 10, 8, 6, 4)  # choices for the main quantity of other units

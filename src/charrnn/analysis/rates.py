@@ -18,6 +18,7 @@ from charrnn.analysis import baselines, inference, recording, study
 from charrnn.runs import run as run_lib
 
 FILE = "rates.json"  # in a run directory: its results; in an output folder: all groups
+FOLDER = "rates"  # default output folder in a sweep
 VERSION = 2  # of the results of a run; results of another version are replaced
 # A network has a unit of a family if one of these hypotheses is significant. None looks ahead.
 FAMILIES = {
@@ -78,7 +79,7 @@ def _request(run: run_lib.Run, characters: int, settings: recording.Settings) ->
 
 def _stored(run: run_lib.Run, request: dict[str, Any]) -> dict[str, Any] | None:
   """Return the results in the run directory; None if there are none for the request."""
-  with contextlib.suppress(errors.UserError, FileNotFoundError):
+  with contextlib.suppress(errors.UserError):
     results = files.read_json(run.path / FILE)
     if results.pop("sha256", None) == files.digest(results) and results["settings"] == request:
       return results
@@ -167,7 +168,7 @@ def around(result: Mapping[str, Any], weights: Mapping[str, Any]) -> dict[str, A
 
 def stored(folder: pathlib.Path, weights: Mapping[str, Any]) -> dict[str, Any] | None:
   """Return `around` for the JSON file in an output folder; None without a usable file."""
-  with contextlib.suppress(errors.UserError, FileNotFoundError, KeyError, TypeError):
+  with contextlib.suppress(errors.UserError, KeyError, TypeError):
     return around(files.read_json(folder / FILE), weights)
   return None
 

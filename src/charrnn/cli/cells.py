@@ -170,7 +170,7 @@ def run(args):
   untrained = UNTRAINED if args.untrained is None else args.untrained
   settings = recording.Settings(untrained, args.shifts or SHIFTS, clamped, args.seed, extra)
   contents = [(path, _read(run, path, args.encoding)) for path in args.text or []]
-  default = pathlib.Path(args.run, "cells") if run else _folder(args.states)
+  default = pathlib.Path(args.run, explorer.FOLDER) if run else _folder(args.states)
   out = files.make_folder(args.out, default)
   with files.replace_in_folder(out) as new, tempfile.TemporaryDirectory(prefix=".", dir=out) as tmp:
     folder = pathlib.Path(tmp)
@@ -188,7 +188,7 @@ def run(args):
       subject = study.make_subject(name, recorded, text, settings, folder, progress, run)
       results, excerpt = study.study(subject)
     explained = explanation.stored(out, run.weights).values() if run else ()
-    rated = rates.stored(run.path.parent / "rates", run.weights) if run else None
+    rated = rates.stored(run.path.parent / rates.FOLDER, run.weights) if run else None
     page = new / explorer.PAGE
     explorer.write(page, results, excerpt, explanations=explained, rates=rated)
     for picture in (pictures.findings, pictures.probes, pictures.saturation, pictures.emergence):
@@ -236,7 +236,7 @@ def _explain(args, run: run_lib.Run):
   layer, unit = explanation.parse(args.explain, run)
   contents = [(path, _read(run, path, None)) for path in args.text or []]
   text = _text(run, contents, args.characters or explanation.CHARACTERS)
-  out = files.make_folder(args.out, pathlib.Path(args.run, "cells"))
+  out = files.make_folder(args.out, pathlib.Path(args.run, explorer.FOLDER))
   name = explanation.name(layer, unit)
   with files.replace_in_folder(out) as new:
     with console.Progress() as progress:

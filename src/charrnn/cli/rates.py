@@ -2,6 +2,7 @@
 
 import collections
 import itertools
+import os
 import pathlib
 import tempfile
 from collections.abc import Iterator
@@ -50,7 +51,7 @@ def run(args):
   groups = _groups(compared)
   if not groups:
     raise errors.UserError(f"{args.targets[0]}: no run has finished: train one to the end")
-  out = files.make_folder(args.out, pathlib.Path(args.targets[0], "rates"))
+  out = files.make_folder(args.out, pathlib.Path(args.targets[0], rates.FOLDER))
   runtime.start()
   opened = [
     [run_lib.Run.open(each.path, None, args.corpus, args.fetch) for each in group]
@@ -75,8 +76,8 @@ def _add_to_pages(result, runs) -> list[str]:
   """Add the rates to the explorers of the same weights; return lines about it."""
   added, others, lines = 0, [], []
   for run in runs:
-    path = run.path / "cells" / explorer.PAGE
-    if not path.exists():
+    path = run.path / explorer.FOLDER / explorer.PAGE
+    if not os.path.exists(path):  # Unlike Path.exists, this raises no error.
       continue
     around = rates.around(result, run.weights)
     try:

@@ -90,16 +90,29 @@ const SETTINGS = {
   high: "clamped high",
 };
 
+// Returns a card about the unit and the hypothesis of an entry.
+const cardOf = ({ cell, hypothesis }, ...content) =>
+  make(
+    "article",
+    { class: "card" },
+    make("h3", {}, "Unit ", cellLink(cell, hypothesis), `, ${hypothesis}`),
+    content,
+  );
+
+const pOf = ({ p, p_corrected: corrected }, controls) =>
+  p === null
+    ? ""
+    : `p = ${number(p, 2)} against ${controls.length} control units, ` +
+      `${number(corrected, 2)} corrected for the number of hypotheses.`;
+
 function ablationCard(entry) {
-  const { hypothesis, cell, setting, inside, outside, controls, p, p_corrected: corrected } = entry;
+  const { setting, inside, outside, controls } = entry;
   const [low, high] = range([inside, outside, ...controls.inside, ...controls.outside]);
   const digits = high - low < 0.01 ? 5 : 3;
   const line = (name, value, others, labeled) =>
     stripLine({ name, value, controls: others, unit: "nats", low, high, labeled, digits });
-  return make(
-    "article",
-    { class: "card" },
-    make("h3", {}, "Unit ", cellLink(cell, hypothesis), `, ${hypothesis}`),
+  return cardOf(
+    entry,
     make(
       "div",
       { class: "strips" },
@@ -109,15 +122,14 @@ function ablationCard(entry) {
     make(
       "p",
       { class: "quiet" },
-      `In nats per character; the unit is ${SETTINGS[setting ?? "zero"] ?? setting}.`,
-      p === null ? null : ` p = ${number(p, 2)} against ${controls.inside.length} control units,`,
-      p === null ? null : ` ${number(corrected, 2)} corrected for the number of hypotheses.`,
+      `In nats per character; the unit is ${SETTINGS[setting ?? "zero"] ?? setting}. `,
+      pOf(entry, controls.inside),
     ),
   );
 }
 
 function interchangeCard(entry) {
-  const { hypothesis, cell, moved, same, full, share, controls, p, p_corrected: corrected } = entry;
+  const { moved, same, full, share, controls } = entry;
   const [low, high] = range([moved, same, full, ...controls]);
   const digits = high - low < 0.01 ? 5 : 3;
   const line = (name, value, others, labeled) =>
@@ -132,10 +144,8 @@ function interchangeCard(entry) {
       labeled,
       digits,
     });
-  return make(
-    "article",
-    { class: "card" },
-    make("h3", {}, "Unit ", cellLink(cell, hypothesis), `, ${hypothesis}`),
+  return cardOf(
+    entry,
     make(
       "div",
       { class: "strips" },
@@ -149,8 +159,7 @@ function interchangeCard(entry) {
       share === null
         ? "No share: the difference between the labels is below 0.05 nats. "
         : `Share of the difference between the labels: ${percent(share)}. `,
-      `p = ${number(p, 2)} against ${controls.length} control units, `,
-      `${number(corrected, 2)} corrected for the number of hypotheses.`,
+      pOf(entry, controls),
     ),
   );
 }
@@ -166,12 +175,10 @@ function steeringCards() {
 }
 
 function steeringCard(entries, index) {
-  const { hypothesis, cell, excerpts } = entries[0];
+  const { excerpts } = entries[0];
   const shown = Object.entries(excerpts).filter(([, text]) => text);
-  return make(
-    "article",
-    { class: "card" },
-    make("h3", {}, "Unit ", cellLink(cell, hypothesis), `, ${hypothesis}`),
+  return cardOf(
+    entries[0],
     make("div", { class: "measures" }, entries.map(measureOf)),
     make(
       "details",

@@ -82,10 +82,9 @@ function showRates(view) {
       `The table shows the results of ${safe(group.label)}, the group of this network. The score is `,
       "that of the best unit of each network. The step is that of the first scored checkpoint at ",
       "which the best unit exceeds the threshold, in networks in which it is significant; ≤ means ",
-      "that no earlier one was scored, except for ",
-      "step 0. The loss is that of the network at this step. AUROC is drawn as 2 AUROC − 1. Dots ",
-      "beyond the threshold do not count if the finding is confounded, or if the score on the ",
-      "discovery half or on passages is below its threshold.",
+      "that no earlier one was scored, except for step 0. The loss is that of the network at this ",
+      "step. AUROC is drawn as 2 AUROC − 1. Dots beyond the threshold do not count if the finding ",
+      "is confounded, or if the score on the discovery half or on passages is below its threshold.",
     ),
     make(
       "p",
